@@ -1,0 +1,144 @@
+"""The ONNX Runtime backend of ``Session``.
+
+Part of the runtime half: standard library and numpy only at module level.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArtifactError, MachineError, RetortError
+from ..session import SessionOptions
+from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
+
+SIGNATURE_KEY = "retort.signature"
+CPU = "CPUExecutionProvider"
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int16)": "int16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+}
+
+
+class OrtSession:
+    """A model loaded in ONNX Runtime; see :class:`retort.core.session.Session`."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, inner: Any, signature: Signature) -> None:
+        self.inner = inner
+        self.signature = signature
+        self.providers: tuple[str, ...] = tuple(inner.get_providers())
+        self._outputs = [spec.name for spec in signature.outputs]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Run one batch; see :meth:`retort.core.session.Session.run`."""
+        values = self.inner.run(self._outputs, self.signature.validate(feeds))
+        return dict(zip(self._outputs, (np.asarray(value) for value in values), strict=True))
+
+    def run_unchecked(self, feeds: Feeds) -> dict[str, Array]:
+        """Run feeds that ``signature.validate`` returned, without checking them again."""
+        return dict(zip(self._outputs, self.inner.run(self._outputs, feeds), strict=True))
+
+    def close(self) -> None:
+        """Free the runtime's memory."""
+        self.inner = None
+
+
+def open_model(model: Path | bytes, options: SessionOptions, signature: Signature | None) -> OrtSession:
+    """Open an ONNX file or its bytes.
+
+    Raises:
+        ArtifactError: the file cannot be read as a model.
+        MachineError: onnxruntime or the required provider is missing, or fell back silently.
+    """
+    runtime = _runtime()
+    wanted = options.providers or (CPU,)
+    _require(wanted, runtime.get_available_providers(), runtime)
+    source = model if isinstance(model, bytes) else str(model)
+    shown = "the model" if isinstance(model, bytes) else Path(model).name
+    provider_options = [dict(options.provider_options.get(name, {})) for name in wanted]
+    try:
+        inner = runtime.InferenceSession(source, _session_options(runtime, options), list(wanted), provider_options)
+    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        raise _readable(error, shown) from error
+    inner.disable_fallback()
+    used = inner.get_providers()
+    if used[0] != wanted[0]:
+        raise MachineError(
+            f"ONNX Runtime runs {shown} on {used[0]}, not on {wanted[0]} as asked",
+            f"install what {wanted[0]} needs, or ask for {used[0]}",
+            requested=wanted[0],
+            actual=used[0],
+        )
+    return OrtSession(inner, signature or _signature(inner))
+
+
+def _runtime() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        return import_module("onnxruntime")
+    except ImportError as error:
+        raise MachineError(f"onnxruntime cannot be imported: {error}", "pip install onnxruntime") from error
+
+
+def _session_options(runtime: Any, options: SessionOptions) -> Any:
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 4
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
+    if options.profile:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = options.profile
+    return settings
+
+
+def _require(wanted: Sequence[str], available: Sequence[str], runtime: Any) -> None:
+    lacking = [name for name in wanted if name not in available]
+    if lacking:
+        raise MachineError(
+            f"ONNX Runtime {runtime.__version__} has no {lacking[0]}; it has {', '.join(available)}",
+            "pip install onnxruntime-gpu (and uninstall onnxruntime)" if "CUDA" in lacking[0] else "choose one it has",
+        )
+
+
+def _readable(error: Exception, shown: str) -> RetortError:
+    text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    if type(error).__name__ in {"InvalidProtobuf", "NoSuchFile", "InvalidGraph", "InvalidArgument", "Fail"}:
+        return ArtifactError(f"{shown} cannot be loaded: {text}", "the file is truncated or damaged: export it again")
+    return MachineError(f"ONNX Runtime cannot open {shown}: {text}", "run `retort doctor`")
+
+
+def _signature(inner: Any) -> Signature:
+    stored = inner.get_modelmeta().custom_metadata_map.get(SIGNATURE_KEY)
+    if stored:
+        return Signature.from_json(stored)
+    return Signature(tuple(map(_spec, inner.get_inputs())), tuple(map(_spec, inner.get_outputs())))
+
+
+def _spec(value: Any) -> TensorSpec:
+    shape = tuple(_axis(axis, index) for index, axis in enumerate(value.shape))
+    return TensorSpec(value.name, DTYPES.get(value.type, value.type), shape)
+
+
+def _axis(axis: int | str | None, index: int) -> int | str:
+    if isinstance(axis, int):
+        return axis
+    return BATCH if index == 0 else (axis or f"axis{index}")

@@ -1,0 +1,115 @@
+"""What a person sees while work goes on: progress bars, stage lines and tables; silent and JSON modes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+Mode = Literal["text", "json", "silent"]
+T = TypeVar("T")
+
+
+class Console:
+    """Messages and progress go to stderr, results to stdout.
+
+    Args:
+        mode: ``text`` for people; ``json`` prints only :meth:`result`, as one JSON line; ``silent`` prints nothing.
+    """
+
+    def __init__(self, mode: Mode = "text") -> None:
+        self.mode = mode
+        self._err = RichConsole(stderr=True, quiet=mode != "text", highlight=False)
+        self._out = RichConsole(quiet=mode != "text", highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """One line of what is going on."""
+        self._err.print(text, markup=False)
+
+    def stage(self, name: str, text: str) -> None:
+        """A stage begins or ends: its name in bold, then what about it."""
+        self._err.print(f"[bold cyan]{name:>10}[/]  ", end="")
+        self._err.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Something the user should know, though the work goes on."""
+        self._err.print("[bold yellow]   warning[/]  ", end="")
+        self._err.print(text, markup=False)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """A table on stdout; the first column left, the others right."""
+        table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        self._out.print(table, soft_wrap=False, width=None if self._out.is_terminal else 200)
+
+    def result(self, value: dict[str, Any], text: str = "") -> None:
+        """The outcome of a command: ``text`` for people, ``value`` as one JSON line in JSON mode."""
+        if self.mode == "json":
+            sys.stdout.write(json.dumps(value, default=str) + "\n")
+            sys.stdout.flush()
+        elif text:
+            self._out.print(text, markup=False)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Bar]:
+        """A progress bar with a time estimate; bars may nest.
+
+        Args:
+            total: number of steps.
+        """
+        owner = self._progress is None
+        if self._progress is None:
+            self._progress = self._new_progress()
+            self._progress.start()
+        task = self._progress.add_task(label, total=total, note="")
+        try:
+            yield Bar(self._progress, task)
+        finally:
+            self._progress.remove_task(task)
+            if owner:
+                self._progress.stop()
+                self._progress = None
+
+    def track(self, items: Sequence[T], label: str) -> Iterator[T]:
+        """Iterate ``items`` under a progress bar."""
+        with self.progress(label, len(items)) as bar:
+            for item in items:
+                yield item
+                bar.advance()
+
+    def _new_progress(self) -> Progress:
+        columns = (
+            TextColumn("{task.description:>10}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        shown = self.mode == "text" and self._err.is_terminal
+        return Progress(*columns, console=self._err, transient=True, disable=not shown)
+
+
+class Bar:
+    """One running progress bar."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Move on by ``steps``; ``note`` replaces the text beside the bar."""
+        self._progress.update(self._task, advance=steps, **({} if note is None else {"note": note}))
+
+
+SILENT = Console("silent")

@@ -1,0 +1,193 @@
+"""The options of every stage: frozen pydantic models, unknown keys refused; the recipe is made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Confidence = Annotated[float, Field(ge=0.5, lt=1)]
+
+Task = Literal["classification", "regression"]
+Target = Literal["cpu", "tensorrt"]
+MetricName = Literal[
+    "accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"
+]
+
+
+class Options(BaseModel):
+    """Base of all options: frozen, unknown keys refused, defaults documented in the JSON Schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelSpec(Options):
+    """Where a model comes from."""
+
+    source: str = Field(description="`package.module:factory`, or a path to a .pt2 written by Retort")
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the factory")
+    weights: str | None = Field(
+        default=None, description="a .safetensors file, or a state dict read with weights_only=True"
+    )
+
+
+class DataSpec(Options):
+    """Where the data come from."""
+
+    source: str = Field(
+        description="a built-in (`digits`), `package.module:function`, a .npz file, or a folder of images"
+    )
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the function or loader")
+    validation: Probability = Field(default=0.15, description="share held out for validation when the source has none")
+    test: Probability = Field(default=0.2, description="share held out for test when the source has none")
+    calibration: Count = Field(default=256, description="training samples used to calibrate INT8")
+
+
+class TrainOptions(Options):
+    """Training: the one loop that train, distill, recovery and QAT share."""
+
+    epochs: Count = 20
+    batch_size: Count = 64
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
+    learning_rate: Positive = 2e-3
+    momentum: Probability = 0.9
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = "cosine"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    label_smoothing: Probability = 0.0
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    clip_norm: Positive | None = None
+    accumulate: Count = Field(default=1, description="batches per optimizer step")
+    patience: Count | None = Field(default=None, description="stop after this many epochs without improvement")
+    ema: Probability | None = Field(default=None, description="decay of an exponential moving average of the weights")
+    precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="mixed precision")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_epochs: Count = Field(default=1, description="write a resumable checkpoint every so many epochs")
+
+
+class DistillOptions(TrainOptions):
+    """Soft-target distillation (Hinton et al., 2015)."""
+
+    student: ModelSpec = Field(description="the smaller model that learns from the stage before")
+    temperature: Positive = 4.0
+    alpha: float = Field(default=0.7, ge=0, le=1, description="weight of the soft loss; the hard loss gets the rest")
+
+
+class RecoverOptions(TrainOptions):
+    """Recovery training after a cut, distilling from the uncut program unless told otherwise."""
+
+    epochs: Count = 5
+    learning_rate: Positive = 1e-3
+    distill: bool = True
+    temperature: Positive = 4.0
+    alpha: float = Field(default=0.7, ge=0, le=1)
+
+
+class PruneOptions(Options):
+    """Structured pruning by coupled channels."""
+
+    macs: Fraction | None = Field(default=None, description="multiply-accumulates to keep, as a share of the input's")
+    parameters: Fraction | None = Field(default=None, description="parameters to keep, as a share of the input's")
+    importance: Literal["l1", "l2", "random"] = "l2"
+    scope: Literal["global", "layer"] = Field(
+        default="global", description="rank channels across the whole model, or cut each layer alike"
+    )
+    min_channels: Count = 4
+    align: Count = Field(default=1, description="keep channel counts at multiples of this")
+    exclude: tuple[str, ...] = Field(default=(), description="parameter-name patterns whose channels stay")
+    steps: Count = Field(default=1, description="cut in this many equal steps, recovering after each")
+    tolerance: Positive = Field(default=1e-4, description="largest relative error that the proof accepts")
+    recover: RecoverOptions | None = Field(default_factory=RecoverOptions)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> PruneOptions:
+        if (self.macs is None) == (self.parameters is None):
+            raise ValueError("give exactly one of `macs` and `parameters`")
+        return self
+
+
+class QuantizeOptions(Options):
+    """INT8 post-training quantization."""
+
+    method: Literal["minmax", "percentile"] = "percentile"
+    percentile: float = Field(default=99.99, gt=50, le=100, description="share of values inside the range, in percent")
+    samples: Count = Field(default=256, description="calibration samples at most")
+    batch_size: Count = 32
+    exclude: tuple[str, ...] = Field(default=(), description="node-name patterns left in floating point")
+
+
+class ExportOptions(Options):
+    """ONNX export and its parity check."""
+
+    target: Target | None = Field(default=None, description="defaults to the recipe's target")
+    opset: int | None = Field(default=None, ge=17, le=23, description="defaults to what the target runs best")
+    tolerance: Positive = Field(default=1e-3, description="largest relative error against the eager program, in FP32")
+    batch_sizes: tuple[Count, ...] = Field(default=(1, 3, 8), min_length=1, description="batches checked for parity")
+    golden: Count = Field(default=4, description="golden samples stored beside the model")
+
+
+class PackOptions(Options):
+    """The TorchServe archive."""
+
+    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$")
+    version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$")
+    handler: Literal["tensor"] = "tensor"
+    batch_size: Count = Field(default=8, description="requests that TorchServe may put into one batch")
+    max_batch_delay_ms: Count = Field(default=1, description="how long a batch may wait for more requests")
+    workers: Count = 1
+    threads: Count = Field(default=1, description="runtime threads per worker")
+    response_timeout_s: Count = 60
+    max_request_bytes: Count = 6_553_500
+    max_rows: Count = Field(default=256, description="rows that one request may carry")
+
+
+class ServeOptions(Options):
+    """A TorchServe instance on loopback."""
+
+    host: Literal["127.0.0.1", "::1"] = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535, description="inference port; 0 takes a free one")
+    startup_timeout_s: Count = 120
+    java: str | None = Field(default=None, description="path of a java binary; found by itself when absent")
+    samples: Count | None = Field(default=None, description="test samples to ask over HTTP; all when absent")
+    rows_per_request: Count = Field(default=1, description="rows sent in one request")
+
+
+class BenchOptions(Options):
+    """Latency by randomised interleaved blocks."""
+
+    batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1)
+    threads: Count = 1
+    blocks: Count = Field(default=30, description="blocks per candidate at least")
+    block_ms: Positive = Field(default=5.0, description="length of one block")
+    budget_s: Positive = Field(default=20.0, description="time for one batch size at most")
+    confidence: Confidence = 0.95
+    seed: int = 0
+
+
+class ReportOptions(Options):
+    """The HTML report."""
+
+    title: str | None = None
+
+
+class Gate(Options):
+    """A bound that must hold with the stated confidence, or the line stops."""
+
+    after: str = Field(description="the stage after which it is checked")
+    accuracy_drop: float | None = Field(default=None, ge=0, description="largest drop of the metric against the reference")
+    speedup: Positive | None = Field(default=None, description="smallest latency ratio reference / candidate")
+    size_ratio: Fraction | None = Field(default=None, description="largest share of the reference's bytes")
+    against: str | None = Field(default=None, description="the reference stage; the first program when absent")
+    batch_size: Count = Field(default=1, description="batch size of the speedup")
+    confidence: Confidence = 0.95
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Gate:
+        if sum(value is not None for value in (self.accuracy_drop, self.speedup, self.size_ratio)) != 1:
+            raise ValueError("give exactly one of `accuracy_drop`, `speedup` and `size_ratio`")
+        return self

@@ -1,0 +1,156 @@
+"""What goes in and out of a model: names, dtypes, and shapes with named dynamic axes.
+
+Part of the runtime half: standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArtifactError, InputError
+
+Array = NDArray[np.generic]
+Feeds = Mapping[str, Array]
+BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: the name in the ONNX graph, in requests and in ``Session.run``.
+        dtype: a numpy dtype name such as ``float32`` or ``int64``.
+        shape: one entry per axis; an ``int`` is fixed, a ``str`` names a dynamic axis (``"batch"``).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def describe(self) -> str:
+        """``image: float32[batch, 1, 8, 8]``."""
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    def cast(self, value: Array) -> Array:
+        """``value`` as a contiguous array of this dtype.
+
+        Raises:
+            InputError: the cast would lose information (floats to integers that are not whole,
+                values out of range, or text).
+        """
+        wanted = np.dtype(self.dtype)
+        array = np.asarray(value)
+        if array.dtype == wanted:
+            return np.ascontiguousarray(array)
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"input '{self.name}' has dtype {array.dtype}, expected {self.dtype}", input=self.name)
+        if array.dtype.kind == "f" and wanted.kind == "f":
+            return np.ascontiguousarray(array.astype(wanted))
+        with np.errstate(invalid="ignore"):
+            result = array.astype(wanted)
+        exact = wanted.kind == "f" or bool(np.array_equal(result, array))
+        if not exact:
+            raise InputError(
+                f"input '{self.name}' has {array.dtype} values that {self.dtype} cannot hold exactly",
+                f"send {self.dtype}",
+                input=self.name,
+            )
+        return np.ascontiguousarray(result)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a model, in order.
+
+    Attributes:
+        batch_invariant: whether a sample's outputs are independent of the samples beside it in the
+            batch; false for dynamically quantized graphs (serve.md H17).
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch_invariant: bool = True
+
+    def validate(self, feeds: Feeds) -> dict[str, Array]:
+        """Check names, dtypes, ranks, fixed sizes and the agreement of dynamic axes.
+
+        Returns:
+            The feeds in signature order, contiguous and cast where the cast is exact.
+
+        Raises:
+            InputError: naming the input, what was expected and what came.
+        """
+        expected = {spec.name for spec in self.inputs}
+        missing, extra = sorted(expected - set(feeds)), sorted(set(feeds) - expected)
+        if missing or extra:
+            parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(extra)}"] * bool(extra)
+            raise InputError(f"inputs do not match: {'; '.join(parts)}", f"expected {self.describe_inputs()}")
+        sizes: dict[str, tuple[int, str]] = {}
+        checked: dict[str, Array] = {}
+        for spec in self.inputs:
+            array = np.asarray(feeds[spec.name])
+            _check_shape(spec, array.shape, sizes)
+            checked[spec.name] = spec.cast(array)
+        return checked
+
+    def batch_size(self, feeds: Feeds) -> int:
+        """Rows of the first input that has a batch axis; 1 when none has."""
+        for spec in self.inputs:
+            if BATCH in spec.shape:
+                return int(np.shape(feeds[spec.name])[spec.shape.index(BATCH)])
+        return 1
+
+    def describe_inputs(self) -> str:
+        """All inputs in one line."""
+        return ", ".join(spec.describe() for spec in self.inputs)
+
+    def to_json(self) -> str:
+        """Compact JSON, the same bytes for equal signatures."""
+        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Signature:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            ArtifactError: the text is not a signature.
+        """
+        try:
+            raw = json.loads(text)
+            specs = {key: tuple(_spec(item) for item in raw[key]) for key in ("inputs", "outputs")}
+            return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error
+
+
+def _spec(raw: Mapping[str, object]) -> TensorSpec:
+    shape = raw["shape"]
+    if not isinstance(shape, list) or not all(isinstance(axis, int | str) for axis in shape):
+        raise ValueError(f"bad shape {shape!r}")
+    return TensorSpec(str(raw["name"]), np.dtype(str(raw["dtype"])).name, tuple(shape))
+
+
+def _check_shape(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, tuple[int, str]]) -> None:
+    got = f"got [{', '.join(map(str, shape))}]"
+    if len(shape) != len(spec.shape):
+        raise InputError(
+            f"input '{spec.name}' has {len(shape)} axes, {got}", f"expected {spec.describe()}", input=spec.name
+        )
+    for axis, (wanted, found) in enumerate(zip(spec.shape, shape, strict=True)):
+        if found == 0:
+            raise InputError(f"input '{spec.name}' is empty along axis {axis}", f"expected {spec.describe()}")
+        if isinstance(wanted, int):
+            if wanted != found:
+                message = f"input '{spec.name}' has size {found} on axis {axis}, {got}"
+                raise InputError(message, f"expected {spec.describe()}", input=spec.name)
+            continue
+        known, owner = sizes.setdefault(wanted, (found, spec.name))
+        if known != found:
+            message = f"axis '{wanted}' is {known} in input '{owner}' and {found} in input '{spec.name}'"
+            raise InputError(message, "give both the same size", input=spec.name)
