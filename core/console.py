@@ -109,7 +109,9 @@ class Bar:
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Move on by ``steps``; ``note`` replaces the text beside the bar."""
-        self._progress.update(self._task, advance=steps, **({} if note is None else {"note": note}))
+        self._progress.advance(self._task, steps)
+        if note is not None:
+            self._progress.update(self._task, note=note)
 
 
 SILENT = Console("silent")
