@@ -280,7 +280,12 @@ def raise_if_not(artifact: Artifact, *kinds: Kind) -> None:
         ArtifactError: ``artifact`` is of another kind.
     """
     if artifact.kind not in kinds:
-        makes = {"program": "retort capture", "graph": "retort export", "archive": "retort pack", "bundle": "retort pack"}
+        makes = {
+            "program": "retort capture",
+            "graph": "retort export",
+            "archive": "retort pack",
+            "bundle": "retort pack",
+        }
         remedy = f"make one with `{makes.get(kinds[0], 'retort run')}`"
         raise ArtifactError(f"{artifact.path} is a {artifact.kind}; this needs a {' or '.join(kinds)}", remedy)
 

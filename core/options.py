@@ -14,9 +14,7 @@ Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
-MetricName = Literal[
-    "accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"
-]
+MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 
 
 class Options(BaseModel):
@@ -179,7 +177,9 @@ class Gate(Options):
     """A bound that must hold with the stated confidence, or the line stops."""
 
     after: str = Field(description="the stage after which it is checked")
-    accuracy_drop: float | None = Field(default=None, ge=0, description="largest drop of the metric against the reference")
+    accuracy_drop: float | None = Field(
+        default=None, ge=0, description="largest drop of the metric against the reference"
+    )
     speedup: Positive | None = Field(default=None, description="smallest latency ratio reference / candidate")
     size_ratio: Fraction | None = Field(default=None, description="largest share of the reference's bytes")
     against: str | None = Field(default=None, description="the reference stage; the first program when absent")

@@ -87,7 +87,9 @@ def open_session(
         raise MissingFileError(f"no such model: {path}", "check the path")
     name = BACKENDS.get(path.suffix)
     if name is None:
-        raise UserError(f"cannot run {path.name}: unknown kind of model '{path.suffix}'", f"give one of {', '.join(BACKENDS)}")
+        raise UserError(
+            f"cannot run {path.name}: unknown kind of model '{path.suffix}'", f"give one of {', '.join(BACKENDS)}"
+        )
     return _open(name, path, options, signature)
 
 
