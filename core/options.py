@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -15,6 +15,11 @@ Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
+
+
+def from_string(value: Any) -> Any:
+    """A bare source such as ``digits`` as the mapping ``{source: digits}``."""
+    return {"source": value} if isinstance(value, str) else value
 
 
 class Options(BaseModel):
@@ -45,6 +50,14 @@ class DataSpec(Options):
     calibration: Count = Field(default=256, description="training samples used to calibrate INT8")
 
 
+class CaptureOptions(Options):
+    """Capture of the model as a program."""
+
+    dynamic: dict[str, dict[int, str]] = Field(
+        default_factory=dict, description="further dynamic axes per input, such as {input_ids: {1: sequence}}"
+    )
+
+
 class TrainOptions(Options):
     """Training: the one loop that train, distill, recovery and QAT share."""
 
@@ -70,7 +83,9 @@ class TrainOptions(Options):
 class DistillOptions(TrainOptions):
     """Soft-target distillation (Hinton et al., 2015)."""
 
-    student: ModelSpec = Field(description="the smaller model that learns from the stage before")
+    student: Annotated[ModelSpec, BeforeValidator(from_string)] = Field(
+        description="the smaller model that learns from the stage before"
+    )
     temperature: Positive = 4.0
     alpha: float = Field(default=0.7, ge=0, le=1, description="weight of the soft loss; the hard loss gets the rest")
 

@@ -1,0 +1,86 @@
+"""References to the user's code: ``package.module:name`` found, imported, called and identified."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from .artifact import sha256_file
+from .errors import UserError
+from .recipe import nearest
+
+
+@contextmanager
+def importable(*folders: Path) -> Iterator[None]:
+    """Let modules beside the recipe and in the current folder be imported meanwhile."""
+    added = [str(folder.resolve()) for folder in folders if str(folder.resolve()) not in sys.path]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for entry in added:
+            with suppress(ValueError):
+                sys.path.remove(entry)
+
+
+def resolve(reference: str, base: Path) -> Callable[..., Any]:
+    """Import ``package.module:name``, looking in ``base`` and the current folder too.
+
+    Raises:
+        UserError: the module cannot be imported, or has no such callable; the nearest name is given.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        raise UserError(
+            f"'{reference}' is not of the form package.module:name", "write it as my_package.my_module:name"
+        )
+    with importable(base, Path.cwd()):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"cannot import '{module_name}': no module named '{error.name}'",
+                f"run from the folder that holds it, or put it beside the recipe ({base})",
+            ) from error
+        except Exception as error:  # the user's module may raise anything while it is imported
+            raise UserError(
+                f"importing '{module_name}' raised {type(error).__name__}: {error}", f"mend it: {place(error)}"
+            ) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        known = [name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")]
+        raise UserError(f"module '{module_name}' has no callable '{attribute}'{nearest(attribute, known)}", "name one")
+    result: Callable[..., Any] = found
+    return result
+
+
+def place(error: BaseException) -> str:
+    """File, line and function where an exception of the user's code was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "see the message"
+    code = trace.tb_frame.f_code
+    return f"{code.co_filename}, line {trace.tb_lineno}, in {code.co_name}"
+
+
+def source_identity(reference: str, base: Path) -> str:
+    """What a ``module:name`` or file reference stands for now: changes when the file does.
+
+    A module is found, not imported, so that a run which reuses everything loads no heavy package.
+    """
+    path = base / reference
+    if path.is_file():
+        return sha256_file(path)
+    module_name = reference.partition(":")[0]
+    with importable(base, Path.cwd()), suppress(ImportError, ValueError, AttributeError):
+        spec = importlib.util.find_spec(module_name)
+        if spec is not None and spec.origin and Path(spec.origin).is_file():
+            return f"{reference}@{sha256_file(Path(spec.origin))}"
+    return reference
