@@ -222,7 +222,7 @@ def _with_doubt(interval: Interval, name: str, outputs: Array, targets: Array) -
         return interval
     _, wanted = class_labels(outputs, targets)
     counts = np.unique(wanted, return_counts=True)[1]
-    leverage = wanted.size / (len(counts) * counts.min())
+    leverage = wanted.size / (len(counts) * int(counts.min()))
     doubt = min(1.0, smallest_doubt(len(targets), interval.confidence) * leverage)
     low, high = min(interval.low, interval.value - doubt), max(interval.high, interval.value + doubt)
     return Interval(interval.value, low, high, interval.confidence)

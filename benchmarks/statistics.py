@@ -1,0 +1,158 @@
+"""The statistics of latency: percentiles only where the sample count allows, and ratios of paired blocks.
+
+Percentile bounds follow MLPerf LoadGen's early stopping (binomial test, benchmarks.md 2.2); ratios follow the block
+design of the same section: one log ratio per round of randomly ordered blocks, their median, and its bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.intervals import Floats, Interval
+
+Verdict = Literal["reference", "faster", "slower", "cannot tell"]
+PERCENTILE_CONFIDENCE = 0.99
+MEDIAN_RESAMPLES = 4_000
+FLIPS = 4_000
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """A percentile, or None where the samples are too few to print one.
+
+    Attributes:
+        percentile: such as 99.0.
+        value: the empirical percentile in the unit of the samples.
+        low: distribution-free two-sided interval.
+        high: see ``low``.
+        n: samples there are.
+        needed: samples from which it may be printed.
+    """
+
+    percentile: float
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    needed: int
+
+
+def samples_needed(percentile: float, discarded: int = 1, confidence: float = PERCENTILE_CONFIDENCE) -> int:
+    """Samples from which a percentile may be printed while leaving out the ``discarded`` worst ones.
+
+    Args:
+        percentile: such as 90.
+        discarded: 1 is LoadGen's minimum, 0 means that the maximum itself bounds the percentile.
+    """
+    low, high = discarded + 1, discarded + 2
+    while discards_allowed(high, percentile, confidence) < discarded:
+        low, high = high, high * 2
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (
+            (low, middle) if discards_allowed(middle, percentile, confidence) >= discarded else (middle + 1, high)
+        )
+    return low
+
+
+def discards_allowed(n: int, percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> int:
+    """How many of the worst of ``n`` samples LoadGen's early stopping leaves out; -1 when even the maximum says nothing.
+
+    The largest t with P[Bin(n, 1 - p) ≤ t] ≤ 1 - confidence.
+    """
+    return int(np.searchsorted(_binomial_cdf(n, 1 - percentile / 100), 1 - confidence, side="right")) - 1
+
+
+def percentile_bound(samples: Floats, percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> float | None:
+    """The value that the true percentile stays below with the stated confidence, as LoadGen estimates it.
+
+    LoadGen discards t samples by its test and reports the t-th worst value. None when there are too few samples.
+    """
+    allowed = discards_allowed(len(samples), percentile, confidence)
+    return None if allowed < 0 else float(np.sort(samples)[len(samples) - max(allowed, 1)])
+
+
+def percentile_interval(samples: Floats, percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> Percentile:
+    """A percentile with the two-sided interval that order statistics give for any distribution.
+
+    Args:
+        samples: one-dimensional, in any unit.
+    """
+    n, needed = len(samples), samples_needed(percentile)
+    side = (1 + confidence) / 2
+    above, below = discards_allowed(n, percentile, side), discards_allowed(n, 100 - percentile, side)
+    if n < needed or above < 0 or below < 0:
+        return Percentile(percentile, None, None, None, n, needed)
+    ordered = np.sort(samples)
+    value = float(np.percentile(ordered, percentile))
+    low, high = float(ordered[below]), float(ordered[n - 1 - above])
+    return Percentile(percentile, value, min(low, value), max(high, value), n, needed)
+
+
+def rounds_needed(confidence: float) -> int:
+    """Rounds below which no interval of a median can reach the confidence: 2 · 0.5ⁿ > 1 - confidence."""
+    return max(2, math.ceil(math.log2(2 / (1 - confidence))))
+
+
+def median_interval(values: Floats, confidence: float, seed: int = 0) -> Interval:
+    """Bootstrap interval of the median; unbounded when there are fewer than :func:`rounds_needed` values."""
+    value = float(np.median(values))
+    if len(values) < rounds_needed(confidence):
+        return Interval(value, -math.inf, math.inf, confidence)
+    chosen = np.random.default_rng(seed).integers(0, len(values), size=(MEDIAN_RESAMPLES, len(values)))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.median(values[chosen], axis=1), [tail, 1 - tail])
+    return Interval(value, min(float(low), value), max(float(high), value), confidence)
+
+
+def ratio_interval(
+    reference: Sequence[float], candidate: Sequence[float], confidence: float, seed: int = 0
+) -> Interval:
+    """How many times faster the candidate is: the median over rounds of reference / candidate, with its interval.
+
+    Args:
+        reference: one block median per round.
+        candidate: the same rounds' block medians.
+    """
+    logs = median_interval(log_ratios(reference, candidate), confidence, seed)
+    return Interval(math.exp(logs.value), math.exp(logs.low), math.exp(min(logs.high, 700.0)), confidence)
+
+
+def log_ratios(reference: Sequence[float], candidate: Sequence[float]) -> Floats:
+    """log(reference / candidate) per round."""
+    return np.asarray(np.log(np.asarray(reference, np.float64) / np.asarray(candidate, np.float64)), np.float64)
+
+
+def sign_flip_p(values: Floats, seed: int = 0) -> float:
+    """Two-sided p of the hypothesis that the values scatter evenly around 0, by flipping signs at random."""
+    signs: NDArray[np.int64] = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, len(values))) * 2 - 1
+    flipped = np.abs(np.median(signs * values, axis=1))
+    return float((1 + np.sum(flipped >= abs(np.median(values)) * (1 - 1e-12))) / (FLIPS + 1))
+
+
+def half_width(ratio: Interval) -> float:
+    """Half the width of a ratio's interval on the log scale: 0.02 is about ± 2 %."""
+    if ratio.low <= 0 or not math.isfinite(ratio.high):
+        return math.inf
+    return (math.log(ratio.high) - math.log(ratio.low)) / 2
+
+
+def decide(ratio: Interval) -> Verdict:
+    """Faster or slower only when the whole interval lies on one side of 1."""
+    if ratio.low > 1:
+        return "faster"
+    return "slower" if ratio.high < 1 else "cannot tell"
+
+
+def _binomial_cdf(n: int, p: float) -> Floats:
+    """P[Bin(n, p) ≤ k] for k = 0 … n, summed in logs so that it holds for any n."""
+    k = np.arange(n, dtype=np.float64)
+    steps = np.log((n - k) / (k + 1)) + math.log(p) - math.log1p(-p)
+    logs = np.concatenate([[0.0], np.cumsum(steps)]) + n * math.log1p(-p)
+    return np.asarray(np.cumsum(np.exp(logs)), np.float64)
