@@ -1,0 +1,156 @@
+"""Cleaning a freshly exported graph: flat inputs and outputs, no dead code, no in-place surprises."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import keyword
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+_aten = torch.ops.aten
+_CHECKS = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"}
+_COPIES = {"aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.detach_.default"}
+_SOMETIMES_VIEWS = {"aten::reshape", "aten::contiguous", "aten::to", "aten::flatten", "aten::type_as", "aten::float"}
+COUNTER = "num_batches_tracked"
+
+
+def finish(
+    exported: torch.export.ExportedProgram, inputs: Sequence[str], prefix: str = ""
+) -> tuple[fx.GraphModule, list[torch.Tensor], list[torch.Tensor]]:
+    """A self-contained module whose ``forward`` takes the inputs by position and returns a flat tuple.
+
+    It shares no memory with the model; parameters keep the model's names, those that no output depends on are left
+    out, and so are BatchNorm's counters, which nothing reads.
+
+    Args:
+        inputs: names of the inputs, in order.
+        prefix: what to strip from the names of parameters.
+
+    Returns:
+        The module and the symbolic values of its inputs and outputs.
+    """
+    source = exported.module(check_guards=False)
+    assert isinstance(source, fx.GraphModule)
+    graph, values = _rebuilt(source.graph, inputs, prefix)
+    _drop_checks(graph)
+    _drop_counters(graph)
+    _make_functional(graph)
+    graph.eliminate_dead_code()
+    root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
+    module = fx.GraphModule(copy.deepcopy(root), graph, "Program")
+    module.meta.clear()
+    outputs = [node.meta["val"] for node in graph.output_node().args[0]]  # type: ignore[union-attr]
+    return module, values, outputs
+
+
+def identifier(name: str) -> str:
+    """A Python identifier for an input name."""
+    text = re.sub(r"\W", "_", name)
+    return f"_{text}" if not text.isidentifier() or keyword.iskeyword(text) else text
+
+
+def _rebuilt(old: fx.Graph, inputs: Sequence[str], prefix: str) -> tuple[fx.Graph, list[torch.Tensor]]:
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    names = iter(inputs)
+    values = []
+    for node in old.nodes:
+        if node.op == "output":
+            results = node.args[0] if isinstance(node.args[0], tuple | list) else [node.args[0]]
+            graph.output(tuple(copied[item] for item in results if isinstance(item, fx.Node)))
+        elif node.op == "placeholder":
+            copied[node] = graph.placeholder(identifier(next(names)))
+            copied[node].meta = dict(node.meta)
+            values.append(node.meta["val"])
+        elif node.op == "get_attr":
+            copied[node] = graph.get_attr(str(node.target).removeprefix(prefix))
+            copied[node].meta = {**node.meta, "retort_source": node.target}
+        else:
+            copied[node] = graph.node_copy(node, lambda item: copied[item])
+    return graph, values
+
+
+def _fetch(module: torch.nn.Module, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _drop_checks(graph: fx.Graph) -> None:
+    """Assertions about dtypes and sizes at capture; they would refuse mixed precision and pruned channels."""
+    for node in reversed(list(graph.nodes)):
+        if str(node.target) in _CHECKS and not node.users:
+            graph.erase_node(node)
+
+
+def _drop_counters(graph: fx.Graph) -> None:
+    for node in reversed(list(graph.nodes)):
+        counted = node.target is _aten.add_.Tensor and isinstance(node.args[0], fx.Node) and not node.users
+        if counted and str(node.args[0].target).endswith(COUNTER):
+            graph.erase_node(node)
+
+
+def _make_functional(graph: fx.Graph) -> None:
+    """Replace in-place operators on fresh values by their plain twins (``relu_`` by ``relu``)."""
+    for node in list(graph.nodes):
+        if str(node.target) in _COPIES and _only_read(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        twin = _twin(node)
+        if twin is None or not _is_fresh(node.args[0]):
+            continue
+        changed = node.args[0]
+        node.target = twin
+        later = set(itertools.takewhile(lambda other: other is not node, reversed(graph.nodes)))
+        changed.replace_all_uses_with(node, later.__contains__)
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _only_read(node: fx.Node) -> bool:
+    return all(not _mutates(user) and str(user.target) not in _COPIES for user in node.users) and isinstance(
+        node.args[0], fx.Node
+    )
+
+
+def _twin(node: fx.Node) -> Any:
+    """The out-of-place operator with the same arguments, when the node is in-place on its first one."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+        return None
+    name = target._schema.name.split("::")[1]
+    if target.namespace != "aten" or not name.endswith("_") or name.endswith("__"):
+        return None
+    packet = getattr(_aten, name[:-1], None)
+    twin = getattr(packet, target._overloadname, None)
+    same = twin is not None and _arguments(twin) == _arguments(target)
+    return twin if same and isinstance(node.args[0], fx.Node) else None
+
+
+def _arguments(target: torch._ops.OpOverload) -> list[tuple[str, str]]:
+    """Names and types; the first is called `self` here and `input` there."""
+    listed = [(item.name, str(item.type)) for item in target._schema.arguments]
+    return [("", listed[0][1]), *listed[1:]]
+
+
+def _is_fresh(node: Any) -> bool:
+    """Whether a value shares memory with no other: neither made as a view nor viewed so far."""
+    return node.op == "call_function" and not _aliases(node) and not any(_aliases(user) for user in node.users)
+
+
+def _aliases(node: fx.Node) -> bool:
+    """Whether a node's output may be a view of its input."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.op == "call_function"
+    schema = node.target._schema
+    shared = [result.alias_info for result in schema.returns if result.alias_info is not None]
+    return any(not info.is_write for info in shared) or schema.name in _SOMETIMES_VIEWS

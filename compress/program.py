@@ -1,0 +1,274 @@
+"""The captured program: the one form of a model between capture and export, which trains, is edited and is saved."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from ..core.artifact import storage_errors
+from ..core.backends.eager import PROGRAM_FILE, SIGNATURE_FILE, load_exported, quiet
+from ..core.console import SILENT, Console
+from ..core.data import Split, batches
+from ..core.errors import DataError
+from ..core.tensors import BATCH, Array, Signature, TensorSpec
+from . import modes
+from .capture import capture_module, rows
+from .cost import Cost, measure
+from .diagnosis import explain
+from .graphs import finish
+
+__all__ = [
+    "Cost",
+    "Program",
+    "capture",
+    "clone",
+    "cost",
+    "device_of",
+    "evaluating",
+    "load_program",
+    "move",
+    "predict",
+    "reexport",
+    "save_program",
+    "set_training",
+]
+
+
+@dataclass
+class Program:
+    """A captured model.
+
+    Attributes:
+        module: a graph of ATen calls with its parameters; takes the inputs by position, returns a flat tuple.
+            Nodes whose behaviour changes in training carry ``node.meta["retort_trains"]``.
+        signature: names, dtypes and shapes of inputs and outputs, in the module's order.
+        example: small example feeds with a batch of at least 2.
+        meta: JSON-ready facts that travel with the program, such as its quantization scheme.
+    """
+
+    module: fx.GraphModule
+    signature: Signature
+    example: dict[str, torch.Tensor]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def capture(
+    model: nn.Module,
+    example: Mapping[str, Any],
+    *,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Program:
+    """Capture a model as a program and prove that it computes the same.
+
+    The model is left as it was found, and shares no memory with the program. Submodules in evaluation inside a model
+    in training (frozen BatchNorm) stay frozen. Outputs are compared with the model's in evaluation, at the example's
+    batch size and at 3 and 1.
+
+    Args:
+        model: any module that ``torch.export`` can take.
+        example: one array or tensor per input, with a leading batch axis, named as the inputs shall be called; passed
+            by name when all names are parameters of ``forward``, else by position.
+        dynamic: further dynamic axes, ``{input name: {axis: axis name}}``; axis 0 is always ``batch``.
+        output_names: one name per output tensor; by default ``output``, or the keys and fields the model returns.
+
+    Returns:
+        The program, in evaluation form.
+
+    Raises:
+        CaptureError: the model cannot be captured; says where and why.
+        ModelError: the model does not run on the example.
+    """
+    captured = capture_module(model, example, dynamic, output_names)
+    return Program(captured.module, captured.signature, captured.example)
+
+
+def set_training(program: Program, training: bool) -> None:
+    """Flip every node that trains (batch norm, dropout, recurrent layers, attention dropout …)."""
+    modes.apply(program.module, training)
+
+
+@contextmanager
+def evaluating(program: Program) -> Iterator[None]:
+    """The program in evaluation form for a while, then back in the form it had."""
+    before = program.module.training
+    set_training(program, False)
+    try:
+        yield
+    finally:
+        set_training(program, before)
+
+
+def clone(program: Program) -> Program:
+    """A copy that shares no memory."""
+    return Program(
+        copy.deepcopy(program.module),
+        program.signature,
+        {name: tensor.clone() for name, tensor in program.example.items()},
+        copy.deepcopy(program.meta),
+    )
+
+
+def device_of(program: Program) -> torch.device:
+    """Where the program's parameters are; the CPU when it has none."""
+    state = next(program.module.parameters(), None)
+    return state.device if state is not None else torch.device("cpu")
+
+
+def move(program: Program, device: torch.device | str) -> None:
+    """Move parameters, buffers and the devices written into the graph; the example stays on the CPU."""
+    program.module.to(device)
+    for graph in modes.graphs(program.module):
+        for node in graph.graph.nodes:
+            for name in [item for item in ("device",) if node.kwargs.get(item) is not None]:
+                node.update_kwarg(name, torch.device(device))
+            if node.target is torch.ops.aten.to.device:
+                node.update_arg(1, torch.device(device))
+        graph.recompile()
+
+
+def reexport(program: Program) -> torch.export.ExportedProgram:
+    """The program in evaluation form as an ExportedProgram, with its dynamic axes.
+
+    Raises:
+        CaptureError: an edit of the graph broke it.
+    """
+    dims: dict[str, Any] = {}
+    shapes = tuple(
+        {
+            axis: dims.setdefault(size, torch.export.Dim(size))
+            for axis, size in enumerate(spec.shape)
+            if isinstance(size, str)
+        }
+        for spec in program.signature.inputs
+    )
+    inputs = tuple(program.example[spec.name].clone() for spec in program.signature.inputs)
+    with evaluating(program), quiet(), torch.enable_grad():
+        try:
+            return torch.export.export(program.module, inputs, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # torch.export raises a dozen unrelated classes
+            raise explain(error, program.example) from error
+
+
+def save_program(program: Program, path: Path) -> None:
+    """Write a program as ``.pt2``, atomically, in evaluation form; holds no pickled class.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    exported = reexport(program)
+    facts = {"modes": modes.to_json(program.module), "meta": program.meta}
+    extra = {SIGNATURE_FILE: program.signature.to_json(), PROGRAM_FILE: json.dumps(facts, sort_keys=True)}
+    scratch = path.parent / f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp.pt2"
+    with storage_errors(str(path)):
+        try:
+            with quiet():
+                torch.export.save(exported, scratch, extra_files=extra)
+            with scratch.open("rb") as stream:
+                os.fsync(stream.fileno())
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def load_program(path: Path) -> Program:
+    """Read a program written by :func:`save_program`.
+
+    Raises:
+        ArtifactError: truncated, altered or foreign.
+        MissingFileError: nothing there.
+    """
+    exported, signature, facts = load_exported(path)
+    names = [spec.name for spec in signature.inputs]
+    module, _, _ = finish(exported, names)
+    if facts["modes"] is None:
+        modes.mark_training_form(module)
+    else:
+        modes.from_json(module, facts["modes"])
+    modes.apply(module, False)
+    return Program(module, signature, _example(exported, signature), facts["meta"])
+
+
+def predict(program: Program, split: Split, batch_size: int = 256, console: Console = SILENT) -> dict[str, Array]:
+    """Outputs in evaluation form for all samples of a split, on the device where the program is.
+
+    Args:
+        split: samples whose inputs fit the program's signature.
+        batch_size: samples run at a time.
+
+    Returns:
+        One array per output, samples along its batch axis.
+
+    Raises:
+        DataError: the split is empty, or outputs of different batches do not fit together.
+    """
+    device = device_of(program)
+    parts: dict[str, list[Array]] = {spec.name: [] for spec in program.signature.outputs}
+    with evaluating(program), torch.inference_mode(), console.progress("predict", len(split)) as bar:
+        for inputs, _ in batches(split, batch_size):
+            feeds = program.signature.validate(inputs)
+            values = program.module(*(as_tensor(value, device) for value in feeds.values()))
+            for name, value in zip(parts, values):
+                parts[name].append(as_array(value))
+            bar.advance(program.signature.batch_size(feeds))
+    return {spec.name: _joined(spec, parts[spec.name]) for spec in program.signature.outputs}
+
+
+def as_tensor(value: Array, device: torch.device | str = "cpu") -> torch.Tensor:
+    """A tensor of an array's values; never writes to the array."""
+    return torch.from_numpy(value if value.flags.writeable else value.copy()).to(device)
+
+
+def as_array(value: torch.Tensor) -> Array:
+    """A numpy array of a tensor's values; bfloat16, which numpy lacks, becomes float32."""
+    value = value.detach().cpu()
+    array: Array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return array
+
+
+def _joined(spec: TensorSpec, parts: list[Array]) -> Array:
+    if BATCH not in spec.shape:
+        return parts[0]
+    axis = spec.shape.index(BATCH)
+    if len({part.shape[:axis] + part.shape[axis + 1 :] for part in parts}) > 1:
+        raise DataError(
+            f"output '{spec.name}' has different shapes in different batches: {', '.join(str(p.shape) for p in parts[:3])}",
+            "pad the inputs to one length",
+        )
+    return np.concatenate(parts, axis)
+
+
+def _example(exported: torch.export.ExportedProgram, signature: Signature) -> dict[str, torch.Tensor]:
+    """The feeds the program was exported with; zeros of fitting shapes when the file holds none."""
+    if exported.example_inputs is not None:
+        args, kwargs = exported.example_inputs
+        values = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        if len(values) == len(signature.inputs):
+            return rows({spec.name: value for spec, value in zip(signature.inputs, values)}, max(2, len(values[0])))
+    return {
+        spec.name: torch.zeros(
+            [size if isinstance(size, int) else 2 for size in spec.shape], dtype=getattr(torch, spec.dtype)
+        )
+        for spec in signature.inputs
+    }
+
+
+def cost(program: Program) -> Cost:
+    """Parameters, bytes and multiply-accumulates for one sample."""
+    return measure(program.module, ordered(program))
+
+
+def ordered(program: Program) -> dict[str, torch.Tensor]:
+    """The example feeds in signature order."""
+    return {spec.name: program.example[spec.name] for spec in program.signature.inputs}

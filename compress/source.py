@@ -1,0 +1,164 @@
+"""The user's own model: the factory called, the weights loaded without unpickling anything, and captured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ..core.artifact import Artifact, load_artifact, new_artifact
+from ..core.console import Console
+from ..core.data import Splits
+from ..core.errors import ArtifactError, MissingFileError, ModelError, RetortError, UserError
+from ..core.options import CaptureOptions, ModelSpec
+from ..core.recipe import nearest
+from ..core.references import importable, place, resolve
+from .program import Program, capture, cost, load_program, save_program
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+def load_model(spec: ModelSpec, base: Path, seed: int = 0) -> nn.Module:
+    """Call the factory that ``spec`` names and load its weights.
+
+    Args:
+        base: folder that relative paths and modules are looked up from, beside the current one.
+        seed: set before the factory is called, so that fresh weights are the same each time.
+
+    Raises:
+        ModelError: the factory raised or gave no ``torch.nn.Module``, or the weights do not fit.
+        MissingFileError: the weights are not there.
+    """
+    factory = resolve(spec.source, base)
+    torch.manual_seed(seed)
+    try:
+        with importable(base, Path.cwd()):
+            model = factory(**spec.args)
+    except RetortError:
+        raise
+    except Exception as error:  # the user's factory may raise anything
+        raise ModelError(
+            f"the model factory '{spec.source}' raised {type(error).__name__}: {error}", f"mend it: {place(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"'{spec.source}' gave a {type(model).__name__}", "return a torch.nn.Module")
+    if spec.weights:
+        load_weights(model, base / spec.weights)
+    return model
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a ``.safetensors`` file, or a state dict read with ``weights_only=True``.
+
+    Raises:
+        MissingFileError: no such file.
+        ArtifactError: the file is truncated, or holds pickled objects.
+        ModelError: keys are missing, left over or of another shape.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no such weights: {path}", "check the path of `weights`")
+    state = _unwrap(_read_state(path))
+    own = model.state_dict()
+    faults = _key_faults(own, state) + _shape_faults(own, state)
+    if faults:
+        shown = "".join(f"\n  {fault}" for fault in faults[:12])
+        more = f"\n  and {len(faults) - 12} more" if len(faults) > 12 else ""
+        raise ModelError(
+            f"the weights in {path} do not fit the model:{shown}{more}", "give the weights of this very architecture"
+        )
+    model.load_state_dict(state)
+
+
+def _read_state(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ArtifactError(f"{path} is not a whole safetensors file: {error}", "save or copy it again") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises zipfile, pickle and runtime errors alike
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(
+            f"{path} cannot be read as a state dict: {first}",
+            "save it with torch.save(model.state_dict(), path) or as safetensors; pickled modules are refused",
+        ) from error
+
+
+def _unwrap(state: Any) -> dict[str, torch.Tensor]:
+    for key in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    tensors = isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values())
+    if not tensors or not state:
+        raise ArtifactError("the weights file holds no state dict", "save it with torch.save(model.state_dict(), path)")
+    prefixes = ("module.", "_orig_mod.")
+    for prefix in prefixes:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
+
+
+def _key_faults(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    missing = [f"missing: {key}{nearest(key, sorted(set(given) - set(own)))}" for key in own if key not in given]
+    return missing + [f"not in the model: {key}" for key in given if key not in own]
+
+
+def _shape_faults(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    return [
+        f"{key} is {list(given[key].shape)} in the file and {list(own[key].shape)} in the model"
+        for key in own
+        if key in given and own[key].shape != given[key].shape
+    ]
+
+
+def capture_source(spec: ModelSpec, base: Path, data: Splits, seed: int, options: CaptureOptions) -> Program:
+    """The program of the model that ``spec`` names: captured from its factory, or read from a ``.pt2``.
+
+    Raises:
+        UserError: a ``.pt2`` was given together with weights.
+    """
+    if spec.source.endswith(".pt2"):
+        if spec.weights:
+            raise UserError("a .pt2 carries its own weights", "drop `weights`, or name a factory as `source`")
+        path = base / spec.source
+        if not path.is_file():
+            raise MissingFileError(f"no such program: {path}", "check the path of `model.source`")
+        return load_program(path)
+    return capture(load_model(spec, base, seed), data.example(), dynamic=options.dynamic or None)
+
+
+def capture_stage(
+    options: CaptureOptions,
+    spec: ModelSpec,
+    directory: Path,
+    *,
+    base: Path,
+    data: Splits,
+    seed: int = 0,
+    console: Console,
+    key: str = "",
+    parents: tuple[str, ...] = (),
+) -> Artifact:
+    """Capture the model that ``spec`` names into a program artifact.
+
+    Args:
+        base: folder that relative paths are looked up from.
+        data: gives the example inputs.
+    """
+    console.stage("capture", spec.source)
+    program = capture_source(spec, base, data, seed, options)
+    facts: dict[str, Any] = {}
+    described = {"model": spec.model_dump(mode="json"), **options.model_dump(mode="json")}
+    with new_artifact(
+        directory, "program", "capture", key=key, parents=parents, options=described, facts=facts
+    ) as folder:
+        save_program(program, folder / "model.pt2")
+        price = cost(program)
+        facts.update(parameters=price.parameters, macs=price.macs, size_bytes=(folder / "model.pt2").stat().st_size)
+    return load_artifact(directory)

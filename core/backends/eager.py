@@ -1,0 +1,164 @@
+"""The PyTorch backend of ``Session``: runs a captured program from its ``.pt2`` file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export.passes import move_to_device_pass
+
+from ..errors import ArtifactError, MachineError, MissingFileError
+from ..session import SessionOptions
+from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
+from . import qdq as qdq  # registers retort::qdq, which quantized programs call
+
+SIGNATURE_FILE = "retort.signature"
+PROGRAM_FILE = "retort.program"
+_REMEDY = "the file is truncated or was not written by Retort: capture the model again"
+
+
+class EagerSession:
+    """A captured program run by PyTorch; see :class:`retort.core.session.Session`."""
+
+    backend = "eager"
+
+    def __init__(self, module: torch.nn.Module, signature: Signature, device: str, threads: int) -> None:
+        self.signature = signature
+        self.providers: tuple[str, ...] = (device,)
+        self._module: torch.nn.Module | None = module
+        self._device = device
+        self._threads = threads
+        self._outputs = [spec.name for spec in signature.outputs]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Run one batch; see :meth:`retort.core.session.Session.run`."""
+        return self.run_unchecked(self.signature.validate(feeds))
+
+    def run_unchecked(self, feeds: Feeds) -> dict[str, Array]:
+        """Run feeds that ``signature.validate`` returned, without checking them again."""
+        assert self._module is not None, "the session is closed"
+        with _threads(self._threads), torch.inference_mode():
+            inputs = [_tensor(feeds[spec.name], self._device) for spec in self.signature.inputs]
+            values = self._module(*inputs)
+            return {name: value.cpu().numpy() for name, value in zip(self._outputs, values, strict=True)}
+
+    def close(self) -> None:
+        """Free the model."""
+        self._module = None
+
+
+def open_model(model: Path | bytes, options: SessionOptions, signature: Signature | None) -> EagerSession:
+    """Open a captured program.
+
+    Raises:
+        ArtifactError: the file is truncated or not a captured program.
+        MachineError: a GPU is asked for and PyTorch has none.
+    """
+    if isinstance(model, bytes):
+        raise ArtifactError("a captured program cannot be opened from bytes", "give its path")
+    program, stored, _ = load_exported(model)
+    device = "cuda" if options.providers and "cuda" in options.providers[0].lower() else "cpu"
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise MachineError(f"PyTorch {torch.__version__} sees no GPU", "install a CUDA build, or run on the CPU")
+        program = move_to_device_pass(program, device)
+    return EagerSession(program.module(check_guards=False), signature or stored, device, options.threads)
+
+
+def load_exported(path: Path) -> tuple[torch.export.ExportedProgram, Signature, dict[str, Any]]:
+    """Read a ``.pt2`` file.
+
+    Args:
+        path: a file written by Retort, or by ``torch.export.save``.
+
+    Returns:
+        The exported program in evaluation form, its signature, and what ``retort.program`` says:
+        ``modes`` (nodes that train; None when somebody else wrote the file) and ``meta``.
+
+    Raises:
+        MissingFileError: nothing there.
+        ArtifactError: truncated, altered or foreign.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"no such program: {path}", "check the path")
+    if not zipfile.is_zipfile(path):
+        raise ArtifactError(f"{path} is not a captured program (.pt2)", _REMEDY)
+    extra: dict[str, Any] = {SIGNATURE_FILE: "", PROGRAM_FILE: ""}
+    try:
+        with quiet():
+            exported = torch.export.load(path, extra_files=extra)
+    except Exception as error:  # torch raises RuntimeError, KeyError, json and pickle errors alike
+        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ArtifactError(f"{path} cannot be read as a captured program: {text}", _REMEDY) from error
+    signature = Signature.from_json(extra[SIGNATURE_FILE]) if extra[SIGNATURE_FILE] else _signature(exported)
+    return exported, signature, _facts(extra[PROGRAM_FILE], path)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back torch's export warnings, which name its internals and nothing a user could act on."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _facts(text: str, path: Path) -> dict[str, Any]:
+    if not text:
+        return {"modes": None, "meta": {}}
+    try:
+        raw = json.loads(text)
+        return {"modes": list(raw["modes"]), "meta": dict(raw["meta"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: its {PROGRAM_FILE} cannot be read: {error}", _REMEDY) from error
+
+
+def _signature(exported: torch.export.ExportedProgram) -> Signature:
+    """The signature of a program that somebody else exported: names and shapes as the graph has them."""
+    nodes = {node.name: node for node in exported.graph.nodes}
+    ins, outs = exported.graph_signature.user_inputs, exported.graph_signature.user_outputs
+    names = [f"output_{index}" for index in range(len(outs))] if len(outs) > 1 else ["output"]
+    inputs = tuple(_spec(str(name), nodes[str(name)].meta["val"]) for name in ins)
+    return Signature(inputs, tuple(_spec(name, nodes[str(out)].meta["val"]) for name, out in zip(names, outs)))
+
+
+def _spec(name: str, value: torch.Tensor) -> TensorSpec:
+    axes = [
+        size if isinstance(size, int) else (BATCH if axis == 0 else str(size)) for axis, size in enumerate(value.shape)
+    ]
+    return TensorSpec(name, dtype_name(value.dtype), tuple(axes))
+
+
+def _tensor(value: Array, device: str) -> torch.Tensor:
+    # A copy where numpy forbids writing, which torch would warn about and a program might do.
+    return torch.from_numpy(value if value.flags.writeable else value.copy()).to(device)
+
+
+@contextmanager
+def _threads(wanted: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if not wanted or wanted == before:
+        yield
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
