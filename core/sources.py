@@ -236,8 +236,12 @@ def _check(split: Split, where: str, source: str) -> None:
         check_finite(inputs, f"{source}, {where}")
         if targets is not None:
             check_finite({"targets": targets}, f"{source}, {where}")
-        if not isinstance(split, ArraySplit | Subset):
+        if not _in_memory(split):
             return
+
+
+def _in_memory(split: Split) -> bool:
+    return _in_memory(split.parent) if isinstance(split, Subset) else isinstance(split, ArraySplit)
 
 
 @dataclass(frozen=True)

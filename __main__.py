@@ -1,0 +1,61 @@
+"""The front door: one subcommand per stage, one message per error, an exit code that says which kind it was."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from typing import Any
+
+from .core.errors import Interrupted, RetortError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `retort` and exit with the code of :mod:`retort.core.errors`; 0 when all went well."""
+    given = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(_guarded(given))
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _guarded(given: list[str]) -> int:
+    try:
+        from .commands import app
+
+        code = app(given, prog_name="retort", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except RetortError as error:
+        return _tell(error, given)
+    except KeyboardInterrupt:
+        return _tell(Interrupted("stopped", "finished stages are kept: the same command goes on from there"), given)
+    except BrokenPipeError:
+        return 0
+    except Exception as error:  # the last resort: anything that is not one of ours is our defect
+        return _foreign(error, given)
+
+
+def _foreign(error: Exception, given: list[str]) -> int:
+    show = getattr(error, "show", None)
+    if show is not None:  # a usage error of the command line; its class is private to typer
+        show()
+        return int(getattr(error, "exit_code", 2))
+    message = f"internal error: {type(error).__name__}: {error}"
+    return _tell(RetortError(message, "this is a defect of Retort; run again with --debug and report it"), given, error)
+
+
+def _tell(error: RetortError, given: list[str], cause: Exception | None = None) -> int:
+    if "--debug" in given:
+        traceback.print_exception(cause or error)
+    if "--json" in given:
+        sys.stdout.write(json.dumps({"error": error.to_dict()}, default=str) + "\n")
+    else:
+        sys.stderr.write(f"retort: {error}\n")
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

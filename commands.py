@@ -1,0 +1,270 @@
+"""The subcommands of `retort`: arguments in, one call into the line or a stage, one result out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import pipeline, stages
+from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
+from .core.console import Console
+from .core.errors import MissingFileError, UserError
+from .core.options import CaptureOptions, DataSpec, ModelSpec, Options, Target, Task
+from .core.recipe import STAGE_OPTIONS, load_recipe
+from .core.recipe import schema as recipe_schema
+from .core.references import source_identity
+from .core.sources import load_data
+from .flags import build_options, with_flags
+from .stages import Context, Place
+from .starter import STARTER
+
+app = typer.Typer(
+    help="Distil, prune, quantize, export and serve a trained PyTorch model, with the proof beside it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+Json = Annotated[bool, typer.Option("--json", help="print one JSON line instead of text")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+Runs = Annotated[Path, typer.Option(help="folder that holds one folder per recipe")]
+Data = Annotated[str, typer.Option(help="a built-in set, package.module:function, a .npz file or a folder of images")]
+DataArgs = Annotated[list[str], typer.Option("--data-arg", help="key=value for the data source; repeatable")]
+TaskOption = Annotated[Task, typer.Option(help="what the model does")]
+TargetOption = Annotated[Target, typer.Option(help="what the model is for; fixes the quantization scheme")]
+Seed = Annotated[int, typer.Option(help="seed of everything random")]
+Out = Annotated[Path | None, typer.Option(help="folder to write; named after the content by default")]
+Settings = Annotated[list[str], typer.Option("--set", help="any option by its key: --set recover.epochs=3; repeatable")]
+Source = Annotated[Path, typer.Argument(help="an artifact folder, or a model file")]
+
+
+def console(json_mode: bool) -> Console:
+    """The console of one command."""
+    return Console("json" if json_mode else "text")
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="the recipe to write")] = Path("recipe.yaml"),
+    model: Annotated[str, typer.Option(help="package.module:factory, or a .pt2")] = "my_package.my_module:build",
+    data: Data = "my_package.my_data:splits",
+    force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a commented starter recipe.
+
+    Example: `retort init recipe.yaml --model my_net:build --data digits`
+    """
+    if path.exists() and not force:
+        raise UserError(f"{path} exists", "give another name, or --force to overwrite it")
+    path.write_text(STARTER.format(name=path.stem, model=model, data=data))
+    console(json).result({"recipe": str(path)}, f"wrote {path}; next: retort check {path}")
+
+
+@app.command()
+def check(recipe: Annotated[Path, typer.Argument(help="a recipe")], json: Json = False, debug: Debug = False) -> None:
+    """List every fault of a recipe at once, each with its line and the nearest spelling.
+
+    Example: `retort check recipe.yaml`
+    """
+    made = load_recipe(recipe)
+    names = [stage.name for stage in made.stages]
+    text = f"{recipe} is fine: {' → '.join(names)}; {len(made.gates)} gates"
+    console(json).result({"recipe": made.model_dump(mode="json"), "stages": names}, text)
+
+
+@app.command()
+def schema(json: Json = False, debug: Debug = False) -> None:
+    """Print the JSON Schema of recipes, for your editor.
+
+    Example: `retort schema > recipe.schema.json`
+    """
+    typer.echo(_dump(recipe_schema()))
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="a recipe")],
+    runs: Runs = pipeline.RUNS,
+    until: Annotated[str | None, typer.Option(help="the last stage to run")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Walk the whole line of a recipe; everything finished before is reused.
+
+    Example: `retort run examples/digits.yaml`
+    """
+    out = console(json)
+    outcome = pipeline.run(recipe, runs, out, until)
+    if outcome.result is not None:
+        pipeline.measuring.print_table(outcome.result, out)
+    for gate in outcome.gates:
+        out.result({}, f"{'✓' if gate.passed else '✗'} {gate.sentence}") if out.mode == "text" else None
+    text = f"\nreport: {outcome.report}" if outcome.report else f"\nartifacts: {outcome.folder}"
+    out.result(pipeline.summary(outcome), text)
+
+
+@app.command()
+def show(
+    path: Annotated[Path, typer.Argument(help="an artifact folder, a model file or the folder of a run")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what an artifact or a run holds, and verify its hashes.
+
+    Example: `retort show runs/digits`
+    """
+    if not path.exists():
+        raise MissingFileError(f"nothing at {path}", "check the path")
+    folders = [path] if path.is_file() or is_finished(path) else sorted(p for p in path.glob("*") if is_finished(p))
+    if not folders:
+        raise UserError(f"{path} holds no finished artifact", "run a recipe or a stage first")
+    artifacts = [load_artifact(folder) for folder in folders]
+    out = console(json)
+    rows = [_row(artifact) for artifact in artifacts]
+    out.table(str(path), ["artifact", "kind", "key", "bytes", "parameters", "MACs"], rows)
+    if len(artifacts) == 1 and out.mode == "text":
+        typer.echo(_dump(artifacts[0].facts))
+    out.result({"artifacts": [_described(artifact) for artifact in artifacts]})
+
+
+@app.command()
+def capture(
+    model: Annotated[str, typer.Argument(help="package.module:factory")],
+    data: Data,
+    weights: Annotated[str | None, typer.Option(help="a .safetensors file, or a state dict")] = None,
+    data_arg: DataArgs = [],  # noqa: B006
+    set_: Settings = [],  # noqa: B006
+    seed: Seed = 0,
+    out: Out = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Capture a model as a program: a .pt2 that trains, opens anywhere and needs none of your code.
+
+    Example: `retort capture my_net:build --weights net.safetensors --data digits`
+    """
+    screen = console(json)
+    spec = ModelSpec(source=model, weights=weights)
+    options = build_options(CaptureOptions, {}, set_)
+    context = _context(data, data_arg, "classification", "cpu", seed, screen)
+    identity = [source_identity(model, context.base), weights and source_identity(weights, context.base)]
+    place = _place("capture", options, [], context, out, identity)
+    made = _reused(place, screen) or stages.capture(options, spec, place, context)
+    _tell(made, screen)
+
+
+def _stage_command(name: str, example: str) -> None:
+    options_type = STAGE_OPTIONS[name]
+
+    def command(
+        source: Source,
+        data: Data = "",
+        data_arg: DataArgs = [],  # noqa: B006
+        task: TaskOption = "classification",
+        target: TargetOption = "cpu",
+        seed: Seed = 0,
+        set_: Settings = [],  # noqa: B006
+        out: Out = None,
+        json: Json = False,
+        debug: Debug = False,
+        **flags: Any,
+    ) -> None:
+        screen = console(json)
+        parent = load_artifact(source)
+        options = build_options(options_type, _as_specs(flags), set_)
+        context = _context(data, data_arg, task, target, seed, screen, needed=name != "pack")
+        place = _place(name, options, [parent], context, out, [task, target])
+        scratch = place.directory.parent / ".scratch" / place.directory.name
+        shared = Context(context.data, context.base, task, options_target(options, target), seed, screen, scratch)
+        _tell(_reused(place, screen) or stages.run_stage(name, options, parent, place, shared), screen)
+
+    command.__doc__ = f"{(options_type.__doc__ or name).splitlines()[0]}\n\n    Example: `{example}`"
+    app.command(name)(with_flags(command, options_type))
+
+
+def options_target(options: Options, target: Target) -> Target:
+    """The target that a stage's own options name, else the command's."""
+    own: Target | None = getattr(options, "target", None)
+    return own or target
+
+
+def _as_specs(flags: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.items() if value is not None and value != []}
+
+
+for _name, _example in {
+    "train": "retort train runs/capture-… --data digits --epochs 10",
+    "distill": "retort distill runs/train-… --data digits --student my_net:small --epochs 20",
+    "prune": "retort prune runs/train-… --data digits --macs 0.5 --set recover.epochs=5",
+    "quantize": "retort quantize runs/prune-… --data digits --method percentile",
+    "export": "retort export runs/quantize-… --data digits --target cpu",
+    "pack": "retort pack runs/export-… --name digits",
+}.items():
+    _stage_command(_name, _example)
+
+
+def _context(
+    data: str, data_arg: list[str], task: Task, target: Target, seed: int, screen: Console, needed: bool = True
+) -> Context:
+    if needed and not data:
+        raise UserError("--data is required", "name a built-in set, package.module:function, a .npz file or a folder")
+    base = Path.cwd()
+    args = build_options(DataSpec, {"source": data or "none"}, [f"args.{arg}" for arg in data_arg])
+    splits: Any = load_data(args, base, seed) if needed else None
+    return Context(splits, base, task, target, seed, screen)
+
+
+def _place(
+    name: str, options: Options, parents: list[Artifact], context: Context, out: Path | None, identity: list[Any]
+) -> Place:
+    keys = tuple(parent.key for parent in parents)
+    fingerprint = context.data.fingerprint() if context.data is not None else ""
+    described = [name, options.model_dump(mode="json"), keys, fingerprint, context.seed, identity]
+    key = stable_hash([*described, stages.code_version(name)])
+    return Place(out or pipeline.RUNS / f"{name}-{key[:12]}", key, keys)
+
+
+def _reused(place: Place, screen: Console) -> Artifact | None:
+    if not is_finished(place.directory):
+        return None
+    found = load_artifact(place.directory)
+    if found.key != place.key:
+        return None
+    screen.say(f"reused {place.directory}")
+    return found
+
+
+def _tell(artifact: Artifact, screen: Console) -> None:
+    facts = artifact.facts
+    shown = [
+        f"{facts[key]:,} {label}" for key, label in (("parameters", "parameters"), ("macs", "MACs")) if key in facts
+    ]
+    text = f"{artifact.path}  ({', '.join([artifact.kind, *shown])})"
+    screen.result(_described(artifact), text)
+
+
+def _described(artifact: Artifact) -> dict[str, Any]:
+    files = {name: entry.sha256 for name, entry in artifact.manifest.files.items()}
+    return {
+        "path": str(artifact.path),
+        "kind": artifact.kind,
+        "stage": artifact.manifest.stage,
+        "key": artifact.key,
+        "files": files,
+        "facts": artifact.facts,
+    }
+
+
+def _row(artifact: Artifact) -> tuple[str, ...]:
+    facts = artifact.facts
+    size = sum(entry.size_bytes for entry in artifact.manifest.files.values())
+    counts = [f"{facts[key]:,}" if key in facts else "" for key in ("parameters", "macs")]
+    return artifact.path.name, artifact.kind, artifact.key[:12], f"{size:,}", *counts
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str)

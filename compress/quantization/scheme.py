@@ -1,0 +1,129 @@
+"""Number grids: from the range of a tensor to the scale and zero point that the target runs fastest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...core.errors import ModelError
+from ...core.options import Target
+
+UNBOUNDED = (-math.inf, math.inf)
+WEIGHT_MAX = 127
+_SMALLEST_SPAN = 1e-12
+_SMALLEST_WEIGHT_SCALE = 1e-15
+_BIAS_CODES = 2.0**30
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a grid must cover, in the tensor's own units."""
+
+    low: float
+    high: float
+
+    def union(self, other: Range) -> Range:
+        """The smallest range that holds both."""
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+    def inside(self, bounds: tuple[float, float]) -> bool:
+        """Whether no value lies beyond ``bounds``."""
+        return bounds[0] <= self.low and self.high <= bounds[1]
+
+    @property
+    def constant_zero(self) -> bool:
+        """Whether nothing but zero was seen."""
+        return max(abs(self.low), abs(self.high)) <= _SMALLEST_SPAN
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a tensor's integer codes lie: ``value = (code - zero_point) * scale``, code in ``[qmin, qmax]``."""
+
+    scale: float
+    zero_point: int
+    qmin: int
+    qmax: int
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a target wants its activations (compress.md 3); weights are symmetric INT8 per output channel for all."""
+
+    qmin: int
+    qmax: int
+    symmetric: bool
+
+
+SCHEMES: dict[Target, Scheme] = {
+    "cpu": Scheme(0, 255, symmetric=False),
+    "tensorrt": Scheme(-128, 127, symmetric=True),
+}
+
+
+def activation_grid(span: Range, scheme: Scheme, bounds: tuple[float, float] = UNBOUNDED) -> Grid:
+    """The grid of an activation; 0 is always on it, and its scale is positive and finite.
+
+    Args:
+        span: the calibrated range. When it holds nothing but zero, ``[0, 1]`` stands in for it.
+        scheme: the target's form.
+        bounds: limits of the clamp before the Q; the grid does not reach beyond them, so that the runtime may drop
+            the clamp (ONNX Runtime keeps the convolution in floating point otherwise).
+    """
+    low, high = min(span.low, 0.0), max(span.high, 0.0)
+    if span.constant_zero:
+        low, high = 0.0, min(1.0, bounds[1]) if bounds[1] > 0 else 1.0
+    if scheme.symmetric:
+        scale, zero = max(-low, high) / scheme.qmax, 0
+    else:
+        scale = (high - low) / (scheme.qmax - scheme.qmin)
+        zero = int(np.clip(round(-low / scale) + scheme.qmin, scheme.qmin, scheme.qmax))
+        scale = _within(scale, zero, scheme, bounds)
+    return Grid(float(np.float32(scale)), zero, scheme.qmin, scheme.qmax)
+
+
+def _within(scale: float, zero: int, scheme: Scheme, bounds: tuple[float, float]) -> float:
+    """The largest float32 scale, up to ``scale``, whose outermost codes stay within ``bounds``."""
+    result = np.float32(scale)
+    for steps, bound in ((zero - scheme.qmin, -bounds[0]), (scheme.qmax - zero, bounds[1])):
+        if steps > 0 and math.isfinite(bound) and bound > 0:
+            result = min(result, np.float32(bound / steps))
+            while np.float32(steps) * result > np.float32(bound):
+                result = np.nextafter(result, np.float32(0))
+    return float(result)
+
+
+def weight_scales(
+    weight: torch.Tensor, axis: int, bias: torch.Tensor | None, input_scale: float, name: str
+) -> torch.Tensor:
+    """Symmetric scales per output channel, ``max|w| / 127``.
+
+    A scale never gets so small that the bias, which the runtime stores as INT32 on the grid
+    ``input_scale * weight_scale``, would overflow: a dead channel keeps its bias.
+
+    Args:
+        weight: the FP32 weight.
+        axis: its output-channel axis, of size C.
+        bias: ``[C]`` (of fewer groups' worth for a grouped transposed convolution), or None.
+        input_scale: scale of the layer's input.
+        name: what to call the weight in an error.
+
+    Returns:
+        float32 ``[C]``, all positive and finite.
+
+    Raises:
+        ModelError: the weight has NaN or infinite values.
+    """
+    if not bool(torch.isfinite(weight).all()):
+        raise ModelError(f"the weight '{name}' has NaN or infinite values", "train or load the model again")
+    largest = weight.detach().abs().amax([dim for dim in range(weight.dim()) if dim != axis]).double()
+    scales = largest / WEIGHT_MAX
+    stand_in = float(scales.max()) if bool((scales > 0).any()) else 1.0 / WEIGHT_MAX
+    scales = torch.where(scales > 0, scales, stand_in).clamp_min(_SMALLEST_WEIGHT_SCALE)
+    if bias is not None and bias.numel() % scales.numel() == 0:
+        per_channel = bias.detach().abs().double().reshape(-1, scales.numel()).amax(0)
+        scales = torch.maximum(scales, per_channel / (input_scale * _BIAS_CODES))
+    return scales.float()

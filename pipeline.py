@@ -1,0 +1,238 @@
+"""The line, written once: which stage follows which, what a finished artifact lets us skip, and the gates."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from . import measuring, stages
+from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
+from .core.console import SILENT, Console
+from .core.data import Splits
+from .core.errors import GateError, MachineError
+from .core.options import CaptureOptions, DistillOptions, ExportOptions, Gate, Options
+from .core.recipe import PROGRAM_STAGES, Recipe, load_recipe
+from .core.references import source_identity
+from .core.sources import fit_to, load_data
+from .measuring import GateResult
+from .stages import Context, Place
+
+RUNS = Path("runs")
+
+
+@dataclass
+class Outcome:
+    """What a walk of the line left behind.
+
+    Attributes:
+        folder: the run's folder.
+        artifacts: finished artifacts by stage name, in order.
+        gates: every gate's verdict, in the order they were checked.
+        result: the measurement of the bench stage, or None without one.
+        report: the HTML report, or None without one.
+        reused: names of the stages whose artifact was there already.
+    """
+
+    folder: Path
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    gates: list[GateResult] = field(default_factory=list)
+    result: Any = None
+    report: Path | None = None
+    reused: list[str] = field(default_factory=list)
+
+
+def run(recipe_path: Path, runs: Path = RUNS, console: Console = SILENT, until: str | None = None) -> Outcome:
+    """Walk the line that a recipe describes, reusing every artifact that is already finished.
+
+    Args:
+        runs: the folder that holds one folder per recipe.
+        until: the last stage to run; all of them when absent.
+
+    Raises:
+        RecipeError: the recipe has faults.
+        GateError: a gate was missed; everything made so far is kept.
+        MachineError: another run of the same recipe is going on in ``runs``.
+    """
+    recipe = load_recipe(recipe_path)
+    folder = runs / recipe.name
+    with exclusive(folder):
+        return Line(recipe, recipe_path.resolve().parent, folder, console).walk(until)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process, and sweep what a killed run left half-written.
+
+    Raises:
+        MachineError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise MachineError(
+                f"another `retort run` is at work in {folder}", "wait for it, or give --runs another folder"
+            ) from error
+        for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+class Line:
+    """One walk of one recipe in one folder."""
+
+    def __init__(self, recipe: Recipe, base: Path, folder: Path, console: Console) -> None:
+        self.recipe = recipe
+        self.base = base
+        self.folder = folder
+        self.console = console
+        self.outcome = Outcome(folder)
+        self.plan: list[tuple[str, Options]] = [(stage.name, stage.options) for stage in recipe.stages]
+        if self.plan[0][0] != "capture":
+            self.plan.insert(0, ("capture", CaptureOptions()))
+        self.numbers = {name: index for index, (name, _) in enumerate(self.plan)}
+
+    @cached_property
+    def raw_data(self) -> Splits:
+        """The data under the names that their source gives them."""
+        return load_data(self.recipe.data, self.base, self.recipe.seed)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the data."""
+        return self.raw_data.fingerprint()
+
+    @property
+    def context(self) -> Context:
+        """What the stages share."""
+        recipe = self.recipe
+        return Context(self.raw_data, self.base, recipe.task, recipe.target, recipe.seed, self.console)
+
+    @cached_property
+    def data(self) -> Splits:
+        """The data under the names of the model's inputs."""
+        return fit_to(self.raw_data, stages.read_signature(self.outcome.artifacts["capture"].main))
+
+    def walk(self, until: str | None = None) -> Outcome:
+        """Run or reuse every stage in order, checking the gates after each."""
+        for name, options in self.plan:
+            self._step(name, options)
+            for gate in self.recipe.gates:
+                if gate.after == name:
+                    self._check(gate)
+            if name == until:
+                break
+        return self.outcome
+
+    def _step(self, name: str, options: Options) -> None:
+        if name == "capture":
+            artifact = self._capture(options)
+        elif name in PROGRAM_STAGES:
+            artifact = self._program(name, options)
+        elif name == "export":
+            artifact = self.graph(self._last_program())
+        elif name == "pack":
+            parent = self.outcome.artifacts["export"]
+            artifact = self._make(
+                name, options, [parent], lambda p: stages.run_stage(name, options, parent, p, self.context)
+            )
+        else:
+            artifact = {"serve": measuring.serve, "bench": measuring.bench, "report": measuring.report}[name](
+                self, options
+            )
+        self.outcome.artifacts[name] = artifact
+
+    def _capture(self, options: Options) -> Artifact:
+        assert isinstance(options, CaptureOptions)
+        model = self.recipe.model
+        identity = {"model": model.model_dump(mode="json"), **self._identity(model.source, model.weights)}
+        context = self.context
+        return self._make("capture", options, [], lambda p: stages.capture(options, model, p, context), identity)
+
+    def _identity(self, source: str, weights: str | None) -> dict[str, Any]:
+        return {
+            "source": source_identity(source, self.base),
+            "weights": weights and source_identity(weights, self.base),
+        }
+
+    def _program(self, name: str, options: Options) -> Artifact:
+        parent = self.outcome.artifacts[self._last_program()]
+        identity: dict[str, Any] = {"task": self.recipe.task}
+        if name == "quantize":
+            identity = {"target": self.recipe.target}
+        if isinstance(options, DistillOptions):
+            identity["student"] = self._identity(options.student.source, options.student.weights)
+
+        def make(place: Place) -> Artifact:
+            scratch = self.folder / ".scratch" / place.directory.name
+            return stages.run_stage(name, options, parent, place, replace(self.context, scratch=scratch))
+
+        return self._make(name, options, [parent], make, identity)
+
+    def _last_program(self) -> str:
+        return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES][-1]
+
+    def graph(self, name: str) -> Artifact:
+        """The ONNX graph of a program stage: what is measured, and for the last program what is shipped."""
+        program = self.outcome.artifacts[name]
+        options = next((o for _, o in self.plan if isinstance(o, ExportOptions)), ExportOptions())
+        shipped = "export" in self.numbers and name == [n for n, _ in self.plan if n in PROGRAM_STAGES][-1]
+        label = "export" if shipped else f"{name}-graph"
+        target = {"target": options.target or self.recipe.target}
+
+        def make(place: Place) -> Artifact:
+            return stages.run_stage("export", options, program, place, self.context)
+
+        return self._make("export", options, [program], make, target, label)
+
+    def _make(
+        self,
+        stage: str,
+        options: Options,
+        parents: list[Artifact],
+        make: Callable[[Place], Artifact],
+        identity: dict[str, Any] | None = None,
+        label: str | None = None,
+    ) -> Artifact:
+        """Reuse the artifact that equal inputs have left behind, or make it."""
+        key = stable_hash(
+            {
+                "stage": stage,
+                "options": options.model_dump(mode="json"),
+                "parents": [parent.key for parent in parents],
+                "data": self.fingerprint,
+                "seed": self.recipe.seed,
+                "code": stages.code_version(stage),
+                **(identity or {}),
+            }
+        )
+        label = label or stage
+        number = self.numbers[label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")]
+        directory = self.folder / f"{number:02d}-{label}-{key[:12]}"
+        if is_finished(directory):
+            self.outcome.reused.append(label)
+            self.console.stage(stage, f"reused {directory}")
+            return load_artifact(directory)
+        started = time.perf_counter()
+        artifact = make(Place(directory, key, tuple(parent.key for parent in parents)))
+        self.console.stage(stage, f"{time.perf_counter() - started:.1f} s  {directory}")
+        return artifact
+
+    def _check(self, gate: Gate) -> None:
+        result = measuring.check_gate(self, gate)
+        self.outcome.gates.append(result)
+        self.console.stage("gate", result.sentence)
+        if not result.passed:
+            raise GateError(
+                result.sentence,
+                "loosen the gate or change the stage; what is made so far is kept and reused",
+                **{"gate": gate.model_dump(), "folder": str(self.folder)},
+            )

@@ -1,0 +1,231 @@
+"""One call per stage, whoever asks for it: the pipeline, a single command or a user's script."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .core.artifact import Artifact, raise_if_not
+from .core.console import SILENT, Console
+from .core.data import Splits
+from .core.errors import ArtifactError, UserError
+from .core.options import (
+    CaptureOptions,
+    DistillOptions,
+    ExportOptions,
+    ModelSpec,
+    Options,
+    PackOptions,
+    PruneOptions,
+    QuantizeOptions,
+    Target,
+    Task,
+    TrainOptions,
+)
+from .core.sources import fit_to
+from .core.tensors import Signature
+
+ROOT = Path(__file__).parent
+COMPRESS = ("core/backends", "core/data.py", "core/sources.py", "core/images.py", "compress")
+CODE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("capture", "train", "distill"), COMPRESS),
+    "prune": (*COMPRESS, "compress/pruning"),
+    "quantize": ("core/backends", "core/data.py", "compress", "compress/quantization"),
+    "export": ("core/backends", "core/tensors.py", "export"),
+    "pack": ("core", "core/backends", "serve", "handlers"),
+    "outputs": ("core/backends", "core/session.py"),
+    "serve": ("serve", "core/session.py"),
+    "gate": ("core/metrics.py", "core/intervals.py", "benchmarks"),
+    "bench": ("core/metrics.py", "core/intervals.py", "benchmarks"),
+    "report": ("benchmarks",),
+}
+TOOLS = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "accelerate", "torchserve")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What stages share.
+
+    Attributes:
+        data: the four splits.
+        base: folder that relative paths and the user's modules are looked up from.
+        scratch: folder for resumable checkpoints; a killed stage goes on from there.
+    """
+
+    data: Splits
+    base: Path = field(default_factory=Path.cwd)
+    task: Task = "classification"
+    target: Target = "cpu"
+    seed: int = 0
+    console: Console = SILENT
+    scratch: Path = Path("runs/.scratch")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an artifact goes and what determines it."""
+
+    directory: Path
+    key: str = ""
+    parents: tuple[str, ...] = ()
+
+
+def capture(options: CaptureOptions, model: ModelSpec, place: Place, context: Context) -> Artifact:
+    """Capture the user's model as a program artifact."""
+    from .compress.source import capture_stage
+
+    return capture_stage(
+        options,
+        model,
+        place.directory,
+        base=context.base,
+        data=context.data,
+        seed=context.seed,
+        console=context.console,
+        key=place.key,
+        parents=place.parents,
+    )
+
+
+def train(options: TrainOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Train a program on the train split."""
+    from .compress.train import train as stage
+
+    return stage(options, parent, place.directory, **_training(parent, place, context))
+
+
+def distill(options: DistillOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Train the student that ``options`` name on the soft targets of ``parent``."""
+    from .compress.distill import distill as stage
+    from .compress.source import capture_source
+
+    raise_if_not(parent, "program")
+    shared = _training(parent, place, context)
+    student = capture_source(options.student, context.base, shared["data"], context.seed, CaptureOptions())
+    return stage(options, parent, place.directory, student=student, **shared)
+
+
+def prune(options: PruneOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Remove coupled channels, prove the cut, recover."""
+    from .compress.pruning import prune as stage
+
+    return stage(options, parent, place.directory, **_training(parent, place, context))
+
+
+def quantize(options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Place and calibrate INT8 fake-quantize nodes."""
+    from .compress.quantization import quantize as stage
+
+    shared = {key: value for key, value in _training(parent, place, context).items() if key not in {"task", "scratch"}}
+    return stage(options, parent, place.directory, target=context.target, **shared)
+
+
+def export(options: ExportOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Write a program as ONNX for the target and check its parity."""
+    from .export.stage import export as stage
+
+    raise_if_not(parent, "program")
+    data = fit_to(context.data, read_signature(parent.main))
+    rows = min(max(*options.batch_sizes, options.golden), len(data.calibration))
+    return stage(
+        options,
+        parent,
+        place.directory,
+        target=options.target or context.target,
+        samples=data.calibration.read(range(rows))[0],
+        console=context.console,
+        key=place.key,
+        parents=place.parents,
+    )
+
+
+def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Write the TorchServe archive of a graph."""
+    from .serve.archive import pack as stage
+
+    raise_if_not(parent, "graph")
+    return stage(options, parent, place.directory, console=context.console, key=place.key, parents=place.parents)
+
+
+def _training(parent: Artifact, place: Place, context: Context) -> dict[str, Any]:
+    raise_if_not(parent, "program")
+    return {
+        "data": fit_to(context.data, read_signature(parent.main)),
+        "task": context.task,
+        "seed": context.seed,
+        "scratch": context.scratch,
+        "console": context.console,
+        "key": place.key,
+        "parents": place.parents,
+    }
+
+
+ON_PROGRAM: dict[str, Callable[[Any, Artifact, Place, Context], Artifact]] = {
+    "train": train,
+    "distill": distill,
+    "prune": prune,
+    "quantize": quantize,
+    "export": export,
+}
+
+
+def run_stage(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Run one of the stages that take one artifact; its scratch folder goes when it is done.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    stage = {**ON_PROGRAM, "pack": pack}.get(name)
+    if stage is None:
+        raise UserError(f"'{name}' is not a stage on an artifact", f"one of {', '.join(ON_PROGRAM)}, pack")
+    artifact = stage(options, parent, place, context)
+    shutil.rmtree(context.scratch, ignore_errors=True)
+    return artifact
+
+
+def read_signature(path: Path) -> Signature:
+    """The signature inside a ``.pt2``, read without torch.
+
+    Raises:
+        ArtifactError: truncated, or not written by Retort.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("retort.signature")]
+            if names:
+                return Signature.from_json(archive.read(names[0]))
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ArtifactError(f"{path} is truncated or not a program: {error}", "run its stage again") from error
+    raise ArtifactError(f"{path} carries no Retort signature", "capture the model with `retort capture`")
+
+
+@cache
+def code_version(stage: str) -> str:
+    """Hash of the source files that a stage runs and of the versions of the packages under it."""
+    digest = hashlib.sha256()
+    for entry in CODE[stage]:
+        path = ROOT / entry
+        files = [path] if path.suffix == ".py" else sorted([*path.glob("*.py"), *path.glob("*.jinja")])
+        for file in files:
+            digest.update(file.name.encode() + file.read_bytes())
+    digest.update(repr(sorted(tools().items())).encode())
+    return digest.hexdigest()
+
+
+@cache
+def tools() -> dict[str, str]:
+    """Versions of the packages that decide what a stage makes."""
+    found = {}
+    for name in TOOLS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

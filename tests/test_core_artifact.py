@@ -1,0 +1,96 @@
+"""Artifacts: whole or absent, and never silently altered."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from retort.core import artifact as module
+from retort.core.artifact import is_finished, load_artifact, new_artifact
+from retort.core.errors import ArtifactError, MissingFileError, StorageError
+
+
+def write(folder: Path, content: bytes = b"weights") -> Path:
+    """A finished artifact of one file."""
+    with new_artifact(folder, "graph", "export", key="k", facts={"n": 1}) as scratch:
+        (scratch / "model.onnx").write_bytes(content)
+    return folder
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    """What was written is read back: kind, key, facts and the main file."""
+    found = load_artifact(write(tmp_path / "a"))
+    assert (found.kind, found.key, found.facts, found.main.read_bytes()) == ("graph", "k", {"n": 1}, b"weights")
+
+
+def test_failure_leaves_nothing(tmp_path: Path) -> None:
+    """An exception while writing leaves neither an artifact nor a scratch folder."""
+    with pytest.raises(KeyboardInterrupt), new_artifact(tmp_path / "a", "graph", "export") as scratch:
+        (scratch / "model.onnx").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rewriting_replaces_the_whole(tmp_path: Path) -> None:
+    """Writing an artifact again replaces it and leaves no old file behind."""
+    write(tmp_path / "a", b"one")
+    write(tmp_path / "a", b"two")
+    assert load_artifact(tmp_path / "a").main.read_bytes() == b"two"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up while an artifact is written gives a storage error and leaves nothing half-written."""
+
+    def full(path: Path) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "sha256_file", full)
+    with pytest.raises(StorageError, match=r"No space left on device[\s\S]*free some space"):
+        write(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_altered_file_is_refused(tmp_path: Path) -> None:
+    """A file whose hash differs from the manifest's is named with both hashes."""
+    folder = write(tmp_path / "a")
+    (folder / "model.onnx").write_bytes(b"other")
+    with pytest.raises(ArtifactError, match="altered or truncated"):
+        load_artifact(folder)
+
+
+def test_unfinished_folder_is_refused(tmp_path: Path) -> None:
+    """A folder without a manifest is not an artifact."""
+    (tmp_path / "a").mkdir()
+    assert not is_finished(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="unfinished"):
+        load_artifact(tmp_path / "a")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"kind": "cake"}', '{"kind": "graph", "files": {"a": 1}}'])
+def test_damaged_manifest_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    """Whatever a manifest is damaged to, loading says so and what to do."""
+    folder = write(tmp_path / "a")
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match="run its stage again"):
+        load_artifact(folder)
+
+
+def test_bare_file_is_wrapped(tmp_path: Path) -> None:
+    """A model file given by itself is an artifact whose key is its hash."""
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"x")
+    found = load_artifact(path)
+    assert (found.kind, found.main) == ("graph", path)
+    assert found.key == module.sha256_file(path)
+
+
+def test_missing_and_foreign_paths(tmp_path: Path) -> None:
+    """A path that is not there, and a file of a kind we do not read, are told apart."""
+    with pytest.raises(MissingFileError):
+        load_artifact(tmp_path / "none")
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ArtifactError, match="not a kind of file"):
+        load_artifact(tmp_path / "a.txt")

@@ -1,0 +1,71 @@
+"""Signatures: feeds are checked by name, type, rank, fixed sizes and agreeing axes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retort.core.errors import ArtifactError, InputError
+from retort.core.tensors import Signature, TensorSpec
+
+IDS = TensorSpec("ids", "int64", ("batch", "sequence"))
+MASK = TensorSpec("mask", "float32", ("batch", "sequence"))
+SIGNATURE = Signature((IDS, MASK), (TensorSpec("logits", "float32", ("batch", 3)),))
+FEEDS = {"ids": np.zeros((2, 5), np.int64), "mask": np.ones((2, 5), np.float32)}
+
+
+def test_json_round_trip() -> None:
+    """A signature survives its JSON."""
+    assert Signature.from_json(SIGNATURE.to_json()) == SIGNATURE
+
+
+def test_feeds_come_back_in_order() -> None:
+    """Validated feeds are in signature order, contiguous and of the declared dtype."""
+    checked = SIGNATURE.validate({"mask": np.ones((2, 5)), "ids": np.zeros((5, 2), np.int32).T})
+    assert list(checked) == ["ids", "mask"]
+    assert checked["mask"].dtype == np.float32
+    assert checked["ids"].flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask": None}, "missing mask"),
+        ({"extra": np.ones(1)}, "unknown extra"),
+        ({"ids": np.zeros((2, 5, 1), np.int64)}, "has 3 axes"),
+        ({"mask": np.ones((2, 6), np.float32)}, "axis 'sequence' is 5 in input 'ids' and 6 in input 'mask'"),
+        ({"ids": np.full((2, 5), 0.5)}, "cannot hold exactly"),
+        ({"ids": np.full((2, 5), np.nan)}, "cannot hold exactly"),
+        ({"ids": np.array([["a"] * 5] * 2)}, "has dtype"),
+        ({"ids": np.zeros((0, 5), np.int64)}, "is empty along axis 0"),
+    ],
+)
+def test_every_misfit_is_named(change: dict[str, np.ndarray | None], message: str) -> None:
+    """Each way in which feeds can be wrong gives a message that names it."""
+    feeds = {name: value for name, value in {**FEEDS, **change}.items() if value is not None}
+    with pytest.raises(InputError, match=message):
+        SIGNATURE.validate(feeds)
+
+
+def test_fixed_sizes_are_checked() -> None:
+    """A fixed axis refuses another size and says what it expects."""
+    fixed = Signature((TensorSpec("x", "float32", ("batch", 4)),), ())
+    with pytest.raises(InputError, match=r"has size 3 on axis 1, got \[2, 3\][\s\S]*float32\[batch, 4\]"):
+        fixed.validate({"x": np.ones((2, 3))})
+
+
+@given(st.integers(-(2**31), 2**31 - 1))
+def test_whole_floats_become_integers_exactly(value: int) -> None:
+    """A float that is a whole number in range is taken as that integer."""
+    assert int(IDS.cast(np.array([[float(value)]]))[0, 0]) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"inputs": [{"name": "x"}], "outputs": []}', '{"inputs": 1, "outputs": 2}']
+)
+def test_damaged_json_is_one_error(text: str) -> None:
+    """Whatever the text, a damaged signature is an artifact error."""
+    with pytest.raises(ArtifactError, match="not a Retort signature"):
+        Signature.from_json(text)

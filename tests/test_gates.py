@@ -1,0 +1,34 @@
+"""Gates hold a whole interval against a bound and say so in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from retort.core.intervals import Interval
+from retort.core.options import Gate
+from retort.gates import judge
+
+DROP = Gate(after="prune", accuracy_drop=0.02)
+SPEED = Gate(after="export", speedup=2.0, batch_size=32)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(-0.01, 0.019, "passed"), (0.021, 0.05, "failed"), (0.0, 0.03, "cannot tell")]
+)
+def test_drop_is_judged_by_its_interval(low: float, high: float, verdict: str) -> None:
+    """A drop passes only when its whole interval is within the bound, and fails only when it is wholly outside."""
+    result = judge(DROP, Interval((low + high) / 2, low, high, 0.95), "train", "accuracy")
+    assert (result.verdict, result.passed) == (verdict, verdict == "passed")
+
+
+def test_speedup_is_a_lower_bound() -> None:
+    """A speed-up passes when its lower limit reaches the bound."""
+    assert judge(SPEED, Interval(2.3, 2.1, 2.5, 0.95), "train", "accuracy").passed
+    assert judge(SPEED, Interval(2.1, 1.9, 2.3, 0.95), "train", "accuracy").verdict == "cannot tell"
+
+
+def test_sentence_names_stage_number_and_interval() -> None:
+    """The sentence of a missed gate names the stage, the number, the interval and the bound."""
+    sentence = judge(DROP, Interval(0.031, 0.021, 0.045, 0.95), "train", "accuracy").sentence
+    for part in ("after prune", "3.10 pp", "2.10, 4.50", "95%", "2 pp", "MISSED"):
+        assert part in sentence
