@@ -1,7 +1,7 @@
 """The statistics of latency: percentiles only where the sample count allows, and ratios of paired blocks.
 
-Percentile bounds follow MLPerf LoadGen's early stopping (binomial test, benchmarks.md 2.2); ratios follow the block
-design of the same section: one log ratio per round of randomly ordered blocks, their median, and its bootstrap interval.
+Percentile bounds follow MLPerf LoadGen's early stopping (binomial test, benchmarks.md 2.2); ratios follow the
+block design of the same section: one log ratio per round of randomly ordered blocks, their median and its bootstrap.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -43,6 +44,7 @@ class Percentile:
     needed: int
 
 
+@cache
 def samples_needed(percentile: float, discarded: int = 1, confidence: float = PERCENTILE_CONFIDENCE) -> int:
     """Samples from which a percentile may be printed while leaving out the ``discarded`` worst ones.
 
@@ -61,8 +63,9 @@ def samples_needed(percentile: float, discarded: int = 1, confidence: float = PE
     return low
 
 
+@lru_cache(maxsize=1024)
 def discards_allowed(n: int, percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> int:
-    """How many of the worst of ``n`` samples LoadGen's early stopping leaves out; -1 when even the maximum says nothing.
+    """How many of the worst of ``n`` samples early stopping allows for; -1 when even the maximum says nothing.
 
     The largest t with P[Bin(n, 1 - p) ≤ t] ≤ 1 - confidence.
     """
