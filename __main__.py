@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import Any
 
-from .core.errors import Interrupted, RetortError
+from .core.errors import Interrupted, RetortError, UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,12 +39,21 @@ def _guarded(given: list[str]) -> int:
 
 
 def _foreign(error: Exception, given: list[str]) -> int:
-    show = getattr(error, "show", None)
-    if show is not None:  # a usage error of the command line; its class is private to typer
-        show()
-        return int(getattr(error, "exit_code", 2))
+    usage = getattr(error, "format_message", None)
+    if usage is not None:  # a usage error of the command line; its class is private to typer
+        message = str(usage()).rstrip(".")
+        return _tell(UserError(message + _nearest_command(message, given), "`--help` shows what is there"), given)
     message = f"internal error: {type(error).__name__}: {error}"
     return _tell(RetortError(message, "this is a defect of Retort; run again with --debug and report it"), given, error)
+
+
+def _nearest_command(message: str, given: list[str]) -> str:
+    from .commands import app
+    from .core.recipe import nearest
+
+    if not message.startswith("No such command"):
+        return ""
+    return nearest(given[0], [command.name or "" for command in app.registered_commands])
 
 
 def _tell(error: RetortError, given: list[str], cause: Exception | None = None) -> int:

@@ -45,7 +45,7 @@ def console(json_mode: bool) -> Console:
     return Console("json" if json_mode else "text")
 
 
-@app.command()
+@app.command("init")
 def init(
     path: Annotated[Path, typer.Argument(help="the recipe to write")] = Path("recipe.yaml"),
     model: Annotated[str, typer.Option(help="package.module:factory, or a .pt2")] = "my_package.my_module:build",
@@ -64,7 +64,7 @@ def init(
     console(json).result({"recipe": str(path)}, f"wrote {path}; next: retort check {path}")
 
 
-@app.command()
+@app.command("check")
 def check(recipe: Annotated[Path, typer.Argument(help="a recipe")], json: Json = False, debug: Debug = False) -> None:
     """List every fault of a recipe at once, each with its line and the nearest spelling.
 
@@ -76,7 +76,7 @@ def check(recipe: Annotated[Path, typer.Argument(help="a recipe")], json: Json =
     console(json).result({"recipe": made.model_dump(mode="json"), "stages": names}, text)
 
 
-@app.command()
+@app.command("schema")
 def schema(json: Json = False, debug: Debug = False) -> None:
     """Print the JSON Schema of recipes, for your editor.
 
@@ -85,7 +85,7 @@ def schema(json: Json = False, debug: Debug = False) -> None:
     typer.echo(_dump(recipe_schema()))
 
 
-@app.command()
+@app.command("run")
 def run(
     recipe: Annotated[Path, typer.Argument(help="a recipe")],
     runs: Runs = pipeline.RUNS,
@@ -107,7 +107,7 @@ def run(
     out.result(pipeline.summary(outcome), text)
 
 
-@app.command()
+@app.command("show")
 def show(
     path: Annotated[Path, typer.Argument(help="an artifact folder, a model file or the folder of a run")],
     json: Json = False,
@@ -131,7 +131,7 @@ def show(
     out.result({"artifacts": [_described(artifact) for artifact in artifacts]})
 
 
-@app.command()
+@app.command("capture")
 def capture(
     model: Annotated[str, typer.Argument(help="package.module:factory")],
     data: Data,
@@ -157,7 +157,7 @@ def capture(
     _tell(made, screen)
 
 
-def _stage_command(name: str, example: str) -> None:
+def _stage_command(name: str, purpose: str, example: str) -> None:
     options_type = STAGE_OPTIONS[name]
 
     def command(
@@ -182,7 +182,7 @@ def _stage_command(name: str, example: str) -> None:
         shared = Context(context.data, context.base, task, options_target(options, target), seed, screen, scratch)
         _tell(_reused(place, screen) or stages.run_stage(name, options, parent, place, shared), screen)
 
-    command.__doc__ = f"{(options_type.__doc__ or name).splitlines()[0]}\n\n    Example: `{example}`"
+    command.__doc__ = f"{purpose}\n\n    Example: `{example}`"
     app.command(name)(with_flags(command, options_type))
 
 
@@ -196,15 +196,33 @@ def _as_specs(flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value is not None and value != []}
 
 
-for _name, _example in {
-    "train": "retort train runs/capture-… --data digits --epochs 10",
-    "distill": "retort distill runs/train-… --data digits --student my_net:small --epochs 20",
-    "prune": "retort prune runs/train-… --data digits --macs 0.5 --set recover.epochs=5",
-    "quantize": "retort quantize runs/prune-… --data digits --method percentile",
-    "export": "retort export runs/quantize-… --data digits --target cpu",
-    "pack": "retort pack runs/export-… --name digits",
+for _name, (_purpose, _example) in {
+    "train": (
+        "Train a program on the train split; a killed run goes on at its last checkpoint.",
+        "retort train runs/capture-… --data digits --epochs 10",
+    ),
+    "distill": (
+        "Train a smaller student on the soft targets of a program.",
+        "retort distill runs/train-… --data digits --student my_net:small --epochs 20",
+    ),
+    "prune": (
+        "Remove coupled channels, prove the cut, and recover by training.",
+        "retort prune runs/train-… --data digits --macs 0.5 --set recover.epochs=5",
+    ),
+    "quantize": (
+        "Quantize a program to INT8 after training, calibrated on real samples.",
+        "retort quantize runs/prune-… --data digits --method percentile",
+    ),
+    "export": (
+        "Write a program as ONNX for a target, and refuse it unless it agrees with PyTorch.",
+        "retort export runs/quantize-… --data digits --target cpu",
+    ),
+    "pack": (
+        "Pack an ONNX graph into a TorchServe archive that carries its own runtime.",
+        "retort pack runs/export-… --name digits",
+    ),
 }.items():
-    _stage_command(_name, _example)
+    _stage_command(_name, _purpose, _example)
 
 
 def _context(

@@ -58,13 +58,10 @@ def with_flags(function: Callable[..., None], options: type[Options]) -> Callabl
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
 
     def command(**values: Any) -> None:
-        names = {parameter.name for parameter in own}
-        function(
-            **{key: value for key, value in values.items() if key in names},
-            **{key: value for key, value in values.items() if key not in names},
-        )
+        function(**values)
 
-    parameters = [*own, *stage_flags(options).values()]
+    taken = {parameter.name for parameter in own}
+    parameters = [*own, *(flag for name, flag in stage_flags(options).items() if name not in taken)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__ = function.__doc__

@@ -138,10 +138,10 @@ class Line:
         elif name in PROGRAM_STAGES:
             artifact = self._program(name, options)
         elif name == "export":
-            artifact = self.graph(self._last_program())
+            artifact = self.graph(self.last_program())
         elif name == "pack":
             parent = self.outcome.artifacts["export"]
-            artifact = self._make(
+            artifact = self.make(
                 name, options, [parent], lambda p: stages.run_stage(name, options, parent, p, self.context)
             )
         else:
@@ -155,7 +155,7 @@ class Line:
         model = self.recipe.model
         identity = {"model": model.model_dump(mode="json"), **self._identity(model.source, model.weights)}
         context = self.context
-        return self._make("capture", options, [], lambda p: stages.capture(options, model, p, context), identity)
+        return self.make("capture", options, [], lambda p: stages.capture(options, model, p, context), identity)
 
     def _identity(self, source: str, weights: str | None) -> dict[str, Any]:
         return {
@@ -164,7 +164,7 @@ class Line:
         }
 
     def _program(self, name: str, options: Options) -> Artifact:
-        parent = self.outcome.artifacts[self._last_program()]
+        parent = self.outcome.artifacts[self.last_program()]
         identity: dict[str, Any] = {"task": self.recipe.task}
         if name == "quantize":
             identity = {"target": self.recipe.target}
@@ -175,9 +175,10 @@ class Line:
             scratch = self.folder / ".scratch" / place.directory.name
             return stages.run_stage(name, options, parent, place, replace(self.context, scratch=scratch))
 
-        return self._make(name, options, [parent], make, identity)
+        return self.make(name, options, [parent], make, identity)
 
-    def _last_program(self) -> str:
+    def last_program(self) -> str:
+        """Name of the newest program stage."""
         return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES][-1]
 
     def graph(self, name: str) -> Artifact:
@@ -191,9 +192,9 @@ class Line:
         def make(place: Place) -> Artifact:
             return stages.run_stage("export", options, program, place, self.context)
 
-        return self._make("export", options, [program], make, target, label)
+        return self.make("export", options, [program], make, target, label)
 
-    def _make(
+    def make(
         self,
         stage: str,
         options: Options,
@@ -234,5 +235,18 @@ class Line:
             raise GateError(
                 result.sentence,
                 "loosen the gate or change the stage; what is made so far is kept and reused",
-                **{"gate": gate.model_dump(), "folder": str(self.folder)},
+                gate=gate.model_dump(),
+                folder=str(self.folder),
             )
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """The outcome as JSON-ready values."""
+    return {
+        "folder": str(outcome.folder),
+        "artifacts": {name: str(artifact.path) for name, artifact in outcome.artifacts.items()},
+        "gates": [gate.to_dict() for gate in outcome.gates],
+        "report": None if outcome.report is None else str(outcome.report),
+        "reused": outcome.reused,
+        "result": None if outcome.result is None else outcome.result.model_dump(mode="json"),
+    }

@@ -14,6 +14,7 @@ from rich.table import Table
 
 Mode = Literal["text", "json", "silent"]
 T = TypeVar("T")
+PIPE_WIDTH = 200
 
 
 class Console:
@@ -26,7 +27,8 @@ class Console:
     def __init__(self, mode: Mode = "text") -> None:
         self.mode = mode
         self._err = RichConsole(stderr=True, quiet=mode != "text", highlight=False)
-        self._out = RichConsole(quiet=mode != "text", highlight=False, soft_wrap=True)
+        wide = None if sys.stdout.isatty() else PIPE_WIDTH
+        self._out = RichConsole(quiet=mode != "text", highlight=False, soft_wrap=True, width=wide)
         self._progress: Progress | None = None
 
     def say(self, text: str) -> None:
@@ -50,7 +52,7 @@ class Console:
             table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        self._out.print(table, soft_wrap=False, width=None if self._out.is_terminal else 200)
+        self._out.print(table, soft_wrap=False)
 
     def result(self, value: dict[str, Any], text: str = "") -> None:
         """The outcome of a command: ``text`` for people, ``value`` as one JSON line in JSON mode."""

@@ -61,22 +61,26 @@ class CaptureOptions(Options):
 class TrainOptions(Options):
     """Training: the one loop that train, distill, recovery and QAT share."""
 
-    epochs: Count = 20
-    batch_size: Count = 64
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
-    learning_rate: Positive = 2e-3
-    momentum: Probability = 0.9
-    weight_decay: float = Field(default=1e-4, ge=0)
-    schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = "cosine"
-    warmup_epochs: float = Field(default=0.0, ge=0)
-    label_smoothing: Probability = 0.0
-    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
-    clip_norm: Positive | None = None
+    epochs: Count = Field(default=20, description="passes over the train split")
+    batch_size: Count = Field(default=64, description="samples per batch")
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = Field(default="adamw", description="the optimizer")
+    learning_rate: Positive = Field(default=2e-3, description="highest learning rate of the schedule")
+    momentum: Probability = Field(default=0.9, description="momentum of SGD and RMSprop")
+    weight_decay: float = Field(default=1e-4, ge=0, description="decay of the weights per step")
+    schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = Field(
+        default="cosine", description="how the learning rate falls"
+    )
+    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs over which the learning rate rises linearly")
+    label_smoothing: Probability = Field(default=0.0, description="share of the target spread over all classes")
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
+        default="none", description="weights of the classes in the loss; `balanced` weighs by inverse frequency"
+    )
+    clip_norm: Positive | None = Field(default=None, description="largest norm of the gradient")
     accumulate: Count = Field(default=1, description="batches per optimizer step")
     patience: Count | None = Field(default=None, description="stop after this many epochs without improvement")
     ema: Probability | None = Field(default=None, description="decay of an exponential moving average of the weights")
     precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="mixed precision")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where to train")
     checkpoint_epochs: Count = Field(default=1, description="write a resumable checkpoint every so many epochs")
 
 
@@ -86,7 +90,7 @@ class DistillOptions(TrainOptions):
     student: Annotated[ModelSpec, BeforeValidator(from_string)] = Field(
         description="the smaller model that learns from the stage before"
     )
-    temperature: Positive = 4.0
+    temperature: Positive = Field(default=4.0, description="softens both distributions")
     alpha: float = Field(default=0.7, ge=0, le=1, description="weight of the soft loss; the hard loss gets the rest")
 
 
@@ -105,11 +109,11 @@ class PruneOptions(Options):
 
     macs: Fraction | None = Field(default=None, description="multiply-accumulates to keep, as a share of the input's")
     parameters: Fraction | None = Field(default=None, description="parameters to keep, as a share of the input's")
-    importance: Literal["l1", "l2", "random"] = "l2"
+    importance: Literal["l1", "l2", "random"] = Field(default="l2", description="how channels are ranked")
     scope: Literal["global", "layer"] = Field(
         default="global", description="rank channels across the whole model, or cut each layer alike"
     )
-    min_channels: Count = 4
+    min_channels: Count = Field(default=4, description="channels that every layer keeps")
     align: Count = Field(default=1, description="keep channel counts at multiples of this")
     exclude: tuple[str, ...] = Field(default=(), description="parameter-name patterns whose channels stay")
     steps: Count = Field(default=1, description="cut in this many equal steps, recovering after each")
@@ -127,10 +131,10 @@ class PruneOptions(Options):
 class QuantizeOptions(Options):
     """INT8 post-training quantization."""
 
-    method: Literal["minmax", "percentile"] = "percentile"
+    method: Literal["minmax", "percentile"] = Field(default="percentile", description="how ranges are calibrated")
     percentile: float = Field(default=99.99, gt=50, le=100, description="share of values inside the range, in percent")
     samples: Count = Field(default=256, description="calibration samples at most")
-    batch_size: Count = 32
+    batch_size: Count = Field(default=32, description="calibration samples per batch")
     exclude: tuple[str, ...] = Field(default=(), description="node-name patterns left in floating point")
 
 
@@ -147,15 +151,15 @@ class ExportOptions(Options):
 class PackOptions(Options):
     """The TorchServe archive."""
 
-    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$")
-    version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$")
-    handler: Literal["tensor"] = "tensor"
+    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$", description="name of the endpoint")
+    version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$", description="version of the model")
+    handler: Literal["tensor"] = Field(default="tensor", description="what requests carry")
     batch_size: Count = Field(default=8, description="requests that TorchServe may put into one batch")
     max_batch_delay_ms: Count = Field(default=1, description="how long a batch may wait for more requests")
-    workers: Count = 1
+    workers: Count = Field(default=1, description="worker processes")
     threads: Count = Field(default=1, description="runtime threads per worker")
-    response_timeout_s: Count = 60
-    max_request_bytes: Count = 6_553_500
+    response_timeout_s: Count = Field(default=60, description="seconds after which a worker counts as hung")
+    max_request_bytes: Count = Field(default=6_553_500, description="largest request body")
     max_rows: Count = Field(default=256, description="rows that one request may carry")
 
 

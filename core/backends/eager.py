@@ -47,7 +47,7 @@ class EagerSession:
         with _threads(self._threads), torch.inference_mode():
             inputs = [_tensor(feeds[spec.name], self._device) for spec in self.signature.inputs]
             values = self._module(*inputs)
-            return {name: value.cpu().numpy() for name, value in zip(self._outputs, values, strict=True)}
+            return {name: _array(value) for name, value in zip(self._outputs, values, strict=True)}
 
     def close(self) -> None:
         """Free the model."""
@@ -140,15 +140,22 @@ def _signature(exported: torch.export.ExportedProgram) -> Signature:
 
 
 def _spec(name: str, value: torch.Tensor) -> TensorSpec:
-    axes = [
-        size if isinstance(size, int) else (BATCH if axis == 0 else str(size)) for axis, size in enumerate(value.shape)
-    ]
-    return TensorSpec(name, dtype_name(value.dtype), tuple(axes))
+    def label(axis: int, size: int | torch.SymInt) -> int | str:
+        return size if isinstance(size, int) else (BATCH if axis == 0 else str(size))
+
+    shape = tuple(label(axis, size) for axis, size in enumerate(value.shape))
+    return TensorSpec(name, dtype_name(value.dtype), shape)
 
 
 def _tensor(value: Array, device: str) -> torch.Tensor:
     # A copy where numpy forbids writing, which torch would warn about and a program might do.
     return torch.from_numpy(value if value.flags.writeable else value.copy()).to(device)
+
+
+def _array(value: torch.Tensor) -> Array:
+    value = value.cpu()
+    array: Array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # numpy has no bfloat16
+    return array
 
 
 @contextmanager

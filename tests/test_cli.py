@@ -1,0 +1,127 @@
+"""The command line: help that teaches, one message per error, an exit code per kind, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retort.__main__ import main
+
+COMMANDS = [
+    "init",
+    "check",
+    "schema",
+    "run",
+    "show",
+    "capture",
+    "train",
+    "distill",
+    "prune",
+    "quantize",
+    "export",
+    "pack",
+    "serve",
+    "predict",
+    "bench",
+    "report",
+    "doctor",
+]
+
+
+def call(*arguments: str) -> int:
+    """Exit code of a command run in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command's help shows an example of itself and its --json."""
+    assert call(command, "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Example: retort {command}" in shown
+    assert "--json" in shown
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`retort --help` lists every command."""
+    assert call("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(f"│ {command} " in shown for command in COMMANDS)
+
+
+def test_unknown_command_gives_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelled command is answered with the nearest one and exit code 2."""
+    assert call("quantise") == 2
+    assert "did you mean 'quantize'" in capsys.readouterr().err
+
+
+def test_init_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `init` writes passes `check`, and `init` overwrites nothing unasked."""
+    path = tmp_path / "net.yaml"
+    assert call("init", str(path), "--model", "net:build", "--data", "digits") == 0
+    assert call("check", str(path)) == 0
+    assert "prune → quantize → export" in capsys.readouterr().out
+    assert call("init", str(path)) == 2
+    assert "--force" in capsys.readouterr().err
+
+
+def test_errors_carry_message_remedy_and_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing recipe is one message on stderr with a remedy and no traceback."""
+    assert call("run", str(tmp_path / "none.yaml")) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("retort: no such recipe")
+    assert "→ write one with `retort init`" in told
+    assert "Traceback" not in told
+
+
+def test_json_errors_are_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json an error is one JSON object with its code, message and remedy."""
+    assert call("check", str(tmp_path / "none.yaml"), "--json") == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "MissingFileError"
+    assert error["remedy"]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--debug adds the traceback to the message."""
+    assert call("check", str(tmp_path / "none.yaml"), "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_bad_flag_values_are_all_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Flags that do not fit are listed together, an unknown --set key with the nearest one."""
+    model = tmp_path / "net.pt2"
+    model.write_bytes(b"")
+    assert call("prune", str(model), "--data", "digits", "--macs", "1.5", "--set", "recover.epoch=3") == 2
+    told = capsys.readouterr().err
+    assert "--macs" in told
+    assert "less than or equal to 1" in told
+    assert "epoch" in told
+
+
+def test_stage_needs_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stage that needs data says so and names the forms that data can take."""
+    model = tmp_path / "net.pt2"
+    model.write_bytes(b"")
+    assert call("quantize", str(model)) == 2
+    assert "--data is required" in capsys.readouterr().err
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """`retort schema` prints a JSON Schema."""
+    assert call("schema") == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Recipe"
+
+
+def test_module_runs_as_a_program() -> None:
+    """`python -m retort` is the same front door."""
+    done = subprocess.run([sys.executable, "-m", "retort", "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "Usage: retort" in done.stdout
