@@ -1,0 +1,102 @@
+"""The forms that ONNX Runtime's CPU kernels fuse, where a graph says the same thing in one that they do not.
+
+Measured with ONNX Runtime 1.31: ``Gemm`` with a bias between DequantizeLinear nodes becomes QGemm only when a
+QuantizeLinear follows it, at once or behind a Relu whose zero point is the lowest code; otherwise it runs in floating
+point and dequantizes its weight each time (an MLP with GELU: 2.5 times slower than FP32). ``Gemm`` without bias always
+becomes QGemm, ``MatMul`` of rank 3 and more always MatMulIntegerToFloat, and the ``Add`` behind costs nothing
+measurable (2.1 times faster than FP32). A ``MatMul`` of rank 2 with an ``Add`` is turned into ``Gemm`` first.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from .edit import attribute, dims, every_node, insert_before, is_op, substitute
+from .quantized import copy_qdq, is_qdq
+
+_HEAVY = ("Conv", "Gemm", "MatMul")
+_CARRIES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "MaxPool", "Expand")
+
+
+def requantize_moved(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Repeat a fake-quantize behind the data movements that lead to a heavy node: its values lie on that grid already.
+
+    ONNX Runtime carries a DequantizeLinear through some movements itself (Reshape) and not through others (Flatten).
+    """
+    made: dict[ir.Value, ir.Value] = {}
+    for node in every_node(model):
+        if not is_op(node, *_HEAVY):
+            continue
+        for index, value in enumerate(node.inputs[:2]):
+            origin = _origin(value)
+            if value is None or origin is None or value is origin.outputs[0]:
+                continue
+            if value not in made:
+                made[value] = copy_qdq(origin, value, node)
+            node.replace_input_with(index, made[value])
+    return model, bool(made)
+
+
+def separate_bias(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Write quantized ``Gemm(a, b, bias)`` as ``Add(Gemm(a, b), bias)``."""
+    changed = False
+    for node in every_node(model):
+        if not is_op(node, "Gemm") or not _quantized(node) or not _plain(node):
+            continue
+        if len(node.inputs) < 3 or node.inputs[2] is None:
+            continue
+        _split(node, node.inputs[2])
+        changed = True
+    return model, changed
+
+
+def products_as_gemm(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Write quantized ``Add(MatMul(a, b), bias)`` of rank 2 as ``Add(Gemm(a, b), bias)``."""
+    changed = False
+    for node in every_node(model):
+        if not is_op(node, "MatMul") or not _quantized(node):
+            continue
+        if any(len(dims(value) or ()) != 2 for value in node.inputs):
+            continue
+        output = node.outputs[0]
+        if not any(is_op(use.node, "Add") for use in output.uses()):
+            continue
+        substitute(output, insert_before(node, "Gemm", node.inputs, {}, _name(output), output.shape, output.dtype))
+        changed = True
+    return model, changed
+
+
+def _origin(value: ir.Value | None) -> ir.Node | None:
+    """The per-tensor fake-quantize whose values ``value`` holds, if movements are all that lies between."""
+    node = value.producer() if value is not None else None
+    while is_op(node, *_CARRIES) and node is not None and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node if is_qdq(node) and node is not None and node.attributes["axis"].as_int() < 0 else None
+
+
+def _quantized(node: ir.Node) -> bool:
+    """Whether both factors were just dequantized."""
+    makers = [value.producer() if value is not None else None for value in node.inputs[:2]]
+    return all(is_op(maker, "DequantizeLinear") or is_qdq(maker) for maker in makers)
+
+
+def _plain(node: ir.Node) -> bool:
+    factors = [node.attributes[name].as_float() for name in ("alpha", "beta") if name in node.attributes]
+    return all(factor == 1.0 for factor in factors) and attribute(node, "transA", 0) == 0
+
+
+def _split(node: ir.Node, bias: ir.Value) -> None:
+    output = node.outputs[0]
+    attributes = {"transB": attribute(node, "transB", 0)}
+    product = insert_before(
+        node, "Gemm", node.inputs[:2], attributes, f"{_name(output)}_product", output.shape, output.dtype
+    )
+    total = insert_before(node, "Add", [product, bias], {}, f"{_name(output)}_biased", output.shape, output.dtype)
+    substitute(output, total)
+
+
+def _name(value: ir.Value) -> str:
+    return value.name or "value"
+
+
+CPU_FORMS = (requantize_moved, products_as_gemm, separate_bias)

@@ -1,0 +1,301 @@
+"""One quantized program for every target: rewrites the grids of its activations into the form the target runs.
+
+Weights are symmetric INT8 everywhere and stay as they are. Each activation's range is ``[(qmin - zp) s, (qmax - zp) s]``:
+
+* ``cpu``: UINT8. A grid of 256 codes only moves, ``zp' = zp - qmin``: the same numbers (symmetric INT8 gets zero point
+  128). Values known to be non-negative (behind a ReLU …) would then waste the lower half, and ONNX Runtime could not
+  drop the ReLU; a symmetric grid becomes ``s' = s * 127 / 255, zp' = 0`` there, twice as fine over the same range.
+* ``tensorrt``: symmetric INT8, ``s' = max(|low|, |high|) / 127, zp' = 0``.
+
+The parity reference of a retargeted file is the program retargeted likewise, since both are made from it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import ArtifactError
+from ..core.options import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+QDQ = "retort.qdq.default"
+_WEIGHT_USERS = frozenset(
+    [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "convolution",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "linear",
+        "addmm",
+        "mm",
+        "bmm",
+        "baddbmm",
+        "matmul",
+        "einsum",
+        "embedding",
+        "lstm",
+        "gru",
+        "_convolution",
+    ]
+)
+_MOVES = frozenset(
+    [
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "permute",
+        "transpose",
+        "t",
+        "numpy_T",
+        "mT",
+        "squeeze",
+        "unsqueeze",
+        "flatten",
+        "unflatten",
+        "slice",
+        "select",
+        "narrow",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "expand",
+        "contiguous",
+        "clone",
+        "getitem",
+        "detach",
+        "alias",
+        "dropout",
+    ]
+)
+_NON_NEGATIVE = frozenset(
+    ["relu", "relu_", "sigmoid", "hardsigmoid", "softmax", "_softmax", "abs", "exp", "square", "relu6", "softplus"]
+)
+_KEEP_SIGN = _MOVES | frozenset(
+    [
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "max_pool2d_with_indices",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "_adaptive_avg_pool2d",
+        "mean",
+        "amax",
+        "qdq",
+    ]
+)
+
+
+def retarget(program: ExportedProgram, target: Target) -> ExportedProgram:
+    """The program with its activations' grids in the form of ``target``; the given one is not changed.
+
+    Raises:
+        ArtifactError: a grid that no target can run: a weight with a zero point, activations per channel, a scale that
+            is not positive or not constant, more than 8 bits.
+    """
+    values = _constants(program)
+    nodes = [node for node in program.graph.nodes if str(node.target) == QDQ]
+    wanted = {node.name: _grid(node, values, target) for node in nodes}
+    changes = {name: grid for name, grid in wanted.items() if grid is not None}
+    return _rewritten(program, changes) if changes else program
+
+
+Grid = tuple[float, int, int, int]
+"""Scale, zero point, lowest and highest code."""
+
+
+def _grid(node: Node, values: dict[str, Tensor], target: Target) -> Grid | None:
+    """The grid that ``node`` shall get; None when it stays as it is."""
+    axis, qmin, qmax = (int(value) for value in _integers(node))
+    scale, zero = (_evaluate(item, values, node) for item in _arguments(node)[1:3])
+    if not bool(scale.isfinite().all()) or not bool((scale > 0).all()):
+        raise ArtifactError(f"'{node.name}' has a scale that is not positive and finite", "calibrate again")
+    if qmax - qmin > 255:
+        raise ArtifactError(f"'{node.name}' quantizes to [{qmin}, {qmax}], more than 8 bits", "quantize it to INT8")
+    if _is_constant(_arguments(node)[0], values) and (axis >= 0 or _is_weight(node)):
+        if bool(zero.any()) or qmin < -128 or qmax > 127:
+            raise ArtifactError(f"weight '{node.name}' is not symmetric INT8", "quantize the program with Retort")
+        return None
+    if axis >= 0:
+        raise ArtifactError(
+            f"activation '{node.name}' is quantized per channel, which no target runs",
+            "quantize activations with one scale per tensor",
+        )
+    new = convert((float(scale), int(zero), qmin, qmax), target, _non_negative(_arguments(node)[0]))
+    return None if new == (float(scale), int(zero), qmin, qmax) else new
+
+
+def convert(grid: Grid, target: Target, non_negative: bool = False) -> Grid:
+    """The grid of an activation in the form of a target; the rule stands in the module's docstring.
+
+    Args:
+        grid: scale, zero point, lowest and highest code.
+        target: what the file is for.
+        non_negative: whether the values are known to have no negative one among them.
+    """
+    scale, zero, qmin, qmax = grid
+    low, high = (qmin - zero) * scale, (qmax - zero) * scale
+    if target == "tensorrt":
+        symmetric = zero == 0 and qmax == 127 and qmin in (-128, -127)
+        return (scale if symmetric else max(abs(low), abs(high)) / 127, 0, -128, 127)
+    if non_negative and low < 0:
+        return (high / 255, 0, 0, 255)
+    if qmax - qmin >= 254:
+        shift = -128 if (qmin, qmax) == (-127, 127) else qmin
+        return (scale, zero - shift, 0, 255)
+    low, high = min(low, 0.0), max(high, 0.0)
+    finer = (high - low) / 255
+    return (finer, round(-low / finer), 0, 255)
+
+
+def _integers(node: Node) -> tuple[Any, Any, Any]:
+    values = _arguments(node)
+    return values[3], values[4], values[5]
+
+
+def _arguments(node: Node) -> list[Any]:
+    defaults = {"axis": -1, "qmin": -128, "qmax": 127}
+    names = ("x", "scale", "zero_point", "axis", "qmin", "qmax")
+    given = {**defaults, **dict(zip(names, node.args)), **node.kwargs}
+    return [given[name] for name in names]
+
+
+def _constants(program: ExportedProgram) -> dict[str, Tensor]:
+    """Parameters, buffers and lifted constants by the name of the graph's placeholder."""
+    signature = program.graph_signature
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    stores = (program.state_dict, program.constants)
+    return {node: next(store[name] for store in stores if name in store) for node, name in names.items()}
+
+
+def _name(node: Any) -> str:
+    """``conv2d`` for a node that calls ``aten.conv2d.default``."""
+    text = str(getattr(node.target, "__name__", node.target))
+    return text.split(".")[0] if node.op == "call_function" else ""
+
+
+def _inputs(node: Node) -> list[Node]:
+    return list(node.all_input_nodes)
+
+
+def _is_constant(node: Any, values: dict[str, Tensor]) -> bool:
+    """Whether ``node`` depends on parameters, buffers and constants alone."""
+    pending, seen = [node], set()
+    while pending:
+        current = pending.pop()
+        if current in seen or not hasattr(current, "op"):
+            continue
+        seen.add(current)
+        if current.op == "placeholder" and current.name not in values:
+            return False
+        pending += _inputs(current)
+    return True
+
+
+def _is_weight(node: Node) -> bool:
+    """Whether a quantized constant is the factor of a convolution, a product or a recurrence, not an addend."""
+    pending = list(node.users)
+    while pending:
+        user = pending.pop()
+        if _name(user) in _MOVES:
+            pending += list(user.users)
+        elif _name(user) not in _WEIGHT_USERS:
+            return False
+    return True
+
+
+def _non_negative(node: Any) -> bool:
+    while hasattr(node, "op") and node.op == "call_function":
+        name = _name(node)
+        if name in _NON_NEGATIVE:
+            return True
+        if name in ("clamp", "hardtanh", "hardtanh_", "clamp_", "clamp_min"):
+            low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val"))
+            return isinstance(low, int | float) and low >= 0
+        if name not in _KEEP_SIGN:
+            return False
+        node = node.args[0]
+    return False
+
+
+def _evaluate(item: Any, values: dict[str, Tensor], node: Node) -> Tensor:
+    """A scale or zero point as a tensor, computed where the program computes it from constants."""
+    import torch
+
+    if not hasattr(item, "op"):
+        return torch.as_tensor(item)
+    if item.op == "placeholder" and item.name in values:
+        return values[item.name].detach()
+    if item.op != "call_function":
+        raise ArtifactError(f"the scale of '{node.name}' depends on an input", "quantize with fixed scales")
+    arguments = [_evaluate(arg, values, node) if hasattr(arg, "op") else arg for arg in item.args]
+    with torch.no_grad():
+        result: Tensor = item.target(*arguments, **item.kwargs)
+    return result
+
+
+def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedProgram:
+    """A copy of the program whose named nodes read new constants; equal grids share theirs."""
+    import torch
+    from torch.export import ExportedProgram as Exported
+
+    module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
+    constants, made = dict(program.constants), {}
+    for node in [node for node in module.graph.nodes if node.name in changes]:
+        scale, zero, qmin, qmax = changes[node.name]
+        fresh = (torch.tensor(scale, dtype=torch.float32), torch.tensor(zero, dtype=torch.int64))
+        pair = []
+        for value in fresh:
+            known = (value.dtype, value.item())
+            if known not in made:
+                name = f"retort_grid_{len(made)}"
+                made[known], constants[name] = _placeholder(module, signature, name, value), value
+            pair.append(made[known])
+        node.args, node.kwargs = (_arguments(node)[0], *pair, -1, qmin, qmax), {}
+    module.graph.lint()
+    module.recompile()
+    return Exported(
+        root=module,
+        graph=module.graph,
+        graph_signature=signature,
+        state_dict=program.state_dict,
+        range_constraints=copy.deepcopy(program.range_constraints),
+        module_call_graph=copy.deepcopy(program.module_call_graph),
+        example_inputs=program.example_inputs,
+        constants=constants,
+        verifiers=program.verifiers,
+    )
+
+
+def _placeholder(module: Any, signature: Any, name: str, value: Tensor) -> Any:
+    """Declare a constant before the program's first own input."""
+    from torch._guards import detect_fake_mode
+    from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+
+    specs = signature.input_specs
+    index = next(i for i, spec in enumerate(specs) if spec.kind == InputKind.USER_INPUT)
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    fake = detect_fake_mode([node.meta.get("val") for node in placeholders])
+    assert fake is not None, "an exported program holds fake tensors"
+    with module.graph.inserting_before(placeholders[index]):
+        node = module.graph.placeholder(f"c_{name}")
+    node.meta["val"] = fake.from_tensor(value, static_shapes=True)
+    specs.insert(index, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(node.name), name, None))
+    return node

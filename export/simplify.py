@@ -1,0 +1,181 @@
+"""Graph passes that change no number: dead and repeated nodes, no-ops, constants, pooling, names.
+
+Each pass takes a model and returns it with whether it changed (the convention of onnx-ir's own passes, which serve
+where they fit). Fake-quantize nodes pass through untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer
+
+from .edit import (
+    add_constant,
+    attribute,
+    constant,
+    constant_bytes,
+    dims,
+    every_node,
+    insert_before,
+    is_op,
+    substitute,
+)
+from .quantized import is_qdq
+
+Pass = Callable[[ir.Model], tuple[ir.Model, bool]]
+_NOTHING = ("Identity", "Dropout")
+_KEEPS_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand")
+_SMALL_BYTES = 1024
+_ROUNDS = 8
+
+
+def simplify(model: ir.Model, passes: tuple[Pass, ...] | None = None) -> tuple[ir.Model, bool]:
+    """Run the passes until none changes anything.
+
+    Args:
+        model: edited in place.
+        passes: which passes, in order; :data:`PASSES` when absent.
+
+    Returns:
+        The model and whether it changed.
+    """
+    chosen = PASSES if passes is None else passes
+    anything = False
+    for _ in range(_ROUNDS):
+        results = [step(model)[1] for step in chosen]
+        if not any(results):
+            break
+        anything = True
+    return model, anything
+
+
+def remove_dead(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Drop nodes and initializers that reach no output."""
+    return model, common.RemoveUnusedNodesPass()(model).modified
+
+
+def merge_equal(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Merge equal small initializers and nodes that compute the same from the same inputs."""
+    constants = common.DeduplicateInitializersPass()(model).modified
+    return model, common.CommonSubexpressionEliminationPass()(model).modified or constants
+
+
+def remove_noops(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Drop identities, inference dropouts, casts to the same type, and movements that move nothing."""
+    changed = False
+    for node in every_node(model):
+        source = node.inputs[0] if node.inputs else None
+        if source is None or node.graph is None or not _does_nothing(node, source):
+            continue
+        if node.outputs[0].is_graph_output() and (source.is_graph_input() or source.is_initializer()):
+            continue  # ONNX wants a node between an input and an output
+        if node.outputs[0].is_graph_output() and source.is_graph_output():
+            continue  # both names must live
+        substitute(node.outputs[0], source)
+        changed = True
+    return model, changed
+
+
+def fold_constants(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Compute what depends on constants alone, weights of any size included, unless the file would grow by it."""
+    result = optimizer.fold_constants(model, input_size_limit=1 << 62, output_size_limit=1 << 62, should_fold=_pays)
+    modified = bool(result.modified)
+    if modified:
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return model, modified
+
+
+def pool_globally(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Write a mean over all spatial axes as GlobalAveragePool, which has an integer kernel where ReduceMean has none.
+
+    A mean over the last axis of a rank-3 tensor is left alone unless its input is quantized: it is as likely the
+    first step of a normalisation.
+    """
+    changed = False
+    for node in every_node(model):
+        if not is_op(node, "ReduceMean") or node.inputs[0] is None:
+            continue
+        source, shape = node.inputs[0], dims(node.inputs[0])
+        if shape is None or not _spatial(node, len(shape)) or (len(shape) == 3 and not is_qdq(source.producer())):
+            continue
+        _pool(model, node, source, shape)
+        changed = True
+    return model, changed
+
+
+def sort_topologically(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Put every node after those it reads from."""
+    return model, common.TopologicalSortPass()(model).modified
+
+
+def _does_nothing(node: ir.Node, source: ir.Value) -> bool:
+    output = node.outputs[0]
+    if is_op(node, *_NOTHING):
+        return not any(extra.uses() or extra.is_graph_output() for extra in node.outputs[1:])
+    if is_op(node, "Cast"):
+        return source.dtype is not None and source.dtype == output.dtype
+    if is_op(node, "Transpose"):
+        perm = node.attributes.get("perm")
+        return perm is not None and list(perm.as_ints()) == sorted(perm.as_ints())
+    return is_op(node, *_KEEPS_ORDER) and _same_shape(dims(source), dims(output))
+
+
+def _same_shape(one: tuple[int | str | None, ...] | None, two: tuple[int | str | None, ...] | None) -> bool:
+    return one is not None and one == two and all(axis is not None for axis in one)
+
+
+def _pays(node: ir.Node) -> bool | None:
+    """Whether folding keeps the file small: large constants are folded when all their readers are."""
+    if is_op(node, "QuantizeLinear", "DequantizeLinear") or is_qdq(node):
+        return False
+    before = sum(constant_bytes(value) for value in set(node.inputs) if value is not None and _freed(value))
+    after = [_bytes(value) for value in node.outputs]
+    if any(size is None for size in after):
+        return None
+    return sum(size for size in after if size is not None) <= before + _SMALL_BYTES
+
+
+def _freed(value: ir.Value) -> bool:
+    """Whether nothing would read ``value`` any more once its foldable readers are folded, without them growing."""
+    readers = [use.node for use in value.uses()]
+    if value.is_graph_output() or any(constant(item) is None for node in readers for item in node.inputs if item):
+        return False
+    if len(readers) == 1:
+        return True
+    total = [_bytes(out) for node in readers for out in node.outputs]
+    return all(size is not None for size in total) and sum(filter(None, total)) <= constant_bytes(value)
+
+
+def _bytes(value: ir.Value) -> int | None:
+    shape = dims(value)
+    if shape is None or value.dtype is None or not all(isinstance(axis, int) for axis in shape):
+        return None
+    return int(np.prod([axis for axis in shape if isinstance(axis, int)], dtype=np.int64) * value.dtype.itemsize)
+
+
+def _spatial(node: ir.Node, rank: int) -> bool:
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if rank < 3 or axes is None:
+        return False
+    return sorted(int(axis) % rank for axis in axes.reshape(-1)) == list(range(2, rank))
+
+
+def _pool(model: ir.Model, node: ir.Node, source: ir.Value, shape: tuple[int | str | None, ...]) -> None:
+    keep = bool(attribute(node, "keepdims", 1))
+    name, dtype = node.outputs[0].name or "pool", source.dtype
+    pooled_shape = ir.Shape([*shape[:2], *[1] * (len(shape) - 2)])
+    pooled = insert_before(node, "GlobalAveragePool", [source], {}, f"{name}_pooled", pooled_shape, dtype)
+    if keep:
+        substitute(node.outputs[0], pooled)
+        return
+    # Reshape and not Flatten: ONNX Runtime carries a DequantizeLinear through the first only.
+    target = add_constant(model, f"{name}_shape", np.asarray([0, -1], dtype=np.int64))
+    flat = insert_before(node, "Reshape", [pooled, target], {}, f"{name}_flat", ir.Shape(shape[:2]), dtype)
+    substitute(node.outputs[0], flat)
+
+
+PASSES: tuple[Pass, ...] = (remove_noops, fold_constants, pool_globally, merge_equal, remove_dead)
