@@ -1,0 +1,161 @@
+"""Accuracy of a model on a split, with its interval, and paired with a reference on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from ..core.console import SILENT, Console
+from ..core.data import Split, batches
+from ..core.errors import DataError, ModelError
+from ..core.intervals import Interval
+from ..core.metrics import AGAINST_OUTPUTS, evaluate, metric_interval, paired_difference
+from ..core.options import MetricName
+from ..core.session import Session
+from ..core.tensors import Array
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model gave for every sample of a split, and what was wanted.
+
+    Attributes:
+        outputs: one array ``[N, …]`` per output of the signature, in order.
+        targets: ``[N]`` or ``[N, …]``; None when the split has none.
+    """
+
+    outputs: Mapping[str, Array]
+    targets: Array | None
+
+    def main(self, name: str | None = None) -> Array:
+        """The output that is judged: the named one, or the first."""
+        if name is not None and name not in self.outputs:
+            raise DataError(f"there is no output '{name}'", f"choose one of {', '.join(self.outputs)}")
+        return self.outputs[name] if name is not None else next(iter(self.outputs.values()))
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A metric with its interval, and how it compares with the reference.
+
+    Attributes:
+        metric: which metric.
+        interval: its value and interval.
+        n: samples.
+        drop: how much worse than the reference, positive is worse; None without a reference.
+        agreement: share of samples with the same decision as the reference; None for values.
+        sqnr_db: centred signal to noise ratio against the reference's outputs; None without one or when not finite.
+    """
+
+    metric: MetricName
+    interval: Interval
+    n: int
+    drop: Interval | None = None
+    agreement: Interval | None = None
+    sqnr_db: float | None = None
+
+
+def predict(
+    session: Session,
+    split: Split,
+    *,
+    batch_size: int = 64,
+    limit: int | None = None,
+    console: Console = SILENT,
+    label: str = "accuracy",
+) -> Predictions:
+    """Run a session over a split, batch by batch.
+
+    Args:
+        batch_size: rows at a time; a model with a fixed batch gets its own, the last one filled up.
+        limit: use only the first samples.
+
+    Raises:
+        DataError: the split is empty.
+        InputError: the samples do not fit the session.
+        ModelError: an output has no row per sample.
+    """
+    fixed = _fixed_batch(session)
+    size = fixed or batch_size
+    total = min(len(split), limit) if limit is not None else len(split)
+    outputs: dict[str, list[Array]] = {spec.name: [] for spec in session.signature.outputs}
+    targets: list[Array] = []
+    with console.progress(label, total) as bar:
+        for inputs, wanted in batches(split, size, limit):
+            rows = len(next(iter(inputs.values())))
+            for name, values in session.run(_filled(inputs, fixed)).items():
+                outputs[name].append(_rows_of(values, rows, name, fixed))
+            if wanted is not None:
+                targets.append(np.asarray(wanted))
+            bar.advance(rows)
+    joined = {name: np.concatenate(parts) for name, parts in outputs.items()}
+    return Predictions(joined, np.concatenate(targets) if targets else None)
+
+
+def measure_accuracy(
+    metric: MetricName,
+    predictions: Predictions,
+    reference: Predictions | None = None,
+    *,
+    output: str | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Accuracy:
+    """A metric on predictions, with interval, drop, agreement and SQNR against a reference on the same samples.
+
+    Args:
+        metric: ``agreement``, ``cosine`` and ``sqnr`` take the reference's outputs as the truth.
+        reference: predictions of the reference for the same split in the same order.
+        output: which output is judged; the first when absent.
+
+    Raises:
+        DataError: there are no targets, lengths differ, or values are not finite.
+    """
+    given = predictions.main(output)
+    before = None if reference is None else reference.main(output)
+    targets = _truth(metric, predictions, given, before)
+    interval = metric_interval(metric, given, targets, confidence, seed)
+    if before is None:
+        return Accuracy(metric, interval, len(given))
+    drop = None if metric == "sqnr" else paired_difference(metric, before, given, targets, confidence, seed)
+    same, ratio = None, None
+    if before.shape == given.shape:
+        ratio = evaluate("sqnr", given, before)
+        same = metric_interval("agreement", given, before, confidence, seed) if metric not in ("mse", "mae") else None
+    return Accuracy(
+        metric, interval, len(given), drop, same, ratio if ratio is not None and np.isfinite(ratio) else None
+    )
+
+
+def _truth(metric: MetricName, predictions: Predictions, given: Array, before: Array | None) -> Array:
+    if metric in AGAINST_OUTPUTS:
+        return given if before is None else before
+    if predictions.targets is None:
+        raise DataError(f"'{metric}' needs targets, and these samples have none", "label them, or choose `agreement`")
+    return predictions.targets
+
+
+def _fixed_batch(session: Session) -> int | None:
+    axis = (
+        session.signature.inputs[0].shape[0] if session.signature.inputs and session.signature.inputs[0].shape else None
+    )
+    return axis if isinstance(axis, int) else None
+
+
+def _filled(inputs: dict[str, Array], size: int | None) -> dict[str, Array]:
+    if size is None:
+        return inputs
+    return {name: cast(Array, np.resize(array, (size, *array.shape[1:]))) for name, array in inputs.items()}
+
+
+def _rows_of(values: Array, rows: int, name: str, fixed: int | None) -> Array:
+    expected = fixed or rows
+    if values.ndim == 0 or len(values) != expected:
+        raise ModelError(
+            f"output '{name}' has shape {list(values.shape)} for a batch of {expected}: no row per sample",
+            "give the model outputs with a leading batch axis",
+        )
+    return values[:rows]
