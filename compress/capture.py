@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import copy
 import inspect
-import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 from ..core.backends.eager import dtype_name, quiet
 from ..core.errors import CaptureError, ModelError, RetortError
 from ..core.tensors import BATCH, Signature, TensorSpec
 from . import modes
-from .diagnosis import explain, mismatch
+from .diagnosis import mismatch
 from .graphs import finish
 from .outputs import choose_names, flatten
+from .preserve import holding, nudged, preserved, same_buffers, unfused_attention
+from .tracing import trace
 
 Tensors = dict[str, torch.Tensor]
 Dynamic = Mapping[str, Mapping[int, str]]
-Form = tuple[fx.GraphModule, list[torch.Tensor], list[torch.Tensor]]
 Check = tuple[Tensors, list[torch.Tensor]]
 EXAMPLE_ROWS = 4
 CHECKED_BATCHES = (3, 1)
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,24 @@ class Captured:
     module: fx.GraphModule
     signature: Signature
     example: Tensors
+
+
+@dataclass(frozen=True)
+class Form:
+    """A graph as it was captured, and the symbolic values of its inputs and outputs."""
+
+    module: fx.GraphModule
+    inputs: list[torch.Tensor]
+    outputs: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a captured graph has to give: feeds and outputs as the model is, and with parameters ``values``."""
+
+    plain: list[Check]
+    nudged: Check
+    values: Tensors
 
 
 class _Flat(nn.Module):
@@ -64,34 +82,36 @@ def capture_module(
     output_names: Sequence[str] | None = None,
 ) -> Captured:
     """Capture a model; see :func:`retort.compress.program.capture`."""
-    model = _on_cpu(_unwrap(model))
-    feeds = prepare_example(example)
+    model = _ready(model)
+    given = prepare_example(example)
+    feeds = rows(given, min(max(2, _size(given)), EXAMPLE_ROWS))
+    _check_dynamic(feeds, dynamic or {})
     flat = _Flat(model, _keywords(model, list(feeds)))
-    with _preserved(model) as training, torch.enable_grad(), quiet(), _slow_attention():
+    with preserved(model) as train, torch.enable_grad(), quiet(), unfused_attention():
         model.eval()
-        checks = [_reference(flat, rows(feeds, size)) for size in (len(_first(feeds)), *CHECKED_BATCHES)]
+        checks = _references(flat, given, feeds)
         names = choose_names(output_names, flat.names, feeds)
-        graph, given, values = _best_form(flat, feeds, dynamic or {}, training, checks)
+        form = _best_form(flat, feeds, dynamic or {}, train, checks)
     inputs = tuple(_input_spec(name, tensor, (dynamic or {}).get(name, {})) for name, tensor in feeds.items())
-    outputs = _output_specs(names, values, _symbols(inputs, given))
-    return Captured(graph, Signature(inputs, outputs), feeds)
+    outputs = _output_specs(names, form.outputs, _symbols(inputs, form.inputs))
+    return Captured(form.module, Signature(inputs, outputs), feeds)
 
 
 def prepare_example(example: Mapping[str, Any]) -> Tensors:
-    """The example as CPU tensors of 2 to 4 rows; rows are repeated when fewer were given.
+    """The example as CPU tensors.
 
     Raises:
         ModelError: no input, or inputs with different numbers of rows.
     """
     tensors = {name: _as_tensor(value) for name, value in example.items()}
-    counts = {name: len(tensor) for name, tensor in tensors.items() if tensor.dim()}
-    if not counts or min(counts.values()) == 0 or len(set(counts.values())) != 1:
+    counts = {len(tensor) for tensor in tensors.values() if tensor.dim()}
+    if len(counts) != 1 or 0 in counts:
         shown = ", ".join(f"{name}: {list(tensor.shape)}" for name, tensor in tensors.items()) or "nothing"
         raise ModelError(
             f"the example inputs need the same number of rows on axis 0, got {shown}",
             "give one array per input with a leading batch axis",
         )
-    return rows(tensors, min(max(2, next(iter(counts.values()))), EXAMPLE_ROWS))
+    return tensors
 
 
 def rows(feeds: Mapping[str, torch.Tensor], count: int) -> Tensors:
@@ -102,75 +122,84 @@ def rows(feeds: Mapping[str, torch.Tensor], count: int) -> Tensors:
     }
 
 
-def dynamic_shapes(feeds: Mapping[str, torch.Tensor], dynamic: Dynamic) -> tuple[dict[int, Any], ...]:
-    """What ``torch.export`` wants to know of each input: axis 0 is the batch, further axes as named."""
-    dims: dict[str, Any] = {}
-    shapes = []
-    for name, tensor in feeds.items():
-        axes = {0: BATCH, **dynamic.get(name, {})} if tensor.dim() else {}
-        shapes.append({axis: dims.setdefault(label, torch.export.Dim(label)) for axis, label in axes.items()})
-    return tuple(shapes)
-
-
-def _best_form(
-    flat: _Flat, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: list[Check]
-) -> Form:
+def _best_form(flat: _Flat, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: Checks) -> Form:
     """The training form when its evaluation agrees with the model, else the evaluation form with marks."""
     frozen = train()
     training: fx.GraphModule | None = None
-    try:
-        training, inputs, outputs = _export(flat, feeds, dynamic)
+    with suppress(CaptureError):
+        form = _export(flat, feeds, dynamic)
+        training = form.module
         modes.mark_training_form(training)
         modes.apply(training, False)
-        if mismatch(training, checks) is None:
-            return training, inputs, outputs
+        if not modes.random_nodes(training) and _fault(training, checks) is None:
+            return form
         modes.apply(training, True)
-    except CaptureError:
-        training = None
     flat.eval()
-    graph, inputs, outputs = _export(flat, feeds, dynamic)
-    modes.mark_evaluation_form(graph, training, frozen)
-    modes.apply(graph, False)
-    fault = mismatch(graph, checks)
+    form = _export(flat, feeds, dynamic)
+    modes.mark_evaluation_form(form.module, training, frozen)
+    modes.apply(form.module, False)
+    fault = _fault(form.module, checks)
     if fault is not None:
         raise CaptureError(
             f"the captured program does not agree with the model: {fault}",
             "look in `forward` for random numbers, global state and Python numbers computed from data",
         )
-    return graph, inputs, outputs
+    return form
+
+
+def _fault(graph: fx.GraphModule, checks: Checks) -> str | None:
+    fault = mismatch(graph, checks.plain)
+    if fault is None:
+        with holding(graph, checks.values):
+            fault = mismatch(graph, [checks.nudged])
+    return fault
 
 
 def _export(flat: _Flat, feeds: Tensors, dynamic: Dynamic) -> Form:
-    """The cleaned graph and the symbolic values of its outputs."""
-    try:
-        exported = torch.export.export(
-            flat, tuple(feeds.values()), dynamic_shapes=(dynamic_shapes(feeds, dynamic),), strict=False
+    """The cleaned graph and the symbolic values of its inputs and outputs."""
+    axes = [{0: BATCH, **dynamic.get(name, {})} if tensor.dim() else {} for name, tensor in feeds.items()]
+    exported = trace(flat, list(feeds.values()), axes, variadic=True)
+    return Form(*finish(exported, list(feeds), "inner."))
+
+
+def _references(flat: _Flat, given: Tensors, feeds: Tensors) -> Checks:
+    """What the model itself gives in evaluation.
+
+    Raises:
+        ModelError: it does not run on the example.
+        CaptureError: it is random, or runs at the example's batch size only.
+    """
+    first = _reference(flat, given)
+    again = _reference(flat, given)
+    if any(not torch.equal(left, right) for left, right in zip(first[1], again[1]) if not left.isnan().any()):
+        raise CaptureError(
+            "the model's outputs are random in evaluation: two runs on the same example differ",
+            "give F.dropout its `training=self.training`, and draw random numbers only while training",
         )
-    except RetortError:
-        raise
-    except Exception as error:  # torch.export raises a dozen unrelated classes, and whatever the model raises
-        raise explain(error, feeds) from error
-    return finish(exported, list(feeds), "inner.")
+    plain = [first]
+    for size in (_size(feeds), *CHECKED_BATCHES):
+        try:
+            plain.append(_reference(flat, rows(feeds, size)))
+        except ModelError as error:
+            raise CaptureError(
+                f"the model fixes the batch to {_size(given)}: {error.message}",
+                "take sizes from the input (`x.size(0)`, `x.flatten(1)`) instead of writing them as numbers",
+            ) from error
+    with nudged(flat.inner) as values:
+        return Checks(plain, _reference(flat, feeds), values)
 
 
 def _reference(flat: _Flat, feeds: Tensors) -> Check:
-    """Feeds and the model's own outputs for them.
-
-    Raises:
-        ModelError: the model does not run, or two runs differ.
-    """
-    size = len(_first(feeds))
-    with torch.no_grad(), _same_buffers(flat):
+    with torch.no_grad(), same_buffers(flat):
         try:
-            outputs = [value.detach().clone() for value in flat(*rows(feeds, size).values())]
+            return feeds, [value.detach().clone() for value in flat(*(tensor.clone() for tensor in feeds.values()))]
         except RetortError:
             raise
         except Exception as error:  # whatever the user's forward raises
             raise ModelError(
-                f"the model does not run on the example with a batch of {size}: {type(error).__name__}: {error}",
-                "give example inputs that fit its forward, and let it take any batch size",
+                f"the model does not run on an example batch of {_size(feeds)}: {type(error).__name__}: {error}",
+                "give example inputs that fit its forward",
             ) from error
-    return feeds, outputs
 
 
 def _keywords(model: nn.Module, names: list[str]) -> list[str] | None:
@@ -197,76 +226,48 @@ def _keywords(model: nn.Module, names: list[str]) -> list[str] | None:
     return None
 
 
-@contextmanager
-def _preserved(model: nn.Module) -> Iterator[Callable[[], set[str]]]:
-    """Leave the model as found; yields a call that puts it into training form and names what stays frozen."""
-    found = {child: child.training for child in model.modules()}
+def _ready(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile, DataParallel and DistributedDataParallel; on the CPU.
 
-    def train() -> set[str]:
-        model.train()
-        if found[model]:
-            for child, flag in found.items():
-                child.training = flag
-        return {name for name, child in model.named_modules() if not child.training}
-
-    momenta = [child for child in model.modules() if getattr(child, "momentum", 0.0) is None]
-    state = torch.get_rng_state()
-    with _same_buffers(model):
-        try:
-            # A cumulative average divides by a counter read from data, which no graph can hold.
-            for child in momenta:
-                child.momentum = 0.1  # type: ignore[assignment]
-            yield train
-        finally:
-            for child in momenta:
-                child.momentum = None  # type: ignore[assignment]
-            for child, flag in found.items():
-                child.training = flag
-            torch.set_rng_state(state)
-
-
-@contextmanager
-def _same_buffers(model: nn.Module) -> Iterator[None]:
-    """Undo what running the model writes into its buffers."""
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
-
-
-@contextmanager
-def _slow_attention() -> Iterator[None]:
-    """Without the fused encoder layer, which only exists in evaluation and hides the layer's parts."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DataParallel and DistributedDataParallel."""
+    Raises:
+        ModelError: lazy layers that have not seen an input yet, or a TorchScript module.
+    """
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return _unwrap(model.module)
+        return _ready(model.module)
     inner = getattr(model, "_orig_mod", None)
-    return _unwrap(inner) if isinstance(inner, nn.Module) else model
+    if isinstance(inner, nn.Module):
+        return _ready(inner)
+    state = [*model.named_parameters(), *model.named_buffers()]
+    lazy = [name for name, tensor in state if is_lazy(tensor)]
+    if lazy:
+        raise ModelError(f"the model has lazy parameters without a shape: {', '.join(lazy[:3])}", "run it once first")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("a TorchScript module cannot be captured", "give the nn.Module it was made from")
+    return model if all(tensor.device.type == "cpu" for _, tensor in state) else copy.deepcopy(model).cpu()
 
 
-def _on_cpu(model: nn.Module) -> nn.Module:
-    state = itertools.chain(model.parameters(), model.buffers())
-    return model if all(tensor.device.type == "cpu" for tensor in state) else copy.deepcopy(model).cpu()
+def _check_dynamic(feeds: Tensors, dynamic: Dynamic) -> None:
+    for name, axes in dynamic.items():
+        for axis, label in axes.items():
+            if name not in feeds or not 0 < axis < feeds[name].dim() or not label.isidentifier() or label == BATCH:
+                shown = ", ".join(f"{key}: {list(tensor.shape)}" for key, tensor in feeds.items())
+                raise ModelError(
+                    f"dynamic axis {axis} ('{label}') of '{name}' does not fit the inputs {shown}",
+                    "give {input: {axis: name}} with axes from 1 and names that are identifiers other than 'batch'",
+                )
+            if feeds[name].shape[axis] < 2:
+                raise ModelError(
+                    f"the example has size {feeds[name].shape[axis]} on dynamic axis {axis} of '{name}'",
+                    "give an example of at least 2 there: a 1 is taken for a constant",
+                )
+
+
+def _size(feeds: Tensors) -> int:
+    return next(len(tensor) for tensor in feeds.values() if tensor.dim())
 
 
 def _as_tensor(value: Any) -> torch.Tensor:
     return (value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(value)).cpu()
-
-
-def _first(feeds: Tensors) -> torch.Tensor:
-    return next(tensor for tensor in feeds.values() if tensor.dim())
 
 
 def _input_spec(name: str, tensor: torch.Tensor, axes: Mapping[int, str]) -> TensorSpec:

@@ -86,13 +86,13 @@ class _Counter(fx.Interpreter):
             named = {**named, name: modes.off(name)}
             args, kwargs = tuple(named[item.name] for item in _schema(node) if not item.kwarg_only), {}
             kwargs = {item.name: named[item.name] for item in _schema(node) if item.kwarg_only}
-        return self.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+        return self.call_function(node.target, args, kwargs)
 
     def _wrapped(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """A body under no_grad or autocast is counted too, as if it stood in the graph."""
         place = next((index for index, item in enumerate(args) if isinstance(item, fx.GraphModule)), None)
         if place is None or not str(node.target).startswith("wrap_"):
-            return self.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+            return self.call_function(node.target, args, kwargs)
         inner = _Counter(args[place], self._mode)
         result = inner.run(*args[place + 1 :])
         self.macs.update({f"{node.name}.{name}": count for name, count in inner.macs.items()})
@@ -119,12 +119,11 @@ def _operator(node: fx.Node) -> str:
 
 
 def _conv(named: dict[str, Any], result: torch.Tensor) -> int:
-    weight = named["weight"]
-    return result.numel() * math.prod(weight.shape[1:])
+    return int(result.numel() * math.prod(named["weight"].shape[1:]))
 
 
 def _conv_transpose(named: dict[str, Any], result: torch.Tensor) -> int:
-    return int(named["input"].numel()) * math.prod(named["weight"].shape[1:])
+    return int(named["input"].numel() * math.prod(named["weight"].shape[1:]))
 
 
 def _convolution(named: dict[str, Any], result: torch.Tensor) -> int:
@@ -145,7 +144,7 @@ def _addbmm(named: dict[str, Any], result: torch.Tensor) -> int:
 
 
 def _bilinear(named: dict[str, Any], result: torch.Tensor) -> int:
-    return result.numel() * math.prod(named["weight"].shape[1:])
+    return int(result.numel() * math.prod(named["weight"].shape[1:]))
 
 
 def _einsum(named: dict[str, Any], result: torch.Tensor) -> int:
@@ -177,14 +176,13 @@ def _spell_ellipsis(terms: list[str], ranks: list[int]) -> list[str]:
 def _attention(named: dict[str, Any], result: torch.Tensor) -> int:
     """Scores and the weighted sum: ``[…, L, E] x [E, S]`` and ``[…, L, S] x [S, Ev]``."""
     query, key = named["query"], named["key"]
-    scores = math.prod(query.shape[:-1]) * int(key.shape[-2])
+    scores = int(math.prod(query.shape[:-1])) * int(key.shape[-2])
     return scores * (int(query.shape[-1]) + int(result.shape[-1]))
 
 
 def _recurrent(named: dict[str, Any], result: Any) -> int:
     """Every weight matrix is used once per step and sample."""
-    sequence = named.get("input", named.get("data"))
-    steps = math.prod(sequence.shape[:-1])
+    steps = int(math.prod(_sequence(named).shape[:-1]))
     return steps * sum(int(weight.numel()) for weight in named["params"] if weight.dim() == 2)
 
 
@@ -193,9 +191,14 @@ def _cell(named: dict[str, Any], result: Any) -> int:
     return rows * (int(named["w_ih"].numel()) + int(named["w_hh"].numel()))
 
 
+def _sequence(named: dict[str, Any]) -> torch.Tensor:
+    sequence: torch.Tensor = named["data"] if "data" in named else named["input"]
+    return sequence
+
+
 def _recurrent_shapes(named: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     """Outputs of a recurrent layer without unrolling its steps."""
-    sequence = named.get("input", named.get("data"))
+    sequence = _sequence(named)
     states = named["hx"] if isinstance(named["hx"], list | tuple) else [named["hx"]]
     width = int(states[0].shape[-1]) * (2 if named["bidirectional"] else 1)
     return (sequence.new_empty((*sequence.shape[:-1], width)), *(state.new_empty(state.shape) for state in states))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,34 +9,20 @@ from pathlib import Path
 import torch
 
 from ..core.errors import CaptureError
-from ..core.tensors import BATCH
+from .preserve import same_buffers
 
 RELATIVE_TOLERANCE = 1e-4
 _HERE = Path(__file__).resolve().parent.parent
 _TORCH = Path(torch.__file__).resolve().parent
 
 
-def explain(error: BaseException, feeds: Mapping[str, torch.Tensor]) -> CaptureError:
+def explain(error: BaseException) -> CaptureError:
     """A readable CaptureError for whatever ``torch.export`` raised."""
-    text = str(error)
-    place = _place(error)
-    kind = type(error).__name__
-    fixed = (
-        re.search(r"specialized (?:it )?to be a constant \((\d+)\)", text) or re.search(r"(\w+) = (\d+)\b", text)
-        if "onstraint" in text or "pecializ" in text
-        else None
-    )
-    if fixed:
-        size = fixed.group(fixed.lastindex or 1)
-        return CaptureError(
-            f"the model fixes the {BATCH} to {size}{place}: the number of rows became a constant of the program",
-            "take sizes from the input (`x.size(0)`, `x.flatten(1)`) instead of writing them as numbers",
-            cause=_brief(text),
-        )
+    text, kind, place = str(error), type(error).__name__, _place(error)
     if "data-dependent" in text.lower() or "DataDependent" in kind or "dynamic control flow" in text.lower():
         return CaptureError(
-            f"the model decides by the values of its data{place}: {_brief(text)}",
-            "replace the `if`, `while` or `.item()` by torch.where, masking or torch.cond",
+            f"the model decides by the values of its data{place}, which a captured graph cannot do",
+            "replace the `if`, `while` or `.item()` there by torch.where, masking or torch.cond",
             cause=_brief(text),
         )
     return CaptureError(
@@ -53,16 +38,13 @@ def mismatch(
     """The first difference between a graph and the outputs it should give, in words; None when they agree."""
     for feeds, wanted in checks:
         size = next(len(tensor) for tensor in feeds.values() if tensor.dim())
-        before = [(buffer, buffer.clone()) for buffer in module.buffers()]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), same_buffers(module):
                 got = module(*(tensor.clone() for tensor in feeds.values()))
         except Exception as error:  # a specialised shape shows as any kind of error
             return f"with a batch of {size} it fails: {type(error).__name__}: {_brief(str(error))}"
-        finally:
-            with torch.no_grad():
-                for buffer, value in before:
-                    buffer.copy_(value)
+        if len(got) != len(wanted):
+            return f"it has {len(got)} outputs, the model has {len(wanted)}"
         for index, (left, right) in enumerate(zip(got, wanted, strict=True)):
             fault = _difference(left, right)
             if fault:

@@ -39,6 +39,7 @@ def finish(
     graph, values = _rebuilt(source.graph, inputs, prefix)
     _drop_checks(graph)
     _drop_counters(graph)
+    _guard_inputs(graph)
     _make_functional(graph)
     graph.eliminate_dead_code()
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
@@ -108,8 +109,26 @@ def _make_functional(graph: fx.Graph) -> None:
             continue
         changed = node.args[0]
         node.target = twin
-        later = set(itertools.takewhile(lambda other: other is not node, reversed(graph.nodes)))
-        changed.replace_all_uses_with(node, later.__contains__)
+        changed.replace_all_uses_with(node, _after(graph, node).__contains__)
+
+
+def _guard_inputs(graph: fx.Graph) -> None:
+    """Copy inputs that the model writes to, so that the caller's arrays stay as they are."""
+    for node in graph.find_nodes(op="placeholder"):
+        if _written(node):
+            with graph.inserting_after(graph.find_nodes(op="placeholder")[-1]):
+                copied = graph.call_function(_aten.clone.default, (node,))
+            node.replace_all_uses_with(copied, lambda user, keep=copied: user is not keep)
+            copied.meta = dict(node.meta)
+
+
+def _written(node: fx.Node) -> bool:
+    """Whether a value or a view of it is changed in place."""
+    return any(_mutates(user) or (_aliases(user) and _written(user)) for user in node.users)
+
+
+def _after(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
+    return set(itertools.takewhile(lambda other: other is not node, reversed(graph.nodes)))
 
 
 def _mutates(node: fx.Node) -> bool:
@@ -143,8 +162,14 @@ def _arguments(target: torch._ops.OpOverload) -> list[tuple[str, str]]:
 
 
 def _is_fresh(node: Any) -> bool:
-    """Whether a value shares memory with no other: neither made as a view nor viewed so far."""
-    return node.op == "call_function" and not _aliases(node) and not any(_aliases(user) for user in node.users)
+    """Whether nobody else sees the memory of a value: neither viewed so far nor a view of something still in use."""
+    if not isinstance(node, fx.Node) or node.op != "call_function" or any(_aliases(user) for user in node.users):
+        return False
+    while _aliases(node):
+        node = node.args[0]
+        if not isinstance(node, fx.Node) or node.op != "call_function" or len(node.users) != 1:
+            return False
+    return True
 
 
 def _aliases(node: fx.Node) -> bool:

@@ -114,6 +114,18 @@ def off(name: str) -> Mode:
     return 0.0 if name == _DROPOUT else False
 
 
+def random_nodes(module: torch.nn.Module) -> list[fx.Node]:
+    """Nodes that draw random numbers whatever the mode (stochastic depth, noise)."""
+    return [
+        node
+        for graph in graphs(module)
+        for node in graph.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+        and torch.Tag.nondeterministic_seeded in node.target.tags
+        and mode_argument(node) is None
+    ]
+
+
 def to_json(module: torch.nn.Module) -> list[dict[str, Any]]:
     """The marks as JSON: ordinal among the mode nodes, operator, and the value while training."""
     return [

@@ -88,7 +88,7 @@ def _children(value: Any) -> list[tuple[str | int, Any]]:
         name = f"{type(value).__module__}.{type(value).__qualname__}"
         raise CaptureError(
             f"the model returns a {name}, which holds no tensors that can be named",
-            "let its forward return tensors in a tuple, a dict or a dataclass",
+            "return tensors in a tuple, a dict or a dataclass (a Hugging Face model: set `use_cache=False`)",
         )
     return list(enumerate(leaves))
 

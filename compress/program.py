@@ -20,13 +20,13 @@ from ..core.artifact import storage_errors
 from ..core.backends.eager import PROGRAM_FILE, SIGNATURE_FILE, load_exported, quiet
 from ..core.console import SILENT, Console
 from ..core.data import Split, batches
-from ..core.errors import DataError
+from ..core.errors import ArtifactError, DataError
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from . import modes
 from .capture import capture_module, rows
 from .cost import Cost, measure
-from .diagnosis import explain
 from .graphs import finish
+from .tracing import trace
 
 __all__ = [
     "Cost",
@@ -144,21 +144,13 @@ def reexport(program: Program) -> torch.export.ExportedProgram:
     Raises:
         CaptureError: an edit of the graph broke it.
     """
-    dims: dict[str, Any] = {}
-    shapes = tuple(
-        {
-            axis: dims.setdefault(size, torch.export.Dim(size))
-            for axis, size in enumerate(spec.shape)
-            if isinstance(size, str)
-        }
+    axes = [
+        {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in program.signature.inputs
-    )
-    inputs = tuple(program.example[spec.name].clone() for spec in program.signature.inputs)
-    with evaluating(program), quiet(), torch.enable_grad():
-        try:
-            return torch.export.export(program.module, inputs, dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # torch.export raises a dozen unrelated classes
-            raise explain(error, program.example) from error
+    ]
+    inputs = [tensor.clone() for tensor in ordered(program).values()]
+    with evaluating(program):
+        return trace(program.module, inputs, axes)
 
 
 def save_program(program: Program, path: Path) -> None:
@@ -191,6 +183,8 @@ def load_program(path: Path) -> Program:
     """
     exported, signature, facts = load_exported(path)
     names = [spec.name for spec in signature.inputs]
+    if len(exported.graph_signature.user_inputs) != len(names):
+        raise ArtifactError(f"{path}: its signature does not fit its graph", "capture the model again")
     module, _, _ = finish(exported, names)
     if facts["modes"] is None:
         modes.mark_training_form(module)
@@ -239,11 +233,17 @@ def as_array(value: torch.Tensor) -> Array:
 
 def _joined(spec: TensorSpec, parts: list[Array]) -> Array:
     if BATCH not in spec.shape:
+        if len(parts) > 1:
+            raise DataError(
+                f"output '{spec.describe()}' has no batch axis, so its values for {len(parts)} batches cannot be joined",
+                "return one row per sample",
+            )
         return parts[0]
     axis = spec.shape.index(BATCH)
-    if len({part.shape[:axis] + part.shape[axis + 1 :] for part in parts}) > 1:
+    shapes = {part.shape[:axis] + part.shape[axis + 1 :] for part in parts}
+    if len(shapes) > 1:
         raise DataError(
-            f"output '{spec.name}' has different shapes in different batches: {', '.join(str(p.shape) for p in parts[:3])}",
+            f"output '{spec.name}' has different shapes in different batches: {', '.join(map(str, sorted(shapes)))}",
             "pad the inputs to one length",
         )
     return np.concatenate(parts, axis)

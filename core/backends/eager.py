@@ -7,7 +7,8 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,11 @@ def load_exported(path: Path) -> tuple[torch.export.ExportedProgram, Signature, 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back torch's export warnings, which name its internals and nothing a user could act on."""
+    """Hold back what torch logs while it exports, which names its internals and nothing a user could act on."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # it prints its partial graph, too
             warnings.simplefilter("ignore")
             yield
     finally:
