@@ -28,8 +28,9 @@ def gemm(folder: Path, rows: int, quantized: bool = False, side_file: bool = Fal
         weights.append(numpy_helper.from_array(rng.normal(size=(rows, 64)).astype(np.float32), "weight"))
     weights.append(numpy_helper.from_array(np.array([-1, 64], np.int64), "shape"))
     nodes += [helper.make_node("MatMul", ["x", "weight"], ["h"]), helper.make_node("Reshape", ["h", "shape"], ["y"])]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]) for name, size in (("x", rows), ("y", 64))]  # fmt: skip
-    graph = helper.make_graph(nodes, "gemm", ends[:1], ends[1:], weights)
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", rows])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 64])
+    graph = helper.make_graph(nodes, "gemm", [source], [result], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     path = folder / "model.onnx"
     onnx.save(model, str(path), save_as_external_data=side_file, location="weights.bin", size_threshold=0)
