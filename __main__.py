@@ -24,7 +24,7 @@ def _stop(number: int, frame: Any) -> None:
 
 def _guarded(given: list[str]) -> int:
     try:
-        from .commands import app
+        from .services import app
 
         code = app(given, prog_name="retort", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -48,8 +48,8 @@ def _foreign(error: Exception, given: list[str]) -> int:
 
 
 def _nearest_command(message: str, given: list[str]) -> str:
-    from .commands import app
     from .core.recipe import nearest
+    from .services import app
 
     if not message.startswith("No such command"):
         return ""

@@ -150,7 +150,7 @@ def capture(
     screen = console(json)
     spec = ModelSpec(source=model, weights=weights)
     options = build_options(CaptureOptions, {}, set_)
-    context = _context(data, data_arg, "classification", "cpu", seed, screen)
+    context = context_of(data, data_arg, "classification", "cpu", seed, screen)
     identity = [source_identity(model, context.base), weights and source_identity(weights, context.base)]
     place = _place("capture", options, [], context, out, identity)
     made = _reused(place, screen) or stages.capture(options, spec, place, context)
@@ -176,7 +176,7 @@ def _stage_command(name: str, purpose: str, example: str) -> None:
         screen = console(json)
         parent = load_artifact(source)
         options = build_options(options_type, _as_specs(flags), set_)
-        context = _context(data, data_arg, task, target, seed, screen, needed=name != "pack")
+        context = context_of(data, data_arg, task, target, seed, screen, needed=name != "pack")
         place = _place(name, options, [parent], context, out, [task, target])
         scratch = place.directory.parent / ".scratch" / place.directory.name
         shared = Context(context.data, context.base, task, options_target(options, target), seed, screen, scratch)
@@ -225,7 +225,7 @@ for _name, (_purpose, _example) in {
     _stage_command(_name, _purpose, _example)
 
 
-def _context(
+def context_of(
     data: str, data_arg: list[str], task: Task, target: Target, seed: int, screen: Console, needed: bool = True
 ) -> Context:
     if needed and not data:

@@ -9,9 +9,10 @@ import numpy as np
 
 from . import gates
 from .core.artifact import Artifact, load_artifact, new_artifact
+from .core.data import Split
+from .core.errors import VerificationError
 from .core.intervals import Interval
-from .core.metrics import paired_difference
-from .core.options import BenchOptions, Gate, Options
+from .core.options import BenchOptions, Gate, Options, ServeOptions
 from .core.recipe import PROGRAM_STAGES
 from .core.session import SessionOptions, open_session
 from .core.tensors import Array
@@ -19,6 +20,7 @@ from .gates import GateResult
 from .stages import Place
 
 if TYPE_CHECKING:
+    from .benchmarks.accuracy import Accuracy, Predictions
     from .pipeline import Line
 
 LATENCY_SAMPLES = 256
@@ -29,59 +31,62 @@ def reference_of(line: Line) -> str:
     return "train" if "train" in line.numbers else "capture"
 
 
-def outputs(line: Line, stage: str) -> tuple[dict[str, Array], Array]:
+def predictions(line: Line, stage: str) -> Predictions:
     """Outputs of a stage's graph on the test split, and the targets; computed once and kept.
 
-    A program stage is measured as the ONNX file that would be shipped of it.
+    A program stage is measured as the ONNX file that would be shipped of it, ``serve`` as its endpoint answered.
     """
     if stage == "serve":
-        return _load_outputs(line.outcome.artifacts["serve"])
-    graph = line.graph(stage if stage in PROGRAM_STAGES else line.last_program())
+        return load_predictions(line.outcome.artifacts["serve"])
+    graph = graph_of(line, stage)
 
     def make(place: Place) -> Artifact:
-        from .benchmarks.accuracy import run_split
+        from .benchmarks.accuracy import predict
 
         session = open_session(graph.main, SessionOptions(threads=0))
-        found = run_split(session, line.data.test, console=line.console)
-        return save_outputs(place, "outputs", found, line.data.test.read(range(len(line.data.test)))[1])
+        return save_predictions(place, "outputs", predict(session, line.data.test, console=line.console), {})
 
-    return _load_outputs(line.make("outputs", Options(), [graph], make, {}, f"{stage}-outputs"))
+    return load_predictions(line.make("outputs", Options(), [graph], make, {}, f"{stage}-outputs"))
 
 
-def save_outputs(place: Place, stage: str, found: dict[str, Array], targets: Array | None, **facts: Any) -> Artifact:
+def save_predictions(place: Place, stage: str, found: Predictions, facts: dict[str, Any]) -> Artifact:
     """Write test outputs and targets as a measurement artifact."""
+    arrays: dict[str, Any] = {f"out.{name}": array for name, array in found.outputs.items()}
+    if found.targets is not None:
+        arrays["targets"] = found.targets
     with new_artifact(
         place.directory, "measurement", stage, key=place.key, parents=place.parents, facts=facts
     ) as folder:
-        arrays = {f"out.{name}": array for name, array in found.items()}
-        np.savez(folder / "outputs.npz", **arrays, **({} if targets is None else {"targets": targets}))
+        np.savez(folder / "outputs.npz", **arrays)
         (folder / "measurement.json").write_text(json.dumps(facts, default=str))
     return load_artifact(place.directory)
 
 
-def _load_outputs(artifact: Artifact) -> tuple[dict[str, Array], Array]:
+def load_predictions(artifact: Artifact) -> Predictions:
+    """Inverse of :func:`save_predictions`."""
+    from .benchmarks.accuracy import Predictions
+
     with np.load(artifact.file("outputs.npz")) as stored:
         found = {key.removeprefix("out."): stored[key] for key in stored.files if key != "targets"}
-        return found, stored["targets"] if "targets" in stored.files else np.empty(0)
+        return Predictions(found, stored["targets"] if "targets" in stored.files else None)
 
 
-def prediction(found: dict[str, Array]) -> Array:
-    """The first output: the one that metrics judge."""
-    return next(iter(found.values()))
+def accuracy(line: Line, stage: str, against: str | None, confidence: float = 0.95) -> Accuracy:
+    """The metric of a stage on the test split, with its drop against a reference on the same samples."""
+    from .benchmarks.accuracy import measure_accuracy
 
-
-def drop(line: Line, stage: str, against: str, confidence: float) -> Interval:
-    """How much of the metric ``stage`` lost against a reference, on the same test samples."""
-    (before, targets), (after, _) = outputs(line, against), outputs(line, stage)
-    name = line.recipe.metric_name
-    return paired_difference(name, prediction(before), prediction(after), targets, confidence, line.recipe.seed)
+    reference = None if against is None or against == stage else predictions(line, against)
+    own = predictions(line, stage)
+    seed = line.recipe.seed
+    return measure_accuracy(line.recipe.metric_name, own, reference, confidence=confidence, seed=seed)
 
 
 def check_gate(line: Line, gate: Gate) -> GateResult:
     """Measure what a gate asks for and judge it."""
     against = gate.against or reference_of(line)
     if gate.accuracy_drop is not None:
-        interval = drop(line, gate.after, against, gate.confidence)
+        found = accuracy(line, gate.after, against, gate.confidence).drop
+        interval = found or Interval(0.0, 0.0, 0.0, gate.confidence)
     elif gate.size_ratio is not None:
         share = graph_bytes(line, gate.after) / graph_bytes(line, against)
         interval = Interval(share, share, share, gate.confidence)
@@ -127,8 +132,57 @@ def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> d
     return dict(compare_sessions(sessions, samples, options, line.console))
 
 
-def serve(line: Line, options: Options) -> Artifact:
+def serve(line: Line, options: ServeOptions) -> Artifact:
+    """Start TorchServe, ask it for the whole test split, compare with the local session bit for bit, stop it."""
+    archive, graph = line.outcome.artifacts["pack"], line.outcome.artifacts["export"]
+
+    def make(place: Place) -> Artifact:
+        from .benchmarks.accuracy import Predictions
+        from .serve.client import predict_split
+        from .serve.server import serve as running
+
+        test, rows = line.data.test, options.rows_per_request
+        logs = line.folder / ".logs" / "serve"
+        with running(options, archive, logs=logs, console=line.console) as server:
+            served = predict_split(server.client(), test, rows, console=line.console, limit=options.samples)
+            started = server.startup_s
+        count = len(next(iter(served.values())))
+        facts = {
+            "samples": count,
+            "rows_per_request": rows,
+            "bit_identical": same_bits(served, local_outputs(graph, test, rows, count)),
+            "timing": {"startup_s": started},
+        }
+        if not facts["bit_identical"]:
+            raise VerificationError(
+                f"the served outputs of {archive.path} differ from the local session's on the same {count} samples",
+                "run `retort doctor`: the worker may use another runtime version or other threads",
+            )
+        line.console.stage("serve", f"{count} samples over HTTP, bit for bit as the local session's")
+        return save_predictions(place, "serve", Predictions(served, test.read(range(count))[1]), facts)
+
+    return line.make("serve", options, [archive], make)
+
+
+def local_outputs(graph: Artifact, split: Split, rows: int, count: int) -> dict[str, Array]:
+    """What the local session gives for the requests that :func:`serve` sends: ``rows`` samples at a time."""
+    session = open_session(graph.main, SessionOptions(threads=1))
+    parts = [session.run(split.read(range(i, min(i + rows, count)))[0]) for i in range(0, count, rows)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def same_bits(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    """Whether two sets of arrays are equal in names, types, shapes and every bit."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype
+        and one[name].shape == other[name].shape
+        and one[name].tobytes() == other[name].tobytes()
+        for name in one
+    )
+
+
+def bench(line: Line, options: Options) -> Artifact:
     raise SystemExit
 
 
-bench = report = serve
+report = bench

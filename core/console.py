@@ -45,11 +45,11 @@ class Console:
         self._err.print("[bold yellow]   warning[/]  ", end="")
         self._err.print(text, markup=False)
 
-    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A table on stdout; the first column left, the others right."""
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> None:
+        """A table on stdout; the first column left, the others right unless they hold ``words``."""
         table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+            table.add_column(column, justify="left" if words or index == 0 else "right", no_wrap=not words)
         for row in rows:
             table.add_row(*row)
         self._out.print(table, soft_wrap=False)
