@@ -109,10 +109,10 @@ def test_doctor_looks_at_every_part_of_the_line(tmp_path: Path) -> None:
     assert len(rows) == len(checks)
     assert all(len(row) == len(columns) for row in rows)
     code = (
-        "import sys; from retort.benchmarks.doctor import doctor; doctor(); print({'torch', 'ts'} & set(sys.modules))"
+        "import sys; from retort.benchmarks.doctor import doctor; doctor(); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert done.stdout.strip() == "False"
 
 
 def test_doctor_warns_of_a_loaded_slow_machine(pi5: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,265 @@
+"""The one schema of a measured run: what was measured, of which file, on which machine, by which command.
+
+Version 1, after benchmarks.md 2.6. Numbers are finite; an unbounded end of an interval is null. Block medians
+are kept, so that any ratio between any two stages can be computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..core.artifact import write_atomically
+from ..core.errors import ArtifactError, MissingFileError
+from ..core.intervals import Interval
+from ..core.options import MetricName
+
+SCHEMA: Literal["retort.result/1"] = "retort.result/1"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Entry(BaseModel):
+    """Base of everything in a result: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Spread(Entry):
+    """A value with its two-sided interval; null where an end is unbounded."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    confidence: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Spread:
+        known = [number for number in (self.low, self.value, self.high) if number is not None]
+        if known != sorted(known):
+            raise ValueError(f"low, value and high are not in order: {known}")
+        return self
+
+    @staticmethod
+    def of(interval: Interval) -> Spread:
+        """The same interval, JSON-ready."""
+        ends = (_finite(number) for number in (interval.value, interval.low, interval.high))
+        value, low, high = ends
+        return Spread(value=value, low=low, high=high, confidence=interval.confidence)
+
+    def interval(self) -> Interval:
+        """The same interval, for computing."""
+        value = math.inf if self.value is None else self.value
+        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
+        return Interval(value, low, high, self.confidence)
+
+
+class MetricEntry(Spread):
+    """The task metric on ``n`` test samples."""
+
+    name: MetricName
+    n: int = Field(ge=1)
+
+
+class PercentileEntry(Entry):
+    """A latency percentile; null with ``n`` below ``needed`` samples."""
+
+    percentile: float = Field(gt=0, lt=100)
+    value_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    n: int
+    needed: int
+
+
+class LatencyEntry(Entry):
+    """One stage at one batch size; times are per call."""
+
+    median_ms: Spread
+    percentiles: tuple[PercentileEntry, ...]
+    mean_ms: float = Field(ge=0)
+    rows_per_second: float = Field(ge=0)
+    ratio: Spread | None = Field(description="times faster than the reference; null for the reference itself")
+    p_value: float | None = Field(default=None, ge=0, le=1)
+    verdict: Literal["reference", "faster", "slower", "cannot tell"]
+    calls_per_sample: int = Field(ge=1)
+    samples_per_block: int = Field(ge=1)
+    blocks_ms: tuple[float, ...] = Field(description="median of each block, in order of time")
+    warmup_ms: tuple[float, ...] = ()
+
+
+class MemoryEntry(Entry):
+    """Memory of a fresh process that loads and runs the model."""
+
+    peak_bytes: int = Field(ge=0)
+    baseline_bytes: int = Field(ge=0)
+    model_bytes: int = Field(ge=0)
+    batch: int = Field(ge=1)
+
+
+class StageEntry(Entry):
+    """What was measured of one stage's artifact."""
+
+    stage: str = Field(min_length=1)
+    sha256: Sha256 = Field(description="of the file that was measured")
+    key: str = Field(default="", description="key of the stage's artifact")
+    kind: str
+    file: str
+    size_bytes: int = Field(ge=0)
+    gzip_bytes: int | None = Field(default=None, ge=0)
+    parameters: int | None = Field(default=None, ge=0)
+    macs: int | None = Field(default=None, ge=0, description="multiply-accumulates for one sample")
+    metric: MetricEntry | None = None
+    drop: Spread | None = Field(default=None, description="loss against the reference stage; positive is worse")
+    agreement: Spread | None = None
+    sqnr_db: float | None = None
+    latency: dict[int, LatencyEntry] = Field(default_factory=dict, description="by batch size")
+    memory: MemoryEntry | None = None
+    seconds: float | None = Field(default=None, ge=0, description="time the stage took")
+    history: tuple[dict[str, float], ...] = Field(default=(), description="one entry per epoch")
+    notes: tuple[str, ...] = ()
+
+
+class NoiseEntry(Entry):
+    """How quiet the machine was."""
+
+    status: Literal["VALID", "NOISY"]
+    reasons: tuple[str, ...] = ()
+    pressure_percent: float | None = None
+    steal_percent: float | None = None
+    spread_percent: float | None = None
+    drift_percent: float | None = None
+
+
+class LatencyRun(Entry):
+    """How one batch size was timed."""
+
+    batch: int = Field(ge=1)
+    reference: str
+    threads: int = Field(ge=0)
+    rounds: int = Field(ge=1)
+    stopped: str
+    resolution_ns: int
+    seconds: float
+    noise: NoiseEntry
+
+
+class GateEntry(Entry):
+    """One gate and its verdict."""
+
+    stage: str
+    kind: Literal["accuracy_drop", "speedup", "size_ratio"]
+    bound: float
+    value: float | None
+    low: float | None
+    high: float | None
+    confidence: float
+    against: str
+    verdict: Literal["passed", "failed", "cannot tell"]
+    passed: bool
+    sentence: str
+
+
+class Result(Entry):
+    """A measured run."""
+
+    schema_: Literal["retort.result/1"] = Field(default=SCHEMA, alias="schema")
+    id: str
+    started: str = Field(description="ISO 8601, UTC")
+    seconds: float | None = None
+    title: str
+    command: str
+    tool: dict[str, str]
+    env: dict[str, Any]
+    data: dict[str, Any] = Field(default_factory=dict, description="fingerprint and sample count of the test split")
+    reference: str = Field(description="the stage that drops and ratios refer to")
+    stages: tuple[StageEntry, ...] = Field(min_length=1)
+    runs: tuple[LatencyRun, ...] = ()
+    gates: tuple[GateEntry, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Result:
+        names = [stage.stage for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError("two stages have the same name")
+        if self.reference not in names:
+            raise ValueError(f"the reference '{self.reference}' is no stage")
+        timed, run = {batch for stage in self.stages for batch in stage.latency}, {run.batch for run in self.runs}
+        if timed - run:
+            raise ValueError(f"latencies at batch {sorted(timed - run)} have no run")
+        return self
+
+    def stage(self, name: str) -> StageEntry:
+        """The entry of a stage.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        return {stage.stage: stage for stage in self.stages}[name]
+
+
+def to_json(result: Result) -> str:
+    """The result as indented JSON text."""
+    return result.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+def from_json(text: str | bytes, where: str = "the result") -> Result:
+    """Inverse of :func:`to_json`.
+
+    Raises:
+        ArtifactError: naming every fault with its key path.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(f"{where} is not JSON: {error}", "measure again with `retort bench`") from error
+    faults = validate(raw)
+    if faults:
+        raise ArtifactError(
+            f"{where} does not follow {SCHEMA}: {'; '.join(faults)}", "measure again with `retort bench`"
+        )
+    return Result.model_validate(raw)
+
+
+def validate(raw: Mapping[str, Any] | Any) -> list[str]:
+    """Every departure from the schema as ``key.path: what``; empty for a valid result."""
+    try:
+        Result.model_validate(raw)
+    except ValidationError as error:
+        return [f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg']}" for fault in error.errors()]
+    return []
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a result, for editors and other tools."""
+    return Result.model_json_schema(by_alias=True)
+
+
+def save_result(result: Result, path: Path) -> None:
+    """Write a result atomically.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    write_atomically(path, to_json(result).encode())
+
+
+def load_result(path: Path) -> Result:
+    """Read a result file.
+
+    Raises:
+        MissingFileError: nothing there.
+        ArtifactError: not a result, with every fault.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no such result: {path}", "measure with `retort bench`")
+    return from_json(path.read_bytes(), path.name)
+
+
+def _finite(number: float) -> float | None:
+    return float(number) if math.isfinite(number) else None
