@@ -1,0 +1,254 @@
+"""Running several requests at once without any of them noticing the others (serve.md H15 to H18).
+
+Part of the runtime half: standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..core.errors import InputError, VerificationError
+from ..core.session import Session
+from ..core.tensors import BATCH, Array, Feeds, Signature
+from .settings import Settings
+
+Outputs = dict[str, Array]
+Shapes = tuple[tuple[int, ...], ...]
+_MEMORY_SIGNS = ("failed to allocate", "bad_alloc", "bad allocation")
+
+
+@dataclass
+class Plan:
+    """Which requests may run together.
+
+    Attributes:
+        sizes: batch sizes at which every row was bit for bit what it is alone; 1 by definition.
+        shapes: the shapes, without their batch axis, for which that was measured.
+        times_ms: time of one run at each size that was tried.
+    """
+
+    sizes: set[int] = field(default_factory=lambda: {1})
+    shapes: set[Shapes] = field(default_factory=set)
+    times_ms: dict[int, float] = field(default_factory=dict)
+
+
+class Executor:
+    """Runs validated feeds on a session: together where that is safe, one by one where it is not."""
+
+    def __init__(self, session: Session, settings: Settings) -> None:
+        self.session = session
+        self.settings = settings
+        self.signature = session.signature
+        self.plan = Plan()
+        self.rows = settings.limits.rows
+        self.combines = settings.batching != "off" and combinable(session.signature)
+
+    def run(self, requests: Sequence[Feeds]) -> list[Outputs | Exception]:
+        """Outputs of each request, or the error that it alone caused."""
+        results: dict[int, Outputs | Exception] = {}
+        groups: dict[Shapes, list[int]] = {}
+        for index, feeds in enumerate(requests):
+            groups.setdefault(self._shapes(feeds), []).append(index)
+        for shapes, members in groups.items():
+            self._run(members, requests, shapes, results)
+        return [results[index] for index in range(len(requests))]
+
+    def _run(
+        self, members: Sequence[int], requests: Sequence[Feeds], shapes: Shapes, results: dict[int, Outputs | Exception]
+    ) -> None:
+        rows = [self.signature.batch_size(requests[index]) for index in members]
+        for start, stop in self._chunks(rows, shapes):
+            chunk = members[start:stop]
+            try:
+                outputs = self._together([requests[index] for index in chunk], rows[start:stop], shapes)
+            except Exception as error:  # whatever the runtime raises concerns this chunk alone
+                if len(chunk) == 1:
+                    results[chunk[0]] = self._alone_after(error, requests[chunk[0]])
+                    continue
+                self._note_memory(error, sum(rows[start:stop]))
+                middle = len(chunk) // 2
+                self._run(chunk[:middle], requests, shapes, results)
+                self._run(chunk[middle:], requests, shapes, results)
+            else:
+                results.update(zip(chunk, outputs, strict=True))
+
+    def _chunks(self, rows: Sequence[int], shapes: Shapes) -> Iterator[tuple[int, int]]:
+        start = 0
+        while start < len(rows):
+            total, stop = rows[start], start + 1
+            if self._fits(total, shapes):
+                for end in range(start + 1, len(rows)):
+                    total += rows[end]
+                    if total > self.rows or not self._fits(rows[end], shapes):
+                        break
+                    if self._fits(total, shapes):
+                        stop = end + 1
+            yield start, stop
+            start = stop
+
+    def _fits(self, rows: int, shapes: Shapes) -> bool:
+        if not self.combines:
+            return False
+        return self.settings.batching == "fast" or (rows in self.plan.sizes and shapes in self.plan.shapes)
+
+    def _together(self, members: Sequence[Feeds], rows: Sequence[int], shapes: Shapes) -> list[Outputs]:
+        total = sum(rows)
+        padded = self._bucket(total, shapes)
+        if len(members) == 1 and padded == total:
+            return [self.session.run(members[0])]
+        feeds = {spec.name: self._joined(spec.name, members, padded - total) for spec in self.signature.inputs}
+        outputs = self.session.run(feeds)
+        stops = np.cumsum(rows)
+        return [
+            {name: self._rows_of(name, array, stop - count, stop, padded) for name, array in outputs.items()}
+            for count, stop in zip(rows, stops.tolist(), strict=True)
+        ]
+
+    def _joined(self, name: str, members: Sequence[Feeds], padding: int) -> Array:
+        axis = batch_axis(self.signature, name)
+        parts = [feeds[name] for feeds in members]
+        if padding:
+            last = np.take(parts[-1], [-1], axis=axis)
+            parts.append(np.repeat(last, padding, axis=axis))
+        return np.concatenate(parts, axis=axis)
+
+    def _rows_of(self, name: str, array: Array, start: int, stop: int, total: int) -> Array:
+        axis = batch_axis(self.signature, name)
+        if array.shape[axis] != total:
+            message = f"output '{name}' has {array.shape[axis]} rows for {total} rows of input"
+            raise VerificationError(message, "set batching to off in serving.json")
+        return array[(slice(None),) * axis + (slice(start, stop),)]
+
+    def _bucket(self, total: int, shapes: Shapes) -> int:
+        if not self.combines:
+            return total
+        return next(
+            (size for size in sorted(self.settings.buckets) if size >= total and self._fits(size, shapes)), total
+        )
+
+    def _alone_after(self, error: Exception, feeds: Feeds) -> Outputs | Exception:
+        rows = self.signature.batch_size(feeds)
+        if not is_memory(error):
+            return refused(error)
+        if rows == 1 or not combinable(self.signature):
+            return MemoryError()
+        self._note_memory(error, rows)
+        try:
+            first, second = (self.session.run(part) for part in self._halves(feeds, rows // 2))
+            axes = {name: batch_axis(self.signature, name) for name in first}
+            return {name: np.concatenate([first[name], second[name]], axis=axes[name]) for name in first}
+        except Exception as again:  # halved once already: answer instead of trying for ever
+            return MemoryError() if is_memory(again) else refused(again)
+
+    def _halves(self, feeds: Feeds, middle: int) -> list[Feeds]:
+        first, second = {}, {}
+        for name, array in feeds.items():
+            parts = np.split(array, [middle], axis=batch_axis(self.signature, name))
+            first[name], second[name] = map(np.ascontiguousarray, parts)
+        return [first, second]
+
+    def _note_memory(self, error: Exception, rows: int) -> None:
+        if is_memory(error):
+            self.rows = max(1, min(self.rows, rows // 2))
+
+    def _shapes(self, feeds: Feeds) -> Shapes:
+        return shapes_of(self.signature, feeds)
+
+    def measure(self, golden: Feeds) -> Plan:
+        """Warm up, and find the batch sizes at which rows do not depend on their neighbours.
+
+        The golden rows, and shrunken copies of them so that no two rows are alike, are run alone and
+        then together at each size; a size counts when all its rows agree bit for bit. Kernels choose
+        their order of summation by shape and not by value, which is what makes this evidence. Stops
+        when ``settings.warmup_s`` is spent: sizes that were not tried are not used.
+        """
+        deadline = time.monotonic() + self.settings.warmup_s
+        if not self.combines:
+            self.plan.times_ms[self.signature.batch_size(golden)] = self._timed(golden)[1]
+            return self.plan
+        largest = min(self.settings.limits.rows, max(self.settings.batch_size, *self.settings.buckets, 1))
+        rows = list(self._samples(golden, largest))
+        alone: list[Outputs] = []
+        for size in _order(largest, self.settings.buckets):
+            if time.monotonic() > deadline:
+                break
+            while len(alone) < size:
+                alone.append(self.session.run(rows[len(alone)]))
+            feeds = {name: self._joined(name, rows[:size], 0) for name in golden}
+            outputs, self.plan.times_ms[size] = self._timed(feeds)
+            if self._same(outputs, alone[:size]):
+                self.plan.sizes.add(size)
+        self.plan.shapes.add(self._shapes(golden))
+        return self.plan
+
+    def _timed(self, feeds: Feeds) -> tuple[Outputs, float]:
+        self.session.run(feeds)
+        begin = time.perf_counter()
+        outputs = self.session.run(feeds)
+        return outputs, 1000 * (time.perf_counter() - begin)
+
+    def _same(self, outputs: Outputs, alone: Sequence[Outputs]) -> bool:
+        for name, array in outputs.items():
+            expected = np.concatenate([row[name] for row in alone], axis=batch_axis(self.signature, name))
+            if array.shape != expected.shape or array.tobytes() != expected.tobytes():
+                return False
+        return True
+
+    def _samples(self, golden: Feeds, count: int) -> Iterator[Feeds]:
+        rows = self.signature.batch_size(golden)
+        for index in range(count):
+            yield {name: self._sample(name, array, index, rows) for name, array in golden.items()}
+
+    def _sample(self, name: str, array: Array, index: int, rows: int) -> Array:
+        row = np.take(array, [index % rows], axis=batch_axis(self.signature, name))
+        shrink = 0.75 ** (index // rows)
+        return np.multiply(row, shrink, dtype=row.dtype) if row.dtype.kind == "f" and shrink != 1 else row
+
+
+def _order(largest: int, buckets: Sequence[int]) -> list[int]:
+    powers = [1 << power for power in range(largest.bit_length()) if 1 << power <= largest]
+    wanted = [size for size in buckets if size <= largest]
+    return list(dict.fromkeys([*powers, *wanted, largest, *range(1, largest + 1)]))
+
+
+def batch_axis(signature: Signature, name: str) -> int:
+    """The batch axis of an input or output."""
+    return next(s.shape.index(BATCH) for s in (*signature.inputs, *signature.outputs) if s.name == name)
+
+
+def combinable(signature: Signature) -> bool:
+    """Whether rows of several requests may share a run: every tensor has a batch axis, and rows are independent."""
+    specs = (*signature.inputs, *signature.outputs)
+    return signature.batch_invariant and all(spec.shape.count(BATCH) == 1 for spec in specs)
+
+
+def shapes_of(signature: Signature, feeds: Mapping[str, Array]) -> Shapes:
+    """Shapes of the inputs without their batch axes."""
+    shapes = []
+    for spec in signature.inputs:
+        shape = np.shape(feeds[spec.name])
+        shapes.append(tuple(size for size, axis in zip(shape, spec.shape, strict=True) if axis != BATCH))
+    return tuple(shapes)
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether a runtime ran out of memory."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or "failed to allocate" in text
+        or "bad_alloc" in text
+        or "bad allocation" in text
+    )
+
+
+def refused(error: Exception) -> Exception:
+    """The error of a request that fails by itself: onnxruntime blames the arguments where it means the values."""
+    if type(error).__name__ == "InvalidArgument":
+        remedy = "check its values: an index may be out of range"
+        return InputError("the model cannot compute this input", remedy)
+    return error

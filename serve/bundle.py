@@ -1,0 +1,170 @@
+"""The neutral bundle: model, signature, golden vectors, settings and checksums; every target is made from it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.artifact import Artifact, raise_if_not, sha256_file
+from ..core.errors import ArtifactError, MachineError, UserError
+from ..core.session import Session, open_session
+from ..core.tensors import BATCH, Array, Signature, TensorSpec
+from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, golden_error, split_golden
+from .integrity import SUMS, format_sums
+from .settings import Limits, Settings
+from .wire import read_npz, write_npz
+
+_DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+_TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
+_FREE_SIZES = (8, 16, 32, 1, 64, 224)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a graph artifact holds for serving.
+
+    Attributes:
+        model: path of the ONNX file.
+        external: names of the files beside it that hold its weights.
+        golden: content of ``golden.npz``.
+    """
+
+    model: Path
+    external: tuple[str, ...]
+    signature: Signature
+    golden: dict[str, Array]
+
+
+def read_graph(artifact: Artifact) -> Parts:
+    """What there is to serve in a graph artifact, or in a bare ONNX file.
+
+    A bare file has no golden vectors: inputs are made from its signature, and what its own session gives
+    becomes the expectation.
+
+    Raises:
+        ArtifactError: not a graph, or its files contradict each other.
+    """
+    raise_if_not(artifact, "graph")
+    model = artifact.main
+    external, dynamic = inspect_graph(model)
+    session = open_session(model)
+    try:
+        if artifact.path.is_file():
+            signature, golden = session.signature, _made_up(session)
+        else:
+            signature = Signature.from_json(artifact.file(SIGNATURE).read_bytes())
+            golden = read_npz(artifact.file(GOLDEN).read_bytes(), _TRUSTED)
+        _check_golden(signature, golden)
+    finally:
+        session.close()
+    return Parts(model, external, replace(signature, batch_invariant=signature.batch_invariant and not dynamic), golden)
+
+
+def inspect_graph(path: Path) -> tuple[tuple[str, ...], bool]:
+    """Files with external weights, and whether a node quantizes over the whole batch (serve.md H17).
+
+    Raises:
+        ArtifactError: the file is not ONNX.
+    """
+    try:
+        onnx: Any = import_module("onnx")
+    except ImportError as error:
+        raise MachineError(f"onnx cannot be imported: {error}", "pip install onnx") from error
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError has no stable home
+        raise ArtifactError(f"{path} is not an ONNX file", "it is truncated or damaged: export it again") from error
+    graphs = [model.graph, *model.functions]
+    dynamic = any(node.op_type in _DYNAMIC for graph in graphs for node in _nodes(graph))
+    files = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    if odd := [name for name in files if Path(name).name != name or not (path.parent / name).is_file()]:
+        message = f"{path.name} keeps weights in '{odd[0]}', which is not a file beside it"
+        raise ArtifactError(message, "put that file beside the model, or export it again")
+    return tuple(sorted(files)), dynamic
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _check_golden(signature: Signature, golden: dict[str, Array]) -> None:
+    inputs, outputs = split_golden(golden)
+    wanted = {spec.name for spec in signature.inputs}, {spec.name for spec in signature.outputs}
+    if (set(inputs), set(outputs)) != wanted:
+        raise ArtifactError(f"{GOLDEN} does not hold the model's inputs and outputs", "export the model again")
+    if not all(np.array_equal(inputs[name], array) for name, array in signature.validate(inputs).items()):
+        raise ArtifactError(f"{GOLDEN} does not fit the signature", "export the model again")
+
+
+def _made_up(session: Session, rows: int = 4) -> dict[str, Array]:
+    generator = np.random.default_rng(0)
+    failure: Exception | None = None
+    for size in _FREE_SIZES:
+        feeds = {spec.name: _random(spec, rows, size, generator) for spec in session.signature.inputs}
+        try:
+            outputs = session.run(feeds)
+        except Exception as error:  # the next size may suit the model
+            failure = error
+            continue
+        return {f"in.{k}": v for k, v in feeds.items()} | {f"out.{k}": v for k, v in outputs.items()}
+    message = f"no golden inputs can be made for this ONNX file: {str(failure).splitlines()[0][:200]}"
+    raise UserError(message, "pack a graph written by `retort export`, which stores real ones")
+
+
+def _random(spec: TensorSpec, rows: int, size: int, generator: np.random.Generator) -> Array:
+    shape = [axis if isinstance(axis, int) else rows if axis == BATCH else size for axis in spec.shape]
+    if np.dtype(spec.dtype).kind == "f":
+        return generator.standard_normal(shape).astype(spec.dtype)
+    return generator.integers(0, 2, shape).astype(spec.dtype)  # 0 and 1 are valid indices of nearly everything
+
+
+def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
+    """Write the bundle's files and their checksums.
+
+    Args:
+        folder: made if it is not there.
+
+    Returns:
+        The settings as written, with the golden tolerance that suits the model on this machine.
+
+    Raises:
+        ArtifactError: the golden outputs do not belong to this model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in parts.external:
+        shutil.copyfile(parts.model.parent / name, folder / name)
+    shutil.copyfile(parts.model, folder / MODEL)
+    settings = replace(settings, external=parts.external, golden_tolerance=_tolerance(folder / MODEL, parts))
+    (folder / SIGNATURE).write_bytes(parts.signature.to_json().encode())
+    (folder / GOLDEN).write_bytes(write_npz(parts.golden))
+    (folder / SETTINGS).write_bytes(settings.to_json())
+    (folder / SUMS).write_bytes(format_sums({path.name: sha256_file(path) for path in folder.iterdir()}))
+    return settings
+
+
+def _tolerance(model: Path, parts: Parts) -> float:
+    session = open_session(model)
+    inputs, expected = split_golden(parts.golden)
+    error = golden_error(session.run(inputs), expected)
+    session.close()
+    if not error <= 0.25:
+        message = f"the golden outputs are off by {error:.3g} of their range: they belong to another model"
+        raise ArtifactError(message, "export the model again")
+    # a power of ten, so that a last bit that differs does not change the archive
+    return max(1e-3, float(10.0 ** np.ceil(np.log10(max(4 * error, 1e-9)))))

@@ -1,0 +1,239 @@
+"""Asking a served model: arrays in, arrays out, errors as our own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
+from weakref import WeakSet
+
+import numpy as np
+
+from ..core.console import SILENT, Console
+from ..core.data import Split
+from ..core.errors import InputError, LimitError, RetortError, ServingError, UserError
+from ..core.tensors import Array, Feeds
+from .bodies import V2_TYPES
+from .replies import OUTPUTS_HEADER, dump, v2_tensor
+from .settings import Limits
+from .wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
+
+Format = Literal["npy", "npz", "json"]
+_TYPES: dict[str, str] = {"npy": NPY, "npz": NPZ, "json": JSON}
+_TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
+_STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, http.client.CannotSendRequest)
+
+
+class Client:
+    """Talks to one model of one server over connections that are kept open, one per thread.
+
+    Args:
+        url: such as ``http://127.0.0.1:8080``.
+        name: name of the model.
+        version: asks for this version; the server's default one when empty.
+        timeout_s: longest wait for an answer.
+    """
+
+    def __init__(self, url: str, name: str = "model", version: str = "", timeout_s: float = 120.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise UserError(f"'{url}' is not an http address", "give one such as http://127.0.0.1:8080")
+        self._address = (parts.hostname, parts.port or 80)
+        self._path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
+        self._timeout_s = timeout_s
+        self._local = threading.local()
+        self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
+
+    def predict(self, feeds: Feeds, form: Format | None = None) -> dict[str, Array]:
+        """Outputs of the model for one request.
+
+        Args:
+            feeds: one array per input, with a leading batch axis.
+            form: how arrays travel; by default npy for one input and npz for several.
+
+        Raises:
+            InputError: the server refused the request; its own message is given.
+            LimitError: the request is too large.
+            ServingError: the server failed, or cannot be reached.
+        """
+        form = form or ("npy" if len(feeds) == 1 else "npz")
+        if form == "npy" and len(feeds) != 1:
+            raise InputError(f"npy carries one array, {len(feeds)} were given", "use npz or json")
+        status, headers, body = self.request("POST", "", _body(feeds, form), {"Content-Type": _TYPES[form]})
+        if status != 200:
+            raise _as_error(status, body)
+        return _outputs(headers, body)
+
+    def request(
+        self, method: str, path: str = "", body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One raw request to the model: status, headers with lower-case names, and body of the answer.
+
+        Raises:
+            ServingError: the server cannot be reached or closed the connection without an answer.
+        """
+        for fresh in (False, True):
+            connection, reused = self._connection(fresh)
+            try:
+                return _exchange(connection, method, self._path + path, body, headers or {})
+            except _STALE as error:
+                self.close_current()
+                if reused:
+                    continue  # the server had closed a connection it kept open: nothing was answered yet
+                raise self._unreachable(error) from error
+            except (OSError, http.client.HTTPException) as error:
+                self.close_current()
+                raise self._unreachable(error) from error
+        raise self._unreachable(ConnectionError("closed twice"))
+
+    def _unreachable(self, error: Exception) -> ServingError:
+        host, port = self._address
+        reason = str(error) or type(error).__name__
+        return ServingError(f"no answer from {host}:{port}: {reason}", "check that the server runs, and its logs")
+
+    def _connection(self, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
+        current: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if current is not None and current.sock is not None and not fresh:
+            return current, True
+        connection = http.client.HTTPConnection(*self._address, timeout=self._timeout_s)
+        self._local.connection = connection
+        self._open.add(connection)
+        return connection, False
+
+    def close_current(self) -> None:
+        """Close this thread's connection."""
+        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in list(self._open):
+            connection.close()
+        self._open.clear()
+
+
+def predict(url: str, name: str, feeds: Feeds, form: Format | None = None) -> dict[str, Array]:
+    """Ask a server once; see :meth:`Client.predict`."""
+    client = Client(url, name)
+    try:
+        return client.predict(feeds, form)
+    finally:
+        client.close()
+
+
+def predict_split(
+    client: Client,
+    split: Split,
+    rows_per_request: int = 1,
+    concurrency: int = 4,
+    console: Console = SILENT,
+    limit: int | None = None,
+    form: Format | None = None,
+) -> dict[str, Array]:
+    """Outputs for a whole split, in its order.
+
+    Args:
+        rows_per_request: samples sent in one request.
+        concurrency: requests under way at once.
+        limit: ask for this many samples at most.
+
+    Raises:
+        ServingError: the server failed; remaining requests are not sent.
+    """
+    total = min(len(split), limit) if limit is not None else len(split)
+    starts = range(0, total, rows_per_request)
+
+    def _ask(start: int) -> dict[str, Array]:
+        inputs = split.read(range(start, min(start + rows_per_request, total)))[0]
+        return client.predict(inputs, form)
+
+    results: list[dict[str, Array]] = []
+    with ThreadPoolExecutor(concurrency) as pool, console.progress("predict", len(starts)) as bar:
+        for result in _in_order(pool, _ask, iter(starts), 2 * concurrency):
+            results.append(result)
+            bar.advance()
+    if not results:
+        raise UserError("there is nothing to predict: the split is empty", "give at least one sample")
+    return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, ask: Callable[[int], dict[str, Array]], starts: Iterator[int], ahead: int
+) -> Iterator[dict[str, Array]]:
+    # only a few requests wait at a time: a split may be larger than memory, and a failure should stop the rest
+    waiting: deque[Future[dict[str, Array]]] = deque(pool.submit(ask, start) for start in islice(starts, ahead))
+    try:
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(ask, start) for start in islice(starts, 1))
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _exchange(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> tuple[int, dict[str, str], bytes]:
+    # a refusal can arrive while the body is still being sent, so an answer is looked for in any case
+    with suppress(BrokenPipeError, ConnectionResetError):
+        connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    found = {name.lower(): value for name, value in response.getheaders()}
+    try:
+        content = response.read()
+    except (ConnectionResetError, http.client.IncompleteRead) as error:
+        # TorchServe closes with a reset after an error, sometimes before its body was read
+        if response.status < 400:
+            raise
+        content = getattr(error, "partial", b"")
+    if response.status >= 400:
+        connection.close()
+    return response.status, found, content
+
+
+def _body(feeds: Feeds, form: Format) -> bytes:
+    if form == "npy":
+        return write_npy(next(iter(feeds.values())))
+    return write_npz(feeds) if form == "npz" else dump({"inputs": [v2_tensor(*item) for item in feeds.items()]})
+
+
+def _outputs(headers: dict[str, str], body: bytes) -> dict[str, Array]:
+    kind = headers.get("content-type", "").partition(";")[0]
+    if kind == NPY:
+        return {headers.get(OUTPUTS_HEADER, "output"): read_npy(body, _TRUSTED)}
+    if kind == NPZ:
+        return read_npz(body, _TRUSTED)
+    try:
+        tensors = json.loads(body)["outputs"]
+        return {item["name"]: _from_v2(item) for item in tensors}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ServingError(
+            f"the server answered with {kind or 'something'} that cannot be read", "see its logs"
+        ) from error
+
+
+def _from_v2(item: dict[str, Any]) -> Array:
+    return np.array(item["data"], dtype=V2_TYPES[item["datatype"]]).reshape(item["shape"])
+
+
+def _as_error(status: int, body: bytes) -> RetortError:
+    try:
+        raw = json.loads(body)
+    except ValueError:
+        raw = {}
+    given = raw if isinstance(raw, dict) else {}
+    message = str(given.get("message") or http.client.responses.get(status, "no reason given"))
+    remedy = str(given.get("remedy") or "")
+    facts = {key: given[key] for key in ("input", "expected", "got", "request_id") if key in given}
+    kind = LimitError if status == 413 else InputError if 400 <= status < 500 else ServingError
+    fallback = {404: "check the name of the model", 413: "send fewer rows in one request"}
+    remedy = remedy or fallback.get(status, "see the server's logs" if status >= 500 else "correct the request")
+    return kind(f"the server answered {status}: {message}", remedy, status=status, **facts)

@@ -1,0 +1,232 @@
+"""A bundle loaded, checked and warmed up, answering requests; knows nothing of the server around it.
+
+Part of the runtime half: standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import InputError, VerificationError
+from ..core.session import Session, SessionOptions, open_session
+from ..core.tensors import Array, Signature
+from .batching import Executor, batch_axis, combinable
+from .integrity import check_file, read_checked, read_sums
+from .replies import Answer, dump, encode, refuse
+from .request import Incoming, Request, decode
+from .settings import Limits, Settings
+from .wire import read_npz
+
+MODEL, SIGNATURE, GOLDEN, SETTINGS = "model.onnx", "signature.json", "golden.npz", "serving.json"
+_TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
+
+
+@dataclass
+class Engine:
+    """A model ready to answer.
+
+    Attributes:
+        golden: inputs and expected outputs stored with the model.
+        golden_error: largest error of the golden outputs on this machine, relative to their range.
+        load_s: time from the first byte read to the last self-test.
+    """
+
+    session: Session
+    signature: Signature
+    settings: Settings
+    executor: Executor
+    golden: tuple[dict[str, Array], dict[str, Array]]
+    sums: Mapping[str, str]
+    golden_error: float = 0.0
+    load_s: float = 0.0
+    handler_version: str = ""
+
+    @staticmethod
+    def load(folder: Path) -> Engine:
+        """Open a bundle or an unpacked archive, run its golden inputs and warm every batch size.
+
+        Raises:
+            ArtifactError: a file is missing, altered or unreadable.
+            MachineError: the runtime or the required provider is missing.
+            VerificationError: the golden outputs do not come out.
+        """
+        begin = time.perf_counter()
+        sums = read_sums(folder)
+        settings = Settings.from_json(read_checked(folder, SETTINGS, sums))
+        signature = Signature.from_json(read_checked(folder, SIGNATURE, sums))
+        golden = split_golden(read_npz(read_checked(folder, GOLDEN, sums), _TRUSTED))
+        settings = replace(settings, threads=thread_budget(settings))
+        session = _open(folder, sums, settings, signature)
+        engine = Engine(session, signature, settings, Executor(session, settings), golden, sums)
+        engine.golden_error = engine.self_test()
+        engine.executor.measure(golden[0])
+        engine.load_s = time.perf_counter() - begin
+        return engine
+
+    def self_test(self) -> float:
+        """Run the golden inputs and compare; the largest error relative to the range of its output.
+
+        Raises:
+            VerificationError: an output is further off than ``golden_tolerance``.
+        """
+        inputs, expected = self.golden
+        error = golden_error(self.session.run(inputs), expected)
+        if not error <= self.settings.golden_tolerance:
+            raise VerificationError(
+                f"the golden outputs are off by {error:.3g}, {self.settings.golden_tolerance:.3g} is allowed",
+                "the runtime here computes something else: check its version, or export and pack the model again",
+            )
+        return error
+
+    def answer(self, requests: Sequence[Incoming]) -> list[Answer]:
+        """One answer per request, in order; a request that fails spoils no other (serve.md H16)."""
+        answers: dict[int, Answer] = {}
+        decoded: dict[int, Request] = {}
+        for index, incoming in enumerate(requests):
+            try:
+                special = self._special(incoming)
+                if special is not None:
+                    answers[index] = special
+                else:
+                    decoded[index] = decode(incoming, self.signature, self.settings)
+            except Exception as error:  # also what we did not foresee concerns this request alone
+                answers[index] = refuse(error, incoming.request_id)
+        outputs = self.executor.run([request.feeds for request in decoded.values()])
+        for (index, request), output in zip(decoded.items(), outputs, strict=True):
+            answers[index] = self._encoded(output, request, requests[index].request_id)
+        return [answers[index] for index in range(len(requests))]
+
+    def _encoded(self, output: dict[str, Array] | Exception, request: Request, request_id: str) -> Answer:
+        if isinstance(output, Exception):
+            return refuse(output, request_id)
+        try:
+            return encode(output, request, self.signature, self.settings)
+        except Exception as error:  # memory, most likely: it concerns this request alone
+            return refuse(error, request_id)
+
+    def _special(self, incoming: Incoming) -> Answer | None:
+        if not incoming.parts and "describe" in incoming.headers:
+            return Answer(200, dump(self.describe()))
+        operation = incoming.headers.get("url_path", "").strip("/")
+        if operation == "healthcheck":
+            return self.health()
+        if operation:
+            raise InputError(f"there is no operation '{operation[:80]}'", "use healthcheck", status=404)
+        return None
+
+    def health(self) -> Answer:
+        """Run the golden inputs: 200 with the time they took, or 503 (serve.md H25)."""
+        begin = time.perf_counter()
+        try:
+            error = self.self_test()
+        except Exception as failure:  # whatever is wrong, the answer is "not healthy"
+            return Answer(503, dump({"healthy": False, "reason": type(failure).__name__}))
+        took_ms = 1000 * (time.perf_counter() - begin)
+        return Answer(200, dump({"healthy": True, "golden_error": error, "latency_ms": round(took_ms, 3)}))
+
+    def describe(self) -> dict[str, Any]:
+        """What is served and how, JSON-ready (serve.md H24)."""
+        plan = self.executor.plan
+        return {
+            "signature": json.loads(self.signature.to_json()),
+            "settings": asdict(self.settings),
+            "handler_version": self.handler_version,
+            "model_sha256": self.sums[MODEL],
+            "backend": self.session.backend,
+            "providers": {"requested": list(self.settings.providers), "actual": list(self.session.providers)},
+            "threads": self.settings.threads,
+            "together": {
+                "possible": self.executor.combines,
+                "exact_batch_sizes": sorted(plan.sizes),
+                "times_ms": {str(size): round(took, 3) for size, took in sorted(plan.times_ms.items())},
+            },
+            "golden_error": self.golden_error,
+            "load_s": round(self.load_s, 3),
+            "versions": {"python": platform.python_version(), "numpy": np.__version__},
+            "runtime_path": str(Path(__file__).parent.parent),
+        }
+
+    def close(self) -> None:
+        """Free the session."""
+        self.session.close()
+
+
+def _open(folder: Path, sums: Mapping[str, str], settings: Settings, signature: Signature) -> Session:
+    options = SessionOptions(settings.threads, settings.providers, spinning=settings.spinning)
+    if not settings.external:
+        return open_session(read_checked(folder, MODEL, sums), options, signature)
+    for name in (MODEL, *settings.external):
+        check_file(folder, name, sums)
+    return open_session(folder / MODEL, options, signature)
+
+
+def thread_budget(settings: Settings, cores: int | None = None) -> int:
+    """Runtime threads of one worker: what was asked for, but no more than its share of the usable cores (H11).
+
+    Args:
+        cores: usable cores; by default affinity and cgroup quota decide.
+    """
+    share = max(1, (cores or usable_cores()) // max(1, settings.workers))
+    return min(settings.threads, share) if settings.threads else share
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, cut by the cgroup's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+def split_golden(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The ``in.<name>`` and ``out.<name>`` arrays of ``golden.npz``, by name."""
+    inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in.")}
+    return inputs, {name[4:]: array for name, array in arrays.items() if name.startswith("out.")}
+
+
+def smallest_golden(
+    signature: Signature, golden: tuple[dict[str, Array], dict[str, Array]]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Golden inputs and outputs of one sample, or of all where samples cannot be told apart."""
+    if not combinable(signature):
+        return golden
+    inputs, outputs = (
+        {name: np.take(array, [0], axis=batch_axis(signature, name)) for name, array in arrays.items()}
+        for arrays in golden
+    )
+    return inputs, outputs
+
+
+def golden_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
+    """Largest error of any output: relative to its range for floats, the share that differs for integers.
+
+    Infinite when an output is missing or has another shape.
+    """
+    return max((_error(outputs.get(name), want) for name, want in expected.items()), default=0.0)
+
+
+def _error(got: Array | None, want: Array) -> float:
+    if got is None or got.shape != want.shape:
+        return math.inf
+    if want.size == 0 or want.dtype.kind != "f":
+        return float(np.mean(got != want)) if want.size else 0.0
+    have, wish = got.astype(np.float64), want.astype(np.float64)
+    finite = np.isfinite(wish)
+    if not np.array_equal(have[~finite], wish[~finite], equal_nan=True):
+        return math.inf
+    if not finite.any():
+        return 0.0
+    difference = float(np.abs(have[finite] - wish[finite]).max())
+    return difference / max(float(np.abs(wish[finite]).max()), 1e-12) if difference == difference else math.inf

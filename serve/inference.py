@@ -1,0 +1,112 @@
+"""The TorchServe side of serving: context in, statuses and bytes out; ``handle`` never raises (serve.md H29).
+
+Part of the runtime half: standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import RetortError
+from .engine import Engine
+from .replies import PHRASES, Answer, refuse
+from .request import Incoming
+
+LOAD_FAILED = "RETORT_LOAD_FAILED"
+_log = logging.getLogger("retort.serve")
+
+
+class Endpoint:
+    """What stands behind a handler file's ``handle`` function.
+
+    Args:
+        version: version of the handler file, shown by the describe operation.
+    """
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.engine: Engine | None = None
+        self._warned: dict[str, float] = {}
+
+    def handle(self, data: Sequence[Mapping[str, object]] | None, context: Any) -> list[bytes]:
+        """TorchServe's entry: ``data`` is None once at load, then a list of requests.
+
+        Raises:
+            RuntimeError: only at load, when the archive cannot be served; TorchServe knows no other error there.
+        """
+        if data is None:
+            self.initialize(context)
+            return []
+        try:
+            answers = self._answers(data, context)
+            return [_send(answer, index, context) for index, answer in enumerate(answers)]
+        except Exception as error:  # the last guard: one failure must not become a 503 without a word for all
+            self._warn(f"handler {type(error).__name__}")
+            return [_send(refuse(error), index, context) for index in range(len(data))]
+
+    def initialize(self, context: Any) -> None:
+        """Load the model beside the handler; safe to call again.
+
+        Raises:
+            RuntimeError: with the reason, which is also logged as one line that the launcher reads.
+        """
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+        try:
+            self.engine = Engine.load(Path(context.system_properties["model_dir"]))
+        except Exception as error:
+            raise load_failure(error) from error
+        self.engine.handler_version = self.version
+        sizes = sorted(self.engine.executor.plan.sizes)
+        _log.info("retort serves with %d threads, exact batch sizes %s", self.engine.settings.threads, sizes)
+
+    def _answers(self, data: Sequence[Mapping[str, object]], context: Any) -> list[Answer]:
+        if self.engine is None:
+            return [Answer(503, b'{"code":"NotReady","status":503,"message":"the model is not loaded"}') for _ in data]
+        answers = self.engine.answer([_incoming(parts, index, context) for index, parts in enumerate(data)])
+        for answer in answers:
+            if answer.status >= 500:
+                self._warn(f"{answer.status} {answer.cause}")
+        return answers
+
+    def _warn(self, signature: str) -> None:
+        # one line per kind of failure and minute, and never what the request held (serve.md H28)
+        now = time.monotonic()
+        if now - self._warned.get(signature, -60.0) >= 60.0:
+            self._warned[signature] = now
+            _log.warning("retort: requests fail: %s", signature)
+
+
+def load_failure(error: BaseException) -> RuntimeError:
+    """Log why nothing can be served, in one line, and the error that TorchServe reports cleanly."""
+    message = error.message if isinstance(error, RetortError) else f"{type(error).__name__}: {error}"
+    remedy = error.remedy if isinstance(error, RetortError) else ""
+    facts = {"code": type(error).__name__, "message": message, "remedy": remedy, "python": sys.executable}
+    _log.error("%s %s", LOAD_FAILED, json.dumps(facts))
+    return RuntimeError(f"{message} (python: {sys.executable})")
+
+
+def _incoming(parts: Mapping[str, object], index: int, context: Any) -> Incoming:
+    headers: dict[str, str] = {}
+    types: dict[str, str] = {}
+    for name, value in context.get_all_request_header(index).items():
+        if isinstance(value, Mapping):
+            types[name] = str(value.get("content-type") or "")
+        else:
+            headers[name.lower()] = str(value)
+    return Incoming(parts, types, headers, str(context.get_request_id(index) or ""))
+
+
+def _send(answer: Answer, index: int, context: Any) -> bytes:
+    context.set_response_status(answer.status, PHRASES.get(answer.status, "Error"), index)
+    context.set_response_content_type(index, answer.content_type)
+    for name, value in answer.headers.items():
+        context.set_response_header(index, name, value)
+    return answer.body

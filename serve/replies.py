@@ -1,0 +1,118 @@
+"""Answers as bytes: outputs in the form asked for, and errors with a status and a body a program can read (H21, H22).
+
+Part of the runtime half: standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import UserError
+from ..core.tensors import BATCH, Array, Signature
+from .bodies import V2_TYPES
+from .request import Request
+from .settings import Settings
+from .wire import JSON, NPY, NPZ, write_npy, write_npz
+
+OUTPUTS_HEADER = "x-retort-outputs"
+PHRASES = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    413: "Payload Too Large",
+    415: "Unsupported Media Type",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    507: "Insufficient Storage",
+}
+_V2_NAMES = {dtype: name for name, dtype in V2_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: HTTP status, body, content type, further headers, and for the log the class of the error."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cause: str = ""
+
+
+def encode(outputs: Mapping[str, Array], request: Request, signature: Signature, settings: Settings) -> Answer:
+    """The outputs of one request in the form that was negotiated for it."""
+    chosen = {name: outputs[name] for name in request.outputs}
+    if request.reply == NPY:
+        name, array = next(iter(chosen.items()))
+        return Answer(200, write_npy(array), NPY, {OUTPUTS_HEADER: name})
+    if request.reply == NPZ:
+        return Answer(200, write_npz(chosen), NPZ)
+    return Answer(200, dump(_json_value(chosen, request, signature, settings)))
+
+
+def dump(value: object) -> bytes:
+    """Compact ASCII JSON."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _json_value(chosen: dict[str, Array], request: Request, signature: Signature, settings: Settings) -> object:
+    if request.layout == "v2":
+        tensors = [v2_tensor(name, array) for name, array in chosen.items()]
+        tag = {"id": request.tag} if request.tag else {}
+        return {"model_name": settings.name, "model_version": settings.version, **tag, "outputs": tensors}
+    if request.layout == "instances":
+        return {"predictions": _predictions(chosen, signature)}
+    if request.layout == "bare" and len(chosen) == 1:
+        return to_list(next(iter(chosen.values())))
+    return {name: to_list(array) for name, array in chosen.items()}
+
+
+def v2_tensor(name: str, array: Array) -> dict[str, Any]:
+    """One tensor in KServe V2 form."""
+    kind = _V2_NAMES.get(array.dtype.name, array.dtype.name.upper())
+    return {"name": name, "datatype": kind, "shape": list(array.shape), "data": to_list(array.reshape(-1))}
+
+
+def _predictions(chosen: dict[str, Array], signature: Signature) -> list[Any]:
+    axes = {spec.name: spec.shape.index(BATCH) for spec in signature.outputs}
+    rows = {name: to_list(np.moveaxis(array, axes[name], 0)) for name, array in chosen.items()}
+    if len(rows) == 1:
+        return list(next(iter(rows.values())))
+    return [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+
+
+def to_list(array: Array) -> Any:
+    """Nested lists; NaN and infinities, which JSON cannot write, become null."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        values = array.astype(object)
+        values[~np.isfinite(array)] = None
+        return values.tolist()
+    return array.tolist()
+
+
+def refuse(error: BaseException, request_id: str = "") -> Answer:
+    """The answer to a request that failed; only the user's own errors are explained (serve.md H22)."""
+    if isinstance(error, MemoryError):
+        return _problem(
+            507, "OutOfMemory", "the request needs more memory than there is", "send fewer rows", request_id
+        )
+    if not isinstance(error, UserError):
+        answer = _problem(500, "InternalError", "the server failed on this request", "see the server's log", request_id)
+        return replace(answer, cause=type(error).__name__)
+    given = error.facts.get("status")
+    status = given if isinstance(given, int) else error.http_status
+    facts = {key: error.facts[key] for key in ("input", "expected", "got") if error.facts.get(key)}
+    return _problem(status, type(error).__name__, error.message, error.remedy, request_id, facts)
+
+
+def _problem(
+    status: int, code: str, message: str, remedy: str, request_id: str, facts: Mapping[str, object] | None = None
+) -> Answer:
+    texts = {"code": code, "status": status, "message": message[:500], "remedy": remedy[:500]}
+    details = {key: str(value)[:500] for key, value in (facts or {}).items()}
+    return Answer(status, dump({**texts, **details, "request_id": request_id}))

@@ -1,0 +1,210 @@
+"""What a request asks for, taken from its bytes and headers and checked against the signature (serve.md H12 to H14).
+
+Part of the runtime half: standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from ..core.errors import InputError, LimitError
+from ..core.tensors import BATCH, Array, Signature, TensorSpec
+from .bodies import decode_json, parse_json, to_array
+from .settings import Settings
+from .wire import JSON, MAGIC_NPY, MAGIC_NPZ, NPY, NPZ, read_npy, read_npz
+
+Layout = Literal["tensors", "bare", "instances", "v2"]
+RAW = ("body", "data")
+TYPES = (JSON, NPY, NPZ)
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """One request as the server hands it over.
+
+    Attributes:
+        parts: the raw body under ``body``, or one entry per form field or gRPC key.
+        part_types: content type of each part.
+        headers: request headers with lower-case names.
+        request_id: the server's id of this request.
+    """
+
+    parts: Mapping[str, object]
+    part_types: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A decoded and validated request.
+
+    Attributes:
+        feeds: one array per input, in signature order, of the signature's dtypes.
+        rows: samples in it; 1 for a model without a batch axis.
+        reply: content type of the answer.
+        layout: form of a JSON answer.
+        outputs: names asked for, in signature order.
+        tag: the client's own id (V2), given back.
+    """
+
+    feeds: dict[str, Array]
+    rows: int
+    reply: str
+    layout: Layout
+    outputs: tuple[str, ...]
+    tag: str = ""
+
+
+def decode(incoming: Incoming, signature: Signature, settings: Settings) -> Request:
+    """Decode and validate one request.
+
+    Raises:
+        InputError: it cannot be decoded, or does not fit the signature.
+        LimitError: it is larger than the limits allow.
+    """
+    _check_size(incoming, settings)
+    feeds, layout, outputs, tag, kind = _tensors(incoming, signature, settings)
+    names = tuple(spec.name for spec in signature.outputs if not outputs or spec.name in outputs)
+    reply = negotiate(incoming.headers.get("accept", ""), kind, len(names))
+    checked = _validate(feeds, signature, settings)
+    return Request(checked, signature.batch_size(checked), reply, layout, names, tag)
+
+
+Tensors = tuple[Mapping[str, Array], Layout, tuple[str, ...], str, str]
+
+
+def _tensors(incoming: Incoming, signature: Signature, settings: Settings) -> Tensors:
+    parts = incoming.parts
+    if len(parts) == 1 and (key := next(iter(parts))) in RAW:
+        content_type = incoming.part_types.get(key) or incoming.headers.get("content-type", "")
+        return _body(parts[key], content_type, signature, settings)
+    if not parts:
+        raise InputError("the request is empty", f"send {signature.describe_inputs()}")
+    known = {spec.name for spec in signature.inputs}
+    if unknown := sorted(set(parts) - known):
+        raise InputError(f"unknown parts: {', '.join(unknown)}", f"name parts after {signature.describe_inputs()}")
+    feeds = {name: _part(name, value, settings) for name, value in parts.items()}
+    return feeds, "tensors", (), "", JSON
+
+
+def _body(body: object, content_type: str, signature: Signature, settings: Settings) -> Tensors:
+    kind = _kind(body, content_type)
+    if kind == JSON:
+        return *decode_json(body, signature, settings.limits), JSON
+    data = _bytes(body)
+    if kind == NPZ:
+        return read_npz(data, settings.limits), "tensors", (), "", NPZ
+    name = signature.inputs[0].name
+    if len(signature.inputs) > 1:
+        message = f"npy carries one tensor, this model takes {len(signature.inputs)}"
+        raise InputError(message, f"send {NPZ} or {JSON} with {signature.describe_inputs()}")
+    return {name: read_npy(data, settings.limits, name)}, "tensors", (), "", NPY
+
+
+def _part(name: str, value: object, settings: Settings) -> Array:
+    if isinstance(value, bytes | bytearray) and value[:6] == MAGIC_NPY:
+        return read_npy(value, settings.limits, name)
+    return to_array(parse_json(value), name, settings.limits)
+
+
+def _kind(body: object, content_type: str) -> str:
+    if not isinstance(body, bytes | bytearray):
+        return JSON  # a server that decodes JSON itself hands over the parsed value
+    mime = content_type.partition(";")[0].strip().lower()
+    if mime in TYPES:
+        return mime
+    if mime:
+        message = f"content type '{mime[:80]}' is not supported"
+        raise InputError(message, f"send {', '.join(TYPES)}", status=415)
+    start = bytes(body[:6])
+    return NPY if start == MAGIC_NPY else NPZ if start[:4] == MAGIC_NPZ else JSON
+
+
+def _bytes(body: object) -> bytes | bytearray:
+    if isinstance(body, bytes | bytearray):
+        return body
+    raise InputError("the body is not bytes", f"send {', '.join(TYPES)}")
+
+
+def _check_size(incoming: Incoming, settings: Settings) -> None:
+    size = sum(len(value) for value in incoming.parts.values() if isinstance(value, bytes | bytearray | str))
+    if size > settings.limits.request_bytes:
+        message = f"the request has {size} bytes"
+        raise LimitError(message, f"at most {settings.limits.request_bytes} are allowed; send fewer rows at once")
+
+
+def _validate(feeds: Mapping[str, Array], signature: Signature, settings: Settings) -> dict[str, Array]:
+    for spec in signature.inputs:
+        if BATCH in spec.shape and spec.name in feeds:
+            axis, shape = spec.shape.index(BATCH), np.shape(feeds[spec.name])
+            if axis < len(shape) and shape[axis] > settings.limits.rows:
+                message = f"the request has {shape[axis]} rows"
+                raise LimitError(message, f"at most {settings.limits.rows} are allowed", input=spec.name)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            checked = signature.validate(feeds)
+    except InputError as error:
+        raise _detailed(error, feeds, signature) from error
+    for spec in signature.inputs:
+        _check_values(spec, feeds[spec.name], checked[spec.name], settings.allow_nan)
+    return checked
+
+
+def _check_values(spec: TensorSpec, given: Array, value: Array, allow_nan: bool) -> None:
+    if value.dtype.kind != "f" or value.size == 0:
+        return
+    if not allow_nan and np.isnan(value.min()):
+        raise InputError(f"input '{spec.name}' has NaN values", "replace them before sending", input=spec.name)
+    if given.dtype != value.dtype and np.isinf(value).any() and np.isinf(value).sum() != _infinities(given):
+        message = f"input '{spec.name}' has values that {spec.dtype} cannot hold"
+        raise InputError(message, "send values within its range", input=spec.name)
+
+
+def _infinities(array: Array) -> int:
+    return int(np.isinf(array).sum()) if array.dtype.kind == "f" else 0
+
+
+def _detailed(error: InputError, feeds: Mapping[str, Array], signature: Signature) -> InputError:
+    name = error.facts.get("input")
+    spec = next((spec for spec in signature.inputs if spec.name == name), None)
+    if spec is None or spec.name not in feeds:
+        return InputError(error.message, error.remedy, expected=signature.describe_inputs(), got=_listed(feeds))
+    got = TensorSpec(spec.name, feeds[spec.name].dtype.name, np.shape(feeds[spec.name]))
+    return InputError(error.message, error.remedy, input=name, expected=spec.describe(), got=got.describe())
+
+
+def _listed(feeds: Mapping[str, Array]) -> str:
+    found = [TensorSpec(name, value.dtype.name, value.shape).describe() for name, value in list(feeds.items())[:8]]
+    return ", ".join(found)
+
+
+@lru_cache(maxsize=256)
+def negotiate(accept: str, kind: str, outputs: int) -> str:
+    """Content type of the answer: what ``Accept`` prefers, else the form in which the request came.
+
+    Raises:
+        InputError: nothing that is accepted can be written.
+    """
+    own = NPZ if kind == NPY and outputs > 1 else kind
+    offers = [own, *(kind for kind in TYPES if kind != own and not (kind == NPY and outputs > 1))]
+    ranked = sorted(filter(None, map(_range, (accept or "*/*").split(","))), key=lambda item: -item[1])
+    for wanted, quality in ranked:
+        for offer in offers:
+            if quality > 0 and wanted in (offer, "*/*", "application/*"):
+                return offer
+    raise InputError(f"cannot answer as '{accept[:80]}'", f"accept one of {', '.join(offers)}")
+
+
+def _range(item: str) -> tuple[str, float] | None:
+    kind, *parameters = (part.strip().lower() for part in item.split(";"))
+    quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+    try:
+        return (kind, float(quality)) if kind else None
+    except ValueError:
+        return kind, 1.0

@@ -1,0 +1,120 @@
+"""Arrays as bytes and back: npy and npz, read without pickle and without trusting what they claim.
+
+Part of the runtime half: standard library and numpy only. The client uses the same functions.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+
+from ..core.errors import InputError, LimitError
+from ..core.tensors import Array
+from .settings import Limits
+
+NPY, NPZ, JSON = "application/x-npy", "application/x-npz", "application/json"
+MAGIC_NPY, MAGIC_NPZ = b"\x93NUMPY", b"PK\x03\x04"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_MAX_HEADER_BYTES = 4096
+
+
+def read_npy(body: bytes | bytearray, limits: Limits, name: str = "") -> Array:
+    """An array from npy bytes, without a copy where alignment allows.
+
+    Raises:
+        InputError: not npy, an object or structured dtype, or a length that does not fit the header.
+        LimitError: more axes than allowed.
+    """
+    where = f"input '{name}'" if name else "the body"
+    if body[:6] != MAGIC_NPY or len(body) < 12 or body[6] not in (1, 2):
+        raise InputError(f"{where} is not in npy format", "send what numpy.save writes", input=name or None)
+    width = 2 if body[6] == 1 else 4
+    start = 8 + width + int.from_bytes(body[8 : 8 + width], "little")
+    if start > min(len(body), _MAX_HEADER_BYTES):
+        raise InputError(f"{where} has a damaged npy header", "send what numpy.save writes", input=name or None)
+    try:
+        shape, fortran, dtype = _npy_header(body[6], bytes(body[8:start]))
+    except Exception as error:  # numpy evaluates the header as a Python literal, which can fail in many ways
+        raise InputError(f"{where} has a damaged npy header", "send what numpy.save writes", input=name) from error
+    if dtype.kind not in "biuf" or dtype.names or dtype.hasobject:
+        raise InputError(f"{where} has dtype {dtype}, which is not a number", "send a numeric array", input=name)
+    if len(shape) > limits.axes:
+        raise LimitError(f"{where} has {len(shape)} axes", f"at most {limits.axes} are allowed", input=name or None)
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or count * dtype.itemsize != len(body) - start:
+        message = f"{where} has {len(body) - start} bytes of data, its header says {count * dtype.itemsize}"
+        raise InputError(message, "the body was truncated or altered", input=name or None)
+    array = np.frombuffer(body, dtype, count, start).reshape(shape, order="F" if fortran else "C")
+    return array if array.flags.aligned else array.copy()
+
+
+@lru_cache(maxsize=256)
+def _npy_header(version: int, header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    reader = np.lib.format.read_array_header_1_0 if version == 1 else np.lib.format.read_array_header_2_0
+    return reader(io.BytesIO(header), max_header_size=_MAX_HEADER_BYTES)
+
+
+def read_npz(body: bytes | bytearray, limits: Limits) -> dict[str, Array]:
+    """Named arrays from npz bytes; sizes are bounded before anything is unpacked.
+
+    Raises:
+        InputError: not npz, a damaged or duplicate member, or a member that is not npy.
+        LimitError: too many members, or too large when unpacked.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            members = archive.infolist()
+            _check_members(members, limits)
+            contents = {member.filename: _unpack(archive, member) for member in members}
+    except (InputError, LimitError):
+        raise
+    except Exception as error:  # zipfile raises six unrelated classes on damaged input
+        raise InputError("the body is not in npz format, or is damaged", "send what numpy.savez writes") from error
+    return {name[:-4]: read_npy(content, limits, name[:-4]) for name, content in contents.items()}
+
+
+def _check_members(members: list[zipfile.ZipInfo], limits: Limits) -> None:
+    if len(members) > limits.members:
+        raise LimitError(f"the npz has {len(members)} members", f"at most {limits.members} are allowed")
+    if sum(member.file_size for member in members) > limits.expanded_bytes:
+        raise LimitError("the npz is too large when unpacked", f"at most {limits.expanded_bytes} bytes are allowed")
+    names = [member.filename for member in members]
+    plain = all(member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members)
+    if len(set(names)) != len(names) or not plain or not all(name.endswith(".npy") for name in names):
+        message = "the npz has duplicate members, members that are not npy, or an unknown compression"
+        raise InputError(message, "send what numpy.savez writes")
+
+
+def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    # a read without a length would unpack everything first and look at the declared size afterwards
+    with archive.open(member) as stream:
+        return stream.read(member.file_size)
+
+
+def write_npy(array: Array) -> bytes:
+    """An array as npy bytes, C order, little endian."""
+    plain = np.ascontiguousarray(array).reshape(np.shape(array))
+    if plain.dtype.byteorder == ">":
+        plain = plain.astype(plain.dtype.newbyteorder("<"))
+    return _written_header(plain.dtype.str, plain.shape) + plain.tobytes()
+
+
+@lru_cache(maxsize=256)
+def _written_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def write_npz(arrays: Mapping[str, Array]) -> bytes:
+    """Named arrays as npz bytes, not compressed, the same bytes for equal arrays."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), write_npy(array))
+    return stream.getvalue()
