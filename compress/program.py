@@ -8,15 +8,16 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import fx, nn
 
-from ..core.artifact import storage_errors
+from ..core.artifact import Artifact, load_artifact, new_artifact, storage_errors
 from ..core.backends.eager import PROGRAM_FILE, SIGNATURE_FILE, load_exported, quiet
 from ..core.console import SILENT, Console
 from ..core.data import Split, batches
@@ -25,6 +26,7 @@ from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from . import modes
 from .capture import capture_module, rows
 from .cost import Cost, measure
+from .devices import as_array, as_tensor, move_module
 from .graphs import finish
 from .tracing import trace
 
@@ -42,6 +44,7 @@ __all__ = [
     "reexport",
     "save_program",
     "set_training",
+    "store",
 ]
 
 
@@ -128,14 +131,7 @@ def device_of(program: Program) -> torch.device:
 
 def move(program: Program, device: torch.device | str) -> None:
     """Move parameters, buffers and the devices written into the graph; the example stays on the CPU."""
-    program.module.to(device)
-    for graph in modes.graphs(program.module):
-        for node in graph.graph.nodes:
-            for name in [item for item in ("device",) if node.kwargs.get(item) is not None]:
-                node.update_kwarg(name, torch.device(device))
-            if node.target is torch.ops.aten.to.device:
-                node.update_arg(1, torch.device(device))
-        graph.recompile()
+    move_module(program.module, device)
 
 
 def reexport(program: Program) -> torch.export.ExportedProgram:
@@ -219,23 +215,11 @@ def predict(program: Program, split: Split, batch_size: int = 256, console: Cons
     return {spec.name: _joined(spec, parts[spec.name]) for spec in program.signature.outputs}
 
 
-def as_tensor(value: Array, device: torch.device | str = "cpu") -> torch.Tensor:
-    """A tensor of an array's values; never writes to the array."""
-    return torch.from_numpy(value if value.flags.writeable else value.copy()).to(device)
-
-
-def as_array(value: torch.Tensor) -> Array:
-    """A numpy array of a tensor's values; bfloat16, which numpy lacks, becomes float32."""
-    value = value.detach().cpu()
-    array: Array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return array
-
-
 def _joined(spec: TensorSpec, parts: list[Array]) -> Array:
     if BATCH not in spec.shape:
         if len(parts) > 1:
             raise DataError(
-                f"output '{spec.describe()}' has no batch axis, so its values for {len(parts)} batches cannot be joined",
+                f"output '{spec.describe()}' has no batch axis: its values for {len(parts)} batches do not join",
                 "return one row per sample",
             )
         return parts[0]
@@ -262,6 +246,33 @@ def _example(exported: torch.export.ExportedProgram, signature: Signature) -> di
         )
         for spec in signature.inputs
     }
+
+
+def store(
+    program: Program,
+    directory: Path,
+    stage: str,
+    *,
+    options: BaseModel | None = None,
+    facts: Mapping[str, Any] | None = None,
+    key: str = "",
+    parents: tuple[str, ...] = (),
+) -> Artifact:
+    """Write a program as an artifact; its parameters, MACs and bytes join the facts.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    spent = cost(program)
+    held: dict[str, Any] = {**asdict(spent), **(facts or {})}
+    dumped = options.model_dump(mode="json") if options is not None else {}
+    tools = {"torch": str(torch.__version__)}
+    with new_artifact(
+        directory, "program", stage, key=key, parents=parents, options=dumped, facts=held, tools=tools
+    ) as folder:
+        save_program(program, folder / "model.pt2")
+        held["size_bytes"] = (folder / "model.pt2").stat().st_size
+    return load_artifact(directory)
 
 
 def cost(program: Program) -> Cost:

@@ -1,0 +1,172 @@
+"""Distillation: a student learns from a teacher's soft targets (Hinton et al., 2015)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from ..core.artifact import Artifact, raise_if_not
+from ..core.console import SILENT, Console
+from ..core.data import Splits
+from ..core.errors import ModelError
+from ..core.options import DistillOptions, Task
+from ..core.tensors import TensorSpec
+from .checkpoint import discard, identity_of, state_hash
+from .losses import Loss, Tensors, first, present, shaped_like, task_loss
+from .program import Program, cost, device_of, load_program, move, set_training, store
+from .train import fit, training_facts
+
+
+class SoftTargetLoss:
+    """``alpha · soft + (1 - alpha) · hard``, both means over the batch; the teacher runs in evaluation form.
+
+    Classification: soft is ``T² · KL(softmax(teacher / T) ‖ softmax(student / T))`` over the class axis (Hinton et
+    al., 2015, section 2). Regression: soft is the mean squared error to the teacher's outputs.
+
+    Attributes:
+        identity: tells this loss from one with another teacher or other numbers.
+    """
+
+    def __init__(
+        self, teacher: Program, temperature: float, alpha: float, task: Task, hard: Loss | None = None
+    ) -> None:
+        set_training(teacher, False)
+        self.teacher, self.temperature, self.alpha, self.task = teacher, temperature, alpha, task
+        self._hard = hard or _plain_loss(task)
+        self.identity = identity_of(
+            teacher=state_hash(teacher.module.state_dict()),
+            graph=teacher.module.code,
+            temperature=temperature,
+            alpha=alpha,
+            hard=getattr(hard, "identity", ""),
+        )
+
+    def __call__(self, outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
+        """The loss of one batch; targets may be None when ``alpha`` is 1."""
+        student = first(outputs)
+        total = torch.zeros((), device=student.device)
+        if self.alpha > 0:
+            total = total + self.alpha * self._soft(student.float(), self.predict(inputs).float())
+        if self.alpha < 1:
+            total = total + (1 - self.alpha) * self._hard(outputs, inputs, present(targets))
+        return total
+
+    def predict(self, inputs: Tensors) -> torch.Tensor:
+        """The teacher's first output for a batch of the student's inputs."""
+        names = [spec.name for spec in self.teacher.signature.inputs]
+        values = [inputs[name] for name in names] if set(names) <= set(inputs) else list(inputs.values())
+        if values[0].device != device_of(self.teacher):
+            move(self.teacher, values[0].device)
+        with torch.no_grad():
+            outputs: tuple[torch.Tensor, ...] = self.teacher.module(*values)
+        return outputs[0]
+
+    def _soft(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        if self.task == "regression":
+            return functional.mse_loss(student, shaped_like(teacher, student))
+        axis = -1 if student.dim() == 3 else 1
+        log_student = functional.log_softmax(student / self.temperature, axis)
+        log_teacher = functional.log_softmax(teacher / self.temperature, axis)
+        divergence = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(axis)
+        return divergence.mean() * self.temperature**2
+
+
+def soft_target_loss(
+    teacher: Program, temperature: float, alpha: float, task: Task, hard: Loss | None = None
+) -> SoftTargetLoss:
+    """The distillation loss for :func:`retort.compress.train.fit`.
+
+    Args:
+        teacher: stays as it is; put into evaluation form, and moved to the student's device when first asked.
+        temperature: softens both distributions; classification only.
+        alpha: weight of the soft loss, 0 to 1; at 1 no targets are needed.
+        hard: the loss on the targets; cross entropy or mean squared error when None.
+    """
+    return SoftTargetLoss(teacher, temperature, alpha, task, hard)
+
+
+def distill(
+    options: DistillOptions,
+    artifact: Artifact,
+    directory: Path,
+    *,
+    student: Program,
+    data: Splits,
+    task: Task,
+    seed: int,
+    scratch: Path,
+    console: Console = SILENT,
+    key: str = "",
+    parents: tuple[str, ...] = (),
+) -> Artifact:
+    """The stage that trains a student on its teacher's outputs.
+
+    Args:
+        artifact: the teacher's program.
+        directory: where the trained student goes.
+        student: trained in place.
+        scratch: folder for resumable checkpoints; empty again afterwards.
+
+    Raises:
+        ArtifactError: ``artifact`` is no program.
+        ModelError: teacher and student do not take the same inputs or predict the same classes.
+        RetortError: as :func:`retort.compress.train.fit`.
+    """
+    raise_if_not(artifact, "program")
+    teacher = load_program(artifact.main)
+    check_pair(teacher, student)
+    hard = task_loss(options, data, task, student) if options.alpha < 1 else None
+    loss = soft_target_loss(teacher, options.temperature, options.alpha, task, hard)
+    result = fit(
+        student, data, options, task=task, seed=seed, loss=loss, scratch=scratch, console=console, label="distill"
+    )
+    facts = {**training_facts(result), "teacher_parameters": cost(teacher).parameters}
+    stored = store(student, directory, "distill", options=options, facts=facts, key=key, parents=parents)
+    discard(scratch, "distill")
+    return stored
+
+
+def check_pair(teacher: Program, student: Program) -> None:
+    """Whether a student can learn from a teacher.
+
+    Raises:
+        ModelError: other inputs, or another prediction.
+    """
+    theirs, ours = teacher.signature.outputs[0], student.signature.outputs[0]
+    if not _fits(theirs, ours):
+        raise ModelError(
+            f"the teacher predicts {theirs.describe()}, the student {ours.describe()}",
+            "give the student as many classes (or values) as the teacher has",
+        )
+    wanted, given = ({spec.name: spec for spec in program.signature.inputs} for program in (teacher, student))
+    pairs = (
+        [(wanted[name], given[name]) for name in wanted]
+        if set(wanted) <= set(given)
+        else list(zip(wanted.values(), given.values()))
+    )
+    if len(wanted) > len(given) or not all(_fits(one, other) for one, other in pairs):
+        inputs = teacher.signature.describe_inputs(), student.signature.describe_inputs()
+        raise ModelError(
+            f"the teacher takes {inputs[0]}; the student takes {inputs[1]}",
+            "let both take the same inputs",
+        )
+
+
+def _fits(one: TensorSpec, other: TensorSpec) -> bool:
+    sizes = zip(one.shape, other.shape)
+    return len(one.shape) == len(other.shape) and all(
+        left == right for left, right in sizes if isinstance(left, int) and isinstance(right, int)
+    )
+
+
+def _plain_loss(task: Task) -> Loss:
+    def cross_entropy(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
+        return functional.cross_entropy(first(outputs).float(), present(targets))
+
+    def squared_error(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
+        prediction = first(outputs).float()
+        return functional.mse_loss(prediction, shaped_like(present(targets), prediction))
+
+    return cross_entropy if task == "classification" else squared_error

@@ -1,0 +1,197 @@
+"""The one training loop: train, distill, recovery and quantization-aware training share it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from ..core.artifact import Artifact, raise_if_not
+from ..core.console import SILENT, Console
+from ..core.data import Splits
+from ..core.errors import DataError, MachineError, UserError
+from ..core.options import Task, TrainOptions
+from .checkpoint import (
+    checkpoint_path,
+    discard,
+    identity_of,
+    load_checkpoint,
+    save_checkpoint,
+    seeded,
+    state_hash,
+)
+from .loop import Loop
+from .losses import Loss, task_loss
+from .program import Program, load_program, move, set_training, store
+
+__all__ = ["FitResult", "Loss", "discard", "fit", "train", "training_facts"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training came to.
+
+    Attributes:
+        history: per epoch: ``epoch`` (from 1), ``loss`` (mean over the training samples), ``metric`` (validation).
+        metric_name: ``accuracy``, ``mse``, or ``loss`` when the validation samples have no targets.
+        best_metric: the metric of the weights that were kept; None without a validation split.
+        best_epoch: the epoch they come from.
+        epochs: epochs run.
+        seconds: time of this run, without what an interrupted one had done before.
+    """
+
+    history: tuple[dict[str, Any], ...]
+    metric_name: str
+    best_metric: float | None
+    best_epoch: int
+    epochs: int
+    seconds: float
+
+
+def fit(
+    program: Program,
+    data: Splits,
+    options: TrainOptions,
+    *,
+    task: Task,
+    seed: int,
+    loss: Loss | None = None,
+    scratch: Path | None = None,
+    console: Console = SILENT,
+    label: str = "train",
+) -> FitResult:
+    """Train a program in place; afterwards it holds its best weights, in evaluation form, on the CPU.
+
+    The order of samples, the optimizer's steps and all random numbers follow from ``seed``. A training that was killed
+    resumes from its checkpoint and ends, on the CPU, in the very same bits.
+
+    Args:
+        loss: from outputs, inputs and targets to a scalar; the task's own when None. An attribute ``identity`` (text)
+            tells one loss from another when a checkpoint is looked for.
+        scratch: folder for the checkpoint, which stays there until :func:`discard`; None keeps none.
+        label: what the progress bar and the checkpoint are called.
+
+    Raises:
+        DataError: no samples, values that are not finite, targets that do not fit.
+        UserError: the training diverged.
+        MachineError: the device or its precision is not there.
+    """
+    started = time.perf_counter()
+    if len(data.train) == 0:
+        raise DataError("the training split is empty", "give at least one sample")
+    machine = _machine(options)
+    with seeded(seed), _on_device(program, machine.device):
+        loss = loss or task_loss(options, data, task, program)
+        identity = _identity(program, data, options, task, seed, loss)
+        loop = Loop(program, data, options, loss, machine, task, seed)
+        _run(loop, checkpoint_path(scratch, label) if scratch else None, identity, console, label)
+    at = loop.at
+    return FitResult(
+        tuple(at.history), at.metric, at.best_metric, at.best_epoch, at.epoch, time.perf_counter() - started
+    )
+
+
+def _run(loop: Loop, path: Path | None, identity: str, console: Console, label: str) -> None:
+    state = load_checkpoint(path, identity, console) if path else None
+    if state is not None:
+        loop.restore(state)
+    with console.progress(label, loop.options.epochs * len(loop.spans)) as bar:
+        bar.advance(loop.at.epoch * len(loop.spans))
+        while not loop.finished:
+            loop.run_epoch(bar)
+            if path and (loop.finished or loop.at.epoch % loop.options.checkpoint_epochs == 0):
+                save_checkpoint(path, identity, loop.state())
+    loop.keep_best()
+
+
+def train(
+    options: TrainOptions,
+    artifact: Artifact,
+    directory: Path,
+    *,
+    data: Splits,
+    task: Task,
+    seed: int,
+    scratch: Path,
+    console: Console = SILENT,
+    key: str = "",
+    parents: tuple[str, ...] = (),
+) -> Artifact:
+    """The stage that trains a program on its task.
+
+    Args:
+        artifact: the program to start from.
+        directory: where the trained program goes.
+        scratch: folder for resumable checkpoints; empty again afterwards.
+
+    Raises:
+        ArtifactError: ``artifact`` is no program.
+        RetortError: as :func:`fit`.
+    """
+    raise_if_not(artifact, "program")
+    program = load_program(artifact.main)
+    result = fit(program, data, options, task=task, seed=seed, scratch=scratch, console=console, label="train")
+    stored = store(program, directory, "train", options=options, facts=training_facts(result), key=key, parents=parents)
+    discard(scratch, "train")
+    return stored
+
+
+def training_facts(result: FitResult) -> dict[str, Any]:
+    """A training as facts for a manifest; everything but ``timing`` is the same in every run."""
+    return {
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "best_metric": result.best_metric,
+        "metric": result.metric_name,
+        "history": list(result.history),
+        "timing": {"train_seconds": result.seconds},
+    }
+
+
+def _identity(program: Program, data: Splits, options: TrainOptions, task: Task, seed: int, loss: Loss) -> str:
+    return identity_of(
+        options=options.model_dump(mode="json", exclude={"checkpoint_epochs"}),
+        task=task,
+        seed=seed,
+        data=data.fingerprint(),
+        graph=program.module.code,
+        weights=state_hash(program.module.state_dict()),
+        loss=getattr(loss, "identity", ""),
+    )
+
+
+@contextmanager
+def _on_device(program: Program, device: torch.device) -> Iterator[None]:
+    move(program, device)
+    try:
+        yield
+    finally:
+        set_training(program, False)
+        move(program, "cpu")
+
+
+def _machine(options: TrainOptions) -> Accelerator:
+    """The device and precision of the options.
+
+    Raises:
+        MachineError: no GPU although one is asked for, or a precision that the device lacks.
+        UserError: started in several processes.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise MachineError(f"PyTorch {torch.__version__} sees no GPU", "set `device: cpu`, or install a CUDA build")
+    on_cpu = options.device == "cpu" or not torch.cuda.is_available()
+    if on_cpu and options.precision == "fp16":
+        raise MachineError("half precision (fp16) needs a GPU", "set `precision: bf16` or `no`")
+    # accelerate keeps the first precision and device of a process for good unless told otherwise.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    machine = Accelerator(cpu=on_cpu, mixed_precision=options.precision)
+    if machine.num_processes > 1:
+        raise UserError("training in several processes is not supported yet", "start one process, without torchrun")
+    return machine
