@@ -24,9 +24,7 @@ def _stop(number: int, frame: Any) -> None:
 
 def _guarded(given: list[str]) -> int:
     try:
-        from .services import app
-
-        code = app(given, prog_name="retort", standalone_mode=False)
+        code = _app()(given, prog_name="retort", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except RetortError as error:
         return _tell(error, given)
@@ -36,6 +34,13 @@ def _guarded(given: list[str]) -> int:
         return 0
     except Exception as error:  # the last resort: anything that is not one of ours is our defect
         return _foreign(error, given)
+
+
+def _app() -> Any:
+    from . import services  # noqa: F401  (it adds its commands to the app)
+    from .commands import app
+
+    return app
 
 
 def _foreign(error: Exception, given: list[str]) -> int:
@@ -49,11 +54,10 @@ def _foreign(error: Exception, given: list[str]) -> int:
 
 def _nearest_command(message: str, given: list[str]) -> str:
     from .core.recipe import nearest
-    from .services import app
 
     if not message.startswith("No such command"):
         return ""
-    return nearest(given[0], [command.name or "" for command in app.registered_commands])
+    return nearest(given[0], [command.name or "" for command in _app().registered_commands])
 
 
 def _tell(error: RetortError, given: list[str], cause: Exception | None = None) -> int:

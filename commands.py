@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import pipeline, stages
+from . import pipeline, results, stages
 from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from .core.console import Console
 from .core.errors import MissingFileError, UserError
@@ -100,7 +100,7 @@ def run(
     out = console(json)
     outcome = pipeline.run(recipe, runs, out, until)
     if outcome.result is not None:
-        pipeline.measuring.print_table(outcome.result, out)
+        results.print_table(outcome.result, out)
     for gate in outcome.gates:
         out.result({}, f"{'✓' if gate.passed else '✗'} {gate.sentence}") if out.mode == "text" else None
     text = f"\nreport: {outcome.report}" if outcome.report else f"\nartifacts: {outcome.folder}"

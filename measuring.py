@@ -21,6 +21,7 @@ from .stages import Place
 
 if TYPE_CHECKING:
     from .benchmarks.accuracy import Accuracy, Predictions
+    from .benchmarks.latency import LatencyComparison
     from .pipeline import Line
 
 LATENCY_SAMPLES = 256
@@ -123,13 +124,13 @@ def _speedup(line: Line, gate: Gate, against: str) -> Interval:
     return Interval(**facts)
 
 
-def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> dict[int, Any]:
+def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> dict[int, LatencyComparison]:
     """Time graphs against the first of them in interleaved blocks."""
     from .benchmarks.latency import compare_sessions
 
     samples = line.data.test.read(range(min(LATENCY_SAMPLES, len(line.data.test))))[0]
     sessions = {name: open_session(g.main, SessionOptions(threads=options.threads)) for name, g in graphs.items()}
-    return dict(compare_sessions(sessions, samples, options, line.console))
+    return compare_sessions(sessions, samples, options, line.console)
 
 
 def serve(line: Line, options: ServeOptions) -> Artifact:
@@ -179,10 +180,3 @@ def same_bits(one: dict[str, Array], other: dict[str, Array]) -> bool:
         and one[name].tobytes() == other[name].tobytes()
         for name in one
     )
-
-
-def bench(line: Line, options: Options) -> Artifact:
-    raise SystemExit
-
-
-report = bench

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import measuring, stages
+from . import measuring, results, stages
 from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from .core.console import SILENT, Console
 from .core.data import Splits
@@ -21,10 +21,15 @@ from .core.options import CaptureOptions, DistillOptions, ExportOptions, Gate, O
 from .core.recipe import PROGRAM_STAGES, Recipe, load_recipe
 from .core.references import source_identity
 from .core.sources import fit_to, load_data
-from .measuring import GateResult
+from .gates import GateResult
 from .stages import Context, Place
 
 RUNS = Path("runs")
+MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {
+    "serve": measuring.serve,
+    "bench": results.bench,
+    "report": results.report,
+}
 
 
 @dataclass
@@ -145,9 +150,7 @@ class Line:
                 name, options, [parent], lambda p: stages.run_stage(name, options, parent, p, self.context)
             )
         else:
-            artifact = {"serve": measuring.serve, "bench": measuring.bench, "report": measuring.report}[name](
-                self, options
-            )
+            artifact = MEASURED[name](self, options)
         self.outcome.artifacts[name] = artifact
 
     def _capture(self, options: Options) -> Artifact:

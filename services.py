@@ -15,7 +15,7 @@ from .commands import Data, DataArgs, Debug, Json, Seed, Settings, app, console,
 from .core.artifact import load_artifact
 from .core.console import Console
 from .core.errors import InputError, MissingFileError, UserError
-from .core.options import ServeOptions
+from .core.options import BenchOptions, MetricName, ServeOptions
 from .core.session import SessionOptions, open_session
 from .core.sources import fit_to
 from .core.tensors import Array, Signature
@@ -166,3 +166,55 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
     columns, rows = table(checks)
     screen.table("retort doctor", columns, rows, words=True)
     screen.result({"checks": [vars(check) for check in checks]})
+
+
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="model files or artifact folders; the first is the reference")],
+    data: Data,
+    data_arg: DataArgs = [],  # noqa: B006
+    metric: Annotated[MetricName | None, typer.Option(help="metric on the test split; chosen by the data")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the result here, as .json or .html")] = None,
+    seed: Seed = 0,
+    set_: Settings = [],  # noqa: B006
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Compare model files: accuracy pair by pair, latency in randomised interleaved blocks.
+
+    Example: `retort bench fp32.onnx int8.onnx --data digits --batch-sizes 1 --batch-sizes 32`
+    """
+    from .results import compare_files, print_table, write_result
+
+    screen = console(json)
+    options = build_options(BenchOptions, flags, set_)
+    splits = context_of(data, data_arg, "classification", "cpu", seed, screen).data
+    result = compare_files([load_artifact(path) for path in models], splits, options, metric, screen)
+    print_table(result, screen)
+    if out is not None:
+        write_result(result, out)
+        screen.say(f"wrote {out}")
+    screen.result(result.model_dump(mode="json", by_alias=True))
+
+
+app.command("bench")(with_flags(bench, BenchOptions))
+
+
+@app.command("report")
+def report(
+    source: Annotated[Path, typer.Argument(help="a run's folder, a bench artifact or a result .json")],
+    out: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a result as one self-contained HTML file.
+
+    Example: `retort report runs/digits --out report.html`
+    """
+    from .results import find_result, print_table, write_result
+
+    screen = console(json)
+    result = find_result(source)
+    write_result(result, out)
+    print_table(result, screen)
+    screen.result({"report": str(out)}, f"wrote {out}")

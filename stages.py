@@ -167,12 +167,13 @@ def _training(parent: Artifact, place: Place, context: Context) -> dict[str, Any
     }
 
 
-ON_PROGRAM: dict[str, Callable[[Any, Artifact, Place, Context], Artifact]] = {
+ON_ARTIFACT: dict[str, Callable[[Any, Artifact, Place, Context], Artifact]] = {
     "train": train,
     "distill": distill,
     "prune": prune,
     "quantize": quantize,
     "export": export,
+    "pack": pack,
 }
 
 
@@ -182,9 +183,9 @@ def run_stage(name: str, options: Options, parent: Artifact, place: Place, conte
     Raises:
         UserError: there is no such stage.
     """
-    stage = {**ON_PROGRAM, "pack": pack}.get(name)
+    stage = ON_ARTIFACT.get(name)
     if stage is None:
-        raise UserError(f"'{name}' is not a stage on an artifact", f"one of {', '.join(ON_PROGRAM)}, pack")
+        raise UserError(f"'{name}' is not a stage on an artifact", f"one of {', '.join(ON_ARTIFACT)}")
     artifact = stage(options, parent, place, context)
     shutil.rmtree(context.scratch, ignore_errors=True)
     return artifact

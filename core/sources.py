@@ -86,7 +86,7 @@ def _from_user(value: Any, source: str) -> tuple[Named, tuple[str, ...]]:
         return {key: getattr(value, key) for key in (TRAIN, VALIDATION, CALIBRATION, TEST)}, value.classes
     if isinstance(value, Mapping):
         classes = tuple(map(str, value.get("classes", ())))
-        named = {ALIASES.get(key, key): part for key, part in value.items() if key != "classes"}
+        named = {ALIASES.get(str(key), str(key)): part for key, part in value.items() if key != "classes"}
         return {key: as_split(part, f"{source}.{key}") for key, part in named.items()}, classes
     return {TRAIN: as_split(value, source)}, ()
 
