@@ -103,7 +103,9 @@ _QDQ = values.Op(values.Opset(DOMAIN, 1), OP, _schema())
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     table = {torch.ops.retort.qdq.default: _qdq}
     try:
-        with quiet():
+        # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose
+        # strides disagree (Swin: "Cannot view a tensor with shape …").
+        with quiet(), torch.no_grad():
             result = torch.onnx.export(
                 program, dynamo=True, opset_version=opset, custom_translation_table=table, verbose=False
             )

@@ -1,14 +1,4 @@
-"""One quantized program for every target: rewrites the grids of its activations into the form the target runs.
-
-Weights are symmetric INT8 everywhere and stay as they are. Each activation's range is ``[(qmin - zp) s, (qmax - zp) s]``:
-
-* ``cpu``: UINT8. A grid of 256 codes only moves, ``zp' = zp - qmin``: the same numbers (symmetric INT8 gets zero point
-  128). Values known to be non-negative (behind a ReLU …) would then waste the lower half, and ONNX Runtime could not
-  drop the ReLU; a symmetric grid becomes ``s' = s * 127 / 255, zp' = 0`` there, twice as fine over the same range.
-* ``tensorrt``: symmetric INT8, ``s' = max(|low|, |high|) / 127, zp' = 0``.
-
-The parity reference of a retargeted file is the program retargeted likewise, since both are made from it.
-"""
+"""One quantized program for every target: a copy of it whose activations lie on grids that the target runs."""
 
 from __future__ import annotations
 
@@ -17,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ArtifactError
 from ..core.options import Target
+from .grids import Grid, convert
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,10 +104,6 @@ def retarget(program: ExportedProgram, target: Target) -> ExportedProgram:
     return _rewritten(program, changes) if changes else program
 
 
-Grid = tuple[float, int, int, int]
-"""Scale, zero point, lowest and highest code."""
-
-
 def _grid(node: Node, values: dict[str, Tensor], target: Target) -> Grid | None:
     """The grid that ``node`` shall get; None when it stays as it is."""
     axis, qmin, qmax = (int(value) for value in _integers(node))
@@ -134,31 +121,27 @@ def _grid(node: Node, values: dict[str, Tensor], target: Target) -> Grid | None:
             f"activation '{node.name}' is quantized per channel, which no target runs",
             "quantize activations with one scale per tensor",
         )
-    new = convert((float(scale), int(zero), qmin, qmax), target, _non_negative(_arguments(node)[0]))
-    return None if new == (float(scale), int(zero), qmin, qmax) else new
+    old = Grid(float(scale), int(zero), qmin, qmax)
+    new = convert(old, target, _non_negative(_arguments(node)[0]))
+    return None if new == old else new
 
 
-def convert(grid: Grid, target: Target, non_negative: bool = False) -> Grid:
-    """The grid of an activation in the form of a target; the rule stands in the module's docstring.
+def is_quantized(program: ExportedProgram) -> bool:
+    """Whether the program has fake-quantize nodes."""
+    return any(str(node.target) == QDQ for node in program.graph.nodes)
 
-    Args:
-        grid: scale, zero point, lowest and highest code.
-        target: what the file is for.
-        non_negative: whether the values are known to have no negative one among them.
-    """
-    scale, zero, qmin, qmax = grid
-    low, high = (qmin - zero) * scale, (qmax - zero) * scale
-    if target == "tensorrt":
-        symmetric = zero == 0 and qmax == 127 and qmin in (-128, -127)
-        return (scale if symmetric else max(abs(low), abs(high)) / 127, 0, -128, 127)
-    if non_negative and low < 0:
-        return (high / 255, 0, 0, 255)
-    if qmax - qmin >= 254:
-        shift = -128 if (qmin, qmax) == (-127, 127) else qmin
-        return (scale, zero - shift, 0, 255)
-    low, high = min(low, 0.0), max(high, 0.0)
-    finer = (high - low) / 255
-    return (finer, round(-low / finer), 0, 255)
+
+def without_quantization(program: ExportedProgram) -> ExportedProgram:
+    """A copy of the program that computes in floating point: every fake-quantize passes its input on."""
+    module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
+    for node in [node for node in module.graph.nodes if str(node.target) == QDQ]:
+        source = _arguments(node)[0]
+        node.replace_all_uses_with(source)
+        module.graph.erase_node(node)
+        for spec in signature.output_specs:
+            if getattr(spec.arg, "name", None) == node.name:
+                spec.arg.name = source.name
+    return _assembled(program, module, signature, dict(program.constants))
 
 
 def _integers(node: Node) -> tuple[Any, Any, Any]:
@@ -254,13 +237,13 @@ def _evaluate(item: Any, values: dict[str, Tensor], node: Node) -> Tensor:
 def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedProgram:
     """A copy of the program whose named nodes read new constants; equal grids share theirs."""
     import torch
-    from torch.export import ExportedProgram as Exported
 
     module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
-    constants, made = dict(program.constants), {}
+    constants: dict[str, Any] = dict(program.constants)
+    made: dict[tuple[Any, ...], Any] = {}
     for node in [node for node in module.graph.nodes if node.name in changes]:
-        scale, zero, qmin, qmax = changes[node.name]
-        fresh = (torch.tensor(scale, dtype=torch.float32), torch.tensor(zero, dtype=torch.int64))
+        grid = changes[node.name]
+        fresh = (torch.tensor(grid.scale, dtype=torch.float32), torch.tensor(grid.zero_point, dtype=torch.int64))
         pair = []
         for value in fresh:
             known = (value.dtype, value.item())
@@ -268,7 +251,13 @@ def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedPr
                 name = f"retort_grid_{len(made)}"
                 made[known], constants[name] = _placeholder(module, signature, name, value), value
             pair.append(made[known])
-        node.args, node.kwargs = (_arguments(node)[0], *pair, -1, qmin, qmax), {}
+        node.args, node.kwargs = (_arguments(node)[0], *pair, -1, grid.qmin, grid.qmax), {}
+    return _assembled(program, module, signature, constants)
+
+
+def _assembled(program: ExportedProgram, module: Any, signature: Any, constants: dict[str, Any]) -> ExportedProgram:
+    from torch.export import ExportedProgram as Exported
+
     module.graph.lint()
     module.recompile()
     return Exported(

@@ -1,0 +1,252 @@
+"""Same inputs, the program and the file: how far apart they are, and whether that is too far.
+
+Floating point: the largest error, relative to the largest magnitude of that output, must stay within a tolerance.
+
+INT8: the runtime's integer kernels round where PyTorch's fake-quantization rounds, but they add in another order, keep
+the bias as INT32 and scale once. A value that lies near the middle between two codes then falls to the other side, one
+whole step away, and deep networks amplify that until the two runs differ as two independent roundings do: measured on
+residual networks of 3 to 36 blocks, the distance between them is up to 1.2 times the quantization noise, which is the
+distance between the INT8 program and the same program without fake-quantization. So the noise is the yardstick: the
+file may be :data:`RMS_FACTOR` times as far in the root mean square, and :data:`MAX_FACTOR` times in the largest error;
+or, where the noise is smaller still, 30 dB below the part of the output that differs between samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import InputError, VerificationError
+from ..core.session import Session
+from ..core.tensors import BATCH, Array, Feeds, Signature
+
+RMS_FACTOR = 2.0
+MAX_FACTOR = 3.0
+FLOOR = 10 ** (-30 / 20)
+POOL_ROWS = 16
+_TINY = 1e-8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is off at one batch size.
+
+    Attributes:
+        output: its name.
+        batch_size: rows per run.
+        error: the largest error, relative to the largest magnitude of the output.
+        tolerance: the largest that is accepted.
+        sqnr_db: signal to noise between program and file, in dB; 300 when they are equal.
+        agreement: share of rows with the same largest entry; None for outputs that are not rows of scores.
+        refused: whether it is too far, in the largest error or in the root mean square.
+    """
+
+    output: str
+    batch_size: int
+    error: float
+    tolerance: float
+    sqnr_db: float
+    agreement: float | None
+    refused: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What is accepted for one output, in its own units.
+
+    Attributes:
+        scale: the output's largest magnitude.
+        max_error: largest accepted error.
+        rms_error: largest accepted root mean square of the error; infinite for floating point.
+    """
+
+    scale: float
+    max_error: float
+    rms_error: float
+
+
+def check(
+    program: Session,
+    candidate: Session,
+    samples: Feeds,
+    batch_sizes: Sequence[int],
+    tolerance: float,
+    floating: Session | None = None,
+) -> list[Difference]:
+    """Compare a program and the file made from it, at several batch sizes.
+
+    Args:
+        program: the reference, brought into the target's form.
+        candidate: the file.
+        samples: real inputs, repeated or cut to size.
+        batch_sizes: rows per run; each size sees at least :data:`POOL_ROWS` rows in all.
+        tolerance: largest relative error in floating point.
+        floating: the program without fake-quantization, when it has any.
+
+    Returns:
+        One entry per output and batch size.
+
+    Raises:
+        VerificationError: the file is off; names the first output and batch size at which it is.
+    """
+    sizes = list(batch_sizes) if _has_batch(program.signature) else [1]
+    pool = rows(program.signature, samples, max(POOL_ROWS, *sizes))
+    bounds = _bounds(program, floating, pool, tolerance)
+    found: list[Difference] = []
+    for size in sizes:
+        feeds = list(_chunks(program.signature, pool, size))
+        expected, actual = [program.run(batch) for batch in feeds], [_run(candidate, batch, size) for batch in feeds]
+        for name, bound in bounds.items():
+            pairs = [(one[name], two[name]) for one, two in zip(expected, actual, strict=True)]
+            found.append(_compare(name, size, pairs, bound))
+    found += _shorter(program, candidate, pool, bounds)
+    off = next((item for item in found if item.refused), None)
+    if off is not None:
+        raise VerificationError(
+            f"the ONNX file is not the program: output '{off.output}' is off by {off.error:.2e} of its scale at batch "
+            f"size {off.batch_size}, {off.tolerance:.2e} is accepted ({off.sqnr_db:.1f} dB)",
+            "nothing was written; raise export.tolerance only if you know where the difference comes from",
+            differences=[item.to_dict() for item in found],
+        )
+    return found
+
+
+def rows(signature: Signature, samples: Feeds, count: int) -> dict[str, Array]:
+    """``count`` rows of the samples, repeated in order where there are fewer; inputs without batch axis as they are."""
+    result: dict[str, Array] = {}
+    for spec in signature.inputs:
+        array = np.asarray(samples[spec.name])
+        if BATCH in spec.shape:
+            axis = spec.shape.index(BATCH)
+            array = np.take(array, np.arange(count) % array.shape[axis], axis=axis)
+        result[spec.name] = array
+    return result
+
+
+def _has_batch(signature: Signature) -> bool:
+    return any(BATCH in spec.shape for spec in signature.inputs)
+
+
+def _chunks(signature: Signature, pool: Feeds, size: int) -> Iterator[dict[str, Array]]:
+    """The pool in runs of ``size`` rows, the last rows that fill no run left out."""
+    if not _has_batch(signature):
+        yield dict(pool)
+        return
+    total = signature.batch_size(pool)
+    for start in range(0, total - size + 1, size):
+        yield {
+            spec.name: np.take(pool[spec.name], np.arange(start, start + size), axis=spec.shape.index(BATCH))
+            if BATCH in spec.shape
+            else np.asarray(pool[spec.name])
+            for spec in signature.inputs
+        }
+
+
+def _bounds(program: Session, floating: Session | None, pool: Feeds, tolerance: float) -> dict[str, Bound]:
+    reference = program.run(pool)
+    plain = floating.run(pool) if floating is not None else None
+    return {name: _bound(value, None if plain is None else plain[name], tolerance) for name, value in reference.items()}
+
+
+def _bound(value: Array, plain: Array | None, tolerance: float) -> Bound:
+    if value.dtype.kind != "f":
+        share = 0.0 if plain is None else max(float(np.mean(value != plain)), 1 / POOL_ROWS)
+        return Bound(1.0, 1.0 if share else 0.0, RMS_FACTOR * math.sqrt(share))
+    finite = _finite(value)
+    scale = max(float(np.abs(finite).max(initial=0.0)), _TINY)
+    if plain is None:
+        return Bound(scale, tolerance * scale, math.inf)
+    noise = _finite(value - plain)
+    centred = finite - finite.mean(axis=0) if finite.shape == value.shape and value.ndim else finite
+    floor = max(FLOOR * _rms(centred), tolerance * scale)
+    largest = max(MAX_FACTOR * float(np.abs(noise).max(initial=0.0)), MAX_FACTOR * floor)
+    return Bound(scale, largest, max(RMS_FACTOR * _rms(noise), floor))
+
+
+def _compare(name: str, size: int, pairs: list[tuple[Array, Array]], bound: Bound) -> Difference:
+    expected, actual = (np.concatenate([np.atleast_1d(pair[side]).reshape(-1) for pair in pairs]) for side in (0, 1))
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return Difference(name, size, math.inf, bound.max_error / bound.scale, 0.0, None, True)
+    if expected.dtype.kind != "f":
+        wrong = (expected != actual).astype(np.float64)
+        refused = bool(wrong.max(initial=0.0) > bound.max_error or _rms(wrong) > bound.rms_error)
+        return Difference(
+            name, size, float(wrong.max(initial=0.0)), bound.max_error, _sqnr(1 - wrong, wrong), None, refused
+        )
+    same = (expected == actual) | (np.isnan(expected) & np.isnan(actual))
+    with np.errstate(invalid="ignore"):
+        error = np.where(same, 0.0, actual.astype(np.float64) - expected)
+    largest = float(np.abs(error).max(initial=0.0))
+    # Written so that a NaN on one side alone is refused.
+    refused = not (largest <= bound.max_error and _rms(error) <= bound.rms_error)
+    agreement = _agreement(pairs)
+    sqnr = _sqnr(np.where(np.isfinite(expected), expected, 0.0), error)
+    return Difference(name, size, largest / bound.scale, bound.max_error / bound.scale, sqnr, agreement, refused)
+
+
+def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str, Bound]) -> list[Difference]:
+    """Once more with every dynamic axis but the batch cut by half, where the program itself runs at that size."""
+    signature = program.signature
+    free = {axis for spec in signature.inputs for axis in spec.shape if isinstance(axis, str) and axis != BATCH}
+    if not free:
+        return []
+    size = min(2, signature.batch_size(pool))
+    feeds = {spec.name: _cut(rows(signature, pool, size)[spec.name], spec.shape, free) for spec in signature.inputs}
+    try:
+        expected = program.run(feeds)
+    except (RuntimeError, IndexError, ValueError):
+        return []  # the model itself does not take that size
+    actual = _run(candidate, feeds, size)
+    return [_compare(name, size, [(expected[name], actual[name])], bound) for name, bound in bounds.items()]
+
+
+def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Array]:
+    try:
+        return candidate.run(feeds)
+    except InputError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise VerificationError(
+            f"the ONNX file does not run at batch size {size}, which the program does: {text}",
+            "nothing was written; please report this model",
+        ) from error
+
+
+def _cut(array: Array, shape: tuple[int | str, ...], free: set[str]) -> Array:
+    for axis, size in enumerate(shape):
+        if size in free:
+            array = np.take(array, np.arange(max(1, array.shape[axis] // 2)), axis=axis)
+    return array
+
+
+def _finite(value: Array) -> Array:
+    mask = np.isfinite(value)
+    return value.astype(np.float64) if mask.all() else value[mask].astype(np.float64)
+
+
+def _rms(value: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) if value.size else 0.0
+
+
+def _sqnr(signal: Array, error: Array) -> float:
+    noise = _rms(error)
+    if noise == 0:
+        return 300.0
+    return (
+        float(np.clip(20 * math.log10(max(_rms(signal), 1e-30) / noise), -300.0, 300.0)) if noise == noise else -300.0
+    )
+
+
+def _agreement(pairs: list[tuple[Array, Array]]) -> float | None:
+    if any(one.ndim != 2 or one.shape[1] < 2 for one, _ in pairs):
+        return None
+    return float(np.mean(np.concatenate([one.argmax(1) == two.argmax(1) for one, two in pairs])))

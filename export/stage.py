@@ -1,0 +1,185 @@
+"""The export stage: a captured program in, a checked ONNX file with signature and golden vectors out."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, write_atomically
+from ..core.console import SILENT, Console
+from ..core.errors import DataError, VerificationError
+from ..core.options import ExportOptions, Target
+from ..core.session import SessionOptions, open_session
+from ..core.tensors import Array, Feeds, Signature
+from .kernels import integer_kernels
+from .lint import lint
+from .parity import check, rows
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+KEY = "retort.key"
+EXTERNAL_ABOVE_BYTES = 2_000_000_000
+"""Protobuf holds no message of 2 GiB; larger models keep their weights in ``model.onnx.data`` beside the graph."""
+TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+
+
+def export(
+    options: ExportOptions,
+    artifact: Artifact,
+    directory: Path,
+    *,
+    target: Target = "cpu",
+    samples: Feeds,
+    console: Console = SILENT,
+    key: str = "",
+    parents: tuple[str, ...] = (),
+) -> Artifact:
+    """Write a program as ONNX and prove that the file computes the same.
+
+    Args:
+        options: target, opset, tolerance, batch sizes, golden rows.
+        artifact: a program, or a bare ``.pt2`` file.
+        directory: what becomes the artifact: ``model.onnx``, ``signature.json``, ``golden.npz`` with ``in.<name>`` and
+            ``out.<name>`` as ONNX Runtime computes them.
+        target: what the file is for, unless the options say.
+        samples: real inputs, with at least one row.
+        console: where progress goes.
+        key: the artifact's key, also written into the file.
+        parents: keys of what it was made from.
+
+    Raises:
+        ArtifactError: the program cannot be read, or quantizes in a form that the target does not run.
+        CaptureError: an op has no ONNX form.
+        DataError: there is no sample.
+        VerificationError: the file is not the program; nothing is left behind.
+        StorageError: the disk is full or not writable.
+    """
+    from ..core.backends.eager import load_exported
+    from .onnx_graph import OPSETS, build
+    from .retarget import is_quantized, retarget
+
+    raise_if_not(artifact, "program")
+    wanted = options.target or target
+    opset = options.opset or OPSETS[wanted]
+    exported, signature, _ = load_exported(artifact.main)
+    _require_samples(samples, signature)
+    console.stage("export", f"{artifact.path.name} for {wanted}, opset {opset}")
+    program = retarget(exported, wanted)
+    model = build(program, signature, wanted, opset)
+    if key:
+        model.metadata_props[KEY] = key
+    facts: dict[str, Any] = {"target": wanted, "opset": opset, "quantized": is_quantized(program)}
+    facts |= {name: artifact.facts[name] for name in ("parameters", "macs") if name in artifact.facts}
+    settings = options.model_dump(mode="json")
+    with new_artifact(
+        directory, "graph", "export", key=key, parents=parents, options=settings, facts=facts, tools=_tools()
+    ) as folder:
+        path = write_model(model, folder)
+        verify_file(path, wanted)
+        facts |= {"size_bytes": sum(file.stat().st_size for file in folder.iterdir()), "nodes": model.graph.num_nodes()}
+        facts |= prove(program, signature, path, samples, options)
+        write_atomically(folder / "signature.json", signature.to_json().encode())
+        _write_golden(path, samples, options.golden, folder / "golden.npz")
+    console.stage("export", _summary(facts))
+    return load_artifact(directory)
+
+
+def prove(
+    program: ExportedProgram, signature: Signature, path: Path, samples: Feeds, options: ExportOptions
+) -> dict[str, Any]:
+    """Compare a file with the program it was made from.
+
+    Returns:
+        Facts: ``parity`` per output and batch size, and ``kernels`` when the program is quantized.
+
+    Raises:
+        VerificationError: the file is off.
+    """
+    from ..core.backends.eager import EagerSession
+    from .retarget import is_quantized, without_quantization
+
+    quantized = is_quantized(program)
+    references = [program, without_quantization(program)] if quantized else [program]
+    eager = [EagerSession(item.module(check_guards=False), signature, "cpu", 0) for item in references]
+    candidate = open_session(path, SessionOptions(threads=1))
+    floating = eager[1] if quantized else None
+    differences = check(eager[0], candidate, samples, options.batch_sizes, options.tolerance, floating)
+    candidate.close()
+    facts: dict[str, Any] = {"parity": [item.to_dict() for item in differences]}
+    return facts | ({"kernels": integer_kernels(path).to_dict()} if quantized else {})
+
+
+def write_model(model: ir.Model, folder: Path, external_above_bytes: int = EXTERNAL_ABOVE_BYTES) -> Path:
+    """Write ``model.onnx``: one file, or the weights beside it when they are larger than protobuf allows.
+
+    Args:
+        model: the model.
+        folder: where to write.
+        external_above_bytes: size of all weights above which they get their own file.
+    """
+    path = folder / "model.onnx"
+    weights = [value.const_value for value in model.graph.initializers.values()]
+    total = sum(tensor.nbytes for tensor in weights if tensor is not None)
+    if total > external_above_bytes:
+        ir.save(model, path, external_data=f"{path.name}.data")
+    else:
+        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    return path
+
+
+def verify_file(path: Path, target: Target) -> None:
+    """Run ONNX's checker with shape inference, and the rules for TensorRT.
+
+    Raises:
+        VerificationError: the file breaks a rule; names the first, and all in its facts.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        text = str(error).splitlines()[0][:300]
+        raise VerificationError(f"the ONNX checker refuses the file: {text}", "report this model to us") from error
+    if target != "tensorrt":
+        return
+    findings = lint(onnx.load(str(path)))
+    if findings:
+        raise VerificationError(
+            f"{len(findings)} faults for TensorRT, the first: {findings[0]}",
+            "quantize the program for the target tensorrt",
+            findings=[str(item) for item in findings],
+        )
+
+
+def _require_samples(samples: Feeds, signature: Signature) -> None:
+    lacking = [spec.name for spec in signature.inputs if spec.name not in samples or not len(samples[spec.name])]
+    if lacking:
+        raise DataError(f"no sample for input '{lacking[0]}'", "give at least one real sample to check the file with")
+
+
+def _write_golden(model: Path, samples: Feeds, count: int, path: Path) -> None:
+    session = open_session(model, SessionOptions(threads=1))
+    feeds = session.signature.validate(rows(session.signature, samples, count))
+    outputs = session.run(feeds)
+    session.close()
+    arrays: dict[str, Array] = {f"in.{name}": value for name, value in feeds.items()}
+    arrays |= {f"out.{name}": value for name, value in outputs.items()}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _tools() -> dict[str, str]:
+    return {name: version(name) for name in TOOLS}
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    worst = max((item["error"] for item in facts["parity"]), default=0.0)
+    text = f"{facts['size_bytes'] / 1e6:.2f} MB, {facts['nodes']} nodes, parity {worst:.1e}"
+    if "kernels" in facts:
+        kernels = facts["kernels"]
+        heavy = sum(kernels["integer"].values()), sum(kernels["floating"].values())
+        text += f", {heavy[0]} of {sum(heavy)} heavy nodes in integer kernels"
+    return text
