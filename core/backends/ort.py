@@ -134,11 +134,12 @@ def _signature(inner: Any) -> Signature:
 
 
 def _spec(value: Any) -> TensorSpec:
-    shape = tuple(_axis(axis, index) for index, axis in enumerate(value.shape))
+    named = BATCH in value.shape
+    shape = tuple(_axis(axis, index, named) for index, axis in enumerate(value.shape))
     return TensorSpec(value.name, DTYPES.get(value.type, value.type), shape)
 
 
-def _axis(axis: int | str | None, index: int) -> int | str:
+def _axis(axis: int | str | None, index: int, named: bool) -> int | str:
     if isinstance(axis, int):
         return axis
-    return BATCH if index == 0 else (axis or f"axis{index}")
+    return BATCH if index == 0 and not named else (axis or f"axis{index}")
