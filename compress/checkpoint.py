@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import random
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.artifact import stable_hash, storage_errors
+from ..core.artifact import stable_hash, storage_errors, write_atomically
 from ..core.console import Console
 
 State = dict[str, Any]
@@ -35,17 +34,11 @@ def save_checkpoint(path: Path, identity: str, state: State) -> None:
     Raises:
         StorageError: the disk is full or not writable.
     """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with storage_errors(str(path)):
+    buffer = io.BytesIO()  # torch aborts the whole process when a disk fills up under it
+    torch.save({"identity": identity, "state": state}, buffer)
+    with storage_errors(str(path.parent)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with scratch.open("wb") as stream:
-                torch.save({"identity": identity, "state": state}, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path, identity: str, console: Console) -> State | None:

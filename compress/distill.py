@@ -14,7 +14,7 @@ from ..core.errors import ModelError
 from ..core.options import DistillOptions, Task
 from ..core.tensors import TensorSpec
 from .checkpoint import discard, identity_of, state_hash
-from .losses import Loss, Tensors, first, present, shaped_like, task_loss
+from .losses import CrossEntropy, Loss, Tensors, class_axis, first, present, shaped_like, squared_error, task_loss
 from .program import Program, cost, device_of, load_program, move, set_training, store
 from .train import fit, training_facts
 
@@ -34,7 +34,7 @@ class SoftTargetLoss:
     ) -> None:
         set_training(teacher, False)
         self.teacher, self.temperature, self.alpha, self.task = teacher, temperature, alpha, task
-        self._hard = hard or _plain_loss(task)
+        self._hard = hard or (CrossEntropy() if task == "classification" else squared_error)
         self.identity = identity_of(
             teacher=state_hash(teacher.module.state_dict()),
             graph=teacher.module.code,
@@ -66,7 +66,7 @@ class SoftTargetLoss:
     def _soft(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         if self.task == "regression":
             return functional.mse_loss(student, shaped_like(teacher, student))
-        axis = -1 if student.dim() == 3 else 1
+        axis = class_axis(student.dim())
         log_student = functional.log_softmax(student / self.temperature, axis)
         log_teacher = functional.log_softmax(teacher / self.temperature, axis)
         divergence = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(axis)
@@ -159,14 +159,3 @@ def _fits(one: TensorSpec, other: TensorSpec) -> bool:
     return len(one.shape) == len(other.shape) and all(
         left == right for left, right in sizes if isinstance(left, int) and isinstance(right, int)
     )
-
-
-def _plain_loss(task: Task) -> Loss:
-    def cross_entropy(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-        return functional.cross_entropy(first(outputs).float(), present(targets))
-
-    def squared_error(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-        prediction = first(outputs).float()
-        return functional.mse_loss(prediction, shaped_like(present(targets), prediction))
-
-    return cross_entropy if task == "classification" else squared_error

@@ -49,6 +49,14 @@ def finish(
     return module, values, outputs
 
 
+def drop_traces(module: torch.nn.Module) -> None:
+    """Forget where each node came from: source lines, paths and memory addresses, which differ from run to run."""
+    for child in module.modules():
+        if isinstance(child, fx.GraphModule):
+            for node in child.graph.nodes:
+                node.meta = {key: value for key, value in node.meta.items() if key == "val"}
+
+
 def identifier(name: str) -> str:
     """A Python identifier for an input name."""
     text = re.sub(r"\W", "_", name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,19 +33,33 @@ def task_loss(options: TrainOptions, data: Splits, task: Task, program: Program)
         UserError: class weights that do not fit the number of classes.
     """
     if task == "regression":
-        return _squared_error
-    count = class_count(program)
-    weights = _class_weights(options, data, count)
+        return squared_error
+    return CrossEntropy(_class_weights(options, data, class_count(program)), options.label_smoothing)
 
-    def cross_entropy(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-        logits = first(outputs)
-        targets = present(targets)
-        weight = None if weights is None else weights.to(logits.device)
-        return functional.cross_entropy(
-            classes_second(logits, targets).float(), targets, weight=weight, label_smoothing=options.label_smoothing
-        )
 
-    return cross_entropy
+@dataclass
+class CrossEntropy:
+    """Cross entropy of the first output, in float32.
+
+    Attributes:
+        weights: ``[classes]``, or None for all alike.
+        smoothing: share of the target that goes to all classes evenly (Szegedy et al., 2016).
+    """
+
+    weights: torch.Tensor | None = None
+    smoothing: float = 0.0
+
+    def __call__(self, outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
+        """The weighted mean over all targets of a batch."""
+        scores = classes_second(first(outputs).float())
+        weights = None if self.weights is None else self.weights.to(scores.device)
+        return functional.cross_entropy(scores, present(targets), weight=weights, label_smoothing=self.smoothing)
+
+
+def squared_error(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
+    """Mean squared error of the first output, in float32."""
+    prediction = first(outputs).float()
+    return functional.mse_loss(prediction, shaped_like(present(targets), prediction))
 
 
 def first(outputs: Tensors) -> torch.Tensor:
@@ -63,15 +78,19 @@ def present(targets: torch.Tensor | None) -> torch.Tensor:
     return targets
 
 
+def class_axis(rank: int) -> int:
+    """Where classes are: last in ``[N, tokens, C]``, axis 1 in ``[N, C]`` and in images ``[N, C, H, W]``."""
+    return 2 if rank == 3 else 1
+
+
 def class_count(program: Program) -> int:
-    """Number of classes: the size of axis 1 of the first output, or of its last axis when it has three (tokens).
+    """Number of classes of the first output.
 
     Raises:
         UserError: the output has no axis for classes.
     """
     spec = program.signature.outputs[0]
-    axis = 1 if len(spec.shape) != 3 else 2
-    size = spec.shape[axis] if len(spec.shape) > 1 else None
+    size = spec.shape[class_axis(len(spec.shape))] if len(spec.shape) > 1 else None
     if not isinstance(size, int):
         raise UserError(
             f"output {spec.describe()} holds no class scores", "return [batch, classes], or set `task: regression`"
@@ -79,11 +98,9 @@ def class_count(program: Program) -> int:
     return size
 
 
-def classes_second(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Scores with classes on axis 1, whichever of ``[N, C, …]`` and ``[N, …, C]`` fits the targets' shape."""
-    if targets.shape == logits.shape[:-1] and targets.shape != (logits.shape[0], *logits.shape[2:]):
-        return logits.movedim(-1, 1)
-    return logits
+def classes_second(scores: torch.Tensor) -> torch.Tensor:
+    """Scores with the classes on axis 1."""
+    return scores.movedim(class_axis(scores.dim()), 1)
 
 
 def as_targets(values: Array | None, program: Program, task: Task, where: str) -> torch.Tensor | None:
@@ -113,11 +130,6 @@ def _classes(values: Array, count: int, where: str) -> NDArray[np.int64]:
             "number the classes from 0, or give the model as many outputs as there are classes",
         )
     return classes
-
-
-def _squared_error(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-    prediction = first(outputs).float()
-    return functional.mse_loss(prediction, shaped_like(present(targets), prediction))
 
 
 def shaped_like(targets: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
@@ -163,7 +175,7 @@ class Score:
             self._total += float(loss if loss is not None else 0.0) * len(prediction)
             self._count += len(prediction)
         elif self.name == "accuracy":
-            correct = classes_second(prediction, targets).argmax(1) == targets
+            correct = classes_second(prediction).argmax(1) == targets
             self._total += int(correct.sum())
             self._count += correct.numel()
         else:

@@ -24,6 +24,7 @@ def preserved(model: nn.Module) -> Iterator[Callable[[], set[str]]]:
     state = torch.get_rng_state()
 
     def train() -> set[str]:
+        """Into training form."""
         model.train()
         if found[model]:
             _set_modes(found)

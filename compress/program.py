@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
-import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ import torch
 from pydantic import BaseModel
 from torch import fx, nn
 
-from ..core.artifact import Artifact, load_artifact, new_artifact, storage_errors
+from ..core.artifact import Artifact, load_artifact, new_artifact, write_atomically
 from ..core.backends.eager import PROGRAM_FILE, SIGNATURE_FILE, load_exported, quiet
 from ..core.console import SILENT, Console
 from ..core.data import Split, batches
@@ -27,7 +26,7 @@ from . import modes
 from .capture import capture_module, rows
 from .cost import Cost, measure
 from .devices import as_array, as_tensor, move_module
-from .graphs import finish
+from .graphs import drop_traces, finish
 from .tracing import trace
 
 __all__ = [
@@ -156,18 +155,13 @@ def save_program(program: Program, path: Path) -> None:
         StorageError: the disk is full or not writable.
     """
     exported = reexport(program)
+    drop_traces(exported.graph_module)
     facts = {"modes": modes.to_json(program.module), "meta": program.meta}
     extra = {SIGNATURE_FILE: program.signature.to_json(), PROGRAM_FILE: json.dumps(facts, sort_keys=True)}
-    scratch = path.parent / f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp.pt2"
-    with storage_errors(str(path)):
-        try:
-            with quiet():
-                torch.export.save(exported, scratch, extra_files=extra)
-            with scratch.open("rb") as stream:
-                os.fsync(stream.fileno())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    buffer = io.BytesIO()  # torch aborts the whole process when a disk fills up under it
+    with quiet():
+        torch.export.save(exported, buffer, extra_files=extra)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_program(path: Path) -> Program:

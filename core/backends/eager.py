@@ -141,10 +141,8 @@ def _signature(exported: torch.export.ExportedProgram) -> Signature:
 
 
 def _spec(name: str, value: torch.Tensor) -> TensorSpec:
-    def label(axis: int, size: int | torch.SymInt) -> int | str:
-        return size if isinstance(size, int) else (BATCH if axis == 0 else str(size))
-
-    shape = tuple(label(axis, size) for axis, size in enumerate(value.shape))
+    sizes = enumerate(value.shape)
+    shape = tuple(size if isinstance(size, int) else (BATCH if axis == 0 else str(size)) for axis, size in sizes)
     return TensorSpec(name, dtype_name(value.dtype), shape)
 
 
