@@ -27,18 +27,18 @@ def table_rows(result: Result) -> Table:
 def _row(result: Result, stage: StageEntry, batches: list[int], judged: bool) -> list[str]:
     row = [stage.stage, words.count_text(stage.parameters), words.bytes_text(stage.size_bytes)]
     if judged:
-        row += _accuracy(stage)
+        row += _accuracy(stage, stage.stage == result.reference)
     for batch in batches:
         row += _latency(stage.latency.get(batch), stage.stage == result.reference)
     return row
 
 
-def _accuracy(stage: StageEntry) -> list[str]:
+def _accuracy(stage: StageEntry, is_reference: bool) -> list[str]:
     if stage.metric is None:
         return [words.DASH, words.DASH]
     name = stage.metric.name
     shown = f"{words.metric_value(name, stage.metric.value)} {words.metric_range(name, stage.metric)}"
-    if stage.drop is None:
+    if stage.drop is None or is_reference:
         return [shown, words.DASH]
     return [shown, f"{words.drop_value(name, stage.drop.value)} {words.drop_range(name, stage.drop)}"]
 

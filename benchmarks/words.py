@@ -46,6 +46,21 @@ def digits(value: float, count: int = 3) -> str:
     return minus(f"{value:.{decimals + count - 3}f}")
 
 
+def digits_short(value: float) -> str:
+    """``value`` on an axis: no trailing zeros."""
+    return minus(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}")
+
+
+def tick(value: float) -> str:
+    """``value`` on an axis whose zero must read 0."""
+    return minus(f"{round(value, 9):.4g}")
+
+
+def metric_tick(name: str, value: float) -> str:
+    """A metric on an axis."""
+    return tick(value) if name in PLAIN or name == "sqnr" else f"{tick(100 * value)} %"
+
+
 def ratio_text(ratio: Spread | None) -> str:
     """``3.12×``; a dash for the reference."""
     return DASH if ratio is None or ratio.value is None else f"{digits(ratio.value)}×"
