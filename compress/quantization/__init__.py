@@ -1,0 +1,23 @@
+"""INT8 by fake-quantize nodes in the captured program: fold, place, calibrate, insert."""
+
+from __future__ import annotations
+
+from .fold import fold_batch_norms
+from .op import qdq
+from .placement import Placement, place
+from .scheme import SCHEMES, Grid, Range, Scheme
+from .stage import is_quantized, quantize, quantize_program
+
+__all__ = [
+    "SCHEMES",
+    "Grid",
+    "Placement",
+    "Range",
+    "Scheme",
+    "fold_batch_norms",
+    "is_quantized",
+    "place",
+    "qdq",
+    "quantize",
+    "quantize_program",
+]

@@ -64,6 +64,15 @@ SCHEMES: dict[Target, Scheme] = {
 }
 
 
+def gate_grid(scheme: Scheme) -> Grid:
+    """The grid of a sigmoid or hard-sigmoid, whose range is known.
+
+    On steps of 1/256 hard-sigmoid of an UINT8 tensor is a shift of its codes by 128 at scale 6/256, so that a runtime
+    can do it by table (compress.md 3).
+    """
+    return Grid(1 / 127, 0, scheme.qmin, scheme.qmax) if scheme.symmetric else Grid(1 / 256, 0, 0, 255)
+
+
 def activation_grid(span: Range, scheme: Scheme, bounds: tuple[float, float] = UNBOUNDED) -> Grid:
     """The grid of an activation; 0 is always on it, and its scale is positive and finite.
 

@@ -1,0 +1,66 @@
+"""Why a heavy node stays in floating point: what the target's integer kernels do not take."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from ...core.options import Target
+from .operators import CONVOLUTIONS, TRANSPOSED, Weighted, name_of, needs_copy, operand
+from .surgery import Shapes
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+_TWO_ACTIVATIONS = ("matmul", "bmm", "baddbmm", "addbmm", "einsum", "mm", "scaled_dot_product_attention")
+
+
+def reason(node: fx.Node, layer: Weighted | None, target: Target, shapes: Shapes) -> str | None:
+    """Why a heavy node cannot be integer on ``target``; None when it can."""
+    name = name_of(node)
+    if layer is None:
+        return _weightless(name)
+    data, weight = shapes.get(layer.data), shapes[layer.weight]
+    if data is None or data[1] != torch.float32 or weight[1] != torch.float32:
+        return "it does not compute in float32"
+    if name in ("addmm", "mm", "matmul") and len(weight[0]) != 2:
+        return "its weight is not a matrix"
+    if name in CONVOLUTIONS or name in TRANSPOSED:
+        if len(data[0]) != len(weight[0]):
+            return "it runs without a batch axis"
+        return _cpu_convolution(name) if target == "cpu" else _tensorrt_convolution(node, weight[0])
+    return _tensorrt_matrix(weight[0]) if target == "tensorrt" else None
+
+
+def _weightless(name: str) -> str:
+    if name in _RECURRENT:
+        return f"the runtime has no integer kernel for a static {name}"
+    if name in _TWO_ACTIVATIONS:
+        return "both of its factors are activations"
+    if not name:
+        return "it stands in a nested graph"
+    return "its weight is computed in the graph, or its operator has no integer kernel"
+
+
+def _cpu_convolution(name: str) -> str | None:
+    return "ONNX Runtime has no integer kernel for transposed convolutions" if name in TRANSPOSED else None
+
+
+def _tensorrt_convolution(node: fx.Node, weight: torch.Size) -> str | None:
+    """Channel counts that TensorRT's INT8 convolutions take (tensorrt.md 1.7)."""
+    groups = int(operand(node, "groups"))
+    transposed = name_of(node) in TRANSPOSED
+    outputs = weight[1] * groups if transposed else weight[0]
+    inputs = weight[0] if transposed else weight[1] * groups
+    if groups > 1:
+        fits = outputs % 8 == 0 and min(weight[2:]) >= 3
+        return None if fits else "TensorRT wants a multiple of 8 channels and a kernel of 3 or more in grouped INT8"
+    square = len(set(weight[2:])) == 1
+    if min(inputs, outputs) >= 16 or (square and (outputs % 8 == 0 or inputs % 8 == 0) and max(inputs, outputs) >= 16):
+        return None
+    return f"TensorRT has no INT8 kernel for {inputs} to {outputs} channels"
+
+
+def _tensorrt_matrix(weight: torch.Size) -> str | None:
+    return None if min(weight) >= 16 else f"a {weight[0]} x {weight[1]} matrix is too small for TensorRT's INT8"
+
+
+__all__ = ["needs_copy", "reason"]

@@ -1,0 +1,117 @@
+"""Ranges of activations, gathered batch by batch in memory that does not grow with the number of samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+
+from .scheme import Range
+
+BINS = 8192
+# float32 counts are exact up to 2^24, so histc gets no more than half of that at once.
+_CHUNK = 1 << 23
+
+
+class Observer(Protocol):
+    """Sees a tensor once per batch."""
+
+    def update(self, value: torch.Tensor) -> bool:
+        """Take in a batch; false, with nothing taken in, when it has NaN or infinite values."""
+        ...
+
+    def range(self) -> Range:
+        """The range to quantize."""
+        ...
+
+
+class MinMax:
+    """The smallest and the largest value seen."""
+
+    def __init__(self) -> None:
+        self.low, self.high = math.inf, -math.inf
+
+    def update(self, value: torch.Tensor) -> bool:
+        """See :meth:`Observer.update`."""
+        if value.numel() == 0:
+            return True
+        low, high = (float(item) for item in torch.aminmax(value))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return False
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        return True
+
+    def range(self) -> Range:
+        """See :meth:`Observer.range`."""
+        return Range(self.low, self.high) if self.low <= self.high else Range(0.0, 0.0)
+
+
+class Percentile:
+    """The range that holds a share of the values, by a histogram whose limits double when a value lies beyond.
+
+    The histogram spans ``[-limit, limit]`` with ``limit`` a power of two; doubling it merges bins two by two, so no
+    count is ever split or guessed and the answer is exact within one bin, ``limit / 4096``.
+
+    Args:
+        percent: share of values inside, in percent; the same number is cut off at either end.
+    """
+
+    def __init__(self, percent: float) -> None:
+        self.percent = percent
+        self.extremes = MinMax()
+        self.limit = 0.0
+        self.counts = torch.zeros(BINS, dtype=torch.int64)
+        self.zeros = 0
+
+    @property
+    def bin_width(self) -> float:
+        """Width of a bin, in the tensor's units."""
+        return 2 * self.limit / BINS
+
+    def update(self, value: torch.Tensor) -> bool:
+        """See :meth:`Observer.update`."""
+        if not self.extremes.update(value):
+            return False
+        if value.numel() == 0:
+            return True
+        self._reach(max(-self.extremes.low, self.extremes.high))
+        flat = value.detach().reshape(-1)
+        if self.limit == 0.0:
+            self.zeros += flat.numel()
+            return True
+        for part in torch.split(flat, _CHUNK):
+            self.counts += torch.histc(part.float(), BINS, -self.limit, self.limit).long()
+        return True
+
+    def _reach(self, largest: float) -> None:
+        """Widen the histogram until it holds ``largest``."""
+        if largest <= self.limit:
+            return
+        if self.limit == 0.0:
+            self.limit = 2.0 ** math.ceil(math.log2(largest))
+            self.counts[BINS // 2] += self.zeros
+        while self.limit < largest:
+            self.limit *= 2
+            merged = self.counts.reshape(-1, 2).sum(1)
+            self.counts = torch.zeros_like(self.counts)
+            self.counts[BINS // 4 : BINS // 4 + BINS // 2] = merged
+
+    def range(self) -> Range:
+        """See :meth:`Observer.range`."""
+        seen = self.extremes.range()
+        if self.limit == 0.0:
+            return seen
+        tail = (1 - self.percent / 100) / 2
+        low, high = self._quantile(tail), self._quantile(1 - tail)
+        return Range(max(low, seen.low), min(high, seen.high))
+
+    def _quantile(self, share: float) -> float:
+        """The value below which ``share`` of the values lie, interpolated within its bin."""
+        total = self.counts.cumsum(0).double()
+        wanted = share * float(total[-1])
+        index = min(int(torch.searchsorted(total, wanted)), BINS - 1)
+        before = float(total[index - 1]) if index else 0.0
+        inside = float(self.counts[index])
+        part = min(max((wanted - before) / inside, 0.0), 1.0) if inside else 0.0
+        return -self.limit + (index + part) * self.bin_width

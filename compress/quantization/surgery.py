@@ -1,0 +1,93 @@
+"""Small edits of a program's graph: parameters by path, new nodes beside old ones, shapes from one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..program import Program, ordered
+
+Shapes = Mapping[fx.Node, tuple[torch.Size, torch.dtype]]
+
+
+def fetch(module: nn.Module, path: str) -> torch.Tensor:
+    """The parameter or buffer at a dotted path."""
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    assert isinstance(value, torch.Tensor)
+    return value
+
+
+def put(module: nn.Module, path: str, value: torch.Tensor) -> None:
+    """Set a parameter or, when ``value`` is a plain tensor, a buffer; makes the modules on the way."""
+    *parents, name = path.split(".")
+    for part in parents:
+        if not hasattr(module, part):
+            module.add_module(part, nn.Module())
+        module = getattr(module, part)
+    if isinstance(value, nn.Parameter):
+        setattr(module, name, value)
+    else:
+        module.register_buffer(name, value)
+
+
+def free_path(module: nn.Module, path: str) -> str:
+    """``path``, or with a number behind it where that is taken."""
+    candidate, number = path, 1
+    while has(module, candidate):
+        candidate, number = f"{path}_{number}", number + 1
+    return candidate
+
+
+def has(module: nn.Module, path: str) -> bool:
+    """Whether there is anything at a dotted path."""
+    value: Any = module
+    for part in path.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
+
+
+def drop_unused(module: fx.GraphModule) -> None:
+    """Remove parameters and buffers that no node reads any more."""
+    used = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
+    for path in [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in used]:
+        *parents, name = path.split(".")
+        owner: Any = module
+        for part in parents:
+            owner = getattr(owner, part)
+        delattr(owner, name)
+
+
+def call_after(graph: fx.Graph, place: fx.Node, target: Any, args: tuple[Any, ...], name: str | None = None) -> fx.Node:
+    """A new call behind ``place``, taking over which user module it came from."""
+    with graph.inserting_after(place):
+        node = graph.create_node("call_function", target, args, {}, name)
+    if "nn_module_stack" in place.meta:
+        node.meta["nn_module_stack"] = place.meta["nn_module_stack"]
+    return node
+
+
+def shapes_of(program: Program) -> Shapes:
+    """Shape and dtype of every tensor in the graph, from a run on the example."""
+    recorder = _Recorder(program.module)
+    with torch.inference_mode():
+        recorder.run(*ordered(program).values())
+    return recorder.shapes
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[fx.Node, tuple[torch.Size, torch.dtype]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            self.shapes[n] = value.shape, value.dtype
+        return value
