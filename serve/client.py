@@ -207,17 +207,14 @@ def _body(feeds: Feeds, form: Format) -> bytes:
 
 def _outputs(headers: dict[str, str], body: bytes) -> dict[str, Array]:
     kind = headers.get("content-type", "").partition(";")[0]
-    if kind == NPY:
-        return {headers.get(OUTPUTS_HEADER, "output"): read_npy(body, _TRUSTED)}
-    if kind == NPZ:
-        return read_npz(body, _TRUSTED)
     try:
-        tensors = json.loads(body)["outputs"]
-        return {item["name"]: _from_v2(item) for item in tensors}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ServingError(
-            f"the server answered with {kind or 'something'} that cannot be read", "see its logs"
-        ) from error
+        if kind == NPY:
+            return {headers.get(OUTPUTS_HEADER, "output"): read_npy(body, _TRUSTED)}
+        if kind == NPZ:
+            return read_npz(body, _TRUSTED)
+        return {item["name"]: _from_v2(item) for item in json.loads(body)["outputs"]}
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        raise ServingError(f"the server's answer ({kind}) cannot be read", "see its logs") from error
 
 
 def _from_v2(item: dict[str, Any]) -> Array:

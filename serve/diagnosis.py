@@ -34,6 +34,11 @@ def startup_failure(logs: Path, alive: bool) -> RetortError | None:
     return ServingError(f"{what}: {_cause(lines)}", f"see {logs}", log=lines[-20:])
 
 
+def has_started(logs: Path) -> bool:
+    """Whether the server has bound all its ports; until then another server may be the one that answers on them."""
+    return any("Model server started" in line for line in read_lines(logs / "console.log"))
+
+
 def port_taken(logs: Path) -> bool:
     """Whether the server stopped because another process holds one of its ports."""
     return any(sign in line for name in _LOGS for line in read_lines(logs / name) for sign in _PORT_TAKEN)

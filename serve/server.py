@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..core.tensors import Signature
 from .archive import Mar, open_mar
 from .client import Client
 from .config import Ports, config_properties, log4j_config
-from .diagnosis import port_taken, startup_failure
+from .diagnosis import has_started, port_taken, startup_failure
 from .engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
 from .java import Java, find_java, java_flags, torchserve_home
 from .mar import read_member
@@ -221,15 +221,21 @@ def _wait_until_ready(
         if time.monotonic() - begin > options.startup_timeout_s:
             message = f"TorchServe was not ready after {options.startup_timeout_s} s"
             raise ServingError(message, f"see {logs}, or raise startup_timeout_s")
-        with suppress(ServingError):
-            if any(worker.get("status") == "READY" for worker in _describe(management, mar.name)["workers"]):
-                break
+        if has_started(logs) and _worker_ready(management, mar.name):
+            break
         time.sleep(_POLL_S)
     client = Client(_url(options.host, ports.inference), mar.name, timeout_s=options.startup_timeout_s)
     try:
         _ask_golden(client, mar)
     finally:
         client.close()
+
+
+def _worker_ready(management: str, name: str) -> bool:
+    try:
+        return any(worker.get("status") == "READY" for worker in _describe(management, name)["workers"])
+    except ServingError:
+        return False
 
 
 def _ask_golden(client: Client, mar: Mar) -> None:
