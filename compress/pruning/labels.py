@@ -1,0 +1,280 @@
+"""Channel labels: which channel each index of a value belongs to, and which channels must go together.
+
+A value carries a short list of label arrays. Each has the value's shape, with stride 0 along every dimension in which
+it does not vary, so that an array over 64 channels of a ``[2, 64, 56, 56]`` activation holds 64 numbers, and data
+movement is one call of the very same operator. An element is removed when any of its labels is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+FIXED = 0
+"""The label of what can never be removed, such as channels padded in."""
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class Value:
+    """What is known of one tensor.
+
+    Attributes:
+        shape: its concrete sizes at the example's batch.
+        arrays: label arrays of that shape; dimensions that none varies along are fixed.
+        why: why the other dimensions are fixed, for the report.
+    """
+
+    shape: tuple[int, ...]
+    arrays: list[Tensor] = field(default_factory=list)
+    why: str = ""
+
+
+class Unions:
+    """Union-find over labels; every class is free, or locked with the first reason given."""
+
+    def __init__(self) -> None:
+        self._parent: Ids = np.zeros(1, np.int64)
+        self._reason: NDArray[np.int32] = np.zeros(1, np.int32)
+        self._reasons: list[str] = [""]
+        self._count = 1
+        self.lock(torch.zeros(1, dtype=torch.int64), "made of constants")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def fresh(self, count: int) -> Tensor:
+        """``count`` new labels, ``int64[count]``."""
+        start, self._count = self._count, self._count + count
+        if self._count > len(self._parent):
+            room = max(2 * len(self._parent), self._count)
+            self._parent = np.concatenate([self._parent, np.arange(len(self._parent), room)])
+            self._reason = np.concatenate([self._reason, np.zeros(room - len(self._reason), np.int32)])
+        return torch.arange(start, self._count)
+
+    def find(self, ids: Ids) -> Ids:
+        """The class of every label: its smallest member that stands for it."""
+        roots: Ids = self._parent[ids]
+        while True:
+            above = self._parent[roots]
+            if np.array_equal(above, roots):
+                self._parent[ids] = roots
+                return roots
+            roots = above
+
+    def unite(self, first: Tensor, second: Tensor) -> None:
+        """Make labels at equal places (after broadcasting) members of one class."""
+        a, b = np.broadcast_arrays(self.find(core(first).numpy()), self.find(core(second).numpy()))
+        differ = a != b
+        if not differ.any():
+            return
+        for one, two in np.unique(np.stack([a[differ], b[differ]], 1), axis=0).tolist():
+            self._link(one, two)
+
+    def _link(self, one: int, two: int) -> None:
+        one, two = self._root(one), self._root(two)
+        if one == two:
+            return
+        low, high = min(one, two), max(one, two)
+        self._parent[high] = low
+        reasons = [int(reason) for reason in (self._reason[low], self._reason[high]) if reason]
+        self._reason[low] = min(reasons, default=0)
+
+    def _root(self, label: int) -> int:
+        while self._parent[label] != label:
+            self._parent[label] = label = int(self._parent[self._parent[label]])
+        return label
+
+    def lock(self, ids: Tensor, why: str) -> None:
+        """Lock the classes of these labels; a class keeps its first reason."""
+        roots = np.unique(self.find(core(ids).numpy()))
+        free = roots[self._reason[roots] == 0]
+        if len(free):
+            self._reasons.append(why)
+            self._reason[free] = len(self._reasons) - 1
+
+    def locked(self, ids: Ids) -> Mask:
+        """Whether the class of each label is locked."""
+        result: Mask = self._reason[self.find(ids)] != 0
+        return result
+
+    def why(self, ids: Ids) -> str:
+        """The reason of the first locked class among ``ids``; empty when all are free."""
+        reasons = self._reason[self.find(ids.reshape(-1))]
+        return self._reasons[int(reasons[reasons != 0][0])] if reasons.any() else ""
+
+
+def varying(array: Tensor) -> set[int]:
+    """Dimensions along which a label array varies."""
+    return {dim for dim, (size, stride) in enumerate(zip(array.shape, array.stride())) if size > 1 and stride != 0}
+
+
+def core(array: Tensor) -> Tensor:
+    """The array with size 1 along every dimension in which it does not vary."""
+    along = varying(array)
+    return array[tuple(slice(None) if dim in along else slice(0, 1) for dim in range(array.dim()))]
+
+
+def compact(array: Tensor) -> Tensor:
+    """The same array with stride 0 along every dimension in which it is constant."""
+    small = core(array)
+    for dim in sorted(varying(array)):
+        first = small.narrow(dim, 0, 1)
+        if bool((small == first).all()):
+            small = first
+    return small.expand(array.shape)
+
+
+def along(ids: Tensor, shape: Sequence[int], dim: int) -> Tensor:
+    """An array of ``shape`` that varies along ``dim`` alone."""
+    return ids.reshape([-1 if place == dim else 1 for place in range(len(shape))]).expand(tuple(shape))
+
+
+def flat_ids(array: Tensor, dim: int) -> Ids:
+    """The labels along ``dim`` of an array that varies along no other, ``int64[n]``."""
+    ids: Ids = core(array).reshape(-1).numpy() if dim in varying(array) else np.empty(0, np.int64)
+    return ids
+
+
+def settle(unions: Unions, value: Value) -> Value:
+    """The value with every label replaced by its class; arrays that are wholly locked are left out."""
+    arrays, why = [], value.why
+    for array in value.arrays:
+        roots = unions.find(core(array).numpy())
+        if unions.locked(roots).all():
+            why = why or unions.why(roots)
+            continue
+        array = compact(torch.from_numpy(np.ascontiguousarray(roots)).expand(value.shape))
+        if varying(array):
+            arrays.append(array)
+    return Value(value.shape, arrays, why)
+
+
+def keep_whole(unions: Unions, value: Value, dims: Collection[int], why: str) -> Value:
+    """Forbid removal along ``dims``: unite the labels along them; lock what varies along nothing else."""
+    arrays, reason = [], value.why
+    for array in value.arrays:
+        inside = varying(array) & set(dims)
+        if not inside:
+            arrays.append(array)
+        elif inside == varying(array):
+            unions.lock(array, why)
+            reason = reason or why
+        else:
+            first = _first_along(array, inside)
+            unions.unite(array, first)
+            arrays.append(first)
+    return settle(unions, Value(value.shape, arrays, reason))
+
+
+def lock_all(unions: Unions, value: Value, why: str) -> None:
+    """Lock every label of a value."""
+    for array in value.arrays:
+        unions.lock(array, why)
+
+
+def consume(unions: Unions, value: Value, dims: Collection[int], whole: bool = True) -> Value:
+    """Sum over ``dims``: labels that vary along them alone are used up.
+
+    Args:
+        whole: labels that vary along ``dims`` and others (head and head dimension) are united along ``dims``, which
+            leaves whole heads; else along the others, which leaves the summed dimension.
+
+    Returns:
+        The value with size 1 along ``dims``.
+    """
+    shape = tuple(1 if dim in dims else size for dim, size in enumerate(value.shape))
+    arrays = []
+    for array in settle(unions, value).arrays:
+        inside, outside = varying(array) & set(dims), varying(array) - set(dims)
+        if not outside:
+            continue
+        if inside and not (whole and _free_classes(unions, array, inside) > 1):
+            unions.unite(array, _first_along(array, outside))
+            continue
+        if inside:
+            unions.unite(array, _first_along(array, inside))
+            array = _first_along(array, inside)
+        arrays.append(array[tuple(slice(0, 1) if dim in dims else slice(None) for dim in range(array.dim()))])
+    return settle(unions, Value(shape, arrays, value.why))
+
+
+def _free_classes(unions: Unions, array: Tensor, inside: set[int]) -> int:
+    """Free classes left when the array's labels are united along ``inside``."""
+    locked = unions.locked(core(array).numpy()).any(axis=tuple(sorted(inside)))
+    return int((~locked).sum())
+
+
+def _first_along(array: Tensor, dims: Iterable[int]) -> Tensor:
+    small = array
+    for dim in dims:
+        small = small.narrow(dim, 0, 1)
+    return small.expand(array.shape)
+
+
+def meet(unions: Unions, operands: Sequence[Value], where: str) -> Value:
+    """Bring values together element by element, with broadcasting: labels that meet are united.
+
+    Args:
+        operands: values of one rank, with size 1 where they broadcast.
+        where: what to say of a label that meets a fixed dimension.
+    """
+    result = settle(unions, operands[0])
+    for other in operands[1:]:
+        result = _meet_two(unions, result, settle(unions, other), where)
+    return result
+
+
+def _meet_two(unions: Unions, a: Value, b: Value, where: str) -> Value:
+    shape = tuple(max(one, two) if 0 not in (one, two) else 0 for one, two in zip(a.shape, b.shape, strict=True))
+    common = {dim for dim, (one, two) in enumerate(zip(a.shape, b.shape)) if one > 1 and two > 1}
+    pairs, alone = _pair(a.arrays, b.arrays, common)
+    for one, two in pairs:
+        unions.unite(one, two)
+    kept = list({id(one): one for one, _ in pairs}.values())
+    for array, partner in alone:
+        rest = Value(tuple(array.shape), [array])
+        kept += keep_whole(unions, rest, common, (a if partner == 0 else b).why or where).arrays
+    why = a.why or b.why
+    return settle(unions, Value(shape, [array.expand(shape) for array in kept], why))
+
+
+def _pair(
+    first: list[Tensor], second: list[Tensor], common: set[int]
+) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, int]]]:
+    """Partners with the largest overlap along common dimensions; the others with the operand they lack one in."""
+    pairs: list[tuple[Tensor, Tensor]] = []
+    alone: list[tuple[Tensor, int]] = []
+    taken: set[int] = set()
+    for one in first:
+        best = _best(one, second, common, taken)
+        if best is None:
+            alone.append((one, 1))
+        else:
+            taken.add(id(best))
+            pairs.append((one, best))
+    for two in second:
+        if id(two) not in taken:
+            best = _best(two, first, common, set())
+            if best is None:
+                alone.append((two, 0))
+            else:
+                pairs.append((best, two))
+    return pairs, alone
+
+
+def _best(array: Tensor, others: list[Tensor], common: set[int], taken: set[int]) -> Tensor | None:
+    own = varying(array)
+    scored = [
+        (len(own & varying(other) & common), -len(own ^ varying(other)), id(other) not in taken, -place)
+        for place, other in enumerate(others)
+    ]
+    best = max(scored, default=None)
+    return None if best is None or best[0] == 0 else others[-best[3]]
