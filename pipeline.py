@@ -100,6 +100,7 @@ class Line:
         self.folder = folder
         self.console = console
         self.outcome = Outcome(folder)
+        self.seen: dict[Path, Artifact] = {}
         self.plan: list[tuple[str, Options]] = [(stage.name, stage.options) for stage in recipe.stages]
         if self.plan[0][0] != "capture":
             self.plan.insert(0, ("capture", CaptureOptions()))
@@ -221,13 +222,25 @@ class Line:
         label = label or stage
         number = self.numbers[label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")]
         directory = self.folder / f"{number:02d}-{label}-{key[:12]}"
-        if is_finished(directory):
-            self.outcome.reused.append(label)
-            self.console.stage(stage, f"reused {directory}")
-            return load_artifact(directory)
+        if directory not in self.seen:
+            place = Place(directory, key, tuple(parent.key for parent in parents))
+            self.seen[directory] = self._found(label, directory) or self._timed(label, place, make)
+        return self.seen[directory]
+
+    def _found(self, label: str, directory: Path) -> Artifact | None:
+        if not is_finished(directory):
+            return None
+        artifact = load_artifact(directory)
+        self.outcome.reused.append(label)
+        if label in self.numbers:
+            self.console.stage(label, f"reused {directory}")
+        return artifact
+
+    def _timed(self, label: str, place: Place, make: Callable[[Place], Artifact]) -> Artifact:
         started = time.perf_counter()
-        artifact = make(Place(directory, key, tuple(parent.key for parent in parents)))
-        self.console.stage(stage, f"{time.perf_counter() - started:.1f} s  {directory}")
+        artifact = make(place)
+        if label in self.numbers:
+            self.console.stage(label, f"{time.perf_counter() - started:.1f} s  {place.directory}")
         return artifact
 
     def _check(self, gate: Gate) -> None:

@@ -64,7 +64,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise MissingFileError(f"no such weights: {path}", "check the path of `weights`")
     state = _unwrap(_read_state(path))
     own = model.state_dict()
-    faults = _key_faults(own, state) + _shape_faults(own, state)
+    faults = _shape_faults(own, state) + _key_faults(own, state)
     if faults:
         shown = "".join(f"\n  {fault}" for fault in faults[:12])
         more = f"\n  and {len(faults) - 12} more" if len(faults) > 12 else ""
