@@ -13,7 +13,7 @@ from ...core.options import QuantizeOptions, Target
 from ..cost import node_macs
 from ..program import Program, ordered
 from .operators import Weighted, fixed_grid, kind_of
-from .placement import Placement, name_in_model, source_of
+from .points import Placement, name_in_model, source_of
 from .scheme import SCHEMES, WEIGHT_MAX, Grid, Range, activation_grid, gate_grid, weight_scales
 from .surgery import call_after, fetch, free_path, put
 

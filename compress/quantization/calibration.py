@@ -12,9 +12,10 @@ from ...core.console import SILENT, Console
 from ...core.data import Split, batches, check_finite
 from ...core.errors import DataError
 from ...core.options import QuantizeOptions
-from ..program import Program, as_tensor, device_of, evaluating
+from ..devices import as_tensor
+from ..program import Program, device_of, evaluating
 from .observers import MinMax, Observer, Percentile
-from .placement import Placement, name_in_model
+from .points import Placement, name_in_model
 from .scheme import Range
 
 _REMEDY = "raise `data.calibration` or `quantize.samples`, or check the data source"
@@ -82,6 +83,7 @@ class _Watcher(fx.Interpreter):
         self.broken: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node and show its output."""
         value = super().run_node(n)
         observer = self._observers.get(n)
         if observer is not None and not observer.update(value) and self.broken is None:
@@ -95,6 +97,7 @@ class _Detective(fx.Interpreter):
     found: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node and look at its output."""
         value = super().run_node(n)
         floats = isinstance(value, torch.Tensor) and value.is_floating_point()
         if self.found is None and n.op == "call_function" and floats and not bool(torch.isfinite(value).all()):

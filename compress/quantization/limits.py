@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from ...core.options import Target
-from .operators import CONVOLUTIONS, TRANSPOSED, Weighted, name_of, needs_copy, operand
+from .operators import CONVOLUTIONS, TRANSPOSED, Weighted, name_of, operand
 from .surgery import Shapes
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
@@ -61,6 +61,3 @@ def _tensorrt_convolution(node: fx.Node, weight: torch.Size) -> str | None:
 
 def _tensorrt_matrix(weight: torch.Size) -> str | None:
     return None if min(weight) >= 16 else f"a {weight[0]} x {weight[1]} matrix is too small for TensorRT's INT8"
-
-
-__all__ = ["needs_copy", "reason"]

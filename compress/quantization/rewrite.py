@@ -12,7 +12,7 @@ from ...core.options import Target
 from ..program import Program
 from .fold import finish
 from .operators import CONVOLUTIONS, clamp_bounds, joined, moved, name_of, operand, weighted
-from .placement import excluded
+from .points import excluded
 from .surgery import Shapes, call_after, fetch, free_path, put, shapes_of
 
 _aten = torch.ops.aten

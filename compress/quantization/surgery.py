@@ -87,6 +87,7 @@ class _Recorder(fx.Interpreter):
         self.shapes: dict[fx.Node, tuple[torch.Size, torch.dtype]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node and note the shape of its output."""
         value = super().run_node(n)
         if isinstance(value, torch.Tensor):
             self.shapes[n] = value.shape, value.dtype

@@ -1,0 +1,73 @@
+"""The tensors to quantize and the names that people know their layers by."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from .operators import Weighted, clamp_bounds, moved, weighted
+from .scheme import UNBOUNDED
+
+
+@dataclass(frozen=True)
+class Point:
+    """A tensor that is quantized once.
+
+    Attributes:
+        value: the node that gives it.
+        readers: the nodes that read the quantized tensor; None means all.
+        bounds: limits of the clamp that folds into the Q.
+    """
+
+    value: fx.Node
+    readers: frozenset[fx.Node] | None
+    bounds: tuple[float, float] = UNBOUNDED
+
+
+@dataclass
+class Placement:
+    """What to quantize.
+
+    Attributes:
+        points: activations, in graph order, by the node that gives them.
+        layers: the layers that get an INT8 weight.
+        joins: operators without weights that run in integers.
+        copies: data movements whose output needs the Q of its source again.
+        groups: points that share one range where their clamps allow it (inputs and output of a concatenation).
+        floating: layers left in floating point, with the reason.
+    """
+
+    points: dict[fx.Node, Point] = field(default_factory=dict)
+    layers: list[Weighted] = field(default_factory=list)
+    joins: list[fx.Node] = field(default_factory=list)
+    copies: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    groups: list[list[fx.Node]] = field(default_factory=list)
+    floating: dict[fx.Node, str] = field(default_factory=dict)
+
+
+def source_of(value: fx.Node) -> fx.Node:
+    """The tensor whose values ``value`` holds, before all data movements."""
+    while (earlier := moved(value)) is not None:
+        value = earlier
+    return value
+
+
+def tail_of(node: fx.Node) -> tuple[fx.Node, tuple[float, float]]:
+    """Where the Q of a node's output goes: behind the clamp that alone reads it, with the limits of that clamp."""
+    readers = list(node.users)
+    bounds = clamp_bounds(readers[0]) if len(readers) == 1 else None
+    return (readers[0], bounds) if bounds is not None else (node, UNBOUNDED)
+
+
+def name_in_model(node: fx.Node) -> str:
+    """The layer's name in the user's model (``layer1.0.conv1``), or the node's own."""
+    layer = weighted(node)
+    return str(layer.weight.target).rpartition(".")[0] or node.name if layer is not None else node.name
+
+
+def excluded(node: fx.Node, patterns: Sequence[str]) -> bool:
+    """Whether a pattern fits the node's name or its layer's name in the model."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in (node.name, name_in_model(node)))
