@@ -135,8 +135,11 @@ def to_json(module: torch.nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def from_json(module: torch.nn.Module, marks: Sequence[dict[str, Any]]) -> None:
+def from_json(module: torch.nn.Module, marks: Sequence[dict[str, Any]], where: str) -> None:
     """Set the marks that :func:`to_json` gave on a graph with the same operators.
+
+    Args:
+        where: the file, for the error.
 
     Raises:
         ArtifactError: the marks do not fit the graph.
@@ -146,7 +149,7 @@ def from_json(module: torch.nn.Module, marks: Sequence[dict[str, Any]]) -> None:
         index = mark["ordinal"]
         if index >= len(nodes) or str(nodes[index].target) != mark["op"]:
             raise ArtifactError(
-                f"the program's training modes do not fit its graph: no {mark['op']} at place {index}",
+                f"{where}: its training modes do not fit its graph, which has no {mark['op']} at place {index}",
                 "the file was altered: capture the model again",
             )
         nodes[index].meta[TRAINS] = mark["train"]

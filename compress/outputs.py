@@ -34,13 +34,15 @@ def flatten(value: Any) -> list[tuple[str, torch.Tensor]]:
 
 def unique_names(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     """Names made of letters, digits and ``_ . -`` that collide neither with each other nor with ``taken``."""
-    used, names = set(taken), []
+    inputs = set(taken)
+    used, names = set(inputs), []
     for raw in wanted:
         base = re.sub(r"[^\w.\-]", "_", raw) or SINGLE
-        name, count = base, 1
+        stem = f"{base}_out" if base in inputs else base
+        name, count = stem, 1
         while name in used:
             count += 1
-            name = f"{base}_{count}" if base != raw or count > 2 else f"{base}_out"
+            name = f"{stem}_{count}"
         used.add(name)
         names.append(name)
     return names

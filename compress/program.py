@@ -179,7 +179,7 @@ def load_program(path: Path) -> Program:
     if facts["modes"] is None:
         modes.mark_training_form(module)
     else:
-        modes.from_json(module, facts["modes"])
+        modes.from_json(module, facts["modes"], str(path))
     modes.apply(module, False)
     return Program(module, signature, _example(exported, signature), facts["meta"])
 

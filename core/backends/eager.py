@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -19,10 +18,10 @@ from ..errors import ArtifactError, MachineError, MissingFileError
 from ..session import SessionOptions
 from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
 from . import qdq as qdq  # registers retort::qdq, which quantized programs call
+from .pt2 import REMEDY, check_archive, tensors_only
 
 SIGNATURE_FILE = "retort.signature"
 PROGRAM_FILE = "retort.program"
-_REMEDY = "the file is truncated or was not written by Retort: capture the model again"
 
 
 class EagerSession:
@@ -90,15 +89,14 @@ def load_exported(path: Path) -> tuple[torch.export.ExportedProgram, Signature, 
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"no such program: {path}", "check the path")
-    if not zipfile.is_zipfile(path):
-        raise ArtifactError(f"{path} is not a captured program (.pt2)", _REMEDY)
+    check_archive(path)
     extra: dict[str, Any] = {SIGNATURE_FILE: "", PROGRAM_FILE: ""}
     try:
-        with quiet():
+        with quiet(), tensors_only():
             exported = torch.export.load(path, extra_files=extra)
     except Exception as error:  # torch raises RuntimeError, KeyError, json and pickle errors alike
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ArtifactError(f"{path} cannot be read as a captured program: {text}", _REMEDY) from error
+        raise ArtifactError(f"{path} cannot be read as a captured program: {text}", REMEDY) from error
     signature = Signature.from_json(extra[SIGNATURE_FILE]) if extra[SIGNATURE_FILE] else _signature(exported)
     return exported, signature, _facts(extra[PROGRAM_FILE], path)
 
@@ -128,7 +126,7 @@ def _facts(text: str, path: Path) -> dict[str, Any]:
         raw = json.loads(text)
         return {"modes": list(raw["modes"]), "meta": dict(raw["meta"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: its {PROGRAM_FILE} cannot be read: {error}", _REMEDY) from error
+        raise ArtifactError(f"{path}: its {PROGRAM_FILE} cannot be read: {error}", REMEDY) from error
 
 
 def _signature(exported: torch.export.ExportedProgram) -> Signature:

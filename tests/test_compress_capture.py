@@ -1,0 +1,270 @@
+"""What capture accepts, how it names things, and how it says no."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from retort.compress import modes
+from retort.compress.program import Program, capture
+from retort.core.errors import CaptureError, ModelError, UserError
+
+torch.set_num_threads(1)
+
+
+def outputs(program: Program, feeds: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The program's outputs without gradients."""
+    with torch.no_grad():
+        return list(program.module(*(feeds[spec.name] for spec in program.signature.inputs)))
+
+
+@dataclass
+class Result:
+    """A model output as a dataclass."""
+
+    logits: torch.Tensor
+    hidden: list[torch.Tensor]
+    nothing: torch.Tensor | None = None
+
+
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [
+        (lambda y: y, ["output"]),
+        (lambda y: (y, y + 1), ["output_0", "output_1"]),
+        (lambda y: {"logits": y, "none": None, "count": 3, "pair": (y, y * 2)}, ["logits", "pair_0", "pair_1"]),
+        (lambda y: Result(y, [y, y + 1]), ["logits", "hidden_0", "hidden_1"]),
+        (lambda y: {"x": y, "a b": y, "a_b": y + 1}, ["x_out", "a_b", "a_b_2"]),
+    ],
+)
+def test_outputs_get_readable_names_without_collision(shape: Callable[[torch.Tensor], Any], names: list[str]) -> None:
+    """Tensors, tuples, dicts and dataclasses are flattened; None and numbers go; no name meets another or an input."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return shape(self.layer(x))
+
+    program = capture(Model(), {"x": torch.randn(2, 4)})
+    assert [spec.name for spec in program.signature.outputs] == names
+    assert all(spec.shape == ("batch", 4) for spec in program.signature.outputs)
+
+
+class Pair(nn.Module):
+    """Two inputs whose order matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.layer(left) - 2 * right
+
+
+def test_inputs_go_by_name_when_names_match_else_by_position() -> None:
+    """An example in another order is matched by name; other names are taken in forward's order."""
+    model, left, right = Pair(), torch.randn(2, 4), torch.randn(2, 4)
+    swapped = capture(model, {"right": right, "left": left})
+    placed = capture(model, {"my input": left, "2nd": right})
+    assert [spec.name for spec in swapped.signature.inputs] == ["right", "left"]
+    assert [spec.name for spec in placed.signature.inputs] == ["my input", "2nd"]
+    assert torch.equal(outputs(swapped, {"left": left, "right": right})[0], model(left, right))
+    assert torch.equal(outputs(placed, {"my input": left, "2nd": right})[0], model(left, right))
+    named = capture(model, {"left": left, "right": right}, output_names=["difference"])
+    assert named.signature.outputs[0].name == "difference"
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "word"),
+    [
+        (["right", "other"], 2, "right, other"),
+        (["left"], 2, "left"),
+        (["left", "right", "third"], 2, "third"),
+        ([], 2, "nothing"),
+    ],
+)
+def test_wrong_example_inputs_are_named(names: list[str], rows: int, word: str) -> None:
+    """Example inputs that do not fit forward are refused before anything is traced."""
+    with pytest.raises(ModelError, match=word):
+        capture(Pair(), {name: torch.randn(2, 4) for name in names})
+
+
+def test_ragged_example_and_wrong_output_names_are_refused() -> None:
+    """Inputs of different lengths, and output names that do not fit, are said plainly."""
+    with pytest.raises(ModelError, match="same number of rows"):
+        capture(Pair(), {"left": torch.randn(2, 4), "right": torch.randn(3, 4)})
+    example = {"left": torch.randn(2, 4), "right": torch.randn(2, 4)}
+    with pytest.raises(UserError, match="1 outputs: output"):
+        capture(Pair(), example, output_names=["a", "b"])
+
+
+def test_one_row_is_enough_and_an_axis_can_be_dynamic() -> None:
+    """A single example row is repeated; a named further axis takes other sizes."""
+    model = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    program = capture(model, {"signal": np.zeros((1, 4, 7), np.float32)}, dynamic={"signal": {2: "time"}})
+    assert program.signature.inputs[0].shape == ("batch", 4, "time")
+    assert len(program.example["signal"]) == 2
+    for batch, length in ((1, 3), (5, 11)):
+        x = torch.randn(batch, 4, length)
+        torch.testing.assert_close(outputs(program, {"signal": x})[0], model(x))
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "word"),
+    [
+        ({"signal": {0: "time"}}, "axes from 1"),
+        ({"noise": {1: "time"}}, "noise"),
+        ({"signal": {1: "channel"}}, "size 1"),
+    ],
+)
+def test_dynamic_axes_that_do_not_fit_are_refused(dynamic: dict[str, dict[int, str]], word: str) -> None:
+    """Axes of unknown inputs, the batch axis, and axes of size 1 in the example are refused."""
+    with pytest.raises(ModelError, match=word):
+        capture(nn.Flatten(), {"signal": torch.zeros(2, 1, 7)}, dynamic=dynamic)
+
+
+class Decides(nn.Module):
+    """Control flow on values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:  # the line that the error must name
+            return x * 2
+        return x
+
+
+class FixedBatch(nn.Module):
+    """A batch size written into the model."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(2, 4) + 1
+
+
+class LoopsOverBatch(nn.Module):
+    """A Python loop over rows, which unrolls."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([row * 2 for row in x])
+
+
+class EvenBatch(nn.Module):
+    """Another path for large batches."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[0] > 100 else x + 1
+
+
+class UsesNumpy(nn.Module):
+    """Leaves PyTorch in the middle."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(x.detach().numpy() * 2)
+
+
+class AlwaysRandom(nn.Module):
+    """Dropout that forgets about evaluation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(x, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Decides(), ["values of its data", "test_compress_capture.py line", "if x.sum() > 0", "torch.where"]),
+        (FixedBatch(), ["the model fixes the batch to 2", "x.size(0)"]),
+        (LoopsOverBatch(), ["the model fixes the batch to 2"]),
+        (EvenBatch(), ["batch", "sizes up to 100"]),
+        (UsesNumpy(), ["test_compress_capture.py line", "numpy"]),
+        (AlwaysRandom(), ["random in evaluation", "training=self.training"]),
+    ],
+)
+def test_capture_failures_are_readable(model: nn.Module, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that cannot be captured is refused in its own terms, with file and line where there is one."""
+    with pytest.raises(CaptureError) as caught:
+        capture(model, {"x": torch.ones(2, 4)})
+    text = str(caught.value)
+    assert all(word in text for word in words), text
+    assert len(text.splitlines()) == 2
+    assert len(text) < 600
+    assert capsys.readouterr() == ("", "")
+
+
+def test_model_that_raises_is_quoted() -> None:
+    """An exception inside forward comes back as the model's, with its own words."""
+
+    class Raises(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyError("no such weight")
+
+    with pytest.raises(ModelError, match=r"KeyError.*no such weight"):
+        capture(Raises(), {"x": torch.ones(2, 4)})
+
+
+class Stochastic(nn.Module):
+    """Drops its branch while training, and hides that behind a scale that starts at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.norm, self.drop = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)
+        self.scale, self.head = nn.Parameter(torch.zeros(4)), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.drop(self.norm(self.branch(x)))
+        if self.training:
+            y = y * 0.5 * x.new_empty(x.shape[0], 1).bernoulli_(0.5)
+        return self.head(x + self.scale * y)
+
+
+class Auxiliary(nn.Module):
+    """Returns a second output while training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.norm(self.body(x))
+        return (self.head(x), x) if self.training else self.head(x)
+
+
+class QuietBranch(nn.Module):
+    """Adds a branch in training only, whose scale starts at zero: equal outputs at first, but not the same model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.scale, self.head = nn.BatchNorm1d(4), nn.Parameter(torch.zeros(4)), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        return self.head(x + self.scale * x.flip(0) if self.training else x)
+
+
+@pytest.mark.parametrize("kind", [Stochastic, Auxiliary, QuietBranch])
+def test_branches_on_training_fall_back_to_the_evaluation_graph(kind: type[nn.Module]) -> None:
+    """Where training takes another path, the program follows evaluation, and its norms and dropouts still train."""
+    model = kind()
+    program = capture(model, {"x": torch.randn(4, 4)})
+    assert not modes.random_nodes(program.module)
+    assert len(program.signature.outputs) == 1
+    marks = {mark["op"] for mark in modes.to_json(program.module)}
+    assert "aten.batch_norm.default" in marks
+    assert ("aten.dropout.default" in marks) is (kind is Stochastic)
+    model.eval()
+    for name, weight in program.module.named_parameters():
+        weight.data.add_(0.3)
+        model.get_parameter(name).data.add_(0.3)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(outputs(program, {"x": x})[0], model(x))
