@@ -69,8 +69,13 @@ def java_version(path: Path) -> int:
 
 
 def java_flags(java: Java, heap_bytes: int) -> list[str]:
-    """Options of the virtual machine: a small fixed heap, one collector thread, no warnings about TorchServe's age."""
+    """Options of the virtual machine: a small heap, one collector thread, no warnings about TorchServe's age.
+
+    The optimising compiler is off: over the first ten thousand requests it takes more time from the model's
+    cores than it gives back (measured on two cores: 1.1 to 2.0 ms of Java per request with it, 0.4 to 0.7 without).
+    """
     flags = ["-Xms64m", f"-Xmx{max(256, heap_bytes >> 20)}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
+    flags.append("-XX:TieredStopAtLevel=1")
     if java.version >= 24:
         flags += ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
     return flags

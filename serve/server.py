@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..core.artifact import Artifact, raise_if_not
+from ..core.artifact import Artifact, raise_if_not, storage_errors
 from ..core.console import SILENT, Console
 from ..core.errors import MachineError, ServingError
 from ..core.options import ServeOptions
@@ -112,7 +112,8 @@ def serve(
     raise_if_not(artifact, "archive")
     mar = open_mar(artifact)
     java, home = find_java(options.java), torchserve_home(python)
-    logs.mkdir(parents=True, exist_ok=True)
+    with storage_errors(str(logs)):
+        logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         server = _start_with_retries(options, mar, java, home, logs.resolve(), python, stack)
         console.stage("serve", f"{server.name} on {server.url} (Java {java.version}, {server.startup_s:.1f} s)")
@@ -175,12 +176,12 @@ def _bind(item: socket.socket, host: str, port: int) -> None:
 
 def _launch(mar: Mar, java: Java, home: Path, logs: Path, python: Path | None, ports: Ports, host: str) -> Process:
     scratch = _scratch()
-    store = scratch / "store"
-    store.mkdir()
-    _place(mar.path, store / "model.mar")
-    config, log4j = scratch / "config.properties", scratch / "log4j2.xml"
-    config.write_bytes(config_properties(mar.settings, ports, host, store, os.cpu_count() or 2))
-    log4j.write_bytes(log4j_config(logs))
+    store, config, log4j = scratch / "store", scratch / "config.properties", scratch / "log4j2.xml"
+    with storage_errors(str(scratch)):
+        store.mkdir()
+        _place(mar.path, store / "model.mar")
+        config.write_bytes(config_properties(mar.settings, ports, host, store, os.cpu_count() or 2))
+        log4j.write_bytes(log4j_config(logs))
     heap = (256 << 20) + 16 * mar.settings.limits.request_bytes
     command = [
         *(str(java.path), *java_flags(java, heap)),
