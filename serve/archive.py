@@ -145,7 +145,7 @@ def _facts(folder: Path, engine: Engine) -> dict[str, Any]:
         "size_bytes": (folder / "model.mar").stat().st_size,
         "model_bytes": (folder / "bundle" / MODEL).stat().st_size,
         "golden_error": engine.golden_error,
-        "load_s": round(engine.load_s, 3),
+        "timing": {"load_s": round(engine.load_s, 3)},
         "exact_batch_sizes": sorted(engine.executor.plan.sizes),
         "batch_invariant": engine.signature.batch_invariant,
     }
