@@ -153,7 +153,7 @@ def capture(
     context = context_of(data, data_arg, "classification", "cpu", seed, screen)
     identity = [source_identity(model, context.base), weights and source_identity(weights, context.base)]
     place = _place("capture", options, [], context, out, identity)
-    made = _reused(place, screen) or stages.capture(options, spec, place, context)
+    made = _reused(place, screen) or stages.capture(spec, place, context, options)
     _tell(made, screen)
 
 

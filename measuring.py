@@ -41,13 +41,13 @@ def predictions(line: Line, stage: str) -> Predictions:
         return load_predictions(line.outcome.artifacts["serve"])
     graph = graph_of(line, stage)
 
-    def make(place: Place) -> Artifact:
+    def _make(place: Place) -> Artifact:
         from .benchmarks.accuracy import predict
 
         session = open_session(graph.main, SessionOptions(threads=0))
         return save_predictions(place, "outputs", predict(session, line.data.test, console=line.console), {})
 
-    return load_predictions(line.make("outputs", Options(), [graph], make, {}, f"{stage}-outputs"))
+    return load_predictions(line.make("outputs", Options(), [graph], _make, {}, f"{stage}-outputs"))
 
 
 def save_predictions(place: Place, stage: str, found: Predictions, facts: dict[str, Any]) -> Artifact:
@@ -111,7 +111,7 @@ def _speedup(line: Line, gate: Gate, against: str) -> Interval:
     options = own.model_copy(update={"batch_sizes": (gate.batch_size,), "confidence": gate.confidence})
     pair = {name: graph_of(line, name) for name in dict.fromkeys((against, gate.after))}
 
-    def make(place: Place) -> Artifact:
+    def _make(place: Place) -> Artifact:
         compared = compare(line, pair, options)[gate.batch_size]
         found = next(c.ratio for c in compared.candidates.values() if c.ratio is not None)
         facts = {"value": found.value, "low": found.low, "high": found.high, "confidence": found.confidence}
@@ -120,7 +120,7 @@ def _speedup(line: Line, gate: Gate, against: str) -> Interval:
         return load_artifact(place.directory)
 
     label = f"{gate.after}-gate"
-    facts = line.make("gate", options, list(pair.values()), make, {}, label).facts
+    facts = line.make("gate", options, list(pair.values()), _make, {}, label).facts
     return Interval(**facts)
 
 
@@ -137,7 +137,7 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
     """Start TorchServe, ask it for the whole test split, compare with the local session bit for bit, stop it."""
     archive, graph = line.outcome.artifacts["pack"], line.outcome.artifacts["export"]
 
-    def make(place: Place) -> Artifact:
+    def _make(place: Place) -> Artifact:
         from .benchmarks.accuracy import Predictions
         from .serve.client import predict_split
         from .serve.server import serve as running
@@ -147,11 +147,11 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
         with running(options, archive, logs=logs, console=line.console) as server:
             served = predict_split(server.client(), test, rows, console=line.console, limit=options.samples)
             started = server.startup_s
-        count = len(next(iter(served.values())))
+        count, threads = len(next(iter(served.values()))), int(archive.manifest.options.get("threads", 1))
         facts = {
             "samples": count,
             "rows_per_request": rows,
-            "bit_identical": same_bits(served, local_outputs(graph, test, rows, count)),
+            "bit_identical": same_bits(served, local_outputs(graph, test, rows, count, threads)),
             "timing": {"startup_s": started},
         }
         if not facts["bit_identical"]:
@@ -162,12 +162,12 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
         line.console.stage("serve", f"{count} samples over HTTP, bit for bit as the local session's")
         return save_predictions(place, "serve", Predictions(served, test.read(range(count))[1]), facts)
 
-    return line.make("serve", options, [archive], make)
+    return line.make("serve", options, [archive], _make)
 
 
-def local_outputs(graph: Artifact, split: Split, rows: int, count: int) -> dict[str, Array]:
+def local_outputs(graph: Artifact, split: Split, rows: int, count: int, threads: int = 1) -> dict[str, Array]:
     """What the local session gives for the requests that :func:`serve` sends: ``rows`` samples at a time."""
-    session = open_session(graph.main, SessionOptions(threads=1))
+    session = open_session(graph.main, SessionOptions(threads=threads))
     parts = [session.run(split.read(range(i, min(i + rows, count)))[0]) for i in range(0, count, rows)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -159,7 +159,7 @@ class Line:
         model = self.recipe.model
         identity = {"model": model.model_dump(mode="json"), **self._identity(model.source, model.weights)}
         context = self.context
-        return self.make("capture", options, [], lambda p: stages.capture(options, model, p, context), identity)
+        return self.make("capture", options, [], lambda p: stages.capture(model, p, context, options), identity)
 
     def _identity(self, source: str, weights: str | None) -> dict[str, Any]:
         return {
@@ -175,11 +175,11 @@ class Line:
         if isinstance(options, DistillOptions):
             identity["student"] = self._identity(options.student.source, options.student.weights)
 
-        def make(place: Place) -> Artifact:
+        def _make(place: Place) -> Artifact:
             scratch = self.folder / ".scratch" / place.directory.name
             return stages.run_stage(name, options, parent, place, replace(self.context, scratch=scratch))
 
-        return self.make(name, options, [parent], make, identity)
+        return self.make(name, options, [parent], _make, identity)
 
     def last_program(self) -> str:
         """Name of the newest program stage."""
@@ -193,10 +193,10 @@ class Line:
         label = "export" if shipped else f"{name}-graph"
         target = {"target": options.target or self.recipe.target}
 
-        def make(place: Place) -> Artifact:
+        def _make(place: Place) -> Artifact:
             return stages.run_stage("export", options, program, place, self.context)
 
-        return self.make("export", options, [program], make, target, label)
+        return self.make("export", options, [program], _make, target, label)
 
     def make(
         self,

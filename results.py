@@ -39,7 +39,7 @@ def bench(line: Line, options: BenchOptions) -> Artifact:
     parents = [*graphs.values(), *(line.outcome.artifacts[name] for name in stages if name not in PROGRAM_STAGES)]
     gates = [gate.to_dict() for gate in line.outcome.gates]
 
-    def make(place: Place) -> Artifact:
+    def _make(place: Place) -> Artifact:
         from .benchmarks.result import save_result
 
         result = _measure(line, options, stages, graphs, gates)
@@ -47,7 +47,7 @@ def bench(line: Line, options: BenchOptions) -> Artifact:
             save_result(result, folder / "measurement.json")
         return load_artifact(place.directory)
 
-    artifact = line.make("bench", options, parents, make, {"gates": stable_hash(gates)})
+    artifact = line.make("bench", options, parents, _make, {"gates": stable_hash(gates)})
     line.outcome.result = load_bench(artifact)
     return artifact
 
@@ -120,7 +120,7 @@ def report(line: Line, options: ReportOptions) -> Artifact:
     """Write the result as one self-contained HTML file."""
     parent = line.outcome.artifacts["bench"]
 
-    def make(place: Place) -> Artifact:
+    def _make(place: Place) -> Artifact:
         from .benchmarks.report import write_report
 
         result = load_bench(parent)
@@ -129,7 +129,7 @@ def report(line: Line, options: ReportOptions) -> Artifact:
             write_report(shown, folder / "report.html")
         return load_artifact(place.directory)
 
-    artifact = line.make("report", options, [parent], make)
+    artifact = line.make("report", options, [parent], _make)
     line.outcome.report = artifact.main
     return artifact
 

@@ -77,10 +77,15 @@ class Place:
     parents: tuple[str, ...] = ()
 
 
-def capture(options: CaptureOptions, model: ModelSpec, place: Place, context: Context) -> Artifact:
+def _placed(place: Place | Path) -> Place:
+    return Place(place) if isinstance(place, Path) else place
+
+
+def capture(model: ModelSpec, place: Place | Path, context: Context, options: CaptureOptions | None = None) -> Artifact:
     """Capture the user's model as a program artifact."""
     from .compress.source import capture_stage
 
+    place, options = _placed(place), options or CaptureOptions()
     return capture_stage(
         options,
         model,
@@ -94,14 +99,14 @@ def capture(options: CaptureOptions, model: ModelSpec, place: Place, context: Co
     )
 
 
-def train(options: TrainOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+def train(options: TrainOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Train a program on the train split."""
     from .compress.train import train as stage
 
-    return stage(options, parent, place.directory, **_training(parent, place, context))
+    return stage(options, parent, _placed(place).directory, **_training(parent, place, context))
 
 
-def distill(options: DistillOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+def distill(options: DistillOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Train the student that ``options`` name on the soft targets of ``parent``."""
     from .compress.distill import distill as stage
     from .compress.source import capture_source
@@ -109,29 +114,30 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
     raise_if_not(parent, "program")
     shared = _training(parent, place, context)
     student = capture_source(options.student, context.base, shared["data"], context.seed, CaptureOptions())
-    return stage(options, parent, place.directory, student=student, **shared)
+    return stage(options, parent, _placed(place).directory, student=student, **shared)
 
 
-def prune(options: PruneOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+def prune(options: PruneOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Remove coupled channels, prove the cut, recover."""
     from .compress.pruning import prune as stage
 
-    return stage(options, parent, place.directory, **_training(parent, place, context))
+    return stage(options, parent, _placed(place).directory, **_training(parent, place, context))
 
 
-def quantize(options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+def quantize(options: QuantizeOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Place and calibrate INT8 fake-quantize nodes."""
     from .compress.quantization import quantize as stage
 
     shared = {key: value for key, value in _training(parent, place, context).items() if key not in {"task", "scratch"}}
-    return stage(options, parent, place.directory, target=context.target, **shared)
+    return stage(options, parent, _placed(place).directory, target=context.target, **shared)
 
 
-def export(options: ExportOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+def export(options: ExportOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Write a program as ONNX for the target and check its parity."""
     from .export.stage import export as stage
 
     raise_if_not(parent, "program")
+    place = _placed(place)
     data = fit_to(context.data, read_signature(parent.main))
     rows = min(max(*options.batch_sizes, options.golden), len(data.calibration))
     return stage(
@@ -146,16 +152,18 @@ def export(options: ExportOptions, parent: Artifact, place: Place, context: Cont
     )
 
 
-def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+def pack(options: PackOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Write the TorchServe archive of a graph."""
     from .serve.archive import pack as stage
 
     raise_if_not(parent, "graph")
+    place = _placed(place)
     return stage(options, parent, place.directory, console=context.console, key=place.key, parents=place.parents)
 
 
-def _training(parent: Artifact, place: Place, context: Context) -> dict[str, Any]:
+def _training(parent: Artifact, place: Place | Path, context: Context) -> dict[str, Any]:
     raise_if_not(parent, "program")
+    place = _placed(place)
     return {
         "data": fit_to(context.data, read_signature(parent.main)),
         "task": context.task,
@@ -167,7 +175,7 @@ def _training(parent: Artifact, place: Place, context: Context) -> dict[str, Any
     }
 
 
-ON_ARTIFACT: dict[str, Callable[[Any, Artifact, Place, Context], Artifact]] = {
+ON_ARTIFACT: dict[str, Callable[[Any, Artifact, Place | Path, Context], Artifact]] = {
     "train": train,
     "distill": distill,
     "prune": prune,
@@ -177,7 +185,7 @@ ON_ARTIFACT: dict[str, Callable[[Any, Artifact, Place, Context], Artifact]] = {
 }
 
 
-def run_stage(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
+def run_stage(name: str, options: Options, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Run one of the stages that take one artifact; its scratch folder goes when it is done.
 
     Raises:

@@ -48,6 +48,11 @@ def z_value(confidence: float) -> float:
     return NORMAL.inv_cdf((1 + confidence) / 2)
 
 
+def widened_z(n: int, confidence: float) -> float:
+    """The normal quantile to use with a bootstrap of ``n`` samples, wider when they are few (Hesterberg 2015)."""
+    return math.sqrt(n / (n - 1)) * _student(z_value(confidence), n - 1)
+
+
 def smallest_doubt(n: int, confidence: float) -> float:
     """Upper end of a proportion's score interval when none of ``n`` samples shows the event (a rule of three)."""
     square = z_value(confidence) ** 2
@@ -158,7 +163,7 @@ def _acceleration(score: Score, n: int, seed: int) -> float:
 def _bca_levels(value: float, draws: Floats, acceleration: float, n: int, confidence: float) -> list[float]:
     below = (np.sum(draws < value) + 0.5 * np.sum(draws == value)) / draws.size
     bias = NORMAL.inv_cdf(float(np.clip(below, 1 / (draws.size + 1), draws.size / (draws.size + 1))))
-    reach = math.sqrt(n / (n - 1)) * _student(z_value(confidence), n - 1)
+    reach = widened_z(n, confidence)
     return [_bca_level(bias, acceleration, sign * reach) for sign in (-1.0, 1.0)]
 
 

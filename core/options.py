@@ -166,7 +166,7 @@ class PackOptions(Options):
 class ServeOptions(Options):
     """A TorchServe instance on loopback."""
 
-    host: Literal["127.0.0.1", "::1"] = "127.0.0.1"
+    host: Literal["127.0.0.1"] = Field(default="127.0.0.1", description="loopback only; TorchServe 0.12 has no IPv6")
     port: int = Field(default=0, ge=0, le=65535, description="inference port; 0 takes a free one")
     startup_timeout_s: Count = 120
     java: str | None = Field(default=None, description="path of a java binary; found by itself when absent")

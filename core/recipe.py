@@ -239,20 +239,20 @@ def _field_model(model: Any, part: str) -> type[BaseModel] | None:
 def _lines(text: str) -> dict[tuple[str, ...], int]:
     """Line numbers, from 1, of every key path in a YAML text."""
     found: dict[tuple[str, ...], int] = {}
-
-    def walk(node: Any, path: tuple[str, ...]) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                found[(*path, str(key.value))] = key.start_mark.line + 1
-                walk(value, (*path, str(key.value)))
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                found[(*path, str(index))] = value.start_mark.line + 1
-                walk(value, (*path, str(index)))
-
     if text:
-        walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
+        _note_lines(yaml.compose(text, Loader=yaml.SafeLoader), (), found)
     return found
+
+
+def _note_lines(node: Any, path: tuple[str, ...], found: dict[tuple[str, ...], int]) -> None:
+    children = []
+    if isinstance(node, yaml.MappingNode):
+        children = [(str(key.value), key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        children = [(str(index), value, value) for index, value in enumerate(node.value)]
+    for name, marked, value in children:
+        found[(*path, name)] = marked.start_mark.line + 1
+        _note_lines(value, (*path, name), found)
 
 
 def schema() -> dict[str, Any]:
