@@ -160,12 +160,16 @@ def _notes(before: Result, after: Result) -> list[str]:
         before
     ) != _cpu(after):
         notes.append("the results come from different machines: times cannot be compared")
-    if before.data.get("sha256") != after.data.get("sha256"):
+    if _data(before) != _data(after):
         notes.append("the test data differ: the loss compares two different sets of samples")
     for name, result in (("first", before), ("second", after)):
         if any(run.noise.status == "NOISY" for run in result.runs):
             notes.append(f"the machine was not quiet during the {name} run")
     return notes
+
+
+def _data(result: Result) -> object:
+    return result.data.get("fingerprint") or result.data.get("sha256")
 
 
 def _cpu(result: Result) -> object:

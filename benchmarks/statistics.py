@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.intervals import Floats, Interval
+from ..core.intervals import NORMAL, Floats, Interval, widened_z
 
 Verdict = Literal["reference", "faster", "slower", "cannot tell"]
 PERCENTILE_CONFIDENCE = 0.99
@@ -109,7 +109,7 @@ def median_interval(values: Floats, confidence: float, seed: int = 0) -> Interva
     if len(values) < rounds_needed(confidence):
         return Interval(value, -math.inf, math.inf, confidence)
     chosen = np.random.default_rng(seed).integers(0, len(values), size=(MEDIAN_RESAMPLES, len(values)))
-    tail = (1 - confidence) / 2
+    tail = NORMAL.cdf(-widened_z(len(values), confidence))
     low, high = np.quantile(np.median(values[chosen], axis=1), [tail, 1 - tail])
     return Interval(value, min(float(low), value), max(float(high), value), confidence)
 

@@ -108,9 +108,7 @@ def test_doctor_looks_at_every_part_of_the_line(tmp_path: Path) -> None:
     columns, rows = doctor.table(checks.values())
     assert len(rows) == len(checks)
     assert all(len(row) == len(columns) for row in rows)
-    code = (
-        "import sys; from retort.benchmarks.doctor import doctor; doctor(); print('torch' in sys.modules)"
-    )
+    code = "import sys; from retort.benchmarks.doctor import doctor; doctor(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class Machine:
 
     def __init__(self, seed: int = 0, jitter: float = 0.03, stall: float = 0.01, drift: float = 0.0) -> None:
         self.now = 0
-        self.random = np.random.default_rng(seed)
+        self.random = random.Random(seed)
         self.jitter, self.stall, self.drift = jitter, stall, drift
 
     def clock(self) -> int:
@@ -33,7 +34,7 @@ class Machine:
         """A call that takes about so long, slower the later it is when there is drift."""
 
         def run() -> None:
-            factor = self.random.lognormal(0, self.jitter) * (1 + self.drift * self.now / 1e9)
+            factor = self.random.lognormvariate(0, self.jitter) * (1 + self.drift * self.now / 1e9)
             self.now += int(nanoseconds * factor) + (3_000_000 if self.random.random() < self.stall else 0)
 
         return run
@@ -58,10 +59,10 @@ def test_known_ratio_is_found() -> None:
 
 
 def test_same_candidate_twice_raises_no_alarm() -> None:
-    """A/A under drift and stalls: at 99 % confidence at most 2 of 40 comparisons tell a call from itself."""
-    options = QUICK.model_copy(update={"confidence": 0.99, "blocks": 20, "budget_s": 0.5})
+    """A/A under drift and stalls: at 99 % confidence at most 2 of 30 comparisons tell a call from itself."""
+    options = QUICK.model_copy(update={"confidence": 0.99, "blocks": 20, "budget_s": 0.3})
     alarms = 0
-    for seed in range(40):
+    for seed in range(30):
         machine = Machine(seed, jitter=0.1, stall=0.05, drift=0.5)
         pair = {"a": machine.task(100_000), "b": machine.task(100_000)}
         found = latency.compare_latency(pair, options.model_copy(update={"seed": seed}), clock=machine.clock)
@@ -137,7 +138,7 @@ def test_drift_is_reported() -> None:
     machine = Machine(drift=2.0, stall=0.0)
     pair = {"a": machine.task(100_000), "b": machine.task(50_000)}
     found = latency.compare_latency(pair, QUICK, clock=machine.clock)
-    assert found.candidates["b"].ratio.low < 2.0 < found.candidates["b"].ratio.high
+    assert found.candidates["b"].ratio.value == pytest.approx(2.0, rel=0.02)
     judged = noise.judge({"a": np.linspace(1, 1.5, 30)}, None, None)
     assert judged.status == "NOISY"
     assert any("drifted" in reason for reason in judged.reasons)

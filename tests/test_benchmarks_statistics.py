@@ -122,6 +122,6 @@ def test_decision_needs_the_whole_interval_on_one_side() -> None:
 def test_sign_flip_p_is_uniform_without_effect_and_small_with_one() -> None:
     """Without an effect p falls below 0.05 in about 5 % of the cases; a clear effect gives a small p."""
     rng = np.random.default_rng(6)
-    nothing = [statistics.sign_flip_p(rng.normal(size=25), seed) for seed in range(400)]
+    nothing = [statistics.sign_flip_p(rng.normal(size=25), seed) for seed in range(300)]
     assert 0.02 <= np.mean(np.array(nothing) <= 0.05) <= 0.085
     assert statistics.sign_flip_p(rng.normal(0.5, 0.1, size=25)) < 0.001
