@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from retort.compress import modes
 from retort.compress.program import Program, capture
 from retort.core.errors import CaptureError, ModelError, UserError
 
@@ -213,58 +212,18 @@ def test_model_that_raises_is_quoted() -> None:
         capture(Raises(), {"x": torch.ones(2, 4)})
 
 
-class Stochastic(nn.Module):
-    """Drops its branch while training, and hides that behind a scale that starts at zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch, self.norm, self.drop = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)
-        self.scale, self.head = nn.Parameter(torch.zeros(4)), nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.drop(self.norm(self.branch(x)))
-        if self.training:
-            y = y * 0.5 * x.new_empty(x.shape[0], 1).bernoulli_(0.5)
-        return self.head(x + self.scale * y)
-
-
-class Auxiliary(nn.Module):
-    """Returns a second output while training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.norm, self.head = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> Any:
-        x = self.norm(self.body(x))
-        return (self.head(x), x) if self.training else self.head(x)
-
-
-class QuietBranch(nn.Module):
-    """Adds a branch in training only, whose scale starts at zero: equal outputs at first, but not the same model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.scale, self.head = nn.BatchNorm1d(4), nn.Parameter(torch.zeros(4)), nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(x)
-        return self.head(x + self.scale * x.flip(0) if self.training else x)
-
-
-@pytest.mark.parametrize("kind", [Stochastic, Auxiliary, QuietBranch])
-def test_branches_on_training_fall_back_to_the_evaluation_graph(kind: type[nn.Module]) -> None:
-    """Where training takes another path, the program follows evaluation, and its norms and dropouts still train."""
-    model = kind()
-    program = capture(model, {"x": torch.randn(4, 4)})
-    assert not modes.random_nodes(program.module)
-    assert len(program.signature.outputs) == 1
-    marks = {mark["op"] for mark in modes.to_json(program.module)}
-    assert "aten.batch_norm.default" in marks
-    assert ("aten.dropout.default" in marks) is (kind is Stochastic)
-    model.eval()
-    for name, weight in program.module.named_parameters():
-        weight.data.add_(0.3)
-        model.get_parameter(name).data.add_(0.3)
-    x = torch.randn(5, 4)
-    torch.testing.assert_close(outputs(program, {"x": x})[0], model(x))
+def test_model_is_left_as_it_was() -> None:
+    """Capture leaves modes, parameters, buffers, momentum and the random state alone."""
+    model = nn.Sequential(
+        nn.BatchNorm1d(4, momentum=None), nn.Dropout(0.1), nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    )
+    model.train()
+    model[1].eval()
+    state, flags = {k: v.clone() for k, v in model.state_dict().items()}, [m.training for m in model.modules()]
+    torch.manual_seed(3)
+    generator = torch.get_rng_state()
+    capture(model, {"x": torch.randn(2, 4, generator=torch.Generator().manual_seed(1))})
+    assert torch.equal(generator, torch.get_rng_state())
+    assert [m.training for m in model.modules()] == flags
+    assert model[0].momentum is None
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -185,66 +185,6 @@ def test_training_form_equals_the_model_in_training() -> None:
     torch.testing.assert_close(program.module.norm.running_var, model.norm.running_var)
 
 
-def every_mode() -> nn.Module:
-    """One module of each operator that has a training mode."""
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Sequential(
-                nn.Conv2d(1, 4, 1),
-                nn.BatchNorm2d(4),
-                nn.InstanceNorm2d(4, track_running_stats=True),
-                nn.RReLU(),
-                nn.Dropout2d(0.3),
-                nn.AlphaDropout(0.3),
-                nn.FeatureAlphaDropout(0.3),
-                nn.Dropout(0.3, inplace=True),
-                nn.Flatten(2),
-            )
-            self.rnn = nn.RNN(16, 4, num_layers=2, dropout=0.3, batch_first=True)
-            self.attention = nn.MultiheadAttention(4, 2, dropout=0.3, batch_first=True)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.rnn(self.net(x))[0]
-            return self.attention(x, x, x, need_weights=False)[0]
-
-    return Model()
-
-
-def test_all_operators_with_a_mode_are_switched() -> None:
-    """Each operator that behaves differently in training is marked, on in training and off in evaluation."""
-    program = capture(every_mode(), {"x": torch.randn(2, 1, 4, 4)})
-    marked = {mark["op"].split(".")[1].rstrip("_") for mark in modes.to_json(program.module)}
-    assert marked == {
-        "batch_norm",
-        "instance_norm",
-        "rrelu",
-        "feature_dropout",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "dropout",
-        "rnn_tanh",
-        "scaled_dot_product_attention",
-    }
-    for training in (True, False):
-        set_training(program, training)
-        values = [modes.argument(node, str(modes.mode_argument(node))) for node in modes.mode_nodes(program.module)]
-        assert all(bool(value) is training for value in values)
-
-
-def test_frozen_norm_stays_frozen() -> None:
-    """A BatchNorm in evaluation inside a model in training keeps its statistics; its neighbour moves."""
-    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
-    model[0].eval()
-    program = capture(model, {"x": torch.randn(8, 4) + 3})
-    set_training(program, True)
-    program.module(torch.randn(8, 4) + 3)
-    state = program.module.state_dict()
-    assert torch.equal(state["0.running_mean"], torch.zeros(4))
-    assert not torch.equal(state["1.running_mean"], torch.zeros(4))
-
-
 class Shared(nn.Module):
     """Tied weights, a constant attribute, a non-persistent buffer, a literal tensor, and a buffer that counts."""
 
@@ -290,23 +230,6 @@ def test_program_shares_no_memory_with_its_model_or_clone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in copied.module.state_dict().items())
     set_training(copied, True)
     assert not any(modes.argument(node, str(modes.mode_argument(node))) for node in modes.mode_nodes(program.module))
-
-
-def test_model_is_left_as_it_was() -> None:
-    """Capture leaves modes, parameters, buffers, momentum and the random state alone."""
-    model = nn.Sequential(
-        nn.BatchNorm1d(4, momentum=None), nn.Dropout(0.1), nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
-    )
-    model.train()
-    model[1].eval()
-    state, flags = {k: v.clone() for k, v in model.state_dict().items()}, [m.training for m in model.modules()]
-    torch.manual_seed(3)
-    generator = torch.get_rng_state()
-    capture(model, {"x": torch.randn(2, 4, generator=torch.Generator().manual_seed(1))})
-    assert torch.equal(generator, torch.get_rng_state())
-    assert [m.training for m in model.modules()] == flags
-    assert model[0].momentum is None
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_inputs_are_not_written_to() -> None:
