@@ -180,12 +180,15 @@ def metric_of(targets: Array | None) -> MetricName | None:
 
 
 def _names(models: list[Artifact]) -> list[str]:
-    names = [model.path.stem if model.path.is_file() else model.path.name for model in models]
-    if len(set(names)) < len(names):
-        names = [str(model.path) for model in models]
-    if len(set(names)) < len(names):
-        raise UserError("the same model was given twice", "give each model once; copy the file for an A/A comparison")
-    return names
+    forms = (
+        [model.path.stem if model.path.is_file() else model.path.name for model in models],
+        [model.path.resolve().parent.name if model.path.is_file() else model.path.name for model in models],
+        [str(model.path) for model in models],
+    )
+    for names in forms:
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("the same model was given twice", "give each model once; copy the file for an A/A comparison")
 
 
 def write_result(result: Result, path: Path) -> None:
