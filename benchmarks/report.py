@@ -58,7 +58,7 @@ def verdict(result: Result) -> list[str]:
         speeds = [_speed_words(batch, entry) for batch, entry in sorted(stage.latency.items()) if entry.ratio]
         first = [speeds[0].replace(" at batch", f" than “{result.reference}” at batch", 1)] if speeds else []
         parts = [*first, _size_words(result, stage), _loss_words(result, stage)]
-        sentences.append(f"After “{stage.stage}” the model is {_joined([part for part in parts if part])}.")
+        sentences.append(f"“{stage.stage}” is {_joined([part for part in parts if part])}.")
         sentences += [f"It is {speed}." for speed in speeds[1:]]
     missed = [gate for gate in result.gates if not gate.passed]
     if result.gates:

@@ -234,11 +234,11 @@ def test_report_says_the_verdict_first_and_keeps_the_evidence(found: result.Resu
     """The headline gives speed, size and accuracy with intervals; hash, machine and command stand on the page."""
     first = report.verdict(found)[0]
     speed = found.stage("export").latency[1].ratio
-    assert first.startswith(f"After “export” the model is {speed.value:.2f}× faster than “train” at batch 1 (95 % CI")
+    assert first.startswith(f"“export” is {speed.value:.2f}× faster than “train” at batch 1 (95 % CI")
     assert "3.00× smaller" in first
     assert "within the gate" in first
     page = report.render(found, "My title")
-    assert page.index("My title") < page.index("the model is") < page.index("passed")
+    assert page.index("My title") < page.index("× faster than") < page.index("passed")
     for stage in found.stages:
         assert stage.sha256 in page
     assert found.env["cpu"]["model"].split("(")[0] in page
