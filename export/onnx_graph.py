@@ -110,13 +110,13 @@ def _translate(program: ExportedProgram, opset: int) -> ir.Model:
                 program, dynamo=True, opset_version=opset, custom_translation_table=table, verbose=False
             )
     except torch.onnx.OnnxExporterError as error:
-        raise _without_form(error) from error
+        raise _without_form(error, program) from error
     assert result is not None
     return result.model
 
 
-def _without_form(error: BaseException) -> CaptureError:
-    """The exporter's error as one sentence: which op, in which module, from which line."""
+def _without_form(error: BaseException, program: ExportedProgram) -> CaptureError:
+    """The exporter's error as one sentence: which op, in which module, from which line; or behind which parameter."""
     node = _failed_node(error)
     chain = list(_causes(error))
     reason = str(chain[-1]).splitlines()[0][:200] if str(chain[-1]) else type(chain[-1]).__name__
@@ -124,6 +124,9 @@ def _without_form(error: BaseException) -> CaptureError:
         return CaptureError(f"the program cannot be written as ONNX: {reason}", "replace the op it names")
     module, line = _module(node), _source(node)
     where = f" in module '{module}'" * bool(module) + f" ({line})" * bool(line)
+    if not where:
+        parameter = _parameter_before(node, program)
+        where = f" behind the parameter '{parameter}'" * bool(parameter)
     lacks = any("No ONNX function found" in str(cause) for cause in chain)
     what = "has no ONNX form" if lacks else f"cannot be written as ONNX: {reason}"
     return CaptureError(
@@ -155,9 +158,25 @@ def _failed_node(error: BaseException) -> torch.fx.Node | None:
 
 
 def _module(node: torch.fx.Node) -> str:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    names = [str(entry[0]) for entry in stack if entry and entry[0]]
-    return re.sub(r"^L\['self'\]\.?", "", names[-1]) if names else ""
+    stack = [entry for entry in (node.meta.get("nn_module_stack") or {}).values() if entry]
+    path = re.sub(r"^L\['self'\]\.?", "", str(stack[-1][0])) if stack else ""
+    # Capture wraps the user's model into a module of ours, whose name for it is none of the user's.
+    wrapped = bool(stack) and "retort." in str(stack[0][1])
+    return path.partition(".")[2] if wrapped else path
+
+
+def _parameter_before(node: torch.fx.Node, program: ExportedProgram) -> str:
+    """The nearest parameter on the way to ``node``: what still tells where a node is when a file kept no traces."""
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    level, seen = [node], {node}
+    while level:
+        level = [item for current in level for item in current.all_input_nodes if item not in seen]
+        seen.update(level)
+        found = next((names[item.name] for item in level if item.name in names), "")
+        if found:
+            return found
+    return ""
 
 
 def _source(node: torch.fx.Node) -> str:
