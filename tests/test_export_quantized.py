@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -94,6 +95,18 @@ def dequantized(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray[Any, Any],
     return found
 
 
+def distance(program: torch.export.ExportedProgram, model: onnx.ModelProto, x: torch.Tensor) -> float:
+    """Root mean square of the difference between the program and the file, relative to the output's."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    (actual,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        result = program.module(check_guards=False)(x)
+    expected = (result[0] if isinstance(result, tuple) else result).numpy()
+    return float(np.sqrt(np.mean((actual - expected) ** 2) / np.mean(expected**2)))
+
+
 def kinds(model: onnx.ModelProto) -> list[str]:
     """Operators in order."""
     return [node.op_type for node in model.graph.node]
@@ -133,16 +146,22 @@ def block() -> tuple[torch.export.ExportedProgram, Signature]:
     return reexport(done), done.signature
 
 
+@pytest.fixture(scope="module")
+def files(block: tuple[torch.export.ExportedProgram, Signature]) -> dict[str, onnx.ModelProto]:
+    """The same program written for both targets."""
+    return {"cpu": to_onnx(*block, "cpu"), "tensorrt": to_onnx(*block, "tensorrt")}
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
 
 
 def test_every_heavy_node_of_a_quantized_cnn_runs_in_an_integer_kernel(
-    block: tuple[torch.export.ExportedProgram, Signature], tmp_path: Path
+    files: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
     """ONNX Runtime fuses all convolutions, the classifier, the residual add, the concatenation and the pool."""
-    kernels = integer_kernels(save(to_onnx(*block, "cpu"), tmp_path))
+    kernels = integer_kernels(save(files["cpu"], tmp_path))
     assert kernels.floating == {}
     assert kernels.floating_names == ()
     assert kernels.integer == {"QGemm": 1, "QLinearConv": 4}
@@ -150,9 +169,9 @@ def test_every_heavy_node_of_a_quantized_cnn_runs_in_an_integer_kernel(
     assert {"QLinearAdd", "QLinearConcat", "QLinearGlobalAveragePool"} <= set(kernels.integer_light)
 
 
-def test_weights_are_stored_as_codes_and_biases_in_fp32(block: tuple[torch.export.ExportedProgram, Signature]) -> None:
+def test_weights_are_stored_as_codes_and_biases_in_fp32(files: dict[str, onnx.ModelProto]) -> None:
     """Every weight is INT8 in [-127, 127] behind one DequantizeLinear; no FP32 weight stays; zero points are there."""
-    model = to_onnx(*block, "cpu")
+    model = files["cpu"]
     weights = dequantized(model)
     assert len(weights) == 5
     for codes, scales, axis, operator, place in weights.values():
@@ -166,13 +185,13 @@ def test_weights_are_stored_as_codes_and_biases_in_fp32(block: tuple[torch.expor
     assert quantized_types(model) == {TensorProto.UINT8}
 
 
-def test_one_program_is_written_for_both_targets(block: tuple[torch.export.ExportedProgram, Signature]) -> None:
+def test_one_program_is_written_for_both_targets(files: dict[str, onnx.ModelProto]) -> None:
     """For TensorRT the same program has symmetric INT8 activations and keeps every rule; for the CPU it breaks them."""
-    model = to_onnx(*block, "tensorrt")
+    model = files["tensorrt"]
     onnx.checker.check_model(model, full_check=True)
     assert quantized_types(model) == {TensorProto.INT8}
     assert lint(model) == []
-    assert {finding.rule for finding in lint(to_onnx(*block, "cpu"))} >= {"Q01", "Q02"}
+    assert {finding.rule for finding in lint(files["cpu"])} >= {"Q01", "Q02"}
 
 
 def test_retargeting_leaves_the_given_program_alone(block: tuple[torch.export.ExportedProgram, Signature]) -> None:
@@ -254,10 +273,12 @@ class Symmetric(nn.Module):
 
 def test_a_program_with_symmetric_activations_runs_in_integers_on_the_cpu(tmp_path: Path) -> None:
     """Exported for the CPU, symmetric INT8 becomes UINT8 and the ReLU behind the convolution is fused."""
-    model = to_onnx(*program_of(Symmetric(), 3, 8, 8), "cpu")
+    program, signature = program_of(Symmetric(), 3, 8, 8)
+    model = to_onnx(program, signature, "cpu")
     assert quantized_types(model) == {TensorProto.UINT8}
     kernels = integer_kernels(save(model, tmp_path))
     assert (kernels.integer, kernels.floating) == ({"QLinearConv": 1}, {})
+    assert distance(retarget(program, "cpu"), model, torch.randn(3, 3, 8, 8)) < 0.01
 
 
 class Products(nn.Module):
@@ -291,7 +312,10 @@ def test_linear_layers_end_as_codes_without_any_movement(tmp_path: Path) -> None
     assert "Transpose" not in kinds(model)
     kernels = integer_kernels(save(model, tmp_path))
     assert (kernels.floating, kernels.integer_heavy) == ({}, 6)
-    assert lint(to_onnx(program, signature, "tensorrt")) == []
+    assert distance(program, model, torch.randn(3, 5, 24)) < 0.01
+    other = to_onnx(program, signature, "tensorrt")
+    assert lint(other) == []
+    assert distance(retarget(program, "tensorrt"), other, torch.randn(3, 5, 24)) < 0.01
 
 
 def test_a_transposed_convolution_has_its_scales_on_axis_one() -> None:
@@ -310,6 +334,7 @@ def test_a_transposed_convolution_has_its_scales_on_axis_one() -> None:
         model = to_onnx(program, signature, target)
         ((_, scales, axis, operator, place),) = dequantized(model).values()
         assert (scales.shape, axis, operator, place) == ((6,), 1, "ConvTranspose", 1)
+        assert distance(retarget(program, target), model, torch.randn(3, 4, 5, 5)) < 1e-5
     assert lint(model) == []
 
 
