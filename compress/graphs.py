@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from . import modes
+
 _aten = torch.ops.aten
 _CHECKS = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"}
 _COPIES = {"aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.detach_.default"}
@@ -45,16 +47,26 @@ def finish(
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
     module = fx.GraphModule(copy.deepcopy(root), graph, "Program")
     module.meta.clear()
+    drop_traces(module, prefix, sources=True)
     outputs = [node.meta["val"] for node in graph.output_node().args[0]]  # type: ignore[union-attr]
     return module, values, outputs
 
 
-def drop_traces(module: torch.nn.Module) -> None:
-    """Forget where each node came from: source lines, paths and memory addresses, which differ from run to run."""
-    for child in module.modules():
-        if isinstance(child, fx.GraphModule):
-            for node in child.graph.nodes:
-                node.meta = {key: value for key, value in node.meta.items() if key == "val"}
+def drop_traces(module: torch.nn.Module, prefix: str = "", sources: bool = False) -> None:
+    """Forget where nodes came from but for the submodule's name.
+
+    Source lines, paths, class names and memory addresses differ from run to run and are nobody's business.
+
+    Args:
+        prefix: what to strip from the submodules' names.
+        sources: keep the source lines, for messages in this process.
+    """
+    wanted = {"val", modes.TRAINS, *(["stack_trace"] if sources else [])}
+    for child in modes.graphs(module):
+        for node in child.graph.nodes:
+            place = f"{modes.owner(node)}.".removeprefix(prefix).removesuffix(".")
+            kept = {key: value for key, value in node.meta.items() if key in wanted}
+            node.meta = {**kept, modes.STACK: {"owner": (place, "")}} if place else kept
 
 
 def identifier(name: str) -> str:

@@ -13,6 +13,7 @@ from ..core.errors import ArtifactError
 TRAINS = "retort_trains"
 """Key in ``node.meta``: the value of the node's mode argument while training; absent when it never trains."""
 
+STACK = "nn_module_stack"
 _SWITCHES = ("train", "training", "use_input_stats")
 _DROPOUT = "dropout_p"
 _NEEDS_STATISTICS = ("aten.batch_norm", "aten.instance_norm")
@@ -157,9 +158,8 @@ def from_json(module: torch.nn.Module, marks: Sequence[dict[str, Any]], where: s
 
 def owner(node: fx.Node) -> str:
     """Dotted name of the user's submodule that a node came from; empty for the model itself or when unknown."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(list(stack.values())), ("",))[0] if stack else ""
-    return path.split("@")[0].removeprefix("inner").removeprefix(".")
+    stack = list((node.meta.get(STACK) or {}).values())
+    return str(stack[-1][0]).split("@")[0] if stack else ""
 
 
 def _labelled(module: torch.nn.Module) -> Iterator[tuple[tuple[str, str, int], fx.Node]]:

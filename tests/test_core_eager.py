@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from retort.compress import modes
 from retort.compress.program import Program, capture, load_program, predict, save_program, set_training
 from retort.core.backends.eager import load_exported
 from retort.core.data import ArraySplit
@@ -122,6 +123,9 @@ def test_file_is_the_same_bytes_every_time_and_loads_whole(saved: tuple[Program,
     assert program.module.training
     set_training(program, False)
     loaded = load_program(path)
+    owners = [[modes.owner(node) for node in each.module.graph.nodes] for each in (program, loaded)]
+    assert owners[0] == owners[1]
+    assert {"layer", "norm", "drop"} <= set(owners[0])
     save_program(loaded, tmp_path / "loaded.pt2")
     assert path.read_bytes() == (tmp_path / "again.pt2").read_bytes() == (tmp_path / "loaded.pt2").read_bytes()
     assert loaded.meta == {"scheme": {"target": "cpu"}}
