@@ -148,9 +148,11 @@ def _tensors(c: Coupler, node: fx.Node) -> Iterator[Result]:
 
 
 def _lock_unknown(c: Coupler, node: fx.Node, reason: str) -> Result | None:
-    why = f"touched by {describe(node)}: {reason}"
-    c.unknown[node.name] = why
-    for value in _tensors(c, node):
+    touched = list(_tensors(c, node))
+    why = f"touched by {describe(node)}: {reason}" if touched else f"meets what {describe(node)} makes"
+    if any(item.arrays for value in touched for item in (value if isinstance(value, tuple) else (value,))):
+        c.unknown[node.name] = why
+    for value in touched:
         c.lock(value, why)
     return c.fixed(node, why)
 

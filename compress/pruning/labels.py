@@ -18,6 +18,8 @@ from torch import Tensor
 FIXED = 0
 """The label of what can never be removed, such as channels padded in."""
 
+EMPTY = "without it a value would have no channel left"
+
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
@@ -144,7 +146,10 @@ def flat_ids(array: Tensor, dim: int) -> Ids:
 
 
 def settle(unions: Unions, value: Value) -> Value:
-    """The value with every label replaced by its class; arrays that are wholly locked are left out."""
+    """The value with every label replaced by its class; arrays that are wholly locked are left out.
+
+    One class for all of a value must stay, so it is locked.
+    """
     arrays, why = [], value.why
     for array in value.arrays:
         roots = unions.find(core(array).numpy())
@@ -154,6 +159,9 @@ def settle(unions: Unions, value: Value) -> Value:
         array = compact(torch.from_numpy(np.ascontiguousarray(roots)).expand(value.shape))
         if varying(array):
             arrays.append(array)
+        else:
+            unions.lock(array, EMPTY)
+            why = why or EMPTY
     return Value(value.shape, arrays, why)
 
 

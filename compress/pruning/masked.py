@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from .coupling import Coupling
 from .labels import Mask, Value, core
+from .lookups import RULES as LOOKUPS
 from .moves import RULES as MOVES
 from .rules import reduced_dims
 from .shapes import bind, operator
@@ -82,7 +83,11 @@ def run_masked(node: fx.Node, args: Any, kwargs: Any, masks: Masks) -> Any:
 def _only_moves(node: fx.Node) -> bool:
     """Whether a result holds nothing but elements that were masked when they were computed."""
     name = operator(node)
-    return name in MOVES and name not in {"glu", "zeros", "ones", "full", "empty"} and not name.startswith("new_")
+    return (
+        name in (MOVES | LOOKUPS)
+        and name not in {"glu", "zeros", "ones", "full", "empty"}
+        and not name.startswith("new_")
+    )
 
 
 def _moments(x: Tensor, keep: Keep, dims: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

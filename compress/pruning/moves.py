@@ -10,12 +10,24 @@ from torch import Tensor, fx
 
 from .context import Arguments, Coupler, Result, Unsupported, lift
 from .labels import FIXED, Value, meet, settle, varying
-from .shapes import describe
+from .shapes import describe, words
 
 _Rule = Callable[[Coupler, fx.Node, Arguments], Result]
 
 
-def _source(node: fx.Node) -> fx.Node:
+_MOVES = """
+    permute transpose t numpy_T swapaxes swapdims movedim moveaxis adjoint mT squeeze
+    unsqueeze flatten split split_with_sizes chunk tensor_split flip channel_shuffle
+    pixel_unshuffle repeat_interleave
+"""
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """The tensor that a node moves: its first argument.
+
+    Raises:
+        Unsupported: it is something else.
+    """
     first = node.args[0] if node.args else next(iter(node.kwargs.values()))
     if not isinstance(first, fx.Node):
         raise Unsupported("takes its input in an unusual form")
@@ -24,12 +36,12 @@ def _source(node: fx.Node) -> fx.Node:
 
 def move(c: Coupler, node: fx.Node, a: Arguments) -> Result:
     """Any operator that only moves elements."""
-    return moved(c, node, c.of(_source(node)))
+    return moved(c, node, c.of(source_of(node)))
 
 
 def moved(c: Coupler, node: fx.Node, value: Value) -> Result:
     """Run the node on every label array of ``value``, which stands for its first argument."""
-    results = [c.run(node, _source(node), array) for array in value.arrays]
+    results = [c.run(node, source_of(node), array) for array in value.arrays]
     concrete = c.concrete[node]
     if isinstance(concrete, Tensor):
         return c.settled(concrete.shape, results, value.why)
@@ -39,7 +51,7 @@ def moved(c: Coupler, node: fx.Node, value: Value) -> Result:
 
 def expand(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     """A constant along its expanded dimensions: any subset of them will do, so they get fresh labels."""
-    source = c.of(_source(node))
+    source = c.of(source_of(node))
     result = moved(c, node, source)
     assert isinstance(result, Value)
     sizes = list(a.get("size", a.get("shape", ())))
@@ -50,7 +62,7 @@ def expand(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 def repeat(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     """Like an expansion where a single index is repeated; labels follow elsewhere."""
-    source = c.of(_source(node))
+    source = c.of(source_of(node))
     result = moved(c, node, source)
     assert isinstance(result, Value)
     counts = list(a.get("repeats", a.get("dims", ())))
@@ -62,10 +74,10 @@ def repeat(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 def like_other(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     """``expand_as``, ``view_as`` …: moved, and of the shape of the other operand."""
-    result = moved(c, node, c.of(_source(node)))
+    result = moved(c, node, c.of(source_of(node)))
     assert isinstance(result, Value)
     if "expand" in str(node.target):
-        return c.meet(node, [c.of(_source(node)), c.of(a["other"])])
+        return c.meet(node, [c.of(source_of(node)), c.of(a["other"])])
     return c.meet(node, [result, c.of(a["other"])])
 
 
@@ -114,7 +126,7 @@ def _layer(arrays: list[Tensor], layer: int, shape: tuple[int, ...]) -> Tensor:
 
 def select(c: Coupler, node: fx.Node, a: Arguments) -> Result:
     """One index of a dimension must stay; where it is a part of a split dimension, all its parts go together."""
-    source = c.of(_source(node))
+    source = c.of(source_of(node))
     dim = int(a["dim"]) % len(source.shape)
     arrays = []
     for array in source.arrays:
@@ -130,7 +142,7 @@ def whole(*names: str) -> _Rule:
     """A movement that needs the dimensions in these arguments whole."""
 
     def _rule(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-        source = c.of(_source(node))
+        source = c.of(source_of(node))
         dims = [item for name in names for item in _as_list(a[name])] or list(range(len(source.shape)))
         return moved(c, node, c.keep(source, dims, node))
 
@@ -143,7 +155,7 @@ def _as_list(value: Any) -> list[int]:
 
 def cut(c: Coupler, node: fx.Node, a: Arguments) -> Result:
     """A slice: its bounds move with the channels, unless it has a step."""
-    source = c.of(_source(node))
+    source = c.of(source_of(node))
     if a.get("step", 1) != 1 or not all(isinstance(a.get(name, 0), int | None) for name in ("start", "end", "length")):
         source = c.keep(source, [int(a["dim"])], node)
     return moved(c, node, source)
@@ -151,7 +163,7 @@ def cut(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 def reshape(c: Coupler, node: fx.Node, a: Arguments) -> Result:
     """Sizes are rewritten with the channels; at most one size that is computed in the graph can follow."""
-    result = moved(c, node, c.of(_source(node)))
+    result = moved(c, node, c.of(source_of(node)))
     sizes = a.get("size", a.get("shape"))
     if isinstance(result, Value) and isinstance(sizes, list | tuple):
         computed = [dim for dim, size in enumerate(sizes) if isinstance(size, fx.Node)]
@@ -163,7 +175,7 @@ def reshape(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 def pad(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     """Zeros put beside channels stay; every other padding needs its dimensions whole."""
-    source = c.of(_source(node))
+    source = c.of(source_of(node))
     shape, rank = c.shape(node), len(source.shape)
     amounts = [c.fill(item) for item in (a["pad"] if "pad" in a else a["padding"])]
     padded = [rank - 1 - place // 2 for place, amount in enumerate(amounts) if amount]
@@ -171,52 +183,18 @@ def pad(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     source = c.keep(source, [dim for dim in padded if not constant or min(amounts) < 0], node)
     arrays = []
     for array in source.arrays:
+        labelled = varying(array)
         if constant and min(amounts) >= 0:
-            arrays.append(torch.nn.functional.pad(array, amounts, "constant", FIXED))
-        else:
-            first = array[tuple(slice(0, 1) if dim in padded else slice(None) for dim in range(rank))]
-            arrays.append(first.expand(shape))
+            own = [amount if rank - 1 - side // 2 in labelled else 0 for side, amount in enumerate(amounts)]
+            array = torch.nn.functional.pad(array, own, "constant", FIXED)
+        first = array[tuple(slice(None) if dim in labelled else slice(0, 1) for dim in range(rank))]
+        arrays.append(first.expand(shape))
     return c.settled(shape, arrays, source.why)
-
-
-def pixel_shuffle(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """All channels that fill one output channel go together."""
-    result = moved(c, node, c.of(_source(node)))
-    return c.keep(result, [-2, -1], node) if isinstance(result, Value) else result
-
-
-def patches(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """``im2col``: ``[N, C, H, W]`` to ``[N, C x k, L]``; the elements of a patch carry their channel's label."""
-    source = c.keep(c.of(_source(node)), [-2, -1], node)
-    shape = c.shape(node)
-    if len(shape) != 3:
-        raise Unsupported("takes inputs without a batch axis")
-    times = shape[1] // source.shape[1]
-    arrays = [array[:, :, 0, 0].repeat_interleave(times, 1)[..., None].expand(shape) for array in source.arrays]
-    return c.settled(shape, arrays, source.why)
-
-
-def index(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Look-up by integer tensors: the dimensions that are looked up stay whole."""
-    source = c.of(_source(node))
-    indices = a["indices"]
-    for item in indices:
-        if item is not None:
-            c.lock(c.of(item), f"{describe(node)} uses it as an index")
-            if c.concrete[item].dtype in (torch.bool, torch.uint8):
-                raise Unsupported("selects by a mask")
-    return moved(c, node, c.keep(source, [dim for dim, item in enumerate(indices) if item is not None], node))
-
-
-def index_select(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Look-up along one dimension."""
-    c.lock(c.of(a["index"]), f"{describe(node)} uses it as an index")
-    return moved(c, node, c.keep(c.of(_source(node)), [int(a["dim"])], node))
 
 
 def gated(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     """``glu``: the two halves of a dimension meet."""
-    source = c.of(_source(node))
+    source = c.of(source_of(node))
     dim = int(a["dim"]) % len(source.shape)
     half = source.shape[dim] // 2
     shape = c.shape(node)
@@ -234,32 +212,7 @@ def creator(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 RULES: dict[str, _Rule] = {
-    **dict.fromkeys(
-        [
-            "permute",
-            "transpose",
-            "t",
-            "numpy_T",
-            "swapaxes",
-            "swapdims",
-            "movedim",
-            "moveaxis",
-            "adjoint",
-            "mT",
-            "squeeze",
-            "unsqueeze",
-            "flatten",
-            "split",
-            "split_with_sizes",
-            "chunk",
-            "tensor_split",
-            "flip",
-            "channel_shuffle",
-            "pixel_unshuffle",
-            "repeat_interleave",
-        ],
-        move,
-    ),
+    **dict.fromkeys(words(_MOVES), move),
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten"), reshape),
     **dict.fromkeys(("view_as", "reshape_as", "expand_as"), like_other),
     **dict.fromkeys(("expand", "broadcast_to"), expand),
@@ -278,10 +231,6 @@ RULES: dict[str, _Rule] = {
     "unfold": whole("dimension"),
     "diagonal": whole("dim1", "dim2"),
     "stack": stack,
-    "pixel_shuffle": pixel_shuffle,
-    "im2col": patches,
-    "index": index,
-    "index_select": index_select,
     "select": select,
     "glu": gated,
 }

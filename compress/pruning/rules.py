@@ -9,101 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from . import contractions, moves
+from . import contractions, lookups, moves
 from .context import Arguments, Coupler, Result, Unsupported, place
 from .labels import Value, varying
-from .shapes import describe, operator
+from .shapes import describe, operator, words
 
 Rule = Callable[[Coupler, fx.Node, Arguments], Result]
 
-POINTWISE = frozenset(
-    [
-        "hardswish",
-        "masked_fill",
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "prelu",
-        "_prelu_kernel",
-        "to",
-        "_to_copy",
-        "contiguous",
-        "clone",
-        "alias",
-        "detach",
-        "lift_fresh",
-        "lift_fresh_copy",
-        "zeros_like",
-        "ones_like",
-        "full_like",
-        "rand_like",
-        "randn_like",
-        "empty_like",
-        "copy",
-        "fill",
-        "floor_divide",
-        "log_sigmoid",
-        "bernoulli",
-        "float",
-        "half",
-        "double",
-        "relu6",
-        "rrelu",
-        "type_as",
-        "nan_to_num",
-        "where",
-        "fill_diagonal",
-    ]
-)
+POINTWISE = words("""
+    hardswish masked_fill dropout feature_dropout alpha_dropout feature_alpha_dropout prelu
+    _prelu_kernel to _to_copy contiguous clone alias detach lift_fresh lift_fresh_copy zeros_like
+    ones_like full_like rand_like randn_like empty_like copy fill floor_divide log_sigmoid bernoulli
+    float half double relu6 rrelu type_as nan_to_num __and__ __or__ __xor__ where fill_diagonal
+""")
 """Operators that compute element by element though they do not carry PyTorch's ``pointwise`` tag."""
 
 _CASTS = frozenset(("type_as", "to", "_to_copy"))
 TRIANGLES = frozenset(("tril", "triu"))
-ALONG = frozenset(
-    [
-        "softmax",
-        "_softmax",
-        "log_softmax",
-        "_log_softmax",
-        "softmin",
-        "cumsum",
-        "cumprod",
-        "cummax",
-        "cummin",
-        "logcumsumexp",
-        "sort",
-        "topk",
-        "argsort",
-        "kthvalue",
-        "msort",
-    ]
-)
+ALONG = words("""
+    softmax _softmax log_softmax _log_softmax softmin cumsum cumprod cummax cummin logcumsumexp sort
+    topk argsort kthvalue msort
+""")
 """Operators that mix along one dimension, which they need whole, and work apart along the others."""
 
-STATISTICS = frozenset(
-    [
-        "mean",
-        "sum",
-        "nansum",
-        "amax",
-        "amin",
-        "var",
-        "std",
-        "var_mean",
-        "std_mean",
-        "linalg_vector_norm",
-        "norm",
-        "prod",
-        "any",
-        "all",
-        "max",
-        "min",
-    ]
-)
+STATISTICS = words("""
+    mean sum nansum amax amin var std var_mean std_mean linalg_vector_norm norm prod any all max min
+""")
 """Reductions that make sense over the kept channels alone."""
 
-WHOLE_STATISTICS = frozenset(["argmax", "argmin", "logsumexp", "median", "nanmedian", "mode", "count_nonzero"])
+WHOLE_STATISTICS = words("""
+    argmax argmin logsumexp median nanmedian mode count_nonzero
+""")
 """Reductions whose result would change meaning with channels removed."""
 
 _POOL = re.compile(r"^(?:adaptive_)?(?:max|avg)_pool(\d)d(?:_with_indices)?$")
@@ -170,6 +106,11 @@ def group_norm(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     value = c.keep(value, [2] if groups >= inside else [1], node)
     source = c.settled(shape, [array.reshape(shape) for array in value.arrays], value.why)
     return affine(c, node, source, [a["weight"], a["bias"]], 1)
+
+
+def weight_norm(c: Coupler, node: fx.Node, a: Arguments) -> Value:
+    """``g v / |v|``: the norm is taken over what is kept."""
+    return c.meet(node, [c.of(a["v"]), c.of(a["g"])])
 
 
 def fake_quantize(c: Coupler, node: fx.Node, a: Arguments) -> Value:
@@ -264,7 +205,7 @@ def _input(a: Arguments) -> Any:
 def find_rule(node: fx.Node) -> Rule | None:
     """The rule for a node's operator; None for an operator that nobody knows."""
     name = operator(node)
-    rule = RULES.get(name) or moves.RULES.get(name) or contractions.RULES.get(name)
+    rule = RULES.get(name) or moves.RULES.get(name) or lookups.RULES.get(name) or contractions.RULES.get(name)
     if rule is not None:
         return rule
     if is_pointwise(node):
@@ -280,6 +221,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys(TRIANGLES, triangle),
     "group_norm": group_norm,
+    "_weight_norm": weight_norm,
     "grid_sampler": sample_grid,
     "retort::qdq": fake_quantize,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..modes import owner
 from ..program import Program, ordered
 
+_OURS = str(Path(__file__).parents[1])
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -53,6 +55,11 @@ class _Recorder(fx.Interpreter):
         return result
 
 
+def words(text: str) -> frozenset[str]:
+    """The operator names in a text."""
+    return frozenset(text.split())
+
+
 def operator(node: fx.Node) -> str:
     """``conv2d`` for ``aten.conv2d.default``; in-place twins without the underscore; else the full name."""
     target = node.target
@@ -78,7 +85,7 @@ def describe(node: fx.Node) -> str:
     """Where a node came from: operator, node, the user's submodule and source line where they are known."""
     module = owner(node)
     lines = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
-    sources = [line for line in lines if line.startswith("File ") and "site-packages" not in line]
+    sources = [line for line in lines if line.startswith("File ") and _OURS not in line]
     place = f" in {module}" if module else ""
     source = ""
     if sources:

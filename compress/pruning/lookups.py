@@ -1,0 +1,87 @@
+"""Coupling rules of look-ups and patches: movement whose operator cannot simply run on labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+from .context import Arguments, Coupler, Result, Unsupported
+from .labels import Value
+from .moves import moved, source_of
+from .shapes import describe
+
+
+def pixel_shuffle(c: Coupler, node: fx.Node, a: Arguments) -> Result:
+    """All channels that fill one output channel go together."""
+    result = moved(c, node, c.of(source_of(node)))
+    return c.keep(result, [-2, -1], node) if isinstance(result, Value) else result
+
+
+def patches(c: Coupler, node: fx.Node, a: Arguments) -> Value:
+    """``im2col``: ``[N, C, H, W]`` to ``[N, C x k, L]``; the elements of a patch carry their channel's label."""
+    source = c.keep(c.of(source_of(node)), [-2, -1], node)
+    shape = c.shape(node)
+    if len(shape) != 3:
+        raise Unsupported("takes inputs without a batch axis")
+    times = shape[1] // source.shape[1]
+    arrays = [array[:, :, 0, 0].repeat_interleave(times, 1)[..., None].expand(shape) for array in source.arrays]
+    return c.settled(shape, arrays, source.why)
+
+
+def folded(c: Coupler, node: fx.Node, a: Arguments) -> Value:
+    """``col2im``: ``[N, C x k, L]`` to ``[N, C, H, W]``; all elements of a patch go together."""
+    source = c.keep(c.of(source_of(node)), [-1], node)
+    shape = c.shape(node)
+    if len(shape) != 4:
+        raise Unsupported("takes inputs without a batch axis")
+    split = (shape[0], shape[1], source.shape[1] // shape[1])
+    value = c.settled(split, [array[:, :, 0].reshape(split) for array in source.arrays], source.why)
+    value = c.keep(value, [2], node)
+    arrays = [array[:, :, :1, None].expand(shape) for array in value.arrays]
+    return c.settled(shape, arrays, value.why)
+
+
+def gather(c: Coupler, node: fx.Node, a: Arguments) -> Value:
+    """Look-up along one dimension by a tensor of indices, which has the output's shape."""
+    source, places = c.of(source_of(node)), c.of(a["index"])
+    dim, shape = int(a["dim"]) % len(source.shape), c.shape(node)
+    if any(one != two for axis, (one, two) in enumerate(zip(source.shape, shape)) if axis != dim):
+        raise Unsupported("looks up a part of its other dimensions")
+    source, places = c.keep(source, [dim], node), c.keep(places, [dim], node)
+    index = tuple(slice(0, 1) if axis == dim else slice(None) for axis in range(len(shape)))
+    sides = [
+        Value(tuple(1 if axis == dim else size for axis, size in enumerate(shape)), [x[index] for x in item.arrays])
+        for item in (source, places)
+    ]
+    met = c.meet(node, sides)
+    return c.settled(shape, [array.expand(shape) for array in met.arrays], source.why or met.why)
+
+
+def index(c: Coupler, node: fx.Node, a: Arguments) -> Result:
+    """Look-up by integer tensors: the dimensions that are looked up stay whole."""
+    source = c.of(source_of(node))
+    indices = a["indices"]
+    for item in indices:
+        if item is not None:
+            c.lock(c.of(item), f"{describe(node)} uses it as an index")
+            if c.concrete[item].dtype in (torch.bool, torch.uint8):
+                raise Unsupported("selects by a mask")
+    return moved(c, node, c.keep(source, [dim for dim, item in enumerate(indices) if item is not None], node))
+
+
+def index_select(c: Coupler, node: fx.Node, a: Arguments) -> Result:
+    """Look-up along one dimension."""
+    c.lock(c.of(a["index"]), f"{describe(node)} uses it as an index")
+    return moved(c, node, c.keep(c.of(source_of(node)), [int(a["dim"])], node))
+
+
+RULES: dict[str, Callable[[Coupler, fx.Node, Arguments], Result]] = {
+    "pixel_shuffle": pixel_shuffle,
+    "im2col": patches,
+    "col2im": folded,
+    "gather": gather,
+    "index": index,
+    "index_select": index_select,
+}
