@@ -114,7 +114,10 @@ class PruneOptions(Options):
         default="global", description="rank channels across the whole model, or cut each layer alike"
     )
     min_channels: Count = Field(default=4, description="channels that every layer keeps")
-    align: Count = Field(default=1, description="keep channel counts at multiples of this")
+    align: Count = Field(
+        default=1,
+        description="keep channel counts at multiples of this; 8 or 16 suits vector units, odd counts run slower",
+    )
     exclude: tuple[str, ...] = Field(default=(), description="parameter-name patterns whose channels stay")
     steps: Count = Field(default=1, description="cut in this many equal steps, recovering after each")
     tolerance: Positive = Field(default=1e-4, description="largest relative error that the proof accepts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -145,3 +146,18 @@ def test_public_functions_say_what_they_do() -> None:
             if named and not ast.get_docstring(node):
                 silent.append(f"{where}:{node.lineno} {node.name}")
     assert silent == []
+
+
+@pytest.mark.parametrize("package", ["compress.pruning", "compress.quantization", "core.artifact", "compress.program"])
+def test_public_names_exist(package: str) -> None:
+    """Every name that a module publishes is there and documented."""
+    module = importlib.import_module(f"retort.{package}")
+    published = module.__all__
+    assert published == sorted(published, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert all(getattr(module, name, None) is not None for name in published)
+
+
+def test_root_publishes_nothing() -> None:
+    """The root package imports nothing, so that importing it costs nothing."""
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    assert [type(node) for node in tree.body] == [ast.Expr]
