@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,18 +13,17 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
-from ..core.backends.eager import dtype_name, quiet
+from ..core.backends.eager import quiet
 from ..core.errors import CaptureError, ModelError, RetortError
-from ..core.tensors import BATCH, Signature, TensorSpec
+from ..core.tensors import BATCH, Signature
 from . import modes
 from .diagnosis import mismatch
 from .graphs import finish
 from .outputs import choose_names, flatten
-from .preserve import holding, nudged, preserved, same_buffers, unfused_attention
+from .preserve import holding, nudged, plain_attention, preserved, same_buffers
+from .specs import Dynamic, Tensors, make_signature
 from .tracing import trace
 
-Tensors = dict[str, torch.Tensor]
-Dynamic = Mapping[str, Mapping[int, str]]
 Check = tuple[Tensors, list[torch.Tensor]]
 EXAMPLE_ROWS = 4
 CHECKED_BATCHES = (3, 1)
@@ -87,14 +85,12 @@ def capture_module(
     feeds = rows(given, min(max(2, _size(given)), EXAMPLE_ROWS))
     _check_dynamic(feeds, dynamic or {})
     flat = _Flat(model, _keywords(model, list(feeds)))
-    with preserved(model) as train, torch.enable_grad(), quiet(), unfused_attention():
+    with preserved(model) as train, torch.enable_grad(), quiet(), plain_attention():
         model.eval()
         checks = _references(flat, given, feeds)
         names = choose_names(output_names, flat.names, feeds)
         form = _best_form(flat, feeds, dynamic or {}, train, checks)
-    inputs = tuple(_input_spec(name, tensor, (dynamic or {}).get(name, {})) for name, tensor in feeds.items())
-    outputs = _output_specs(names, form.outputs, _symbols(inputs, form.inputs))
-    return Captured(form.module, Signature(inputs, outputs), feeds)
+    return Captured(form.module, make_signature(feeds, dynamic or {}, names, form.inputs, form.outputs), feeds)
 
 
 def prepare_example(example: Mapping[str, Any]) -> Tensors:
@@ -268,33 +264,3 @@ def _size(feeds: Tensors) -> int:
 
 def _as_tensor(value: Any) -> torch.Tensor:
     return (value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(value)).cpu()
-
-
-def _input_spec(name: str, tensor: torch.Tensor, axes: Mapping[int, str]) -> TensorSpec:
-    shape: list[int | str] = list(tensor.shape)
-    for axis, label in ({0: BATCH, **axes} if shape else {}).items():
-        shape[axis] = label
-    return TensorSpec(name, dtype_name(tensor.dtype), tuple(shape))
-
-
-def _symbols(specs: Sequence[TensorSpec], values: Sequence[torch.Tensor]) -> dict[str, str]:
-    """The axis name behind each symbol of the graph."""
-    pairs = [(str(size), axis) for spec, value in zip(specs, values) for size, axis in zip(value.shape, spec.shape)]
-    return {symbol: axis for symbol, axis in pairs if isinstance(axis, str)}
-
-
-def _output_specs(names: list[str], values: list[torch.Tensor], labels: Mapping[str, str]) -> tuple[TensorSpec, ...]:
-    """Specs with symbols by their axis name; a size computed from one keeps its formula, such as ``2*batch``."""
-    return tuple(
-        TensorSpec(name, dtype_name(value.dtype), tuple(_axis(size, labels) for size in value.shape))
-        for name, value in zip(names, values, strict=True)
-    )
-
-
-def _axis(size: Any, labels: Mapping[str, str]) -> int | str:
-    if isinstance(size, int):
-        return size
-    text = str(size)
-    for symbol, label in labels.items():
-        text = re.sub(rf"\b{symbol}\b", label, text)
-    return text

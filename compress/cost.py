@@ -89,14 +89,19 @@ class _Counter(fx.Interpreter):
         return self.call_function(node.target, args, kwargs)
 
     def _wrapped(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        """A body under no_grad or autocast is counted too, as if it stood in the graph."""
-        place = next((index for index, item in enumerate(args) if isinstance(item, fx.GraphModule)), None)
-        if place is None or not str(node.target).startswith("wrap_"):
+        """Bodies under no_grad or autocast count as if they stood in the graph; of two branches the dearer one."""
+        bodies = [index for index, item in enumerate(args) if isinstance(item, fx.GraphModule)]
+        kind = node.target.name()  # type: ignore[union-attr]
+        if not bodies or not kind.startswith(("wrap_", "cond")):
             return self.call_function(node.target, args, kwargs)
-        inner = _Counter(args[place], self._mode)
-        result = inner.run(*args[place + 1 :])
-        self.macs.update({f"{node.name}.{name}": count for name, count in inner.macs.items()})
-        return result
+        operands = args[bodies[-1] + 1 :]
+        if kind == "cond":
+            operands = operands[0]
+        inner = [_Counter(args[index], self._mode) for index in bodies]
+        results = [counter.run(*operands) for counter in inner]
+        dearer = max(inner, key=lambda counter: sum(counter.macs.values()))
+        self.macs.update({f"{node.name}.{name}": count for name, count in dearer.macs.items()})
+        return results[0]
 
 
 def _schema(node: fx.Node) -> list[Any]:

@@ -39,13 +39,15 @@ def finish(
     source = exported.module(check_guards=False)
     assert isinstance(source, fx.GraphModule)
     graph, values = _rebuilt(source.graph, inputs, prefix)
-    _drop_checks(graph)
     _drop_counters(graph)
     _guard_inputs(graph)
     _make_functional(graph)
     graph.eliminate_dead_code()
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
     module = fx.GraphModule(copy.deepcopy(root), graph, "Program")
+    for child in modes.graphs(module):
+        _drop_checks(child.graph)
+        child.recompile()
     module.meta.clear()
     drop_traces(module, prefix, sources=True)
     outputs = [node.meta["val"] for node in graph.output_node().args[0]]  # type: ignore[union-attr]

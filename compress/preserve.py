@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules import transformer
+from torch.nn.modules.batchnorm import _NormBase
 
 NUDGE = 0.1
 
@@ -20,7 +22,7 @@ def preserved(model: nn.Module) -> Iterator[Callable[[], set[str]]]:
         in evaluation inside a model in training, and those whose ``train`` keeps them so.
     """
     found = {child: child.training for child in model.modules()}
-    momenta = [child for child in model.modules() if getattr(child, "momentum", 0.0) is None]
+    momenta = [child for child in model.modules() if isinstance(child, _NormBase) and child.momentum is None]
     state = torch.get_rng_state()
 
     def train() -> set[str]:
@@ -95,14 +97,20 @@ def holding(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[No
 
 
 @contextmanager
-def unfused_attention() -> Iterator[None]:
-    """Without the fused encoder layer, which only exists in evaluation and hides the layer's parts."""
-    before = torch.backends.mha.get_fastpath_enabled()
+def plain_attention() -> Iterator[None]:
+    """Attention as its parts, and its masks as they are.
+
+    The fused encoder layer only exists in evaluation; and nn.Transformer looks into a mask's values to see whether it
+    is a causal one, which a trace cannot do and which changes no output.
+    """
+    before, detect = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
     torch.backends.mha.set_fastpath_enabled(False)
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+        transformer._detect_is_causal_mask = detect
 
 
 def _set_modes(flags: Mapping[nn.Module, bool]) -> None:
@@ -110,6 +118,6 @@ def _set_modes(flags: Mapping[nn.Module, bool]) -> None:
         child.training = flag
 
 
-def _set_momentum(children: list[nn.Module], value: float | None) -> None:
+def _set_momentum(children: list[_NormBase], value: float | None) -> None:
     for child in children:
-        child.momentum = value  # type: ignore[assignment]
+        child.momentum = value

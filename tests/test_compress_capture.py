@@ -135,6 +135,34 @@ def test_dynamic_axes_that_do_not_fit_are_refused(dynamic: dict[str, dict[int, s
         capture(nn.Flatten(), {"signal": torch.zeros(2, 1, 7)}, dynamic=dynamic)
 
 
+def test_transformer_with_a_mask_is_captured() -> None:
+    """nn.Transformer looks into its mask's values; capture gets by without, and the outputs are the same."""
+
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
+
+        def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+            return self.body(source, target, tgt_mask=mask)
+
+    model, source, target = Translator(), torch.randn(3, 4, 8), torch.randn(3, 5, 8)
+    program = capture(model, {"source": source, "target": target})
+    with torch.no_grad():
+        wanted = model.eval()(source, target)
+    torch.testing.assert_close(outputs(program, {"source": source, "target": target})[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_dtypes_that_arrays_cannot_hold_are_refused() -> None:
+    """A bfloat16 model is refused with the conversion that mends it, half and double precision are taken."""
+    with pytest.raises(ModelError, match=r"x: bfloat16.*\n.*model\.float\(\)"):
+        capture(nn.Flatten(), {"x": torch.randn(2, 4, dtype=torch.bfloat16)})
+    assert (
+        capture(nn.Linear(4, 2).double(), {"input": torch.randn(2, 4).double()}).signature.inputs[0].dtype == "float64"
+    )
+
+
 class Decides(nn.Module):
     """Control flow on values."""
 

@@ -114,8 +114,22 @@ def test_parameters_are_counted_once_and_in_their_bytes() -> None:
 
     assert (cost(program := capture(Tied(), {"x": torch.randn(2, 4)})).parameters, cost(program).macs) == (20, 32)
     assert cost(program).parameter_bytes == 80
-    half = capture(Tied().bfloat16(), {"x": torch.randn(2, 4).bfloat16()})
+    half = capture(Tied().half(), {"x": torch.randn(2, 4).half()})
     assert cost(half).parameter_bytes == 40
+
+
+def test_the_dearer_branch_counts() -> None:
+    """Of two branches of torch.cond the one with more multiply-accumulates is counted."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda x: self.two(self.one(x)), lambda x: self.two(x), (x,))
+
+    assert cost(capture(Branches(), {"x": torch.randn(2, 4)})).macs == 32
 
 
 def test_macs_are_told_apart_by_node() -> None:
