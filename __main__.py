@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import traceback
+import warnings
 from typing import Any
 
 from .core.errors import Interrupted, RetortError, UserError
@@ -14,6 +15,8 @@ from .core.errors import Interrupted, RetortError, UserError
 def main(arguments: list[str] | None = None) -> None:
     """Run `retort` and exit with the code of :mod:`retort.core.errors`; 0 when all went well."""
     given = sys.argv[1:] if arguments is None else arguments
+    if "--debug" not in given:
+        warnings.filterwarnings("ignore", category=FutureWarning)  # torch's, about its own internals
     signal.signal(signal.SIGTERM, _stop)
     sys.exit(_guarded(given))
 

@@ -33,17 +33,17 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line of what is going on."""
-        self._err.print(text, markup=False)
+        self._err.print(text, markup=False, soft_wrap=True)
 
     def stage(self, name: str, text: str) -> None:
         """A stage begins or ends: its name in bold, then what about it."""
         self._err.print(f"[bold cyan]{name:>10}[/]  ", end="")
-        self._err.print(text, markup=False)
+        self._err.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Something the user should know, though the work goes on."""
         self._err.print("[bold yellow]   warning[/]  ", end="")
-        self._err.print(text, markup=False)
+        self._err.print(text, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> None:
         """A table on stdout; the first column left, the others right unless they hold ``words``."""
