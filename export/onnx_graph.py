@@ -14,7 +14,7 @@ from onnxscript import values
 from torch.export import ExportedProgram
 
 from ..core.backends.eager import load_exported, quiet
-from ..core.errors import CaptureError, ModelError, VerificationError
+from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.options import Target
 from ..core.tensors import Signature
 from .finish import finish, name_ports
@@ -53,6 +53,7 @@ def to_onnx(
     Raises:
         CaptureError: an op has no ONNX form; names the op, the module and the line it comes from.
         ModelError: an input and an output share a name.
+        UserError: the model cannot be written in that opset.
         VerificationError: an axis that the signature calls dynamic is fixed in the program.
     """
     if isinstance(program, ExportedProgram):
@@ -68,6 +69,9 @@ def build(program: ExportedProgram, signature: Signature, target: Target, opset:
     version = opset or OPSETS[target]
     axes = _axes(program, signature)
     model = _translate(program, version)
+    reached = model.graph.opset_imports.get("", version)
+    if reached != version:
+        raise UserError(f"this model cannot be written in opset {version}", f"set export.opset to {reached} or more")
     name_ports(model, signature)
     simplify(model, (*PASSES, merge_repeated, quantize_before_reshape))
     if target == "cpu":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from ..core.backends.eager import quiet
 from ..core.errors import ArtifactError
 from ..core.options import Target
 from .grids import Grid, convert
@@ -133,7 +134,7 @@ def is_quantized(program: ExportedProgram) -> bool:
 
 def without_quantization(program: ExportedProgram) -> ExportedProgram:
     """A copy of the program that computes in floating point: every fake-quantize passes its input on."""
-    module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
+    module, signature = _copied(program)
     for node in [node for node in module.graph.nodes if str(node.target) == QDQ]:
         source = _arguments(node)[0]
         node.replace_all_uses_with(source)
@@ -238,7 +239,7 @@ def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedPr
     """A copy of the program whose named nodes read new constants; equal grids share theirs."""
     import torch
 
-    module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
+    module, signature = _copied(program)
     constants: dict[str, Any] = dict(program.constants)
     made: dict[tuple[Any, ...], Any] = {}
     for node in [node for node in module.graph.nodes if node.name in changes]:
@@ -255,22 +256,28 @@ def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedPr
     return _assembled(program, module, signature, constants)
 
 
+def _copied(program: ExportedProgram) -> tuple[Any, Any]:
+    with quiet():
+        return copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
+
+
 def _assembled(program: ExportedProgram, module: Any, signature: Any, constants: dict[str, Any]) -> ExportedProgram:
     from torch.export import ExportedProgram as Exported
 
     module.graph.lint()
     module.recompile()
-    return Exported(
-        root=module,
-        graph=module.graph,
-        graph_signature=signature,
-        state_dict=program.state_dict,
-        range_constraints=copy.deepcopy(program.range_constraints),
-        module_call_graph=copy.deepcopy(program.module_call_graph),
-        example_inputs=program.example_inputs,
-        constants=constants,
-        verifiers=program.verifiers,
-    )
+    with quiet():
+        return Exported(
+            root=module,
+            graph=module.graph,
+            graph_signature=signature,
+            state_dict=program.state_dict,
+            range_constraints=copy.deepcopy(program.range_constraints),
+            module_call_graph=copy.deepcopy(program.module_call_graph),
+            example_inputs=program.example_inputs,
+            constants=constants,
+            verifiers=program.verifiers,
+        )
 
 
 def _placeholder(module: Any, signature: Any, name: str, value: Tensor) -> Any:

@@ -29,6 +29,7 @@ from .quantized import is_qdq
 Pass = Callable[[ir.Model], tuple[ir.Model, bool]]
 _NOTHING = ("Identity", "Dropout")
 _KEEPS_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand")
+_SLOW = ("Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "Resize", "Einsum", "MaxPool", "AveragePool", "GridSample")
 _SMALL_BYTES = 1024
 _ROUNDS = 8
 
@@ -132,6 +133,8 @@ def _pays(node: ir.Node) -> bool | None:
     """Whether folding keeps the file small: large constants are folded when all their readers are."""
     if is_op(node, "QuantizeLinear", "DequantizeLinear") or is_qdq(node):
         return False
+    if is_op(node, *_SLOW):
+        return None  # by the optimizer's own limits: the reference implementation takes minutes for large ones
     before = sum(constant_bytes(value) for value in set(node.inputs) if value is not None and _freed(value))
     after = [_bytes(value) for value in node.outputs]
     if any(size is None for size in after):
