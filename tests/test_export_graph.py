@@ -211,7 +211,7 @@ def test_output_names_that_collide_with_inner_values_are_kept_apart() -> None:
 
 def test_an_opset_that_cannot_be_reached_is_told() -> None:
     """A wish for an older opset than the exporter writes is refused and not quietly ignored; a newer one is kept."""
-    program, signature = exported(nn.Linear(4, 4), {"x": torch.randn(3, 4)}, {"y": ("batch", 4)})
+    program, signature = exported(Attention(), {"tokens": torch.randn(4, 6, 16)}, {"scores": ("batch", 3)})
     with pytest.raises(UserError, match="cannot be written in opset 17"):
         to_onnx(program, signature, opset=17)
     assert to_onnx(program, signature, opset=22).opset_import[0].version == 22
