@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .labels import Unions, Value, along, compact, consume, keep_whole, lock_all, meet, settle
+from ..program import Program
+from .labels import Unions, Value, along, compact, lock_all, varying
+from .meeting import consume, disjoint, keep_whole, meet
 from .shapes import describe, propagate
 
 Result = Value | tuple[Value, ...]
@@ -52,14 +54,17 @@ class Coupler:
 
     Attributes:
         concrete: every node's fake tensor, size or tuple.
-        whole_heads: where attention labels both heads and head dimension, keep whole heads.
+        narrow: contractions that, where heads and head dimension are both labelled, keep all heads and give up parts
+            of the head dimension; the others keep whole heads.
+        heads: labels of the heads that a contraction keeps whole, by node name.
         parameters: labels of every parameter and buffer per dimension, by the first name of its storage.
         aliases: first name of every parameter and buffer.
     """
 
     module: fx.GraphModule
     concrete: dict[fx.Node, Any]
-    whole_heads: bool = True
+    narrow: frozenset[str] = frozenset()
+    heads: dict[str, list[Tensor]] = field(default_factory=dict)
     unions: Unions = field(default_factory=Unions)
     values: dict[fx.Node, Result] = field(default_factory=dict)
     parameters: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -102,12 +107,12 @@ class Coupler:
         return target(*fx.map_arg(node.args, _substitute), **fx.map_arg(kwargs, _substitute))
 
     def fresh(self, shape: Sequence[int], dims: Collection[int]) -> list[Tensor]:
-        """Fresh labels along each of ``dims`` that has more than one index."""
-        return [along(self.unions.fresh(shape[dim]), shape, dim) for dim in dims if shape[dim] > 1]
+        """Fresh weak labels along each of ``dims`` that has more than one index."""
+        return [along(self.unions.fresh(shape[dim], weak=True), shape, dim) for dim in dims if shape[dim] > 1]
 
     def settled(self, shape: Sequence[int], arrays: Sequence[Tensor], why: str = "") -> Value:
-        """A value of these arrays, with every label replaced by its class."""
-        return settle(self.unions, Value(tuple(shape), [compact(array) for array in arrays], why))
+        """A value of these arrays, with every label replaced by its class and one array per dimension."""
+        return disjoint(self.unions, Value(tuple(shape), [compact(array) for array in arrays], why))
 
     def keep(self, value: Value, dims: Collection[int], node: fx.Node) -> Value:
         """Forbid removal along ``dims`` because of ``node``."""
@@ -132,7 +137,9 @@ class Coupler:
         met = meet(self.unions, spread, f"meets values without channels in {describe(node)}")
         self.terms.append(Term(node.name, share, met))
         summed = [place for place, letter in enumerate(space) if letter not in out]
-        left = consume(self.unions, met, summed, self.whole_heads)
+        mixed = [array for array in met.arrays if varying(array) & set(summed) and varying(array) - set(summed)]
+        self.heads.setdefault(node.name, []).extend(mixed)
+        left = consume(self.unions, met, summed, node.name not in self.narrow)
         return _gather(left, space, out)
 
     def make(self, node: fx.Node, weight: fx.Node, dim: int, shared: int = 1) -> None:
@@ -173,9 +180,9 @@ class Coupler:
         return None
 
 
-def start(module: fx.GraphModule, program: Any, whole_heads: bool) -> Coupler:
+def start(program: Program, narrow: frozenset[str]) -> Coupler:
     """A coupler for a program's graph."""
-    return Coupler(module, propagate(program), whole_heads)
+    return Coupler(program.module, propagate(program), narrow)
 
 
 def lift(value: Value, rank: int) -> Value:
@@ -211,6 +218,13 @@ def behind(node: fx.Node) -> str | None:
         seen.update(new)
         queue += new
     return None
+
+
+def made_of_parameters(node: fx.Node) -> bool:
+    """Whether a value is computed from parameters and buffers alone."""
+    if node.op != "call_function":
+        return node.op == "get_attr"
+    return bool(node.all_input_nodes) and all(made_of_parameters(item) for item in node.all_input_nodes)
 
 
 def _spread(value: Value, letters: Sequence[str], space: Sequence[str]) -> Value:

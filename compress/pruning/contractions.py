@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import fx
 
-from .context import Arguments, Coupler, Result, Unsupported, place
+from .context import Arguments, Coupler, Result, Unsupported, made_of_parameters, place
 from .labels import Value
 
 
@@ -87,7 +87,7 @@ def _product(c: Coupler, node: fx.Node, first: Value, second: Value, a: Argument
     result = c.contract(node, [(first, left), (second, right)], out)
     for key, dim in (("other", -1), ("mat2", -1), ("batch2", -1)):
         operand = a.get(key)
-        if isinstance(operand, fx.Node) and operand.op == "get_attr" and len(second.shape) > 1:
+        if isinstance(operand, fx.Node) and made_of_parameters(operand) and len(second.shape) > 1:
             c.make(node, operand, len(second.shape) + dim)
     return result
 
@@ -109,6 +109,12 @@ def einsum(c: Coupler, node: fx.Node, a: Arguments) -> Value:
         flat = [letter for term in terms for letter in term]
         right = "".join(sorted({letter for letter in flat if flat.count(letter) == 1 and len(letter) == 1}))
     out = _spell(right, len(c.shape(node)))
+    for item, term in zip(a["tensors"], terms):
+        others = {letter for other in terms if other is not term for letter in other}
+        if made_of_parameters(item):
+            for dim, letter in enumerate(term):
+                if letter in out and letter not in others:
+                    c.make(node, item, dim)
     return c.contract(node, list(zip(values, terms)), out)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, fx
 
 from ..program import Program
 from .context import Arguments, Coupler, Maker, Result, Term, Unsupported, start
-from .labels import Ids, Mask, Unions, Value, core, keep_whole, settle, varying
+from .labels import Ids, Mask, Unions, Value, core, settle, varying
+from .meeting import keep_whole
 from .rules import find_rule
 from .shapes import bind, describe, operator
 
@@ -36,6 +37,7 @@ class Coupling:
         makers: parameter dimensions that make channels.
         terms: what the multiply-accumulates of every node depend on.
         unknown: operators without a rule, by node name, with the reason their labels are locked.
+        narrow: contractions whose head dimension is cut and not whole heads.
     """
 
     unions: Unions
@@ -45,7 +47,7 @@ class Coupling:
     makers: list[Maker]
     terms: list[Term]
     unknown: dict[str, str]
-    whole_heads: bool = True
+    narrow: frozenset[str] = frozenset()
 
     def kept(self, value: Value, removed: Mask) -> list[Ids | None]:
         """Kept indices of every dimension, or None where all are kept.
@@ -64,13 +66,24 @@ class Coupling:
         return [None if item is not None and len(item) == size else item for item, size in zip(kept, value.shape)]
 
 
-def couple(program: Program, whole_heads: bool = True) -> Coupling:
+def couple(program: Program, narrow: frozenset[str] | None = None) -> Coupling:
     """Push labels through a program and find what goes together.
 
     Args:
-        whole_heads: where attention labels both heads and head dimension, couple so that whole heads can go.
+        narrow: contractions whose head dimension is cut and not whole heads, by node name; when None, those whose
+            heads turn out to be locked.
     """
-    coupler = start(program.module, program, whole_heads)
+    first, heads = _pass(program, narrow or frozenset())
+    if narrow is not None:
+        return first
+    locked = frozenset(
+        name for name, arrays in heads.items() for array in arrays if first.unions.locked(core(array).numpy()).all()
+    )
+    return _pass(program, locked)[0] if locked else first
+
+
+def _pass(program: Program, narrow: frozenset[str]) -> tuple[Coupling, dict[str, list[Tensor]]]:
+    coupler = start(program, narrow)
     for node in program.module.graph.nodes:
         if node.op == "output":
             _lock_outputs(coupler, program, node)
@@ -87,10 +100,10 @@ def couple(program: Program, whole_heads: bool = True) -> Coupling:
         coupler.makers,
         coupler.terms,
         coupler.unknown,
-        whole_heads,
+        narrow,
     )
     _make_rectangular(coupling)
-    return coupling
+    return coupling, coupler.heads
 
 
 def _visit(c: Coupler, node: fx.Node) -> Result | None:

@@ -7,7 +7,7 @@ movement is one call of the very same operator. An element is removed when any o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,19 +46,22 @@ class Unions:
         self._parent: Ids = np.zeros(1, np.int64)
         self._reason: NDArray[np.int32] = np.zeros(1, np.int32)
         self._reasons: list[str] = [""]
+        self._weak: Mask = np.zeros(1, bool)
         self._count = 1
         self.lock(torch.zeros(1, dtype=torch.int64), "made of constants")
 
     def __len__(self) -> int:
         return self._count
 
-    def fresh(self, count: int) -> Tensor:
-        """``count`` new labels, ``int64[count]``."""
+    def fresh(self, count: int, weak: bool = False) -> Tensor:
+        """``count`` new labels, ``int64[count]``; weak ones give way where two kinds of labels meet in a dimension."""
         start, self._count = self._count, self._count + count
         if self._count > len(self._parent):
             room = max(2 * len(self._parent), self._count)
             self._parent = np.concatenate([self._parent, np.arange(len(self._parent), room)])
             self._reason = np.concatenate([self._reason, np.zeros(room - len(self._reason), np.int32)])
+            self._weak = np.concatenate([self._weak, np.zeros(room - len(self._weak), bool)])
+        self._weak[start : self._count] = weak
         return torch.arange(start, self._count)
 
     def find(self, ids: Ids) -> Ids:
@@ -88,6 +91,7 @@ class Unions:
         self._parent[high] = low
         reasons = [int(reason) for reason in (self._reason[low], self._reason[high]) if reason]
         self._reason[low] = min(reasons, default=0)
+        self._weak[low] &= self._weak[high]
 
     def _root(self, label: int) -> int:
         while self._parent[label] != label:
@@ -106,6 +110,11 @@ class Unions:
         """Whether the class of each label is locked."""
         result: Mask = self._reason[self.find(ids)] != 0
         return result
+
+    def strength(self, ids: Ids) -> int:
+        """How much is to be gained by keeping an array of labels apart: its free classes that are not weak."""
+        roots = np.unique(self.find(ids))
+        return int((~self._weak[roots] & (self._reason[roots] == 0)).sum())
 
     def why(self, ids: Ids) -> str:
         """The reason of the first locked class among ``ids``; empty when all are free."""
@@ -165,124 +174,7 @@ def settle(unions: Unions, value: Value) -> Value:
     return Value(value.shape, arrays, why)
 
 
-def keep_whole(unions: Unions, value: Value, dims: Collection[int], why: str) -> Value:
-    """Forbid removal along ``dims``: unite the labels along them; lock what varies along nothing else."""
-    arrays, reason = [], value.why
-    for array in value.arrays:
-        inside = varying(array) & set(dims)
-        if not inside:
-            arrays.append(array)
-        elif inside == varying(array):
-            unions.lock(array, why)
-            reason = reason or why
-        else:
-            first = _first_along(array, inside)
-            unions.unite(array, first)
-            arrays.append(first)
-    return settle(unions, Value(value.shape, arrays, reason))
-
-
 def lock_all(unions: Unions, value: Value, why: str) -> None:
     """Lock every label of a value."""
     for array in value.arrays:
         unions.lock(array, why)
-
-
-def consume(unions: Unions, value: Value, dims: Collection[int], whole: bool = True) -> Value:
-    """Sum over ``dims``: labels that vary along them alone are used up.
-
-    Args:
-        whole: labels that vary along ``dims`` and others (head and head dimension) are united along ``dims``, which
-            leaves whole heads; else along the others, which leaves the summed dimension.
-
-    Returns:
-        The value with size 1 along ``dims``.
-    """
-    shape = tuple(1 if dim in dims else size for dim, size in enumerate(value.shape))
-    arrays = []
-    for array in settle(unions, value).arrays:
-        inside, outside = varying(array) & set(dims), varying(array) - set(dims)
-        if not outside:
-            continue
-        if inside and not (whole and _free_classes(unions, array, inside) > 1):
-            unions.unite(array, _first_along(array, outside))
-            continue
-        if inside:
-            unions.unite(array, _first_along(array, inside))
-            array = _first_along(array, inside)
-        arrays.append(array[tuple(slice(0, 1) if dim in dims else slice(None) for dim in range(array.dim()))])
-    return settle(unions, Value(shape, arrays, value.why))
-
-
-def _free_classes(unions: Unions, array: Tensor, inside: set[int]) -> int:
-    """Free classes left when the array's labels are united along ``inside``."""
-    locked = unions.locked(core(array).numpy()).any(axis=tuple(sorted(inside)))
-    return int((~locked).sum())
-
-
-def _first_along(array: Tensor, dims: Iterable[int]) -> Tensor:
-    small = array
-    for dim in dims:
-        small = small.narrow(dim, 0, 1)
-    return small.expand(array.shape)
-
-
-def meet(unions: Unions, operands: Sequence[Value], where: str) -> Value:
-    """Bring values together element by element, with broadcasting: labels that meet are united.
-
-    Args:
-        operands: values of one rank, with size 1 where they broadcast.
-        where: what to say of a label that meets a fixed dimension.
-    """
-    result = settle(unions, operands[0])
-    for other in operands[1:]:
-        result = _meet_two(unions, result, settle(unions, other), where)
-    return result
-
-
-def _meet_two(unions: Unions, a: Value, b: Value, where: str) -> Value:
-    shape = tuple(max(one, two) if 0 not in (one, two) else 0 for one, two in zip(a.shape, b.shape, strict=True))
-    common = {dim for dim, (one, two) in enumerate(zip(a.shape, b.shape)) if one > 1 and two > 1}
-    pairs, alone = _pair(a.arrays, b.arrays, common)
-    for one, two in pairs:
-        unions.unite(one, two)
-    kept = list({id(one): one for one, _ in pairs}.values())
-    for array, partner in alone:
-        rest = Value(tuple(array.shape), [array])
-        kept += keep_whole(unions, rest, common, (a if partner == 0 else b).why or where).arrays
-    why = a.why or b.why
-    return settle(unions, Value(shape, [array.expand(shape) for array in kept], why))
-
-
-def _pair(
-    first: list[Tensor], second: list[Tensor], common: set[int]
-) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, int]]]:
-    """Partners with the largest overlap along common dimensions; the others with the operand they lack one in."""
-    pairs: list[tuple[Tensor, Tensor]] = []
-    alone: list[tuple[Tensor, int]] = []
-    taken: set[int] = set()
-    for one in first:
-        best = _best(one, second, common, taken)
-        if best is None:
-            alone.append((one, 1))
-        else:
-            taken.add(id(best))
-            pairs.append((one, best))
-    for two in second:
-        if id(two) not in taken:
-            best = _best(two, first, common, set())
-            if best is None:
-                alone.append((two, 0))
-            else:
-                pairs.append((best, two))
-    return pairs, alone
-
-
-def _best(array: Tensor, others: list[Tensor], common: set[int], taken: set[int]) -> Tensor | None:
-    own = varying(array)
-    scored = [
-        (len(own & varying(other) & common), -len(own ^ varying(other)), id(other) not in taken, -place)
-        for place, other in enumerate(others)
-    ]
-    best = max(scored, default=None)
-    return None if best is None or best[0] == 0 else others[-best[3]]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from .context import Arguments, Coupler, Result, Unsupported, lift
-from .labels import FIXED, Value, meet, settle, varying
+from .labels import FIXED, Value, settle, varying
+from .meeting import meet
 from .shapes import describe, words
 
 _Rule = Callable[[Coupler, fx.Node, Arguments], Result]
@@ -114,14 +115,11 @@ def join(c: Coupler, node: fx.Node, values: Sequence[Value], dim: int) -> Value:
     shape = c.shape(node)
     met = meet(c.unions, across, f"meets values without channels in {describe(node)}")
     joined = []
-    for layer in range(max(map(len, sides))):
-        parts = [_layer(arrays, layer, value.shape) for arrays, value in zip(sides, values)]
+    if any(sides):
+        fixed = torch.full((), FIXED, dtype=torch.int64)
+        parts = [arrays[0] if arrays else fixed.expand(value.shape) for arrays, value in zip(sides, values)]
         joined.append(torch.cat(parts, dim))
     return c.settled(shape, [*joined, *[array.expand(shape) for array in met.arrays]], met.why)
-
-
-def _layer(arrays: list[Tensor], layer: int, shape: tuple[int, ...]) -> Tensor:
-    return arrays[layer] if layer < len(arrays) else torch.full((), FIXED, dtype=torch.int64).expand(shape)
 
 
 def select(c: Coupler, node: fx.Node, a: Arguments) -> Result:

@@ -71,20 +71,16 @@ def prove(before: Program, after: Program, coupling: Coupling, removed: Mask, to
     rows_known = len(_first(before.example))
     sizes = (rows_known, rows_known - 1 if rows_known > 2 else rows_known + 1)
     worst = Proof(0.0, 0.0, "float64", sizes)
-    with _few_threads(before):
+    with _few_threads(before), torch.no_grad():
+        pair, dtype = _in_double(before, after)
         for trial, size in enumerate((*sizes, sizes[0])):
-            dense, pruned = _prepared(before, size), _prepared(after, size)
-            labels = coupling if size == rows_known else couple(dense, coupling.whole_heads)
+            dense, pruned = (replace(item, example=_feeds(item, size)) for item in pair)
+            labels = coupling if size == rows_known else couple(dense, coupling.narrow)
             _check_labels(coupling, labels)
             if trial == len(sizes):
                 _shake(dense, pruned, coupling, removed)
-            found = _compare(dense, pruned, labels, removed, tolerance)
-            worst = replace(
-                worst,
-                error=max(worst.error, found.error),
-                outputs=max(worst.outputs, found.outputs),
-                dtype=min(worst.dtype, found.dtype),
-            )
+            error, outputs = _lock_step(dense, pruned, labels, removed, tolerance, dtype)
+            worst = replace(worst, error=max(worst.error, error), outputs=max(worst.outputs, outputs), dtype=dtype)
     return worst
 
 
@@ -104,18 +100,16 @@ def _first(feeds: Mapping[str, Tensor]) -> Tensor:
     return next(iter(feeds.values()))
 
 
-def _prepared(program: Program, size: int) -> Program:
-    """A copy in evaluation form whose example has ``size`` rows with noise on floating-point inputs."""
-    copy = clone(program)
-    set_training(copy, False)
+def _feeds(program: Program, size: int) -> dict[str, Tensor]:
+    """Example feeds of ``size`` rows, with noise on floating-point inputs."""
     generator = torch.Generator().manual_seed(size)
-    example = rows(copy.example, size)
-    for name, value in example.items():
+    feeds = rows(program.example, size)
+    for name, value in feeds.items():
         if value.is_floating_point():
             spread = float(value.std()) if value.numel() > 1 else 0.0
             noise = torch.randn(value.shape, generator=generator, dtype=torch.float32)
-            example[name] = value + (noise * (spread * _NOISE if spread > 0 else 1.0)).to(value.dtype)
-    return replace(copy, example=example)
+            feeds[name] = value + (noise * (spread * _NOISE if spread > 0 else 1.0)).to(value.dtype)
+    return feeds
 
 
 def _check_labels(first: Coupling, second: Coupling) -> None:
@@ -136,29 +130,27 @@ def _shake(dense: Program, pruned: Program, coupling: Coupling, removed: Mask) -
             continue
         spread = float(tensor.detach().float().std()) if tensor.numel() > 1 else 0.0
         noise = torch.randn(tensor.shape, generator=generator) * _NOISE * (spread if spread > 0 else 0.5)
-        with torch.no_grad():
-            tensor += noise.to(tensor)
-            fetch(pruned.module, name).copy_(sliced(tensor, kept_of(coupling, name, removed)))
+        tensor += noise.to(tensor)
+        fetch(pruned.module, name).copy_(sliced(tensor, kept_of(coupling, name, removed)))
 
 
-def _compare(dense: Program, pruned: Program, labels: Coupling, removed: Mask, tolerance: float) -> Proof:
-    """In double precision over all values; where that does not run, in single precision over the outputs."""
-    doubled = clone(dense), clone(pruned)
-    if all(_to_double(item) for item in doubled) and _runs(doubled[0]):
-        return _lock_step(*doubled, labels, removed, tolerance, "float64")
-    return _lock_step(dense, pruned, labels, removed, tolerance, "float32")
-
-
-def _runs(program: Program) -> bool:
+def _in_double(before: Program, after: Program) -> tuple[tuple[Program, Program], str]:
+    """Copies of both in evaluation form and double precision, or in their own where that does not run."""
+    pair = clone(before), clone(after)
+    for item in pair:
+        set_training(item, False)
+        _to_double(item)
     try:
-        with torch.no_grad():
-            clone(program).module(*ordered(program).values())
+        clone(pair[0]).module(*ordered(pair[0]).values())
     except (RuntimeError, TypeError, ValueError):
-        return False
-    return True
+        pair = clone(before), clone(after)
+        for item in pair:
+            set_training(item, False)
+        return pair, "float32"
+    return pair, "float64"
 
 
-def _to_double(program: Program) -> bool:
+def _to_double(program: Program) -> None:
     """Turn parameters, inputs and the dtypes written into the graph to double precision."""
     program.module.double()
     program.example.update(
@@ -173,10 +165,12 @@ def _to_double(program: Program) -> bool:
             node.args = tuple(_wide(item) for item in node.args)
             node.kwargs = {key: _wide(item) for key, item in node.kwargs.items()}
         graph.recompile()
-    return True
 
 
-def _lock_step(dense: Program, pruned: Program, labels: Coupling, removed: Mask, tolerance: float, dtype: str) -> Proof:
+def _lock_step(
+    dense: Program, pruned: Program, labels: Coupling, removed: Mask, tolerance: float, dtype: str
+) -> tuple[float, float]:
+    """Largest error of any value and of an output; in single precision the outputs alone decide."""
     worst, first = 0.0, ""
     outputs = 0.0
     results = {item.name for item in dense.module.graph.output_node().all_input_nodes}
@@ -195,7 +189,7 @@ def _lock_step(dense: Program, pruned: Program, labels: Coupling, removed: Mask,
                 node=node.name,
                 error=error,
             )
-    return Proof(worst if dtype == "float64" else outputs, outputs, dtype, ())
+    return (worst if dtype == "float64" else outputs), outputs
 
 
 def _twins(dense: Program, pruned: Program, masks: Masks) -> Iterator[tuple[fx.Node, Tensor, Tensor, float]]:
@@ -203,24 +197,23 @@ def _twins(dense: Program, pruned: Program, masks: Masks) -> Iterator[tuple[fx.N
     feeds = iter(zip(ordered(dense).values(), ordered(pruned).values()))
     left: dict[fx.Node, Any] = {}
     right: dict[fx.Node, Any] = {}
+    twin_of = dict(zip(dense.module.graph.nodes, pruned.module.graph.nodes))
     last = {item: node for node in dense.module.graph.nodes for item in node.all_input_nodes}
     pairs = zip(dense.module.graph.nodes, pruned.module.graph.nodes, strict=True)
-    with torch.no_grad():
-        for node, twin in pairs:
-            if node.op == "output":
-                return
-            if node.op == "placeholder":
-                left[node], right[twin] = next(feeds)
-                continue
-            left[node] = _run_dense(dense.module, node, left, masks)
-            right[twin] = _run_pruned(pruned.module, twin, right)
-            scale = max((_magnitude(left[item]) for item in node.all_input_nodes), default=0.0)
-            for value, (theirs, ours) in zip(masks.values(node), _tensors(left[node], right[twin])):
-                yield node, masks.kept(theirs, value), ours, scale
-            for item in node.all_input_nodes:
-                if last[item] is node:
-                    del left[item]
-            right = {item: value for item, value in right.items() if item.name in {key.name for key in left}}
+    for node, twin in pairs:
+        if node.op == "output":
+            return
+        if node.op == "placeholder":
+            left[node], right[twin] = next(feeds)
+            continue
+        left[node] = _run_dense(dense.module, node, left, masks)
+        right[twin] = _run_pruned(pruned.module, twin, right)
+        scale = max((_magnitude(left[item]) for item in node.all_input_nodes), default=0.0)
+        for value, (theirs, ours) in zip(masks.values(node), _tensors(left[node], right[twin])):
+            yield node, masks.kept(theirs, value), ours, scale
+        for item in node.all_input_nodes:
+            if last[item] is node:
+                del left[item], right[twin_of[item]]
 
 
 def _run_dense(module: nn.Module, node: fx.Node, env: dict[fx.Node, Any], masks: Masks) -> Any:
