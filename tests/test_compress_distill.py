@@ -132,7 +132,7 @@ def student() -> Program:
 
 
 def test_student_learns_the_digits_from_its_teacher(teacher: Any, tmp_path: Path) -> None:
-    """On real data a student of less than a fifth of the size comes within six points of its teacher's test accuracy."""
+    """On real data a student below a fifth of the size comes within six points of its teacher's accuracy."""
     data, options = digits(), DistillOptions(student=ANY, epochs=15, learning_rate=5e-3)
     arguments = {"data": data, "task": "classification", "seed": 0, "scratch": tmp_path / "scratch"}
     artifact = distill(options, teacher, tmp_path / "student", student=student(), **arguments)
