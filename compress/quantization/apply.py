@@ -12,6 +12,7 @@ from torch import fx
 from ...core.options import QuantizeOptions, Target
 from ..cost import node_macs
 from ..program import Program, ordered
+from .guard import guard_floats
 from .operators import Weighted, fixed_grid, kind_of
 from .points import Placement, name_in_model, source_of
 from .scheme import SCHEMES, WEIGHT_MAX, Grid, Range, activation_grid, gate_grid, weight_scales
@@ -46,6 +47,8 @@ def apply(
     weights = _insert_weights(program.module, placement, scales)
     for step, source in placement.copies.items():
         _requantize(program.module, step, quantized[source][0])
+    if target == "cpu":
+        guard_floats(program.module, placement)
     program.module.graph.eliminate_dead_code()
     program.module.graph.lint()
     program.module.recompile()

@@ -55,8 +55,8 @@ def calibrate(
             feeds = program.signature.validate(inputs)
             tensors = [as_tensor(value, device) for value in feeds.values()]
             watcher = _Watcher(program.module, observers)
-            watcher.run(*tensors)
-            if watcher.broken is not None:
+            outputs = watcher.run(*tensors)
+            if watcher.broken is not None or not all(map(_finite, outputs)):
                 raise _not_finite(program, tensors, watcher.broken)
             bar.advance(program.signature.batch_size(feeds))
     ranges = {value: observer.range() for value, observer in observers.items()}
@@ -99,18 +99,23 @@ class _Detective(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run a node and look at its output."""
         value = super().run_node(n)
-        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
-        if self.found is None and n.op == "call_function" and floats and not bool(torch.isfinite(value).all()):
+        if self.found is None and n.op == "call_function" and not _finite(value):
             self.found = n
         return value
 
 
-def _not_finite(program: Program, tensors: list[torch.Tensor], seen: fx.Node) -> DataError:
+def _finite(value: Any) -> bool:
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return not floating or bool(torch.isfinite(value).all())
+
+
+def _not_finite(program: Program, tensors: list[torch.Tensor], seen: fx.Node | None) -> DataError:
     detective = _Detective(program.module)
     detective.run(*tensors)
     node = detective.found or seen
+    name = "an output" if node is None else f"the activation of '{name_in_model(node)}' ({node.name})"
     return DataError(
-        f"calibration: the activation of '{name_in_model(node)}' ({node.name}) has NaN or infinite values",
+        f"calibration: {name} has NaN or infinite values",
         "check the weights and the scale of the inputs: the FP32 model itself overflows there",
-        node=node.name,
+        node=None if node is None else node.name,
     )
