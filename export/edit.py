@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from ..core.tensors import Array
-
+Numbers = NDArray[Any]
 Attributes = Mapping[str, int | float | str | Sequence[int] | Sequence[float]]
 
 
@@ -24,7 +25,7 @@ def is_op(node: ir.Node | None, *names: str) -> bool:
     return node is not None and node.domain in ("", "ai.onnx") and node.op_type in names
 
 
-def constant(value: ir.Value | None) -> Array | None:
+def constant(value: ir.Value | None) -> Numbers | None:
     """The array of an initializer or a Constant node; None for anything that is computed or fed."""
     if value is None or value.is_graph_input():
         return None
@@ -53,11 +54,11 @@ def attribute(node: ir.Node, name: str, default: int) -> int:
 
 def sole_user(value: ir.Value) -> ir.Node | None:
     """The only node that reads ``value``; None when there are more, or when it is an output of the graph."""
-    users = value.uses()
+    users = list(value.uses())
     return users[0].node if len(users) == 1 and not value.is_graph_output() else None
 
 
-def add_constant(model: ir.Model, name: str, array: Array) -> ir.Value:
+def add_constant(model: ir.Model, name: str, array: Numbers) -> ir.Value:
     """A new initializer of the main graph, named ``name`` or, where that is taken, with a number behind it."""
     graph = model.graph
     taken = graph.initializers
@@ -107,7 +108,7 @@ def substitute(old: ir.Value, new: ir.Value) -> None:
         node.graph.remove(node, safe=True)
 
 
-def evaluate(node: ir.Node, feeds: Sequence[Array], opset: int) -> list[Array]:
+def evaluate(node: ir.Node, feeds: Sequence[Numbers], opset: int) -> list[Numbers]:
     """What one node of the standard domain computes from constants, by ONNX's reference implementation.
 
     Args:

@@ -115,7 +115,7 @@ def _order(model: ir.Model) -> None:
         ordered = sorted(node.attributes.values(), key=lambda item: item.name)
         node.attributes.clear()
         node.attributes.update({item.name: item for item in ordered})
-        used.update({v.name: v for v in node.inputs if v is not None and v.name in initializers and v.is_initializer()})
+        used.update({v.name: v for v in node.inputs if v is not None and v.name and v.is_initializer()})
     rest = {name: value for name, value in sorted(initializers.items()) if name not in used}
     initializers.clear()
     for value in [*used.values(), *rest.values()]:

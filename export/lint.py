@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from ..core.tensors import Array
-
+Numbers = NDArray[Any]
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INTEGER_OPS = frozenset(
     ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "QLinearAdd")
@@ -62,7 +63,7 @@ class View:
         """Quantize and Dequantize nodes."""
         return (node for node in self.graph.node if node.op_type in (QUANTIZE, DEQUANTIZE))
 
-    def array(self, node: onnx.NodeProto, index: int) -> Array | None:
+    def array(self, node: onnx.NodeProto, index: int) -> Numbers | None:
         """The constant that ``node`` reads at ``index``; None when it is absent or computed."""
         name = node.input[index] if index < len(node.input) else ""
         if name not in self.stored:
@@ -180,7 +181,7 @@ def q12_no_integer_ops(view: View) -> Iterator[Finding]:
 
 def q13_eight_bits(view: View) -> Iterator[Finding]:
     """Q13: quantized types have 8 bits."""
-    wide = {TensorProto.INT16: "INT16", TensorProto.UINT16: "UINT16", TensorProto.INT32: "INT32"}
+    wide: dict[int, str] = {TensorProto.INT16: "INT16", TensorProto.UINT16: "UINT16", TensorProto.INT32: "INT32"}
     for node in view.pairs():
         kind = view.type_of(node, 2) or _output_type(node)
         if kind in wide:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ _QDQ = values.Op(values.Opset(DOMAIN, 1), OP, _schema())
 
 
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
-    table = {torch.ops.retort.qdq.default: _qdq}
+    table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq}
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose
         # strides disagree (Swin: "Cannot view a tensor with shape …").

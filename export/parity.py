@@ -19,11 +19,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.errors import InputError, VerificationError
 from ..core.session import Session
-from ..core.tensors import BATCH, Array, Feeds, Signature
+from ..core.tensors import BATCH, Feeds, Signature
 
+Numbers = NDArray[Any]
 RMS_FACTOR = 2.0
 MAX_FACTOR = 3.0
 FLOOR = 10 ** (-30 / 20)
@@ -134,9 +136,9 @@ def check(
     return found
 
 
-def rows(signature: Signature, samples: Feeds, count: int) -> dict[str, Array]:
+def rows(signature: Signature, samples: Feeds, count: int) -> dict[str, Numbers]:
     """``count`` rows of the samples, repeated in order where there are fewer; inputs without batch axis as they are."""
-    result: dict[str, Array] = {}
+    result: dict[str, Numbers] = {}
     for spec in signature.inputs:
         array = np.asarray(samples[spec.name])
         if BATCH in spec.shape:
@@ -150,7 +152,7 @@ def _has_batch(signature: Signature) -> bool:
     return any(BATCH in spec.shape for spec in signature.inputs)
 
 
-def _chunks(signature: Signature, pool: Feeds, size: int) -> Iterator[dict[str, Array]]:
+def _chunks(signature: Signature, pool: Feeds, size: int) -> Iterator[dict[str, Numbers]]:
     """The pool in runs of ``size`` rows, the last rows that fill no run left out."""
     if not _has_batch(signature):
         yield dict(pool)
@@ -171,7 +173,7 @@ def _bounds(program: Session, floating: Session | None, pool: Feeds, tolerance: 
     return {name: _bound(value, None if plain is None else plain[name], tolerance) for name, value in reference.items()}
 
 
-def _bound(value: Array, plain: Array | None, tolerance: float) -> Bound:
+def _bound(value: Numbers, plain: Numbers | None, tolerance: float) -> Bound:
     if value.dtype.kind != "f":
         share = 0.0 if plain is None else max(float(np.mean(value != plain)), 1 / POOL_ROWS)
         return Bound(1.0, 1.0 if share else 0.0, RMS_FACTOR * math.sqrt(share))
@@ -186,7 +188,7 @@ def _bound(value: Array, plain: Array | None, tolerance: float) -> Bound:
     return Bound(scale, largest, max(RMS_FACTOR * _rms(noise), floor))
 
 
-def _compare(name: str, size: int, pairs: list[tuple[Array, Array]], bound: Bound) -> Difference:
+def _compare(name: str, size: int, pairs: list[tuple[Numbers, Numbers]], bound: Bound) -> Difference:
     expected, actual = (np.concatenate([np.atleast_1d(pair[side]).reshape(-1) for pair in pairs]) for side in (0, 1))
     if expected.shape != actual.shape or expected.dtype != actual.dtype:
         return _difference(name, size, bound, math.inf, math.inf, -300.0, None)
@@ -225,7 +227,7 @@ def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str
     return [_compare(name, size, [(expected[name], actual[name])], bound) for name, bound in bounds.items()]
 
 
-def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Array]:
+def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Numbers]:
     try:
         return candidate.run(feeds)
     except InputError:
@@ -238,34 +240,34 @@ def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Array]:
         ) from error
 
 
-def _cut(array: Array, shape: tuple[int | str, ...], free: set[str]) -> Array:
+def _cut(array: Numbers, shape: tuple[int | str, ...], free: set[str]) -> Numbers:
     for axis, size in enumerate(shape):
         if size in free:
             array = np.take(array, np.arange(max(1, array.shape[axis] // 2)), axis=axis)
     return array
 
 
-def _finite(value: Array) -> Array:
+def _finite(value: Numbers) -> Numbers:
     mask = np.isfinite(value)
     return value.astype(np.float64) if mask.all() else value[mask].astype(np.float64)
 
 
-def _rms(value: Array) -> float:
+def _rms(value: Numbers) -> float:
     return float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) if value.size else 0.0
 
 
-def _largest(value: Array) -> float:
+def _largest(value: Numbers) -> float:
     return float(np.abs(value).max(initial=0.0))
 
 
-def _sqnr(signal: Array, error: Array) -> float:
+def _sqnr(signal: Numbers, error: Numbers) -> float:
     noise = _rms(error)
     if noise == 0 or not math.isfinite(noise):
         return 300.0 if noise == 0 else -300.0
     return float(np.clip(20 * math.log10(max(_rms(signal), 1e-30) / noise), -300.0, 300.0))
 
 
-def _agreement(pairs: list[tuple[Array, Array]]) -> float | None:
+def _agreement(pairs: list[tuple[Numbers, Numbers]]) -> float | None:
     if any(one.ndim != 2 or one.shape[1] < 2 for one, _ in pairs):
         return None
     return float(np.mean(np.concatenate([one.argmax(1) == two.argmax(1) for one, two in pairs])))

@@ -7,12 +7,13 @@ DequantizeLinear (tensorrt.md Q09); transposes, reshapes and slices of a weight 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
 from ..core.errors import ArtifactError
-from ..core.tensors import Array
-from .edit import add_constant, constant, evaluate, every_node, insert_before, is_op, sole_user, substitute
+from .edit import Numbers, add_constant, constant, evaluate, every_node, insert_before, is_op, sole_user, substitute
 
 DOMAIN = "retort"
 OP = "QDQ"
@@ -118,7 +119,7 @@ def _codes_type(node: ir.Node) -> np.dtype[np.generic]:
     raise ArtifactError(f"'{node.name}' quantizes to [{qmin}, {qmax}], which is not 8 bits", "quantize it to INT8")
 
 
-def _numbers(node: ir.Node) -> tuple[Array, Array]:
+def _numbers(node: ir.Node) -> tuple[Numbers, Numbers]:
     """Scale and zero point, the latter in the type of the codes; both 0-d, or 1-d per channel."""
     scale, zero = (constant(value) for value in node.inputs[1:3])
     if scale is None or zero is None:
@@ -142,36 +143,48 @@ def _write_activation(model: ir.Model, node: ir.Node, source: ir.Value) -> None:
     substitute(node.outputs[0], result)
 
 
+@dataclass(frozen=True)
+class _Codes:
+    """A quantized constant.
+
+    Attributes:
+        values: INT8 or UINT8 codes.
+        scale: 0-d, or one per index of ``axis``.
+        zero_point: of the shape of ``scale`` and the type of ``values``.
+        axis: -1 for one scale.
+    """
+
+    values: Numbers
+    scale: Numbers
+    zero_point: Numbers
+    axis: int
+
+
 def _write_weight(model: ir.Model, node: ir.Node, source: ir.Value) -> None:
     scale, zero = _numbers(node)
     weight = constant(source)
     assert weight is not None
-    axis = attribute_axis(node)
-    spread = tuple(-1 if dim == axis else 1 for dim in range(weight.ndim)) if scale.ndim else ()
-    ratio = weight.astype(np.float32) / scale.reshape(spread)
+    axis = attribute_axis(node) if scale.ndim else -1
+    ratio = weight.astype(np.float32) / _spread(scale, axis, weight.ndim)
     low, high = (node.attributes[name].as_int() for name in ("qmin", "qmax"))
-    codes = np.clip(np.rint(ratio) + zero.reshape(spread).astype(np.float32), low, high).astype(zero.dtype)
-    result = _dequantize(model, node, source.name or "weight", codes, scale, zero, axis, source.dtype)
-    substitute(node.outputs[0], result)
+    shifted = np.rint(ratio) + _spread(zero, axis, weight.ndim).astype(np.float32)
+    codes = _Codes(np.clip(shifted, low, high).astype(zero.dtype), scale, zero, axis)
+    substitute(node.outputs[0], _dequantize(model, node, source.name or "weight", codes, source.dtype))
 
 
-def _dequantize(
-    model: ir.Model,
-    place: ir.Node,
-    base: str,
-    codes: Array,
-    scale: Array,
-    zero: Array,
-    axis: int,
-    dtype: ir.DataType | None,
-) -> ir.Value:
+def _spread(values: Numbers, axis: int, rank: int) -> Numbers:
+    """``values`` shaped so that they broadcast along ``axis`` of a tensor of that rank."""
+    return values.reshape([-1 if dim == axis else 1 for dim in range(rank)]) if values.ndim else values
+
+
+def _dequantize(model: ir.Model, place: ir.Node, base: str, codes: _Codes, dtype: ir.DataType | None) -> ir.Value:
     stored = [
-        add_constant(model, f"{base}_quantized", codes),
-        add_constant(model, f"{base}_scale", scale),
-        add_constant(model, f"{base}_zero_point", zero),
+        add_constant(model, f"{base}_quantized", codes.values),
+        add_constant(model, f"{base}_scale", codes.scale),
+        add_constant(model, f"{base}_zero_point", codes.zero_point),
     ]
-    attributes = {"axis": axis} if scale.ndim else {}
-    shape = ir.Shape(codes.shape)
+    attributes = {"axis": codes.axis} if codes.scale.ndim else {}
+    shape = ir.Shape(codes.values.shape)
     return insert_before(place, "DequantizeLinear", stored, attributes, f"{base}_dequantized", shape, dtype)
 
 
@@ -180,36 +193,40 @@ def _move_codes(model: ir.Model) -> None:
     pending = [node for node in every_node(model) if is_op(node, "DequantizeLinear")]
     while pending:
         node = pending.pop()
-        codes, scale, zero = (constant(value) for value in node.inputs)
-        if codes is None or scale is None or zero is None:
-            continue
-        for use in list(node.outputs[0].uses()):
-            if is_op(use.node, *MOVES) and use.idx == 0:
-                pending += _moved(model, node, use.node, codes, scale, zero)
+        codes = _codes_of(node)
+        for use in list(node.outputs[0].uses()) if codes is not None else []:
+            if codes is not None and is_op(use.node, *MOVES) and use.idx == 0:
+                pending += _moved(model, node, use.node, codes)
 
 
-def _moved(model: ir.Model, node: ir.Node, move: ir.Node, codes: Array, scale: Array, zero: Array) -> list[ir.Node]:
+def _codes_of(node: ir.Node) -> _Codes | None:
+    """What a DequantizeLinear reads, when it is constant and symmetric."""
+    values, scale, zero = (constant(value) for value in node.inputs)
+    if values is None or scale is None or zero is None or zero.any():
+        return None
+    return _Codes(values, scale, zero, node.attributes["axis"].as_int() if scale.ndim else -1)
+
+
+def _moved(model: ir.Model, node: ir.Node, move: ir.Node, codes: _Codes) -> list[ir.Node]:
     """Replace ``dequantize → move`` by the dequantize of moved codes; nothing when the scales do not follow."""
     rest = [constant(value) for value in move.inputs[1:]]
-    if any(array is None for array in rest) or zero.any():
-        return []
-    axis = node.attributes["axis"].as_int() if scale.ndim else -1
-    spread = scale.reshape([-1 if dim == axis else 1 for dim in range(codes.ndim)]) if scale.ndim else scale
-    opset = model.graph.opset_imports.get("", 21)
     feeds = [array for array in rest if array is not None]
-    moved_codes = evaluate(move, [codes, *feeds], opset)
-    moved_scales = evaluate(move, [np.broadcast_to(spread, codes.shape), *feeds], opset)
-    grids = [_compress(full) for full in moved_scales]
+    if len(feeds) != len(rest):
+        return []
+    opset = model.graph.opset_imports.get("", 21)
+    full = np.broadcast_to(_spread(codes.scale, codes.axis, codes.values.ndim), codes.values.shape)
+    grids = [_compress(scales) for scales in evaluate(move, [full, *feeds], opset)]
     if any(grid is None for grid in grids):
         return []
-    base = (node.inputs[0].name or "weight").removesuffix("_quantized") if node.inputs[0] is not None else "weight"
+    parts = evaluate(move, [codes.values, *feeds], opset)
+    stored = node.inputs[0]
+    base = (stored.name if stored is not None and stored.name else "weight").removesuffix("_quantized")
     made: list[ir.Node] = []
-    for output, part, grid in zip(move.outputs, moved_codes, grids, strict=True):
+    for output, values, grid in zip(move.outputs, parts, grids, strict=True):
         assert grid is not None
-        new_scale, new_axis = grid
-        result = _dequantize(
-            model, move, base, part, new_scale, np.zeros(new_scale.shape, zero.dtype), new_axis, output.dtype
-        )
+        scale, axis = grid
+        moved = _Codes(values, scale, np.zeros(scale.shape, values.dtype), axis)
+        result = _dequantize(model, move, base, moved, output.dtype)
         ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
         producer = result.producer()
         assert producer is not None
@@ -219,7 +236,7 @@ def _moved(model: ir.Model, node: ir.Node, move: ir.Node, codes: Array, scale: A
     return made
 
 
-def _compress(full: Array) -> tuple[Array, int] | None:
+def _compress(full: Numbers) -> tuple[Numbers, int] | None:
     """Scales spread over a whole tensor as ``(scales, axis)``, axis -1 for a single one; None along two axes."""
     if full.size == 0 or (full == full.flat[0]).all():
         return np.asarray(full.flat[0] if full.size else 1.0, dtype=np.float32).reshape(()), -1
