@@ -122,6 +122,8 @@ BATCHES = {
     "one-sided": [np.maximum(np.random.default_rng(i + 20).normal(0, 2, 5000), 0) for i in range(4)],
     "zeros first": [np.zeros(4000), np.random.default_rng(3).normal(0, 1e-4, 4000)],
     "heavy tail": [np.random.default_rng(i).standard_cauchy(4000) for i in range(3)],
+    "huge": [np.random.default_rng(i).normal(0, 1e37, 4000) for i in range(3)],
+    "tiny": [np.random.default_rng(i).normal(0, 1e-36, 4000) for i in range(3)],
     "negative": [-np.abs(np.random.default_rng(i).normal(5, 1, 4000)) for i in range(3)],
 }
 
