@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +106,20 @@ def _schema() -> onnx.defs.OpSchema:
 _QDQ = values.Op(values.Opset(DOMAIN, 1), OP, _schema())
 
 
+@functools.cache
+def _parse_operators_once() -> None:
+    """Keep what the exporter learns about its own 500 operators: it parses them again for each export (0.8 s)."""
+    try:
+        lazy: Any = import_module("torch.onnx._internal._lazy_import").onnxscript_apis
+        listed = lazy.get_torchlib_ops
+        lazy._module.get_torchlib_ops = functools.cache(listed)
+    except (ImportError, AttributeError):
+        return  # private names: without them each export takes longer, and nothing else changes
+
+
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq}
+    _parse_operators_once()
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose
         # strides disagree (Swin: "Cannot view a tensor with shape …").

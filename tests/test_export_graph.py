@@ -165,12 +165,13 @@ def test_a_transformer_keeps_its_length_axis() -> None:
 
 def test_a_hugging_face_encoder_with_two_inputs_and_named_outputs() -> None:
     """A BERT that returns a dataclass becomes two named outputs, with batch and sequence free in both inputs."""
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50)
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50
+    )
     ids = torch.randint(0, 50, (4, 9))
     feeds = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    program = capture(BertModel(config), feeds, dynamic={name: {1: "sequence"} for name in feeds})
+    program = capture(transformers.BertModel(config), feeds, dynamic={name: {1: "sequence"} for name in feeds})
     again = reexport(program)
     model = to_onnx(again, program.signature)
     onnx.checker.check_model(model, full_check=True)
