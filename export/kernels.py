@@ -61,6 +61,7 @@ class Kernels:
         integer_light: other integer nodes (QLinearAdd, QLinearGlobalAveragePool …).
         conversions: Quantize, Dequantize and DynamicQuantizeLinear nodes that were left between them.
         floating_names: names of the floating heavy nodes.
+        unfused_names: those of them that dequantize an operand on every run, which is slower than FP32.
     """
 
     integer: dict[str, int] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class Kernels:
     integer_light: dict[str, int] = field(default_factory=dict)
     conversions: dict[str, int] = field(default_factory=dict)
     floating_names: tuple[str, ...] = ()
+    unfused_names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -123,13 +125,15 @@ def count(model: onnx.ModelProto) -> Kernels:
     """Count the nodes of an optimised graph, subgraphs included."""
     nodes = list(_nodes(model.graph))
     heavy = [node for node in nodes if node.op_type in FLOATING_HEAVY]
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     light = (name for name in _types(nodes) if name.startswith("QLinear") and name not in INTEGER_HEAVY)
     return Kernels(
         integer=_tally(name for name in _types(nodes) if name in INTEGER_HEAVY),
         floating=_tally(_types(heavy)),
         integer_light=_tally(light),
         conversions=_tally(name for name in _types(nodes) if name in CONVERSIONS),
-        floating_names=tuple(node.name or node.output[0] for node in heavy),
+        floating_names=tuple(map(_name, heavy)),
+        unfused_names=tuple(_name(node) for node in heavy if not dequantized.isdisjoint(node.input)),
     )
 
 
@@ -139,6 +143,10 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for inner in [attribute.g, *attribute.graphs]:
                 yield from _nodes(inner)
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or node.output[0]
 
 
 def _types(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:

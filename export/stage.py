@@ -87,6 +87,7 @@ def export(
         write_atomically(folder / "signature.json", signature.to_json().encode())
         _write_golden(path, samples, options.golden, folder / "golden.npz")
     console.stage("export", _summary(facts))
+    _warn_of_unfused(facts, console)
     return load_artifact(directory)
 
 
@@ -173,6 +174,16 @@ def _write_golden(model: Path, samples: Feeds, count: int, path: Path) -> None:
 
 def _tools() -> dict[str, str]:
     return {name: version(name) for name in TOOLS}
+
+
+def _warn_of_unfused(facts: dict[str, Any], console: Console) -> None:
+    names = facts.get("kernels", {}).get("unfused_names", ()) if facts["target"] == "cpu" else ()
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        console.warn(
+            f"{len(names)} quantized nodes run in floating point, slower than FP32: {shown}; "
+            "quantize the program for the target cpu, or exclude them"
+        )
 
 
 def _summary(facts: dict[str, Any]) -> str:

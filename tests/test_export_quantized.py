@@ -271,6 +271,26 @@ class Symmetric(nn.Module):
         return self.leave(functional.relu(functional.conv2d(self.enter(x), self.weight(), self.bias)))
 
 
+class Unfused(nn.Module):
+    """A convolution whose output is not quantized: ONNX Runtime has no integer kernel for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.weight = Activation(), Weight(8, 3, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Half a quantized layer."""
+        return functional.conv2d(self.enter(x), self.weight())
+
+
+def test_a_layer_that_does_not_fuse_is_named(tmp_path: Path) -> None:
+    """The count tells which heavy node dequantizes its weight on every run."""
+    kernels = integer_kernels(save(to_onnx(*program_of(Unfused(), 3, 8, 8), "cpu"), tmp_path))
+    assert kernels.floating == {"Conv": 1}
+    assert kernels.unfused_names == kernels.floating_names
+    assert len(kernels.unfused_names) == 1
+
+
 def test_a_program_with_symmetric_activations_runs_in_integers_on_the_cpu(tmp_path: Path) -> None:
     """Exported for the CPU, symmetric INT8 becomes UINT8 and the ReLU behind the convolution is fused."""
     program, signature = program_of(Symmetric(), 3, 8, 8)
