@@ -11,6 +11,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from retort.compress.program import (
     Program,
     capture,
@@ -22,8 +25,6 @@ from retort.compress.program import (
 )
 from retort.compress.pruning import prune_program
 from retort.core.options import PruneOptions
-from torch import nn
-from torch.nn import functional as F
 
 IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(0, 50, (4, 7), generator=torch.Generator().manual_seed(0))
@@ -44,7 +45,9 @@ class Residual(nn.Module):
         self.first = conv(inputs, outputs, 3, stride)
         self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
         same = stride == 1 and inputs == outputs
-        self.skip = nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+        self.skip = (
+            nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu_(self.second(self.first(x)) + self.skip(x))

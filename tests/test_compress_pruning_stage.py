@@ -1,0 +1,168 @@
+"""The pruning stage: facts, recovery, steps, resumption after a kill, refusal without a trace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from retort.compress.program import capture, cost, load_program, store
+from retort.compress.pruning import prune, surgery
+from retort.core.artifact import Artifact, load_artifact
+from retort.core.data import ArraySplit, Splits
+from retort.core.errors import ArtifactError, UserError, VerificationError
+from retort.core.options import PruneOptions, RecoverOptions
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from retort.compress.pruning import prune
+from retort.core.artifact import load_artifact
+from retort.core.console import Bar, Console
+from retort.core.data import ArraySplit, Splits
+from retort.core.options import PruneOptions, RecoverOptions
+
+folder = Path(sys.argv[1])
+
+def split(rows, seed):
+    draw = np.random.default_rng(seed)
+    return ArraySplit({"x": draw.normal(size=(rows, 12)).astype("float32")}, draw.integers(0, 3, rows))
+
+class Watched(Console):
+    def progress(self, label, total):
+        self.label, self.steps = label, 0
+        return super().progress(label, total)
+
+def advance(bar, steps=1, note=None):
+    console.steps += steps
+    if console.label == "recover 2" and console.steps > 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+console = Watched("silent")
+Bar.advance = advance
+data = Splits(split(96, 0), split(32, 1), split(8, 2), split(32, 3))
+options = PruneOptions(macs=0.4, steps=2, min_channels=2, recover=RecoverOptions(epochs=3, batch_size=24))
+prune(options, load_artifact(folder / "model"), folder / "resumed", data=data, task="classification", seed=0,
+      scratch=folder / "scratch", console=console)
+"""
+
+
+def split(rows: int, seed: int) -> ArraySplit:
+    draw = np.random.default_rng(seed)
+    return ArraySplit({"x": draw.normal(size=(rows, 12)).astype("float32")}, draw.integers(0, 3, rows))
+
+
+DATA = Splits(split(96, 0), split(32, 1), split(8, 2), split(32, 3))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Artifact:
+    torch.manual_seed(0)
+    hidden = [nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 24), nn.Dropout(0.1), nn.Sigmoid()]
+    program = capture(nn.Sequential(*hidden, nn.Linear(24, 3)), {"x": torch.randn(4, 12)})
+    return store(program, tmp_path / "model", "train")
+
+
+def run(options: PruneOptions, model: Artifact, name: str = "pruned", **more: Any) -> Artifact:
+    folder = model.path.parent
+    given = {"data": DATA, "task": "classification", "seed": 0, "scratch": folder / "scratch", **more}
+    return prune(options, model, folder / name, **given)
+
+
+def test_the_stage_writes_a_smaller_program_and_its_facts(model: Artifact) -> None:
+    """The manifest says what was asked and got, what was cut and what was locked and why, and how well it is proven."""
+    options = PruneOptions(macs=0.5, steps=2, min_channels=2, recover=RecoverOptions(epochs=1))
+    pruned = run(options, model, key="abc", parents=("parent",))
+    facts = pruned.facts
+    before, after = cost(load_program(model.main)), cost(load_program(pruned.main))
+    assert (facts["macs_before"], facts["macs_after"], facts["macs"]) == (before.macs, after.macs, after.macs)
+    assert facts["asked"] == 0.5
+    assert facts["got"] == after.macs / before.macs <= 0.5
+    assert [step["asked"] for step in facts["steps"]] == pytest.approx([0.5**0.5, 0.5])
+    assert all(step["proof"]["relative_error"] < 1e-9 for step in facts["steps"])
+    assert all(len(step["recovery"]["history"]) == 1 for step in facts["steps"])
+    assert [(group["name"], group["channels_before"]) for group in facts["groups"]] == [("0", 24), ("3", 24)]
+    assert all(group["channels_after"] < 24 for group in facts["groups"])
+    assert facts["locked"] == [{"name": "6", "channels": 3, "reason": "is the output 'output'"}]
+    assert (pruned.key, pruned.manifest.parents, pruned.manifest.stage) == ("abc", ("parent",), "prune")
+    assert list((model.path.parent / "scratch").iterdir()) == []
+
+
+def test_without_recovery_nothing_is_trained(model: Artifact) -> None:
+    """Kept weights are the input's own when recovery is switched off."""
+    pruned = load_program(run(PruneOptions(parameters=0.6, recover=None), model).main)
+    kept = dict(pruned.module.named_parameters())["6.bias"]
+    assert torch.equal(kept, dict(load_program(model.main).module.named_parameters())["6.bias"])
+
+
+def test_recovery_can_learn_from_the_labels_alone(model: Artifact) -> None:
+    """Without distillation the task's own loss is used, and the weights differ from those of a distilled recovery."""
+    states = []
+    for name, distill in (("soft", True), ("hard", False)):
+        options = PruneOptions(macs=0.6, recover=RecoverOptions(epochs=1, distill=distill))
+        states.append(load_program(run(options, model, name).main).module.state_dict())
+    assert not torch.equal(states[0]["6.bias"], states[1]["6.bias"])
+
+
+def test_a_killed_run_resumes_to_the_same_bits(model: Artifact, tmp_path: Path) -> None:
+    """Killed with SIGKILL in the recovery of its second step, the stage ends in the weights of an undisturbed run."""
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    killed = subprocess.run([sys.executable, str(script), str(tmp_path)], check=False, capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == [
+        "prune-step.1.pt2",
+        "prune-steps.json",
+        "recover-2.checkpoint",
+    ]
+    assert not (tmp_path / "resumed").exists()
+    options = PruneOptions(macs=0.4, steps=2, min_channels=2, recover=RecoverOptions(epochs=3, batch_size=24))
+    resumed, straight = run(options, model, "resumed"), run(options, model, "straight")
+    one, two = (load_program(item.main).module.state_dict() for item in (resumed, straight))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert resumed.facts["steps"] == straight.facts["steps"]
+
+
+def test_steps_of_other_options_are_not_taken(model: Artifact) -> None:
+    """What an interrupted run with other options left in the scratch folder is not resumed."""
+    folder = model.path.parent / "scratch"
+    folder.mkdir()
+    (folder / "prune-steps.json").write_text('{"identity": "other", "done": [{}], "groups": {}}')
+    pruned = run(PruneOptions(macs=0.5, recover=None), model)
+    assert len(pruned.facts["steps"]) == 1
+
+
+def test_a_refused_cut_leaves_nothing_behind(model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the proof fails, no artifact is written and the input is as it was."""
+    right = surgery.kept_of
+
+    def wrong(*given: Any) -> Any:
+        return [None if kept is None else np.arange(len(kept)) for kept in right(*given)]
+
+    monkeypatch.setattr(surgery, "kept_of", wrong)
+    with pytest.raises(VerificationError, match="the cut is refused"):
+        run(PruneOptions(macs=0.5, recover=None), model)
+    assert not (model.path.parent / "pruned").exists()
+    load_artifact(model.path)
+
+
+def test_a_budget_out_of_reach_is_refused_before_any_training(model: Artifact) -> None:
+    """The last step's budget is checked first, so that no recovery is spent on what cannot be reached."""
+    with pytest.raises(UserError, match="cannot be reached"):
+        run(PruneOptions(macs=0.05, steps=3, min_channels=12), model)
+    assert not (model.path.parent / "scratch").exists()
+
+
+def test_only_programs_are_pruned(model: Artifact) -> None:
+    """An artifact of another kind is refused."""
+    path = model.path.parent / "model.onnx"
+    path.write_bytes(b"onnx")
+    with pytest.raises(ArtifactError, match="needs a program"):
+        run(PruneOptions(macs=0.5), load_artifact(path))
