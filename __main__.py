@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -17,6 +18,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     if "--debug" not in given:
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's, about its own internals
+    # waiting threads that spin make training ten times slower where other processes share the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _stop)
     sys.exit(_guarded(given))
 
