@@ -75,7 +75,8 @@ def build(program: ExportedProgram, signature: Signature, target: Target, opset:
     if reached != version:
         raise UserError(f"this model cannot be written in opset {version}", f"set export.opset to {reached} or more")
     name_ports(model, signature)
-    simplify(model, (*PASSES, merge_repeated, quantize_before_reshape))
+    with quiet():
+        simplify(model, (*PASSES, merge_repeated, quantize_before_reshape))
     if target == "cpu":
         for form in CPU_FORMS:
             form(model)

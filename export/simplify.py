@@ -19,6 +19,7 @@ from .edit import (
     constant,
     constant_bytes,
     dims,
+    evaluate,
     every_node,
     insert_before,
     is_op,
@@ -87,7 +88,7 @@ def fold_constants(model: ir.Model) -> tuple[ir.Model, bool]:
     modified = bool(result.modified)
     if modified:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    return model, modified
+    return model, _fold_splits(model) or modified
 
 
 def pool_globally(model: ir.Model) -> tuple[ir.Model, bool]:
@@ -123,6 +124,27 @@ def _does_nothing(node: ir.Node, source: ir.Value) -> bool:
         perm = node.attributes.get("perm")
         return perm is not None and list(perm.as_ints()) == sorted(perm.as_ints())
     return is_op(node, *_KEEPS_ORDER) and _same_shape(dims(source), dims(output))
+
+
+def _fold_splits(model: ir.Model) -> bool:
+    """Store the parts of a constant, which the optimizer leaves to run time (the projections of cross-attention)."""
+    changed = False
+    for node in every_node(model):
+        feeds = [constant(value) for value in node.inputs] if is_op(node, "Split") else [None]
+        whole = [array for array in feeds if array is not None]
+        if len(whole) != len(feeds) or node.inputs[0] is None or not _freed(node.inputs[0]):
+            continue
+        if any(output.is_graph_output() for output in node.outputs):
+            continue
+        for output, part in zip(
+            node.outputs, evaluate(node, whole, model.graph.opset_imports.get("", 21)), strict=True
+        ):
+            stored = add_constant(model, output.name or "part", part)
+            ir.convenience.replace_all_uses_with(output, stored, replace_graph_outputs=True)
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
+        changed = True
+    return changed
 
 
 def _same_shape(one: tuple[int | str | None, ...] | None, two: tuple[int | str | None, ...] | None) -> bool:

@@ -110,6 +110,23 @@ def test_constants_of_any_size_are_folded() -> None:
     assert kinds(after) == ["MatMul"]
 
 
+def test_parts_of_a_constant_are_stored_as_they_are_used() -> None:
+    """A packed weight that is split and transposed at run time becomes the weights that are read."""
+    weight = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
+    nodes = [
+        node("Split", ["w", "parts"], ["p", "q"], axis=0),
+        node("Transpose", ["p"], ["pt"], perm=[1, 0]),
+        node("Transpose", ["q"], ["qt"], perm=[1, 0]),
+        node("MatMul", ["x", "pt"], ["a"]),
+        node("MatMul", ["a", "qt"], ["y"]),
+    ]
+    model = graph(nodes, ["y"], {"w": weight, "parts": np.array([4, 4])})
+    after, changed = apply(lambda held: passes.simplify(held, (passes.fold_constants, passes.remove_dead)), model)
+    assert changed
+    assert kinds(after) == ["MatMul", "MatMul"]
+    assert sorted(list(tensor.dims) for tensor in after.graph.initializer) == [[4, 4], [4, 4]]
+
+
 def test_constants_are_not_folded_where_the_file_would_grow() -> None:
     """A constant spread over a large shape stays as it is."""
     nodes = [node("Expand", ["c", "s"], ["t"]), node("Add", ["x", "t"], ["y"])]
