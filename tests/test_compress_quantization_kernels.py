@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture, predict, reexport
+from retort.compress.program import Program, capture, predict, save_program
 from retort.compress.quantization import quantize_program
 from retort.core.data import ArraySplit
 from retort.core.options import QuantizeOptions
@@ -38,11 +38,11 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network with pooling between."""
+    """A residual network with pooling between; images of one channel make PyTorch lay tensors out channels last."""
 
     def __init__(self):
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 32, 7, 2, 3, bias=False), nn.BatchNorm2d(32)
+        self.stem, self.norm = nn.Conv2d(1, 32, 7, 2, 3, bias=False), nn.BatchNorm2d(32)
         self.body = nn.Sequential(Bottleneck(32, 16, 64), Bottleneck(64, 16, 64), Bottleneck(64, 32, 96, 2))
         self.head = nn.Linear(96, 10)
 
@@ -133,7 +133,7 @@ class LeftOut(nn.Module):
 
 EXCLUDED = ("kept", "bare", "hidden")
 NETWORKS = {
-    "residual": (ResNet, (3, 64, 64), {"QLinearConv": 12, "QGemm": 1, "QLinearAdd": 3, "QLinearGlobalAveragePool": 1}),
+    "residual": (ResNet, (1, 64, 64), {"QLinearConv": 12, "QGemm": 1, "QLinearAdd": 3, "QLinearGlobalAveragePool": 1}),
     "depthwise": (Excited, (3, 32, 32), {"QLinearConv": 5, "QGemm": 1, "QLinearMul": 2, "QLinearSigmoid": 2}),
     "dense": (Dense, (3, 16, 16), {"QLinearConv": 8, "QGemm": 1, "QLinearConcat": 3, "QLinearAdd": 1}),
     "signal": (Signal, (3, 70), {"QLinearConv": 2, "QGemm": 1, "QLinearAveragePool": 1}),
@@ -168,7 +168,8 @@ def cases(tmp_path_factory):
         options = QuantizeOptions(method="minmax", exclude=EXCLUDED if name == "left out" else ())
         result = quantize_program(program, options, ArraySplit({"x": x}), "cpu")
         path = tmp_path_factory.mktemp("kernels") / "model.onnx"
-        onnx.save(to_onnx(reexport(result), result.signature, "cpu"), path)
+        save_program(result, path.with_suffix(".pt2"))
+        onnx.save(to_onnx(path.with_suffix(".pt2"), target="cpu"), path)
         return Case(program, result, path, ArraySplit({"x": x}))
 
     return make

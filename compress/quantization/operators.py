@@ -16,7 +16,7 @@ from .scheme import UNBOUNDED
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PRODUCTS = ("linear", "addmm", "mm", "matmul")
-POOLS = tuple(f"{kind}{rank}d" for rank in (1, 2, 3) for kind in ("avg_pool", "adaptive_avg_pool"))
+POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "mean")
 # ONNX Runtime has integer kernels for these between Q and DQ; all inputs are activations.
 JOINS = ("add", "mul", "cat", "concat", "sigmoid", "hardsigmoid", "leaky_relu", *POOLS)
 
@@ -162,7 +162,7 @@ def joined(node: fx.Node) -> list[fx.Node]:
     name = name_of(node)
     if name not in JOINS or (name == "add" and operand(node, "alpha") != 1):
         return []
-    if name.startswith("adaptive") and set(operand(node, "output_size")) != {1}:
+    if name == "mean" and not _is_global_pool(node):
         return []
     if name in ("cat", "concat"):
         values = list(node.args[0])  # type: ignore[arg-type]
@@ -170,6 +170,13 @@ def joined(node: fx.Node) -> list[fx.Node]:
         values = list(node.args[:2] if name in ("add", "mul") else node.args[:1])
     nodes = [value for value in values if isinstance(value, fx.Node) and value.op != "get_attr"]
     return nodes if len(nodes) == len(values) else []
+
+
+def _is_global_pool(node: fx.Node) -> bool:
+    """Whether a mean has the form that :mod:`.rewrite` gives to global average pooling."""
+    axes = operand(node, "dim") if len(node.args) > 1 else None
+    spatial = isinstance(axes, list | tuple) and list(axes) in ([2], [2, 3], [2, 3, 4])
+    return spatial and bool(operand(node, "keepdim"))
 
 
 def kind_of(node: fx.Node) -> str:

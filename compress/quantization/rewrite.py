@@ -22,7 +22,7 @@ _GATES = {"hardswish": _aten.hardsigmoid.default, "silu": _aten.sigmoid.default}
 def rewrite(program: Program, target: Target, exclude: Sequence[str] = ()) -> None:
     """Rewrite in place what the target's kernels know under another name; no number changes beyond rounding.
 
-    * A mean over all spatial axes becomes adaptive average pooling (both targets).
+    * Global average pooling and means over all spatial axes take one form, a mean with kept axes (both targets).
     * A BatchNorm that could not be folded and reads integers becomes a depthwise 1x1 convolution (``cpu``).
     * ``hardswish(x)`` and ``silu(x)`` of integers become ``x * hardsigmoid(x)`` and ``x * sigmoid(x)`` (``cpu``).
     """
@@ -33,17 +33,29 @@ def rewrite(program: Program, target: Target, exclude: Sequence[str] = ()) -> No
 
 
 def _pool_means(program: Program) -> None:
+    """Write global average pooling in one form, a mean with kept axes.
+
+    The exporter decomposes adaptive pooling into views by strides where the tensor is laid out channels last.
+    """
     shapes = shapes_of(program)
     graph = program.module.graph
     for node in list(graph.nodes):
-        rank = _mean_rank(node, shapes)
+        rank = _global_pool_rank(node) or _mean_rank(node, shapes)
         if rank is None:
             continue
-        pool = getattr(_aten, f"adaptive_avg_pool{rank}d").default
-        pooled = call_after(graph, node, pool, (node.args[0], [1] * rank))
-        flat = pooled if operand(node, "keepdim") else call_after(graph, pooled, _aten.flatten.using_ints, (pooled, 1))
-        _substitute(node, flat)
+        axes = list(range(2, rank + 2))
+        mean = call_after(graph, node, _aten.mean.dim, (node.args[0], axes, True))
+        keeps = name_of(node) != "mean" or operand(node, "keepdim")
+        _substitute(node, mean if keeps else call_after(graph, mean, _aten.flatten.using_ints, (mean, 1)))
     finish(program)
+
+
+def _global_pool_rank(node: fx.Node) -> int | None:
+    """Number of spatial axes of an adaptive average pooling to a single value."""
+    if not name_of(node).startswith("adaptive_avg_pool"):
+        return None
+    sizes = operand(node, "output_size")
+    return int(name_of(node)[-2]) if set(sizes) == {1} else None
 
 
 def _mean_rank(node: fx.Node, shapes: Shapes) -> int | None:
