@@ -145,7 +145,7 @@ class ExportOptions(Options):
     """ONNX export and its parity check."""
 
     target: Target | None = Field(default=None, description="defaults to the recipe's target")
-    opset: int | None = Field(default=None, ge=17, le=23, description="defaults to what the target runs best")
+    opset: int | None = Field(default=None, ge=18, le=23, description="defaults to what the target runs best")
     tolerance: Positive = Field(default=1e-3, description="largest relative error against the eager program, in FP32")
     batch_sizes: tuple[Count, ...] = Field(default=(1, 3, 8), min_length=1, description="batches checked for parity")
     golden: Count = Field(default=4, description="golden samples stored beside the model")
