@@ -45,7 +45,7 @@ class Proof:
     Attributes:
         error: largest relative error of any value.
         outputs: largest relative error of an output.
-        dtype: ``float64``, or ``float32`` where the graph does not run in double precision.
+        dtype: ``float64``, or the program's own where its graph does not run in double precision.
         batches: batch sizes it was done at.
     """
 
@@ -68,19 +68,42 @@ def prove(before: Program, after: Program, coupling: Coupling, removed: Mask, to
     Raises:
         VerificationError: they differ; names the first operator whose value does.
     """
-    rows_known = len(_first(before.example))
-    sizes = (rows_known, rows_known - 1 if rows_known > 2 else rows_known + 1)
-    worst = Proof(0.0, 0.0, "float64", sizes)
     with _few_threads(before), torch.no_grad():
-        pair, dtype = _in_double(before, after)
-        for trial, size in enumerate((*sizes, sizes[0])):
-            dense, pruned = (replace(item, example=_feeds(item, size)) for item in pair)
-            labels = coupling if size == rows_known else couple(dense, coupling.narrow)
-            _check_labels(coupling, labels)
-            if trial == len(sizes):
-                _shake(dense, pruned, coupling, removed)
-            error, outputs = _lock_step(dense, pruned, labels, removed, tolerance, dtype)
-            worst = replace(worst, error=max(worst.error, error), outputs=max(worst.outputs, outputs), dtype=dtype)
+        try:
+            return _trials(before, after, coupling, removed, tolerance, "float64")
+        except _DoesNotRunError:
+            pass
+        try:
+            return _trials(before, after, coupling, removed, tolerance, _precision(before))
+        except _DoesNotRunError as error:
+            raise VerificationError(
+                f"the cut cannot be proven: the original program does not run on the proof's inputs, at {error}",
+                "give example inputs that stay valid when a little noise is added to floating-point values",
+            ) from error
+
+
+class _DoesNotRunError(Exception):
+    """The original graph does not run; says at which node and why."""
+
+
+def _precision(program: Program) -> str:
+    kinds = [item.dtype for item in program.module.parameters() if item.is_floating_point()]
+    return str(kinds[0] if kinds else torch.float32).removeprefix("torch.")
+
+
+def _trials(before: Program, after: Program, coupling: Coupling, removed: Mask, tolerance: float, dtype: str) -> Proof:
+    known = len(_first(before.example))
+    sizes = (known, known - 1 if known > 2 else known + 1)
+    pair = tuple(_prepared(program, dtype) for program in (before, after))
+    worst = Proof(0.0, 0.0, dtype, sizes)
+    for trial, size in enumerate((*sizes, known)):
+        dense, pruned = (replace(item, example=_feeds(item, size)) for item in pair)
+        labels = coupling if size == known else couple(dense, coupling.narrow)
+        _check_labels(coupling, labels)
+        if trial == len(sizes):
+            _shake(dense, pruned, coupling, removed)
+        error, outputs = _lock_step(dense, pruned, labels, removed, tolerance, dtype)
+        worst = replace(worst, error=max(worst.error, error), outputs=max(worst.outputs, outputs))
     return worst
 
 
@@ -134,20 +157,13 @@ def _shake(dense: Program, pruned: Program, coupling: Coupling, removed: Mask) -
         fetch(pruned.module, name).copy_(sliced(tensor, kept_of(coupling, name, removed)))
 
 
-def _in_double(before: Program, after: Program) -> tuple[tuple[Program, Program], str]:
-    """Copies of both in evaluation form and double precision, or in their own where that does not run."""
-    pair = clone(before), clone(after)
-    for item in pair:
-        set_training(item, False)
-        _to_double(item)
-    try:
-        clone(pair[0]).module(*ordered(pair[0]).values())
-    except (RuntimeError, TypeError, ValueError):
-        pair = clone(before), clone(after)
-        for item in pair:
-            set_training(item, False)
-        return pair, "float32"
-    return pair, "float64"
+def _prepared(program: Program, dtype: str) -> Program:
+    """A copy in evaluation form and in this precision."""
+    copy = clone(program)
+    set_training(copy, False)
+    if dtype == "float64":
+        _to_double(copy)
+    return copy
 
 
 def _to_double(program: Program) -> None:
@@ -175,7 +191,7 @@ def _lock_step(
     outputs = 0.0
     results = {item.name for item in dense.module.graph.output_node().all_input_nodes}
     for node, theirs, ours, scale in _twins(dense, pruned, Masks(labels, removed)):
-        error = _deviation(theirs, ours, scale)
+        error = _deviation(theirs, ours, scale, exact=node.name in results)
         worst = max(worst, error)
         if node.name in results:
             outputs = max(outputs, error)
@@ -220,7 +236,10 @@ def _run_dense(module: nn.Module, node: fx.Node, env: dict[fx.Node, Any], masks:
     if node.op == "get_attr":
         return masks.zeroed(_attribute(module, node), masks.values(node))
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-    return run_masked(node, args, kwargs, masks)
+    try:
+        return run_masked(node, args, kwargs, masks)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise _DoesNotRunError(f"{describe(node)}: {error}") from error
 
 
 def _run_pruned(module: nn.Module, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
@@ -241,7 +260,7 @@ def _attribute(module: nn.Module, node: fx.Node) -> Any:
     value: Any = module
     for part in str(node.target).split("."):
         value = getattr(value, part)
-    return value.clone() if isinstance(value, Tensor) else value
+    return value.clone() if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else value
 
 
 def _tensors(first: Any, second: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -258,12 +277,17 @@ def _magnitude(value: Any) -> float:
     return float(finite.abs().max())
 
 
-def _deviation(theirs: Tensor, ours: Tensor, scale: float) -> float:
-    """Largest difference by the largest magnitude; infinite when the shapes differ."""
+def _deviation(theirs: Tensor, ours: Tensor, scale: float, exact: bool) -> float:
+    """Largest difference by the largest magnitude; infinite when the shapes differ.
+
+    Args:
+        scale: magnitude of what the values were made from; differences far below it are rounding.
+        exact: integers must be equal; else they are left to the values that follow from them.
+    """
     if theirs.shape != ours.shape:
         return math.inf
     if not theirs.is_floating_point() or theirs.numel() == 0:
-        return 0.0
+        return math.inf if exact and not torch.equal(theirs, ours) else 0.0
     same = (theirs == ours) | (theirs.isnan() & ours.isnan())
     difference = torch.where(same, torch.zeros_like(theirs), (theirs - ours).abs())
     largest = max(_magnitude(theirs), _FLOOR * scale, torch.finfo(torch.float32).tiny)
