@@ -401,3 +401,20 @@ def test_operators_that_are_not_known_stay_in_floating_point():
     assert all(is_integer(node) for node in calls(program, "conv2d"))
     (node,) = calls(program, "tanh")
     assert not any(is_qdq(user) for user in node.users)
+
+
+def test_a_concatenation_of_one_tensor_is_a_movement():
+    """It passes its input on, so it gets no grid of its own (the first layer of a DenseNet block)."""
+
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x):
+            return self.b(torch.cat([self.a(x)], 1))
+
+    program = quantized(Single(), (3, 9, 9))
+    assert program.meta["quantization"]["kinds"] == {"conv2d": 2}
+    assert all(is_integer(node) for node in calls(program, "conv2d"))
+    assert len(program.meta["quantization"]["activations"]) == 3

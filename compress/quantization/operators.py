@@ -117,6 +117,8 @@ def moved(node: fx.Node) -> fx.Node | None:
     """The tensor whose values ``node`` passes on; None when it computes something or gives a list of tensors."""
     if node.target is operator.getitem and name_of(node.args[0]) in SPLITS:
         source = node.args[0].args[0]  # type: ignore[union-attr]
+    elif name_of(node) in ("cat", "concat"):
+        source = node.args[0][0] if len(node.args[0]) == 1 else None  # type: ignore[index, arg-type]
     else:
         source = node.args[0] if _only_moves(node) and node.args else None
     return source if isinstance(source, fx.Node) else None
@@ -160,7 +162,7 @@ def fixed_grid(node: fx.Node) -> bool:
 def joined(node: fx.Node) -> list[fx.Node]:
     """The activations that a joining operator reads; empty when it is none, or reads anything else."""
     name = name_of(node)
-    if name not in JOINS or (name == "add" and operand(node, "alpha") != 1):
+    if name not in JOINS or (name == "add" and operand(node, "alpha") != 1) or moved(node) is not None:
         return []
     if name == "mean" and not _is_global_pool(node):
         return []
