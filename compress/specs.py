@@ -43,10 +43,17 @@ def make_signature(
         for name, value in zip(names, outputs, strict=True)
     )
     for spec in (*taken, *given):
-        if spec.dtype not in np.sctypeDict:
+        if not _numpy_holds(spec.dtype):
             text = f"{spec.describe()} has a dtype that numpy lacks"
             raise ModelError(text, "convert the model first, with `model.float()`")
     return Signature(taken, given)
+
+
+def _numpy_holds(name: str) -> bool:
+    try:  # packages may register further types with numpy, whose kind is «void»
+        return np.dtype(name).kind in "biufc"
+    except TypeError:
+        return False
 
 
 def _input_spec(name: str, tensor: torch.Tensor, axes: Mapping[int, str]) -> TensorSpec:

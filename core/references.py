@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from typing import Any
 from .artifact import sha256_file
 from .errors import UserError
 from .recipe import nearest
+
+_IMPORTED: dict[str, str] = {}
 
 
 @contextmanager
@@ -40,6 +43,7 @@ def resolve(reference: str, base: Path) -> Callable[..., Any]:
             f"'{reference}' is not of the form package.module:name", "write it as my_package.my_module:name"
         )
     with importable(base, Path.cwd()):
+        _forget_stale(module_name)
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -51,12 +55,36 @@ def resolve(reference: str, base: Path) -> Callable[..., Any]:
             raise UserError(
                 f"importing '{module_name}' raised {type(error).__name__}: {error}", f"mend it: {place(error)}"
             ) from error
+        origin = _origin(module_name) if "." not in module_name else None
+        if origin is not None:
+            _IMPORTED[module_name] = sha256_file(origin)
     found = getattr(module, attribute, None)
     if not callable(found):
         known = [name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")]
         raise UserError(f"module '{module_name}' has no callable '{attribute}'{nearest(attribute, known)}", "name one")
     result: Callable[..., Any] = found
     return result
+
+
+def _forget_stale(module_name: str) -> None:
+    """Drop a module that was imported from another file than is found now, or before its file was changed."""
+    known = sys.modules.get(module_name)
+    if known is None:
+        return
+    origin = getattr(known, "__file__", None)
+    found = _origin(module_name)
+    if found is None or origin is None or "." in module_name:
+        return
+    changed = _IMPORTED.get(module_name, "") not in ("", sha256_file(found))
+    if changed or Path(origin).resolve() != found:
+        importlib.invalidate_caches()
+        del sys.modules[module_name]
+
+
+def _origin(module_name: str) -> Path | None:
+    """The file that a top-level module would be imported from now, whatever is imported already."""
+    spec = importlib.machinery.PathFinder.find_spec(module_name)
+    return Path(spec.origin).resolve() if spec is not None and spec.origin and Path(spec.origin).is_file() else None
 
 
 def place(error: BaseException) -> str:
@@ -80,7 +108,11 @@ def source_identity(reference: str, base: Path) -> str:
         return sha256_file(path)
     module_name = reference.partition(":")[0]
     with importable(base, Path.cwd()), suppress(ImportError, ValueError, AttributeError):
-        spec = importlib.util.find_spec(module_name)
-        if spec is not None and spec.origin and Path(spec.origin).is_file():
-            return f"{reference}@{sha256_file(Path(spec.origin))}"
+        if "." not in module_name:
+            origin = _origin(module_name)
+        else:
+            spec = importlib.util.find_spec(module_name)
+            origin = Path(spec.origin) if spec is not None and spec.origin else None
+        if origin is not None and origin.is_file():
+            return f"{reference}@{sha256_file(origin)}"
     return reference

@@ -35,10 +35,10 @@ class Net(nn.Module):
     def forward(self, image):
         return self.body(image)
 
-def large(width=16):
+def large(width=32):
     return Net(width)
 
-def small(width=8):
+def small(width=16):
     return Net(width)
 
 def broken():
@@ -226,7 +226,7 @@ def test_weights_of_each_form_are_loaded(project: Path, form: str) -> None:
         import own_net  # type: ignore[import-not-found]
 
         torch.manual_seed(7)
-        model = own_net.Net(16).eval()
+        model = own_net.Net(32).eval()
     finally:
         sys.path.remove(str(project))
         sys.modules.pop("own_net")
