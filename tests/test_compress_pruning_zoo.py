@@ -416,8 +416,11 @@ def from_transformers(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     return getattr(transformers, task)(config), image if "Image" in task else tokens
 
 
-OTHERS = [(from_timm, name) for name in ("resnet18", "mobilenetv3_small_100", "efficientnet_b0")] + [
-    (from_transformers, name) for name in ("resnet", "regnet", "mobilenet", "convnext", "vit", "swin", "bert", "llama")
+VIEW = "torch.onnx.export keeps a view whose strides the decomposed attention of a pruned Swin no longer has"
+OTHERS = [
+    *((from_timm, name) for name in ("resnet18", "mobilenetv3_small_100", "efficientnet_b0")),
+    *((from_transformers, name) for name in ("resnet", "regnet", "mobilenet", "convnext", "vit", "bert", "llama")),
+    pytest.param(from_transformers, "swin", marks=pytest.mark.xfail(reason=VIEW, strict=True)),
 ]
 
 
