@@ -10,7 +10,7 @@ import numpy as np
 from . import gates
 from .core.artifact import Artifact, load_artifact, new_artifact
 from .core.data import Split
-from .core.errors import VerificationError
+from .core.errors import UserError, VerificationError
 from .core.intervals import Interval
 from .core.options import BenchOptions, Gate, Options, ServeOptions
 from .core.recipe import PROGRAM_STAGES
@@ -85,9 +85,15 @@ def accuracy(line: Line, stage: str, against: str | None, confidence: float = 0.
 def check_gate(line: Line, gate: Gate) -> GateResult:
     """Measure what a gate asks for and judge it."""
     against = gate.against or reference_of(line)
+    if against == gate.after:
+        raise UserError(f"the gate after {gate.after} compares it with itself", "name another stage as `against`")
     if gate.accuracy_drop is not None:
         found = accuracy(line, gate.after, against, gate.confidence).drop
-        interval = found or Interval(0.0, 0.0, 0.0, gate.confidence)
+        if found is None:
+            raise UserError(
+                f"the metric '{line.recipe.metric_name}' has no drop that a gate could bound", "choose another `metric`"
+            )
+        interval = found
     elif gate.size_ratio is not None:
         share = graph_bytes(line, gate.after) / graph_bytes(line, against)
         interval = Interval(share, share, share, gate.confidence)

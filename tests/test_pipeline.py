@@ -202,6 +202,14 @@ def test_missed_gate_stops_the_line_and_keeps_the_work(project: Path) -> None:
     assert list((project / "runs/own").glob("02-distill-*/manifest.json"))
 
 
+def test_gate_against_itself_is_refused(project: Path) -> None:
+    """A gate that would compare a stage with itself, and so always pass, is refused."""
+    recipe = short(project, "own_net:small", "digits", "capture")
+    recipe.write_text(recipe.read_text() + "gates:\n  - {after: capture, accuracy_drop: 0.01}\n")
+    with pytest.raises(RetortError, match="compares it with itself"):
+        pipeline.run(recipe, project / "runs")
+
+
 def test_altered_artifact_is_refused(project: Path) -> None:
     """A file that changed after it was written stops the run and is named."""
     recipe = short(project, "own_net:large", "digits", "capture")
