@@ -124,7 +124,7 @@ def ratio_interval(
         candidate: the same rounds' block medians.
     """
     logs = median_interval(log_ratios(reference, candidate), confidence, seed)
-    return Interval(math.exp(logs.value), math.exp(logs.low), math.exp(min(logs.high, 700.0)), confidence)
+    return Interval(math.exp(logs.value), math.exp(logs.low), _exp(logs.high), confidence)
 
 
 def log_ratios(reference: Sequence[float], candidate: Sequence[float]) -> Floats:
@@ -151,6 +151,11 @@ def decide(ratio: Interval) -> Verdict:
     if ratio.low > 1:
         return "faster"
     return "slower" if ratio.high < 1 else "cannot tell"
+
+
+def _exp(log: float) -> float:
+    """The exponential; unbounded where a float cannot hold it."""
+    return math.exp(log) if log < 700 else math.inf
 
 
 def _binomial_cdf(n: int, p: float) -> Floats:

@@ -68,7 +68,10 @@ def ratio_text(ratio: Spread | None) -> str:
 
 def range_text(spread: Spread | None, scale: float = 1.0, decimals: int | None = None) -> str:
     """``[3.05, 3.20]``; unbounded ends show as ∞."""
-    return "" if spread is None else f"[{', '.join(_end(end, scale, decimals) for end in (spread.low, spread.high))}]"
+    if spread is None:
+        return ""
+    low = "−∞" if spread.low is None else _end(spread.low, scale, decimals)
+    return f"[{low}, {_end(spread.high, scale, decimals)}]"
 
 
 def metric_value(name: str, value: float | None) -> str:

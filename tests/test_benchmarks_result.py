@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ GATE = {
 }  # fmt: skip
 
 
-def timed(batch: int, slow: float = 1.0, seed: int = 0) -> LatencyComparison:
+def timed(batch: int, slow: float = 1.0, seed: int = 0, blocks: int = 12, budget_s: float = 3) -> LatencyComparison:
     """A comparison on a clock that calls advance by known amounts."""
     state, random = {"now": 0}, np.random.default_rng(seed)
 
@@ -39,12 +40,12 @@ def timed(batch: int, slow: float = 1.0, seed: int = 0) -> LatencyComparison:
         state["now"] += int(nanoseconds * random.lognormal(0, 0.02))
 
     calls = {name: (lambda time=time: call(time * batch * slow)) for name, time in SPEEDS.items()}
-    found = compare_latency(calls, BenchOptions(blocks=12, block_ms=1, budget_s=3), batch=batch, clock=clock)
+    found = compare_latency(calls, BenchOptions(blocks=blocks, block_ms=1, budget_s=budget_s), batch=batch, clock=clock)
     return replace(found, noise=Noise("VALID"))
 
 
 def measured(
-    folder: Path, metric: str = "accuracy", worse: float = 0.6, slow: float = 1.0, seed: int = 0
+    folder: Path, metric: str = "accuracy", worse: float = 0.6, slow: float = 1.0, seed: int = 0, **short: Any
 ) -> result.Result:
     """A result of three stages with everything measured."""
     rng = np.random.default_rng(1)
@@ -52,7 +53,7 @@ def measured(
     base = rng.normal(size=(300, 5)) + (3 * np.eye(5)[targets] if metric == "accuracy" else targets)
     shift = rng.normal(size=base.shape)
     outputs = {name: Predictions({"y": base + k * shift}, targets) for name, k in zip(SPEEDS, (0.0, worse / 2, worse))}
-    latency = {batch: timed(batch, slow, seed) for batch in (1, 32)}
+    latency = {batch: timed(batch, slow, seed, **short) for batch in (1, 32)}
     stages = []
     for index, name in enumerate(SPEEDS):
         path = folder / f"{name}.pt2"
@@ -142,7 +143,7 @@ def test_unbounded_intervals_become_null() -> None:
     spread = result.Spread.of(Interval(2.0, -np.inf, np.inf, 0.95))
     assert (spread.low, spread.high) == (None, None)
     assert spread.interval() == Interval(2.0, -np.inf, np.inf, 0.95)
-    assert words.range_text(spread) == "[∞, ∞]"
+    assert words.range_text(spread) == "[−∞, ∞]"
 
 
 def test_table_has_a_row_per_stage_and_fits(found: result.Result) -> None:
@@ -274,6 +275,18 @@ def test_report_of_the_least_possible_result(found: result.Result) -> None:
     page = report.render(bare)
     assert "model.pt2" in page
     assert table.table_rows(bare) == (["stage", "params", "size"], [["train", "–", "10 B"]])
+
+
+def test_report_of_a_run_too_short_for_intervals(tmp_path: Path) -> None:
+    """Where the time budget ended after a few rounds every speed interval is open, in the table, the report and JSON."""
+    short = measured(tmp_path, blocks=2, budget_s=1e-9)
+    ratio = short.stage("export").latency[1].ratio
+    assert ratio is not None
+    assert (ratio.low, ratio.high) == (0.0, None)
+    assert "∞" in report.render(short)
+    assert any("∞" in cell for row in table.table_rows(short)[1] for cell in row)
+    result.save_result(short, tmp_path / "result.json")
+    assert result.load_result(tmp_path / "result.json") == short
 
 
 def test_regression_metrics_are_shown_in_their_own_unit(tmp_path: Path) -> None:
