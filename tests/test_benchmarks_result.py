@@ -278,7 +278,7 @@ def test_report_of_the_least_possible_result(found: result.Result) -> None:
 
 
 def test_report_of_a_run_too_short_for_intervals(tmp_path: Path) -> None:
-    """Where the time budget ended after a few rounds every speed interval is open, in the table, the report and JSON."""
+    """Where the time budget ended after a few rounds speed intervals are open in the table, the report and JSON."""
     short = measured(tmp_path, blocks=2, budget_s=1e-9)
     ratio = short.stage("export").latency[1].ratio
     assert ratio is not None
