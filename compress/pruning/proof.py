@@ -18,24 +18,37 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
-from ...core.errors import VerificationError
+from ...core.errors import UserError, VerificationError
+from ...core.tensors import Array
 from ..capture import rows
-from ..modes import graphs
-from ..program import Program, clone, ordered, set_training
-from .context import fetch
+from ..devices import as_array
+from ..program import Program, ordered
 from .coupling import Coupling, couple
 from .labels import Mask
-from .masked import Masks, run_masked
+from .masked import Masks
 from .shapes import bind, describe
-from .surgery import kept_of, sliced
+from .twins import DoesNotRunError, Run, Side, Twin, magnitude, shaken, side
 
 _NOISE = 0.25
 _FLOOR = 1e-6
+_ROUNDINGS = 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs, and what the masked program gives for them: what a file made of the pruned program has to give.
+
+    Attributes:
+        feeds: one array per input.
+        outputs: one array per output, in the order of the signature, rounded to the outputs' own types.
+    """
+
+    feeds: Mapping[str, Array]
+    outputs: tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -47,12 +60,14 @@ class Proof:
         outputs: largest relative error of an output.
         dtype: ``float64``, or the program's own where its graph does not run in double precision.
         batches: batch sizes it was done at.
+        cases: the inputs at each batch size and what the masked program gives for them.
     """
 
     error: float
     outputs: float
     dtype: str
     batches: tuple[int, ...]
+    cases: tuple[Case, ...] = ()
 
 
 def prove(before: Program, after: Program, coupling: Coupling, removed: Mask, tolerance: float) -> Proof:
@@ -67,23 +82,23 @@ def prove(before: Program, after: Program, coupling: Coupling, removed: Mask, to
 
     Raises:
         VerificationError: they differ; names the first operator whose value does.
+        UserError: the program runs in half precision alone, whose rounding is larger than the tolerance.
     """
+    trials = _Trials(before, after, coupling, removed, tolerance)
     with _few_threads(before), torch.no_grad():
         try:
-            return _trials(before, after, coupling, removed, tolerance, "float64")
-        except _DoesNotRunError:
+            return trials.run("float64")
+        except DoesNotRunError:
             pass
+        dtype = _precision(before)
+        _check_tolerance(tolerance, dtype)
         try:
-            return _trials(before, after, coupling, removed, tolerance, _precision(before))
-        except _DoesNotRunError as error:
+            return trials.run(dtype)
+        except DoesNotRunError as error:
             raise VerificationError(
                 f"the cut cannot be proven: the original program does not run on the proof's inputs, at {error}",
                 "give example inputs that stay valid when a little noise is added to floating-point values",
             ) from error
-
-
-class _DoesNotRunError(Exception):
-    """The original graph does not run; says at which node and why."""
 
 
 def _precision(program: Program) -> str:
@@ -91,20 +106,87 @@ def _precision(program: Program) -> str:
     return str(kinds[0] if kinds else torch.float32).removeprefix("torch.")
 
 
-def _trials(before: Program, after: Program, coupling: Coupling, removed: Mask, tolerance: float, dtype: str) -> Proof:
-    known = len(_first(before.example))
-    sizes = (known, known - 1 if known > 2 else known + 1)
-    pair = tuple(_prepared(program, dtype) for program in (before, after))
-    worst = Proof(0.0, 0.0, dtype, sizes)
-    for trial, size in enumerate((*sizes, known)):
-        dense, pruned = (replace(item, example=_feeds(item, size)) for item in pair)
-        labels = coupling if size == known else couple(dense, coupling.narrow)
-        _check_labels(coupling, labels)
-        if trial == len(sizes):
-            _shake(dense, pruned, coupling, removed)
-        error, outputs = _lock_step(dense, pruned, labels, removed, tolerance, dtype)
-        worst = replace(worst, error=max(worst.error, error), outputs=max(worst.outputs, outputs))
-    return worst
+def _check_tolerance(tolerance: float, dtype: str) -> None:
+    least = _ROUNDINGS * torch.finfo(getattr(torch, dtype)).eps
+    if tolerance < least and dtype in ("float16", "bfloat16"):
+        raise UserError(
+            f"prune.tolerance {tolerance:g} cannot be met: the program has operators that run in {dtype} alone, where"
+            f" rounding reaches {least:.2g} of a value",
+            f"set prune.tolerance to {least:.2g} or more, or prune the model in float32 and convert it afterwards",
+            least=least,
+        )
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Both programs at two batch sizes, then once more with moved parameters."""
+
+    before: Program
+    after: Program
+    coupling: Coupling
+    removed: Mask
+    tolerance: float
+
+    def run(self, dtype: str) -> Proof:
+        """All trials in one precision."""
+        known = len(_first(self.before.example))
+        sizes = (known, known - 1 if known > 2 else known + 1)
+        wide = dtype == "float64"
+        dense, pruned = side(self.before, wide), side(self.after, wide)
+        worst = Proof(0.0, 0.0, dtype, sizes)
+        for size in sizes:
+            feeds = _feeds(self.before, size)
+            error, outputs, case = self._lock_step(dense, pruned, feeds, self._labels(feeds, size == known), dtype)
+            worst = replace(
+                worst,
+                error=max(worst.error, error),
+                outputs=max(worst.outputs, outputs),
+                cases=(*worst.cases, case),
+            )
+        noise, same_noise = shaken(self.before, self.coupling, self.removed)
+        dense, pruned = replace(dense, noise=noise), replace(pruned, noise=same_noise)
+        error, outputs, _ = self._lock_step(dense, pruned, _feeds(self.before, known), self.coupling, dtype)
+        return replace(worst, error=max(worst.error, error), outputs=max(worst.outputs, outputs))
+
+    def _labels(self, feeds: dict[str, Tensor], known: bool) -> Coupling:
+        if known:
+            return self.coupling
+        labels = couple(replace(self.before, example=feeds), self.coupling.narrow)
+        if len(labels.unions) != len(self.coupling.unions):
+            raise VerificationError(
+                "the channels of this model depend on the batch size, so its cut cannot be proven",
+                "take the batch size out of the parameter shapes",
+            )
+        return labels
+
+    def _lock_step(
+        self, dense: Side, pruned: Side, feeds: dict[str, Tensor], labels: Coupling, dtype: str
+    ) -> tuple[float, float, Case]:
+        """Largest error of any value and of an output; in single precision the outputs alone decide."""
+        run = Run(dense, pruned, feeds, Masks(labels, self.removed))
+        worst, outputs, first = 0.0, 0.0, ""
+        results = {item.name for item in dense.module.graph.output_node().all_input_nodes}
+        for twin in run.twins():
+            error = _deviation(twin, exact=twin.node.name in results)
+            worst = max(worst, error)
+            outputs = max(outputs, error) if twin.node.name in results else outputs
+            if error > self.tolerance and not first:
+                first = f"{describe(twin.node)} (relative error {error:.2g})"
+            if first and (dtype == "float64" or outputs > self.tolerance):
+                raise VerificationError(
+                    f"the cut is refused: the pruned program deviates from the masked one, first at {first},"
+                    f" where at most {self.tolerance:g} is accepted",
+                    "the input is untouched; exclude this layer, and report the operator",
+                    node=twin.node.name,
+                    error=error,
+                )
+        return (worst if dtype == "float64" else outputs), outputs, _case(self.before, feeds, run.outputs)
+
+
+def _case(program: Program, feeds: Mapping[str, Tensor], outputs: list[Tensor]) -> Case:
+    kinds = [getattr(torch, spec.dtype) for spec in program.signature.outputs]
+    results = tuple(as_array(value.to(kind)) for value, kind in zip(outputs, kinds, strict=True))
+    return Case({name: as_array(value) for name, value in feeds.items()}, results)
 
 
 @contextmanager
@@ -124,175 +206,35 @@ def _first(feeds: Mapping[str, Tensor]) -> Tensor:
 
 
 def _feeds(program: Program, size: int) -> dict[str, Tensor]:
-    """Example feeds of ``size`` rows, with noise on floating-point inputs."""
+    """Example feeds of ``size`` rows in signature order, with noise on floating-point inputs."""
     generator = torch.Generator().manual_seed(size)
-    feeds = rows(program.example, size)
+    feeds = rows(ordered(program), size)
     for name, value in feeds.items():
         if value.is_floating_point():
-            spread = float(value.std()) if value.numel() > 1 else 0.0
+            spread = float(value.float().std()) if value.numel() > 1 else 0.0
             noise = torch.randn(value.shape, generator=generator, dtype=torch.float32)
             feeds[name] = value + (noise * (spread * _NOISE if spread > 0 else 1.0)).to(value.dtype)
     return feeds
 
 
-def _check_labels(first: Coupling, second: Coupling) -> None:
-    if len(first.unions) != len(second.unions):
-        raise VerificationError(
-            "the channels of this model depend on the batch size, so its cut cannot be proven",
-            "take the batch size out of the parameter shapes",
-        )
-
-
-def _shake(dense: Program, pruned: Program, coupling: Coupling, removed: Mask) -> None:
-    """Move every parameter at random, in both programs alike."""
-    generator = torch.Generator().manual_seed(0)
-    parameters = {id(item) for item in dense.module.parameters()}
-    for name in coupling.parameters:
-        tensor = fetch(dense.module, name)
-        if id(tensor) not in parameters or not tensor.is_floating_point():
-            continue
-        spread = float(tensor.detach().float().std()) if tensor.numel() > 1 else 0.0
-        noise = torch.randn(tensor.shape, generator=generator) * _NOISE * (spread if spread > 0 else 0.5)
-        tensor += noise.to(tensor)
-        fetch(pruned.module, name).copy_(sliced(tensor, kept_of(coupling, name, removed)))
-
-
-def _prepared(program: Program, dtype: str) -> Program:
-    """A copy in evaluation form and in this precision."""
-    copy = clone(program)
-    set_training(copy, False)
-    if dtype == "float64":
-        _to_double(copy)
-    return copy
-
-
-def _to_double(program: Program) -> None:
-    """Turn parameters, inputs and the dtypes written into the graph to double precision."""
-    program.module.double()
-    program.example.update(
-        {name: value.double() if value.is_floating_point() else value for name, value in program.example.items()}
-    )
-
-    def _wide(item: Any) -> Any:
-        return torch.float64 if isinstance(item, torch.dtype) and item.is_floating_point else item
-
-    for graph in graphs(program.module):
-        for node in graph.graph.nodes:
-            node.args = tuple(_wide(item) for item in node.args)
-            node.kwargs = {key: _wide(item) for key, item in node.kwargs.items()}
-        graph.recompile()
-
-
-def _lock_step(
-    dense: Program, pruned: Program, labels: Coupling, removed: Mask, tolerance: float, dtype: str
-) -> tuple[float, float]:
-    """Largest error of any value and of an output; in single precision the outputs alone decide."""
-    worst, first = 0.0, ""
-    outputs = 0.0
-    results = {item.name for item in dense.module.graph.output_node().all_input_nodes}
-    for node, theirs, ours, scale in _twins(dense, pruned, Masks(labels, removed)):
-        error = _deviation(theirs, ours, scale, exact=node.name in results)
-        worst = max(worst, error)
-        if node.name in results:
-            outputs = max(outputs, error)
-        if error > tolerance and not first:
-            first = f"{describe(node)} (relative error {error:.2g})"
-        if first and (dtype == "float64" or outputs > tolerance):
-            raise VerificationError(
-                f"the cut is refused: the pruned program deviates from the masked one, first at {first},"
-                f" where at most {tolerance:g} is accepted",
-                "the input is untouched; exclude this layer, and report the operator",
-                node=node.name,
-                error=error,
-            )
-    return (worst if dtype == "float64" else outputs), outputs
-
-
-def _twins(dense: Program, pruned: Program, masks: Masks) -> Iterator[tuple[fx.Node, Tensor, Tensor, float]]:
-    """Run both programs node by node; yields floating-point twins and the scale of what they were made from."""
-    feeds = iter(zip(ordered(dense).values(), ordered(pruned).values()))
-    left: dict[fx.Node, Any] = {}
-    right: dict[fx.Node, Any] = {}
-    twin_of = dict(zip(dense.module.graph.nodes, pruned.module.graph.nodes))
-    last = {item: node for node in dense.module.graph.nodes for item in node.all_input_nodes}
-    pairs = zip(dense.module.graph.nodes, pruned.module.graph.nodes, strict=True)
-    for node, twin in pairs:
-        if node.op == "output":
-            return
-        if node.op == "placeholder":
-            left[node], right[twin] = next(feeds)
-            continue
-        left[node] = _run_dense(dense.module, node, left, masks)
-        right[twin] = _run_pruned(pruned.module, twin, right)
-        scale = max((_magnitude(left[item]) for item in node.all_input_nodes), default=0.0)
-        for value, (theirs, ours) in zip(masks.values(node), _tensors(left[node], right[twin])):
-            yield node, masks.kept(theirs, value), ours, scale
-        for item in node.all_input_nodes:
-            if last[item] is node:
-                del left[item], right[twin_of[item]]
-
-
-def _run_dense(module: nn.Module, node: fx.Node, env: dict[fx.Node, Any], masks: Masks) -> Any:
-    if node.op == "get_attr":
-        return masks.zeroed(_attribute(module, node), masks.values(node))
-    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-    try:
-        return run_masked(node, args, kwargs, masks)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise _DoesNotRunError(f"{describe(node)}: {error}") from error
-
-
-def _run_pruned(module: nn.Module, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
-    if node.op == "get_attr":
-        return _attribute(module, node)
-    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-    try:
-        return node.target(*args, **kwargs)  # type: ignore[operator]
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise VerificationError(
-            f"the cut is refused: the pruned program does not run at {describe(node)}: {error}",
-            "the input is untouched; exclude this layer, and report the operator",
-            node=node.name,
-        ) from error
-
-
-def _attribute(module: nn.Module, node: fx.Node) -> Any:
-    value: Any = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value.clone() if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else value
-
-
-def _tensors(first: Any, second: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    pairs = zip(first, second) if isinstance(first, list | tuple) else [(first, second)]
-    for one, two in pairs:
-        if isinstance(one, Tensor) and isinstance(two, Tensor):
-            yield one, two
-
-
-def _magnitude(value: Any) -> float:
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() == 0:
-        return 0.0
-    finite = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
-    return float(finite.abs().max())
-
-
-def _deviation(theirs: Tensor, ours: Tensor, scale: float, exact: bool) -> float:
+def _deviation(twin: Twin, exact: bool) -> float:
     """Largest difference by the largest magnitude; infinite when the shapes differ.
 
+    Differences far below the magnitude of what the values were made from are rounding.
+
     Args:
-        scale: magnitude of what the values were made from; differences far below it are rounding.
         exact: integers must be equal; else they are left to the values that follow from them.
     """
+    theirs, ours = twin.masked, twin.pruned
     if theirs.shape != ours.shape:
         return math.inf
     if not theirs.is_floating_point() or theirs.numel() == 0:
         return math.inf if exact and not torch.equal(theirs, ours) else 0.0
     same = (theirs == ours) | (theirs.isnan() & ours.isnan())
     difference = torch.where(same, torch.zeros_like(theirs), (theirs - ours).abs())
-    largest = max(_magnitude(theirs), _FLOOR * scale, torch.finfo(torch.float32).tiny)
+    largest = max(magnitude(theirs), _FLOOR * twin.scale, torch.finfo(torch.float32).tiny)
     worst = float(difference.max()) / largest
     return math.inf if math.isnan(worst) else worst
 
 
-__all__ = ["Proof", "prove"]
+__all__ = ["Case", "Proof", "prove"]

@@ -1,0 +1,214 @@
+"""The two sides of a proof, run node by node: the masked original and the pruned program, in double precision.
+
+Neither side is a copy: both share their parameters with the programs, which are widened one by one as nodes fetch
+them and freed behind their last use, so that a proof takes the memory of two sets of activations.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ...core.errors import VerificationError
+from .. import modes
+from ..program import Program
+from .context import fetch
+from .coupling import Coupling
+from .labels import Mask
+from .masked import Masks, run_masked
+from .shapes import describe
+from .surgery import kept_of, sliced
+
+_NOISE = 0.25
+
+Noise = Callable[[str, Tensor], Tensor]
+
+
+class DoesNotRunError(Exception):
+    """The original graph does not run; says at which node and why."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One program in evaluation form and in one precision.
+
+    Attributes:
+        module: shares parameters and buffers with the program; its graph is its own.
+        wide: whether it computes in double precision.
+        noise: what moves a parameter, by its name; None to take parameters as they are.
+    """
+
+    module: fx.GraphModule
+    wide: bool
+    noise: Noise | None = None
+
+    def attribute(self, node: fx.Node) -> Any:
+        """A parameter, buffer or body that a node fetches; nothing the graph does to it reaches the program."""
+        value: Any = fetch(self.module, str(node.target))
+        if not isinstance(value, Tensor):
+            return value
+        kept = isinstance(value, nn.Parameter)
+        if self.noise is not None and kept and value.is_floating_point():
+            value = self.noise(str(node.target), value)
+        wide = value.double() if self.wide and value.is_floating_point() else value
+        return wide if kept or wide is not value else value.clone()
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A value on both sides.
+
+    Attributes:
+        node: of the original graph.
+        masked: the kept part of the original's.
+        pruned: the pruned program's.
+        scale: largest magnitude of what it was made from.
+    """
+
+    node: fx.Node
+    masked: Tensor
+    pruned: Tensor
+    scale: float
+
+
+@dataclass
+class Run:
+    """One run of both sides.
+
+    Attributes:
+        outputs: the masked program's, once the run is over.
+    """
+
+    dense: Side
+    pruned: Side
+    feeds: Mapping[str, Tensor]
+    masks: Masks
+    outputs: list[Any] = field(default_factory=list)
+
+    def twins(self) -> Iterator[Twin]:
+        """Every tensor that both programs compute, in graph order.
+
+        Raises:
+            DoesNotRunError: the original does not run.
+            VerificationError: the pruned program does not run.
+        """
+        given = [item.double() if self.dense.wide and item.is_floating_point() else item for item in self.feeds.values()]
+        feeds = iter(given)
+        left: dict[fx.Node, Any] = {}
+        right: dict[fx.Node, Any] = {}
+        theirs, ours = self.dense.module.graph.nodes, self.pruned.module.graph.nodes
+        twin_of = dict(zip(theirs, ours))
+        last = {item: node for node in theirs for item in node.all_input_nodes}
+        for node, twin in zip(theirs, ours, strict=True):
+            if node.op == "output":
+                self.outputs = list(fx.map_arg(node.args[0], left.__getitem__))
+                return
+            if node.op == "placeholder":
+                left[node] = next(feeds)
+                right[twin] = left[node].clone()
+                continue
+            left[node] = _run_dense(self.dense, node, left, self.masks)
+            right[twin] = _run_pruned(self.pruned, twin, right)
+            scale = max((magnitude(left[item]) for item in node.all_input_nodes), default=0.0)
+            for value, (one, two) in zip(self.masks.values(node), _tensors(left[node], right[twin])):
+                yield Twin(node, self.masks.kept(one, value), two, scale)
+            for item in (node, *node.all_input_nodes):
+                if last.get(item) is node or item not in last:
+                    left.pop(item, None)
+                    right.pop(twin_of[item], None)
+
+
+def side(program: Program, wide: bool, noise: Noise | None = None) -> Side:
+    """A program in evaluation form, in double precision where ``wide``; shares its parameters."""
+    module = fx.GraphModule(program.module, copy.deepcopy(program.module.graph))
+    for name, child in list(module.named_modules()):
+        if isinstance(child, fx.GraphModule) and name:
+            parent, _, last = name.rpartition(".")
+            setattr(module.get_submodule(parent), last, copy.deepcopy(child))
+    training = program.module.training
+    modes.apply(module, False)
+    program.module.train(training)
+    if wide:
+        _widen(module)
+    return Side(module, wide, noise)
+
+
+def _widen(module: fx.GraphModule) -> None:
+    """Turn the dtypes written into the graph, and what its bodies hold, to double precision."""
+
+    def _wide(item: Any) -> Any:
+        return torch.float64 if isinstance(item, torch.dtype) and item.is_floating_point else item
+
+    for graph in modes.graphs(module):
+        if graph is not module:
+            graph.double()
+        for node in graph.graph.nodes:
+            node.args = tuple(_wide(item) for item in node.args)
+            node.kwargs = {key: _wide(item) for key, item in node.kwargs.items()}
+        graph.recompile()
+
+
+def shaken(before: Program, coupling: Coupling, removed: Mask) -> tuple[Noise, Noise]:
+    """What moves every parameter at random, in the original and in the pruned program alike."""
+    order = {name: place for place, name in enumerate(coupling.parameters)}
+
+    def _noise(name: str) -> Tensor:
+        tensor = fetch(before.module, name)
+        generator = torch.Generator().manual_seed(order[name])
+        spread = float(tensor.detach().float().std()) if tensor.numel() > 1 else 0.0
+        noise = torch.randn(tensor.shape, generator=generator) * _NOISE * (spread if spread > 0 else 0.5)
+        return noise.to(tensor)
+
+    def _dense(name: str, tensor: Tensor) -> Tensor:
+        leader = coupling.aliases.get(name)
+        return tensor if leader is None else tensor + _noise(leader)
+
+    def _pruned(name: str, tensor: Tensor) -> Tensor:
+        leader = coupling.aliases.get(name)
+        return tensor if leader is None else tensor + sliced(_noise(leader), kept_of(coupling, leader, removed))
+
+    return _dense, _pruned
+
+
+def _run_dense(given: Side, node: fx.Node, env: dict[fx.Node, Any], masks: Masks) -> Any:
+    if node.op == "get_attr":
+        return masks.zeroed(given.attribute(node), masks.values(node))
+    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+    try:
+        return run_masked(node, args, kwargs, masks)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise DoesNotRunError(f"{describe(node)}: {error}") from error
+
+
+def _run_pruned(given: Side, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
+    if node.op == "get_attr":
+        return given.attribute(node)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+    try:
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise VerificationError(
+            f"the cut is refused: the pruned program does not run at {describe(node)}: {error}",
+            "the input is untouched; exclude this layer, and report the operator",
+            node=node.name,
+        ) from error
+
+
+def _tensors(first: Any, second: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    pairs = zip(first, second) if isinstance(first, list | tuple) else [(first, second)]
+    for one, two in pairs:
+        if isinstance(one, Tensor) and isinstance(two, Tensor):
+            yield one, two
+
+
+def magnitude(value: Any) -> float:
+    """Largest finite magnitude of a floating-point tensor; 0 for anything else."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() == 0:
+        return 0.0
+    finite = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
+    return float(finite.abs().max())
