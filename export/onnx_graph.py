@@ -141,8 +141,7 @@ def _without_form(error: BaseException, program: ExportedProgram) -> CaptureErro
     reason = str(chain[-1]).splitlines()[0][:200] if str(chain[-1]) else type(chain[-1]).__name__
     if node is None:
         return CaptureError(f"the program cannot be written as ONNX: {reason}", "replace the op it names")
-    module, line = _module(node), _source(node)
-    where = f" in module '{module}'" * bool(module) + f" ({line})" * bool(line)
+    module, line, where = _module(node), _source(node), place(node)
     if not where:
         parameter = _parameter_before(node, program)
         where = f" behind the parameter '{parameter}'" * bool(parameter)
@@ -155,6 +154,12 @@ def _without_form(error: BaseException, program: ExportedProgram) -> CaptureErro
         module=module,
         source=line,
     )
+
+
+def place(node: torch.fx.Node) -> str:
+    """`` in module 'layer1.0' (net.py:12: x = torch.foo(x))``, as far as it is known."""
+    module, line = _module(node), _source(node)
+    return f" in module '{module}'" * bool(module) + f" ({line})" * bool(line)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -97,7 +97,9 @@ class Run:
             DoesNotRunError: the original does not run.
             VerificationError: the pruned program does not run.
         """
-        given = [item.double() if self.dense.wide and item.is_floating_point() else item for item in self.feeds.values()]
+        given = [
+            item.double() if self.dense.wide and item.is_floating_point() else item for item in self.feeds.values()
+        ]
         feeds = iter(given)
         left: dict[fx.Node, Any] = {}
         right: dict[fx.Node, Any] = {}

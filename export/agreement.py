@@ -1,0 +1,159 @@
+"""Whether the ONNX file of a program gives outputs that are known already: the second half of a pruning proof."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from ..core.errors import VerificationError
+from ..core.session import Session, SessionOptions, open_session
+from ..core.tensors import Array, Signature
+from .onnx_graph import place, to_onnx
+from .retarget import is_quantized
+
+Case = tuple[Mapping[str, Array], Sequence[Array]]
+TOLERANCE = 1e-3
+"""Largest accepted error of an output in FP32, by its largest magnitude; ``export.tolerance`` is the same."""
+_ROUNDINGS = 64
+
+
+def check_outputs(program: ExportedProgram, signature: Signature, cases: Sequence[Case]) -> float | None:
+    """Write a program as ONNX, run it in ONNX Runtime and compare.
+
+    Args:
+        program: in evaluation form.
+        cases: feeds and what the outputs have to be, in signature order.
+
+    Returns:
+        The largest error of an output relative to its largest magnitude; None for a quantized program, whose
+        roundings fall elsewhere in integer kernels.
+
+    Raises:
+        CaptureError: the program has no ONNX form.
+        VerificationError: the file does not run or is off; names the first operator that is.
+    """
+    model = to_onnx(program, signature)
+    if is_quantized(program):
+        return None
+    session = open_session(model.SerializeToString(), SessionOptions(threads=1), signature)
+    worst = 0.0
+    try:
+        for feeds, wanted in cases:
+            for name, found, output in _outputs(session, feeds, wanted):
+                error, tolerance = deviation(output, found), tolerance_of(output)
+                worst = max(worst, error)
+                if not error <= tolerance:
+                    raise _refused(program, model, feeds, name, error, tolerance)
+    finally:
+        session.close()
+    return worst
+
+
+def tolerance_of(output: Array) -> float:
+    """What is accepted of an output of this type: wider in half precision, nothing in integers."""
+    if output.dtype.kind != "f":
+        return 0.0
+    kinds = {2: np.float16, 4: np.float32, 8: np.float64}
+    return max(TOLERANCE, _ROUNDINGS * float(np.finfo(kinds[output.dtype.itemsize]).eps))
+
+
+def deviation(expected: Array, found: Array) -> float:
+    """Largest difference by the largest magnitude; infinite for other shapes or a NaN on one side."""
+    if expected.shape != found.shape:
+        return math.inf
+    if expected.dtype.kind != "f":
+        return 0.0 if np.array_equal(expected, found) else math.inf
+    one, two = expected.astype(np.float64), found.astype(np.float64)
+    same = (one == two) | (np.isnan(one) & np.isnan(two))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(one - two))
+    largest = float(np.abs(np.where(np.isfinite(one), one, 0.0)).max(initial=float(np.finfo(np.float32).tiny)))
+    worst = float(difference.max(initial=0.0)) / largest
+    return math.inf if math.isnan(worst) else worst
+
+
+def _outputs(session: Session, feeds: Mapping[str, Array], wanted: Sequence[Array]) -> Iterator[tuple[str, Any, Any]]:
+    try:
+        found = session.run(feeds)
+    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise VerificationError(
+            f"the cut is refused: its ONNX file does not run at batch size {_rows(feeds)}: {text}",
+            "the input is untouched; exclude the layer it names, and report it",
+        ) from error
+    yield from ((name, found[name], output) for name, output in zip(found, wanted, strict=True))
+
+
+def _rows(feeds: Mapping[str, Array]) -> int:
+    return next((len(value) for value in feeds.values() if value.ndim), 1)
+
+
+def _refused(
+    program: ExportedProgram,
+    model: onnx.ModelProto,
+    feeds: Mapping[str, Array],
+    output: str,
+    error: float,
+    tolerance: float,
+) -> VerificationError:
+    first = first_off(program, model, feeds, tolerance)
+    where = f", first at {first}" if first else ""
+    return VerificationError(
+        f"the cut is refused: at batch size {_rows(feeds)}, ONNX Runtime's output '{output}' deviates from the masked"
+        f" program by {error:.2g} of its scale, where at most {tolerance:g} is accepted{where}",
+        "the input is untouched; exclude this layer, and report the operator",
+        output=output,
+        error=error,
+        first=first,
+    )
+
+
+def first_off(program: ExportedProgram, model: onnx.ModelProto, feeds: Mapping[str, Array], tolerance: float) -> str:
+    """The first operator whose value in ONNX Runtime differs from PyTorch's, or nothing when no name is shared."""
+    values = _Values(program.module(check_guards=False))
+    tensors = [torch.from_numpy(np.array(value)) for value in feeds.values()]
+    with torch.no_grad():
+        values.run(*tensors)
+    shared = {node.name: node for node in values.tensors}
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    have = {item.name for item in opened.graph.output}
+    made = [name for node in opened.graph.node for name in node.output if name in shared and name not in have]
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    session = _open_all(opened)
+    found = dict(zip(made, session.run(made, dict(feeds)), strict=True))
+    for name, node in shared.items():
+        if name in found and deviation(values.tensors[node].numpy(), found[name]) > tolerance:
+            return f"{node.target} '{name}'{place(node)}"
+    return ""
+
+
+def _open_all(model: onnx.ModelProto) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+class _Values(fx.Interpreter):
+    """Keeps the floating-point value of every node."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        assert isinstance(module, fx.GraphModule)
+        super().__init__(module)
+        self.tensors: dict[fx.Node, torch.Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One node."""
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor) and n.op == "call_function" and result.is_floating_point():
+            self.tensors[n] = result.clone()
+        return result
