@@ -151,6 +151,38 @@ class ExportOptions(Options):
     golden: Count = Field(default=4, description="golden samples stored beside the model")
 
 
+class EngineOptions(Options):
+    """The TensorRT engine."""
+
+    batch_sizes: tuple[Count, ...] = Field(
+        default=(1, 8, 32), min_length=1, description="smallest, usual and largest batch of the profile"
+    )
+    axis: tuple[str, ...] = Field(
+        default=(), description="range of another dynamic axis by name, name=min:opt:max, such as sequence=8:128:512"
+    )
+    profile: tuple[str, ...] = Field(
+        default=(),
+        description="shapes of one input, input=1x3x64x64:8x3x64x64:32x3x64x64; an input named again begins the next "
+        "profile",
+    )
+    workspace_mib: Count | None = Field(default=None, description="scratch memory at most; the GPU's own by default")
+    level: int = Field(default=3, ge=0, le=5, description="optimisation level: 0 builds fastest, 5 searches longest")
+    tf32: bool = Field(default=True, description="let FP32 multiplications round to TF32")
+    timing_cache: str | None = Field(
+        default=None, description="folder of timing caches, or `off`; the user's cache folder when absent"
+    )
+    runtime: Literal["auto", "tensorrt", "tensorrt_rtx"] = Field(
+        default="auto", description="which TensorRT builds; tensorrt_rtx needs no GPU"
+    )
+    version_compatible: bool = Field(default=False, description="let later TensorRT versions run the plan, slower")
+    hardware: Literal["this", "ampere+", "same-capability"] = Field(
+        default="this", description="which GPUs the plan runs on"
+    )
+    lint: Literal["refuse", "warn"] = Field(
+        default="refuse", description="what to do about faults that TensorRT accepts in silence"
+    )
+
+
 class PackOptions(Options):
     """The TorchServe archive."""
 
