@@ -43,7 +43,7 @@ def _guarded(given: list[str]) -> int:
 
 
 def _app() -> Any:
-    from . import services  # noqa: F401  (it adds its commands to the app)
+    from . import engines, services  # noqa: F401  (they add their commands to the app)
     from .commands import app
 
     return app

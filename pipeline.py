@@ -145,10 +145,11 @@ class Line:
             artifact = self._program(name, options)
         elif name == "export":
             artifact = self.graph(self.last_program())
-        elif name == "pack":
+        elif name in ("engine", "pack"):
             parent = self.outcome.artifacts["export"]
+            identity = stages.engine_identity() if name == "engine" else None
             artifact = self.make(
-                name, options, [parent], lambda p: stages.run_stage(name, options, parent, p, self.context)
+                name, options, [parent], lambda p: stages.run_stage(name, options, parent, p, self.context), identity
             )
         else:
             artifact = MEASURED[name](self, options)

@@ -19,6 +19,7 @@ from .core.errors import ArtifactError, UserError
 from .core.options import (
     CaptureOptions,
     DistillOptions,
+    EngineOptions,
     ExportOptions,
     ModelSpec,
     Options,
@@ -39,6 +40,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "prune": (*COMPRESS, "compress/pruning"),
     "quantize": ("core/backends", "core/data.py", "compress", "compress/quantization"),
     "export": ("core/backends", "core/tensors.py", "export"),
+    "engine": ("core/backends", "core/tensors.py", "export", "export/lint"),
     "pack": ("core", "core/backends", "serve", "handlers"),
     "outputs": ("core/backends", "core/session.py"),
     "serve": ("serve", "core/session.py"),
@@ -152,6 +154,15 @@ def export(options: ExportOptions, parent: Artifact, place: Place | Path, contex
     )
 
 
+def engine(options: EngineOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
+    """Build the TensorRT plan of a graph."""
+    from .export.engine import engine as stage
+
+    raise_if_not(parent, "graph")
+    place = _placed(place)
+    return stage(options, parent, place.directory, console=context.console, key=place.key, parents=place.parents)
+
+
 def pack(options: PackOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Write the TorchServe archive of a graph."""
     from .serve.archive import pack as stage
@@ -159,6 +170,15 @@ def pack(options: PackOptions, parent: Artifact, place: Place | Path, context: C
     raise_if_not(parent, "graph")
     place = _placed(place)
     return stage(options, parent, place.directory, console=context.console, key=place.key, parents=place.parents)
+
+
+def engine_identity() -> dict[str, Any]:
+    """What a plan depends on besides its graph: the TensorRT that builds and the GPU that it is for."""
+    from .core.backends.cuda import find_device
+    from .core.backends.trt_versions import installed
+
+    device = find_device()
+    return {"tensorrt": installed(), "device": device and [device.name, device.compute_capability, device.driver]}
 
 
 def _training(parent: Artifact, place: Place | Path, context: Context) -> dict[str, Any]:
@@ -181,6 +201,7 @@ ON_ARTIFACT: dict[str, Callable[[Any, Artifact, Place | Path, Context], Artifact
     "prune": prune,
     "quantize": quantize,
     "export": export,
+    "engine": engine,
     "pack": pack,
 }
 

@@ -279,6 +279,7 @@ def raise_if_not(artifact: Artifact, *kinds: Kind) -> None:
         makes = {
             "program": "retort capture",
             "graph": "retort export",
+            "engine": "retort engine",
             "archive": "retort pack",
             "bundle": "retort pack",
         }

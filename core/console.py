@@ -115,5 +115,9 @@ class Bar:
         if note is not None:
             self._progress.update(self._task, note=note)
 
+    def resize(self, total: int) -> None:
+        """Correct the number of steps, which may show only on the way."""
+        self._progress.update(self._task, total=total)
+
 
 SILENT = Console("silent")

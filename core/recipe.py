@@ -18,6 +18,7 @@ from .options import (
     CaptureOptions,
     DataSpec,
     DistillOptions,
+    EngineOptions,
     ExportOptions,
     Gate,
     MetricName,
@@ -41,13 +42,14 @@ STAGE_OPTIONS: dict[str, type[Options]] = {
     "prune": PruneOptions,
     "quantize": QuantizeOptions,
     "export": ExportOptions,
+    "engine": EngineOptions,
     "pack": PackOptions,
     "serve": ServeOptions,
     "bench": BenchOptions,
     "report": ReportOptions,
 }
 PROGRAM_STAGES = ("capture", "train", "distill", "prune", "quantize")
-NEEDS = {"pack": "export", "serve": "pack", "report": "bench"}
+NEEDS = {"engine": "export", "pack": "export", "serve": "pack", "report": "bench"}
 
 
 def _stage_name(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 Numbers = NDArray[Any]
+Verdict = Literal["reject", "silent", "advice"]
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INTEGER_OPS = frozenset(
     ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "QLinearAdd")
@@ -29,12 +30,19 @@ class Finding:
         node: name of the node, or of its first output.
         message: what is wrong.
         remedy: what to do.
+        verdict: what TensorRT does: ``reject`` it, take it for something else in ``silent``, or run it slower than need
+            be (``advice``).
     """
 
     rule: str
     node: str
     message: str
     remedy: str
+    verdict: Verdict = "reject"
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready values."""
+        return dict(vars(self))
 
     def __str__(self) -> str:
         return f"{self.rule} {self.node}: {self.message} ({self.remedy})"
@@ -201,6 +209,10 @@ def q22_unique_and_sorted(view: View) -> Iterator[Finding]:
             known.add(name)
 
 
+VERDICTS: dict[str, Verdict] = {
+    **dict.fromkeys(("Q02", "Q03", "Q05", "Q06", "Q10"), "silent"),
+    "Q09": "advice",
+}
 RULES: tuple[Rule, ...] = (
     q01_zero_point_zero,
     q02_no_uint8,
@@ -218,7 +230,8 @@ RULES: tuple[Rule, ...] = (
 
 
 def _finding(rule: str, node: onnx.NodeProto, message: str, remedy: str) -> Finding:
-    return Finding(rule, node.name or (node.output[0] if node.output else node.op_type), message, remedy)
+    name = node.name or (node.output[0] if node.output else node.op_type)
+    return Finding(rule, name, message, remedy, VERDICTS.get(rule, "reject"))
 
 
 def _axis(node: onnx.NodeProto) -> int:

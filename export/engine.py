@@ -1,0 +1,195 @@
+"""ONNX in, a TensorRT plan out: profiles, timing cache, progress, and a manifest that says where the plan may run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file, write_atomically
+from ..core.console import SILENT, Console
+from ..core.errors import UserError, VerificationError
+from ..core.options import EngineOptions
+from ..core.tensors import Signature, TensorSpec
+from .build_process import BuildRequest, Shapes, run_build
+from .graph_file import graph_signature, read_graph, shape_inputs
+from .layers import histogram
+from .lint import lint
+from .profiles import Profile, plan_profiles
+from .timing_cache import default_folder, prepare_folder
+
+_GOLDEN = "golden.npz"
+
+
+def engine(
+    options: EngineOptions,
+    artifact: Artifact,
+    directory: Path,
+    *,
+    console: Console = SILENT,
+    key: str = "",
+    parents: tuple[str, ...] = (),
+) -> Artifact:
+    """Build the TensorRT plan of an ONNX graph.
+
+    Args:
+        options: profiles, memory, optimisation level, caches.
+        artifact: a graph, or a bare ``.onnx`` file.
+        directory: what becomes the artifact: ``model.plan``, ``signature.json`` and, where the graph has them, its
+            golden vectors. Its manifest's ``engine`` facts say on which version and device the plan runs.
+        console: where progress goes.
+        key: the artifact's key.
+        parents: keys of what it was made from.
+
+    Raises:
+        UserError: a profile does not fit the model.
+        ArtifactError: TensorRT refuses the model, node by node.
+        VerificationError: TensorRT would take the model for another one (rules Q02, Q03, Q05, Q06).
+        MachineError: no TensorRT is here, or it needs a GPU, or it crashed.
+        StorageError: the plan or the timing cache cannot be written.
+        Interrupted: Ctrl-C.
+    """
+    raise_if_not(artifact, "graph")
+    path = artifact.main
+    model = read_graph(path)
+    signature = graph_signature(model, path)
+    profiles = plan_profiles(
+        signature.inputs, options.batch_sizes, options.axis, options.profile, values=shape_inputs(model)
+    )
+    _refuse_silent_faults(model, path, options, console)
+    cache = None if options.timing_cache == "off" else prepare_folder(_folder(options))
+    console.stage("engine", f"{path.name}, {_shown(profiles)}")
+    facts: dict[str, Any] = {}
+    settings = options.model_dump(mode="json")
+    with new_artifact(directory, "engine", "engine", key=key, parents=parents, options=settings, facts=facts) as folder:
+        made = run_build(_request(path, folder / "model.plan", profiles, options, cache), console)
+        if (folder / "model.plan").stat().st_size != made["plan_bytes"]:
+            raise VerificationError("the plan on disk is not the plan that was built", "build it again")
+        signature = engine_signature(signature, made)
+        write_atomically(folder / "signature.json", signature.to_json().encode())
+        if (artifact.path / _GOLDEN).is_file():
+            (folder / _GOLDEN).write_bytes((artifact.path / _GOLDEN).read_bytes())
+        facts |= _facts(made, profiles, options, path)
+        facts |= {name: artifact.facts[name] for name in ("parameters", "macs", "target") if name in artifact.facts}
+    console.stage("engine", _summary(facts))
+    return load_artifact(directory)
+
+
+def engine_signature(signature: Signature, made: dict[str, Any]) -> Signature:
+    """The signature with the types that the network really has.
+
+    Raises:
+        VerificationError: the network has other inputs or outputs than the graph.
+    """
+    kinds = {
+        "FLOAT": "float32",
+        "HALF": "float16",
+        "INT8": "int8",
+        "INT32": "int32",
+        "INT64": "int64",
+        "BOOL": "bool",
+        "UINT8": "uint8",
+    }
+
+    def _typed(specs: tuple[TensorSpec, ...], tensors: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+        found = {tensor["name"]: tensor["dtype"] for tensor in tensors}
+        lacking = [spec.name for spec in specs if spec.name not in found]
+        if lacking:
+            raise VerificationError(f"the network lost '{lacking[0]}'; it has {', '.join(found)}", "export it again")
+        strange = [spec.name for spec in specs if found[spec.name] not in kinds]
+        if strange:
+            message = f"'{strange[0]}' is {found[strange[0]]}, which numpy does not know"
+            raise UserError(message, "export with FP32 inputs and outputs")
+        return tuple(TensorSpec(spec.name, kinds[found[spec.name]], spec.shape) for spec in specs)
+
+    inputs, outputs = _typed(signature.inputs, made["inputs"]), _typed(signature.outputs, made["outputs"])
+    return Signature(inputs, outputs, signature.batch_invariant)
+
+
+def _refuse_silent_faults(model: onnx.ModelProto, path: Path, options: EngineOptions, console: Console) -> None:
+    """What the parser refuses it says itself; what it takes for something else only our lint can see."""
+    silent = [finding for finding in lint(model) if finding.verdict == "silent"]
+    if not silent:
+        return
+    if options.lint == "warn":
+        console.warn(f"{len(silent)} faults that TensorRT takes in silence, the first: {silent[0]}")
+        return
+    raise VerificationError(
+        f"TensorRT would take {path.name} for another model: {silent[0]}"
+        + (f" (and {len(silent) - 1} more)" if len(silent) > 1 else ""),
+        f"`retort lint {path} --fix fixed.onnx` mends what can be mended; --lint warn builds all the same",
+        findings=[finding.to_dict() for finding in silent],
+    )
+
+
+def _folder(options: EngineOptions) -> Path:
+    return Path(options.timing_cache).expanduser() if options.timing_cache else default_folder()
+
+
+def _request(
+    path: Path, plan: Path, profiles: tuple[Profile, ...], options: EngineOptions, cache: Path | None
+) -> BuildRequest:
+    shapes: tuple[Shapes, ...] = tuple(
+        {name: (found.min, found.opt, found.max) for name, found in profile.items()} for profile in profiles if profile
+    )
+    return BuildRequest(
+        str(path.resolve()),
+        str(plan.resolve()),
+        shapes,
+        options.runtime,
+        options.workspace_mib,
+        options.level,
+        options.tf32,
+        None if cache is None else str(cache.resolve()),
+        options.version_compatible,
+        options.hardware,
+    )
+
+
+def _facts(made: dict[str, Any], profiles: tuple[Profile, ...], options: EngineOptions, path: Path) -> dict[str, Any]:
+    where = {
+        "runtime": made["runtime"],
+        "version": made["version"],
+        "device": made["device"],
+        "hardware": options.hardware,
+        "version_compatible": options.version_compatible,
+        "profiles": [{name: str(found) for name, found in profile.items()} for profile in profiles],
+        "shape_inputs": made["shape_inputs"],
+        "source": {"file": path.name, "sha256": sha256_file(path)},
+        "rebuild": rebuild_command(path, options),
+    }
+    counted = {name: made[name] for name in ("plan_bytes", "weights_bytes", "peak_bytes", "timing_cache")}
+    seconds = {"seconds": round(made["seconds"], 3), "parse_s": round(made["parse_s"], 3)}
+    return {"engine": where, "layers": histogram(made["layers"]), **counted, "timing": seconds}
+
+
+def rebuild_command(path: Path, options: EngineOptions) -> str:
+    """The command that builds the same plan again."""
+    changed = options.model_dump(exclude_defaults=True)
+    words = ["retort", "engine", str(path)]
+    for name, value in changed.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{name.replace('_', '-')}")
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            words += [flag, str(item)]
+    return shlex.join(words)
+
+
+def _shown(profiles: tuple[Profile, ...]) -> str:
+    parts = ["; ".join(f"{name} {found}" for name, found in profile.items()) for profile in profiles]
+    return " | ".join(parts) if any(parts) else "fixed shapes"
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    where = facts["engine"]
+    device = where["device"]["name"] or "no GPU: built ahead of time"
+    weights = facts["weights_bytes"]
+    shown = f", weights {weights / 1e6:.2f} MB" if weights is not None else ""
+    return (
+        f"{facts['plan_bytes'] / 1e6:.2f} MB{shown}, {where['runtime']} {where['version']} ({device}), "
+        f"{facts['timing']['seconds']:.1f} s, peak {facts['peak_bytes'] / 1e6:.0f} MB"
+    )
