@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from .core.errors import UserError
 from .core.options import ModelSpec, Options
+from .core.quantities import SPOKEN
 from .core.recipe import nearest
 
 PLAIN = (int, float, str, bool)
@@ -22,7 +23,7 @@ def flag_type(annotation: Any) -> Any:
     """The type that the command line can read for an option, or None when only `--set` can give it."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return flag_type(args[0])
+        return str if SPOKEN in args[1:] else flag_type(args[0])
     if origin in (Union, UnionType):
         inner = [flag_type(arg) for arg in args if arg is not type(None)]
         return inner[0] | None if len(inner) == 1 and inner[0] is not None else None
@@ -38,7 +39,7 @@ def stage_flags(options: type[Options]) -> dict[str, inspect.Parameter]:
     """One keyword parameter per plain option of a stage, for typer to read."""
     flags = {}
     for name, field in options.model_fields.items():
-        kind = flag_type(field.annotation)
+        kind = str if SPOKEN in field.metadata else flag_type(field.annotation)
         if kind is None:
             continue
         default = None if field.is_required() else field.get_default(call_default_factory=True)

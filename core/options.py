@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Confidence = Annotated[float, Field(ge=0.5, lt=1)]
+from .option_types import Confidence, Count, Fraction, Positive, Probability
+from .option_types import Options as Options
+from .option_types import from_string as from_string
+from .prune_options import PruneOptions as PruneOptions
+from .train_options import RecoverOptions as RecoverOptions
+from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
+Rung = Literal["none", "auto", "full", "equalise", "hessian", "adaround", "bias", "ranges"]
 
 
-def from_string(value: Any) -> Any:
-    """A bare source such as ``digits`` as the mapping ``{source: digits}``."""
-    return {"source": value} if isinstance(value, str) else value
-
-
-class Options(BaseModel):
-    """Base of all options: frozen, unknown keys refused, defaults documented in the JSON Schema."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+def listed(value: Any) -> Any:
+    """A bare word as a list of one."""
+    return (value,) if isinstance(value, str) else value
 
 
 class ModelSpec(Options):
@@ -58,32 +54,6 @@ class CaptureOptions(Options):
     )
 
 
-class TrainOptions(Options):
-    """Training: the one loop that train, distill, recovery and QAT share."""
-
-    epochs: Count = Field(default=20, description="passes over the train split")
-    batch_size: Count = Field(default=64, description="samples per batch")
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = Field(default="adamw", description="the optimizer")
-    learning_rate: Positive = Field(default=2e-3, description="highest learning rate of the schedule")
-    momentum: Probability = Field(default=0.9, description="momentum of SGD and RMSprop")
-    weight_decay: float = Field(default=1e-4, ge=0, description="decay of the weights per step")
-    schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = Field(
-        default="cosine", description="how the learning rate falls"
-    )
-    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs over which the learning rate rises linearly")
-    label_smoothing: Probability = Field(default=0.0, description="share of the target spread over all classes")
-    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
-        default="none", description="weights of the classes in the loss; `balanced` weighs by inverse frequency"
-    )
-    clip_norm: Positive | None = Field(default=None, description="largest norm of the gradient")
-    accumulate: Count = Field(default=1, description="batches per optimizer step")
-    patience: Count | None = Field(default=None, description="stop after this many epochs without improvement")
-    ema: Probability | None = Field(default=None, description="decay of an exponential moving average of the weights")
-    precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="mixed precision")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where to train")
-    checkpoint_epochs: Count = Field(default=1, description="write a resumable checkpoint every so many epochs")
-
-
 class DistillOptions(TrainOptions):
     """Soft-target distillation (Hinton et al., 2015)."""
 
@@ -94,43 +64,6 @@ class DistillOptions(TrainOptions):
     alpha: float = Field(default=0.7, ge=0, le=1, description="weight of the soft loss; the hard loss gets the rest")
 
 
-class RecoverOptions(TrainOptions):
-    """Recovery training after a cut, distilling from the uncut program unless told otherwise."""
-
-    epochs: Count = 5
-    learning_rate: Positive = 1e-3
-    distill: bool = True
-    temperature: Positive = 4.0
-    alpha: float = Field(default=0.7, ge=0, le=1)
-
-
-class PruneOptions(Options):
-    """Structured pruning by coupled channels."""
-
-    macs: Fraction | None = Field(default=None, description="multiply-accumulates to keep, as a share of the input's")
-    parameters: Fraction | None = Field(default=None, description="parameters to keep, as a share of the input's")
-    importance: Literal["l1", "l2", "random"] = Field(default="l2", description="how channels are ranked")
-    scope: Literal["global", "layer"] = Field(
-        default="global", description="rank channels across the whole model, or cut each layer alike"
-    )
-    min_channels: Count = Field(default=4, description="channels that every layer keeps")
-    align: Count = Field(
-        default=1,
-        description="keep channel counts at multiples of this; 8 or 16 suits vector units, odd counts run slower",
-    )
-    exclude: tuple[str, ...] = Field(default=(), description="parameter-name patterns whose channels stay")
-    steps: Count = Field(default=1, description="cut in this many equal steps, recovering after each")
-    tolerance: Positive = Field(default=1e-4, description="largest relative error that the proof accepts")
-    recover: RecoverOptions | None = Field(default_factory=RecoverOptions)
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> PruneOptions:
-        if (self.macs is None) == (self.parameters is None):
-            raise ValueError("give exactly one of `macs` and `parameters`")
-        return self
-
-
 class QuantizeOptions(Options):
     """INT8 post-training quantization."""
 
@@ -139,6 +72,12 @@ class QuantizeOptions(Options):
     samples: Count = Field(default=256, description="calibration samples at most")
     batch_size: Count = Field(default=32, description="calibration samples per batch")
     exclude: tuple[str, ...] = Field(default=(), description="node-name patterns left in floating point")
+    correction: Annotated[tuple[Rung, ...], BeforeValidator(listed)] = Field(
+        default=("auto",),
+        description="rungs to try after calibration, each kept only if held-out samples say so: none, auto (seconds), "
+        "full (minutes), or some by name",
+    )
+    weight_bits: int = Field(default=8, ge=2, le=8, description="codes of weights; below 8 they still run as INT8")
 
 
 class ExportOptions(Options):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from retort.compress.program import Program, capture, cost
 from retort.compress.pruning import couple, cut, prune_program
-from retort.compress.pruning.budget import CostModel
+from retort.compress.pruning.costs import CostModel
 from retort.compress.pruning.groups import find_groups
 from retort.compress.pruning.importance import score
 from retort.core.errors import UserError

@@ -139,7 +139,7 @@ def test_excluded_parameters_keep_their_channels() -> None:
 
 def test_a_pattern_that_matches_nothing_gives_the_nearest_names() -> None:
     """A misspelt exclusion is refused with the names it may have meant."""
-    with pytest.raises(UserError, match=r"no parameter matches 'iner.wieght'") as caught:
+    with pytest.raises(UserError, match=r"no layer or parameter matches .iner.wieght.") as caught:
         prune_program(program_of(Net()), PruneOptions(macs=0.5, exclude=("iner.wieght",), recover=None))
     assert "inner.weight" in caught.value.remedy
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from ...core.errors import UserError
 from ..program import Program
 from .context import Maker
 from .coupling import Coupling, couple
 from .labels import Ids
+from .patterns import matching
 
 
 @dataclass
@@ -118,19 +116,14 @@ def _in_order(roots: Ids) -> Ids:
 
 
 def exclude(program: Program, coupling: Coupling, patterns: Iterable[str]) -> None:
-    """Lock the channels that the parameters with these names make.
+    """Lock the channels that the parameters or layers with these names make.
 
     Raises:
-        UserError: a pattern matches no parameter.
+        UserError: a pattern matches nothing.
     """
     names = [name for name, _ in program.module.named_parameters(remove_duplicate=False)]
     for pattern in patterns:
-        matching = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not matching:
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
-            shown = f"the nearest names are {', '.join(near)}" if near else f"the model has {', '.join(names[:5])} …"
-            raise UserError(f"prune.exclude: no parameter matches '{pattern}'", shown, pattern=pattern)
-        for name in matching:
+        for name in matching(pattern, names, "exclude"):
             _lock_made(coupling, coupling.aliases.get(name, name), f"excluded by '{pattern}'")
 
 

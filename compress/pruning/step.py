@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from ...core.options import PruneOptions
 from ..program import Cost, Program, clone, cost, set_training
-from .budget import Measure, choose
+from .budget import choose
+from .costs import Measure, counted
 from .coupling import Coupling, couple
 from .groups import Grouping, exclude, find_groups
-from .importance import score
+from .importance import Evidence, Scores, score
 from .labels import Mask
+from .ladders import build_ladders, fixed_widths, least_cut, remove, restrict
 from .proof import Proof, prove
 from .surgery import cut
 
@@ -32,61 +37,127 @@ class Pruned:
     cost: Cost
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """A program's groups and how important their units are.
+
+    Attributes:
+        fixed: share of channels to keep that the user fixed, by place of the group.
+    """
+
+    grouping: Grouping
+    scores: Scores
+    fixed: dict[int, float]
+
+
 def measure_of(options: PruneOptions) -> Measure:
-    """What the budget of the options counts."""
-    return "macs" if options.macs is not None else "parameters"
+    """What the budget of the options counts; multiply-accumulates where it counts nothing."""
+    if options.size is not None or options.size_bytes is not None:
+        return "bytes"
+    return "parameters" if options.parameters is not None else "macs"
 
 
-def share_of(options: PruneOptions) -> float:
-    """The share that the options ask to keep."""
-    share = options.macs if options.macs is not None else options.parameters
-    assert share is not None  # the options take exactly one budget
-    return share
+def share_of(options: PruneOptions, spent: Cost) -> float:
+    """The share of a program's cost that the options ask to keep; 1 where they name no budget that is counted."""
+    if options.size_bytes is not None:
+        return min(1.0, options.size_bytes / max(spent.parameter_bytes, 1))
+    given = [item for item in (options.macs, options.parameters, options.size) if item is not None]
+    return given[0] if given else 1.0
 
 
-def counted(spent: Cost, measure: Measure) -> int:
-    """The number that a budget of this measure counts."""
-    return spent.macs if measure == "macs" else spent.parameters
-
-
-def prune_program(program: Program, options: PruneOptions, target: float | None = None) -> Pruned:
+def prune_program(
+    program: Program, options: PruneOptions, target: float | None = None, evidence: Evidence | None = None
+) -> Pruned:
     """Cut a program once and prove it; the program given stays as it is.
 
     Args:
-        options: budget, importance, scope and limits; ``steps`` and ``recover`` are not looked at.
-        target: multiply-accumulates or parameters to keep; the options' share of the program's own when None.
+        options: budget, importance, scope and limits; the schedule and ``recover`` are not looked at.
+        target: cost to keep, in the unit of the budget; the options' share of the program's own when None.
+        evidence: what data-driven importance looks at.
 
     Raises:
         UserError: a pattern matches nothing, or the budget cannot be reached.
         VerificationError: the proof failed.
     """
+
+    def _decide(program: Program, ranked: Ranked) -> Mask:
+        spent = cost(program)
+        wanted = share_of(options, spent) * counted(spent, measure_of(options)) if target is None else target
+        return decide(program, ranked, options, wanted)
+
+    return cut_and_prove(program, options, _decide, evidence)
+
+
+def cut_and_prove(
+    program: Program,
+    options: PruneOptions,
+    decide: Callable[[Program, Ranked], Mask],
+    evidence: Evidence | None = None,
+) -> Pruned:
+    """Cut what ``decide`` chooses from a program's ranked groups, and prove it."""
     program = clone(program)
     set_training(program, False)
-    if target is None:
-        target = share_of(options) * counted(cost(program), measure_of(options))
-    coupling, grouping, removed = plan(program, options, target)
+    ranked = rank(program, options, evidence)
+    removed = decide(program, ranked)
+    coupling = ranked.grouping.coupling
     result = cut(program, coupling, removed)
     proof = prove(program, result, coupling, removed, options.tolerance)
-    return Pruned(result, grouping, proof, cost(result))
+    return Pruned(result, ranked.grouping, proof, cost(result))
 
 
-def plan(program: Program, options: PruneOptions, target: float) -> tuple[Coupling, Grouping, Mask]:
-    """What to remove, without removing it.
+def rank(program: Program, options: PruneOptions, evidence: Evidence | None = None) -> Ranked:
+    """Couple a program and score its channels.
 
     Raises:
-        UserError: a pattern matches nothing, or the budget cannot be reached.
+        UserError: a pattern matches nothing, or the importance needs what is not there.
+    """
+    grouping = groups_of(program, options)
+    scores = score(program, grouping, options.importance, options.seed, normalize=options.normalize, evidence=evidence)
+    return Ranked(grouping, scores, fixed_widths(program, grouping, options.layers))
+
+
+def groups_of(program: Program, options: PruneOptions) -> Grouping:
+    """The groups of a program, without those that the options leave out.
+
+    Raises:
+        UserError: a pattern matches nothing.
     """
     coupling = couple(program)
     exclude(program, coupling, options.exclude)
     grouping = find_groups(coupling)
-    removed = choose(
+    restrict(program, grouping, options.only)
+    return grouping
+
+
+def decide(program: Program, ranked: Ranked, options: PruneOptions, target: float) -> Mask:
+    """What to remove so that a counted budget is met; with ``layers`` alone, what they fix.
+
+    Raises:
+        UserError: the budget cannot be reached.
+    """
+    grouping = ranked.grouping
+    if not options.budgets:
+        ladders = build_ladders(grouping, ranked.scores, options.min_channels, 1, ranked.fixed)
+        return remove(len(grouping.coupling.unions), ladders, least_cut(ladders))
+    return choose(
         program,
         grouping,
-        score(program, grouping, options.importance, options.seed),
+        ranked.scores,
         measure=measure_of(options),
         target=target,
         scope=options.scope,
         min_channels=options.min_channels,
         align=options.align,
+        fixed=ranked.fixed,
     )
-    return coupling, grouping, removed
+
+
+def plan(program: Program, options: PruneOptions, target: float) -> tuple[Coupling, Grouping, Mask]:
+    """What to remove, without removing it; units are taken as equally important.
+
+    Raises:
+        UserError: a pattern matches nothing, or the budget cannot be reached.
+    """
+    grouping = groups_of(program, options)
+    equal = Ranked(grouping, np.ones(len(grouping.coupling.unions)), fixed_widths(program, grouping, options.layers))
+    return grouping.coupling, grouping, decide(program, equal, options, target)

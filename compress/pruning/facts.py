@@ -1,0 +1,83 @@
+"""What the pruning stage writes into its manifest, and what it warns of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.console import Console
+from ...core.options import PruneOptions
+from ..program import Program, cost
+from .context import fetch
+from .costs import NAMES, counted
+from .groups import Grouping
+from .progress import Steps
+from .proof import Proof
+from .step import measure_of, share_of
+
+_COARSE = 0.02
+
+
+def proof_facts(proof: Proof) -> dict[str, Any]:
+    """A proof as plain values."""
+    return {
+        "relative_error": proof.error,
+        "output_relative_error": proof.outputs,
+        "dtype": proof.dtype,
+        "batches": list(proof.batches),
+    }
+
+
+def describe(grouping: Grouping) -> dict[str, Any]:
+    """The groups before the first cut as plain values."""
+    free = [
+        {
+            "name": group.name,
+            "layers": group.layers,
+            "parameter": group.makers[0].parameter,
+            "dim": group.makers[0].dim,
+            "channels_before": group.channels,
+        }
+        for group in grouping.free
+    ]
+    locked = [{"name": group.name, "channels": group.channels, "reason": group.reason} for group in grouping.locked]
+    return {"free": free, "locked": locked, "unknown": sorted(set(grouping.coupling.unknown.values()))}
+
+
+def facts_of(original: Program, program: Program, options: PruneOptions, steps: Steps) -> dict[str, Any]:
+    """Everything about a finished pruning."""
+    before, after, measure = cost(original), cost(program), measure_of(options)
+    groups = [
+        {
+            "name": group["name"],
+            "layers": group["layers"],
+            "channels_before": group["channels_before"],
+            "channels_after": fetch(program.module, group["parameter"]).shape[group["dim"]],
+        }
+        for group in steps.groups["free"]
+    ]
+    timing = [done["recovery"].pop("timing", {}) if done["recovery"] else {} for done in steps.done]
+    return {
+        "budget": next(iter(options.budgets), "layers"),
+        "asked": share_of(options, before),
+        "got": counted(after, measure) / max(counted(before, measure), 1),
+        "parameters_before": before.parameters,
+        "parameters_after": after.parameters,
+        "macs_before": before.macs,
+        "macs_after": after.macs,
+        "groups": groups,
+        "locked": steps.groups["locked"],
+        "unknown_operators": steps.groups["unknown"],
+        "steps": steps.done,
+        "proof_relative_error": max((done["proof"]["relative_error"] for done in steps.done), default=0.0),
+        "timing": {"recover_seconds": sum(item.get("train_seconds", 0.0) for item in timing)},
+    }
+
+
+def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None:
+    """Tell what was missed and what stayed whole."""
+    asked, got = facts["asked"], facts["got"]
+    counting = bool(options.budgets) and not options.timed
+    if counting and (got > asked or got < asked - _COARSE):
+        console.warn(f"{got:.1%} of the {NAMES[measure_of(options)]} are left where {asked:.1%} were asked for")
+    for reason in facts["unknown_operators"]:
+        console.warn(f"channels stay whole, {reason}")

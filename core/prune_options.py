@@ -1,0 +1,89 @@
+"""Options of pruning: one budget, how channels are ranked, what is left out, and by which schedule."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from .option_types import Count, Importance, Normalization, Options, Positive
+from .quantities import Bytes, Milliseconds, Share, Step
+from .train_options import RecoverOptions
+
+BUDGETS = ("macs", "parameters", "size", "size_bytes", "latency", "latency_ms")
+SCHEDULE_STEPS = {"one_shot": 1, "iterative": 3, "gradual": 5}
+
+
+class PruneOptions(Options):
+    """Structured pruning by coupled channels: one budget, or `layers` alone."""
+
+    macs: Share | None = Field(default=None, description="multiply-accumulates to keep: 0.5, 0.5x or 50%")
+    parameters: Share | None = Field(default=None, description="parameters to keep, as a share of the input's")
+    size: Share | None = Field(default=None, description="bytes of the parameters to keep, as a share of the input's")
+    size_bytes: Bytes | None = Field(default=None, description="bytes of the parameters to keep, such as 2 MB")
+    latency: Share | None = Field(
+        default=None, description="time to keep, as a share of the input's, measured: 0.5x is twice as fast"
+    )
+    latency_ms: Milliseconds | None = Field(default=None, description="milliseconds per call to reach, measured")
+    batch: Count = Field(default=1, description="rows per call for which the latency is asked")
+    threads: Count = Field(default=1, description="runtime threads for which the latency is asked")
+    timer: str | None = Field(
+        default=None,
+        description="`package.module:function` that times another device: (path of an .onnx, batch) to milliseconds",
+    )
+    layers: dict[str, Share] = Field(
+        default_factory=dict, description="channels to keep of the layers that match a pattern, such as {conv3*: 0.5}"
+    )
+    importance: Importance = Field(default="l2", description="how channels are ranked")
+    normalize: Normalization = Field(
+        default="auto", description="how scores of different groups are made comparable; auto suits the importance"
+    )
+    score_samples: Count = Field(default=256, description="calibration samples that taylor, obd and activation look at")
+    score_batch: Count = Field(default=16, description="samples per gradient of taylor and obd")
+    scope: Literal["global", "layer"] = Field(
+        default="global", description="rank channels across the whole model, or cut each layer alike"
+    )
+    min_channels: Count = Field(default=4, description="channels that every layer keeps")
+    align: Step = Field(
+        default="auto",
+        description="keep channel counts at multiples of this; auto: 8, or less where the budget would be missed",
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="layer or parameter patterns whose channels stay")
+    only: tuple[str, ...] = Field(default=(), description="layer or parameter patterns outside which all channels stay")
+    schedule: Literal["one_shot", "iterative", "gradual"] | None = Field(
+        default=None,
+        description="one cut; cuts with a full recovery after each; or cuts spread over one recovery; by `steps`",
+    )
+    steps: Count | None = Field(default=None, description="cuts: 1 in one shot, else 3 (iterative) or 5 (gradual)")
+    ramp: Literal["geometric", "cubic", "linear"] | None = Field(
+        default=None, description="how the budget falls over the steps: geometric if iterative, cubic if gradual"
+    )
+    tolerance: Positive = Field(default=1e-4, description="largest relative error that the proof accepts")
+    recover: RecoverOptions | None = Field(default_factory=RecoverOptions)
+    seed: int = 0
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The budgets that are given, by name."""
+        given = {name: getattr(self, name) for name in BUDGETS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def timed(self) -> bool:
+        """Whether the budget is a latency."""
+        return self.latency is not None or self.latency_ms is not None
+
+    @property
+    def cuts(self) -> int:
+        """The number of steps."""
+        return self.steps or (1 if self.schedule is None else SCHEDULE_STEPS[self.schedule])
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> PruneOptions:
+        if len(self.budgets) > 1 or not (self.budgets or self.layers):
+            raise ValueError(f"give exactly one of {', '.join(BUDGETS)}, or `layers` alone")
+        if self.schedule == "one_shot" and self.cuts > 1:
+            raise ValueError(f"`schedule: one_shot` is one cut, not {self.cuts} steps; use iterative or gradual")
+        if self.timer is not None and not self.timed:
+            raise ValueError("`timer` measures a latency; give `latency` or `latency_ms`")
+        return self
