@@ -78,6 +78,10 @@ class QuantizeOptions(Options):
         "full (minutes), or some by name",
     )
     weight_bits: int = Field(default=8, ge=2, le=8, description="codes of weights; below 8 they still run as INT8")
+    first_layer: Literal["auto", "int8", "float"] = Field(
+        default="auto", description="layers that read the inputs; `auto` keeps those in FP32 that INT8 would slow down"
+    )
+    last_layer: Literal["int8", "float"] = Field(default="int8", description="layers behind which no other comes")
 
 
 class ExportOptions(Options):
