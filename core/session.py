@@ -14,7 +14,7 @@ from typing import Protocol
 from .errors import MissingFileError, UserError
 from .tensors import Array, Feeds, Signature
 
-BACKENDS = {".onnx": "ort", ".pt2": "eager"}
+BACKENDS = {".onnx": "ort", ".pt2": "eager", ".plan": "trt"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class SessionOptions:
         provider_options: options per provider name.
         spinning: let idle runtime threads spin; off suits machines that are shared.
         profile: write a runtime profile (ONNX Runtime) to this path prefix.
+        cuda_graphs: record a CUDA graph per shape (TensorRT).
     """
 
     threads: int = 1
@@ -34,6 +35,7 @@ class SessionOptions:
     provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     spinning: bool = False
     profile: str = ""
+    cuda_graphs: bool = True
 
 
 class Session(Protocol):
@@ -67,7 +69,7 @@ def open_session(
     options: SessionOptions | None = None,
     signature: Signature | None = None,
 ) -> Session:
-    """Open a model file with the runtime its suffix names (``.onnx`` or ``.pt2``).
+    """Open a model file with the runtime its suffix names (``.onnx``, ``.pt2`` or ``.plan``).
 
     Args:
         model: a path, or the bytes of an ONNX file (so that what was hashed is what is loaded).

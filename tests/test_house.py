@@ -23,12 +23,24 @@ MAY_IMPORT = {
     "handlers": {"handlers", "serve", "core"},
     "examples": {"examples"},
 }
-TORCH_MAY = ("compress/", "export/", "core/backends/eager.py", "core/backends/qdq.py", "examples/")
+TORCH_MAY = (
+    "compress/",
+    "export/",
+    "core/backends/eager.py",
+    "core/backends/qdq.py",
+    "core/backends/recurrent.py",
+    "examples/",
+)
 RUNTIME_HALF = (
     "core/session.py",
     "core/tensors.py",
     "core/errors.py",
     "core/backends/ort.py",
+    "core/backends/cuda.py",
+    "core/backends/trt.py",
+    "core/backends/trt_buffers.py",
+    "core/backends/trt_plan.py",
+    "core/backends/trt_versions.py",
     "serve/inference.py",
 )
 

@@ -19,6 +19,9 @@ from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
 
 SIGNATURE_KEY = "retort.signature"
 CPU = "CPUExecutionProvider"
+HEAVY = frozenset(
+    ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "Attention", "QLinearConv", "MatMulInteger")
+)
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -74,7 +77,8 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     shown = "the model" if isinstance(model, bytes) else Path(model).name
     provider_options = [dict(options.provider_options.get(name, {})) for name in wanted]
     try:
-        inner = runtime.InferenceSession(source, _session_options(runtime, options), list(wanted), provider_options)
+        settings = _session_options(runtime, options)
+        inner = runtime.InferenceSession(source, settings, list(wanted), provider_options)
     except Exception as error:  # onnxruntime's exceptions share no narrower base class
         raise _readable(error, shown) from error
     inner.disable_fallback()
@@ -86,7 +90,37 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
             requested=wanted[0],
             actual=used[0],
         )
+    if wanted[0] != CPU:
+        _require_used(inner, wanted[0], shown)
     return OrtSession(inner, signature or _signature(inner))
+
+
+def placement(inner: Any) -> dict[str, list[str]]:
+    """Which operators each execution provider runs; empty where ONNX Runtime does not tell (before 1.24)."""
+    ask = getattr(inner, "get_provider_graph_assignment_info", None)
+    found: dict[str, list[str]] = {}
+    for part in ask() if ask else ():
+        found.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+    return found
+
+
+def _require_used(inner: Any, wanted: str, shown: str) -> None:
+    """Refuse a session that names a provider and computes elsewhere: ONNX Runtime falls back without a word."""
+    placed = placement(inner)
+    if not placed:
+        return
+    astray = [op for name, ops in placed.items() if name == CPU for op in ops if op in HEAVY]
+    if wanted in placed and not astray:
+        return
+    counts = {name: len(ops) for name, ops in placed.items()}
+    what = f"{len(astray)} of its heavy nodes run on the CPU ({astray[0]})" if astray else "it runs no node there"
+    raise MachineError(
+        f"{shown} does not run on {wanted} as asked: {what}",
+        f"nodes per provider: {', '.join(f'{name} {n}' for name, n in counts.items())}; "
+        "export for that provider, or ask for the CPU",
+        requested=wanted,
+        nodes=counts,
+    )
 
 
 def _runtime() -> Any:
@@ -104,6 +138,8 @@ def _session_options(runtime: Any, options: SessionOptions) -> Any:
     settings.inter_op_num_threads = 1
     settings.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
+    if options.providers and options.providers[0] != CPU:
+        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.profile:
         settings.enable_profiling = True
         settings.profile_file_prefix = options.profile
