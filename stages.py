@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent
 COMPRESS = ("core/backends", "core/data.py", "core/sources.py", "core/images.py", "compress")
 CODE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("capture", "train", "distill"), COMPRESS),
-    "prune": (*COMPRESS, "compress/pruning"),
+    "prune": (*COMPRESS, "compress/pruning", "export"),
     "quantize": ("core/backends", "core/data.py", "compress", "compress/quantization"),
     "export": ("core/backends", "core/tensors.py", "export"),
     "engine": ("core/backends", "core/tensors.py", "export", "export/lint"),
@@ -120,10 +120,12 @@ def distill(options: DistillOptions, parent: Artifact, place: Place | Path, cont
 
 
 def prune(options: PruneOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
-    """Remove coupled channels, prove the cut, recover."""
+    """Remove coupled channels, prove every cut in PyTorch and in ONNX Runtime, recover."""
     from .compress.pruning import prune as stage
+    from .export.agreement import check_outputs
 
-    return stage(options, parent, _placed(place).directory, **_training(parent, place, context))
+    shared = _training(parent, place, context)
+    return stage(options, parent, _placed(place).directory, check_file=check_outputs, **shared)
 
 
 def quantize(options: QuantizeOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:

@@ -12,6 +12,7 @@ from .costs import NAMES, counted
 from .groups import Grouping
 from .progress import Steps
 from .proof import Proof
+from .shipped import NOT_ASKED
 from .step import measure_of, share_of
 
 _COARSE = 0.02
@@ -81,3 +82,5 @@ def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None
         console.warn(f"{got:.1%} of the {NAMES[measure_of(options)]} are left where {asked:.1%} were asked for")
     for reason in facts["unknown_operators"]:
         console.warn(f"channels stay whole, {reason}")
+    for reason in sorted({done["file"]["reason"] for done in facts["steps"]} - {"", NOT_ASKED.reason}):
+        console.warn(f"proven in PyTorch alone, not as a file: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .costs import NAMES, counted
 from .evidence import Samples
 from .facts import describe, facts_of, proof_facts, warn
 from .progress import Steps, ramp, recovery_of
+from .shipped import FileCheck, prove_file
 from .step import Pruned, measure_of, plan, prune_program, share_of
 
 Recover = Callable[[Program, int], dict[str, Any] | None]
@@ -33,6 +35,7 @@ def prune(
     task: Task,
     seed: int,
     scratch: Path,
+    check_file: FileCheck | None = None,
     console: Console = SILENT,
     key: str = "",
     parents: tuple[str, ...] = (),
@@ -43,6 +46,7 @@ def prune(
         artifact: the program to prune; it stays as it is.
         directory: where the pruned program goes.
         scratch: folder for finished steps and resumable checkpoints; empty of them again afterwards.
+        check_file: writes, runs and compares the file made of every cut; None to prove in PyTorch alone.
 
     Raises:
         ArtifactError: ``artifact`` is no program.
@@ -66,8 +70,10 @@ def prune(
     for step in range(len(steps.done), options.cuts):
         console.say(f"cut {step + 1} of {options.cuts}: {targets[step]:.1%} of the {NAMES[measure]} to keep")
         pruned = prune_program(program, _at(options, step), targets[step] * whole, samples)
+        file = prove_file(program, pruned.program, pruned.proof, check_file)
         program = pruned.program
-        steps.add(program, {**_cut_facts(pruned, targets[step], whole, options), "recovery": recover(program, step)})
+        cut = {**_cut_facts(pruned, targets[step], whole, options), "file": asdict(file)}
+        steps.add(program, {**cut, "recovery": recover(program, step)})
         discard(scratch, _label(step))
     facts = facts_of(original, program, options, steps)
     warn(console, facts, options)
