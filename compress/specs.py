@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from ..core.backends.eager import dtype_name
 from ..core.errors import ModelError
-from ..core.tensors import BATCH, Signature, TensorSpec
+from ..core.tensors import BATCH, Signature, TensorSpec, multiple
 
 Tensors = dict[str, torch.Tensor]
 Dynamic = Mapping[str, Mapping[int, str]]
@@ -36,8 +37,9 @@ def make_signature(
     Raises:
         ModelError: a dtype that no numpy array can hold, as samples come and go in those.
     """
-    taken = tuple(_input_spec(name, tensor, dynamic.get(name, {})) for name, tensor in feeds.items())
-    labels = _symbols(taken, inputs)
+    named = tuple(_input_spec(name, tensor, dynamic.get(name, {})) for name, tensor in feeds.items())
+    labels = _symbols(named, inputs)
+    taken = tuple(_in_multiples(spec, tensor, labels) for spec, tensor in zip(named, inputs, strict=True))
     given = tuple(
         TensorSpec(name, dtype_name(value.dtype), tuple(_axis(size, labels) for size in value.shape))
         for name, value in zip(names, outputs, strict=True)
@@ -66,7 +68,13 @@ def _input_spec(name: str, tensor: torch.Tensor, axes: Mapping[int, str]) -> Ten
 def _symbols(specs: Sequence[TensorSpec], values: Sequence[torch.Tensor]) -> dict[str, str]:
     """The axis name behind each symbol of the graph."""
     pairs = [(str(size), axis) for spec, value in zip(specs, values) for size, axis in zip(value.shape, spec.shape)]
-    return {symbol: axis for symbol, axis in pairs if isinstance(axis, str)}
+    return {multiple(symbol)[1]: axis for symbol, axis in pairs if isinstance(axis, str)}
+
+
+def _in_multiples(spec: TensorSpec, value: torch.Tensor, labels: Mapping[str, str]) -> TensorSpec:
+    """``2*height`` where the model takes even heights only."""
+    shape = (_axis(size, labels) if isinstance(axis, str) else axis for size, axis in zip(value.shape, spec.shape))
+    return replace(spec, shape=tuple(shape))
 
 
 def _axis(size: Any, labels: Mapping[str, str]) -> int | str:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ..core.backends.eager import quiet
+from ..core.backends.recurrent import free_time
 from ..core.errors import CaptureError, RetortError
-from ..core.tensors import BATCH
+from ..core.tensors import BATCH, multiple
 from .diagnosis import explain
 
 Bounds = tuple[int | None, int | None]
@@ -25,40 +26,50 @@ def trace(
 ) -> torch.export.ExportedProgram:
     """Export a module with dynamic axes.
 
-    Bounds that the model sets on an axis of its own (a table of 512 positions) are taken over; the batch must be free.
+    Bounds that the model sets on an axis of its own (a table of 512 positions) and steps (even heights only) are taken
+    over; the batch must be free.
 
     Args:
         inputs: example inputs, by position.
-        axes: the dynamic axes of each input, ``{axis: name}``; equal names are equal sizes.
+        axes: the dynamic axes of each input, ``{axis: name}``; equal names are equal sizes, ``4*name`` is in steps.
         variadic: whether ``forward`` takes ``*values``.
 
     Raises:
         CaptureError: in the model's terms: what it does, where, and the remedy.
     """
     bounds: dict[str, Bounds] = {}
+    steps: dict[str, int] = {}
     for _ in range(_ROUNDS):
-        shapes = _shapes(axes, bounds)
+        shapes = _shapes(axes, bounds, steps)
         try:
-            with quiet(), torch.enable_grad():
+            with quiet(), torch.enable_grad(), free_time():
                 return torch.export.export(
                     module, tuple(inputs), dynamic_shapes=(shapes,) if variadic else shapes, strict=False
                 )
         except RetortError:
             raise
         except Exception as error:  # torch.export raises a dozen unrelated classes, and whatever the model raises
-            found = _bounds(str(error))
-            if not found or BATCH in found or found.items() <= bounds.items():
+            found, stepped = _suggested(str(error))
+            new = found.items() - bounds.items() or stepped.items() - steps.items()
+            if not new or BATCH in found or BATCH in stepped:
                 raise _constraint(str(error)) or explain(error) from error
             bounds |= found
+            steps |= stepped
     raise CaptureError("the model's dynamic axes depend on each other", "make fewer axes dynamic")
 
 
-def _shapes(axes: Axes, bounds: Mapping[str, Bounds]) -> tuple[dict[int, Any], ...]:
+def _shapes(axes: Axes, bounds: Mapping[str, Bounds], steps: Mapping[str, int]) -> tuple[dict[int, Any], ...]:
     dims: dict[str, Any] = {}
-    for name in {name for entry in axes for name in entry.values()}:
-        low, high = bounds.get(name, (None, None))
-        dims[name] = torch.export.Dim(name, min=low, max=high)
-    return tuple({axis: dims[name] for axis, name in entry.items()} for entry in axes)
+    for label in {label for entry in axes for label in entry.values()}:
+        step, name = multiple(label)
+        step = max(step, steps.get(name, 1))
+        low, high = bounds.get(f"_{name}" if step > 1 else name, (None, None))
+        dims[label] = (
+            step * torch.export.Dim(f"_{name}", min=low, max=high)
+            if step > 1
+            else torch.export.Dim(name, min=low, max=high)
+        )
+    return tuple({axis: dims[label] for axis, label in entry.items()} for entry in axes)
 
 
 def _fixes(text: str) -> dict[str, str]:
@@ -67,16 +78,20 @@ def _fixes(text: str) -> dict[str, str]:
     return dict(_FIX.findall(suggested.split("\n\n")[0]))
 
 
-def _bounds(text: str) -> dict[str, Bounds]:
-    """The suggested bounds, when bounds are all that is suggested."""
-    fixes = _fixes(text)
-    found = {}
-    for name, fix in fixes.items():
-        if not fix.startswith("Dim(") or name.startswith("_"):
-            return {}
+def _suggested(text: str) -> tuple[dict[str, Bounds], dict[str, int]]:
+    """The suggested bounds and steps, when those are all that is suggested."""
+    bounds: dict[str, Bounds] = {}
+    steps: dict[str, int] = {}
+    for name, fix in _fixes(text).items():
         low, high = re.search(r"min=(\d+)", fix), re.search(r"max=(\d+)", fix)
-        found[name] = (int(low[1]) if low else None, int(high[1]) if high else None)
-    return found
+        step = re.fullmatch(rf"(\d+)\*_?{re.escape(name)}", fix)
+        if fix.startswith("Dim("):
+            bounds[name] = (int(low[1]) if low else None, int(high[1]) if high else None)
+        elif step:
+            steps[name] = int(step[1])
+        else:
+            return {}, {}
+    return bounds, steps
 
 
 def _constraint(text: str) -> CaptureError | None:

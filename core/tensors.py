@@ -26,7 +26,8 @@ class TensorSpec:
     Attributes:
         name: the name in the ONNX graph, in requests and in ``Session.run``.
         dtype: a numpy dtype name such as ``float32`` or ``int64``.
-        shape: one entry per axis; an ``int`` is fixed, a ``str`` names a dynamic axis (``"batch"``).
+        shape: one entry per axis; an ``int`` is fixed, a ``str`` names a dynamic axis (``"batch"``); ``"4*height"`` is
+            one whose size is a multiple of 4.
     """
 
     name: str
@@ -129,6 +130,12 @@ class Signature:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error
 
 
+def multiple(axis: str) -> tuple[int, str]:
+    """The step and the name of a dynamic axis: ``(4, "height")`` of ``4*height``, ``(1, "batch")`` of ``batch``."""
+    step, star, name = axis.partition("*")
+    return (int(step), name) if star and step.isdigit() else (1, axis)
+
+
 def _spec(raw: Mapping[str, object]) -> TensorSpec:
     shape = raw["shape"]
     if not isinstance(shape, list) or not all(isinstance(axis, int | str) for axis in shape):
@@ -150,6 +157,10 @@ def _check_shape(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, tupl
                 message = f"input '{spec.name}' has size {found} on axis {axis}, {got}"
                 raise InputError(message, f"expected {spec.describe()}", input=spec.name)
             continue
+        step, _ = multiple(wanted)
+        if found % step:
+            message = f"input '{spec.name}' has size {found} on axis {axis}, which must be a multiple of {step}"
+            raise InputError(message, f"expected {spec.describe()}", input=spec.name)
         known, owner = sizes.setdefault(wanted, (found, spec.name))
         if known != found:
             message = f"axis '{wanted}' is {known} in input '{owner}' and {found} in input '{spec.name}'"

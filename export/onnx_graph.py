@@ -16,12 +16,14 @@ from onnxscript import values
 from torch.export import ExportedProgram
 
 from ..core.backends.eager import load_exported, quiet
+from ..core.backends.recurrent import free_time
 from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.options import Target
 from ..core.tensors import Signature
 from .finish import finish, name_ports
 from .forms import CPU_FORMS
 from .quantized import DOMAIN, OP, merge_repeated, quantize_before_reshape, write_qdq
+from .recurrent import forms as recurrent_forms
 from .retarget import retarget
 from .simplify import PASSES, remove_dead, simplify
 
@@ -119,12 +121,12 @@ def _parse_operators_once() -> None:
 
 
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
-    table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq}
+    table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq, **recurrent_forms()}
     _parse_operators_once()
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose
         # strides disagree (Swin: "Cannot view a tensor with shape …").
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), free_time():
             result = torch.onnx.export(
                 program, dynamo=True, opset_version=opset, custom_translation_table=table, verbose=False
             )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError, VerificationError
 from ..core.session import Session
-from ..core.tensors import BATCH, Feeds, Signature
+from ..core.tensors import BATCH, Feeds, Signature, multiple
 
 Numbers = NDArray[Any]
 RMS_FACTOR = 2.0
@@ -243,7 +243,8 @@ def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Numbers]:
 def _cut(array: Numbers, shape: tuple[int | str, ...], free: set[str]) -> Numbers:
     for axis, size in enumerate(shape):
         if size in free:
-            array = np.take(array, np.arange(max(1, array.shape[axis] // 2)), axis=axis)
+            step = multiple(str(size))[0]
+            array = np.take(array, np.arange(max(1, array.shape[axis] // (2 * step)) * step), axis=axis)
     return array
 
 

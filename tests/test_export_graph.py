@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn import functional
 
 from retort.compress.program import capture, reexport, save_program
-from retort.core.errors import CaptureError, ModelError, UserError, VerificationError
+from retort.core.errors import CaptureError, InputError, ModelError, UserError, VerificationError
+from retort.core.session import SessionOptions, open_session
 from retort.core.tensors import Signature, TensorSpec
 from retort.export.onnx_graph import OPSETS, to_onnx
 
@@ -149,6 +150,50 @@ def test_recurrent_nets_are_exported(kind: type[nn.Module]) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node].count(kind.__name__) == 2
     assert_same(program, model, {"series": torch.randn(1, 7, 6)})
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_the_time_axis_of_a_recurrent_net_is_free(kind: type[nn.Module], tmp_path: Path) -> None:
+    """Captured, saved and exported with a named time axis, a recurrent net takes series of any length, even 1."""
+    net = Recurrent(kind).eval()
+    save_program(capture(net, {"series": torch.randn(4, 7, 6)}, dynamic={"series": {1: "time"}}), tmp_path / "net.pt2")
+    model = to_onnx(tmp_path / "net.pt2")
+    assert axes_of(model.graph.input) == {"series": ["batch", "time", 6]}
+    assert [node.op_type for node in model.graph.node].count(kind.__name__) == 2
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for shape in ((1, 1, 6), (3, 7, 6), (2, 31, 6)):
+        series = torch.randn(shape)
+        (scores,) = session.run(None, {"series": series.numpy()})
+        torch.testing.assert_close(torch.from_numpy(scores), net(series).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_that_come_in_multiples_are_said_so(tmp_path: Path) -> None:
+    """A U-Net that halves and doubles gets axes such as 2*height; it runs at other sizes, and an odd one is refused."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up = nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 3, 2, 2)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.up(torch.relu(self.down(image))), image], 1)
+
+    net, path = Net().eval(), tmp_path / "net.pt2"
+    program = capture(net, {"image": torch.randn(2, 3, 8, 12)}, dynamic={"image": {2: "height", 3: "width"}})
+    assert program.signature.inputs[0].shape == ("batch", 3, "2*height", "2*width")
+    assert program.signature.outputs[0].shape == ("batch", 6, "2*height", "2*width")
+    save_program(program, path)
+    model = to_onnx(path)
+    assert axes_of(model.graph.input) == {"image": ["batch", 3, "2*height", "2*width"]}
+    model_path = tmp_path / "net.onnx"
+    onnx.save(model, model_path)
+    session = open_session(model_path, SessionOptions())
+    image = torch.randn(1, 3, 14, 6)
+    torch.testing.assert_close(
+        torch.from_numpy(session.run({"image": image.numpy()})["output"]), net(image).detach(), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(InputError, match="multiple of 2"):
+        session.run({"image": np.zeros((1, 3, 7, 6), np.float32)})
 
 
 def test_a_transformer_keeps_its_length_axis() -> None:
