@@ -18,6 +18,8 @@ from .edit import Numbers, add_constant, constant, evaluate, every_node, insert_
 DOMAIN = "retort"
 OP = "QDQ"
 MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split")
+# A fake-quantize may have two more inputs: scale and zero point by which its codes are read (forms.py, gates).
+_READ_AS = 3
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
@@ -67,8 +69,8 @@ def attribute_axis(node: ir.Node) -> int:
 def copy_qdq(origin: ir.Node, value: ir.Value, place: ir.Node) -> ir.Value:
     """``value`` behind a fake-quantize on the grid of ``origin``, put before ``place``."""
     output = ir.Value(name=f"{value.name}_requantized", shape=value.shape, type=value.type)
-    attributes = list(origin.attributes.values())
-    copied = ir.Node(DOMAIN, OP, [value, *origin.inputs[1:]], attributes, outputs=[output], name=f"node_{output.name}")
+    attributes, grid = list(origin.attributes.values()), origin.inputs[3:5] or origin.inputs[1:3]
+    copied = ir.Node(DOMAIN, OP, [value, *grid], attributes, outputs=[output], name=f"node_{output.name}")
     assert place.graph is not None
     place.graph.insert_before(place, copied)
     return output
@@ -119,9 +121,9 @@ def _codes_type(node: ir.Node) -> np.dtype[np.generic]:
     raise ArtifactError(f"'{node.name}' quantizes to [{qmin}, {qmax}], which is not 8 bits", "quantize it to INT8")
 
 
-def _numbers(node: ir.Node) -> tuple[Numbers, Numbers]:
+def _numbers(node: ir.Node, first: int = 1) -> tuple[Numbers, Numbers]:
     """Scale and zero point, the latter in the type of the codes; both 0-d, or 1-d per channel."""
-    scale, zero = (constant(value) for value in node.inputs[1:3])
+    scale, zero = (constant(value) for value in node.inputs[first : first + 2])
     if scale is None or zero is None:
         raise ArtifactError(f"the scale of '{node.name}' is not a constant", "freeze the scales before exporting")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
@@ -138,6 +140,9 @@ def _write_activation(model: ir.Model, node: ir.Node, source: ir.Value) -> None:
     grid = [add_constant(model, f"{base}_scale", scale), add_constant(model, f"{base}_zero_point", zero)]
     axis = {"axis": attribute_axis(node)} if scale.ndim else {}
     codes = insert_before(node, "QuantizeLinear", [source, *grid], axis, f"{base}_quantized", source.shape, kind)
+    if len(node.inputs) > _READ_AS:
+        scale, zero = _numbers(node, _READ_AS)
+        grid = [add_constant(model, f"{base}_read_scale", scale), add_constant(model, f"{base}_read_zero_point", zero)]
     name = f"{base}_dequantized"
     result = insert_before(node, "DequantizeLinear", [codes, *grid], axis, name, source.shape, source.dtype)
     substitute(node.outputs[0], result)

@@ -20,7 +20,7 @@ def quantized(model, shape, target="cpu", exclude=(), integers=0):
     torch.manual_seed(0)
     x = torch.randint(0, integers, (16, *shape)) if integers else torch.randn(16, *shape)
     program = capture(model.eval(), {"x": x[:4]})
-    options = QuantizeOptions(method="minmax", exclude=exclude)
+    options = QuantizeOptions(method="minmax", exclude=exclude, first_layer="int8", correction=("none",))
     return quantize_program(program, options, ArraySplit({"x": x.numpy()}), target)
 
 

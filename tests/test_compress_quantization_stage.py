@@ -125,7 +125,7 @@ def test_a_trained_network_keeps_its_accuracy(programs, data, name, method, targ
 
 def test_the_stage_writes_a_program_and_tells_what_it_did(artifact, data, tmp_path):
     """The artifact holds a quantized program; its facts name kinds, floating nodes, noise and agreement."""
-    options = QuantizeOptions(samples=64, exclude=("body.1.short",))
+    options = QuantizeOptions(samples=64, exclude=("body.1.short",), first_layer="int8")
     result = quantize(
         options, artifact, tmp_path / "int8", data=data, target="cpu", seed=0, key="k", parents=("parent",)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import fx
 
@@ -13,14 +14,17 @@ from ...core.options import Target
 from ..cost import node_macs
 from ..program import Program, ordered
 from . import limits
-from .operators import Weighted, weighted
+from .operators import CONVOLUTIONS, Weighted, name_of, weighted
 from .points import Placement, Point, excluded, name_in_model, source_of, tail_of
 from .surgery import Shapes, shapes_of
 from .targets import Cpu, TensorRT
 
+Ends = tuple[Literal["auto", "int8", "float"], Literal["int8", "float"]]
+"""What is wanted of the layers that read the inputs, and of those behind which no other comes."""
+
 
 def eligible(
-    program: Program, target: Target, exclude: Sequence[str], shapes: Shapes
+    program: Program, target: Target, exclude: Sequence[str], shapes: Shapes, ends: Ends = ("auto", "int8")
 ) -> tuple[dict[fx.Node, Weighted], dict[fx.Node, str]]:
     """Layers that can be integer on the target, and the heavy nodes that cannot, with the reason.
 
@@ -31,6 +35,7 @@ def eligible(
     layers: dict[fx.Node, Weighted] = {}
     floating: dict[fx.Node, str] = {}
     nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
+    last = _last(nodes)
     _check_patterns(exclude, [name for node in nodes for name in (node.name, name_in_model(node))])
     for node in nodes:
         if node.name not in heavy and not any(name.startswith(f"{node.name}.") for name in heavy):
@@ -38,10 +43,38 @@ def eligible(
         layer = weighted(node)
         reason = "excluded by the recipe" if excluded(node, exclude) else limits.reason(node, layer, target, shapes)
         if reason is None and layer is not None:
+            reason = _at_an_end(layer, node in last, target, shapes, ends)
+        if reason is None and layer is not None:
             layers[node] = layer
         else:
             floating[node] = reason or "its weight is not a constant"
     return layers, floating
+
+
+def _last(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """The layers with a constant weight whose output reaches no other."""
+    leads: set[fx.Node] = set()
+    last = set()
+    for node in reversed(nodes):
+        behind = any(user in leads for user in node.users)
+        layer = weighted(node) is not None
+        if layer and not behind:
+            last.add(node)
+        if layer or behind:
+            leads.add(node)
+    return last
+
+
+def _at_an_end(layer: Weighted, last: bool, target: Target, shapes: Shapes, ends: Ends) -> str | None:
+    """Why the first or the last layer stays in floating point."""
+    if last and ends[1] == "float":
+        return "last layer (quantize.last_layer)"
+    if ends[0] == "int8" or source_of(layer.data).op != "placeholder":
+        return None
+    if ends[0] == "float":
+        return "first layer (quantize.first_layer)"
+    convolution = target == "cpu" and name_of(layer.node) in CONVOLUTIONS
+    return limits.slow_first_layer(layer.node, shapes[layer.weight][0]) if convolution else None
 
 
 def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
@@ -54,19 +87,20 @@ def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
             )
 
 
-def place(program: Program, target: Target, exclude: Sequence[str] = ()) -> Placement:
+def place(program: Program, target: Target, exclude: Sequence[str] = (), ends: Ends = ("auto", "int8")) -> Placement:
     """Choose what becomes integer.
 
     Args:
         program: folded, in evaluation form.
         target: which runtime's kernels to serve.
         exclude: patterns of node or layer names that stay in floating point.
+        ends: what is wanted of the first and the last layers (``quantize.first_layer``, ``quantize.last_layer``).
 
     Raises:
         UserError: a pattern of ``exclude`` fits no node.
     """
     shapes = shapes_of(program)
-    layers, floating = eligible(program, target, exclude, shapes)
+    layers, floating = eligible(program, target, exclude, shapes, ends)
     build = Cpu if target == "cpu" else TensorRT
     return build(program.module.graph, layers, floating, exclude, shapes).placement()
 
