@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 export ORT_DISABLE_TELEMETRY := 1
+JOBS ?= 2
+# One file's tests stay together: they share fixtures that are dear to make.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 .PHONY: demo test test-slow test-all check bench clean
 
@@ -17,10 +20,10 @@ demo: $(STAMP)
 	$(BIN)/retort run examples/digits.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 test-all: test test-slow
 
