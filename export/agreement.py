@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import torch
-from torch import fx
-from torch.export import ExportedProgram
 
 from ..core.errors import VerificationError
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Signature
-from .onnx_graph import place, to_onnx
+from .onnx_graph import to_onnx
 from .retarget import is_quantized
+from .values import node_values
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 Case = tuple[Mapping[str, Array], Sequence[Array]]
 TOLERANCE = 1e-3
@@ -60,8 +61,7 @@ def tolerance_of(output: Array) -> float:
     """What is accepted of an output of this type: wider in half precision, nothing in integers."""
     if output.dtype.kind != "f":
         return 0.0
-    kinds = {2: np.float16, 4: np.float32, 8: np.float64}
-    return max(TOLERANCE, _ROUNDINGS * float(np.finfo(kinds[output.dtype.itemsize]).eps))
+    return max(TOLERANCE, _ROUNDINGS * float(np.spacing(np.ones((), output.dtype))))
 
 
 def deviation(expected: Array, found: Array) -> float:
@@ -117,22 +117,19 @@ def _refused(
 
 def first_off(program: ExportedProgram, model: onnx.ModelProto, feeds: Mapping[str, Array], tolerance: float) -> str:
     """The first operator whose value in ONNX Runtime differs from PyTorch's, or nothing when no name is shared."""
-    values = _Values(program.module(check_guards=False))
-    tensors = [torch.from_numpy(np.array(value)) for value in feeds.values()]
-    with torch.no_grad():
-        values.run(*tensors)
-    shared = {node.name: node for node in values.tensors}
+    expected = {name: (value, where) for name, value, where in node_values(program, feeds.values())}
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     have = {item.name for item in opened.graph.output}
-    made = [name for node in opened.graph.node for name in node.output if name in shared and name not in have]
+    made = [name for node in opened.graph.node for name in node.output if name in expected and name not in have]
     opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
-    session = _open_all(opened)
-    found = dict(zip(made, session.run(made, dict(feeds)), strict=True))
-    for name, node in shared.items():
-        if name in found and deviation(values.tensors[node].numpy(), found[name]) > tolerance:
-            return f"{node.target} '{name}'{place(node)}"
-    return ""
+    found = dict(zip(made, _open_all(opened).run(made, dict(feeds)), strict=True))
+    off = (
+        where
+        for name, (value, where) in expected.items()
+        if name in found and deviation(value, found[name]) > tolerance
+    )
+    return next(off, "")
 
 
 def _open_all(model: onnx.ModelProto) -> Any:
@@ -141,19 +138,3 @@ def _open_all(model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-class _Values(fx.Interpreter):
-    """Keeps the floating-point value of every node."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        assert isinstance(module, fx.GraphModule)
-        super().__init__(module)
-        self.tensors: dict[fx.Node, torch.Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        """One node."""
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor) and n.op == "call_function" and result.is_floating_point():
-            self.tensors[n] = result.clone()
-        return result

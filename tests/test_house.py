@@ -96,6 +96,18 @@ def test_benchmarks_use_only_the_client_of_serve() -> None:
     assert used <= {"serve.client"}
 
 
+def test_suites_drive_the_product_through_its_stages() -> None:
+    """Rooms import no root module; the suites of benchmarks do what a recipe does, so they may import `stages`."""
+    roots = {path.stem for path in ROOT.glob("*.py")}
+    broken = [
+        f"{where}:{line} imports {room}"
+        for where, tree in sources(*ROOMS)
+        for line, room, _ in reached(where, tree)
+        if room in roots and (room, where.startswith("benchmarks/suites/")) != ("stages", True)
+    ]
+    assert broken == []
+
+
 def test_torch_stays_in_its_rooms() -> None:
     """Torch is imported at module level only where programs are handled."""
     found = [where for where, tree in sources(*ROOMS) if "torch" in outside(tree) and not where.startswith(TORCH_MAY)]

@@ -1,0 +1,1 @@
+"""Suites: what the toolkit claims, measured on many models with one command each."""

@@ -1,0 +1,211 @@
+"""Which architectures can be pruned: half of the multiply-accumulates of each go, proven, exported and trained on.
+
+    python -m retort.benchmarks.suites.coverage --out coverage.jsonl
+
+Every model walks the stages of a recipe, from the root module `stages`, which benchmarks import in this folder alone:
+capture; prune to the share asked for, or to the least its locked channels allow, with the proof in PyTorch and in ONNX
+Runtime at two batch sizes; export with its own parity check; one step of training. A line per model is appended to the
+file, and a model that stands there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import stages
+from ...core.artifact import Artifact
+from ...core.console import Console
+from ...core.data import ArraySplit, Splits
+from ...core.errors import RetortError, UserError
+from ...core.options import DataSpec, ExportOptions, ModelSpec, PruneOptions, TrainOptions
+from ...core.sources import load_data
+
+ZOOS = ("retort.examples.transformers_zoo", "retort.examples.networks", "retort.examples.awkward")
+TOLERANCE = 1e-9
+BATCHES = (1, 3)
+_MARGIN = 0.005
+
+
+def models(wanted: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Module and name of every model of the suite, or of those wanted.
+
+    Raises:
+        UserError: the suite has no such model.
+    """
+    from ...core.references import resolve
+
+    found = [(zoo, name) for zoo in ZOOS for name in resolve(f"{zoo}:names", Path.cwd())()]
+    unknown = sorted(set(wanted) - {name for _, name in found})
+    if unknown:
+        raise UserError(f"the suite has no model '{unknown[0]}'", f"one of {', '.join(name for _, name in found)}")
+    return [item for item in found if not wanted or item[1] in wanted]
+
+
+def measure(zoo: str, name: str, share: float, folder: Path) -> dict[str, Any]:
+    """Walk one model through the stages; what went wrong stands in the row instead of being raised."""
+    row: dict[str, Any] = {"model": name, "asked": share}
+    started = time.perf_counter()
+    try:
+        data = load_data(DataSpec(source=f"{zoo}:samples", args={"name": name}), Path.cwd())
+        context = stages.Context(data, scratch=folder / "scratch")
+        source = ModelSpec(source=f"{zoo}:build", args={"name": name})
+        captured = stages.capture(source, folder / "captured", context)
+        row["capture_s"] = time.perf_counter() - started
+        started = time.perf_counter()
+        pruned = _prune(captured, share, folder, context)
+        row |= {"prune_s": time.perf_counter() - started, **_pruned_facts(pruned)}
+        row["untrained"] = _train_once(pruned, folder, context)
+        exported = stages.export(ExportOptions(batch_sizes=BATCHES), pruned, folder / "exported", context)
+        row["export_error"] = max(item["error"] for item in exported.facts["parity"])
+    except RetortError as error:
+        row["fault"] = f"{type(error).__name__}: {error.message}"
+    except Exception as error:  # a fault of ours is a result of this suite, not its end
+        row["fault"] = f"crash: {type(error).__name__}: {error}"[:500]
+    row["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return row
+
+
+def _prune(captured: Artifact, share: float, folder: Path, context: stages.Context) -> Artifact:
+    def _cut(macs: float) -> Artifact:
+        options = PruneOptions(macs=macs, min_channels=2, recover=None, tolerance=TOLERANCE)
+        return stages.prune(options, captured, folder / "pruned", context)
+
+    try:
+        return _cut(share)
+    except UserError as error:
+        least = error.facts.get("least")
+        if not isinstance(least, float):
+            raise
+        return _cut(min(1.0, least + _MARGIN))
+
+
+def _pruned_facts(pruned: Artifact) -> dict[str, Any]:
+    facts = pruned.facts
+    (step,) = facts["steps"]
+    proof = step["proof"]
+    return {
+        "macs_before": facts["macs_before"],
+        "macs_after": facts["macs_after"],
+        "parameters_before": facts["parameters_before"],
+        "parameters_after": facts["parameters_after"],
+        "proof_error": proof["relative_error"],
+        "proof_dtype": proof["dtype"],
+        "file_error": step["file"]["error"],
+        "file_reason": step["file"]["reason"],
+        "locked": sorted({item["reason"] for item in facts["locked"]}),
+        "unknown": facts["unknown_operators"],
+    }
+
+
+def _train_once(pruned: Artifact, folder: Path, context: stages.Context) -> list[str]:
+    """One step of the shared training loop on the first output; the parameters that it did not move."""
+    from ...core.backends.eager import load_exported
+
+    signature = stages.read_signature(pruned.main)
+    inputs, _ = context.data.train.read(range(len(context.data.train)))
+    rows = len(next(iter(inputs.values())))
+    shape = [size if isinstance(size, int) else rows for size in signature.outputs[0].shape]
+    split = ArraySplit(inputs, np.random.default_rng(1).standard_normal(shape).astype(np.float32))
+    options = TrainOptions(epochs=1, batch_size=rows, optimizer="adam", weight_decay=0.0, learning_rate=1e-3)
+    task = stages.Context(Splits(split, split, split, split), task="regression", scratch=folder / "scratch")
+    trained = stages.train(options, pruned, folder / "trained", task)
+    before, after = (load_exported(item.main)[0] for item in (pruned, trained))
+    moved = dict(after.named_parameters())
+    return [name for name, value in before.named_parameters() if bool((moved[name] == value).all())]
+
+
+def run(wanted: Sequence[str], share: float, path: Path, console: Console) -> list[dict[str, Any]]:
+    """Measure every model that the file does not hold yet, one line each; all rows, in the order of the suite."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    have = {row["model"]: row for row in _lines(path) if row["asked"] == share}
+    for zoo, name in models(wanted):
+        if name in have:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            have[name] = measure(zoo, name, share, Path(folder))
+        with path.open("a") as file:
+            file.write(json.dumps(have[name]) + "\n")
+        console.say(f"{name}: {have[name].get('fault') or _share(have[name])}")
+        gc.collect()
+    return [have[name] for _, name in models(wanted)]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def is_proven(row: dict[str, Any]) -> bool:
+    """Whether the cut holds in PyTorch and in ONNX Runtime and the pruned model trains."""
+    return "fault" not in row and row["file_error"] is not None
+
+
+def is_pruned(row: dict[str, Any]) -> bool:
+    """Whether at least 40 % of the multiply-accumulates went."""
+    return is_proven(row) and row["macs_after"] <= 0.6 * row["macs_before"]
+
+
+def _share(row: dict[str, Any]) -> str:
+    return f"{row['macs_after'] / row['macs_before']:.1%} of the MACs left, proof {row['proof_error']:.1e}"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and one line per model."""
+    columns = [
+        "model",
+        "MACs before",
+        "after",
+        "left",
+        "params left",
+        "proof",
+        "ONNX",
+        "prune s",
+        "locked beside outputs",
+    ]
+    return columns, [_line(row) for row in rows]
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    if "fault" in row:
+        return [row["model"], *["–"] * 7, row["fault"][:90]]
+    reasons = [reason for reason in row["locked"] if not reason.startswith("is the output")]
+    return [
+        row["model"],
+        f"{row['macs_before']:,}",
+        f"{row['macs_after']:,}",
+        f"{row['macs_after'] / row['macs_before']:.1%}",
+        f"{row['parameters_after'] / row['parameters_before']:.1%}",
+        f"{row['proof_error']:.0e}",
+        f"{row['file_error']:.0e}" if row["file_error"] is not None else "none",
+        f"{row['prune_s']:.1f}",
+        "; ".join(reasons)[:90],
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the suite and print its table, then one JSON line."""
+    parser = argparse.ArgumentParser(prog="retort.benchmarks.suites.coverage", description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", help="names of models; all by default")
+    parser.add_argument("--keep", type=float, default=0.5, help="share of the multiply-accumulates to keep")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/coverage.jsonl"), help="file to append to and resume from"
+    )
+    given = parser.parse_args(arguments)
+    console = Console()
+    rows = run(given.models, given.keep, given.out, console)
+    console.table("Pruning coverage", *table(rows))
+    counts = {"models": len(rows), "proven": sum(map(is_proven, rows)), "pruned": sum(map(is_pruned, rows))}
+    console.result({}, json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main()
