@@ -29,6 +29,8 @@ def flag_type(annotation: Any) -> Any:
         return inner[0] | None if len(inner) == 1 and inner[0] is not None else None
     if origin is tuple and len(args) == 2 and args[1] is ...:
         inner_type = flag_type(args[0])
+        if get_origin(inner_type) is Literal:
+            return list[str]  # typer reads no list of choices; the option's own model checks them
         return None if inner_type is None else list[inner_type]  # type: ignore[valid-type]
     if annotation is ModelSpec:
         return str
