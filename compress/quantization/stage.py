@@ -13,7 +13,9 @@ from ...core.options import QuantizeOptions, Target
 from ..program import Program, cost, load_program, save_program
 from .apply import apply
 from .calibration import calibrate
+from .correction import Judge, check_samples, climb, divide, show
 from .fold import fold_batch_norms
+from .narrow import narrow_weights
 from .operators import is_qdq
 from .placement import place
 from .quality import compare
@@ -54,14 +56,29 @@ def quantize_program(
         raise UserError("the program is quantized already", "quantize the FP32 program it was made from")
     if len(calibration) == 0:
         raise DataError("the calibration set is empty", "raise `data.calibration`, or check the data source")
-    result = fold_batch_norms(program)
-    rewrite(result, target, options.exclude)
-    placement = place(result, target, options.exclude)
-    ranges = calibrate(result, placement, calibration, options, console)
-    apply(result, placement, ranges, target, options)
+    folded = fold_batch_norms(program)
+    if not check_samples(calibration, options):
+        return _int8(folded, options, calibration, target, console)
+    fitted, held_out = divide(calibration, options.samples)
+    judge = Judge(program, held_out, options.batch_size)
+    result, rungs = climb(
+        program, folded, lambda form: _int8(form, options, fitted, target, console), fitted, judge, options, console
+    )
+    result.meta["quantization"]["correction"] = [rung.facts() for rung in rungs]
+    show(rungs, console)
+    return result
+
+
+def _int8(folded: Program, options: QuantizeOptions, calibration: Split, target: Target, console: Console) -> Program:
+    """A folded program, in place, as INT8."""
+    rewrite(folded, target, options.exclude)
+    placement = place(folded, target, options.exclude, (options.first_layer, options.last_layer))
+    ranges = calibrate(folded, placement, calibration, options, console)
+    apply(folded, placement, ranges, target, options)
+    narrow_weights(folded, options.weight_bits)
     if not placement.layers:
         console.warn("no layer can be INT8 on this target; the program stays in floating point")
-    return result
+    return folded
 
 
 def quantize(
