@@ -133,9 +133,11 @@ def show(
 
 @app.command("capture")
 def capture(
-    model: Annotated[str, typer.Argument(help="package.module:factory")],
-    data: Data,
+    model: Annotated[str, typer.Argument(help="package.module:factory, or a directory of save_pretrained")] = "",
+    hf: Annotated[Path | None, typer.Option(help="a directory that transformers' save_pretrained wrote")] = None,
+    task: Annotated[str | None, typer.Option(help="of a --hf directory, such as text-classification")] = None,
     weights: Annotated[str | None, typer.Option(help="a .safetensors file, or a state dict")] = None,
+    data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
     set_: Settings = [],  # noqa: B006
     seed: Seed = 0,
@@ -145,16 +147,26 @@ def capture(
 ) -> None:
     """Capture a model as a program: a .pt2 that trains, opens anywhere and needs none of your code.
 
-    Example: `retort capture my_net:build --weights net.safetensors --data digits`
+    Examples: `retort capture my_net:build --weights net.safetensors --data digits`, or
+    `retort capture --hf my-bert --task text-classification`
     """
     screen = console(json)
-    spec = ModelSpec(source=model, weights=weights)
+    model = _one_model(model, hf)
+    spec = ModelSpec(source=model, weights=weights, args={"task": task} if task else {})
     options = build_options(CaptureOptions, {}, set_)
-    context = context_of(data, data_arg, "classification", "cpu", seed, screen)
+    context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed=bool(data))
     identity = [source_identity(model, context.base), weights and source_identity(weights, context.base)]
     place = _place("capture", options, [], context, out, identity)
     made = _reused(place, screen) or stages.capture(spec, place, context, options)
     _tell(made, screen)
+
+
+def _one_model(model: str, hf: Path | None) -> str:
+    if (hf is None) == (not model):
+        raise UserError("give exactly one of MODEL and --hf", "retort capture my_net:build --data digits")
+    if hf is not None and not (hf / "config.json").is_file():
+        raise MissingFileError(f"{hf} is no directory of a pretrained model: it has no config.json", "check the path")
+    return model or str(hf)
 
 
 def _stage_command(name: str, purpose: str, example: str) -> None:

@@ -14,10 +14,11 @@ from torch import nn
 from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.console import Console
 from ..core.data import Splits
-from ..core.errors import ArtifactError, MissingFileError, ModelError, RetortError, UserError
+from ..core.errors import ArtifactError, CaptureError, MissingFileError, ModelError, RetortError, UserError
 from ..core.options import CaptureOptions, ModelSpec
 from ..core.recipe import nearest
 from ..core.references import importable, place, resolve
+from .huggingface import example_of, free_axes, is_pretrained, load_pretrained
 from .program import Program, capture, cost, load_program, save_program
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -117,11 +118,14 @@ def _shape_faults(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Ten
     ]
 
 
-def capture_source(spec: ModelSpec, base: Path, data: Splits, seed: int, options: CaptureOptions) -> Program:
-    """The program of the model that ``spec`` names: captured from its factory, or read from a ``.pt2``.
+def capture_source(spec: ModelSpec, base: Path, data: Splits | None, seed: int, options: CaptureOptions) -> Program:
+    """The program of the model that ``spec`` names: captured, or read from a ``.pt2``.
+
+    Args:
+        data: gives the example inputs; a Hugging Face directory does without.
 
     Raises:
-        UserError: a ``.pt2`` was given together with weights.
+        UserError: a ``.pt2`` was given together with weights, or data are missing.
     """
     if spec.source.endswith(".pt2"):
         if spec.weights:
@@ -130,7 +134,30 @@ def capture_source(spec: ModelSpec, base: Path, data: Splits, seed: int, options
         if not path.is_file():
             raise MissingFileError(f"no such program: {path}", "check the path of `model.source`")
         return load_program(path)
+    if is_pretrained(base / spec.source):
+        return _capture_pretrained(spec, base, data, options)
+    if data is None:
+        raise UserError(
+            "--data is required: it gives the example inputs",
+            "name a built-in set, package.module:function, a .npz file or a folder",
+        )
     return capture(load_model(spec, base, seed), data.example(), dynamic=options.dynamic or None)
+
+
+def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOptions) -> Program:
+    unknown = sorted(set(spec.args) - {"task"})
+    if unknown or spec.weights:
+        what = f"args.{unknown[0]}" if unknown else "weights"
+        raise UserError(f"`{what}` does not apply to the directory {spec.source}", "it takes `args.task` only")
+    model = load_pretrained(base / spec.source, spec.args.get("task"))
+    feeds = data.example() if data is not None else example_of(model)
+    axes = options.dynamic or free_axes(feeds)
+    try:
+        return capture(model, feeds, dynamic=axes)
+    except CaptureError as error:
+        if options.dynamic or error.facts.get("axis") != "sequence":
+            raise
+        return capture(model, feeds)  # a model of one length
 
 
 def capture_stage(
@@ -139,7 +166,7 @@ def capture_stage(
     directory: Path,
     *,
     base: Path,
-    data: Splits,
+    data: Splits | None,
     seed: int = 0,
     console: Console,
     key: str = "",
@@ -149,7 +176,7 @@ def capture_stage(
 
     Args:
         base: folder that relative paths are looked up from.
-        data: gives the example inputs.
+        data: gives the example inputs; a Hugging Face directory does without.
     """
     console.stage("capture", spec.source)
     program = capture_source(spec, base, data, seed, options)

@@ -27,8 +27,12 @@ def listed(value: Any) -> Any:
 class ModelSpec(Options):
     """Where a model comes from."""
 
-    source: str = Field(description="`package.module:factory`, or a path to a .pt2 written by Retort")
-    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the factory")
+    source: str = Field(
+        description="`package.module:factory`, a .pt2 written by Retort, or a directory written by `save_pretrained`"
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments for the factory; `task` for a `save_pretrained` directory"
+    )
     weights: str | None = Field(
         default=None, description="a .safetensors file, or a state dict read with weights_only=True"
     )

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .artifact import sha256_file
+from .artifact import sha256_file, stable_hash
 from .errors import UserError
 from .recipe import nearest
 
@@ -106,6 +106,9 @@ def source_identity(reference: str, base: Path) -> str:
     path = base / reference
     if path.is_file():
         return sha256_file(path)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in {".json", ".safetensors"})
+        return stable_hash([[file.name, sha256_file(file)] for file in files])
     module_name = reference.partition(":")[0]
     with importable(base, Path.cwd()), suppress(ImportError, ValueError, AttributeError):
         if "." not in module_name:
