@@ -182,7 +182,16 @@ def _references(flat: _Flat, given: Tensors, feeds: Tensors) -> Checks:
                 "take sizes from the input (`x.size(0)`, `x.flatten(1)`) instead of writing them as numbers",
             ) from error
     with nudged(flat.inner) as values:
-        return Checks(plain, _reference(flat, feeds), values)
+        _forget(flat)
+        moved = _reference(flat, feeds)
+    _forget(flat)
+    return Checks(plain, moved, values)
+
+
+def _forget(model: nn.Module) -> None:
+    """Let the model drop what it keeps of its parameters between runs in evaluation; ``train`` is where it does."""
+    model.train()
+    model.eval()
 
 
 def _reference(flat: _Flat, feeds: Tensors) -> Check:

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from . import modes
+from .inline import inline_no_grad
 
 _aten = torch.ops.aten
 _CHECKS = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"}
@@ -38,6 +39,7 @@ def finish(
     """
     source = exported.module(check_guards=False)
     assert isinstance(source, fx.GraphModule)
+    inline_no_grad(source)
     graph, values = _rebuilt(source.graph, inputs, prefix)
     _drop_counters(graph)
     _guard_inputs(graph)

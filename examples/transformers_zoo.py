@@ -140,7 +140,12 @@ ARCHITECTURES: dict[str, Kind] = {
         intermediate_size=64,
         max_position_embeddings=32,
     ),
-    "nystromformer": _text("Nystromformer", **_WORDS, num_landmarks=4, segment_means_seq_len=12),
+    "nystromformer": (
+        "models.nystromformer.modeling_nystromformer.NystromformerEncoder",
+        "NystromformerConfig",
+        "states",
+        {**_WORDS, "num_landmarks": 4, "segment_means_seq_len": 12},
+    ),
     "xlnet": _text("XLNet", vocab_size=100, d_model=32, n_layer=2, n_head=4, d_inner=64),
     "t5_encoder": (
         "T5EncoderModel",
@@ -178,6 +183,7 @@ _INPUTS: dict[str, tuple[str, tuple[int, ...]]] = {
     "image": ("pixel_values", (3, 32, 32)),
     "photo": ("pixel_values", (3, 64, 64)),
     "text": ("input_ids", (12,)),
+    "states": ("hidden_states", (12, 32)),
     "embeds": ("inputs_embeds", (9, 32)),
     "mel": ("input_features", (16, 40)),
     "wave": ("input_values", (800,)),

@@ -82,6 +82,24 @@ def test_an_unknown_operator_locks_what_it_touches_and_is_named() -> None:
     assert pruned.program.module.stem.weight.shape[0] < 12
 
 
+def test_a_fourier_transform_keeps_the_dimensions_it_mixes() -> None:
+    """Along the transformed dimensions nothing goes; channels beside them do, with the proof."""
+
+    class Spectral(Net):
+        def middle(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:])
+
+    class Mixed(Net):
+        def middle(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.fftn(x, dim=(1, 2)).real
+
+    free = prune_program(program_of(Spectral()), PruneOptions(macs=0.5, min_channels=2, recover=None))
+    assert {"stem", "inner"} <= {name for group in free.grouping.free for name in group.layers}
+    locked = groups_of(Mixed())
+    assert not locked.coupling.unknown
+    assert [group.name for group in locked.locked] == ["inner", "out"]
+
+
 def test_a_form_that_a_rule_does_not_cover_locks_too() -> None:
     """A mask used as an index has a shape that depends on data: its operand is locked, nothing crashes."""
 

@@ -21,6 +21,7 @@ POINTWISE = words("""
     _prelu_kernel to _to_copy contiguous clone alias detach lift_fresh lift_fresh_copy zeros_like
     ones_like full_like rand_like randn_like empty_like copy fill floor_divide log_sigmoid bernoulli
     float half double relu6 rrelu type_as nan_to_num __and__ __or__ __xor__ where fill_diagonal
+    real imag conj _conj complex polar
 """)
 """Operators that compute element by element though they do not carry PyTorch's ``pointwise`` tag."""
 
@@ -31,6 +32,11 @@ ALONG = words("""
     topk argsort kthvalue msort
 """)
 """Operators that mix along one dimension, which they need whole, and work apart along the others."""
+
+FOURIER = words("""
+    fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2
+    fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift
+""")
 
 STATISTICS = words("""
     mean sum nansum amax amin var std var_mean std_mean linalg_vector_norm norm prod any all max min
@@ -177,6 +183,12 @@ def along(c: Coupler, node: fx.Node, a: Arguments) -> Result:
     return resized(c, node, c.of(_input(a)), [int(a.get("dim", -1))])
 
 
+def fourier(c: Coupler, node: fx.Node, a: Arguments) -> Result:
+    """Fourier transforms work along the dimensions they name, all by default, and apart along the others."""
+    source = c.of(_input(a))
+    return resized(c, node, source, reduced_dims(len(source.shape), a))
+
+
 def triangle(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     """``tril`` and ``triu`` need their last two dimensions whole."""
     return c.keep(c.of(_input(a)), [-2, -1], node)
@@ -220,6 +232,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(STATISTICS | WHOLE_STATISTICS, reduction),
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys(TRIANGLES, triangle),
+    **dict.fromkeys(FOURIER, fourier),
     "group_norm": group_norm,
     "_weight_norm": weight_norm,
     "grid_sampler": sample_grid,
