@@ -147,7 +147,7 @@ def capture(
 ) -> None:
     """Capture a model as a program: a .pt2 that trains, opens anywhere and needs none of your code.
 
-    Examples: `retort capture my_net:build --weights net.safetensors --data digits`, or
+    Example: `retort capture my_net:build --weights net.safetensors --data digits`, or
     `retort capture --hf my-bert --task text-classification`
     """
     screen = console(json)

@@ -1,4 +1,4 @@
-"""The subcommands around the line: serve, predict, bench, report and doctor."""
+"""The subcommands around the line: serve, predict, bench, report, compare and doctor."""
 
 from __future__ import annotations
 
@@ -218,3 +218,25 @@ def report(
     write_result(result, out)
     print_table(result, screen)
     screen.result({"report": str(out)}, f"wrote {out}")
+
+
+@app.command("compare")
+def compare(
+    before: Annotated[Path, typer.Argument(help="a result: a .json, a bench artifact, or a run's folder")],
+    after: Annotated[Path, typer.Argument(help="another")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two measured results, such as this week's run with last week's, stage by stage.
+
+    Example: `retort compare before.json runs/digits`
+    """
+    from .benchmarks.compare import compare_results, comparison_rows, to_dict
+    from .results import find_result
+
+    screen = console(json)
+    found = compare_results(find_result(before), find_result(after))
+    screen.table(f"{before} → {after}", *comparison_rows(found))
+    for note in found.notes:
+        screen.warn(note)
+    screen.result(to_dict(found))

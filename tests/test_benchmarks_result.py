@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retort.__main__ import main
 from retort.benchmarks import assemble, compare, plots, report, result, svg, table, words
 from retort.benchmarks.accuracy import Predictions, measure_accuracy
 from retort.benchmarks.footprint import Memory
@@ -314,6 +316,20 @@ def test_comparison_of_two_results(found: result.Result, tmp_path: Path) -> None
     )
     with pytest.raises(UserError, match="share no stage"):
         compare.compare_results(found, only)
+
+
+def test_compare_command_tells_the_stages_apart(
+    found: result.Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`retort compare` reads two result files and gives a verdict per stage and batch size as JSON."""
+    result.save_result(found, tmp_path / "before.json")
+    result.save_result(measured(tmp_path, slow=1.3, seed=5), tmp_path / "after.json")
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", str(tmp_path / "before.json"), str(tmp_path / "after.json"), "--json"])
+    assert stopped.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [stage["stage"] for stage in told["stages"]] == list(SPEEDS)
+    assert {verdict for stage in told["stages"] for verdict in stage["verdicts"].values()} == {"slower"}
 
 
 def test_scales_have_round_ticks() -> None:
