@@ -143,8 +143,9 @@ def _gate_faults(gates: tuple[Gate, ...], names: list[str]) -> list[str]:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """``; did you mean 'macs'?`` when something known is spelled much like ``word``, else nothing."""
+    """``; did you mean 'macs'?`` when something known is spelled like ``word`` or has its initials, else nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = close or [name for name in known if word == "".join(part[:1] for part in name.split("_"))]
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
