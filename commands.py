@@ -189,7 +189,7 @@ def _stage_command(name: str, purpose: str, example: str) -> None:
         parent = load_artifact(source)
         options = build_options(options_type, _as_specs(flags), set_)
         context = context_of(data, data_arg, task, target, seed, screen, needed=name != "pack")
-        place = _place(name, options, [parent], context, out, [task, target])
+        place = _place(name, options, [parent], context, out, [task, target, *stages.read_files(options, context.base)])
         scratch = place.directory.parent / ".scratch" / place.directory.name
         shared = Context(context.data, context.base, task, options_target(options, target), seed, screen, scratch)
         _tell(_reused(place, screen) or stages.run_stage(name, options, parent, place, shared), screen)

@@ -172,7 +172,7 @@ class Line:
         parent = self.outcome.artifacts[self.last_program()]
         identity: dict[str, Any] = {"task": self.recipe.task}
         if name == "quantize":
-            identity = {"target": self.recipe.target}
+            identity |= {"target": self.recipe.target, "files": stages.read_files(options, self.base)}
         if isinstance(options, DistillOptions):
             identity["student"] = self._identity(options.student.source, options.student.weights)
 

@@ -132,8 +132,16 @@ def quantize(options: QuantizeOptions, parent: Artifact, place: Place | Path, co
     """Place and calibrate INT8 fake-quantize nodes."""
     from .compress.quantization import quantize as stage
 
-    shared = {key: value for key, value in _training(parent, place, context).items() if key not in {"task", "scratch"}}
-    return stage(options, parent, _placed(place).directory, target=context.target, **shared)
+    if options.plan is not None:
+        options = options.model_copy(update={"plan": str(context.base / options.plan)})
+    return stage(options, parent, _placed(place).directory, target=context.target, **_training(parent, place, context))
+
+
+def read_files(options: Options, base: Path) -> list[str]:
+    """Hashes of the files that options name: an edited one is another input."""
+    plan = getattr(options, "plan", None)
+    path = base / plan if plan else None
+    return [hashlib.sha256(path.read_bytes()).hexdigest()] if path is not None and path.is_file() else []
 
 
 def export(options: ExportOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:

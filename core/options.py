@@ -68,6 +68,12 @@ class DistillOptions(TrainOptions):
     alpha: float = Field(default=0.7, ge=0, le=1, description="weight of the soft loss; the hard loss gets the rest")
 
 
+class QatOptions(RecoverOptions):
+    """Quantization-aware training of weights and scales, distilling from the FP32 program unless told otherwise."""
+
+    learning_rate: Positive = 5e-4
+
+
 class QuantizeOptions(Options):
     """INT8 post-training quantization."""
 
@@ -86,6 +92,18 @@ class QuantizeOptions(Options):
         default="auto", description="layers that read the inputs; `auto` keeps those in FP32 that INT8 would slow down"
     )
     last_layer: Literal["int8", "float"] = Field(default="int8", description="layers behind which no other comes")
+    sensitivity: bool = Field(default=False, description="measure what INT8 costs in each layer alone, and why")
+    mixed: Literal["none", "auto"] = Field(
+        default="none", description="auto leaves the fewest layers in floating point that meet max_drop or min_sqnr"
+    )
+    max_drop: float | None = Field(
+        default=None, ge=0, description="gate of `mixed`: largest loss of accuracy on the validation split"
+    )
+    min_sqnr: float | None = Field(default=None, description="gate of `mixed` without labels: centred SQNR in dB")
+    plan: str | None = Field(default=None, description="a plan.yaml to replay: which layers are INT8, which are not")
+    qat: QatOptions | None = Field(
+        default=None, description="train on with the fake-quantize nodes, from the calibrated scales: {epochs: 5}"
+    )
 
 
 class ExportOptions(Options):

@@ -106,7 +106,7 @@ def climb(
     judge: Judge,
     options: QuantizeOptions,
     console: Console = SILENT,
-) -> tuple[Program, list[Rung]]:
+) -> tuple[Program, Program, list[Rung]]:
     """Climb the ladder.
 
     Args:
@@ -117,7 +117,7 @@ def climb(
         judge: scores on held-out samples.
 
     Returns:
-        The best INT8 program, and what each rung gave.
+        The best INT8 program, the same graph with FP32 weights, and what each rung gave.
     """
     base = clone(folded)
     best = build(clone(base))
@@ -140,7 +140,7 @@ def climb(
             best, score = found, after
             if name == "equalise":
                 base, exact = form, clone(found)
-    return best, done
+    return best, exact, done
 
 
 def _equalised(

@@ -7,7 +7,7 @@ import torch
 from ...core.console import SILENT, Console
 from ...core.data import Split
 from ..program import Program, evaluating
-from .scales import learnable
+from .scales import learnable, refresh_ranges
 from .walk import feeds_of
 
 _RATE = 1e-2
@@ -38,6 +38,7 @@ def learn_ranges(
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
+    refresh_ranges(quantized)
 
 
 def _answers(reference: Program, feeds: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:

@@ -63,6 +63,16 @@ def _most(source: fx.Node, zero: int, low: int, high: int) -> float:
     return min(limits, default=math.inf) * (1 - 1e-6)
 
 
+def refresh_ranges(program: Program) -> None:
+    """Bring the calibrated ranges in the program's meta in line with scales that have been learned."""
+    activations = program.meta.get("quantization", {}).get("activations", {})
+    for node in program.module.graph.nodes:
+        path = str(node.args[1].target) if is_qdq(node) else ""
+        if path in activations:
+            scale, zero = (float(fetch(program.module, str(item.target)).reshape(-1)[0]) for item in node.args[1:3])
+            activations[path].update(low=(node.args[4] - zero) * scale, high=(node.args[5] - zero) * scale)
+
+
 @contextmanager
 def learnable(program: Program, weights: bool) -> Iterator[list[nn.Parameter]]:
     """Activation scales, and those of weights if asked, as parameters; afterwards buffers with the learned values.

@@ -1,4 +1,4 @@
-"""The quantize stage: fold, place, calibrate, insert, and measure against the FP32 program."""
+"""The quantize stage: an INT8 program artifact from an FP32 one, with its facts and its plan."""
 
 from __future__ import annotations
 
@@ -7,78 +7,17 @@ from typing import Any
 
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ...core.console import SILENT, Console
-from ...core.data import Split, Splits
-from ...core.errors import DataError, UserError
-from ...core.options import QuantizeOptions, Target
-from ..program import Program, cost, load_program, save_program
-from .apply import apply
-from .calibration import calibrate
-from .correction import Judge, check_samples, climb, divide, show
-from .fold import fold_batch_norms
-from .narrow import narrow_weights
-from .operators import is_qdq
-from .placement import place
+from ...core.data import Splits
+from ...core.options import QuantizeOptions, Target, Task
+from ..program import cost, load_program, save_program
+from .partial import units_of
+from .plan import write_plan
+from .qat import forget
 from .quality import compare
-from .rewrite import rewrite
+from .quantizing import Quantized, is_quantized, quantize_program, quantize_with
 
-
-def is_quantized(program: Program) -> bool:
-    """Whether a program has fake-quantize nodes or says that it was quantized."""
-    return "quantization" in program.meta or any(is_qdq(node) for node in program.module.graph.nodes)
-
-
-def quantize_program(
-    program: Program,
-    options: QuantizeOptions,
-    calibration: Split,
-    target: Target,
-    console: Console = SILENT,
-) -> Program:
-    """INT8 by post-training quantization, as fake-quantize nodes.
-
-    Weights stay FP32 parameters (so the result can be trained further); export makes them INT8. The result carries
-    its scheme in ``meta["quantization"]`` and can be exported to any target.
-
-    Args:
-        program: an FP32 program; left untouched.
-        options: method, sample count and exclusions.
-        calibration: samples that look like what the model will see.
-        target: whose kernels decide what is quantized.
-        console: shows progress.
-
-    Raises:
-        UserError: the program is quantized already, or an exclusion names nothing.
-        DataError: the calibration set is empty, or it or an activation has NaN or infinite values.
-        ModelError: a weight has NaN or infinite values.
-        VerificationError: folding BatchNorm changed the outputs.
-    """
-    if is_quantized(program):
-        raise UserError("the program is quantized already", "quantize the FP32 program it was made from")
-    if len(calibration) == 0:
-        raise DataError("the calibration set is empty", "raise `data.calibration`, or check the data source")
-    folded = fold_batch_norms(program)
-    if not check_samples(calibration, options):
-        return _int8(folded, options, calibration, target, console)
-    fitted, held_out = divide(calibration, options.samples)
-    judge = Judge(program, held_out, options.batch_size)
-    result, rungs = climb(
-        program, folded, lambda form: _int8(form, options, fitted, target, console), fitted, judge, options, console
-    )
-    result.meta["quantization"]["correction"] = [rung.facts() for rung in rungs]
-    show(rungs, console)
-    return result
-
-
-def _int8(folded: Program, options: QuantizeOptions, calibration: Split, target: Target, console: Console) -> Program:
-    """A folded program, in place, as INT8."""
-    rewrite(folded, target, options.exclude)
-    placement = place(folded, target, options.exclude, (options.first_layer, options.last_layer))
-    ranges = calibrate(folded, placement, calibration, options, console)
-    apply(folded, placement, ranges, target, options)
-    narrow_weights(folded, options.weight_bits)
-    if not placement.layers:
-        console.warn("no layer can be INT8 on this target; the program stays in floating point")
-    return folded
+__all__ = ["is_quantized", "quantize", "quantize_program"]
+PLAN = "plan.yaml"
 
 
 def quantize(
@@ -88,7 +27,9 @@ def quantize(
     *,
     data: Splits,
     target: Target,
+    task: Task = "classification",
     seed: int = 0,
+    scratch: Path | None = None,
     console: Console = SILENT,
     key: str = "",
     parents: tuple[str, ...] = (),
@@ -101,7 +42,9 @@ def quantize(
         directory: where the new artifact goes.
         data: its calibration split sets the ranges, its validation split measures the result.
         target: whose kernels decide what is quantized.
-        seed: unused: nothing here is random.
+        task: what the model does; training and the gate of mixed precision depend on it.
+        seed: of training; nothing else here is random.
+        scratch: folder for a resumable checkpoint of training.
         console: shows progress.
         key: identity of the new artifact.
         parents: keys of the artifacts it was made from.
@@ -111,8 +54,9 @@ def quantize(
     """
     raise_if_not(artifact, "program")
     reference = load_program(artifact.main)
-    result = quantize_program(reference, options, data.calibration, target, console)
-    facts: dict[str, Any] = {"target": target, **_facts(result)}
+    found = quantize_with(reference, options, data, target, task=task, seed=seed, scratch=scratch, console=console)
+    result = found.program
+    facts: dict[str, Any] = {"target": target, **_facts(found)}
     held_out = data.validation if len(data.validation) else data.calibration
     facts["against_fp32"] = compare(reference, result, held_out, options.batch_size, console)
     stage = new_artifact(
@@ -127,14 +71,16 @@ def quantize(
     with stage as folder:
         save_program(result, folder / "model.pt2")
         facts["size_bytes"] = (folder / "model.pt2").stat().st_size
+        write_plan(folder / PLAN, result, units_of(result), found.floats, found.gate)
+    if scratch is not None:
+        forget(scratch)
     _report(facts, console)
     return load_artifact(directory)
 
 
-def _facts(program: Program) -> dict[str, Any]:
-    scheme = program.meta["quantization"]
-    measured = cost(program)
-    return {
+def _facts(found: Quantized) -> dict[str, Any]:
+    scheme, measured = found.program.meta["quantization"], cost(found.program)
+    facts: dict[str, Any] = {
         "parameters": measured.parameters,
         "macs": measured.macs,
         "method": scheme["method"],
@@ -142,6 +88,16 @@ def _facts(program: Program) -> dict[str, Any]:
         "integer_macs_percent": scheme["integer_macs_percent"],
         "float_nodes": scheme["float_nodes"],
     }
+    if found.rungs:
+        facts["correction"] = [rung.facts() for rung in found.rungs]
+        facts["timing"] = {"correction_seconds": {rung.rung: round(rung.seconds, 2) for rung in found.rungs}}
+    if found.lines:
+        facts["sensitivity"] = [line.facts() for line in found.lines]
+    if found.gate:
+        facts["mixed"] = {"gate": found.gate, "float": list(found.floats)}
+    if found.training:
+        facts["qat"] = found.training
+    return facts
 
 
 def _report(facts: dict[str, Any], console: Console) -> None:

@@ -1,0 +1,217 @@
+"""From an FP32 program to its INT8 form: fold, place, calibrate, correct, leave out what must be, and train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...core.console import SILENT, Console
+from ...core.data import Split, Splits
+from ...core.errors import DataError, UserError
+from ...core.options import QuantizeOptions, Target, Task
+from ..program import Program, clone
+from .apply import apply
+from .calibration import calibrate
+from .correction import Judge, Rung, check_samples, climb, divide, show
+from .fold import fold_batch_norms
+from .narrow import narrow_weights
+from .operators import is_qdq
+from .placement import place
+from .plan import Gate, choose, gate_of, met, patterns, read_plan
+from .points import name_in_model
+from .qat import train_quantized
+from .rewrite import rewrite
+from .sensitivity import Sensitivity, sensitivity, table
+
+
+@dataclass
+class Quantized:
+    """A quantized program and what was found out on the way.
+
+    Attributes:
+        program: INT8.
+        exact: the same graph with FP32 weights, before corrections.
+        rungs: of the correction ladder.
+        lines: of the sensitivity analysis; empty when it was not asked for.
+        floats: layers left in floating point to meet the gate.
+        gate: that gate in words.
+        training: facts about quantization-aware training.
+    """
+
+    program: Program
+    exact: Program
+    rungs: Sequence[Rung] = ()
+    lines: Sequence[Sensitivity] = ()
+    floats: Sequence[str] = ()
+    gate: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def is_quantized(program: Program) -> bool:
+    """Whether a program has fake-quantize nodes or says that it was quantized."""
+    return "quantization" in program.meta or any(is_qdq(node) for node in program.module.graph.nodes)
+
+
+def quantize_program(
+    program: Program,
+    options: QuantizeOptions,
+    calibration: Split,
+    target: Target,
+    console: Console = SILENT,
+) -> Program:
+    """INT8 by post-training quantization, as fake-quantize nodes.
+
+    Weights stay FP32 parameters (so the result can be trained further); export makes them INT8. The result carries
+    its scheme in ``meta["quantization"]`` and can be exported to any target. Of ``options``, what needs other splits
+    than the calibration set (``mixed``, ``sensitivity``, ``qat``) is for :func:`quantize_with`.
+
+    Args:
+        program: an FP32 program; left untouched.
+        options: method, sample count, exclusions, plan and corrections.
+        calibration: samples that look like what the model will see.
+        target: whose kernels decide what is quantized.
+        console: shows progress.
+
+    Raises:
+        UserError: the program is quantized already, or an exclusion or the plan names nothing.
+        DataError: the calibration set is empty, or it or an activation has NaN or infinite values.
+        ModelError: a weight has NaN or infinite values.
+        VerificationError: folding BatchNorm changed the outputs.
+    """
+    return _calibrated(program, options, calibration, target, console).program
+
+
+def quantize_with(
+    program: Program,
+    options: QuantizeOptions,
+    data: Splits,
+    target: Target,
+    *,
+    task: Task = "classification",
+    seed: int = 0,
+    scratch: Path | None = None,
+    console: Console = SILENT,
+) -> Quantized:
+    """Everything that the options ask for: calibration, corrections, mixed precision, training.
+
+    Args:
+        data: its calibration split sets the ranges; mixed precision is judged on its validation split, or without one
+            on the calibration split; its train split is for quantization-aware training.
+        scratch: folder for the checkpoint of that training.
+
+    Raises:
+        RetortError: as :func:`quantize_program`, :func:`.plan.gate_of` and :func:`.qat.train_quantized`.
+    """
+    split = data.validation if len(data.validation) else data.calibration
+    gate = gate_of(options, split, task) if options.mixed == "auto" else None
+    if options.qat is not None and len(data.train) == 0:
+        raise DataError("quantization-aware training needs training samples", "give a train split, or drop `qat`")
+    found = _calibrated(program, options, data.calibration, target, console)
+    if options.sensitivity or gate is not None:
+        found.lines = sensitivity(found.program, found.exact, split, console=console)
+    if gate is not None:
+        found = _mixed(program, found, options, data, split, gate, target, console)
+    if options.sensitivity:
+        table(found.lines, console)
+    if options.qat is not None:
+        _, found.training = train_quantized(
+            found.program, program, data, options.qat, task=task, seed=seed, scratch=scratch, console=console
+        )
+    return found
+
+
+def _mixed(
+    program: Program,
+    found: Quantized,
+    options: QuantizeOptions,
+    data: Splits,
+    split: Split,
+    gate: Gate,
+    target: Target,
+    console: Console,
+) -> Quantized:
+    """Choose the layers to leave in floating point and quantize again without them."""
+    floats = choose(found.program, found.exact, split, found.lines, gate, console)
+    why = gate.describe()
+    if not floats:
+        found.gate = why
+        return found
+    result = _calibrated(program, options, data.calibration, target, console, floats)
+    for node in result.program.meta["quantization"]["float_nodes"]:
+        if node["layer"] in floats or node["node"] in floats:
+            node["reason"] = f"INT8 in it would miss {why}"
+    console.say(f"            {', '.join(floats)} in floating point, for {why}")
+    if not met(gate, program, result.program, split, options.batch_size):
+        console.warn(f"quantized anew, the program misses {why}: tighten the gate a little, or edit the plan")
+    result.lines, result.floats, result.gate = found.lines, floats, why
+    return result
+
+
+def _calibrated(
+    program: Program,
+    options: QuantizeOptions,
+    calibration: Split,
+    target: Target,
+    console: Console,
+    floats: Sequence[str] = (),
+) -> Quantized:
+    """Post-training quantization with the correction ladder; the layers of ``floats`` stay in floating point."""
+    if is_quantized(program):
+        raise UserError("the program is quantized already", "quantize the FP32 program it was made from")
+    if len(calibration) == 0:
+        raise DataError("the calibration set is empty", "raise `data.calibration`, or check the data source")
+    folded = fold_batch_norms(program)
+    if options.plan is not None:
+        floats = [*floats, *read_plan(Path(options.plan), layer_names(folded, target))]
+    if not check_samples(calibration, options):
+        made = _int8(folded, options, calibration, target, console, floats)
+        return Quantized(made, clone(made))
+    fitted, held_out = divide(calibration, options.samples)
+    judge = Judge(program, held_out, options.batch_size)
+    result, exact, rungs = climb(
+        program,
+        folded,
+        lambda form: _int8(form, options, fitted, target, console, floats),
+        fitted,
+        judge,
+        options,
+        console,
+    )
+    result.meta["quantization"]["correction"] = [rung.facts() for rung in rungs]
+    show(rungs, console)
+    return Quantized(result, exact, rungs)
+
+
+def _int8(
+    folded: Program,
+    options: QuantizeOptions,
+    calibration: Split,
+    target: Target,
+    console: Console,
+    floats: Sequence[str],
+) -> Program:
+    """A folded program, in place, as INT8."""
+    rewrite(folded, target, (*options.exclude, *patterns(floats)))
+    # an operator that rewriting made may be gone with the layer before it
+    there = patterns([name for name in floats if name in _names(folded)])
+    placement = place(folded, target, (*options.exclude, *there), (options.first_layer, options.last_layer))
+    ranges = calibrate(folded, placement, calibration, options, console)
+    apply(folded, placement, ranges, target, options)
+    narrow_weights(folded, options.weight_bits)
+    if not placement.layers:
+        console.warn("no layer can be INT8 on this target; the program stays in floating point")
+    return folded
+
+
+def layer_names(folded: Program, target: Target) -> list[str]:
+    """Names of layers and operators as a plan and ``exclude`` know them."""
+    form = clone(folded)
+    rewrite(form, target, ())
+    return sorted(_names(form))
+
+
+def _names(program: Program) -> set[str]:
+    nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
+    return {name for node in nodes for name in (node.name, name_in_model(node))}
