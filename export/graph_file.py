@@ -26,6 +26,19 @@ def read_graph(path: Path) -> onnx.ModelProto:
     return model
 
 
+def load_graph(path: Path) -> onnx.ModelProto:
+    """An ONNX file with all of its weights.
+
+    Raises:
+        ArtifactError: it is not ONNX, or the file with its weights is not beside it.
+    """
+    try:
+        return onnx.load(str(path))
+    except Exception as error:  # protobuf's DecodeError and the checker's errors share no base
+        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ArtifactError(f"{path} cannot be read as ONNX: {text}", "export the model again") from error
+
+
 def graph_signature(model: onnx.ModelProto, path: Path) -> Signature:
     """The signature inside an ONNX file, or one made from its inputs and outputs when somebody else wrote it."""
     stored = next((item.value for item in model.metadata_props if item.key == SIGNATURE_KEY), None)

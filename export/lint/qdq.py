@@ -88,10 +88,12 @@ def q06_weight_axis(view: View) -> Iterator[Finding]:
         if scale is None or scale.ndim == 0 or not holds_weight(view, node):
             continue
         blocked = attribute(node, "block_size", 0) > 0
-        if scale.ndim > 1 and not blocked:
-            yield finding("Q06", node, f"has scales of rank {scale.ndim}", "use one scale per output channel")
-            continue
         shape = _weight_shape(view, node)
+        if scale.ndim > 1 and not blocked:
+            verdict = "silent" if _fits_blocks(scale.shape, shape, _axis(node)) else "reject"
+            message = f"has scales of rank {scale.ndim}"
+            yield finding("Q06", node, message, "use one scale per output channel", verdict)  # type: ignore[arg-type]
+            continue
         axis = _axis(node) % max(len(shape), 1)
         if scale.size > 1 and shape and not blocked and shape[axis] != scale.size:
             message = f"has {scale.size} scales along axis {axis}, which has size {shape[axis]}"
@@ -254,6 +256,14 @@ def output_axis(user: onnx.NodeProto, index: int, rank: int) -> int | None:
     if user.op_type == "Gemm" and index == 1:
         return 0 if attribute(user, "transB", 0) else 1
     return rank - 1 if user.op_type == "MatMul" and index == 1 else None
+
+
+def _fits_blocks(scales: tuple[int, ...], shape: tuple[int, ...], axis: int) -> bool:
+    """Whether the parser takes scales of rank 2 for blocks along the axis."""
+    if len(scales) != 2 or len(shape) != 2:
+        return False
+    along = axis % 2
+    return scales[1 - along] == shape[1 - along] and shape[along] % scales[along] == 0
 
 
 def _axis(node: onnx.NodeProto) -> int:

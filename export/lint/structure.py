@@ -10,7 +10,7 @@ import onnx
 
 from .operators import FOREIGN, INTEGER_OPS, UNSUPPORTED
 from .qdq import Rule
-from .view import Finding, View, attribute, finding, label
+from .view import WEIGHT_AXIS, Finding, View, attribute, finding, label
 
 _NAME = re.compile(r"node name: ([^)]+)\)")
 _OP = re.compile(r"op_type:(\w+)")
@@ -115,6 +115,21 @@ def s02_reshapes(view: View) -> Iterator[Finding]:
             )
 
 
+def s03_channels(view: View) -> Iterator[Finding]:
+    """S03: a convolution's weight has the channels of its input."""
+    for node in view.graph.node:
+        if node.op_type not in WEIGHT_AXIS or len(node.input) < 2:
+            continue
+        data, weight = view.shape_of(node.input[0]), view.shape_of(node.input[1])
+        if data is None or weight is None or len(data) < 3 or len(weight) < 3 or data[1] is None:
+            continue
+        inside = weight[0] if node.op_type == "ConvTranspose" else weight[1]
+        wanted = None if inside is None else inside * (attribute(node, "group", 1) if node.op_type == "Conv" else 1)
+        if wanted is not None and wanted != data[1]:
+            message = f"has a weight for {wanted} channels and an input of {data[1]}"
+            yield finding("S03", node, message, "export the model again")
+
+
 def _copied(size: int, shape: tuple[int | None, ...], axis: int) -> int:
     if size != 0:
         return size
@@ -156,6 +171,6 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
                 yield from (name for one in item.g.node for name in one.input if name not in inner)
 
 
-RULES: tuple[Rule, ...] = (q12_operators, q22_unique_and_sorted, s01_shapes, s02_reshapes, r01_axes)
-GENERAL: tuple[Rule, ...] = (q22_unique_and_sorted, s01_shapes, s02_reshapes)
+RULES: tuple[Rule, ...] = (q12_operators, q22_unique_and_sorted, s01_shapes, s02_reshapes, s03_channels, r01_axes)
+GENERAL: tuple[Rule, ...] = (q22_unique_and_sorted, s01_shapes, s02_reshapes, s03_channels)
 """Those that hold for every target."""

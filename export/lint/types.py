@@ -35,9 +35,13 @@ _FLOAT_ONLY = frozenset(
             "Softplus",
         ),
         *("Conv", "ConvTranspose", "LayerNormalization", "BatchNormalization", "InstanceNormalization", "Gelu", "Erf"),
-        *("AveragePool", "GlobalAveragePool", "HardSwish", "Mish", "Exp", "Log", "Sqrt", "LogSoftmax", "PRelu"),
+        *("AveragePool", "MaxPool", "HardSwish", "Mish", "Exp", "Log", "Sqrt", "LogSoftmax", "PRelu", "Softsign"),
+        *("Ceil", "Floor", "Round", "Reciprocal", "Cos", "Sin", "Mean", "ReduceL2", "LpNormalization", "IsNaN"),
     )
 )
+_LOGIC = frozenset(("Not", "And", "Or", "Xor"))
+_TAKES_UINT8 = frozenset(("Cast", "CastLike", "Shape", "Size", "Equal", QUANTIZE, DEQUANTIZE))
+_STRICT = (TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.FLOAT)
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 _LENIENT = frozenset((("Clip", 1), ("Clip", 2), ("Pad", 2)))
 """Operands that the parser converts, though ONNX wants one type."""
@@ -68,26 +72,45 @@ def t01_types_that_are_not_there(view: View) -> Iterator[Finding]:
 
 
 def t02_integers_in_float_operators(view: View) -> Iterator[Finding]:
-    """T02: what multiplies or activates works on floating point; TensorRT has no such kernels for integers."""
+    """T02: what multiplies or activates works on floating point: TensorRT has no such kernels for integers."""
     for node in view.graph.node:
-        if node.op_type in _FLOAT_ONLY and node.domain in ("", "ai.onnx") and node.input:
-            kind = view.type_of(node.input[0])
-            if kind in _INTEGERS or kind in (TensorProto.BOOL, TensorProto.UINT8):
-                yield finding("T02", node, f"computes in {type_name(kind)}", "cast its input to floating point")
+        if node.domain not in ("", "ai.onnx") or not node.input:
+            continue
+        kind = view.type_of(node.input[0])
+        if kind == TensorProto.UINT8 and node.op_type not in _TAKES_UINT8 and not _is_coded(view, node.input[0]):
+            yield finding("T02", node, "computes in UINT8", "cast its input first")
+        elif kind in _INTEGERS and node.op_type in _FLOAT_ONLY and (node.op_type, kind) != ("Relu", TensorProto.INT64):
+            yield finding("T02", node, f"computes in {type_name(kind)}", "cast its input to floating point")
 
 
 def t03_types_not_allowed(view: View) -> Iterator[Finding]:
-    """T03: each operand has one of the types that its operator allows."""
+    """T03: each operand has one of the types that ONNX allows its operator; TensorRT takes some more."""
     for node in view.graph.node:
         schema = _schema(node.op_type, view.opset) if node.domain in ("", "ai.onnx") else None
-        if schema is None or node.op_type in (QUANTIZE, DEQUANTIZE) or node.op_type in _FLOAT_ONLY:
+        if schema is None or node.op_type in (QUANTIZE, DEQUANTIZE):
             continue
         allowed = _allowed(node.op_type, view.opset)
         for index, name in enumerate(node.input):
             kind = view.type_of(name)
             if name and kind and not _is_allowed(schema, allowed, index, kind):
-                yield finding("T03", node, f"does not take {type_name(kind)} as input {index}", "cast it")
+                verdict = "reject" if kind in _STRICT or node.op_type in _LOGIC else "silent"
+                message = f"does not take {type_name(kind)} as input {index}, says ONNX"
+                yield finding("T03", node, message, "cast it", verdict)  # type: ignore[arg-type]
                 break
+
+
+def _is_coded(view: View, name: str) -> bool:
+    maker = view.maker.get(name)
+    return maker is not None and maker.op_type == QUANTIZE
+
+
+def clashing_constants(view: View) -> Iterator[tuple[onnx.NodeProto, int, int]]:
+    """Constant operands of another type than the operand before them: node, index, the type they should have."""
+    for node in view.graph.node:
+        if node.op_type not in (QUANTIZE, DEQUANTIZE) and node.domain in ("", "ai.onnx"):
+            for name, first, index, _ in _clashes(view, node):
+                if view.is_constant(name):
+                    yield node, index, first
 
 
 RULES: tuple[Rule, ...] = (

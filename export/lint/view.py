@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +19,24 @@ Verdict = Literal["reject", "silent", "advice"]
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 WEIGHT_AXIS = {"Conv": 0, "ConvTranspose": 1}
 HEAVY = frozenset((*WEIGHT_AXIS, "Gemm", "MatMul"))
-LARGE_BYTES = 4096
+_KEEP_TYPE = frozenset(
+    (
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh"),
+        *(
+            "MaxPool",
+            "AveragePool",
+            "GlobalAveragePool",
+            "Reshape",
+            "Transpose",
+            "Flatten",
+            "Concat",
+            "Softmax",
+            "Gelu",
+        ),
+        *("LayerNormalization", "BatchNormalization", "Identity", "Squeeze", "Unsqueeze", "Slice", "Pad", "HardSwish"),
+    )
+)
+LARGE_ELEMENTS = 256
 """Constants above this size count by type and shape alone where types and shapes are inferred."""
 
 
@@ -78,6 +97,7 @@ class View:
         for node in self.graph.node:
             for index, name in enumerate(node.input):
                 self.readers.setdefault(name, []).append((node, index))
+        self._arrays: dict[str, Numbers | None] = {}
         self.outputs = {value.name for value in self.graph.output}
 
     def pairs(self) -> Iterator[onnx.NodeProto]:
@@ -90,10 +110,11 @@ class View:
 
     def constant(self, name: str) -> Numbers | None:
         """A constant by name; None when it is none, or stands in a file beside the model."""
-        tensor = self.stored.get(name)
-        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
-            return None
-        return np.asarray(numpy_helper.to_array(tensor))
+        if name not in self._arrays:
+            tensor = self.stored.get(name)
+            elsewhere = tensor is None or tensor.data_location == TensorProto.EXTERNAL
+            self._arrays[name] = None if tensor is None or elsewhere else np.asarray(numpy_helper.to_array(tensor))
+        return self._arrays[name]
 
     def stored_type(self, node: onnx.NodeProto, index: int) -> int:
         """Element type of the constant that ``node`` reads at ``index``; 0 when it is none."""
@@ -105,16 +126,30 @@ class View:
         return name in self.stored
 
     @cached_property
+    def order(self) -> list[onnx.NodeProto]:
+        """The nodes, each after those it reads from."""
+        return sorted_nodes(self.graph)
+
+    @cached_property
     def inferred(self) -> tuple[dict[str, onnx.TypeProto], list[str]]:
         """Types and shapes of all values as ONNX infers them, and what it complains about."""
-        return infer(self.model)
+        return infer(self.model, self.order)
+
+    @cached_property
+    def types(self) -> dict[str, int]:
+        """Element types as TensorRT takes them: what a DequantizeLinear gives has its scale's type in every opset."""
+        types = {name: int(known.tensor_type.elem_type) for name, known in self.inferred[0].items()}
+        types |= {name: int(tensor.data_type) for name, tensor in self.stored.items()}
+        for node in self.order:
+            if node.op_type == DEQUANTIZE and len(node.input) > 1 and types.get(node.input[1]):
+                types[node.output[0]] = types[node.input[1]]
+            elif node.op_type in _KEEP_TYPE and types.get(node.input[0]):
+                types[node.output[0]] = types[node.input[0]]
+        return types
 
     def type_of(self, name: str) -> int:
         """Element type of a value; 0 when it is not known."""
-        if name in self.stored:
-            return int(self.stored[name].data_type)
-        known = self.inferred[0].get(name)
-        return int(known.tensor_type.elem_type) if known is not None else 0
+        return self.types.get(name, 0)
 
     def shape_of(self, name: str) -> tuple[int | None, ...] | None:
         """Sizes of a value, None for those not known; None when its rank is not known."""
@@ -126,13 +161,13 @@ class View:
         return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in known.tensor_type.shape.dim)
 
 
-def infer(model: onnx.ModelProto) -> tuple[dict[str, onnx.TypeProto], list[str]]:
+def infer(model: onnx.ModelProto, order: list[onnx.NodeProto]) -> tuple[dict[str, onnx.TypeProto], list[str]]:
     """Types and shapes without touching large weights.
 
     Returns:
         Types by value name, and one text per node that ONNX's rules refuse.
     """
-    slim = _without_weights(model)
+    slim = _without_weights(model, order)
     complaints: list[str] = []
     try:
         done = onnx.shape_inference.infer_shapes(slim, strict_mode=True, data_prop=True)
@@ -146,19 +181,42 @@ def infer(model: onnx.ModelProto) -> tuple[dict[str, onnx.TypeProto], list[str]]
     return {value.name: value.type for value in values}, complaints
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def sorted_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes after those they read from, otherwise in their order; those in a cycle come last."""
+    made = {name for node in graph.node for name in node.output}
+    waiting: dict[str, list[int]] = {}
+    lacking = [0] * len(graph.node)
+    for number, node in enumerate(graph.node):
+        for name in {name for name in node.input if name in made}:
+            waiting.setdefault(name, []).append(number)
+            lacking[number] += 1
+    ready = [number for number, count in enumerate(lacking) if count == 0]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        number = heapq.heappop(ready)
+        order.append(number)
+        for name in dict.fromkeys(graph.node[number].output):
+            for follower in waiting.pop(name, ()):
+                lacking[follower] -= 1
+                if lacking[follower] == 0:
+                    heapq.heappush(ready, follower)
+    done = set(order)
+    return [graph.node[number] for number in (*order, *(n for n in range(len(graph.node)) if n not in done))]
+
+
+def _without_weights(model: onnx.ModelProto, order: list[onnx.NodeProto]) -> onnx.ModelProto:
     slim = onnx.ModelProto(ir_version=max(model.ir_version, 4))
     slim.opset_import.extend(model.opset_import)
     slim.functions.extend(model.functions)
     graph = model.graph
     slim.graph.name = graph.name or "graph"
-    slim.graph.node.extend(graph.node)
+    slim.graph.node.extend(order)
     slim.graph.input.extend(graph.input)
     slim.graph.output.extend(graph.output)
     given = {value.name for value in graph.input}
     for tensor in graph.initializer:
-        size = len(tensor.raw_data) or 8 * sum(len(data) for data in (tensor.float_data, tensor.int64_data))
-        if size <= LARGE_BYTES and tensor.data_location != TensorProto.EXTERNAL:
+        if prod(tensor.dims) <= LARGE_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL:
             slim.graph.initializer.append(tensor)
         elif tensor.name not in given:
             slim.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
