@@ -14,10 +14,15 @@ _WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 
 
 class Journal:
-    """What TensorRT said: kept for error messages, warnings passed on."""
+    """What TensorRT said: kept for error messages, warnings passed on.
 
-    def __init__(self, emit: Emit) -> None:
+    Args:
+        quiet_about: warnings with this text are known and held back.
+    """
+
+    def __init__(self, emit: Emit, quiet_about: str = "") -> None:
         self.emit = emit
+        self.quiet_about = quiet_about
         self.errors: deque[str] = deque(maxlen=20)
         self.weights_bytes: int | None = None
 
@@ -25,7 +30,7 @@ class Journal:
         """Take one line of the log."""
         if severity in ("ERROR", "INTERNAL_ERROR"):
             self.errors.append(text)
-        elif severity == "WARNING":
+        elif severity == "WARNING" and not (self.quiet_about and self.quiet_about in text):
             self.emit({"event": "log", "text": text})
         found = _WEIGHTS.search(text)
         if found:

@@ -132,7 +132,7 @@ def _three(where: str, text: str) -> tuple[Dims, Dims, Dims]:
     low, usual, high = shapes if len(shapes) == 3 else shapes * 3
     if not len(low) == len(usual) == len(high):
         raise UserError(f"{where}: the three shapes have different numbers of axes", "give each the same number")
-    for one, two, what in ((low, usual, "minimum above the optimum"), (usual, high, "optimum above the maximum")):
+    for one, two, what in ((low, usual, "minimum is above the optimum"), (usual, high, "optimum is above the maximum")):
         if any(first > second for first, second in zip(one, two, strict=True)):
             raise UserError(f"{where}: the {what}", "order them as min:opt:max, axis by axis")
     if 0 in low:

@@ -51,8 +51,8 @@ def test_a_range_holds_what_lies_inside() -> None:
     [
         ([], [], "axis 'sequence' of input 'ids' is dynamic and has no range"),
         (["sequense=1:2:3"], [], "no dynamic axis 'sequense'; its dynamic axes are batch, sequence; did you mean"),
-        (["sequence=4:2:8"], [], "minimum above the optimum"),
-        (["sequence=4:9:8"], [], "optimum above the maximum"),
+        (["sequence=4:2:8"], [], "minimum is above the optimum"),
+        (["sequence=4:9:8"], [], "optimum is above the maximum"),
         (["sequence=0:2:8"], [], "a size is 0"),
         (["sequence=2:8"], [], "is not min:opt:max"),
         (["sequence=2x2:2x2:2x2"], [], "an axis has one size"),
