@@ -91,6 +91,7 @@ class QuantizeOptions(Options):
     first_layer: Literal["auto", "int8", "float"] = Field(
         default="auto", description="layers that read the inputs; `auto` keeps those in FP32 that INT8 would slow down"
     )
+    smooth: bool = Field(default=True, description="SmoothQuant where it makes a linear layer's output more exact")
     last_layer: Literal["int8", "float"] = Field(default="int8", description="layers behind which no other comes")
     sensitivity: bool = Field(default=False, description="measure what INT8 costs in each layer alone, and why")
     mixed: Literal["none", "auto"] = Field(

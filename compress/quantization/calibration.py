@@ -14,7 +14,7 @@ from ...core.errors import DataError
 from ...core.options import QuantizeOptions
 from ..devices import as_tensor
 from ..program import Program, device_of, evaluating
-from .observers import MinMax, Observer, Percentile
+from .observers import MinMax, Observer, Percentile, Watcher
 from .points import Placement, name_in_model
 from .scheme import Range
 
@@ -48,8 +48,29 @@ def calibrate(
     if len(split) == 0:
         raise DataError("the calibration set is empty", _REMEDY)
     observers: dict[fx.Node, Observer] = {value: new_observer(options) for value in placement.points}
+    watch(program, observers, split, options, console)
+    ranges = {value: observer.range() for value, observer in observers.items()}
+    for group in placement.groups:
+        _equalise(group, ranges, placement)
+    return ranges
+
+
+def watch(
+    program: Program,
+    observers: Mapping[fx.Node, Watcher],
+    split: Split,
+    options: QuantizeOptions,
+    console: Console = SILENT,
+    label: str = "calibrate",
+) -> None:
+    """Run the program over calibration samples and show tensors to those who watch them.
+
+    Raises:
+        DataError: NaN or infinite values in the samples or in an activation (which is named).
+        InputError: the samples do not fit the program's signature.
+    """
     device, total = device_of(program), min(len(split), options.samples)
-    with evaluating(program), torch.inference_mode(), console.progress("calibrate", total) as bar:
+    with evaluating(program), torch.inference_mode(), console.progress(label, total) as bar:
         for inputs, _ in batches(split, options.batch_size, options.samples):
             check_finite(inputs, "calibration set")
             feeds = program.signature.validate(inputs)
@@ -59,10 +80,6 @@ def calibrate(
             if watcher.broken is not None or not all(map(_finite, outputs)):
                 raise _not_finite(program, tensors, watcher.broken)
             bar.advance(program.signature.batch_size(feeds))
-    ranges = {value: observer.range() for value, observer in observers.items()}
-    for group in placement.groups:
-        _equalise(group, ranges, placement)
-    return ranges
 
 
 def _equalise(group: list[fx.Node], ranges: dict[fx.Node, Range], placement: Placement) -> None:
@@ -77,7 +94,7 @@ def _equalise(group: list[fx.Node], ranges: dict[fx.Node, Range], placement: Pla
 class _Watcher(fx.Interpreter):
     """Runs the graph and shows the watched tensors to their observers."""
 
-    def __init__(self, module: fx.GraphModule, observers: Mapping[fx.Node, Observer]) -> None:
+    def __init__(self, module: fx.GraphModule, observers: Mapping[fx.Node, Watcher]) -> None:
         super().__init__(module)
         self._observers = observers
         self.broken: fx.Node | None = None

@@ -15,12 +15,16 @@ _CHUNK = 1 << 16
 _SMALLEST_EXPONENT = -100
 
 
-class Observer(Protocol):
+class Watcher(Protocol):
     """Sees a tensor once per batch."""
 
     def update(self, value: torch.Tensor) -> bool:
         """Take in a batch; false, with nothing taken in, when it has NaN or infinite values."""
         ...
+
+
+class Observer(Watcher, Protocol):
+    """Learns the range of a tensor."""
 
     def range(self) -> Range:
         """The range to quantize."""

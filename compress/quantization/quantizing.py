@@ -24,6 +24,7 @@ from .points import name_in_model
 from .qat import train_quantized
 from .rewrite import rewrite
 from .sensitivity import Sensitivity, sensitivity, table
+from .smooth import smooth
 
 
 @dataclass
@@ -165,8 +166,10 @@ def _calibrated(
     folded = fold_batch_norms(program)
     if options.plan is not None:
         floats = [*floats, *read_plan(Path(options.plan), layer_names(folded, target))]
+    smoothed = smooth(folded, calibration, options, target, console)
     if not check_samples(calibration, options):
         made = _int8(folded, options, calibration, target, console, floats)
+        made.meta["quantization"]["smoothed"] = smoothed
         return Quantized(made, clone(made))
     fitted, held_out = divide(calibration, options.samples)
     judge = Judge(program, held_out, options.batch_size)
@@ -179,6 +182,7 @@ def _calibrated(
         options,
         console,
     )
+    result.meta["quantization"]["smoothed"] = smoothed
     result.meta["quantization"]["correction"] = [rung.facts() for rung in rungs]
     show(rungs, console)
     return Quantized(result, exact, rungs)
