@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent
 COMPRESS = ("core/backends", "core/data.py", "core/sources.py", "core/images.py", "compress")
 CODE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("capture", "train", "distill"), COMPRESS),
-    "prune": (*COMPRESS, "compress/pruning", "export"),
+    "prune": (*COMPRESS, "compress/pruning", "export", "timing.py"),
     "quantize": ("core/backends", "core/data.py", "compress", "compress/quantization"),
     "export": ("core/backends", "core/tensors.py", "export"),
     "engine": ("core/backends", "core/tensors.py", "export", "export/lint"),
@@ -123,9 +123,13 @@ def prune(options: PruneOptions, parent: Artifact, place: Place | Path, context:
     """Remove coupled channels, prove every cut in PyTorch and in ONNX Runtime, recover."""
     from .compress.pruning import prune as stage
     from .export.agreement import check_outputs
+    from .timing import timer_for
 
     shared = _training(parent, place, context)
-    return stage(options, parent, _placed(place).directory, check_file=check_outputs, **shared)
+    samples = shared["data"].calibration
+    rows = range(min(options.batch, len(samples)))
+    timer = timer_for(options, samples.read(rows)[0], context.base) if options.timed else None
+    return stage(options, parent, _placed(place).directory, check_file=check_outputs, timer=timer, **shared)
 
 
 def quantize(options: QuantizeOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:

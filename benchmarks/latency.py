@@ -145,7 +145,7 @@ def compare_latency(
         raise UserError(f"no candidate named '{reference}' to compare with", f"there are: {', '.join(candidates)}")
     watch, started = Watch(), clock()
     resolution = clock_step(clock)
-    run = _Run({name: _callable(candidate, batch) for name, candidate in candidates.items()}, options, clock, started)
+    run = _Run({name: callable_of(candidate, batch) for name, candidate in candidates.items()}, options, clock, started)
     with console.progress(f"batch {batch}", options.blocks) as bar, no_collections():
         run.prepare(resolution)
         while not run.finished(reference or next(iter(candidates))):
@@ -224,7 +224,7 @@ def repeat_rows(samples: Feeds, session: Session, batch: int) -> dict[str, Array
     return session.signature.validate(made)
 
 
-def _callable(candidate: Candidate, batch: int) -> Call:
+def callable_of(candidate: Candidate, batch: int) -> Call:
     if not isinstance(candidate, tuple):
         return candidate
     session, samples = candidate

@@ -80,7 +80,15 @@ def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None
     counting = bool(options.budgets) and not options.timed
     if counting and (got > asked or got < asked - _COARSE):
         console.warn(f"{got:.1%} of the {NAMES[measure_of(options)]} are left where {asked:.1%} were asked for")
+    if "latency" in facts:
+        _tell_latency(console, facts["latency"])
     for reason in facts["unknown_operators"]:
         console.warn(f"channels stay whole, {reason}")
     for reason in sorted({done["file"]["reason"] for done in facts["steps"]} - {"", NOT_ASKED.reason}):
         console.warn(f"proven in PyTorch alone, not as a file: {reason}")
+
+
+def _tell_latency(console: Console, found: dict[str, Any]) -> None:
+    speed, ends = found["speedup"]["value"], f"[{found['got_low_ms']:.4g}, {found['got_high_ms']:.4g}]"
+    text = f"{found['got_ms']:.4g} ms {ends} where {found['asked_ms']:.4g} ms were asked for, {speed:.2f}x as fast"
+    console.stage("prune", text) if found["within"] else console.warn(f"{text}: not within 5%")

@@ -14,14 +14,16 @@ from ...core.options import PruneOptions, Task
 from ..checkpoint import discard, state_hash
 from ..distill import soft_target_loss
 from ..losses import task_loss
-from ..program import Program, clone, cost, load_program, store
+from ..program import Program, clone, load_program, store
 from ..train import FitResult, Loss, fit, training_facts
-from .costs import NAMES, counted
+from .costs import counted
 from .evidence import Samples
 from .facts import describe, facts_of, proof_facts, warn
-from .progress import Steps, ramp, recovery_of
+from .goal import Goal, clock_of
+from .progress import Steps, recovery_of
 from .shipped import FileCheck, prove_file
-from .step import Pruned, measure_of, plan, prune_program, share_of
+from .step import Pruned, cut_and_prove, measure_of
+from .table import Timer
 
 Recover = Callable[[Program, int], dict[str, Any] | None]
 
@@ -39,6 +41,8 @@ def prune(
     console: Console = SILENT,
     key: str = "",
     parents: tuple[str, ...] = (),
+    timer: Timer | None = None,
+    tables: Path | None = None,
 ) -> Artifact:
     """The stage that removes coupled channels, proves every cut and recovers.
 
@@ -47,38 +51,40 @@ def prune(
         directory: where the pruned program goes.
         scratch: folder for finished steps and resumable checkpoints; empty of them again afterwards.
         check_file: writes, runs and compares the file made of every cut; None to prove in PyTorch alone.
+        timer: measures programs where the budget is a latency.
+        tables: folder of the latency tables; the user's cache when None.
 
     Raises:
         ArtifactError: ``artifact`` is no program.
         UserError: a pattern matches nothing, or the budget cannot be reached.
-        VerificationError: a proof failed.
+        VerificationError: a proof failed, or the program is not faster where that was asked for.
         RetortError: as :func:`retort.compress.train.fit`.
     """
     raise_if_not(artifact, "program")
     original = load_program(artifact.main)
     steps = Steps(scratch, _identity(original, options, data, task, seed))
     program = steps.load()
-    share, measure = share_of(options, cost(original)), measure_of(options)
-    whole = counted(cost(original), measure)
+    goal = Goal.of(original, options, clock_of(original, options, timer, steps, tables, console))
     if program is None:
         program = original
-        _, grouping, _ = plan(original, options, share * whole)
-        steps.groups = describe(grouping)
+        steps.groups = describe(goal.check(original, options))
     samples = Samples(data.calibration, task, options.score_batch, options.score_samples, seed, console)
     recover = _recovery(original, options, data, task, seed, scratch, console)
-    targets = ramp(options, share)
     for step in range(len(steps.done), options.cuts):
-        console.say(f"cut {step + 1} of {options.cuts}: {targets[step]:.1%} of the {NAMES[measure]} to keep")
-        pruned = prune_program(program, _at(options, step), targets[step] * whole, samples)
+        asked, now = goal.shares[step], _at(options, step)
+        console.say(f"cut {step + 1} of {options.cuts}: {asked:.1%} of the {goal.name} to keep")
+        pruned = cut_and_prove(program, now, goal.choose(step, now), samples)
         file = prove_file(program, pruned.program, pruned.proof, check_file)
         program = pruned.program
-        cut = {**_cut_facts(pruned, targets[step], whole, options), "file": asdict(file)}
+        cut = {**_cut_facts(pruned, asked, goal.whole, options), "file": asdict(file)}
         steps.add(program, {**cut, "recovery": recover(program, step)})
         discard(scratch, _label(step))
     facts = facts_of(original, program, options, steps)
+    facts |= goal.facts(program)
     warn(console, facts, options)
     stored = store(program, directory, "prune", options=options, facts=facts, key=key, parents=parents)
     steps.clear()
+    goal.clear()
     return stored
 
 

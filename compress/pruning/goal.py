@@ -1,0 +1,84 @@
+"""What a pruning works towards: a counted budget or milliseconds, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.artifact import stable_hash
+from ...core.console import Console
+from ...core.errors import UserError
+from ...core.options import PruneOptions
+from ..program import Program, cost
+from .costs import NAMES, counted
+from .groups import Grouping
+from .labels import Mask
+from .latency import Clock, Measured
+from .progress import Steps, ramp
+from .step import Ranked, decide, groups_of, measure_of, plan, share_of
+from .table import Timer
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be kept after every step.
+
+    Attributes:
+        shares: of the whole, ending at what is asked.
+        whole: the original's cost, in the unit that the budget counts.
+        clock: where the budget is a latency.
+    """
+
+    shares: list[float]
+    whole: int
+    name: str
+    clock: Clock | None
+
+    @staticmethod
+    def of(original: Program, options: PruneOptions, clock: Clock | None) -> Goal:
+        """The goal of a pruning that begins with this program."""
+        spent, measure = cost(original), measure_of(options)
+        share = share_of(options, spent) if clock is None else clock.asked()[0]
+        name = NAMES[measure] if clock is None else "time"
+        return Goal(ramp(options, share), counted(spent, measure), name, clock)
+
+    def check(self, original: Program, options: PruneOptions) -> Grouping:
+        """The groups, once it is known that the patterns match and the last budget can be reached."""
+        if self.clock is not None:
+            return groups_of(original, options)
+        return plan(original, options, self.shares[-1] * self.whole)[1]
+
+    def facts(self, program: Program) -> dict[str, Any]:
+        """What was asked and got, where a latency was asked for; the finished program is timed."""
+        return {"latency": self.clock.facts(program)} if self.clock is not None else {}
+
+    def clear(self) -> None:
+        """Remove what was kept for a killed run."""
+        if self.clock is not None:
+            self.clock.measured.clear()
+
+    def choose(self, step: int, options: PruneOptions) -> Callable[[Program, Ranked], Mask]:
+        """What chooses the cut of a step."""
+        if self.clock is not None:
+            return self.clock.decide(step, self.shares[step], exact=step == options.cuts - 1)
+        target = self.shares[step] * self.whole
+        return lambda program, ranked: decide(program, ranked, options, target)
+
+
+def clock_of(
+    original: Program, options: PruneOptions, timer: Timer | None, steps: Steps, tables: Path | None, console: Console
+) -> Clock | None:
+    """The latency budget, if there is one.
+
+    Raises:
+        UserError: nothing measures it.
+    """
+    if not options.timed:
+        return None
+    if timer is None:
+        raise UserError("prune: a latency is asked for, and nothing measures it", "give a timer")
+    measured = Measured(steps.scratch, stable_hash([steps.identity, timer.identity]))
+    measured.load()
+    return Clock(original, options, timer, measured, tables, console)
