@@ -57,12 +57,16 @@ class Program:
         signature: names, dtypes and shapes of inputs and outputs, in the module's order.
         example: small example feeds with a batch of at least 2.
         meta: JSON-ready facts that travel with the program, such as its quantization scheme.
+        exported: what :func:`reexport` gave last, and the code and the tensors it was made from.
     """
 
     module: fx.GraphModule
     signature: Signature
     example: dict[str, torch.Tensor]
     meta: dict[str, Any] = field(default_factory=dict)
+    exported: tuple[tuple[Any, ...], torch.export.ExportedProgram] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
 
 def capture(
@@ -134,7 +138,10 @@ def move(program: Program, device: torch.device | str) -> None:
 
 
 def reexport(program: Program) -> torch.export.ExportedProgram:
-    """The program in evaluation form as an ExportedProgram, with its dynamic axes.
+    """The program in evaluation form as an ExportedProgram, with its dynamic axes; shares its parameters.
+
+    A second call gives the same one as long as neither the code nor any tensor was replaced: tracing is what takes the
+    time in saving and exporting.
 
     Raises:
         CaptureError: an edit of the graph broke it.
@@ -143,9 +150,20 @@ def reexport(program: Program) -> torch.export.ExportedProgram:
         {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in program.signature.inputs
     ]
-    inputs = [tensor.clone() for tensor in ordered(program).values()]
     with evaluating(program):
-        return trace(program.module, inputs, axes)
+        made_from = _made_from(program)
+        if program.exported is None or program.exported[0] != made_from:
+            inputs = [tensor.clone() for tensor in ordered(program).values()]
+            program.exported = made_from, trace(program.module, inputs, axes)
+    return program.exported[1]
+
+
+def _made_from(program: Program) -> tuple[Any, ...]:
+    code = [child.code for child in modes.graphs(program.module)]
+    module = program.module
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    shapes = [tuple(tensor.shape) for tensor in program.example.values()]
+    return program.signature, *code, *[(name, id(tensor), tensor.dtype) for name, tensor in tensors], *shapes
 
 
 def save_program(program: Program, path: Path) -> None:
