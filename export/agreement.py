@@ -104,7 +104,7 @@ def _refused(
     tolerance: float,
 ) -> VerificationError:
     first = first_off(program, model, feeds, tolerance)
-    where = f", first at {first}" if first else ""
+    where = f", first at {first}" if first else "; no operator does with the runtime's graph optimizations off"
     return VerificationError(
         f"the cut is refused: at batch size {_rows(feeds)}, ONNX Runtime's output '{output}' deviates from the masked"
         f" program by {error:.2g} of its scale, where at most {tolerance:g} is accepted{where}",

@@ -22,6 +22,7 @@ from ..core.options import Target
 from ..core.tensors import Signature
 from .finish import finish, name_ports
 from .forms import CPU_FORMS
+from .mended import keep_padding
 from .quantized import DOMAIN, OP, merge_repeated, quantize_before_reshape, write_qdq
 from .recurrent import forms as recurrent_forms
 from .retarget import retarget
@@ -84,6 +85,8 @@ def build(program: ExportedProgram, signature: Signature, target: Target, opset:
             form(model)
     write_qdq(model)
     remove_dead(model)
+    if target == "cpu":
+        keep_padding(model)
     return finish(model, signature, axes, version)
 
 
