@@ -104,6 +104,12 @@ def _is_coded(view: View, name: str) -> bool:
     return maker is not None and maker.op_type == QUANTIZE
 
 
+def allows(op: str, opset: int, index: int, kind: int) -> bool:
+    """Whether ONNX lets an operator take a type as that input."""
+    schema = _schema(op, opset)
+    return schema is not None and _is_allowed(schema, _allowed(op, opset), index, kind)
+
+
 def clashing_constants(view: View) -> Iterator[tuple[onnx.NodeProto, int, int]]:
     """Constant operands of another type than the operand before them: node, index, the type they should have."""
     for node in view.graph.node:
