@@ -115,6 +115,11 @@ class ExportOptions(Options):
     tolerance: Positive = Field(default=1e-3, description="largest relative error against the eager program, in FP32")
     batch_sizes: tuple[Count, ...] = Field(default=(1, 3, 8), min_length=1, description="batches checked for parity")
     golden: Count = Field(default=4, description="golden samples stored beside the model")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="what is not INT8 computes in this type where the samples show that it is safe"
+    )
+    half_exclude: tuple[str, ...] = Field(default=(), description="node-name patterns that stay in FP32")
+    half_io: bool = Field(default=False, description="inputs and outputs in FP16 as well")
 
 
 class EngineOptions(Options):

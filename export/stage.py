@@ -11,11 +11,14 @@ import onnx
 import onnx_ir as ir
 
 from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, write_atomically
+from ..core.backends.ort import SIGNATURE_KEY
 from ..core.console import SILENT, Console
-from ..core.errors import DataError, VerificationError
+from ..core.errors import DataError, UserError, VerificationError
 from ..core.options import ExportOptions, Target
-from ..core.session import SessionOptions, open_session
+from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Feeds, Signature
+from .half import LEAST_OPSET, half_signature, to_half
+from .half_check import ACCEPTED, Widened, runnable
 from .kernels import integer_kernels
 from .lint import lint
 from .parity import check, rows
@@ -66,28 +69,31 @@ def export(
 
     raise_if_not(artifact, "program")
     wanted = options.target or target
-    opset = options.opset or OPSETS[wanted]
+    opset = _opset(options, wanted, OPSETS[wanted])
     exported, signature, _ = load_exported(artifact.main)
     _require_samples(samples, signature)
     console.stage("export", f"{artifact.path.name} for {wanted}, opset {opset}")
     program = retarget(exported, wanted)
     model = build(program, signature, wanted, opset)
+    model, written, half = in_half(model, options, signature, samples)
+    facts: dict[str, Any] = {"target": wanted, "opset": opset, "quantized": is_quantized(program)}
+    facts |= half | {name: artifact.facts[name] for name in ("parameters", "macs") if name in artifact.facts}
     if key:
         model.metadata_props[KEY] = key
-    facts: dict[str, Any] = {"target": wanted, "opset": opset, "quantized": is_quantized(program)}
-    facts |= {name: artifact.facts[name] for name in ("parameters", "macs") if name in artifact.facts}
-    settings = options.model_dump(mode="json")
-    with new_artifact(
-        directory, "graph", "export", key=key, parents=parents, options=settings, facts=facts, tools=_tools()
-    ) as folder:
+    settings: dict[str, Any] = {
+        "options": options.model_dump(mode="json"),
+        "tools": _tools(),
+        "key": key,
+        "parents": parents,
+    }
+    with new_artifact(directory, "graph", "export", facts=facts, **settings) as folder:
         path = write_model(model, folder)
         verify_file(path, wanted)
         facts |= {"size_bytes": sum(file.stat().st_size for file in folder.iterdir()), "nodes": model.graph.num_nodes()}
         facts |= prove(program, signature, path, samples, options)
-        write_atomically(folder / "signature.json", signature.to_json().encode())
-        _write_golden(path, samples, options.golden, folder / "golden.npz")
-    console.stage("export", _summary(facts))
-    _warn_of_unfused(facts, console)
+        write_atomically(folder / "signature.json", written.to_json().encode())
+        _write_golden(loadable(path, options.precision), samples, options.golden, folder / "golden.npz")
+    _tell(facts, console)
     return load_artifact(directory)
 
 
@@ -108,12 +114,54 @@ def prove(
     quantized = is_quantized(program)
     references = [program, without_quantization(program)] if quantized else [program]
     eager = [EagerSession(item.module(check_guards=False), signature, "cpu", 0) for item in references]
-    candidate = open_session(path, SessionOptions(threads=1))
+    candidate: Session = open_session(loadable(path, options.precision), SessionOptions(threads=1))
+    candidate = Widened(candidate) if options.half_io else candidate
     floating = eager[1] if quantized else None
-    differences = check(eager[0], candidate, samples, options.batch_sizes, options.tolerance, floating)
+    tolerance = max(options.tolerance, ACCEPTED.get(options.precision, 0.0))
+    differences = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating)
     candidate.close()
     facts: dict[str, Any] = {"parity": [item.to_dict() for item in differences]}
-    return facts | ({"kernels": integer_kernels(path).to_dict()} if quantized else {})
+    counted = quantized and options.precision == "fp32"  # in half precision it is no file for a CPU
+    return facts | ({"kernels": integer_kernels(path).to_dict()} if counted else {})
+
+
+def in_half(
+    model: ir.Model, options: ExportOptions, signature: Signature, samples: Feeds
+) -> tuple[ir.Model, Signature, dict[str, Any]]:
+    """The model in half precision where that is asked and safe on the samples.
+
+    Returns:
+        The model, its signature (FP16 inputs and outputs where asked), and facts about what became of its nodes.
+    """
+    if options.precision == "fp32":
+        return model, signature, {}
+    made, report = to_half(
+        ir.to_proto(model),
+        options.precision,
+        signature,
+        {name: np.asarray(value) for name, value in samples.items()},
+        exclude=options.half_exclude,
+        keep_io=not options.half_io,
+    )
+    written = half_signature(signature, made)
+    done = ir.from_proto(made)
+    done.metadata_props[SIGNATURE_KEY] = written.to_json()
+    return done, written, {"precision": options.precision, "half": report.to_dict()}
+
+
+def loadable(path: Path, precision: str) -> Path | bytes:
+    """What ONNX Runtime's CPU kernels run in place of a file: itself in FP32, else what computes the same."""
+    if precision == "fp32":
+        return path
+    model = onnx.load(str(path))
+    made = runnable(model)
+    return path if made is model else made.SerializeToString()
+
+
+def _opset(options: ExportOptions, target: Target, default: int) -> int:
+    if options.precision == "bf16" and target == "cpu":
+        raise UserError("ONNX Runtime has no BF16 kernels on a CPU", "export with --target tensorrt, or in fp16")
+    return options.opset or max(default, LEAST_OPSET.get(options.precision, 0))
 
 
 def write_model(model: ir.Model, folder: Path, external_above_bytes: int = EXTERNAL_ABOVE_BYTES) -> Path:
@@ -162,7 +210,7 @@ def _require_samples(samples: Feeds, signature: Signature) -> None:
         raise DataError(f"no sample for input '{lacking[0]}'", "give at least one real sample to check the file with")
 
 
-def _write_golden(model: Path, samples: Feeds, count: int, path: Path) -> None:
+def _write_golden(model: Path | bytes, samples: Feeds, count: int, path: Path) -> None:
     session = open_session(model, SessionOptions(threads=1))
     feeds = session.signature.validate(rows(session.signature, samples, count))
     outputs = session.run(feeds)
@@ -176,7 +224,8 @@ def _tools() -> dict[str, str]:
     return {name: version(name) for name in TOOLS}
 
 
-def _warn_of_unfused(facts: dict[str, Any], console: Console) -> None:
+def _tell(facts: dict[str, Any], console: Console) -> None:
+    console.stage("export", _summary(facts))
     names = facts.get("kernels", {}).get("unfused_names", ()) if facts["target"] == "cpu" else ()
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -189,6 +238,9 @@ def _warn_of_unfused(facts: dict[str, Any], console: Console) -> None:
 def _summary(facts: dict[str, Any]) -> str:
     worst = max((item["error"] for item in facts["parity"]), default=0.0)
     text = f"{facts['size_bytes'] / 1e6:.2f} MB, {facts['nodes']} nodes, parity {worst:.1e}"
+    if "half" in facts:
+        half = facts["half"]
+        text += f", {half['half_nodes']} nodes in {facts['precision']}, {len(half['kept_fp32'])} in FP32"
     if "kernels" in facts:
         kernels = facts["kernels"]
         heavy = sum(kernels["integer"].values()), sum(kernels["floating"].values())
