@@ -219,7 +219,11 @@ for _name, (_purpose, _example) in {
     ),
     "prune": (
         "Remove coupled channels, prove the cut, and recover by training.",
-        "retort prune runs/train-… --data digits --macs 0.5 --set recover.epochs=5",
+        "retort prune runs/train-… --data digits --latency 0.5x --batch 1 --set recover.epochs=5",
+    ),
+    "sparsify": (
+        "Zero weights in the 2:4 pattern of sparse tensor cores, or anywhere, and recover by training.",
+        "retort sparsify runs/train-… --data digits --pattern 2:4",
     ),
     "quantize": (
         "Quantize a program to INT8 after training, calibrated on real samples.",

@@ -26,6 +26,7 @@ from .core.options import (
     PackOptions,
     PruneOptions,
     QuantizeOptions,
+    SparsifyOptions,
     Target,
     Task,
     TrainOptions,
@@ -34,10 +35,11 @@ from .core.sources import fit_to
 from .core.tensors import Signature
 
 ROOT = Path(__file__).parent
-COMPRESS = ("core/backends", "core/data.py", "core/sources.py", "core/images.py", "compress")
+COMPRESS = ("core/backends", "core/data.py", "core/sources.py", "core/images.py", "compress", "compress/imported")
 CODE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("capture", "train", "distill"), COMPRESS),
     "prune": (*COMPRESS, "compress/pruning", "export", "timing.py"),
+    "sparsify": (*COMPRESS, "compress/pruning"),
     "quantize": ("core/backends", "core/data.py", "compress", "compress/quantization"),
     "export": ("core/backends", "core/tensors.py", "export"),
     "engine": ("core/backends", "core/tensors.py", "export", "export/lint"),
@@ -132,6 +134,13 @@ def prune(options: PruneOptions, parent: Artifact, place: Place | Path, context:
     return stage(options, parent, _placed(place).directory, check_file=check_outputs, timer=timer, **shared)
 
 
+def sparsify(options: SparsifyOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
+    """Zero weights, unstructured or N:M, and recover."""
+    from .compress.pruning import sparsify as stage
+
+    return stage(options, parent, _placed(place).directory, **_training(parent, place, context))
+
+
 def quantize(options: QuantizeOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Place and calibrate INT8 fake-quantize nodes."""
     from .compress.quantization import quantize as stage
@@ -213,6 +222,7 @@ ON_ARTIFACT: dict[str, Callable[[Any, Artifact, Place | Path, Context], Artifact
     "train": train,
     "distill": distill,
     "prune": prune,
+    "sparsify": sparsify,
     "quantize": quantize,
     "export": export,
     "engine": engine,

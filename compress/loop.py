@@ -69,6 +69,7 @@ class Loop:
         self.optimizer = machine.prepare_optimizer(make_optimizer(program.module, options))
         self.average = copies(program.module.state_dict()) if options.ema is not None else None
         self.best: Tensors | None = None
+        self.zeros = zero_masks(program)
         self.at = Progress()
 
     @property
@@ -109,6 +110,7 @@ class Loop:
         if self.options.clip_norm is not None:
             self.machine.clip_grad_norm_(self.program.module.parameters(), self.options.clip_norm)
         self.optimizer.step()
+        self._keep_zeros()
         self.at.step += 1
         self._update_average()
         return total
@@ -185,6 +187,12 @@ class Loop:
         self.at = Progress(**state["progress"])
         restore_random(state["random"])
 
+    def _keep_zeros(self) -> None:
+        """Zeros of a sparse program stay zeros."""
+        with torch.no_grad():
+            for weight, mask in self.zeros:
+                weight.mul_(mask)
+
     def _update_average(self) -> None:
         """Exponential moving average, with a shorter memory while there is little to remember."""
         if self.average is None or self.options.ema is None:
@@ -232,6 +240,13 @@ class Loop:
     def _note(self, loss: float) -> str:
         best = "" if self.at.best_metric is None else f" best {self.at.metric} {self.at.best_metric:.4f}"
         return f"epoch {self.at.epoch + 1}/{self.options.epochs} loss {loss:.4f}{best}"
+
+
+def zero_masks(program: Program) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+    """The sparse parameters that ``program.meta["sparsity"]`` names, and what of them is not zero."""
+    named = dict(program.module.named_parameters(remove_duplicate=False))
+    names = program.meta.get("sparsity", {}).get("layers", {})
+    return [(named[name], named[name].detach() != 0) for name in names if name in named]
 
 
 def plan(count: int, size: int) -> list[Span]:

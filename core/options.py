@@ -10,6 +10,7 @@ from .option_types import Confidence, Count, Fraction, Positive, Probability
 from .option_types import Options as Options
 from .option_types import from_string as from_string
 from .prune_options import PruneOptions as PruneOptions
+from .prune_options import SparsifyOptions as SparsifyOptions
 from .train_options import RecoverOptions as RecoverOptions
 from .train_options import TrainOptions as TrainOptions
 
@@ -28,7 +29,7 @@ class ModelSpec(Options):
     """Where a model comes from."""
 
     source: str = Field(
-        description="`package.module:factory`, a .pt2 written by Retort, or a directory written by `save_pretrained`"
+        description="`package.module:factory`, a .pt2, an .onnx, or a directory written by `save_pretrained`"
     )
     args: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments for the factory; `task` for a `save_pretrained` directory"

@@ -87,3 +87,42 @@ class PruneOptions(Options):
         if self.timer is not None and not self.timed:
             raise ValueError("`timer` measures a latency; give `latency` or `latency_ms`")
         return self
+
+
+class SparsifyOptions(Options):
+    """Zeros in the weights: unstructured, or N of every M values kept along the input channels (2:4)."""
+
+    pattern: str = Field(
+        default="2:4",
+        pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$",
+        description="`2:4` keeps 2 of every 4 weights along the input channels, as sparse tensor cores need; any N:M;"
+        " or `unstructured`",
+    )
+    sparsity: Share = Field(default=0.5, description="share of the weights to zero where the pattern is unstructured")
+    method: Literal["magnitude", "reconstruct"] = Field(
+        default="reconstruct",
+        description="zero the smallest weights; or the least harmful ones, and let the others make up (SparseGPT)",
+    )
+    scope: Literal["global", "layer"] = Field(
+        default="layer", description="rank weights of the whole model, or zero the same share of each layer"
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="layer or parameter patterns left dense")
+    only: tuple[str, ...] = Field(default=(), description="layer or parameter patterns outside which all stay dense")
+    samples: Count = Field(default=256, description="calibration samples that `reconstruct` looks at")
+    batch: Count = Field(default=32, description="calibration samples per batch")
+    damping: Positive = Field(default=0.01, description="share of the mean added to the diagonal of the Hessian")
+    recover: RecoverOptions | None = Field(default_factory=RecoverOptions)
+
+    @property
+    def group(self) -> tuple[int, int] | None:
+        """N and M; None where the pattern is unstructured."""
+        kept, _, size = self.pattern.partition(":")
+        return (int(kept), int(size)) if size else None
+
+    @model_validator(mode="after")
+    def _fits(self) -> SparsifyOptions:
+        if self.group is not None and self.group[0] >= self.group[1]:
+            raise ValueError(f"`pattern: {self.pattern}` keeps everything; 2:4 keeps 2 of 4")
+        if self.scope == "global" and (self.group is not None or self.method != "magnitude"):
+            raise ValueError("`scope: global` ranks by magnitude, unstructured")
+        return self

@@ -29,6 +29,7 @@ from .options import (
     QuantizeOptions,
     ReportOptions,
     ServeOptions,
+    SparsifyOptions,
     Target,
     Task,
     TrainOptions,
@@ -40,6 +41,7 @@ STAGE_OPTIONS: dict[str, type[Options]] = {
     "train": TrainOptions,
     "distill": DistillOptions,
     "prune": PruneOptions,
+    "sparsify": SparsifyOptions,
     "quantize": QuantizeOptions,
     "export": ExportOptions,
     "engine": EngineOptions,
@@ -48,7 +50,7 @@ STAGE_OPTIONS: dict[str, type[Options]] = {
     "bench": BenchOptions,
     "report": ReportOptions,
 }
-PROGRAM_STAGES = ("capture", "train", "distill", "prune", "quantize")
+PROGRAM_STAGES = ("capture", "train", "distill", "prune", "sparsify", "quantize")
 NEEDS = {"engine": "export", "pack": "export", "serve": "pack", "report": "bench"}
 
 

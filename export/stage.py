@@ -22,6 +22,7 @@ from .half_check import ACCEPTED, Widened, runnable
 from .kernels import integer_kernels
 from .lint import lint
 from .parity import check, rows
+from .sparsity import verify_sparsity
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -70,7 +71,7 @@ def export(
     raise_if_not(artifact, "program")
     wanted = options.target or target
     opset = _opset(options, wanted, OPSETS[wanted])
-    exported, signature, _ = load_exported(artifact.main)
+    exported, signature, stored = load_exported(artifact.main)
     _require_samples(samples, signature)
     console.stage("export", f"{artifact.path.name} for {wanted}, opset {opset}")
     program = retarget(exported, wanted)
@@ -89,6 +90,7 @@ def export(
     with new_artifact(directory, "graph", "export", facts=facts, **settings) as folder:
         path = write_model(model, folder)
         verify_file(path, wanted)
+        facts |= verify_sparsity(onnx.load(str(path)), stored["meta"])
         facts |= {"size_bytes": sum(file.stat().st_size for file in folder.iterdir()), "nodes": model.graph.num_nodes()}
         facts |= prove(program, signature, path, samples, options)
         write_atomically(folder / "signature.json", written.to_json().encode())

@@ -5,8 +5,21 @@ from __future__ import annotations
 from .coupling import Coupling, couple
 from .groups import Row, explain
 from .proof import Proof, prove
+from .sparsify import sparsify
 from .stage import prune
 from .step import Pruned, prune_program
 from .surgery import cut
 
-__all__ = ["Coupling", "Proof", "Pruned", "Row", "couple", "cut", "explain", "prove", "prune", "prune_program"]
+__all__ = [
+    "Coupling",
+    "Proof",
+    "Pruned",
+    "Row",
+    "couple",
+    "cut",
+    "explain",
+    "prove",
+    "prune",
+    "prune_program",
+    "sparsify",
+]

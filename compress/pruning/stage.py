@@ -10,6 +10,7 @@ from typing import Any
 from ...core.artifact import Artifact, raise_if_not, stable_hash
 from ...core.console import SILENT, Console
 from ...core.data import Splits
+from ...core.errors import UserError
 from ...core.options import PruneOptions, Task
 from ..checkpoint import discard, state_hash
 from ..distill import soft_target_loss
@@ -24,6 +25,7 @@ from .progress import Steps, recovery_of
 from .shipped import FileCheck, prove_file
 from .step import Pruned, cut_and_prove, measure_of
 from .table import Timer
+from .zeros import KEY
 
 Recover = Callable[[Program, int], dict[str, Any] | None]
 
@@ -62,6 +64,7 @@ def prune(
     """
     raise_if_not(artifact, "program")
     original = load_program(artifact.main)
+    _require_dense(original)
     steps = Steps(scratch, _identity(original, options, data, task, seed))
     program = steps.load()
     goal = Goal.of(original, options, clock_of(original, options, timer, steps, tables, console))
@@ -86,6 +89,17 @@ def prune(
     steps.clear()
     goal.clear()
     return stored
+
+
+def _require_dense(program: Program) -> None:
+    """Refuse what a cut would break.
+
+    Raises:
+        UserError: the weights are sparse in a pattern that counts channels.
+    """
+    pattern = str(program.meta.get(KEY, {}).get("pattern", ""))
+    if ":" in pattern:
+        raise UserError(f"prune: the weights are {pattern} sparse, which a cut would break", "prune before `sparsify`")
 
 
 def _at(options: PruneOptions, step: int) -> PruneOptions:

@@ -27,6 +27,7 @@ from .walk import Chunks, Output, feeds_of, walk
 AUTO = ("equalise", "hessian", "bias")
 FULL = ("equalise", "ranges", "hessian", "adaround", "bias")
 FEWEST = 16
+_FILLS = ("hessian", "adaround")
 _HELD_OUT_EVERY = 4
 _LEAST_GAIN_DB = 0.05
 _RANGE_STEPS, _RANGE_MACS = 120, 2e11
@@ -127,6 +128,8 @@ def climb(
     for name in rungs_of(options):
         if not coded_layers(best.module):
             break
+        if name in _FILLS and "sparsity" in original.meta:
+            continue  # they move every weight of a layer, its zeros too
         started = time.perf_counter()
         form = clone(base)
         if name == "equalise":
