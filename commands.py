@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import pipeline, results, stages
+from . import graphs, pipeline, results, stages
 from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from .core.console import Console
 from .core.errors import MissingFileError, UserError
@@ -192,7 +192,7 @@ def _stage_command(name: str, purpose: str, example: str) -> None:
         place = _place(name, options, [parent], context, out, [task, target, *stages.read_files(options, context.base)])
         scratch = place.directory.parent / ".scratch" / place.directory.name
         shared = Context(context.data, context.base, task, options_target(options, target), seed, screen, scratch)
-        _tell(_reused(place, screen) or stages.run_stage(name, options, parent, place, shared), screen)
+        _tell(_reused(place, screen) or graphs.run_stage(name, options, parent, place, shared), screen)
 
     command.__doc__ = f"{purpose}\n\n    Example: `{example}`"
     app.command(name)(with_flags(command, options_type))

@@ -19,8 +19,10 @@ from ..core.options import CaptureOptions, ModelSpec
 from ..core.recipe import nearest
 from ..core.references import importable, place, resolve
 from .huggingface import example_of, free_axes, is_pretrained, load_pretrained
+from .imported import import_onnx
 from .program import Program, capture, cost, load_program, save_program
 
+CHECKED_ROWS = 4
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -134,6 +136,8 @@ def capture_source(spec: ModelSpec, base: Path, data: Splits | None, seed: int, 
         if not path.is_file():
             raise MissingFileError(f"no such program: {path}", "check the path of `model.source`")
         return load_program(path)
+    if spec.source.endswith(".onnx"):
+        return _import(spec, base, data)
     if is_pretrained(base / spec.source):
         return _capture_pretrained(spec, base, data, options)
     if data is None:
@@ -142,6 +146,14 @@ def capture_source(spec: ModelSpec, base: Path, data: Splits | None, seed: int, 
             "name a built-in set, package.module:function, a .npz file or a folder",
         )
     return capture(load_model(spec, base, seed), data.example(), dynamic=options.dynamic or None)
+
+
+def _import(spec: ModelSpec, base: Path, data: Splits | None) -> Program:
+    if spec.weights or spec.args:
+        raise UserError("an .onnx file carries its own weights", "drop `weights` and `args`")
+    if data is None:
+        raise UserError("--data is required: it gives the inputs that the import is checked with", "name a data source")
+    return import_onnx(base / spec.source, data.example(CHECKED_ROWS))
 
 
 def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOptions) -> Program:
