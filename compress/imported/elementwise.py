@@ -22,13 +22,13 @@ def _unary(function: Callable[[torch.Tensor], torch.Tensor]) -> Operator:
 
 
 def _binary(function: Callable[[Any, Any], torch.Tensor]) -> Operator:
-    def run(call: Call) -> torch.Tensor:
+    def _run(call: Call) -> torch.Tensor:
         left, right = (_operand(value) for value in call.values)
         if not isinstance(left, torch.Tensor) and not isinstance(right, torch.Tensor):
             left = call.tensor(0)
         return function(left, right)
 
-    return run
+    return _run
 
 
 def _operand(value: Any) -> Any:
@@ -110,7 +110,7 @@ def _cast(call: Call) -> torch.Tensor:
 
 
 def _softmax(function: Callable[..., torch.Tensor]) -> Operator:
-    def run(call: Call) -> torch.Tensor:
+    def _run(call: Call) -> torch.Tensor:
         value = call.tensor(0)
         if call.opset >= 13:
             return function(value, dim=call.get("axis", -1))
@@ -119,11 +119,11 @@ def _softmax(function: Callable[..., torch.Tensor]) -> Operator:
             return function(value, dim=-1)
         return function(value.flatten(axis), dim=-1).reshape(value.shape)
 
-    return run
+    return _run
 
 
 def _reduction(function: Callable[..., torch.Tensor]) -> Operator:
-    def run(call: Call) -> torch.Tensor:
+    def _run(call: Call) -> torch.Tensor:
         value, axes = call.tensor(0), call.axes(1)
         if not axes:
             if call.get("noop_with_empty_axes", 0):
@@ -131,7 +131,7 @@ def _reduction(function: Callable[..., torch.Tensor]) -> Operator:
             axes = list(range(value.dim()))
         return function(value, axes, bool(call.get("keepdims", 1)))
 
-    return run
+    return _run
 
 
 def _product(value: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
@@ -141,12 +141,12 @@ def _product(value: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
 
 
 def _arg(function: Callable[..., torch.Tensor]) -> Operator:
-    def run(call: Call) -> torch.Tensor:
+    def _run(call: Call) -> torch.Tensor:
         if call.get("select_last_index", 0):
             raise call.refuse("it selects the last of equal values")
         return function(call.tensor(0), dim=call.get("axis", 0), keepdim=bool(call.get("keepdims", 1)))
 
-    return run
+    return _run
 
 
 def _where(call: Call) -> torch.Tensor:

@@ -121,14 +121,14 @@ def _range(given: Sequence[Host], attributes: dict[str, Any], outputs: int) -> H
 
 
 def _reduced(function: Callable[[Any, Any], Any]) -> Callable[..., Host]:
-    def reduce(given: Sequence[Host], attributes: dict[str, Any], outputs: int) -> Host:
+    def _reduce(given: Sequence[Host], attributes: dict[str, Any], outputs: int) -> Host:
         items = whole(given[0])
         result = items[0]
         for item in items[1:]:
             result = function(result, item)
         return [result] if attributes.get("keepdims", 1) else result
 
-    return reduce
+    return _reduce
 
 
 def _split(given: Sequence[Host], attributes: dict[str, Any], outputs: int) -> tuple[Host, ...]:
