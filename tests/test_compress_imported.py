@@ -90,6 +90,11 @@ CASES: dict[str, tuple[list[onnx.NodeProto], Arrays, int]] = {
         {"s": floats(4), "b": floats(4), "m": floats(4), "v": floats(4) ** 2 + 1},
         21,
     ),
+    "batch norm with shared constants": (
+        [node("BatchNormalization", "x one zero zero one", "n"), node("BatchNormalization", "n one zero zero one")],
+        {"one": np.ones(4, np.float32), "zero": np.zeros(4, np.float32)},
+        21,
+    ),
     "instance norm": ([node("InstanceNormalization", "x s b")], {"s": floats(4), "b": floats(4)}, 21),
     "group norm": ([node("GroupNormalization", "x s b", num_groups=2)], {"s": floats(4), "b": floats(4)}, 21),
     "layer norm": ([node("LayerNormalization", "x s b", axis=-1)], {"s": floats(8), "b": floats(8)}, 21),

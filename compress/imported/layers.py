@@ -124,6 +124,8 @@ def _global_maximum(call: Call) -> torch.Tensor:
 
 def _batch_norm(call: Call) -> torch.Tensor:
     weight, bias, mean, variance = (call.tensor(index) for index in (1, 2, 3, 4))
+    if call.get("training_mode", 0):  # of the batch itself, in evaluation too: how weights are standardised
+        return functional.batch_norm(call.tensor(0), None, None, weight, bias, True, 0.0, call.get("epsilon", 1e-5))
     # ONNX says how much of the old average stays, PyTorch how much of the new one comes in.
     momentum = 1 - call.get("momentum", 0.9)
     return functional.batch_norm(

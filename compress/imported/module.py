@@ -163,6 +163,8 @@ def _prepared(graph: Graph, constants: dict[str, NDArray[Any]]) -> tuple[Node, .
             continue
         if node.operator in recurrent.GATES:
             node = _recurrent(node, constants)
+        elif node.operator == "BatchNormalization":
+            node = _with_own_statistics(node, constants)
         elif (linear := _as_linear(node, constants)) is not None:
             node = linear
             only = readers.get(node.outputs[0], [])
@@ -209,6 +211,16 @@ def _bias_after(node: Node, readers: list[Node], graph: Graph, constants: dict[s
         return None
     bias, features = constants[other[0]], len(constants[node.inputs[1]])
     return other[0] if bias.ndim == 1 and bias.size == features else None
+
+
+def _with_own_statistics(node: Node, constants: dict[str, NDArray[Any]]) -> Node:
+    """Exporters let a scale of ones and a variance of ones be one constant; here one is trained and one is tracked."""
+    names = list(node.inputs)
+    for index in _STATISTICS[node.operator]:
+        if names[index] in constants:
+            constants[f"{names[index]}_tracked"] = constants[names[index]]
+            names[index] = f"{names[index]}_tracked"
+    return replace(node, inputs=tuple(names))
 
 
 def _recurrent(node: Node, constants: dict[str, NDArray[Any]]) -> Node:
