@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import stages
 from .commands import Debug, Json, Out, Settings, Source, _as_specs, _place, _reused, _tell, app, console, context_of
-from .core.artifact import load_artifact, raise_if_not
+from .core.artifact import Artifact, load_artifact, raise_if_not
 from .core.console import Console
 from .core.errors import VerificationError
 from .core.options import EngineOptions, Target
@@ -23,6 +24,8 @@ def engine(
     source: Source,
     set_: Settings = [],  # noqa: B006
     out: Out = None,
+    explain: Annotated[bool, typer.Option("--explain", help="build nothing: say which layers compute in what")] = False,
+    emit: Annotated[Literal["trtexec"] | None, typer.Option(help="build nothing: print the same as a command")] = None,
     json: Json = False,
     debug: Debug = False,
     **flags: Any,
@@ -35,11 +38,40 @@ def engine(
     """
     screen = console(json)
     parent = load_artifact(source)
-    raise_if_not(parent, "graph")
     options = build_options(EngineOptions, _as_specs(flags), set_)
+    if explain:
+        return _explain(options, parent, screen)
+    raise_if_not(parent, "graph")
+    if emit is not None:
+        return _emit(options, parent, screen)
     context = context_of("", [], "classification", "tensorrt", 0, screen, needed=False)
     place = _place("engine", options, [parent], context, out, [stages.engine_identity()])
-    _tell(_reused(place, screen) or stages.run_stage("engine", options, parent, place, context), screen)
+    return _tell(_reused(place, screen) or stages.run_stage("engine", options, parent, place, context), screen)
+
+
+def _explain(options: EngineOptions, parent: Artifact, screen: Console) -> None:
+    from .export.engine import explain
+
+    found = explain(options, parent, screen)
+    rows = [(row.layer, row.kind, row.precision, row.reason, row.change) for row in found.heavy]
+    columns = ["layer", "type", "computes in", "why", "what to change"]
+    screen.table(f"{parent.path}: what multiplies, by the {found.source}", columns, rows, words=True)
+    if found.reformats:
+        cells = [(item["layer"], item["from"], item["to"]) for item in found.reformats]
+        screen.table("conversions between types or layouts", ["layer", "from", "to"], cells, words=True)
+    totals = ", ".join(f"{count} {name}" for name, count in Counter(row.precision for row in found.heavy).items())
+    text = "\n".join([f"layers that multiply: {totals or 'none'}", *found.notes])
+    screen.result(found.to_dict(), text)
+
+
+def _emit(options: EngineOptions, parent: Artifact, screen: Console) -> None:
+    from .export.engine import engine_profiles
+    from .export.trtexec import commands
+
+    made = commands(parent.main, engine_profiles(options, parent.main), options)
+    lines = [f"# TensorRT {line}\n{build}\n{measure}" for line, (build, measure) in made.items()]
+    value = {line: {"build": build, "measure": measure} for line, (build, measure) in made.items()}
+    screen.result(value, "\n".join(lines))
 
 
 app.command("engine")(with_flags(engine, EngineOptions))
@@ -99,3 +131,28 @@ def _mend(loaded: ModelProto, target: Target, path: Path, screen: Console) -> di
     screen.say(f"mended {counts}; wrote {path}; {left} faults left")
     screen.say(f"largest change of the outputs: {numbers}" if change else f"not compared: {obstacle}")
     return {"file": str(path), "mended": done, "change": change, "not_compared": obstacle, "faults_left": left}
+
+
+@app.command("trtexec")
+def trtexec(
+    log: Annotated[Path, typer.Argument(help="what trtexec printed, or the file of its --exportTimes")],
+    plan: Annotated[Path, typer.Option(help="the plan that it measured")],
+    batch: Annotated[int, typer.Option(min=1, help="rows per inference")] = 1,
+    out: Annotated[Path | None, typer.Option(help="write the result here, as .json or .html")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read what trtexec measured into a result, to report it or compare it with another.
+
+    Example: `retort trtexec times.json --plan model.plan --batch 8 --out result.json`
+    """
+    from .benchmarks.trtexec import trtexec_result
+    from .results import print_table, write_result
+
+    screen = console(json)
+    made = trtexec_result(log, plan, batch)
+    print_table(made, screen)
+    if out is not None:
+        write_result(made, out)
+        screen.say(f"wrote {out}")
+    screen.result(made.model_dump(mode="json", by_alias=True))

@@ -68,10 +68,19 @@ def build(request: dict[str, Any], emit: Emit, cancelled: threading.Event) -> di
             raise Interrupted("the build was stopped") if cancelled.is_set() else _no_plan(journal)
     content = bytes(plan)
     write_atomically(Path(request["plan"]), content)
+    made["inspector"] = _inspect(trt, logger, content) if made["device"]["name"] else None
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     sizes = {"plan_bytes": len(content), "weights_bytes": journal.weights_bytes, "peak_bytes": peak}
     return made | sizes | {"seconds": seconds, "timing_cache": used}
+
+
+def _inspect(trt: Any, logger: Any, content: bytes) -> str | None:
+    """What the built engine says of its layers, which needs the GPU: fusions, kernels, reformats."""
+    engine = trt.Runtime(logger).deserialize_cuda_engine(content)
+    if engine is None:
+        return None
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _parse(parser: Any, network: Any, path: Path, journal: Journal) -> None:

@@ -10,17 +10,20 @@ import onnx
 
 from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file, write_atomically
 from ..core.console import SILENT, Console
-from ..core.errors import UserError, VerificationError
+from ..core.errors import ArtifactError, UserError, VerificationError
 from ..core.options import EngineOptions
 from ..core.tensors import Signature, TensorSpec
 from .build_process import BuildRequest, Shapes, run_build
-from .graph_file import graph_signature, read_graph, shape_inputs
+from .explain import Explanation, explain_inspector, explain_network
+from .graph_file import graph_signature, load_graph, read_graph, shape_inputs
 from .layers import histogram
 from .lint import lint
 from .profiles import Profile, plan_profiles
 from .timing_cache import default_folder, prepare_folder
 
 _GOLDEN = "golden.npz"
+INSPECTOR = "inspector.json"
+EXPLAIN_GRAPH = "explain the graph that it was built from: retort engine model.onnx --explain"
 
 
 def engine(
@@ -55,9 +58,7 @@ def engine(
     path = artifact.main
     model = read_graph(path)
     signature = graph_signature(model, path)
-    profiles = plan_profiles(
-        signature.inputs, options.batch_sizes, options.axis, options.profile, values=shape_inputs(model)
-    )
+    profiles = engine_profiles(options, path)
     _refuse_silent_faults(model, path, options, console)
     cache = None if options.timing_cache == "off" else prepare_folder(_folder(options))
     console.stage("engine", f"{path.name}, {_shown(profiles)}")
@@ -67,6 +68,8 @@ def engine(
         made = run_build(_request(path, folder / "model.plan", profiles, options, cache), console)
         if (folder / "model.plan").stat().st_size != made["plan_bytes"]:
             raise VerificationError("the plan on disk is not the plan that was built", "build it again")
+        if made["inspector"]:
+            write_atomically(folder / INSPECTOR, made["inspector"].encode())
         signature = engine_signature(signature, made)
         write_atomically(folder / "signature.json", signature.to_json().encode())
         if (artifact.path / _GOLDEN).is_file():
@@ -75,6 +78,34 @@ def engine(
         facts |= {name: artifact.facts[name] for name in ("parameters", "macs", "target") if name in artifact.facts}
     console.stage("engine", _summary(facts))
     return load_artifact(directory)
+
+
+def explain(options: EngineOptions, artifact: Artifact, console: Console = SILENT) -> Explanation:
+    """Which layers compute in what, why, and what to change: of a graph after parsing, or of a built engine.
+
+    Args:
+        artifact: a graph, which is parsed and not built, or an engine that was built on a GPU.
+
+    Raises:
+        ArtifactError: TensorRT refuses the graph, or the engine was built without a GPU.
+    """
+    raise_if_not(artifact, "graph", "engine")
+    if artifact.kind == "graph":
+        made = run_build(BuildRequest(str(artifact.main.resolve()), None, runtime=options.runtime), console)
+        return explain_network(made["layers"], lint(load_graph(artifact.main)))
+    inspected = artifact.path / INSPECTOR
+    if not inspected.is_file():
+        raise ArtifactError(
+            f"{artifact.path} was built without a GPU, so nothing is known of its layers", EXPLAIN_GRAPH
+        )
+    return explain_inspector(inspected.read_text())
+
+
+def engine_profiles(options: EngineOptions, path: Path) -> tuple[Profile, ...]:
+    """The profiles that an engine of this file would have."""
+    model = read_graph(path)
+    inputs = graph_signature(model, path).inputs
+    return plan_profiles(inputs, options.batch_sizes, options.axis, options.profile, values=shape_inputs(model))
 
 
 def engine_signature(signature: Signature, made: dict[str, Any]) -> Signature:

@@ -22,7 +22,6 @@ FILES = (
     "core/backends/trt_versions.py",
     "export/builder.py",
     "export/callbacks.py",
-    "export/explain.py",
     "export/layers.py",
 )
 MODULE_NAMES = ("trt", "module")
