@@ -11,7 +11,19 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from .commands import Data, DataArgs, Debug, Json, Seed, Settings, app, console, context_of
+from .commands import (
+    Data,
+    DataArgs,
+    Debug,
+    Json,
+    Seed,
+    Settings,
+    TargetOption,
+    TaskOption,
+    app,
+    console,
+    context_of,
+)
 from .core.artifact import load_artifact
 from .core.console import Console
 from .core.errors import InputError, MissingFileError, UserError
@@ -20,6 +32,7 @@ from .core.session import SessionOptions, open_session
 from .core.sources import fit_to
 from .core.tensors import Array, Signature
 from .flags import build_options, with_flags
+from .stages import Context
 
 
 def serve(
@@ -153,11 +166,31 @@ def _show_outputs(found: dict[str, Array], targets: Array | None, output: Path |
 
 
 @app.command("doctor")
-def doctor(json: Json = False, debug: Debug = False) -> None:
-    """Say what this machine has, what is missing, and the command that mends it.
+def doctor(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help="forms of one model, .pt2 or .onnx; the first is the reference"),
+    ] = None,
+    data: Data = "",
+    data_arg: DataArgs = [],  # noqa: B006
+    task: TaskOption = "classification",
+    target: TargetOption = "cpu",
+    fix: Annotated[Path | None, typer.Option(help="quantize the first form anew, with all corrections, here")] = None,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what this machine lacks; given a model, which of its forms breaks first and why.
 
-    Example: `retort doctor`
+    One FP32 program is enough: its ONNX file, its INT8 program and the Q/DQ file are made and compared on the validation
+    split. Of several files the first is the reference.
+
+    Examples: `retort doctor`; `retort doctor runs/train-… --data digits`;
+    `retort doctor fp32.pt2 fp32.onnx int8.pt2 int8.onnx --data digits --fix mended`
     """
+    if models:
+        _doctor_of_models(models, context_of(data, data_arg, task, target, seed, console(json)), fix)
+        return
     from .benchmarks.doctor import doctor as examine
     from .benchmarks.doctor import table
 
@@ -166,6 +199,22 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
     columns, rows = table(checks)
     screen.table("retort doctor", columns, rows, words=True)
     screen.result({"checks": [vars(check) for check in checks]})
+
+
+def _doctor_of_models(models: list[Path], context: Context, fix: Path | None) -> None:
+    from .diagnosing import diagnose, mend, show
+
+    found = diagnose(models, context)
+    show(found, context.console)
+    facts = found.facts()
+    if fix is not None:
+        mended = mend(load_artifact(models[0]), fix, context)
+        facts["mended"] = mended
+        context.console.result({}, f"mended: {fix}: centred SQNR {mended.get('sqnr_centred_db')} dB")
+    if context.console.mode == "json":
+        context.console.result(facts)
+    elif found.first is None and not found.findings:
+        context.console.result({}, "nothing wrong")
 
 
 def bench(

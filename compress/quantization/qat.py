@@ -73,6 +73,7 @@ def train_quantized(
         program.module.load_state_dict(before)
         console.warn(f"qat: {end.name} {end.value:.4f} after training, {start.value:.4f} before: training is undone")
     refresh_ranges(program)
+    program.meta["quantization"]["trained"] = kept
     return result, {
         "metric": start.name,
         "before": start.value,

@@ -1,0 +1,99 @@
+"""A quantized program looked at from inside: its tensors on samples, its weight axes, its modes and its weak layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ...core.console import SILENT, Console
+from ...core.data import Split
+from ...core.symptoms import Finding, Seen, seen
+from ..devices import as_array
+from ..program import Program
+from .coded import coded_layers, is_matrix, scales_of, to_matrix
+from .operators import TRANSPOSED, is_qdq, name_of
+from .partial import Partial
+from .sensitivity import Sensitivity, sensitivity
+from .surgery import fetch
+from .walk import feeds_of
+
+_SAMPLES = 48
+_NEAR_DB = 4.0
+_HARMFUL_DB = 25.0
+_FULL_CODES, _FITS, _OFF = 64, (0.85, 1.1), 0.3
+
+
+def tensors_of(program: Program, split: Split) -> list[Seen]:
+    """Every quantized activation of a program on samples, as its FP32 form computes them."""
+    feeds = feeds_of(program, split, _SAMPLES)
+    nodes = [node for node in program.module.graph.nodes if is_qdq(node) and node.args[0].op != "get_attr"]
+    parts: dict[fx.Node, list[Any]] = {node: [] for node in nodes}
+    for values in Partial(program, program, feeds).exactly():
+        for node in nodes:
+            parts[node].append(as_array(values[node.args[0]]))
+    return [_seen(program, node, np.concatenate(parts[node])) for node in nodes if np.ndim(parts[node][0]) > 0]
+
+
+def _seen(program: Program, node: fx.Node, values: Any) -> Seen:
+    source, scale, zero, _, low, high = node.args
+    assert isinstance(source, fx.Node)
+    step, shift = (float(fetch(program.module, str(item.target)).reshape(-1)[0]) for item in (scale, zero))  # type: ignore[union-attr]
+    op = "" if source.op == "placeholder" else name_of(source) or "other"
+    return seen(source.name, op, values, step, shift, (int(low), int(high)))  # type: ignore[arg-type]
+
+
+def axis_faults(program: Program) -> list[Finding]:
+    """Weights whose scales do not run along their output channels."""
+    found = []
+    for layer in coded_layers(program.module):
+        name = name_of(layer.node)
+        weight = fetch(program.module, layer.weight)
+        inputs = {"linear": 1, **dict.fromkeys(TRANSPOSED, 0)}.get(name, 1 if name.startswith("conv") else -1)
+        if layer.axis == inputs and fetch(program.module, layer.scale).numel() > 1:
+            detail = f"{weight.shape[layer.axis]} scales along axis {layer.axis} of {list(weight.shape)}, its inputs"
+            found.append(Finding("weight axis", layer.weight.rpartition(".")[0] or layer.node.name, detail))
+    return found
+
+
+def stale_weights(program: Program) -> list[Finding]:
+    """Scales that are not those of the weights: the weights have changed since."""
+    ratios: list[torch.Tensor] = []
+    if program.meta.get("quantization", {}).get("trained"):
+        return []  # learned scales need not be those of the largest weights
+    for layer in coded_layers(program.module):
+        if layer.limit >= _FULL_CODES and is_matrix(layer):
+            weight = to_matrix(layer, fetch(program.module, layer.weight).detach())
+            held = scales_of(program.module, layer) * layer.limit
+            ratios.append((weight.abs().amax(2) / held).reshape(-1))
+    if not ratios:
+        return []
+    every = torch.cat(ratios)
+    off = float(((every < _FITS[0]) | (every > _FITS[1])).float().mean())
+    if off < _OFF:
+        return []
+    detail = f"{off:.0%} of the weights' channels do not fit their scales: they belong to other weights"
+    return [Finding("stale calibration", "the whole model", detail)]
+
+
+def weak_layers(program: Program, exact: Program, split: Split, console: Console = SILENT) -> list[Finding]:
+    """The layer that INT8 hurts most, with the cause; among nearly equal ones, one whose cause can be told.
+
+    Args:
+        exact: the same graph with FP32 weights; the program itself when that is gone.
+    """
+    lines = sensitivity(program, exact, split, _SAMPLES, console)
+    harmful = [line for line in lines if line.sqnr_db is not None and line.sqnr_db < _HARMFUL_DB]
+    if not harmful:
+        return []
+    worst: float = harmful[0].sqnr_db or 0.0
+    near = [line for line in harmful if (line.sqnr_db or 0.0) <= worst + _NEAR_DB]
+    near.sort(key=lambda line: line.cause == "rounding")
+    return [_finding(line) for line in near]
+
+
+def _finding(line: Sensitivity) -> Finding:
+    detail = f"{line.detail}; alone in INT8 it leaves {line.sqnr_db:.1f} dB" if line.detail else f"{line.sqnr_db} dB"
+    return Finding(line.cause, line.layer, detail)
