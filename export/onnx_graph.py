@@ -20,10 +20,11 @@ from ..core.backends.recurrent import free_time
 from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.options import Target
 from ..core.tensors import Signature
+from . import transformer
 from .finish import finish, name_ports
 from .forms import CPU_FORMS
 from .mended import keep_padding
-from .quantized import DOMAIN, OP, merge_repeated, quantize_before_reshape, write_qdq
+from .quantized import DOMAIN, OP, has_qdq, merge_repeated, quantize_before_reshape, write_qdq
 from .recurrent import forms as recurrent_forms
 from .retarget import retarget
 from .simplify import PASSES, remove_dead, simplify
@@ -80,11 +81,14 @@ def build(program: ExportedProgram, signature: Signature, target: Target, opset:
     name_ports(model, signature)
     with quiet():
         simplify(model, (*PASSES, merge_repeated, quantize_before_reshape))
-    if target == "cpu":
-        for form in CPU_FORMS:
-            form(model)
+    integer = target == "cpu" and has_qdq(model)
+    for form in (*CPU_FORMS, *transformer.FORMS) if integer else ():
+        form(model)
     write_qdq(model)
     remove_dead(model)
+    if integer:
+        transformer.scale_with_bias(model)
+        remove_dead(model)
     if target == "cpu":
         keep_padding(model)
     return finish(model, signature, axes, version)

@@ -16,6 +16,7 @@ from .apply import apply
 from .calibration import calibrate
 from .correction import Judge, Rung, check_samples, climb, divide, show
 from .fold import fold_batch_norms
+from .masks import soften_masks
 from .narrow import narrow_weights
 from .operators import is_qdq
 from .placement import place
@@ -166,6 +167,8 @@ def _calibrated(
     folded = fold_batch_norms(program)
     if options.plan is not None:
         floats = [*floats, *read_plan(Path(options.plan), layer_names(folded, target))]
+    if target == "cpu":
+        soften_masks(folded, calibration, options, console)
     smoothed = smooth(folded, calibration, options, target, console)
     if not check_samples(calibration, options):
         made = _int8(folded, options, calibration, target, console, floats)

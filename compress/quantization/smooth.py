@@ -22,7 +22,7 @@ from ...core.options import QuantizeOptions, Target
 from ..program import Program
 from .calibration import watch
 from .fold import finish
-from .operators import PRODUCTS, Weighted, clamp_bounds, moved, name_of, operand
+from .operators import PRODUCTS, Weighted, clamp_bounds, moved, name_of, operand, weighted
 from .placement import eligible
 from .points import name_in_model, source_of
 from .scheme import SCHEMES, WEIGHT_MAX, Range, Scheme, activation_grid
@@ -34,6 +34,7 @@ LEAST_GAIN = 0.6
 """A tensor is smoothed only where the squared error falls below this share."""
 _FEWEST_CHANNELS = 16
 _SMALLEST = 1e-5
+_SHAPES = ("view", "reshape", "_unsafe_view")
 
 
 @dataclass
@@ -104,7 +105,7 @@ def smooth(
         found = _best(seen[value], weights, SCHEMES[target])
         if found is not None:
             strength, factors, ratio = found
-            _divide(program.module, value, members, factors)
+            _divide(program.module, value, members, factors, shapes)
             names = [name_in_model(layer.node) for layer in members]
             facts.append({"node": value.name, "layers": names, "strength": strength, "error_ratio": round(ratio, 4)})
     finish(program)
@@ -184,7 +185,9 @@ def _error(
     return total
 
 
-def _divide(module: fx.GraphModule, value: fx.Node, members: Sequence[Weighted], factors: torch.Tensor) -> None:
+def _divide(
+    module: fx.GraphModule, value: fx.Node, members: Sequence[Weighted], factors: torch.Tensor, shapes: Shapes
+) -> None:
     """Divide a tensor by the factors, and multiply the weights behind it by them."""
     for layer in members:
         path = str(layer.weight.target)
@@ -198,12 +201,67 @@ def _divide(module: fx.GraphModule, value: fx.Node, members: Sequence[Weighted],
             affine = fetch(module, path)
             put(module, path, nn.Parameter(affine.detach() / factors.to(affine.dtype), affine.requires_grad))
         return
+    source = _own_values(value, readers, shapes)
+    if source is not None:
+        for item in (source.weight, source.bias):
+            if item is not None:
+                old = fetch(module, str(item.target))
+                spread = (
+                    factors.to(old.dtype) if item is source.bias or source.axis == 1 else factors.to(old.dtype)[:, None]
+                )
+                put(module, str(item.target), nn.Parameter(old.detach() / spread, old.requires_grad))
+        return
     path = free_path(module, f"quantization.{value.name}_smoothing")
     put(module, path, 1 / factors)
     with module.graph.inserting_after(value):
         inverse = module.graph.get_attr(path)
     product = call_after(module.graph, inverse, torch.ops.aten.mul.Tensor, (value, inverse))
     value.replace_all_uses_with(product, lambda user: user in readers)
+
+
+def _own_values(value: fx.Node, readers: set[fx.Node], shapes: Shapes) -> Weighted | None:
+    """The projection of attention's values whose columns are ``value``'s, when nobody else reads either.
+
+    Attention mixes rows and leaves columns apart: what they are divided by may be divided out of the projection.
+    """
+    merge = _real(value, shapes)
+    swap = _real(merge.args[0], shapes)
+    attention = _real(swap.args[0], shapes) if name_of(swap) == "transpose" else swap
+    if name_of(merge) not in _SHAPES or name_of(attention) != "scaled_dot_product_attention":
+        return None
+    back = _real(operand(attention, "value"), shapes)
+    split = _real(back.args[0], shapes)
+    layer = weighted(split.args[0]) if name_of(split) in _SHAPES and isinstance(split.args[0], fx.Node) else None
+    swapped = all(name_of(node) == "transpose" and list(node.args[1:]) == [1, 2] for node in (swap, back))
+    whole = shapes[value][0][-1] == shapes[layer.node][0][-1] if layer is not None else False
+    steps: tuple[Any, ...] = (
+        merge.args[0],
+        swap,
+        swap.args[0],
+        attention,
+        operand(attention, "value"),
+        back,
+        back.args[0],
+        split,
+    )
+    alone = all(len(node.users) == 1 for node in steps) and set(value.users) == readers
+    if (
+        layer is None
+        or not (swapped and whole and alone)
+        or len(layer.node.users) != 1
+        or layer.consumer is not layer.node
+    ):
+        return None
+    parts = [item for item in (layer.weight, layer.bias) if item is not None]
+    return layer if all(len(item.users) == 1 for item in parts) else None
+
+
+def _real(node: Any, shapes: Shapes) -> fx.Node:
+    """The node itself, or the first before it that is no movement to the very same shape."""
+    while moved(node) is not None and shapes.get(node) == shapes.get(moved(node)):  # type: ignore[arg-type]
+        node = moved(node)
+    assert isinstance(node, fx.Node)
+    return node
 
 
 def _own_norm(module: fx.GraphModule, value: fx.Node, readers: set[fx.Node]) -> list[str] | None:
