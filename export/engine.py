@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file, write_atomically
@@ -16,8 +17,11 @@ from ..core.tensors import Signature, TensorSpec
 from .build_process import BuildRequest, Shapes, run_build
 from .explain import Explanation, explain_inspector, explain_network
 from .graph_file import graph_signature, load_graph, read_graph, shape_inputs
+from .half import to_half
+from .half_check import CODED_ACCEPTED, half_errors, require_close
 from .layers import histogram
 from .lint import lint
+from .lint.change import random_feeds
 from .profiles import Profile, plan_profiles
 from .timing_cache import default_folder, prepare_folder
 
@@ -65,7 +69,8 @@ def engine(
     facts: dict[str, Any] = {}
     settings = options.model_dump(mode="json")
     with new_artifact(directory, "engine", "engine", key=key, parents=parents, options=settings, facts=facts) as folder:
-        made = run_build(_request(path, folder / "model.plan", profiles, options, cache), console)
+        source, half = _in_precision(options, artifact, signature, folder, console)
+        made = run_build(_request(source, folder / "model.plan", profiles, options, cache), console)
         if (folder / "model.plan").stat().st_size != made["plan_bytes"]:
             raise VerificationError("the plan on disk is not the plan that was built", "build it again")
         if made["inspector"]:
@@ -74,10 +79,37 @@ def engine(
         write_atomically(folder / "signature.json", signature.to_json().encode())
         if (artifact.path / _GOLDEN).is_file():
             (folder / _GOLDEN).write_bytes((artifact.path / _GOLDEN).read_bytes())
-        facts |= _facts(made, profiles, options, path)
+        facts |= _facts(made, profiles, options, path) | half
         facts |= {name: artifact.facts[name] for name in ("parameters", "macs", "target") if name in artifact.facts}
     console.stage("engine", _summary(facts))
     return load_artifact(directory)
+
+
+def _in_precision(
+    options: EngineOptions, artifact: Artifact, signature: Signature, folder: Path, console: Console
+) -> tuple[Path, dict[str, Any]]:
+    """The file to build from, and facts: the given one, or one in half precision that is kept beside the plan.
+
+    Raises:
+        VerificationError: half precision changes the outputs too much.
+    """
+    if options.precision == "file":
+        return artifact.main, {}
+    golden = artifact.path / _GOLDEN
+    if golden.is_file():
+        stored = np.load(golden)
+        feeds = {spec.name: stored[f"in.{spec.name}"] for spec in signature.inputs}
+    else:
+        console.warn("no golden inputs beside the model: random ones decide what is safe in half precision")
+        feeds = random_feeds(signature)
+    model = load_graph(artifact.main)
+    made, report = to_half(model, options.precision, signature, feeds)
+    errors = half_errors(model, made, feeds)
+    coded = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    require_close(errors, options.precision, CODED_ACCEPTED if coded else None)
+    path = folder / "model.onnx"
+    onnx.save(made, str(path))
+    return path, {"half": {**report.to_dict(), "errors": errors}}
 
 
 def explain(options: EngineOptions, artifact: Artifact, console: Console = SILENT) -> Explanation:

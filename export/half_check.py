@@ -15,6 +15,8 @@ from .lint.view import QUANTIZE, View
 
 ACCEPTED = {"fp16": 1e-2, "bf16": 8e-2}
 """Largest error, relative to the largest value of the output."""
+CODED_ACCEPTED = 0.15
+"""The same beside INT8, where a rounding that falls to the other side moves a value by a whole step."""
 _HALF, _FULL = TensorProto.BFLOAT16, TensorProto.FLOAT
 
 

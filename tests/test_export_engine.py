@@ -296,3 +296,12 @@ def test_a_plan_can_be_asked_for_again() -> None:
     options = EngineOptions(axis=("h=1:2:3",), level=5, tf32=False)
     assert rebuild_command(Path("m.onnx"), options) == "retort engine m.onnx --axis h=1:2:3 --level 5 --no-tf32"
     assert rebuild_command(Path("m.onnx"), EngineOptions()) == "retort engine m.onnx"
+
+
+def test_a_bare_file_is_brought_to_half_precision(tmp_path: Path) -> None:
+    """`precision` converts a file that somebody else wrote, keeps what was built from, and halves the weights."""
+    made = built(network(layers=1), tmp_path, precision="fp16")
+    assert made.facts["layers"]["CONVOLUTION FP16"] == 1
+    assert made.facts["half"]["errors"]["scores"] < 1e-2
+    assert made.facts["weights_bytes"] <= 0.51 * built(network(layers=1), tmp_path).facts["weights_bytes"]
+    assert made.file("model.onnx").is_file()
