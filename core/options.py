@@ -137,6 +137,9 @@ class EngineOptions(Options):
         description="shapes of one input, input=1x3x64x64:8x3x64x64:32x3x64x64; an input named again begins the next "
         "profile",
     )
+    precision: Literal["file", "fp16", "bf16"] = Field(
+        default="file", description="bring the FP32 parts of the file to this type first; better done by `export`"
+    )
     workspace_mib: Count | None = Field(default=None, description="scratch memory at most; the GPU's own by default")
     level: int = Field(default=3, ge=0, le=5, description="optimisation level: 0 builds fastest, 5 searches longest")
     tf32: bool = Field(default=True, description="let FP32 multiplications round to TF32")
