@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .coupling import Coupling, couple
-from .groups import Row, explain
+from .explain import Row, explain
 from .proof import Proof, prove
 from .sparsify import sparsify
 from .stage import prune

@@ -10,7 +10,7 @@ import torch
 
 from ..program import Program
 from .context import Maker
-from .coupling import Coupling, couple
+from .coupling import Coupling
 from .labels import Ids
 from .patterns import matching
 
@@ -49,23 +49,6 @@ class Grouping:
     coupling: Coupling
     free: list[Group] = field(default_factory=list)
     locked: list[Group] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of ``retort prune --explain``.
-
-    Attributes:
-        layers: names of the layers that are cut together.
-        channels: size of the leading layer.
-        units: how many pieces can be removed one by one; 0 when locked.
-        reason: why it is locked.
-    """
-
-    layers: tuple[str, ...]
-    channels: int
-    units: int
-    reason: str
 
 
 def layer_name(maker: Maker) -> str:
@@ -132,15 +115,6 @@ def _lock_made(coupling: Coupling, name: str, why: str) -> None:
     for ids in made or coupling.parameters.get(name, []):
         if len(ids):
             coupling.unions.lock(ids, why)
-
-
-def explain(program: Program) -> list[Row]:
-    """The coupled groups of a program as a table: what can be cut together, and what is locked and why."""
-    grouping = find_groups(couple(program))
-    return [
-        Row(tuple(group.layers), group.channels, len(group.units), group.reason)
-        for group in (*grouping.free, *grouping.locked)
-    ]
 
 
 def trainable(program: Program, coupling: Coupling) -> dict[str, torch.Tensor]:
