@@ -17,6 +17,7 @@ from .core.recipe import STAGE_OPTIONS, load_recipe
 from .core.recipe import schema as recipe_schema
 from .core.references import source_identity
 from .core.sources import load_data
+from .explaining import explainable
 from .flags import build_options, with_flags
 from .stages import Context, Place
 from .starter import STARTER
@@ -195,7 +196,8 @@ def _stage_command(name: str, purpose: str, example: str) -> None:
         _tell(_reused(place, screen) or graphs.run_stage(name, options, parent, place, shared), screen)
 
     command.__doc__ = f"{purpose}\n\n    Example: `{example}`"
-    app.command(name)(with_flags(command, options_type))
+    finished = with_flags(command, options_type)
+    app.command(name)(explainable(finished) if name == "prune" else finished)
 
 
 def options_target(options: Options, target: Target) -> Target:
