@@ -191,6 +191,8 @@ class Line:
         program = self.outcome.artifacts[name]
         options = next((o for _, o in self.plan if isinstance(o, ExportOptions)), ExportOptions())
         shipped = "export" in self.numbers and name == [n for n, _ in self.plan if n in PROGRAM_STAGES][-1]
+        if not shipped:  # what the shipped file is compared with stays in FP32
+            options = options.model_copy(update={"precision": "fp32", "half_io": False})
         label = "export" if shipped else f"{name}-graph"
         target = {"target": options.target or self.recipe.target}
 

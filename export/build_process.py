@@ -77,7 +77,7 @@ def run_build(request: BuildRequest, console: Console = SILENT) -> dict[str, Any
 
 def _follow(process: subprocess.Popen[str], console: Console, bar: Bar, noise: deque[str]) -> dict[str, Any]:
     assert process.stdout is not None
-    done = 0
+    done, told = 0, set[str]()
     for line in process.stdout:
         event = json.loads(line)
         if event["event"] == "done":
@@ -87,7 +87,9 @@ def _follow(process: subprocess.Popen[str], console: Console, bar: Bar, noise: d
             kind: type[RetortError] = getattr(errors, event["kind"], RetortError)
             raise kind(event["message"], event["remedy"], **event["facts"])
         if event["event"] == "log":
-            console.warn(event["text"])
+            if event["text"] not in told:  # it says the same of every layer
+                console.warn(event["text"])
+            told.add(event["text"])
             continue
         if "total" in event:
             bar.resize(event["total"])
