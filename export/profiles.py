@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.errors import UserError
@@ -116,6 +116,8 @@ def _require_fit(item: str, spec: TensorSpec, found: Range) -> None:
         raise UserError(message, f"the model wants {spec.describe()}")
     for axis, size in enumerate(spec.shape):
         sizes = {shape[axis] for shape in (found.min, found.opt, found.max)}
+        if isinstance(size, str):
+            _require_steps(size, sizes)
         if isinstance(size, int) and sizes != {size}:
             raise UserError(
                 f"--profile {item}: axis {axis} of '{spec.name}' is fixed at {size} in the model, "
@@ -140,6 +142,16 @@ def _three(where: str, text: str) -> tuple[Dims, Dims, Dims]:
     return low, usual, high
 
 
+def _require_steps(axis: str, sizes: Iterable[int]) -> None:
+    """An axis called ``2*height`` takes even sizes alone."""
+    step, star, _ = axis.partition("*")
+    odd = [size for size in sizes if star and step.isdigit() and size % int(step)]
+    if odd:
+        raise UserError(
+            f"axis '{axis}' takes multiples of {step}, not {odd[0]}", f"give --axis {axis} multiples of {step}"
+        )
+
+
 def _derived(spec: TensorSpec, ranges: Mapping[str, tuple[int, int, int]]) -> Range:
     lacking = [axis for axis in spec.shape if isinstance(axis, str) and axis not in ranges]
     if lacking:
@@ -147,5 +159,8 @@ def _derived(spec: TensorSpec, ranges: Mapping[str, tuple[int, int, int]]) -> Ra
             f"axis '{lacking[0]}' of input '{spec.name}' is dynamic and has no range",
             f"give one with --axis {lacking[0]}=8:64:256 (smallest:usual:largest)",
         )
+    for axis in spec.shape:
+        if isinstance(axis, str):
+            _require_steps(axis, ranges[axis])
     shapes = [tuple(ranges[axis][i] if isinstance(axis, str) else axis for axis in spec.shape) for i in range(3)]
     return Range(*shapes)

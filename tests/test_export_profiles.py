@@ -69,3 +69,12 @@ def test_what_does_not_fit_is_said(axes: list[str], given: list[str], message: s
         plan_profiles([IDS, IMAGE], (1, 8), axes=axes, given=given)
     assert message in caught.value.message
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(("axes", "given"), [(["2*height=8:9:16"], []), ([], ["x=1x3x7"])])
+def test_an_axis_with_a_step_takes_its_multiples(axes: list[str], given: list[str]) -> None:
+    """An axis that capture named ``2*height`` refuses odd sizes."""
+    spec = TensorSpec("x", "float32", ("batch", 3, "2*height"))
+    with pytest.raises(UserError, match="takes multiples of 2, not [79]"):
+        plan_profiles([spec], (1,), axes=axes, given=given)
+    assert plan_profiles([spec], (1,), axes=["2*height=8:10:16"])[0]["x"].opt == (1, 3, 10)
