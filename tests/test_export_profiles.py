@@ -75,6 +75,6 @@ def test_what_does_not_fit_is_said(axes: list[str], given: list[str], message: s
 def test_an_axis_with_a_step_takes_its_multiples(axes: list[str], given: list[str]) -> None:
     """An axis that capture named ``2*height`` refuses odd sizes."""
     spec = TensorSpec("x", "float32", ("batch", 3, "2*height"))
-    with pytest.raises(UserError, match="takes multiples of 2, not [79]"):
+    with pytest.raises(UserError, match=r"takes multiples of 2, not [79]"):
         plan_profiles([spec], (1,), axes=axes, given=given)
     assert plan_profiles([spec], (1,), axes=["2*height=8:10:16"])[0]["x"].opt == (1, 3, 10)
