@@ -225,6 +225,7 @@ def repeat_rows(samples: Feeds, session: Session, batch: int) -> dict[str, Array
 
 
 def callable_of(candidate: Candidate, batch: int) -> Call:
+    """The call that is timed: a session's on real samples repeated to ``batch`` rows, or the candidate itself."""
     if not isinstance(candidate, tuple):
         return candidate
     session, samples = candidate

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -152,13 +152,3 @@ def _sentences(name: str) -> Iterator[str]:
             for _, item in inspect.getmembers(holder, lambda x: inspect.isclass(x) or inspect.isfunction(x)):
                 for part in (item, *(value for _, value in inspect.getmembers(item, inspect.isfunction))):
                     yield from re.split(r"(?<=[.!?])\s+|\n\s*\n", inspect.getdoc(part) or "")
-
-
-NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "residual": (residual, "digits"),
-    "depthwise": (depthwise, "digits"),
-    "vision": (vision, "digits"),
-    "bert": (bert, "retort.examples.pruning_nets:sentences"),
-    "recurrent": (recurrent, "retort.examples.pruning_nets:digit_rows"),
-}
-"""Networks by name, each with its data source."""

@@ -3,7 +3,7 @@
     PEER/bin/python -m retort.benchmarks.suites.peer JOB.json
 
 The job names a network of the examples, its weights, example inputs and the share to keep; the pruned module and a JSON
-of what happened are written beside it. Nothing of Retort takes part but the networks.
+of what happened are written beside it. Nothing of Retort takes part but the network's definition.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def _prune(asked: dict[str, Any]) -> dict[str, Any]:
     import torch_pruning as tp  # type: ignore[import-not-found, unused-ignore]
     from safetensors.torch import load_file
 
-    from retort.examples.pruning_nets import NETS
+    from retort.core.references import resolve
 
     torch.manual_seed(0)
-    dense = NETS[asked["net"]][0]().eval()
+    dense = resolve(f"retort.examples.pruning_nets:{asked['net']}", Path.cwd())().eval()
     dense.load_state_dict(load_file(asked["weights"]), strict=False)
     example = {name: torch.tensor(value) for name, value in asked["example"].items()}
     inputs = example if len(example) > 1 else next(iter(example.values()))
