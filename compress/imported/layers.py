@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from .call import Call, Operator
 
+TRACKED = "_tracked"
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 _MAXIMA = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
@@ -126,6 +127,10 @@ def _batch_norm(call: Call) -> torch.Tensor:
     weight, bias, mean, variance = (call.tensor(index) for index in (1, 2, 3, 4))
     if call.get("training_mode", 0):  # of the batch itself, in evaluation too: how weights are standardised
         return functional.batch_norm(call.tensor(0), None, None, weight, bias, True, 0.0, call.get("epsilon", 1e-5))
+    if not all(name.endswith(TRACKED) for name in call.node.inputs[3:5]):  # they are computed in the graph
+        shape = [1, -1] + [1] * (call.tensor(0).dim() - 2)
+        scale = weight / torch.sqrt(variance + call.get("epsilon", 1e-5))
+        return call.tensor(0) * scale.reshape(shape) + (bias - mean * scale).reshape(shape)
     # ONNX says how much of the old average stays, PyTorch how much of the new one comes in.
     momentum = 1 - call.get("momentum", 0.9)
     return functional.batch_norm(

@@ -218,8 +218,8 @@ def _with_own_statistics(node: Node, constants: dict[str, NDArray[Any]]) -> Node
     names = list(node.inputs)
     for index in _STATISTICS[node.operator]:
         if names[index] in constants:
-            constants[f"{names[index]}_tracked"] = constants[names[index]]
-            names[index] = f"{names[index]}_tracked"
+            constants[f"{names[index]}{layers.TRACKED}"] = constants[names[index]]
+            names[index] = f"{names[index]}{layers.TRACKED}"
     return replace(node, inputs=tuple(names))
 
 
