@@ -1,0 +1,54 @@
+"""The coverage suite: models that others wrote and awkward ones are cut by half, proven, exported and trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retort.benchmarks.suites import coverage
+from retort.core.console import SILENT
+from retort.core.errors import UserError
+
+MODELS = coverage.models()
+
+
+def test_the_suite_is_as_wide_as_it_claims() -> None:
+    """At least 45 architectures come from transformers; recurrent nets, a U-Net and a DenseNet are our own."""
+    names = [name for _, name in MODELS]
+    assert len(set(names)) == len(names)
+    assert sum("transformers_zoo" in zoo for zoo, _ in MODELS) >= 45
+    assert {"lstm", "gru", "lstm_two_layers", "cnn_gru", "unet", "densenet", "shufflenet"} <= set(names)
+    with pytest.raises(UserError, match="no model 'bort'"):
+        coverage.models(["bort"])
+
+
+def test_rows_are_appended_and_taken_up_again(tmp_path: Path) -> None:
+    """A model that went well is not run again, one that failed is, and the table has a line for each."""
+    pytest.importorskip("transformers")
+    path = tmp_path / "coverage.jsonl"
+    failed = {"model": "tied_words", "asked": 0.5, "fault": "crash: killed"}
+    path.write_text(json.dumps(failed) + "\n")
+    rows = coverage.run(["lstm", "tied_words"], 0.5, path, SILENT)
+    assert all(coverage.is_pruned(row) for row in rows)
+    lines = path.read_text()
+    assert coverage.run(["lstm", "tied_words"], 0.5, path, SILENT) == rows
+    assert path.read_text() == lines
+    columns, table = coverage.table([*rows, failed])
+    assert [len(line) for line in table] == [len(columns)] * 3
+    assert table[2][-1] == "crash: killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("zoo", "name"), MODELS, ids=[name for _, name in MODELS])
+def test_half_of_every_architecture_goes(zoo: str, name: str, tmp_path: Path) -> None:
+    """At least 40 % of the multiply-accumulates go, proven in PyTorch and in ONNX Runtime, and what is left trains."""
+    if "transformers" in zoo:
+        pytest.importorskip("transformers")
+    row = coverage.measure(zoo, name, 0.5, tmp_path)
+    assert "fault" not in row, row["fault"]
+    assert coverage.is_pruned(row)
+    assert row["proof_error"] <= coverage.TOLERANCE
+    assert row["file_error"] <= 1e-3
+    assert row["unknown"] == []
