@@ -97,7 +97,9 @@ def lint(
     from .export.lint import lint as check
 
     screen = console(json)
-    loaded = load_graph(load_artifact(model).main)
+    source = load_artifact(model)
+    raise_if_not(source, "graph")
+    loaded = load_graph(source.main)
     findings = check(loaded, target)
     mended = _mend(loaded, target, fix, screen) if fix is not None else None
     shown = [item for item in findings if advice or item.verdict != "advice"]
@@ -114,8 +116,8 @@ def lint(
 
 def _mend(loaded: ModelProto, target: Target, path: Path, screen: Console) -> dict[str, Any]:
     from onnx import ModelProto as Model
-    from onnx import save
 
+    from .export.graph_file import save_graph
     from .export.lint import lint as check
     from .export.lint.change import measure_change
     from .export.lint.fixes import fix as mend
@@ -125,7 +127,7 @@ def _mend(loaded: ModelProto, target: Target, path: Path, screen: Console) -> di
     done = mend(fixed)
     change, obstacle = measure_change(loaded, fixed)
     left = sum(item.verdict != "advice" for item in check(fixed, target))
-    save(fixed, str(path))
+    save_graph(fixed, path)
     counts = ", ".join(f"{rule} ({count})" for rule, count in done.items()) or "nothing"
     numbers = ", ".join(f"{name} {value:.1e}" for name, value in change.items())
     screen.say(f"mended {counts}; wrote {path}; {left} faults left")

@@ -16,7 +16,7 @@ from ..core.options import EngineOptions
 from ..core.tensors import Signature, TensorSpec
 from .build_process import BuildRequest, Shapes, run_build
 from .explain import Explanation, explain_inspector, explain_network
-from .graph_file import graph_signature, load_graph, read_graph, shape_inputs
+from .graph_file import graph_signature, load_graph, read_graph, save_graph, shape_inputs
 from .half import to_half
 from .half_check import CODED_ACCEPTED, half_errors, require_close
 from .layers import histogram
@@ -108,7 +108,7 @@ def _in_precision(
     coded = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     require_close(errors, options.precision, CODED_ACCEPTED if coded else None)
     path = folder / "model.onnx"
-    onnx.save(made, str(path))
+    save_graph(made, path)
     return path, {"half": {**report.to_dict(), "errors": errors}}
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 import onnx
 
 from ..core.backends.ort import SIGNATURE_KEY
-from ..core.errors import ArtifactError
+from ..core.errors import ArtifactError, StorageError
 from ..core.tensors import BATCH, Signature, TensorSpec
+
+EXTERNAL_ABOVE_BYTES = 2_000_000_000
+"""Protobuf holds no message of 2 GiB; larger models keep their weights in a file beside the graph."""
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
@@ -37,6 +40,20 @@ def load_graph(path: Path) -> onnx.ModelProto:
     except Exception as error:  # protobuf's DecodeError and the checker's errors share no base
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ArtifactError(f"{path} cannot be read as ONNX: {text}", "export the model again") from error
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, its weights beside it when protobuf cannot hold them.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_ABOVE_BYTES
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}", "choose another file") from error
 
 
 def graph_signature(model: onnx.ModelProto, path: Path) -> Signature:
