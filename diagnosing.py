@@ -25,7 +25,8 @@ from .stages import Context, Place
 from .suspects import FLOAT_DB, common, explain, outputs_of
 
 SAMPLES = 128
-INT8_DB, AGREEMENT = 25.0, 0.97
+INT8_DB, VERY_POOR_DB = 25.0, 12.0
+AGREEMENT, SAFE_AGREEMENT = 0.97, 0.99
 
 
 @dataclass
@@ -170,8 +171,16 @@ def _judge(form: Form, found: Array, wanted: Array, targets: Array | None, first
     noise = sqnr_db(wanted, found)
     form.sqnr_db = round(noise, 2) if np.isfinite(noise) else None
     form.agreement = float(evaluate("agreement", found, wanted)) if classes else None
-    poor = form.agreement is not None and form.agreement < AGREEMENT
-    form.broken = noise < (INT8_DB if form.quantized else FLOAT_DB) or poor
+    form.broken = _is_broken(noise, form.agreement, form.quantized)
+
+
+def _is_broken(noise_db: float, agreement: float | None, quantized: bool) -> bool:
+    """Outputs that hold classes may be noisy as long as the classes stay: training moves them."""
+    if not quantized:
+        return noise_db < FLOAT_DB
+    if agreement is None:
+        return noise_db < INT8_DB
+    return agreement < AGREEMENT or noise_db < VERY_POOR_DB or (noise_db < INT8_DB and agreement < SAFE_AGREEMENT)
 
 
 def mend(artifact: Artifact, directory: Path, context: Context) -> dict[str, Any]:
