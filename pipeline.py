@@ -173,6 +173,8 @@ class Line:
         identity: dict[str, Any] = {"task": self.recipe.task}
         if name == "quantize":
             identity |= {"target": self.recipe.target, "files": stages.read_files(options, self.base)}
+        if name == "prune":
+            identity["files"] = stages.read_files(options, self.base)
         if isinstance(options, DistillOptions):
             identity["student"] = self._identity(options.student.source, options.student.weights)
 

@@ -31,6 +31,7 @@ from .core.options import (
     Task,
     TrainOptions,
 )
+from .core.references import source_identity
 from .core.sources import fit_to
 from .core.tensors import Signature
 
@@ -151,10 +152,11 @@ def quantize(options: QuantizeOptions, parent: Artifact, place: Place | Path, co
 
 
 def read_files(options: Options, base: Path) -> list[str]:
-    """Hashes of the files that options name: an edited one is another input."""
-    plan = getattr(options, "plan", None)
+    """Hashes of the files and functions that options name: an edited one is another input."""
+    plan, timer = getattr(options, "plan", None), getattr(options, "timer", None)
     path = base / plan if plan else None
-    return [hashlib.sha256(path.read_bytes()).hexdigest()] if path is not None and path.is_file() else []
+    found = [hashlib.sha256(path.read_bytes()).hexdigest()] if path is not None and path.is_file() else []
+    return found + ([source_identity(timer, base)] if timer else [])
 
 
 def export(options: ExportOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:

@@ -32,7 +32,8 @@ class PruneOptions(Options):
         description="`package.module:function` that times another device: (path of an .onnx, batch) to milliseconds",
     )
     layers: dict[str, Share] = Field(
-        default_factory=dict, description="channels to keep of the layers that match a pattern, such as {conv3*: 0.5}"
+        default_factory=dict,
+        description="channels to keep of the layers that match a pattern; --set 'layers={conv3*: 0.5}'",
     )
     importance: Importance = Field(default="l2", description="how channels are ranked")
     normalize: Normalization = Field(

@@ -17,7 +17,9 @@ from retort.__main__ import main
 from retort.compress.program import Program, capture, reexport, save_program
 from retort.core.errors import UserError
 from retort.core.options import PruneOptions
+from retort.core.recipe import parse_recipe
 from retort.export.onnx_graph import to_onnx
+from retort.flags import build_options
 from retort.timing import CallbackTimer, LocalTimer, nothing, split, timer_for, without_call
 
 DEVICE = '''
@@ -140,6 +142,29 @@ def test_the_help_teaches_latency(capsys: pytest.CaptureFixture[str], monkeypatc
     text = " ".join(capsys.readouterr().out.split())
     for words in ("--latency", "0.5x is twice as fast", "--batch", "--timer", "package.module:function", "--align"):
         assert words in text
+
+
+def test_recipes_and_flags_read_quantities() -> None:
+    """`0.5x`, `2 ms`, `500 kB` and `auto` mean the same in a recipe and on the command line."""
+    stages = [
+        {"prune": {"latency_ms": "2 ms", "batch": 8, "layers": {"conv*": "50%"}}},
+        {"sparsify": {"pattern": "2:4"}},
+    ]
+    recipe = parse_recipe({"model": "a:b", "data": "digits", "stages": stages})
+    options = recipe.stages[0].options
+    assert (options.latency_ms, options.batch, options.layers, options.align) == (2.0, 8, {"conv*": 0.5}, "auto")
+    flags = build_options(PruneOptions, {"size_bytes": "500 kB", "align": "16"}, ["layers={stem: 0.5}"])
+    assert (flags.size_bytes, flags.align, flags.layers) == (500_000, 16, {"stem": 0.5})
+    with pytest.raises(UserError, match="--latency: '2 parsecs' is not of the form"):
+        build_options(PruneOptions, {"latency": "2 parsecs"}, [])
+    faults = parse_faults({"model": "a:b", "data": "digits", "stages": [{"prune": {"latancy": 0.5}}]})
+    assert "did you mean 'latency'" in faults
+
+
+def parse_faults(raw: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_recipe(raw)
+    return str(caught.value)
 
 
 def test_local_times_are_of_the_files_that_would_be_shipped() -> None:
