@@ -1,0 +1,224 @@
+"""Retort's INT8 beside ONNX Runtime's, NNCF's and Model-Optimizer's, on the same trained nets, data and runtime.
+
+    python -m retort.benchmarks.suites.quantization --peers FOLDER
+
+Makes an environment per peer in that folder, trains the nets of ``examples/quantization_nets.py`` on digits, quantizes
+each with every tool (256 calibration samples, the same for all), measures accuracy pair by pair on the test split and
+latency in interleaved blocks, all in ONNX Runtime on one thread, and prints a table and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import stages
+from ...core.artifact import load_artifact
+from ...core.console import Console
+from ...core.errors import RetortError
+from ...core.metrics import evaluate, paired_difference, sqnr_db
+from ...core.options import BenchOptions, CaptureOptions, DataSpec, ExportOptions, ModelSpec, TrainOptions
+from ...core.session import SessionOptions, open_session
+from ...core.sources import fit_to, load_data
+from ..accuracy import predict
+from ..device import describe, fingerprint
+from ..latency import compare_sessions
+
+NETS = ("residual", "depthwise", "vision", "recurrent")
+PEERS = {
+    "onnxruntime": ("onnxruntime==1.31.*", "onnx==1.23.*", "sympy"),
+    "nncf": ("nncf==3.4.*", "onnxruntime==1.31.*", "onnx==1.23.*"),
+    "modelopt": ("nvidia-modelopt[onnx]",),
+}
+TOOLS = (
+    *("retort", "retort-full", "retort-qat"),
+    *("onnxruntime-minmax", "onnxruntime-entropy", "onnxruntime-percentile", "nncf", "modelopt"),
+)
+OWN = {"retort": (), "retort-full": ("--correction", "full"), "retort-qat": ("--set", "qat.epochs=4")}
+BATCHES = (1, 32)
+TRAINED = {"residual": 8, "depthwise": 14, "vision": 14, "recurrent": 14}
+NET = "retort.examples.quantization_nets"
+PEER_SCRIPT = Path(__file__).with_name("quantization_peer.py")
+COLUMNS = (
+    *("net", "tool", "accuracy", "drop pp", "agreement", "SQNR dB", "KB"),
+    *("batch 1", "batch 32", "seconds", "peak MB", "steps"),
+)
+
+State = dict[str, Any]
+
+
+def prepare(folder: Path, name: str, console: Console) -> Path | None:
+    """The Python of a peer's environment, made on first use; None, with the reason told, where it cannot be made."""
+    place = folder / name
+    python = place / "bin" / "python"
+    if not (place / "ready").exists():
+        venv.create(place, with_pip=True, clear=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", *PEERS[name]]
+        made = subprocess.run(command, check=False, capture_output=True, text=True)
+        if made.returncode:
+            console.warn(f"{name} cannot be installed: {made.stderr.strip()[-200:]}")
+            return None
+        (place / "ready").touch()
+    return python
+
+
+def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: Path, console: Console) -> State:
+    """One net through all tools."""
+    context = stages.Context(
+        load_data(DataSpec(source="digits"), Path.cwd()), console=console, scratch=folder / "scratch"
+    )
+    captured = stages.capture(ModelSpec(source=f"{NET}:{name}"), folder / "capture", context, CaptureOptions())
+    options = TrainOptions(epochs=TRAINED[name])
+    dense = stages.train(options, captured, folder / "train", context)
+    graph = stages.export(ExportOptions(), dense, folder / "fp32", context)
+    samples = fit_to(context.data, stages.read_signature(dense.main)).calibration
+    chosen: dict[str, Any] = dict(samples.read(range(min(256, len(samples))))[0])
+    np.savez(folder / "samples.npz", **chosen)
+    states: dict[str, State] = {"fp32": {"ok": True, "file": str(graph.main)}}
+    for tool in tools:
+        console.stage("suite", f"{name}: {tool}")
+        states[tool] = _own(tool, dense.path, folder) if tool in OWN else _peer(tool, name, graph.main, pythons, folder)
+    _compare(states, context)
+    return {"net": name, "tools": states}
+
+
+def _own(tool: str, program: Path, folder: Path) -> State:
+    """Quantize and export by the two commands that a user would type."""
+    made, graph = folder / tool, folder / f"{tool}-file"
+    begin = [sys.executable, "-m", "retort"]
+    commands = (
+        [*begin, "quantize", str(program), "--data", "digits", "--out", str(made), "--json", *OWN[tool]],
+        [*begin, "export", str(made), "--data", "digits", "--out", str(graph), "--json"],
+    )
+    state: State = {"ok": True, "seconds": 0.0, "peak_mb": 0.0, "commands": len(commands)}
+    for command in commands:
+        code, seconds, peak, said = _run(command, folder)
+        state["seconds"] += seconds
+        state["peak_mb"] = max(state["peak_mb"], peak)
+        if code:
+            return {**state, "ok": False, "error": said[-200:]}
+    return {**state, "file": str(load_artifact(graph).main), "facts": load_artifact(made).facts.get("correction", [])}
+
+
+def _run(command: Sequence[str], folder: Path) -> tuple[int, float, float, str]:
+    """Exit code, seconds, peak memory in MB and output of a command."""
+    log = folder / "log.txt"
+    started = time.perf_counter()
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, time.perf_counter() - started, usage.ru_maxrss / 1024, log.read_text()
+
+
+def _peer(tool: str, net: str, model: Path, pythons: dict[str, Path], folder: Path) -> State:
+    python = pythons.get(tool.split("-")[0])
+    if python is None:
+        return {"ok": False, "error": "not installed"}
+    job, out = folder / f"{tool}.json", folder / f"{tool}.onnx"
+    asked = {"tool": tool, "model": str(model), "samples": str(folder / "samples.npz"), "out": str(out)}
+    job.write_text(json.dumps({**asked, "transformer": net == "vision"}))
+    _, _, _, said = _run([str(python), str(PEER_SCRIPT), str(job)], folder)
+    if not job.with_suffix(".result").exists():
+        return {"ok": False, "error": said.strip()[-200:]}
+    found: State = json.loads(job.with_suffix(".result").read_text())
+    if found["ok"] and not out.exists():
+        return {**found, "ok": False, "error": "it ended well and wrote nothing"}
+    return {**found, "commands": 1, "file": str(out)}
+
+
+def _compare(states: dict[str, State], context: stages.Context) -> None:
+    """Accuracy, agreement, size and latency of every file, beside the FP32 file's."""
+    first = open_session(states["fp32"]["file"], SessionOptions(threads=1))
+    data = fit_to(context.data, first.signature)
+    outputs: dict[str, Any] = {}
+    sessions = {}
+    for tool, state in states.items():
+        if not state["ok"]:
+            continue
+        try:
+            session = open_session(state["file"], SessionOptions(threads=1), first.signature)
+            made = predict(session, data.test)
+        except RetortError as error:
+            state |= {"ok": False, "error": f"its file does not run: {error.message}"}
+            continue
+        sessions[tool], outputs[tool] = session, next(iter(made.outputs.values()))
+        state |= _scores(outputs["fp32"], outputs[tool], made.targets)
+        state["size_bytes"] = Path(state["file"]).stat().st_size
+    rows = data.test.read(range(64))[0]
+    for batch in BATCHES:
+        timed = compare_sessions(sessions, rows, BenchOptions(batch_sizes=(batch,), blocks=20, budget_s=20))
+        for tool, item in timed[batch].candidates.items():
+            ratio = item.ratio
+            states[tool].setdefault("speedup", {})[str(batch)] = (
+                [1.0, 1.0, 1.0] if ratio is None else [ratio.value, ratio.low, ratio.high]
+            )
+    for session in sessions.values():
+        session.close()
+
+
+def _scores(wanted: Any, found: Any, targets: Any) -> State:
+    drop = paired_difference("accuracy", wanted, found, targets, 0.95)
+    return {
+        "accuracy": float(evaluate("accuracy", found, targets)),
+        "drop": [drop.value, drop.low, drop.high],
+        "agreement": float(evaluate("agreement", found, wanted)),
+        "sqnr_db": sqnr_db(wanted, found) if found is not wanted else None,
+    }
+
+
+def table(rows: Sequence[State]) -> list[list[str]]:
+    """The rows of the printed table."""
+    lines = []
+    for row in rows:
+        for tool, state in row["tools"].items():
+            if not state["ok"]:
+                lines.append([row["net"], tool, "failed: " + state["error"][:50], *[""] * 9])
+                continue
+            drop = [f"{100 * value:+.2f}" for value in state["drop"]]
+            noise = state["sqnr_db"]
+            cells = [f"{state['accuracy']:.2%}", f"{drop[0]} [{drop[1]}, {drop[2]}]", f"{state['agreement']:.2%}"]
+            cells += ["" if noise is None else f"{noise:.1f}", f"{state['size_bytes'] / 1000:.0f}"]
+            for batch in BATCHES:
+                value, low, high = state["speedup"][str(batch)]
+                cells.append(f"{value:.2f}x [{low or 0:.2f}, {high or 0:.2f}]")
+            spent = [f"{state[key]:.0f}" if key in state else "" for key in ("seconds", "peak_mb", "commands")]
+            lines.append([row["net"], tool, *cells, *spent])
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the suite."""
+    parser = argparse.ArgumentParser(
+        prog="retort.benchmarks.suites.quantization", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--peers", type=Path, required=True, help="folder of the peers' environments; made when absent")
+    parser.add_argument("--nets", nargs="*", default=list(NETS), choices=NETS, help="which nets; all by default")
+    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS, help="which tools; all by default")
+    given = parser.parse_args(arguments)
+    console = Console("text")
+    names = {tool.split("-")[0] for tool in given.tools} & set(PEERS)
+    found = {name: prepare(given.peers.resolve(), name, console) for name in sorted(names)}
+    pythons = {name: python for name, python in found.items() if python is not None}
+    rows = []
+    for name in given.nets:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(name, pythons, given.tools, Path(folder), console))
+        console.table("INT8 beside FP32", COLUMNS, table(rows[-1:]), words=True)
+    machine = describe(fingerprint())
+    sys.stdout.write(json.dumps({"machine": machine, "peers": PEERS, "rows": rows}, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""One INT8 file by another tool, in a Python environment of its own; needs nothing of Retort.
+
+    PEER/bin/python quantization_peer.py JOB.json
+
+The job names the FP32 ONNX file, an ``.npz`` of calibration samples, the tool and the file to write.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH = 32
+
+
+def main(job: Path) -> None:
+    """Do a job; time and peak memory are written beside it."""
+    asked = json.loads(job.read_text())
+    samples = dict(np.load(asked["samples"]))
+    tool: Callable[[dict[str, Any], dict[str, Any]], None] = TOOLS[asked["tool"].split("-")[0]]
+    started = time.perf_counter()
+    try:
+        tool(asked, samples)
+        found: dict[str, Any] = {"ok": True}
+    except Exception as error:  # whatever the peer raises is its result
+        found = {"ok": False, "error": f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:200]}"}
+    found["seconds"] = time.perf_counter() - started
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    job.with_suffix(".result").write_text(json.dumps(found))
+
+
+def batches(samples: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The samples in batches."""
+    count = len(next(iter(samples.values())))
+    for start in range(0, count, BATCH):
+        yield {name: values[start : start + BATCH] for name, values in samples.items()}
+
+
+def onnxruntime_static(asked: dict[str, Any], samples: dict[str, Any]) -> None:
+    """``quantize_static`` in its fastest form: UINT8 activations, INT8 weights per channel, preprocessed."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
+        """Gives the samples."""
+
+        def __init__(self) -> None:
+            self.left = batches(samples)
+
+        def get_next(self) -> dict[str, Any] | None:
+            """The next batch, or None."""
+            return next(self.left, None)
+
+    method = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }[asked["tool"].split("-")[1]]
+    ready = str(Path(asked["out"]).with_suffix(".ready.onnx"))
+    quant_pre_process(asked["model"], ready)
+    quantize_static(
+        ready,
+        asked["out"],
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=method,
+    )
+
+
+def nncf(asked: dict[str, Any], samples: dict[str, Any]) -> None:
+    """``nncf.quantize`` as its documentation shows; a Transformer is named as one."""
+    import nncf as tool  # type: ignore[import-not-found, unused-ignore]
+    import onnx
+
+    kind = tool.ModelType.TRANSFORMER if asked["transformer"] else None
+    model = onnx.load(asked["model"])
+    done = tool.quantize(model, tool.Dataset(list(batches(samples))), model_type=kind)
+    onnx.save(done, asked["out"])
+
+
+def modelopt(asked: dict[str, Any], samples: dict[str, Any]) -> None:
+    """``modelopt.onnx.quantization.quantize`` with entropy calibration on the CPU."""
+    from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found, unused-ignore]
+
+    quantize(
+        asked["model"],
+        quantize_mode="int8",
+        calibration_data=samples,
+        calibration_method="entropy",
+        calibration_eps=["cpu"],
+        output_path=asked["out"],
+    )
+
+
+TOOLS: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
+    "onnxruntime": onnxruntime_static,
+    "nncf": nncf,
+    "modelopt": modelopt,
+}
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

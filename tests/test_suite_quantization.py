@@ -1,0 +1,67 @@
+"""The quantization suite: the peer's script works on its own, the nets run, the table tells what failed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from retort import stages
+from retort.benchmarks.suites.quantization import COLUMNS, NETS, PEER_SCRIPT, TOOLS, table
+from retort.benchmarks.suites.quantization_peer import TOOLS as PEER_TOOLS
+from retort.core.data import ArraySplit, Splits
+from retort.core.options import ExportOptions, ModelSpec
+from retort.core.session import open_session
+from retort.examples import quantization_nets
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_net_gives_a_score_per_class(name):
+    """Each network of the suite takes digits and gives ten logits."""
+    assert getattr(quantization_nets, name)().eval()(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_the_peers_script_needs_nothing_of_ours(tmp_path):
+    """Run as a bare file, it quantizes an ONNX file with ONNX Runtime's tool and reports time and memory."""
+    images = np.random.default_rng(0).random((64, 1, 8, 8)).astype(np.float32)
+    split = ArraySplit({"image": images}, np.arange(64) % 10)
+    context = stages.Context(Splits(split, split, split, split))
+    spec = ModelSpec(source="retort.examples.digits:student")
+    program = stages.capture(spec, tmp_path / "program", context)
+    graph = stages.export(ExportOptions(), program, tmp_path / "graph", context)
+    np.savez(tmp_path / "samples.npz", image=images)
+    job, out = tmp_path / "job.json", tmp_path / "out.onnx"
+    asked = {"tool": "onnxruntime-minmax", "model": str(graph.main), "samples": str(tmp_path / "samples.npz")}
+    job.write_text(json.dumps({**asked, "out": str(out), "transformer": False}))
+    done = subprocess.run([sys.executable, str(PEER_SCRIPT), str(job)], capture_output=True, text=True, check=False)
+    found = json.loads(job.with_suffix(".result").read_text())
+    assert found["ok"], (found, done.stderr)
+    assert found["seconds"] > 0
+    assert found["peak_mb"] > 10
+    reference = open_session(graph.main)
+    wanted = reference.run({"image": images})["output"]
+    got = open_session(out, signature=reference.signature).run({"image": images})["output"]
+    assert np.corrcoef(wanted.ravel(), got.ravel())[0, 1] > 0.9
+
+
+def test_a_peer_that_fails_is_told(tmp_path):
+    """An error of the peer is its result, not the suite's end; a net without labels for a tool is one line."""
+    job = tmp_path / "job.json"
+    np.savez(tmp_path / "samples.npz", image=np.zeros((2, 1), np.float32))
+    asked = {"tool": "onnxruntime-minmax", "model": "nowhere.onnx", "samples": str(tmp_path / "samples.npz")}
+    job.write_text(json.dumps({**asked, "out": str(tmp_path / "x.onnx"), "transformer": False}))
+    subprocess.run([sys.executable, str(PEER_SCRIPT), str(job)], capture_output=True, check=True)
+    found = json.loads(job.with_suffix(".result").read_text())
+    assert not found["ok"]
+    line = table([{"net": "residual", "tools": {"onnxruntime-minmax": found}}])[0]
+    assert len(line) == len(COLUMNS)
+    assert line[2].startswith("failed: ")
+
+
+def test_every_tool_has_a_way_to_run():
+    """The names of the suite's tools begin with one of ours or of the script's."""
+    assert {tool.split("-")[0] for tool in TOOLS} <= {"retort", *PEER_TOOLS}
