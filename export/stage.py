@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..core.errors import DataError, UserError, VerificationError
 from ..core.options import ExportOptions, Target
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Feeds, Signature
+from .graph_file import EXTERNAL_ABOVE_BYTES
 from .half import LEAST_OPSET, half_signature, to_half
 from .half_check import ACCEPTED, Widened, runnable
 from .kernels import integer_kernels
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 KEY = "retort.key"
-EXTERNAL_ABOVE_BYTES = 2_000_000_000
-"""Protobuf holds no message of 2 GiB; larger models keep their weights in ``model.onnx.data`` beside the graph."""
 TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
 
@@ -79,15 +79,11 @@ def export(
     model, written, half = in_half(model, options, signature, samples)
     facts: dict[str, Any] = {"target": wanted, "opset": opset, "quantized": is_quantized(program)}
     facts |= half | {name: artifact.facts[name] for name in ("parameters", "macs") if name in artifact.facts}
-    if key:
-        model.metadata_props[KEY] = key
-    settings: dict[str, Any] = {
-        "options": options.model_dump(mode="json"),
-        "tools": _tools(),
-        "key": key,
-        "parents": parents,
-    }
-    with new_artifact(directory, "graph", "export", facts=facts, **settings) as folder:
+    _sign(model, options, key, parents)
+    settings, tools = options.model_dump(mode="json"), _tools()
+    with new_artifact(
+        directory, "graph", "export", key=key, parents=parents, options=settings, facts=facts, tools=tools
+    ) as folder:
         path = write_model(model, folder)
         verify_file(path, wanted)
         facts |= verify_sparsity(onnx.load(str(path)), stored["meta"])
@@ -158,6 +154,14 @@ def loadable(path: Path, precision: str) -> Path | bytes:
     model = onnx.load(str(path))
     made = runnable(model)
     return path if made is model else made.SerializeToString()
+
+
+def _sign(model: ir.Model, options: ExportOptions, key: str, parents: tuple[str, ...]) -> None:
+    """Where the file came from, inside the file: the same for equal input."""
+    if key:
+        model.metadata_props[KEY] = key
+    model.metadata_props["retort.parents"] = json.dumps(parents)
+    model.metadata_props["retort.options"] = json.dumps(options.model_dump(mode="json"), sort_keys=True)
 
 
 def _opset(options: ExportOptions, target: Target, default: int) -> int:

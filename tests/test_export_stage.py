@@ -114,7 +114,9 @@ def test_exporting_again_gives_the_same_files(
     graphs: dict[str, Artifact], programs: dict[str, Artifact], samples: dict[str, Array], tmp_path: Path
 ) -> None:
     """Equal input gives equal hashes for every file of the artifact."""
-    again = stage.export(ExportOptions(), programs["int8"], tmp_path / "again", samples=samples, key="k1")
+    again = stage.export(
+        ExportOptions(), programs["int8"], tmp_path / "again", samples=samples, key="k1", parents=("p",)
+    )
     assert again.manifest.files == graphs["int8"].manifest.files
 
 
@@ -318,3 +320,12 @@ def test_the_stored_weights_are_the_programs(graphs: dict[str, Artifact], progra
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(graphs["fp32"].main).graph.initializer}
     for name, value in exported.state_dict.items():
         np.testing.assert_array_equal(stored[name], value.detach().numpy())
+
+
+def test_the_file_says_where_it_came_from(graphs: dict[str, Artifact]) -> None:
+    """Key, parents and options stand in the file itself, which may lose its manifest on the way."""
+    kept = {item.key: item.value for item in onnx.load(str(graphs["fp32"].main)).metadata_props}
+    assert kept["retort.key"] == "k1"
+    assert json.loads(kept["retort.parents"]) == ["p"]
+    assert json.loads(kept["retort.options"])["batch_sizes"] == [1, 3, 8]
+    assert "retort.signature" in kept
