@@ -43,6 +43,7 @@ __all__ = [
     "reexport",
     "save_program",
     "set_training",
+    "shared",
     "store",
 ]
 
@@ -124,6 +125,16 @@ def clone(program: Program) -> Program:
         {name: tensor.clone() for name, tensor in program.example.items()},
         copy.deepcopy(program.meta),
     )
+
+
+def shared(program: Program) -> Program:
+    """A copy with a graph of its own that holds the same parameters and buffers."""
+    module = fx.GraphModule(program.module, copy.deepcopy(program.module.graph), "Program")
+    for name, child in [item for item in module.named_modules() if item[0] and isinstance(item[1], fx.GraphModule)]:
+        parent, _, last = name.rpartition(".")
+        setattr(module.get_submodule(parent), last, copy.deepcopy(child))
+    module.training = program.module.training
+    return Program(module, program.signature, dict(program.example), copy.deepcopy(program.meta))
 
 
 def device_of(program: Program) -> torch.device:

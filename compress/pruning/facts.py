@@ -56,6 +56,7 @@ def facts_of(original: Program, program: Program, options: PruneOptions, steps: 
         }
         for group in steps.groups["free"]
     ]
+    spent = [done.pop("cpu_seconds", {}) for done in steps.done]
     timing = [done["recovery"].pop("timing", {}) if done["recovery"] else {} for done in steps.done]
     return {
         "budget": next(iter(options.budgets), "layers"),
@@ -70,7 +71,10 @@ def facts_of(original: Program, program: Program, options: PruneOptions, steps: 
         "unknown_operators": steps.groups["unknown"],
         "steps": steps.done,
         "proof_relative_error": max((done["proof"]["relative_error"] for done in steps.done), default=0.0),
-        "timing": {"recover_seconds": sum(item.get("train_seconds", 0.0) for item in timing)},
+        "timing": {
+            "recover_seconds": sum(item.get("train_seconds", 0.0) for item in timing),
+            "cpu_seconds": {phase: sum(item.get(phase, 0.0) for item in spent) for phase in spent[0]} if spent else {},
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -77,9 +78,11 @@ def prune(
         asked, now = goal.shares[step], _at(options, step)
         console.say(f"cut {step + 1} of {options.cuts}: {asked:.1%} of the {goal.name} to keep")
         pruned = cut_and_prove(program, now, goal.choose(step, now), samples)
+        started = time.process_time()
         file = prove_file(program, pruned.program, pruned.proof, check_file)
+        spent = {**pruned.cpu_seconds, "prove_file": time.process_time() - started}
         program = pruned.program
-        cut = {**_cut_facts(pruned, asked, goal.whole, options), "file": asdict(file)}
+        cut = {**_cut_facts(pruned, asked, goal.whole, options), "file": asdict(file), "cpu_seconds": spent}
         steps.add(program, {**cut, "recovery": recover(program, step)})
         discard(scratch, _label(step))
     facts = facts_of(original, program, options, steps)

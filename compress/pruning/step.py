@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...core.options import PruneOptions
-from ..program import Cost, Program, clone, cost, set_training
+from ..program import Cost, Program, cost, set_training, shared
 from .budget import choose
 from .costs import Measure, counted
 from .coupling import Coupling, couple
@@ -18,6 +19,8 @@ from .labels import Mask
 from .ladders import build_ladders, fixed_widths, least_cut, remove, restrict
 from .proof import Proof, prove
 from .surgery import cut
+
+_PHASES = ("couple", "choose", "cut", "prove")
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Pruned:
         grouping: the groups of the program before the cut.
         proof: how well they agree.
         cost: of the pruned program.
+        cpu_seconds: what each phase took.
     """
 
     program: Program
     grouping: Grouping
     proof: Proof
     cost: Cost
+    cpu_seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -95,14 +100,20 @@ def cut_and_prove(
     evidence: Evidence | None = None,
 ) -> Pruned:
     """Cut what ``decide`` chooses from a program's ranked groups, and prove it."""
-    program = clone(program)
+    program = shared(program)
     set_training(program, False)
+    clock = [time.process_time()]
     ranked = rank(program, options, evidence)
+    clock.append(time.process_time())
     removed = decide(program, ranked)
+    clock.append(time.process_time())
     coupling = ranked.grouping.coupling
     result = cut(program, coupling, removed)
+    clock.append(time.process_time())
     proof = prove(program, result, coupling, removed, options.tolerance)
-    return Pruned(result, ranked.grouping, proof, cost(result))
+    clock.append(time.process_time())
+    spent = {name: end - start for name, start, end in zip(_PHASES, clock, clock[1:])}
+    return Pruned(result, ranked.grouping, proof, cost(result), spent)
 
 
 def rank(program: Program, options: PruneOptions, evidence: Evidence | None = None) -> Ranked:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modes import graphs
-from ..program import Program, clone
+from ..program import Program, shared
 from .coupling import Coupling
 from .labels import Ids, Mask
 from .rewrite import Sizes, rewrite
@@ -21,12 +21,17 @@ def cut(program: Program, coupling: Coupling, removed: Mask) -> Program:
     Args:
         removed: classes to remove, as a boolean mask over labels.
     """
-    result = clone(program)
-    first: dict[str, Tensor] = {}
-    for name, leader in coupling.aliases.items():
-        if leader not in first:
-            first[leader] = sliced(_get(result.module, leader), kept_of(coupling, leader, removed))
-        _set(result.module, name, first[leader])
+    result = shared(program)
+    result.example = {name: tensor.clone() for name, tensor in program.example.items()}
+    made: dict[int, Tensor] = {}
+    module = result.module
+    state = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    for name, tensor in state:
+        if id(tensor) not in made:
+            leader = coupling.aliases.get(name)
+            kept = [] if leader is None else kept_of(coupling, leader, removed)
+            made[id(tensor)] = _own(tensor, sliced(tensor, kept))
+        _set(module, name, made[id(tensor)])
     sizes = Sizes(coupling, removed)
     for node in result.module.graph.nodes:
         rewrite(node, sizes)
@@ -59,15 +64,17 @@ def sliced(tensor: Tensor, kept: list[Ids | None]) -> Tensor:
     return nn.Parameter(result, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
 
 
+def _own(before: Tensor, after: Tensor) -> Tensor:
+    """A tensor that shares no memory with the one it was cut from."""
+    if after.data_ptr() != before.data_ptr() or before.numel() == 0:
+        return after
+    result = after.detach().clone()
+    return nn.Parameter(result, requires_grad=before.requires_grad) if isinstance(before, nn.Parameter) else result
+
+
 def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
     parent, _, name = path.rpartition(".")
     return module.get_submodule(parent), name
-
-
-def _get(module: nn.Module, path: str) -> Tensor:
-    owner, name = _owner(module, path)
-    tensor: Tensor = getattr(owner, name)
-    return tensor
 
 
 def _set(module: nn.Module, path: str, tensor: Tensor) -> None:

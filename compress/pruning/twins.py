@@ -6,7 +6,6 @@ them and freed behind their last use, so that a proof takes the memory of two se
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from ...core.errors import VerificationError
 from .. import modes
-from ..program import Program
+from ..program import Program, shared
 from .context import fetch
 from .coupling import Coupling
 from .labels import Mask
@@ -127,14 +126,8 @@ class Run:
 
 def side(program: Program, wide: bool, noise: Noise | None = None) -> Side:
     """A program in evaluation form, in double precision where ``wide``; shares its parameters."""
-    module = fx.GraphModule(program.module, copy.deepcopy(program.module.graph))
-    for name, child in list(module.named_modules()):
-        if isinstance(child, fx.GraphModule) and name:
-            parent, _, last = name.rpartition(".")
-            setattr(module.get_submodule(parent), last, copy.deepcopy(child))
-    training = program.module.training
+    module = shared(program).module
     modes.apply(module, False)
-    program.module.train(training)
     if wide:
         _widen(module)
     return Side(module, wide, noise)
