@@ -128,7 +128,7 @@ def _without_gradient(pruned: Artifact, data: Splits) -> list[str]:
     feeds = signature.validate(data.train.read(range(2))[0])
     module = exported.module(check_guards=False)
     values = module(*(torch.from_numpy(np.array(value)) for value in feeds.values()))
-    torch.autograd.backward([value.square().mean() for value in values if value.is_floating_point()])
+    torch.autograd.backward([value.square().mean() for value in values if value.requires_grad])
     weights = dict(module.named_parameters()).items()
     return [name for name, value in weights if value.grad is None or not bool(value.grad.isfinite().all())]
 
