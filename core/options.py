@@ -78,7 +78,11 @@ class QatOptions(RecoverOptions):
 class QuantizeOptions(Options):
     """INT8 post-training quantization."""
 
-    method: Literal["minmax", "percentile"] = Field(default="percentile", description="how ranges are calibrated")
+    method: Literal["auto", "minmax", "moving", "percentile", "mse", "entropy"] = Field(
+        default="auto",
+        description="how ranges are calibrated: extremes, their moving average over batches, a share of the values, "
+        "least squared error, least loss of information; auto takes extremes or squared error by held-out samples",
+    )
     percentile: float = Field(default=99.99, gt=50, le=100, description="share of values inside the range, in percent")
     samples: Count = Field(default=256, description="calibration samples at most")
     batch_size: Count = Field(default=32, description="calibration samples per batch")

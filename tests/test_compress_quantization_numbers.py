@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.compress.quantization.observers import MinMax, Percentile
+from retort.compress.quantization.clipping import Entropy, SquaredError
+from retort.compress.quantization.observers import MOST, MinMax, MovingAverage, Percentile
 from retort.compress.quantization.scheme import SCHEMES, Range, activation_grid, gate_grid, weight_scales
 from retort.core.errors import ModelError
 
@@ -174,15 +175,77 @@ def test_an_observers_memory_does_not_grow_with_the_samples():
 
 
 def test_every_value_is_counted():
-    """Counts stay exact beyond the 16 million that a float32 counter can hold in one batch."""
+    """Counts stay exact beyond the 16 million that a float32 counter holds; in huge batches some stand for all."""
     observer = Percentile(99.9)
-    observer.update(torch.zeros(1000))
-    observer.update(torch.full((1,), 3.0))
     observer.update(torch.zeros(20_000_000))
+    observer.update(torch.full((1,), 3.0))
+    observer.update(torch.zeros(1000))
     assert int(observer.counts.sum()) == 20_001_001
+    observer.update(torch.ones(10 * MOST + 5))
+    assert abs(int(observer.counts.sum()) - 20_001_001 - 10 * MOST - 5) <= 11
 
 
-@pytest.mark.parametrize("make", [MinMax, lambda: Percentile(99.9)])
+OBSERVERS = {
+    "minmax": MinMax,
+    "moving": MovingAverage,
+    "percentile": lambda: Percentile(99.9),
+    "mse": lambda: SquaredError(SCHEMES["cpu"]),
+    "symmetric mse": lambda: SquaredError(SCHEMES["tensorrt"]),
+    "entropy": Entropy,
+}
+
+
+def squared_error(values, span, scheme):
+    """What quantizing the values on the grid of a range costs."""
+    grid = activation_grid(span, scheme)
+    codes = (values / grid.scale).round().add(grid.zero_point).clamp(grid.qmin, grid.qmax)
+    return float(((codes - grid.zero_point) * grid.scale - values).square().sum())
+
+
+@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+@pytest.mark.parametrize("name", ["growing", "one-sided", "negative"])
+def test_the_least_squared_error_is_about_the_least_there_is(name, target):
+    """No range that extremes or percentiles give, nor any of a grid of shrunken ones, is more than a tenth better."""
+    values = torch.cat([torch.from_numpy(batch.astype(np.float32)) for batch in BATCHES[name]]).clamp(-1e4, 1e4)
+    observer, scheme = SquaredError(SCHEMES[target]), SCHEMES[target]
+    assert all(observer.update(part) for part in values.split(1000))
+    low, high = min(float(values.min()), 0), max(float(values.max()), 0)
+    others = [Range(a * low, b * high) for a in np.linspace(0.2, 1, 17) for b in np.linspace(0.2, 1, 17)]
+    best = min(squared_error(values, other, scheme) for other in others)
+    assert squared_error(values, observer.range(), scheme) <= 1.1 * best
+
+
+def test_entropy_clips_a_lone_outlier_and_keeps_even_values():
+    """One value at a hundred times the spread of all others goes; a uniform distribution keeps its whole range."""
+    lone, even = Entropy(), Entropy()
+    lone.update(torch.cat([torch.randn(100_000), torch.tensor([100.0, -100.0])]))
+    even.update(torch.linspace(-2, 2, 100_000))
+    assert lone.range().high < 50
+    assert even.range().high > 1.9
+
+
+def test_a_moving_average_forgets_an_early_outlier():
+    """The first batch's extreme weighs less with every batch that follows."""
+    observer = MovingAverage()
+    observer.update(torch.tensor([-50.0, 50.0]))
+    for _ in range(40):
+        observer.update(torch.tensor([-1.0, 1.0]))
+    assert 1 <= observer.range().high < 2
+
+
+@pytest.mark.parametrize("name", sorted(OBSERVERS))
+def test_every_method_stays_within_what_it_saw(name):
+    """No method gives a range wider than the extremes, and zeros alone give zeros."""
+    observer, zeros = OBSERVERS[name](), OBSERVERS[name]()
+    values = torch.randn(5000) * 3 + 1
+    assert all(observer.update(part) for part in values.split(500))
+    assert zeros.update(torch.zeros(100))
+    found = observer.range()
+    assert float(values.min()) <= found.low < 0 < found.high <= float(values.max())
+    assert zeros.range() == Range(0.0, 0.0)
+
+
+@pytest.mark.parametrize("make", OBSERVERS.values())
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_values_that_are_not_finite_are_reported(make, bad):
     """An observer says so and keeps the range it had."""

@@ -16,6 +16,7 @@ from retort.compress.program import capture, load_program, predict, save_program
 from retort.compress.quantization import calibration, quantize, quantize_program
 from retort.compress.quantization.operators import is_qdq
 from retort.core.artifact import load_artifact, new_artifact
+from retort.core.console import Console
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import ArtifactError, DataError, InputError, UserError
 from retort.core.options import QuantizeOptions
@@ -113,7 +114,7 @@ def accuracy(program, split):
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
-@pytest.mark.parametrize("method", ["minmax", "percentile"])
+@pytest.mark.parametrize("method", ["auto", "percentile"])
 @pytest.mark.parametrize("name", ["residual", "gated"])
 def test_a_trained_network_keeps_its_accuracy(programs, data, name, method, target):
     """INT8 costs at most one point of accuracy on the test set, whatever method and target."""
@@ -132,7 +133,7 @@ def test_the_stage_writes_a_program_and_tells_what_it_did(artifact, data, tmp_pa
     assert (result.kind, result.key, result.manifest.stage) == ("program", "k", "quantize")
     assert result.manifest.parents == ("parent",)
     facts = result.facts
-    assert facts["method"] == "percentile"
+    assert facts["method"] in ("minmax", "mse")
     assert facts["quantized_nodes"] == {"add": 2, "conv2d": 5, "linear": 1, "pool": 1}
     assert [(node["layer"], node["reason"]) for node in facts["float_nodes"]] == [
         ("body.1.short", "excluded by the recipe")
@@ -285,8 +286,8 @@ def test_calibration_holds_no_activation_beyond_its_batch(programs, data, monkey
 
     watched = quantize_program(programs["residual"], QuantizeOptions(samples=8), data.calibration, "cpu")
     watched = watched.meta["quantization"]["activations"]
-    monkeypatch.setattr(calibration, "new_observer", lambda options: Spy())
-    options = QuantizeOptions(samples=80, batch_size=8, correction="none")
+    monkeypatch.setattr(calibration, "new_observer", lambda options, scheme: Spy())
+    options = QuantizeOptions(samples=80, batch_size=8, method="minmax", correction="none")
     quantize_program(programs["residual"], options, data.calibration, "cpu")
     assert len(seen) == 10 * len(watched)
     assert max(alive) == 0
@@ -302,8 +303,27 @@ def test_at_most_the_asked_number_of_samples_is_read(programs, data):
             return super().read(indices)
 
     split = Counting(data.calibration.inputs, data.calibration.targets)
-    quantize_program(programs["residual"], QuantizeOptions(samples=50, batch_size=16, correction="none"), split, "cpu")
+    options = QuantizeOptions(samples=50, batch_size=16, method="minmax", correction="none")
+    quantize_program(programs["residual"], options, split, "cpu")
     assert sorted(read) == list(range(50))
+    quantize_program(programs["residual"], options.model_copy(update={"method": "auto"}), split, "cpu")
+    assert set(read) == set(range(50))
+
+
+@pytest.mark.parametrize(("method", "samples"), [("entropy", 8), ("mse", 2), ("percentile", 3)])
+def test_too_few_samples_for_a_method_are_refused(programs, data, method, samples):
+    """A histogram of a handful of samples says nothing: one sentence names the method and what it needs."""
+    options = QuantizeOptions(method=method, samples=samples, correction="none")
+    with pytest.raises(DataError, match=rf"{samples} calibration samples are too few for the method '{method}'"):
+        quantize_program(programs["residual"], options, data.calibration, "cpu")
+
+
+def test_constant_activations_are_warned_of_by_name(programs, data, capsys):
+    """Blank images leave activations with one value: the first of them are named, and calibration goes on."""
+    images = np.zeros_like(data.calibration.inputs["image"])
+    options = QuantizeOptions(method="minmax", correction="none", first_layer="int8")
+    quantize_program(programs["residual"], options, ArraySplit({"image": images}), "cpu", Console())
+    assert "only one value in all calibration samples" in " ".join(capsys.readouterr().err.split())
 
 
 def test_only_programs_are_quantized(tmp_path, data):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,23 +11,41 @@ from torch import fx
 from ...core.console import SILENT, Console
 from ...core.data import Split, batches, check_finite
 from ...core.errors import DataError
-from ...core.options import QuantizeOptions
+from ...core.options import QuantizeOptions, Target
 from ..devices import as_tensor
 from ..program import Program, device_of, evaluating
-from .observers import MinMax, Observer, Percentile, Watcher
+from .clipping import Entropy, SquaredError
+from .observers import MinMax, MovingAverage, Observer, Percentile, Watcher
+from .operators import fixed_grid
 from .points import Placement, name_in_model
-from .scheme import Range
+from .scheme import SCHEMES, Range, Scheme
 
 _REMEDY = "raise `data.calibration` or `quantize.samples`, or check the data source"
 
 
-def new_observer(options: QuantizeOptions) -> Observer:
+_FEWEST = {"auto": 1, "minmax": 1, "moving": 1, "percentile": 4, "mse": 4, "entropy": 16}
+
+
+def new_observer(options: QuantizeOptions, scheme: Scheme) -> Observer:
     """The observer that a method asks for."""
-    return MinMax() if options.method == "minmax" or options.percentile == 100 else Percentile(options.percentile)
+    made: dict[str, Callable[[], Observer]] = {
+        "auto": MinMax,
+        "minmax": MinMax,
+        "moving": MovingAverage,
+        "percentile": lambda: MinMax() if options.percentile == 100 else Percentile(options.percentile),
+        "mse": lambda: SquaredError(scheme),
+        "entropy": Entropy,
+    }
+    return made[options.method]()
 
 
 def calibrate(
-    program: Program, placement: Placement, split: Split, options: QuantizeOptions, console: Console = SILENT
+    program: Program,
+    placement: Placement,
+    split: Split,
+    options: QuantizeOptions,
+    console: Console = SILENT,
+    target: Target = "cpu",
 ) -> dict[fx.Node, Range]:
     """The range of every point of a placement.
 
@@ -37,22 +55,43 @@ def calibrate(
         split: calibration samples, of which at most ``options.samples`` are read, ``options.batch_size`` at a time.
         options: method and sizes.
         console: shows a progress bar.
+        target: whose grids the ranges are for.
 
     Returns:
         One range per point; points of a group share theirs where the clamps before them allow it.
 
     Raises:
-        DataError: no samples, NaN or infinite values in them, or in an activation (which is named).
+        DataError: no samples or too few for the method, NaN or infinite values in them, or in an activation (which is
+            named).
         InputError: the samples do not fit the program's signature.
     """
     if len(split) == 0:
         raise DataError("the calibration set is empty", _REMEDY)
-    observers: dict[fx.Node, Observer] = {value: new_observer(options) for value in placement.points}
+    count, fewest = min(len(split), options.samples), _FEWEST[options.method]
+    if count < fewest:
+        raise DataError(
+            f"{count} calibration samples are too few for the method '{options.method}', which needs {fewest}",
+            "raise `data.calibration` or `quantize.samples`, or set `method: minmax`",
+        )
+    scheme = SCHEMES[target]
+    observers: dict[fx.Node, Observer] = {value: new_observer(options, scheme) for value in placement.points}
     watch(program, observers, split, options, console)
     ranges = {value: observer.range() for value, observer in observers.items()}
+    _warn_of_constants(ranges, console)
     for group in placement.groups:
         _equalise(group, ranges, placement)
     return ranges
+
+
+def _warn_of_constants(ranges: Mapping[fx.Node, Range], console: Console) -> None:
+    """Name the activations that calibration saw only one value of."""
+    names = [name_in_model(value) for value, span in ranges.items() if span.low == span.high and not fixed_grid(value)]
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        console.warn(
+            f"{shown}: only one value in all calibration samples; their grid is a guess. Check that the samples are "
+            "preprocessed as in training and cover all classes"
+        )
 
 
 def watch(

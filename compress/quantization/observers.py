@@ -13,6 +13,8 @@ BINS = 8192
 # Small enough that the indices of a chunk stay in the cache; counting is then twice as fast as torch.histc.
 _CHUNK = 1 << 16
 _SMALLEST_EXPONENT = -100
+_FADING = 0.9
+MOST = 1 << 18
 
 
 class Watcher(Protocol):
@@ -52,18 +54,37 @@ class MinMax:
         return Range(self.low, self.high) if self.low <= self.high else Range(0.0, 0.0)
 
 
-class Percentile:
-    """The range that holds a share of the values, by a histogram whose limits double when a value lies beyond.
+class MovingAverage:
+    """Extremes of the batches, averaged with weights that fall by a tenth from one batch to the one before it."""
 
-    The histogram spans ``[-limit, limit]`` with ``limit`` a power of two; doubling it merges bins two by two, so no
-    count is ever split or guessed and the answer is exact within one bin, ``limit / 4096``.
+    def __init__(self) -> None:
+        self.low, self.high, self.weight = 0.0, 0.0, 0.0
 
-    Args:
-        percent: share of values inside, in percent; the same number is cut off at either end.
+    def update(self, value: torch.Tensor) -> bool:
+        """See :meth:`Observer.update`."""
+        batch = MinMax()
+        if not batch.update(value):
+            return False
+        if batch.low <= batch.high:
+            self.weight = _FADING * self.weight + 1
+            self.low += (batch.low - self.low) / self.weight
+            self.high += (batch.high - self.high) / self.weight
+        return True
+
+    def range(self) -> Range:
+        """See :meth:`Observer.range`."""
+        return Range(self.low, self.high)
+
+
+class Histogram:
+    """A histogram whose limits double when a value lies beyond; what range it gives is the business of subclasses.
+
+    It spans ``[-limit, limit]`` with ``limit`` a power of two; doubling it merges bins two by two, so no count is ever
+    split or guessed. Of a tensor with more than :data:`MOST` values in a batch, evenly spaced ones stand for all; the
+    extremes are those of all.
     """
 
-    def __init__(self, percent: float) -> None:
-        self.percent = percent
+    def __init__(self) -> None:
         self.extremes = MinMax()
         self.limit = 0.0
         self.counts = torch.zeros(BINS, dtype=torch.int64)
@@ -82,12 +103,15 @@ class Percentile:
             return True
         self._reach(max(-self.extremes.low, self.extremes.high))
         flat = value.detach().reshape(-1)
+        # odd, lest every channel of a power of two show the same column
+        every = flat.numel() // MOST | 1 if flat.numel() > MOST else 1
         if self.limit == 0.0:
             self.zeros += flat.numel()
             return True
+        flat = flat[::every]
         for part in torch.split(flat.float(), _CHUNK):
             index = torch.mul(part, 1 / self.limit).add_(1).mul_(BINS / 2).to(torch.int32)
-            found = torch.bincount(index, minlength=BINS + 1)
+            found = torch.bincount(index, minlength=BINS + 1).mul_(every)
             self.counts += found[:BINS].cpu()
             self.counts[-1] += int(found[BINS])
         return True
@@ -108,8 +132,25 @@ class Percentile:
     def range(self) -> Range:
         """See :meth:`Observer.range`."""
         seen = self.extremes.range()
-        if self.limit == 0.0:
-            return seen
+        return seen if self.limit == 0.0 else self._chosen(seen)
+
+    def _chosen(self, seen: Range) -> Range:
+        """The range to quantize, given the extremes."""
+        return seen
+
+
+class Percentile(Histogram):
+    """The range that holds a share of the values, exact within one bin, ``limit / 4096``.
+
+    Args:
+        percent: share of values inside, in percent; the same number is cut off at either end.
+    """
+
+    def __init__(self, percent: float) -> None:
+        super().__init__()
+        self.percent = percent
+
+    def _chosen(self, seen: Range) -> Range:
         tail = (1 - self.percent / 100) / 2
         low, high = self._quantile(tail), self._quantile(1 - tail)
         return Range(max(low, seen.low), min(high, seen.high))

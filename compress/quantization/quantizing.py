@@ -17,6 +17,7 @@ from .calibration import calibrate
 from .correction import Judge, Rung, check_samples, climb, divide, show
 from .fold import fold_batch_norms
 from .masks import soften_masks
+from .methods import choose_method
 from .narrow import narrow_weights
 from .operators import is_qdq
 from .placement import place
@@ -170,9 +171,17 @@ def _calibrated(
     if target == "cpu":
         soften_masks(folded, calibration, options, console)
     smoothed = smooth(folded, calibration, options, target, console)
+    options, methods = choose_method(
+        program,
+        folded,
+        lambda form, chosen, split: _int8(form, chosen, split, target, SILENT, floats),
+        calibration,
+        options,
+    )
+    known = {"smoothed": smoothed, "methods": methods}
     if not check_samples(calibration, options):
         made = _int8(folded, options, calibration, target, console, floats)
-        made.meta["quantization"]["smoothed"] = smoothed
+        made.meta["quantization"] |= known
         return Quantized(made, clone(made))
     fitted, held_out = divide(calibration, options.samples)
     judge = Judge(program, held_out, options.batch_size)
@@ -185,7 +194,7 @@ def _calibrated(
         options,
         console,
     )
-    result.meta["quantization"]["smoothed"] = smoothed
+    result.meta["quantization"] |= known
     result.meta["quantization"]["correction"] = [rung.facts() for rung in rungs]
     show(rungs, console)
     return Quantized(result, exact, rungs)
@@ -204,7 +213,7 @@ def _int8(
     # an operator that rewriting made may be gone with the layer before it
     there = patterns([name for name in floats if name in _names(folded)])
     placement = place(folded, target, (*options.exclude, *there), (options.first_layer, options.last_layer))
-    ranges = calibrate(folded, placement, calibration, options, console)
+    ranges = calibrate(folded, placement, calibration, options, console, target)
     apply(folded, placement, ranges, target, options)
     narrow_weights(folded, options.weight_bits)
     if not placement.layers:

@@ -33,6 +33,8 @@ STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LEAST_GAIN = 0.6
 """A tensor is smoothed only where the squared error falls below this share."""
 _FEWEST_CHANNELS = 16
+# heads of convolutional nets read codes of a pooling: nothing may stand between
+_TOKENS_RANK = 3
 _SMALLEST = 1e-5
 _SHAPES = ("view", "reshape", "_unsafe_view")
 
@@ -122,7 +124,8 @@ def _groups(layers: Sequence[Weighted], shapes: Shapes) -> dict[fx.Node, list[We
     return {
         value: members
         for value, members in groups.items()
-        if shapes[value][0][-1] >= _FEWEST_CHANNELS
+        if len(shapes[value][0]) >= _TOKENS_RANK
+        and shapes[value][0][-1] >= _FEWEST_CHANNELS
         and _stands_alone(value, layers)
         and all(weights.count(str(layer.weight.target)) == 1 for layer in members)
     }
