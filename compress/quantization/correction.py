@@ -137,13 +137,18 @@ def climb(
         else:
             detail, found = _mended(name, best, exact, original, split, options, console)
         after, agreement = judge.score(found) if found is not None else (score, None)
-        kept = found is not None and after > score + _LEAST_GAIN_DB
-        done.append(Rung(name, _db(score), _db(after), agreement, kept, detail, time.perf_counter() - started))
-        if kept and found is not None:
+        done.append(new_rung(name, score, (after, agreement), detail, time.perf_counter() - started))
+        if done[-1].kept and found is not None:
             best, score = found, after
             if name == "equalise":
                 base, exact = form, clone(found)
     return best, exact, done
+
+
+def new_rung(name: str, before: float, after: tuple[float, float | None], detail: str, seconds: float) -> Rung:
+    """What a rung came to, from scores of :class:`Judge`; kept when it gains at least a twentieth of a decibel."""
+    kept = after[0] > before + _LEAST_GAIN_DB
+    return Rung(name, _db(before), _db(after[0]), after[1], kept, detail, seconds)
 
 
 def _equalised(

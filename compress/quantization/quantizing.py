@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from ...core.options import QuantizeOptions, Target, Task
 from ..program import Program, clone
 from .apply import apply
 from .calibration import calibrate
-from .correction import Judge, Rung, check_samples, climb, divide, show
+from .correction import Judge, Rung, check_samples, climb, divide, new_rung, show
 from .fold import fold_batch_norms
 from .masks import soften_masks
 from .methods import choose_method
@@ -170,7 +171,10 @@ def _calibrated(
         floats = [*floats, *read_plan(Path(options.plan), layer_names(folded, target))]
     if target == "cpu":
         soften_masks(folded, calibration, options, console)
-    smoothed = smooth(folded, calibration, options, target, console)
+    judged = check_samples(calibration, options)
+    fitted, held_out = divide(calibration, options.samples) if judged else (calibration, calibration)
+    judge = Judge(program, held_out, options.batch_size) if judged else None
+    folded, smoothed, tried = _smoothed(folded, options, fitted, target, judge, floats, console)
     options, methods = choose_method(
         program,
         folded,
@@ -179,13 +183,11 @@ def _calibrated(
         options,
     )
     known = {"smoothed": smoothed, "methods": methods}
-    if not check_samples(calibration, options):
+    if judge is None:
         made = _int8(folded, options, calibration, target, console, floats)
         made.meta["quantization"] |= known
         return Quantized(made, clone(made))
-    fitted, held_out = divide(calibration, options.samples)
-    judge = Judge(program, held_out, options.batch_size)
-    result, exact, rungs = climb(
+    result, exact, climbed = climb(
         program,
         folded,
         lambda form: _int8(form, options, fitted, target, console, floats),
@@ -194,10 +196,31 @@ def _calibrated(
         options,
         console,
     )
+    rungs = [*tried, *climbed]
     result.meta["quantization"] |= known
     result.meta["quantization"]["correction"] = [rung.facts() for rung in rungs]
     show(rungs, console)
     return Quantized(result, exact, rungs)
+
+
+def _smoothed(
+    folded: Program,
+    options: QuantizeOptions,
+    fitted: Split,
+    target: Target,
+    judge: Judge | None,
+    floats: Sequence[str],
+    console: Console,
+) -> tuple[Program, list[dict[str, Any]], list[Rung]]:
+    """The first rung, SmoothQuant: the smoothed program where that is the better one, and what it came to."""
+    started, form = time.perf_counter(), clone(folded)
+    facts = smooth(form, fitted, options, target, console)
+    if not facts or judge is None:
+        return form, facts, []
+    plain = options.model_copy(update={"method": "minmax"}) if options.method == "auto" else options
+    before, after = (judge.score(_int8(clone(item), plain, fitted, target, SILENT, floats)) for item in (folded, form))
+    rung = new_rung("smooth", before[0], after, f"{len(facts)} tensors", time.perf_counter() - started)
+    return (form, facts, [rung]) if rung.kept else (folded, [], [rung])
 
 
 def _int8(
