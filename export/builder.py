@@ -96,7 +96,9 @@ def _parse(parser: Any, network: Any, path: Path, journal: Journal) -> None:
 
 def _parser_error(error: Any) -> dict[str, Any]:
     node, op = error.node_name(), error.node_operator()
-    reason = " ".join(str(error.desc()).split())
+    # without a GPU each line is followed by one about the driver, which has nothing to do with it
+    lines = [line for line in str(error.desc()).splitlines() if "catchCudaError" not in line]
+    reason = " ".join(" ".join(lines).split())
     where = f"node '{node}' ({op})" if node or op else "the model"
     return {
         "code": getattr(error.code(), "name", str(error.code())),

@@ -94,17 +94,22 @@ def fold_constants(model: ir.Model) -> tuple[ir.Model, bool]:
 def pool_globally(model: ir.Model) -> tuple[ir.Model, bool]:
     """Write a mean over all spatial axes as GlobalAveragePool, which has an integer kernel where ReduceMean has none.
 
+    An AveragePool whose window covers all of its input is one as well; TensorRT takes no window that is larger than it.
+
     A mean over the last axis of a rank-3 tensor is left alone unless its input is quantized: it is as likely the
     first step of a normalisation.
     """
     changed = False
     for node in every_node(model):
+        if is_op(node, "AveragePool") and _covers_all(node):
+            _pool(model, node)
+            changed = True
         if not is_op(node, "ReduceMean") or node.inputs[0] is None:
             continue
         source, shape = node.inputs[0], dims(node.inputs[0])
         if shape is None or not _spatial(node, len(shape)) or (len(shape) == 3 and not is_qdq(source.producer())):
             continue
-        _pool(model, node, source, shape)
+        _pool(model, node)
         changed = True
     return model, changed
 
@@ -182,6 +187,15 @@ def _bytes(value: ir.Value) -> int | None:
     return int(np.prod([axis for axis in shape if isinstance(axis, int)], dtype=np.int64) * value.dtype.itemsize)
 
 
+def _covers_all(node: ir.Node) -> bool:
+    shape, window = dims(node.inputs[0]), node.attributes.get("kernel_shape")
+    pads, after = node.attributes.get("pads"), dims(node.outputs[0])
+    if shape is None or window is None or after is None or (pads is not None and any(pads.as_ints())):
+        return False
+    inside = all(isinstance(size, int) and size <= kernel for size, kernel in zip(shape[2:], window.as_ints()))
+    return inside and all(size == 1 for size in after[2:])
+
+
 def _spatial(node: ir.Node, rank: int) -> bool:
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if rank < 3 or axes is None:
@@ -189,7 +203,10 @@ def _spatial(node: ir.Node, rank: int) -> bool:
     return sorted(int(axis) % rank for axis in axes.reshape(-1)) == list(range(2, rank))
 
 
-def _pool(model: ir.Model, node: ir.Node, source: ir.Value, shape: tuple[int | str | None, ...]) -> None:
+def _pool(model: ir.Model, node: ir.Node) -> None:
+    source, shape = node.inputs[0], dims(node.inputs[0])
+    assert source is not None
+    assert shape is not None
     keep = bool(attribute(node, "keepdims", 1))
     name, dtype = node.outputs[0].name or "pool", source.dtype
     pooled_shape = ir.Shape([*shape[:2], *[1] * (len(shape) - 2)])

@@ -494,6 +494,19 @@ def _bad_perm(g: Graph, rng: random.Random) -> bool:
     return True
 
 
+def _dilated(g: Graph, rng: random.Random) -> bool:
+    g.x = g.node("MaxPool", [g.constant(g.weight(1, 3, 9, 9))], kernel_shape=[2, 2], dilations=[2, rng.choice((1, 2))])
+    g.outputs = [g.x]
+    return True
+
+
+def _wide_window(g: Graph, rng: random.Random) -> bool:
+    op, size = rng.choice(("MaxPool", "AveragePool")), rng.choice((5, 320))
+    g.x = g.node(op, [g.constant(g.weight(1, 2, 3, 4))], kernel_shape=[size, size], ceil_mode=1)
+    g.outputs = [g.x]
+    return True
+
+
 def _integer_math(g: Graph, rng: random.Random) -> bool:
     op = rng.choice(("Relu", "Sigmoid", "Softmax", "MatMul"))
     whole = g.node("Cast", [g.x], to=rng.choice((TensorProto.INT32, TensorProto.INT64)))
@@ -553,6 +566,8 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "broadcast": ("S01", _bad_broadcast),
     "transpose": ("S01", _bad_perm),
     "reshape": ("S02", _bad_reshape),
+    "dilated pooling": ("S04", _dilated),
+    "wide window": ("S04", _wide_window),
     "int16 constant": ("T01", _foreign_type(np.int16)),
     "uint32 constant": ("T01", _foreign_type(np.uint32)),
     "integer arithmetic": ("T02", _integer_math),

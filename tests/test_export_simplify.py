@@ -194,3 +194,22 @@ def test_a_graph_that_does_not_fit_its_signature_is_refused() -> None:
     spec = TensorSpec("x", "float32", ("batch", 4, 4, 4))
     with pytest.raises(VerificationError, match="1 outputs, the signature 2"):
         finish(held, Signature((spec,), (spec, spec)), {}, 21)
+
+
+@pytest.mark.parametrize(("window", "ceil", "last"), [(4, 0, "GlobalAveragePool"), (9, 1, "GlobalAveragePool")])
+def test_a_window_over_everything_is_a_global_pool(window: int, ceil: int, last: str) -> None:
+    """An average over a window that covers its whole input is the global one, also where it is larger than it."""
+    sizes = {"kernel_shape": [window, window], "ceil_mode": ceil, "strides": [window, window]}
+    pooled = graph([node("AveragePool", ["x"], ["y"], **sizes)], ["y"])
+    if window > 4:  # ONNX's inference has no size for it
+        pooled.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4, 1, 1]))
+    held = ir.from_proto(pooled)
+    result, changed = passes.pool_globally(held)
+    assert changed
+    assert kinds(ir.to_proto(result)) == [last]
+
+
+def test_a_smaller_window_stays() -> None:
+    """A window that leaves something out, or is padded, is no global pool."""
+    for more in ({"kernel_shape": [3, 3]}, {"kernel_shape": [4, 4], "pads": [1, 1, 1, 1]}):
+        assert not passes.pool_globally(ir.from_proto(graph([node("AveragePool", ["x"], ["y"], **more)], ["y"])))[1]

@@ -10,10 +10,11 @@ import onnx
 
 from .operators import FOREIGN, INTEGER_OPS, UNSUPPORTED
 from .qdq import Rule
-from .view import WEIGHT_AXIS, Finding, View, attribute, finding, label
+from .view import WEIGHT_AXIS, Finding, View, attribute, finding, integers, label
 
 _NAME = re.compile(r"node name: ([^)]+)\)")
 _OP = re.compile(r"op_type:(\w+)")
+LARGEST_WINDOW = 100_000
 _CONTROL = ("If", "Loop", "Scan")
 
 
@@ -130,6 +131,34 @@ def s03_channels(view: View) -> Iterator[Finding]:
             yield finding("S03", node, message, "export the model again")
 
 
+def s04_windows(view: View) -> Iterator[Finding]:
+    """S04: pooling is as TensorRT has it: not dilated, with windows below 100,000 elements and inside the data."""
+    for node in view.graph.node:
+        if node.op_type not in ("MaxPool", "AveragePool", "LpPool"):
+            continue
+        window, dilations = integers(node, "kernel_shape"), integers(node, "dilations")
+        if any(step != 1 for step in dilations):
+            yield finding(
+                "S04", node, "is a dilated pooling, which TensorRT does not have", "write it as a convolution"
+            )
+        elif len(window) == 2 and prod(window) >= LARGEST_WINDOW:
+            message = f"has a window of {window[0]} x {window[1]}, more than TensorRT takes"
+            yield finding("S04", node, message, "use GlobalAveragePool, or pool in two steps")
+        else:
+            yield from _outside(view, node, window)
+
+
+def _outside(view: View, node: onnx.NodeProto, window: tuple[int, ...]) -> Iterator[Finding]:
+    shape, pads = view.shape_of(node.input[0]), integers(node, "pads") or (0,) * (2 * len(window))
+    if shape is None or len(shape) != len(window) + 2 or any(item.name == "auto_pad" for item in node.attribute):
+        return
+    for axis, (size, kernel) in enumerate(zip(shape[2:], window, strict=True)):
+        if size is not None and size + pads[axis] + pads[axis + len(window)] < kernel:
+            message = f"has a window of {kernel} on an axis of {size}"
+            yield finding("S04", node, message, "use GlobalAveragePool, or a smaller window")
+            return
+
+
 def _copied(size: int, shape: tuple[int | None, ...], axis: int) -> int:
     if size != 0:
         return size
@@ -171,6 +200,14 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
                 yield from (name for one in item.g.node for name in one.input if name not in inner)
 
 
-RULES: tuple[Rule, ...] = (q12_operators, q22_unique_and_sorted, s01_shapes, s02_reshapes, s03_channels, r01_axes)
+RULES: tuple[Rule, ...] = (
+    q12_operators,
+    q22_unique_and_sorted,
+    s01_shapes,
+    s02_reshapes,
+    s03_channels,
+    s04_windows,
+    r01_axes,
+)
 GENERAL: tuple[Rule, ...] = (q22_unique_and_sorted, s01_shapes, s02_reshapes, s03_channels)
 """Those that hold for every target."""
