@@ -104,7 +104,7 @@ def check_gate(line: Line, gate: Gate) -> GateResult:
 
 def graph_of(line: Line, stage: str) -> Artifact:
     """The graph that stands for a stage: of its program, or the one that is shipped."""
-    return line.graph(stage if stage in PROGRAM_STAGES else line.last_program())
+    return line.graph(stage if stage in PROGRAM_STAGES else line.shipped())
 
 
 def graph_bytes(line: Line, stage: str) -> int:

@@ -22,6 +22,7 @@ from .core.recipe import PROGRAM_STAGES, Recipe, load_recipe
 from .core.references import source_identity
 from .core.sources import fit_to, load_data
 from .gates import GateResult
+from .speed import int8_is_faster
 from .stages import Context, Place
 
 RUNS = Path("runs")
@@ -105,6 +106,7 @@ class Line:
         if self.plan[0][0] != "capture":
             self.plan.insert(0, ("capture", CaptureOptions()))
         self.numbers = {name: index for index, (name, _) in enumerate(self.plan)}
+        self.left_out: str | None = None
 
     @cached_property
     def raw_data(self) -> Splits:
@@ -144,7 +146,7 @@ class Line:
         elif name in PROGRAM_STAGES:
             artifact = self._program(name, options)
         elif name == "export":
-            artifact = self.graph(self.last_program())
+            artifact = self.graph(self.shipped())
         elif name in ("engine", "pack"):
             parent = self.outcome.artifacts["export"]
             identity = stages.engine_identity() if name == "engine" else None
@@ -154,6 +156,9 @@ class Line:
         else:
             artifact = MEASURED[name](self, options)
         self.outcome.artifacts[name] = artifact
+        if name == "quantize" and self.recipe.target == "cpu" and "export" in self.numbers:
+            faster = int8_is_faster(self)
+            self.left_out = name if not faster and self.recipe.prefer == "fastest" else None
 
     def _capture(self, options: Options) -> Artifact:
         assert isinstance(options, CaptureOptions)
@@ -188,11 +193,15 @@ class Line:
         """Name of the newest program stage."""
         return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES][-1]
 
+    def shipped(self) -> str:
+        """Name of the program stage that is exported: the newest, without one that turned out slower."""
+        return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES and name != self.left_out][-1]
+
     def graph(self, name: str) -> Artifact:
         """The ONNX graph of a program stage: what is measured, and for the last program what is shipped."""
         program = self.outcome.artifacts[name]
         options = next((o for _, o in self.plan if isinstance(o, ExportOptions)), ExportOptions())
-        shipped = "export" in self.numbers and name == [n for n, _ in self.plan if n in PROGRAM_STAGES][-1]
+        shipped = "export" in self.numbers and name == self._last_planned()
         if not shipped:  # what the shipped file is compared with stays in FP32
             options = options.model_copy(update={"precision": "fp32", "half_io": False})
         label = "export" if shipped else f"{name}-graph"
@@ -202,6 +211,9 @@ class Line:
             return stages.run_stage("export", options, program, place, self.context)
 
         return self.make("export", options, [program], _make, target, label)
+
+    def _last_planned(self) -> str:
+        return [name for name, _ in self.plan if name in PROGRAM_STAGES and name != self.left_out][-1]
 
     def make(
         self,

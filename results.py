@@ -90,7 +90,7 @@ def _entry(
 ) -> StageEntry:
     from .benchmarks.assemble import stage_entry
 
-    shipped = line.last_program()
+    shipped = line.shipped()
     program = name if name in graphs else shipped
     facts = line.outcome.artifacts[program].facts
     artifact = graphs.get(name) or line.outcome.artifacts["pack" if name == "serve" else name]

@@ -7,7 +7,7 @@ import json
 import operator
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
@@ -98,6 +98,9 @@ class Recipe(Options):
     metric: MetricName | None = Field(default=None, description="defaults to accuracy, or mse for regression")
     target: Target = Field(default="cpu", description="what the model is for; fixes the quantization scheme")
     seed: int = 0
+    prefer: Literal["asked", "fastest"] = Field(
+        default="asked", description="fastest ships the program before `quantize` where INT8 turns out no faster"
+    )
     model: Annotated[ModelSpec, BeforeValidator(from_string)]
     data: Annotated[DataSpec, BeforeValidator(from_string)]
     stages: tuple[Annotated[AnyStage, BeforeValidator(_normal_stage)], ...] = Field(min_length=1)
