@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from ..core.errors import VerificationError
+from ..core.errors import ArtifactError, CaptureError, VerificationError
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Signature
 from .onnx_graph import to_onnx
@@ -43,7 +43,7 @@ def check_outputs(program: ExportedProgram, signature: Signature, cases: Sequenc
     model = to_onnx(program, signature)
     if is_quantized(program):
         return None
-    session = open_session(model.SerializeToString(), SessionOptions(threads=1), signature)
+    session = _open(model, signature)
     worst = 0.0
     try:
         for feeds, wanted in cases:
@@ -55,6 +55,13 @@ def check_outputs(program: ExportedProgram, signature: Signature, cases: Sequenc
     finally:
         session.close()
     return worst
+
+
+def _open(model: onnx.ModelProto, signature: Signature) -> Session:
+    try:
+        return open_session(model.SerializeToString(), SessionOptions(threads=1), signature)
+    except ArtifactError as error:
+        raise CaptureError(f"ONNX Runtime has no kernels for it: {error.message}", "convert it to FP32") from error
 
 
 def tolerance_of(output: Array) -> float:

@@ -120,6 +120,22 @@ def test_a_cut_that_keeps_the_file_from_being_written_is_refused() -> None:
         proven(program, check)
 
 
+@pytest.mark.parametrize(("kind", "compared"), [(torch.float16, True), (torch.bfloat16, False)])
+def test_half_precision_is_proven_within_its_rounding(kind: torch.dtype, compared: bool) -> None:
+    """A half-precision model is proven in double; its file within its own rounding, or not where no kernel runs it."""
+
+    class Half(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.to(kind)).float()
+
+    program = program_of(Half().to(kind))
+    pruned = prune_program(program, OPTIONS)
+    assert (pruned.proof.dtype, pruned.proof.error < 1e-9) == ("float64", True)
+    file = prove_file(program, pruned.program, pruned.proof, check_outputs)
+    assert (file.error is not None) is compared
+    assert compared or "no kernels" in file.reason
+
+
 def test_deviations_are_relative_and_never_hide_a_nan() -> None:
     """Equal values give 0, a NaN on one side or another shape infinity, integers must be equal."""
     one = np.array([1.0, -4.0], np.float32)

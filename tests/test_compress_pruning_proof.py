@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from retort.compress.program import Program, capture
 from retort.compress.pruning import Coupling, couple, cut, prove, prune_program, rewrite, rules, surgery
 from retort.compress.pruning.groups import find_groups
-from retort.core.errors import VerificationError
+from retort.core.errors import UserError, VerificationError
 from retort.core.options import PruneOptions
 
 IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -167,3 +167,26 @@ def test_a_graph_with_a_fixed_precision_is_proven_in_single(monkeypatch: pytest.
     pruned = prune_program(program_of(Fixed()), OPTIONS)
     assert pruned.proof.dtype == "float32"
     assert pruned.proof.error < 1e-4
+
+
+def test_a_tolerance_below_the_rounding_of_half_precision_is_refused() -> None:
+    """Where the graph runs in bfloat16 alone, a tolerance that its rounding exceeds is refused with the least one."""
+
+    @torch.library.custom_op("retort_tests::brain", mutates_args=())
+    def brain(x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.bfloat16:
+            raise RuntimeError("bfloat16 only")
+        return x.clone()
+
+    brain.register_fake(torch.empty_like)
+
+    class Brain(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return brain(super().forward(x.bfloat16())).float()
+
+    program = program_of(Brain().bfloat16())
+    with pytest.raises(UserError, match=r"tolerance 0.0001 cannot be met: .* bfloat16 alone") as caught:
+        prune_program(program, OPTIONS)
+    least = float(str(caught.value.facts["least"]))
+    pruned = prune_program(program, PruneOptions(macs=0.5, min_channels=2, recover=None, tolerance=least))
+    assert pruned.proof.dtype == "bfloat16"
