@@ -35,7 +35,9 @@ class PruneOptions(Options):
         default_factory=dict,
         description="channels to keep of the layers that match a pattern; --set 'layers={conv3*: 0.5}'",
     )
-    importance: Importance = Field(default="l2", description="how channels are ranked")
+    importance: Importance = Field(
+        default="auto", description="how channels are ranked; auto: taylor where it can be had, else group_norm"
+    )
     normalize: Normalization = Field(
         default="auto", description="how scores of different groups are made comparable; auto suits the importance"
     )

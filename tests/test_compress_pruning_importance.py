@@ -192,6 +192,16 @@ def test_what_an_importance_needs_and_lacks_is_told() -> None:
     assert "batch_norm" in NORMS
 
 
+def test_the_default_is_the_best_that_can_be_had(trained: tuple[Program, Splits]) -> None:
+    """With data channels are ranked by Taylor; without, or where no loss fits the outputs, by group norm."""
+    program, data = trained
+    assert prune_program(program, options(), evidence=samples(data)).criterion == "taylor"
+    assert prune_program(program, options()).criterion == "group_norm"
+    inputs, _ = data.calibration.read(range(32))
+    odd = Samples(ArraySplit(inputs, np.full(32, 99)), "classification")
+    assert prune_program(program, options(), evidence=odd).criterion == "group_norm"
+
+
 def test_layers_are_forced_by_pattern(trained: tuple[Program, Splits]) -> None:
     """Fixed layers get their share whatever the budget, the rest meet the budget; alone, nothing else is cut."""
     program, _ = trained

@@ -100,6 +100,12 @@ def test_a_timer_that_fails_is_named(folder: Path, name: str, message: str) -> N
     assert f"board:{name}" in str(caught.value)
 
 
+def test_a_timer_that_fails_stops_the_pruning(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A board that is off ends the command with that message, and is not taken for a model that cannot be timed."""
+    assert command("prune", "net.pt2", "--data", "data.npz", "--latency", "0.5x", "--timer", "board:broken") == 2
+    assert "raised OSError: the board is off" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_timer_that_is_not_there_is_refused_with_the_nearest_name(folder: Path) -> None:
     """A misspelt function is not looked for in vain."""
     with pytest.raises(UserError, match="did you mean 'measure'"):

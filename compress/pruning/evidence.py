@@ -120,7 +120,8 @@ def _outputs(program: Program, inputs: Tensors) -> Tensors:
 
 @contextmanager
 def _differentiable(program: Program) -> Iterator[None]:
-    """Gradients for every floating-point parameter, frozen ones too, for a while."""
+    """Fresh gradients for every floating-point parameter, frozen ones too, for a while."""
+    program.module.zero_grad(set_to_none=True)  # a training leaves its last ones behind
     frozen = [item for item in program.module.parameters() if not item.requires_grad and item.is_floating_point()]
     for item in frozen:
         item.requires_grad_(True)

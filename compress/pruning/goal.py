@@ -59,6 +59,12 @@ class Goal:
         if self.clock is not None:
             self.clock.measured.clear()
 
+    def asked(self, step: int, console: Console) -> float:
+        """The share to keep after a step, which is said."""
+        share = self.shares[step]
+        console.say(f"cut {step + 1} of {len(self.shares)}: {share:.1%} of the {self.name} to keep")
+        return share
+
     def choose(self, step: int, options: PruneOptions) -> Callable[[Program, Ranked], Mask]:
         """What chooses the cut of a step."""
         if self.clock is not None:

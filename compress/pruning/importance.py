@@ -71,6 +71,7 @@ def score(
     """
     size = len(grouping.coupling.unions)
     how: Combine
+    assert criterion != "auto", "which criterion it is depends on the evidence"
     if criterion == "random":
         scores: Scores = np.random.default_rng(seed).uniform(0.5, 1.5, size)
     elif criterion in DATA_DRIVEN:

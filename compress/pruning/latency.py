@@ -136,16 +136,29 @@ class Clock:
             build_ladders(grouping, ranked.scores, options.min_channels, align, ranked.fixed) for _ in range(2)
         )
         pieces = Pieces(program, options.batch, grouping.coupling.narrow)
+        if len(pieces.coupling.unions) != len(grouping.coupling.unions):  # labels that depend on the batch size
+            pieces = Pieces(program, len(next(iter(program.example.values()))), grouping.coupling.narrow)
         table = Table(self.timer, self.folder, self.console)
         curves = Curves(grouping, ladders, pieces, table)
-        self.console.say(
-            f"latency table: {table.measured} pieces measured, {curves.requests - table.measured} known already"
-        )
+        self._tell(table, curves.requests)
         start = 1.0 if step == 0 else self._share([step, "start"], program)
         states = path(curves, options.scope)
         times = [curves.total_ms(state) for state in states]
         fine_steps = [ladder.steps if options.align == "auto" else [] for ladder in fine]
         return Search(self._measure(step, program, ranked, curves), curves, states, times, fine_steps, {0: start})
+
+    def _tell(self, table: Table, wanted: int) -> None:
+        """Say how much of the table was there, and what has no time of its own.
+
+        Raises:
+            UserError: nothing could be timed.
+        """
+        self.console.say(f"latency table: {table.measured} pieces measured, {wanted - table.measured} known already")
+        if table.unknown:
+            reason = next(iter(table.unknown.values()))[:200]
+            if len(table.unknown) == wanted:
+                raise UserError(f"prune: no part of the model can be timed alone: {reason}", "use `macs` as the budget")
+            self.console.warn(f"{len(table.unknown)} pieces cannot be timed alone and count as free: {reason}")
 
     def _measure(self, step: int, program: Program, ranked: Ranked, curves: Curves) -> Callable[[State, bool], float]:
         coupling = ranked.grouping.coupling

@@ -75,8 +75,7 @@ def prune(
     samples = Samples(data.calibration, task, options.score_batch, options.score_samples, seed, console)
     recover = _recovery(original, options, data, task, seed, scratch, console)
     for step in range(len(steps.done), options.cuts):
-        asked, now = goal.shares[step], _at(options, step)
-        console.say(f"cut {step + 1} of {options.cuts}: {asked:.1%} of the {goal.name} to keep")
+        asked, now = goal.asked(step, console), _at(options, step)
         pruned = cut_and_prove(program, now, goal.choose(step, now), samples)
         started = time.process_time()
         file = prove_file(program, pruned.program, pruned.proof, check_file)
@@ -113,7 +112,7 @@ def _at(options: PruneOptions, step: int) -> PruneOptions:
 
 def _cut_facts(pruned: Pruned, asked: float, whole: int, options: PruneOptions) -> dict[str, Any]:
     got = counted(pruned.cost, measure_of(options)) / max(whole, 1)
-    return {"asked": asked, "got": got, "proof": proof_facts(pruned.proof)}
+    return {"asked": asked, "got": got, "importance": pruned.criterion, "proof": proof_facts(pruned.proof)}
 
 
 def _identity(program: Program, options: PruneOptions, data: Splits, task: Task, seed: int) -> str:

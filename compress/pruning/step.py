@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...core.errors import UserError
+from ...core.option_types import Importance
 from ...core.options import PruneOptions
 from ..program import Cost, Program, cost, set_training, shared
 from .budget import choose
@@ -32,6 +34,7 @@ class Pruned:
         grouping: the groups of the program before the cut.
         proof: how well they agree.
         cost: of the pruned program.
+        criterion: what its channels were ranked by.
         cpu_seconds: what each phase took.
     """
 
@@ -39,6 +42,7 @@ class Pruned:
     grouping: Grouping
     proof: Proof
     cost: Cost
+    criterion: Importance = "auto"
     cpu_seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
@@ -48,11 +52,13 @@ class Ranked:
 
     Attributes:
         fixed: share of channels to keep that the user fixed, by place of the group.
+        criterion: what gave the scores.
     """
 
     grouping: Grouping
     scores: Scores
     fixed: dict[int, float]
+    criterion: Importance = "auto"
 
 
 def measure_of(options: PruneOptions) -> Measure:
@@ -113,7 +119,7 @@ def cut_and_prove(
     proof = prove(program, result, coupling, removed, options.tolerance)
     clock.append(time.process_time())
     spent = {name: end - start for name, start, end in zip(_PHASES, clock, clock[1:])}
-    return Pruned(result, ranked.grouping, proof, cost(result), spent)
+    return Pruned(result, ranked.grouping, proof, cost(result), ranked.criterion, spent)
 
 
 def rank(program: Program, options: PruneOptions, evidence: Evidence | None = None) -> Ranked:
@@ -123,8 +129,27 @@ def rank(program: Program, options: PruneOptions, evidence: Evidence | None = No
         UserError: a pattern matches nothing, or the importance needs what is not there.
     """
     grouping = groups_of(program, options)
-    scores = score(program, grouping, options.importance, options.seed, normalize=options.normalize, evidence=evidence)
-    return Ranked(grouping, scores, fixed_widths(program, grouping, options.layers))
+    scores, criterion = _scores(program, grouping, options, evidence)
+    return Ranked(grouping, scores, fixed_widths(program, grouping, options.layers), criterion)
+
+
+def _scores(
+    program: Program, grouping: Grouping, options: PruneOptions, evidence: Evidence | None
+) -> tuple[Scores, Importance]:
+    """The scores and what gave them: for ``auto`` gradients where the samples and the graph have them."""
+
+    def _by(criterion: Importance) -> tuple[Scores, Importance]:
+        given = {"normalize": options.normalize, "evidence": evidence}
+        return score(program, grouping, criterion, options.seed, **given), criterion  # type: ignore[arg-type]
+
+    if options.importance != "auto":
+        return _by(options.importance)
+    if evidence is None:
+        return _by("group_norm")
+    try:
+        return _by("taylor")
+    except (UserError, RuntimeError):  # no loss fits the outputs, or an operator has no gradient
+        return _by("group_norm")
 
 
 def groups_of(program: Program, options: PruneOptions) -> Grouping:

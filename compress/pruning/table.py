@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ...core.artifact import stable_hash, storage_errors, write_atomically
 from ...core.console import SILENT, Console
-from ...core.errors import RetortError
+from ...core.errors import UserError
 from ...core.intervals import Interval
 from ..program import Program
 from .labels import Mask
@@ -74,13 +74,13 @@ class Table:
 
     Attributes:
         measured: how many pieces were measured, not found.
-        unknown: keys of pieces that cannot be measured alone; they count as free.
+        unknown: why pieces cannot be measured alone, by key; they count as free.
     """
 
     def __init__(self, timer: Timer, folder: Path | None = None, console: Console = SILENT) -> None:
         self.timer, self.console = timer, console
         self.path = (folder or default_folder()) / f"{stable_hash(timer.identity)[:16]}.json"
-        self.measured, self.unknown = 0, set[str]()
+        self.measured, self.unknown = 0, dict[str, str]()
         self._ms = self._read()
 
     def __getitem__(self, key: str) -> float:
@@ -105,9 +105,11 @@ class Table:
         try:
             program, outputs = pieces.assemble(list(batch.values()))
             return dict(zip(batch, self.timer.pieces(program, outputs), strict=True))
-        except (RetortError, RuntimeError, ValueError, TypeError):
+        except UserError:
+            raise
+        except Exception as error:  # what cannot be exported or run alone raises whatever its runtime does
             if len(batch) == 1:
-                self.unknown |= set(batch)
+                self.unknown |= dict.fromkeys(batch, f"{type(error).__name__}: {error}")
                 return {}
             keys = list(batch)
             halves = keys[: len(keys) // 2], keys[len(keys) // 2 :]
