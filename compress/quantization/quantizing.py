@@ -12,9 +12,10 @@ from ...core.console import SILENT, Console
 from ...core.data import Split, Splits
 from ...core.errors import DataError, UserError
 from ...core.options import QuantizeOptions, Target, Task
-from ..program import Program, clone
+from ..program import Program, clone, set_training
 from .apply import apply
 from .calibration import calibrate
+from .computed import store_computed
 from .correction import Judge, Rung, check_samples, climb, divide, new_rung, show
 from .fold import fold_batch_norms
 from .masks import soften_masks
@@ -166,7 +167,10 @@ def _calibrated(
         raise UserError("the program is quantized already", "quantize the FP32 program it was made from")
     if len(calibration) == 0:
         raise DataError("the calibration set is empty", "raise `data.calibration`, or check the data source")
-    folded = fold_batch_norms(program)
+    prepared = clone(program)
+    set_training(prepared, False)
+    store_computed(prepared)
+    folded = fold_batch_norms(prepared)
     if options.plan is not None:
         floats = [*floats, *read_plan(Path(options.plan), layer_names(folded, target))]
     if target == "cpu":
