@@ -89,8 +89,7 @@ def build(program: ExportedProgram, signature: Signature, target: Target, opset:
     if integer:
         transformer.scale_with_bias(model)
         remove_dead(model)
-    if target == "cpu":
-        keep_padding(model)
+    keep_padding(model)
     return finish(model, signature, axes, version)
 
 
