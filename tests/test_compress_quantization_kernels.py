@@ -20,6 +20,7 @@ from retort.core.options import QuantizeOptions
 from retort.core.session import open_session
 from retort.export.kernels import integer_kernels
 from retort.export.onnx_graph import to_onnx
+from retort.export.profile import integer_share
 
 
 class Bottleneck(nn.Module):
@@ -191,6 +192,21 @@ def test_codes_flow_from_the_input_to_the_head(cases, name):
     """Values are quantized once, at the input, and become floating point in the last layer: nothing in between."""
     conversions = cases(name).kernels().conversions
     assert conversions == {"QuantizeLinear": 1}
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_nearly_all_products_run_in_integer_kernels(cases, name):
+    """At least 95 % of the multiply-accumulates, by the profile of a run; every node that is left has its reason."""
+    case = cases(name)
+    share = integer_share(case.path, {key: value[:2] for key, value in case.split.inputs.items()})
+    named = case.result.meta["quantization"]["float_nodes"]
+    assert case.kernels().unfused_names == ()
+    if name == "left out":
+        assert 0 < share.percent < 95
+        assert len(share.floating_nodes) == len(named) == 5
+    else:
+        assert share.percent >= 95
+        assert named == []
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))

@@ -18,6 +18,7 @@ from retort.core.options import QuantizeOptions
 from retort.core.session import open_session
 from retort.export.kernels import integer_kernels, optimized
 from retort.export.onnx_graph import to_onnx
+from retort.export.profile import integer_share
 
 OPTIONS = QuantizeOptions(method="minmax", correction=("none",))
 
@@ -81,6 +82,15 @@ def test_every_linear_layer_is_integer_with_its_bias_inside(case):
     assert kernels.unfused_names == ()
     biases = [node.input[6] for node in onnx.load(case[2]).graph.node if node.op_type == "MatMulIntegerToFloat"]
     assert all(biases)
+
+
+def test_nine_tenths_of_the_products_run_in_integer_kernels(case):
+    """What is left in floating point are the two products of each attention, whose factors are activations."""
+    share = integer_share(case[2], {name: value[:2] for name, value in case[3].inputs.items()})
+    assert share.percent >= 90
+    assert len(share.floating_nodes) == 4
+    reasons = {item["reason"] for item in case[1].meta["quantization"]["float_nodes"]}
+    assert reasons == {"both of its factors are activations"}
 
 
 def test_the_runtime_fuses_no_sum_into_a_norm_and_looks_for_no_nan(case):
