@@ -42,7 +42,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "prune": (*COMPRESS, "compress/pruning", "export", "timing.py"),
     "sparsify": (*COMPRESS, "compress/pruning"),
     "quantize": ("core/backends", "core/data.py", "compress", "compress/quantization"),
-    "export": ("core/backends", "core/tensors.py", "export"),
+    "export": ("core/backends", "core/tensors.py", "export", "export/lint"),
     "engine": ("core/backends", "core/tensors.py", "export", "export/lint"),
     "pack": ("core", "core/backends", "serve", "handlers"),
     "outputs": ("core/backends", "core/session.py"),
