@@ -186,6 +186,22 @@ def test_a_program_that_is_not_faster_is_not_shipped(program: Program, tmp_path:
         clock(program, tmp_path, wanted).facts(clone(program))
 
 
+@pytest.mark.parametrize(
+    ("spread", "gain", "verdict"), [(0.005, 1.0, "landed"), (0.4, 1.0, "cannot tell"), (0.005, 0.8, "missed")]
+)
+def test_what_cannot_be_told_is_called_so(
+    program: Program, tmp_path: Path, spread: float, gain: float, verdict: str
+) -> None:
+    """The verdict follows the interval: inside 5 %, outside, or too wide to tell, which is no failure."""
+
+    class Noisy(Device):
+        def compare(self, dense: Program, candidate: Program) -> Compared:
+            return Compared(1.0, 0.5, Interval(2 * gain, 2 * gain * (1 - spread), 2 * gain * (1 + spread), 0.95))
+
+    found = clock(program, tmp_path, options(latency=0.5), Noisy()).facts(program)
+    assert found["verdict"] == verdict
+
+
 def test_milliseconds_that_are_met_already_are_told(program: Program, tmp_path: Path) -> None:
     """A budget above what the program takes is refused with that number."""
     wanted = PruneOptions(latency_ms=1e6, recover=None)

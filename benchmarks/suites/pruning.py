@@ -198,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.stage("suite", name)
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, python, Path(folder), console, given.epochs))
+        console.say(json.dumps(rows[-1], default=str))
     console.table("half of the multiply-accumulates", COLUMNS, table(rows))
     machine = describe(fingerprint())
     sys.stdout.write(json.dumps({"machine": machine, "peer": PEER, "rows": rows}, default=str) + "\n")

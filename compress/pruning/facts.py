@@ -95,4 +95,7 @@ def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None
 def _tell_latency(console: Console, found: dict[str, Any]) -> None:
     speed, ends = found["speedup"]["value"], f"[{found['got_low_ms']:.4g}, {found['got_high_ms']:.4g}]"
     text = f"{found['got_ms']:.4g} ms {ends} where {found['asked_ms']:.4g} ms were asked for, {speed:.2f}x as fast"
-    console.stage("prune", text) if found["within"] else console.warn(f"{text}: not within 5%")
+    if found["verdict"] == "missed":
+        console.warn(f"{text}: not within 5%")
+    else:
+        console.stage("prune", text + (": whether within 5% cannot be told" if found["verdict"] != "landed" else ""))

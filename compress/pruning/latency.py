@@ -193,7 +193,7 @@ class Clock:
         """
         share, dense = self.asked()
         speedup = _pooled([self.compare(f"final {turn}", program).speedup for turn in range(_FINAL)])
-        if speedup.low <= 1:
+        if speedup.value <= 1 or speedup.high <= 1:
             raise VerificationError(
                 f"the pruned program is not faster: {speedup.value:.2f}x the dense one's speed"
                 f" ({speedup.low:.2f} to {speedup.high:.2f})",
@@ -211,6 +211,7 @@ class Clock:
             "got_share": got,
             "speedup": asdict(speedup),
             "within": abs(got / share - 1) <= TOLERANCE,
+            "verdict": _verdict(speedup, share),
             "device": self.timer.identity,
             "batch": self.options.batch,
             "threads": self.options.threads,
@@ -222,3 +223,11 @@ def _pooled(found: Sequence[Interval]) -> Interval:
     """Several measurements as one: their geometric mean, and the range of all."""
     value = math.exp(sum(math.log(item.value) for item in found) / len(found))
     return Interval(value, min(i.low for i in found), max(i.high for i in found), found[0].confidence)
+
+
+def _verdict(speedup: Interval, share: float) -> str:
+    """Whether the asked share was met within the tolerance, as far as the measurement can tell."""
+    low, high = 1 / speedup.high / share - 1, 1 / speedup.low / share - 1 if speedup.low > 0 else math.inf
+    if speedup.low <= 1 or (low < -TOLERANCE < high) or (low < TOLERANCE < high):
+        return "cannot tell"
+    return "landed" if low >= -TOLERANCE and high <= TOLERANCE else "missed"
