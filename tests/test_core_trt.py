@@ -288,3 +288,37 @@ def test_a_real_engine_agrees_with_onnx_runtime(tmp_path: Path, graphs: bool) ->
         np.testing.assert_allclose(session.run(x)["y"], reference.run(x)["y"], rtol=1e-3, atol=1e-4)
     assert (session.recorded() > 0) == graphs  # type: ignore[attr-defined]
     session.close()
+
+
+def test_tensors_that_numpy_lacks_are_refused(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine with BF16 ports is refused with the command that builds another."""
+    monkeypatch.setattr(Engine, "get_tensor_dtype", lambda *_: double.Kind("BF16"))
+    with pytest.raises(ArtifactError, match="has 'x' in BF16"):
+        open_session(plan(tmp_path))
+
+
+def test_another_engine_than_the_signature_is_refused(
+    driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that the signature does not have are told."""
+    monkeypatch.setattr(Engine, "get_tensor_name", lambda self, index: "xz"[index])
+    with pytest.raises(ArtifactError, match="other tensors than its signature: y, z"):
+        open_session(plan(tmp_path))
+
+
+def test_values_of_shape_tensors_stay_on_the_host(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape tensor is read from pinned host memory, and each of its values has a context of its own."""
+    monkeypatch.setattr(Engine, "is_shape_inference_io", lambda self, name: name == "n")
+    monkeypatch.setattr(Engine, "num_io_tensors", 3)
+    monkeypatch.setattr(Engine, "get_tensor_name", lambda self, index: "xyn"[index])
+    wider = Signature((*SIGNATURE.inputs, TensorSpec("n", "float32", (2,))), SIGNATURE.outputs)
+    path = plan(tmp_path, profiles=[{"x": "1x4:2x4:4x4", "n": "1x1:2x2:4x4"}])
+    (tmp_path / "signature.json").write_text(wider.to_json())
+    session = open_session(path)
+    for value in (1.0, 2.0, 1.0):
+        session.run({**feeds(2), "n": np.full(2, value, np.float32)})
+    made = contexts(session)
+    assert len(made) == 2
+    buffer = session._buffers["n"]  # type: ignore[attr-defined]
+    assert all(context.places["n"] == buffer.host for context in made)
+    assert buffer.device not in {place for context in made for place in context.places.values()}
