@@ -276,14 +276,8 @@ def raise_if_not(artifact: Artifact, *kinds: Kind) -> None:
         ArtifactError: ``artifact`` is of another kind.
     """
     if artifact.kind not in kinds:
-        makes = {
-            "program": "retort capture",
-            "graph": "retort export",
-            "engine": "retort engine",
-            "archive": "retort pack",
-            "bundle": "retort pack",
-        }
-        remedy = f"make one with `{makes.get(kinds[0], 'retort run')}`"
+        makes = {"program": "capture", "graph": "export", "engine": "engine", "archive": "pack", "bundle": "pack"}
+        remedy = f"make one with `retort {makes.get(kinds[0], 'run')}`"
         raise ArtifactError(f"{artifact.path} is a {artifact.kind}; this needs a {' or '.join(kinds)}", remedy)
 
 
