@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -56,6 +55,7 @@ COLUMNS = (
 )
 
 State = dict[str, Any]
+_POLL_S = 0.05
 
 
 def prepare(folder: Path, name: str, console: Console) -> Path | None:
@@ -115,11 +115,23 @@ def _run(command: Sequence[str], folder: Path) -> tuple[int, float, float, str]:
     """Exit code, seconds, peak memory in MB and output of a command."""
     log = folder / "log.txt"
     started = time.perf_counter()
+    peak = 0.0
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, time.perf_counter() - started, usage.ru_maxrss / 1024, log.read_text()
+        while process.poll() is None:
+            peak = max(peak, _peak_mb(process.pid))
+            time.sleep(_POLL_S)
+    return process.returncode, time.perf_counter() - started, peak, log.read_text()
+
+
+def _peak_mb(pid: int) -> float:
+    """Peak memory so far of a running process; what ``wait`` tells of a child begins with its parent's."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    line = next((line for line in text.splitlines() if line.startswith("VmHWM")), "VmHWM: 0 kB")
+    return int(line.split()[1]) / 1024
 
 
 def _peer(tool: str, net: str, model: Path, pythons: dict[str, Path], folder: Path) -> State:
@@ -129,13 +141,13 @@ def _peer(tool: str, net: str, model: Path, pythons: dict[str, Path], folder: Pa
     job, out = folder / f"{tool}.json", folder / f"{tool}.onnx"
     asked = {"tool": tool, "model": str(model), "samples": str(folder / "samples.npz"), "out": str(out)}
     job.write_text(json.dumps({**asked, "transformer": net == "vision"}))
-    _, _, _, said = _run([str(python), str(PEER_SCRIPT), str(job)], folder)
+    _, _, peak, said = _run([str(python), str(PEER_SCRIPT), str(job)], folder)
     if not job.with_suffix(".result").exists():
         return {"ok": False, "error": said.strip()[-200:]}
     found: State = json.loads(job.with_suffix(".result").read_text())
     if found["ok"] and not out.exists():
         return {**found, "ok": False, "error": "it ended well and wrote nothing"}
-    return {**found, "commands": 1, "file": str(out)}
+    return {**found, "peak_mb": peak, "commands": 1, "file": str(out)}
 
 
 def _compare(states: dict[str, State], context: stages.Context) -> None:

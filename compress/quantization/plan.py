@@ -24,6 +24,7 @@ from .sensitivity import Sensitivity
 from .walk import feeds_of
 
 _SAMPLES = 256
+_MACS_PER_VALUE = 64
 _HEADER = """# Which layers are INT8 and which stay in floating point. Change `int8` to `float` or back, and replay it:
 # `retort quantize PROGRAM --data … --plan THIS_FILE`, or `plan: THIS_FILE` in a recipe.
 """
@@ -110,7 +111,7 @@ def choose(
             few, many = (few, middle) if meets(_without(partial.units, ranked[:middle])) else (middle, many)
             bar.advance(note=f"{many} layers")
     kept = list(ranked[:many])
-    for unit in sorted(kept, key=lambda item: -item.cost):
+    for unit in sorted(kept, key=lambda item: -_price(item)):
         fewer = [item for item in kept if item is not unit]
         if meets(_without(partial.units, fewer)):
             kept = fewer
@@ -134,7 +135,12 @@ def _checker(partial: Partial, gate: Gate, wanted: Array, targets: Array | None)
 
 def _ranked(units: Sequence[Unit], lines: Sequence[Sensitivity]) -> list[Unit]:
     noise = {line.layer: 0.0 if line.sqnr_db is None else 10 ** (-line.sqnr_db / 10) for line in lines}
-    return sorted(units, key=lambda unit: -noise.get(unit.name, 0.0) / max(1, unit.cost))
+    return sorted(units, key=lambda unit: -noise.get(unit.name, 0.0) / _price(unit))
+
+
+def _price(unit: Unit) -> int:
+    """What a unit costs in FP32; one without weights breaks a chain of integers: each value moves to FP32 and back."""
+    return max(1, unit.cost if unit.layer is not None else _MACS_PER_VALUE * unit.cost)
 
 
 def _without(units: Sequence[Unit], out: Sequence[Unit]) -> list[Unit]:
