@@ -6,24 +6,12 @@ import io
 import json as json_module
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
 
-from .commands import (
-    Data,
-    DataArgs,
-    Debug,
-    Json,
-    Seed,
-    Settings,
-    TargetOption,
-    TaskOption,
-    app,
-    console,
-    context_of,
-)
+from .commands import Data, DataArgs, Debug, Json, Seed, Settings, TargetOption, TaskOption, app, console, context_of
 from .core.artifact import load_artifact
 from .core.console import Console
 from .core.errors import InputError, MissingFileError, UserError
@@ -33,6 +21,13 @@ from .core.sources import fit_to
 from .core.tensors import Array, Signature
 from .flags import build_options, with_flags
 from .stages import Context
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+PROVIDERS: dict[Provider, tuple[str, ...]] = {
+    "cpu": (),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
 
 
 def serve(
@@ -71,6 +66,7 @@ def predict(
     name: Annotated[str, typer.Option(help="name of the served model")] = "model",
     output: Annotated[Path | None, typer.Option(help="write the outputs to this .npz")] = None,
     rows: Annotated[int | None, typer.Option(help="samples of --data to ask for")] = None,
+    provider: Annotated[Provider, typer.Option(help="what ONNX Runtime must really run on")] = "cpu",
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
@@ -84,9 +80,10 @@ def predict(
         raise UserError("give exactly one of --input and --data", "--input x.npy, or --data digits")
     remote = model.startswith(("http://", "https://"))
     if input is not None:
-        found, targets = _ask(model, name, input) if remote else _run(model, input), None
+        found, targets = _ask(model, name, input) if remote else _run(model, input, provider), None
     else:
-        found, targets = _over_test(model, name if remote else None, data, data_arg, rows, seed, screen)
+        settings = _settings(provider)
+        found, targets = _over_test(model, name if remote else None, data, data_arg, rows, seed, screen, settings)
     _show_outputs(found, targets, output, screen)
 
 
@@ -96,13 +93,24 @@ def _ask(url: str, name: str, path: Path) -> dict[str, Array]:
     return ask(url, name, read_input(path, None))
 
 
-def _run(model: str, path: Path) -> dict[str, Array]:
-    session = open_session(load_artifact(Path(model)).main, SessionOptions(threads=0))
+def _settings(provider: Provider) -> SessionOptions:
+    return SessionOptions(threads=0, providers=PROVIDERS[provider])
+
+
+def _run(model: str, path: Path, provider: Provider) -> dict[str, Array]:
+    session = open_session(load_artifact(Path(model)).main, _settings(provider))
     return session.run(read_input(path, session.signature))
 
 
 def _over_test(
-    model: str, name: str | None, data: str, data_arg: list[str], rows: int | None, seed: int, screen: Console
+    model: str,
+    name: str | None,
+    data: str,
+    data_arg: list[str],
+    rows: int | None,
+    seed: int,
+    screen: Console,
+    settings: SessionOptions,
 ) -> tuple[dict[str, Array], Array | None]:
     splits = context_of(data, data_arg, "classification", "cpu", seed, screen).data
     if name is not None:
@@ -112,7 +120,7 @@ def _over_test(
         return found, splits.test.read(range(len(next(iter(found.values())))))[1]
     from .benchmarks.accuracy import predict as over
 
-    session = open_session(load_artifact(Path(model)).main, SessionOptions(threads=0))
+    session = open_session(load_artifact(Path(model)).main, settings)
     done = over(session, fit_to(splits, session.signature).test, limit=rows, console=screen)
     return dict(done.outputs), done.targets
 

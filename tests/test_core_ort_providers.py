@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from retort.__main__ import main
 from retort.core.backends.ort import placement
 from retort.core.errors import MachineError
 from retort.core.session import SessionOptions, open_session
@@ -64,3 +65,17 @@ def test_a_gpu_provider_agrees_with_the_cpu(model: Path, name: str) -> None:
     x = {"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
     session = open_session(model, SessionOptions(providers=(name, "CPUExecutionProvider")))
     np.testing.assert_allclose(session.run(x)["y"], open_session(model).run(x)["y"], rtol=1e-3)
+
+
+def test_predict_asks_for_a_provider_by_name(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`retort predict --provider cuda` never runs on the CPU instead: it runs there or says why not."""
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    arguments = ["predict", str(model), "--input", str(tmp_path / "x.npy")]
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--provider", "cuda"])
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        assert caught.value.code == 7
+        assert "no CUDAExecutionProvider" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert not caught.value.code
