@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import sys
 import threading
@@ -70,8 +71,7 @@ def build(request: dict[str, Any], emit: Emit, cancelled: threading.Event) -> di
     write_atomically(Path(request["plan"]), content)
     made["inspector"] = _inspect(trt, logger, content) if made["device"]["name"] else None
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    sizes = {"plan_bytes": len(content), "weights_bytes": journal.weights_bytes, "peak_bytes": peak}
+    sizes = {"plan_bytes": len(content), "weights_bytes": journal.weights_bytes, "peak_bytes": _peak_bytes()}
     return made | sizes | {"seconds": seconds, "timing_cache": used}
 
 
@@ -211,6 +211,15 @@ class _timing_cache:  # noqa: N801 (a context manager)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # RTX: "timing cache operations are no-ops"
             return self.config.create_timing_cache(body)
+
+
+def _peak_bytes() -> int:
+    """Largest memory of this process; getrusage would count what its parent held when it was started."""
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found.group(1)) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _device() -> dict[str, Any]:

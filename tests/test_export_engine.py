@@ -305,3 +305,10 @@ def test_a_bare_file_is_brought_to_half_precision(tmp_path: Path) -> None:
     assert made.facts["half"]["errors"]["scores"] < 1e-2
     assert made.file("model.onnx").is_file()
     assert made.facts["weights_bytes"] <= 0.51 * built(network(layers=1), tmp_path).facts["weights_bytes"]
+
+
+def test_the_builders_memory_is_its_own(tmp_path: Path) -> None:
+    """What this process holds does not count as memory of the build."""
+    ballast = np.ones(100_000_000)
+    made = built(network(layers=1), tmp_path)
+    assert 50_000_000 < made.facts["peak_bytes"] < ballast.nbytes
