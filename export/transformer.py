@@ -66,19 +66,23 @@ def _finite_mask(scores: ir.Value | None) -> bool:
 
 
 def transpose_once(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Write ``[N, S, H, D] -> [N, H, S, D] -> [N H, S, D] -> [N H, D, S] -> [N, H, D, S]`` as one transpose."""
+    """Write ``[N, H, S, D] -> [N H, S, D] -> [N H, D, S] -> [N, H, D, S]`` as one transpose.
+
+    Behind ``[N, S, H, D] -> [N, H, S, D]`` it takes that one in, too; else the runtime takes it into the product.
+    """
     changed = False
     for node in every_node(model):
         inner = _maker(node.inputs[0]) if is_op(node, "Reshape") else None
         flat = _maker(inner.inputs[0]) if inner is not None and _permutes(inner, [0, 2, 1]) else None
-        first = _maker(flat.inputs[0]) if flat is not None and is_op(flat, "Reshape") else None
-        if first is None or not _permutes(first, [0, 2, 1, 3]) or not _is_swap(first.outputs[0], node):
+        source = flat.inputs[0] if flat is not None and is_op(flat, "Reshape") else None
+        if source is None or len(dims(source) or ()) != _ROWS + 1 or not _is_swap(source, node):
             continue
+        first, order = _maker(source), [0, 1, 3, 2]
+        if first is not None and _permutes(first, [0, 2, 1, 3]):
+            source, order = first.inputs[0], [0, 2, 3, 1]
         result = node.outputs[0]
-        source = first.inputs[0]
-        keys = insert_before(
-            node, "Transpose", [source], {"perm": [0, 2, 3, 1]}, result.name or "keys", result.shape, result.dtype
-        )
+        name = result.name or "keys"
+        keys = insert_before(node, "Transpose", [source], {"perm": order}, name, result.shape, result.dtype)
         substitute(result, keys)
         changed = True
     return model, changed
