@@ -111,6 +111,15 @@ def test_recovery_can_learn_from_the_labels_alone(model: Artifact) -> None:
     assert not torch.equal(states[0]["6.bias"], states[1]["6.bias"])
 
 
+def test_gradual_cuts_share_one_recovery(model: Artifact) -> None:
+    """Three cuts on a cubic ramp, one epoch after each but the last, which gets the rest."""
+    options = PruneOptions(macs=0.5, schedule="gradual", steps=3, min_channels=2, recover=RecoverOptions(epochs=4))
+    steps = run(options, model).facts["steps"]
+    assert [step["asked"] for step in steps] == pytest.approx([0.5 + 0.5 * (1 - t / 3) ** 3 for t in (1, 2, 3)])
+    assert [len(step["recovery"]["history"]) for step in steps] == [1, 1, 2]
+    assert {step["importance"] for step in steps} == {"taylor"}
+
+
 def test_a_killed_run_resumes_to_the_same_bits(model: Artifact, tmp_path: Path) -> None:
     """Killed with SIGKILL in the recovery of its second step, the stage ends in the weights of an undisturbed run."""
     script = tmp_path / "run.py"

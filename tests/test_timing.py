@@ -15,6 +15,8 @@ from torch import nn
 
 from retort.__main__ import main
 from retort.compress.program import Program, capture, reexport, save_program
+from retort.compress.pruning.latency import Clock, Measured
+from retort.compress.pruning.step import cut_and_prove
 from retort.core.errors import UserError
 from retort.core.options import PruneOptions
 from retort.core.recipe import parse_recipe
@@ -197,3 +199,20 @@ def test_callbacks_are_asked_in_turns() -> None:
     assert len(set(asked)) == 2
     assert asked[0] != asked[1]
     assert asked[::2] == [asked[0]] * (len(asked) // 2)
+
+
+@pytest.mark.slow
+def test_a_latency_on_this_machine_lands(tmp_path: Path) -> None:
+    """Half of the dense time is asked for and measured in interleaved blocks: it lands, or the noise is too loud."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 128, 3, 2, 1), nn.ReLU()]
+    layers += [nn.Conv2d(128, 128, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 5)]
+    images = torch.rand(4, 3, 32, 32)
+    program = capture(nn.Sequential(*layers), {"image": images})
+    options = PruneOptions(latency=0.5, batch=4, recover=None)
+    timer = LocalTimer(4, 1, {"image": images.numpy()})
+    clock = Clock(program, options, timer, Measured(None, ""), tmp_path)
+    pruned = cut_and_prove(program, options, clock.decide(0, 0.5, True))
+    found = clock.facts(pruned.program)
+    assert found["speedup"]["value"] > 1.5
+    assert found["verdict"] != "missed" or found["within"]
