@@ -142,7 +142,12 @@ def block() -> tuple[torch.export.ExportedProgram, Signature]:
     torch.manual_seed(0)
     images = np.random.default_rng(0).normal(size=(16, 3, 12, 12)).astype(np.float32)
     program = capture(Block(), {"image": images[:2]})
-    done = quantize_program(program, QuantizeOptions(samples=16, first_layer="int8", correction=("none",)), ArraySplit({"image": images}), "cpu")
+    done = quantize_program(
+        program,
+        QuantizeOptions(samples=16, first_layer="int8", correction=("none",)),
+        ArraySplit({"image": images}),
+        "cpu",
+    )
     return reexport(done), done.signature
 
 
