@@ -193,7 +193,7 @@ def doctor(
     One FP32 program is enough: its ONNX file, its INT8 program and the Q/DQ file are made and compared on the
     validation split. Of several files the first is the reference.
 
-    Examples: `retort doctor`; `retort doctor runs/train-… --data digits`;
+    Example: `retort doctor`; `retort doctor runs/train-… --data digits`;
     `retort doctor fp32.pt2 fp32.onnx int8.pt2 int8.onnx --data digits --fix mended`
     """
     if models:

@@ -58,7 +58,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory, samples: dict[str, Array]
     folder = tmp_path_factory.mktemp("programs")
     program = capture(Net(), {"image": samples["image"][:2]})
     save_program(program, folder / "fp32.pt2")
-    done = quantize_program(program, QuantizeOptions(samples=10), ArraySplit(samples), "cpu")
+    done = quantize_program(program, QuantizeOptions(samples=10, first_layer="int8"), ArraySplit(samples), "cpu")
     save_program(done, folder / "int8.pt2")
     return {name: load_artifact(folder / f"{name}.pt2") for name in ("fp32", "int8")}
 
