@@ -93,15 +93,13 @@ def bert() -> tuple[nn.Module, dict[str, torch.Tensor]]:
 
 
 def vit() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    """A timm ViT with random weights and every kind of dropout."""
-    try:
-        import timm
-    except ImportError as error:
-        pytest.skip(f"timm cannot be imported: {error}")
-    model = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, depth=2, num_classes=4, drop_rate=0.1, attn_drop_rate=0.1
-    )
-    return model, {"image": torch.randn(2, 3, 32, 32)}
+    """A small ViT with random weights and every kind of dropout."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48, image_size=32, patch_size=16,
+        num_labels=4, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
+    )  # fmt: skip
+    return transformers.ViTForImageClassification(config), {"pixel_values": torch.randn(2, 3, 32, 32)}
 
 
 FAMILIES: dict[str, Callable[[], tuple[nn.Module, dict[str, torch.Tensor]]]] = {

@@ -382,27 +382,3 @@ def test_random_cuts_of_random_nets_hold(seed: int) -> None:
     pruned = prune_program(program, asked)
     assert pruned.proof.error <= 1e-9
     assert pruned.cost.macs <= share * cost(program).macs + 1
-
-
-def from_timm(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"timm cannot be imported: {error}")
-    return timm.create_model(name, pretrained=False, num_classes=10), {"x": torch.randn(2, 3, 64, 64)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "efficientnet_b0"])
-def test_models_of_timm_are_pruned(name: str, tmp_path: Path) -> None:
-    """Models from a library lose half of their MACs with the proof, train, and agree with ONNX Runtime."""
-    torch.manual_seed(0)
-    model, feeds = from_timm(name)
-    program = capture(model.eval(), feeds)
-    pruned = prune_program(program, options())
-    assert 0.48 <= pruned.cost.macs / cost(program).macs <= 0.5
-    assert pruned.proof.error <= 1e-9
-    check_onnx(pruned.program, tmp_path / "model.onnx")
-    set_training(pruned.program, True)
-    sum(value.square().mean() for value in pruned.program.module(*feeds.values())).backward()
-    assert any(weight.grad is not None for weight in pruned.program.module.parameters())
