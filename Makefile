@@ -23,7 +23,7 @@ test: $(STAMP)
 	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(STAMP)
-	$(PYTEST) -m "slow and not gpu"
+	$(PYTEST) --dist worksteal -m "slow and not gpu"
 
 test-all: test test-slow
 
