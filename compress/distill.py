@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -11,7 +12,7 @@ from ..core.artifact import Artifact, raise_if_not
 from ..core.console import SILENT, Console
 from ..core.data import Splits
 from ..core.errors import ModelError
-from ..core.options import DistillOptions, Task
+from ..core.options import DistillOptions, RecoverOptions, Task
 from ..core.tensors import TensorSpec
 from .checkpoint import discard, identity_of, state_hash
 from .losses import CrossEntropy, Loss, Tensors, class_axis, first, present, shaped_like, squared_error, task_loss
@@ -85,6 +86,37 @@ def soft_target_loss(
         hard: the loss on the targets; cross entropy or mean squared error when None.
     """
     return SoftTargetLoss(teacher, temperature, alpha, task, hard)
+
+
+def recover(
+    program: Program,
+    teacher: Program,
+    data: Splits,
+    options: RecoverOptions,
+    *,
+    task: Task,
+    seed: int,
+    scratch: Path,
+    console: Console = SILENT,
+    label: str,
+) -> dict[str, Any]:
+    """Train a program in place after weights were taken from it, by default on what it gave before.
+
+    Args:
+        teacher: the program as it was; evaluated only.
+        label: names the checkpoint in ``scratch``.
+
+    Returns:
+        The facts of the training.
+
+    Raises:
+        RetortError: as :func:`retort.compress.train.fit`.
+    """
+    loss: Loss = task_loss(options, data, task, program)
+    if options.distill:
+        loss = soft_target_loss(teacher, options.temperature, options.alpha, task, loss)
+    done = fit(program, data, options, task=task, seed=seed, loss=loss, scratch=scratch, console=console, label=label)
+    return training_facts(done)
 
 
 def distill(

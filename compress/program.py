@@ -30,22 +30,9 @@ from .graphs import drop_traces, finish
 from .tracing import trace
 
 __all__ = [
-    "Cost",
-    "Program",
-    "capture",
-    "clone",
-    "cost",
-    "device_of",
-    "evaluating",
-    "load_program",
-    "move",
-    "predict",
-    "reexport",
-    "save_program",
-    "set_training",
-    "shared",
-    "store",
-]
+    "Cost", "Program", "capture", "clone", "cost", "device_of", "evaluating", "load_program", "move", "predict",
+    "reexport", "save_program", "set_training", "shared", "store",
+]  # fmt: skip
 
 
 @dataclass

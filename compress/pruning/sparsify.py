@@ -16,10 +16,9 @@ from ...core.errors import UserError, VerificationError
 from ...core.options import SparsifyOptions, Task
 from ..checkpoint import discard
 from ..devices import as_tensor
-from ..distill import soft_target_loss
-from ..losses import Loss, Tensors, task_loss
+from ..distill import recover
+from ..losses import Tensors
 from ..program import Program, clone, load_program, set_training, store
-from ..train import fit, training_facts
 from .context import fetch
 from .reconstruct import HESSIAN_BYTES, LARGEST, as_matrix, columns, from_matrix, hessians, reconstruct
 from .zeros import KEY, Place, find_places, grouped, magnitude_masks
@@ -68,13 +67,11 @@ def sparsify(
     console.stage("sparsify", f"{facts['zeros']:.1%} of the weights of {len(facts['layers'])} layers are zero")
     for item in facts["dense"]:
         console.say(f"{item['name']} stays dense: it {item['reason']}")
-    if options.recover is not None:
-        training = options.recover
-        loss: Loss = task_loss(training, data, task, program)
-        if training.distill:
-            loss = soft_target_loss(original, training.temperature, training.alpha, task, loss)
-        given = {"task": task, "seed": seed, "loss": loss, "scratch": scratch, "console": console, "label": _LABEL}
-        facts["recovery"] = training_facts(fit(program, data, training, **given))  # type: ignore[arg-type]
+    training = options.recover
+    if training is not None:
+        facts["recovery"] = recover(
+            program, original, data, training, task=task, seed=seed, scratch=scratch, console=console, label=_LABEL
+        )
     check(program)
     stored = store(program, directory, "sparsify", options=options, facts=facts, key=key, parents=parents)
     discard(scratch, _LABEL)

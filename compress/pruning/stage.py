@@ -14,10 +14,8 @@ from ...core.data import Splits
 from ...core.errors import UserError
 from ...core.options import PruneOptions, Task
 from ..checkpoint import discard, state_hash
-from ..distill import soft_target_loss
-from ..losses import task_loss
+from ..distill import recover
 from ..program import Program, clone, load_program, store
-from ..train import FitResult, Loss, fit, training_facts
 from .costs import counted
 from .evidence import Samples
 from .facts import describe, facts_of, proof_facts, warn
@@ -73,7 +71,7 @@ def prune(
         program = original
         steps.groups = describe(goal.check(original, options))
     samples = Samples(data.calibration, task, options.score_batch, options.score_samples, seed, console)
-    recover = _recovery(original, options, data, task, seed, scratch, console)
+    recovery = _recovery(original, options, data, task, seed, scratch, console)
     for step in range(len(steps.done), options.cuts):
         asked, now = goal.asked(step, console), _at(options, step)
         pruned = cut_and_prove(program, now, goal.choose(step, now), samples)
@@ -82,7 +80,7 @@ def prune(
         spent = {**pruned.cpu_seconds, "prove_file": time.process_time() - started}
         program = pruned.program
         cut = {**_cut_facts(pruned, asked, goal.whole, options), "file": asdict(file), "cpu_seconds": spent}
-        steps.add(program, {**cut, "recovery": recover(program, step)})
+        steps.add(program, {**cut, "recovery": recovery(program, step)})
         discard(scratch, _label(step))
     facts = facts_of(original, program, options, steps)
     facts |= goal.facts(program)
@@ -130,25 +128,13 @@ def _recovery(
 ) -> Recover:
     """What trains a program after a cut; it learns from the uncut program by default."""
 
-    def recover(program: Program, step: int) -> dict[str, Any] | None:
-        """Train in place; the facts of the training."""
+    def _recover(program: Program, step: int) -> dict[str, Any] | None:
         training = recovery_of(options, step)
         if training is None:
             return None
-        loss: Loss = task_loss(training, data, task, program)
-        if training.distill:
-            loss = soft_target_loss(clone(original), training.temperature, training.alpha, task, loss)
-        result: FitResult = fit(
-            program,
-            data,
-            training,
-            task=task,
-            seed=seed + step,
-            loss=loss,
-            scratch=scratch,
-            console=console,
-            label=_label(step),
+        teacher, label = clone(original), _label(step)
+        return recover(
+            program, teacher, data, training, task=task, seed=seed + step, scratch=scratch, console=console, label=label
         )
-        return training_facts(result)
 
-    return recover
+    return _recover
