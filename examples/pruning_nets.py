@@ -57,15 +57,14 @@ class Depthwise(nn.Module):
 class Vision(nn.Module):
     """A Transformer over the 16 patches of an ``[N, 1, 8, 8]`` image (Dosovitskiy et al., 2021)."""
 
-    def __init__(self, width: int = 64, depth: int = 3, heads: int = 4) -> None:
+    def __init__(self, width: int = 64, depth: int = 3, heads: int = 4, inner: int = 256) -> None:
         super().__init__()
         self.patch = nn.Conv2d(1, width, 2, 2)
         self.place = nn.Parameter(torch.randn(1, 16, width) * 0.02)
-        layers = [nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)]
-        layers += [
-            nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-            for _ in range(depth - 1)
-        ]
+        layers = (
+            nn.TransformerEncoderLayer(width, heads, inner, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(depth)
+        )
         self.body, self.norm, self.head = nn.Sequential(*layers), nn.LayerNorm(width), nn.Linear(width, 10)
 
     def forward(self, image: Tensor) -> Tensor:

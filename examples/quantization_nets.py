@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .digits import ResidualNet
+from .pruning_nets import Vision
 
 
 class Swish(nn.Module):
@@ -47,26 +48,6 @@ class Depthwise(nn.Module):
         return logits
 
 
-class Vision(nn.Module):
-    """A Transformer over the 16 patches of an ``[N, 1, 8, 8]`` image (Dosovitskiy et al., 2021)."""
-
-    def __init__(self, width: int = 96, depth: int = 4, heads: int = 4) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(1, width, 2, 2)
-        self.place = nn.Parameter(0.02 * torch.randn(1, 16, width))
-        size = (width, heads, 3 * width, 0.0, functional.gelu)
-        self.body = nn.Sequential(
-            *(nn.TransformerEncoderLayer(*size, batch_first=True, norm_first=True) for _ in range(depth))
-        )
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits per class."""
-        x = self.body(self.patches(image).flatten(2).transpose(1, 2) + self.place)
-        logits: Tensor = self.head(self.norm(x).mean(1))
-        return logits
-
-
 class Recurrent(nn.Module):
     """A bidirectional LSTM and a GRU over the 8 rows of an ``[N, 1, 8, 8]`` image."""
 
@@ -93,7 +74,7 @@ def depthwise() -> nn.Module:
 
 def vision() -> nn.Module:
     """A small ViT."""
-    return Vision()
+    return Vision(96, 4, 4, 288)
 
 
 def recurrent() -> nn.Module:
