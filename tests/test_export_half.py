@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import graph_generator as graphs
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+from trt_oracle import Oracle
 
 from retort.compress.program import capture, save_program
 from retort.compress.quantization import quantize_program
@@ -31,19 +33,6 @@ from retort.export.lint.view import View
 
 Array = np.ndarray[Any, Any]
 needs_trt = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
-
-
-def beside(name: str) -> Any:
-    """A module of this folder."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-graphs = beside("graph_generator")
 
 
 def chain(scale: float = 1.0, weight: float = 1.0, opset: int = 22) -> onnx.ModelProto:
@@ -138,7 +127,7 @@ def test_what_is_off_is_refused() -> None:
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_generated_graphs_convert(precision: str) -> None:
     """Graphs of all kinds, with and without INT8, convert, pass lint and parser, and stay close."""
-    oracle, done = beside("trt_oracle").Oracle(), 0
+    oracle, done = Oracle(), 0
     for seed in range(60):
         graph = graphs.generate(seed)
         if graph.half or graph.opset < (19 if precision == "fp16" else 22):

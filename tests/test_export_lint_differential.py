@@ -7,11 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import graph_generator as graphs
 import onnx
 import pytest
+from trt_oracle import Oracle
 
 from retort.export.lint import lint, rejected
 from retort.export.lint.operators import FOREIGN, INTEGER_OPS, UNSUPPORTED
@@ -23,23 +24,10 @@ STRIDE = 100_003
 SILENT = ("uint8", "no zero point", "activation per channel", "wrong axis")
 
 
-def beside(name: str) -> Any:
-    """A module of this folder."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-graphs = beside("graph_generator")
-
-
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[Any]:
     """NVIDIA's parser."""
-    made = beside("trt_oracle").Oracle()
+    made = Oracle()
     yield made
     made.close()
 

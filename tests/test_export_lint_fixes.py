@@ -7,28 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import graph_generator as graphs
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from trt_oracle import Oracle
 
 from retort.__main__ import main
 from retort.export.lint import lint
 from retort.export.lint.change import measure_change
 from retort.export.lint.fixes import fix
 
-
-def beside(name: str) -> Any:
-    """A module of this folder."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-graphs = beside("graph_generator")
 # fault, rule under which it is mended, largest relative change of the outputs, None where ONNX Runtime has no opinion
 MENDED = [
     ("unsorted", "Q22", 0.0),
@@ -87,7 +77,7 @@ def test_a_sound_graph_is_left_alone() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 def test_the_parser_takes_what_was_mended() -> None:
     """What NVIDIA's parser refused before it takes after."""
-    oracle = beside("trt_oracle").Oracle()
+    oracle = Oracle()
     for fault in ("asymmetric uint8", "int32 bias", "unequal volumes", "operand of another type"):
         model = next(m for m in (graphs.faulty(seed, fault) for seed in range(100)) if m is not None)
         assert not oracle.ask(model.SerializeToString())["parsed"], fault

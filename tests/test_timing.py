@@ -215,5 +215,4 @@ def test_a_latency_on_this_machine_lands(tmp_path: Path) -> None:
     pruned = cut_and_prove(program, options, clock.decide(0, 0.5, True))
     found = clock.facts(pruned.program)
     assert found["speedup"]["value"] > 1.5
-    near = abs(2 / found["speedup"]["value"] - 1) <= 0.15  # a shared machine may disturb the last measurement
-    assert found["verdict"] != "missed" or near
+    assert found["verdict"] != "missed" or found["within"]
