@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .core.artifact import Artifact, raise_if_not
 from .core.console import SILENT, Console
@@ -34,6 +34,9 @@ from .core.options import (
 from .core.references import source_identity
 from .core.sources import fit_to
 from .core.tensors import Signature
+
+if TYPE_CHECKING:
+    from .export.explain import Explanation
 
 ROOT = Path(__file__).parent
 COMPRESS = ("core/backends", "core/data.py", "core/sources.py", "core/images.py", "compress", "compress/imported")
@@ -186,6 +189,13 @@ def engine(options: EngineOptions, parent: Artifact, place: Place | Path, contex
     raise_if_not(parent, "graph")
     place = _placed(place)
     return stage(options, parent, place.directory, console=context.console, key=place.key, parents=place.parents)
+
+
+def explain(options: EngineOptions, parent: Artifact, context: Context) -> Explanation:
+    """Which layers of a graph or an engine compute in what, by the TensorRT that is here."""
+    from .export.engine import explain as parse
+
+    return parse(options, parent, context.console)
 
 
 def pack(options: PackOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:

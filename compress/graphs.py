@@ -7,6 +7,7 @@ import itertools
 import keyword
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ _CHECKS = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default"
 _COPIES = {"aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.detach_.default"}
 _SOMETIMES_VIEWS = {"aten::reshape", "aten::contiguous", "aten::to", "aten::flatten", "aten::type_as", "aten::float"}
 COUNTER = "num_batches_tracked"
+TRACE = "stack_trace"
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s*([^\n]*)')
+_NOT_THE_MODELS = ("<", *(str(folder) for folder in (PurePath(torch.__file__).parent, PurePath(__file__).parent)))
+_LINE = 160
 
 
 def finish(
@@ -51,26 +56,39 @@ def finish(
         _drop_checks(child.graph)
         child.recompile()
     module.meta.clear()
-    drop_traces(module, prefix, sources=True)
+    drop_traces(module, prefix)
     outputs = [node.meta["val"] for node in graph.output_node().args[0]]  # type: ignore[union-attr]
     return module, values, outputs
 
 
-def drop_traces(module: torch.nn.Module, prefix: str = "", sources: bool = False) -> None:
-    """Forget where nodes came from but for the submodule's name.
+def drop_traces(module: torch.nn.Module, prefix: str = "") -> None:
+    """Forget where nodes came from but for the submodule's name and the line of the model's code.
 
-    Source lines, paths, class names and memory addresses differ from run to run and are nobody's business.
+    Class names, folders and memory addresses differ from run to run and are nobody's business.
 
     Args:
         prefix: what to strip from the submodules' names.
-        sources: keep the source lines, for messages in this process.
     """
-    wanted = {"val", modes.TRAINS, *(["stack_trace"] if sources else [])}
+    wanted = {"val", modes.TRAINS}
     for child in modes.graphs(module):
         for node in child.graph.nodes:
             place = f"{modes.owner(node)}.".removeprefix(prefix).removesuffix(".")
-            kept = {key: value for key, value in node.meta.items() if key in wanted}
-            node.meta = {**kept, modes.STACK: {"owner": (place, "")}} if place else kept
+            line = own_line(str(node.meta.get(TRACE) or ""))
+            node.meta = {key: value for key, value in node.meta.items() if key in wanted}
+            node.meta |= {modes.STACK: {"owner": (place, "")}} if place else {}
+            node.meta |= {TRACE: line} if line else {}
+
+
+def own_line(trace: str) -> str:
+    """The innermost frame of the model's own code in a stack trace, in the same form, with the file's name alone.
+
+    PyTorch's frames and ours say nothing of the model: those of a layer in a list, or of the trace itself.
+    """
+    own = [frame for frame in _FRAME.findall(trace) if not frame[0].startswith(_NOT_THE_MODELS)]
+    if not own:
+        return ""
+    path, line, function, text = own[-1]
+    return f'File "{PurePath(path).name}", line {line}, in {function}\n    {text[:_LINE]}'
 
 
 def identifier(name: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from retort.compress.program import capture, reexport, save_program
+from retort.compress.program import capture, load_program, reexport, save_program
 from retort.core.errors import CaptureError, InputError, ModelError, UserError, VerificationError
 from retort.core.session import SessionOptions, open_session
 from retort.core.tensors import Signature, TensorSpec
@@ -366,6 +368,7 @@ def test_a_parameter_behind_the_shape_of_attention_masks_exports() -> None:
 
 WRITE = """
 import sys
+import zipfile
 from retort.export.onnx_graph import to_onnx
 from pathlib import Path
 sys.stdout.buffer.write(to_onnx(Path(sys.argv[1])).SerializeToString())
@@ -391,3 +394,24 @@ def test_the_bytes_are_the_same_in_every_process(tmp_path: Path) -> None:
     model = onnx.load_from_string(here)
     assert {item.key for item in model.metadata_props} == {"retort.signature"}
     assert Signature.from_json(model.metadata_props[0].value) == program.signature
+
+
+def test_a_saved_program_still_knows_the_line_of_an_op_without_onnx_form(tmp_path: Path) -> None:
+    """A program from a file names op, module and line as the one in memory does, after further stages, too."""
+    program = capture(Holder(), {"x": torch.randn(3, 4)})
+    save_program(program, tmp_path / "once.pt2")
+    save_program(load_program(tmp_path / "once.pt2"), tmp_path / "twice.pt2")
+    for name in ("once.pt2", "twice.pt2"):
+        with pytest.raises(CaptureError) as caught:
+            to_onnx(tmp_path / name)
+        assert "retort_test.odd.default has no ONNX form in module 'strange'" in caught.value.message
+        assert re.fullmatch(
+            r"test_export_graph\.py:\d+: return torch\.ops\.retort_test\.odd\(x\)", caught.value.facts["source"]
+        )
+    assert str(Path(__file__).parent) not in zipfile_text(tmp_path / "once.pt2").decode(errors="replace")
+
+
+def zipfile_text(path: Path) -> bytes:
+    """All that a ``.pt2`` file holds, unpacked."""
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist())

@@ -1,0 +1,78 @@
+"""The export suite as a command and as a table: one line per model, one count per part."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...core.console import Console
+from .exporting import DEFAULT_PARTS, PARTS, Row, run
+
+COLUMNS = (
+    *("model", "free axes", "nodes", "parity", "shapes", "bytes", "parser", "imported"),
+    *("INT8 cpu dB", "MACs %", "int/float", "INT8 trt dB", "MACs %", "plan MB", "FP16/FP32", "fault"),
+)
+NONE = "–"
+
+
+def line(name: str, rows: dict[str, Row]) -> list[str]:
+    """The cells of one model."""
+    export, back = rows.get("export", {}), rows.get("import", {})
+    faults = [row["fault"] for row in rows.values() if "fault" in row]
+    cells = [name, ", ".join(export.get("axes", ())) or NONE, str(export.get("nodes", NONE))]
+    cells += [f"{export['parity']:.0e}" if "parity" in export else NONE, _shapes(export)]
+    cells += [("same" if export["same_bytes"] else "other") if "same_bytes" in export else NONE]
+    cells += [f"{export['parsed_layers']}" if "parsed_layers" in export else "refused" if "parser" in export else NONE]
+    cells += [_shapes(back)]
+    cells += [*_int8(rows.get("int8", {}), True), *_int8(rows.get("int8-tensorrt", {}), False)]
+    return [*cells, *_engine(rows.get("engine", {})), "; ".join(faults)[:90]]
+
+
+def _shapes(row: Row) -> str:
+    """``3e-07 at 3`` of the shapes that the program takes."""
+    errors = [item["error"] for item in row.get("shapes", ()) if "error" in item]
+    return f"{max(errors):.0e} at {len(errors)}" if errors else NONE
+
+
+def _int8(row: Row, kernels: bool) -> list[str]:
+    if "sqnr_db" not in row:
+        return [NONE] * (3 if kernels else 2)
+    ratio = NONE if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
+    return [ratio, f"{row['integer_macs']:.0f}", *([f"{row['integer']}/{row['floating']}"] if kernels else [])]
+
+
+def _engine(row: Row) -> list[str]:
+    if "file" not in row:
+        return [NONE, NONE]
+    full, half = row["file"], row.get("fp16")
+    share = f"{half['weights_bytes'] / full['weights_bytes']:.2f}" if half and full["weights_bytes"] else NONE
+    return [f"{full['plan_bytes'] / 1e6:.1f}", share]
+
+
+def counts(found: dict[str, dict[str, Row]]) -> dict[str, Any]:
+    """How many models went well, by part; how many have free axes, and how many the parser takes."""
+    rows = list(found.values())
+    good = {part: sum(part in row and "fault" not in row[part] for row in rows) for part in PARTS}
+    exports = [row["export"] for row in rows if "export" in row]
+    return {
+        "models": len(rows),
+        **{part: count for part, count in good.items() if any(part in row for row in rows)},
+        "free_axes": sum(bool(row.get("axes")) for row in exports),
+        "parsed": sum("parsed_layers" in row for row in exports),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the suite and print its table, then one JSON line."""
+    parser = argparse.ArgumentParser(prog="retort.benchmarks.suites.exporting", description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", help="names of models; all by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/exporting.jsonl"), help="file to append to")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="what to measure")
+    given = parser.parse_args(arguments)
+    console = Console()
+    found = run(given.models, given.out, console, given.parts)
+    console.table("Export, INT8 and engines", list(COLUMNS), [line(name, rows) for name, rows in found.items()])
+    console.result({}, json.dumps(counts(found)))
