@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .core.artifact import Artifact, is_finished, load_artifact, new_artifact, stable_hash
 from .core.console import Console
 from .core.data import Splits
+from .core.dynamic import NEIGHBOURS
 from .core.errors import MissingFileError, UserError
 from .core.options import BenchOptions, MetricName, ReportOptions
 from .core.recipe import PROGRAM_STAGES
@@ -106,7 +107,7 @@ def _entry(
         macs=facts.get("macs"),
         seconds=facts.get("timing", {}).get("seconds"),
         history=facts.get("history", []) if name in graphs else [],
-        notes=_notes(name, shipped),
+        notes=_notes(name, shipped) + _neighbours(artifact),
     )
 
 
@@ -114,6 +115,11 @@ def _notes(name: str, shipped: str) -> list[str]:
     if name == "export":
         return [f"the ONNX file of `{shipped}`, as it is shipped"]
     return ["over HTTP, bit for bit as the local session"] if name == "serve" else []
+
+
+def _neighbours(artifact: Artifact) -> list[str]:
+    """What is said of a file whose rows are not independent."""
+    return [] if artifact.facts.get("batch_invariant", True) else [NEIGHBOURS]
 
 
 def report(line: Line, options: ReportOptions) -> Artifact:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from .dynamic import RecurrentForm
 from .option_types import Confidence, Count, Fraction, Positive, Probability
 from .option_types import Options as Options
 from .option_types import from_string as from_string
@@ -124,6 +125,11 @@ class ExportOptions(Options):
         default="fp32", description="what is not INT8 computes in this type where the samples show that it is safe"
     )
     half_exclude: tuple[str, ...] = Field(default=(), description="node-name patterns that stay in FP32")
+    recurrent: RecurrentForm = Field(
+        default="auto",
+        description="layers with INT8 weights on cpu: integer kernels, or FP32 ones with the weights unpacked at load; "
+        "auto takes integers where they are not slower at batch 1",
+    )
     half_io: bool = Field(default=False, description="inputs and outputs in FP16 as well")
 
 

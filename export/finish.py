@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..core.backends.ort import SIGNATURE_KEY
+from ..core.dynamic import OPERATORS
 from ..core.errors import VerificationError
 from ..core.tensors import Signature
 from .edit import every_node
@@ -62,6 +64,12 @@ def name_ports(model: ir.Model, signature: Signature) -> None:
         for value, spec in zip(ports, specs, strict=True):
             value.name = spec.name
     common.NameFixPass()(model)
+
+
+def told_of_neighbours(model: ir.Model, signature: Signature) -> Signature:
+    """The signature, which says so where a row's result depends on the rows beside it."""
+    dynamic = any(node.op_type in OPERATORS for node in every_node(model))
+    return replace(signature, batch_invariant=signature.batch_invariant and not dynamic)
 
 
 def _name_axes(model: ir.Model, axes: dict[str, str]) -> None:

@@ -17,15 +17,17 @@ from torch.export import ExportedProgram
 
 from ..core.backends.eager import load_exported, quiet
 from ..core.backends.recurrent import free_time
+from ..core.dynamic import RecurrentForm
 from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.options import Target
 from ..core.tensors import Signature
 from . import transformer
-from .finish import finish, name_ports
+from .finish import finish, name_ports, told_of_neighbours
 from .forms import CPU_FORMS
 from .mended import keep_padding
 from .quantized import DOMAIN, OP, has_qdq, merge_repeated, quantize_before_reshape, write_qdq
 from .recurrent import forms as recurrent_forms
+from .recurrent_int8 import unpack_recurrent, write_recurrent
 from .retarget import retarget
 from .simplify import PASSES, remove_dead, simplify
 
@@ -70,7 +72,13 @@ def to_onnx(
     return ir.to_proto(build(retarget(exported, target), signature or stored, target, opset))
 
 
-def build(program: ExportedProgram, signature: Signature, target: Target, opset: int | None = None) -> ir.Model:
+def build(
+    program: ExportedProgram,
+    signature: Signature,
+    target: Target,
+    opset: int | None = None,
+    recurrent: RecurrentForm = "auto",
+) -> ir.Model:
     """Translate a program that :func:`retort.export.retarget.retarget` has brought into the target's form."""
     version = opset or OPSETS[target]
     axes = _axes(program, signature)
@@ -84,13 +92,15 @@ def build(program: ExportedProgram, signature: Signature, target: Target, opset:
     integer = target == "cpu" and has_qdq(model)
     for form in (*CPU_FORMS, *transformer.FORMS) if integer else ():
         form(model)
+    write_recurrent(model, recurrent) if target == "cpu" else unpack_recurrent(model)
+    remove_dead(model)
     write_qdq(model)
     remove_dead(model)
     if integer:
         transformer.scale_with_bias(model)
         remove_dead(model)
     keep_padding(model)
-    return finish(model, signature, axes, version)
+    return finish(model, told_of_neighbours(model, signature), axes, version)
 
 
 def _qdq(x: Any, scale: Any, zero_point: Any, axis: int = -1, qmin: int = -128, qmax: int = 127) -> Any:

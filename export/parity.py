@@ -29,6 +29,7 @@ Numbers = NDArray[Any]
 RMS_FACTOR = 2.0
 MAX_FACTOR = 3.0
 FLOOR = 10 ** (-30 / 20)
+DYNAMIC_FLOOR = 10 ** (-20 / 20)
 POOL_ROWS = 16
 _TINY = 1e-8
 
@@ -98,6 +99,7 @@ def check(
     batch_sizes: Sequence[int],
     tolerance: float,
     floating: Session | None = None,
+    dynamic: bool = False,
 ) -> list[Difference]:
     """Compare a program and the file made from it, at several batch sizes.
 
@@ -108,6 +110,7 @@ def check(
         batch_sizes: rows per run; each size sees at least :data:`POOL_ROWS` rows in all.
         tolerance: largest relative error in floating point.
         floating: the program without fake-quantization, when it has any.
+        dynamic: the file quantizes activations that the program does not: it may be :data:`DYNAMIC_FLOOR` off.
 
     Returns:
         One entry per output and batch size.
@@ -117,7 +120,7 @@ def check(
     """
     sizes = list(batch_sizes) if _has_batch(program.signature) else [1]
     pool = rows(program.signature, samples, max(POOL_ROWS, *sizes))
-    bounds = _bounds(program, floating, pool, tolerance)
+    bounds = _bounds(program, floating, pool, tolerance, DYNAMIC_FLOOR if dynamic else FLOOR)
     found: list[Difference] = []
     for size in sizes:
         feeds = list(_chunks(program.signature, pool, size))
@@ -167,13 +170,18 @@ def _chunks(signature: Signature, pool: Feeds, size: int) -> Iterator[dict[str, 
         }
 
 
-def _bounds(program: Session, floating: Session | None, pool: Feeds, tolerance: float) -> dict[str, Bound]:
+def _bounds(
+    program: Session, floating: Session | None, pool: Feeds, tolerance: float, share: float
+) -> dict[str, Bound]:
     reference = program.run(pool)
     plain = floating.run(pool) if floating is not None else None
-    return {name: _bound(value, None if plain is None else plain[name], tolerance) for name, value in reference.items()}
+    return {
+        name: _bound(value, None if plain is None else plain[name], tolerance, share)
+        for name, value in reference.items()
+    }
 
 
-def _bound(value: Numbers, plain: Numbers | None, tolerance: float) -> Bound:
+def _bound(value: Numbers, plain: Numbers | None, tolerance: float, least: float) -> Bound:
     if value.dtype.kind != "f":
         share = 0.0 if plain is None else max(float(np.mean(value != plain)), 1 / POOL_ROWS)
         return Bound(1.0, 1.0 if share else 0.0, RMS_FACTOR * math.sqrt(share))
@@ -183,7 +191,7 @@ def _bound(value: Numbers, plain: Numbers | None, tolerance: float) -> Bound:
         return Bound(scale, tolerance * scale, None)
     noise = _finite(value - plain)
     centred = finite - finite.mean(axis=0) if finite.shape == value.shape and value.ndim else finite
-    floor = max(FLOOR * _rms(centred), tolerance * scale)
+    floor = max(least * _rms(centred), tolerance * scale)
     largest = max(MAX_FACTOR * _largest(noise), MAX_FACTOR * floor)
     return Bound(scale, largest, max(RMS_FACTOR * _rms(noise), floor))
 

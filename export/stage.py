@@ -14,10 +14,12 @@ import onnx_ir as ir
 from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, write_atomically
 from ..core.backends.ort import SIGNATURE_KEY
 from ..core.console import SILENT, Console
+from ..core.dynamic import NEIGHBOURS
 from ..core.errors import DataError, UserError, VerificationError
 from ..core.options import ExportOptions, Target
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Feeds, Signature
+from .finish import told_of_neighbours
 from .graph_file import EXTERNAL_ABOVE_BYTES
 from .half import LEAST_OPSET, half_signature, to_half
 from .half_check import ACCEPTED, Widened, runnable
@@ -75,30 +77,54 @@ def export(
     _require_samples(samples, signature)
     console.stage("export", f"{artifact.path.name} for {wanted}, opset {opset}")
     program = retarget(exported, wanted)
-    model = build(program, signature, wanted, opset)
+    model = build(program, signature, wanted, opset, options.recurrent)
+    signature = told_of_neighbours(model, signature)
     model, written, half = in_half(model, options, signature, samples)
     facts: dict[str, Any] = {"target": wanted, "opset": opset, "quantized": is_quantized(program)}
-    facts |= half | {name: artifact.facts[name] for name in ("parameters", "macs") if name in artifact.facts}
+    facts |= _carried(artifact) | half | {"batch_invariant": written.batch_invariant}
     _sign(model, options, key, parents)
-    settings, tools = options.model_dump(mode="json"), _tools()
-    with new_artifact(
-        directory, "graph", "export", key=key, parents=parents, options=settings, facts=facts, tools=tools
-    ) as folder:
+    made: dict[str, Any] = {"options": options.model_dump(mode="json"), "facts": facts, "tools": _tools()}
+    with new_artifact(directory, "graph", "export", key=key, parents=parents, **made) as folder:
         path = write_model(model, folder)
         verify_file(path, wanted)
         facts |= verify_sparsity(onnx.load(str(path)), stored["meta"])
         facts |= {"size_bytes": sum(file.stat().st_size for file in folder.iterdir()), "nodes": model.graph.num_nodes()}
-        facts |= prove(program, signature, path, samples, options)
+        facts |= prove(program, signature, path, samples, options, _plainer(program, signature, wanted, opset))
         write_atomically(folder / "signature.json", written.to_json().encode())
         _write_golden(loadable(path, options.precision), samples, options.golden, folder / "golden.npz")
     _tell(facts, console)
     return load_artifact(directory)
 
 
+def _carried(artifact: Artifact) -> dict[str, Any]:
+    """What a graph takes over from the facts of its program."""
+    return {name: artifact.facts[name] for name in ("parameters", "macs") if name in artifact.facts}
+
+
+def _plainer(program: ExportedProgram, signature: Signature, target: Target, opset: int) -> bytes | None:
+    """The file of a program whose integers depend on the batch, with those layers in FP32; None for others."""
+    from .onnx_graph import build
+
+    if signature.batch_invariant:
+        return None
+    model = build(program, signature, target, opset, "weights")
+    made: bytes = ir.to_proto(model).SerializeToString()
+    return made
+
+
 def prove(
-    program: ExportedProgram, signature: Signature, path: Path, samples: Feeds, options: ExportOptions
+    program: ExportedProgram,
+    signature: Signature,
+    path: Path,
+    samples: Feeds,
+    options: ExportOptions,
+    plainer: bytes | None = None,
 ) -> dict[str, Any]:
     """Compare a file with the program it was made from.
+
+    Args:
+        plainer: of a file whose recurrent layers quantize while they run, the form with FP32 kernels: it is held to the
+            usual bounds, so that the file itself may add the rounding of activations, which the program does not have.
 
     Returns:
         Facts: ``parity`` per output and batch size, and ``kernels`` when the program is quantized.
@@ -112,11 +138,15 @@ def prove(
     quantized = is_quantized(program)
     references = [program, without_quantization(program)] if quantized else [program]
     eager = [EagerSession(item.module(check_guards=False), signature, "cpu", 0) for item in references]
+    if plainer is not None and options.precision == "fp32":
+        twin = open_session(plainer, SessionOptions(threads=1))
+        check(eager[0], twin, samples, options.batch_sizes, options.tolerance, eager[1] if quantized else None)
+        twin.close()
     candidate: Session = open_session(loadable(path, options.precision), SessionOptions(threads=1))
     candidate = Widened(candidate) if options.half_io else candidate
     floating = eager[1] if quantized else None
     tolerance = max(options.tolerance, ACCEPTED.get(options.precision, 0.0))
-    differences = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating)
+    differences = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, plainer is not None)
     candidate.close()
     facts: dict[str, Any] = {"parity": [item.to_dict() for item in differences]}
     counted = quantized and options.precision == "fp32"  # in half precision it is no file for a CPU
@@ -232,6 +262,8 @@ def _tools() -> dict[str, str]:
 
 def _tell(facts: dict[str, Any], console: Console) -> None:
     console.stage("export", _summary(facts))
+    if not facts["batch_invariant"]:
+        console.warn(f"{NEIGHBOURS}; they are served one request at a time (export.recurrent: weights avoids it)")
     names = facts.get("kernels", {}).get("unfused_names", ()) if facts["target"] == "cpu" else ()
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

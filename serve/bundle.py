@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.artifact import Artifact, raise_if_not, sha256_file
+from ..core.dynamic import OPERATORS
 from ..core.errors import ArtifactError, MachineError, UserError
 from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
@@ -20,7 +21,6 @@ from .integrity import SUMS, format_sums
 from .settings import Limits, Settings
 from .wire import read_npz, write_npz
 
-_DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 _TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
 _FREE_SIZES = (8, 16, 32, 1, 64, 224)
 
@@ -81,7 +81,7 @@ def inspect_graph(path: Path) -> tuple[tuple[str, ...], bool]:
     except Exception as error:  # protobuf's DecodeError has no stable home
         raise ArtifactError(f"{path} is not an ONNX file", "it is truncated or damaged: export it again") from error
     graphs = [model.graph, *model.functions]
-    dynamic = any(node.op_type in _DYNAMIC for graph in graphs for node in _nodes(graph))
+    dynamic = any(node.op_type in OPERATORS for graph in graphs for node in _nodes(graph))
     files = {
         entry.value
         for tensor in model.graph.initializer

@@ -283,11 +283,16 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize(("kind", "name"), [(nn.LSTM, "lstm"), (nn.GRU, "gru")])
-def test_recurrent_layers_stay_in_floating_point_and_are_named(kind, name):
-    """There is no static integer kernel for them; the linear head is quantized all the same."""
+def test_narrow_recurrent_layers_compute_in_floating_point_and_are_named(kind, name):
+    """Integers would slow them down; their weights are INT8 in the file, and the linear head is quantized."""
     program = quantized(Recurrent(kind), (6, 8))
     assert program.meta["quantization"]["kinds"] == {"linear": 1}
-    assert f"no integer kernel for a static {name}" in next(iter(reasons(program).values()))
+    assert "hidden units integers are slower" in reasons(program)["body"]
+    assert {facts["parameter"].rpartition(".")[2] for facts in program.meta["quantization"]["weights"].values()} == {
+        "weight",
+        "weight_ih_l0",
+        "weight_hh_l0",
+    }
 
 
 class Decoder(nn.Module):

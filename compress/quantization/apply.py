@@ -15,6 +15,7 @@ from ..program import Program, ordered
 from .guard import guard_floats
 from .operators import Weighted, fixed_grid, kind_of
 from .points import Placement, name_in_model, source_of
+from .recurrent import quantize_recurrent
 from .scheme import SCHEMES, WEIGHT_MAX, Grid, Range, activation_grid, gate_grid, weight_scales
 from .surgery import call_after, fetch, free_path, put
 
@@ -45,6 +46,7 @@ def apply(
         span = ranges[value]
         activations[quantized[value][1]] = {"node": value.name, "low": span.low, "high": span.high}
     weights = _insert_weights(program.module, placement, scales)
+    weights |= quantize_recurrent(program, placement.recurrent, options)
     for step, source in placement.copies.items():
         _requantize(program.module, step, quantized[source][0])
     if target == "cpu":
@@ -63,8 +65,10 @@ def apply(
 
 def summary(placement: Placement, macs: Mapping[str, int]) -> dict[str, Any]:
     """What became integer and what did not, JSON-ready."""
-    kinds = Counter(kind_of(node) for node in (*(layer.node for layer in placement.layers), *placement.joins))
-    done = sum(macs.get(layer.node.name, 0) for layer in placement.layers)
+    recurrent = [layer.node for layer in placement.recurrent if layer.integer]
+    done_by = [*(layer.node for layer in placement.layers), *recurrent]
+    kinds = Counter(map(kind_of, (*done_by, *placement.joins)))
+    done = sum(macs.get(node.name, 0) for node in done_by)
     total = sum(macs.values())
     return {
         "kinds": dict(sorted(kinds.items())),

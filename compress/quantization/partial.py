@@ -16,6 +16,7 @@ from ..devices import as_array
 from ..program import Program, evaluating, ordered
 from .coded import Coded, coded
 from .operators import JOINS, clamp_bounds, is_qdq, kind_of, moved, name_of
+from .recurrent import KINDS, module_of
 from .surgery import shapes_of
 
 
@@ -47,9 +48,9 @@ def units_of(program: Program) -> list[Unit]:
     for node in program.module.graph.nodes:
         layer = coded(node)
         inputs = [item for value in node.all_input_nodes if (item := quantizer_of(value)) is not None]
-        if layer is None and (name_of(node) not in JOINS or not inputs):
+        if layer is None and (name_of(node) not in (*JOINS, *KINDS) or not inputs):
             continue
-        name = node.name if layer is None else layer.weight.rpartition(".")[0] or node.name
+        name = (module_of(node) if layer is None else layer.weight.rpartition(".")[0]) or node.name
         name = node.name if name in taken else name
         taken.add(name)
         size = int(shapes[node][0].numel()) if node in shapes else 0

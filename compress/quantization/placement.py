@@ -16,6 +16,7 @@ from ..program import Program, ordered
 from . import limits
 from .operators import CONVOLUTIONS, Weighted, name_of, weighted
 from .points import Placement, Point, excluded, name_in_model, source_of, tail_of
+from .recurrent import KINDS, Recurrent, recurrent, why_floating
 from .surgery import Shapes, shapes_of
 from .targets import Cpu, TensorRT
 
@@ -52,12 +53,12 @@ def eligible(
 
 
 def _last(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """The layers with a constant weight whose output reaches no other."""
+    """The layers whose output reaches no other."""
     leads: set[fx.Node] = set()
     last = set()
     for node in reversed(nodes):
         behind = any(user in leads for user in node.users)
-        layer = weighted(node) is not None
+        layer = weighted(node) is not None or name_of(node) in KINDS
         if layer and not behind:
             last.add(node)
         if layer or behind:
@@ -102,7 +103,25 @@ def place(program: Program, target: Target, exclude: Sequence[str] = (), ends: E
     shapes = shapes_of(program)
     layers, floating = eligible(program, target, exclude, shapes, ends)
     build = Cpu if target == "cpu" else TensorRT
-    return build(program.module.graph, layers, floating, exclude, shapes).placement()
+    made = build(program.module.graph, layers, floating, exclude, shapes).placement()
+    made.recurrent = _recurrent(program, target, exclude, shapes, ends)
+    for layer in made.recurrent:
+        made.floating[layer.node] = why_floating(layer)
+        if layer.integer:
+            del made.floating[layer.node]
+    return made
+
+
+def _recurrent(program: Program, target: Target, exclude: Sequence[str], shapes: Shapes, ends: Ends) -> list[Recurrent]:
+    nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
+    last = _last(nodes) if ends[1] == "float" else set()
+    found = [recurrent(node, target, shapes) for node in nodes if node not in last and not excluded(node, exclude)]
+    first = ends[0] == "float"
+    return [
+        layer
+        for layer in found
+        if layer is not None and not (first and source_of(layer.node.all_input_nodes[0]).op == "placeholder")
+    ]
 
 
 __all__ = ["Placement", "Point", "eligible", "excluded", "name_in_model", "place", "source_of", "tail_of"]

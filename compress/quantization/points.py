@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from .operators import Weighted, clamp_bounds, moved, weighted
+from .recurrent import Recurrent, module_of
 from .scheme import UNBOUNDED
 
 
@@ -37,6 +38,7 @@ class Placement:
         joins: operators without weights that run in integers.
         copies: data movements whose output needs the Q of its source again.
         groups: points that share one range where their clamps allow it (inputs and output of a concatenation).
+        recurrent: recurrent layers that get INT8 weights.
         floating: layers left in floating point, with the reason.
     """
 
@@ -45,6 +47,7 @@ class Placement:
     joins: list[fx.Node] = field(default_factory=list)
     copies: dict[fx.Node, fx.Node] = field(default_factory=dict)
     groups: list[list[fx.Node]] = field(default_factory=list)
+    recurrent: list[Recurrent] = field(default_factory=list)
     floating: dict[fx.Node, str] = field(default_factory=dict)
 
 
@@ -65,7 +68,8 @@ def tail_of(node: fx.Node) -> tuple[fx.Node, tuple[float, float]]:
 def name_in_model(node: fx.Node) -> str:
     """The layer's name in the user's model (``layer1.0.conv1``), or the node's own."""
     layer = weighted(node)
-    return str(layer.weight.target).rpartition(".")[0] or node.name if layer is not None else node.name
+    name = str(layer.weight.target).rpartition(".")[0] if layer is not None else module_of(node)
+    return name or node.name
 
 
 def excluded(node: fx.Node, patterns: Sequence[str]) -> bool:

@@ -243,7 +243,7 @@ def _int8(
     ranges = calibrate(folded, placement, calibration, options, console, target)
     apply(folded, placement, ranges, target, options)
     narrow_weights(folded, options.weight_bits)
-    if not placement.layers:
+    if not placement.layers and not placement.recurrent:
         console.warn("no layer can be INT8 on this target; the program stays in floating point")
     return folded
 
