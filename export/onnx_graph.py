@@ -23,7 +23,7 @@ from ..core.options import Target
 from ..core.tensors import Signature
 from . import transformer
 from .finish import finish, name_ports, told_of_neighbours
-from .forms import CPU_FORMS
+from .forms import CPU_FORMS, gates_by_clip
 from .mended import keep_padding
 from .quantized import DOMAIN, OP, has_qdq, merge_repeated, quantize_before_reshape, write_qdq
 from .recurrent import forms as recurrent_forms
@@ -97,6 +97,7 @@ def build(
     write_qdq(model)
     remove_dead(model)
     if integer:
+        gates_by_clip(model)
         transformer.scale_with_bias(model)
         remove_dead(model)
     keep_padding(model)

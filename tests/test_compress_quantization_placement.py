@@ -9,16 +9,19 @@ from torch.nn import functional
 
 from retort.compress.program import capture
 from retort.compress.quantization import quantize_program
+from retort.compress.quantization.fold import fold_batch_norms
 from retort.compress.quantization.operators import is_qdq, moved, name_of, weighted
+from retort.compress.quantization.rewrite import rewrite
+from retort.compress.quantization.scales import scales_in
 from retort.core.data import ArraySplit
 from retort.core.errors import UserError
 from retort.core.options import QuantizeOptions
 
 
-def quantized(model, shape, target="cpu", exclude=(), integers=0):
+def quantized(model, shape, target="cpu", exclude=(), integers=0, scale=1.0):
     """The model captured and quantized on random data; `integers` makes it token ids below that number."""
     torch.manual_seed(0)
-    x = torch.randint(0, integers, (16, *shape)) if integers else torch.randn(16, *shape)
+    x = torch.randint(0, integers, (16, *shape)) if integers else scale * torch.randn(16, *shape)
     program = capture(model.eval(), {"x": x[:4]})
     options = QuantizeOptions(method="minmax", exclude=exclude, first_layer="int8", correction=("none",))
     return quantize_program(program, options, ArraySplit({"x": x.numpy()}), target)
@@ -172,15 +175,43 @@ class Mobile(nn.Module):
 
 
 def test_hard_swish_and_squeeze_and_excite_are_integer_on_cpu():
-    """All convolutions, products and poolings read and give codes; gates lie on steps of 1/256."""
+    """All convolutions, products and poolings read and give codes; gates have steps of 1/256 or their input's codes."""
     program = quantized(Mobile(), (3, 16, 16))
     assert all(is_integer(node) for node in calls(program, "conv2d") if "up" not in str(node.args[1].args[0].target))
     scheme = program.meta["quantization"]
     assert scheme["integer_macs_percent"] == 100
-    assert scheme["kinds"] == {"add": 1, "conv2d": 6, "hardsigmoid": 3, "linear": 1, "mul": 3, "pool": 2}
+    assert scheme["kinds"] == {"add": 1, "conv2d": 6, "hardsigmoid": 2, "linear": 1, "mul": 3, "pool": 2}
     for node in calls(program, "hardsigmoid"):
         (reader,) = node.users
-        assert float(buffer(program, reader.args[1])) == 1 / 256
+        scale, zero = (float(buffer(program, item)) for item in node.args[0].args[1:3])
+        shared = scale * zero == pytest.approx(3)
+        assert float(buffer(program, reader.args[1])) == pytest.approx(scale / 6 if shared else 1 / 256)
+
+
+def test_a_gate_shares_the_codes_of_its_input_and_is_not_rounded():
+    """Hard-sigmoid of every code from -3 on lies on the gate's grid, and QAT and range learning leave both scales."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3))
+    program = quantized(model, (3, 8, 8), scale=20.0)
+    (gate,) = calls(program, "hardsigmoid")
+    (reader,) = gate.users
+    scale, zero, finer = (buffer(program, item) for item in (*gate.args[0].args[1:3], reader.args[1]))
+    values = (torch.arange(256) - zero) * scale
+    assert float(values[0]) == pytest.approx(-3)
+    codes = functional.hardsigmoid(values) / finer
+    assert torch.allclose(codes, codes.round(), atol=1e-3)
+    assert sum(item.fixed for item in scales_in(program)) == 2
+
+
+def test_a_hard_sigmoid_behind_a_convolution_is_its_clamp():
+    """A sixth goes into the weight and half into the bias: the same outputs, and no gate is left."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Hardsigmoid(), nn.Conv2d(8, 8, 3))
+    program = capture(model.eval(), {"x": torch.randn(4, 3, 8, 8)})
+    folded = fold_batch_norms(program)
+    rewrite(folded, "cpu")
+    assert [name_of(node) for node in folded.module.graph.nodes if name_of(node)] == ["conv2d", "clamp", "conv2d"]
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(folded.module(x)[0], program.module(x)[0], atol=1e-6)
 
 
 class Inception(nn.Module):

@@ -18,7 +18,7 @@ from retort.core.data import ArraySplit
 from retort.core.options import QuantizeOptions
 from retort.core.session import open_session
 from retort.export import forms
-from retort.export.kernels import integer_kernels
+from retort.export.kernels import integer_kernels, optimized
 from retort.export.onnx_graph import to_onnx
 from retort.export.widen import widen_depthwise
 
@@ -43,9 +43,9 @@ def made(tmp_path_factory):
     """Per form of the network: samples, the quantized program and its file's path."""
 
     @lru_cache
-    def make(tail, target="cpu"):
+    def make(tail, target="cpu", size=1.0):
         torch.manual_seed(0)
-        x = torch.randn(16, 3, 12, 12)
+        x = size * torch.randn(16, 3, 12, 12)
         program = capture(Mobile(tail).eval(), {"x": x[:4]})
         options = QuantizeOptions(method="minmax", first_layer="int8", correction=("none",))
         result = quantize_program(program, options, ArraySplit({"x": x.numpy()}), target)
@@ -76,14 +76,36 @@ def depthwise_groups(path):
 
 def test_gates_as_sums_change_no_bit_and_leave_no_conversion(made, monkeypatch):
     """Hard-sigmoid of codes becomes an integer sum: outputs equal to the last bit, nothing dequantized between."""
-    x, _, path = made(False)
+    x, _, path = made(False, size=0.3)
     plain, summed = write(path, without("gates_by_sum"), monkeypatch), write(path, forms.CPU_FORMS, monkeypatch)
     found = [open_session(item).run({"x": x})["output"] for item in (plain, summed)]
     assert np.array_equal(*found)
-    assert integer_kernels(plain).conversions["DequantizeLinear"] == 3
+    assert integer_kernels(plain).conversions["DequantizeLinear"] == 2
     kernels = integer_kernels(summed)
     assert kernels.conversions == {"QuantizeLinear": 1}
-    assert kernels.integer_light == {"QLinearAdd": 3, "QLinearGlobalAveragePool": 2, "QLinearMul": 3}
+    assert kernels.integer_light == {"QLinearAdd": 2, "QLinearGlobalAveragePool": 2, "QLinearMul": 3}
+
+
+def test_hard_swish_multiplies_codes_with_their_own_clipped_codes(made, monkeypatch):
+    """Where its input reaches below -3 the gate is a Clip of codes: the program's numbers, and no sum or conversion."""
+    x, result, path = made(False, size=20.0)
+    target = write(path, forms.CPU_FORMS, monkeypatch)
+    kernels = integer_kernels(target)
+    assert kernels.conversions == {"QuantizeLinear": 1}
+    assert kernels.integer_light == {"QLinearGlobalAveragePool": 2, "QLinearMul": 3}
+    assert [node.op_type for node in optimized(target).graph.node].count("Clip") == 2
+    expected = predict(result, ArraySplit({"x": x}))["output"]
+    assert np.abs(open_session(target).run({"x": x})["output"] - expected).max() <= 0.02 * np.abs(expected).max()
+
+
+def test_the_last_pooling_stays_channels_last(made, monkeypatch):
+    """ONNX Runtime transposes in front of the first convolution alone, not in front of the pooling before the head."""
+    _, _, path = made(False)
+    counts = []
+    for passes in (without("pools_channels_last"), forms.CPU_FORMS):
+        nodes = optimized(write(path, passes, monkeypatch)).graph.node
+        counts.append([node.op_type for node in nodes].count("Transpose"))
+    assert counts == [2, 1]
 
 
 def test_gates_of_a_program_placed_for_tensorrt_keep_their_numbers_on_cpu(made, monkeypatch):

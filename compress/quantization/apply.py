@@ -12,6 +12,7 @@ from torch import fx
 from ...core.options import QuantizeOptions, Target
 from ..cost import node_macs
 from ..program import Program, ordered
+from .gates import shared_codes
 from .guard import guard_floats
 from .operators import Weighted, fixed_grid, kind_of
 from .points import Placement, name_in_model, source_of
@@ -38,6 +39,7 @@ def apply(
     """
     macs = node_macs(program.module, ordered(program))
     grids = {value: _grid(value, placement, ranges, target) for value in placement.points}
+    grids |= shared_codes(placement, ranges, target)
     scales = {layer.node: _input_scale(layer, grids) for layer in placement.layers}
     activations = {}
     quantized: dict[fx.Node, tuple[fx.Node, str]] = {}

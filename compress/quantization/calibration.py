@@ -15,6 +15,7 @@ from ...core.options import QuantizeOptions, Target
 from ..devices import as_tensor
 from ..program import Program, device_of, evaluating
 from .clipping import Entropy, SquaredError
+from .gates import FromGate, gate_of
 from .observers import MinMax, MovingAverage, Observer, Percentile, Watcher
 from .operators import fixed_grid
 from .points import Placement, name_in_model
@@ -75,6 +76,9 @@ def calibrate(
         )
     scheme = SCHEMES[target]
     observers: dict[fx.Node, Observer] = {value: new_observer(options, scheme) for value in placement.points}
+    if not scheme.symmetric:
+        gated = [value for value in observers if gate_of(placement, value) is not None]
+        observers.update({value: FromGate(observers[value]) for value in gated})
     watch(program, observers, split, options, console)
     ranges = {value: observer.range() for value, observer in observers.items()}
     _warn_of_constants(ranges, console)

@@ -75,16 +75,26 @@ def _fold(module: fx.GraphModule, node: fx.Node, layer: Weighted) -> None:
     assert var is not None
     factor = torch.rsqrt(var + float(operand(node, "eps")))
     factor = factor if gamma is None else factor * gamma
+    rescale(module, layer, factor, (0 if beta is None else beta) - mean * factor)
+    node.replace_all_uses_with(layer.node)
+    module.graph.erase_node(node)
+
+
+def rescale(module: fx.GraphModule, layer: Weighted, factor: torch.Tensor, shift: torch.Tensor) -> None:
+    """Let a layer give ``y * factor + shift`` in place of ``y``.
+
+    Args:
+        layer: its bias, if any, is a parameter.
+        factor: float64 ``[C]``, per output channel.
+        shift: likewise.
+    """
     weight = fetch(module, str(layer.weight.target)).detach()
-    bias = torch.zeros_like(mean) if layer.bias is None else fetch(module, str(layer.bias.target)).detach().double()
-    shift = (bias - mean) * factor + (0 if beta is None else beta)
+    bias = torch.zeros_like(shift) if layer.bias is None else fetch(module, str(layer.bias.target)).detach().double()
     scaled = weight.double() * _spread(factor, weight, layer)
     stem = str(layer.weight.target).rpartition(".")[0]
     _replace(module, layer, "weight", str(layer.weight.target), scaled.to(weight.dtype))
     bias_path = str(layer.bias.target) if layer.bias else free_path(module, f"{stem}.bias" if stem else "bias")
-    _replace(module, layer, "bias", bias_path, shift.to(weight.dtype))
-    node.replace_all_uses_with(layer.node)
-    module.graph.erase_node(node)
+    _replace(module, layer, "bias", bias_path, (bias * factor + shift).to(weight.dtype))
 
 
 def _spread(factor: torch.Tensor, weight: torch.Tensor, layer: Weighted) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch import fx, nn
 from ...core.options import Target
 from ..program import Program
 from .fold import finish
+from .gates import fold_gates
 from .operators import CONVOLUTIONS, clamp_bounds, joined, moved, name_of, operand, weighted
 from .points import excluded
 from .surgery import Shapes, call_after, fetch, free_path, put, shapes_of
@@ -24,10 +25,12 @@ def rewrite(program: Program, target: Target, exclude: Sequence[str] = ()) -> No
 
     * Global average pooling and means over all spatial axes take one form, a mean with kept axes (both targets).
     * A BatchNorm that could not be folded and reads integers becomes a depthwise 1x1 convolution (``cpu``).
+    * A hard-sigmoid that alone reads a convolution becomes a clamp, which its Q does (``cpu``).
     * ``hardswish(x)`` and ``silu(x)`` of integers become ``x * hardsigmoid(x)`` and ``x * sigmoid(x)`` (``cpu``).
     """
     _pool_means(program)
     if target == "cpu":
+        fold_gates(program, exclude)
         _integer_forms(program, exclude)
     finish(program)
 
