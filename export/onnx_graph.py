@@ -22,6 +22,7 @@ from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.options import Target
 from ..core.tensors import Signature
 from . import transformer
+from .dynamic_int8 import translate, write_dynamic
 from .finish import finish, name_ports, told_of_neighbours
 from .forms import CPU_FORMS, gates_by_clip
 from .mended import keep_padding
@@ -30,6 +31,7 @@ from .recurrent import forms as recurrent_forms
 from .recurrent_int8 import unpack_recurrent, write_recurrent
 from .retarget import retarget
 from .simplify import PASSES, remove_dead, simplify
+from .unsupported import without_unsupported
 
 OPSETS: dict[str, int] = {"cpu": 21, "tensorrt": 20}
 """What each target gets by default.
@@ -87,11 +89,14 @@ def build(
     if reached != version:
         raise UserError(f"this model cannot be written in opset {version}", f"set export.opset to {reached} or more")
     name_ports(model, signature)
+    if target == "tensorrt":
+        without_unsupported(model)
     with quiet():
         simplify(model, (*PASSES, merge_repeated, quantize_before_reshape))
     integer = target == "cpu" and has_qdq(model)
     for form in (*CPU_FORMS, *transformer.FORMS) if integer else ():
         form(model)
+    write_dynamic(model, target)
     write_recurrent(model, recurrent) if target == "cpu" else unpack_recurrent(model)
     remove_dead(model)
     write_qdq(model)
@@ -139,6 +144,7 @@ def _parse_operators_once() -> None:
 
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq, **recurrent_forms()}
+    table[torch.ops.retort.dynamic_qdq.default] = translate
     _parse_operators_once()
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose

@@ -12,7 +12,7 @@ from ...core.console import Console
 from .exporting import DEFAULT_PARTS, PARTS, Row, run
 
 COLUMNS = (
-    *("model", "free axes", "nodes", "parity", "shapes", "bytes", "parser", "imported"),
+    *("model", "free axes", "nodes", "parity", "shapes", "bytes", "parser", "height, width", "imported"),
     *("INT8 cpu dB", "MACs %", "int/float", "INT8 trt dB", "MACs %", "plan MB", "FP16/FP32", "fault"),
 )
 NONE = "–"
@@ -26,7 +26,8 @@ def line(name: str, rows: dict[str, Row]) -> list[str]:
     cells += [f"{export['parity']:.0e}" if "parity" in export else NONE, _shapes(export)]
     cells += [("same" if export["same_bytes"] else "other") if "same_bytes" in export else NONE]
     cells += [f"{export['parsed_layers']}" if "parsed_layers" in export else "refused" if "parser" in export else NONE]
-    cells += [_shapes(back)]
+    sized = rows.get("sizes", {})
+    cells += [_shapes(sized) if "shapes" in sized else str(sized.get("sizes", NONE)), _shapes(back)]
     cells += [*_int8(rows.get("int8", {}), True), *_int8(rows.get("int8-tensorrt", {}), False)]
     return [*cells, *_engine(rows.get("engine", {})), "; ".join(faults)[:90]]
 
@@ -60,7 +61,8 @@ def counts(found: dict[str, dict[str, Row]]) -> dict[str, Any]:
     return {
         "models": len(rows),
         **{part: count for part, count in good.items() if any(part in row for row in rows)},
-        "free_axes": sum(bool(row.get("axes")) for row in exports),
+        "free_sequence": sum(bool(row.get("axes")) for row in exports),
+        "free_sides": sum(bool(row.get("sizes", {}).get("axes")) for row in rows),
         "parsed": sum("parsed_layers" in row for row in exports),
     }
 

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...core.errors import ModelError, RetortError
-from . import elementwise, host, layers, movement, recurrent
+from . import elementwise, host, layers, movement, recurrent, signals
 from .call import Call, Operator, as_tensor
 from .reader import Graph, Node
 
 OPERATORS: dict[str, Operator] = {
-    **elementwise.OPERATORS, **movement.OPERATORS, **layers.OPERATORS, **recurrent.OPERATORS
+    **elementwise.OPERATORS, **movement.OPERATORS, **layers.OPERATORS, **recurrent.OPERATORS, **signals.OPERATORS
 }  # fmt: skip
 _STATISTICS = {"BatchNormalization": (3, 4)}
 _WEIGHTED = ("Conv", "ConvTranspose", "Linear", "PRelu", "LayerNormalization", "BatchNormalization", "Gemm", "MatMul")
-_NUMBERS = {"Clip": (1, 2), "Resize": (1, 2, 3), "Upsample": (1,), "Pad": (1, 2, 3)}
+_NUMBERS = {"Clip": (1, 2), "Resize": (1, 2, 3), "Upsample": (1,), "Pad": (1, 2, 3), "Col2Im": (1, 2)}
 _HOST_LENGTH = 1024
 
 

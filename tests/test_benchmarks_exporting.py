@@ -1,0 +1,55 @@
+"""The export suite: rows by model and part, taken up again; a fault stands in its row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retort.benchmarks.suites import coverage, exporting, exporting_table
+from retort.benchmarks.suites.exporting_shapes import free, lengths, sides
+from retort.core.console import SILENT
+from retort.core.tensors import Signature, TensorSpec
+
+MODELS = coverage.models()
+
+
+def test_rows_are_appended_and_taken_up_again(tmp_path: Path) -> None:
+    """A part that went well is not run again, one that failed is, and the table has a line for each model."""
+    path = tmp_path / "exporting.jsonl"
+    path.write_text(json.dumps({"model": "lstm", "part": "export", "fault": "crash: killed"}) + "\n")
+    found = exporting.run(["lstm"], path, SILENT, ["export", "sizes"])
+    row = found["lstm"]["export"]
+    assert "fault" not in row, row["fault"]
+    assert row["same_bytes"]
+    assert row["axes"] == ["sequence"]
+    assert [item["shape"] for item in row["shapes"]] == [[3, 10], [1, 15], [3, 7]]
+    assert max(item["error"] for item in row["shapes"]) < 1e-5
+    lines = path.read_text()
+    assert exporting.run(["lstm"], path, SILENT, ["export", "sizes"]) == found
+    assert path.read_text() == lines
+    table = [exporting_table.line(name, rows) for name, rows in found.items()]
+    assert [len(cells) for cells in table] == [len(exporting_table.COLUMNS)]
+    assert exporting_table.counts(found)["export"] == 1
+
+
+def test_axes_are_tried_by_the_kind_of_input() -> None:
+    """Words and sound have a length, pictures two sides, tables neither."""
+    words, table = np.zeros((1, 12), np.int64), np.zeros((1, 12), np.float32)
+    assert lengths({"words": words}) == [{"words": {1: "sequence"}}]
+    assert lengths({"table": table}) == []
+    picture = np.zeros((1, 3, 8, 8), np.float32)
+    assert sides({"picture": picture, "words": words}) == [{"picture": {2: "height", 3: "width"}}]
+    assert sides({"words": words}) == []
+    assert free(Signature((TensorSpec("x", "float32", ("batch", "2*height", 4)),), ())) == ["2*height"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fnet", "mobilevit_v2", "two_inputs", "conv_lstm"])
+def test_awkward_architectures_walk_all_parts(name: str, tmp_path: Path) -> None:
+    """Fourier layers, folded patches, several inputs and loops export for both targets, in INT8, and come back."""
+    pytest.importorskip("transformers")
+    found = exporting.run([name], tmp_path / "rows.jsonl", SILENT)[name]
+    assert {part: row["fault"] for part, row in found.items() if "fault" in row} == {}
