@@ -25,7 +25,7 @@ def test_rows_are_appended_and_taken_up_again(tmp_path: Path) -> None:
     assert "fault" not in row, row["fault"]
     assert row["same_bytes"]
     assert row["axes"] == ["sequence"]
-    assert [item["shape"] for item in row["shapes"]] == [[3, 10], [1, 15], [3, 7]]
+    assert [item["shape"] for item in row["shapes"]] == [[3, 12], [1, 18], [3, 8]]
     assert max(item["error"] for item in row["shapes"]) < 1e-5
     lines = path.read_text()
     assert exporting.run(["lstm"], path, SILENT, ["export", "sizes"]) == found
