@@ -17,6 +17,7 @@ from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
+Provider = Literal["cpu", "cuda", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 Rung = Literal["none", "auto", "full", "equalise", "hessian", "adaround", "bias", "ranges"]
 
@@ -96,6 +97,11 @@ class QuantizeOptions(Options):
     weight_bits: int = Field(default=8, ge=2, le=8, description="codes of weights; below 8 they still run as INT8")
     first_layer: Literal["auto", "int8", "float"] = Field(
         default="auto", description="layers that read the inputs; `auto` keeps those in FP32 that INT8 would slow down"
+    )
+    form: Literal["static", "dynamic", "auto"] = Field(
+        default="static",
+        description="what matrix products read on cpu: calibrated grids, or grids taken while the model runs, from the "
+        "whole batch; auto makes both, times them and keeps the better",
     )
     smooth: bool = Field(default=True, description="SmoothQuant where it makes a linear layer's output more exact")
     last_layer: Literal["int8", "float"] = Field(default="int8", description="layers behind which no other comes")
@@ -204,6 +210,10 @@ class BenchOptions(Options):
     budget_s: Positive = Field(default=20.0, description="time for one batch size at most")
     confidence: Confidence = 0.95
     seed: int = 0
+    provider: Provider = Field(
+        default="cpu",
+        description="what ONNX Runtime must really run .onnx files on; cuda takes .pt2 files, too",
+    )
 
 
 class ReportOptions(Options):

@@ -28,12 +28,17 @@ class Codes:
 
 def codes_of(value: ir.Value | None, opset: int) -> Codes | None:
     """The codes behind a weight; None when it is not a fake-quantized constant with one scale per row."""
-    found = _follow(value, opset, {})
+    found = follow(value, opset)
     if found is None or found[0].ndim != 3:
         return None
     values, spread = found
     scales = spread[:, :, 0]
     return Codes(values, np.ascontiguousarray(scales)) if bool((spread == scales[:, :, None]).all()) else None
+
+
+def follow(value: ir.Value | None, opset: int) -> tuple[Numbers, Numbers] | None:
+    """Codes of a fake-quantized constant behind movements, and the scale of each; None for anything else."""
+    return _follow(value, opset, {})
 
 
 def _follow(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
 
-QDQ = "retort.qdq.default"
+QDQ, DYNAMIC = "retort.qdq.default", "retort.dynamic_qdq.default"
 _WEIGHT_USERS = frozenset(
     [
         "conv1d",
@@ -135,8 +135,8 @@ def is_quantized(program: ExportedProgram) -> bool:
 def without_quantization(program: ExportedProgram) -> ExportedProgram:
     """A copy of the program that computes in floating point: every fake-quantize passes its input on."""
     module, signature = _copied(program)
-    for node in [node for node in module.graph.nodes if str(node.target) == QDQ]:
-        source = _arguments(node)[0]
+    for node in [node for node in module.graph.nodes if str(node.target) in (QDQ, DYNAMIC)]:
+        source = node.args[0]
         node.replace_all_uses_with(source)
         module.graph.erase_node(node)
         for spec in signature.output_specs:

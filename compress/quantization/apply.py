@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import fx
 from ...core.options import QuantizeOptions, Target
 from ..cost import node_macs
 from ..program import Program, ordered
+from .dynamic import quantize_inputs
 from .gates import shared_codes
 from .guard import guard_floats
 from .operators import Weighted, fixed_grid, kind_of
@@ -47,7 +49,9 @@ def apply(
         quantized[value] = _insert_point(program.module, placement, value, grid)
         span = ranges[value]
         activations[quantized[value][1]] = {"node": value.name, "low": span.low, "high": span.high}
-    weights = _insert_weights(program.module, placement, scales)
+    scales |= dict.fromkeys((layer.node for layer in placement.dynamic), math.inf)
+    weights = _insert_weights(program.module, [*placement.layers, *placement.dynamic], scales)
+    quantize_inputs(program, placement.dynamic)
     weights |= quantize_recurrent(program, placement.recurrent, options)
     for step, source in placement.copies.items():
         _requantize(program.module, step, quantized[source][0])
@@ -68,7 +72,7 @@ def apply(
 def summary(placement: Placement, macs: Mapping[str, int]) -> dict[str, Any]:
     """What became integer and what did not, JSON-ready."""
     recurrent = [layer.node for layer in placement.recurrent if layer.integer]
-    done_by = [*(layer.node for layer in placement.layers), *recurrent]
+    done_by = [*(layer.node for layer in (*placement.layers, *placement.dynamic)), *recurrent]
     kinds = Counter(map(kind_of, (*done_by, *placement.joins)))
     done = sum(macs.get(node.name, 0) for node in done_by)
     total = sum(macs.values())
@@ -133,11 +137,11 @@ def _input_scale(layer: Weighted, grids: Mapping[fx.Node, Grid]) -> float:
 
 
 def _insert_weights(
-    module: fx.GraphModule, placement: Placement, input_scales: Mapping[fx.Node, float]
+    module: fx.GraphModule, every: Sequence[Weighted], input_scales: Mapping[fx.Node, float]
 ) -> dict[str, dict[str, Any]]:
     """One fake-quantize per weight and axis, shared by all layers that read it."""
     shared: dict[tuple[str, int], list[Weighted]] = {}
-    for layer in placement.layers:
+    for layer in every:
         shared.setdefault((str(layer.weight.target), layer.axis), []).append(layer)
     order = {node: index for index, node in enumerate(module.graph.nodes)}
     facts = {}

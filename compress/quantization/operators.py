@@ -71,6 +71,17 @@ def is_qdq(node: object) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.name == "retort::qdq"
 
 
+def is_dynamic(node: object) -> bool:
+    """Whether a node rounds a tensor to the grid of its own extremes."""
+    target = node.target if isinstance(node, fx.Node) else None
+    return isinstance(target, torch._ops.OpOverload) and target._schema.name == "retort::dynamic_qdq"
+
+
+def rounds(node: object) -> bool:
+    """Whether a node does nothing but round its first argument to a grid."""
+    return is_qdq(node) or is_dynamic(node)
+
+
 def operand(node: fx.Node, name: str) -> Any:
     """An argument by name, its default when not given."""
     return modes.argument(node, name)

@@ -15,7 +15,7 @@ from ..cost import node_macs
 from ..devices import as_array
 from ..program import Program, evaluating, ordered
 from .coded import Coded, coded
-from .operators import JOINS, clamp_bounds, is_qdq, kind_of, moved, name_of
+from .operators import JOINS, clamp_bounds, is_qdq, kind_of, moved, name_of, rounds
 from .recurrent import KINDS, module_of
 from .surgery import shapes_of
 
@@ -61,7 +61,7 @@ def units_of(program: Program) -> list[Unit]:
 
 def quantizer_of(value: fx.Node) -> fx.Node | None:
     """The fake-quantize that a value comes from, behind movements of data."""
-    while not is_qdq(value):
+    while not rounds(value):
         earlier = moved(value)
         if earlier is None:
             return None
@@ -109,7 +109,7 @@ class Partial:
     def _exact(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if node.op == "get_attr":
             return _attribute(self.exact.module if node.target in self.own else self.quantized.module, node)
-        return values[node.args[0]] if is_qdq(node) else _call(node, values)  # type: ignore[index]
+        return values[node.args[0]] if rounds(node) else _call(node, values)  # type: ignore[index]
 
     def run(self, known: dict[fx.Node, Any], chosen: Collection[Unit]) -> dict[fx.Node, Any]:
         """The values that differ from FP32 when the chosen units are integer."""
@@ -120,7 +120,7 @@ class Partial:
         for node in self.nodes:
             if node.op == "get_attr" and node.target in paths:
                 values[node] = _attribute(self.quantized.module, node)
-            elif is_qdq(node):
+            elif rounds(node):
                 if node in active or (node.args[0].op == "get_attr" and node.args[0].target in paths):
                     values[node] = _call(node, values, known)
                 elif node.args[0] in values:

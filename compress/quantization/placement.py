@@ -14,7 +14,7 @@ from ...core.options import Target
 from ..cost import node_macs
 from ..program import Program, ordered
 from . import limits
-from .operators import CONVOLUTIONS, Weighted, name_of, weighted
+from .operators import CONVOLUTIONS, PRODUCTS, Weighted, name_of, weighted
 from .points import Placement, Point, excluded, name_in_model, source_of, tail_of
 from .recurrent import KINDS, Recurrent, recurrent, why_floating
 from .surgery import Shapes, shapes_of
@@ -88,7 +88,13 @@ def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
             )
 
 
-def place(program: Program, target: Target, exclude: Sequence[str] = (), ends: Ends = ("auto", "int8")) -> Placement:
+def place(
+    program: Program,
+    target: Target,
+    exclude: Sequence[str] = (),
+    ends: Ends = ("auto", "int8"),
+    dynamic: bool = False,
+) -> Placement:
     """Choose what becomes integer.
 
     Args:
@@ -96,14 +102,18 @@ def place(program: Program, target: Target, exclude: Sequence[str] = (), ends: E
         target: which runtime's kernels to serve.
         exclude: patterns of node or layer names that stay in floating point.
         ends: what is wanted of the first and the last layers (``quantize.first_layer``, ``quantize.last_layer``).
+        dynamic: quantize what goes into matrix products while the model runs.
 
     Raises:
         UserError: a pattern of ``exclude`` fits no node.
     """
     shapes = shapes_of(program)
     layers, floating = eligible(program, target, exclude, shapes, ends)
+    apart = {node: layer for node, layer in layers.items() if dynamic and name_of(node) in PRODUCTS}
+    layers = {node: layer for node, layer in layers.items() if node not in apart}
     build = Cpu if target == "cpu" else TensorRT
     made = build(program.module.graph, layers, floating, exclude, shapes).placement()
+    made.dynamic = list(apart.values())
     made.recurrent = _recurrent(program, target, exclude, shapes, ends)
     for layer in made.recurrent:
         made.floating[layer.node] = why_floating(layer)

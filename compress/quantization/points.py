@@ -38,6 +38,7 @@ class Placement:
         joins: operators without weights that run in integers.
         copies: data movements whose output needs the Q of its source again.
         groups: points that share one range where their clamps allow it (inputs and output of a concatenation).
+        dynamic: matrix products whose input is quantized while the model runs.
         recurrent: recurrent layers that get INT8 weights.
         floating: layers left in floating point, with the reason.
     """
@@ -47,6 +48,7 @@ class Placement:
     joins: list[fx.Node] = field(default_factory=list)
     copies: dict[fx.Node, fx.Node] = field(default_factory=dict)
     groups: list[list[fx.Node]] = field(default_factory=list)
+    dynamic: list[Weighted] = field(default_factory=list)
     recurrent: list[Recurrent] = field(default_factory=list)
     floating: dict[fx.Node, str] = field(default_factory=dict)
 

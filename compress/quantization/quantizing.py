@@ -17,6 +17,7 @@ from .apply import apply
 from .calibration import calibrate
 from .computed import store_computed
 from .correction import Judge, Rung, check_samples, climb, divide, new_rung, show
+from .dynamic import is_wanted
 from .fold import fold_batch_norms
 from .masks import soften_masks
 from .methods import choose_method
@@ -239,11 +240,12 @@ def _int8(
     rewrite(folded, target, (*options.exclude, *patterns(floats)))
     # an operator that rewriting made may be gone with the layer before it
     there = patterns([name for name in floats if name in _names(folded)])
-    placement = place(folded, target, (*options.exclude, *there), (options.first_layer, options.last_layer))
+    ends = (options.first_layer, options.last_layer)
+    placement = place(folded, target, (*options.exclude, *there), ends, is_wanted(options, target))
     ranges = calibrate(folded, placement, calibration, options, console, target)
     apply(folded, placement, ranges, target, options)
     narrow_weights(folded, options.weight_bits)
-    if not placement.layers and not placement.recurrent:
+    if not (placement.layers or placement.dynamic or placement.recurrent):
         console.warn("no layer can be INT8 on this target; the program stays in floating point")
     return folded
 

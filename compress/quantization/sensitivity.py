@@ -15,7 +15,7 @@ from ...core.data import Split
 from ...core.metrics import evaluate, sqnr_db
 from ...core.tensors import Array
 from ..program import Program
-from .operators import is_qdq, name_of
+from .operators import is_dynamic, is_qdq, name_of
 from .partial import Partial, Unit
 from .walk import feeds_of
 
@@ -110,7 +110,7 @@ def cause_of(unit: Unit, values: dict[fx.Node, Any]) -> tuple[str, str]:
         The cause, and its numbers.
     """
     for node in sorted(unit.quantizers, key=lambda item: item.name):
-        if node.args[0].op == "get_attr":  # type: ignore[union-attr]
+        if is_dynamic(node) or node.args[0].op == "get_attr":  # type: ignore[union-attr]
             continue
         found = _of_tensor(node, values)
         if found is not None:

@@ -14,7 +14,7 @@ from ...core.data import Split, batches
 from ..devices import as_tensor
 from ..program import Program, evaluating
 from .coded import Coded, coded_layers
-from .operators import is_qdq
+from .operators import rounds
 from .surgery import shapes_of
 
 MEMORY_BYTES = 512 << 20
@@ -99,7 +99,7 @@ class Form:
         def _look(source: fx.Node) -> Any:
             return self.values[source][chunk] if source in self.values else self._fixed(source, fixed)
 
-        if self.exact and is_qdq(node):
+        if self.exact and rounds(node):
             return _look(node.args[0])  # type: ignore[arg-type]
         return _apply(node, _look)
 
@@ -109,7 +109,7 @@ class Form:
                 value: Any = self.module
                 for part in str(node.target).split("."):
                     value = getattr(value, part)
-            elif self.exact and is_qdq(node):
+            elif self.exact and rounds(node):
                 value = self._fixed(node.args[0], known)  # type: ignore[arg-type]
             else:
                 value = _apply(node, lambda one: self._fixed(one, known))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NAME = "retort::qdq"
+NAME, DYNAMIC = "retort::qdq", "retort::dynamic_qdq"
 SCHEMA = "(Tensor x, Tensor scale, Tensor zero_point, int axis, int qmin, int qmax) -> Tensor"
 
 
@@ -33,6 +33,23 @@ def qdq(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = -1, qmin: int 
     """
     result: Tensor = torch.ops.retort.qdq(x, scale, zero_point, axis, qmin, qmax)
     return result
+
+
+def dynamic_qdq(x: Tensor) -> Tensor:
+    """Round ``x`` to the UINT8 grid that spans its own extremes and 0, as ONNX's DynamicQuantizeLinear takes it.
+
+    The grid is one for the whole tensor, so that every row depends on the others; the gradient is straight-through.
+    """
+    result: Tensor = torch.ops.retort.dynamic_qdq(x)
+    return result
+
+
+def _dynamic(x: Tensor) -> Tensor:
+    low, high = (value.clamp(*limits) for value, limits in zip(torch.aminmax(x.float()), ((None, 0), (0, None))))
+    scale = (high - low) / 255
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    zero = (-low / scale).round().clamp(0, 255)
+    return ((x.float() / scale).round() + zero).clamp(0, 255).sub(zero).mul(scale).to(x.dtype)
 
 
 def codes(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, qmin: int, qmax: int) -> Tensor:
@@ -108,6 +125,10 @@ def _register() -> None:
     torch.library.impl(NAME, "default")(_forward)
     torch.library.register_fake(NAME)(_fake)
     torch.library.register_autograd(NAME, _backward, setup_context=_setup_context)
+    torch.library.define(DYNAMIC, "(Tensor x) -> Tensor")
+    torch.library.impl(DYNAMIC, "default")(_dynamic)
+    torch.library.register_fake(DYNAMIC)(torch.empty_like)
+    torch.library.register_autograd(DYNAMIC, lambda ctx, grad: grad)
 
 
 _register()
