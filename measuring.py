@@ -14,7 +14,7 @@ from .core.errors import UserError, VerificationError
 from .core.intervals import Interval
 from .core.options import BenchOptions, Gate, Options, ServeOptions
 from .core.recipe import PROGRAM_STAGES
-from .core.session import SessionOptions, open_session
+from .core.session import PROVIDERS, SessionOptions, open_session
 from .core.tensors import Array
 from .gates import GateResult
 from .stages import Place
@@ -135,8 +135,13 @@ def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> d
     from .benchmarks.latency import compare_sessions
 
     samples = line.data.test.read(range(min(LATENCY_SAMPLES, len(line.data.test))))[0]
-    sessions = {name: open_session(g.main, SessionOptions(threads=options.threads)) for name, g in graphs.items()}
+    sessions = {name: open_session(g.main, session_options(options)) for name, g in graphs.items()}
     return compare_sessions(sessions, samples, options, line.console)
+
+
+def session_options(options: BenchOptions) -> SessionOptions:
+    """Threads and provider that a measurement asks for."""
+    return SessionOptions(threads=options.threads, providers=PROVIDERS[options.provider])
 
 
 def serve(line: Line, options: ServeOptions) -> Artifact:

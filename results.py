@@ -13,10 +13,10 @@ from .core.dynamic import NEIGHBOURS
 from .core.errors import MissingFileError, UserError
 from .core.options import BenchOptions, MetricName, ReportOptions
 from .core.recipe import PROGRAM_STAGES
-from .core.session import SessionOptions, open_session
+from .core.session import PROVIDERS, open_session
 from .core.sources import fit_to
 from .core.tensors import Array
-from .measuring import LATENCY_SAMPLES, accuracy, compare, graph_of, reference_of
+from .measuring import LATENCY_SAMPLES, accuracy, compare, graph_of, reference_of, session_options
 from .stages import Place
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def _measure(
 
     line.console.stage("bench", f"{len(graphs)} models in interleaved blocks, batch {list(options.batch_sizes)}")
     timed = compare(line, graphs, options)
-    memory = {name: measure_memory(graph.main) for name, graph in line.console.track(list(graphs.items()), "memory")}
+    told = line.console.track(list(graphs.items()), "memory") if options.provider == "cpu" else ()
+    memory = {name: measure_memory(graph.main) for name, graph in told}
     entries = [_entry(line, name, graphs, timed, memory, options.confidence) for name in stages]
     return new_result(
         line.recipe.name,
@@ -77,7 +78,7 @@ def _measure(
         latency=timed,
         gates=gates,
         data={"fingerprint": line.fingerprint, "test_samples": len(line.data.test), "source": line.recipe.data.source},
-        notes=["Every program is measured as the ONNX file exported of it, in ONNX Runtime."],
+        notes=["Every program is measured as the ONNX file exported of it, in ONNX Runtime.", *_ran_on(options)],
     )
 
 
@@ -102,7 +103,7 @@ def _entry(
         artifact,
         accuracy=accuracy(line, name, reference_of(line), confidence) if name in JUDGED else None,
         latency=latency if in_process else None,
-        memory=memory[program] if in_process else None,
+        memory=memory.get(program) if in_process else None,
         parameters=facts.get("parameters"),
         macs=facts.get("macs"),
         seconds=facts.get("timing", {}).get("seconds"),
@@ -162,7 +163,7 @@ def compare_files(
     from .benchmarks.latency import compare_sessions
 
     names = _names(models)
-    sessions = [open_session(model.main, SessionOptions(threads=options.threads)) for model in models]
+    sessions = [open_session(model.main, session_options(options)) for model in models]
     data = [fit_to(splits, session.signature).test for session in sessions]
     found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]
     judged = metric or metric_of(found[0].targets)
@@ -172,10 +173,18 @@ def compare_files(
     for index, (name, model) in enumerate(zip(names, models, strict=True)):
         reference = found[0] if index else None
         measured = judged and measure_accuracy(judged, found[index], reference, confidence=options.confidence)
-        memory = measure_memory(model.main, threads=options.threads)
+        memory = measure_memory(model.main, threads=options.threads) if options.provider == "cpu" else None
         entries.append(stage_entry(name, model, accuracy=measured or None, latency=timed, memory=memory))
     facts = {"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)}
-    return new_result(" against ".join(reversed(names)), entries, reference=names[0], latency=timed, data=facts)
+    title, notes = " against ".join(reversed(names)), _ran_on(options)
+    return new_result(title, entries, reference=names[0], latency=timed, data=facts, notes=notes)
+
+
+def _ran_on(options: BenchOptions) -> list[str]:
+    """What is said of models that did not run on the CPU, whose memory in this machine says nothing of them."""
+    if options.provider == "cpu":
+        return []
+    return [f"ONNX files ran on {PROVIDERS[options.provider][0]}, asked node by node; memory is not measured."]
 
 
 def metric_of(targets: Array | None) -> MetricName | None:

@@ -6,7 +6,7 @@ import io
 import json as json_module
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -15,19 +15,12 @@ from .commands import Data, DataArgs, Debug, Json, Seed, Settings, TargetOption,
 from .core.artifact import load_artifact
 from .core.console import Console
 from .core.errors import InputError, MissingFileError, UserError
-from .core.options import BenchOptions, MetricName, ServeOptions
-from .core.session import SessionOptions, open_session
+from .core.options import BenchOptions, MetricName, Provider, ServeOptions
+from .core.session import PROVIDERS, SessionOptions, open_session
 from .core.sources import fit_to
 from .core.tensors import Array, Signature
 from .flags import build_options, with_flags
 from .stages import Context
-
-Provider = Literal["cpu", "cuda", "tensorrt"]
-PROVIDERS: dict[Provider, tuple[str, ...]] = {
-    "cpu": (),
-    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-}
 
 
 def serve(
@@ -239,7 +232,8 @@ def bench(
 ) -> None:
     """Compare model files: accuracy pair by pair, latency in randomised interleaved blocks.
 
-    Example: `retort bench fp32.onnx int8.onnx --data digits --batch-sizes 1 --batch-sizes 32`
+    Example: `retort bench fp32.onnx int8.onnx --data digits --batch-sizes 1 --batch-sizes 32`;
+    `retort bench fp32.onnx int8.onnx --data digits --provider cuda`
     """
     from .results import compare_files, print_table, write_result
 

@@ -15,6 +15,12 @@ from .errors import MissingFileError, UserError
 from .tensors import Array, Feeds, Signature
 
 BACKENDS = {".onnx": "ort", ".pt2": "eager", ".plan": "trt"}
+PROVIDERS: dict[str, tuple[str, ...]] = {
+    "cpu": (),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+"""What a user calls a provider, and ONNX Runtime's names; a session that does not run on the first is refused."""
 
 
 @dataclass(frozen=True)

@@ -153,15 +153,17 @@ def _matrix(transform: _Transform, size: int, length: int) -> Numbers:
 
 def _computed_matrix(write: _Writer, source: ir.Value, transform: _Transform) -> ir.Value:
     """The same for a size that only the runtime knows; whole numbers up to 2**24 are exact in FP32."""
-    zero, one = write.numbers(np.asarray(0, np.float32)), write.numbers(np.asarray(1, np.float32))
+    zero, one = write.numbers(np.asarray(0)), write.numbers(np.asarray(1))
     whole = write.node("Gather", write.node("Shape", source), write.numbers(np.asarray(transform.axis)), axis=0)
     size = write.node("Cast", whole, to=int(ir.DataType.FLOAT))
-    count = size
+    count = whole
     if transform.onesided:
-        half = write.node("Mul", size, write.numbers(np.asarray(0.5, np.float32)))
-        count = write.node("Add", write.node("Floor", half), one)
-    rows = write.node("Unsqueeze", write.node("Range", zero, size, one), write.numbers(np.array([1])))
-    columns = write.node("Unsqueeze", write.node("Range", zero, count, one), write.numbers(np.array([0])))
+        count = write.node("Add", write.node("Div", whole, write.numbers(np.asarray(2))), one)
+    rows, columns = (
+        write.node("Cast", write.node("Range", zero, stop, one), to=int(ir.DataType.FLOAT)) for stop in (whole, count)
+    )
+    rows = write.node("Unsqueeze", rows, write.numbers(np.array([1])))
+    columns = write.node("Unsqueeze", columns, write.numbers(np.array([0])))
     product = write.node("Mul", rows, columns)
     turns = write.node("Mul", write.node("Floor", write.node("Div", product, size)), size)
     step = write.node("Div", write.numbers(np.asarray(2 * np.pi, np.float32)), size)

@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from retort.__main__ import main
 from retort.core.backends.ort import placement
 from retort.core.errors import MachineError
-from retort.core.session import SessionOptions, open_session
+from retort.core.options import BenchOptions
+from retort.core.session import PROVIDERS, SessionOptions, open_session
+from retort.measuring import session_options
 
 IDLE = "AzureExecutionProvider"
 needs_idle = pytest.mark.skipif(IDLE not in onnxruntime.get_available_providers(), reason=f"no {IDLE} here")
@@ -79,3 +81,26 @@ def test_predict_asks_for_a_provider_by_name(model: Path, tmp_path: Path, capsys
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert not caught.value.code
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_bench_times_a_provider_or_says_why_not(
+    provider: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`retort bench --provider` and the recipe's key never time the CPU under another name."""
+    name = PROVIDERS[provider][0]
+    assert session_options(BenchOptions.model_validate({"provider": provider})).providers[0] == name
+    if name in onnxruntime.get_available_providers():
+        pytest.skip("it is installed")
+    np.savez(tmp_path / "data.npz", x=np.zeros((8, 4), np.float32))
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", str(model), "--data", str(tmp_path / "data.npz"), "--provider", provider])
+    assert caught.value.code == 7
+    assert f"no {name}; it has" in capsys.readouterr().err
+
+
+def test_a_program_is_not_run_by_a_provider_of_another_runtime(tmp_path: Path) -> None:
+    """PyTorch has no TensorRT provider: asked for it, a program is refused instead of run on the CPU."""
+    with pytest.raises(MachineError, match=r"net\.pt2 is a program: TensorrtExecutionProvider .* does not run it"):
+        (tmp_path / "net.pt2").touch()
+        open_session(tmp_path / "net.pt2", SessionOptions(providers=PROVIDERS["tensorrt"]))

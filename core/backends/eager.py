@@ -63,6 +63,11 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     """
     if isinstance(model, bytes):
         raise ArtifactError("a captured program cannot be opened from bytes", "give its path")
+    if options.providers and "tensorrt" in options.providers[0].lower():
+        raise MachineError(
+            f"{Path(model).name} is a program: {options.providers[0]} of ONNX Runtime does not run it",
+            "export it first, or build a plan with `retort engine`",
+        )
     program, stored, _ = load_exported(model)
     device = "cuda" if options.providers and "cuda" in options.providers[0].lower() else "cpu"
     if device == "cuda":
