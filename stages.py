@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent
 COMPRESS = ("core/backends", "core/data.py", "core/sources.py", "core/images.py", "compress", "compress/imported")
+QUANTIZE = ("core/backends", "core/data.py", "core/dynamic.py", "choosing.py")
 CODE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("capture", "train", "distill"), COMPRESS),
     "prune": (*COMPRESS, "compress/pruning", "export", "timing.py"),
     "sparsify": (*COMPRESS, "compress/pruning"),
-    "quantize": ("core/backends", "core/data.py", "compress", "compress/quantization"),
-    "export": ("core/backends", "core/tensors.py", "export", "export/lint"),
+    "quantize": (*QUANTIZE, "compress", "compress/quantization"),
+    "export": ("core/backends", "core/tensors.py", "core/dynamic.py", "export", "export/lint"),
     "engine": ("core/backends", "core/tensors.py", "export", "export/lint"),
     "pack": ("core", "core/backends", "serve", "handlers"),
     "outputs": ("core/backends", "core/session.py"),
@@ -147,11 +148,13 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place | Path, co
 
 def quantize(options: QuantizeOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
     """Place and calibrate INT8 fake-quantize nodes."""
+    from .choosing import choose_form
     from .compress.quantization import quantize as stage
 
     if options.plan is not None:
         options = options.model_copy(update={"plan": str(context.base / options.plan)})
-    return stage(options, parent, _placed(place).directory, target=context.target, **_training(parent, place, context))
+    make = partial(choose_form, stage) if options.form == "auto" and context.target == "cpu" else stage
+    return make(options, parent, _placed(place).directory, target=context.target, **_training(parent, place, context))
 
 
 def read_files(options: Options, base: Path) -> list[str]:
