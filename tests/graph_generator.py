@@ -529,6 +529,47 @@ def _wide_codes(g: Graph, rng: random.Random) -> bool:
     return _zero_point(np.array(0, rng.choice((np.int16, np.uint16))))(g, rng)
 
 
+def _quantized_at_run_time(g: Graph, node: onnx.NodeProto, rng: random.Random) -> None:
+    """The weight in floating point, with the QuantizeLinear that gives the codes."""
+    codes, scale = g.values.pop(node.input[0]), g.values[node.input[1]]
+    axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
+    shape = [-1 if index == axis else 1 for index in range(codes.ndim)] if scale.ndim else []
+    weight = g.constant((codes * scale.reshape(shape)).astype(g.dtype), "w")
+    made = helper.make_node(Q, [weight, *node.input[1:]], [g.name("codes")], name=g.name("weight_q"), axis=axis)
+    g.nodes.insert(g.nodes.index(node), made)
+    node.input[0] = made.output[0]
+
+
+_AGELESS = {"Conv", "ConvTranspose", "Relu", "Sigmoid", "Tanh", "Add", "Mul", "Concat", "MaxPool", "AveragePool"}
+_AGELESS |= {"GlobalAveragePool", "Flatten", "Gemm", "MatMul", "Transpose", "Reshape", "Abs", "Erf", "Elu", "Softplus"}
+
+
+def _old_opset(g: Graph, node: onnx.NodeProto, rng: random.Random) -> bool:
+    """Scales per channel in an opset that knows one scale alone; only operators that have not changed since."""
+    g.opset = rng.choice((10, 11, 12))
+    return {item.op_type for item in g.nodes} <= _AGELESS | {Q, DQ} and not g.half
+
+
+def _half_scales_too_early(g: Graph, rng: random.Random) -> bool:
+    """FP16 scales in an opset that has none."""
+    g.opset = rng.choice((17, 18))
+    return g.half and bool(_of(g, Q, DQ)) and not _of(g, "Gelu")
+
+
+def _ancient_opset(g: Graph, rng: random.Random) -> bool:
+    g.opset = rng.choice((7, 8))
+    return {item.op_type for item in g.nodes} <= _AGELESS - {"Erf"} and not g.half
+
+
+def _quantized_twice(g: Graph, q: onnx.NodeProto, dq: onnx.NodeProto, rng: random.Random) -> None:
+    """A second pair on the same value, with a reader of its own."""
+    again = helper.make_node(Q, list(q.input), [g.name("again")], name=g.name("again_q"))
+    back = helper.make_node(DQ, [again.output[0], *dq.input[1:]], [g.name("back")], name=g.name("again_dq"))
+    place = g.nodes.index(q)
+    g.nodes[place + 1 : place + 1] = [again, back]
+    g.outputs.append(g.node("Relu", [back.output[0]]))
+
+
 FAULTS: dict[str, tuple[str, Fault]] = {
     "asymmetric": ("Q01", _zero_point(np.int8(3))),
     "asymmetric uint8": ("Q01", _zero_point(np.uint8(128))),
@@ -542,16 +583,21 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "scales of rank two": ("Q06", _on_weight(_rank_two)),
     "int32 bias": ("Q07", _integer_bias(np.int32)),
     "int8 bias": ("Q08", _integer_bias(np.int8)),
+    "weight quantized at run time": ("Q09", _on_weight(_quantized_at_run_time)),
     "computed scale": ("Q10", _on_pair(_computed_scale)),
     "unequal volumes": ("Q11", _on_weight(_volumes)),
     "integer operator": ("Q12", _integer_product),
     "dynamic quantization": ("Q12", _operator("DynamicQuantizeLinear", 1, 3)),
     "wide codes": ("Q13", _wide_codes),
     "foreign domain": ("Q14", _on_pair(_microsoft_pair)),
+    "old opset": ("Q15", _on_weight(_old_opset)),
+    "ancient opset": ("Q15", _ancient_opset),
+    "half scales too early": ("Q15", _half_scales_too_early),
     "scale of another type": ("Q16", _on_pair(_half_scale)),
     "operand of another type": ("Q17", _half_operand),
     "branch of another type": ("Q17", _half_branch),
     "code -128": ("Q18", _on_weight(_code_minus_128)),
+    "quantized twice": ("Q19", _on_pair(_quantized_twice)),
     "scalar": ("Q20", _scalar),
     "custom operator": ("Q21", _operator("Foo", domain="my.domain")),
     "unknown operator": ("Q21", _operator("Nonsense")),

@@ -36,6 +36,7 @@ _KEEP_TYPE = frozenset(
         *("LayerNormalization", "BatchNormalization", "Identity", "Squeeze", "Unsqueeze", "Slice", "Pad", "HardSwish"),
     )
 )
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 LARGE_ELEMENTS = 256
 """Constants above this size count by type and shape alone where types and shapes are inferred."""
 
@@ -211,7 +212,7 @@ def _without_weights(model: onnx.ModelProto, order: list[onnx.NodeProto]) -> onn
     slim.functions.extend(model.functions)
     graph = model.graph
     slim.graph.name = graph.name or "graph"
-    slim.graph.node.extend(order)
+    slim.graph.node.extend(_typed_by_scale(model, order))
     slim.graph.input.extend(graph.input)
     slim.graph.output.extend(graph.output)
     given = {value.name for value in graph.input}
@@ -221,6 +222,22 @@ def _without_weights(model: onnx.ModelProto, order: list[onnx.NodeProto]) -> onn
         elif tensor.name not in given:
             slim.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return slim
+
+
+def _typed_by_scale(model: onnx.ModelProto, order: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, with what DequantizeLinear gives in its scale's type, as TensorRT takes it; ONNX does from 19 on."""
+    opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=0)
+    halves = {t.name: t.data_type for t in model.graph.initializer if t.data_type in _HALVES} if opset < 19 else {}
+    for node in order:
+        kind = halves.get(node.input[1]) if node.op_type == DEQUANTIZE and len(node.input) > 1 else None
+        if kind is None:
+            yield node
+            continue
+        single = onnx.NodeProto()
+        single.CopyFrom(node)
+        single.output[0] = f"{node.output[0]}/float"
+        yield single
+        yield onnx.helper.make_node("Cast", [single.output[0]], [node.output[0]], to=kind)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
