@@ -112,11 +112,11 @@ def test_the_file_computes_what_the_program_says(case, length):
 
 
 def test_softer_masks_change_no_output(case):
-    """Masked scores are lowered by a moderate number instead of the lowest: the outputs stay to seven digits."""
+    """Masked scores are lowered by 40 to 60, far from subnormal products: the outputs stay to seven digits."""
     program, _, _, split = case
     softened = clone(program)
     amounts = soften_masks(softened, split, OPTIONS)
-    assert all(40 <= amount <= 87 for amount in amounts.values())
+    assert all(40 <= amount <= 60 for amount in amounts.values())
     assert len(amounts) == 1
     one, two = (predict(item, split)["output"] for item in (program, softened))
     assert np.abs(one - two).max() <= 1e-6 * np.abs(one).max()
