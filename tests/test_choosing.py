@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,12 @@ def test_accuracy_decides_before_speed(
     form, reason = decide(trials, against, options)
     assert form == kept
     assert why in reason
+
+
+def test_facts_of_an_open_interval_are_plain_json() -> None:
+    """Where too few rounds fit the budget an interval has no end, which JSON has no number for."""
+    facts = Trial(24.0, None, {32: (2.7, 0.0, float("inf"))}).facts()
+    assert json.loads(json.dumps(facts, allow_nan=False))["speedup"] == {"32": [2.7, 0.0, None]}
 
 
 class Mixer(nn.Module):

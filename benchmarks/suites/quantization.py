@@ -2,9 +2,10 @@
 
     python -m retort.benchmarks.suites.quantization --peers FOLDER
 
-Makes an environment per peer in that folder, trains the nets of ``examples/quantization_nets.py`` on digits, quantizes
-each with every tool (256 calibration samples, the same for all), measures accuracy pair by pair on the test split and
-latency in interleaved blocks, all in ONNX Runtime on one thread, and prints a table and one JSON line.
+Makes an environment per peer in that folder, trains the nets of ``examples/quantization_nets.py`` on digits and a BERT
+classifier on docstrings (``examples/documentation.py``), quantizes each with every tool (256 calibration samples, the
+same for all), measures accuracy pair by pair on the test split and latency in interleaved blocks, all in ONNX Runtime
+on one thread, and prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -34,20 +35,28 @@ from ..accuracy import predict
 from ..device import describe, fingerprint
 from ..latency import compare_sessions
 
-NETS = ("residual", "depthwise", "vision", "recurrent")
+NETS = ("residual", "depthwise", "vision", "recurrent", "bert")
 PEERS = {
     "onnxruntime": ("onnxruntime==1.31.*", "onnx==1.23.*", "sympy"),
     "nncf": ("nncf==3.4.*", "onnxruntime==1.31.*", "onnx==1.23.*"),
     "modelopt": ("nvidia-modelopt[onnx]",),
 }
 TOOLS = (
-    *("retort", "retort-full", "retort-qat"),
+    *("retort", "retort-full", "retort-qat", "retort-auto"),
     *("onnxruntime-minmax", "onnxruntime-entropy", "onnxruntime-percentile", "nncf", "modelopt"),
 )
-OWN = {"retort": (), "retort-full": ("--correction", "full"), "retort-qat": ("--set", "qat.epochs=4")}
+OWN = {
+    "retort": (),
+    "retort-full": ("--correction", "full"),
+    "retort-qat": ("--set", "qat.epochs=4"),
+    "retort-auto": ("--form", "auto"),
+}
 BATCHES = (1, 32)
-TRAINED = {"residual": 8, "depthwise": 14, "vision": 14, "recurrent": 14}
-NET = "retort.examples.quantization_nets"
+TRAINED = {"residual": 8, "depthwise": 14, "vision": 14, "recurrent": 14, "bert": 5}
+NET, TEXT = "retort.examples.quantization_nets", "retort.examples.documentation"
+DATA = {**dict.fromkeys(NETS, "digits"), "bert": f"{TEXT}:splits"}
+SOURCES = {name: f"{TEXT if name == 'bert' else NET}:{name}" for name in NETS}
+RATES = {"bert": 1e-3}
 PEER_SCRIPT = Path(__file__).with_name("quantization_peer.py")
 COLUMNS = (
     *("net", "tool", "accuracy", "drop pp", "agreement", "SQNR dB", "KB"),
@@ -76,10 +85,10 @@ def prepare(folder: Path, name: str, console: Console) -> Path | None:
 def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: Path, console: Console) -> State:
     """One net through all tools."""
     context = stages.Context(
-        load_data(DataSpec(source="digits"), Path.cwd()), console=console, scratch=folder / "scratch"
+        load_data(DataSpec(source=DATA[name]), Path.cwd()), console=console, scratch=folder / "scratch"
     )
-    captured = stages.capture(ModelSpec(source=f"{NET}:{name}"), folder / "capture", context, CaptureOptions())
-    options = TrainOptions(epochs=TRAINED[name])
+    captured = stages.capture(ModelSpec(source=SOURCES[name]), folder / "capture", context, CaptureOptions())
+    options = TrainOptions(epochs=TRAINED[name], learning_rate=RATES.get(name, 2e-3))
     dense = stages.train(options, captured, folder / "train", context)
     graph = stages.export(ExportOptions(), dense, folder / "fp32", context)
     samples = fit_to(context.data, stages.read_signature(dense.main)).calibration
@@ -88,18 +97,22 @@ def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: P
     states: dict[str, State] = {"fp32": {"ok": True, "file": str(graph.main)}}
     for tool in tools:
         console.stage("suite", f"{name}: {tool}")
-        states[tool] = _own(tool, dense.path, folder) if tool in OWN else _peer(tool, name, graph.main, pythons, folder)
+        states[tool] = (
+            _own(tool, DATA[name], dense.path, folder)
+            if tool in OWN
+            else _peer(tool, name, graph.main, pythons, folder)
+        )
     _compare(states, context)
     return {"net": name, "tools": states}
 
 
-def _own(tool: str, program: Path, folder: Path) -> State:
+def _own(tool: str, net: str, program: Path, folder: Path) -> State:
     """Quantize and export by the two commands that a user would type."""
     made, graph = folder / tool, folder / f"{tool}-file"
     begin = [sys.executable, "-m", "retort"]
     commands = (
-        [*begin, "quantize", str(program), "--data", "digits", "--out", str(made), "--json", *OWN[tool]],
-        [*begin, "export", str(made), "--data", "digits", "--out", str(graph), "--json"],
+        [*begin, "quantize", str(program), "--data", DATA[net], "--out", str(made), "--json", *OWN[tool]],
+        [*begin, "export", str(made), "--data", DATA[net], "--out", str(graph), "--json"],
     )
     state: State = {"ok": True, "seconds": 0.0, "peak_mb": 0.0, "commands": len(commands)}
     for command in commands:
@@ -140,7 +153,7 @@ def _peer(tool: str, net: str, model: Path, pythons: dict[str, Path], folder: Pa
         return {"ok": False, "error": "not installed"}
     job, out = folder / f"{tool}.json", folder / f"{tool}.onnx"
     asked = {"tool": tool, "model": str(model), "samples": str(folder / "samples.npz"), "out": str(out)}
-    job.write_text(json.dumps({**asked, "transformer": net == "vision"}))
+    job.write_text(json.dumps({**asked, "transformer": net in ("vision", "bert")}))
     _, _, peak, said = _run([str(python), str(PEER_SCRIPT), str(job)], folder)
     if not job.with_suffix(".result").exists():
         return {"ok": False, "error": said.strip()[-200:]}

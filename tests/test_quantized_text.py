@@ -1,0 +1,53 @@
+"""A BERT classifier trained here on real text goes through the whole line, in both forms of INT8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retort import stages
+from retort.benchmarks.accuracy import predict
+from retort.core.metrics import evaluate, paired_difference
+from retort.core.options import CaptureOptions, DataSpec, ExportOptions, ModelSpec, QuantizeOptions, TrainOptions
+from retort.core.session import open_session
+from retort.core.sources import fit_to, load_data
+from retort.examples.documentation import LENGTH, SOURCES, VOCABULARY, encode
+
+NAME = "retort.examples.documentation"
+
+
+def test_texts_become_numbers_of_one_length() -> None:
+    """A start, hashed words and zeros; the names that would give the source away are left out."""
+    ids = encode("Return the NumPy array of torch, sorted along an axis.")
+    assert ids.shape == (LENGTH,)
+    assert ids[0] == 1
+    assert 0 < np.count_nonzero(ids) < LENGTH
+    assert ids.max() < VOCABULARY
+    np.testing.assert_array_equal(ids, encode("Return the array of, sorted along an axis"))
+
+
+@pytest.mark.slow
+def test_a_bert_classifier_keeps_its_accuracy_in_both_forms(tmp_path: Path) -> None:
+    """Trained on docstrings, quantized and exported: at most a point is lost, and all products are integer."""
+    context = stages.Context(load_data(DataSpec(source=f"{NAME}:splits"), Path.cwd()), scratch=tmp_path / "scratch")
+    program = stages.capture(ModelSpec(source=f"{NAME}:bert"), tmp_path / "capture", context, CaptureOptions())
+    dense = stages.train(TrainOptions(epochs=5, learning_rate=1e-3), program, tmp_path / "train", context)
+    files = {"fp32": stages.export(ExportOptions(), dense, tmp_path / "fp32", context)}
+    for form in ("static", "dynamic"):
+        made = stages.quantize(QuantizeOptions(form=form), dense, tmp_path / form, context)  # type: ignore[arg-type]
+        files[form] = stages.export(ExportOptions(), made, tmp_path / f"{form}-file", context)
+    data = fit_to(context.data, stages.read_signature(dense.main))
+    found = {name: predict(open_session(graph.main), data.test) for name, graph in files.items()}
+    wanted, targets = found["fp32"].main(), found["fp32"].targets
+    assert targets is not None
+    accuracy = float(evaluate("accuracy", wanted, targets))
+    assert accuracy > 0.6 > 1 / len(SOURCES)
+    for form in ("static", "dynamic"):
+        drop = paired_difference("accuracy", wanted, found[form].main(), targets)
+        assert drop.value <= 0.01
+        assert evaluate("agreement", found[form].main(), wanted) > 0.97
+        kernels = files[form].facts["kernels"]
+        assert sum(kernels["integer"].values()) == 2 * 6 + 2
+        assert files[form].facts["batch_invariant"] is (form == "static")
