@@ -15,6 +15,7 @@ from ...core.tensors import BATCH, Array, Signature, multiple
 
 TOLERANCE = 1e-3
 _WAVE = 64
+_SAME = 1e-5
 
 Axes = dict[str, dict[int, str]]
 Row = dict[str, Any]
@@ -95,12 +96,18 @@ def _deviation(wanted: Array, found: Array) -> float:
 
 
 def decibels(program: Path, graph: Path, context: stages.Context) -> float | None:
-    """Centred SQNR of the file's first floating-point output against the FP32 program."""
+    """Centred SQNR of the file's first floating-point output against the FP32 program.
+
+    Returns:
+        None where there is no such output, or where it is the same for all samples: a random model may ignore its input.
+    """
     eager, runtime = open_session(program), open_session(graph, SessionOptions(threads=1))
     feeds = eager.signature.validate(context.data.validation.read(range(len(context.data.validation)))[0])
-    found = runtime.run(feeds)
-    wanted = ((name, value) for name, value in eager.run(feeds).items() if np.asarray(value).dtype.kind == "f")
-    name, value = next(wanted, (None, None))
-    if name is None or value is None:
+    found, wanted = runtime.run(feeds), eager.run(feeds)
+    name = next((name for name, value in wanted.items() if np.asarray(value).dtype.kind == "f"), None)
+    if name is None:
         return None
-    return min(300.0, sqnr_db(np.asarray(value), np.asarray(found[name])))
+    value = np.asarray(wanted[name])
+    if float(np.ptp(value, axis=0).max(initial=0.0)) <= _SAME * float(np.abs(value).max(initial=0.0)):
+        return None
+    return min(300.0, sqnr_db(value, np.asarray(found[name])))
