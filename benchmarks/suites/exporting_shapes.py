@@ -99,7 +99,7 @@ def decibels(program: Path, graph: Path, context: stages.Context) -> float | Non
     """Centred SQNR of the file's first floating-point output against the FP32 program.
 
     Returns:
-        None where there is no such output, or where it is the same for all samples: a random model may ignore its input.
+        None where there is no such output, or where it is the same for all samples, as a random model's may be.
     """
     eager, runtime = open_session(program), open_session(graph, SessionOptions(threads=1))
     feeds = eager.signature.validate(context.data.validation.read(range(len(context.data.validation)))[0])
