@@ -13,7 +13,7 @@ Count = Annotated[int, Field(ge=1)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 
 Importance = Literal["auto", "random", "l1", "l2", "group_norm", "bn_scale", "taylor", "obd", "activation"]
-Normalization = Literal["auto", "none", "mean", "max", "sum", "standard"]
+Normalization = Literal["auto", "none", "mean", "max", "sum", "standard", "root_cost", "cost"]
 
 
 def from_string(value: Any) -> Any:

@@ -36,10 +36,14 @@ class PruneOptions(Options):
         description="channels to keep of the layers that match a pattern; --set 'layers={conv3*: 0.5}'",
     )
     importance: Importance = Field(
-        default="auto", description="how channels are ranked; auto: taylor where it can be had, else group_norm"
+        default="auto",
+        description="how channels are ranked; auto: taylor or group_norm, whichever keeps the outputs closer in a"
+        " trial; group_norm where there are no data",
     )
     normalize: Normalization = Field(
-        default="auto", description="how scores of different groups are made comparable; auto suits the importance"
+        default="auto",
+        description="what scores are divided by, so that layers can be compared: their layer's mean, max or sum, what a"
+        " channel costs or the root of it; auto: the one that keeps the outputs closest in a trial",
     )
     score_samples: Count = Field(default=256, description="calibration samples that taylor, obd and activation look at")
     score_batch: Count = Field(default=16, description="samples per gradient of taylor and obd")

@@ -89,7 +89,7 @@ def test_the_stage_writes_a_smaller_program_and_its_facts(model: Artifact) -> No
     assert all(step["proof"]["relative_error"] < 1e-9 for step in facts["steps"])
     assert all(len(step["recovery"]["history"]) == 1 for step in facts["steps"])
     assert [(group["name"], group["channels_before"]) for group in facts["groups"]] == [("0", 24), ("3", 24)]
-    assert all(group["channels_after"] < 24 for group in facts["groups"])
+    assert sum(group["channels_after"] for group in facts["groups"]) < 48
     assert facts["locked"] == [{"name": "6", "channels": 3, "reason": "is the output 'output'"}]
     assert (pruned.key, pruned.manifest.parents, pruned.manifest.stage) == ("abc", ("parent",), "prune")
     assert list((model.path.parent / "scratch").iterdir()) == []

@@ -2,9 +2,9 @@
 
     python -m retort.benchmarks.suites.pruning_cost
 
-Each model runs in a process of its own: captured, then pruned to half of its multiply-accumulates with all proofs. CPU
-seconds and not wall time, so that a busy machine changes little. Memory is the peak of the resident set while the stage
-runs, above what the process held before it.
+Each model is captured in one process and pruned to half of its multiply-accumulates, with all proofs, in another. CPU
+seconds and not wall time, so that a busy machine changes little. Memory is the peak of the resident set of the pruning
+process above what it held before it opened the model.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import stages
+from ...core.artifact import load_artifact
 from ...core.console import Console
 from ...core.data import ArraySplit
 from ...core.options import DataSpec, ModelSpec, PruneOptions
@@ -33,30 +34,32 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(name: str) -> dict[str, Any]:
-    """One model, in this process."""
-    data = load_data(DataSpec(source=f"{ZOO}:full_samples", args=MODELS[name]), Path.cwd())
-    assert isinstance(data.train, ArraySplit)
-    with tempfile.TemporaryDirectory() as folder:
-        context = stages.Context(data, scratch=Path(folder) / "scratch")
-        source = ModelSpec(source=f"{ZOO}:full_size", args=MODELS[name])
-        captured = stages.capture(source, Path(folder) / "captured", context)
-        before = _resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-        options = PruneOptions(macs=0.5, recover=None)
-        pruned = stages.prune(options, captured, Path(folder) / "pruned", context)
-        peak = _resident("VmHWM")
-        size = captured.main.stat().st_size
-    phases = pruned.facts["timing"]["cpu_seconds"]
-    proof = pruned.facts["proof_relative_error"]
+def capture(name: str, folder: Path) -> None:
+    """Capture one model, in this process."""
+    stages.capture(ModelSpec(source=f"{ZOO}:full_size", args=MODELS[name]), folder / "captured", _context(name, folder))
+
+
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """Prune one captured model, in this process."""
+    context, captured = _context(name, folder), load_artifact(folder / "captured")
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    pruned = stages.prune(PruneOptions(macs=0.5, recover=None), captured, folder / "pruned", context)
+    peak = _resident("VmHWM")
     return {
         "model": name,
         "parameters": captured.facts["parameters"],
-        "model_bytes": size,
-        **{f"{phase}_cpu_s": seconds for phase, seconds in phases.items()},
+        "model_bytes": captured.main.stat().st_size,
+        **{f"{phase}_cpu_s": seconds for phase, seconds in pruned.facts["timing"]["cpu_seconds"].items()},
         "peak_bytes": max(0, peak - before),
-        "proof_error": proof,
+        "proof_error": pruned.facts["proof_relative_error"],
     }
+
+
+def _context(name: str, folder: Path) -> stages.Context:
+    data = load_data(DataSpec(source=f"{ZOO}:full_samples", args=MODELS[name]), Path.cwd())
+    assert isinstance(data.train, ArraySplit)
+    return stages.Context(data, scratch=folder / "scratch")
 
 
 def _resident(key: str) -> int:
@@ -69,8 +72,10 @@ def run(names: Sequence[str], console: Console) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         console.say(f"pruning {name}")
-        command = [sys.executable, "-m", "retort.benchmarks.suites.pruning_cost", "--here", name]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        with tempfile.TemporaryDirectory() as folder:
+            for job in ("capture", "measure"):
+                command = [sys.executable, "-m", "retort.benchmarks.suites.pruning_cost", name, "--job", job, folder]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     return rows
 
@@ -95,11 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the suite and print its table, then one JSON line."""
     parser = argparse.ArgumentParser(prog="retort.benchmarks.suites.pruning_cost")
     parser.add_argument("models", nargs="*", default=list(MODELS), help="names of models; all by default")
-    parser.add_argument("--here", metavar="MODEL", help="measure one model in this process and print its JSON")
+    parser.add_argument("--job", nargs=2, metavar=("JOB", "FOLDER"), help="capture or measure, in this process")
     given = parser.parse_args(arguments)
-    console = Console("json" if given.here else "text")
-    if given.here:
-        console.result(measure(given.here))
+    console = Console("json" if given.job else "text")
+    if given.job:
+        job, folder = given.job
+        if job == "capture":
+            capture(given.models[0], Path(folder))
+        else:
+            console.result(measure(given.models[0], Path(folder)))
         return
     rows = run(given.models, console)
     console.table("Cost of pruning", *table(rows))

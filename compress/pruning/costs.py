@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..cost import node_macs
@@ -19,6 +20,18 @@ NAMES: dict[Measure, str] = {"macs": "multiply-accumulates", "parameters": "para
 def counted(spent: Cost, measure: Measure) -> int:
     """The number that a budget of this measure counts."""
     return {"macs": spent.macs, "parameters": spent.parameters, "bytes": spent.parameter_bytes}[measure]
+
+
+def unit_costs(program: Program, grouping: Grouping, measure: Measure) -> NDArray[np.float64]:
+    """What the first unit of every group costs, as a share of the whole, for all its units; an array over labels."""
+    model = CostModel(program, grouping, measure)
+    removed = np.zeros(model.size, bool)
+    whole, result = model(removed), np.ones(model.size)
+    for group in grouping.free:
+        removed[group.units[:1]] = True
+        result[group.units] = (whole - model(removed)) / max(whole, 1.0)
+        removed[group.units[:1]] = False
+    return result
 
 
 class CostModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -64,20 +64,28 @@ class Samples:
                 bar.advance()
 
     def _gradients(self, program: Program, grouping: Grouping, criterion: Importance) -> list[Part]:
-        """``|Σ w · g|`` per batch and channel (taylor), or ``½ Σ (w · g)²`` (obd), averaged over batches."""
-        found: dict[tuple[str, int], Tensor] = {}
+        """``|Σ w · g|`` per batch and channel (taylor), or ``½ Σ (w · g)²`` (obd), averaged over batches.
+
+        A parameter's gradient is looked at and freed as soon as it is there.
+        """
         generator, count = torch.Generator().manual_seed(self.seed), 0
         dims = list(parameter_dims(program, grouping))
-        with _differentiable(program), torch.enable_grad():
+        said = [torch.zeros(len(roots), dtype=torch.float64) for *_, roots in dims]
+        places: dict[Tensor, list[int]] = {}
+        for place, (_, tensor, _, _) in enumerate(dims):
+            places.setdefault(tensor, []).append(place)
+
+        def _listen(tensor: Tensor) -> None:
+            for place in places.get(tensor, ()):
+                said[place] += _said(tensor, dims[place][2], criterion)
+            tensor.grad = None
+
+        with _differentiable(program, _listen), torch.enable_grad():
             for inputs, targets in self._batches(program):
                 outputs = _outputs(program, inputs)
                 self._loss(outputs, inputs, targets, generator).backward()  # type: ignore[no-untyped-call]
-                for name, tensor, dim, _ in dims:
-                    said = _said(tensor, dim, criterion)
-                    found[name, dim] = found[name, dim] + said if (name, dim) in found else said
-                program.module.zero_grad(set_to_none=True)
                 count += 1
-        return [Part(roots, finite(found[name, dim] / count)) for name, _, dim, roots in dims]
+        return [Part(roots, finite(item / count)) for item, (*_, roots) in zip(said, dims)]
 
     def _loss(self, outputs: Tensors, inputs: Tensors, targets: Tensor | None, generator: torch.Generator) -> Tensor:
         """The task's loss; without targets on classes (or values) drawn from the model's own prediction."""
@@ -99,10 +107,14 @@ class Samples:
 
 def _said(tensor: Tensor, dim: int, criterion: Importance) -> Tensor:
     """What one batch's gradient says of every index along a dimension, ``float64[n]``."""
-    if tensor.grad is None:
-        return torch.zeros(tensor.shape[dim], dtype=torch.float64)
-    product = (tensor.detach() * tensor.grad).double().movedim(dim, 0).reshape(tensor.shape[dim], -1)
-    return product.sum(1).abs() if criterion == "taylor" else 0.5 * product.square().sum(1)
+    assert tensor.grad is not None, "heard only once its gradient is there"
+    product, others = tensor.detach() * tensor.grad, [item for item in range(tensor.dim()) if item != dim]
+    if not others:
+        return product.double().abs() if criterion == "taylor" else 0.5 * product.double().square()
+    if criterion == "taylor":
+        return product.sum(others, dtype=torch.float64).abs()
+    lengths: Tensor = torch.linalg.vector_norm(product, dim=others, dtype=torch.float64)
+    return 0.5 * lengths.square()
 
 
 def _drawn(scores: Tensor, task: Task, generator: torch.Generator) -> Tensor:
@@ -119,15 +131,19 @@ def _outputs(program: Program, inputs: Tensors) -> Tensors:
 
 
 @contextmanager
-def _differentiable(program: Program) -> Iterator[None]:
-    """Fresh gradients for every floating-point parameter, frozen ones too, for a while."""
+def _differentiable(program: Program, listen: Callable[[Tensor], None]) -> Iterator[None]:
+    """Gradients for every floating-point parameter, frozen ones too, for a while; each is heard once a batch."""
     program.module.zero_grad(set_to_none=True)  # a training leaves its last ones behind
     frozen = [item for item in program.module.parameters() if not item.requires_grad and item.is_floating_point()]
     for item in frozen:
         item.requires_grad_(True)
+    wanted = [item for item in program.module.parameters() if item.requires_grad]
+    hooks = [item.register_post_accumulate_grad_hook(listen) for item in wanted]  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         program.module.zero_grad(set_to_none=True)
         for item in frozen:
             item.requires_grad_(False)

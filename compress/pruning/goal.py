@@ -69,8 +69,14 @@ class Goal:
         """What chooses the cut of a step."""
         if self.clock is not None:
             return self.clock.decide(step, self.shares[step], exact=step == options.cuts - 1)
+        return self.counted(step, options)
+
+    def counted(self, step: int, options: PruneOptions) -> Callable[[Program, Ranked], Mask]:
+        """What a ranking would remove in a step; a share of the time counts as one of the multiply-accumulates."""
         target = self.shares[step] * self.whole
-        return lambda program, ranked: decide(program, ranked, options, target)
+        macs = {"macs": self.shares[step], "latency": None, "latency_ms": None, "timer": None}
+        asked = options if self.clock is None else options.model_copy(update=macs)
+        return lambda program, ranked: decide(program, ranked, asked, target)
 
 
 def clock_of(

@@ -59,8 +59,7 @@ def score(
     its own mean; for ``group_norm`` the root of the sum of squares; for ``taylor`` and ``obd`` the sum.
 
     Args:
-        normalize: what a group's scores are divided by; ``standard`` also subtracts the mean. ``auto`` is the mean,
-            with which every criterion kept more accuracy than without, and nothing for random.
+        normalize: see :func:`normalized`; ``auto`` is the mean, and nothing for random.
         evidence: what data-driven criteria look at.
 
     Returns:
@@ -107,8 +106,19 @@ def combine(parts: Iterable[Part], size: int, how: Combine) -> Scores:
     return np.sqrt(total) if how == "root" else total
 
 
-def normalized(scores: Scores, grouping: Grouping, how: Normalization) -> Scores:
-    """Make the scores of different groups comparable; a group whose measure is 0 gets 1 throughout."""
+def normalized(scores: Scores, grouping: Grouping, how: Normalization, costs: Scores | None = None) -> Scores:
+    """Make the scores of different groups comparable; a group whose measure is 0 gets 1 throughout.
+
+    Args:
+        how: what a group's scores are divided by: their mean, maximum or sum, what one of its units costs or the root
+            of that; ``standard`` subtracts the mean and divides by the standard deviation.
+        costs: of every unit, as an array over labels; for ``cost`` and ``root_cost``.
+    """
+    if how in ("cost", "root_cost"):
+        assert costs is not None, "whoever asks for costs knows them"
+        spent = np.maximum(costs, np.finfo(np.float64).tiny)
+        result: Scores = scores / (spent if how == "cost" else np.sqrt(spent))
+        return result
     scores = scores.copy()
     for group in grouping.free if how not in ("none", "auto") else ():
         own = scores[group.units]

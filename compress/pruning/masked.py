@@ -58,12 +58,10 @@ class Masks:
         keep = self.keep(self.values(node)[0]) if mutable and isinstance(result, Tensor) else None
         return self.zeroed(result, self.values(node)) if keep is None else result.masked_fill_(~keep, 0)
 
-    def kept(self, tensor: Tensor, value: Value) -> Tensor:
-        """The kept part of a tensor."""
-        for dim, indices in enumerate(self.coupling.kept(value, self.removed)):
-            if indices is not None:
-                tensor = tensor.index_select(dim, torch.from_numpy(indices))
-        return tensor
+    def kept_indices(self, value: Value) -> list[Tensor | None]:
+        """The kept indices along every dimension of a tensor; None where all are."""
+        found = self.coupling.kept(value, self.removed)
+        return [None if indices is None else torch.from_numpy(indices) for indices in found]
 
 
 def run_masked(node: fx.Node, args: Any, kwargs: Any, masks: Masks) -> Any:

@@ -225,16 +225,22 @@ def _deviation(twin: Twin, exact: bool) -> float:
     Args:
         exact: integers must be equal; else they are left to the values that follow from them.
     """
-    theirs, ours = twin.masked, twin.pruned
-    if theirs.shape != ours.shape:
+    if twin.shape != twin.pruned.shape:
         return math.inf
-    if not theirs.is_floating_point() or theirs.numel() == 0:
-        return math.inf if exact and not torch.equal(theirs, ours) else 0.0
-    same = (theirs == ours) | (theirs.isnan() & ours.isnan())
-    difference = torch.where(same, torch.zeros_like(theirs), (theirs - ours).abs())
-    largest = max(magnitude(theirs), _FLOOR * twin.scale, torch.finfo(torch.float32).tiny)
-    worst = float(difference.max()) / largest
-    return math.inf if math.isnan(worst) else worst
+    if not twin.masked.is_floating_point() or twin.masked.numel() == 0:
+        return math.inf if exact and not all(torch.equal(one, two) for one, two in twin.parts()) else 0.0
+    largest = max(_FLOOR * twin.scale, torch.finfo(torch.float32).tiny)
+    worst = 0.0
+    for one, two in twin.parts():
+        largest = max(largest, magnitude(one))
+        worst = max(worst, float(_difference(one, two)), key=lambda item: math.inf if math.isnan(item) else item)
+    return math.inf if math.isnan(worst) else worst / largest
+
+
+def _difference(one: Tensor, two: Tensor) -> Tensor:
+    """The largest difference of two tensors; equal infinities and NaN beside NaN do not differ."""
+    same = (one == two) | (one.isnan() & two.isnan())
+    return torch.where(same, 0.0, (one - two).abs()).max()
 
 
 __all__ = ["Case", "Proof", "prove"]

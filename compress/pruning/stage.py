@@ -24,6 +24,7 @@ from .progress import Steps, recovery_of
 from .shipped import FileCheck, prove_file
 from .step import Pruned, cut_and_prove, measure_of
 from .table import Timer
+from .trial import Trial
 from .zeros import KEY
 
 Recover = Callable[[Program, int], dict[str, Any] | None]
@@ -74,12 +75,11 @@ def prune(
     recovery = _recovery(original, options, data, task, seed, scratch, console)
     for step in range(len(steps.done), options.cuts):
         asked, now = goal.asked(step, console), _at(options, step)
-        pruned = cut_and_prove(program, now, goal.choose(step, now), samples)
-        started = time.process_time()
-        file = prove_file(program, pruned.program, pruned.proof, check_file)
-        spent = {**pruned.cpu_seconds, "prove_file": time.process_time() - started}
+        trial = Trial(data.calibration, task, goal.counted(step, now), console=console)
+        pruned = cut_and_prove(program, now, goal.choose(step, now), samples, trial)
+        cut = {**_cut_facts(pruned, asked, goal.whole, options), "trials": trial.losses}
+        cut |= _file_facts(program, pruned, check_file)
         program = pruned.program
-        cut = {**_cut_facts(pruned, asked, goal.whole, options), "file": asdict(file), "cpu_seconds": spent}
         steps.add(program, {**cut, "recovery": recovery(program, step)})
         discard(scratch, _label(step))
     facts = facts_of(original, program, options, steps)
@@ -110,7 +110,16 @@ def _at(options: PruneOptions, step: int) -> PruneOptions:
 
 def _cut_facts(pruned: Pruned, asked: float, whole: int, options: PruneOptions) -> dict[str, Any]:
     got = counted(pruned.cost, measure_of(options)) / max(whole, 1)
-    return {"asked": asked, "got": got, "importance": pruned.criterion, "proof": proof_facts(pruned.proof)}
+    ranking = {"importance": pruned.criterion, "normalize": pruned.normalize}
+    return {"asked": asked, "got": got, **ranking, "proof": proof_facts(pruned.proof)}
+
+
+def _file_facts(before: Program, pruned: Pruned, check: FileCheck | None) -> dict[str, Any]:
+    """The proof of the file, and what every phase took."""
+    started = time.process_time()
+    file = prove_file(before, pruned.program, pruned.proof, check)
+    spent = {**pruned.cpu_seconds, "prove_file": time.process_time() - started}
+    return {"file": asdict(file), "cpu_seconds": spent}
 
 
 def _identity(program: Program, options: PruneOptions, data: Splits, task: Task, seed: int) -> str:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...core.errors import UserError
-from ...core.option_types import Importance
+from ...core.option_types import Importance, Normalization
 from ...core.options import PruneOptions
 from ..program import Cost, Program, cost, set_training, shared
 from .budget import choose
-from .costs import Measure, counted
+from .costs import Measure, counted, unit_costs
 from .coupling import Coupling, couple
 from .groups import Grouping, exclude, find_groups
-from .importance import Evidence, Scores, score
+from .importance import DATA_DRIVEN, Evidence, Scores, normalized, score
 from .labels import Mask
 from .ladders import build_ladders, fixed_widths, least_cut, remove, restrict
 from .proof import Proof, prove
@@ -35,6 +35,7 @@ class Pruned:
         proof: how well they agree.
         cost: of the pruned program.
         criterion: what its channels were ranked by.
+        normalize: how their scores were made comparable.
         cpu_seconds: what each phase took.
     """
 
@@ -43,6 +44,7 @@ class Pruned:
     proof: Proof
     cost: Cost
     criterion: Importance = "auto"
+    normalize: Normalization = "auto"
     cpu_seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
@@ -53,12 +55,18 @@ class Ranked:
     Attributes:
         fixed: share of channels to keep that the user fixed, by place of the group.
         criterion: what gave the scores.
+        normalize: how they were made comparable.
     """
 
     grouping: Grouping
     scores: Scores
     fixed: dict[int, float]
     criterion: Importance = "auto"
+    normalize: Normalization = "auto"
+
+
+Judge = Callable[[Program, Sequence[Ranked]], Ranked]
+"""Takes one of several rankings of a program."""
 
 
 def measure_of(options: PruneOptions) -> Measure:
@@ -104,13 +112,19 @@ def cut_and_prove(
     options: PruneOptions,
     decide: Callable[[Program, Ranked], Mask],
     evidence: Evidence | None = None,
+    judge: Judge | None = None,
 ) -> Pruned:
-    """Cut what ``decide`` chooses from a program's ranked groups, and prove it."""
+    """Cut what ``decide`` chooses from a program's ranked groups, and prove it.
+
+    Args:
+        judge: takes one of the rankings that the options leave open; the first when None.
+    """
     program = shared(program)
     set_training(program, False)
     clock = [time.process_time()]
-    ranked = rank(program, options, evidence)
+    candidates = rankings(program, options, evidence)
     clock.append(time.process_time())
+    ranked = candidates[0] if judge is None else judge(program, candidates)
     removed = decide(program, ranked)
     clock.append(time.process_time())
     coupling = ranked.grouping.coupling
@@ -119,37 +133,58 @@ def cut_and_prove(
     proof = prove(program, result, coupling, removed, options.tolerance)
     clock.append(time.process_time())
     spent = {name: end - start for name, start, end in zip(_PHASES, clock, clock[1:])}
-    return Pruned(result, ranked.grouping, proof, cost(result), ranked.criterion, spent)
+    return Pruned(result, ranked.grouping, proof, cost(result), ranked.criterion, ranked.normalize, spent)
 
 
 def rank(program: Program, options: PruneOptions, evidence: Evidence | None = None) -> Ranked:
-    """Couple a program and score its channels.
+    """Couple a program and score its channels: the first of :func:`rankings`."""
+    return rankings(program, options, evidence)[0]
+
+
+def rankings(program: Program, options: PruneOptions, evidence: Evidence | None = None) -> list[Ranked]:
+    """A program's groups, ranked in every way that the options leave open, the most promising first.
 
     Raises:
         UserError: a pattern matches nothing, or the importance needs what is not there.
     """
     grouping = groups_of(program, options)
-    scores, criterion = _scores(program, grouping, options, evidence)
-    return Ranked(grouping, scores, fixed_widths(program, grouping, options.layers), criterion)
+    fixed = fixed_widths(program, grouping, options.layers)
+    costs = unit_costs(program, grouping, measure_of(options))
+    found = []
+    for criterion, scores in _scores(program, grouping, options, evidence):
+        for how in _ways(criterion, options):
+            found.append(Ranked(grouping, normalized(scores, grouping, how, costs), fixed, criterion, how))
+    return found
 
 
 def _scores(
     program: Program, grouping: Grouping, options: PruneOptions, evidence: Evidence | None
-) -> tuple[Scores, Importance]:
-    """The scores and what gave them: for ``auto`` gradients where the samples and the graph have them."""
+) -> list[tuple[Importance, Scores]]:
+    """What gives scores, and the scores as they come; for ``auto`` gradients where samples and graph have them."""
 
-    def _by(criterion: Importance) -> tuple[Scores, Importance]:
-        given = {"normalize": options.normalize, "evidence": evidence}
-        return score(program, grouping, criterion, options.seed, **given), criterion  # type: ignore[arg-type]
+    def _by(criterion: Importance) -> tuple[Importance, Scores]:
+        return criterion, score(program, grouping, criterion, options.seed, normalize="none", evidence=evidence)
 
     if options.importance != "auto":
-        return _by(options.importance)
+        return [_by(options.importance)]
     if evidence is None:
-        return _by("group_norm")
+        return [_by("group_norm")]
     try:
-        return _by("taylor")
+        return [_by("taylor"), _by("group_norm")]
     except (UserError, RuntimeError):  # no loss fits the outputs, or an operator has no gradient
-        return _by("group_norm")
+        return [_by("group_norm")]
+
+
+def _ways(criterion: Importance, options: PruneOptions) -> tuple[Normalization, ...]:
+    """How scores may be made comparable; the clock weighs costs itself."""
+    if options.normalize != "auto":
+        return (options.normalize,)
+    if criterion == "random":
+        return ("none",)
+    plain: tuple[Normalization, ...] = ("none", "mean") if criterion in DATA_DRIVEN else ("mean", "none")
+    if options.timed:
+        return plain
+    return ("root_cost", *plain, "cost") if criterion in DATA_DRIVEN else (*plain, "root_cost", "cost")
 
 
 def groups_of(program: Program, options: PruneOptions) -> Grouping:

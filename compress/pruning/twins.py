@@ -6,7 +6,8 @@ them and freed behind their last use, so that a proof takes the memory of two se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +21,11 @@ from .context import fetch
 from .coupling import Coupling
 from .labels import Mask
 from .masked import Masks, run_masked
-from .shapes import describe
+from .shapes import describe, operator
 from .surgery import kept_of, sliced
 
 _NOISE = 0.25
+_SLICE = 1 << 20
 
 Noise = Callable[[str, Tensor], Tensor]
 
@@ -47,15 +49,22 @@ class Side:
     noise: Noise | None = None
 
     def attribute(self, node: fx.Node) -> Any:
-        """A parameter, buffer or body that a node fetches; nothing the graph does to it reaches the program."""
+        """A parameter, buffer or body that a node fetches; nothing the graph does to it reaches the program.
+
+        A table that rows are looked up in stays as it is: what is looked up is widened (:meth:`looked_up`).
+        """
         value: Any = fetch(self.module, str(node.target))
         if not isinstance(value, Tensor):
             return value
         kept = isinstance(value, nn.Parameter)
         if self.noise is not None and kept and value.is_floating_point():
             value = self.noise(str(node.target), value)
-        wide = value.double() if self.wide and value.is_floating_point() else value
+        wide = value.double() if self.wide and value.is_floating_point() and not _table(node) else value
         return wide if kept or wide is not value else value.clone()
+
+    def looked_up(self, node: fx.Node, result: Any) -> Any:
+        """A node's result, widened where it is a row of a table."""
+        return result.double() if self.wide and operator(node) == "embedding" else result
 
 
 @dataclass(frozen=True)
@@ -64,15 +73,37 @@ class Twin:
 
     Attributes:
         node: of the original graph.
-        masked: the kept part of the original's.
+        masked: the original's, of which a part is kept.
         pruned: the pruned program's.
         scale: largest magnitude of what it was made from.
+        kept: indices along every dimension; None where all are.
     """
 
     node: fx.Node
     masked: Tensor
     pruned: Tensor
     scale: float
+    kept: Sequence[Tensor | None] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the kept part."""
+        kept = [*self.kept, *[None] * self.masked.dim()]
+        return tuple(size if item is None else len(item) for size, item in zip(self.masked.shape, kept))
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The kept part of the masked value beside the pruned one, in slices of the first dimension."""
+        if not self.masked.dim():
+            yield self.masked, self.pruned
+            return
+        rows, size = self.shape[0], max(1, _SLICE // max(1, math.prod(self.shape[1:])))
+        first, *others = [*self.kept] or [None]
+        for start in range(0, rows, size):
+            stop = min(start + size, rows)
+            part = self.masked[start:stop] if first is None else self.masked.index_select(0, first[start:stop])
+            for dim, indices in enumerate(others, 1):
+                part = part if indices is None else part.index_select(dim, indices)
+            yield part, self.pruned[start:stop]
 
 
 @dataclass
@@ -103,11 +134,14 @@ class Run:
         left: dict[fx.Node, Any] = {}
         right: dict[fx.Node, Any] = {}
         theirs, ours = self.dense.module.graph.nodes, self.pruned.module.graph.nodes
-        twin_of = dict(zip(theirs, ours))
-        last = {item: node for node in theirs for item in node.all_input_nodes}
-        for node, twin in zip(theirs, ours, strict=True):
+        twin_of = dict(zip(theirs, ours, strict=True))
+        order = _late(theirs)
+        last = {item: node for node in order for item in node.all_input_nodes}
+        for node in order:
+            twin = twin_of[node]
             if node.op == "output":
-                self.outputs = list(fx.map_arg(node.args[0], left.__getitem__))
+                results: Any = node.args[0]
+                self.outputs = list(fx.map_arg(results, left.__getitem__))
                 return
             if node.op == "placeholder":
                 left[node] = next(feeds)
@@ -117,11 +151,20 @@ class Run:
             right[twin] = _run_pruned(self.pruned, twin, right)
             scale = max((magnitude(left[item]) for item in node.all_input_nodes), default=0.0)
             for value, (one, two) in zip(self.masks.values(node), _tensors(left[node], right[twin])):
-                yield Twin(node, self.masks.kept(one, value), two, scale)
+                yield Twin(node, one, two, scale, self.masks.kept_indices(value))
             for item in (node, *node.all_input_nodes):
                 if last.get(item) is node or item not in last:
                     left.pop(item, None)
                     right.pop(twin_of[item], None)
+
+
+def _late(nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    """Nodes in graph order, those that fetch a parameter right before their first user: few are held at once."""
+    order: dict[fx.Node, None] = {}
+    for node in nodes:
+        if node.op != "get_attr" or not node.users:
+            order |= dict.fromkeys([*(item for item in node.all_input_nodes if item.op == "get_attr"), node])
+    return list(order)
 
 
 def side(program: Program, wide: bool, noise: Noise | None = None) -> Side:
@@ -170,12 +213,17 @@ def shaken(before: Program, coupling: Coupling, removed: Mask) -> tuple[Noise, N
     return _dense, _pruned
 
 
+def _table(node: fx.Node) -> bool:
+    """Whether a parameter is nothing but a table that embeddings read."""
+    return all(operator(user) == "embedding" and user.args[0] is node for user in node.users)
+
+
 def _run_dense(given: Side, node: fx.Node, env: dict[fx.Node, Any], masks: Masks) -> Any:
     if node.op == "get_attr":
         return masks.zeroed(given.attribute(node), masks.values(node))
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
     try:
-        return run_masked(node, args, kwargs, masks)
+        return given.looked_up(node, run_masked(node, args, kwargs, masks))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise DoesNotRunError(f"{describe(node)}: {error}") from error
 
@@ -185,7 +233,7 @@ def _run_pruned(given: Side, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
         return given.attribute(node)
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
     try:
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return given.looked_up(node, node.target(*args, **kwargs))  # type: ignore[operator]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise VerificationError(
             f"the cut is refused: the pruned program does not run at {describe(node)}: {error}",
@@ -205,5 +253,8 @@ def magnitude(value: Any) -> float:
     """Largest finite magnitude of a floating-point tensor; 0 for anything else."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() == 0:
         return 0.0
+    low, high = torch.aminmax(value)
+    if bool(low.isfinite() & high.isfinite()):
+        return max(-float(low), float(high))
     finite = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
     return float(finite.abs().max())
