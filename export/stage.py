@@ -263,7 +263,8 @@ def _tools() -> dict[str, str]:
 def _tell(facts: dict[str, Any], console: Console) -> None:
     console.stage("export", _summary(facts))
     if not facts["batch_invariant"]:
-        console.warn(f"{NEIGHBOURS}; they are served one request at a time (export.recurrent: weights avoids it)")
+        remedy = "`export.recurrent: weights` and `quantize.form: static` avoid it"
+        console.warn(f"{NEIGHBOURS}; they are served one request at a time ({remedy})")
     names = facts.get("kernels", {}).get("unfused_names", ()) if facts["target"] == "cpu" else ()
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

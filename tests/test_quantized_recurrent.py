@@ -31,6 +31,7 @@ from retort.export.lint import lint
 from retort.export.onnx_graph import build, to_onnx
 from retort.export.stage import export
 from retort.serve.archive import pack
+from retort.serve.engine import Engine
 
 WIDTH, STEPS = 12, 9
 PLAIN = QuantizeOptions(method="minmax", correction=("none",))
@@ -167,6 +168,9 @@ def test_the_whole_chain_tells_of_neighbours(tmp_path: Path, capsys: pytest.Capt
     archive = pack(PackOptions(name="series"), graph, tmp_path / "archive", console=Console())
     assert archive.facts["batch_invariant"] is False
     assert "influence each other" in capsys.readouterr().err
+    engine = Engine.load(archive.path / "bundle")
+    assert engine.describe()["signature"]["batch_invariant"] is False
+    engine.close()
 
 
 def test_an_onnx_file_with_an_lstm_is_quantized_as_well(tmp_path: Path) -> None:
@@ -184,7 +188,7 @@ def test_tensorrt_gets_floating_point_recurrence() -> None:
     """Quantized for TensorRT nothing recurrent changes; a program for the CPU exported there is FP32 and clean."""
     made = _quantized(nn.LSTM, 128, target="tensorrt")
     assert "lstm" not in made.meta["quantization"]["kinds"]
-    assert "floating point" in made.meta["quantization"]["float_nodes"][0]["reason"]
+    assert "no integer kernel for lstm" in made.meta["quantization"]["float_nodes"][0]["reason"]
     for item in (made, _quantized(nn.LSTM, 128)):
         model = to_onnx(reexport(item), item.signature, "tensorrt")
         assert [finding for finding in lint(model) if finding.verdict != "advice"] == []

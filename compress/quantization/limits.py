@@ -37,7 +37,7 @@ def reason(node: fx.Node, layer: Weighted | None, target: Target, shapes: Shapes
 
 def _weightless(name: str) -> str:
     if name in _RECURRENT:
-        return f"it computes in floating point: there is no integer kernel for {name} with fixed scales"
+        return f"there is no integer kernel for {name} with fixed scales"
     if name in _TWO_ACTIVATIONS:
         return "both of its factors are activations"
     if not name:
