@@ -94,7 +94,8 @@ def build(
     with quiet():
         simplify(model, (*PASSES, merge_repeated, quantize_before_reshape))
     integer = target == "cpu" and has_qdq(model)
-    for form in (*CPU_FORMS, *transformer.FORMS) if integer else ():
+    floats = transformer.FP32_FORMS if target == "cpu" else ()
+    for form in (*CPU_FORMS, *transformer.FORMS) if integer else floats:
         form(model)
     write_dynamic(model, target)
     write_recurrent(model, recurrent) if target == "cpu" else unpack_recurrent(model)

@@ -1,4 +1,4 @@
-"""Transformer layers as ONNX Runtime's CPU kernels run them fastest, in files whose linear layers are INT8.
+"""Transformer layers as ONNX Runtime's CPU kernels run them fastest.
 
 Measured with ONNX Runtime 1.31, one thread, 64 tokens of 384 channels:
 
@@ -8,6 +8,9 @@ Measured with ONNX Runtime 1.31, one thread, 64 tokens of 384 channels:
   first linear layer of a feed-forward block it is fused into BiasGelu (0.207 ms), where Gelu alone takes 0.126;
 * the exporter's attention looks for NaN in every weight (a quarter of the attention's time), which a finite mask never
   gives, and transposes the keys twice.
+
+In FP32, where the products take most of the time, all of it makes a BERT of 6 layers 1.12 times as fast (1.09 to 1.14
+at batches 1 and 8), a ViT 1.06 and a GPT-2 1.05.
 """
 
 from __future__ import annotations
@@ -24,12 +27,22 @@ _ROWS = 3
 
 def sum_residuals(model: ir.Model) -> tuple[ir.Model, bool]:
     """Write the sums in front of layer norms as ``Sum``."""
+    return _as_sums(model, "LayerNormalization")
+
+
+def sum_biases(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Write the sums in front of ``Gelu`` as ``Sum``: for FP32 products, whose bias stands behind them."""
+    return _as_sums(model, "Gelu")
+
+
+def _as_sums(model: ir.Model, reader: str) -> tuple[ir.Model, bool]:
+    """Write each ``Add`` that is the data of such a reader as ``Sum``, which no fusion knows."""
     changed = False
     for node in every_node(model):
         if not is_op(node, "Add") or any(is_qdq(_maker(value)) for value in node.inputs):
             continue
         output = node.outputs[0]
-        if any(is_op(use.node, "LayerNormalization") and use.idx == 0 for use in output.uses()):
+        if any(is_op(use.node, reader) and use.idx == 0 for use in output.uses()):
             total = insert_before(node, "Sum", node.inputs, {}, output.name or "sum", output.shape, output.dtype)
             substitute(output, total)
             changed = True
@@ -209,4 +222,6 @@ def _maker(value: ir.Value | None) -> ir.Node | None:
 
 
 FORMS = (trust_masks, transpose_once, scale_scores, sum_residuals)
-"""Before Q/DQ is written."""
+"""Of quantized programs, before Q/DQ is written."""
+FP32_FORMS = (transpose_once, scale_scores, sum_residuals, sum_biases)
+"""Of others: their masks are infinite, so that the search for NaN stays."""

@@ -131,3 +131,19 @@ def test_a_row_that_is_masked_altogether_stays_finite(case):
     after = open_session(path).run(inputs)["output"]
     assert np.isfinite(after).all()
     assert np.array_equal(before[[0, 2]], after[[0, 2]])
+
+
+def test_a_file_in_fp32_keeps_sums_apart_too(case, tmp_path):
+    """Neither SkipLayerNormalization nor BiasGelu, keys transposed once, and the program's outputs to six digits."""
+    program, _, _, split = case
+    save_program(program, tmp_path / "model.pt2")
+    path = tmp_path / "model.onnx"
+    onnx.save(to_onnx(tmp_path / "model.pt2", target="cpu"), path)
+    nodes = [node.op_type for node in optimized(path).graph.node]
+    assert not set(nodes) & {"SkipLayerNormalization", "BiasGelu"}
+    assert nodes.count("Sum") == 6
+    assert nodes.count("Transpose") == 8
+    expected, found = predict(program, split)["output"], open_session(path).run(dict(split.inputs))["output"]
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    other = {node.op_type for node in to_onnx(tmp_path / "model.pt2", target="tensorrt").graph.node}
+    assert "Sum" not in other
