@@ -8,7 +8,8 @@ whole step away, and deep networks amplify that until the two runs differ as two
 residual networks of 3 to 36 blocks, the distance between them is up to 1.2 times the quantization noise, which is the
 distance between the INT8 program and the same program without fake-quantization. So the noise is the yardstick: the
 file may be :data:`RMS_FACTOR` times as far in the root mean square, and :data:`MAX_FACTOR` times in the largest error;
-or, where the noise is smaller still, 30 dB below the part of the output that differs between samples.
+or, where the noise is smaller still, 30 dB below the part of the output that differs between samples. Of few distinct
+numbers (two scores of two samples) two independent roundings differ more by chance: :func:`chance` widens both factors.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ..core.tensors import BATCH, Feeds, Signature, multiple
 
 Numbers = NDArray[Any]
 RMS_FACTOR = 2.0
+_CHANCE = ((24, 1.0), (16, 1.15), (8, 1.75), (0, 3.65))
 MAX_FACTOR = 3.0
 FLOOR = 10 ** (-30 / 20)
 DYNAMIC_FLOOR = 10 ** (-20 / 20)
@@ -192,8 +194,18 @@ def _bound(value: Numbers, plain: Numbers | None, tolerance: float, least: float
     noise = _finite(value - plain)
     centred = finite - finite.mean(axis=0) if finite.shape == value.shape and value.ndim else finite
     floor = max(least * _rms(centred), tolerance * scale)
-    largest = max(MAX_FACTOR * _largest(noise), MAX_FACTOR * floor)
-    return Bound(scale, largest, max(RMS_FACTOR * _rms(noise), floor))
+    wider = chance(np.unique(noise.reshape(len(noise), -1), axis=0).size if noise.ndim else 1)
+    largest = max(wider * MAX_FACTOR * _largest(noise), MAX_FACTOR * floor)
+    return Bound(scale, largest, max(wider * RMS_FACTOR * _rms(noise), floor))
+
+
+def chance(count: int) -> float:
+    """By how much the root mean squares of two equal noises may differ more than twice, from ``count`` numbers each.
+
+    The 99.9 % quantile of their ratio is the square root of that of F with as many degrees of freedom: 7.3, 3.5, 2.3
+    and 1.9 for 4, 8, 16 and 24 numbers.
+    """
+    return next(factor for least, factor in _CHANCE if count >= least)
 
 
 def _compare(name: str, size: int, pairs: list[tuple[Numbers, Numbers]], bound: Bound) -> Difference:

@@ -26,7 +26,7 @@ from retort.core.session import open_session
 from retort.core.tensors import Signature, TensorSpec
 from retort.export import onnx_graph, stage
 from retort.export.kernels import integer_kernels
-from retort.export.parity import check, rows
+from retort.export.parity import RMS_FACTOR, chance, check, rows
 
 Array = np.ndarray[Any, Any]
 
@@ -329,3 +329,13 @@ def test_the_file_says_where_it_came_from(graphs: dict[str, Artifact]) -> None:
     assert json.loads(kept["retort.parents"]) == ["p"]
     assert json.loads(kept["retort.options"])["batch_sizes"] == [1, 3, 8]
     assert "retort.signature" in kept
+
+
+def test_few_numbers_are_judged_by_what_chance_does_to_them() -> None:
+    """Two independent noises of equal size pass in all but one of a thousand draws, however few numbers there are."""
+    draw = np.random.default_rng(0)
+    for count in (4, 8, 16, 24, 64):
+        one, two = draw.standard_normal((2, 4000, count))
+        ratio = np.sqrt((one**2).mean(1) / (two**2).mean(1))
+        assert np.mean(ratio > RMS_FACTOR * chance(count)) < 0.003
+    assert chance(1000) == 1.0
