@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
@@ -53,12 +53,12 @@ def proven(program: Program, check: Any) -> FileProof:
 
 def disturbed(factor: float) -> Any:
     """An exporter that multiplies the first weight of the file it writes."""
-    right = agreement.to_onnx
+    right = agreement.build
 
-    def wrong(*given: Any) -> onnx.ModelProto:
+    def wrong(*given: Any) -> ir.Model:
         model = right(*given)
-        weight = next(item for item in model.graph.initializer if item.name.endswith("left.weight"))
-        weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * factor, weight.name))
+        weight = next(item for name, item in model.graph.initializers.items() if name.endswith("left.weight"))
+        weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(factor), name=weight.name)
         return model
 
     return wrong
@@ -80,7 +80,7 @@ def test_the_file_agrees_with_the_masked_program_at_two_batch_sizes() -> None:
 
 def test_a_file_that_is_off_is_refused_and_the_operator_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A weight changed on the way into the file is found at the convolution that uses it."""
-    monkeypatch.setattr(agreement, "to_onnx", disturbed(1.01))
+    monkeypatch.setattr(agreement, "build", disturbed(1.01))
     with pytest.raises(
         VerificationError, match=r"ONNX Runtime's output 'output' deviates .* first at .*conv2d_1"
     ) as caught:

@@ -6,6 +6,7 @@ Transformer keeps far more with plain Taylor scores, a residual CNN with scores 
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class Trial:
                     return ranked
                 self.losses.append({"importance": ranked.criterion, "normalize": ranked.normalize, "loss": loss})
                 best = min(best, (loss, ranked), key=lambda item: item[0])
+                gc.collect()  # graphs refer to themselves, and hold their weights until they are collected
                 bar.advance()
         return best[1]
 
