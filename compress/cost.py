@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from . import modes
 
@@ -57,17 +57,26 @@ _KNOWN: WeakKeyDictionary[fx.GraphModule, tuple[tuple[Any, ...], dict[str, int]]
 
 
 def _count(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        inputs = [mode.from_tensor(tensor[:1] if tensor.dim() else tensor) for tensor in feeds.values()]
-        counter = _Counter(module, mode)
-        counter.run(*inputs)
+    rows = [tensor[:1] if tensor.dim() else tensor for tensor in feeds.values()]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            counter = _Counter(module, mode)
+            counter.run(*map(mode.from_tensor, rows))
+    except DataDependentOutputException:  # numbers are read from tensors (`.item()`), which fake ones do not hold
+        with torch.no_grad():
+            counter = _Counter(module, None)
+            counter.run(*(row.to(_device(module)) for row in rows))
     return counter.macs
 
 
-class _Counter(fx.Interpreter):
-    """Runs a graph on fake tensors in evaluation form and counts as it goes."""
+def _device(module: fx.GraphModule) -> torch.device:
+    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
 
-    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
+
+class _Counter(fx.Interpreter):
+    """Runs a graph in evaluation form, on fake tensors or without a mode on real ones, and counts as it goes."""
+
+    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode | None) -> None:
         super().__init__(module)
         self.macs: dict[str, int] = {}
         self._mode = mode
@@ -76,7 +85,7 @@ class _Counter(fx.Interpreter):
     def fetch_attr(self, target: str) -> Any:
         """A fake tensor in place of a parameter or buffer."""
         value = super().fetch_attr(target)
-        if not isinstance(value, torch.Tensor):
+        if self._mode is None or not isinstance(value, torch.Tensor):
             return value
         return self._fakes.setdefault(id(value), self._mode.from_tensor(value))
 

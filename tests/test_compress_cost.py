@@ -137,3 +137,22 @@ def test_macs_are_told_apart_by_node() -> None:
     program = capture(Block(), {"x": torch.randn(2, 4, 8, 8)})
     counts = node_macs(program.module, program.example)
     assert counts == {"conv2d": 16 * 8 * 4 * 9, "conv2d_1": 16 * 8 * 8 * 9, "conv2d_2": 16 * 8 * 4, "linear": 24}
+
+
+class Clamped(nn.Module):
+    """A bound that is computed from a size, as a tensor, and read back as a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        bound = torch.scalar_tensor(x.size(1), dtype=torch.int64) * 2 - 1
+        return torch.clamp(self.layer(x), -1, bound.item())
+
+
+def test_numbers_read_from_tensors_do_not_stop_the_count() -> None:
+    """DeBERTa computes a bound from a free length and reads it with `.item()`: it is counted on real tensors."""
+    program = capture(Clamped(), {"x": torch.randn(4, 5, 4)}, dynamic={"x": {1: "sequence"}})
+    assert cost(program).macs == 5 * 4 * 6
