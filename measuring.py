@@ -78,6 +78,8 @@ def accuracy(line: Line, stage: str, against: str | None, confidence: float = 0.
 
     reference = None if against is None or against == stage else predictions(line, against)
     own = predictions(line, stage)
+    if reference is not None:
+        reference = reference.first(len(own.main()))  # `serve.samples` may have asked for fewer
     seed = line.recipe.seed
     return measure_accuracy(line.recipe.metric_name, own, reference, confidence=confidence, seed=seed)
 

@@ -36,6 +36,11 @@ class Predictions:
             raise DataError(f"there is no output '{name}'", f"choose one of {', '.join(self.outputs)}")
         return self.outputs[name] if name is not None else next(iter(self.outputs.values()))
 
+    def first(self, count: int) -> Predictions:
+        """Those of the first samples alone, for a comparison with a stage that saw no more."""
+        outputs = {name: value[:count] for name, value in self.outputs.items()}
+        return Predictions(outputs, None if self.targets is None else self.targets[:count])
+
 
 @dataclass(frozen=True)
 class Accuracy:

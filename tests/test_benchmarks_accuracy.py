@@ -108,3 +108,11 @@ def test_outputs_without_a_row_per_sample_are_refused() -> None:
     split, weight = problem(40)
     with pytest.raises(ModelError, match="no row per sample"):
         predict(Linear(weight, rows=3), split, batch_size=8)
+
+
+def test_a_stage_that_saw_fewer_samples_is_compared_on_those() -> None:
+    """The reference is cut to the samples that a served model was asked for."""
+    whole = Predictions({"y": np.eye(4, dtype=np.float32)}, np.arange(4))
+    assert measure_accuracy("accuracy", whole.first(2), whole.first(2)).n == 2
+    assert whole.first(2).targets is not None
+    assert Predictions({"y": np.eye(4)}, None).first(3).targets is None
