@@ -4,7 +4,9 @@
 
 Makes an environment for the peer in that folder (this one's packages, and Torch-Pruning beside them), trains five nets,
 cuts each with both tools to the same share of multiply-accumulates, recovers both by the same distillation, measures
-accuracy pair by pair and latency in ONNX Runtime in interleaved blocks, and prints a table and one JSON line.
+accuracy pair by pair and latency in ONNX Runtime in interleaved blocks, and prints a table and one JSON line. Several
+seeds are several trained nets: accuracies are means over them, the lead is that of all their test samples together,
+latency is the median over them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ import time
 import venv
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
+
+import numpy as np
 
 from ... import stages
 from ...core.artifact import Artifact
@@ -70,15 +75,15 @@ def prepare(folder: Path) -> Path:
     return python
 
 
-def measure(name: str, python: Path, folder: Path, console: Console, epochs: int) -> dict[str, Any]:
+def measure(name: str, python: Path, folder: Path, console: Console, epochs: int, seed: int) -> dict[str, Any]:
     """One net through both tools."""
     source = {"bert": f"{NET}:sentences", "recurrent": f"{NET}:digit_rows"}.get(name, "digits")
     context = stages.Context(
-        load_data(DataSpec(source=source), Path.cwd()), console=console, scratch=folder / "scratch"
+        load_data(DataSpec(source=source), Path.cwd()), console=console, scratch=folder / "scratch", seed=seed
     )
     captured = stages.capture(ModelSpec(source=f"{NET}:{name}"), folder / "capture", context)
     dense = stages.train(TrainOptions(epochs=3 * epochs), captured, folder / "train", context)
-    row: dict[str, Any] = {"net": name, "macs": dense.facts["macs"]}
+    row: dict[str, Any] = {"net": name, "seed": seed, "macs": dense.facts["macs"]}
     cuts = {"dense": dense}
     row["torch_pruning"], peer = _peer(name, python, dense, folder, context)
     share = SHARE
@@ -89,8 +94,7 @@ def measure(name: str, python: Path, folder: Path, console: Console, epochs: int
     if own is not None:
         cuts["retort"] = own
     graphs = {key: _shipped(key, cut, dense, folder, context, epochs) for key, cut in cuts.items()}
-    row |= _compared(graphs, row, context)
-    return row
+    return row | _compared(graphs, context)
 
 
 Made = tuple[dict[str, Any], Artifact | None]
@@ -190,34 +194,60 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--nets", nargs="*", default=list(NETS), choices=NETS, help="which nets; all by default")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of recovery; training takes three times as many")
+    parser.add_argument("--seeds", type=int, default=1, help="how often every net is trained and cut, each time anew")
     given = parser.parse_args(arguments)
     console = Console("text")
     python = prepare(given.peer.resolve())
     rows = []
     for name in given.nets:
-        console.stage("suite", name)
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(name, python, Path(folder), console, given.epochs))
+        found = []
+        for seed in range(given.seeds):
+            console.stage("suite", f"{name}, seed {seed}")
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(measure(name, python, Path(folder), console, given.epochs, seed))
+        rows.append(together(found))
         console.say(json.dumps(rows[-1], default=str))
     console.table("half of the multiply-accumulates", COLUMNS, table(rows))
     machine = describe(fingerprint())
     sys.stdout.write(json.dumps({"machine": machine, "peer": PEER, "rows": rows}, default=str) + "\n")
 
 
-def _compared(graphs: dict[str, dict[str, Artifact]], row: dict[str, Any], context: stages.Context) -> dict[str, Any]:
-    """Accuracy of every file, the paired difference of the tools, and their latency."""
+def together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of several seeds' rows; a tool that failed once failed."""
+    row = {key: value for key, value in rows[0].items() if key not in ("seed", "scores", "targets")}
+    keys = [key for key in ("torch_pruning", "retort") if all(item[key]["ok"] for item in rows)]
+    for key in ("torch_pruning", "retort"):
+        states = [item[key] for item in rows]
+        row[key] = next((state for state in states if not state["ok"]), states[0])
+        if key in keys:
+            row[key] = {"ok": True} | {what: median(item[what] for item in states) for what in ("share", "seconds")}
+    shown = ["dense", *keys]
+    row["accuracy"] = {
+        key: {moment: mean(item["accuracy"][key][moment] for item in rows) for moment in ("before", "after")}
+        for key in shown
+    }
+    row["speedup"] = {
+        batch: {key: [median(item["speedup"][batch][key][0] for item in rows)] for key in keys}
+        for batch in rows[0]["speedup"]
+    }
+    row["seeds"] = len(rows)
+    if len(keys) == 2:
+        ours, theirs = (np.concatenate([item["scores"][key] for item in rows]) for key in ("retort", "torch_pruning"))
+        targets = np.concatenate([item["targets"] for item in rows])
+        interval = paired_difference("accuracy", ours, theirs, targets, CONFIDENCE)
+        row["lead"] = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return row
+
+
+def _compared(graphs: dict[str, dict[str, Artifact]], context: stages.Context) -> dict[str, Any]:
+    """Accuracy of every file, its scores after recovery, and the latency of all."""
     data = fit_to(context.data, open_session(graphs["dense"]["after"].main).signature)
-    found: dict[str, Any] = {}
-    outputs: dict[str, Any] = {}
+    found: dict[str, Any] = {"scores": {}, "accuracy": {key: {} for key in graphs}}
     for key, files in graphs.items():
         for moment, graph in files.items():
             made = predict(open_session(graph.main), data.test)
-            scores, targets = next(iter(made.outputs.values())), made.targets
-            outputs[key] = scores
-            found.setdefault("accuracy", {}).setdefault(key, {})[moment] = float((scores.argmax(1) == targets).mean())
-    if {"retort", "torch_pruning"} <= set(graphs) and targets is not None:
-        interval = paired_difference("accuracy", outputs["retort"], outputs["torch_pruning"], targets, CONFIDENCE)
-        found["lead"] = {"value": interval.value, "low": interval.low, "high": interval.high}
+            found["scores"][key], found["targets"] = next(iter(made.outputs.values())), made.targets
+            found["accuracy"][key][moment] = float((found["scores"][key].argmax(1) == made.targets).mean())
     samples = data.test.read(range(64))[0]
     for batch in BATCHES:
         sessions = {key: open_session(files["after"].main, SessionOptions(threads=1)) for key, files in graphs.items()}
