@@ -193,7 +193,7 @@ def test_training_recovers_a_network_that_calibration_broke(program, data):
     options = {"weight_bits": 3, "correction": "none"}
     before = run(program, data, **options).program
     assert accuracy(before, data.test) < fp32 - 0.02
-    found = run(program, data, qat=QatOptions(epochs=12, learning_rate=3e-3), **options)
+    found = run(program, data, qat=QatOptions(epochs=16, learning_rate=2e-3), **options)
     assert accuracy(found.program, data.test) >= fp32 - 0.003
     assert found.training["kept"]
     assert found.training["after"] > found.training["before"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from retort.compress.quantization import quantize_program
 from retort.compress.quantization.fold import fold_batch_norms
 from retort.compress.quantization.operators import is_qdq, moved, name_of, weighted
 from retort.compress.quantization.rewrite import rewrite
-from retort.compress.quantization.scales import scales_in
+from retort.compress.quantization.scales import learnable
 from retort.core.data import ArraySplit
 from retort.core.errors import UserError
 from retort.core.options import QuantizeOptions
@@ -189,17 +191,21 @@ def test_hard_swish_and_squeeze_and_excite_are_integer_on_cpu():
 
 
 def test_a_gate_shares_the_codes_of_its_input_and_is_not_rounded():
-    """Hard-sigmoid of every code from -3 on lies on the gate's grid, and QAT and range learning leave both scales."""
+    """Hard-sigmoid of every code from -3 on lies on the gate's grid, after its scale was learned as well."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3))
     program = quantized(model, (3, 8, 8), scale=20.0)
     (gate,) = calls(program, "hardsigmoid")
     (reader,) = gate.users
-    scale, zero, finer = (buffer(program, item) for item in (*gate.args[0].args[1:3], reader.args[1]))
-    values = (torch.arange(256) - zero) * scale
-    assert float(values[0]) == pytest.approx(-3)
-    codes = functional.hardsigmoid(values) / finer
-    assert torch.allclose(codes, codes.round(), atol=1e-3)
-    assert sum(item.fixed for item in scales_in(program)) == 2
+    for change in (1.0, 0.9, 1.3):
+        with learnable(program, weights=False) as scales, torch.no_grad():
+            for logarithm in scales:
+                logarithm.add_(math.log(change))
+        scale, zero, finer = (buffer(program, item) for item in (*gate.args[0].args[1:3], reader.args[1]))
+        values = (torch.arange(256) - zero) * scale
+        assert float(values[0]) == pytest.approx(-3)
+        codes = functional.hardsigmoid(values) / finer
+        assert torch.allclose(codes, codes.round(), atol=1e-3)
+    assert float(scale) == pytest.approx(3 / round(3 / float(scale)))
 
 
 def test_a_hard_sigmoid_behind_a_convolution_is_its_clamp():

@@ -20,13 +20,12 @@ from .fold import rescale
 from .observers import Observer
 from .operators import CONVOLUTIONS, is_qdq, name_of, operand, weighted
 from .points import Placement, excluded
-from .scheme import SCHEMES, Grid, Range
+from .scheme import SCHEMES, Grid, Range, gate_grid
 from .surgery import call_after, fetch
 
 _SLOPE, _BEGIN = 6.0, 3.0
 _FEWEST = -2.0
 """A tensor that hardly reaches below zero would lose too many of its codes to a grid from -3 on."""
-_CLOSE = 1e-6
 _JOINT = ("cat", "concat")
 
 
@@ -55,12 +54,28 @@ def shared_codes(placement: Placement, ranges: Mapping[fx.Node, Range], target: 
     return found
 
 
-def shares_codes(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a fake-quantize lies on a grid that a hard-sigmoid behind it shares."""
-    if not is_qdq(node) or not any(name_of(user) == "hardsigmoid" for user in node.users):
-        return False
-    scale, zero = (fetch(module, str(item.target)) for item in node.args[1:3])  # type: ignore[union-attr]
-    return scale.numel() == 1 and abs(float(zero) * float(scale) / _BEGIN - 1) < _CLOSE
+def share_again(module: fx.GraphModule) -> None:
+    """Bring the grids of hard-swish together again, in place, where training has moved the scale of the input.
+
+    The scale changes by less than half a step in the codes from -3 to 0.
+    """
+    for node in module.graph.nodes:
+        source = node.args[0] if name_of(node) == "hardsigmoid" else None
+        readers = list(node.users)
+        if not isinstance(source, fx.Node) or len(readers) != 1 or not is_qdq(source) or not is_qdq(readers[0]):
+            continue
+        (scale, zero), (finer, begin) = (_grid_of(module, item) for item in (source, readers[0]))
+        if scale.numel() != 1 or int(begin) != 0 or float(finer) == gate_grid(SCHEMES["cpu"]).scale or float(zero) < 1:
+            continue
+        steps = max(1, round(_BEGIN / float(scale)))
+        zero.fill_(steps)
+        scale.fill_(_BEGIN / steps)
+        finer.fill_(_BEGIN / steps / _SLOPE)
+
+
+def _grid_of(module: fx.GraphModule, node: fx.Node) -> list[torch.Tensor]:
+    """Scale and zero point of a fake-quantize."""
+    return [fetch(module, str(item.target)) for item in node.args[1:3]]  # type: ignore[union-attr]
 
 
 class FromGate:

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from ..program import Program
-from .gates import shares_codes
+from .gates import share_again
 from .operators import clamp_bounds, fixed_grid, is_qdq
 from .surgery import fetch, put
 
@@ -27,7 +27,7 @@ class Scale:
         path: of the buffer.
         zero_point: path of its zero points.
         weight: whether it belongs to a weight.
-        fixed: whether it must stay: the grid of a gate, or one whose codes a gate shares.
+        fixed: whether it must stay: the grid of a gate.
         most: largest value that keeps the grid inside the clamp before it.
     """
 
@@ -48,9 +48,8 @@ def scales_in(program: Program) -> list[Scale]:
         path = str(scale.target)
         if path not in found:
             shift = fetch(program.module, str(zero.target))
-            fixed = fixed_grid(source) or shares_codes(program.module, node)
             most = math.inf if source.op == "get_attr" else _most(source, int(shift.reshape(-1)[0]), low, high)
-            found[path] = Scale(path, str(zero.target), source.op == "get_attr", fixed, most)
+            found[path] = Scale(path, str(zero.target), source.op == "get_attr", fixed_grid(source), most)
     return list(found.values())
 
 
@@ -97,6 +96,7 @@ def learnable(program: Program, weights: bool) -> Iterator[list[nn.Parameter]]:
     finally:
         for group in opened:
             group.close()
+        share_again(program.module)
         program.module.recompile()
 
 
