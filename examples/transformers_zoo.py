@@ -257,13 +257,16 @@ def _to_unit_variance(layer: Any, inputs: Any, output: torch.Tensor) -> torch.Te
 
 
 def full_size(name: str, layers: int = 12) -> nn.Module:
-    """A ResNet-50, a BERT-base, or a narrow BERT of any depth, with random weights."""
+    """A ResNet-50, a ResNet-18, a BERT-base, or a narrow BERT of any depth, with random weights."""
     import transformers
 
     shape: dict[str, Any] = {} if name == "bert_base" else {**_WORDS, "num_hidden_layers": layers}
+    basic = {"depths": [2, 2, 2, 2], "layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}
     model: Any = (
-        transformers.ResNetForImageClassification(transformers.ResNetConfig())
-        if name == "resnet50"
+        transformers.ResNetForImageClassification(
+            transformers.ResNetConfig(**(basic if name == "resnet18" else {}))  # type: ignore[arg-type]
+        )
+        if name.startswith("resnet")
         else transformers.BertForSequenceClassification(transformers.BertConfig(**shape))
     )
     made: nn.Module = model.eval()
@@ -274,6 +277,6 @@ def full_samples(name: str, layers: int = 12) -> dict[str, dict[str, NDArray[Any
     """Two inputs for :func:`full_size`, for every split alike."""
     draw = np.random.default_rng(0)
     given: dict[str, NDArray[Any]] = {"input_ids": draw.integers(5, 90, (2, 12 if name == "bert_deep" else 128))}
-    if name == "resnet50":
+    if name.startswith("resnet"):
         given = {"pixel_values": draw.standard_normal((2, 3, 224, 224)).astype(np.float32)}
     return {"train": given, "validation": given, "calibration": given, "test": given}

@@ -1,0 +1,101 @@
+"""Milliseconds as a budget: what was asked for and what was got, on several kinds of networks.
+
+    python -m retort.benchmarks.suites.pruning_latency
+
+Each network (random weights: only the clock matters) is cut to a share of its own time at a batch size, one thread, in
+ONNX Runtime; the finished file is timed beside the dense one in interleaved blocks. Prints a table and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ... import stages
+from ...core.console import Console
+from ...core.errors import RetortError
+from ...core.options import DataSpec, ModelSpec, PruneOptions
+from ...core.sources import load_data
+from ..device import describe, fingerprint
+
+_NETS, _ZOO = "retort.examples.pruning_nets", "retort.examples.transformers_zoo"
+CASES: dict[str, tuple[str, str, int, float]] = {
+    "residual_b32": ("residual", "digits", 32, 0.5),
+    "depthwise_b32": ("depthwise", "digits", 32, 0.6),
+    "vision_b1": ("vision", "digits", 1, 0.7),
+    "vision_b32": ("vision", "digits", 32, 0.5),
+    "recurrent_b1": ("recurrent", f"{_NETS}:digit_rows", 1, 0.6),
+    "recurrent_b32": ("recurrent", f"{_NETS}:digit_rows", 32, 0.5),
+    "bert_b32": ("bert", f"{_NETS}:sentences", 32, 0.5),
+    "resnet18_b1": ("resnet18", "", 1, 0.5),
+}
+"""Network, data, batch size and the share of its time that is asked for."""
+
+
+def measure(name: str, console: Console) -> dict[str, Any]:
+    """One case."""
+    net, source, batch, share = CASES[name]
+    sized = {"name": net}
+    spec = ModelSpec(source=f"{_NETS}:{net}") if source else ModelSpec(source=f"{_ZOO}:full_size", args=sized)
+    given = DataSpec(source=source) if source else DataSpec(source=f"{_ZOO}:full_samples", args=sized)
+    row: dict[str, Any] = {"net": net, "batch": batch, "asked_share": share}
+    with tempfile.TemporaryDirectory() as folder:
+        context = stages.Context(load_data(given, Path.cwd()), console=console, scratch=Path(folder) / "scratch")
+        captured = stages.capture(spec, Path(folder) / "captured", context)
+        options = PruneOptions(latency=share, batch=batch, recover=None)
+        started = time.perf_counter()
+        try:
+            pruned = stages.prune(options, captured, Path(folder) / "pruned", context)
+        except RetortError as error:
+            return row | {"error": error.message, "seconds": time.perf_counter() - started}
+        facts = pruned.facts["latency"]
+    timed = {key: facts[key] for key in ("dense_ms", "asked_ms", "got_ms", "got_low_ms", "got_high_ms", "verdict")}
+    macs = pruned.facts["macs"] / captured.facts["macs"]
+    return row | timed | {"macs_share": macs, "tried": len(facts["tried"]), "seconds": time.perf_counter() - started}
+
+
+COLUMNS = ("net", "batch", "dense ms", "asked ms", "got ms", "off by", "MACs left", "timed", "seconds", "verdict")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The rows of the printed table."""
+    lines = []
+    for row in rows:
+        start = [row["net"], str(row["batch"])]
+        if "error" in row:
+            lines.append([*start, "", f"{row['asked_share']:.2f}x", *[""] * 4, f"{row['seconds']:.0f}", row["error"]])
+            continue
+        got = f"{row['got_ms']:.3g} [{row['got_low_ms']:.3g}, {row['got_high_ms']:.3g}]"
+        off = f"{row['got_ms'] / row['asked_ms'] - 1:+.1%}"
+        numbers = [f"{row['dense_ms']:.3g}", f"{row['asked_ms']:.3g}", got, off, f"{row['macs_share']:.0%}"]
+        lines.append([*start, *numbers, str(row["tried"]), f"{row['seconds']:.0f}", row["verdict"]])
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the suite."""
+    parser = argparse.ArgumentParser(
+        prog="retort.benchmarks.suites.pruning_latency", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("cases", nargs="*", default=list(CASES), help="which cases; all by default")
+    given = parser.parse_args(arguments)
+    unknown = sorted(set(given.cases) - set(CASES))
+    if unknown:
+        parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    console = Console("text")
+    rows = []
+    for name in given.cases:
+        console.stage("suite", name)
+        rows.append(measure(name, console))
+        console.say(json.dumps(rows[-1]))
+    console.table("asked and got", COLUMNS, table(rows))
+    console.result({}, json.dumps({"machine": describe(fingerprint()), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
