@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..core.backends.eager import quiet
 from ..core.errors import ArtifactError
@@ -136,8 +136,7 @@ def without_quantization(program: ExportedProgram) -> ExportedProgram:
     """A copy of the program that computes in floating point: every fake-quantize passes its input on."""
     module, signature = _copied(program)
     for node in [node for node in module.graph.nodes if str(node.target) in (QDQ, DYNAMIC)]:
-        source = node.args[0]
-        node.replace_all_uses_with(source)
+        node.replace_all_uses_with(source := node.args[0])
         module.graph.erase_node(node)
         for spec in signature.output_specs:
             if getattr(spec.arg, "name", None) == node.name:
@@ -231,8 +230,7 @@ def _evaluate(item: Any, values: dict[str, Tensor], node: Node) -> Tensor:
         raise ArtifactError(f"the scale of '{node.name}' depends on an input", "quantize with fixed scales")
     arguments = [_evaluate(arg, values, node) if hasattr(arg, "op") else arg for arg in item.args]
     with torch.no_grad():
-        result: Tensor = item.target(*arguments, **item.kwargs)
-    return result
+        return cast("Tensor", item.target(*arguments, **item.kwargs))
 
 
 def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedProgram:
@@ -257,8 +255,13 @@ def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedPr
 
 
 def _copied(program: ExportedProgram) -> tuple[Any, Any]:
+    """Graph and signature; a copied graph renames nodes called by a word of Python: `input` becomes `input_1`."""
     with quiet():
-        return copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
+        module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
+    names = {old.name: new.name for old, new in zip(program.graph.nodes, module.graph.nodes, strict=True)}
+    for spec in [item for item in (*signature.input_specs, *signature.output_specs) if hasattr(item.arg, "name")]:
+        spec.arg.name = names.get(spec.arg.name, spec.arg.name)
+    return module, signature
 
 
 def _assembled(program: ExportedProgram, module: Any, signature: Any, constants: dict[str, Any]) -> ExportedProgram:

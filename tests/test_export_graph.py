@@ -25,6 +25,7 @@ from retort.core.errors import CaptureError, InputError, ModelError, UserError, 
 from retort.core.session import SessionOptions, open_session
 from retort.core.tensors import Signature, TensorSpec
 from retort.export.onnx_graph import OPSETS, to_onnx
+from retort.export.retarget import without_quantization
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 
@@ -415,3 +416,11 @@ def zipfile_text(path: Path) -> bytes:
     """All that a ``.pt2`` file holds, unpacked."""
     with zipfile.ZipFile(path) as archive:
         return b"".join(archive.read(name) for name in archive.namelist())
+
+
+def test_a_program_is_copied_whatever_its_input_is_called() -> None:
+    """`input`, which a plain Sequential calls it, is a word of Python that a copied graph renames."""
+    program, _ = exported(nn.Sequential(nn.Linear(4, 3)), {"input": torch.randn(3, 4)}, {"y": ("batch", 3)})
+    x = torch.randn(2, 4)
+    copied = without_quantization(program)
+    assert torch.equal(copied.module(check_guards=False)(x)[0], program.module(check_guards=False)(x)[0])
