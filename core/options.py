@@ -103,6 +103,9 @@ class QuantizeOptions(Options):
         description="what matrix products read on cpu: calibrated grids, or grids taken while the model runs, from the "
         "whole batch; auto makes both, times them and keeps the better",
     )
+    embeddings: Literal["int8", "float"] = Field(
+        default="int8", description="large embedding tables on cpu: INT8 rows, a quarter of the bytes, or as they are"
+    )
     smooth: bool = Field(default=True, description="SmoothQuant where it makes a linear layer's output more exact")
     last_layer: Literal["int8", "float"] = Field(default="int8", description="layers behind which no other comes")
     sensitivity: bool = Field(default=False, description="measure what INT8 costs in each layer alone, and why")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from .operators import Weighted, clamp_bounds, moved, weighted
+from .operators import Weighted, clamp_bounds, is_qdq, moved, name_of, operand, weighted
 from .recurrent import Recurrent, module_of
 from .scheme import UNBOUNDED
 
@@ -70,8 +70,17 @@ def tail_of(node: fx.Node) -> tuple[fx.Node, tuple[float, float]]:
 def name_in_model(node: fx.Node) -> str:
     """The layer's name in the user's model (``layer1.0.conv1``), or the node's own."""
     layer = weighted(node)
-    name = str(layer.weight.target).rpartition(".")[0] if layer is not None else module_of(node)
+    weight = layer.weight if layer is not None else _table(node)
+    name = str(weight.target).rpartition(".")[0] if weight is not None else module_of(node)
     return name or node.name
+
+
+def _table(node: fx.Node) -> fx.Node | None:
+    """The table that an embedding reads, where it is a parameter."""
+    table = operand(node, "weight") if name_of(node) == "embedding" else None
+    if isinstance(table, fx.Node) and is_qdq(table):
+        table = table.args[0]
+    return table if isinstance(table, fx.Node) and table.op == "get_attr" else None
 
 
 def excluded(node: fx.Node, patterns: Sequence[str]) -> bool:

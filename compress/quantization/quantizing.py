@@ -30,6 +30,7 @@ from .qat import train_quantized
 from .rewrite import rewrite
 from .sensitivity import Sensitivity, sensitivity, table
 from .smooth import smooth
+from .tables import quantize_tables
 
 
 @dataclass
@@ -244,6 +245,9 @@ def _int8(
     placement = place(folded, target, (*options.exclude, *there), ends, is_wanted(options, target))
     ranges = calibrate(folded, placement, calibration, options, console, target)
     apply(folded, placement, ranges, target, options)
+    if options.embeddings == "int8":
+        tables = quantize_tables(folded, target, (*options.exclude, *there))
+        folded.meta["quantization"]["weights"] |= tables
     narrow_weights(folded, options.weight_bits)
     if not (placement.layers or placement.dynamic or placement.recurrent):
         console.warn("no layer can be INT8 on this target; the program stays in floating point")

@@ -1,0 +1,78 @@
+"""Embedding tables in INT8, one scale per row: a quarter of the bytes, looked up as codes and scaled afterwards.
+
+Only ``cpu``: TensorRT looks up floating-point numbers. A table that is small, or that an operator computes, stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import fx
+
+from ...core.options import Target
+from ..program import Program
+from .operators import name_of, operand
+from .points import excluded
+from .scheme import WEIGHT_MAX, weight_scales
+from .surgery import Shapes, fetch, free_path, put, shapes_of
+
+Facts = dict[str, dict[str, object]]
+LEAST = 1 << 14
+"""Numbers that a table has at least: below, what is saved is not worth the nodes."""
+_qdq = torch.ops.retort.qdq.default
+
+
+def quantize_tables(program: Program, target: Target, exclude: Sequence[str]) -> Facts:
+    """Put a fake-quantize on every large embedding table, in place.
+
+    Args:
+        exclude: patterns of node or layer names that stay in floating point.
+
+    Returns:
+        Per scale buffer: the parameter and its axis.
+
+    Raises:
+        ModelError: a table has NaN or infinite values.
+    """
+    if target != "cpu":
+        return {}
+    module, facts = program.module, Facts()
+    made: dict[str, fx.Node] = {}
+    for node, table in _lookups(module, shapes_of(program)).items():
+        if excluded(node, exclude):
+            continue
+        name = str(table.target)
+        if name not in made:
+            made[name] = _wrap(module, table, facts)
+        node.replace_input_with(table, made[name])
+    module.recompile()
+    return facts
+
+
+def _lookups(module: fx.GraphModule, shapes: Shapes) -> Mapping[fx.Node, fx.Node]:
+    """Embeddings that read a large constant table of FP32 numbers, and the table."""
+    found = {}
+    for node in module.graph.nodes:
+        table = operand(node, "weight") if name_of(node) == "embedding" else None
+        if not isinstance(table, fx.Node) or table.op != "get_attr":
+            continue
+        shape, kind = shapes[table]
+        if kind == torch.float32 and torch.Size(shape).numel() >= LEAST:
+            found[node] = table
+    return found
+
+
+def _wrap(module: fx.GraphModule, table: fx.Node, facts: Facts) -> fx.Node:
+    name = str(table.target)
+    scales = weight_scales(fetch(module, name), 0, None, 1.0, name)
+    path = free_path(module, f"quantization.{name.replace('.', '_')}_rows")
+    put(module, f"{path}.scale", scales)
+    put(module, f"{path}.zero_point", torch.zeros(scales.shape, dtype=torch.int64))
+    facts[f"{path}.scale"] = {"parameter": name, "axis": 0}
+    with module.graph.inserting_after(table):
+        zero = module.graph.get_attr(f"{path}.zero_point")
+        scale = module.graph.get_attr(f"{path}.scale")
+    limit = int(WEIGHT_MAX)
+    with module.graph.inserting_after(zero):
+        return module.graph.create_node("call_function", _qdq, (table, scale, zero, 0, -limit, limit))
