@@ -1,0 +1,32 @@
+"""The calibration suite: images made when read, the table's ratio, and bad names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from retort.benchmarks.suites import calibration
+
+
+def test_images_are_the_same_each_time_and_differ() -> None:
+    """The same index gives the same image, another index another, whatever is read beside it."""
+    images = calibration.Images(8)
+    one, targets = images.read([3, 4])
+    again, _ = images.read([4])
+    assert targets is None
+    assert one["pixel_values"].shape == (2, 3, calibration.SIDE, calibration.SIDE)
+    np.testing.assert_array_equal(one["pixel_values"][1], again["pixel_values"][0])
+    assert not np.array_equal(one["pixel_values"][0], one["pixel_values"][1])
+
+
+def test_the_table_compares_with_min_max(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every method's time stands beside that of min-max, its memory in megabytes; an unknown one is refused."""
+    rows = [
+        {"method": "minmax", "cpu_s": 20.0, "above_model_bytes": 100e6},
+        {"method": "mse", "cpu_s": 25.0, "above_model_bytes": 120e6},
+    ]
+    assert [line[2:] for line in calibration.table(rows)[1]] == [["1.00x", "100"], ["1.25x", "120"]]
+    assert calibration.table(rows[1:])[1][0][2] == ""
+    with pytest.raises(SystemExit):
+        calibration.main(["median"])
+    assert "entropy" in capsys.readouterr().err
