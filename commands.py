@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import graphs, pipeline, results, stages
+from . import graphs, pipeline, results, shown, speed, stages
 from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from .core.console import Console
 from .core.errors import MissingFileError, UserError
-from .core.options import CaptureOptions, DataSpec, ModelSpec, Options, Target, Task
+from .core.options import CaptureOptions, DataSpec, ModelSpec, Options, QuantizeOptions, Target, Task
 from .core.recipe import STAGE_OPTIONS, load_recipe
 from .core.recipe import schema as recipe_schema
 from .core.references import source_identity
@@ -83,7 +82,7 @@ def schema(json: Json = False, debug: Debug = False) -> None:
 
     Example: `retort schema > recipe.schema.json`
     """
-    typer.echo(_dump(recipe_schema()))
+    typer.echo(shown.dump(recipe_schema()))
 
 
 @app.command("run")
@@ -125,11 +124,11 @@ def show(
         raise UserError(f"{path} holds no finished artifact", "run a recipe or a stage first")
     artifacts = [load_artifact(folder) for folder in folders]
     out = console(json)
-    rows = [_row(artifact) for artifact in artifacts]
+    rows = [shown.row(artifact) for artifact in artifacts]
     out.table(str(path), ["artifact", "kind", "key", "bytes", "parameters", "MACs"], rows)
     if len(artifacts) == 1 and out.mode == "text":
-        typer.echo(_dump(artifacts[0].facts))
-    out.result({"artifacts": [_described(artifact) for artifact in artifacts]})
+        typer.echo(shown.dump(artifacts[0].facts))
+    out.result({"artifacts": [shown.described(artifact) for artifact in artifacts]})
 
 
 @app.command("capture")
@@ -159,7 +158,7 @@ def capture(
     identity = [source_identity(model, context.base), weights and source_identity(weights, context.base)]
     place = _place("capture", options, [], context, out, identity)
     made = _reused(place, screen) or stages.capture(spec, place, context, options)
-    _tell(made, screen)
+    shown.tell(made, screen)
 
 
 def _one_model(model: str, hf: Path | None) -> str:
@@ -193,7 +192,10 @@ def _stage_command(name: str, purpose: str, example: str) -> None:
         place = _place(name, options, [parent], context, out, [task, target, *stages.read_files(options, context.base)])
         scratch = place.directory.parent / ".scratch" / place.directory.name
         shared = Context(context.data, context.base, task, options_target(options, target), seed, screen, scratch)
-        _tell(_reused(place, screen) or graphs.run_stage(name, options, parent, place, shared), screen)
+        reused = _reused(place, screen)
+        made = reused or graphs.run_stage(name, options, parent, place, shared)
+        timed = isinstance(options, QuantizeOptions) and options.timed and reused is None
+        shown.tell(made, screen, {"speed": speed.tell(parent, made, shared)} if timed else {})
 
     command.__doc__ = f"{purpose}\n\n    Example: `{example}`"
     finished = with_flags(command, options_type)
@@ -272,35 +274,3 @@ def _reused(place: Place, screen: Console) -> Artifact | None:
         return None
     screen.say(f"reused {place.directory}")
     return found
-
-
-def _tell(artifact: Artifact, screen: Console) -> None:
-    facts = artifact.facts
-    shown = [
-        f"{facts[key]:,} {label}" for key, label in (("parameters", "parameters"), ("macs", "MACs")) if key in facts
-    ]
-    text = f"{artifact.path}  ({', '.join([artifact.kind, *shown])})"
-    screen.result(_described(artifact), text)
-
-
-def _described(artifact: Artifact) -> dict[str, Any]:
-    files = {name: entry.sha256 for name, entry in artifact.manifest.files.items()}
-    return {
-        "path": str(artifact.path),
-        "kind": artifact.kind,
-        "stage": artifact.manifest.stage,
-        "key": artifact.key,
-        "files": files,
-        "facts": artifact.facts,
-    }
-
-
-def _row(artifact: Artifact) -> tuple[str, ...]:
-    facts = artifact.facts
-    size = sum(entry.size_bytes for entry in artifact.manifest.files.values())
-    counts = [f"{facts[key]:,}" if key in facts else "" for key in ("parameters", "macs")]
-    return artifact.path.name, artifact.kind, artifact.key[:12], f"{size:,}", *counts
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, indent=2, default=str)

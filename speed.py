@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import measuring
 from .core.artifact import Artifact, load_artifact, new_artifact
+from .core.console import Console
 from .core.options import BenchOptions
 from .core.recipe import PROGRAM_STAGES
-from .stages import Place
+from .core.session import Session, SessionOptions, open_session
+from .core.sources import fit_to
+from .stages import Context, Place
 
 if TYPE_CHECKING:
     from .pipeline import Line
 
 BLOCKS, BUDGET_S, BATCHES = 12, 3.0, 2
 _SHOWN = 3
+
+Ratios = dict[str, dict[str, Any]]
+"""Times as fast as FP32, by batch size: value, low, high; no high where too few rounds fitted to have one."""
 
 
 def int8_is_faster(line: Line) -> bool:
@@ -26,21 +33,67 @@ def int8_is_faster(line: Line) -> bool:
         Whether INT8 is faster on average over the batch sizes of the bench stage (the first two).
     """
     ratios = _measured(line)
-    parts = [
-        f"{item['value']:.2f} at batch {batch} ({item['low']:.2f} to {item['high']:.2f})"
-        for batch, item in ratios.items()
-    ]
-    line.console.stage("quantize", f"times as fast as FP32: {', '.join(parts)}")
-    faster = sum(math.log(item["value"]) for item in ratios.values()) > 0
-    slow = [batch for batch, item in ratios.items() if item["low"] <= 1]
-    if slow:
-        line.console.warn(f"INT8 is not surely faster than FP32 at batch {' and '.join(slow)}: {_reasons(line)}")
+    faster = _say(ratios, line.outcome.artifacts["quantize"].facts["float_nodes"], line.console)
     if not faster and line.recipe.prefer == "fastest":
         line.console.warn("the FP32 program is shipped, as `prefer: fastest` asks")
     return faster
 
 
-def _measured(line: Line) -> dict[str, dict[str, float]]:
+def tell(parent: Artifact, made: Artifact, context: Context) -> Ratios:
+    """Time what `retort quantize` made against what it was made of, one thread, and say what came out.
+
+    Args:
+        parent: a program, or the graph that was imported.
+        made: the quantized program, or the graph it was exported as again.
+
+    Returns:
+        Times as fast as FP32 by batch size, with intervals; empty for other targets than ``cpu``.
+    """
+    from .benchmarks.latency import compare_sessions
+
+    if context.target != "cpu":
+        return {}
+    sessions = {name: _session(item) for name, item in (("fp32", parent), ("int8", made))}
+    options = BenchOptions(batch_sizes=BenchOptions().batch_sizes[:BATCHES], blocks=BLOCKS, budget_s=BUDGET_S)
+    split = fit_to(context.data, sessions["fp32"].signature).calibration
+    samples = split.read(range(min(max(options.batch_sizes), len(split))))[0]
+    found: Ratios = {}
+    for batch, compared in compare_sessions(sessions, samples, options, reference="fp32").items():
+        ratio = compared.candidates["int8"].ratio
+        assert ratio is not None
+        high = ratio.high if math.isfinite(ratio.high) else None
+        found[str(batch)] = {"value": ratio.value, "low": ratio.low, "high": high}
+    _say(found, made.facts.get("float_nodes", []), context.console)
+    return found
+
+
+def _session(artifact: Artifact) -> Session:
+    """As it is exported for the CPU."""
+    from .export.onnx_graph import to_onnx
+
+    if artifact.kind == "graph":
+        return open_session(artifact.main, SessionOptions(threads=1))
+    return open_session(to_onnx(artifact.main, None, "cpu").SerializeToString(), SessionOptions(threads=1))
+
+
+def _say(ratios: Ratios, floating: Sequence[Mapping[str, str]], console: Console) -> bool:
+    """The ratios, and why INT8 is not faster where it is not; whether it is on average."""
+    parts = [
+        f"{item['value']:.2f} at batch {batch} ({item['low']:.2f} to {_open_end(item['high'])})"
+        for batch, item in ratios.items()
+    ]
+    console.stage("quantize", f"times as fast as FP32: {', '.join(parts)}")
+    slow = [batch for batch, item in ratios.items() if item["low"] <= 1]
+    if slow:
+        console.warn(f"INT8 is not surely faster than FP32 at batch {' and '.join(slow)}: {_reasons(floating)}")
+    return sum(math.log(item["value"]) for item in ratios.values()) > 0
+
+
+def _open_end(high: float | None) -> str:
+    return "…" if high is None or not math.isfinite(high) else f"{high:.2f}"
+
+
+def _measured(line: Line) -> Ratios:
     before = [name for name in line.outcome.artifacts if name in PROGRAM_STAGES][-2]
     own = next((options for _, options in line.plan if isinstance(options, BenchOptions)), BenchOptions())
     wanted = {"batch_sizes": own.batch_sizes[:BATCHES], "blocks": BLOCKS, "budget_s": BUDGET_S}
@@ -61,9 +114,8 @@ def _measured(line: Line) -> dict[str, dict[str, float]]:
     return {batch: facts[batch] for batch in map(str, options.batch_sizes)}
 
 
-def _reasons(line: Line) -> str:
+def _reasons(nodes: Sequence[Mapping[str, str]]) -> str:
     """The layers in floating point, with why; or what else takes the time."""
-    nodes = line.outcome.artifacts["quantize"].facts["float_nodes"]
     if not nodes:
         return "all layers are integer, and so small that conversions and calls take the time"
     shown = [f"{node['layer']} stays in floating point ({node['reason']})" for node in nodes[:_SHOWN]]

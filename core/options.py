@@ -108,6 +108,10 @@ class QuantizeOptions(Options):
     )
     smooth: bool = Field(default=True, description="SmoothQuant where it makes a linear layer's output more exact")
     last_layer: Literal["int8", "float"] = Field(default="int8", description="layers behind which no other comes")
+    timed: bool = Field(
+        default=True,
+        description="`retort quantize` for cpu ends by timing INT8 against FP32 and says what keeps it slow",
+    )
     sensitivity: bool = Field(default=False, description="measure what INT8 costs in each layer alone, and why")
     mixed: Literal["none", "auto"] = Field(
         default="none", description="auto leaves the fewest layers in floating point that meet max_drop or min_sqnr"

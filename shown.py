@@ -1,0 +1,46 @@
+"""What commands say of the artifacts they make or find."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .core.artifact import Artifact
+from .core.console import Console
+
+
+def tell(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:
+    """Say what a command made: a line, or JSON."""
+    facts = artifact.facts
+    shown = [
+        f"{facts[key]:,} {label}" for key, label in (("parameters", "parameters"), ("macs", "MACs")) if key in facts
+    ]
+    text = f"{artifact.path}  ({', '.join([artifact.kind, *shown])})"
+    screen.result({**described(artifact), **(more or {})}, text)
+
+
+def described(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as JSON."""
+    files = {name: entry.sha256 for name, entry in artifact.manifest.files.items()}
+    return {
+        "path": str(artifact.path),
+        "kind": artifact.kind,
+        "stage": artifact.manifest.stage,
+        "key": artifact.key,
+        "files": files,
+        "facts": artifact.facts,
+    }
+
+
+def row(artifact: Artifact) -> tuple[str, ...]:
+    """An artifact as a line of `retort show`."""
+    facts = artifact.facts
+    size = sum(entry.size_bytes for entry in artifact.manifest.files.values())
+    counts = [f"{facts[key]:,}" if key in facts else "" for key in ("parameters", "macs")]
+    return artifact.path.name, artifact.kind, artifact.key[:12], f"{size:,}", *counts
+
+
+def dump(value: Any) -> str:
+    """As JSON for people to read."""
+    return json.dumps(value, indent=2, default=str)
