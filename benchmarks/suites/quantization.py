@@ -98,9 +98,7 @@ def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: P
     for tool in tools:
         console.stage("suite", f"{name}: {tool}")
         states[tool] = (
-            _own(tool, name, dense.path, folder)
-            if tool in OWN
-            else _peer(tool, name, graph.main, pythons, folder)
+            _own(tool, name, dense.path, folder) if tool in OWN else _peer(tool, name, graph.main, pythons, folder)
         )
     _compare(states, context)
     return {"net": name, "tools": states}
