@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -174,10 +173,8 @@ def save_program(program: Program, path: Path) -> None:
     drop_traces(exported.graph_module)
     facts = {"modes": modes.to_json(program.module), "meta": program.meta}
     extra = {SIGNATURE_FILE: program.signature.to_json(), PROGRAM_FILE: json.dumps(facts, sort_keys=True)}
-    buffer = io.BytesIO()  # torch aborts the whole process when a disk fills up under it
     with quiet():
-        torch.export.save(exported, buffer, extra_files=extra)
-    write_atomically(path, buffer.getvalue())
+        write_atomically(path, lambda stream: torch.export.save(exported, stream, extra_files=extra))
 
 
 def load_program(path: Path) -> Program:

@@ -8,13 +8,14 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 from .errors import ArtifactError, MissingFileError, StorageError
+from .streams import write_steadily
 
 Kind = Literal["program", "graph", "engine", "archive", "bundle", "measurement", "report"]
 MANIFEST = "manifest.json"
@@ -187,8 +188,8 @@ def _replace(scratch: Path, directory: Path) -> None:
         scratch.rename(directory)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part.
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
+    """Write a file (bytes, or what fills a stream in order) so that a reader sees the old or the new one, never a part.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -197,7 +198,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     with storage_errors(str(path)):
         try:
             with scratch.open("wb") as stream:
-                stream.write(content)
+                stream.write(content) if isinstance(content, bytes) else write_steadily(stream, content)
                 stream.flush()
                 os.fsync(stream.fileno())
             scratch.replace(path)

@@ -12,6 +12,7 @@ from ...core.artifact import Artifact, raise_if_not, stable_hash
 from ...core.console import SILENT, Console
 from ...core.data import Splits
 from ...core.errors import UserError
+from ...core.memory import give_back
 from ...core.options import PruneOptions, Task
 from ..checkpoint import discard, state_hash
 from ..distill import recover
@@ -64,6 +65,7 @@ def prune(
     """
     raise_if_not(artifact, "program")
     original = load_program(artifact.main)
+    give_back()
     _require_dense(original)
     steps = Steps(scratch, _identity(original, options, data, task, seed))
     program = steps.load()
@@ -117,7 +119,9 @@ def _cut_facts(pruned: Pruned, asked: float, whole: int, options: PruneOptions) 
 def _file_facts(before: Program, pruned: Pruned, check: FileCheck | None) -> dict[str, Any]:
     """The proof of the file, and what every phase took."""
     started = time.process_time()
+    give_back()
     file = prove_file(before, pruned.program, pruned.proof, check)
+    give_back()
     spent = {**pruned.cpu_seconds, "prove_file": time.process_time() - started}
     return {"file": asdict(file), "cpu_seconds": spent}
 

@@ -6,7 +6,6 @@ Transformer keeps far more with plain Taylor scores, a residual CNN with scores 
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch.nn import functional
 from ...core.console import SILENT, Console
 from ...core.data import Split, batches
 from ...core.errors import UserError
+from ...core.memory import give_back
 from ...core.options import Task
 from ..devices import as_tensor
 from ..losses import classes_second
@@ -73,7 +73,7 @@ class Trial:
                     return ranked
                 self.losses.append({"importance": ranked.criterion, "normalize": ranked.normalize, "loss": loss})
                 best = min(best, (loss, ranked), key=lambda item: item[0])
-                gc.collect()  # graphs refer to themselves, and hold their weights until they are collected
+                give_back()
                 bar.advance()
         return best[1]
 

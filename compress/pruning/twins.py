@@ -199,16 +199,16 @@ def shaken(before: Program, coupling: Coupling, removed: Mask) -> tuple[Noise, N
         tensor = fetch(before.module, name)
         generator = torch.Generator().manual_seed(order[name])
         spread = float(tensor.detach().float().std()) if tensor.numel() > 1 else 0.0
-        noise = torch.randn(tensor.shape, generator=generator) * _NOISE * (spread if spread > 0 else 0.5)
+        noise = torch.randn(tensor.shape, generator=generator).mul_(_NOISE * (spread if spread > 0 else 0.5))
         return noise.to(tensor)
 
     def _dense(name: str, tensor: Tensor) -> Tensor:
         leader = coupling.aliases.get(name)
-        return tensor if leader is None else tensor + _noise(leader)
+        return tensor if leader is None else _noise(leader).add_(tensor)
 
     def _pruned(name: str, tensor: Tensor) -> Tensor:
         leader = coupling.aliases.get(name)
-        return tensor if leader is None else tensor + sliced(_noise(leader), kept_of(coupling, leader, removed))
+        return tensor if leader is None else sliced(_noise(leader), kept_of(coupling, leader, removed)) + tensor
 
     return _dense, _pruned
 
