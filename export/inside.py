@@ -70,7 +70,7 @@ def _origin(name: str, writers: dict[str, onnx.NodeProto]) -> str:
 
 
 def _bypass(model: onnx.ModelProto, quantizers: list[onnx.NodeProto]) -> None:
-    """Let readers of a dequantized activation read what was quantized."""
+    """Let readers of a dequantized activation read what was quantized; codes that are read as such stay."""
     coded = {node.output[0]: node.input[0] for node in quantizers}
     plain = {
         node.output[0]: coded[node.input[0]]
@@ -85,12 +85,9 @@ def _bypass(model: onnx.ModelProto, quantizers: list[onnx.NodeProto]) -> None:
     outputs = {item.name for item in model.graph.output}
     for name in outputs & set(plain):
         model.graph.node.append(onnx.helper.make_node("Identity", [plain[name]], [f"{name}"]))
-    kept = [
-        node
-        for node in model.graph.node
-        if not (node.op_type == "QuantizeLinear" and node.output[0] in coded)
-        and not (node.op_type == "DequantizeLinear" and node.output[0] in plain)
-    ]
+    rest = [node for node in model.graph.node if not (node.op_type == "DequantizeLinear" and node.output[0] in plain)]
+    read = {name for node in rest for name in node.input} | outputs
+    kept = [node for node in rest if not (node.op_type == "QuantizeLinear" and node.output[0] not in read)]
     del model.graph.node[:]
     model.graph.node.extend(kept)
 
