@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import measuring
 from .core.artifact import Artifact, load_artifact, new_artifact
 from .core.console import Console
+from .core.errors import RetortError
 from .core.options import BenchOptions
 from .core.recipe import PROGRAM_STAGES
 from .core.session import Session, SessionOptions, open_session
@@ -47,12 +48,23 @@ def tell(parent: Artifact, made: Artifact, context: Context) -> Ratios:
         made: the quantized program, or the graph it was exported as again.
 
     Returns:
-        Times as fast as FP32 by batch size, with intervals; empty for other targets than ``cpu``.
+        Times as fast as FP32 by batch size, with intervals; empty for other targets than ``cpu``, and where one of
+        the two cannot be exported or run, which is said.
     """
-    from .benchmarks.latency import compare_sessions
-
     if context.target != "cpu":
         return {}
+    try:
+        found = _timed(parent, made, context)
+    except RetortError as error:  # what was made is good all the same
+        context.console.warn(f"INT8 was not timed against FP32: {error.message}")
+        return {}
+    _say(found, made.facts.get("float_nodes", []), context.console)
+    return found
+
+
+def _timed(parent: Artifact, made: Artifact, context: Context) -> Ratios:
+    from .benchmarks.latency import compare_sessions
+
     sessions = {name: _session(item) for name, item in (("fp32", parent), ("int8", made))}
     options = BenchOptions(batch_sizes=BenchOptions().batch_sizes[:BATCHES], blocks=BLOCKS, budget_s=BUDGET_S)
     split = fit_to(context.data, sessions["fp32"].signature).calibration
@@ -63,7 +75,6 @@ def tell(parent: Artifact, made: Artifact, context: Context) -> Ratios:
         assert ratio is not None
         high = ratio.high if math.isfinite(ratio.high) else None
         found[str(batch)] = {"value": ratio.value, "low": ratio.low, "high": high}
-    _say(found, made.facts.get("float_nodes", []), context.console)
     return found
 
 

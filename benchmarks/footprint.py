@@ -130,17 +130,17 @@ def _in_this_process(model: Path, batch: int, threads: int) -> Memory:
     # The runtime's libraries are no cost of this model, so they come in before the baseline is read.
     __import__({".onnx": "onnxruntime", ".pt2": "torch"}.get(model.suffix, "numpy"))
     gc.collect()
-    baseline = _resident_bytes()
-    _forget_peak()
+    baseline = resident_bytes()
+    forget_peak()
     session = open_session(model, SessionOptions(threads=threads))
     feeds = zero_feeds(session.signature, batch)
     for _ in range(RUNS):
         session.run(feeds)
-    peak = max(_peak_bytes(), _resident_bytes())
+    peak = max(peak_bytes(), resident_bytes())
     return Memory(peak, baseline, max(0, peak - baseline), batch)
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Start the kernel's high-water mark anew; imports may have reached higher than they left."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -148,11 +148,13 @@ def _forget_peak() -> None:
         return
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now."""
     return _status_bytes("VmRSS") or _rusage_bytes()
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most that this process had in RAM since it started, or since :func:`forget_peak`."""
     # ru_maxrss outlives exec: on Linux a child starts with its parent's peak. VmHWM belongs to the new image alone.
     return _status_bytes("VmHWM") or _rusage_bytes()
 

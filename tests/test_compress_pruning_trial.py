@@ -15,6 +15,7 @@ from retort.compress.pruning import prune, prune_program
 from retort.compress.pruning.evidence import Samples
 from retort.compress.pruning.step import Ranked, cut_and_prove, decide, rankings
 from retort.compress.pruning.trial import Trial
+from retort.core.console import Console
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import PruneOptions, Task
 
@@ -110,3 +111,23 @@ def test_the_stage_says_what_was_tried_and_taken(program: Program, tmp_path: Pat
     best = min(step["trials"], key=lambda item: item["loss"])
     assert (step["importance"], step["normalize"]) == (best["importance"], best["normalize"])
     assert load_program(pruned.main).module.get_parameter("strong.0.weight").shape[0] == 32
+
+
+def test_without_samples_nothing_is_tried_and_that_is_said(
+    program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty calibration split costs the trial, not the pruning: the first ranking is followed."""
+    judged = trial(program, console=Console())
+    ranked = candidates(program)
+    judged.split = split(0)
+    assert judged(program, ranked) is ranked[0]
+    assert "no trial cuts" in " ".join(capsys.readouterr().err.split())
+
+
+def test_samples_that_do_not_fit_stop_no_pruning(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """Samples that the program refuses cost the trial and are named; the first ranking is followed."""
+    judged = trial(program, console=Console())
+    judged.split = ArraySplit({"x": np.zeros((40, 11), np.float32)}, np.zeros(40, np.int64))
+    ranked = candidates(program)
+    assert judged(program, ranked) is ranked[0]
+    assert "no trial cuts: " in " ".join(capsys.readouterr().err.split())

@@ -9,9 +9,10 @@ import onnx
 import pytest
 import torch
 
-from retort import pipeline
+from retort import pipeline, speed
 from retort.__main__ import main
 from retort.core.console import Console
+from retort.core.errors import MachineError
 
 NET = """
 from torch import nn
@@ -89,3 +90,21 @@ def test_the_quantize_command_times_what_it_made(tmp_path, monkeypatch, capsys):
     assert len(ratios) == 2
     assert call([*given, "--out", "untimed", "--set", "timed=false"]) == 0
     assert "speed" not in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_what_cannot_be_timed_is_made_all_the_same(tmp_path, monkeypatch, capsys):
+    """A program that cannot be run as ONNX loses its timing, with the reason, and not the quantization."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_net.py").write_text(NET)
+    assert call(["capture", "own_net:tiny", "--data", "digits", "--out", "net"]) == 0
+
+    def refuse(*_):
+        raise MachineError("no session here", "use another machine")
+
+    monkeypatch.setattr(speed, "_session", refuse)
+    given = ["quantize", "net", "--data", "digits", "--correction", "none", "--method", "minmax", "--out", "int8"]
+    assert call(given) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "INT8 was not timed against FP32: no session here" in told
+    assert (tmp_path / "int8" / "manifest.json").is_file()

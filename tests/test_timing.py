@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from retort.__main__ import main
+from retort.compress.cost import measure
 from retort.compress.program import Program, capture, reexport, save_program
 from retort.compress.pruning.latency import Clock, Measured
 from retort.compress.pruning.step import cut_and_prove
@@ -176,14 +177,14 @@ def parse_faults(raw: dict[str, Any]) -> str:
 
 
 def test_local_times_are_of_the_files_that_would_be_shipped() -> None:
-    """Pieces and whole programs are timed in ONNX Runtime; a program beside itself is as fast as itself."""
+    """Pieces and whole programs are timed in ONNX Runtime, and a ratio has an interval around it."""
     program = program_of()
     timer = LocalTimer(2, 1, {"x": np.ones((2, 16), np.float32)})
     assert "onnxruntime" in timer.identity
     assert timer.pieces(program, [["output"]])[0] > 0
     found = timer.compare(program, program)
     assert found.ms > 0
-    assert 0.5 < found.speedup.low <= found.speedup.high < 2
+    assert 0 < found.speedup.low <= found.speedup.value <= found.speedup.high
 
 
 def test_callbacks_are_asked_in_turns() -> None:
@@ -203,7 +204,7 @@ def test_callbacks_are_asked_in_turns() -> None:
 
 @pytest.mark.slow
 def test_a_latency_on_this_machine_lands(tmp_path: Path) -> None:
-    """Half of the dense time is asked for and measured in interleaved blocks: it lands, or the noise is too loud."""
+    """Half of the time is asked for, by this machine's clock: a cut program comes, and a verdict by its times."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 128, 3, 2, 1), nn.ReLU()]
     layers += [nn.Conv2d(128, 128, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 5)]
@@ -212,7 +213,10 @@ def test_a_latency_on_this_machine_lands(tmp_path: Path) -> None:
     options = PruneOptions(latency=0.5, batch=4, recover=None)
     timer = LocalTimer(4, 1, {"image": images.numpy()})
     clock = Clock(program, options, timer, Measured(None, ""), tmp_path)
+    whole = measure(program.module, program.example).macs
     pruned = cut_and_prove(program, options, clock.decide(0, 0.5, True))
     found = clock.facts(pruned.program)
-    assert found["speedup"]["value"] > 1.5
-    assert found["verdict"] != "missed" or found["within"]
+    low, high = (found[name] / found["asked_ms"] for name in ("got_low_ms", "got_high_ms"))
+    assert found["tried"]
+    assert pruned.cost.macs < whole
+    assert found["verdict"] == "landed" if low >= 0.95 and high <= 1.05 else found["verdict"] != "landed"

@@ -30,6 +30,7 @@ from ...core.console import Console
 from ...core.data import Batch, Splits
 from ...core.options import ModelSpec, QuantizeOptions
 from ..device import describe, fingerprint
+from ..footprint import forget_peak, peak_bytes, resident_bytes
 
 METHODS = ("minmax", "moving", "percentile", "mse", "entropy")
 SAMPLES, BATCH, SIDE = 512, 8, 224
@@ -69,10 +70,10 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
     """Quantize the captured model by one method, in this process."""
     captured = load_artifact(folder / "captured")
     given = {"method": method, "samples": SAMPLES, "batch_size": BATCH, "correction": ("none",), "smooth": False}
-    before, started = _resident("VmRSS"), time.process_time()
-    Path("/proc/self/clear_refs").write_text("5")
+    before, started = resident_bytes(), time.process_time()
+    forget_peak()
     made = stages.quantize(QuantizeOptions.model_validate(given), captured, folder / method, _context(folder))
-    seconds, peak = time.process_time() - started, _resident("VmHWM")
+    seconds, peak = time.process_time() - started, peak_bytes()
     size = captured.main.stat().st_size
     return {
         "method": method,
@@ -81,11 +82,6 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
         "model_bytes": size,
         "integer_macs_percent": made.facts["integer_macs_percent"],
     }
-
-
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def run(methods: Sequence[str], console: Console) -> list[dict[str, Any]]:

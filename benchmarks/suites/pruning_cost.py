@@ -24,6 +24,7 @@ from ...core.console import Console
 from ...core.data import ArraySplit
 from ...core.options import DataSpec, ModelSpec, PruneOptions
 from ...core.sources import load_data
+from ..footprint import forget_peak, peak_bytes, resident_bytes
 
 ZOO = "retort.examples.transformers_zoo"
 DEPTHS = (6, 12, 24, 48, 96)
@@ -42,10 +43,10 @@ def capture(name: str, folder: Path) -> None:
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """Prune one captured model, in this process."""
     context, captured = _context(name, folder), load_artifact(folder / "captured")
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes()
+    forget_peak()
     pruned = stages.prune(PruneOptions(macs=0.5, recover=None), captured, folder / "pruned", context)
-    peak = _resident("VmHWM")
+    peak = peak_bytes()
     return {
         "model": name,
         "parameters": captured.facts["parameters"],
@@ -60,11 +61,6 @@ def _context(name: str, folder: Path) -> stages.Context:
     data = load_data(DataSpec(source=f"{ZOO}:full_samples", args=MODELS[name]), Path.cwd())
     assert isinstance(data.train, ArraySplit)
     return stages.Context(data, scratch=folder / "scratch")
-
-
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def run(names: Sequence[str], console: Console) -> list[dict[str, Any]]:

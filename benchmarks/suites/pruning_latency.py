@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, str, int, float]] = {
     "vision_b32": ("vision", "digits", 32, 0.5),
     "recurrent_b1": ("recurrent", f"{_NETS}:digit_rows", 1, 0.6),
     "recurrent_b32": ("recurrent", f"{_NETS}:digit_rows", 32, 0.5),
-    "bert_b32": ("bert", f"{_NETS}:sentences", 32, 0.7),
+    "bert_b32": ("bert", f"{_NETS}:sentences", 32, 0.5),
     "resnet18_b1": ("resnet18", "", 1, 0.5),
 }
 """Network, data, batch size and the share of its time that is asked for."""

@@ -28,6 +28,7 @@ from .surgery import cut
 from .table import Compared, Table, Timer
 
 _FINAL = 2
+"""Times that the finished program is timed; twice as many before a miss is told."""
 _STATE = "prune-latency.json"
 
 
@@ -192,7 +193,9 @@ class Clock:
             VerificationError: it is not faster.
         """
         share, dense = self.asked()
-        speedup = _pooled([self.compare(f"final {turn}", program).speedup for turn in range(_FINAL)])
+        speedup = self._final(program, _FINAL)
+        if _verdict(speedup, share) == "missed":  # by the program, or by the machine's mood
+            speedup = self._final(program, 2 * _FINAL)
         if speedup.value <= 1 or speedup.high <= 1:
             raise VerificationError(
                 f"the pruned program is not faster: {speedup.value:.2f}x the dense one's speed"
@@ -217,6 +220,9 @@ class Clock:
             "threads": self.options.threads,
             "tried": self.tried,
         }
+
+    def _final(self, program: Program, turns: int) -> Interval:
+        return _pooled([self.compare(f"final {turn}", program).speedup for turn in range(turns)])
 
 
 def _pooled(found: Sequence[Interval]) -> Interval:

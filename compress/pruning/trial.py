@@ -63,7 +63,12 @@ class Trial:
             masks.setdefault(mask.tobytes(), (mask, ranked))
         if len(masks) < 2:
             return next((ranked for _, ranked in masks.values()), candidates[0])
-        judge = self._judge(program)
+        try:
+            known = list(self._known(program))
+        except UserError as error:  # no samples, or samples that the program does not take in these batches
+            self.console.warn(f"no trial cuts: {error.message}; channels are ranked by {candidates[0].criterion}")
+            return candidates[0]
+        judge = self._judge(known)
         best = (math.inf, candidates[0])
         with self.console.progress("trial cuts", len(masks)) as bar:
             for mask, ranked in masks.values():
@@ -77,13 +82,12 @@ class Trial:
                 bar.advance()
         return best[1]
 
-    def _judge(self, program: Program) -> Callable[[Program], float]:
-        """Measures how far a program's outputs are from this one's; 0 for the same.
+    def _judge(self, known: Sequence[tuple[list[Tensor], list[Tensor]]]) -> Callable[[Program], float]:
+        """Measures how far a program's outputs are from known ones; 0 for the same.
 
         Classification: Kullback-Leibler divergence of the predicted classes; else the mean over the outputs of squared
         error by variance.
         """
-        known = list(self._known(program))
 
         def _loss(candidate: Program) -> float:
             with evaluating(candidate), torch.no_grad():
@@ -114,7 +118,7 @@ class Trial:
         rows = len(wanted[0]) if wanted else 0
         ours = [value.float() for value in found if value.is_floating_point()]
         theirs = [value.float() for value in wanted]
-        if self.task == "classification" and theirs:
+        if self.task == "classification" and theirs and theirs[0].dim() > 1:
             one, two = (_chances(item) for item in (ours[0], theirs[0]))
             return float(functional.kl_div(one, two, reduction="batchmean", log_target=True)), rows
         shares = [float((a - b).square().mean() / b.var(correction=0).clamp(min=1e-12)) for a, b in zip(ours, theirs)]

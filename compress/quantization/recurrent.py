@@ -96,16 +96,24 @@ def quantize_recurrent(program: Program, layers: list[Recurrent], options: Quant
         for weight in layer.weights:
             name = str(weight.target)
             if name not in made:
-                made[name] = _wrap(module, layer.node, weight, limit, facts)
+                made[name] = round_rows(module, layer.node, name, limit, facts)
             layer.node.replace_input_with(weight, made[name])
     module.recompile()
     return facts
 
 
-def _wrap(module: fx.GraphModule, reader: fx.Node, weight: fx.Node, limit: int, facts: Facts) -> fx.Node:
-    name = str(weight.target)
+def round_rows(
+    module: fx.GraphModule, reader: fx.Node, name: str, limit: int, facts: Facts, suffix: str = ""
+) -> fx.Node:
+    """A fake-quantize of a parameter, one scale per row, before the node that reads it.
+
+    Args:
+        limit: largest code.
+        facts: gets the scale buffer with its parameter and axis.
+        suffix: of the buffers' name, where a parameter is rounded for several uses.
+    """
     scales = weight_scales(fetch(module, name), 0, None, 1.0, name) * (WEIGHT_MAX / limit)
-    path = free_path(module, f"quantization.{name.replace('.', '_')}")
+    path = free_path(module, f"quantization.{name.replace('.', '_')}{suffix}")
     put(module, f"{path}.scale", scales)
     put(module, f"{path}.zero_point", torch.zeros(scales.shape, dtype=torch.int64))
     facts[f"{path}.scale"] = {"parameter": name, "axis": 0}

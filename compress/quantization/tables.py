@@ -14,13 +14,12 @@ from ...core.options import Target
 from ..program import Program
 from .operators import name_of, operand
 from .points import excluded
-from .scheme import WEIGHT_MAX, weight_scales
-from .surgery import Shapes, fetch, free_path, put, shapes_of
+from .recurrent import Facts, round_rows
+from .scheme import WEIGHT_MAX
+from .surgery import Shapes, shapes_of
 
-Facts = dict[str, dict[str, object]]
 LEAST = 1 << 14
 """Numbers that a table has at least: below, what is saved is not worth the nodes."""
-_qdq = torch.ops.retort.qdq.default
 
 
 def quantize_tables(program: Program, target: Target, exclude: Sequence[str]) -> Facts:
@@ -37,14 +36,15 @@ def quantize_tables(program: Program, target: Target, exclude: Sequence[str]) ->
     """
     if target != "cpu":
         return {}
-    module, facts = program.module, Facts()
+    module = program.module
+    facts: Facts = {}
     made: dict[str, fx.Node] = {}
     for node, table in _lookups(module, shapes_of(program)).items():
         if excluded(node, exclude):
             continue
         name = str(table.target)
         if name not in made:
-            made[name] = _wrap(module, table, facts)
+            made[name] = round_rows(module, node, name, int(WEIGHT_MAX), facts, "_rows")
         node.replace_input_with(table, made[name])
     module.recompile()
     return facts
@@ -61,18 +61,3 @@ def _lookups(module: fx.GraphModule, shapes: Shapes) -> Mapping[fx.Node, fx.Node
         if kind == torch.float32 and torch.Size(shape).numel() >= LEAST:
             found[node] = table
     return found
-
-
-def _wrap(module: fx.GraphModule, table: fx.Node, facts: Facts) -> fx.Node:
-    name = str(table.target)
-    scales = weight_scales(fetch(module, name), 0, None, 1.0, name)
-    path = free_path(module, f"quantization.{name.replace('.', '_')}_rows")
-    put(module, f"{path}.scale", scales)
-    put(module, f"{path}.zero_point", torch.zeros(scales.shape, dtype=torch.int64))
-    facts[f"{path}.scale"] = {"parameter": name, "axis": 0}
-    with module.graph.inserting_after(table):
-        zero = module.graph.get_attr(f"{path}.zero_point")
-        scale = module.graph.get_attr(f"{path}.scale")
-    limit = int(WEIGHT_MAX)
-    with module.graph.inserting_after(zero):
-        return module.graph.create_node("call_function", _qdq, (table, scale, zero, 0, -limit, limit))
