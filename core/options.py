@@ -104,7 +104,7 @@ class QuantizeOptions(Options):
         "whole batch; auto makes both, times them and keeps the better",
     )
     embeddings: Literal["int8", "float"] = Field(
-        default="int8", description="large embedding tables on cpu: INT8 rows, a quarter of the bytes, or as they are"
+        default="int8", description="large embedding tables: INT8 rows, a quarter of the bytes, or as they are"
     )
     smooth: bool = Field(default=True, description="SmoothQuant where it makes a linear layer's output more exact")
     last_layer: Literal["int8", "float"] = Field(default="int8", description="layers behind which no other comes")

@@ -31,7 +31,7 @@ from .recurrent import forms as recurrent_forms
 from .recurrent_int8 import unpack_recurrent, write_recurrent
 from .retarget import retarget
 from .simplify import PASSES, remove_dead, simplify
-from .tables import unpack_tables, write_tables
+from .tables import write_tables
 from .unsupported import without_unsupported
 
 OPSETS: dict[str, int] = {"cpu": 21, "tensorrt": 20}
@@ -100,7 +100,7 @@ def build(
         form(model)
     write_dynamic(model, target)
     write_recurrent(model, recurrent) if target == "cpu" else unpack_recurrent(model)
-    write_tables(model) if target == "cpu" else unpack_tables(model)
+    write_tables(model, target)
     remove_dead(model)
     write_qdq(model)
     remove_dead(model)

@@ -1,39 +1,41 @@
-"""Embedding tables with INT8 rows: codes are looked up, then scaled; the whole table is never in floating point."""
+"""Embedding tables with INT8 rows: codes are looked up, then scaled; the whole table is never in floating point.
+
+ONNX Runtime looks up INT8 codes. TensorRT refuses: an INT8 constant may feed DequantizeLinear alone (RTX 1.7.1:
+"Quantized constant is only allowed before DQ"), and UINT8 ones become INT32. DequantizeLinear in front of the lookup is
+taken, but there the whole table is scaled for each few rows. So four codes share a word of 32 bits there, and rows of
+words are looked up and taken apart.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
-from .edit import Numbers, add_constant, attribute, constant, every_node, insert_before, is_op
+from ..core.options import Target
+from .edit import Numbers, add_constant, attribute, constant, dims, every_node, insert_before, is_op
 from .quantized import attribute_axis, has_qdq, is_qdq
 from .recurrent_codes import follow
 
+_PER_WORD, _STEPS, _MIDDLE = 4, 256, 128
+_FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
 
-def write_tables(model: ir.Model) -> tuple[ir.Model, bool]:
+Store = Callable[[ir.Model, str, Numbers], tuple[ir.Value, ...]]
+LookUp = Callable[[ir.Model, ir.Node, tuple[ir.Value, ...]], ir.Value]
+
+
+def write_tables(model: ir.Model, target: Target) -> tuple[ir.Model, bool]:
     """Look up codes and scales of fake-quantized tables and multiply them; runs before Q/DQ is written."""
-    changed = False
-    stored: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    store, look_up = _FORMS[target]
+    stored: dict[ir.Value, tuple[tuple[ir.Value, ...], ir.Value]] = {}
     for node, table, codes, scales in _lookups(model):
         if table not in stored:
             base = table.name or "table"
-            stored[table] = (
-                add_constant(model, f"{base}_quantized", codes),
-                add_constant(model, f"{base}_scale", scales[:, None]),
-            )
-        _replace(node, *stored[table])
-        changed = True
-    return model, changed
-
-
-def unpack_tables(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Write fake-quantized tables as the FP32 numbers that they stand for, for targets without such lookups."""
-    changed = False
-    for node, table, codes, scales in _lookups(model):
-        numbers = codes.astype(np.float32) * scales[:, None]
-        node.replace_input_with(0, add_constant(model, f"{table.name}_rounded", numbers))
-        changed = True
-    return model, changed
+            stored[table] = store(model, base, codes), add_constant(model, f"{base}_scale", scales[:, None])
+        held, factors = stored[table]
+        _scale(node, look_up(model, node, held), factors)
+    return model, bool(stored)
 
 
 def _lookups(model: ir.Model) -> list[tuple[ir.Node, ir.Value, Numbers, Numbers]]:
@@ -51,14 +53,76 @@ def _lookups(model: ir.Model) -> list[tuple[ir.Node, ir.Value, Numbers, Numbers]
     return found
 
 
-def _replace(node: ir.Node, codes: ir.Value, scales: ir.Value) -> None:
-    """``Cast(Gather(codes, indices)) * Gather(scales, indices)`` in place of a node."""
+def _scale(node: ir.Node, numbers: ir.Value, scales: ir.Value) -> None:
+    """``numbers * Gather(scales, indices)`` in place of a lookup."""
     indices, old = node.inputs[1], node.outputs[0]
-    name, kind = old.name or "lookup", ir.DataType.FLOAT
-    one = insert_before(node, "Gather", [codes, indices], {"axis": 0}, f"{name}_codes", old.shape, ir.DataType.INT8)
-    numbers = insert_before(node, "Cast", [one], {"to": int(kind)}, f"{name}_numbers", old.shape, kind)
-    two = insert_before(node, "Gather", [scales, indices], {"axis": 0}, f"{name}_scales", None, kind)
-    result = insert_before(node, "Mul", [numbers, two], {}, f"{name}_scaled", old.shape, kind)
+    name = old.name or "lookup"
+    rows = insert_before(node, "Gather", [scales, indices], {"axis": 0}, f"{name}_scales", None, _FLOAT)
+    result = insert_before(node, "Mul", [numbers, rows], {}, f"{name}_scaled", old.shape, _FLOAT)
     ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
     assert node.graph is not None
     node.graph.remove(node, safe=True)
+
+
+def _store_codes(model: ir.Model, base: str, codes: Numbers) -> tuple[ir.Value, ...]:
+    return (add_constant(model, f"{base}_quantized", codes),)
+
+
+def _look_up_codes(model: ir.Model, node: ir.Node, held: tuple[ir.Value, ...]) -> ir.Value:
+    """``Cast(Gather(codes, indices))``."""
+    indices, old = node.inputs[1], node.outputs[0]
+    name = old.name or "lookup"
+    rows = insert_before(node, "Gather", [held[0], indices], {"axis": 0}, f"{name}_codes", old.shape, ir.DataType.INT8)
+    return insert_before(node, "Cast", [rows], {"to": int(_FLOAT)}, f"{name}_numbers", old.shape, _FLOAT)
+
+
+def pack(codes: Numbers) -> Numbers:
+    """INT8 codes ``[R, C]`` as INT32 words ``[R, ceil(C / 4)]``.
+
+    Byte ``k`` of word ``j`` holds column ``k * ceil(C / 4) + j``: the lower three plus 128, the highest with its sign.
+    """
+    width = -(-codes.shape[1] // _PER_WORD)
+    filled = np.zeros((len(codes), width * _PER_WORD), np.int32)
+    filled[:, : codes.shape[1]] = codes
+    planes = filled.reshape(len(codes), _PER_WORD, width)
+    planes[:, :-1] += _MIDDLE
+    words = planes[:, -1]
+    for number in range(_PER_WORD - 2, -1, -1):
+        words = words * np.int32(_STEPS) + planes[:, number]
+    return words
+
+
+def _store_words(model: ir.Model, base: str, codes: Numbers) -> tuple[ir.Value, ...]:
+    words = pack(codes)
+    middle = np.zeros(words.shape[1] * _PER_WORD, np.float32)
+    middle[: -words.shape[1]] = _MIDDLE
+    stored = {"packed": words, "steps": np.int32(_STEPS), "middle": middle}
+    return tuple(add_constant(model, f"{base}_{name}", np.asarray(array)) for name, array in stored.items())
+
+
+def _look_up_words(model: ir.Model, node: ir.Node, held: tuple[ir.Value, ...]) -> ir.Value:
+    """Rows of words, taken apart from the lowest byte up; every division is exact."""
+    (table, steps, middle), (indices, old) = held, (node.inputs[1], node.outputs[0])
+    name = old.name or "lookup"
+    rest = insert_before(node, "Gather", [table, indices], {"axis": 0}, f"{name}_words", None, _INT32)
+    planes = []
+    for number in range(_PER_WORD - 1):
+        low = insert_before(node, "Mod", [rest, steps], {}, f"{name}_byte{number}", None, _INT32)
+        more = insert_before(node, "Sub", [rest, low], {}, f"{name}_above{number}", None, _INT32)
+        rest = insert_before(node, "Div", [more, steps], {}, f"{name}_rest{number}", None, _INT32)
+        planes.append(low)
+    codes = insert_before(node, "Concat", [*planes, rest], {"axis": -1}, f"{name}_bytes", None, _INT32)
+    wide = insert_before(node, "Cast", [codes], {"to": int(_FLOAT)}, f"{name}_shifted", None, _FLOAT)
+    whole = insert_before(node, "Sub", [wide, middle], {}, f"{name}_codes", None, _FLOAT)
+    width = (dims(old) or (None,))[-1]
+    if not isinstance(width, int) or width % _PER_WORD == 0:
+        return whole
+    ends = [add_constant(model, f"{name}_{key}", np.asarray([end])) for key, end in (("from", 0), ("to", width))]
+    last = add_constant(model, f"{name}_axis", np.asarray([-1]))
+    return insert_before(node, "Slice", [whole, *ends, last], {}, f"{name}_numbers", old.shape, _FLOAT)
+
+
+_FORMS: dict[Target, tuple[Store, LookUp]] = {
+    "cpu": (_store_codes, _look_up_codes),
+    "tensorrt": (_store_words, _look_up_words),
+}

@@ -9,7 +9,7 @@ the root module `stages`:
   longer length), twice, with the same bytes, and parsed by the TensorRT that is here;
 * sizes: pictures once more with a free height and width where the model's code allows, at three sizes;
 * import: the file is captured again and compared with it at two shapes;
-* int8 and int8-tensorrt: quantized with default settings for that target, exported and run;
+* int8 and int8-tensorrt: quantized with default settings for that target, exported and run, and parsed;
 * engine (with ``--parts engine``): built by the TensorRT that is here, as it is and in FP16.
 
 A line per model and part is appended to the file; one that went well and stands there is not run again.
@@ -69,7 +69,7 @@ def check_export(model: Model, folder: Path, context: stages.Context) -> Row:
     options = ExportOptions(batch_sizes=BATCHES, golden=max(BATCHES))
     started = time.perf_counter()
     graph = stages.export(options, model.captured, folder / "graph", context)
-    row: Row = {"export_s": time.perf_counter() - started, "nodes": graph.facts["nodes"]}
+    row: Row = {"export_s": time.perf_counter() - started, "nodes": graph.facts["nodes"], "opset": graph.facts["opset"]}
     again = stages.export(options, model.captured, folder / "again", context)
     row["same_bytes"] = _sha256(graph.main) == _sha256(again.main)
     row["parity"] = max((item["error"] for item in graph.facts["parity"]), default=0.0)
@@ -78,11 +78,15 @@ def check_export(model: Model, folder: Path, context: stages.Context) -> Row:
         "axes": free(signature),
         "shapes": compare(model.captured.main, graph.main, other_shapes(signature, context)),
     }
+    return row | _parsed(graph, context)
+
+
+def _parsed(graph: Artifact, context: stages.Context) -> Row:
+    """How many layers the TensorRT that is here makes of a file, or why it refuses it."""
     try:
-        row["parsed_layers"] = sum(stages.explain(EngineOptions(), graph, context).counts.values())
+        return {"parsed_layers": sum(stages.explain(EngineOptions(), graph, context).counts.values())}
     except RetortError as error:  # a finding about TensorRT, not a fault of the file
-        row["parser"] = error.message[:300]
-    return row
+        return {"parser": error.message[:300]}
 
 
 def check_sizes(model: Model, folder: Path, context: stages.Context) -> Row:
@@ -119,7 +123,8 @@ def check_int8(target: Target, model: Model, folder: Path, context: stages.Conte
     graph = stages.export(ExportOptions(batch_sizes=(1, 4)), made, folder / f"int8-graph-{target}", context)
     kernels = graph.facts.get("kernels", {})
     row |= {kind: sum(kernels.get(kind, {}).values()) for kind in ("integer", "floating")}
-    return row | {"sqnr_db": decibels(model.captured.main, graph.main, context)}
+    row["sqnr_db"] = decibels(model.captured.main, graph.main, context)
+    return row | (_parsed(graph, context) if target == "tensorrt" else {})
 
 
 def check_engine(model: Model, folder: Path, context: stages.Context) -> Row:

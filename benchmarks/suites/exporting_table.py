@@ -13,7 +13,7 @@ from .exporting import DEFAULT_PARTS, PARTS, Row, run
 
 COLUMNS = (
     *("model", "free axes", "nodes", "parity", "shapes", "bytes", "parser", "height, width", "imported"),
-    *("INT8 cpu dB", "MACs %", "int/float", "INT8 trt dB", "MACs %", "plan MB", "FP16/FP32", "fault"),
+    *("INT8 cpu dB", "MACs %", "int/float", "INT8 trt dB", "MACs %", "parser", "plan MB", "FP16/FP32", "fault"),
 )
 NONE = "–"
 
@@ -25,10 +25,11 @@ def line(name: str, rows: dict[str, Row]) -> list[str]:
     cells = [name, ", ".join(export.get("axes", ())) or NONE, str(export.get("nodes", NONE))]
     cells += [f"{export['parity']:.0e}" if "parity" in export else NONE, _shapes(export)]
     cells += [("same" if export["same_bytes"] else "other") if "same_bytes" in export else NONE]
-    cells += [f"{export['parsed_layers']}" if "parsed_layers" in export else "refused" if "parser" in export else NONE]
+    cells += [_verdict(export)]
     sized = rows.get("sizes", {})
     cells += [_shapes(sized) if "shapes" in sized else str(sized.get("sizes", NONE)), _shapes(back)]
-    cells += [*_int8(rows.get("int8", {}), True), *_int8(rows.get("int8-tensorrt", {}), False)]
+    other = rows.get("int8-tensorrt", {})
+    cells += [*_int8(rows.get("int8", {}), True), *_int8(other, False), _verdict(other)]
     return [*cells, *_engine(rows.get("engine", {})), "; ".join(faults)[:90]]
 
 
@@ -36,6 +37,11 @@ def _shapes(row: Row) -> str:
     """``3e-07 at 3`` of the shapes that the program takes."""
     errors = [item["error"] for item in row.get("shapes", ()) if "error" in item]
     return f"{max(errors):.0e} at {len(errors)}" if errors else NONE
+
+
+def _verdict(row: Row) -> str:
+    """Layers that the parser makes of the file, or that it refuses it."""
+    return f"{row['parsed_layers']}" if "parsed_layers" in row else "refused" if "parser" in row else NONE
 
 
 def _int8(row: Row, kernels: bool) -> list[str]:
@@ -64,6 +70,7 @@ def counts(found: dict[str, dict[str, Row]]) -> dict[str, Any]:
         "free_sequence": sum(bool(row.get("axes")) for row in exports),
         "free_sides": sum(bool(row.get("sizes", {}).get("axes")) for row in rows),
         "parsed": sum("parsed_layers" in row for row in exports),
+        "parsed_int8": sum("parsed_layers" in row.get("int8-tensorrt", {}) for row in rows),
     }
 
 

@@ -246,7 +246,7 @@ def _int8(
     ranges = calibrate(folded, placement, calibration, options, console, target)
     apply(folded, placement, ranges, target, options)
     if options.embeddings == "int8":
-        tables = quantize_tables(folded, target, (*options.exclude, *there))
+        tables = quantize_tables(folded, (*options.exclude, *there))
         folded.meta["quantization"]["weights"] |= tables
     narrow_weights(folded, options.weight_bits)
     if not (placement.layers or placement.dynamic or placement.recurrent):

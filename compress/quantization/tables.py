@@ -1,6 +1,6 @@
 """Embedding tables in INT8, one scale per row: a quarter of the bytes, looked up as codes and scaled afterwards.
 
-Only ``cpu``: TensorRT looks up floating-point numbers. A table that is small, or that an operator computes, stays.
+A table that is small, or that an operator computes, stays in floating point.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import fx
 
-from ...core.options import Target
 from ..program import Program
 from .operators import name_of, operand
 from .points import excluded
@@ -22,7 +21,7 @@ LEAST = 1 << 14
 """Numbers that a table has at least: below, what is saved is not worth the nodes."""
 
 
-def quantize_tables(program: Program, target: Target, exclude: Sequence[str]) -> Facts:
+def quantize_tables(program: Program, exclude: Sequence[str]) -> Facts:
     """Put a fake-quantize on every large embedding table, in place.
 
     Args:
@@ -34,8 +33,6 @@ def quantize_tables(program: Program, target: Target, exclude: Sequence[str]) ->
     Raises:
         ModelError: a table has NaN or infinite values.
     """
-    if target != "cpu":
-        return {}
     module = program.module
     facts: Facts = {}
     made: dict[str, fx.Node] = {}
