@@ -19,7 +19,7 @@ from ..devices import as_tensor
 from ..losses import CrossEntropy, Tensors, as_targets, classes_second, first, squared_error
 from ..program import Program, evaluating
 from .groups import Grouping
-from .importance import Part, finite, parameter_dims
+from .importance import Part, along, finite, parameter_dims
 from .labels import Ids, Value, core, varying
 
 _WHERE = "the calibration split"
@@ -108,13 +108,9 @@ class Samples:
 def _said(tensor: Tensor, dim: int, criterion: Importance) -> Tensor:
     """What one batch's gradient says of every index along a dimension, ``float64[n]``."""
     assert tensor.grad is not None, "heard only once its gradient is there"
-    product, others = tensor.detach() * tensor.grad, [item for item in range(tensor.dim()) if item != dim]
-    if not others:
-        return product.double().abs() if criterion == "taylor" else 0.5 * product.double().square()
     if criterion == "taylor":
-        return product.sum(others, dtype=torch.float64).abs()
-    lengths: Tensor = torch.linalg.vector_norm(product, dim=others, dtype=torch.float64)
-    return 0.5 * lengths.square()
+        return along(dim, lambda weight, slope: (weight * slope).double(), tensor.detach(), tensor.grad).abs()
+    return 0.5 * along(dim, lambda weight, slope: (weight * slope).double().square(), tensor.detach(), tensor.grad)
 
 
 def _drawn(scores: Tensor, task: Task, generator: torch.Generator) -> Tensor:

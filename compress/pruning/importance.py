@@ -25,6 +25,8 @@ Combine = Literal["relative", "sum", "root"]
 
 NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm")
 DATA_DRIVEN = ("taylor", "obd", "activation")
+_SLICE = 1 << 20
+"""Numbers that are measured at once."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,30 @@ def parameter_dims(program: Program, grouping: Grouping) -> Iterable[tuple[str, 
 
 def _norms(program: Program, grouping: Grouping, criterion: Importance) -> Iterable[Part]:
     for _, tensor, dim, roots in parameter_dims(program, grouping):
-        rows = tensor.detach().cpu().to(torch.float64).movedim(dim, 0).reshape(tensor.shape[dim], -1)
-        values = rows.abs().sum(1) if criterion == "l1" else rows.square().sum(1)
+        measure = torch.Tensor.abs if criterion == "l1" else torch.Tensor.square
+        values = along(dim, lambda part: measure(part.cpu().double()), tensor.detach())  # noqa: B023
         if criterion == "l2":
             values = values.sqrt()
         yield Part(roots, finite(values))
+
+
+def along(dim: int, measure: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
+    """Sums over all dimensions but one of what is measured of tensors of one shape, a slice at a time.
+
+    Args:
+        measure: elementwise; gives ``float64``.
+
+    Returns:
+        ``float64[n]``, where n is the size of dimension ``dim``.
+    """
+    rows = len(tensors[0])
+    size = max(1, _SLICE * rows // max(1, tensors[0].numel()))
+    others = [item for item in range(tensors[0].dim()) if item != dim]
+    found = []
+    for start in range(0, rows, size):
+        part = measure(*(tensor[start : start + size] for tensor in tensors))
+        found.append(part.sum(others) if others else part)
+    return torch.cat(found) if dim == 0 else torch.stack(found).sum(0)
 
 
 def finite(values: torch.Tensor) -> Scores:

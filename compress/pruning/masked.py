@@ -45,12 +45,14 @@ class Masks:
                 result = ~gone if result is None else result & ~gone
         return result
 
-    def zeroed(self, result: Any, values: Sequence[Value]) -> Any:
-        """The tensors of a node's result with removed elements set to zero."""
+    def zeroed(self, result: Any, values: Sequence[Value], in_place: bool = False) -> Any:
+        """The tensors of a node's result with removed elements set to zero; a lone tensor ``in_place`` if asked."""
         if isinstance(result, list | tuple):
             return type(result)(self.zeroed(item, [value]) for item, value in zip(result, values, strict=True))
         keep = self.keep(values[0]) if isinstance(result, Tensor) and values else None
-        return result if keep is None else torch.where(keep, result, torch.zeros((), dtype=result.dtype))
+        if keep is None:
+            return result
+        return result.masked_fill_(~keep, 0) if in_place else result.masked_fill(~keep, 0)
 
     def settled(self, node: fx.Node, result: Any) -> Any:
         """A node's result with removed elements set to zero; in place where the operator writes in place."""

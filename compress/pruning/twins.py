@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -195,22 +196,36 @@ def shaken(before: Program, coupling: Coupling, removed: Mask) -> tuple[Noise, N
     """What moves every parameter at random, in the original and in the pruned program alike."""
     order = {name: place for place, name in enumerate(coupling.parameters)}
 
-    def _noise(name: str) -> Tensor:
-        tensor = fetch(before.module, name)
+    def _noise(name: str) -> Iterator[tuple[slice, Tensor]]:
+        """The noise of a parameter, some rows after the others."""
+        tensor = _rows(fetch(before.module, name).detach())
         generator = torch.Generator().manual_seed(order[name])
-        spread = float(tensor.detach().float().std()) if tensor.numel() > 1 else 0.0
-        noise = torch.randn(tensor.shape, generator=generator).mul_(_NOISE * (spread if spread > 0 else 0.5))
-        return noise.to(tensor)
+        spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
+        size = max(1, _SLICE * len(tensor) // max(1, tensor.numel()))
+        for start in range(0, len(tensor), size):
+            part = tensor[start : start + size]
+            noise = torch.randn(part.shape, generator=generator).mul_(_NOISE * (spread if spread > 0 else 0.5))
+            yield slice(start, start + len(part)), noise.to(tensor)
 
-    def _dense(name: str, tensor: Tensor) -> Tensor:
+    def _moved(name: str, tensor: Tensor, cut: bool) -> Tensor:
         leader = coupling.aliases.get(name)
-        return tensor if leader is None else _noise(leader).add_(tensor)
+        if leader is None:
+            return tensor
+        moved, place = tensor.detach().clone(), 0
+        first, *others = (kept_of(coupling, leader, removed) if cut else []) or [None]
+        for rows, noise in _noise(leader):
+            inside = None if first is None else first[(first >= rows.start) & (first < rows.stop)] - rows.start
+            part = sliced(noise, [inside, *others])
+            _rows(moved)[place : place + len(part)] += part
+            place += len(part)
+        return moved
 
-    def _pruned(name: str, tensor: Tensor) -> Tensor:
-        leader = coupling.aliases.get(name)
-        return tensor if leader is None else sliced(_noise(leader), kept_of(coupling, leader, removed)) + tensor
+    return partial(_moved, cut=False), partial(_moved, cut=True)
 
-    return _dense, _pruned
+
+def _rows(tensor: Tensor) -> Tensor:
+    """A scalar as one row."""
+    return tensor if tensor.dim() else tensor.unsqueeze(0)
 
 
 def _table(node: fx.Node) -> bool:
@@ -220,7 +235,9 @@ def _table(node: fx.Node) -> bool:
 
 def _run_dense(given: Side, node: fx.Node, env: dict[fx.Node, Any], masks: Masks) -> Any:
     if node.op == "get_attr":
-        return masks.zeroed(given.attribute(node), masks.values(node))
+        value = given.attribute(node)
+        own = isinstance(value, Tensor) and value is not fetch(given.module, str(node.target))
+        return masks.zeroed(value, masks.values(node), in_place=own)
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
     try:
         return given.looked_up(node, run_masked(node, args, kwargs, masks))
