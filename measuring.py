@@ -15,7 +15,7 @@ from .core.intervals import Interval
 from .core.options import BenchOptions, Gate, Options, ServeOptions
 from .core.recipe import PROGRAM_STAGES
 from .core.session import PROVIDERS, SessionOptions, open_session
-from .core.tensors import Array
+from .core.tensors import BATCH, Array
 from .gates import GateResult
 from .stages import Place
 
@@ -142,8 +142,35 @@ def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> d
 
 
 def session_options(options: BenchOptions) -> SessionOptions:
-    """Threads and provider that a measurement asks for."""
-    return SessionOptions(threads=options.threads, providers=PROVIDERS[options.provider])
+    """Threads, provider and, for TensorRT's, the ranges and the cache that a measurement asks for.
+
+    Raises:
+        UserError: a range or an option of the provider is not written as it should be.
+    """
+    providers = PROVIDERS[options.provider]
+    asked = {key: value for key, _, value in (item.partition("=") for item in options.provider_option)}
+    if asked and (not providers or not all(asked.values())):
+        raise UserError(
+            f"--provider-option {options.provider_option[0]} cannot be given to the provider {options.provider}",
+            "write key=value, with --provider cuda or tensorrt",
+        )
+    return SessionOptions(
+        threads=options.threads,
+        providers=providers,
+        provider_options={providers[0]: asked} if asked else {},
+        ranges=_ranges(options) if options.provider == "tensorrt" else {},
+        engine_cache=options.engine_cache or "",
+    )
+
+
+def _ranges(options: BenchOptions) -> dict[str, tuple[int, int, int]]:
+    """Ranges as they are given; the batch holds what is timed, and what accuracy reads at a time."""
+    from .benchmarks.accuracy import ROWS
+    from .export.profiles import parse_axis
+
+    sizes = sorted(options.batch_sizes)
+    batch = (1, sizes[len(sizes) // 2], max(*sizes, ROWS))
+    return {BATCH: batch, **dict(parse_axis(item) for item in options.axis)}
 
 
 def serve(line: Line, options: ServeOptions) -> Artifact:

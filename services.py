@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json as json_module
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from .core.artifact import load_artifact
 from .core.console import Console
 from .core.errors import InputError, MissingFileError, UserError
 from .core.options import BenchOptions, MetricName, Provider, ServeOptions
-from .core.session import PROVIDERS, SessionOptions, open_session
+from .core.session import SessionOptions, open_session
 from .core.sources import fit_to
 from .core.tensors import Array, Signature
 from .flags import build_options, with_flags
@@ -60,6 +61,7 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="write the outputs to this .npz")] = None,
     rows: Annotated[int | None, typer.Option(help="samples of --data to ask for")] = None,
     provider: Annotated[Provider, typer.Option(help="what ONNX Runtime must really run on")] = "cpu",
+    axis: Annotated[list[str], typer.Option(help="range of a dynamic axis for tensorrt, name=min:opt:max")] = [],  # noqa: B006
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
@@ -72,10 +74,10 @@ def predict(
     if (input is None) == (not data):
         raise UserError("give exactly one of --input and --data", "--input x.npy, or --data digits")
     remote = model.startswith(("http://", "https://"))
+    settings = _settings(provider, axis)
     if input is not None:
-        found, targets = _ask(model, name, input) if remote else _run(model, input, provider), None
+        found, targets = _ask(model, name, input) if remote else _run(model, input, settings), None
     else:
-        settings = _settings(provider)
         found, targets = _over_test(model, name if remote else None, data, data_arg, rows, seed, screen, settings)
     _show_outputs(found, targets, output, screen)
 
@@ -86,12 +88,14 @@ def _ask(url: str, name: str, path: Path) -> dict[str, Array]:
     return ask(url, name, read_input(path, None))
 
 
-def _settings(provider: Provider) -> SessionOptions:
-    return SessionOptions(threads=0, providers=PROVIDERS[provider])
+def _settings(provider: Provider, axis: list[str]) -> SessionOptions:
+    from .measuring import session_options
+
+    return replace(session_options(BenchOptions(provider=provider, axis=tuple(axis))), threads=0)
 
 
-def _run(model: str, path: Path, provider: Provider) -> dict[str, Array]:
-    session = open_session(load_artifact(Path(model)).main, _settings(provider))
+def _run(model: str, path: Path, settings: SessionOptions) -> dict[str, Array]:
+    session = open_session(load_artifact(Path(model)).main, settings)
     return session.run(read_input(path, session.signature))
 
 

@@ -17,6 +17,9 @@ from ..core.options import MetricName
 from ..core.session import Session
 from ..core.tensors import Array
 
+ROWS = 64
+"""Samples that accuracy reads at a time."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -67,7 +70,7 @@ def predict(
     session: Session,
     split: Split,
     *,
-    batch_size: int = 64,
+    batch_size: int = ROWS,
     limit: int | None = None,
     console: Console = SILENT,
     label: str = "accuracy",

@@ -110,7 +110,11 @@ class QuantizeOptions(Options):
     last_layer: Literal["int8", "float"] = Field(default="int8", description="layers behind which no other comes")
     timed: bool = Field(
         default=True,
-        description="`retort quantize` for cpu ends by timing INT8 against FP32 and says what keeps it slow",
+        description="on cpu `retort quantize` and recipes time INT8 against FP32; where it is slower, layers that are "
+        "faster so stay in floating point, and what keeps it slow is said",
+    )
+    timed_batches: tuple[Count, ...] = Field(
+        default=(1, 32), min_length=1, description="batch sizes at which INT8 shall not be slower than FP32"
     )
     sensitivity: bool = Field(default=False, description="measure what INT8 costs in each layer alone, and why")
     mixed: Literal["none", "auto"] = Field(
@@ -220,6 +224,16 @@ class BenchOptions(Options):
     provider: Provider = Field(
         default="cpu",
         description="what ONNX Runtime must really run .onnx files on; cuda takes .pt2 files, too",
+    )
+    axis: tuple[str, ...] = Field(
+        default=(),
+        description="range of a dynamic axis for the provider tensorrt, name=min:opt:max; the batch has one already",
+    )
+    provider_option: tuple[str, ...] = Field(
+        default=(), description="key=value for the provider, such as trt_fp16_enable=1; wins over what is derived"
+    )
+    engine_cache: str | None = Field(
+        default=None, description="folder where the provider tensorrt keeps engines, or `off`; the user's by default"
     )
 
 

@@ -22,6 +22,9 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
 }
 """What a user calls a provider, and ONNX Runtime's names; a session that does not run on the first is refused."""
 
+Ranges = Mapping[str, tuple[int, int, int]]
+"""Smallest, usual and largest size of dynamic axes, by name."""
+
 
 @dataclass(frozen=True)
 class SessionOptions:
@@ -34,6 +37,8 @@ class SessionOptions:
         spinning: let idle runtime threads spin; off suits machines that are shared.
         profile: write a runtime profile (ONNX Runtime) to this path prefix.
         cuda_graphs: record a CUDA graph per shape (TensorRT).
+        ranges: of dynamic axes, for ONNX Runtime's TensorRT provider; the batch has one unless given.
+        engine_cache: folder where that provider keeps its engines; empty is the user's cache folder, ``off`` none.
     """
 
     threads: int = 1
@@ -42,6 +47,8 @@ class SessionOptions:
     spinning: bool = False
     profile: str = ""
     cuda_graphs: bool = True
+    ranges: Ranges = field(default_factory=dict)
+    engine_cache: str = ""
 
 
 class Session(Protocol):

@@ -80,19 +80,29 @@ def _named_axes(axes: Sequence[str], inputs: Sequence[TensorSpec]) -> dict[str, 
     known = sorted({axis for spec in inputs for axis in spec.shape if isinstance(axis, str)})
     found = {}
     for item in axes:
-        name, _, text = item.partition("=")
+        name = item.partition("=")[0]
         if name not in known:
             fixed = f"; its dynamic axes are {', '.join(known)}" if known else ": every axis is fixed"
             raise UserError(
                 f"--axis {item}: the model has no dynamic axis '{name}'{fixed}{nearest(name, known)}",
                 "an axis that should vary was fixed when the model was captured: capture it again, naming the axis",
             )
-        shapes = _three(f"--axis {item}", text)
-        if any(len(shape) != 1 for shape in shapes):
-            raise UserError(f"--axis {item}: an axis has one size", f"write --axis {name}=8:128:512")
-        low, usual, high = (shape[0] for shape in shapes)
-        found[name] = (low, usual, high)
+        found[name] = parse_axis(item)[1]
     return found
+
+
+def parse_axis(item: str) -> tuple[str, tuple[int, int, int]]:
+    """Name and range of ``name=min:opt:max`` or ``name=size``.
+
+    Raises:
+        UserError: it is not written so.
+    """
+    name, _, text = item.partition("=")
+    shapes = _three(f"--axis {item}", text)
+    if any(len(shape) != 1 for shape in shapes):
+        raise UserError(f"--axis {item}: an axis has one size", f"write --axis {name}=8:128:512")
+    low, usual, high = (shape[0] for shape in shapes)
+    return name, (low, usual, high)
 
 
 def _parse_given(item: str, inputs: Sequence[TensorSpec], values: Sequence[str]) -> tuple[str, Range]:

@@ -30,6 +30,7 @@ RUNTIME_HALF = (
     "core/session.py",
     "core/backends/__init__.py",
     "core/backends/ort.py",
+    "core/backends/ort_tensorrt.py",
     "serve/__init__.py",
     "serve/settings.py",
     "serve/integrity.py",

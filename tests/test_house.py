@@ -36,6 +36,7 @@ RUNTIME_HALF = (
     "core/tensors.py",
     "core/errors.py",
     "core/backends/ort.py",
+    "core/backends/ort_tensorrt.py",
     "core/backends/cuda.py",
     "core/backends/trt.py",
     "core/backends/trt_buffers.py",

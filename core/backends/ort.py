@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, MachineError, RetortError
-from ..session import SessionOptions
+from ..session import Ranges, SessionOptions
 from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
+from .ort_tensorrt import PROVIDER as TENSORRT
+from .ort_tensorrt import require_inside, tensorrt_options
 
 SIGNATURE_KEY = "retort.signature"
 CPU = "CPUExecutionProvider"
@@ -43,15 +45,19 @@ class OrtSession:
 
     backend = "onnxruntime"
 
-    def __init__(self, inner: Any, signature: Signature) -> None:
+    def __init__(self, inner: Any, signature: Signature, ranges: Ranges | None = None) -> None:
         self.inner = inner
         self.signature = signature
+        self.ranges = ranges
         self.providers: tuple[str, ...] = tuple(inner.get_providers())
         self._outputs = [spec.name for spec in signature.outputs]
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Run one batch; see :meth:`retort.core.session.Session.run`."""
-        values = self.inner.run(self._outputs, self.signature.validate(feeds))
+        checked = self.signature.validate(feeds)
+        if self.ranges is not None:
+            require_inside(self.signature, checked, self.ranges)
+        values = self.inner.run(self._outputs, checked)
         return dict(zip(self._outputs, (np.asarray(value) for value in values), strict=True))
 
     def run_unchecked(self, feeds: Feeds) -> dict[str, Array]:
@@ -69,18 +75,20 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     Raises:
         ArtifactError: the file cannot be read as a model.
         MachineError: onnxruntime or the required provider is missing, or fell back silently.
+        UserError: TensorRT's provider lacks a range for a dynamic axis.
+        StorageError: its engines cannot be kept where they should be.
     """
     runtime = _runtime()
     wanted = options.providers or (CPU,)
     _require(wanted, runtime.get_available_providers(), runtime)
     source = model if isinstance(model, bytes) else str(model)
     shown = "the model" if isinstance(model, bytes) else Path(model).name
-    provider_options = [dict(options.provider_options.get(name, {})) for name in wanted]
-    try:
-        settings = _session_options(runtime, options)
-        inner = runtime.InferenceSession(source, settings, list(wanted), provider_options)
-    except Exception as error:  # onnxruntime's exceptions share no narrower base class
-        raise _readable(error, shown) from error
+    given = {name: dict(options.provider_options.get(name, {})) for name in wanted}
+    ranges: Ranges | None = None
+    if wanted[0] == TENSORRT:
+        signature = signature or _signature(_inner(runtime, source, shown, runtime.SessionOptions(), {CPU: {}}))
+        given[TENSORRT], ranges = tensorrt_options(model, signature, options)
+    inner = _inner(runtime, source, shown, _session_options(runtime, options), given)
     inner.disable_fallback()
     used = inner.get_providers()
     if used[0] != wanted[0]:
@@ -92,7 +100,14 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
         )
     if wanted[0] != CPU:
         _require_used(inner, wanted[0], shown)
-    return OrtSession(inner, signature or _signature(inner))
+    return OrtSession(inner, signature or _signature(inner), ranges)
+
+
+def _inner(runtime: Any, source: bytes | str, shown: str, settings: Any, given: dict[str, dict[str, str]]) -> Any:
+    try:
+        return runtime.InferenceSession(source, settings, list(given), list(given.values()))
+    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        raise _readable(error, shown) from error
 
 
 def placement(inner: Any) -> dict[str, list[str]]:
@@ -109,15 +124,18 @@ def _require_used(inner: Any, wanted: str, shown: str) -> None:
     placed = placement(inner)
     if not placed:
         return
-    astray = [op for name, ops in placed.items() if name == CPU for op in ops if op in HEAVY]
+    astray = [(op, name) for name, ops in placed.items() if name != wanted for op in ops if op in HEAVY]
     if wanted in placed and not astray:
         return
     counts = {name: len(ops) for name, ops in placed.items()}
-    what = f"{len(astray)} of its heavy nodes run on the CPU ({astray[0]})" if astray else "it runs no node there"
+    what = "it runs no node there"
+    if wanted in placed:
+        where = sorted({name for _, name in astray})
+        what = f"{len(astray)} of its heavy nodes run on {' and '.join(where)} ({astray[0][0]})"
     raise MachineError(
         f"{shown} does not run on {wanted} as asked: {what}",
         f"nodes per provider: {', '.join(f'{name} {n}' for name, n in counts.items())}; "
-        "export for that provider, or ask for the CPU",
+        "see `retort lint MODEL` for what TensorRT refuses, or ask for another provider",
         requested=wanted,
         nodes=counts,
     )
