@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retort.compress.quantization.clipping import Entropy, SquaredError
-from retort.compress.quantization.observers import MOST, MinMax, MovingAverage, Percentile
+from retort.compress.quantization.observers import MOST, PLENTY, MinMax, MovingAverage, Percentile
 from retort.compress.quantization.scheme import SCHEMES, Range, activation_grid, gate_grid, weight_scales
 from retort.core.errors import ModelError
 
@@ -183,6 +183,20 @@ def test_every_value_is_counted():
     assert int(observer.counts.sum()) == 20_001_001
     observer.update(torch.ones(10 * MOST + 5))
     assert abs(int(observer.counts.sum()) - 20_001_001 - 10 * MOST - 5) <= 11
+
+
+def test_after_plenty_of_values_fewer_stand_for_all():
+    """Later batches of a long calibration are counted by a quarter of the values, which weigh as all of them."""
+    observer = Percentile(99.9)
+    values = torch.randn(2 * MOST)
+    for _ in range(2 * PLENTY // MOST):
+        observer.update(values)
+    assert PLENTY <= observer.counted < 1.5 * PLENTY
+    assert abs(int(observer.counts.sum()) / (4 * PLENTY) - 1) < 0.01
+    exact = Percentile(99.9)
+    for part in values.split(MOST):
+        exact.update(part)
+    assert abs(observer.range().high - exact.range().high) < 0.05 * exact.range().high
 
 
 OBSERVERS = {

@@ -14,7 +14,8 @@ BINS = 8192
 _CHUNK = 1 << 16
 _SMALLEST_EXPONENT = -100
 _FADING = 0.9
-MOST = 1 << 18
+MOST, PLENTY = 1 << 18, 1 << 22
+"""Values of a tensor that are counted in a batch, and in all batches before a quarter of that is enough."""
 
 
 class Watcher(Protocol):
@@ -80,8 +81,8 @@ class Histogram:
     """A histogram whose limits double when a value lies beyond; what range it gives is the business of subclasses.
 
     It spans ``[-limit, limit]`` with ``limit`` a power of two; doubling it merges bins two by two, so no count is ever
-    split or guessed. Of a tensor with more than :data:`MOST` values in a batch, evenly spaced ones stand for all; the
-    extremes are those of all.
+    split or guessed. Of a tensor with more than :data:`MOST` values in a batch, evenly spaced ones stand for all, of
+    later batches fewer (:data:`PLENTY`); the extremes are those of all.
     """
 
     def __init__(self) -> None:
@@ -89,6 +90,7 @@ class Histogram:
         self.limit = 0.0
         self.counts = torch.zeros(BINS, dtype=torch.int64)
         self.zeros = 0
+        self.counted = 0
 
     @property
     def bin_width(self) -> float:
@@ -103,12 +105,14 @@ class Histogram:
             return True
         self._reach(max(-self.extremes.low, self.extremes.high))
         flat = value.detach().reshape(-1)
+        most = MOST if self.counted < PLENTY else MOST // 4
         # odd, lest every channel of a power of two show the same column
-        every = flat.numel() // MOST | 1 if flat.numel() > MOST else 1
+        every = flat.numel() // most | 1 if flat.numel() > most else 1
         if self.limit == 0.0:
             self.zeros += flat.numel()
             return True
         flat = flat[::every]
+        self.counted += flat.numel()
         for part in torch.split(flat.float(), _CHUNK):
             index = torch.mul(part, 1 / self.limit).add_(1).mul_(BINS / 2).to(torch.int32)
             found = torch.bincount(index, minlength=BINS + 1).mul_(every)
