@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import graphs, pipeline, results, shown, speed, stages
+from . import graphs, pipeline, results, shown, stages
 from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from .core.console import Console
 from .core.errors import MissingFileError, UserError
@@ -126,9 +127,15 @@ def show(
     out = console(json)
     rows = [shown.row(artifact) for artifact in artifacts]
     out.table(str(path), ["artifact", "kind", "key", "bytes", "parameters", "MACs"], rows)
-    if len(artifacts) == 1 and out.mode == "text":
+    signature = shown.signature_of(artifacts[0]) if len(artifacts) == 1 else None
+    if signature is not None:
+        out.table("inputs and outputs", ["", "name", "type", "axes"], shown.ports(signature))
+    if len(artifacts) == 1 and out.mode == "text" and artifacts[0].facts:
         typer.echo(shown.dump(artifacts[0].facts))
-    out.result({"artifacts": [shown.described(artifact) for artifact in artifacts]})
+    described = [shown.described(artifact) for artifact in artifacts]
+    if signature is not None:
+        described[0]["signature"] = asdict(signature)
+    out.result({"artifacts": described})
 
 
 @app.command("capture")
@@ -193,9 +200,11 @@ def _stage_command(name: str, purpose: str, example: str) -> None:
         scratch = place.directory.parent / ".scratch" / place.directory.name
         shared = Context(context.data, context.base, task, options_target(options, target), seed, screen, scratch)
         reused = _reused(place, screen)
-        made = reused or graphs.run_stage(name, options, parent, place, shared)
-        timed = isinstance(options, QuantizeOptions) and options.timed and reused is None
-        shown.tell(made, screen, {"speed": speed.tell(parent, made, shared)} if timed else {})
+        if isinstance(options, QuantizeOptions) and reused is None:
+            made, ratios = graphs.quantize(options, parent, place, shared)
+            shown.tell(made, screen, {"speed": ratios} if options.timed else {})
+            return
+        shown.tell(reused or graphs.run_stage(name, options, parent, place, shared), screen, {})
 
     command.__doc__ = f"{purpose}\n\n    Example: `{example}`"
     finished = with_flags(command, options_type)

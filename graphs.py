@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from . import stages
+from . import speed, stages
 from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
-from .core.options import ExportOptions, ModelSpec, Options
+from .core.options import ExportOptions, ModelSpec, Options, QuantizeOptions
 from .pipeline import RUNS
+from .replacing import for_target
 from .stages import Context, Place
 
 ON_PROGRAMS = ("train", "distill", "prune", "quantize", "export")
 
 
-def run_stage(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
+def run_stage(
+    name: str, options: Options, parent: Artifact, place: Place, context: Context, slow: Mapping[str, str] | None = None
+) -> Artifact:
     """A stage on any artifact: an ONNX file is imported before it, and what comes out is exported again.
 
     Args:
         place: of the stage's result; of the ONNX file, where one was given.
+        slow: for ``quantize``, what stays in floating point for speed.
     """
     if parent.kind != "graph" or name not in ON_PROGRAMS:
-        return stages.run_stage(name, options, parent, place, context)
+        return _run(name, options, parent, place, context, slow)
     program = program_of(parent, context)
     if name == "export":
         return stages.run_stage(name, options, program, place, context)
     beside = place.directory.with_name(f"{place.directory.name}-program")
-    made = stages.run_stage(name, options, program, Place(beside, place.key, place.parents), context)
+    made = _run(name, options, program, Place(beside, place.key, place.parents), context, slow)
     return stages.export(ExportOptions(), made, Place(place.directory, place.key, (made.key,)), context)
+
+
+def _run(
+    name: str, options: Options, parent: Artifact, place: Place, context: Context, slow: Mapping[str, str] | None
+) -> Artifact:
+    if slow and isinstance(options, QuantizeOptions):
+        return stages.quantize(options, parent, place, context, slow)
+    return stages.run_stage(name, options, parent, place, context)
+
+
+def quantize(
+    options: QuantizeOptions, parent: Artifact, place: Place, context: Context
+) -> tuple[Artifact, speed.Ratios]:
+    """Quantize, time it against FP32, and where it is slower quantize again without what is faster in FP32.
+
+    A training is not done twice: with ``qat`` the search comes first.
+
+    Returns:
+        The artifact, and how many times as fast as FP32 it is; empty where it was not timed.
+    """
+    parent = for_target("quantize", options, parent, place, context)
+    batches = options.timed_batches
+    slow: Mapping[str, str] = {}
+    if not options.timed or context.target != "cpu" or options.plan is not None:
+        made = run_stage("quantize", options, parent, place, context)
+        return made, speed.tell(parent, made, context, batches) if options.timed else {}
+    if options.qat is not None:
+        slow = speed.look_for_faster(_as_program(parent, context), options, context)
+    made = run_stage("quantize", options, parent, place, context, slow)
+    ratios = speed.tell(parent, made, context, batches)
+    if options.qat is None and speed.is_slower(ratios):
+        slow = speed.look_for_faster(_as_program(parent, context), options, context)
+        if slow:
+            made = run_stage("quantize", options, parent, place, context, slow)
+            ratios = speed.tell(parent, made, context, batches)
+    return made, ratios
+
+
+def _as_program(parent: Artifact, context: Context) -> Artifact:
+    return program_of(parent, context) if parent.kind == "graph" else parent
 
 
 def program_of(graph: Artifact, context: Context, runs: Path = RUNS) -> Artifact:

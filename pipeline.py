@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +17,7 @@ from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from .core.console import SILENT, Console
 from .core.data import Splits
 from .core.errors import GateError, MachineError
-from .core.options import CaptureOptions, DistillOptions, ExportOptions, Gate, Options
+from .core.options import CaptureOptions, DistillOptions, ExportOptions, Gate, Options, QuantizeOptions
 from .core.recipe import PROGRAM_STAGES, Recipe, load_recipe
 from .core.references import source_identity
 from .core.sources import fit_to, load_data
@@ -173,9 +173,17 @@ class Line:
             "weights": weights and source_identity(weights, self.base),
         }
 
-    def _program(self, name: str, options: Options) -> Artifact:
+    def quantize_again(self, slow: Mapping[str, str]) -> None:
+        """Let layers that INT8 slows down stay in floating point, with the reasons given."""
+        options = next(options for name, options in self.plan if name == "quantize")
+        del self.outcome.artifacts["quantize"]
+        self.outcome.artifacts["quantize"] = self._program("quantize", options, slow)
+
+    def _program(self, name: str, options: Options, slow: Mapping[str, str] | None = None) -> Artifact:
         parent = self.outcome.artifacts[self.last_program()]
         identity: dict[str, Any] = {"task": self.recipe.task}
+        if slow:
+            identity["float"] = sorted(slow)
         if name == "quantize":
             identity |= {"target": self.recipe.target, "files": stages.read_files(options, self.base)}
         if name == "prune":
@@ -185,7 +193,10 @@ class Line:
 
         def _make(place: Place) -> Artifact:
             scratch = self.folder / ".scratch" / place.directory.name
-            return stages.run_stage(name, options, parent, place, replace(self.context, scratch=scratch))
+            context = replace(self.context, scratch=scratch)
+            if slow and isinstance(options, QuantizeOptions):
+                return stages.quantize(options, parent, place, context, slow)
+            return stages.run_stage(name, options, parent, place, context)
 
         return self.make(name, options, [parent], _make, identity)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import metadata
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent
 COMPRESS = ("core/backends", "core/data.py", "core/sources.py", "core/images.py", "compress", "compress/imported")
-QUANTIZE = ("core/backends", "core/data.py", "core/dynamic.py", "choosing.py")
+QUANTIZE = ("core/backends", "core/data.py", "core/dynamic.py", "choosing.py", "placing.py")
 CODE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("capture", "train", "distill"), COMPRESS),
     "prune": (*COMPRESS, "compress/pruning", "export", "timing.py"),
@@ -55,6 +55,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "bench": ("core/metrics.py", "core/intervals.py", "benchmarks"),
     "report": ("benchmarks",),
 }
+Slow = Mapping[str, str] | None
 TOOLS = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "accelerate", "torchserve")
 
 
@@ -146,15 +147,20 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place | Path, co
     return stage(options, parent, _placed(place).directory, **_training(parent, place, context))
 
 
-def quantize(options: QuantizeOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
-    """Place and calibrate INT8 fake-quantize nodes."""
+def quantize(
+    options: QuantizeOptions, parent: Artifact, place: Place | Path, context: Context, slow: Slow = None
+) -> Artifact:
+    """Place and calibrate INT8 fake-quantize nodes; what is ``slow`` in INT8 stays in floating point, with reasons."""
     from .choosing import choose_form
     from .compress.quantization import quantize as stage
+    from .placing import gains_of
 
     if options.plan is not None:
         options = options.model_copy(update={"plan": str(context.base / options.plan)})
     make = partial(choose_form, stage) if options.form == "auto" and context.target == "cpu" else stage
-    return make(options, parent, _placed(place).directory, target=context.target, **_training(parent, place, context))
+    gains = gains_of(parent, options, context.data) if options.timed and context.target == "cpu" else None
+    shared = {**_training(parent, place, context), "slow": slow, "gains": gains}
+    return make(options, parent, _placed(place).directory, target=context.target, **shared)
 
 
 def read_files(options: Options, base: Path) -> list[str]:
@@ -173,16 +179,9 @@ def export(options: ExportOptions, parent: Artifact, place: Place | Path, contex
     place = _placed(place)
     data = fit_to(context.data, read_signature(parent.main))
     rows = min(max(*options.batch_sizes, options.golden), len(data.calibration))
-    return stage(
-        options,
-        parent,
-        place.directory,
-        target=options.target or context.target,
-        samples=data.calibration.read(range(rows))[0],
-        console=context.console,
-        key=place.key,
-        parents=place.parents,
-    )
+    samples, target = data.calibration.read(range(rows))[0], options.target or context.target
+    told: dict[str, Any] = {"console": context.console, "key": place.key, "parents": place.parents}
+    return stage(options, parent, place.directory, target=target, samples=samples, **told)
 
 
 def engine(options: EngineOptions, parent: Artifact, place: Place | Path, context: Context) -> Artifact:
@@ -234,14 +233,8 @@ def _training(parent: Artifact, place: Place | Path, context: Context) -> dict[s
 
 
 ON_ARTIFACT: dict[str, Callable[[Any, Artifact, Place | Path, Context], Artifact]] = {
-    "train": train,
-    "distill": distill,
-    "prune": prune,
-    "sparsify": sparsify,
-    "quantize": quantize,
-    "export": export,
-    "engine": engine,
-    "pack": pack,
+    **{"train": train, "distill": distill, "prune": prune, "sparsify": sparsify},
+    **{"quantize": quantize, "export": export, "engine": engine, "pack": pack},
 }
 
 
@@ -249,12 +242,14 @@ def run_stage(name: str, options: Options, parent: Artifact, place: Place | Path
     """Run one of the stages that take one artifact; its scratch folder goes when it is done.
 
     Raises:
-        UserError: there is no such stage.
+        UserError: there is no such stage, or an INT8 program was placed for another target and cannot be placed anew.
     """
+    from .replacing import for_target
+
     stage = ON_ARTIFACT.get(name)
     if stage is None:
         raise UserError(f"'{name}' is not a stage on an artifact", f"one of {', '.join(ON_ARTIFACT)}")
-    artifact = stage(options, parent, place, context)
+    artifact = stage(options, for_target(name, options, parent, _placed(place), context), place, context)
     shutil.rmtree(context.scratch, ignore_errors=True)
     return artifact
 

@@ -107,7 +107,10 @@ class QuantizeOptions(Options):
         default="int8", description="large embedding tables: INT8 rows, a quarter of the bytes, or as they are"
     )
     smooth: bool = Field(default=True, description="SmoothQuant where it makes a linear layer's output more exact")
-    last_layer: Literal["int8", "float"] = Field(default="int8", description="layers behind which no other comes")
+    last_layer: Literal["auto", "int8", "float"] = Field(
+        default="auto",
+        description="layers behind which no other comes; `auto` keeps those in FP32 that INT8 slows down",
+    )
     timed: bool = Field(
         default=True,
         description="on cpu `retort quantize` and recipes time INT8 against FP32; where it is slower, layers that are "

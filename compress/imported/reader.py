@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ...core.errors import ArtifactError, MissingFileError, ModelError
+from ...core.onnx_weights import nested, require_weights
 from ...core.tensors import BATCH, Array, TensorSpec
 
 STANDARD = ("", "ai.onnx")
-_QUANTIZED = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger")
+_QUANTIZED = re.compile(r"[Qq]uant|Integer|Bits$|Bnb4$|^Q(Linear|Gemm|Attention|EmbedLayer|OrderedM)")
+"""Operators of integers, in ONNX and in ONNX Runtime's own domain: static, dynamic, fused, in a loop's body."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,11 @@ def _load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise MissingFileError(f"no such model: {path}", "check the path")
     try:
-        model = onnx.load(path)
-    except FileNotFoundError as error:
-        raise MissingFileError(
-            f"the weights of {path} are not there: {error}", "copy its data file beside it"
-        ) from error
+        model = onnx.load(path, load_external_data=False)
+        require_weights(model, path)
+        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except MissingFileError:
+        raise
     except Exception as error:  # protobuf's and the checker's errors share no class
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ArtifactError(f"{path} cannot be read as ONNX: {first}", "export or copy it again") from error
@@ -92,12 +95,13 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 def _require_plain(graph: onnx.GraphProto, path: Path) -> None:
+    coded = next((node for part in nested(graph) for node in part.node if _QUANTIZED.search(node.op_type)), None)
+    if coded is not None:
+        raise ModelError(
+            f"{path} is quantized already: {coded.op_type} '{coded.name or coded.output[0]}'",
+            "give the floating-point model it was made from: `retort quantize FP32.onnx --data … --target …`",
+        )
     for node in graph.node:
-        if node.op_type in _QUANTIZED:
-            raise ModelError(
-                f"{path} is quantized already: {node.op_type} '{node.name or node.output[0]}'",
-                "give the floating-point model it was made from",
-            )
         if node.domain not in STANDARD:
             raise ModelError(
                 f"operator {node.domain}.{node.op_type} '{node.name or node.output[0]}' is no standard ONNX operator",

@@ -14,18 +14,19 @@ from ...core.options import Target
 from ..cost import node_macs
 from ..program import Program, ordered
 from . import limits
-from .operators import CONVOLUTIONS, PRODUCTS, Weighted, name_of, weighted
+from .operators import CONVOLUTIONS, JOINS, PRODUCTS, Weighted, clamp_bounds, name_of, weighted
 from .points import Placement, Point, excluded, name_in_model, source_of, tail_of
 from .recurrent import KINDS, Recurrent, recurrent, why_floating
 from .surgery import Shapes, shapes_of
 from .targets import Cpu, TensorRT
 
-Ends = tuple[Literal["auto", "int8", "float"], Literal["int8", "float"]]
+End = Literal["auto", "int8", "float"]
+Ends = tuple[End, End]
 """What is wanted of the layers that read the inputs, and of those behind which no other comes."""
 
 
 def eligible(
-    program: Program, target: Target, exclude: Sequence[str], shapes: Shapes, ends: Ends = ("auto", "int8")
+    program: Program, target: Target, exclude: Sequence[str], shapes: Shapes, ends: Ends = ("auto", "auto")
 ) -> tuple[dict[fx.Node, Weighted], dict[fx.Node, str]]:
     """Layers that can be integer on the target, and the heavy nodes that cannot, with the reason.
 
@@ -70,12 +71,23 @@ def _at_an_end(layer: Weighted, last: bool, target: Target, shapes: Shapes, ends
     """Why the first or the last layer stays in floating point."""
     if last and ends[1] == "float":
         return "last layer (quantize.last_layer)"
+    if last and ends[1] == "auto" and target == "cpu" and name_of(layer.node) == "linear" and _reads_floats(layer):
+        return limits.slow_last_layer(shapes[layer.weight][0])
     if ends[0] == "int8" or source_of(layer.data).op != "placeholder":
         return None
     if ends[0] == "float":
         return "first layer (quantize.first_layer)"
     convolution = target == "cpu" and name_of(layer.node) in CONVOLUTIONS
     return limits.slow_first_layer(layer.node, shapes[layer.weight][0]) if convolution else None
+
+
+def _reads_floats(layer: Weighted) -> bool:
+    """Whether no integer node gives the layer's input, so that it has to be quantized for it alone."""
+    source = source_of(layer.data)
+    while clamp_bounds(source) is not None:
+        source = source_of(source.all_input_nodes[0])
+    integers = (*CONVOLUTIONS, *PRODUCTS, *JOINS)
+    return source.op == "call_function" and name_of(source) not in integers
 
 
 def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
@@ -92,7 +104,7 @@ def place(
     program: Program,
     target: Target,
     exclude: Sequence[str] = (),
-    ends: Ends = ("auto", "int8"),
+    ends: Ends = ("auto", "auto"),
     dynamic: bool = False,
 ) -> Placement:
     """Choose what becomes integer.

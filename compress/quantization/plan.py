@@ -79,18 +79,21 @@ def choose(
     lines: Sequence[Sensitivity],
     gate: Gate,
     console: Console = SILENT,
+    gains: Mapping[str, float] | None = None,
 ) -> list[str]:
     """The layers to leave in floating point: none when the gate is met without.
 
-    Layers are ranked by the noise they make per unit of what they cost in FP32 (multiply-accumulates; a greedy answer
-    to the knapsack problem). The shortest head of that list that meets the gate is found by bisection; then each of its
-    layers, the dearest first, goes back to INT8 if the gate is still met without it, so that none is left in vain.
+    Layers are ranked by the noise they make per unit of what they cost in FP32 (measured milliseconds, or else
+    multiply-accumulates; a greedy answer to the knapsack problem). The shortest head of that list that meets the gate
+    is found by bisection; then each of its layers, the dearest first, goes back to INT8 if the gate is still met
+    without it, so that none is left in vain.
 
     Args:
         quantized: an INT8 program, corrected.
         exact: the same graph with the FP32 weights.
         split: samples the gate is checked on.
         lines: of the sensitivity analysis.
+        gains: milliseconds that INT8 saves in each layer; what saves nothing goes first.
 
     Returns:
         Names of layers and operators, in graph order.
@@ -103,7 +106,8 @@ def choose(
     meets = _checker(partial, gate, wanted, targets)
     if meets(partial.units):
         return []
-    ranked = _ranked(partial.units, lines)
+    prices = _prices(partial.units, gains or {})
+    ranked = _ranked(partial.units, lines, prices)
     few, many = 0, len(ranked)
     with console.progress("mixed", len(ranked).bit_length() + 1) as bar:
         while few + 1 < many:
@@ -111,7 +115,7 @@ def choose(
             few, many = (few, middle) if meets(_without(partial.units, ranked[:middle])) else (middle, many)
             bar.advance(note=f"{many} layers")
     kept = list(ranked[:many])
-    for unit in sorted(kept, key=lambda item: -_price(item)):
+    for unit in sorted(kept, key=lambda item: -prices[item.name]):
         fewer = [item for item in kept if item is not unit]
         if meets(_without(partial.units, fewer)):
             kept = fewer
@@ -133,9 +137,19 @@ def _checker(partial: Partial, gate: Gate, wanted: Array, targets: Array | None)
     return _meets
 
 
-def _ranked(units: Sequence[Unit], lines: Sequence[Sensitivity]) -> list[Unit]:
+def _ranked(units: Sequence[Unit], lines: Sequence[Sensitivity], prices: Mapping[str, float]) -> list[Unit]:
     noise = {line.layer: 0.0 if line.sqnr_db is None else 10 ** (-line.sqnr_db / 10) for line in lines}
-    return sorted(units, key=lambda unit: -noise.get(unit.name, 0.0) / _price(unit))
+    return sorted(units, key=lambda unit: -noise.get(unit.name, 0.0) / prices[unit.name])
+
+
+def _prices(units: Sequence[Unit], gains: Mapping[str, float]) -> dict[str, float]:
+    """What each unit costs in floating point: measured, where its layer was; at least a little, for the division."""
+    if not gains:
+        return {unit.name: _price(unit) for unit in units}
+    total = sum(_price(unit) for unit in units)
+    rate = max(sum(max(gain, 0.0) for gain in gains.values()), 1e-9) / max(total, 1)
+    least = 1e-3 * rate * total / len(units)
+    return {unit.name: max(gains.get(unit.name, rate * _price(unit)), least) for unit in units}
 
 
 def _price(unit: Unit) -> int:

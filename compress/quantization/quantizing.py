@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from .sensitivity import Sensitivity, sensitivity, table
 from .smooth import smooth
 from .tables import quantize_tables
 
+Gains = Callable[[Program], Mapping[str, float]]
+"""From a quantized program to the milliseconds that INT8 saves in each layer, by name."""
+
 
 @dataclass
 class Quantized:
@@ -42,7 +45,7 @@ class Quantized:
         exact: the same graph with FP32 weights, before corrections.
         rungs: of the correction ladder.
         lines: of the sensitivity analysis; empty when it was not asked for.
-        floats: layers left in floating point to meet the gate.
+        floats: layers left in floating point by name: to meet the gate, for speed, or by the plan.
         gate: that gate in words.
         training: facts about quantization-aware training.
     """
@@ -67,6 +70,7 @@ def quantize_program(
     calibration: Split,
     target: Target,
     console: Console = SILENT,
+    floats: Sequence[str] = (),
 ) -> Program:
     """INT8 by post-training quantization, as fake-quantize nodes.
 
@@ -80,6 +84,7 @@ def quantize_program(
         calibration: samples that look like what the model will see.
         target: whose kernels decide what is quantized.
         console: shows progress.
+        floats: layers and operators to leave in floating point, by name.
 
     Raises:
         UserError: the program is quantized already, or an exclusion or the plan names nothing.
@@ -87,7 +92,7 @@ def quantize_program(
         ModelError: a weight has NaN or infinite values.
         VerificationError: folding BatchNorm changed the outputs.
     """
-    return _calibrated(program, options, calibration, target, console).program
+    return _calibrated(program, options, calibration, target, console, floats).program
 
 
 def quantize_with(
@@ -100,6 +105,8 @@ def quantize_with(
     seed: int = 0,
     scratch: Path | None = None,
     console: Console = SILENT,
+    slow: Mapping[str, str] | None = None,
+    gains: Gains | None = None,
 ) -> Quantized:
     """Everything that the options ask for: calibration, corrections, mixed precision, training.
 
@@ -107,6 +114,8 @@ def quantize_with(
         data: its calibration split sets the ranges; mixed precision is judged on its validation split, or without one
             on the calibration split; its train split is for quantization-aware training.
         scratch: folder for the checkpoint of that training.
+        slow: layers and operators that stay in floating point because they are faster so, with the measured reason.
+        gains: measures what INT8 saves per layer, for mixed precision; multiply-accumulates stand in for it.
 
     Raises:
         RetortError: as :func:`quantize_program`, :func:`.plan.gate_of` and :func:`.qat.train_quantized`.
@@ -115,11 +124,15 @@ def quantize_with(
     gate = gate_of(options, split, task) if options.mixed == "auto" else None
     if options.qat is not None and len(data.train) == 0:
         raise DataError("quantization-aware training needs training samples", "give a train split, or drop `qat`")
-    found = _calibrated(program, options, data.calibration, target, console)
+    slow = dict(slow or {})
+    found = _calibrated(program, options, data.calibration, target, console, tuple(slow))
     if options.sensitivity or gate is not None:
         found.lines = sensitivity(found.program, found.exact, split, console=console)
     if gate is not None:
-        found = _mixed(program, found, options, data, split, gate, target, console)
+        saved = gains(found.program) if gains is not None else {}
+        floats = choose(found.program, found.exact, split, found.lines, gate, console, saved)
+        found = _mixed(program, found, options, data, split, gate, target, console, floats, tuple(slow))
+    _explain(found, slow)
     if options.sensitivity:
         table(found.lines, console)
     if options.qat is not None:
@@ -138,22 +151,30 @@ def _mixed(
     gate: Gate,
     target: Target,
     console: Console,
+    floats: Sequence[str],
+    slow: Sequence[str],
 ) -> Quantized:
-    """Choose the layers to leave in floating point and quantize again without them."""
-    floats = choose(found.program, found.exact, split, found.lines, gate, console)
+    """Quantize again without the layers that the gate costs."""
     why = gate.describe()
     if not floats:
         found.gate = why
         return found
-    result = _calibrated(program, options, data.calibration, target, console, floats)
+    result = _calibrated(program, options, data.calibration, target, console, [*slow, *floats])
     for node in result.program.meta["quantization"]["float_nodes"]:
         if node["layer"] in floats or node["node"] in floats:
             node["reason"] = f"INT8 in it would miss {why}"
     console.say(f"            {', '.join(floats)} in floating point, for {why}")
     if not met(gate, program, result.program, split, options.batch_size):
         console.warn(f"quantized anew, the program misses {why}: tighten the gate a little, or edit the plan")
-    result.lines, result.floats, result.gate = found.lines, floats, why
+    result.lines, result.gate = found.lines, why
     return result
+
+
+def _explain(found: Quantized, slow: Mapping[str, str]) -> None:
+    """Say of the layers that time has left in floating point that it has."""
+    for node in found.program.meta["quantization"]["float_nodes"]:
+        reason = slow.get(node["layer"]) or slow.get(node["node"])
+        node["reason"] = reason or node["reason"]
 
 
 def _calibrated(
@@ -192,7 +213,7 @@ def _calibrated(
     if judge is None:
         made = _int8(folded, options, calibration, target, console, floats)
         made.meta["quantization"] |= known
-        return Quantized(made, clone(made))
+        return Quantized(made, clone(made), floats=tuple(floats))
     result, exact, climbed = climb(
         program,
         folded,
@@ -206,7 +227,7 @@ def _calibrated(
     result.meta["quantization"] |= known
     result.meta["quantization"]["correction"] = [rung.facts() for rung in rungs]
     show(rungs, console)
-    return Quantized(result, exact, rungs)
+    return Quantized(result, exact, rungs, floats=tuple(floats))
 
 
 def _smoothed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .partial import units_of
 from .plan import write_plan
 from .qat import forget
 from .quality import compare
-from .quantizing import Quantized, is_quantized, quantize_program, quantize_with
+from .quantizing import Gains, Quantized, is_quantized, quantize_program, quantize_with
 
 __all__ = ["is_quantized", "quantize", "quantize_program"]
 PLAN = "plan.yaml"
@@ -33,6 +34,8 @@ def quantize(
     console: Console = SILENT,
     key: str = "",
     parents: tuple[str, ...] = (),
+    slow: Mapping[str, str] | None = None,
+    gains: Gains | None = None,
 ) -> Artifact:
     """Quantize a program artifact; see :func:`quantize_program`.
 
@@ -48,27 +51,22 @@ def quantize(
         console: shows progress.
         key: identity of the new artifact.
         parents: keys of the artifacts it was made from.
+        slow: layers and operators to leave in floating point for speed, with the measured reason.
+        gains: measures what INT8 saves per layer; see :func:`.quantizing.quantize_with`.
 
     Returns:
         The ``program`` artifact with its facts: what is integer, what is not and why, and how far it is from FP32.
     """
     raise_if_not(artifact, "program")
     reference = load_program(artifact.main)
-    found = quantize_with(reference, options, data, target, task=task, seed=seed, scratch=scratch, console=console)
+    shared: dict[str, Any] = {"seed": seed, "scratch": scratch, "console": console, "slow": slow, "gains": gains}
+    found = quantize_with(reference, options, data, target, task=task, **shared)
     result = found.program
-    facts: dict[str, Any] = {"target": target, **_facts(found)}
+    facts: dict[str, Any] = {"target": target, **_facts(found), **({"float_for_speed": dict(slow)} if slow else {})}
     held_out = data.validation if len(data.validation) else data.calibration
     facts["against_fp32"] = compare(reference, result, held_out, options.batch_size, console)
-    stage = new_artifact(
-        directory,
-        "program",
-        "quantize",
-        key=key,
-        parents=parents,
-        options=options.model_dump(mode="json"),
-        facts=facts,
-    )
-    with stage as folder:
+    told: dict[str, Any] = {"options": options.model_dump(mode="json"), "facts": facts}
+    with new_artifact(directory, "program", "quantize", key=key, parents=parents, **told) as folder:
         save_program(result, folder / "model.pt2")
         facts["size_bytes"] = (folder / "model.pt2").stat().st_size
         write_plan(folder / PLAN, result, units_of(result), found.floats, found.gate)

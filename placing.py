@@ -1,0 +1,189 @@
+"""Which layers INT8 leaves in floating point for speed: solved from measured times, then proven end to end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .core.artifact import Artifact
+from .core.console import Console
+from .core.data import Splits
+from .core.options import BenchOptions, QuantizeOptions
+from .core.session import Session, SessionOptions, open_session
+from .core.sources import fit_to
+from .core.tensors import Feeds
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .compress.program import Program
+    from .compress.quantization.quantizing import Gains
+    from .compress.quantization.segments import Segment
+
+CHOICES, BLOCKS, BLOCK_MS, BUDGET_S = 3, 16, 4.0, 6.0
+SAMPLES, ROWS = 16, 8
+WORTH = 1.01
+"""How many times faster than FP32 a choice is at least, on average over the batch sizes, to be worth anything."""
+_NEAR = 0.99
+_BESIDE: dict[str, Any] = {"method": "minmax", "correction": ("none",), "smooth": False, "form": "static"}
+_ALONE: dict[str, Any] = {"qat": None, "mixed": "none", "sensitivity": False, "samples": SAMPLES, "batch_size": ROWS}
+
+Speed = Mapping[int, tuple[float, float, float]]
+"""Times as fast as FP32 by batch size: value, low, high."""
+
+
+def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Console) -> dict[str, Any]:
+    """Look for a placement that is nowhere slower than FP32, on this machine and one thread.
+
+    The layers of the FP32 and of the INT8 file are timed by ONNX Runtime's profiler; dynamic programming over the
+    stretches between single tensors gives the choices that are fastest for several weighings of the batch sizes; those
+    are exported and timed in interleaved blocks beside both files. For timing, ranges are rough and nothing is
+    corrected.
+
+    Args:
+        parent: the FP32 program.
+        options: of the quantization that is to come.
+        data: calibration samples are run.
+        console: shows progress.
+
+    Returns:
+        JSON-ready: ``float``, the layers to leave in floating point with the measured reason (empty when nothing is
+        gained), and ``tried``, the ratio to FP32 of every choice by batch size.
+    """
+    from .compress.program import load_program
+    from .compress.quantization.segments import placements, segments
+    from .export.layer_times import conversion_ms
+
+    program = load_program(parent.main)
+    fitted = fit_to(data, program.signature)
+    made = _quick(program, options, fitted, ())
+    exact, integer = _exported(program), _exported(made)
+    parts, batches = segments(made), options.timed_batches
+    samples = fitted.calibration.read(range(min(max(batches), len(fitted.calibration))))[0]
+    feeds = _feeds(exact, samples, batches)
+    layers = list(dict.fromkeys(layer for part in parts for layer in part.layers))
+    times = [_times(file, layers, feeds) for file in (exact, integer)]
+    fixed, each = conversion_ms()
+    crossing = {batch: [fixed + each * part.values * batch for part in parts] for batch in batches}
+    choices = placements(parts, times[0], times[1], crossing)[:CHOICES]
+    if not choices:
+        return {"float": {}, "tried": []}
+    files = {"fp32": exact, "int8": integer}
+    for index, names in enumerate(console.track(choices, "placements")):
+        files[str(index)] = _exported(_quick(program, options, fitted, names))
+    speeds = _compared(files, samples, batches, console)
+    kept = decide(speeds)
+    chosen = choices[int(kept)] if kept != "int8" else []
+    told = [{"float": choices[int(name)] if name != "int8" else [], "speed": _facts(speeds[name])} for name in speeds]
+    return {"float": {name: _reason(name, parts, times) for name in chosen}, "tried": told}
+
+
+def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
+    """Measures, for mixed precision, what INT8 saves in each layer; the sum over the batch sizes, by share of time."""
+
+    def _gains(quantized: Program) -> dict[str, float]:
+        from .compress.program import load_program
+        from .compress.quantization.segments import segments
+
+        exact, integer = _exported(load_program(parent.main)), _exported(quantized)
+        samples = fit_to(data, quantized.signature).calibration.read(range(ROWS))[0]
+        feeds = _feeds(exact, samples, options.timed_batches)
+        layers = list(dict.fromkeys(layer for part in segments(quantized) for layer in part.layers))
+        floating, fewer = (_times(file, layers, feeds) for file in (exact, integer))
+        whole = {batch: max(sum(found.values()), 1e-9) for batch, found in floating.items()}
+        return {
+            layer: sum(
+                (floating[batch].get(layer, 0.0) - fewer[batch].get(layer, 0.0)) / whole[batch] for batch in feeds
+            )
+            for layer in layers
+        }
+
+    return _gains
+
+
+def decide(speeds: Mapping[str, Speed]) -> str:
+    """The choice that is fastest on average among those that are nowhere surely slower than FP32.
+
+    Args:
+        speeds: of ``int8``, in which everything is integer, and of the other choices.
+
+    Returns:
+        Its name; ``int8`` where no choice is worth anything.
+    """
+    fair = [name for name, speed in speeds.items() if all(high >= 1 or mid >= _NEAR for mid, _, high in speed.values())]
+    best = max(fair, key=lambda name: mean_speed(speeds[name]), default="int8")
+    return best if mean_speed(speeds[best]) > WORTH else "int8"
+
+
+def mean_speed(speed: Speed) -> float:
+    """Geometric mean over the batch sizes."""
+    return math.exp(sum(math.log(value) for value, _, _ in speed.values()) / len(speed))
+
+
+def _quick(program: Program, options: QuantizeOptions, data: Splits, floats: Sequence[str]) -> Program:
+    """As fast as the real one, in no time: rough ranges, no corrections."""
+    from .compress.quantization import quantize_program
+
+    return quantize_program(
+        program, options.model_copy(update=_BESIDE | _ALONE), data.calibration, "cpu", floats=tuple(floats)
+    )
+
+
+def _exported(program: Program) -> onnx.ModelProto:
+    from .compress.program import reexport
+    from .export.onnx_graph import to_onnx
+
+    return to_onnx(reexport(program), program.signature, "cpu")
+
+
+def _opened(model: onnx.ModelProto) -> Session:
+    return open_session(model.SerializeToString(), SessionOptions(threads=1))
+
+
+def _feeds(model: onnx.ModelProto, samples: Feeds, batches: Sequence[int]) -> dict[int, Feeds]:
+    from .benchmarks.latency import repeat_rows
+
+    session = _opened(model)
+    return {batch: repeat_rows(samples, session, batch) for batch in batches}
+
+
+def _times(model: onnx.ModelProto, layers: Sequence[str], feeds: Mapping[int, Feeds]) -> dict[int, dict[str, float]]:
+    from .export.layer_times import layer_times
+
+    return {batch: layer_times(model, layers, given) for batch, given in feeds.items()}
+
+
+def _compared(
+    files: Mapping[str, onnx.ModelProto], samples: Feeds, batches: Sequence[int], console: Console
+) -> dict[str, dict[int, tuple[float, float, float]]]:
+    """Ratios to FP32 of all other files, from the same interleaved blocks, in CPU time."""
+    from .benchmarks.latency import Candidate, compare_latency
+    from .timing import clock_for
+
+    pairs: dict[str, Candidate] = {name: (_opened(model), samples) for name, model in files.items()}
+    options = BenchOptions(batch_sizes=tuple(batches), blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S)
+    found: dict[str, dict[int, tuple[float, float, float]]] = {name: {} for name in files if name != "fp32"}
+    for batch in batches:
+        run = compare_latency(pairs, options, console, batch=batch, reference="fp32", clock=clock_for(1))
+        for name, speed in found.items():
+            ratio = run.candidates[name].ratio
+            assert ratio is not None
+            speed[batch] = ratio.value, ratio.low, ratio.high
+    return found
+
+
+def _facts(speed: Speed) -> dict[str, list[float | None]]:
+    """JSON-ready; an open end of an interval is None."""
+    return {
+        str(batch): [round(value, 3) if math.isfinite(value) else None for value in found]
+        for batch, found in speed.items()
+    }
+
+
+def _reason(unit: str, parts: Sequence[Segment], times: Sequence[Mapping[int, Mapping[str, float]]]) -> str:
+    """What the stretch of a unit took in both forms at the smallest batch, in a sentence."""
+    part = next(part for part in parts if unit in part.units)
+    batch = min(times[0])
+    exact, integer = (sum(found[batch].get(layer, 0.0) for layer in part.layers) for found in times)
+    return f"for speed: its stretch takes {integer:.3f} ms in INT8 and {exact:.3f} in FP32 at batch {batch}"
