@@ -233,9 +233,9 @@ def _training(parent: Artifact, place: Place | Path, context: Context) -> dict[s
 
 
 ON_ARTIFACT: dict[str, Callable[[Any, Artifact, Place | Path, Context], Artifact]] = {
-    **{"train": train, "distill": distill, "prune": prune, "sparsify": sparsify},
-    **{"quantize": quantize, "export": export, "engine": engine, "pack": pack},
-}
+    "train": train, "distill": distill, "prune": prune, "sparsify": sparsify,
+    "quantize": quantize, "export": export, "engine": engine, "pack": pack,
+}  # fmt: skip
 
 
 def run_stage(name: str, options: Options, parent: Artifact, place: Place | Path, context: Context) -> Artifact:

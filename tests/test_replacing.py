@@ -48,7 +48,7 @@ def _copied(runs: Path, folder: Path, *names: str) -> list[Artifact]:
 
 
 def test_a_program_tells_its_target_and_its_origin(runs: Path, tmp_path: Path) -> None:
-    """The target stands in the artifact and in a bare file; the FP32 program is found by its key, and only beside it."""
+    """The target stands in the artifact and in a bare file; the FP32 program is found by its key, beside it."""
     int8 = load_artifact(runs / "int8")
     assert quantized_for(int8) == "cpu"
     assert quantized_for(load_artifact(int8.main)) == "cpu"
