@@ -124,10 +124,10 @@ def show(
     if not folders:
         raise UserError(f"{path} holds no finished artifact", "run a recipe or a stage first")
     artifacts = [load_artifact(folder) for folder in folders]
+    signature = shown.signature_of(artifacts[0]) if len(artifacts) == 1 else None
     out = console(json)
     rows = [shown.row(artifact) for artifact in artifacts]
     out.table(str(path), ["artifact", "kind", "key", "bytes", "parameters", "MACs"], rows)
-    signature = shown.signature_of(artifacts[0]) if len(artifacts) == 1 else None
     if signature is not None:
         out.table("inputs and outputs", ["", "name", "type", "axes"], shown.ports(signature))
     if len(artifacts) == 1 and out.mode == "text" and artifacts[0].facts:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from . import stages
 from .core.artifact import Artifact
 from .core.console import Console
+from .core.tensors import Signature
 
 
 def tell(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:
@@ -39,6 +41,29 @@ def row(artifact: Artifact) -> tuple[str, ...]:
     size = sum(entry.size_bytes for entry in artifact.manifest.files.values())
     counts = [f"{facts[key]:,}" if key in facts else "" for key in ("parameters", "macs")]
     return artifact.path.name, artifact.kind, artifact.key[:12], f"{size:,}", *counts
+
+
+def signature_of(artifact: Artifact) -> Signature | None:
+    """Inputs and outputs of a program, a graph or an engine; None of anything else.
+
+    Raises:
+        ArtifactError: the file is damaged.
+        MissingFileError: its weights are not beside it.
+    """
+    if artifact.kind == "graph":
+        from .export.graph_file import graph_signature, read_graph
+
+        return graph_signature(read_graph(artifact.main), artifact.main)
+    if artifact.kind == "program":
+        return stages.read_signature(artifact.main)
+    stored = artifact.main.with_name("signature.json")
+    return Signature.from_json(stored.read_bytes()) if artifact.kind == "engine" and stored.is_file() else None
+
+
+def ports(signature: Signature) -> list[tuple[str, str, str, str]]:
+    """Inputs and outputs as lines of a table: which, name, type, axes."""
+    sides = (("input", signature.inputs), ("output", signature.outputs))
+    return [(side, spec.name, spec.dtype, "×".join(map(str, spec.shape))) for side, specs in sides for spec in specs]
 
 
 def dump(value: Any) -> str:

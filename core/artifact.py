@@ -122,20 +122,21 @@ def stable_hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
 
 
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
 @contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Turn a full or read-only disk into a :class:`StorageError` that names ``what`` was being written."""
+def storage_errors(what: str, *more: int) -> Iterator[None]:
+    """Turn a full or read-only disk, and ``more`` codes, into a :class:`StorageError` that names what was written."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         code = getattr(error, "errno", None)
         text = str(error)
-        if code in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM} or "No space left" in text:
-            raise StorageError(
-                f"cannot write {what}: {os.strerror(code) if code else text}",
-                "free some space or choose another folder with --runs; finished stages are kept",
-            ) from error
-        raise
+        if code not in {*_UNWRITABLE, *more} and "No space left" not in text:
+            raise
+        remedy = "free some space or choose another folder with --out or --runs; finished stages are kept"
+        raise StorageError(f"cannot write {what}: {os.strerror(code) if code else text}", remedy) from error
 
 
 @contextmanager
@@ -162,7 +163,8 @@ def new_artifact(
     scratch = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
     with storage_errors(str(directory)):
         try:
-            scratch.mkdir(parents=True)
+            with storage_errors(str(directory), errno.ENOENT):  # /proc and its like have no room for folders
+                scratch.mkdir(parents=True)
             yield scratch
             files = _entries(scratch)
             key = key or stable_hash({name: entry.sha256 for name, entry in files.items()})

@@ -8,6 +8,7 @@ import onnx
 
 from ..core.backends.ort import SIGNATURE_KEY
 from ..core.errors import ArtifactError, StorageError
+from ..core.onnx_weights import require_weights
 from ..core.tensors import BATCH, Signature, TensorSpec
 
 EXTERNAL_ABOVE_BYTES = 2_000_000_000
@@ -19,11 +20,9 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
     Raises:
         ArtifactError: it is not ONNX.
+        MissingFileError: the file with its weights is not beside it, or not whole.
     """
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError shares no base with the others
-        raise ArtifactError(f"{path} cannot be read as ONNX: {error}", "export the model again") from error
+    model = _parse(path)
     if not model.graph.node or not model.graph.output:
         raise ArtifactError(f"{path} holds no network", "export the model again")
     return model
@@ -33,13 +32,32 @@ def load_graph(path: Path) -> onnx.ModelProto:
     """An ONNX file with all of its weights.
 
     Raises:
-        ArtifactError: it is not ONNX, or the file with its weights is not beside it.
+        ArtifactError: it is not ONNX.
+        MissingFileError: the file with its weights is not beside it, or not whole.
     """
+    model = _parse(path)
     try:
-        return onnx.load(str(path))
-    except Exception as error:  # protobuf's DecodeError and the checker's errors share no base
-        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ArtifactError(f"{path} cannot be read as ONNX: {text}", "export the model again") from error
+        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read with its weights: {_first(error)}", "export the model again"
+        ) from error
+    return model
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError shares no base with the others
+        raise ArtifactError(
+            f"{path} cannot be read as ONNX: {_first(error)}", "it is truncated or no ONNX file: export the model again"
+        ) from error
+    require_weights(model, path)
+    return model
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:

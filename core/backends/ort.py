@@ -175,6 +175,10 @@ def _require(wanted: Sequence[str], available: Sequence[str], runtime: Any) -> N
 
 def _readable(error: Exception, shown: str) -> RetortError:
     text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    told = str(error).rpartition("FAIL : ")[2].strip()[:300]
+    if "xternal data" in told or "External initializer" in told:
+        remedy = "copy that file whole beside it, or export the model again"
+        return ArtifactError(f"{shown} cannot be loaded with weights that it keeps in another file: {told}", remedy)
     if type(error).__name__ in {"InvalidProtobuf", "NoSuchFile", "InvalidGraph", "InvalidArgument", "Fail"}:
         return ArtifactError(f"{shown} cannot be loaded: {text}", "the file is truncated or damaged: export it again")
     return MachineError(f"ONNX Runtime cannot open {shown}: {text}", "run `retort doctor`")
