@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,26 @@ def _parse_operators_once() -> None:
         return  # private names: without them each export takes longer, and nothing else changes
 
 
+@contextmanager
+def _linear_rules() -> Iterator[None]:
+    """The exporter's rewriting without rules that compare every node with every other (two slices as one split).
+
+    They take minutes on a graph of some thousand nodes, and save nothing that the runtimes would notice.
+    """
+    rewriter: Any = import_module("onnxscript.rewriter")
+    rules = getattr(rewriter, "_DEFAULT_REWRITE_RULES", None)  # private; without it each export takes longer
+    if rules is None:
+        yield
+        return
+    patterns = [getattr(rule, "_target_pattern", None) for rule in rules]
+    kept = [getattr(pattern, "has_single_output_node", True) for pattern in patterns]
+    rewriter._DEFAULT_REWRITE_RULES = tuple(itertools.compress(rules, kept))
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
+
+
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq, **recurrent_forms()}
     table[torch.ops.retort.dynamic_qdq.default] = translate
@@ -152,7 +174,7 @@ def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose
         # strides disagree (Swin: "Cannot view a tensor with shape …").
-        with quiet(), torch.no_grad(), free_time():
+        with quiet(), torch.no_grad(), free_time(), _linear_rules():
             result = torch.onnx.export(
                 program, dynamo=True, opset_version=opset, custom_translation_table=table, verbose=False
             )
