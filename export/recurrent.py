@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from onnxscript import opset18
 
 op: Any = opset18  # its annotations know no Python numbers, which it takes
@@ -13,6 +12,8 @@ op: Any = opset18  # its annotations know no Python numbers, which it takes
 
 def forms() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Translations for ``torch.onnx.export``'s ``custom_translation_table``."""
+    import torch
+
     return {torch.ops.aten.rnn_tanh.input: _tanh, torch.ops.aten.rnn_relu.input: _relu}
 
 

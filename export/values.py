@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.export import ExportedProgram
 
 from ..core.tensors import Array
-from .onnx_graph import place
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import Node
 
 
 def node_values(program: ExportedProgram, feeds: Iterable[Array]) -> list[tuple[str, Array, str]]:
-    """Name, value, and which operator it is and where it stands, in graph order."""
-    values = _Values(program.module(check_guards=False))
+    """Name, value, and which operator it is and where it stands, in graph order; floating-point values alone."""
+    import torch
+
+    from .onnx_graph import place
+
+    found: list[tuple[str, Array, str]] = []
+
+    class Values(torch.fx.Interpreter):
+        def run_node(self, n: Node) -> Any:
+            """One node, its value kept."""
+            result = super().run_node(n)
+            if isinstance(result, torch.Tensor) and n.op == "call_function" and result.is_floating_point():
+                found.append((n.name, result.clone().numpy(), f"{n.target} '{n.name}'{place(n)}"))
+            return result
+
+    module = program.module(check_guards=False)
+    assert isinstance(module, torch.fx.GraphModule)
     with torch.no_grad():
-        values.run(*(torch.from_numpy(np.array(value)) for value in feeds))
-    return values.found
-
-
-class _Values(torch.fx.Interpreter):
-    """Keeps the floating-point value of every operator."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        assert isinstance(module, torch.fx.GraphModule)
-        super().__init__(module)
-        self.found: list[tuple[str, Array, str]] = []
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        """One node."""
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor) and n.op == "call_function" and result.is_floating_point():
-            self.found.append((n.name, result.clone().numpy(), f"{n.target} '{n.name}'{place(n)}"))
-        return result
+        Values(module).run(*(torch.from_numpy(np.array(value)) for value in feeds))
+    return found

@@ -28,7 +28,6 @@ TORCH_MAY = (
     "export/",
     "core/backends/eager.py",
     "core/backends/qdq.py",
-    "core/backends/recurrent.py",
     "examples/",
 )
 RUNTIME_HALF = (

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch._decomp import decomposition_table
-from torch._subclasses.fake_impls import op_implementations_dict
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Shapes = Callable[..., tuple[torch.Tensor, ...]]
+Shapes = Callable[..., "tuple[Tensor, ...]"]
 NAMES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-_TABLES: tuple[dict[Any, Any], ...] = (decomposition_table, op_implementations_dict)
 
 
 @contextmanager
 def free_time() -> Iterator[None]:
     """Trace recurrent operators without unrolling them."""
+    import torch
+    from torch._decomp import decomposition_table
+    from torch._subclasses.fake_impls import op_implementations_dict
+
+    learnt: tuple[dict[Any, Any], ...] = (decomposition_table, op_implementations_dict)
     operators = {getattr(torch.ops.aten, name).input: _lstm if name == "lstm" else _gru for name in NAMES}
     kernels = {operator: dict(operator.py_kernels) for operator in operators}
     # Exporting to ONNX leaves the kernels it finds in the second table.
-    tables = [(table, {operator: table.get(operator) for operator in operators}) for table in _TABLES]
+    tables = [(table, {operator: table.get(operator) for operator in operators}) for table in learnt]
     try:
         for operator, shapes in operators.items():
             _set_kernels(operator, dict.fromkeys(kernels[operator], shapes))
@@ -53,20 +56,20 @@ def _restore(table: dict[Any, Any], before: dict[Any, Any]) -> None:
 
 
 def _lstm(
-    value: torch.Tensor, states: Sequence[torch.Tensor], weights: Any, biases: bool, layers: int, dropout: float,
+    value: Tensor, states: Sequence[Tensor], weights: Any, biases: bool, layers: int, dropout: float,
     train: bool, bidirectional: bool, batch_first: bool,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
+) -> tuple[Tensor, ...]:  # fmt: skip
     hidden, cell = states
     return _steps(value, hidden, bidirectional), hidden.new_empty(hidden.shape), cell.new_empty(cell.shape)
 
 
 def _gru(
-    value: torch.Tensor, hidden: torch.Tensor, weights: Any, biases: bool, layers: int, dropout: float,
+    value: Tensor, hidden: Tensor, weights: Any, biases: bool, layers: int, dropout: float,
     train: bool, bidirectional: bool, batch_first: bool,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
+) -> tuple[Tensor, ...]:  # fmt: skip
     return _steps(value, hidden, bidirectional), hidden.new_empty(hidden.shape)
 
 
-def _steps(value: torch.Tensor, hidden: torch.Tensor, bidirectional: bool) -> torch.Tensor:
+def _steps(value: Tensor, hidden: Tensor, bidirectional: bool) -> Tensor:
     """``[N, T, D·H]`` or ``[T, N, D·H]``: as the input is laid out."""
     return value.new_empty([value.size(0), value.size(1), hidden.size(2) * (2 if bidirectional else 1)])
