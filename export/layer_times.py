@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from ..core.errors import ArtifactError
 from ..core.tensors import Feeds
 from .kernels import CPU
 
@@ -42,6 +43,9 @@ def layer_times(model: onnx.ModelProto, layers: Sequence[str], feeds: Feeds) -> 
 
     Returns:
         Milliseconds by layer, one thread; layers that no weight tells are missing.
+
+    Raises:
+        ArtifactError: ONNX Runtime does not take the file.
     """
     renamed, owners = _renamed(model, layers)
     file = renamed.SerializeToString()
@@ -145,7 +149,11 @@ def _session(file: bytes, options: onnxruntime.SessionOptions | None = None) -> 
     options = options or onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(file, options, [CPU])
+    try:
+        return onnxruntime.InferenceSession(file, options, [CPU])
+    except Exception as error:  # the runtime's own classes
+        text = str(error).splitlines()[0][:200]
+        raise ArtifactError(f"a file cannot be timed layer by layer: {text}", "report this model") from error
 
 
 def _whole_ms(file: bytes, feeds: Feeds) -> float:

@@ -140,6 +140,7 @@ def test_layers_are_timed_under_their_own_names(program: Program, quantized: Pro
     assert all(value >= 0 for value in conversion_ms())
 
 
+@pytest.mark.slow
 def test_recurrent_layers_are_told_by_their_order() -> None:
     """The exporter packs their weights under new names; their times are theirs all the same."""
     net = nn.Sequential(nn.LSTM(4, 6, batch_first=True))
