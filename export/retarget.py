@@ -9,6 +9,7 @@ from ..core.backends.eager import quiet
 from ..core.errors import ArtifactError
 from ..core.options import Target
 from .grids import Grid, convert
+from .roles import is_constant, is_weight, non_negative
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,79 +17,6 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 QDQ, DYNAMIC = "retort.qdq.default", "retort.dynamic_qdq.default"
-_WEIGHT_USERS = frozenset(
-    [
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "convolution",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "linear",
-        "addmm",
-        "mm",
-        "bmm",
-        "baddbmm",
-        "matmul",
-        "einsum",
-        "embedding",
-        "lstm",
-        "gru",
-        "_convolution",
-    ]
-)
-_MOVES = frozenset(
-    [
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "mT",
-        "squeeze",
-        "unsqueeze",
-        "flatten",
-        "unflatten",
-        "slice",
-        "select",
-        "narrow",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "unbind",
-        "expand",
-        "contiguous",
-        "clone",
-        "getitem",
-        "detach",
-        "alias",
-        "dropout",
-    ]
-)
-_NON_NEGATIVE = frozenset(
-    ["relu", "relu_", "sigmoid", "hardsigmoid", "softmax", "_softmax", "abs", "exp", "square", "relu6", "softplus"]
-)
-_KEEP_SIGN = _MOVES | frozenset(
-    [
-        "max_pool1d",
-        "max_pool2d",
-        "max_pool3d",
-        "max_pool2d_with_indices",
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_avg_pool3d",
-        "_adaptive_avg_pool2d",
-        "mean",
-        "amax",
-        "qdq",
-    ]
-)
 
 
 def retarget(program: ExportedProgram, target: Target) -> ExportedProgram:
@@ -113,7 +41,7 @@ def _grid(node: Node, values: dict[str, Tensor], target: Target) -> Grid | None:
         raise ArtifactError(f"'{node.name}' has a scale that is not positive and finite", "calibrate again")
     if qmax - qmin > 255:
         raise ArtifactError(f"'{node.name}' quantizes to [{qmin}, {qmax}], more than 8 bits", "quantize it to INT8")
-    if _is_constant(_arguments(node)[0], values) and (axis >= 0 or _is_weight(node)):
+    if is_constant(_arguments(node)[0], values) and (axis >= 0 or is_weight(node, values)):
         if bool(zero.any()) or qmin < -128 or qmax > 127:
             raise ArtifactError(f"weight '{node.name}' is not symmetric INT8", "quantize the program with Retort")
         return None
@@ -123,7 +51,7 @@ def _grid(node: Node, values: dict[str, Tensor], target: Target) -> Grid | None:
             "quantize activations with one scale per tensor",
         )
     old = Grid(float(scale), int(zero), qmin, qmax)
-    new = convert(old, target, _non_negative(_arguments(node)[0]))
+    new = convert(old, target, non_negative(_arguments(node)[0]))
     return None if new == old else new
 
 
@@ -166,56 +94,6 @@ def _constants(program: ExportedProgram) -> dict[str, Tensor]:
     }
     stores = (program.state_dict, program.constants)
     return {node: next(store[name] for store in stores if name in store) for node, name in names.items()}
-
-
-def _name(node: Any) -> str:
-    """``conv2d`` for a node that calls ``aten.conv2d.default``."""
-    text = str(getattr(node.target, "__name__", node.target))
-    return text.split(".")[0] if node.op == "call_function" else ""
-
-
-def _inputs(node: Node) -> list[Node]:
-    return list(node.all_input_nodes)
-
-
-def _is_constant(node: Any, values: dict[str, Tensor]) -> bool:
-    """Whether ``node`` depends on parameters, buffers and constants alone."""
-    pending, seen = [node], set()
-    while pending:
-        current = pending.pop()
-        if current in seen or not hasattr(current, "op"):
-            continue
-        seen.add(current)
-        if current.op == "placeholder" and current.name not in values:
-            return False
-        pending += _inputs(current)
-    return True
-
-
-def _is_weight(node: Node) -> bool:
-    """Whether a quantized constant is the factor of a convolution, a product or a recurrence, not an addend."""
-    pending = list(node.users)
-    while pending:
-        user = pending.pop()
-        if _name(user) in _MOVES:
-            pending += list(user.users)
-        elif _name(user) not in _WEIGHT_USERS:
-            return False
-    return True
-
-
-def _non_negative(node: Any) -> bool:
-    while hasattr(node, "op") and node.op == "call_function":
-        name = _name(node)
-        if name in _NON_NEGATIVE:
-            return True
-        if name in ("clamp", "hardtanh", "hardtanh_", "clamp_", "clamp_min"):
-            low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val"))
-            return isinstance(low, int | float) and low >= 0
-        if name not in _KEEP_SIGN:
-            return False
-        node = node.args[0]
-    return False
 
 
 def _evaluate(item: Any, values: dict[str, Tensor], node: Node) -> Tensor:

@@ -16,12 +16,14 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from retort.compress.program import capture, reexport
+from retort.compress.program import capture, predict, reexport
 from retort.compress.quantization import quantize_program
 from retort.core.backends.qdq import qdq
 from retort.core.data import ArraySplit
 from retort.core.errors import ArtifactError
+from retort.core.metrics import sqnr_db
 from retort.core.options import QuantizeOptions
+from retort.core.session import open_session
 from retort.core.tensors import Signature, TensorSpec
 from retort.export.grids import Grid, convert
 from retort.export.kernels import integer_kernels
@@ -445,3 +447,33 @@ def test_grids_that_no_target_runs_are_refused(net: nn.Module, message: str) -> 
     with pytest.raises(ArtifactError, match=message) as caught:
         retarget(program, "cpu")
     assert caught.value.remedy
+
+
+class Positions(nn.Module):
+    """A small net turns constant coordinates into a bias, as in Swin v2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.linspace(-1, 3, 64).reshape(8, 8))
+        self.small = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 16, bias=False))
+        self.layer, self.side = nn.Linear(16, 16), nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 8, 16]`` to the same."""
+        return self.layer(x) + self.small(self.places) @ self.side
+
+
+@pytest.mark.parametrize("made_for", ["cpu", "tensorrt"])
+@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+def test_constants_that_layers_work_on_are_no_weights(made_for: Any, target: Any) -> None:
+    """A constant that a layer takes as its input lies on the grid of an activation, for either target."""
+    torch.manual_seed(0)
+    samples = {"x": np.random.default_rng(0).normal(size=(16, 8, 16)).astype(np.float32)}
+    program = capture(Positions(), {"x": torch.from_numpy(samples["x"][:2])})
+    options = QuantizeOptions(method="minmax", correction=("none",))
+    coded = quantize_program(program, options, ArraySplit(samples, None), made_for)
+    model = to_onnx(reexport(coded), coded.signature, target)
+    onnx.checker.check_model(model, full_check=True)
+    found = open_session(model.SerializeToString(), signature=coded.signature).run(samples)
+    wanted = predict(program, ArraySplit(samples, None))
+    assert sqnr_db(*(np.asarray(next(iter(values.values()))) for values in (wanted, found))) > 25
