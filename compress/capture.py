@@ -257,7 +257,7 @@ def _check_dynamic(feeds: Tensors, dynamic: Dynamic) -> None:
             if name not in feeds or not 0 < axis < feeds[name].dim() or not label.isidentifier() or label == BATCH:
                 shown = ", ".join(f"{key}: {list(tensor.shape)}" for key, tensor in feeds.items())
                 raise ModelError(
-                    f"dynamic axis {axis} ('{label}') of '{name}' does not fit the inputs {shown}",
+                    f"dynamic axis {axis} ('{label}') of '{name}' fits no input; they are {shown}",
                     "give {input: {axis: name}} with axes from 1 and names that are identifiers other than 'batch'",
                 )
             if feeds[name].shape[axis] < 2:

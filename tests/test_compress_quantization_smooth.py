@@ -82,3 +82,29 @@ def test_where_nothing_is_gained_nothing_is_touched():
     program = capture(nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4)).eval(), {"x": x})
     assert smooth(program, ArraySplit({"x": x.numpy()}), OPTIONS, "cpu") == []
     assert not [node for node in program.module.graph.nodes if "mul" in node.name]
+
+
+class Joined(nn.Module):
+    """A class token before the tokens, as in CvT: what the layer reads is put together, with outlying channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.up, self.head = nn.Parameter(torch.randn(1, 1, 32)), nn.Linear(32, 64), nn.Linear(64, 6)
+        self.register_buffer("spread", torch.ones(32).index_fill(0, torch.tensor([3, 11]), 50.0))
+        with torch.no_grad():
+            self.up.weight[:, [3, 11]] = 0.002
+
+    def forward(self, x):
+        y = torch.cat([self.token.expand(x.shape[0], -1, -1), x * self.spread], 1)
+        return self.head(torch.relu(self.up(y)))
+
+
+def test_what_several_tensors_are_put_together_from_is_smoothed():
+    """A concatenation is nobody's projection: it is divided where it stands, and the outputs stay."""
+    torch.manual_seed(0)
+    x = torch.randn(32, 6, 32)
+    program, split = capture(Joined().eval(), {"x": x[:4]}), ArraySplit({"x": x.numpy()})
+    smoothed = clone(program)
+    assert smooth(smoothed, split, OPTIONS, "cpu")[0]["layers"] == ["up"]
+    one, two = (predict(item, split)["output"] for item in (program, smoothed))
+    assert np.abs(one - two).max() <= 1e-5 * np.abs(one).max()

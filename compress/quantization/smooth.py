@@ -228,12 +228,14 @@ def _own_values(value: fx.Node, readers: set[fx.Node], shapes: Shapes) -> Weight
     Attention mixes rows and leaves columns apart: what they are divided by may be divided out of the projection.
     """
     merge = _real(value, shapes)
-    swap = _real(merge.args[0], shapes)
-    attention = _real(swap.args[0], shapes) if name_of(swap) == "transpose" else swap
-    if name_of(merge) not in _SHAPES or name_of(attention) != "scaled_dot_product_attention":
+    swap = _before(merge, shapes) if name_of(merge) in _SHAPES else None
+    attention = _before(swap, shapes) if swap is not None and name_of(swap) == "transpose" else swap
+    if swap is None or attention is None or name_of(attention) != "scaled_dot_product_attention":
         return None
     back = _real(operand(attention, "value"), shapes)
-    split = _real(back.args[0], shapes)
+    split = _before(back, shapes)
+    if split is None:
+        return None
     layer = weighted(split.args[0]) if name_of(split) in _SHAPES and isinstance(split.args[0], fx.Node) else None
     swapped = all(name_of(node) == "transpose" and list(node.args[1:]) == [1, 2] for node in (swap, back))
     whole = shapes[value][0][-1] == shapes[layer.node][0][-1] if layer is not None else False
@@ -265,6 +267,12 @@ def _real(node: Any, shapes: Shapes) -> fx.Node:
         node = moved(node)
     assert isinstance(node, fx.Node)
     return node
+
+
+def _before(node: fx.Node, shapes: Shapes) -> fx.Node | None:
+    """What a node works on, behind movements that change nothing; None where that is no one tensor."""
+    source = node.args[0] if node.args else None
+    return _real(source, shapes) if isinstance(source, fx.Node) else None
 
 
 def _own_norm(module: fx.GraphModule, value: fx.Node, readers: set[fx.Node]) -> list[str] | None:
