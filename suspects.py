@@ -11,7 +11,7 @@ import numpy as np
 from .core.data import Split, Splits
 from .core.metrics import sqnr_db
 from .core.session import Session
-from .core.symptoms import Finding, faults, saturated, weaknesses
+from .core.symptoms import Finding, blatant, faults, saturated, weaknesses
 from .core.tensors import Array
 from .stages import Context
 
@@ -93,7 +93,9 @@ def explain(
             return found + (weight_faults(form.path, _parameters(first)) if first.kind == "torch" else [])
         found += structure_faults(form.path)
         tensors = tensors_of(form.path, feeds)
-        return found + (faults(tensors) or weaknesses(tensors) if form.broken else saturated(tensors))
+        return found + (
+            faults(tensors) or weaknesses(tensors) if form.broken else blatant(tensors) + saturated(tensors)
+        )
     if not form.quantized:
         return found
     from .compress.program import load_program
@@ -102,7 +104,8 @@ def explain(
 
     program = load_program(form.path)
     tensors = inner(program, split)
-    found += axis_faults(program) + (stale_weights(program) or faults(tensors) if form.broken else saturated(tensors))
+    found += axis_faults(program)
+    found += stale_weights(program) or (faults(tensors) if form.broken else blatant(tensors) + saturated(tensors))
     return found or (weak_layers(program, program, split, context.console) if form.broken else [])
 
 

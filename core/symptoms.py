@@ -18,6 +18,8 @@ _MANY, _SOME = 0.3, 0.15
 _ALIKE, _MOSTLY = 3.0, 0.75
 _OUTLIER, _POOR_DB, _SATURATED = 8.0, 15.0, 0.7
 _WHOLLY_SATURATED = 0.9
+_BLATANT, _BESIDE, _SPARE = 2.5, 0.05, 0.3
+"""What no sound calibration leaves: values so many times beyond a grid, or a share of it beside and unused."""
 
 REMEDY = {
     "preprocessing scale": "scale the inputs in calibration and in use as in training",
@@ -88,12 +90,25 @@ class Seen:
         return self.extent / max(abs(self.grid_low), abs(self.grid_high), 1e-30)
 
 
-def seen(name: str, op: str, values: Array, scale: float, zero: float, codes: tuple[int, int]) -> Seen:
-    """Look at a tensor ``[N, …]`` and its grid."""
+def seen(
+    name: str,
+    op: str,
+    values: Array,
+    scale: float,
+    zero: float,
+    codes: tuple[int, int],
+    channels_first: bool = False,
+) -> Seen:
+    """Look at a tensor ``[N, …]`` and its grid.
+
+    Args:
+        channels_first: whether three axes are ``[N, C, L]``, as behind a convolution, and not ``[N, L, C]``.
+    """
     flat = values.astype(np.float64)
     low, high = (float(item) for item in np.percentile(flat, [100 - _ROBUST, _ROBUST]))
     grid_low, grid_high = ((code - zero) * scale for code in codes)
-    axis = 1 if values.ndim >= 4 else values.ndim - 1
+    first = values.ndim >= 4 or (values.ndim == 3 and (channels_first or "conv" in op))
+    axis = 1 if first else values.ndim - 1
     rows = np.moveaxis(flat, axis, 0).reshape(values.shape[axis], -1)
     largest = np.abs(rows).max(1)
     median = float(np.median(largest))
@@ -140,6 +155,13 @@ def faults(tensors: Sequence[Seen]) -> list[Finding]:
     return [_clipped(tensor) for tensor in sorted(narrow, key=lambda item: -item.reach)]
 
 
+def blatant(tensors: Sequence[Seen]) -> list[Finding]:
+    """Faults of the calibration that show even where outputs do not suffer: zero points, ranges far too narrow."""
+    beside = [found for tensor in tensors if tensor.op and (found := _zero_point(tensor, _BESIDE, _SPARE))]
+    narrow = [tensor for tensor in tensors if tensor.reach > _BLATANT]
+    return beside or [_clipped(tensor) for tensor in sorted(narrow, key=lambda item: -item.reach)]
+
+
 def saturated(tensors: Sequence[Seen]) -> list[Finding]:
     """Gates that know only their limits."""
     return [
@@ -171,14 +193,14 @@ def _input(tensor: Seen) -> Finding | None:
     return Finding("preprocessing scale", tensor.name, detail)
 
 
-def _zero_point(tensor: Seen) -> Finding | None:
+def _zero_point(tensor: Seen, least_missed: float = 0.15, least_spare: float = 0.15) -> Finding | None:
     """A grid as wide as the values that lies beside them."""
     width, spread = tensor.grid_high - tensor.grid_low, tensor.high - tensor.low
     if width <= 0 or not 0.3 <= spread / width <= 1.6:
         return None
     over, under = tensor.high - tensor.grid_high, tensor.grid_low - tensor.low
     missed, spare = (over, -under) if over > under else (under, -over)
-    if missed < 0.15 * width or spare < 0.15 * width:
+    if missed < least_missed * width or spare < least_spare * width:
         return None
     detail = (
         f"its values lie in [{tensor.low:.4g}, {tensor.high:.4g}], its grid in "

@@ -14,8 +14,9 @@ from ...core.symptoms import Finding, Seen, seen
 from ..devices import as_array
 from ..program import Program
 from .coded import coded_layers, is_matrix, scales_of, to_matrix
-from .operators import TRANSPOSED, is_qdq, name_of
+from .operators import TRANSPOSED, channels_first, fixed_grid, is_qdq, name_of
 from .partial import Partial
+from .scheme import SCHEMES, gate_grid
 from .sensitivity import Sensitivity, sensitivity
 from .surgery import fetch
 from .walk import feeds_of
@@ -27,14 +28,23 @@ _FULL_CODES, _FITS, _OFF = 64, (0.85, 1.1), 0.3
 
 
 def tensors_of(program: Program, split: Split) -> list[Seen]:
-    """Every quantized activation of a program on samples, as its FP32 form computes them."""
+    """Every quantized activation and every gate of a program on samples, as its FP32 form computes them."""
     feeds = feeds_of(program, split, _SAMPLES)
     nodes = [node for node in program.module.graph.nodes if is_qdq(node) and node.args[0].op != "get_attr"]
-    parts: dict[fx.Node, list[Any]] = {node: [] for node in nodes}
+    quantized = {node.args[0] for node in nodes}
+    gates = [node for node in program.module.graph.nodes if fixed_grid(node) and node not in quantized]
+    parts: dict[fx.Node, list[Any]] = {node: [] for node in (*nodes, *gates)}
     for values in Partial(program, program, feeds).exactly():
-        for node in nodes:
-            parts[node].append(as_array(values[node.args[0]]))
-    return [_seen(program, node, np.concatenate(parts[node])) for node in nodes if np.ndim(parts[node][0]) > 0]
+        for node in parts:
+            parts[node].append(as_array(values[node.args[0] if is_qdq(node) else node]))
+    found = {node: np.concatenate(values) for node, values in parts.items() if np.ndim(values[0]) > 0}
+    return [_seen(program, node, values) if is_qdq(node) else _gate(node, values) for node, values in found.items()]
+
+
+def _gate(node: fx.Node, values: Any) -> Seen:
+    """A gate in floating point, on the grid that it would get."""
+    grid = gate_grid(SCHEMES["cpu"])
+    return seen(node.name, name_of(node), values, grid.scale, grid.zero_point, (grid.qmin, grid.qmax))
 
 
 def _seen(program: Program, node: fx.Node, values: Any) -> Seen:
@@ -42,7 +52,8 @@ def _seen(program: Program, node: fx.Node, values: Any) -> Seen:
     assert isinstance(source, fx.Node)
     step, shift = (float(fetch(program.module, str(item.target)).reshape(-1)[0]) for item in (scale, zero))  # type: ignore[union-attr]
     op = "" if source.op == "placeholder" else name_of(source) or "other"
-    return seen(source.name, op, values, step, shift, (int(low), int(high)))  # type: ignore[arg-type]
+    codes = int(low), int(high)  # type: ignore[arg-type]
+    return seen(source.name, op, values, step, shift, codes, channels_first(source))
 
 
 def axis_faults(program: Program) -> list[Finding]:

@@ -192,6 +192,18 @@ def _is_global_pool(node: fx.Node) -> bool:
     return spatial and bool(operand(node, "keepdim"))
 
 
+def channels_first(node: fx.Node) -> bool:
+    """Whether a tensor of three axes is ``[N, C, L]``, as behind a convolution, and not ``[N, L, C]``."""
+    while node.op == "call_function":
+        name = name_of(node)
+        if name in CONVOLUTIONS or name in TRANSPOSED:
+            return True
+        if name in (*PRODUCTS, "layer_norm", "embedding", "transpose", "permute") or not node.all_input_nodes:
+            return False
+        node = node.all_input_nodes[0]
+    return False
+
+
 def kind_of(node: fx.Node) -> str:
     """The word used for a node in facts: ``conv2d``, ``linear``, ``add``, ``pool`` …"""
     name = name_of(node)

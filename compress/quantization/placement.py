@@ -71,7 +71,8 @@ def _at_an_end(layer: Weighted, last: bool, target: Target, shapes: Shapes, ends
     """Why the first or the last layer stays in floating point."""
     if last and ends[1] == "float":
         return "last layer (quantize.last_layer)"
-    if last and ends[1] == "auto" and target == "cpu" and name_of(layer.node) == "linear" and _reads_floats(layer):
+    head = last and name_of(layer.node) == "linear" and len(shapes[layer.data][0]) == 2
+    if head and ends[1] == "auto" and target == "cpu" and _reads_floats(layer):
         return limits.slow_last_layer(shapes[layer.weight][0])
     if ends[0] == "int8" or source_of(layer.data).op != "placeholder":
         return None

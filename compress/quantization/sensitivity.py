@@ -15,7 +15,7 @@ from ...core.data import Split
 from ...core.metrics import evaluate, sqnr_db
 from ...core.tensors import Array
 from ..program import Program
-from .operators import is_dynamic, is_qdq, name_of
+from .operators import channels_first, is_dynamic, is_qdq, name_of
 from .partial import Partial, Unit
 from .walk import feeds_of
 
@@ -134,11 +134,11 @@ def _of_tensor(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[str, str] | N
     if float(clipped) > _CLIPPED * (float(clipped) + rounded):
         reach = f"[{float(value.min()):.4g}, {float(value.max()):.4g}]"
         return "clipping", f"{source.name} reaches {reach}, its grid [{low:.4g}, {high:.4g}]"
-    return _outlier(source.name, value, spread, step)
+    axis = 1 if value.dim() > 3 or (value.dim() == 3 and channels_first(source)) else value.dim() - 1
+    return _outlier(source.name, value, spread, step, axis)
 
 
-def _outlier(name: str, value: torch.Tensor, spread: float, step: float) -> tuple[str, str] | None:
-    axis = 1 if value.dim() > 3 else value.dim() - 1
+def _outlier(name: str, value: torch.Tensor, spread: float, step: float, axis: int) -> tuple[str, str] | None:
     largest = value.abs().amax([dim for dim in range(value.dim()) if dim != axis])
     median = float(largest.median())
     if largest.numel() > 1 and float(largest.max()) > _OUTLIER * max(median, 1e-12):
