@@ -36,7 +36,8 @@ def tensors_of(program: Program, split: Split) -> list[Seen]:
     parts: dict[fx.Node, list[Any]] = {node: [] for node in (*nodes, *gates)}
     for values in Partial(program, program, feeds).exactly():
         for node in parts:
-            parts[node].append(as_array(values[node.args[0] if is_qdq(node) else node]))
+            shown: Any = node.args[0] if is_qdq(node) else node
+            parts[node].append(as_array(values[shown]))
     found = {node: np.concatenate(values) for node, values in parts.items() if np.ndim(values[0]) > 0}
     return [_seen(program, node, values) if is_qdq(node) else _gate(node, values) for node, values in found.items()]
 
