@@ -12,6 +12,8 @@ from .scheme import Range
 BINS = 8192
 # Small enough that the indices of a chunk stay in the cache; counting is then twice as fast as torch.histc.
 _CHUNK = 1 << 16
+_RUN = 16
+"""Neighbours that are counted together: a line of the cache."""
 _SMALLEST_EXPONENT = -100
 _FADING = 0.9
 MOST, PLENTY = 1 << 18, 1 << 22
@@ -81,7 +83,7 @@ class Histogram:
     """A histogram whose limits double when a value lies beyond; what range it gives is the business of subclasses.
 
     It spans ``[-limit, limit]`` with ``limit`` a power of two; doubling it merges bins two by two, so no count is ever
-    split or guessed. Of a tensor with more than :data:`MOST` values in a batch, evenly spaced ones stand for all, of
+    split or guessed. Of a tensor with more than :data:`MOST` values in a batch, evenly spaced runs stand for all, of
     later batches fewer (:data:`PLENTY`); the extremes are those of all.
     """
 
@@ -111,7 +113,8 @@ class Histogram:
         if self.limit == 0.0:
             self.zeros += flat.numel()
             return True
-        flat = flat[::every]
+        if every > 1:
+            flat = flat[: flat.numel() // _RUN * _RUN].reshape(-1, _RUN)[::every].reshape(-1)
         self.counted += flat.numel()
         for part in torch.split(flat.float(), _CHUNK):
             index = torch.mul(part, 1 / self.limit).add_(1).mul_(BINS / 2).to(torch.int32)
