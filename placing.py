@@ -26,7 +26,7 @@ SAMPLES, ROWS = 16, 8
 WORTH = 1.01
 """How many times faster than FP32 a choice is at least, on average over the batch sizes, to be worth anything."""
 _NEAR = 0.99
-_BESIDE: dict[str, Any] = {"method": "minmax", "correction": ("none",), "smooth": False, "form": "static"}
+_BESIDE: dict[str, Any] = {"method": "minmax", "correction": ("none",), "smooth": False}
 _ALONE: dict[str, Any] = {"qat": None, "mixed": "none", "sensitivity": False, "samples": SAMPLES, "batch_size": ROWS}
 
 Speed = Mapping[int, tuple[float, float, float]]
@@ -87,7 +87,8 @@ def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
         from .compress.quantization.segments import segments
 
         exact, integer = _exported(load_program(parent.main)), _exported(quantized)
-        samples = fit_to(data, quantized.signature).calibration.read(range(ROWS))[0]
+        split = fit_to(data, quantized.signature).calibration
+        samples = split.read(range(min(ROWS, len(split))))[0]
         feeds = _feeds(exact, samples, options.timed_batches)
         layers = list(dict.fromkeys(layer for part in segments(quantized) for layer in part.layers))
         floating, fewer = (_times(file, layers, feeds) for file in (exact, integer))
@@ -111,7 +112,11 @@ def decide(speeds: Mapping[str, Speed]) -> str:
     Returns:
         Its name; ``int8`` where no choice is worth anything.
     """
-    fair = [name for name, speed in speeds.items() if all(high >= 1 or mid >= _NEAR for mid, _, high in speed.values())]
+    fair = [
+        name
+        for name, speed in speeds.items()
+        if all(mid >= _NEAR or 1 <= high < math.inf for mid, _, high in speed.values())
+    ]
     best = max(fair, key=lambda name: mean_speed(speeds[name]), default="int8")
     return best if mean_speed(speeds[best]) > WORTH else "int8"
 
@@ -125,9 +130,8 @@ def _quick(program: Program, options: QuantizeOptions, data: Splits, floats: Seq
     """As fast as the real one, in no time: rough ranges, no corrections."""
     from .compress.quantization import quantize_program
 
-    return quantize_program(
-        program, options.model_copy(update=_BESIDE | _ALONE), data.calibration, "cpu", floats=tuple(floats)
-    )
+    rough = {**_BESIDE, **_ALONE, "form": "static" if options.form == "auto" else options.form}
+    return quantize_program(program, options.model_copy(update=rough), data.calibration, "cpu", floats=tuple(floats))
 
 
 def _exported(program: Program) -> onnx.ModelProto:

@@ -53,7 +53,9 @@ def signature_of(artifact: Artifact) -> Signature | None:
     if artifact.kind == "graph":
         from .export.graph_file import graph_signature, read_graph
 
-        return graph_signature(read_graph(artifact.main), artifact.main)
+        model = read_graph(artifact.main)
+        tensors = all(port.type.HasField("tensor_type") for port in (*model.graph.input, *model.graph.output))
+        return graph_signature(model, artifact.main) if tensors else None
     if artifact.kind == "program":
         return stages.read_signature(artifact.main)
     stored = artifact.main.with_name("signature.json")

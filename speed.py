@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import measuring, placing, stages
-from .core.artifact import Artifact, load_artifact, new_artifact
+from .core.artifact import Artifact, is_finished, load_artifact, new_artifact
 from .core.console import Console
 from .core.errors import RetortError
 from .core.options import BenchOptions, QuantizeOptions
@@ -49,8 +49,11 @@ def int8_is_faster(line: Line) -> bool:
 
 
 def is_slower(ratios: Ratios) -> bool:
-    """Whether INT8 is slower than FP32 at a batch size, or cannot be told from it."""
-    return any(item["low"] <= 1 for item in ratios.values())
+    """Whether INT8 is slower than FP32 at a batch size, or cannot be told from it.
+
+    After too few rounds for an interval the value decides.
+    """
+    return any((item["low"] if item["low"] > 0 else item["value"]) <= 1 for item in ratios.values())
 
 
 def look_for_faster(program: Artifact, options: QuantizeOptions, context: Context) -> dict[str, str]:
@@ -119,8 +122,14 @@ def tell(parent: Artifact, made: Artifact, context: Context, batches: Sequence[i
     except RetortError as error:  # what was made is good all the same
         context.console.warn(f"INT8 was not timed against FP32: {error.message}")
         return {}
-    _say(found, made.facts.get("float_nodes", []), context.console)
+    _say(found, _program_beside(made).facts.get("float_nodes", []), context.console)
     return found
+
+
+def _program_beside(made: Artifact) -> Artifact:
+    """The INT8 program that a graph was exported from, where it lies beside it."""
+    beside = made.path.with_name(f"{made.path.name}-program")
+    return load_artifact(beside) if made.kind == "graph" and is_finished(beside) else made
 
 
 def _timed(parent: Artifact, made: Artifact, context: Context, batches: Sequence[int]) -> Ratios:
@@ -172,7 +181,9 @@ def _open_end(high: float | None) -> str:
 def _measured(line: Line) -> Ratios:
     before = _before(line)
     own = next((options for _, options in line.plan if isinstance(options, BenchOptions)), BenchOptions())
-    wanted = {"batch_sizes": own.batch_sizes[:BATCHES], "blocks": BLOCKS, "budget_s": BUDGET_S}
+    asked = next(options for _, options in line.plan if isinstance(options, QuantizeOptions))
+    sizes = asked.timed_batches if "timed_batches" in asked.model_fields_set else own.batch_sizes[:BATCHES]
+    wanted = {"batch_sizes": sizes, "blocks": BLOCKS, "budget_s": BUDGET_S}
     options = own.model_copy(update=wanted)
     pair = {name: line.graph(name) for name in (before, "quantize")}
 

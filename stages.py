@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -158,7 +158,9 @@ def quantize(
     if options.plan is not None:
         options = options.model_copy(update={"plan": str(context.base / options.plan)})
     make = partial(choose_form, stage) if options.form == "auto" and context.target == "cpu" else stage
-    gains = gains_of(parent, options, context.data) if options.timed and context.target == "cpu" else None
+    # a training is resumed on the very same program, so nothing that is measured anew may decide on it
+    measured = options.timed and context.target == "cpu" and options.qat is None
+    gains = gains_of(parent, options, context.data) if measured else None
     shared = {**_training(parent, place, context), "slow": slow, "gains": gains}
     return make(options, parent, _placed(place).directory, target=context.target, **shared)
 
@@ -249,7 +251,10 @@ def run_stage(name: str, options: Options, parent: Artifact, place: Place | Path
     stage = ON_ARTIFACT.get(name)
     if stage is None:
         raise UserError(f"'{name}' is not a stage on an artifact", f"one of {', '.join(ON_ARTIFACT)}")
-    artifact = stage(options, for_target(name, options, parent, _placed(place), context), place, context)
+    place = _placed(place)
+    origin = for_target(name, options, parent, place, context)
+    place = place if origin is parent else replace(place, parents=(origin.key,))
+    artifact = stage(options, origin, place, context)
     shutil.rmtree(context.scratch, ignore_errors=True)
     return artifact
 

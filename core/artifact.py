@@ -170,7 +170,7 @@ def new_artifact(
             key = key or stable_hash({name: entry.sha256 for name, entry in files.items()})
             manifest = Manifest(kind, stage, key, parents, dict(options or {}), files, facts or {}, tools or {})
             write_atomically(scratch / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
-            _replace(scratch, directory)
+            settle(scratch, directory)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -180,14 +180,13 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
     return {path.relative_to(folder).as_posix(): FileEntry(sha256_file(path), path.stat().st_size) for path in paths}
 
 
-def _replace(scratch: Path, directory: Path) -> None:
+def settle(scratch: Path, directory: Path) -> None:
+    """Move a finished folder to its place; what was there goes."""
+    old = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.old"
     if directory.exists():
-        old = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.old"
         directory.rename(old)
-        scratch.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        scratch.rename(directory)
+    scratch.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:

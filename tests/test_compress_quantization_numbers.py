@@ -276,3 +276,14 @@ def test_min_max_is_the_smallest_and_largest_value_seen():
     for batch in (torch.tensor([1.0, -2.0]), torch.empty(0), torch.tensor([[5.0], [0.5]])):
         assert observer.update(batch)
     assert observer.range() == Range(-2.0, 5.0)
+
+
+@pytest.mark.parametrize("shape", [(32, 197, 384), (4, 197, 768), (8, 64, 56, 56), (32, 196, 192)])
+def test_no_channel_is_left_out_of_a_histogram(shape):
+    """Where some values stand for all, every channel of the last axis is among them, whatever its width."""
+    values = torch.zeros(shape)
+    for channel in range(0, shape[-1], 16):
+        values.zero_()[..., channel] = 1.0
+        observer = Percentile(99.9)
+        observer.update(values)
+        assert int(observer.counts[-1]) > 0, channel

@@ -129,3 +129,15 @@ def test_a_folder_that_cannot_be_made_is_no_defect(place: str, tmp_path: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write"), new_artifact(tmp_path / place, "graph", "export"):
         pass
+
+
+def test_show_takes_files_whose_outputs_are_no_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A classifier that gives a sequence of maps, as others export them, is shown without its ports."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("SequenceConstruct", ["x"], ["y"])], "g", [x], [y])
+    path = tmp_path / "maps.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    code, text = _told(["show", str(path)], capsys)
+    assert code == 0
+    assert "maps.onnx" in text

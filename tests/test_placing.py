@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +22,7 @@ from retort.compress.quantization import quantize_program
 from retort.compress.quantization.partial import units_of
 from retort.compress.quantization.plan import _prices
 from retort.compress.quantization.segments import Segment, fastest, placements, segments
-from retort.core.artifact import Artifact, load_artifact
+from retort.core.artifact import Artifact, is_finished, load_artifact
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import ExportOptions, QuantizeOptions
 from retort.export.layer_times import conversion_ms, layer_times
@@ -118,6 +120,7 @@ def test_choices_leave_out_what_needs_no_search() -> None:
         ({"int8": {1: (1.1, 1.0, 1.2), 32: (1.5, 1.4, 1.6)}, "0": {1: (1.2, 1.1, 1.3), 32: (1.1, 1.0, 1.2)}}, "int8"),
         ({"int8": {1: (0.9, 0.8, 0.95)}, "0": {1: (0.93, 0.9, 0.96)}}, "int8"),
         ({"int8": {1: (0.9, 0.8, 0.95)}, "0": {1: (1.003, 0.99, 1.01)}}, "int8"),
+        ({"int8": {1: (0.9, 0.8, 0.95)}, "0": {1: (1.8, 1.7, 1.9), 32: (0.7, 0.0, math.inf)}}, "int8"),
         ({"int8": {1: (0.9, 0.8, 0.95)}, "0": {1: (1.2, 1.1, 1.3)}, "1": {1: (1.3, 1.2, 1.4)}}, "1"),
     ],
 )
@@ -249,3 +252,51 @@ def test_prices_are_measured_where_they_can_be(quantized: Program) -> None:
     assert prices["add"] > prices["left"]
     replaced = _prices([replace(units[0], cost=7)], {})
     assert replaced == {units[0].name: 7}
+
+
+def test_a_killed_search_leaves_nothing_that_looks_finished(
+    parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first program takes its place only once it is known to stay; nothing of it is left beside it then."""
+    place, context = stages.Place(tmp_path / "int8", "k"), stages.Context(splits, scratch=tmp_path / "scratch")
+
+    def killed(*_: Any) -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speed, "tell", lambda *_: SLOWER)
+    monkeypatch.setattr(speed, "look_for_faster", killed)
+    with pytest.raises(KeyboardInterrupt):
+        graphs.quantize(ROUGH, parent, place, context)
+    assert not is_finished(place.directory)
+    monkeypatch.setattr(speed, "look_for_faster", lambda *_: {})
+    made, _ = graphs.quantize(ROUGH, parent, place, context)
+    assert made.path == place.directory
+    assert is_finished(place.directory)
+    assert not list(tmp_path.glob(".*-first*"))
+
+
+def test_a_training_keeps_the_placement_it_began_with(
+    parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stopped training is resumed on the same program: what was measured before it is not measured again."""
+    place, context = stages.Place(tmp_path / "int8", "k"), stages.Context(splits, scratch=tmp_path / "scratch")
+    asked: list[str] = []
+
+    def look(*_: Any) -> dict[str, str]:
+        asked.append("once")
+        return {"left": f"for speed: measurement {len(asked)}"}
+
+    monkeypatch.setattr(speed, "look_for_faster", look)
+    found = [graphs._kept(parent, ROUGH, place, context) for _ in range(2)]
+    assert found == [{"left": "for speed: measurement 1"}] * 2
+    assert graphs._kept(parent, ROUGH, stages.Place(tmp_path / "int8", "other"), context) != found[0]
+
+
+def test_few_samples_are_enough_for_the_prices_of_layers(parent: Artifact, program: Program) -> None:
+    """Mixed precision prices layers by time with a calibration set smaller than its batch."""
+    values = np.random.default_rng(0).normal(size=(4, 3, 12, 12)).astype(np.float32)
+    few = ArraySplit({"x": values}, np.zeros(4, np.int64))
+    made = placing._quick(program, ROUGH, Splits(few, few, few, few), ())
+    prices = placing.gains_of(parent, ROUGH, Splits(few, few, few, few))(made)
+    assert prices
+    assert all(math.isfinite(value) for value in prices.values())

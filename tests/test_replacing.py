@@ -77,8 +77,10 @@ def test_an_export_for_another_target_is_placed_anew(runs: Path, tmp_path: Path)
 def test_quantizing_an_int8_program_for_another_target_starts_from_its_origin(runs: Path, tmp_path: Path) -> None:
     """`retort quantize INT8 --target tensorrt` quantizes the FP32 program; for the same target it is refused."""
     _, int8 = _copied(runs, tmp_path, "capture", "int8")
-    made = stages.run_stage("quantize", ROUGH, int8, Place(tmp_path / "gpu"), _context(tmp_path, "tensorrt"))
+    place = Place(tmp_path / "gpu", parents=("int8",))
+    made = stages.run_stage("quantize", ROUGH, int8, place, _context(tmp_path, "tensorrt"))
     assert quantized_for(made) == "tensorrt"
+    assert made.manifest.parents == ("fp32",)
     with pytest.raises(UserError, match="quantized already, for cpu") as caught:
         stages.run_stage("quantize", ROUGH, int8, Place(tmp_path / "twice"), _context(tmp_path))
     assert "retort quantize" in caught.value.remedy

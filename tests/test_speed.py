@@ -110,3 +110,10 @@ def test_what_cannot_be_timed_is_made_all_the_same(tmp_path, monkeypatch, capsys
     told = " ".join(capsys.readouterr().err.split())
     assert "INT8 was not timed against FP32: no session here" in told
     assert (tmp_path / "int8" / "manifest.json").is_file()
+
+
+def test_too_few_rounds_for_an_interval_are_no_reason_to_search() -> None:
+    """A large model that is timed twice and is twice as fast is not called slower."""
+    assert not speed.is_slower({"32": {"value": 2.0, "low": 0.0, "high": None}})
+    assert speed.is_slower({"32": {"value": 0.9, "low": 0.0, "high": None}})
+    assert speed.is_slower({"1": {"value": 1.1, "low": 0.99, "high": 1.2}})

@@ -108,8 +108,9 @@ class Histogram:
         self._reach(max(-self.extremes.low, self.extremes.high))
         flat = value.detach().reshape(-1)
         most = MOST if self.counted < PLENTY else MOST // 4
-        # odd, lest every channel of a power of two show the same column
         every = flat.numel() // most | 1 if flat.numel() > most else 1
+        while every > 1 and math.gcd(every, flat.numel()) > 1:  # else some channels would never be seen
+            every += 2
         if self.limit == 0.0:
             self.zeros += flat.numel()
             return True

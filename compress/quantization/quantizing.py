@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.console import SILENT, Console
 from ...core.data import Split, Splits
-from ...core.errors import DataError, UserError
+from ...core.errors import DataError, RetortError, UserError
 from ...core.options import QuantizeOptions, Target, Task
 from ..program import Program, clone, set_training
 from .apply import apply
@@ -129,7 +129,7 @@ def quantize_with(
     if options.sensitivity or gate is not None:
         found.lines = sensitivity(found.program, found.exact, split, console=console)
     if gate is not None:
-        saved = gains(found.program) if gains is not None else {}
+        saved = _saved(found.program, gains, console)
         floats = choose(found.program, found.exact, split, found.lines, gate, console, saved)
         found = _mixed(program, found, options, data, split, gate, target, console, floats, tuple(slow))
     _explain(found, slow)
@@ -175,6 +175,15 @@ def _explain(found: Quantized, slow: Mapping[str, str]) -> None:
     for node in found.program.meta["quantization"]["float_nodes"]:
         reason = slow.get(node["layer"]) or slow.get(node["node"])
         node["reason"] = reason or node["reason"]
+
+
+def _saved(program: Program, gains: Gains | None, console: Console) -> Mapping[str, float]:
+    """What INT8 saves per layer; nothing, which is said, where that cannot be measured."""
+    try:
+        return gains(program) if gains is not None else {}
+    except RetortError as error:
+        console.warn(f"layers are not timed, so their multiply-accumulates are counted: {error.message}")
+        return {}
 
 
 def _calibrated(
