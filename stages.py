@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent
 COMPRESS = ("core/backends", "core/data.py", "core/sources.py", "core/images.py", "compress", "compress/imported")
-QUANTIZE = ("core/backends", "core/data.py", "core/dynamic.py", "choosing.py", "placing.py")
+QUANTIZE = ("core/backends", "core/data.py", "core/dynamic.py", "choosing.py", "placing.py", "export/layer_times.py")
 CODE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("capture", "train", "distill"), COMPRESS),
     "prune": (*COMPRESS, "compress/pruning", "export", "timing.py"),

@@ -156,13 +156,23 @@ def _session(file: bytes, options: onnxruntime.SessionOptions | None = None) -> 
         raise ArtifactError(f"a file cannot be timed layer by layer: {text}", "report this model") from error
 
 
+def _run(session: Any, given: Feeds) -> None:
+    try:
+        session.run(None, given)
+    except Exception as error:  # the runtime's own classes
+        text = str(error).splitlines()[0][:200]
+        raise ArtifactError(
+            f"a file cannot be timed layer by layer: {text}", "time it at another batch size"
+        ) from error
+
+
 def _whole_ms(file: bytes, feeds: Feeds) -> float:
     """CPU time of a run without the profiler; with one thread other processes do not count."""
     session, given = _session(file), dict(feeds)
     times: list[int] = []
     for _ in _runs():
         before = time.thread_time_ns()
-        session.run(None, given)
+        _run(session, given)
         times.append(time.thread_time_ns() - before)
     return _fast(times) / 1e6
 
@@ -175,7 +185,7 @@ def _nodes_ms(file: bytes, feeds: Feeds) -> dict[str, float]:
         options.profile_file_prefix = str(Path(folder) / "run")
         session, given = _session(file, options), dict(feeds)
         for _ in _runs():
-            session.run(None, given)
+            _run(session, given)
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
     times: dict[str, list[int]] = defaultdict(list)
     for event in events:

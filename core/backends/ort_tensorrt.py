@@ -92,7 +92,7 @@ def require_inside(signature: Signature, feeds: Feeds, ranges: Ranges) -> None:
 
 def default_folder() -> Path:
     """The user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retort" / "engines"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "retort" / "engines"
 
 
 def _require_order(name: str, wanted: tuple[int, int, int]) -> None:
