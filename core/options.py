@@ -114,7 +114,7 @@ class QuantizeOptions(Options):
     timed: bool = Field(
         default=True,
         description="on cpu `retort quantize` and recipes time INT8 against FP32; where it is slower, layers that are "
-        "faster so stay in floating point, and what keeps it slow is said",
+        "faster so stay in floating point (with qat in the command alone), and what keeps it slow is said",
     )
     timed_batches: tuple[Count, ...] = Field(
         default=(1, 32), min_length=1, description="batch sizes at which INT8 shall not be slower than FP32"
