@@ -30,7 +30,7 @@ def test_texts_become_numbers_of_one_length() -> None:
 
 @pytest.mark.slow
 def test_a_bert_classifier_keeps_its_accuracy_in_both_forms(tmp_path: Path) -> None:
-    """Trained on docstrings, quantized and exported: at most a point is lost, and all products are integer."""
+    """Trained on docstrings, quantized and exported: a point is lost at most; all but the small head is integer."""
     context = stages.Context(load_data(DataSpec(source=f"{NAME}:splits"), Path.cwd()), scratch=tmp_path / "scratch")
     program = stages.capture(ModelSpec(source=f"{NAME}:bert"), tmp_path / "capture", context, CaptureOptions())
     dense = stages.train(TrainOptions(epochs=5, learning_rate=1e-3), program, tmp_path / "train", context)
@@ -49,5 +49,6 @@ def test_a_bert_classifier_keeps_its_accuracy_in_both_forms(tmp_path: Path) -> N
         assert drop.value <= 0.01
         assert evaluate("agreement", found[form].main(), wanted) > 0.97
         kernels = files[form].facts["kernels"]
-        assert sum(kernels["integer"].values()) == 2 * 6 + 2
+        assert sum(kernels["integer"].values()) == 2 * 6 + 1
+        assert kernels["floating"] == {"FusedMatMul": 2, "MatMul": 2, "Gemm": 1}
         assert files[form].facts["batch_invariant"] is (form == "static")
