@@ -15,6 +15,7 @@ from torch import fx
 
 from . import modes
 from .inline import inline_no_grad
+from .spellings import respell
 
 _aten = torch.ops.aten
 _CHECKS = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"}
@@ -49,6 +50,7 @@ def finish(
     _drop_counters(graph)
     _guard_inputs(graph)
     _make_functional(graph)
+    respell(graph)
     graph.eliminate_dead_code()
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
     module = fx.GraphModule(copy.deepcopy(root), graph, "Program")
