@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import torch
@@ -18,7 +20,11 @@ from .diagnosis import explain
 Bounds = tuple[int | None, int | None]
 Axes = Sequence[Mapping[int, str]]
 _FIX = re.compile(r"^\s*(\w+) = (.+)$", re.MULTILINE)
-_ROUNDS = 4
+_GUARD = re.compile(
+    r"Not all values of (\w+) = (.+) in the specified range.* satisfy the generated guard (.+)\.$", re.M
+)
+_ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Constant, ast.Name, ast.operator, ast.unaryop)
+_ROUNDS, _SIZES, _ENOUGH = 4, 512, 256
 
 
 def trace(
@@ -50,6 +56,7 @@ def trace(
             raise
         except Exception as error:  # torch.export raises a dozen unrelated classes, and whatever the model raises
             found, stepped = _suggested(str(error))
+            found = found or _least(str(error), bounds)
             new = found.items() - bounds.items() or stepped.items() - steps.items()
             if not new or BATCH in found or BATCH in stepped:
                 raise _constraint(str(error)) or explain(error) from error
@@ -94,9 +101,39 @@ def _suggested(text: str) -> tuple[dict[str, Bounds], dict[str, int]]:
     return bounds, steps
 
 
+def _least(text: str, bounds: Mapping[str, Bounds]) -> dict[str, Bounds]:
+    """Larger smallest sizes, where the program only takes exception to some small ones (a slice of length 1)."""
+    found: dict[str, Bounds] = {}
+    for name, held in _guards(text):
+        low, high = found.get(name, bounds.get(name, (None, None)))
+        start = next((size for size in range(low or 1, _SIZES - _ENOUGH) if all(held[size:])), None)
+        if start is None:
+            return {}
+        found[name] = (max(start, low or 1), high)
+    return found
+
+
+def _guards(text: str) -> list[tuple[str, list[bool]]]:
+    """Names of axes, and which of the sizes 0, 1, 2 … a condition that the program sets on them allows."""
+    found = []
+    for name, source, condition in _GUARD.findall(text):
+        tree = ast.parse(condition.replace(source, name), mode="eval")
+        if all(isinstance(node, (*_ARITHMETIC, ast.cmpop, ast.expr_context)) for node in ast.walk(tree)):
+            code = compile(tree, "", "eval")
+            found.append((name, [_holds(code, name, size) for size in range(_SIZES)]))
+    return found
+
+
+def _holds(code: CodeType, name: str, size: int) -> bool:
+    try:
+        return bool(eval(code, {"__builtins__": {}}, {name: size}))
+    except (ArithmeticError, NameError):
+        return False
+
+
 def _constraint(text: str) -> CaptureError | None:
     for name, fix in _fixes(text).items():
-        what = "batch" if name == BATCH else f"axis '{name}'"
+        what = _axis(name)
         if fix.isdigit():
             return CaptureError(
                 f"the model fixes the {what} to {fix}: a size became a constant of the program",
@@ -110,7 +147,18 @@ def _constraint(text: str) -> CaptureError | None:
                 "do not decide by that size in `forward`, or leave the axis fixed",
                 axis=name,
             )
+    for name, source, condition in _GUARD.findall(text):
+        return CaptureError(
+            f"the model does not take every size of the {_axis(name)}: it holds where "
+            f"{condition.replace(source, name)} only",
+            "do not decide by that size in `forward`, or leave the axis fixed",
+            axis=name,
+        )
     return None
+
+
+def _axis(name: str) -> str:
+    return "batch" if name == BATCH else f"axis '{name}'"
 
 
 def _spoken(name: str, bound: str) -> str:
