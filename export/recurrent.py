@@ -1,4 +1,9 @@
-"""Plain recurrent layers (``nn.RNN``) as ONNX ``RNN`` nodes; the exporter has forms of LSTM and GRU only."""
+"""Recurrent layers that the exporter has no form of: ``nn.RNN`` as ONNX ``RNN``, and LSTMs with projected states.
+
+ONNX has no projection. With ``h = P m`` for the unprojected state ``m``, the gates read ``W x + R P m``: an LSTM with
+the recurrent matrix ``R P``, whose outputs are projected afterwards. The initial ``h`` enters as an input of the first
+step. It is the same function; the recurrent product is larger than the model's own (Sak et al., 2014).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from onnxscript import opset18
+from onnxscript.function_libs.torch_lib.ops import core
 
 op: Any = opset18  # its annotations know no Python numbers, which it takes
 
@@ -14,7 +20,8 @@ def forms() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Translations for ``torch.onnx.export``'s ``custom_translation_table``."""
     import torch
 
-    return {torch.ops.aten.rnn_tanh.input: _tanh, torch.ops.aten.rnn_relu.input: _relu}
+    aten = torch.ops.aten
+    return {aten.rnn_tanh.input: _tanh, aten.rnn_relu.input: _relu, aten.lstm.input: _lstm}
 
 
 def _tanh(
@@ -61,3 +68,81 @@ def _layer(kind: str, value: Any, state: Any, weights: Sequence[Sequence[Any]], 
     )  # fmt: skip
     # [T, D, N, H] -> [T, N, D·H]
     return op.Reshape(op.Transpose(steps, perm=[0, 2, 1, 3]), [0, 0, -1]), last
+
+
+def _lstm(
+    value: Any, hx: Sequence[Any], params: Sequence[Any], has_biases: bool, num_layers: int, dropout: float,
+    train: bool, bidirectional: bool, batch_first: bool,
+) -> Any:  # fmt: skip
+    ways = 2 if bidirectional else 1
+    each = len(params) // (num_layers * ways)
+    if each == (4 if has_biases else 2):
+        return core.aten_lstm(
+            value, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
+        )  # fmt: skip
+    if batch_first:
+        value = op.Transpose(value, perm=[1, 0, 2])
+    lasts = []
+    for layer in range(num_layers):
+        start = layer * ways
+        weights = [params[(start + way) * each : (start + way + 1) * each] for way in range(ways)]
+        states = [op.Slice(state, [start], [start + ways], [0]) for state in hx]
+        first = (
+            [None] * ways if _zero(hx[0]) else [op.Slice(hx[0], [start + k], [start + k + 1], [0]) for k in range(ways)]
+        )
+        value, *last = _projected(value, first, states[1], weights)
+        lasts.append(last)
+    hidden, cell = (op.Concat(*[last[k] for last in lasts], axis=0) for k in (0, 1))
+    return op.Transpose(value, perm=[1, 0, 2]) if batch_first else value, hidden, cell
+
+
+def _projected(value: Any, first: Sequence[Any], cell: Any, weights: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
+    """One layer, ``[T, N, I]`` to ``[T, N, D·P]`` and the last states; ``first`` are initial ``h[1, N, P]`` or None."""
+    matrices = []
+    for number, way in enumerate(weights):
+        columns = [way[0]]
+        for other, state in enumerate(first):
+            if state is not None:
+                columns.append(way[1] if other == number else op.Mul(way[1], 0.0))
+        matrices.append(_gates(op.Concat(*columns, axis=1)))
+    starts = [
+        _at_first_step(value, state, last=bool(number)) for number, state in enumerate(first) if state is not None
+    ]
+    shrink = op.Concat(*[op.Unsqueeze(op.Transpose(way[-1], perm=[1, 0]), [0]) for way in weights], axis=0)
+    bias = None
+    if len(weights[0]) > 3:
+        bias = op.Concat(*[op.Concat(_gates(way[2]), _gates(way[3]), axis=1) for way in weights], axis=0)
+    steps, last, cells = op.LSTM(
+        op.Concat(value, *starts, axis=2) if starts else value,
+        op.Concat(*matrices, axis=0),
+        op.Concat(*[_gates(op.MatMul(way[1], way[-1])) for way in weights], axis=0),
+        bias, None, None, cell,
+        direction="bidirectional" if len(weights) == 2 else "forward",
+        hidden_size=int(weights[0][-1].shape[-1]),
+    )  # fmt: skip
+    small = op.Transpose(op.MatMul(steps, shrink), perm=[0, 2, 1, 3])
+    return op.Reshape(small, [0, 0, -1]), op.MatMul(last, shrink), cells
+
+
+def _gates(weight: Any) -> Any:
+    """Rows in PyTorch's order (in, forget, cell, out) as ``[1, …]`` in that of ONNX (in, out, forget, cell)."""
+    parts = op.Split(weight, num_outputs=4, axis=0)
+    return op.Unsqueeze(op.Concat(parts[0], parts[3], parts[1], parts[2], axis=0), [0])
+
+
+def _at_first_step(value: Any, state: Any, last: bool) -> Any:
+    """``[T, N, P]``: the state at the first step, or the last for the way back, and zeros elsewhere."""
+    steps = op.Squeeze(op.Shape(value, start=0, end=1), [0])
+    place = op.Sub(steps, 1) if last else op.Mul(steps, 0)
+    mask = op.CastLike(op.Equal(op.Range(0, steps, 1), place), state)
+    return op.Mul(op.Unsqueeze(mask, [1, 2]), state)
+
+
+def _zero(value: Any) -> bool:
+    """Whether a state is all zeros by the node that makes it."""
+    node = value.producer()
+    while node is not None and node.op_type in ("Expand", "Cast", "CastLike", "Identity"):
+        value = node.inputs[0]
+        node = value.producer()
+    known = value.const_value if node is None else getattr(node.attributes.get("value"), "value", None)
+    return known is not None and not known.numpy().any()

@@ -153,52 +153,58 @@ def _repeat_heads(c: Coupler, value: Value, times: int) -> Value:
 
 
 def recurrent(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """LSTM, GRU and plain recurrent layers: one hidden size for all layers and directions."""
+    """LSTM, GRU and plain recurrent layers: one hidden size, and one projected size, for all layers and directions."""
     if "batch_sizes" in a:
         raise Unsupported("takes packed sequences")
     states = list(a["hx"]) if isinstance(a["hx"], list | tuple) else [a["hx"]]
     params = list(a["params"])
-    hidden = c.concrete[states[0]].shape[-1]
     directions = 2 if a["bidirectional"] else 1
     per_layer = len(params) // (int(a["num_layers"]) * directions)
-    if per_layer != (4 if a["has_biases"] else 2):
-        raise Unsupported("has a projection")
-    hiddens = c.unions.fresh(hidden)
-    for state in states:
+    projects = per_layer > (4 if a["has_biases"] else 2)
+    hiddens = c.unions.fresh(c.shape(states[-1])[-1])
+    carried = c.unions.fresh(c.shape(states[0])[-1]) if projects else hiddens
+    for state, ids in zip(states, (carried, hiddens)):
         c.keep(c.of(state), range(len(c.shape(state)) - 1), node)
-        c.meet(node, [c.of(state), Value((hidden,), [hiddens])])
+        c.meet(node, [c.of(state), Value((len(ids),), [ids])])
     source = c.of(a["input"])
     total = sum(math.prod(c.shape(item)) for item in params if len(c.shape(item)) == 2)
     layer_input = c.keep(source, range(len(source.shape) - 1), node)
     layer_input = Value(source.shape[-1:], [array[(0,) * (array.dim() - 1)] for array in layer_input.arrays])
     for start in range(0, len(params), per_layer * directions):
         for first in range(start, start + per_layer * directions, per_layer):
-            _recurrent_weights(c, node, params[first : first + per_layer], layer_input, hiddens, total)
-        layer_input = Value((hidden * directions,), [hiddens.repeat(directions)])
-    return _recurrent_outputs(c, node, hiddens, directions)
+            _recurrent_weights(c, node, params[first : first + per_layer], layer_input, hiddens, carried, total)
+        layer_input = Value((len(carried) * directions,), [carried.repeat(directions)])
+    return _recurrent_outputs(c, node, (carried.repeat(directions), carried, hiddens))
 
 
 def _recurrent_weights(
-    c: Coupler, node: fx.Node, params: list[fx.Node], source: Value, hiddens: torch.Tensor, total: int
+    c: Coupler,
+    node: fx.Node,
+    params: list[fx.Node],
+    source: Value,
+    hiddens: torch.Tensor,
+    carried: torch.Tensor,
+    total: int,
 ) -> None:
     gates = c.shape(params[0])[0] // len(hiddens)
     rows = Value((gates * len(hiddens),), [hiddens.repeat(gates)])
-    for place_, weight in enumerate(params[:2]):
-        columns = source if place_ == 0 else Value((len(hiddens),), [hiddens])
+    state = Value((len(carried),), [carried])
+    products = [(params[0], rows, source), (params[1], rows, state)]
+    if carried is not hiddens:
+        products.append((params.pop(), state, Value((len(hiddens),), [hiddens])))
+        c.make(node, products[-1][0], 0)
+    for weight, made, read in products:
         share = math.prod(c.shape(weight)) / total
-        known = c.contract(node, [(rows, ("o",)), (columns, ("i",)), (c.of(weight), ("o", "i"))], ("o",), share)
-        c.meet(node, [known, rows])
+        known = c.contract(node, [(made, ("o",)), (read, ("i",)), (c.of(weight), ("o", "i"))], ("o",), share)
+        c.meet(node, [known, made])
     for bias in params[2:]:
         c.meet(node, [c.of(bias), rows])
-    c.make(node, params[1], 1)
+    c.make(node, products[-1][0], 1)
 
 
-def _recurrent_outputs(c: Coupler, node: fx.Node, hiddens: torch.Tensor, directions: int) -> tuple[Value, ...]:
-    outputs = []
-    for index, item in enumerate(c.concrete[node]):
-        ids = hiddens.repeat(directions) if index == 0 else hiddens
-        outputs.append(c.settled(item.shape, [ids.expand(tuple(item.shape))]))
-    return tuple(outputs)
+def _recurrent_outputs(c: Coupler, node: fx.Node, labels: Sequence[torch.Tensor]) -> tuple[Value, ...]:
+    outputs = zip(c.concrete[node], labels)
+    return tuple(c.settled(item.shape, [ids.expand(tuple(item.shape))]) for item, ids in outputs)
 
 
 def embedding(c: Coupler, node: fx.Node, a: Arguments) -> Value:

@@ -54,10 +54,18 @@ def recurrent(node: fx.Node, target: Target, shapes: Shapes) -> Recurrent | None
     if target != "cpu" or name_of(node) not in KINDS:
         return None
     weights = [item for item in operand(node, "params") if isinstance(item, fx.Node)]
+    if projects(node):  # its recurrent matrix is a product of two, made at export
+        return None
     if any(item.op != "get_attr" or shapes[item][1] != torch.float32 for item in weights):
         return None
     matrices = tuple(item for item in weights if len(shapes[item][0]) == _MATRIX)
     return Recurrent(node, matrices, int(shapes[matrices[1]][0][1])) if len(matrices) > 1 else None
+
+
+def projects(node: fx.Node) -> bool:
+    """Whether an LSTM's states are projected (``proj_size``)."""
+    ways = int(operand(node, "num_layers")) * (2 if operand(node, "bidirectional") else 1)
+    return len(operand(node, "params")) // ways > (4 if operand(node, "has_biases") else 2)
 
 
 def module_of(node: fx.Node) -> str:
