@@ -51,7 +51,8 @@ def finish(
     _guard_inputs(graph)
     _make_functional(graph)
     respell(graph)
-    graph.eliminate_dead_code()
+    _drop_checks(graph)
+    graph.eliminate_dead_code(_has_effect)
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
     module = fx.GraphModule(copy.deepcopy(root), graph, "Program")
     for child in modes.graphs(module):
@@ -132,6 +133,12 @@ def _drop_checks(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         if str(node.target) in _CHECKS and not node.users:
             graph.erase_node(node)
+
+
+def _has_effect(node: fx.Node) -> bool:
+    """Whether a node matters though nobody reads it: dropout that nobody reads does not."""
+    random = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    return node.is_impure() and (_mutates(node) or not random)
 
 
 def _drop_counters(graph: fx.Graph) -> None:

@@ -1,0 +1,42 @@
+"""Which sizes of an axis a captured program takes, and what is said of the others."""
+
+import pytest
+import torch
+from torch import nn
+
+from retort.compress.program import capture
+from retort.core.errors import CaptureError
+
+
+class Neighbours(nn.Module):
+    """Each step joined with the next one; what is left of one step alone is doubled."""
+
+    def __init__(self, word: str = "") -> None:
+        super().__init__()
+        self.out, self.word = nn.Linear(8, 3), word
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        joined = torch.cat([x[:, 1:], x[:, :-1]], 2)
+        if joined.shape[1] == 1:
+            joined = joined * 2
+        if self.word == "odd" and (joined.shape[1] - 1) % 3 == 1:
+            joined = joined * 3
+        result: torch.Tensor = self.out(joined).sum(1)
+        return result
+
+
+def test_an_axis_that_is_special_at_small_sizes_alone_is_free() -> None:
+    """A branch for a single step raises the smallest size of the axis, and the program is right at the others."""
+    model = Neighbours().eval()
+    program = capture(model, {"x": torch.randn(4, 6, 4)}, dynamic={"x": {1: "sequence"}})
+    assert program.signature.inputs[0].shape == ("batch", "sequence", 4)
+    for steps in (3, 9):
+        x = torch.randn(2, steps, 4)
+        torch.testing.assert_close(program.module(x)[0], model(x))
+
+
+def test_a_condition_on_an_axis_is_quoted() -> None:
+    """An axis that is special again and again is refused with the condition, in the name of the axis."""
+    with pytest.raises(CaptureError, match=r"axis 'sequence': it holds where .*sequence.* only"):
+        capture(Neighbours("odd").eval(), {"x": torch.randn(4, 7, 4)}, dynamic={"x": {1: "sequence"}})
