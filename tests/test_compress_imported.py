@@ -166,6 +166,15 @@ CASES: dict[str, tuple[list[onnx.NodeProto], Arrays, int]] = {
         {"i": np.array([[0, -1], [2, 2]]), "j": np.array(1)},
         21,
     ),
+    "gathered by an index of two axes": (
+        [
+            node("Transpose", "x", "turned", perm=[2, 0, 1, 3]),
+            node("GatherND", "turned one", "last"),
+            node("Gather", "last one", axis=3),
+        ],
+        {"one": np.asarray([[-1]])},
+        21,
+    ),
     "gathered elements": (
         [node("GatherElements", "x i", axis=1)],
         {"i": np.tile(np.array([[[[0]]], [[[3]]]]), (1, 4, 6, 8))},

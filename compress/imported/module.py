@@ -23,6 +23,7 @@ OPERATORS: dict[str, Operator] = {
 _STATISTICS = {"BatchNormalization": (3, 4)}
 _WEIGHTED = ("Conv", "ConvTranspose", "Linear", "PRelu", "LayerNormalization", "BatchNormalization", "Gemm", "MatMul")
 _NUMBERS = {"Clip": (1, 2), "Resize": (1, 2, 3), "Upsample": (1,), "Pad": (1, 2, 3), "Col2Im": (1, 2)}
+_INDEXED = ("Gather", "GatherND", "GatherElements", "ScatterND", "ScatterElements")
 _HOST_LENGTH = 1024
 
 
@@ -91,7 +92,9 @@ class Imported(nn.Module):
             if name not in constants:
                 continue
             array, role = constants[name], roles[name]
-            if role == "number" or (role == "any" and _is_number(array)):
+            if role == "number" or (
+                role in ("any", "index") and _is_number(array) and (role == "any" or array.ndim < 2)
+            ):
                 self._host[name] = array.reshape(-1).tolist() if array.ndim == 1 else array.reshape(-1)[0].item()
                 continue
             trained = array.dtype.kind == "f" and role != "statistic"
@@ -99,14 +102,16 @@ class Imported(nn.Module):
 
 
 def _roles(nodes: tuple[Node, ...]) -> dict[str, str]:
-    """How constants are used: as a number, a statistic, a weight, or as whatever fits."""
+    """How constants are used: as a number, an index (whose rank counts), a statistic, a weight, or as whatever fits."""
     roles: dict[str, str] = {}
-    rank = {"any": 0, "number": 1, "statistic": 2, "weight": 3}
+    rank = {"any": 0, "index": 1, "number": 2, "statistic": 3, "weight": 4}
     for node in nodes:
         for index, name in enumerate(node.inputs):
             role = "any"
             if index in _NUMBERS.get(node.operator, ()):
                 role = "number"
+            elif index == 1 and node.operator in _INDEXED:
+                role = "index"
             elif index in _STATISTICS.get(node.operator, ()):
                 role = "statistic"
             elif node.operator in _WEIGHTED or node.operator.startswith("Recurrent."):
