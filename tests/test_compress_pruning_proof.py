@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from retort.compress.program import Program, capture
-from retort.compress.pruning import Coupling, couple, cut, prove, prune_program, rewrite, rules, surgery
+from retort.compress.pruning import Coupling, couple, cut, noise, prove, prune_program, rewrite, rules, surgery
 from retort.compress.pruning.groups import find_groups
 from retort.core.errors import UserError, VerificationError
 from retort.core.options import PruneOptions
@@ -131,6 +131,57 @@ def test_a_branch_hidden_by_a_zero_weight_is_proven_too(monkeypatch: pytest.Monk
     removed = half_removed(program, coupling)
     with pytest.raises(VerificationError, match="sub"):
         prove(program, cut(program, coupling, removed), coupling, removed, 1e-4)
+
+
+class Words(nn.Module):
+    """A table of rows that is zero, on top of features that depend on the same channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner = nn.Embedding(600, 24), nn.Linear(24, 24)
+        self.left, self.out = nn.Linear(5, 24), nn.Linear(24, 3)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.inner(self.table(ids) + self.left(x))).mean(1))
+
+
+def words() -> Program:
+    torch.manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
+    ids, x = torch.randint(0, 600, (4, 7), generator=draw), torch.randn(4, 7, 5, generator=draw)
+    return capture(Words(), {"ids": ids, "x": x})
+
+
+@pytest.mark.parametrize("cut_side", [False, True])
+def test_looked_up_rows_move_like_their_table(cut_side: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise on rows is the noise of the whole table at these rows, wherever its slices end."""
+    monkeypatch.setattr(noise, "_SLICE", 24 * 50)
+    program = words()
+    coupling = couple(program)
+    removed = half_removed(program, coupling)
+    side = cut(program, coupling, removed) if cut_side else program
+    table = dict(side.module.named_parameters())["table.weight"].detach()
+    given, ids = noise.Noise(program, coupling, removed, cut_side), program.example["ids"]
+    whole = given.moved("table.weight", table)
+    assert table.shape[1] == (12 if cut_side else 24)
+    assert float(whole.std()) > 0.05
+    torch.testing.assert_close(given.looked_up("table.weight", ids, table[ids]), whole[ids], rtol=0, atol=0)
+
+
+def test_a_table_of_zeros_hides_no_wrong_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other columns of a zero table than planned leave the outputs as they were, and are refused all the same."""
+    assert prune_program(words(), OPTIONS).proof.error < 1e-12
+    right = surgery.kept_of
+
+    def wrong(coupling: Coupling, name: str, removed: Any) -> Any:
+        kept = right(coupling, name, removed)
+        return [None if item is None else np.arange(len(item)) for item in kept] if name == "table.weight" else kept
+
+    for module in (surgery, noise):
+        monkeypatch.setattr(module, "kept_of", wrong)
+    with pytest.raises(VerificationError, match="embedding"):
+        prune_program(words(), OPTIONS)
 
 
 def test_statistics_over_channels_count_what_is_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from retort.compress.program import capture, cost, load_program, store
+from retort.compress.program import Program, capture, cost, load_program, store
 from retort.compress.pruning import prune, surgery
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.data import ArraySplit, Splits
@@ -160,6 +161,22 @@ def test_a_refused_cut_leaves_nothing_behind(model: Artifact, monkeypatch: pytes
         run(PruneOptions(macs=0.5, recover=None), model)
     assert not (model.path.parent / "pruned").exists()
     load_artifact(model.path)
+
+
+def test_the_uncut_program_is_let_go_before_the_file_is_proven(model: Artifact) -> None:
+    """While the file of the cut program is made, nothing holds the dense weights any more."""
+    wanted = [tuple(item.shape) for item in load_program(model.main).module.parameters()]
+
+    def check(*_: Any) -> float:
+        gc.collect()
+        found = [item for item in gc.get_objects() if type(item) is Program]
+        held.extend(1 for item in found if [tuple(weight.shape) for weight in item.module.parameters()] == wanted)
+        return 0.0
+
+    held: list[int] = []
+    for options in (PruneOptions(macs=0.5, recover=None), PruneOptions(macs=0.5, steps=2, recover=None)):
+        assert run(options, model, f"cut-{options.cuts}", check_file=check).facts["steps"][0]["file"]["error"] == 0.0
+    assert not held
 
 
 def test_a_budget_out_of_reach_is_refused_before_any_training(model: Artifact) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...core.console import Console
 from ...core.options import PruneOptions
+from ..cost import Cost
 from ..program import Program, cost
 from .context import fetch
 from .costs import NAMES, counted
@@ -44,9 +45,9 @@ def describe(grouping: Grouping) -> dict[str, Any]:
     return {"free": free, "locked": locked, "unknown": sorted(set(grouping.coupling.unknown.values()))}
 
 
-def facts_of(original: Program, program: Program, options: PruneOptions, steps: Steps) -> dict[str, Any]:
-    """Everything about a finished pruning."""
-    before, after, measure = cost(original), cost(program), measure_of(options)
+def facts_of(before: Cost, program: Program, options: PruneOptions, steps: Steps) -> dict[str, Any]:
+    """Everything about a finished pruning; ``before`` is what the original costs."""
+    after, measure = cost(program), measure_of(options)
     groups = [
         {
             "name": group["name"],

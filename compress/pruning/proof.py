@@ -30,8 +30,9 @@ from ..program import Program, ordered
 from .coupling import Coupling, couple
 from .labels import Mask
 from .masked import Masks
+from .noise import Noise
 from .shapes import bind, describe
-from .twins import DoesNotRunError, Run, Side, Twin, magnitude, shaken, side
+from .twins import DoesNotRunError, Run, Side, Twin, magnitude, side
 
 _NOISE = 0.25
 _FLOOR = 1e-6
@@ -143,7 +144,7 @@ class _Trials:
                 outputs=max(worst.outputs, outputs),
                 cases=(*worst.cases, case),
             )
-        noise, same_noise = shaken(self.before, self.coupling, self.removed)
+        noise, same_noise = (Noise(self.before, self.coupling, self.removed, cut) for cut in (False, True))
         dense, pruned = replace(dense, noise=noise), replace(pruned, noise=same_noise)
         error, outputs, _ = self._lock_step(dense, pruned, _feeds(self.before, known), self.coupling, dtype)
         return replace(worst, error=max(worst.error, error), outputs=max(worst.outputs, outputs))

@@ -39,12 +39,13 @@ class FileProof:
 NOT_ASKED = FileProof(None, "not asked for")
 
 
-def prove_file(before: Program, after: Program, proof: Proof, check: FileCheck | None) -> FileProof:
+def prove_file(before: Callable[[], Program], after: Program, proof: Proof, check: FileCheck | None) -> FileProof:
     """Compare the file made of a pruned program with the masked program, at both batch sizes of its proof.
 
     A model of which no file can be made, cut or uncut, is not refused: the reason is given instead.
 
     Args:
+        before: reads the uncut program, which only a failure asks for.
         check: how to write, run and compare; None not to.
 
     Raises:
@@ -56,7 +57,7 @@ def prove_file(before: Program, after: Program, proof: Proof, check: FileCheck |
     try:
         error = check(reexport(after), after.signature, cases)
     except CaptureError as refused:
-        if _can_be_written(before, check):
+        if _can_be_written(before(), check):
             raise VerificationError(
                 f"the cut is refused: the program can be written as a file before it, and not after: {refused.message}",
                 "the input is untouched; exclude the layer it names, and report it",

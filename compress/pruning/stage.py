@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...core.memory import give_back
 from ...core.options import PruneOptions, Task
 from ..checkpoint import discard, state_hash
 from ..distill import recover
-from ..program import Program, clone, load_program, store
+from ..program import Program, cost, load_program, store
 from .costs import counted
 from .evidence import Samples
 from .facts import describe, facts_of, proof_facts, warn
@@ -73,19 +74,19 @@ def prune(
     if program is None:
         program = original
         steps.groups = describe(goal.check(original, options))
+    before, uncut = cost(original), partial(load_program, artifact.main)
+    del original  # whoever needs it again reads it: from the first proof on, only the pruned program is held
     samples = Samples(data.calibration, task, options.score_batch, options.score_samples, seed, console)
-    recovery = _recovery(original, options, data, task, seed, scratch, console)
+    recovery = _recovery(uncut, options, data, task, seed, scratch, console)
     for step in range(len(steps.done), options.cuts):
         asked, now = goal.asked(step, console), _at(options, step)
         trial = Trial(data.calibration, task, goal.counted(step, now), console=console)
         pruned = cut_and_prove(program, now, goal.choose(step, now), samples, trial)
         cut = {**_cut_facts(pruned, asked, goal.whole, options), "trials": trial.losses}
-        cut |= _file_facts(program, pruned, check_file)
-        program = pruned.program
+        program, cut = pruned.program, cut | _file_facts(uncut, pruned, check_file)
         steps.add(program, {**cut, "recovery": recovery(program, step)})
         discard(scratch, _label(step))
-    facts = facts_of(original, program, options, steps)
-    facts |= goal.facts(program)
+    facts = facts_of(before, program, options, steps) | goal.facts(program)
     warn(console, facts, options)
     stored = store(program, directory, "prune", options=options, facts=facts, key=key, parents=parents)
     steps.clear()
@@ -116,11 +117,11 @@ def _cut_facts(pruned: Pruned, asked: float, whole: int, options: PruneOptions) 
     return {"asked": asked, "got": got, **ranking, "proof": proof_facts(pruned.proof)}
 
 
-def _file_facts(before: Program, pruned: Pruned, check: FileCheck | None) -> dict[str, Any]:
+def _file_facts(uncut: Callable[[], Program], pruned: Pruned, check: FileCheck | None) -> dict[str, Any]:
     """The proof of the file, and what every phase took."""
     started = time.process_time()
     give_back()
-    file = prove_file(before, pruned.program, pruned.proof, check)
+    file = prove_file(uncut, pruned.program, pruned.proof, check)
     give_back()
     spent = {**pruned.cpu_seconds, "prove_file": time.process_time() - started}
     return {"file": asdict(file), "cpu_seconds": spent}
@@ -137,7 +138,13 @@ def _label(step: int) -> str:
 
 
 def _recovery(
-    original: Program, options: PruneOptions, data: Splits, task: Task, seed: int, scratch: Path, console: Console
+    uncut: Callable[[], Program],
+    options: PruneOptions,
+    data: Splits,
+    task: Task,
+    seed: int,
+    scratch: Path,
+    console: Console,
 ) -> Recover:
     """What trains a program after a cut; it learns from the uncut program by default."""
 
@@ -145,7 +152,7 @@ def _recovery(
         training = recovery_of(options, step)
         if training is None:
             return None
-        teacher, label = clone(original), _label(step)
+        teacher, label = uncut(), _label(step)
         return recover(
             program, teacher, data, training, task=task, seed=seed + step, scratch=scratch, console=console, label=label
         )

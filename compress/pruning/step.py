@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...core.errors import UserError
+from ...core.memory import give_back
 from ...core.option_types import Importance, Normalization
 from ...core.options import PruneOptions
 from ..program import Cost, Program, cost, set_training, shared
@@ -126,6 +127,7 @@ def cut_and_prove(
     clock.append(time.process_time())
     ranked = candidates[0] if judge is None else judge(program, candidates)
     removed = decide(program, ranked)
+    give_back()
     clock.append(time.process_time())
     coupling = ranked.grouping.coupling
     result = cut(program, coupling, removed)

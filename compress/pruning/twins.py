@@ -7,9 +7,8 @@ them and freed behind their last use, so that a proof takes the memory of two se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,16 +18,11 @@ from ...core.errors import VerificationError
 from .. import modes
 from ..program import Program, shared
 from .context import fetch
-from .coupling import Coupling
-from .labels import Mask
 from .masked import Masks, run_masked
+from .noise import Noise
 from .shapes import describe, operator
-from .surgery import kept_of, sliced
 
-_NOISE = 0.25
-_SLICE = 1 << 20
-
-Noise = Callable[[str, Tensor], Tensor]
+_SLICE = 1 << 18
 
 
 class DoesNotRunError(Exception):
@@ -42,7 +36,7 @@ class Side:
     Attributes:
         module: shares parameters and buffers with the program; its graph is its own.
         wide: whether it computes in double precision.
-        noise: what moves a parameter, by its name; None to take parameters as they are.
+        noise: what moves parameters; None to take them as they are.
     """
 
     module: fx.GraphModule
@@ -52,20 +46,27 @@ class Side:
     def attribute(self, node: fx.Node) -> Any:
         """A parameter, buffer or body that a node fetches; nothing the graph does to it reaches the program.
 
-        A table that rows are looked up in stays as it is: what is looked up is widened (:meth:`looked_up`).
+        A table that rows are looked up in stays as it is: what is looked up is moved and widened (:meth:`looked_up`).
         """
         value: Any = fetch(self.module, str(node.target))
         if not isinstance(value, Tensor):
             return value
+        if _is_table(node, value):
+            return value
         kept = isinstance(value, nn.Parameter)
         if self.noise is not None and kept and value.is_floating_point():
-            value = self.noise(str(node.target), value)
-        wide = value.double() if self.wide and value.is_floating_point() and not _table(node) else value
+            value = self.noise.moved(str(node.target), value)
+        wide = value.double() if self.wide and value.is_floating_point() else value
         return wide if kept or wide is not value else value.clone()
 
-    def looked_up(self, node: fx.Node, result: Any) -> Any:
-        """A node's result, widened where it is a row of a table."""
-        return result.double() if self.wide and operator(node) == "embedding" else result
+    def looked_up(self, node: fx.Node, args: Sequence[Any], result: Any) -> Any:
+        """A node's result, moved and widened where it is rows of a table."""
+        if operator(node) != "embedding":
+            return result
+        rows, table = result.double() if self.wide else result, node.args[0]
+        if self.noise is None or not isinstance(table, fx.Node) or not _is_table(table, args[0]):
+            return rows
+        return self.noise.looked_up(str(table.target), args[1], rows)
 
 
 @dataclass(frozen=True)
@@ -192,55 +193,22 @@ def _widen(module: fx.GraphModule) -> None:
         graph.recompile()
 
 
-def shaken(before: Program, coupling: Coupling, removed: Mask) -> tuple[Noise, Noise]:
-    """What moves every parameter at random, in the original and in the pruned program alike."""
-    order = {name: place for place, name in enumerate(coupling.parameters)}
-
-    def _noise(name: str) -> Iterator[tuple[slice, Tensor]]:
-        """The noise of a parameter, some rows after the others."""
-        tensor = _rows(fetch(before.module, name).detach())
-        generator = torch.Generator().manual_seed(order[name])
-        spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
-        size = max(1, _SLICE * len(tensor) // max(1, tensor.numel()))
-        for start in range(0, len(tensor), size):
-            part = tensor[start : start + size]
-            noise = torch.randn(part.shape, generator=generator).mul_(_NOISE * (spread if spread > 0 else 0.5))
-            yield slice(start, start + len(part)), noise.to(tensor)
-
-    def _moved(name: str, tensor: Tensor, cut: bool) -> Tensor:
-        leader = coupling.aliases.get(name)
-        if leader is None:
-            return tensor
-        moved, place = tensor.detach().clone(), 0
-        first, *others = (kept_of(coupling, leader, removed) if cut else []) or [None]
-        for rows, noise in _noise(leader):
-            inside = None if first is None else first[(first >= rows.start) & (first < rows.stop)] - rows.start
-            part = sliced(noise, [inside, *others])
-            _rows(moved)[place : place + len(part)] += part
-            place += len(part)
-        return moved
-
-    return partial(_moved, cut=False), partial(_moved, cut=True)
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """A scalar as one row."""
-    return tensor if tensor.dim() else tensor.unsqueeze(0)
-
-
-def _table(node: fx.Node) -> bool:
-    """Whether a parameter is nothing but a table that embeddings read."""
-    return all(operator(user) == "embedding" and user.args[0] is node for user in node.users)
+def _is_table(node: fx.Node, value: Any) -> bool:
+    """Whether a node fetches a parameter that is nothing but a table of which embeddings look rows up."""
+    read = all(operator(user) == "embedding" and user.args[0] is node for user in node.users)
+    return read and node.op == "get_attr" and isinstance(value, nn.Parameter) and value.is_floating_point()
 
 
 def _run_dense(given: Side, node: fx.Node, env: dict[fx.Node, Any], masks: Masks) -> Any:
     if node.op == "get_attr":
         value = given.attribute(node)
+        if _is_table(node, value):  # no row of it goes, and what is looked up is masked
+            return value
         own = isinstance(value, Tensor) and value is not fetch(given.module, str(node.target))
         return masks.zeroed(value, masks.values(node), in_place=own)
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
     try:
-        return given.looked_up(node, run_masked(node, args, kwargs, masks))
+        return given.looked_up(node, args, run_masked(node, args, kwargs, masks))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise DoesNotRunError(f"{describe(node)}: {error}") from error
 
@@ -250,7 +218,7 @@ def _run_pruned(given: Side, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
         return given.attribute(node)
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
     try:
-        return given.looked_up(node, node.target(*args, **kwargs))  # type: ignore[operator]
+        return given.looked_up(node, args, node.target(*args, **kwargs))  # type: ignore[operator]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise VerificationError(
             f"the cut is refused: the pruned program does not run at {describe(node)}: {error}",
