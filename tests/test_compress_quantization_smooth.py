@@ -108,3 +108,31 @@ def test_what_several_tensors_are_put_together_from_is_smoothed():
     assert smooth(smoothed, split, OPTIONS, "cpu")[0]["layers"] == ["up"]
     one, two = (predict(item, split)["output"] for item in (program, smoothed))
     assert np.abs(one - two).max() <= 1e-5 * np.abs(one).max()
+
+
+class Tied(nn.Module):
+    """A language model whose output layer is its embedding, behind a norm with outlying channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.norm = nn.Embedding(40, 32), nn.LayerNorm(32)
+        self.head = nn.Linear(32, 40, bias=False)
+        self.head.weight = self.words.weight
+        with torch.no_grad():
+            self.norm.weight[3], self.norm.weight[11], self.words.weight[:, [3, 11]] = 60.0, 40.0, 0.002
+
+    def forward(self, tokens):
+        return self.head(self.norm(self.words(tokens)))
+
+
+@pytest.mark.parametrize("correction", ["none", "hessian"])
+def test_a_weight_that_is_looked_up_as_well_stays(correction):
+    """The rows of a tied embedding are nobody's to scale or to move: the program that INT8 stands for is the same."""
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 40, (32, 6))
+    program = capture(Tied().eval(), {"tokens": tokens[:4]})
+    split = ArraySplit({"tokens": tokens.numpy()})
+    options = OPTIONS.model_copy(update={"correction": (correction,), "last_layer": "int8", "embeddings": "float"})
+    made = quantize_program(program, options, split, "cpu")
+    before, after = (dict(item.module.named_parameters())["head.weight"] for item in (program, made))
+    assert torch.equal(before, after)

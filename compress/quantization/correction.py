@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 
 from ...core.console import SILENT, Console
 from ...core.data import Split, Subset
@@ -19,9 +20,10 @@ from ...core.tensors import Array
 from ..program import Program, clone, cost, predict
 from .coded import Coded, channel_axis, coded_layers, is_matrix
 from .equalise import equalise
+from .operators import is_qdq
 from .ranges import learn_ranges
 from .rounding import gram_of, improve
-from .surgery import fetch
+from .surgery import fetch, readers_of
 from .walk import Chunks, Output, feeds_of, walk
 
 AUTO = ("equalise", "hessian", "bias")
@@ -183,13 +185,19 @@ def _range_steps(program: Program) -> int:
     return int(max(20, min(_RANGE_STEPS, _RANGE_MACS / max(1, cost(program).macs * 8 * 3))))
 
 
+def _is_shared(graph: fx.Graph, path: str) -> bool:
+    """Whether two read a weight, as codes or as they are: layers, or a layer and a lookup of its rows."""
+    readers = readers_of(graph, path)
+    return len(readers) > 1 or any(is_qdq(node) and len(node.users) > 1 for node in readers)
+
+
 class _Rounding:
     """Rounds the weights of one layer after the other."""
 
     def __init__(self, program: Program, exact: Program, method: str) -> None:
         self.module, self.exact, self.method = program.module, exact.module, method
-        readers = [layer.weight for layer in coded_layers(program.module)]
-        self.shared = {path for path in readers if readers.count(path) > 1}
+        paths = [layer.weight for layer in coded_layers(program.module)]
+        self.shared = {path for path in paths if _is_shared(program.module.graph, path)}
         self.shares: list[float] = []
 
     def __call__(self, layer: Coded, data: Chunks, wanted: Chunks, output: Output) -> None:

@@ -13,7 +13,7 @@ from ...core.data import Split, batches
 from ..devices import as_tensor
 from ..program import Program, device_of, evaluating
 from .operators import CONVOLUTIONS, Weighted, clamp_bounds, name_of, operand, weighted
-from .surgery import Shapes, fetch, shapes_of
+from .surgery import Shapes, fetch, readers_of, shapes_of
 
 # Each of these gives s * f(x) for s * x, channel by channel, when s > 0.
 _HOMOGENEOUS = ("relu", "leaky_relu", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "dropout", "contiguous")
@@ -93,9 +93,7 @@ def _pair(node: fx.Node, shapes: Shapes) -> Pair | None:
 
 
 def _shared(layer: Weighted) -> bool:
-    graph = layer.node.graph
-    readers = [user for node in graph.find_nodes(op="get_attr", target=layer.weight.target) for user in node.users]
-    return len(readers) != 1
+    return len(readers_of(layer.node.graph, str(layer.weight.target))) != 1
 
 
 def _passes(node: fx.Node, shapes: Shapes) -> bool:

@@ -26,7 +26,7 @@ from .operators import PRODUCTS, Weighted, clamp_bounds, moved, name_of, operand
 from .placement import eligible
 from .points import name_in_model, source_of
 from .scheme import SCHEMES, WEIGHT_MAX, Range, Scheme, activation_grid
-from .surgery import Shapes, call_after, fetch, free_path, has, put, shapes_of
+from .surgery import Shapes, call_after, fetch, free_path, has, put, readers_of, shapes_of
 
 ROWS = 512
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -120,14 +120,13 @@ def _groups(layers: Sequence[Weighted], shapes: Shapes) -> dict[fx.Node, list[We
     for layer in layers:
         if name_of(layer.node) in PRODUCTS:
             groups.setdefault(layer.data, []).append(layer)
-    weights = [str(layer.weight.target) for layer in layers]
     return {
         value: members
         for value, members in groups.items()
         if len(shapes[value][0]) >= _TOKENS_RANK
         and shapes[value][0][-1] >= _FEWEST_CHANNELS
         and _stands_alone(value, layers)
-        and all(weights.count(str(layer.weight.target)) == 1 for layer in members)
+        and all(len(readers_of(layer.node.graph, str(layer.weight.target))) == 1 for layer in members)
     }
 
 

@@ -92,3 +92,8 @@ class _Recorder(fx.Interpreter):
         if isinstance(value, torch.Tensor):
             self.shapes[n] = value.shape, value.dtype
         return value
+
+
+def readers_of(graph: fx.Graph, path: str) -> list[fx.Node]:
+    """Every node that reads a parameter: a weight tied to an embedding has two."""
+    return [user for node in graph.find_nodes(op="get_attr", target=path) for user in node.users]
