@@ -82,9 +82,9 @@ def prune(
         asked, now = goal.asked(step, console), _at(options, step)
         trial = Trial(data.calibration, task, goal.counted(step, now), console=console)
         pruned = cut_and_prove(program, now, goal.choose(step, now), samples, trial)
-        cut = {**_cut_facts(pruned, asked, goal.whole, options), "trials": trial.losses}
-        program, cut = pruned.program, cut | _file_facts(uncut, pruned, check_file)
-        steps.add(program, {**cut, "recovery": recovery(program, step)})
+        program = pruned.program
+        cut = {**_cut_facts(pruned, asked, goal.whole, options), **_file_facts(uncut, pruned, check_file)}
+        steps.add(program, {**cut, "trials": trial.losses, "recovery": recovery(program, step)})
         discard(scratch, _label(step))
     facts = facts_of(before, program, options, steps) | goal.facts(program)
     warn(console, facts, options)
