@@ -18,7 +18,7 @@ _TORCH = Path(torch.__file__).resolve().parent
 
 def explain(error: BaseException) -> CaptureError:
     """A readable CaptureError for whatever ``torch.export`` raised."""
-    text, kind, place = str(error), type(error).__name__, _place(error)
+    text, kind, place = str(error), type(error).__name__, own_place(traceback.extract_tb(error.__traceback__))
     if "data-dependent" in text.lower() or "DataDependent" in kind or "dynamic control flow" in text.lower():
         return CaptureError(
             f"the model decides by the values of its data{place}, which a captured graph cannot do",
@@ -69,9 +69,9 @@ def _difference(got: torch.Tensor, wanted: torch.Tensor) -> str | None:
     return None if error <= RELATIVE_TOLERANCE * scale + 1e-6 else f"is off by {error:.3g} (values up to {scale:.3g})"
 
 
-def _place(error: BaseException) -> str:
-    """``, at model.py line 12 (`if x.sum() > 0:`)``: the innermost frame that is the model's own."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+def own_place(frames: traceback.StackSummary) -> str:
+    """`` at model.py line 12 (`if x.sum() > 0:`)``: the innermost frame that is the model's own; empty if none is."""
+    for frame in reversed(frames):
         path = Path(frame.filename).resolve()
         outside = not path.is_relative_to(_TORCH) and not (path.is_relative_to(_HERE / "compress"))
         if outside and path.is_file() and "contextlib" not in path.name:

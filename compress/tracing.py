@@ -16,6 +16,7 @@ from ..core.backends.recurrent import free_time
 from ..core.errors import CaptureError, RetortError
 from ..core.tensors import BATCH, multiple
 from .diagnosis import explain
+from .sizes import constants, free_lengths
 
 Bounds = tuple[int | None, int | None]
 Axes = Sequence[Mapping[int, str]]
@@ -48,7 +49,7 @@ def trace(
     for _ in range(_ROUNDS):
         shapes = _shapes(axes, bounds, steps)
         try:
-            with quiet(), torch.enable_grad(), free_time():
+            with quiet(), torch.enable_grad(), free_time(), free_lengths(), constants() as places:
                 return torch.export.export(
                     module, tuple(inputs), dynamic_shapes=(shapes,) if variadic else shapes, strict=False
                 )
@@ -59,7 +60,7 @@ def trace(
             found = found or _least(str(error), bounds)
             new = found.items() - bounds.items() or stepped.items() - steps.items()
             if not new or BATCH in found or BATCH in stepped:
-                raise _constraint(str(error)) or explain(error) from error
+                raise _constraint(str(error), places) or explain(error) from error
             bounds |= found
             steps |= stepped
     raise CaptureError("the model's dynamic axes depend on each other", "make fewer axes dynamic")
@@ -131,12 +132,13 @@ def _holds(code: CodeType, name: str, size: int) -> bool:
         return False
 
 
-def _constraint(text: str) -> CaptureError | None:
+def _constraint(text: str, places: Mapping[int, str]) -> CaptureError | None:
     for name, fix in _fixes(text).items():
         what = _axis(name)
         if fix.isdigit():
             return CaptureError(
-                f"the model fixes the {what} to {fix}: a size became a constant of the program",
+                f"the model fixes the {what} to {fix}{places.get(int(fix), '')}: "
+                "a size became a constant of the program",
                 "take sizes from the input (`x.size(0)`, `x.flatten(1)`), and do not loop or decide by them",
                 axis=name,
             )

@@ -229,7 +229,7 @@ class AlwaysRandom(nn.Module):
     [
         (Decides(), ["values of its data", "test_compress_capture.py line", "if x.sum() > 0", "torch.where"]),
         (FixedBatch(), ["the model fixes the batch to 2", "x.size(0)"]),
-        (LoopsOverBatch(), ["the model fixes the batch to 2"]),
+        (LoopsOverBatch(), ["the model fixes the batch to 2 at", "test_compress_capture.py line"]),
         (EvenBatch(), ["batch", "sizes up to 100"]),
         (UsesNumpy(), ["test_compress_capture.py line", "numpy"]),
         (AlwaysRandom(), ["random in evaluation", "training=self.training"]),
@@ -244,6 +244,20 @@ def test_capture_failures_are_readable(model: nn.Module, words: list[str], capsy
     assert len(text.splitlines()) == 2
     assert len(text) < 600
     assert capsys.readouterr() == ("", "")
+
+
+def test_length_of_a_tensor_is_a_size() -> None:
+    """``len(x)`` is as free as ``x.size(0)``, on the batch and on other axes, and compared with another length."""
+
+    class Counted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) != len(x + 1) or len(x.shape) != 3:
+                raise ValueError("never")
+            return x.view(len(x), -1) * len(x[0])
+
+    program = capture(Counted(), {"x": torch.ones(2, 4, 3)}, dynamic={"x": {1: "time"}})
+    x = torch.randn(5, 7, 3)
+    assert torch.equal(program.module(x)[0], 7 * x.flatten(1))
 
 
 def test_model_that_raises_is_quoted() -> None:
