@@ -187,3 +187,37 @@ def test_a_planted_wrong_rule_leaves_the_artifact_untouched(
     load_artifact(model.path)
     monkeypatch.setattr(rules, "pointwise", right)
     stages.prune(OPTIONS, model, tmp_path / "pruned", context_of(tmp_path))
+
+
+class Doomed(nn.Module):
+    """Attention of which every score is masked by -1e10: in single precision nothing of the score is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (
+            nn.Linear(6, 16),
+            nn.Linear(6, 16),
+            nn.Linear(6, 16),
+            nn.Linear(16, 5),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = 9 * self.query(x) @ self.key(x).transpose(1, 2) - 1e10
+        result: torch.Tensor = self.out(scores.softmax(-1) @ self.value(x))
+        return result
+
+
+def test_outputs_that_hang_on_rounding_are_compared_in_single_precision() -> None:
+    """A file is not refused for what double precision sees and the model itself does not; a wrong file still is."""
+    torch.manual_seed(0)
+    program = capture(Doomed().eval(), {"x": torch.randn(4, 7, 6)})
+    file = proven(program, check_outputs)
+    assert file.error is not None
+    assert file.error < 1e-5
+    assert "rounding" in file.reason
+
+    def check(exported: Any, signature: Any, cases: Any) -> float | None:
+        return check_outputs(exported, signature, [(feeds, [value + 1 for value in found]) for feeds, found in cases])
+
+    with pytest.raises(VerificationError, match="deviates"):
+        proven(program, check)
