@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..core.options import Target
-from .edit import Numbers, add_constant, attribute, constant, dims, every_node, insert_before, is_op
+from .edit import Numbers, add_constant, attribute, constant, every_node, insert_before, is_op
 from .quantized import attribute_axis, has_qdq, is_qdq
 from .recurrent_codes import follow
 
@@ -22,7 +22,7 @@ _PER_WORD, _STEPS, _MIDDLE = 4, 256, 128
 _FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
 
 Store = Callable[[ir.Model, str, Numbers], tuple[ir.Value, ...]]
-LookUp = Callable[[ir.Model, ir.Node, tuple[ir.Value, ...]], ir.Value]
+LookUp = Callable[[ir.Model, ir.Node, tuple[ir.Value, ...], int], ir.Value]
 
 
 def write_tables(model: ir.Model, target: Target) -> tuple[ir.Model, bool]:
@@ -34,7 +34,7 @@ def write_tables(model: ir.Model, target: Target) -> tuple[ir.Model, bool]:
             base = table.name or "table"
             stored[table] = store(model, base, codes), add_constant(model, f"{base}_scale", scales[:, None])
         held, factors = stored[table]
-        _scale(node, look_up(model, node, held), factors)
+        _scale(node, look_up(model, node, held, codes.shape[1]), factors)
     return model, bool(stored)
 
 
@@ -68,7 +68,7 @@ def _store_codes(model: ir.Model, base: str, codes: Numbers) -> tuple[ir.Value, 
     return (add_constant(model, f"{base}_quantized", codes),)
 
 
-def _look_up_codes(model: ir.Model, node: ir.Node, held: tuple[ir.Value, ...]) -> ir.Value:
+def _look_up_codes(model: ir.Model, node: ir.Node, held: tuple[ir.Value, ...], width: int) -> ir.Value:
     """``Cast(Gather(codes, indices))``."""
     indices, old = node.inputs[1], node.outputs[0]
     name = old.name or "lookup"
@@ -100,7 +100,7 @@ def _store_words(model: ir.Model, base: str, codes: Numbers) -> tuple[ir.Value, 
     return tuple(add_constant(model, f"{base}_{name}", np.asarray(array)) for name, array in stored.items())
 
 
-def _look_up_words(model: ir.Model, node: ir.Node, held: tuple[ir.Value, ...]) -> ir.Value:
+def _look_up_words(model: ir.Model, node: ir.Node, held: tuple[ir.Value, ...], width: int) -> ir.Value:
     """Rows of words, taken apart from the lowest byte up; every division is exact."""
     (table, steps, middle), (indices, old) = held, (node.inputs[1], node.outputs[0])
     name = old.name or "lookup"
@@ -114,8 +114,7 @@ def _look_up_words(model: ir.Model, node: ir.Node, held: tuple[ir.Value, ...]) -
     codes = insert_before(node, "Concat", [*planes, rest], {"axis": -1}, f"{name}_bytes", None, _INT32)
     wide = insert_before(node, "Cast", [codes], {"to": int(_FLOAT)}, f"{name}_shifted", None, _FLOAT)
     whole = insert_before(node, "Sub", [wide, middle], {}, f"{name}_codes", None, _FLOAT)
-    width = (dims(old) or (None,))[-1]
-    if not isinstance(width, int) or width % _PER_WORD == 0:
+    if width % _PER_WORD == 0:
         return whole
     ends = [add_constant(model, f"{name}_{key}", np.asarray([end])) for key, end in (("from", 0), ("to", width))]
     last = add_constant(model, f"{name}_axis", np.asarray([-1]))
