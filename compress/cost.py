@@ -237,7 +237,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
     **dict.fromkeys(("convolution", "_convolution"), _convolution),
-    **dict.fromkeys(("mm", "bmm", "mv", "dot"), _product("self")),
+    **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot"), _product("self")),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
     "matmul": _product("self"),

@@ -15,6 +15,7 @@ from torch import fx
 
 from . import modes
 from .inline import inline_no_grad
+from .per_sample import open_per_sample
 from .spellings import respell
 
 _aten = torch.ops.aten
@@ -51,6 +52,7 @@ def finish(
     _guard_inputs(graph)
     _make_functional(graph)
     respell(graph)
+    open_per_sample(graph)
     _drop_checks(graph)
     graph.eliminate_dead_code(_has_effect)
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from .pen import Pen
+
 _aten = torch.ops.aten
 _USUAL = {
     "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "negative": "neg", "absolute": "abs",
@@ -57,23 +59,10 @@ def _kinds(target: torch._ops.OpOverload) -> list[tuple[str, bool]]:
     return [(str(item.type), item.kwarg_only) for item in target._schema.arguments]
 
 
-class _Pen:
-    """Writes nodes before another one, with its origin and their values."""
-
-    def __init__(self, graph: fx.Graph, node: fx.Node) -> None:
-        self._graph, self._node = graph, node
-
-    def __call__(self, target: Any, *args: Any) -> Any:
-        with self._graph.inserting_before(self._node):
-            made = self._graph.call_function(target, args)
-        made.meta = {**self._node.meta, "val": target(*fx.map_arg(args, lambda item: item.meta["val"]))}
-        return made
-
-
 def _open(graph: fx.Graph, node: fx.Node) -> None:
     names = [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
     given = {"b_ih": None, "b_hh": None, **dict(zip(names, node.args)), **node.kwargs}
-    pen = _Pen(graph, node)
+    pen = Pen(graph, node)
     hidden: Any = given["hx"]
     state = hidden[0] if isinstance(hidden, list | tuple) else hidden
     inputs = pen(_aten.linear.default, given["input"], given["w_ih"], given["b_ih"])
@@ -87,12 +76,12 @@ def _open(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _chunks(pen: _Pen, value: Any, count: int) -> list[Any]:
+def _chunks(pen: Pen, value: Any, count: int) -> list[Any]:
     parts = pen(_aten.chunk.default, value, count, 1)
     return [pen(operator.getitem, parts, index) for index in range(count)]
 
 
-def _lstm(pen: _Pen, inputs: Any, carried: Any, states: Any) -> Sequence[Any]:
+def _lstm(pen: Pen, inputs: Any, carried: Any, states: Any) -> Sequence[Any]:
     gates = _chunks(pen, pen(_aten.add.Tensor, inputs, carried), 4)
     take, forget, give = (pen(_aten.sigmoid.default, gates[index]) for index in (0, 1, 3))
     new = pen(_aten.mul.Tensor, take, pen(_aten.tanh.default, gates[2]))
@@ -100,7 +89,7 @@ def _lstm(pen: _Pen, inputs: Any, carried: Any, states: Any) -> Sequence[Any]:
     return pen(_aten.mul.Tensor, give, pen(_aten.tanh.default, cell)), cell
 
 
-def _gru(pen: _Pen, inputs: Any, carried: Any, state: Any) -> Sequence[Any]:
+def _gru(pen: Pen, inputs: Any, carried: Any, state: Any) -> Sequence[Any]:
     fresh, old = _chunks(pen, inputs, 3), _chunks(pen, carried, 3)
     reset, keep = (pen(_aten.sigmoid.default, pen(_aten.add.Tensor, old[index], fresh[index])) for index in (0, 1))
     candidate = pen(_aten.add.Tensor, fresh[2], pen(_aten.mul.Tensor, reset, old[2]))
@@ -109,11 +98,11 @@ def _gru(pen: _Pen, inputs: Any, carried: Any, state: Any) -> Sequence[Any]:
     return (pen(_aten.add.Tensor, moved, new),)
 
 
-def _plain(activation: Any) -> Callable[[_Pen, Any, Any, Any], Sequence[Any]]:
+def _plain(activation: Any) -> Callable[[Pen, Any, Any, Any], Sequence[Any]]:
     return lambda pen, inputs, carried, state: (pen(activation, pen(_aten.add.Tensor, inputs, carried)),)
 
 
-_CELLS: dict[Any, Callable[[_Pen, Any, Any, Any], Sequence[Any]]] = {
+_CELLS: dict[Any, Callable[[Pen, Any, Any, Any], Sequence[Any]]] = {
     _aten.lstm_cell.default: _lstm,
     _aten.gru_cell.default: _gru,
     _aten.rnn_tanh_cell.default: _plain(_aten.tanh.default),

@@ -100,6 +100,16 @@ def test_a_fourier_transform_keeps_the_dimensions_it_mixes() -> None:
     assert [group.name for group in locked.locked] == ["inner", "out"]
 
 
+def test_spectral_norm_goes_with_its_channels() -> None:
+    """The largest singular value is taken over what is kept: layers under spectral norm are cut, and proven."""
+    model = Net()
+    model.inner = nn.utils.parametrizations.spectral_norm(model.inner)
+    program = program_of(model)
+    assert not couple(program).unknown
+    pruned = prune_program(program, PruneOptions(macs=0.5, min_channels=2))
+    assert pruned.program.module.get_parameter("inner.parametrizations.weight.original").shape[0] < 20
+
+
 def test_a_form_that_a_rule_does_not_cover_locks_too() -> None:
     """A mask used as an index has a shape that depends on data: its operand is locked, nothing crashes."""
 

@@ -69,7 +69,7 @@ def linear(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 def matmul(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     """``[…, m, k] x […, k, n]`` with broadcasting, and the vector forms."""
-    first, second = c.of(a["self"]), c.of(a.get("other", a.get("mat2", a.get("vec"))))
+    first, second = c.of(a["self"]), c.of(a.get("other", a.get("mat2", a.get("vec", a.get("tensor")))))
     return _product(c, node, first, second, a)
 
 
@@ -219,7 +219,7 @@ _Rule = Callable[[Coupler, fx.Node, Arguments], Result]
 RULES: dict[str, _Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), convolution),
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot"), matmul),
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot"), matmul),
     **dict.fromkeys(("addmm", "baddbmm"), add_product),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
     "linear": linear,

@@ -1,0 +1,21 @@
+"""Writing nodes into a graph in place of another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+
+class Pen:
+    """Writes nodes before another one, with its origin and their values."""
+
+    def __init__(self, graph: fx.Graph, node: fx.Node) -> None:
+        self._graph, self._node = graph, node
+
+    def __call__(self, target: Any, *args: Any) -> Any:
+        """A node that calls ``target``."""
+        with self._graph.inserting_before(self._node):
+            made = self._graph.call_function(target, args)
+        made.meta = {**self._node.meta, "val": target(*fx.map_arg(args, lambda item: item.meta["val"]))}
+        return made
