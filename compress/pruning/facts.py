@@ -89,8 +89,9 @@ def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None
         _tell_latency(console, facts["latency"])
     for reason in facts["unknown_operators"]:
         console.warn(f"channels stay whole, {reason}")
-    for reason in sorted({done["file"]["reason"] for done in facts["steps"]} - {"", NOT_ASKED.reason}):
-        console.warn(f"proven in PyTorch alone, not as a file: {reason}")
+    for error, reason in sorted({(str(done["file"]["error"]), done["file"]["reason"]) for done in facts["steps"]}):
+        if reason not in ("", NOT_ASKED.reason):
+            console.warn(f"proven in PyTorch {'alone, not as' if error == 'None' else 'and as'} a file: {reason}")
 
 
 def _tell_latency(console: Console, found: dict[str, Any]) -> None:
