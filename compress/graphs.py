@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from . import modes
+from .bags import open_bags
 from .inline import inline_no_grad
 from .per_sample import open_per_sample
 from .spellings import respell
@@ -53,6 +54,7 @@ def finish(
     _make_functional(graph)
     respell(graph)
     open_per_sample(graph)
+    open_bags(graph)
     _drop_checks(graph)
     graph.eliminate_dead_code(_has_effect)
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}

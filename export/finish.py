@@ -110,6 +110,8 @@ def _strip(model: ir.Model) -> None:
     for value in values:
         value.metadata_props.clear()
         value.doc_string = None
+        if isinstance(value.const_value, ir.TensorProtoTensor):  # of an operator's own function; its words are fixed
+            value.const_value = ir.Tensor(value.const_value.numpy(), name=value.const_value.name)
         if value.const_value is not None:
             value.const_value.metadata_props.clear()
             value.const_value.doc_string = None
