@@ -18,7 +18,7 @@ from ..core.errors import CaptureError, ModelError, RetortError
 from ..core.tensors import BATCH, Signature
 from . import modes
 from .diagnosis import mismatch
-from .graphs import finish
+from .graphs import finish, inside
 from .outputs import choose_names, flatten
 from .preserve import holding, nudged, plain_attention, preserved, same_buffers
 from .specs import Dynamic, Tensors, make_signature
@@ -185,7 +185,7 @@ def _references(flat: _Flat, given: Tensors, feeds: Tensors) -> Checks:
         _forget(flat)
         moved = _reference(flat, feeds)
     _forget(flat)
-    return Checks(plain, moved, values)
+    return Checks(plain, moved, {inside(name): value for name, value in values.items()})
 
 
 def _forget(model: nn.Module) -> None:

@@ -28,6 +28,8 @@ TRACE = "stack_trace"
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s*([^\n]*)')
 _NOT_THE_MODELS = ("<", *(str(folder) for folder in (PurePath(torch.__file__).parent, PurePath(__file__).parent)))
 _LINE = 160
+_PLAIN, _GRAPH = torch.nn.Module(), fx.GraphModule({}, fx.Graph())
+_TAKEN = {*dir(_GRAPH), *vars(_GRAPH)} - {*dir(_PLAIN), *vars(_PLAIN)}
 
 
 def finish(
@@ -98,6 +100,12 @@ def own_line(trace: str) -> str:
     return f'File "{PurePath(path).name}", line {line}, in {function}\n    {text[:_LINE]}'
 
 
+def inside(path: str) -> str:
+    """The name of a model's parameter in its program: a layer called `code` or `graph` would hide what graphs have."""
+    first, dot, rest = path.partition(".")
+    return f"{first}_{dot}{rest}" if first in _TAKEN else path
+
+
 def identifier(name: str) -> str:
     """A Python identifier for an input name."""
     text = re.sub(r"\W", "_", name)
@@ -118,7 +126,7 @@ def _rebuilt(old: fx.Graph, inputs: Sequence[str], prefix: str) -> tuple[fx.Grap
             copied[node].meta = dict(node.meta)
             values.append(node.meta["val"])
         elif node.op == "get_attr":
-            copied[node] = graph.get_attr(str(node.target).removeprefix(prefix))
+            copied[node] = graph.get_attr(inside(str(node.target).removeprefix(prefix)))
             copied[node].meta = {**node.meta, "retort_source": node.target}
         else:
             copied[node] = graph.node_copy(node, lambda item: copied[item])

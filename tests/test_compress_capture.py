@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture
+from retort.compress.program import Program, capture, load_program, save_program
 from retort.core.errors import CaptureError, ModelError, UserError
 
 torch.set_num_threads(1)
@@ -258,6 +259,25 @@ def test_length_of_a_tensor_is_a_size() -> None:
     program = capture(Counted(), {"x": torch.ones(2, 4, 3)}, dynamic={"x": {1: "time"}})
     x = torch.randn(5, 7, 3)
     assert torch.equal(program.module(x)[0], 7 * x.flatten(1))
+
+
+def test_layers_may_bear_the_names_of_a_graphs_own_parts(tmp_path: Path) -> None:
+    """A layer called `code`, a buffer called `graph` and a parameter called `meta` are captured, saved and loaded."""
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.code, self.meta = nn.Embedding(4, 3), nn.Parameter(torch.randn(3))
+            self.register_buffer("graph", torch.randn(3, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.code(x) @ self.graph * self.meta
+
+    model, x = Named(), torch.tensor([[1, 2], [3, 0]])
+    save_program(capture(model, {"x": x}), tmp_path / "model.pt2")
+    program = load_program(tmp_path / "model.pt2")
+    assert torch.allclose(program.module(x)[0], model(x))
+    assert {name for name, _ in program.module.named_parameters()} == {"code_.weight", "meta_"}
 
 
 def test_model_that_raises_is_quoted() -> None:

@@ -110,6 +110,38 @@ def test_spectral_norm_goes_with_its_channels() -> None:
     assert pruned.program.module.get_parameter("inner.parametrizations.weight.original").shape[0] < 20
 
 
+class Unpooled(Net):
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        values, places = F.max_pool2d(x, 2, return_indices=True)
+        return F.max_unpool2d(values, places, 2)
+
+
+class Turned(Net):
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        pairs = torch.view_as_complex(x.unflatten(3, (4, 2)))
+        return torch.view_as_real(pairs * pairs.conj() + pairs).flatten(3)
+
+
+class Paired(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Bilinear(12, 20, 20)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x.mean((2, 3)), self.inner(x).mean((2, 3))
+        return self.back(self.both(*x)[:, :, None, None])
+
+
+@pytest.mark.parametrize("model", [Unpooled, Turned, Paired])
+def test_rarer_operators_let_their_channels_go(model: type[nn.Module]) -> None:
+    """Unpooling by indices, numbers in pairs and bilinear layers are cut, and the cut is proven."""
+    program = program_of(model())
+    assert not couple(program).unknown
+    pruned = prune_program(program, PruneOptions(macs=0.5, min_channels=2))
+    assert pruned.program.module.get_parameter("inner.weight").shape[0] < 20
+
+
 def test_a_form_that_a_rule_does_not_cover_locks_too() -> None:
     """A mask used as an index has a shape that depends on data: its operand is locked, nothing crashes."""
 

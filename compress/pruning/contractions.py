@@ -67,6 +67,15 @@ def linear(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     return out if a["bias"] is None else c.meet(node, [out, c.of(a["bias"])])
 
 
+def bilinear(c: Coupler, node: fx.Node, a: Arguments) -> Value:
+    """``[…, i] x [o, i, j] x […, j]``."""
+    first, weight, second = c.of(a["input1"]), c.of(a["weight"]), c.of(a["input2"])
+    batch = _letters(len(first.shape) - 1)
+    out = c.contract(node, [(first, (*batch, "i")), (weight, ("o", "i", "j")), (second, (*batch, "j"))], (*batch, "o"))
+    c.make(node, a["weight"], 0)
+    return out if a["bias"] is None else c.meet(node, [out, c.of(a["bias"])])
+
+
 def matmul(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     """``[…, m, k] x […, k, n]`` with broadcasting, and the vector forms."""
     first, second = c.of(a["self"]), c.of(a.get("other", a.get("mat2", a.get("vec", a.get("tensor")))))
@@ -223,6 +232,7 @@ RULES: dict[str, _Rule] = {
     **dict.fromkeys(("addmm", "baddbmm"), add_product),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
     "linear": linear,
+    "bilinear": bilinear,
     "einsum": einsum,
     "scaled_dot_product_attention": attention,
     "embedding": embedding,

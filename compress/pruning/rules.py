@@ -203,6 +203,20 @@ def spatial(rank: int) -> Rule:
     return _rule
 
 
+def unpool(c: Coupler, node: fx.Node, a: Arguments) -> Result:
+    """``max_unpool``: values and their places go together, every channel in its own plane."""
+    return resized(c, node, c.meet(node, [c.of(a["self"]), c.of(a["indices"])]), range(-len(a["output_size"]), 0))
+
+
+def pairs(c: Coupler, node: fx.Node, a: Arguments) -> Result:
+    """``view_as_complex`` and ``view_as_real``: the two parts of a number stay together."""
+    source, shape = c.of(_input(a)), c.shape(node)
+    if len(shape) > len(source.shape):
+        return c.settled(shape, [array.unsqueeze(-1).expand(shape) for array in source.arrays], source.why)
+    source = c.keep(source, [-1], node)
+    return c.settled(shape, [array[..., 0] for array in source.arrays], source.why)
+
+
 def sample_grid(c: Coupler, node: fx.Node, a: Arguments) -> Result:
     """``grid_sampler``: channels pass, the grid stays whole."""
     rank = len(c.shape(a["grid"])) - 2
@@ -236,5 +250,7 @@ RULES: dict[str, Rule] = {
     "group_norm": group_norm,
     "_weight_norm": weight_norm,
     "grid_sampler": sample_grid,
+    **dict.fromkeys(("max_unpool2d", "max_unpool3d"), unpool),
+    **dict.fromkeys(("view_as_complex", "view_as_real"), pairs),
     "retort::qdq": fake_quantize,
 }
