@@ -16,6 +16,7 @@ from ..core.backends.recurrent import free_time
 from ..core.errors import CaptureError, RetortError
 from ..core.tensors import BATCH, multiple
 from .diagnosis import explain
+from .experts import dense_experts
 from .sizes import constants, free_lengths
 
 Bounds = tuple[int | None, int | None]
@@ -49,7 +50,7 @@ def trace(
     for _ in range(_ROUNDS):
         shapes = _shapes(axes, bounds, steps)
         try:
-            with quiet(), torch.enable_grad(), free_time(), free_lengths(), constants() as places:
+            with quiet(), torch.enable_grad(), free_time(), dense_experts(), free_lengths(), constants() as places:
                 return torch.export.export(
                     module, tuple(inputs), dynamic_shapes=(shapes,) if variadic else shapes, strict=False
                 )

@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
 from ..program import Program
-from .labels import Unions, Value, along, compact, lock_all, varying
+from .labels import Ids, Unions, Value, along, compact, lock_all, varying
 from .meeting import consume, disjoint, keep_whole, meet
 from .shapes import describe, propagate
 
@@ -150,9 +151,20 @@ class Coupler:
         """
         name = behind(weight)
         ids = self.parameters[self.aliases[name]] if name else []
-        size = self.shape(weight)[dim]
-        if name and dim < len(ids) and len(ids[dim]) == size:
-            self.makers.append(Maker(self.aliases[name], dim, node.name, ids[dim][: size // shared]))
+        size, labels = self.shape(weight)[dim], self._along(weight, dim)
+        fitting = [place for place in (dim, *range(len(ids))) if place < len(ids) and len(ids[place]) == size]
+        if labels is not None:
+            fitting = [place for place in fitting if np.array_equal(self.unions.find(ids[place].numpy()), labels)]
+        if name and fitting:
+            self.makers.append(Maker(self.aliases[name], fitting[0], node.name, ids[fitting[0]][: size // shared]))
+
+    def _along(self, weight: fx.Node, dim: int) -> Ids | None:
+        """Classes of the labels along one dimension of a weight, which may have been transposed; None for no labels."""
+        for array in self.of(weight).arrays:
+            if varying(array) == {dim}:
+                place = tuple(slice(None) if axis == dim else 0 for axis in range(array.dim()))
+                return self.unions.find(array[place].numpy())
+        return None
 
     def parameter(self, node: fx.Node) -> Value:
         """Labels of a parameter or buffer: fresh on first meeting, the same for every name of one storage."""
