@@ -1,4 +1,4 @@
-"""Sizes while a model is traced: ``len`` of a tensor stays free, and where a size turned into a number is kept."""
+"""Sizes while a model is traced: what would needlessly fix them, and where one turned into a number."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .diagnosis import own_place
 
+_FEW = 25  # up to which PyTorch itself takes differences
+
 
 @contextmanager
 def free_lengths() -> Iterator[None]:
-    """``len(x)`` gives what ``x.size(0)`` gives: Python makes a number of it, which would fix the axis."""
-    plain = builtins.len
+    """Sizes stay free where Python or PyTorch would look at them.
+
+    ``len(x)`` gives what ``x.size(0)`` gives; Python makes a number of it. ``torch.cdist`` follows its definition, or
+    for long second lists a product; its own choice would bound the batch.
+    """
+    plain, distance = builtins.len, torch.cdist
 
     def _len(value: Any, /) -> Any:
         if isinstance(value, torch.Tensor) and value.dim():
@@ -25,10 +31,22 @@ def free_lengths() -> Iterator[None]:
         return plain(value)
 
     builtins.len = _len
+    torch.cdist = torch.functional.cdist = _cdist
     try:
         yield
     finally:
         builtins.len = plain
+        torch.cdist = torch.functional.cdist = distance
+
+
+def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str = "") -> torch.Tensor:
+    rows = x2.shape[-2]
+    if p == 2 and "donot" not in compute_mode and not (isinstance(rows, int) and rows <= _FEW):
+        squares = x1.square().sum(-1, keepdim=True) + x2.square().sum(-1).unsqueeze(-2)
+        found: torch.Tensor = (squares - 2 * x1 @ x2.transpose(-2, -1)).clamp(min=0).sqrt()
+        return found
+    result: torch.Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    return result
 
 
 @contextmanager

@@ -261,6 +261,23 @@ def test_length_of_a_tensor_is_a_size() -> None:
     assert torch.equal(program.module(x)[0], 7 * x.flatten(1))
 
 
+@pytest.mark.parametrize(("rows", "norm"), [(4, 2.0), (40, 2.0), (4, 1.0), (4, float("inf"))])
+def test_distances_are_taken_at_any_batch(rows: int, norm: float) -> None:
+    """``torch.cdist``, which goes another way from 26 rows on, bounds no batch and gives the model's distances."""
+
+    class Prototypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.prototypes = nn.Parameter(torch.randn(rows, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cdist(x, self.prototypes, p=norm)
+
+    model, x = Prototypes(), torch.randn(30, 6)
+    program = capture(model, {"x": x[:2]})
+    assert torch.allclose(program.module(x)[0], model(x), atol=1e-4)
+
+
 def test_layers_may_bear_the_names_of_a_graphs_own_parts(tmp_path: Path) -> None:
     """A layer called `code`, a buffer called `graph` and a parameter called `meta` are captured, saved and loaded."""
 

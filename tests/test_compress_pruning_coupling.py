@@ -133,9 +133,15 @@ class Paired(Net):
         return self.back(self.both(*x)[:, :, None, None])
 
 
-@pytest.mark.parametrize("model", [Unpooled, Turned, Paired])
+class Compared(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, two = self.inner(self.stem(x)).mean((2, 3)), self.inner(self.stem(x.flip(3))).mean((2, 3))
+        return F.cosine_similarity(one, two, 1), F.pairwise_distance(one, two, keepdim=True)
+
+
+@pytest.mark.parametrize("model", [Unpooled, Turned, Paired, Compared])
 def test_rarer_operators_let_their_channels_go(model: type[nn.Module]) -> None:
-    """Unpooling by indices, numbers in pairs and bilinear layers are cut, and the cut is proven."""
+    """Unpooling by indices, numbers in pairs, bilinear layers and likenesses are cut, and the cut is proven."""
     program = program_of(model())
     assert not couple(program).unknown
     pruned = prune_program(program, PruneOptions(macs=0.5, min_channels=2))

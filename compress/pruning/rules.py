@@ -143,12 +143,22 @@ def reduction(c: Coupler, node: fx.Node, a: Arguments) -> Result:
     whole = operator(node) in WHOLE_STATISTICS or (operator(node) in ("max", "min") and "dim" in a)
     if whole:
         source = c.keep(source, dims, node)
-    else:
-        mixed = [array for array in source.arrays if varying(array) & set(dims) and varying(array) - set(dims)]
-        pure = [array for array in source.arrays if not any(array is other for other in mixed)]
-        source = Value(source.shape, [*pure, *c.keep(Value(source.shape, mixed), dims, node).arrays], source.why)
+    return used_up(c, node, source, dims, bool(a.get("keepdim", False)))
+
+
+def used_up(c: Coupler, node: fx.Node, source: Value, dims: Collection[int], keepdim: bool) -> Result:
+    """The value reduced over ``dims``; labels that vary along them and others stay whole along them."""
+    mixed = [array for array in source.arrays if varying(array) & set(dims) and varying(array) - set(dims)]
+    pure = [array for array in source.arrays if not any(array is other for other in mixed)]
+    source = Value(source.shape, [*pure, *c.keep(Value(source.shape, mixed), dims, node).arrays], source.why)
     left = [array for array in source.arrays if not varying(array) & set(dims)]
-    return shrink(c, node, Value(source.shape, left, source.why), dims, bool(a.get("keepdim", False)))
+    return shrink(c, node, Value(source.shape, left, source.why), dims, keepdim)
+
+
+def likeness(c: Coupler, node: fx.Node, a: Arguments) -> Result:
+    """``cosine_similarity`` and ``pairwise_distance``: two values meet, and a dimension of theirs is used up."""
+    met = c.meet(node, [c.of(a["x1"]), c.of(a["x2"])])
+    return used_up(c, node, met, [int(a.get("dim", -1)) % len(met.shape)], bool(a.get("keepdim", False)))
 
 
 def shrink(c: Coupler, node: fx.Node, value: Value, dims: Collection[int], keepdim: bool) -> Result:
@@ -250,6 +260,7 @@ RULES: dict[str, Rule] = {
     "group_norm": group_norm,
     "_weight_norm": weight_norm,
     "grid_sampler": sample_grid,
+    **dict.fromkeys(("cosine_similarity", "pairwise_distance"), likeness),
     **dict.fromkeys(("max_unpool2d", "max_unpool3d"), unpool),
     **dict.fromkeys(("view_as_complex", "view_as_real"), pairs),
     "retort::qdq": fake_quantize,
