@@ -119,7 +119,10 @@ def _guards(text: str) -> list[tuple[str, list[bool]]]:
     """Names of axes, and which of the sizes 0, 1, 2 … a condition that the program sets on them allows."""
     found = []
     for name, source, condition in _GUARD.findall(text):
-        tree = ast.parse(condition.replace(source, name), mode="eval")
+        try:
+            tree = ast.parse(condition.replace(source, name), mode="eval")
+        except SyntaxError:  # another sentence follows on the same line
+            continue
         if all(isinstance(node, (*_ARITHMETIC, ast.cmpop, ast.expr_context)) for node in ast.walk(tree)):
             code = compile(tree, "", "eval")
             found.append((name, [_holds(code, name, size) for size in range(_SIZES)]))

@@ -278,6 +278,19 @@ def test_distances_are_taken_at_any_batch(rows: int, norm: float) -> None:
     assert torch.allclose(program.module(x)[0], model(x), atol=1e-4)
 
 
+def test_a_length_that_a_kernel_covers_is_refused_in_words() -> None:
+    """A pooling over the whole length fixes that axis: one readable refusal, though PyTorch's own is a page long."""
+
+    class Pooled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = functional.max_pool1d(functional.max_pool1d(x[:, :, 3:], 4), 4)
+            return functional.avg_pool1d(x, x.shape[-1])
+
+    with pytest.raises(CaptureError, match="axis 'time'") as caught:
+        capture(Pooled(), {"x": torch.randn(2, 3, 800)}, dynamic={"x": {2: "time"}})
+    assert len(str(caught.value).splitlines()) == 2
+
+
 def test_layers_may_bear_the_names_of_a_graphs_own_parts(tmp_path: Path) -> None:
     """A layer called `code`, a buffer called `graph` and a parameter called `meta` are captured, saved and loaded."""
 
