@@ -16,10 +16,10 @@ from retort.export.onnx_graph import to_onnx
 
 pytest.importorskip("transformers")
 
-from transformers import GptOssConfig, MixtralConfig  # noqa: E402
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS  # noqa: E402
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts  # noqa: E402
-from transformers.models.mixtral.modeling_mixtral import MixtralExperts  # noqa: E402
+from transformers import GptOssConfig, MixtralConfig
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "gated": (MixtralExperts, MixtralConfig),
