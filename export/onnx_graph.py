@@ -167,6 +167,17 @@ def _linear_rules() -> Iterator[None]:
         rewriter._DEFAULT_REWRITE_RULES = rules
 
 
+@contextmanager
+def _without_guards(program: ExportedProgram) -> Iterator[None]:
+    """The program without its conditions on sizes, which PyTorch cannot decide when it runs a loaded one on symbols."""
+    own = vars(program)
+    own["module"] = functools.partial(program.module, check_guards=False)
+    try:
+        yield
+    finally:
+        del own["module"]
+
+
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq, **recurrent_forms()}
     table[torch.ops.retort.dynamic_qdq.default] = translate
@@ -174,7 +185,7 @@ def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose
         # strides disagree (Swin: "Cannot view a tensor with shape …").
-        with quiet(), torch.no_grad(), free_time(), _linear_rules():
+        with quiet(), torch.no_grad(), free_time(), _linear_rules(), _without_guards(program):
             result = torch.onnx.export(
                 program, dynamo=True, opset_version=opset, custom_translation_table=table, verbose=False
             )
