@@ -25,6 +25,7 @@ _FIX = re.compile(r"^\s*(\w+) = (.+)$", re.MULTILINE)
 _GUARD = re.compile(
     r"Not all values of (\w+) = (.+) in the specified range.* satisfy the generated guard (.+)\.$", re.M
 )
+_COMPLAINT = re.compile(r"^ *- ", re.MULTILINE)
 _ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Constant, ast.Name, ast.operator, ast.unaryop)
 _ROUNDS, _SIZES, _ENOUGH = 4, 512, 256
 
@@ -47,16 +48,24 @@ def trace(
     """
     bounds: dict[str, Bounds] = {}
     steps: dict[str, int] = {}
+    proven = False
     for _ in range(_ROUNDS):
         shapes = _shapes(axes, bounds, steps)
         try:
             with quiet(), torch.enable_grad(), free_time(), dense_experts(), free_lengths(), constants() as places:
                 return torch.export.export(
-                    module, tuple(inputs), dynamic_shapes=(shapes,) if variadic else shapes, strict=False
+                    module,
+                    tuple(inputs),
+                    dynamic_shapes=(shapes,) if variadic else shapes,
+                    strict=False,
+                    prefer_deferred_runtime_asserts_over_guards=proven,
                 )
         except RetortError:
             raise
         except Exception as error:  # torch.export raises a dozen unrelated classes, and whatever the model raises
+            if not proven and _hold_anyway(str(error), bounds):
+                proven = True
+                continue
             found, stepped = _suggested(str(error))
             found = found or _least(str(error), bounds)
             new = found.items() - bounds.items() or stepped.items() - steps.items()
@@ -113,6 +122,15 @@ def _least(text: str, bounds: Mapping[str, Bounds]) -> dict[str, Bounds]:
             return {}
         found[name] = (max(start, low or 1), high)
     return found
+
+
+def _hold_anyway(text: str, bounds: Mapping[str, Bounds]) -> bool:
+    """Whether all that PyTorch could not prove of the sizes holds at every one of them (`n % (8 * n) != 0`)."""
+    guards = _guards(text)
+    return len(guards) == len(_COMPLAINT.findall(text)) > 0 and all(
+        all(held[low or 1 : None if high is None else high + 1])
+        for (low, high), held in ((bounds.get(name, (None, None)), held) for name, held in guards)
+    )
 
 
 def _guards(text: str) -> list[tuple[str, list[bool]]]:

@@ -291,6 +291,29 @@ def test_a_length_that_a_kernel_covers_is_refused_in_words() -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
+def test_what_holds_at_every_size_is_no_bound(tmp_path: Path) -> None:
+    """Overlapping frames that are added keep a free length, though PyTorch cannot prove `n % (8 * n) != 0`."""
+
+    class Frames(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.back = nn.Conv1d(1, 4, 16, 8), nn.Linear(4, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            latent = self.into(x.unsqueeze(1))
+            rows, channels, count = latent.shape
+            masked = latent.unsqueeze(1) * latent.view(rows, 1, channels, count).sigmoid()
+            left, right = self.back(masked.transpose(2, 3)).split(8, -1)
+            whole = functional.pad(left, (0, 0, 0, 1)) + functional.pad(right, (0, 0, 1, 0))
+            return whole.reshape(rows, 1, -1)
+
+    model = Frames()
+    save_program(capture(model, {"x": torch.randn(2, 160)}, dynamic={"x": {1: "time"}}), tmp_path / "model.pt2")
+    program = load_program(tmp_path / "model.pt2")
+    for feeds in (torch.randn(1, 96), torch.randn(3, 240)):
+        assert torch.allclose(program.module(feeds)[0], model(feeds), atol=1e-5)
+
+
 def test_layers_may_bear_the_names_of_a_graphs_own_parts(tmp_path: Path) -> None:
     """A layer called `code`, a buffer called `graph` and a parameter called `meta` are captured, saved and loaded."""
 
