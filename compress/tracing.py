@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from types import CodeType
@@ -27,7 +28,7 @@ _GUARD = re.compile(
 )
 _COMPLAINT = re.compile(r"^ *- ", re.MULTILINE)
 _ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Constant, ast.Name, ast.operator, ast.unaryop)
-_ROUNDS, _SIZES, _ENOUGH = 4, 512, 256
+_ROUNDS, _SIZES = 4, 512
 
 
 def trace(
@@ -67,7 +68,7 @@ def trace(
                 proven = True
                 continue
             found, stepped = _suggested(str(error))
-            found = found or _least(str(error), bounds)
+            found = found or _narrowed(str(error), bounds)
             new = found.items() - bounds.items() or stepped.items() - steps.items()
             if not new or BATCH in found or BATCH in stepped:
                 raise _constraint(str(error), places) or explain(error) from error
@@ -112,15 +113,17 @@ def _suggested(text: str) -> tuple[dict[str, Bounds], dict[str, int]]:
     return bounds, steps
 
 
-def _least(text: str, bounds: Mapping[str, Bounds]) -> dict[str, Bounds]:
-    """Larger smallest sizes, where the program only takes exception to some small ones (a slice of length 1)."""
+def _narrowed(text: str, bounds: Mapping[str, Bounds]) -> dict[str, Bounds]:
+    """Narrower bounds, where the program only takes exception to a few sizes at either end (a slice of length 1)."""
     found: dict[str, Bounds] = {}
     for name, held in _guards(text):
         low, high = found.get(name, bounds.get(name, (None, None)))
-        start = next((size for size in range(low or 1, _SIZES - _ENOUGH) if all(held[size:])), None)
-        if start is None:
+        first, last = low or 1, _SIZES if high is None else min(high, _SIZES)
+        refused = [first - 1, *(size for size in range(first, last + 1) if not held[size]), last + 1]
+        start, stop = max(itertools.pairwise(refused), key=lambda pair: pair[1] - pair[0])
+        if 2 * (stop - start - 1) < last - first + 1:
             return {}
-        found[name] = (max(start, low or 1), high)
+        found[name] = (start + 1, high if stop > last else stop - 1)
     return found
 
 
@@ -143,7 +146,7 @@ def _guards(text: str) -> list[tuple[str, list[bool]]]:
             continue
         if all(isinstance(node, (*_ARITHMETIC, ast.cmpop, ast.expr_context)) for node in ast.walk(tree)):
             code = compile(tree, "", "eval")
-            found.append((name, [_holds(code, name, size) for size in range(_SIZES)]))
+            found.append((name, [_holds(code, name, size) for size in range(_SIZES + 1)]))
     return found
 
 

@@ -14,12 +14,17 @@ class Neighbours(nn.Module):
     def __init__(self, word: str = "") -> None:
         super().__init__()
         self.out, self.word = nn.Linear(8, 3), word
+        self.places = nn.Parameter(torch.randn(40, 8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits."""
         joined = torch.cat([x[:, 1:], x[:, :-1]], 2)
         if joined.shape[1] == 1:
             joined = joined * 2
+        if self.word == "long":
+            joined = joined + self.places[: joined.shape[1]]
+            if joined.shape[1] < 39:
+                joined = joined * 2
         if self.word == "odd" and (joined.shape[1] - 1) % 3 == 1:
             joined = joined * 3
         result: torch.Tensor = self.out(joined).sum(1)
@@ -40,3 +45,11 @@ def test_a_condition_on_an_axis_is_quoted() -> None:
     """An axis that is special again and again is refused with the condition, in the name of the axis."""
     with pytest.raises(CaptureError, match=r"axis 'sequence': it holds where .*sequence.* only"):
         capture(Neighbours("odd").eval(), {"x": torch.randn(4, 7, 4)}, dynamic={"x": {1: "sequence"}})
+
+
+def test_an_axis_that_is_special_at_the_end_of_a_table_is_free() -> None:
+    """A condition that fails at the largest sizes alone lowers the largest size, and the axis stays free."""
+    model = Neighbours("long").eval()
+    program = capture(model, {"x": torch.randn(4, 7, 4)}, dynamic={"x": {1: "sequence"}})
+    x = torch.randn(2, 30, 4)
+    torch.testing.assert_close(program.module(x)[0], model(x))
