@@ -139,9 +139,15 @@ class Compared(Net):
         return F.cosine_similarity(one, two, 1), F.pairwise_distance(one, two, keepdim=True)
 
 
-@pytest.mark.parametrize("model", [Unpooled, Turned, Paired, Compared])
+class Scattered(Net):
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        places = torch.tensor([0, 2, 2, 5, 0, 1, 7, 7]).expand(*x.shape[:3], 8)
+        return torch.zeros_like(x).scatter_add(3, places, x.gather(3, places))
+
+
+@pytest.mark.parametrize("model", [Unpooled, Turned, Paired, Compared, Scattered])
 def test_rarer_operators_let_their_channels_go(model: type[nn.Module]) -> None:
-    """Unpooling by indices, numbers in pairs, bilinear layers and likenesses are cut, and the cut is proven."""
+    """Unpooling, numbers in pairs, bilinear layers, likenesses and sums at indices are cut, and the cut is proven."""
     program = program_of(model())
     assert not couple(program).unknown
     pruned = prune_program(program, PruneOptions(macs=0.5, min_channels=2))

@@ -43,20 +43,27 @@ def folded(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     return c.settled(shape, arrays, value.why)
 
 
-def gather(c: Coupler, node: fx.Node, a: Arguments) -> Value:
+def gather(c: Coupler, node: fx.Node, a: Arguments) -> Result:
     """Look-up along one dimension by a tensor of indices, which has the output's shape."""
-    source, places = c.of(source_of(node)), c.of(a["index"])
-    dim, shape = int(a["dim"]) % len(source.shape), c.shape(node)
-    if any(one != two for axis, (one, two) in enumerate(zip(source.shape, shape)) if axis != dim):
+    return _apart(c, node, int(a["dim"]), [c.of(source_of(node)), c.of(a["index"])])
+
+
+def scatter(c: Coupler, node: fx.Node, a: Arguments) -> Result:
+    """Values added or put at indices along one dimension; each channel along the others is on its own."""
+    return _apart(c, node, int(a["dim"]), [c.of(a[name]) for name in ("self", "index", "src")])
+
+
+def _apart(c: Coupler, node: fx.Node, dim: int, operands: list[Value]) -> Result:
+    """Operands meet along all dimensions but ``dim``, which they keep whole."""
+    shape = c.shape(node)
+    dim %= len(shape)
+    if any(size != wanted for x in operands for axis, (size, wanted) in enumerate(zip(x.shape, shape)) if axis != dim):
         raise Unsupported("looks up a part of its other dimensions")
-    source, places = c.keep(source, [dim], node), c.keep(places, [dim], node)
+    operands = [c.keep(item, [dim], node) for item in operands]
     index = tuple(slice(0, 1) if axis == dim else slice(None) for axis in range(len(shape)))
-    sides = [
-        Value(tuple(1 if axis == dim else size for axis, size in enumerate(shape)), [x[index] for x in item.arrays])
-        for item in (source, places)
-    ]
-    met = c.meet(node, sides)
-    return c.settled(shape, [array.expand(shape) for array in met.arrays], source.why or met.why)
+    flat = tuple(1 if axis == dim else size for axis, size in enumerate(shape))
+    met = c.meet(node, [Value(flat, [array[index] for array in item.arrays]) for item in operands])
+    return c.settled(shape, [array.expand(shape) for array in met.arrays], operands[0].why or met.why)
 
 
 def index(c: Coupler, node: fx.Node, a: Arguments) -> Result:
@@ -82,6 +89,7 @@ RULES: dict[str, Callable[[Coupler, fx.Node, Arguments], Result]] = {
     "im2col": patches,
     "col2im": folded,
     "gather": gather,
+    **dict.fromkeys(("scatter_add", "scatter_reduce"), scatter),
     "index": index,
     "index_select": index_select,
 }
