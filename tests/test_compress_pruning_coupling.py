@@ -145,7 +145,21 @@ class Scattered(Net):
         return torch.zeros_like(x).scatter_add(3, places, x.gather(3, places))
 
 
-@pytest.mark.parametrize("model", [Unpooled, Turned, Paired, Compared, Scattered])
+class Deformed(Net):
+    """Five heads in the batch, each with places of its own to look at (deformable attention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Conv2d(12, 10, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        grid = self.places(x).unflatten(1, (5, 2)).permute(0, 1, 3, 4, 2).flatten(0, 1).tanh()
+        values = self.inner(x).reshape(len(x) * 5, 4, *x.shape[2:])
+        return self.back(F.grid_sample(values, grid, align_corners=False).view(len(x), 20, *x.shape[2:])).mean((2, 3))
+
+
+@pytest.mark.parametrize("model", [Unpooled, Turned, Paired, Compared, Scattered, Deformed])
 def test_rarer_operators_let_their_channels_go(model: type[nn.Module]) -> None:
     """Unpooling, numbers in pairs, bilinear layers, likenesses and sums at indices are cut, and the cut is proven."""
     program = program_of(model())

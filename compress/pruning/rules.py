@@ -228,10 +228,13 @@ def pairs(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def sample_grid(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """``grid_sampler``: channels pass, the grid stays whole."""
-    rank = len(c.shape(a["grid"])) - 2
-    c.keep(c.of(a["grid"]), range(rank + 2), node)
-    return resized(c, node, c.of(a["input"]), range(-rank, 0))
+    """``grid_sampler``: channels pass, rows (heads in the batch, too) meet the grid's, the grid stays whole."""
+    grid = c.of(a["grid"])
+    rank = len(grid.shape) - 2
+    grid = c.keep(grid, range(1, rank + 2), node)
+    index = (slice(None), *[slice(0, 1)] * (rank + 1))
+    lines = Value((grid.shape[0], *[1] * (rank + 1)), [array[index] for array in grid.arrays], grid.why)
+    return resized(c, node, c.meet(node, [c.of(a["input"]), lines]), range(-rank, 0))
 
 
 def _input(a: Arguments) -> Any:
