@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from types import CodeType
@@ -27,7 +28,11 @@ _GUARD = re.compile(
     r"Not all values of (\w+) = (.+) in the specified range.* satisfy the generated guard (.+)\.$", re.M
 )
 _COMPLAINT = re.compile(r"^ *- ", re.MULTILINE)
-_ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Constant, ast.Name, ast.operator, ast.unaryop)
+_ARITHMETIC = (
+    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.Constant, ast.Name, ast.Call),
+    *(ast.operator, ast.unaryop, ast.boolop),
+)
+_KNOWN = {"__builtins__": {}, "max": max, "min": min, "IntInfinity": lambda: math.inf}
 _ROUNDS, _SIZES = 4, 512
 
 
@@ -120,8 +125,9 @@ def _narrowed(text: str, bounds: Mapping[str, Bounds]) -> dict[str, Bounds]:
         low, high = found.get(name, bounds.get(name, (None, None)))
         first, last = low or 1, _SIZES if high is None else min(high, _SIZES)
         refused = [first - 1, *(size for size in range(first, last + 1) if not held[size]), last + 1]
-        start, stop = max(itertools.pairwise(refused), key=lambda pair: pair[1] - pair[0])
-        if 2 * (stop - start - 1) < last - first + 1:
+        runs = [pair for pair in itertools.pairwise(refused) if pair[1] - pair[0] > 1]
+        start, stop = max(runs, key=lambda pair: pair[1] - pair[0], default=(first, first))
+        if len(runs) != 1 and 2 * (stop - start - 1) < last - first + 1:
             return {}
         found[name] = (start + 1, high if stop > last else stop - 1)
     return found
@@ -152,7 +158,7 @@ def _guards(text: str) -> list[tuple[str, list[bool]]]:
 
 def _holds(code: CodeType, name: str, size: int) -> bool:
     try:
-        return bool(eval(code, {"__builtins__": {}}, {name: size}))
+        return bool(eval(code, dict(_KNOWN), {name: size}))
     except (ArithmeticError, NameError):
         return False
 

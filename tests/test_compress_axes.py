@@ -25,6 +25,8 @@ class Neighbours(nn.Module):
             joined = joined + self.places[: joined.shape[1]]
             if joined.shape[1] < 39:
                 joined = joined * 2
+        if self.word == "last":
+            joined = joined + self.places[-joined.shape[1] :]
         if self.word == "odd" and (joined.shape[1] - 1) % 3 == 1:
             joined = joined * 3
         result: torch.Tensor = self.out(joined).sum(1)
@@ -47,9 +49,10 @@ def test_a_condition_on_an_axis_is_quoted() -> None:
         capture(Neighbours("odd").eval(), {"x": torch.randn(4, 7, 4)}, dynamic={"x": {1: "sequence"}})
 
 
-def test_an_axis_that_is_special_at_the_end_of_a_table_is_free() -> None:
+@pytest.mark.parametrize("word", ["long", "last"])
+def test_an_axis_that_is_special_at_the_end_of_a_table_is_free(word: str) -> None:
     """A condition that fails at the largest sizes alone lowers the largest size, and the axis stays free."""
-    model = Neighbours("long").eval()
+    model = Neighbours(word).eval()
     program = capture(model, {"x": torch.randn(4, 7, 4)}, dynamic={"x": {1: "sequence"}})
     x = torch.randn(2, 30, 4)
     torch.testing.assert_close(program.module(x)[0], model(x))
