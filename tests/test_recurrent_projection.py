@@ -47,7 +47,7 @@ def _captured(model: nn.Module) -> Program:
     return capture(model.eval(), {"x": torch.randn(4, 7, 6)}, dynamic={"x": {1: "sequence"}})
 
 
-@pytest.mark.parametrize(("both", "starts"), [(False, False), (True, True)])
+@pytest.mark.parametrize(("both", "starts"), [pytest.param(False, False, marks=pytest.mark.slow), (True, True)])
 def test_a_projected_lstm_is_written_as_it_computes(both: bool, starts: bool, tmp_path: Path) -> None:
     """At any batch and length the file gives the model's steps and states, whatever state it starts from."""
     torch.manual_seed(0)
