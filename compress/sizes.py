@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .diagnosis import own_place
@@ -17,26 +18,29 @@ _FEW = 25  # up to which PyTorch itself takes differences
 
 
 @contextmanager
-def free_lengths() -> Iterator[None]:
-    """Sizes stay free where Python or PyTorch would look at them.
+def free_lengths(model: nn.Module) -> Iterator[None]:
+    """Sizes stay free where the code of a model or PyTorch would look at them.
 
     ``len(x)`` gives what ``x.size(0)`` gives; Python makes a number of it. ``torch.cdist`` follows its definition, or
     for long second lists a product; its own choice would bound the batch.
     """
-    plain, distance = builtins.len, torch.cdist
-
-    def _len(value: Any, /) -> Any:
-        if isinstance(value, torch.Tensor) and value.dim():
-            return value.shape[0]
-        return plain(value)
-
-    builtins.len = _len
+    names = {type(child).__module__ for child in model.modules()}
+    spaces = [vars(sys.modules[name]) for name in names if name in sys.modules and name.partition(".")[0] != "torch"]
+    spaces = [space for space in spaces if "len" not in space]
+    distance = torch.cdist
+    for space in spaces:
+        space["len"] = _len
     torch.cdist = torch.functional.cdist = _cdist
     try:
         yield
     finally:
-        builtins.len = plain
+        for space in spaces:
+            del space["len"]
         torch.cdist = torch.functional.cdist = distance
+
+
+def _len(value: Any, /) -> Any:
+    return value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else len(value)
 
 
 def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str = "") -> torch.Tensor:

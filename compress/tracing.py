@@ -58,7 +58,14 @@ def trace(
     for _ in range(_ROUNDS):
         shapes = _shapes(axes, bounds, steps)
         try:
-            with quiet(), torch.enable_grad(), free_time(), dense_experts(), free_lengths(), constants() as places:
+            with (
+                quiet(),
+                torch.enable_grad(),
+                free_time(),
+                dense_experts(),
+                free_lengths(module),
+                constants() as places,
+            ):
                 return torch.export.export(
                     module,
                     tuple(inputs),
