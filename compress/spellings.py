@@ -41,6 +41,8 @@ def respell(graph: fx.Graph) -> None:
             node.target = usual
         elif node.target in _CELLS:
             _open(graph, node)
+        elif node.target in (_aten.rsub.Scalar, _aten.rsub.Tensor):
+            _widen_first(graph, node)
     graph.eliminate_dead_code()
 
 
@@ -57,6 +59,14 @@ def _usual(target: torch._ops.OpOverload) -> Any:
 
 def _kinds(target: torch._ops.OpOverload) -> list[tuple[str, bool]]:
     return [(str(item.type), item.kwarg_only) for item in target._schema.arguments]
+
+
+def _widen_first(graph: fx.Graph, node: fx.Node) -> None:
+    """``1.0 - mask`` of integers converts the mask first: the exporter promotes no types in what it takes apart."""
+    first: Any = node.args[0]
+    kind = node.meta["val"].dtype
+    if kind.is_floating_point and not first.meta["val"].is_floating_point():
+        node.args = (Pen(graph, node)(_aten.to.dtype, first, kind), *node.args[1:])
 
 
 def _open(graph: fx.Graph, node: fx.Node) -> None:

@@ -10,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .lint.view import View
 
+_RECURRENT = ("GRU", "LSTM", "RNN")
+
 
 class Rewriter:
     """Retypes constants and puts casts where FP32 and half precision meet."""
@@ -55,6 +57,8 @@ class Rewriter:
         for index, name in enumerate(node.input):
             if name in self.floats:
                 node.input[index] = self._as(name, low)
+        if node.op_type in _RECURRENT and node.input[0] in self.casts.values():
+            node.input[0] = self._summed(node.input[0])
         if low:
             self._retype(node)
             self.half |= {name for name in node.output if name in self.floats}
@@ -76,6 +80,17 @@ class Rewriter:
                 self.nodes.append(helper.make_node("Cast", [name], [fresh], name=f"cast_{fresh}", to=to))
                 self.added += 1
         return self.casts[name, low]
+
+    def _summed(self, cast: str) -> str:
+        """A cast value and nothing: TensorRT-RTX 1.7.1 builds no recurrent layer of one direction right behind a cast.
+
+        Its compiler pulls the cast into the loop over time and then cuts the steps from a value of another shape
+        ("Mismatched number of elements in reshape op"); a sum keeps them apart.
+        """
+        zero = numpy_helper.from_array(np.zeros((), np.float32), f"{cast}_nothing")
+        self.fresh.append(zero)
+        self.nodes.append(helper.make_node("Add", [cast, zero.name], [f"{cast}_apart"], name=f"apart_{cast}"))
+        return f"{cast}_apart"
 
     def _retype(self, node: onnx.NodeProto) -> None:
         """Attributes that hold a type or a number of that type."""

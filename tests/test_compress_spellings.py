@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retort.compress.program import Program, capture
+from retort.compress.devices import as_array
+from retort.compress.program import Program, capture, reexport
 from retort.compress.pruning.coupling import couple
 from retort.compress.pruning.groups import find_groups
 from retort.compress.spellings import _CELLS, _USUAL, _usual
+from retort.export.agreement import check_outputs
 
 
 class _Named(nn.Module):
@@ -90,3 +92,27 @@ def test_a_loop_over_cells_is_made_of_sums(kind: str) -> None:
     coupling = couple(program)
     assert not coupling.unknown
     assert any("cell" in group.layers for group in find_groups(coupling).free)
+
+
+class _Masked(nn.Module):
+    """An integer mask turned to large negative numbers, as encoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.out(x) + (1.0 - mask)[:, :, None] * -1e4, 2 - mask
+
+
+def test_an_integer_mask_taken_from_one_is_written() -> None:
+    """`1.0 - mask` has an ONNX form for an integer mask, and `2 - mask` stays an integer."""
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    program = capture(_Masked(), {"x": torch.randn(2, 3, 6), "mask": mask})
+    wanted = program.module(program.example["x"], mask)
+    assert [value.dtype for value in wanted] == [torch.float32, torch.int64]
+    assert check_outputs(
+        reexport(program),
+        program.signature,
+        [({name: value.numpy() for name, value in program.example.items()}, [as_array(value) for value in wanted])],
+    ) == pytest.approx(0.0, abs=1e-5)

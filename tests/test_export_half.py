@@ -21,9 +21,10 @@ from retort.compress.quantization import quantize_program
 from retort.core.artifact import load_artifact
 from retort.core.data import ArraySplit
 from retort.core.errors import UserError, VerificationError
-from retort.core.options import ExportOptions, QuantizeOptions
+from retort.core.options import EngineOptions, ExportOptions, QuantizeOptions
 from retort.core.session import open_session
 from retort.export import stage
+from retort.export.engine import engine
 from retort.export.graph_file import graph_signature
 from retort.export.half import to_half
 from retort.export.half_check import ACCEPTED, half_errors, require_close
@@ -143,6 +144,37 @@ def test_generated_graphs_convert(precision: str) -> None:
         done += 1
     oracle.close()
     assert done >= 8
+
+
+class Reader(nn.Module):
+    """A recurrent layer of one direction behind a layer in half precision."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.first, self.layer, self.out = nn.Linear(6, 16), kind(16, 24, batch_first=True), nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores."""
+        result: torch.Tensor = self.out(self.layer(self.first(x))[0].mean(1))
+        return result
+
+
+@pytest.mark.trt
+@needs_trt
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_among_fp16_is_built(tmp_path: Path, kind: type[nn.RNNBase]) -> None:
+    """A recurrent layer stays in FP32, and TensorRT builds it although it reads what was half precision."""
+    torch.manual_seed(0)
+    data = {"x": np.random.default_rng(0).normal(size=(8, 12, 6)).astype(np.float32)}
+    program = capture(Reader(kind).eval(), {"x": torch.from_numpy(data["x"][:2])})
+    save_program(program, tmp_path / "program.pt2")
+    options = ExportOptions(precision="fp16")
+    graph = stage.export(
+        options, load_artifact(tmp_path / "program.pt2"), tmp_path / "g", target="tensorrt", samples=data
+    )
+    assert any(f"{kind.__name__} is computed in FP32" == reason for reason in graph.facts["half"]["kept_fp32"].values())
+    made = engine(EngineOptions(batch_sizes=(1, 4), timing_cache="off"), graph, tmp_path / "engine")
+    assert made.facts["plan_bytes"] > 0
 
 
 def test_int8_and_fp16_stand_together() -> None:
