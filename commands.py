@@ -11,6 +11,7 @@ import typer
 from . import graphs, pipeline, results, shown, stages
 from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from .core.console import Console
+from .core.context import Context, Place
 from .core.errors import MissingFileError, UserError
 from .core.options import CaptureOptions, DataSpec, ModelSpec, Options, QuantizeOptions, Target, Task
 from .core.recipe import STAGE_OPTIONS, load_recipe
@@ -19,7 +20,6 @@ from .core.references import source_identity
 from .core.sources import load_data
 from .explaining import explainable
 from .flags import build_options, with_flags
-from .stages import Context, Place
 from .starter import STARTER
 
 app = typer.Typer(

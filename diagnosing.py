@@ -13,6 +13,7 @@ import numpy as np
 from . import stages
 from .core.artifact import Artifact, load_artifact
 from .core.console import Console
+from .core.context import Context, Place
 from .core.data import Subset
 from .core.errors import RetortError, UserError
 from .core.metrics import evaluate, sqnr_db
@@ -21,7 +22,6 @@ from .core.session import SessionOptions, open_session
 from .core.sources import fit_to
 from .core.symptoms import Finding
 from .core.tensors import Array
-from .stages import Context, Place
 from .suspects import FLOAT_DB, common, explain, outputs_of
 
 SAMPLES = 128

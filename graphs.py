@@ -10,10 +10,10 @@ from pathlib import Path
 
 from . import speed, stages
 from .core.artifact import Artifact, is_finished, load_artifact, settle, stable_hash, write_atomically
+from .core.context import Context, Place
 from .core.options import ExportOptions, ModelSpec, Options, QuantizeOptions
 from .pipeline import RUNS
 from .replacing import for_target
-from .stages import Context, Place
 
 ON_PROGRAMS = ("train", "distill", "prune", "quantize", "export")
 

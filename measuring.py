@@ -9,6 +9,7 @@ import numpy as np
 
 from . import gates
 from .core.artifact import Artifact, load_artifact, new_artifact
+from .core.context import Place
 from .core.data import Split
 from .core.errors import UserError, VerificationError
 from .core.intervals import Interval
@@ -17,7 +18,6 @@ from .core.recipe import PROGRAM_STAGES
 from .core.session import PROVIDERS, SessionOptions, open_session
 from .core.tensors import BATCH, Array
 from .gates import GateResult
-from .stages import Place
 
 if TYPE_CHECKING:
     from .benchmarks.accuracy import Accuracy, Predictions

@@ -15,6 +15,7 @@ from typing import Any
 from . import measuring, results, stages
 from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from .core.console import SILENT, Console
+from .core.context import Context, Place
 from .core.data import Splits
 from .core.errors import GateError, MachineError
 from .core.options import CaptureOptions, DistillOptions, ExportOptions, Gate, Options, QuantizeOptions
@@ -23,7 +24,6 @@ from .core.references import source_identity
 from .core.sources import fit_to, load_data
 from .gates import GateResult
 from .speed import int8_is_faster
-from .stages import Context, Place
 
 RUNS = Path("runs")
 MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .core.artifact import MANIFEST, Artifact, is_finished, load_artifact
+from .core.context import Context, Place
 from .core.errors import UserError
 from .core.options import Options, QuantizeOptions, Target
-from .stages import Context, Place, quantize
+from .stages import quantize
 
 _STORED = "retort.program"
 

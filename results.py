@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .core.artifact import Artifact, is_finished, load_artifact, new_artifact, stable_hash
 from .core.console import Console
+from .core.context import Place
 from .core.data import Splits
 from .core.dynamic import NEIGHBOURS
 from .core.errors import MissingFileError, UserError
@@ -17,7 +18,6 @@ from .core.session import PROVIDERS, open_session
 from .core.sources import fit_to
 from .core.tensors import Array
 from .measuring import LATENCY_SAMPLES, accuracy, compare, graph_of, reference_of, session_options
-from .stages import Place
 
 if TYPE_CHECKING:
     from .benchmarks.latency import LatencyComparison

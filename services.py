@@ -15,13 +15,13 @@ import typer
 from .commands import Data, DataArgs, Debug, Json, Seed, Settings, TargetOption, TaskOption, app, console, context_of
 from .core.artifact import load_artifact
 from .core.console import Console
+from .core.context import Context
 from .core.errors import InputError, MissingFileError, UserError
 from .core.options import BenchOptions, MetricName, Provider, ServeOptions
 from .core.session import SessionOptions, open_session
 from .core.sources import fit_to
 from .core.tensors import Array, Signature
 from .flags import build_options, with_flags
-from .stages import Context
 
 
 def serve(

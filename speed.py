@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from . import measuring, placing, stages
 from .core.artifact import Artifact, is_finished, load_artifact, new_artifact
 from .core.console import Console
+from .core.context import Context, Place
 from .core.errors import RetortError
 from .core.options import BenchOptions, QuantizeOptions
 from .core.recipe import PROGRAM_STAGES
 from .core.session import Session, SessionOptions, open_session
 from .core.sources import fit_to
-from .stages import Context, Place
 
 if TYPE_CHECKING:
     from .pipeline import Line

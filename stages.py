@@ -6,15 +6,15 @@ import hashlib
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core.artifact import Artifact, raise_if_not
-from .core.console import SILENT, Console
-from .core.data import Splits
+from .core.context import Context as Context
+from .core.context import Place as Place
 from .core.errors import ArtifactError, UserError
 from .core.options import (
     CaptureOptions,
@@ -27,8 +27,6 @@ from .core.options import (
     PruneOptions,
     QuantizeOptions,
     SparsifyOptions,
-    Target,
-    Task,
     TrainOptions,
 )
 from .core.references import source_identity
@@ -57,34 +55,6 @@ CODE: dict[str, tuple[str, ...]] = {
 }
 Slow = Mapping[str, str] | None
 TOOLS = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "accelerate", "torchserve")
-
-
-@dataclass(frozen=True)
-class Context:
-    """What stages share.
-
-    Attributes:
-        data: the four splits.
-        base: folder that relative paths and the user's modules are looked up from.
-        scratch: folder for resumable checkpoints; a killed stage goes on from there.
-    """
-
-    data: Splits
-    base: Path = field(default_factory=Path.cwd)
-    task: Task = "classification"
-    target: Target = "cpu"
-    seed: int = 0
-    console: Console = SILENT
-    scratch: Path = Path("runs/.scratch")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an artifact goes and what determines it."""
-
-    directory: Path
-    key: str = ""
-    parents: tuple[str, ...] = ()
 
 
 def _placed(place: Place | Path) -> Place:

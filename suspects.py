@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .core.context import Context
 from .core.data import Split, Splits
 from .core.metrics import sqnr_db
 from .core.session import Session
 from .core.symptoms import Finding, blatant, faults, saturated, weaknesses
 from .core.tensors import Array
-from .stages import Context
 
 if TYPE_CHECKING:
     from .diagnosing import Form
