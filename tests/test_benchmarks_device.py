@@ -123,24 +123,6 @@ def test_doctor_warns_of_a_loaded_slow_machine(pi5: Path, monkeypatch: pytest.Mo
     assert checks["int8 on cpu"].status == "ok"
 
 
-def test_java_is_found_and_its_version_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """JAVA_HOME comes first, old and new version texts are read, and a binary that fails is passed over."""
-    java = tmp_path / "bin" / "java"
-    java.parent.mkdir()
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    for text, version in (
-        ('openjdk version "17.0.9" 2023', 17),
-        ('java version "1.8.0_392"', 8),
-        ('openjdk version "25"', 25),
-    ):
-        java.write_text(f"#!/bin/sh\necho '{text}' >&2\n")
-        java.chmod(0o755)
-        assert doctor.java_candidates()[0] == java
-        assert doctor.java_version(java) == version
-    java.write_text("#!/bin/sh\nexit 1\n")
-    assert doctor.java_version(java) is None
-
-
 def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with nothing installed every package is missing and pip's command is given."""
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)

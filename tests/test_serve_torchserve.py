@@ -25,12 +25,12 @@ from onnx import TensorProto, helper, numpy_helper
 from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.data import ArraySplit
 from retort.core.errors import InputError, LimitError, MachineError, RetortError, ServingError
+from retort.core.java import find_java
 from retort.core.options import PackOptions, ServeOptions
 from retort.core.session import open_session
 from retort.serve import server as server_module
 from retort.serve.archive import pack
 from retort.serve.client import Client, predict, predict_split
-from retort.serve.java import find_java
 from retort.serve.server import Server, serve
 from retort.serve.wire import JSON, NPY, write_npy, write_npz
 
