@@ -74,7 +74,7 @@ class DistillOptions(TrainOptions):
 class QatOptions(RecoverOptions):
     """Quantization-aware training of weights and scales, distilling from the FP32 program unless told otherwise."""
 
-    learning_rate: Positive = 5e-4
+    learning_rate: Positive = Field(default=5e-4, description="highest learning rate of the schedule")
 
 
 class QuantizeOptions(Options):
@@ -208,7 +208,7 @@ class ServeOptions(Options):
 
     host: Literal["127.0.0.1"] = Field(default="127.0.0.1", description="loopback only; TorchServe 0.12 has no IPv6")
     port: int = Field(default=0, ge=0, le=65535, description="inference port; 0 takes a free one")
-    startup_timeout_s: Count = 120
+    startup_timeout_s: Count = Field(default=120, description="seconds until the first golden request must be answered")
     java: str | None = Field(default=None, description="path of a java binary; found by itself when absent")
     samples: Count | None = Field(default=None, description="test samples to ask over HTTP; all when absent")
     rows_per_request: Count = Field(default=1, description="rows sent in one request")
@@ -217,13 +217,13 @@ class ServeOptions(Options):
 class BenchOptions(Options):
     """Latency by randomised interleaved blocks."""
 
-    batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1)
-    threads: Count = 1
+    batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1, description="rows per call to time")
+    threads: Count = Field(default=1, description="runtime threads")
     blocks: Count = Field(default=30, description="blocks per candidate at least")
     block_ms: Positive = Field(default=5.0, description="length of one block")
     budget_s: Positive = Field(default=20.0, description="time for one batch size at most")
-    confidence: Confidence = 0.95
-    seed: int = 0
+    confidence: Confidence = Field(default=0.95, description="confidence of every interval")
+    seed: int = Field(default=0, description="seed of the order of blocks and of the bootstrap")
     provider: Provider = Field(
         default="cpu",
         description="what ONNX Runtime must really run .onnx files on; cuda takes .pt2 files, too",
@@ -243,7 +243,7 @@ class BenchOptions(Options):
 class ReportOptions(Options):
     """The HTML report."""
 
-    title: str | None = None
+    title: str | None = Field(default=None, description="title of the report; the recipe's name when absent")
 
 
 class Gate(Options):
@@ -257,7 +257,7 @@ class Gate(Options):
     size_ratio: Fraction | None = Field(default=None, description="largest share of the reference's bytes")
     against: str | None = Field(default=None, description="the reference stage; the first program when absent")
     batch_size: Count = Field(default=1, description="batch size of the speedup")
-    confidence: Confidence = 0.95
+    confidence: Confidence = Field(default=0.95, description="confidence with which the bound must hold")
 
     @model_validator(mode="after")
     def _one_bound(self) -> Gate:

@@ -66,8 +66,10 @@ class PruneOptions(Options):
         default=None, description="how the budget falls over the steps: geometric if iterative, cubic if gradual"
     )
     tolerance: Positive = Field(default=1e-4, description="largest relative error that the proof accepts")
-    recover: RecoverOptions | None = Field(default_factory=RecoverOptions)
-    seed: int = 0
+    recover: RecoverOptions | None = Field(
+        default_factory=RecoverOptions, description="training after each cut; null cuts without training"
+    )
+    seed: int = Field(default=0, description="seed of random importance and of sampling")
 
     @property
     def budgets(self) -> dict[str, float]:
@@ -118,7 +120,9 @@ class SparsifyOptions(Options):
     samples: Count = Field(default=256, description="calibration samples that `reconstruct` looks at")
     batch: Count = Field(default=32, description="calibration samples per batch")
     damping: Positive = Field(default=0.01, description="share of the mean added to the diagonal of the Hessian")
-    recover: RecoverOptions | None = Field(default_factory=RecoverOptions)
+    recover: RecoverOptions | None = Field(
+        default_factory=RecoverOptions, description="training after the zeroing; null zeroes without training"
+    )
 
     @property
     def group(self) -> tuple[int, int] | None:

@@ -94,17 +94,23 @@ class Recipe(Options):
     """A whole recipe."""
 
     name: str = Field(default="model", pattern=r"^[A-Za-z0-9_.-]+$", description="names the folder of the run")
-    task: Task = "classification"
+    task: Task = Field(default="classification", description="what the model does")
     metric: MetricName | None = Field(default=None, description="defaults to accuracy, or mse for regression")
     target: Target = Field(default="cpu", description="what the model is for; fixes the quantization scheme")
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of everything random")
     prefer: Literal["asked", "fastest"] = Field(
         default="asked", description="fastest ships the program before `quantize` where INT8 turns out no faster"
     )
-    model: Annotated[ModelSpec, BeforeValidator(from_string)]
-    data: Annotated[DataSpec, BeforeValidator(from_string)]
-    stages: tuple[Annotated[AnyStage, BeforeValidator(_normal_stage)], ...] = Field(min_length=1)
-    gates: tuple[Gate, ...] = ()
+    model: Annotated[ModelSpec, BeforeValidator(from_string)] = Field(
+        description="the trained model, or one to train; a bare source is enough"
+    )
+    data: Annotated[DataSpec, BeforeValidator(from_string)] = Field(
+        description="samples to calibrate, train and measure on; a bare source is enough"
+    )
+    stages: tuple[Annotated[AnyStage, BeforeValidator(_normal_stage)], ...] = Field(
+        min_length=1, description="what is done, in this order"
+    )
+    gates: tuple[Gate, ...] = Field(default=(), description="bounds that must hold, or the line stops")
 
     @property
     def metric_name(self) -> MetricName:

@@ -38,8 +38,8 @@ class TrainOptions(Options):
 class RecoverOptions(TrainOptions):
     """Recovery training after a cut, distilling from the uncut program unless told otherwise."""
 
-    epochs: Count = 5
-    learning_rate: Positive = 1e-3
-    distill: bool = True
-    temperature: Positive = 4.0
-    alpha: float = Field(default=0.7, ge=0, le=1)
+    epochs: Count = Field(default=5, description="passes over the train split")
+    learning_rate: Positive = Field(default=1e-3, description="highest learning rate of the schedule")
+    distill: bool = Field(default=True, description="learn from the unchanged program as well as from the targets")
+    temperature: Positive = Field(default=4.0, description="softens both distributions of the distillation")
+    alpha: float = Field(default=0.7, ge=0, le=1, description="weight of the soft loss; the hard loss gets the rest")

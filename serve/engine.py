@@ -171,7 +171,7 @@ def _open(folder: Path, sums: Mapping[str, str], settings: Settings, signature: 
 
 
 def thread_budget(settings: Settings, cores: int | None = None) -> int:
-    """Runtime threads of one worker: what was asked for, but no more than its share of the usable cores (H11).
+    """Runtime threads of one worker: what was asked for, at most its share of the usable cores (serve.md H11).
 
     Args:
         cores: usable cores; by default affinity and cgroup quota decide.

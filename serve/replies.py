@@ -1,4 +1,4 @@
-"""Answers as bytes: outputs in the form asked for, and errors with a status and a body a program can read (H21, H22).
+"""Answers as bytes: outputs in the form asked for, errors with status and readable body (serve.md H21, H22).
 
 Part of the runtime half: standard library and numpy only.
 """

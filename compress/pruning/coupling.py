@@ -1,6 +1,6 @@
 """The coupling engine: labels pushed through a captured graph tell which channels must go together.
 
-Specification: compress.md section 2. Every operator has a rule, or locks what it touches; data movement has no rule of
+Specification: compress.md 2. Every operator has a rule, or locks what it touches; data movement has no rule of
 its own per operator. What no rule forbids can be removed, and the proof checks every removal.
 """
 

@@ -12,7 +12,7 @@ from .view import HEAVY, QUANTIZE, Finding, View, finding, type_name
 
 
 def c01_unsigned_activations(view: View) -> Iterator[Finding]:
-    """C01: activations are UINT8, for which x86 has kernels three times as fast as for INT8 (design.md 1.2)."""
+    """C01: activations are UINT8, for which x86 has kernels three times as fast as for INT8 (compress.md 3)."""
     for node in view.pairs():
         if node.op_type == QUANTIZE and not holds_weight(view, node) and view.stored_type(node, 2) == TensorProto.INT8:
             message = "quantizes an activation to INT8, which x86 processors run slower than FP32"

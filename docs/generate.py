@@ -1,0 +1,303 @@
+"""Writes docs/reference from the code: `python docs/generate.py`, or `--check` to fail when a page is stale."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from retort.core import errors
+from retort.core.artifact import MAIN_FILE, SUFFIX_KIND, Manifest
+from retort.core.options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
+from retort.core.recipe import STAGE_OPTIONS, Recipe
+from retort.core.tensors import TensorSpec
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs/reference"
+NOTE = "<!-- written by docs/generate.py from the code: do not edit -->"
+BOUNDS: dict[type, tuple[str, str]] = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", Any: "any"}
+SPOKEN = {
+    "as_share": "share, such as `0.5`, `0.5x` or `50%`",
+    "as_bytes": "bytes, such as `2 MB`",
+    "as_milliseconds": "milliseconds, such as `2` or `800 us`",
+    "as_step": "`auto` or a whole number ≥ 1",
+}
+"""What a person may write where the validator of this name reads it."""
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; a bar inside a cell is escaped."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") or " " for cell in row] for row in rows]
+    lines = [list(header), ["---"] * len(header), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def told(text: str) -> str:
+    """A docstring or description as Markdown: RST roles and double backticks become code."""
+    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text))
+    return text.replace("``", "`").strip()
+
+
+def sentence(text: str) -> str:
+    """A description as one cell of a table."""
+    return " ".join(told(text).split())
+
+
+def type_name(kind: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
+    """What a value may be, in words: `whole number ≥ 1`, `one of cpu, tensorrt`, `list of text`."""
+    origin, args = get_origin(kind), get_args(kind)
+    spoken = [SPOKEN[name] for item in metadata if (name := _validator(item)) in SPOKEN]
+    if spoken:
+        return spoken[0]
+    if origin is Annotated:
+        return type_name(args[0], [*metadata, *args[1:]])
+    if origin in (Union, UnionType):
+        parts = [type_name(arg, metadata) for arg in args if arg is not type(None)]
+        return "stages" if len(parts) == len(STAGE_OPTIONS) else " or ".join(dict.fromkeys(parts))
+    if origin is Literal:
+        return f"one of {', '.join(f'`{arg}`' for arg in args)}" if len(args) > 1 else f"`{args[0]}`"
+    if origin is tuple:
+        return f"list of {type_name(args[0])}" if args[-1] is ... else "list"
+    if origin is list:
+        return f"list of {type_name(args[0])}"
+    if origin is dict or origin is Mapping:
+        return f"mapping from {type_name(args[0])} to {type_name(args[1])}"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return f"[{kind.__name__}](#{kind.__name__.lower()})"
+    return PLAIN.get(kind, getattr(kind, "__name__", str(kind))) + _bounds(metadata)
+
+
+def _validator(item: Any) -> str:
+    return str(getattr(getattr(item, "func", None), "__name__", ""))
+
+
+def _bounds(metadata: tuple[Any, ...] | list[Any]) -> str:
+    found = []
+    for item in metadata:
+        for part in getattr(item, "metadata", None) or [item]:
+            if type(part) in BOUNDS:
+                sign, name = BOUNDS[type(part)]
+                found.append(f"{sign} {getattr(part, name):g}")
+    return f" {', '.join(found)}" if found else ""
+
+
+def default(field: FieldInfo) -> str:
+    """The default of an option as it is written in a recipe."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined or isinstance(value, BaseModel):
+        return "its defaults"
+    return shown(value)
+
+
+def shown(value: Any) -> str:
+    """A default value in YAML's spelling."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, list | tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`" if value != "" else "–"
+
+
+def options_table(model: type[BaseModel], but: type[BaseModel] | None = None) -> str:
+    """The keys of an options class; with ``but``, only those that differ from that class."""
+    rows = []
+    for name, field in model.model_fields.items():
+        same = but.model_fields.get(name) if but else None
+        if same is not None and default(same) == default(field):
+            continue
+        description = field.description or (same.description if same is not None else "") or ""
+        rows.append((f"`{name}`", type_name(field.annotation, field.metadata), default(field), sentence(description)))
+    return table(("key", "type", "default", "what it does"), rows)
+
+
+def filled(name: str, parts: Mapping[str, str]) -> str:
+    """A page from its template, with each part in place of `<!-- its name -->`."""
+    text = (REFERENCE / f"{name}.md.in").read_text()
+    for key, part in {"note": NOTE, **parts}.items():
+        text = text.replace(f"<!-- {key} -->", part)
+    return text.rstrip() + "\n"
+
+
+def recipe_page() -> str:
+    """Every key of a recipe and of every stage."""
+    stages = [_keys(f"Stage `{name}`", model, _stage_table(model)) for name, model in STAGE_OPTIONS.items()]
+    inner = [
+        _keys(model.__name__, model, f"{options_table(model, base)}\n\nAll other keys are those of {link}.")
+        for model, base, link in (
+            (RecoverOptions, STAGE_OPTIONS["train"], "[`train`](#stage-train)"),
+            (QatOptions, RecoverOptions, "[RecoverOptions](#recoveroptions)"),
+        )
+    ]
+    parts = [_keys(model.__name__, model, options_table(model)) for model in (ModelSpec, DataSpec, Gate)]
+    made = {"parts": parts, "stages": stages, "inner": inner}
+    return filled("recipe", {"recipe": options_table(Recipe), **{key: "\n\n".join(part) for key, part in made.items()}})
+
+
+def _keys(title: str, model: type[Options], keys: str) -> str:
+    return f"## {title}\n\n{sentence(model.__doc__ or '')}\n\n{keys}"
+
+
+def _stage_table(model: type[Options]) -> str:
+    train = STAGE_OPTIONS["train"]
+    if model is not train and issubclass(model, train):
+        return f"{options_table(model, train)}\n\nAll other keys are those of [`train`](#stage-train)."
+    return options_table(model) if model.model_fields else "It has no options."
+
+
+def command_pages() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every subcommand in the order of `retort --help`."""
+    from retort.__main__ import _app
+
+    for command in _app().registered_commands:
+        yield str(command.name), command.callback
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options."""
+    commands = list(command_pages())
+    links = [
+        (f"[`{name}`](#retort-{name})", sentence((call.__doc__ or "").split("\n\n")[0])) for name, call in commands
+    ]
+    made = "\n\n".join(_command(name, call) for name, call in commands)
+    return filled("cli", {"list": table(("command", "what it does"), links), "commands": made})
+
+
+def _command(name: str, call: Callable[..., Any]) -> str:
+    arguments, flags = [], []
+    for parameter in inspect.signature(call, eval_str=True).parameters.values():
+        if parameter.name in ("json", "debug"):
+            continue
+        kind, info = get_args(parameter.annotation)[:2]
+        (arguments if type(info).__name__ == "ArgumentInfo" else flags).append((parameter, kind, info))
+    words = [f"[{p.name.upper()}]" if p.default is not p.empty else p.name.upper() for p, _, _ in arguments]
+    text = f"## retort {name}\n\n{told(call.__doc__ or '')}\n\n    {' '.join(['retort', name, *words, '[OPTIONS]'])}"
+    if arguments:
+        rows = [
+            (f"`{p.name.upper()}`", _flag_type(kind), _default(p), sentence(i.help or "")) for p, kind, i in arguments
+        ]
+        text += "\n\n" + table(("argument", "type", "default", "what it is"), rows)
+    rows = [(_flag(p, kind, i), _flag_type(kind), _default(p), sentence(i.help or "")) for p, kind, i in flags]
+    return text + "\n\n" + table(("option", "type", "default", "what it does"), rows) if rows else text
+
+
+def _flag(parameter: inspect.Parameter, kind: Any, info: Any) -> str:
+    if info.param_decls:
+        return f"`{info.param_decls[0]}`"
+    name = parameter.name.strip("_").replace("_", "-")
+    return f"`--{name}`, `--no-{name}`" if bool in (kind, *get_args(kind)) else f"`--{name}`"
+
+
+def _flag_type(kind: Any) -> str:
+    parts = (
+        [part for part in get_args(kind) if part is not type(None)]
+        if get_origin(kind) in (Union, UnionType)
+        else [kind]
+    )
+    name = " or ".join("flag" if part is bool else type_name(part) for part in parts)
+    return f"{name.removeprefix('list of ')}, repeatable" if name.startswith("list of") else name
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    if parameter.default is parameter.empty:
+        return "required"
+    return "–" if parameter.default in ([], None, False) else shown(parameter.default)
+
+
+def errors_page() -> str:
+    """Exit codes and error classes."""
+    rows = [
+        (
+            f"`{error.__name__}`",
+            str(error.exit_code),
+            str(error.http_status),
+            sentence((error.__doc__ or "").partition("\n\n")[0]),
+        )
+        for error in _tree(errors.RetortError)
+    ]
+    return filled("errors", {"errors": table(("error", "exit code", "HTTP status", "when"), rows)})
+
+
+def _tree(error: type[errors.RetortError]) -> Iterator[type[errors.RetortError]]:
+    yield error
+    for child in error.__subclasses__():
+        yield from _tree(child)
+
+
+def artifacts_page() -> str:
+    """Kinds of artifacts, their files and their manifests."""
+    suffixes = {kind: suffix for suffix, kind in SUFFIX_KIND.items()}
+    kinds = [
+        (f"`{kind}`", f"`{file}`", f"`{suffixes[kind]}`" if kind in suffixes else "–")
+        for kind, file in MAIN_FILE.items()
+    ]
+    made = table(("kind", "main file", "a bare file of this kind"), kinds)
+    return filled("artifacts", {"kinds": made, "manifest": _fields(Manifest), "tensor": _fields(TensorSpec)})
+
+
+def _fields(kind: Any) -> str:
+    documented = dict(re.findall(r"^ +(\w+): (.*(?:\n {12,}.*)*)", kind.__doc__ or "", re.M))
+    rows = [(f"`{field.name}`", sentence(documented.get(field.name, ""))) for field in dataclasses.fields(kind)]
+    return table(("field", "what it holds"), rows)
+
+
+def targets_page() -> str:
+    """Targets and the lint rules of each."""
+    from retort.export import lint
+
+    parts = {"targets": ", ".join(f"`{name}`" for name in get_args(Target))}
+    for target in get_args(Target):
+        found = dict(line for rule in lint.RULES[target] for line in _rule(rule))
+        parts[f"rules:{target}"] = table(("rule", "what holds"), sorted(found.items()))
+    return filled("targets", parts)
+
+
+def _rule(rule: Callable[..., Any]) -> Iterator[tuple[str, str]]:
+    numbers, _, meaning = sentence(rule.__doc__ or "").partition(": ")
+    if re.match(r"[A-Z]\d\d", numbers):
+        yield numbers, meaning[:1].upper() + meaning[1:]
+
+
+def environment_page() -> str:
+    """Environment variables."""
+    return filled("environment", {})
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": cli_page,
+    "recipe.md": recipe_page,
+    "errors.md": errors_page,
+    "artifacts.md": artifacts_page,
+    "targets.md": targets_page,
+    "environment.md": environment_page,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with `--check` say which are stale."""
+    made = {REFERENCE / name: page() for name, page in PAGES.items()}
+    stale = [path for path, text in made.items() if not path.is_file() or path.read_text() != text]
+    if "--check" in arguments:
+        sys.stdout.write("".join(f"{path.relative_to(ROOT)} is stale: run `make docs`\n" for path in stale))
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(made[path])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
