@@ -25,7 +25,7 @@ from retort.core.tensors import TensorSpec
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"
 NOTE = "<!-- written by docs/generate.py from the code: do not edit -->"
-BOUNDS: dict[type, tuple[str, str]] = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+BOUNDS: dict[type, str] = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", Any: "any"}
 SPOKEN = {
     "as_share": "share, such as `0.5`, `0.5x` or `50%`",
@@ -45,8 +45,7 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def told(text: str) -> str:
     """A docstring or description as Markdown: RST roles and double backticks become code."""
-    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text))
-    return text.replace("``", "`").strip()
+    return re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text)).replace("``", "`").strip()
 
 
 def sentence(text: str) -> str:
@@ -87,8 +86,7 @@ def _bounds(metadata: tuple[Any, ...] | list[Any]) -> str:
     for item in metadata:
         for part in getattr(item, "metadata", None) or [item]:
             if type(part) in BOUNDS:
-                sign, name = BOUNDS[type(part)]
-                found.append(f"{sign} {getattr(part, name):g}")
+                found.append(f"{BOUNDS[type(part)]} {getattr(part, type(part).__name__.lower()):g}")
     return f" {', '.join(found)}" if found else ""
 
 
@@ -290,7 +288,7 @@ PAGES: dict[str, Callable[[], str]] = {
 def main(arguments: list[str]) -> int:
     """Write the pages, or with `--check` say which are stale."""
     made = {REFERENCE / name: page() for name, page in PAGES.items()}
-    stale = [path for path, text in made.items() if not path.is_file() or path.read_text() != text]
+    stale = [path for path, text in made.items() if path.read_text() != text]
     if "--check" in arguments:
         sys.stdout.write("".join(f"{path.relative_to(ROOT)} is stale: run `make docs`\n" for path in stale))
         return 1 if stale else 0
