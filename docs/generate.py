@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -25,6 +25,7 @@ from retort.core.tensors import TensorSpec
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"
 NOTE = "<!-- written by docs/generate.py from the code: do not edit -->"
+Flag = tuple[inspect.Parameter, Any, Any]
 BOUNDS: dict[type, str] = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", Any: "any"}
 SPOKEN = {
@@ -36,7 +37,7 @@ SPOKEN = {
 """What a person may write where the validator of this name reads it."""
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table; a bar inside a cell is escaped."""
     cells = [[cell.replace("|", "\\|").replace("\n", " ") or " " for cell in row] for row in rows]
     lines = [list(header), ["---"] * len(header), *cells]
@@ -176,26 +177,24 @@ def cli_page() -> str:
 
 
 def _command(name: str, call: Callable[..., Any]) -> str:
-    arguments, flags = [], []
-    for parameter in inspect.signature(call, eval_str=True).parameters.values():
-        if parameter.name in ("json", "debug"):
-            continue
-        kind, info = get_args(parameter.annotation)[:2]
-        (arguments if type(info).__name__ == "ArgumentInfo" else flags).append((parameter, kind, info))
+    found = inspect.signature(call, eval_str=True).parameters.values()
+    flags: list[Flag] = [(p, *get_args(p.annotation)[:2]) for p in found if p.name not in ("json", "debug")]
+    arguments = [flag for flag in flags if _is_argument(flag[2])]
     words = [f"[{p.name.upper()}]" if p.default is not p.empty else p.name.upper() for p, _, _ in arguments]
-    text = f"## retort {name}\n\n{told(call.__doc__ or '')}\n\n    {' '.join(['retort', name, *words, '[OPTIONS]'])}"
-    if arguments:
-        rows = [
-            (f"`{p.name.upper()}`", _flag_type(kind), _default(p), sentence(i.help or "")) for p, kind, i in arguments
-        ]
-        text += "\n\n" + table(("argument", "type", "default", "what it is"), rows)
-    rows = [(_flag(p, kind, i), _flag_type(kind), _default(p), sentence(i.help or "")) for p, kind, i in flags]
-    return text + "\n\n" + table(("option", "type", "default", "what it does"), rows) if rows else text
+    parts = [f"## retort {name}", told(call.__doc__ or ""), f"    {' '.join(['retort', name, *words, '[OPTIONS]'])}"]
+    for title, group in (("argument", arguments), ("option", [flag for flag in flags if flag not in arguments])):
+        rows = [(_flag(*flag), _flag_type(flag[1]), _default(flag[0]), sentence(flag[2].help or "")) for flag in group]
+        parts += [table((title, "type", "default", "what it does"), rows)] if rows else []
+    return "\n\n".join(parts)
+
+
+def _is_argument(info: Any) -> bool:
+    return type(info).__name__ == "ArgumentInfo"
 
 
 def _flag(parameter: inspect.Parameter, kind: Any, info: Any) -> str:
-    if info.param_decls:
-        return f"`{info.param_decls[0]}`"
+    if _is_argument(info) or info.param_decls:
+        return f"`{parameter.name.upper() if _is_argument(info) else info.param_decls[0]}`"
     name = parameter.name.strip("_").replace("_", "-")
     return f"`--{name}`, `--no-{name}`" if bool in (kind, *get_args(kind)) else f"`--{name}`"
 
