@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file, write_atomically
+from ..core.cache import cache_folder
 from ..core.console import SILENT, Console
 from ..core.errors import ArtifactError, UserError, VerificationError
 from ..core.options import EngineOptions
@@ -23,7 +24,7 @@ from .layers import histogram
 from .lint import lint
 from .lint.change import random_feeds
 from .profiles import Profile, plan_profiles
-from .timing_cache import default_folder, prepare_folder
+from .timing_cache import prepare_folder
 
 _GOLDEN = "golden.npz"
 INSPECTOR = "inspector.json"
@@ -188,7 +189,7 @@ def _refuse_silent_faults(model: onnx.ModelProto, path: Path, options: EngineOpt
 
 
 def _folder(options: EngineOptions) -> Path:
-    return Path(options.timing_cache).expanduser() if options.timing_cache else default_folder()
+    return Path(options.timing_cache).expanduser() if options.timing_cache else cache_folder("timing")
 
 
 def _request(

@@ -34,11 +34,6 @@ class CacheKey:
         return f"{self.runtime}-{stable_hash(vars(self))[:16]}.timing"
 
 
-def default_folder() -> Path:
-    """The user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retort" / "timing"
-
-
 def prepare_folder(folder: Path) -> Path:
     """Make the folder and try that it can be written.
 

@@ -25,6 +25,7 @@ MANIFEST, CONFIG = "MAR-INF/MANIFEST.json", "model-config.yaml"
 RUNTIME_HALF = (
     "__init__.py",
     "core/__init__.py",
+    "core/cache.py",
     "core/errors.py",
     "core/tensors.py",
     "core/session.py",

@@ -157,7 +157,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runtime:
     """An ONNX Runtime that runs everything on TensorRT, and a cache folder of its own."""
     made = Runtime({"TensorrtExecutionProvider": ["MatMul", "Relu"]})
     monkeypatch.setattr(ort, "_runtime", lambda: made)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
     return made
 
 
@@ -172,7 +172,7 @@ def test_tensorrt_is_told_its_profile_and_its_cache(model: Path, runtime: Runtim
     assert tuple(names) == PROVIDERS["tensorrt"]
     assert [given[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")] == ["x:1x4", "x:8x4", "x:64x4"]
     assert given["trt_engine_cache_enable"] == given["trt_timing_cache_enable"] == "1"
-    assert Path(given["trt_engine_cache_path"]) == (tmp_path / "cache" / "retort" / "engines").resolve()
+    assert Path(given["trt_engine_cache_path"]) == (tmp_path / "cache" / "engines").resolve()
     assert given["trt_engine_cache_prefix"] == f"retort-{hashlib.sha256(model.read_bytes()).hexdigest()[:16]}"
     assert "trt_int8_enable" not in given
     assert others == [{}, {}]

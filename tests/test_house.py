@@ -6,11 +6,11 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("core", "compress", "export", "serve", "benchmarks", "handlers", "examples")
@@ -33,6 +33,7 @@ TORCH_MAY = (
 RUNTIME_HALF = (
     "core/session.py",
     "core/tensors.py",
+    "core/cache.py",
     "core/errors.py",
     "core/backends/ort.py",
     "core/backends/ort_tensorrt.py",

@@ -58,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez(tmp_path / "data.npz", x=x, y=y)
     save_program(program_of(), tmp_path / "net.pt2")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ...core.artifact import stable_hash, storage_errors, write_atomically
+from ...core.cache import cache_folder
 from ...core.console import SILENT, Console
 from ...core.errors import UserError
 from ...core.intervals import Interval
@@ -60,11 +60,6 @@ class Timer(Protocol):
         ...
 
 
-def default_folder() -> Path:
-    """Where tables are kept: the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retort" / "latency"
-
-
 class Table:
     """Times by the key of a piece.
 
@@ -79,7 +74,7 @@ class Table:
 
     def __init__(self, timer: Timer, folder: Path | None = None, console: Console = SILENT) -> None:
         self.timer, self.console = timer, console
-        self.path = (folder or default_folder()) / f"{stable_hash(timer.identity)[:16]}.json"
+        self.path = (folder or cache_folder("latency")) / f"{stable_hash(timer.identity)[:16]}.json"
         self.measured, self.unknown = 0, dict[str, str]()
         self._ms = self._read()
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..cache import cache_folder
 from ..errors import InputError, StorageError, UserError
 from ..session import Ranges, SessionOptions
 from ..tensors import BATCH, Feeds, Signature, TensorSpec, multiple
@@ -90,11 +91,6 @@ def require_inside(signature: Signature, feeds: Feeds, ranges: Ranges) -> None:
                 )
 
 
-def default_folder() -> Path:
-    """The user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "retort" / "engines"
-
-
 def _require_order(name: str, wanted: tuple[int, int, int]) -> None:
     low, usual, high = wanted
     step, _ = multiple(name)
@@ -118,7 +114,7 @@ def _shape(spec: TensorSpec, ranges: Ranges, which: int) -> str:
 
 def _cache(model: Path | bytes, wanted: str) -> dict[str, str]:
     """Engines and timings under the hash of the model, so that no engine of another model is ever taken."""
-    folder = Path(wanted).expanduser() if wanted else default_folder()
+    folder = Path(wanted).expanduser() if wanted else cache_folder("engines")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = folder / f".probe-{os.getpid()}"

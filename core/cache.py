@@ -1,0 +1,36 @@
+"""The one folder outside a run where measurements and engines are kept from one run to the next.
+
+Part of the runtime half: standard library only at module level.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+Purpose = Literal["engines", "latency", "timing"]
+VARIABLE = "RETORT_CACHE"
+
+
+def cache_folder(purpose: Purpose) -> Path:
+    """The folder for one kind of what is kept; it need not be there yet.
+
+    The environment variable ``RETORT_CACHE`` names the folder above it. Without it, it is the system's own place for a
+    user's caches, which is ``~/.cache/retort`` on Linux.
+    """
+    return (_named() or _users()) / purpose
+
+
+def _named() -> Path | None:
+    given = os.environ.get(VARIABLE)
+    return Path(given).expanduser() if given else None
+
+
+def _users() -> Path:
+    if find_spec("platformdirs") is None:  # a serving host that has the runtime only: an archive brings no packages
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retort"
+    place: Path = import_module("platformdirs").user_cache_path("retort", appauthor=False)
+    return place
