@@ -153,7 +153,7 @@ def new_result(
     """
     return Result(
         id=uuid.uuid4().hex,
-        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=seconds,
         title=title,
         command=command or this_command(),

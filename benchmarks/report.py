@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from ..core.artifact import write_atomically
 from . import words
@@ -43,7 +42,7 @@ def render(result: Result, title: str | None = None) -> str:
         batches=_batches(result),
         metric=_metric_name(result),
         stages=[_stage_cells(result, stage) for stage in result.stages],
-        plots=[{"plot": plot, "drawing": Markup(plot.svg)} for plot in all_plots(result)],
+        plots=[{"plot": plot, "drawing": plot.svg} for plot in all_plots(result)],
         machine=describe(result.env) if "cpu" in result.env else "",
         outlook=int8_outlook(result.env["cpu"]["features"])[1] if "cpu" in result.env else "",
         percentiles=_percentiles(result),

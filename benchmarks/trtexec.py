@@ -96,7 +96,7 @@ def trtexec_result(path: Path, plan: Path, batch: int) -> Result:
     )
     return Result(
         id=uuid.uuid4().hex,
-        started=datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.timezone.utc).isoformat(),
+        started=datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat(),
         seconds=report.seconds,
         title=f"trtexec: {plan.name}",
         command=report.command or "trtexec",

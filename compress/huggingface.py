@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.errors import ArtifactError, ModelError, UserError
+from ..core.errors import ArtifactError, MachineError, ModelError, UserError
 from ..core.recipe import nearest
 from ..core.tensors import Array
 
@@ -46,7 +46,8 @@ def load_pretrained(folder: Path, task: str | None = None) -> nn.Module:
         task: a key of :data:`TASKS`; the class that the directory was saved from when absent.
 
     Raises:
-        UserError: unknown task, or ``transformers`` is not installed.
+        UserError: unknown task.
+        MachineError: ``transformers`` is not installed.
         ArtifactError: the directory is not whole.
         ModelError: the task and the model do not fit, or the weights do not cover it.
     """
@@ -106,7 +107,7 @@ def _library() -> Any:
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise UserError("this model needs the package `transformers`", "pip install transformers") from error
+        raise MachineError("this model needs the package `transformers`", "pip install 'retort[hf]'") from error
 
 
 def _saved_class(config: Any, library: Any) -> str:

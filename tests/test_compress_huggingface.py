@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import transformers
 from retort.__main__ import main
 from retort.compress.huggingface import example_of, load_pretrained
 from retort.compress.program import capture, load_program
-from retort.core.errors import ArtifactError, ModelError, UserError
+from retort.core.errors import ArtifactError, MachineError, ModelError, UserError
 from retort.core.session import SessionOptions, open_session
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -101,3 +102,11 @@ def test_the_command_wants_one_model(bert: Path, tmp_path: Path, capsys: pytest.
     assert "config.json" in capsys.readouterr().err
     assert retort("capture", "torch.nn:Identity") == 2
     assert "--data is required" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_named_with_its_extra(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without transformers, `--hf` says which extra of Retort installs it."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MachineError, match="transformers") as caught:
+        load_pretrained(bert)
+    assert caught.value.remedy == "pip install 'retort[hf]'"
