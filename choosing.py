@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .core.artifact import Artifact, load_artifact, new_artifact
 from .core.console import Console
+from .core.context import Context, Place
 from .core.data import Split, Splits, Subset
 from .core.metrics import evaluate, sqnr_db
 from .core.options import BenchOptions, QuantizeOptions
@@ -20,8 +20,10 @@ from .core.session import Session, SessionOptions, open_session
 from .core.sources import fit_to
 from .core.tensors import Array
 
+if TYPE_CHECKING:
+    from .compress.quantization.quantizing import Gains
+
 Form = Literal["static", "dynamic"]
-Stage = Callable[..., Artifact]
 FORMS: tuple[Form, ...] = ("static", "dynamic")
 
 SAMPLES, ROWS, BATCHES = 256, 64, (1, 32)
@@ -58,39 +60,42 @@ class Trial:
         return f"{self.sqnr_db:.1f} dB, {times}"
 
 
-def choose_form(stage: Stage, options: QuantizeOptions, parent: Artifact, directory: Path, **shared: Any) -> Artifact:
+def choose_form(
+    options: QuantizeOptions, parent: Artifact, place: Place, context: Context, gains: Gains | None
+) -> Artifact:
     """Quantize in both forms for the CPU and keep the better.
 
     Args:
-        stage: the quantize stage.
         options: with `form: auto`.
         parent: the FP32 program.
-        directory: of the result; the candidates are made beside it and removed afterwards.
-        shared: what else the stage takes; the validation split judges, or the calibration split where there is none.
+        place: of the result; the candidates are made beside it and removed afterwards.
+        context: its validation split judges, or its calibration split where there is none.
+        gains: measures what INT8 saves in each layer, for mixed precision.
 
     Returns:
         The chosen program, with what both came to in its facts under ``form``.
     """
-    console: Console = shared["console"]
-    scratch = directory.parent / ".scratch" / f"{directory.name}-forms"
+    from .compress.quantization.stage import quantize
+
+    console = context.console
+    scratch = place.directory.parent / ".scratch" / f"{place.directory.name}-forms"
     made: dict[Form, Artifact] = {}
     for form in FORMS:
         console.stage("quantize", f"{form} form")
-        own = {**shared, "key": "", "scratch": scratch / f"{form}-training"}
-        made[form] = stage(options.model_copy(update={"form": form}), parent, scratch / form, **own)
-    trials, against = _tried(parent, made, shared["data"], console)
+        own = replace(context, scratch=scratch / f"{form}-training")
+        made[form] = quantize(options.model_copy(update={"form": form}), parent, Place(scratch / form), own, gains)
+    trials, against = _tried(parent, made, context.data, console)
     kept, why = decide(trials, against, options)
     for form, trial in trials.items() if against else ():
         console.say(f"            {form:<8} {trial.describe()}")
     console.stage("quantize", f"{kept} form: {why}")
     measured = {str(form): trial.facts() for form, trial in trials.items()} if against else {}
     facts = {**made[kept].facts, "form": {"kept": kept, "why": why, **measured}}
-    told = {"options": options.model_dump(mode="json"), "key": shared["key"], "parents": shared["parents"]}
-    with new_artifact(directory, "program", "quantize", facts=facts, **told) as folder:
+    with new_artifact(place, "program", "quantize", options=options, facts=facts) as folder:
         for name in made[kept].manifest.files:
             shutil.copyfile(made[kept].path / name, folder / name)
     shutil.rmtree(scratch, ignore_errors=True)
-    return load_artifact(directory)
+    return load_artifact(place.directory)
 
 
 def decide(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from . import graphs, pipeline, results, shown, stages
-from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
+from .cache_key import key_of
+from .core.artifact import Artifact, is_finished, load_artifact
 from .core.console import Console
 from .core.context import Context, Place
 from .core.errors import MissingFileError, UserError
 from .core.options import CaptureOptions, DataSpec, ModelSpec, Options, QuantizeOptions, Target, Task
-from .core.recipe import STAGE_OPTIONS, load_recipe
+from .core.recipe import load_recipe
 from .core.recipe import schema as recipe_schema
-from .core.references import source_identity
 from .core.sources import load_data
+from .core.stage_table import STAGES, StageEntry
+from .dispatch import RUNS, run_stage
 from .explaining import explainable
 from .flags import build_options, with_flags
 from .starter import STARTER
@@ -89,7 +91,7 @@ def schema(json: Json = False, debug: Debug = False) -> None:
 @app.command("run")
 def run(
     recipe: Annotated[Path, typer.Argument(help="a recipe")],
-    runs: Runs = pipeline.RUNS,
+    runs: Runs = RUNS,
     until: Annotated[str | None, typer.Option(help="the last stage to run")] = None,
     json: Json = False,
     debug: Debug = False,
@@ -162,9 +164,8 @@ def capture(
     spec = ModelSpec(source=model, weights=weights, args={"task": task} if task else {})
     options = build_options(CaptureOptions, {}, set_)
     context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed=bool(data))
-    identity = [source_identity(model, context.base), weights and source_identity(weights, context.base)]
-    place = _place("capture", options, [], context, out, identity)
-    made = _reused(place, screen) or stages.capture(spec, place, context, options)
+    place = place_of("capture", options, spec, context, out)
+    made = reused(place, screen) or stages.capture(options, spec, place, context)
     shown.tell(made, screen)
 
 
@@ -176,9 +177,7 @@ def _one_model(model: str, hf: Path | None) -> str:
     return model or str(hf)
 
 
-def _stage_command(name: str, purpose: str, example: str) -> None:
-    options_type = STAGE_OPTIONS[name]
-
+def _stage_command(entry: StageEntry) -> None:
     def command(
         source: Source,
         data: Data = "",
@@ -194,21 +193,21 @@ def _stage_command(name: str, purpose: str, example: str) -> None:
     ) -> None:
         screen = console(json)
         parent = load_artifact(source)
-        options = build_options(options_type, _as_specs(flags), set_)
-        context = context_of(data, data_arg, task, target, seed, screen, needed=name != "pack")
-        place = _place(name, options, [parent], context, out, [task, target, *stages.read_files(options, context.base)])
-        scratch = place.directory.parent / ".scratch" / place.directory.name
-        shared = Context(context.data, context.base, task, options_target(options, target), seed, screen, scratch)
-        reused = _reused(place, screen)
-        if isinstance(options, QuantizeOptions) and reused is None:
+        options = build_options(entry.options, _as_specs(flags), set_)
+        wanted = options_target(options, target)
+        context = context_of(data, data_arg, task, wanted, seed, screen, needed="data" in entry.depends_on)
+        place = place_of(entry.name, options, parent, context, out)
+        shared = replace(context, scratch=place.directory.parent / ".scratch" / place.directory.name)
+        found = reused(place, screen)
+        if isinstance(options, QuantizeOptions) and found is None:
             made, ratios = graphs.quantize(options, parent, place, shared)
             shown.tell(made, screen, {"speed": ratios} if options.timed else {})
             return
-        shown.tell(reused or graphs.run_stage(name, options, parent, place, shared), screen, {})
+        shown.tell(found or run_stage(entry.name, options, parent, place, shared), screen, {})
 
-    command.__doc__ = f"{purpose}\n\n    Example: `{example}`"
-    finished = with_flags(command, options_type)
-    app.command(name)(explainable(finished) if name == "prune" else finished)
+    command.__doc__ = f"{entry.purpose}\n\n    Example: `{entry.example}`"
+    finished = with_flags(command, entry.options)
+    app.command(entry.name)(explainable(finished) if entry.name == "prune" else finished)
 
 
 def options_target(options: Options, target: Target) -> Target:
@@ -221,37 +220,9 @@ def _as_specs(flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value is not None and value != []}
 
 
-for _name, (_purpose, _example) in {
-    "train": (
-        "Train a program on the train split; a killed run goes on at its last checkpoint.",
-        "retort train runs/capture-… --data digits --epochs 10",
-    ),
-    "distill": (
-        "Train a smaller student on the soft targets of a program.",
-        "retort distill runs/train-… --data digits --student my_net:small --epochs 20",
-    ),
-    "prune": (
-        "Remove coupled channels, prove the cut, and recover by training.",
-        "retort prune runs/train-… --data digits --latency 0.5x --batch 1 --set recover.epochs=5",
-    ),
-    "sparsify": (
-        "Zero weights in the 2:4 pattern of sparse tensor cores, or anywhere, and recover by training.",
-        "retort sparsify runs/train-… --data digits --pattern 2:4",
-    ),
-    "quantize": (
-        "Quantize a program to INT8 after training, calibrated on real samples.",
-        "retort quantize runs/prune-… --data digits --method percentile",
-    ),
-    "export": (
-        "Write a program as ONNX for a target, and refuse it unless it agrees with PyTorch.",
-        "retort export runs/quantize-… --data digits --target cpu",
-    ),
-    "pack": (
-        "Pack an ONNX graph into a TorchServe archive that carries its own runtime.",
-        "retort pack runs/export-… --name digits",
-    ),
-}.items():
-    _stage_command(_name, _purpose, _example)
+for _entry in STAGES.values():
+    if _entry.takes in ("program", "graph") and _entry.name != "engine":  # which has flags of its own
+        _stage_command(_entry)
 
 
 def context_of(
@@ -265,17 +236,21 @@ def context_of(
     return Context(splits, base, task, target, seed, screen)
 
 
-def _place(
-    name: str, options: Options, parents: list[Artifact], context: Context, out: Path | None, identity: list[Any]
-) -> Place:
-    keys = tuple(parent.key for parent in parents)
-    fingerprint = context.data.fingerprint() if context.data is not None else ""
-    described = [name, options.model_dump(mode="json"), keys, fingerprint, context.seed, identity]
-    key = stable_hash([*described, stages.code_version(name)])
-    return Place(out or pipeline.RUNS / f"{name}-{key[:12]}", key, keys)
+def place_of(name: str, options: Options, parent: Artifact | ModelSpec, context: Context, out: Path | None) -> Place:
+    """Where a command's result goes: what equal inputs have left beside the parent or in `runs`, else a new folder."""
+    key = key_of(name, options, [parent], context)
+    keys = (parent.key,) if isinstance(parent, Artifact) else ()
+    if out is not None:
+        return Place(out, key, keys)
+    folder = RUNS / f"{name}-{key[:12]}"
+    if isinstance(parent, Artifact) and not is_finished(folder):
+        beside = parent.path.parent.glob(f"[0-9][0-9]-{name}-{key[:12]}")
+        folder = next((path for path in beside if is_finished(path)), folder)
+    return Place(folder, key, keys)
 
 
-def _reused(place: Place, screen: Console) -> Artifact | None:
+def reused(place: Place, screen: Console) -> Artifact | None:
+    """The finished artifact of a place, when it is made of equal inputs."""
     if not is_finished(place.directory):
         return None
     found = load_artifact(place.directory)

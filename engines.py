@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from . import stages
-from .commands import Debug, Json, Out, Settings, Source, _as_specs, _place, _reused, app, console, context_of
+from .commands import Debug, Json, Out, Settings, Source, _as_specs, app, console, context_of, place_of, reused
 from .core.artifact import Artifact, load_artifact, raise_if_not
 from .core.console import Console
 from .core.errors import VerificationError
 from .core.options import EngineOptions, Target
+from .dispatch import run_stage
 from .flags import build_options, with_flags
 from .shown import tell
 
@@ -46,8 +46,8 @@ def engine(
     if emit is not None:
         return _emit(options, parent, screen)
     context = context_of("", [], "classification", "tensorrt", 0, screen, needed=False)
-    place = _place("engine", options, [parent], context, out, [stages.engine_identity()])
-    return tell(_reused(place, screen) or stages.run_stage("engine", options, parent, place, context), screen)
+    place = place_of("engine", options, parent, context, out)
+    return tell(reused(place, screen) or run_stage("engine", options, parent, place, context), screen)
 
 
 def _explain(options: EngineOptions, parent: Artifact, screen: Console) -> None:

@@ -14,8 +14,8 @@ from .core.data import Split
 from .core.errors import UserError, VerificationError
 from .core.intervals import Interval
 from .core.options import BenchOptions, Gate, Options, ServeOptions
-from .core.recipe import PROGRAM_STAGES
 from .core.session import PROVIDERS, SessionOptions, open_session
+from .core.stage_table import PROGRAM_STAGES
 from .core.tensors import BATCH, Array
 from .gates import GateResult
 
@@ -47,7 +47,7 @@ def predictions(line: Line, stage: str) -> Predictions:
         session = open_session(graph.main, SessionOptions(threads=0))
         return save_predictions(place, "outputs", predict(session, line.data.test, console=line.console), {})
 
-    return load_predictions(line.make("outputs", Options(), [graph], _make, {}, f"{stage}-outputs"))
+    return load_predictions(line.measure("outputs", Options(), [graph], _make, {}, f"{stage}-outputs"))
 
 
 def save_predictions(place: Place, stage: str, found: Predictions, facts: dict[str, Any]) -> Artifact:
@@ -55,9 +55,7 @@ def save_predictions(place: Place, stage: str, found: Predictions, facts: dict[s
     arrays: dict[str, Any] = {f"out.{name}": array for name, array in found.outputs.items()}
     if found.targets is not None:
         arrays["targets"] = found.targets
-    with new_artifact(
-        place.directory, "measurement", stage, key=place.key, parents=place.parents, facts=facts
-    ) as folder:
+    with new_artifact(place, "measurement", stage, facts=facts) as folder:
         np.savez(folder / "outputs.npz", **arrays)
         (folder / "measurement.json").write_text(json.dumps(facts, default=str))
     return load_artifact(place.directory)
@@ -123,12 +121,12 @@ def _speedup(line: Line, gate: Gate, against: str) -> Interval:
         compared = compare(line, pair, options)[gate.batch_size]
         found = next(c.ratio for c in compared.candidates.values() if c.ratio is not None)
         facts = {"value": found.value, "low": found.low, "high": found.high, "confidence": found.confidence}
-        with new_artifact(place.directory, "measurement", "gate", key=place.key, facts=facts) as folder:
+        with new_artifact(place, "measurement", "gate", facts=facts) as folder:
             (folder / "measurement.json").write_text(json.dumps(facts))
         return load_artifact(place.directory)
 
     label = f"{gate.after}-gate"
-    facts = line.make("gate", options, list(pair.values()), _make, {}, label).facts
+    facts = line.measure("gate", options, list(pair.values()), _make, {}, label).facts
     return Interval(**facts)
 
 
@@ -202,7 +200,7 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
         line.console.stage("serve", f"{count} samples over HTTP, bit for bit as the local session's")
         return save_predictions(place, "serve", Predictions(served, test.read(range(count))[1]), facts)
 
-    return line.make("serve", options, [archive], _make)
+    return line.measure("serve", options, [archive], _make)
 
 
 def local_outputs(graph: Artifact, split: Split, rows: int, count: int, threads: int = 1) -> dict[str, Array]:

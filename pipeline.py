@@ -5,27 +5,29 @@ from __future__ import annotations
 import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from . import measuring, results, stages
-from .core.artifact import Artifact, is_finished, load_artifact, stable_hash
+from .cache_key import key_of, key_of_measurement
+from .core.artifact import Artifact, is_finished, load_artifact
 from .core.console import SILENT, Console
 from .core.context import Context, Place
 from .core.data import Splits
 from .core.errors import GateError, MachineError
-from .core.options import CaptureOptions, DistillOptions, ExportOptions, Gate, Options, QuantizeOptions
-from .core.recipe import PROGRAM_STAGES, Recipe, load_recipe
-from .core.references import source_identity
+from .core.options import CaptureOptions, ExportOptions, Gate, ModelSpec, Options
+from .core.program_file import read_signature
+from .core.recipe import Recipe, load_recipe
 from .core.sources import fit_to, load_data
+from .core.stage_table import PROGRAM_STAGES, STAGES
+from .dispatch import RUNS, run_stage
 from .gates import GateResult
 from .speed import int8_is_faster
 
-RUNS = Path("runs")
 MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {
     "serve": measuring.serve,
     "bench": results.bench,
@@ -127,7 +129,7 @@ class Line:
     @cached_property
     def data(self) -> Splits:
         """The data under the names of the model's inputs."""
-        return fit_to(self.raw_data, stages.read_signature(self.outcome.artifacts["capture"].main))
+        return fit_to(self.raw_data, read_signature(self.outcome.artifacts["capture"].main))
 
     def walk(self, until: str | None = None) -> Outcome:
         """Run or reuse every stage in order, checking the gates after each."""
@@ -141,18 +143,15 @@ class Line:
         return self.outcome
 
     def _step(self, name: str, options: Options) -> None:
-        if name == "capture":
-            artifact = self._capture(options)
-        elif name in PROGRAM_STAGES:
+        entry = STAGES[name]
+        if entry.takes == "model":
+            artifact = self.make(name, options, [self.recipe.model], stages.capture)
+        elif entry.makes == "program":
             artifact = self._program(name, options)
-        elif name == "export":
+        elif entry.makes == "graph":
             artifact = self.graph(self.shipped())
-        elif name in ("engine", "pack"):
-            parent = self.outcome.artifacts["export"]
-            identity = stages.engine_identity() if name == "engine" else None
-            artifact = self.make(
-                name, options, [parent], lambda p: stages.run_stage(name, options, parent, p, self.context), identity
-            )
+        elif entry.takes == "graph":
+            artifact = self.make(name, options, [self.outcome.artifacts["export"]], partial(run_stage, name))
         else:
             artifact = MEASURED[name](self, options)
         self.outcome.artifacts[name] = artifact
@@ -160,45 +159,15 @@ class Line:
             faster = int8_is_faster(self)
             self.left_out = name if not faster and self.recipe.prefer == "fastest" else None
 
-    def _capture(self, options: Options) -> Artifact:
-        assert isinstance(options, CaptureOptions)
-        model = self.recipe.model
-        identity = {"model": model.model_dump(mode="json"), **self._identity(model.source, model.weights)}
-        context = self.context
-        return self.make("capture", options, [], lambda p: stages.capture(model, p, context, options), identity)
-
-    def _identity(self, source: str, weights: str | None) -> dict[str, Any]:
-        return {
-            "source": source_identity(source, self.base),
-            "weights": weights and source_identity(weights, self.base),
-        }
-
     def quantize_again(self, slow: Mapping[str, str]) -> None:
         """Let layers that INT8 slows down stay in floating point, with the reasons given."""
         options = next(options for name, options in self.plan if name == "quantize")
         del self.outcome.artifacts["quantize"]
-        self.outcome.artifacts["quantize"] = self._program("quantize", options, slow)
+        again = options.model_copy(update={"float_layers": dict(slow)})
+        self.outcome.artifacts["quantize"] = self._program("quantize", again)
 
-    def _program(self, name: str, options: Options, slow: Mapping[str, str] | None = None) -> Artifact:
-        parent = self.outcome.artifacts[self.last_program()]
-        identity: dict[str, Any] = {"task": self.recipe.task}
-        if slow:
-            identity["float"] = sorted(slow)
-        if name == "quantize":
-            identity |= {"target": self.recipe.target, "files": stages.read_files(options, self.base)}
-        if name == "prune":
-            identity["files"] = stages.read_files(options, self.base)
-        if isinstance(options, DistillOptions):
-            identity["student"] = self._identity(options.student.source, options.student.weights)
-
-        def _make(place: Place) -> Artifact:
-            scratch = self.folder / ".scratch" / place.directory.name
-            context = replace(self.context, scratch=scratch)
-            if slow and isinstance(options, QuantizeOptions):
-                return stages.quantize(options, parent, place, context, slow)
-            return stages.run_stage(name, options, parent, place, context)
-
-        return self.make(name, options, [parent], _make, identity)
+    def _program(self, name: str, options: Options) -> Artifact:
+        return self.make(name, options, [self.outcome.artifacts[self.last_program()]], partial(run_stage, name))
 
     def last_program(self) -> str:
         """Name of the newest program stage."""
@@ -210,18 +179,12 @@ class Line:
 
     def graph(self, name: str) -> Artifact:
         """The ONNX graph of a program stage: what is measured, and for the last program what is shipped."""
-        program = self.outcome.artifacts[name]
         options = next((o for _, o in self.plan if isinstance(o, ExportOptions)), ExportOptions())
         shipped = "export" in self.numbers and name == self._last_planned()
         if not shipped:  # what the shipped file is compared with stays in FP32
             options = options.model_copy(update={"precision": "fp32", "half_io": False})
         label = "export" if shipped else f"{name}-graph"
-        target = {"target": options.target or self.recipe.target}
-
-        def _make(place: Place) -> Artifact:
-            return stages.run_stage("export", options, program, place, self.context)
-
-        return self.make("export", options, [program], _make, target, label)
+        return self.make("export", options, [self.outcome.artifacts[name]], partial(run_stage, "export"), label)
 
     def _last_planned(self) -> str:
         return [name for name, _ in self.plan if name in PROGRAM_STAGES and name != self.left_out][-1]
@@ -230,29 +193,48 @@ class Line:
         self,
         stage: str,
         options: Options,
-        parents: list[Artifact],
-        make: Callable[[Place], Artifact],
-        identity: dict[str, Any] | None = None,
+        parents: Sequence[Artifact | ModelSpec],
+        run: Callable[[Any, Any, Place, Context], Artifact],
         label: str | None = None,
     ) -> Artifact:
-        """Reuse the artifact that equal inputs have left behind, or make it."""
-        key = stable_hash(
-            {
-                "stage": stage,
-                "options": options.model_dump(mode="json"),
-                "parents": [parent.key for parent in parents],
-                "data": self.fingerprint,
-                "seed": self.recipe.seed,
-                "code": stages.code_version(stage),
-                **(identity or {}),
-            }
-        )
-        label = label or stage
+        """Reuse the artifact that a stage of the table left behind for equal inputs, or run the stage.
+
+        Args:
+            parents: one artifact, or the model that the recipe names.
+            run: the stage's function.
+            label: names the folder; the stage's own name by default.
+        """
+        key, label = key_of(stage, options, parents, self.context), label or stage
+
+        def _make(place: Place) -> Artifact:
+            context = replace(self.context, scratch=self.folder / ".scratch" / place.directory.name)
+            return run(options, parents[0], place, context)
+
+        return self._kept(label, key, parents, _make)
+
+    def measure(
+        self,
+        name: str,
+        options: Options,
+        parents: Sequence[Artifact],
+        make: Callable[[Place], Artifact],
+        extra: Mapping[str, object] | None = None,
+        label: str | None = None,
+    ) -> Artifact:
+        """Reuse what was measured before of equal artifacts, or measure it with ``make``."""
+        key = key_of_measurement(name, options, parents, self.context, make, extra)
+        return self._kept(label or name, key, parents, make)
+
+    def _kept(
+        self, label: str, key: str, parents: Sequence[Artifact | ModelSpec], make: Callable[[Place], Artifact]
+    ) -> Artifact:
         number = self.numbers[label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")]
         directory = self.folder / f"{number:02d}-{label}-{key[:12]}"
         if directory not in self.seen:
-            place = Place(directory, key, tuple(parent.key for parent in parents))
-            self.seen[directory] = self._found(label, directory) or self._timed(label, place, make)
+            keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))
+            self.seen[directory] = self._found(label, directory) or self._timed(
+                label, Place(directory, key, keys), make
+            )
         return self.seen[directory]
 
     def _found(self, label: str, directory: Path) -> Artifact | None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import zipfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from .core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from .core.context import Context, Place
 from .core.errors import UserError
 from .core.options import Options, QuantizeOptions, Target
+from .core.program_file import stored_target
 from .stages import quantize
-
-_STORED = "retort.program"
 
 
 def for_target(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
@@ -56,8 +54,7 @@ def _placed_anew(
         "export", f"{parent.path} was quantized for {made_for}: {origin.path} is quantized for {wanted}, as it was"
     )
     beside = place.directory.with_name(f"{place.directory.name}-for-{wanted}")
-    shared = Context(context.data, context.base, context.task, wanted, context.seed, context.console, context.scratch)
-    return quantize(given, origin, Place(beside, "", (origin.key,)), shared)
+    return quantize(given, origin, Place(beside, "", (origin.key,)), replace(context, target=wanted))
 
 
 def _refused(what: str, origin: Artifact | None, wanted: str) -> UserError:
@@ -72,14 +69,7 @@ def quantized_for(program: Artifact) -> Target | None:
     if program.manifest.stage == "quantize":
         target: Target | None = program.facts.get("target")
         return target
-    try:
-        with zipfile.ZipFile(program.main) as archive:
-            names = [name for name in archive.namelist() if name.endswith(_STORED)]
-            stored: dict[str, Any] = json.loads(archive.read(names[0])) if names else {}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError):
-        return None  # whoever reads it next says what is wrong with it
-    found: Target | None = stored.get("meta", {}).get("quantization", {}).get("target")
-    return found
+    return stored_target(program.main)
 
 
 def origin_of(program: Artifact) -> Artifact | None:

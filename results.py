@@ -13,9 +13,9 @@ from .core.data import Splits
 from .core.dynamic import NEIGHBOURS
 from .core.errors import MissingFileError, UserError
 from .core.options import BenchOptions, MetricName, ReportOptions
-from .core.recipe import PROGRAM_STAGES
 from .core.session import PROVIDERS, open_session
 from .core.sources import fit_to
+from .core.stage_table import PROGRAM_STAGES, stages_that
 from .core.tensors import Array
 from .measuring import LATENCY_SAMPLES, accuracy, compare, graph_of, reference_of, session_options
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .benchmarks.result import Result, StageEntry
     from .pipeline import Line
 
-JUDGED = (*PROGRAM_STAGES, "export", "serve")
+JUDGED = (*PROGRAM_STAGES, *stages_that(make="graph"), "serve")
 
 
 def measured_stages(line: Line) -> list[str]:
@@ -44,11 +44,11 @@ def bench(line: Line, options: BenchOptions) -> Artifact:
         from .benchmarks.result import save_result
 
         result = _measure(line, options, stages, graphs, gates)
-        with new_artifact(place.directory, "measurement", "bench", key=place.key, parents=place.parents) as folder:
+        with new_artifact(place, "measurement", "bench") as folder:
             save_result(result, folder / "measurement.json")
         return load_artifact(place.directory)
 
-    artifact = line.make("bench", options, parents, _make, {"gates": stable_hash(gates)})
+    artifact = line.measure("bench", options, parents, _make, {"gates": stable_hash(gates)})
     line.outcome.result = load_bench(artifact)
     return artifact
 
@@ -132,11 +132,11 @@ def report(line: Line, options: ReportOptions) -> Artifact:
 
         result = load_bench(parent)
         shown = result.model_copy(update={"title": options.title}) if options.title else result
-        with new_artifact(place.directory, "report", "report", key=place.key, parents=place.parents) as folder:
+        with new_artifact(place, "report", "report") as folder:
             write_report(shown, folder / "report.html")
         return load_artifact(place.directory)
 
-    artifact = line.make("report", options, [parent], _make)
+    artifact = line.measure("report", options, [parent], _make)
     line.outcome.report = artifact.main
     return artifact
 

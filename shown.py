@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from . import stages
 from .core.artifact import Artifact
 from .core.console import Console
+from .core.program_file import read_signature
 from .core.tensors import Signature
 
 
@@ -57,7 +57,7 @@ def signature_of(artifact: Artifact) -> Signature | None:
         tensors = all(port.type.HasField("tensor_type") for port in (*model.graph.input, *model.graph.output))
         return graph_signature(model, artifact.main) if tensors else None
     if artifact.kind == "program":
-        return stages.read_signature(artifact.main)
+        return read_signature(artifact.main)
     stored = artifact.main.with_name("signature.json")
     return Signature.from_json(stored.read_bytes()) if artifact.kind == "engine" and stored.is_file() else None
 

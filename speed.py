@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import measuring, placing, stages
+from . import measuring, placing
 from .core.artifact import Artifact, is_finished, load_artifact, new_artifact
 from .core.console import Console
 from .core.context import Context, Place
 from .core.errors import RetortError
 from .core.options import BenchOptions, QuantizeOptions
-from .core.recipe import PROGRAM_STAGES
 from .core.session import Session, SessionOptions, open_session
 from .core.sources import fit_to
+from .core.stage_table import PROGRAM_STAGES
 
 if TYPE_CHECKING:
     from .pipeline import Line
@@ -88,13 +88,13 @@ def _searched(line: Line, options: QuantizeOptions) -> dict[str, str]:
 
     def _make(place: Place) -> Artifact:
         facts = {"slow": look_for_faster(program, options, line.context)}
-        with new_artifact(place.directory, "measurement", "gate", key=place.key, facts=facts) as folder:
+        with new_artifact(place, "measurement", "gate", facts=facts) as folder:
             (folder / "measurement.json").write_text(json.dumps(facts))
         return load_artifact(place.directory)
 
-    slow: dict[str, str] = line.make(
-        "gate", options, [program], _make, {"search": stages.code_version("quantize")}, "quantize-gate"
-    ).facts["slow"]
+    slow: dict[str, str] = line.measure("gate", options, [program], _make, {"search": True}, "quantize-gate").facts[
+        "slow"
+    ]
     return slow
 
 
@@ -193,11 +193,11 @@ def _measured(line: Line) -> Ratios:
             ratio = compared.candidates["quantize"].ratio
             assert ratio is not None
             facts[str(batch)] = {"value": ratio.value, "low": ratio.low, "high": ratio.high}
-        with new_artifact(place.directory, "measurement", "gate", key=place.key, facts=facts) as folder:
+        with new_artifact(place, "measurement", "gate", facts=facts) as folder:
             (folder / "measurement.json").write_text(json.dumps(facts))
         return load_artifact(place.directory)
 
-    facts = line.make("gate", options, list(pair.values()), _make, {"speed": "int8"}, "quantize-gate").facts
+    facts = line.measure("gate", options, list(pair.values()), _make, {"speed": "int8"}, "quantize-gate").facts
     return {batch: facts[batch] for batch in map(str, options.batch_sizes)}
 
 

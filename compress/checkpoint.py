@@ -58,8 +58,10 @@ def load_checkpoint(path: Path, identity: str, console: Console) -> State | None
     return result
 
 
-def discard(scratch: Path, label: str) -> None:
+def discard(scratch: Path | None, label: str) -> None:
     """Delete a training's checkpoint, once what it was for has been written."""
+    if scratch is None:
+        return
     path = checkpoint_path(scratch, label)
     for leftover in [path, *path.parent.glob(f".{path.name}.*.tmp")]:
         leftover.unlink(missing_ok=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from ..core.artifact import Artifact, raise_if_not
-from ..core.console import SILENT, Console
-from ..core.data import Splits
+from ..core.context import Context, Place
 from ..core.errors import ModelError
 from ..core.options import DistillOptions, RecoverOptions, Task
+from ..core.program_file import fit_context
 from ..core.tensors import TensorSpec
 from .checkpoint import discard, identity_of, state_hash
 from .losses import CrossEntropy, Loss, Tensors, class_axis, first, present, shaped_like, squared_error, task_loss
@@ -89,22 +88,13 @@ def soft_target_loss(
 
 
 def recover(
-    program: Program,
-    teacher: Program,
-    data: Splits,
-    options: RecoverOptions,
-    *,
-    task: Task,
-    seed: int,
-    scratch: Path,
-    console: Console = SILENT,
-    label: str,
+    program: Program, teacher: Program, options: RecoverOptions, context: Context, label: str
 ) -> dict[str, Any]:
     """Train a program in place after weights were taken from it, by default on what it gave before.
 
     Args:
         teacher: the program as it was; evaluated only.
-        label: names the checkpoint in ``scratch``.
+        label: names the checkpoint in the scratch folder of ``context``.
 
     Returns:
         The facts of the training.
@@ -112,51 +102,33 @@ def recover(
     Raises:
         RetortError: as :func:`retort.compress.train.fit`.
     """
-    loss: Loss = task_loss(options, data, task, program)
+    loss: Loss = task_loss(options, context.data, context.task, program)
     if options.distill:
-        loss = soft_target_loss(teacher, options.temperature, options.alpha, task, loss)
-    done = fit(program, data, options, task=task, seed=seed, loss=loss, scratch=scratch, console=console, label=label)
-    return training_facts(done)
+        loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, loss)
+    return training_facts(fit(program, options, context, loss, label))
 
 
-def distill(
-    options: DistillOptions,
-    artifact: Artifact,
-    directory: Path,
-    *,
-    student: Program,
-    data: Splits,
-    task: Task,
-    seed: int,
-    scratch: Path,
-    console: Console = SILENT,
-    key: str = "",
-    parents: tuple[str, ...] = (),
-) -> Artifact:
+def distill(options: DistillOptions, parent: Artifact, place: Place, context: Context, student: Program) -> Artifact:
     """The stage that trains a student on its teacher's outputs.
 
     Args:
-        artifact: the teacher's program.
-        directory: where the trained student goes.
+        parent: the teacher's program.
         student: trained in place.
-        scratch: folder for resumable checkpoints; empty again afterwards.
 
     Raises:
-        ArtifactError: ``artifact`` is no program.
+        ArtifactError: ``parent`` is no program.
         ModelError: teacher and student do not take the same inputs or predict the same classes.
         RetortError: as :func:`retort.compress.train.fit`.
     """
-    raise_if_not(artifact, "program")
-    teacher = load_program(artifact.main)
+    raise_if_not(parent, "program")
+    teacher, context = load_program(parent.main), fit_context(context, parent.main)
     check_pair(teacher, student)
-    hard = task_loss(options, data, task, student) if options.alpha < 1 else None
-    loss = soft_target_loss(teacher, options.temperature, options.alpha, task, hard)
-    result = fit(
-        student, data, options, task=task, seed=seed, loss=loss, scratch=scratch, console=console, label="distill"
-    )
+    hard = task_loss(options, context.data, context.task, student) if options.alpha < 1 else None
+    loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, hard)
+    result = fit(student, options, context, loss, "distill")
     facts = {**training_facts(result), "teacher_parameters": cost(teacher).parameters}
-    stored = store(student, directory, "distill", options=options, facts=facts, key=key, parents=parents)
-    discard(scratch, "distill")
+    stored = store(student, place, "distill", options=options, facts=facts)
+    discard(context.scratch, "distill")
     return stored
 
 

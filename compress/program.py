@@ -18,6 +18,7 @@ from torch import fx, nn
 from ..core.artifact import Artifact, load_artifact, new_artifact, write_atomically
 from ..core.backends.eager import PROGRAM_FILE, SIGNATURE_FILE, load_exported, quiet
 from ..core.console import SILENT, Console
+from ..core.context import Place
 from ..core.data import Split, batches
 from ..core.errors import ArtifactError, DataError
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
@@ -257,13 +258,10 @@ def _example(exported: torch.export.ExportedProgram, signature: Signature) -> di
 
 def store(
     program: Program,
-    directory: Path,
+    place: Place,
     stage: str,
-    *,
     options: BaseModel | None = None,
     facts: Mapping[str, Any] | None = None,
-    key: str = "",
-    parents: tuple[str, ...] = (),
 ) -> Artifact:
     """Write a program as an artifact; its parameters, MACs and bytes join the facts.
 
@@ -272,14 +270,11 @@ def store(
     """
     spent = cost(program)
     held: dict[str, Any] = {**asdict(spent), **(facts or {})}
-    dumped = options.model_dump(mode="json") if options is not None else {}
     tools = {"torch": str(torch.__version__)}
-    with new_artifact(
-        directory, "program", stage, key=key, parents=parents, options=dumped, facts=held, tools=tools
-    ) as folder:
+    with new_artifact(place, "program", stage, options=options, facts=held, tools=tools) as folder:
         save_program(program, folder / "model.pt2")
         held["size_bytes"] = (folder / "model.pt2").stat().st_size
-    return load_artifact(directory)
+    return load_artifact(place.directory)
 
 
 def cost(program: Program) -> Cost:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ..core.artifact import Artifact, load_artifact, new_artifact
-from ..core.console import Console
+from ..core.artifact import Artifact
+from ..core.context import Context, Place
 from ..core.data import Splits
 from ..core.errors import ArtifactError, CaptureError, MissingFileError, ModelError, RetortError, UserError
 from ..core.options import CaptureOptions, ModelSpec
@@ -20,7 +20,8 @@ from ..core.recipe import nearest
 from ..core.references import importable, place, resolve
 from .huggingface import example_of, free_axes, is_pretrained, load_pretrained
 from .imported import import_onnx
-from .program import Program, capture, cost, load_program, save_program
+from .program import Program, load_program, store
+from .program import capture as capture_module
 
 CHECKED_ROWS = 4
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -120,15 +121,17 @@ def _shape_faults(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Ten
     ]
 
 
-def capture_source(spec: ModelSpec, base: Path, data: Splits | None, seed: int, options: CaptureOptions) -> Program:
+def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -> Program:
     """The program of the model that ``spec`` names: captured, or read from a ``.pt2``.
 
     Args:
-        data: gives the example inputs; a Hugging Face directory does without.
+        context: relative paths are looked up from its base; its data give the example inputs, without which a Hugging
+            Face directory can do.
 
     Raises:
         UserError: a ``.pt2`` was given together with weights, or data are missing.
     """
+    base, data = context.base, context.data
     if spec.source.endswith(".pt2"):
         if spec.weights:
             raise UserError("a .pt2 carries its own weights", "drop `weights`, or name a factory as `source`")
@@ -145,7 +148,7 @@ def capture_source(spec: ModelSpec, base: Path, data: Splits | None, seed: int, 
             "--data is required: it gives the example inputs",
             "name a built-in set, package.module:function, a .npz file or a folder",
         )
-    return capture(load_model(spec, base, seed), data.example(), dynamic=options.dynamic or None)
+    return capture_module(load_model(spec, base, context.seed), data.example(), dynamic=options.dynamic or None)
 
 
 def _import(spec: ModelSpec, base: Path, data: Splits | None) -> Program:
@@ -165,39 +168,26 @@ def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, option
     feeds = data.example() if data is not None else example_of(model)
     axes = options.dynamic or free_axes(feeds)
     try:
-        return capture(model, feeds, dynamic=axes)
+        return capture_module(model, feeds, dynamic=axes)
     except CaptureError as error:
         if options.dynamic or error.facts.get("axis") != "sequence":
             raise
-        return capture(model, feeds)  # a model of one length
+        return capture_module(model, feeds)  # a model of one length
 
 
-def capture_stage(
-    options: CaptureOptions,
-    spec: ModelSpec,
-    directory: Path,
-    *,
-    base: Path,
-    data: Splits | None,
-    seed: int = 0,
-    console: Console,
-    key: str = "",
-    parents: tuple[str, ...] = (),
-) -> Artifact:
-    """Capture the model that ``spec`` names into a program artifact.
+def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: Context) -> Artifact:
+    """The stage that captures the model that ``parent`` names as a program.
 
-    Args:
-        base: folder that relative paths are looked up from.
-        data: gives the example inputs; a Hugging Face directory does without.
+    Raises:
+        RetortError: as :func:`capture_source`.
     """
-    console.stage("capture", spec.source)
-    program = capture_source(spec, base, data, seed, options)
-    facts: dict[str, Any] = {}
-    described = {"model": spec.model_dump(mode="json"), **options.model_dump(mode="json")}
-    with new_artifact(
-        directory, "program", "capture", key=key, parents=parents, options=described, facts=facts
-    ) as folder:
-        save_program(program, folder / "model.pt2")
-        price = cost(program)
-        facts.update(parameters=price.parameters, macs=price.macs, size_bytes=(folder / "model.pt2").stat().st_size)
-    return load_artifact(directory)
+    context.console.stage("capture", parent.source)
+    program = capture_source(parent, context, options)
+    described = _Captured(model=parent, **options.model_dump())
+    return store(program, place, "capture", options=described)
+
+
+class _Captured(CaptureOptions):
+    """What a captured program was made from, as its manifest tells."""
+
+    model: ModelSpec

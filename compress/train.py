@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from ..core.artifact import Artifact, raise_if_not
-from ..core.console import SILENT, Console
-from ..core.data import Splits
+from ..core.console import Console
+from ..core.context import Context, Place
 from ..core.errors import DataError, MachineError, UserError
-from ..core.options import Task, TrainOptions
+from ..core.options import TrainOptions
+from ..core.program_file import fit_context
 from .checkpoint import (
     checkpoint_path,
     discard,
@@ -56,26 +57,18 @@ class FitResult:
 
 
 def fit(
-    program: Program,
-    data: Splits,
-    options: TrainOptions,
-    *,
-    task: Task,
-    seed: int,
-    loss: Loss | None = None,
-    scratch: Path | None = None,
-    console: Console = SILENT,
-    label: str = "train",
+    program: Program, options: TrainOptions, context: Context, loss: Loss | None = None, label: str = "train"
 ) -> FitResult:
     """Train a program in place; afterwards it holds its best weights, in evaluation form, on the CPU.
 
-    The order of samples, the optimizer's steps and all random numbers follow from ``seed``. A training that was killed
+    The order of samples, the optimizer's steps and all random numbers follow from the seed. A training that was killed
     resumes from its checkpoint and ends, on the CPU, in the very same bits.
 
     Args:
+        context: its train split is learned, its validation split decides which epoch is kept; the checkpoint stays in
+            its scratch folder until :func:`discard`.
         loss: from outputs, inputs and targets to a scalar; the task's own when None. An attribute ``identity`` (text)
             tells one loss from another when a checkpoint is looked for.
-        scratch: folder for the checkpoint, which stays there until :func:`discard`; None keeps none.
         label: what the progress bar and the checkpoint are called.
 
     Raises:
@@ -83,15 +76,16 @@ def fit(
         UserError: the training diverged.
         MachineError: the device or its precision is not there.
     """
-    started = time.perf_counter()
+    started, data = time.perf_counter(), context.data
     if len(data.train) == 0:
         raise DataError("the training split is empty", "give at least one sample")
     machine = _machine(options)
-    with seeded(seed), _on_device(program, machine.device):
-        loss = loss or task_loss(options, data, task, program)
-        identity = _identity(program, data, options, task, seed, loss)
-        loop = Loop(program, data, options, loss, machine, task, seed)
-        _run(loop, checkpoint_path(scratch, label) if scratch else None, identity, console, label)
+    with seeded(context.seed), _on_device(program, machine.device):
+        loss = loss or task_loss(options, data, context.task, program)
+        identity = _identity(program, options, context, loss)
+        loop = Loop(program, data, options, loss, machine, context.task, context.seed)
+        path = checkpoint_path(context.scratch, label) if context.scratch else None
+        _run(loop, path, identity, context.console, label)
     at = loop.at
     return FitResult(
         tuple(at.history), at.metric, at.best_metric, at.best_epoch, at.epoch, time.perf_counter() - started
@@ -111,35 +105,18 @@ def _run(loop: Loop, path: Path | None, identity: str, console: Console, label: 
     loop.keep_best()
 
 
-def train(
-    options: TrainOptions,
-    artifact: Artifact,
-    directory: Path,
-    *,
-    data: Splits,
-    task: Task,
-    seed: int,
-    scratch: Path,
-    console: Console = SILENT,
-    key: str = "",
-    parents: tuple[str, ...] = (),
-) -> Artifact:
+def train(options: TrainOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
     """The stage that trains a program on its task.
 
-    Args:
-        artifact: the program to start from.
-        directory: where the trained program goes.
-        scratch: folder for resumable checkpoints; empty again afterwards.
-
     Raises:
-        ArtifactError: ``artifact`` is no program.
+        ArtifactError: ``parent`` is no program.
         RetortError: as :func:`fit`.
     """
-    raise_if_not(artifact, "program")
-    program = load_program(artifact.main)
-    result = fit(program, data, options, task=task, seed=seed, scratch=scratch, console=console, label="train")
-    stored = store(program, directory, "train", options=options, facts=training_facts(result), key=key, parents=parents)
-    discard(scratch, "train")
+    raise_if_not(parent, "program")
+    program = load_program(parent.main)
+    result = fit(program, options, fit_context(context, parent.main))
+    stored = store(program, place, "train", options=options, facts=training_facts(result))
+    discard(context.scratch, "train")
     return stored
 
 
@@ -155,12 +132,12 @@ def training_facts(result: FitResult) -> dict[str, Any]:
     }
 
 
-def _identity(program: Program, data: Splits, options: TrainOptions, task: Task, seed: int, loss: Loss) -> str:
+def _identity(program: Program, options: TrainOptions, context: Context, loss: Loss) -> str:
     return identity_of(
         options=options.model_dump(mode="json", exclude={"checkpoint_epochs"}),
-        task=task,
-        seed=seed,
-        data=data.fingerprint(),
+        task=context.task,
+        seed=context.seed,
+        data=context.data.fingerprint(),
         graph=program.module.code,
         weights=state_hash(program.module.state_dict()),
         loss=getattr(loss, "identity", ""),

@@ -8,12 +8,15 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
+from pydantic import BaseModel
+
+from .context import Place
 from .errors import ArtifactError, MissingFileError, StorageError
 from .streams import write_steadily
 
@@ -141,25 +144,24 @@ def storage_errors(what: str, *more: int) -> Iterator[None]:
 
 @contextmanager
 def new_artifact(
-    directory: Path,
+    place: Place,
     kind: Kind,
     stage: str,
-    *,
-    key: str = "",
-    parents: tuple[str, ...] = (),
-    options: Mapping[str, Any] | None = None,
+    options: BaseModel | None = None,
     facts: dict[str, Any] | None = None,
     tools: dict[str, str] | None = None,
 ) -> Iterator[Path]:
-    """Write an artifact atomically: yields a scratch folder; on success it becomes ``directory``.
+    """Write an artifact atomically: yields a scratch folder; on success it becomes the folder of ``place``.
 
     Files put into the scratch folder are hashed into the manifest, which is written last; then the
     folder is renamed into place. ``facts`` may still be filled in while the folder is open. After an
-    exception nothing remains of it. Use :func:`load_artifact` on ``directory`` afterwards.
+    exception nothing remains of it. Use :func:`load_artifact` afterwards. Without a key in ``place`` the hash of the
+    content stands for it.
 
     Raises:
         StorageError: the disk is full or not writable.
     """
+    directory = place.directory
     scratch = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
     with storage_errors(str(directory)):
         try:
@@ -167,8 +169,9 @@ def new_artifact(
                 scratch.mkdir(parents=True)
             yield scratch
             files = _entries(scratch)
-            key = key or stable_hash({name: entry.sha256 for name, entry in files.items()})
-            manifest = Manifest(kind, stage, key, parents, dict(options or {}), files, facts or {}, tools or {})
+            key = place.key or stable_hash({name: entry.sha256 for name, entry in files.items()})
+            given = options.model_dump(mode="json") if options is not None else {}
+            manifest = Manifest(kind, stage, key, place.parents, given, files, facts or {}, tools or {})
             write_atomically(scratch / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
             settle(scratch, directory)
         finally:

@@ -21,7 +21,7 @@ class Context:
         target: what the model is for; it fixes the quantization scheme.
         seed: of everything random.
         console: shows progress.
-        scratch: folder for resumable checkpoints; a killed stage goes on from there.
+        scratch: folder for resumable checkpoints, from which a killed stage goes on; None keeps none.
     """
 
     data: Splits
@@ -30,7 +30,7 @@ class Context:
     target: Target = "cpu"
     seed: int = 0
     console: Console = SILENT
-    scratch: Path = Path("runs/.scratch")
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -131,9 +132,18 @@ class Splits:
     classes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """A hash that changes when any split does."""
+        """A hash that changes when any split does; worked out once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         parts = (self.train, self.validation, self.calibration, self.test)
         return hashlib.sha256("|".join(part.fingerprint() for part in parts).encode()).hexdigest()
+
+    @property
+    def judging(self) -> Split:
+        """What decisions are judged on: the validation split, or the calibration split where there is none."""
+        return self.validation if len(self.validation) else self.calibration
 
     def example(self, rows: int = 2) -> dict[str, Array]:
         """The inputs of the first ``rows`` training samples."""
@@ -151,6 +161,11 @@ def batches(split: Split, size: int, limit: int | None = None) -> Iterator[Batch
         raise DataError("the data set is empty", "give at least one sample")
     for start in range(0, total, size):
         yield split.read(range(start, min(start + size, total)))
+
+
+def rows_of(split: Split, count: int) -> dict[str, Array]:
+    """The inputs of the first ``count`` samples, or of all where there are fewer."""
+    return split.read(range(min(count, len(split))))[0]
 
 
 def as_arrays(split: Split, indices: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> ArraySplit:

@@ -119,6 +119,11 @@ class QuantizeOptions(Options):
     timed_batches: tuple[Count, ...] = Field(
         default=(1, 32), min_length=1, description="batch sizes at which INT8 shall not be slower than FP32"
     )
+    float_layers: dict[str, str] = Field(
+        default_factory=dict,
+        description="layers and operators that stay in FP32 because they are faster there, with the measured reason; "
+        "the search that `timed` asks for fills it",
+    )
     sensitivity: bool = Field(default=False, description="measure what INT8 costs in each layer alone, and why")
     mixed: Literal["none", "auto"] = Field(
         default="none", description="auto leaves the fewest layers in floating point that meet max_drop or min_sqnr"

@@ -13,45 +13,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from .errors import MissingFileError, RecipeError
-from .options import (
-    BenchOptions,
-    CaptureOptions,
-    DataSpec,
-    DistillOptions,
-    EngineOptions,
-    ExportOptions,
-    Gate,
-    MetricName,
-    ModelSpec,
-    Options,
-    PackOptions,
-    PruneOptions,
-    QuantizeOptions,
-    ReportOptions,
-    ServeOptions,
-    SparsifyOptions,
-    Target,
-    Task,
-    TrainOptions,
-    from_string,
-)
-
-STAGE_OPTIONS: dict[str, type[Options]] = {
-    "capture": CaptureOptions,
-    "train": TrainOptions,
-    "distill": DistillOptions,
-    "prune": PruneOptions,
-    "sparsify": SparsifyOptions,
-    "quantize": QuantizeOptions,
-    "export": ExportOptions,
-    "engine": EngineOptions,
-    "pack": PackOptions,
-    "serve": ServeOptions,
-    "bench": BenchOptions,
-    "report": ReportOptions,
-}
-PROGRAM_STAGES = ("capture", "train", "distill", "prune", "sparsify", "quantize")
-NEEDS = {"engine": "export", "pack": "export", "serve": "pack", "report": "bench"}
+from .options import DataSpec, Gate, MetricName, ModelSpec, Options, Target, Task, from_string
+from .stage_table import PROGRAM_STAGES
+from .stage_table import STAGES as TABLE
 
 
 def _stage_name(value: Any) -> str:
@@ -85,8 +49,8 @@ def _stage_model(name: str, options: type[Options]) -> type[Stage]:
     return type(f"{name.capitalize()}Stage", (Stage,), {**namespace, "__doc__": f"The `{name}` stage."})
 
 
-STAGES = {name: _stage_model(name, options) for name, options in STAGE_OPTIONS.items()}
-_TAGGED: list[Any] = [Annotated.__class_getitem__((model, Tag(name))) for name, model in STAGES.items()]  # type: ignore[attr-defined]
+_MODELS = {name: _stage_model(name, entry.options) for name, entry in TABLE.items()}
+_TAGGED: list[Any] = [Annotated.__class_getitem__((model, Tag(name))) for name, model in _MODELS.items()]  # type: ignore[attr-defined]
 AnyStage: Any = Annotated[reduce(operator.or_, _TAGGED), Discriminator(_stage_name)]
 
 
@@ -127,7 +91,8 @@ class Recipe(Options):
 
 
 def _order_faults(names: list[str]) -> list[str]:
-    faults = [f"`{name}` needs `{needs}` before it" for name, needs in NEEDS.items() if _missing(names, name, needs)]
+    needs = {name: entry.after for name, entry in TABLE.items() if entry.after is not None}
+    faults = [f"`{name}` needs `{first}` before it" for name, first in needs.items() if _missing(names, name, first)]
     faults += [f"`{name}` stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     tail = names[names.index("export") :] if "export" in names else []
     faults += [f"`{name}` must stand before `export`" for name in tail if name in PROGRAM_STAGES]
@@ -209,7 +174,7 @@ def _key_path(loc: tuple[int | str, ...]) -> tuple[str, ...]:
     """Pydantic's location without the union tag that it puts before a stage's own key, and after a union's member."""
     path: list[str] = []
     for part in map(str, loc):
-        repeated = len(path) >= 2 and path[0] == "stages" and part == path[-1] and part in STAGE_OPTIONS
+        repeated = len(path) >= 2 and path[0] == "stages" and part == path[-1] and part in TABLE
         if not repeated and not part.startswith(("literal[", "tuple[", "function-", "constrained-")):
             path.append(part)
     return tuple(path)
@@ -221,7 +186,7 @@ def _message(item: Any, path: tuple[str, ...]) -> str:
         return f"unknown key{nearest(path[-1], _known_keys(path[:-1]))}"
     if kind.startswith("union_tag"):
         name = next(iter(value)) if isinstance(value, dict) and value else value
-        return f"unknown stage '{name}'{nearest(str(name), list(STAGE_OPTIONS))}"
+        return f"unknown stage '{name}'{nearest(str(name), list(TABLE))}"
     if kind == "missing":
         return "is required"
     if kind == "literal_error":
@@ -235,7 +200,7 @@ def _message(item: Any, path: tuple[str, ...]) -> str:
 def _known_keys(path: tuple[str, ...]) -> list[str]:
     model: Any = Recipe
     for part in path:
-        model = STAGE_OPTIONS.get(part) or _field_model(model, part) or model
+        model = (TABLE[part].options if part in TABLE else None) or _field_model(model, part) or model
     return [name for name in model.model_fields if name != "name" or model is not Stage]
 
 
@@ -275,7 +240,7 @@ def schema() -> dict[str, Any]:
     made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     properties = made["properties"]
     stage = properties["stages"]["items"]
-    properties["stages"]["items"] = {"anyOf": [{"enum": list(STAGE_OPTIONS)}, *stage.get("oneOf", [stage])]}
+    properties["stages"]["items"] = {"anyOf": [{"enum": list(TABLE)}, *stage.get("oneOf", [stage])]}
     for key in ("model", "data"):
         properties[key] = {"anyOf": [{"type": "string"}, properties[key]]}
     result: dict[str, Any] = json.loads(json.dumps(made))

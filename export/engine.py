@@ -12,6 +12,7 @@ import onnx
 from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file, write_atomically
 from ..core.cache import cache_folder
 from ..core.console import SILENT, Console
+from ..core.context import Context, Place
 from ..core.errors import ArtifactError, UserError, VerificationError
 from ..core.options import EngineOptions
 from ..core.tensors import Signature, TensorSpec
@@ -31,25 +32,24 @@ INSPECTOR = "inspector.json"
 EXPLAIN_GRAPH = "explain the graph that it was built from: retort engine model.onnx --explain"
 
 
-def engine(
-    options: EngineOptions,
-    artifact: Artifact,
-    directory: Path,
-    *,
-    console: Console = SILENT,
-    key: str = "",
-    parents: tuple[str, ...] = (),
-) -> Artifact:
+def engine(options: EngineOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """The stage that builds the TensorRT plan of a graph.
+
+    Raises:
+        RetortError: as :func:`build_engine`.
+    """
+    return build_engine(options, parent, place, context.console)
+
+
+def build_engine(options: EngineOptions, artifact: Artifact, place: Place, console: Console = SILENT) -> Artifact:
     """Build the TensorRT plan of an ONNX graph.
 
     Args:
         options: profiles, memory, optimisation level, caches.
         artifact: a graph, or a bare ``.onnx`` file.
-        directory: what becomes the artifact: ``model.plan``, ``signature.json`` and, where the graph has them, its
+        place: its folder gets ``model.plan``, ``signature.json`` and, where the graph has them, its
             golden vectors. Its manifest's ``engine`` facts say on which version and device the plan runs.
         console: where progress goes.
-        key: the artifact's key.
-        parents: keys of what it was made from.
 
     Raises:
         UserError: a profile does not fit the model.
@@ -68,8 +68,7 @@ def engine(
     cache = None if options.timing_cache == "off" else prepare_folder(_folder(options))
     console.stage("engine", f"{path.name}, {_shown(profiles)}")
     facts: dict[str, Any] = {}
-    settings = options.model_dump(mode="json")
-    with new_artifact(directory, "engine", "engine", key=key, parents=parents, options=settings, facts=facts) as folder:
+    with new_artifact(place, "engine", "engine", options=options, facts=facts) as folder:
         source, half = _in_precision(options, artifact, signature, folder, console)
         made = run_build(_request(source, folder / "model.plan", profiles, options, cache), console)
         if (folder / "model.plan").stat().st_size != made["plan_bytes"]:
@@ -83,7 +82,7 @@ def engine(
         facts |= _facts(made, profiles, options, path) | half
         facts |= {name: artifact.facts[name] for name in ("parameters", "macs", "target") if name in artifact.facts}
     console.stage("engine", _summary(facts))
-    return load_artifact(directory)
+    return load_artifact(place.directory)
 
 
 def _in_precision(

@@ -14,9 +14,12 @@ import onnx_ir as ir
 from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, write_atomically
 from ..core.backends.ort import SIGNATURE_KEY
 from ..core.console import SILENT, Console
+from ..core.context import Context, Place
+from ..core.data import rows_of
 from ..core.dynamic import NEIGHBOURS
 from ..core.errors import DataError, UserError, VerificationError
 from ..core.options import ExportOptions, Target
+from ..core.program_file import fit_context
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Feeds, Signature
 from .finish import told_of_neighbours
@@ -35,29 +38,31 @@ KEY = "retort.key"
 TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
 
-def export(
-    options: ExportOptions,
-    artifact: Artifact,
-    directory: Path,
-    *,
-    target: Target = "cpu",
-    samples: Feeds,
-    console: Console = SILENT,
-    key: str = "",
-    parents: tuple[str, ...] = (),
+def export(options: ExportOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """The stage that writes a program as ONNX and proves that the file computes the same on calibration samples.
+
+    Raises:
+        RetortError: as :func:`write_graph`.
+    """
+    raise_if_not(parent, "program")
+    calibration = fit_context(context, parent.main).data.calibration
+    samples = rows_of(calibration, max(*options.batch_sizes, options.golden))
+    chosen = options if options.target is not None else options.model_copy(update={"target": context.target})
+    return write_graph(chosen, parent, place, samples, context.console)
+
+
+def write_graph(
+    options: ExportOptions, artifact: Artifact, place: Place, samples: Feeds, console: Console = SILENT
 ) -> Artifact:
     """Write a program as ONNX and prove that the file computes the same.
 
     Args:
-        options: target, opset, tolerance, batch sizes, golden rows.
+        options: target (`cpu` by default), opset, tolerance, batch sizes, golden rows.
         artifact: a program, or a bare ``.pt2`` file.
-        directory: what becomes the artifact: ``model.onnx``, ``signature.json``, ``golden.npz`` with ``in.<name>`` and
-            ``out.<name>`` as ONNX Runtime computes them.
-        target: what the file is for, unless the options say.
+        place: its folder gets ``model.onnx``, ``signature.json`` and ``golden.npz`` with ``in.<name>`` and
+            ``out.<name>`` as ONNX Runtime computes them; its key is written into the file.
         samples: real inputs, with at least one row.
         console: where progress goes.
-        key: the artifact's key, also written into the file.
-        parents: keys of what it was made from.
 
     Raises:
         ArtifactError: the program cannot be read, or quantizes in a form that the target does not run.
@@ -71,7 +76,7 @@ def export(
     from .retarget import is_quantized, retarget
 
     raise_if_not(artifact, "program")
-    wanted = options.target or target
+    wanted = options.target or "cpu"
     opset = _opset(options, wanted, OPSETS[wanted])
     exported, signature, stored = load_exported(artifact.main)
     _require_samples(samples, signature)
@@ -82,9 +87,8 @@ def export(
     model, written, half = in_half(model, options, signature, samples)
     facts: dict[str, Any] = {"target": wanted, "opset": opset, "quantized": is_quantized(program)}
     facts |= _carried(artifact) | half | {"batch_invariant": written.batch_invariant}
-    _sign(model, options, key, parents)
-    made: dict[str, Any] = {"options": options.model_dump(mode="json"), "facts": facts, "tools": _tools()}
-    with new_artifact(directory, "graph", "export", key=key, parents=parents, **made) as folder:
+    _sign(model, options, place)
+    with new_artifact(place, "graph", "export", options=options, facts=facts, tools=_tools()) as folder:
         path = write_model(model, folder)
         verify_file(path, wanted)
         facts |= verify_sparsity(onnx.load(str(path)), stored["meta"])
@@ -93,7 +97,7 @@ def export(
         write_atomically(folder / "signature.json", written.to_json().encode())
         _write_golden(loadable(path, options.precision), samples, options.golden, folder / "golden.npz")
     _tell(facts, console)
-    return load_artifact(directory)
+    return load_artifact(place.directory)
 
 
 def _carried(artifact: Artifact) -> dict[str, Any]:
@@ -186,11 +190,11 @@ def loadable(path: Path, precision: str) -> Path | bytes:
     return path if made is model else made.SerializeToString()
 
 
-def _sign(model: ir.Model, options: ExportOptions, key: str, parents: tuple[str, ...]) -> None:
+def _sign(model: ir.Model, options: ExportOptions, place: Place) -> None:
     """Where the file came from, inside the file: the same for equal input."""
-    if key:
-        model.metadata_props[KEY] = key
-    model.metadata_props["retort.parents"] = json.dumps(parents)
+    if place.key:
+        model.metadata_props[KEY] = place.key
+    model.metadata_props["retort.parents"] = json.dumps(place.parents)
     model.metadata_props["retort.options"] = json.dumps(options.model_dump(mode="json"), sort_keys=True)
 
 

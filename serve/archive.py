@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.console import SILENT, Console
+from ..core.context import Context, Place
 from ..core.errors import ArtifactError, UserError
 from ..core.options import PackOptions
 from .bundle import read_graph, write_bundle
@@ -58,15 +59,21 @@ class Policy:
     providers: tuple[str, ...] = ()
 
 
-def pack(
+def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """The stage that writes the TorchServe archive of a graph.
+
+    Raises:
+        RetortError: as :func:`write_archive`.
+    """
+    return write_archive(options, parent, place, console=context.console)
+
+
+def write_archive(
     options: PackOptions,
     artifact: Artifact,
-    directory: Path,
-    *,
+    place: Place,
     policy: Policy | None = None,
     console: Console = SILENT,
-    key: str = "",
-    parents: tuple[str, ...] = (),
 ) -> Artifact:
     """Write ``model.mar`` and the bundle it was made from.
 
@@ -78,8 +85,7 @@ def pack(
     """
     parts = read_graph(artifact)
     facts: dict[str, Any] = {}
-    written = options.model_dump(mode="json")
-    with new_artifact(directory, "archive", "pack", key=key, parents=parents, options=written, facts=facts) as folder:
+    with new_artifact(place, "archive", "pack", options=options, facts=facts) as folder:
         settings = write_bundle(folder / "bundle", parts, settings_of(options, policy or Policy()))
         engine = Engine.load(folder / "bundle")
         _answer_golden(engine)
@@ -88,7 +94,7 @@ def pack(
         facts.update(_facts(folder, engine))
         if not parts.signature.batch_invariant:
             console.warn("rows of this model influence each other: requests are run one by one, never together")
-    return load_artifact(directory)
+    return load_artifact(place.directory)
 
 
 def _answer_golden(engine: Engine) -> None:
@@ -124,7 +130,7 @@ def mar_members(bundle: Path, settings: Settings, options: PackOptions, load_s: 
     handler = f"{options.handler}.py"
     members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
     members |= {f"retort/{name}": (_ROOT / name).read_bytes() for name in RUNTIME_HALF}
-    members[handler] = (_ROOT / "handlers" / handler).read_bytes()
+    members[handler] = (_ROOT / f"handlers/{handler}").read_bytes()
     members[MANIFEST] = _manifest(settings, handler)
     members[CONFIG] = model_config(settings, options, load_s)
     return members

@@ -14,8 +14,10 @@ from retort import choosing, stages
 from retort.choosing import Form, Times, Trial, decide
 from retort.compress.program import capture, save_program
 from retort.core.artifact import load_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import QuantizeOptions
+from retort.core.program_file import read_signature
 
 AUTO = QuantizeOptions(form="auto", method="minmax", correction=("none",))
 FASTER, SLOWER, EQUAL = (1.2, 1.1, 1.3), (0.8, 0.7, 0.9), (1.0, 0.9, 1.1)
@@ -77,8 +79,8 @@ def test_both_are_made_measured_and_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(choosing, "BUDGET_S", 1.0)
     torch.manual_seed(0)
     save_program(capture(Mixer(), {"x": torch.zeros(2, 6, 32)}), tmp_path / "net.pt2")
-    context = stages.Context(_splits((6, 32)), scratch=tmp_path / "scratch")
-    made = stages.quantize(AUTO, load_artifact(tmp_path / "net.pt2"), stages.Place(tmp_path / "int8", "k"), context)
+    context = Context(_splits((6, 32)), scratch=tmp_path / "scratch")
+    made = stages.quantize(AUTO, load_artifact(tmp_path / "net.pt2"), Place(tmp_path / "int8", "k"), context)
     facts = made.facts["form"]
     assert facts["why"]
     for form in ("static", "dynamic"):
@@ -86,7 +88,7 @@ def test_both_are_made_measured_and_told(tmp_path: Path, monkeypatch: pytest.Mon
         assert set(facts[form]["speedup"]) == {"1", "32"}
     assert made.key == "k"
     assert (made.path / "plan.yaml").is_file()
-    assert stages.read_signature(made.main).batch_invariant is (facts["kept"] == "static")
+    assert read_signature(made.main).batch_invariant is (facts["kept"] == "static")
     assert not any((tmp_path / ".scratch").iterdir())
 
 
@@ -94,7 +96,7 @@ def test_without_matrix_products_there_is_nothing_to_choose(tmp_path: Path) -> N
     """A net of convolutions has one form, which is kept and said."""
     net = nn.Sequential(nn.Conv2d(3, 16, 3, stride=3), nn.ReLU(), nn.Conv2d(16, 4, 1))
     save_program(capture(net, {"x": torch.randn(2, 3, 6, 6)}), tmp_path / "net.pt2")
-    context = stages.Context(_splits((3, 6, 6)), scratch=tmp_path / "scratch")
-    made = stages.quantize(AUTO, load_artifact(tmp_path / "net.pt2"), tmp_path / "int8", context)
+    context = Context(_splits((3, 6, 6)), scratch=tmp_path / "scratch")
+    made = stages.quantize(AUTO, load_artifact(tmp_path / "net.pt2"), Place(tmp_path / "int8"), context)
     assert made.facts["form"]["kept"] == "static"
     assert "no matrix product" in made.facts["form"]["why"]

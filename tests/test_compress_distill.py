@@ -18,6 +18,7 @@ from retort.compress.distill import check_pair, distill, soft_target_loss
 from retort.compress.program import Program, capture, clone, load_program, predict, store
 from retort.compress.train import fit
 from retort.core.artifact import load_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import ArtifactError, DataError, ModelError
 from retort.core.options import DistillOptions, ModelSpec, TrainOptions
@@ -121,8 +122,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A teacher trained on the digits, as an artifact."""
     torch.manual_seed(0)
     program = capture(Net(16), {"image": torch.randn(2, 1, 8, 8)})
-    fit(program, digits(), TrainOptions(epochs=10, learning_rate=5e-3), task="classification", seed=0)
-    return store(program, tmp_path_factory.mktemp("teacher") / "artifact", "train")
+    fit(program, TrainOptions(epochs=10, learning_rate=5e-3), Context(digits(), task="classification", seed=0))
+    return store(program, Place(tmp_path_factory.mktemp("teacher") / "artifact"), "train")
 
 
 def student() -> Program:
@@ -135,7 +136,7 @@ def test_student_learns_the_digits_from_its_teacher(teacher: Any, tmp_path: Path
     """On real data a student below a fifth of the size comes within six points of its teacher's accuracy."""
     data, options = digits(), DistillOptions(student=ANY, epochs=15, learning_rate=5e-3)
     arguments = {"data": data, "task": "classification", "seed": 0, "scratch": tmp_path / "scratch"}
-    artifact = distill(options, teacher, tmp_path / "student", student=student(), **arguments)
+    artifact = distill(options, teacher, Place(tmp_path / "student"), Context(**arguments), student())
     theirs, ours = accuracy(load_program(teacher.main), data.test), accuracy(load_program(artifact.main), data.test)
     assert theirs > 0.96
     assert ours > theirs - 0.06
@@ -150,11 +151,13 @@ def test_labels_are_not_needed_when_alpha_is_one(teacher: Any, tmp_path: Path) -
     data = digits(labelled=False)
     arguments = {"data": data, "task": "classification", "seed": 0, "scratch": tmp_path / "scratch"}
     options = DistillOptions(student=ANY, epochs=8, learning_rate=5e-3, alpha=1.0)
-    artifact = distill(options, teacher, tmp_path / "student", student=student(), **arguments)
+    artifact = distill(options, teacher, Place(tmp_path / "student"), Context(**arguments), student())
     assert artifact.facts["metric"] == "loss"
     assert accuracy(load_program(artifact.main), data.test) > 0.9
     with pytest.raises(DataError, match="no targets"):
-        distill(options.model_copy(update={"alpha": 0.5}), teacher, tmp_path / "no", student=student(), **arguments)
+        distill(
+            options.model_copy(update={"alpha": 0.5}), teacher, Place(tmp_path / "no"), Context(**arguments), student()
+        )
 
 
 def test_only_a_program_teaches(tmp_path: Path) -> None:
@@ -164,10 +167,7 @@ def test_only_a_program_teaches(tmp_path: Path) -> None:
         distill(
             DistillOptions(student=ANY),
             load_artifact(tmp_path / "model.onnx"),
-            tmp_path / "out",
-            student=linear(),
-            data=digits(),
-            task="classification",
-            seed=0,
-            scratch=tmp_path,
+            Place(tmp_path / "out"),
+            Context(data=digits(), task="classification", seed=0, scratch=tmp_path),
+            linear(),
         )

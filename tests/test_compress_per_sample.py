@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 from retort.compress.program import capture, store
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import ExportOptions
 from retort.core.session import SessionOptions, open_session
-from retort.stages import Context, export
+from retort.stages import export
 
 torch.set_num_threads(1)
 
@@ -47,7 +48,7 @@ def test_kernels_per_sample_are_products_that_any_runtime_takes(tmp_path: Path) 
     wanted = model(**feeds)
     assert torch.allclose(program.module(*feeds.values())[0], wanted, atol=1e-4)
     split = ArraySplit({name: value.numpy() for name, value in feeds.items()}, None)
-    artifact = store(program, tmp_path / "program", "capture")
-    graph = export(ExportOptions(), artifact, tmp_path / "graph", Context(Splits(split, split, split, split)))
+    artifact = store(program, Place(tmp_path / "program"), "capture")
+    graph = export(ExportOptions(), artifact, Place(tmp_path / "graph"), Context(Splits(split, split, split, split)))
     found = open_session(graph.main, SessionOptions(threads=1)).run(split.inputs)["output"]
     assert torch.allclose(torch.from_numpy(found), wanted, atol=1e-4)

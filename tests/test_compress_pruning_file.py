@@ -18,6 +18,7 @@ from retort.compress.program import Program, capture, store
 from retort.compress.pruning import prune_program, rules
 from retort.compress.pruning.shipped import FileProof, prove_file
 from retort.core.artifact import Artifact, load_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import CaptureError, VerificationError
 from retort.core.options import PruneOptions
@@ -153,17 +154,17 @@ def test_deviations_are_relative_and_never_hide_a_nan() -> None:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Artifact:
-    return store(program_of(), tmp_path / "model", "train")
+    return store(program_of(), Place(tmp_path / "model"), "train")
 
 
-def context_of(folder: Path) -> stages.Context:
+def context_of(folder: Path) -> Context:
     split = ArraySplit({"image": IMAGE.numpy()}, np.arange(4) % 5)
-    return stages.Context(Splits(split, split, split, split), scratch=folder / "scratch")
+    return Context(Splits(split, split, split, split), scratch=folder / "scratch")
 
 
 def test_the_stage_proves_the_file_too(model: Artifact, tmp_path: Path) -> None:
     """`retort prune` keeps in its manifest how far ONNX Runtime is from the masked program."""
-    pruned = stages.prune(OPTIONS, model, tmp_path / "pruned", context_of(tmp_path))
+    pruned = stages.prune(OPTIONS, model, Place(tmp_path / "pruned"), context_of(tmp_path))
     (step,) = pruned.facts["steps"]
     assert 0 <= step["file"]["error"] < 1e-5
     assert step["file"]["reason"] == ""
@@ -181,12 +182,15 @@ def test_a_planted_wrong_rule_leaves_the_artifact_untouched(
     monkeypatch.setattr(rules, "pointwise", wrong)
     with pytest.raises(VerificationError, match=r"the cut is refused.*add"):
         stages.prune(
-            PruneOptions(macs=0.5, min_channels=2, recover=None), model, tmp_path / "pruned", context_of(tmp_path)
+            PruneOptions(macs=0.5, min_channels=2, recover=None),
+            model,
+            Place(tmp_path / "pruned"),
+            context_of(tmp_path),
         )
     assert not (tmp_path / "pruned").exists()
     load_artifact(model.path)
     monkeypatch.setattr(rules, "pointwise", right)
-    stages.prune(OPTIONS, model, tmp_path / "pruned", context_of(tmp_path))
+    stages.prune(OPTIONS, model, Place(tmp_path / "pruned"), context_of(tmp_path))
 
 
 class Doomed(nn.Module):

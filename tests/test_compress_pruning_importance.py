@@ -20,6 +20,7 @@ from retort.compress.pruning.progress import ramp, recovery_of
 from retort.compress.pruning.step import groups_of
 from retort.compress.train import fit
 from retort.core.console import Console
+from retort.core.context import Context
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import UserError
 from retort.core.options import DataSpec, PruneOptions, RecoverOptions, TrainOptions
@@ -51,7 +52,7 @@ def trained() -> tuple[Program, Splits]:
     torch.manual_seed(0)
     program = capture(Digits(), {"image": data.example(4)["image"]})
     data = fit_to(data, program.signature)
-    fit(program, data, TrainOptions(epochs=6, batch_size=32), task="classification", seed=0)
+    fit(program, TrainOptions(epochs=6, batch_size=32), Context(data, task="classification", seed=0))
     return program, data
 
 

@@ -24,6 +24,7 @@ from retort.compress.pruning.surgery import cut
 from retort.compress.pruning.table import Compared, Table
 from retort.core.artifact import Artifact
 from retort.core.console import Console
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import UserError, VerificationError
 from retort.core.intervals import Interval
@@ -249,15 +250,15 @@ def split(rows: int, seed: int) -> ArraySplit:
 DATA = Splits(split(32, 0), split(8, 1), split(8, 2), split(8, 3))
 
 
-def run(model: Artifact, wanted: PruneOptions, name: str, device: Device, **more: Any) -> Artifact:
+def run(model: Artifact, wanted: PruneOptions, name: str, device: Device) -> Artifact:
     folder = model.path.parent
-    given = {"data": DATA, "task": "classification", "seed": 0, "scratch": folder / "scratch", **more}
-    return prune(wanted, model, folder / name, timer=device, tables=folder / "tables", **given)
+    context = Context(DATA, scratch=folder / "scratch")
+    return prune(wanted, model, Place(folder / name), context, timer=device, tables=folder / "tables")
 
 
 def test_the_stage_reports_what_was_asked_and_got(program: Program, tmp_path: Path) -> None:
     """Facts hold both latencies, the interval, the device and the candidates; only the last of two steps is timed."""
-    model = store(program, tmp_path / "model", "train")
+    model = store(program, Place(tmp_path / "model"), "train")
     device = Device()
     milliseconds = 0.5 * device.whole_ms(program)
     wanted = PruneOptions(latency_ms=milliseconds, recover=None, steps=2, importance="taylor")
@@ -278,7 +279,7 @@ class Stopped(Exception):
 
 def test_a_stopped_run_measures_no_candidate_twice(program: Program, tmp_path: Path) -> None:
     """Interrupted at its third comparison and run again, the stage asks only for what is missing, and ends alike."""
-    model, wanted = store(program, tmp_path / "model", "train"), options(latency=0.45)
+    model, wanted = store(program, Place(tmp_path / "model"), "train"), options(latency=0.45)
     whole = Device()
     straight = run(model, wanted, "straight", whole)
 
@@ -300,7 +301,7 @@ def test_a_stopped_run_measures_no_candidate_twice(program: Program, tmp_path: P
 
 def test_a_latency_without_a_timer_is_refused(program: Program, tmp_path: Path) -> None:
     """The stage says that nothing measures the time it is asked for."""
-    model = store(program, tmp_path / "model", "train")
+    model = store(program, Place(tmp_path / "model"), "train")
     with pytest.raises(UserError, match="nothing measures it"):
         run(model, options(), "pruned", None)  # type: ignore[arg-type]
     assert cost(load_program(model.main)) == cost(program)

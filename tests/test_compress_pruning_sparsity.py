@@ -19,6 +19,7 @@ from retort.compress.pruning.sparsify import check, make_sparse
 from retort.compress.pruning.zeros import find_places
 from retort.compress.quantization import quantize
 from retort.core.artifact import Artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import UserError, VerificationError
 from retort.core.options import (
@@ -30,7 +31,7 @@ from retort.core.options import (
 )
 from retort.export.onnx_graph import to_onnx
 from retort.export.sparsity import read_sparsity, verify_sparsity
-from retort.export.stage import export
+from retort.export.stage import write_graph
 
 
 class Net(nn.Module):
@@ -63,7 +64,7 @@ def program_of() -> Program:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Artifact:
-    return store(program_of(), tmp_path / "model", "train")
+    return store(program_of(), Place(tmp_path / "model"), "train")
 
 
 def options(**given: object) -> SparsifyOptions:
@@ -78,7 +79,7 @@ def inputs() -> list[dict[str, torch.Tensor]]:
 def run(model: Artifact, wanted: SparsifyOptions, name: str = "sparse") -> Artifact:
     folder = model.path.parent
     given: dict[str, Any] = {"data": DATA, "task": "classification", "seed": 0, "scratch": folder / "scratch"}
-    return sparsify(wanted, model, folder / name, **given)
+    return sparsify(wanted, model, Place(folder / name), Context(**given))
 
 
 def groups_of_four(weight: torch.Tensor) -> torch.Tensor:
@@ -182,8 +183,8 @@ def test_the_shipped_file_holds_the_zeros(model: Artifact, quantized: bool) -> N
     made = run(model, options())
     if quantized:
         chosen = QuantizeOptions(method="minmax")
-        made = quantize(chosen, made, folder / "int8", data=DATA, seed=0, target="cpu")
-    graph = export(ExportOptions(), made, folder / "graph", samples=DATA.calibration.read(range(8))[0])
+        made = quantize(chosen, made, Place(folder / "int8"), Context(data=DATA, seed=0, target="cpu"))
+    graph = write_graph(ExportOptions(), made, Place(folder / "graph"), DATA.calibration.read(range(8))[0])
     found = graph.facts["sparsity"]
     assert (found["pattern"], found["zeros"]) == ("2:4", pytest.approx(0.5, abs=0.1))
     weights = read_sparsity(onnx.load(str(graph.main)))
@@ -210,7 +211,7 @@ def test_cuts_after_two_of_four_are_refused(model: Artifact) -> None:
     sparse = run(model, options())
     given: dict[str, Any] = {"data": DATA, "task": "classification", "seed": 0, "scratch": model.path.parent / "s"}
     with pytest.raises(UserError, match="which a cut would break"):
-        prune(PruneOptions(macs=0.5), sparse, model.path.parent / "cut", **given)
+        prune(PruneOptions(macs=0.5), sparse, Place(model.path.parent / "cut"), Context(**given))
 
 
 def test_bad_sparsity_is_one_message(model: Artifact) -> None:

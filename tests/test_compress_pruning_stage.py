@@ -16,6 +16,7 @@ from torch import nn
 from retort.compress.program import Program, capture, cost, load_program, store
 from retort.compress.pruning import prune, surgery
 from retort.core.artifact import Artifact, load_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import ArtifactError, UserError, VerificationError
 from retort.core.options import PruneOptions, RecoverOptions
@@ -27,6 +28,7 @@ import numpy as np
 from retort.compress.pruning import prune
 from retort.core.artifact import load_artifact
 from retort.core.console import Bar, Console
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import PruneOptions, RecoverOptions
 
@@ -50,8 +52,8 @@ console = Watched("silent")
 Bar.advance = advance
 data = Splits(split(96, 0), split(32, 1), split(8, 2), split(32, 3))
 options = PruneOptions(macs=0.4, steps=2, min_channels=2, recover=RecoverOptions(epochs=3, batch_size=24))
-prune(options, load_artifact(folder / "model"), folder / "resumed", data=data, task="classification", seed=0,
-      scratch=folder / "scratch", console=console)
+context = Context(data, scratch=folder / "scratch", console=console)
+prune(options, load_artifact(folder / "model"), Place(folder / "resumed"), context)
 """
 
 
@@ -68,19 +70,19 @@ def model(tmp_path: Path) -> Artifact:
     torch.manual_seed(0)
     hidden = [nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 24), nn.Dropout(0.1), nn.Sigmoid()]
     program = capture(nn.Sequential(*hidden, nn.Linear(24, 3)), {"x": torch.randn(4, 12)})
-    return store(program, tmp_path / "model", "train")
+    return store(program, Place(tmp_path / "model"), "train")
 
 
-def run(options: PruneOptions, model: Artifact, name: str = "pruned", **more: Any) -> Artifact:
+def run(options: PruneOptions, model: Artifact, name: str = "pruned", key: str = "", **more: Any) -> Artifact:
     folder = model.path.parent
-    given = {"data": DATA, "task": "classification", "seed": 0, "scratch": folder / "scratch", **more}
-    return prune(options, model, folder / name, **given)
+    context = Context(DATA, scratch=folder / "scratch")
+    return prune(options, model, Place(folder / name, key, (model.key,)), context, **more)
 
 
 def test_the_stage_writes_a_smaller_program_and_its_facts(model: Artifact) -> None:
     """The manifest says what was asked and got, what was cut and what was locked and why, and how well it is proven."""
     options = PruneOptions(macs=0.5, steps=2, min_channels=2, recover=RecoverOptions(epochs=1))
-    pruned = run(options, model, key="abc", parents=("parent",))
+    pruned = run(options, model, key="abc")
     facts = pruned.facts
     before, after = cost(load_program(model.main)), cost(load_program(pruned.main))
     assert (facts["macs_before"], facts["macs_after"], facts["macs"]) == (before.macs, after.macs, after.macs)
@@ -92,7 +94,7 @@ def test_the_stage_writes_a_smaller_program_and_its_facts(model: Artifact) -> No
     assert [(group["name"], group["channels_before"]) for group in facts["groups"]] == [("0", 24), ("3", 24)]
     assert sum(group["channels_after"] for group in facts["groups"]) < 48
     assert facts["locked"] == [{"name": "6", "channels": 3, "reason": "is the output 'output'"}]
-    assert (pruned.key, pruned.manifest.parents, pruned.manifest.stage) == ("abc", ("parent",), "prune")
+    assert (pruned.key, pruned.manifest.parents, pruned.manifest.stage) == ("abc", (model.key,), "prune")
     assert list((model.path.parent / "scratch").iterdir()) == []
 
 

@@ -16,6 +16,7 @@ from retort.compress.pruning.evidence import Samples
 from retort.compress.pruning.step import Ranked, cut_and_prove, decide, rankings
 from retort.compress.pruning.trial import Trial
 from retort.core.console import Console
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import PruneOptions, Task
 
@@ -103,10 +104,10 @@ def test_large_outputs_are_compared_on_fewer_samples(program: Program, monkeypat
 
 def test_the_stage_says_what_was_tried_and_taken(program: Program, tmp_path: Path) -> None:
     """The manifest holds the loss of every trial, and the ranking that was followed is the one with the least."""
-    model = store(program, tmp_path / "model", "train")
+    model = store(program, Place(tmp_path / "model"), "train")
     data = Splits(split(96), split(32, 1), split(32, 2), split(32, 3))
     given = {"data": data, "task": "classification", "seed": 0, "scratch": tmp_path / "scratch"}
-    pruned = prune(OPTIONS, model, tmp_path / "pruned", **given)  # type: ignore[arg-type]
+    pruned = prune(OPTIONS, model, Place(tmp_path / "pruned"), Context(**given))  # type: ignore[arg-type]
     step = pruned.facts["steps"][0]
     best = min(step["trials"], key=lambda item: item["loss"])
     assert (step["importance"], step["normalize"]) == (best["importance"], best["normalize"])

@@ -18,6 +18,7 @@ from retort.compress.quantization.plan import read_plan
 from retort.compress.quantization.quantizing import quantize_program, quantize_with
 from retort.compress.quantization.surgery import fetch
 from retort.core.artifact import load_artifact, new_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import DataError, MissingFileError, UserError
 from retort.core.options import QatOptions, QuantizeOptions
@@ -85,7 +86,7 @@ def accuracy(program, split):
 
 
 def run(program, data, **options):
-    return quantize_with(program, QuantizeOptions(**options), data, "cpu")
+    return quantize_with(program, QuantizeOptions(**options), Context(data))
 
 
 def test_the_layer_that_int8_breaks_is_named_with_its_cause(broken, data):
@@ -136,7 +137,7 @@ def test_a_gate_that_is_met_leaves_nothing_in_floating_point(program, data):
 @pytest.fixture
 def artifact(broken, tmp_path):
     """The broken network as an artifact."""
-    with new_artifact(tmp_path / "fp32", "program", "train", key="parent") as folder:
+    with new_artifact(Place(tmp_path / "fp32", "parent"), "program", "train") as folder:
         save_program(broken, folder / "model.pt2")
     return load_artifact(tmp_path / "fp32")
 
@@ -144,12 +145,12 @@ def artifact(broken, tmp_path):
 def test_a_plan_is_written_replayed_and_edited(artifact, data, tmp_path):
     """The plan beside the program gives the same program again; an edited one leaves another layer out."""
     options = QuantizeOptions(mixed="auto", min_sqnr=24.0, correction="none", method="minmax")
-    first = quantize(options, artifact, tmp_path / "one", data=data, target="cpu")
+    first = quantize(options, artifact, Place(tmp_path / "one"), Context(data=data, target="cpu"))
     assert first.facts["mixed"]["gate"] == "24 dB of SQNR"
     plan = yaml.safe_load((first.path / "plan.yaml").read_text())
     assert {name for name, form in plan["layers"].items() if form == "float"} == set(first.facts["mixed"]["float"])
     replay = QuantizeOptions(plan=str(first.path / "plan.yaml"), correction="none", method="minmax")
-    second = quantize(replay, artifact, tmp_path / "two", data=data, target="cpu")
+    second = quantize(replay, artifact, Place(tmp_path / "two"), Context(data=data, target="cpu"))
     outputs = [predict(load_program(item.main), data.test)["output"] for item in (first, second)]
     assert np.array_equal(*outputs)
     edited = copy.deepcopy(plan)
@@ -158,9 +159,8 @@ def test_a_plan_is_written_replayed_and_edited(artifact, data, tmp_path):
     third = quantize(
         QuantizeOptions(plan=str(tmp_path / "edited.yaml"), correction="none"),
         artifact,
-        tmp_path / "three",
-        data=data,
-        target="cpu",
+        Place(tmp_path / "three"),
+        Context(data=data, target="cpu"),
     )
     assert "head" in [node["layer"] for node in third.facts["float_nodes"]]
 
@@ -228,14 +228,14 @@ def test_a_killed_training_goes_on_where_it_was(program, data, tmp_path):
     small = ArraySplit({"image": data.train.inputs["image"][:96]}, data.train.targets[:96])
     options = QuantizeOptions(correction="none", samples=32, weight_bits=3, qat=QatOptions(epochs=3, batch_size=32))
     splits = Splits(small, data.validation, data.calibration, data.test)
-    whole = quantize_with(program, options, splits, "cpu", seed=1)
+    whole = quantize_with(program, options, Context(splits, seed=1))
     broken = Splits(Unplugged(small.inputs, small.targets), data.validation, data.calibration, data.test)
     Unplugged.left = 5
     with pytest.raises(KeyboardInterrupt):
-        quantize_with(program, options, broken, "cpu", seed=1, scratch=tmp_path)
+        quantize_with(program, options, Context(broken, seed=1, scratch=tmp_path))
     assert list(tmp_path.iterdir())
     Unplugged.left = 6  # two epochs of three batches: the first one is not repeated
-    resumed = quantize_with(program, options, broken, "cpu", seed=1, scratch=tmp_path)
+    resumed = quantize_with(program, options, Context(broken, seed=1, scratch=tmp_path))
     first, second = (item.program.module.state_dict() for item in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -17,6 +17,7 @@ from retort.compress.quantization import calibration, quantize, quantize_program
 from retort.compress.quantization.operators import is_qdq
 from retort.core.artifact import load_artifact, new_artifact
 from retort.core.console import Console
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import ArtifactError, DataError, InputError, UserError
 from retort.core.options import QuantizeOptions
@@ -104,7 +105,7 @@ def programs(data):
 @pytest.fixture
 def artifact(programs, tmp_path):
     """The residual network as a program artifact."""
-    with new_artifact(tmp_path / "fp32", "program", "train", key="parent") as folder:
+    with new_artifact(Place(tmp_path / "fp32", "parent"), "program", "train") as folder:
         save_program(programs["residual"], folder / "model.pt2")
     return load_artifact(tmp_path / "fp32")
 
@@ -128,7 +129,7 @@ def test_the_stage_writes_a_program_and_tells_what_it_did(artifact, data, tmp_pa
     """The artifact holds a quantized program; its facts name kinds, floating nodes, noise and agreement."""
     options = QuantizeOptions(samples=64, exclude=("body.1.short",), first_layer="int8")
     result = quantize(
-        options, artifact, tmp_path / "int8", data=data, target="cpu", seed=0, key="k", parents=("parent",)
+        options, artifact, Place(tmp_path / "int8", "k", ("parent",)), Context(data=data, target="cpu", seed=0)
     )
     assert (result.kind, result.key, result.manifest.stage) == ("program", "k", "quantize")
     assert result.manifest.parents == ("parent",)
@@ -328,10 +329,15 @@ def test_constant_activations_are_warned_of_by_name(programs, data, capsys):
 
 def test_only_programs_are_quantized(tmp_path, data):
     """A graph is refused with what to make instead."""
-    with new_artifact(tmp_path / "graph", "graph", "export") as folder:
+    with new_artifact(Place(tmp_path / "graph"), "graph", "export") as folder:
         (folder / "model.onnx").write_bytes(b"x")
     with pytest.raises(ArtifactError, match="needs a program"):
-        quantize(QuantizeOptions(), load_artifact(tmp_path / "graph"), tmp_path / "out", data=data, target="cpu")
+        quantize(
+            QuantizeOptions(),
+            load_artifact(tmp_path / "graph"),
+            Place(tmp_path / "out"),
+            Context(data=data, target="cpu"),
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -22,6 +22,7 @@ from retort.compress.checkpoint import checkpoint_path
 from retort.compress.program import Program, capture, clone, save_program
 from retort.compress.train import discard, fit
 from retort.core.console import Console
+from retort.core.context import Context
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import TrainOptions
 from retort.core.tensors import Array
@@ -69,7 +70,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def run(program: Program, data: Splits | None = None, scratch: Path | None = None, **options: Any) -> Any:
     """Train a classifier with few epochs."""
     chosen = TrainOptions(**{"epochs": 4, "batch_size": 16, "learning_rate": 0.01, **options})
-    return fit(program, data or splits(), chosen, task="classification", seed=3, scratch=scratch)
+    return fit(program, chosen, Context(data or splits(), task="classification", seed=3, scratch=scratch))
 
 
 def test_same_seed_same_weights_and_other_seed_others() -> None:
@@ -79,7 +80,7 @@ def test_same_seed_same_weights_and_other_seed_others() -> None:
         torch.manual_seed(noise)
         state, program = torch.get_rng_state(), net()
         torch.set_rng_state(state)
-        fit(program, splits(), TrainOptions(epochs=2, batch_size=16), task="classification", seed=seed)
+        fit(program, TrainOptions(epochs=2, batch_size=16), Context(splits(), task="classification", seed=seed))
         assert torch.equal(state, torch.get_rng_state())
         results.append(weights(program))
     assert same(results[0], results[1])
@@ -130,6 +131,7 @@ torch.set_num_threads(1)
 from pathlib import Path
 from retort.compress.program import load_program
 from retort.compress.train import fit
+from retort.core.context import Context
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import TrainOptions
 import time
@@ -144,7 +146,7 @@ split = Slow({"x": io["x"]}, io["y"])
 program = load_program(Path(sys.argv[1]) / "start.pt2")
 options = TrainOptions(epochs=6, batch_size=16, ema=0.9)
 data, folder = Splits(split, split, split, split), Path(sys.argv[1])
-fit(program, data, options, task="classification", seed=1, scratch=folder / sys.argv[2])
+fit(program, options, Context(data, seed=1, scratch=folder / sys.argv[2]))
 np.savez(folder / sys.argv[2], **{name: value.numpy() for name, value in program.module.state_dict().items()})
 """
 
@@ -185,11 +187,11 @@ def test_checkpoint_of_another_training_is_not_taken(tmp_path: Path, capsys: pyt
         path.write_bytes(content)
         program = net()
         options = TrainOptions(epochs=4, batch_size=16, learning_rate=0.02)
-        fit(program, splits(), options, task="classification", seed=3, scratch=tmp_path, console=Console())
+        fit(program, options, Context(splits(), task="classification", seed=3, scratch=tmp_path, console=Console()))
         assert same(weights(program), weights(wanted))
         assert "anew" in capsys.readouterr().err
     other = net()
-    fit(other, splits(train=blobs(65, 9)), options, task="classification", seed=3, scratch=tmp_path)
+    fit(other, options, Context(splits(train=blobs(65, 9)), task="classification", seed=3, scratch=tmp_path))
     assert not same(weights(other), weights(wanted))
     discard(tmp_path, "train")
     assert list(tmp_path.iterdir()) == []

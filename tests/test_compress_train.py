@@ -20,6 +20,7 @@ from retort.compress.program import Program, capture, clone, load_program, predi
 from retort.compress.schedule import rate_factor
 from retort.compress.train import fit, train
 from retort.core.artifact import load_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import DataError, MachineError, UserError
 from retort.core.options import TrainOptions
@@ -67,7 +68,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def run(program: Program, data: Splits | None = None, scratch: Path | None = None, **options: Any) -> Any:
     """Train a classifier with few epochs."""
     chosen = TrainOptions(**{"epochs": 4, "batch_size": 16, "learning_rate": 0.01, **options})
-    return fit(program, data or splits(), chosen, task="classification", seed=3, scratch=scratch)
+    return fit(program, chosen, Context(data or splits(), task="classification", seed=3, scratch=scratch))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
@@ -200,7 +201,9 @@ def test_regression_minimises_the_squared_error(shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
     split = ArraySplit({"x": x}, (x @ np.arange(6)).astype(np.float32).reshape(shape))
     data = Splits(split, split, split, split)
-    result = fit(program, data, TrainOptions(epochs=60, learning_rate=0.3, batch_size=16), task="regression", seed=0)
+    result = fit(
+        program, TrainOptions(epochs=60, learning_rate=0.3, batch_size=16), Context(data, task="regression", seed=0)
+    )
     assert result.metric_name == "mse"
     assert result.best_metric is not None
     assert result.best_metric < 1e-3
@@ -251,20 +254,15 @@ def test_frozen_parameters_stay_and_bfloat16_trains() -> None:
 
 def test_train_stage_writes_an_artifact_and_clears_its_scratch(tmp_path: Path) -> None:
     """The stage gives a program with its facts; timing apart, running it again gives the same files and facts."""
-    start, data = store(net(), tmp_path / "00-capture", "capture"), splits()
+    start, data = store(net(), Place(tmp_path / "00-capture"), "capture"), splits()
     options = TrainOptions(epochs=3, batch_size=16)
     made = []
     for name in ("one", "two"):
         artifact = train(
             options,
             load_artifact(start.path),
-            tmp_path / name,
-            data=data,
-            task="classification",
-            seed=5,
-            scratch=tmp_path / f"scratch-{name}",
-            key="k",
-            parents=("p",),
+            Place(tmp_path / name, "k", ("p",)),
+            Context(data=data, task="classification", seed=5, scratch=tmp_path / f"scratch-{name}"),
         )
         assert list((tmp_path / f"scratch-{name}").iterdir()) == []
         made.append(artifact)

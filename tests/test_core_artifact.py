@@ -9,12 +9,13 @@ import pytest
 
 from retort.core import artifact as module
 from retort.core.artifact import is_finished, load_artifact, new_artifact
+from retort.core.context import Place
 from retort.core.errors import ArtifactError, MissingFileError, StorageError
 
 
 def write(folder: Path, content: bytes = b"weights") -> Path:
     """A finished artifact of one file."""
-    with new_artifact(folder, "graph", "export", key="k", facts={"n": 1}) as scratch:
+    with new_artifact(Place(folder, "k"), "graph", "export", facts={"n": 1}) as scratch:
         (scratch / "model.onnx").write_bytes(content)
     return folder
 
@@ -27,7 +28,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
     """An exception while writing leaves neither an artifact nor a scratch folder."""
-    with pytest.raises(KeyboardInterrupt), new_artifact(tmp_path / "a", "graph", "export") as scratch:
+    with pytest.raises(KeyboardInterrupt), new_artifact(Place(tmp_path / "a"), "graph", "export") as scratch:
         (scratch / "model.onnx").write_bytes(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ import pytest
 from retort.core.backends import cuda, trt, trt_versions
 from retort.core.backends.cuda import Cuda, driver_fault, find_device
 from retort.core.backends.trt_versions import Flavor, load_flavor, same_line
+from retort.core.context import Place
 from retort.core.errors import ArtifactError, InputError, MachineError
 from retort.core.session import SessionOptions, open_session
 from retort.core.tensors import Signature, TensorSpec
@@ -272,7 +273,7 @@ def test_a_real_engine_agrees_with_onnx_runtime(tmp_path: Path, graphs: bool) ->
 
     from retort.core.artifact import load_artifact
     from retort.core.options import EngineOptions
-    from retort.export.engine import engine
+    from retort.export.engine import build_engine
 
     weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32), "w")
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), helper.make_node("Relu", ["c"], ["y"])]
@@ -281,7 +282,7 @@ def test_a_real_engine_agrees_with_onnx_runtime(tmp_path: Path, graphs: bool) ->
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    made = engine(EngineOptions(tf32=False), load_artifact(tmp_path / "m.onnx"), tmp_path / "engine")
+    made = build_engine(EngineOptions(tf32=False), load_artifact(tmp_path / "m.onnx"), Place(tmp_path / "engine"))
     reference, session = open_session(tmp_path / "m.onnx"), open_session(made.main, SessionOptions(cuda_graphs=graphs))
     for rows in (1, 8, 32, 8, 8, 1):
         x = {"x": np.random.default_rng(rows).normal(size=(rows, 3, 16, 16)).astype(np.float32)}

@@ -22,11 +22,11 @@ from retort.compress.program import capture, clone, load_program, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.surgery import fetch
 from retort.core.artifact import load_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import UserError
 from retort.core.options import ExportOptions, QuantizeOptions
 from retort.diagnosing import diagnose, mend
-from retort.stages import Context, Place
 
 PLAIN = QuantizeOptions(correction="none", method="minmax")
 

@@ -21,10 +21,10 @@ from retort.compress.program import Program, capture, clone, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.surgery import fetch
 from retort.core.artifact import load_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import ExportOptions, QuantizeOptions
 from retort.diagnosing import diagnose
-from retort.stages import Context, Place
 
 pytestmark = pytest.mark.slow
 PLAIN = QuantizeOptions(correction="none", method="minmax")

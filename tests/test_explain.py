@@ -11,6 +11,7 @@ import torch
 from retort.__main__ import main
 from retort.compress.program import Program, capture, store
 from retort.compress.pruning import Row, explain
+from retort.core.context import Place
 from retort.core.errors import UserError
 from retort.examples import awkward, networks
 
@@ -64,7 +65,7 @@ def test_excluded_layers_are_locked_by_their_pattern() -> None:
 
 def test_the_command_prints_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command needs neither data nor a budget, prints the groups, and writes nothing."""
-    artifact = store(program_of(networks, "lstm"), tmp_path / "lstm", "capture")
+    artifact = store(program_of(networks, "lstm"), Place(tmp_path / "lstm"), "capture")
     with pytest.raises(SystemExit, match="0"):
         main(["prune", str(artifact.path), "--explain"])
     shown = capsys.readouterr().out

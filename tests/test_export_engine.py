@@ -16,11 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.console import Bar, Console
+from retort.core.context import Place
 from retort.core.errors import ArtifactError, Interrupted, MachineError, RetortError, UserError, VerificationError
 from retort.core.options import EngineOptions
 from retort.core.tensors import Signature
 from retort.export.build_process import BuildRequest, run_build
-from retort.export.engine import engine, rebuild_command
+from retort.export.engine import build_engine, rebuild_command
 from retort.export.timing_cache import read_cache
 
 Array = np.ndarray[Any, Any]
@@ -72,7 +73,9 @@ def saved(model: onnx.ModelProto, path: Path) -> Artifact:
 def built(model: onnx.ModelProto, folder: Path, console: Console | None = None, **options: Any) -> Artifact:
     """The engine of a model, without a timing cache unless asked."""
     chosen = EngineOptions(**{"timing_cache": "off", **options})
-    return engine(chosen, saved(model, folder / "model.onnx"), folder / "engine", console=console or Console("silent"))
+    return build_engine(
+        chosen, saved(model, folder / "model.onnx"), Place(folder / "engine"), console=console or Console("silent")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +164,7 @@ def test_junk_is_no_network(tmp_path: Path, content: bytes, reason: str) -> None
     """What TensorRT's parser takes for an empty network is refused."""
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ArtifactError, match=reason):
-        engine(EngineOptions(), load_artifact(tmp_path / "model.onnx"), tmp_path / "engine")
+        build_engine(EngineOptions(), load_artifact(tmp_path / "model.onnx"), Place(tmp_path / "engine"))
 
 
 def test_what_tensorrt_would_misread_is_refused_before(tmp_path: Path) -> None:
@@ -185,7 +188,9 @@ def test_a_profile_that_the_builder_refuses_is_a_user_error(tmp_path: Path) -> N
 def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
     """A model with its weights in a file of its own builds like any other."""
     onnx.save(network(layers=1), str(tmp_path / "model.onnx"), save_as_external_data=True, size_threshold=0)
-    made = engine(EngineOptions(timing_cache="off"), load_artifact(tmp_path / "model.onnx"), tmp_path / "engine")
+    made = build_engine(
+        EngineOptions(timing_cache="off"), load_artifact(tmp_path / "model.onnx"), Place(tmp_path / "engine")
+    )
     assert made.facts["weights_bytes"] >= CHANNELS * CHANNELS * 9 * 4
 
 

@@ -19,12 +19,13 @@ from trt_oracle import Oracle
 from retort.compress.program import capture, save_program
 from retort.compress.quantization import quantize_program
 from retort.core.artifact import load_artifact
+from retort.core.context import Place
 from retort.core.data import ArraySplit
 from retort.core.errors import UserError, VerificationError
 from retort.core.options import EngineOptions, ExportOptions, QuantizeOptions
 from retort.core.session import open_session
 from retort.export import stage
-from retort.export.engine import engine
+from retort.export.engine import build_engine
 from retort.export.graph_file import graph_signature
 from retort.export.half import to_half
 from retort.export.half_check import ACCEPTED, half_errors, require_close
@@ -169,11 +170,14 @@ def test_a_recurrent_layer_among_fp16_is_built(tmp_path: Path, kind: type[nn.RNN
     program = capture(Reader(kind).eval(), {"x": torch.from_numpy(data["x"][:2])})
     save_program(program, tmp_path / "program.pt2")
     options = ExportOptions(precision="fp16")
-    graph = stage.export(
-        options, load_artifact(tmp_path / "program.pt2"), tmp_path / "g", target="tensorrt", samples=data
+    graph = stage.write_graph(
+        options.model_copy(update={"target": "tensorrt"}),
+        load_artifact(tmp_path / "program.pt2"),
+        Place(tmp_path / "g"),
+        data,
     )
     assert any(f"{kind.__name__} is computed in FP32" == reason for reason in graph.facts["half"]["kept_fp32"].values())
-    made = engine(EngineOptions(batch_sizes=(1, 4), timing_cache="off"), graph, tmp_path / "engine")
+    made = build_engine(EngineOptions(batch_sizes=(1, 4), timing_cache="off"), graph, Place(tmp_path / "engine"))
     assert made.facts["plan_bytes"] > 0
 
 
@@ -228,7 +232,12 @@ def test_the_export_stage_writes_half(
 ) -> None:
     """`precision` on the export stage: parity with PyTorch, golden vectors, and the facts say what stayed in FP32."""
     options = ExportOptions(precision=precision)
-    made = stage.export(options, load_artifact(programs[program]), tmp_path / "g", target="tensorrt", samples=samples)
+    made = stage.write_graph(
+        options.model_copy(update={"target": "tensorrt"}),
+        load_artifact(programs[program]),
+        Place(tmp_path / "g"),
+        samples,
+    )
     assert made.facts["precision"] == precision
     assert made.facts["half"]["half_nodes"] >= 4
     wanted = TensorProto.BFLOAT16 if precision == "bf16" else TensorProto.FLOAT16
@@ -241,7 +250,12 @@ def test_the_export_stage_writes_half(
 def test_half_ports_reach_the_session(tmp_path: Path, programs: dict[str, Path], samples: dict[str, Array]) -> None:
     """With FP16 inputs and outputs the signature says so, and a session takes FP32 feeds all the same."""
     options = ExportOptions(precision="fp16", half_io=True)
-    made = stage.export(options, load_artifact(programs["fp32"]), tmp_path / "g", target="tensorrt", samples=samples)
+    made = stage.write_graph(
+        options.model_copy(update={"target": "tensorrt"}),
+        load_artifact(programs["fp32"]),
+        Place(tmp_path / "g"),
+        samples,
+    )
     session = open_session(made.main)
     assert session.signature.inputs[0].dtype == "float16"
     assert session.run({"image": samples["image"][:3]})["output"].dtype == np.float16
@@ -251,4 +265,6 @@ def test_half_ports_reach_the_session(tmp_path: Path, programs: dict[str, Path],
 def test_bf16_is_not_for_a_cpu(tmp_path: Path, programs: dict[str, Path], samples: dict[str, Array]) -> None:
     """ONNX Runtime has no BF16 kernels for the CPU, which is said before any work."""
     with pytest.raises(UserError, match="no BF16 kernels"):
-        stage.export(ExportOptions(precision="bf16"), load_artifact(programs["fp32"]), tmp_path / "g", samples=samples)
+        stage.write_graph(
+            ExportOptions(precision="bf16"), load_artifact(programs["fp32"]), Place(tmp_path / "g"), samples
+        )

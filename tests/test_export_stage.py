@@ -19,6 +19,7 @@ from torch import nn
 from retort.compress.program import capture, save_program
 from retort.compress.quantization import quantize_program
 from retort.core.artifact import Artifact, load_artifact
+from retort.core.context import Place
 from retort.core.data import ArraySplit
 from retort.core.errors import ArtifactError, DataError, StorageError, VerificationError
 from retort.core.options import ExportOptions, QuantizeOptions
@@ -70,9 +71,7 @@ def graphs(
     """Both programs exported for the CPU."""
     folder = tmp_path_factory.mktemp("graphs")
     return {
-        name: stage.export(
-            ExportOptions(), item, folder / name, target="cpu", samples=samples, key="k1", parents=("p",)
-        )
+        name: stage.write_graph(ExportOptions(target="cpu"), item, Place(folder / name, "k1", ("p",)), samples)
         for name, item in programs.items()
     }
 
@@ -114,16 +113,14 @@ def test_exporting_again_gives_the_same_files(
     graphs: dict[str, Artifact], programs: dict[str, Artifact], samples: dict[str, Array], tmp_path: Path
 ) -> None:
     """Equal input gives equal hashes for every file of the artifact."""
-    again = stage.export(
-        ExportOptions(), programs["int8"], tmp_path / "again", samples=samples, key="k1", parents=("p",)
-    )
+    again = stage.write_graph(ExportOptions(), programs["int8"], Place(tmp_path / "again", "k1", ("p",)), samples)
     assert again.manifest.files == graphs["int8"].manifest.files
 
 
 def test_the_options_target_wins(programs: dict[str, Artifact], samples: dict[str, Array], tmp_path: Path) -> None:
     """A CPU program is also written for TensorRT, in its opset, and agrees with the program in that form."""
     options = ExportOptions(target="tensorrt", batch_sizes=(2,), golden=1)
-    artifact = stage.export(options, programs["int8"], tmp_path / "trt", target="cpu", samples=samples)
+    artifact = stage.write_graph(options, programs["int8"], Place(tmp_path / "trt"), samples)
     assert (artifact.facts["target"], artifact.facts["opset"]) == ("tensorrt", 20)
     assert [item["batch_size"] for item in artifact.facts["parity"]] == [2, 2]
     assert len(np.load(artifact.file("golden.npz"))["in.image"]) == 1
@@ -166,7 +163,7 @@ def test_a_file_that_is_not_the_program_is_refused(
 
     monkeypatch.setattr(stage, "write_model", tampered)
     with pytest.raises(VerificationError, match=r"at batch size 1, output 'scores' is off by .* is accepted") as caught:
-        stage.export(ExportOptions(), programs[name], tmp_path / "out", samples=samples)
+        stage.write_graph(ExportOptions(), programs[name], Place(tmp_path / "out"), samples)
     assert caught.value.remedy
     assert caught.value.facts["differences"]
     assert list(tmp_path.iterdir()) == []
@@ -185,20 +182,20 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr(onnx_graph, "build", lambda *_: unimportant)
     monkeypatch.setattr(stage, "write_model", full)
     with pytest.raises(StorageError, match="No space left"):
-        stage.export(ExportOptions(), programs["fp32"], tmp_path / "out", samples=samples)
+        stage.write_graph(ExportOptions(), programs["fp32"], Place(tmp_path / "out"), samples)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_sample_is_refused(programs: dict[str, Artifact], tmp_path: Path) -> None:
     """Without a real sample there is nothing to check with."""
     with pytest.raises(DataError, match="no sample for input 'image'"):
-        stage.export(ExportOptions(), programs["fp32"], tmp_path / "out", samples={"image": np.zeros((0, 3, 8, 8))})
+        stage.write_graph(ExportOptions(), programs["fp32"], Place(tmp_path / "out"), {"image": np.zeros((0, 3, 8, 8))})
 
 
 def test_only_programs_are_exported(graphs: dict[str, Artifact], samples: dict[str, Array], tmp_path: Path) -> None:
     """A graph is refused with the stage that makes what is needed."""
     with pytest.raises(ArtifactError, match="this needs a program"):
-        stage.export(ExportOptions(), graphs["fp32"], tmp_path / "out", samples=samples)
+        stage.write_graph(ExportOptions(), graphs["fp32"], Place(tmp_path / "out"), samples)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.95])

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from retort.__main__ import main
 from retort.compress.imported.reader import read_graph as import_graph
 from retort.core.artifact import new_artifact
+from retort.core.context import Place
 from retort.core.errors import ArtifactError, MissingFileError, ModelError, StorageError
 from retort.core.onnx_weights import require_weights
 from retort.core.session import open_session
@@ -127,7 +128,7 @@ def test_a_folder_that_cannot_be_made_is_no_defect(place: str, tmp_path: Path) -
     if place.startswith("/proc") and not Path("/proc/self").exists():
         pytest.skip("no /proc here")
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot write"), new_artifact(tmp_path / place, "graph", "export"):
+    with pytest.raises(StorageError, match="cannot write"), new_artifact(Place(tmp_path / place), "graph", "export"):
         pass
 
 

@@ -23,8 +23,10 @@ from retort.compress.quantization.partial import units_of
 from retort.compress.quantization.plan import _prices
 from retort.compress.quantization.segments import Segment, fastest, placements, segments
 from retort.core.artifact import Artifact, is_finished, load_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import ExportOptions, QuantizeOptions
+from retort.core.program_file import read_signature
 from retort.export.layer_times import conversion_ms, layer_times
 from retort.export.onnx_graph import to_onnx
 
@@ -156,21 +158,23 @@ def test_a_search_names_what_is_faster_in_floating_point(
     parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With a machine on which the block is slow in INT8 it stays in FP32, with the reason, in a plan that replays."""
-    context = stages.Context(splits, scratch=tmp_path / "scratch")
+    context = Context(splits, scratch=tmp_path / "scratch")
     _pretend(monkeypatch, slow="left")
     found = placing.search(parent, ROUGH, splits, context.console)
     assert {"left", "right"} <= set(found["float"]) < {"left", "right", "add", "stem"}
     assert "in INT8 and" in found["float"]["left"]
-    made = stages.quantize(ROUGH, parent, tmp_path / "int8", context, found["float"])
+    made = stages.quantize(
+        ROUGH.model_copy(update={"float_layers": found["float"]}), parent, Place(tmp_path / "int8"), context
+    )
     reasons = {node["layer"]: node["reason"] for node in made.facts["float_nodes"]}
     assert reasons["right"].startswith("for speed")
     assert made.facts["float_for_speed"] == found["float"]
     plan = yaml.safe_load((made.path / "plan.yaml").read_text())["layers"]
     assert {name for name, form in plan.items() if form == "float"} == set(found["float"])
     again = ROUGH.model_copy(update={"plan": str(made.path / "plan.yaml")})
-    replayed = stages.quantize(again, parent, tmp_path / "replayed", context)
+    replayed = stages.quantize(again, parent, Place(tmp_path / "replayed"), context)
     assert [node["layer"] for node in replayed.facts["float_nodes"]] == [*reasons]
-    graph = stages.export(ExportOptions(), made, tmp_path / "file", context)
+    graph = stages.export(ExportOptions(), made, Place(tmp_path / "file"), context)
     assert graph.facts["kernels"]["integer"] == {"QLinearConv": 2, "QGemm": 1}
     assert graph.facts["kernels"]["unfused_names"] in ([], ())
 
@@ -199,8 +203,8 @@ def test_only_what_is_slower_is_searched_and_made_again(
     told = iter([ratios, FASTER])
     monkeypatch.setattr(speed, "tell", lambda *_: next(told))
     monkeypatch.setattr(speed, "look_for_faster", lambda *_: {"left": "for speed: told", "right": "for speed: told"})
-    place = stages.Place(tmp_path / "int8", "k")
-    made, last = graphs.quantize(ROUGH, parent, place, stages.Context(splits, scratch=tmp_path / "scratch"))
+    place = Place(tmp_path / "int8", "k")
+    made, last = graphs.quantize(ROUGH, parent, place, Context(splits, scratch=tmp_path / "scratch"))
     assert last is FASTER
     assert made.facts.get("float_for_speed", {}).keys() == ({"left", "right"} if ratios is SLOWER else set())
     assert made.key == "k"
@@ -235,7 +239,7 @@ def test_a_recipe_keeps_the_placement_it_found(tmp_path: Path, monkeypatch: pyte
         from retort.core.options import DataSpec
         from retort.core.sources import fit_to, load_data
 
-        return fit_to(load_data(DataSpec(source="digits"), tmp_path, 0), stages.read_signature(program.main))
+        return fit_to(load_data(DataSpec(source="digits"), tmp_path, 0), read_signature(program.main))
 
     monkeypatch.setattr(speed, "look_for_faster", look)
     outcomes = [pipeline.run(recipe, tmp_path / "runs") for _ in range(2)]
@@ -258,7 +262,7 @@ def test_a_killed_search_leaves_nothing_that_looks_finished(
     parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The first program takes its place only once it is known to stay; nothing of it is left beside it then."""
-    place, context = stages.Place(tmp_path / "int8", "k"), stages.Context(splits, scratch=tmp_path / "scratch")
+    place, context = Place(tmp_path / "int8", "k"), Context(splits, scratch=tmp_path / "scratch")
 
     def killed(*_: Any) -> dict[str, str]:
         raise KeyboardInterrupt
@@ -279,7 +283,7 @@ def test_a_training_keeps_the_placement_it_began_with(
     parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A stopped training is resumed on the same program: what was measured before it is not measured again."""
-    place, context = stages.Place(tmp_path / "int8", "k"), stages.Context(splits, scratch=tmp_path / "scratch")
+    place, context = Place(tmp_path / "int8", "k"), Context(splits, scratch=tmp_path / "scratch")
     asked: list[str] = []
 
     def look(*_: Any) -> dict[str, str]:
@@ -289,7 +293,7 @@ def test_a_training_keeps_the_placement_it_began_with(
     monkeypatch.setattr(speed, "look_for_faster", look)
     found = [graphs._kept(parent, ROUGH, place, context) for _ in range(2)]
     assert found == [{"left": "for speed: measurement 1"}] * 2
-    assert graphs._kept(parent, ROUGH, stages.Place(tmp_path / "int8", "other"), context) != found[0]
+    assert graphs._kept(parent, ROUGH, Place(tmp_path / "int8", "other"), context) != found[0]
 
 
 def test_few_samples_are_enough_for_the_prices_of_layers(parent: Artifact, program: Program) -> None:

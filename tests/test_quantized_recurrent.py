@@ -20,6 +20,7 @@ from retort.compress.quantization.partial import units_of
 from retort.compress.quantization.sensitivity import sensitivity
 from retort.core.artifact import load_artifact
 from retort.core.console import Console
+from retort.core.context import Place
 from retort.core.data import ArraySplit
 from retort.core.dynamic import RecurrentForm
 from retort.core.metrics import sqnr_db
@@ -29,8 +30,8 @@ from retort.core.tensors import Signature
 from retort.export.kernels import optimized
 from retort.export.lint import lint
 from retort.export.onnx_graph import build, to_onnx
-from retort.export.stage import export
-from retort.serve.archive import pack
+from retort.export.stage import write_graph
+from retort.serve.archive import write_archive
 from retort.serve.engine import Engine
 
 WIDTH, STEPS = 12, 9
@@ -161,11 +162,11 @@ def test_the_whole_chain_tells_of_neighbours(tmp_path: Path, capsys: pytest.Capt
     quantized = _quantized(nn.LSTM, 128)
     save_program(quantized, tmp_path / "net.pt2")
     assert load_program(tmp_path / "net.pt2").meta["quantization"]["kinds"]["lstm"] == 1
-    graph = export(ExportOptions(), load_artifact(tmp_path / "net.pt2"), tmp_path / "graph", samples=_series(16))
+    graph = write_graph(ExportOptions(), load_artifact(tmp_path / "net.pt2"), Place(tmp_path / "graph"), _series(16))
     assert graph.facts["batch_invariant"] is False
     assert graph.facts["kernels"]["integer"]["DynamicQuantizeLSTM"] == 1
     assert not Signature.from_json(graph.file("signature.json").read_bytes()).batch_invariant
-    archive = pack(PackOptions(name="series"), graph, tmp_path / "archive", console=Console())
+    archive = write_archive(PackOptions(name="series"), graph, Place(tmp_path / "archive"), console=Console())
     assert archive.facts["batch_invariant"] is False
     assert "influence each other" in capsys.readouterr().err
     engine = Engine.load(archive.path / "bundle")

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from retort import stages
+from retort import dispatch
 from retort.compress.program import capture, load_program, save_program
 from retort.core.artifact import load_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.metrics import evaluate
 from retort.core.options import ExportOptions, QatOptions, QuantizeOptions
 from retort.core.session import open_session
 from retort.export.kernels import optimized
-from retort.stages import Context, Place
 
 STEPS, WIDTH = 7, 6
 
@@ -65,14 +65,16 @@ def test_a_recurrent_classifier_trains_in_int8(
     options = QuantizeOptions(method="minmax", correction=("none",), weight_bits=4, qat=qat, timed=False)
     splits = _splits()
     context = Context(splits, scratch=tmp_path / "scratch")
-    made = stages.run_stage("quantize", options, load_artifact(tmp_path / "net.pt2"), Place(tmp_path / "int8"), context)
+    made = dispatch.run_stage(
+        "quantize", options, load_artifact(tmp_path / "net.pt2"), Place(tmp_path / "int8"), context
+    )
     facts = made.facts["qat"]
     assert facts["kept"]
     assert facts["after"] > facts["before"] + 0.1
     weights = {name: value for name, value in load_program(made.main).module.named_parameters() if "weight_hh" in name}
     started = dict(program.module.named_parameters())
     assert all(not torch.equal(value, started[name]) for name, value in weights.items())
-    graph = stages.run_stage("export", ExportOptions(batch_sizes=(1, 3)), made, Place(tmp_path / "file"), context)
+    graph = dispatch.run_stage("export", ExportOptions(batch_sizes=(1, 3)), made, Place(tmp_path / "file"), context)
     assert kernel in {node.op_type for node in optimized(graph.main).graph.node}
     found = open_session(graph.main).run({"x": splits.validation.inputs["x"]})
     accuracy = evaluate("accuracy", next(iter(found.values())), splits.validation.targets)

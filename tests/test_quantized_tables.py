@@ -15,11 +15,12 @@ from torch import nn
 from retort.compress.program import Program, capture, predict, reexport
 from retort.compress.quantization import quantize_program
 from retort.core.artifact import load_artifact
+from retort.core.context import Place
 from retort.core.data import ArraySplit
 from retort.core.metrics import sqnr_db
 from retort.core.options import EngineOptions, QuantizeOptions, Target
 from retort.core.session import open_session
-from retort.export.engine import engine
+from retort.export.engine import build_engine
 from retort.export.onnx_graph import to_onnx
 from retort.export.tables import pack
 
@@ -140,7 +141,7 @@ def test_int8_tables_shrink_an_engine(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(_file(program, "tensorrt").SerializeToString())
         options = EngineOptions(timing_cache="off", batch_sizes=(1, 4), precision=precision)
-        sizes[name] = engine(options, load_artifact(path), tmp_path / name).facts["weights_bytes"]
+        sizes[name] = build_engine(options, load_artifact(path), Place(tmp_path / name)).facts["weights_bytes"]
     assert sizes["int8"] <= 0.30 * sizes["fp32"]
     assert sizes["both"] <= sizes["int8"]
     assert sizes["fp16"] <= 0.51 * sizes["fp32"]

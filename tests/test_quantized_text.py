@@ -9,8 +9,10 @@ import pytest
 
 from retort import stages
 from retort.benchmarks.accuracy import predict
+from retort.core.context import Context, Place
 from retort.core.metrics import evaluate, paired_difference
 from retort.core.options import CaptureOptions, DataSpec, ExportOptions, ModelSpec, QuantizeOptions, TrainOptions
+from retort.core.program_file import read_signature
 from retort.core.session import open_session
 from retort.core.sources import fit_to, load_data
 from retort.examples.documentation import LENGTH, SOURCES, VOCABULARY, encode
@@ -31,14 +33,14 @@ def test_texts_become_numbers_of_one_length() -> None:
 @pytest.mark.slow
 def test_a_bert_classifier_keeps_its_accuracy_in_both_forms(tmp_path: Path) -> None:
     """Trained on docstrings, quantized and exported: a point is lost at most; all but the small head is integer."""
-    context = stages.Context(load_data(DataSpec(source=f"{NAME}:splits"), Path.cwd()), scratch=tmp_path / "scratch")
-    program = stages.capture(ModelSpec(source=f"{NAME}:bert"), tmp_path / "capture", context, CaptureOptions())
-    dense = stages.train(TrainOptions(epochs=5, learning_rate=1e-3), program, tmp_path / "train", context)
-    files = {"fp32": stages.export(ExportOptions(), dense, tmp_path / "fp32", context)}
+    context = Context(load_data(DataSpec(source=f"{NAME}:splits"), Path.cwd()), scratch=tmp_path / "scratch")
+    program = stages.capture(CaptureOptions(), ModelSpec(source=f"{NAME}:bert"), Place(tmp_path / "capture"), context)
+    dense = stages.train(TrainOptions(epochs=5, learning_rate=1e-3), program, Place(tmp_path / "train"), context)
+    files = {"fp32": stages.export(ExportOptions(), dense, Place(tmp_path / "fp32"), context)}
     for form in ("static", "dynamic"):
-        made = stages.quantize(QuantizeOptions(form=form), dense, tmp_path / form, context)  # type: ignore[arg-type]
-        files[form] = stages.export(ExportOptions(), made, tmp_path / f"{form}-file", context)
-    data = fit_to(context.data, stages.read_signature(dense.main))
+        made = stages.quantize(QuantizeOptions(form=form), dense, Place(tmp_path / form), context)  # type: ignore[arg-type]
+        files[form] = stages.export(ExportOptions(), made, Place(tmp_path / f"{form}-file"), context)
+    data = fit_to(context.data, read_signature(dense.main))
     found = {name: predict(open_session(graph.main), data.test) for name, graph in files.items()}
     wanted, targets = found["fp32"].main(), found["fp32"].targets
     assert targets is not None

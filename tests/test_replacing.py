@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from retort import graphs, stages
+from retort import dispatch
 from retort.compress.program import capture, save_program
 from retort.core.artifact import Artifact, load_artifact, new_artifact
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import UserError
 from retort.core.options import ExportOptions, QuantizeOptions
 from retort.export.lint import lint
 from retort.replacing import origin_of, quantized_for
-from retort.stages import Context, Place
 
 ROUGH = QuantizeOptions(method="minmax", correction=("none",), smooth=False, samples=8, timed=False)
 
@@ -30,10 +30,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("runs")
     net = nn.Sequential(nn.Conv2d(3, 16, 3, 3), nn.Hardswish(), nn.Conv2d(16, 16, 1), nn.Flatten(), nn.Linear(256, 4))
-    with new_artifact(folder / "capture", "program", "capture", key="fp32") as made:
+    with new_artifact(Place(folder / "capture", "fp32"), "program", "capture") as made:
         save_program(capture(net.eval(), {"x": torch.randn(2, 3, 12, 12)}), made / "model.pt2")
     parent = load_artifact(folder / "capture")
-    stages.run_stage("quantize", ROUGH, parent, Place(folder / "int8", "int8", ("fp32",)), _context(folder))
+    dispatch.run_stage("quantize", ROUGH, parent, Place(folder / "int8", "int8", ("fp32",)), _context(folder))
     return folder
 
 
@@ -64,13 +64,13 @@ def test_an_export_for_another_target_is_placed_anew(runs: Path, tmp_path: Path)
     """From a program for cpu comes the file that quantizing for TensorRT would have given, without a fault."""
     _, int8 = _copied(runs, tmp_path, "capture", "int8")
     options = ExportOptions(target="tensorrt", batch_sizes=(2,), golden=1)
-    made = stages.run_stage("export", options, int8, Place(tmp_path / "file"), _context(tmp_path))
+    made = dispatch.run_stage("export", options, int8, Place(tmp_path / "file"), _context(tmp_path))
     model = onnx.load(made.main)
     assert lint(model) == []
-    direct = stages.run_stage(
+    direct = dispatch.run_stage(
         "quantize", ROUGH, load_artifact(tmp_path / "capture"), Place(tmp_path / "gpu"), _context(tmp_path, "tensorrt")
     )
-    wanted = stages.run_stage("export", options, direct, Place(tmp_path / "wanted"), _context(tmp_path))
+    wanted = dispatch.run_stage("export", options, direct, Place(tmp_path / "wanted"), _context(tmp_path))
     assert [node.op_type for node in model.graph.node] == [node.op_type for node in onnx.load(wanted.main).graph.node]
 
 
@@ -78,11 +78,11 @@ def test_quantizing_an_int8_program_for_another_target_starts_from_its_origin(ru
     """`retort quantize INT8 --target tensorrt` quantizes the FP32 program; for the same target it is refused."""
     _, int8 = _copied(runs, tmp_path, "capture", "int8")
     place = Place(tmp_path / "gpu", parents=("int8",))
-    made = stages.run_stage("quantize", ROUGH, int8, place, _context(tmp_path, "tensorrt"))
+    made = dispatch.run_stage("quantize", ROUGH, int8, place, _context(tmp_path, "tensorrt"))
     assert quantized_for(made) == "tensorrt"
     assert made.manifest.parents == ("fp32",)
     with pytest.raises(UserError, match="quantized already, for cpu") as caught:
-        stages.run_stage("quantize", ROUGH, int8, Place(tmp_path / "twice"), _context(tmp_path))
+        dispatch.run_stage("quantize", ROUGH, int8, Place(tmp_path / "twice"), _context(tmp_path))
     assert "retort quantize" in caught.value.remedy
     assert str(tmp_path / "capture") in caught.value.remedy
 
@@ -94,7 +94,7 @@ def test_without_its_origin_it_is_refused_with_the_command(runs: Path, tmp_path:
     options = ROUGH if name == "quantize" else ExportOptions()
     for given in (int8, load_artifact(int8.main)):
         with pytest.raises(UserError, match="quantized") as caught:
-            graphs.run_stage(name, options, given, Place(tmp_path / "out"), _context(tmp_path, "tensorrt"))
+            dispatch.run_stage(name, options, given, Place(tmp_path / "out"), _context(tmp_path, "tensorrt"))
         assert "`retort quantize FP32_PROGRAM --data … --target tensorrt`" in caught.value.remedy
     assert not (tmp_path / "out").exists()
 
@@ -104,10 +104,10 @@ def test_a_trained_int8_program_is_not_trained_again_unasked(runs: Path, tmp_pat
     capture_, int8 = _copied(runs, tmp_path, "capture", "int8")
     told = {**int8.manifest.options, "qat": {"epochs": 1}}
     shared = {"key": "trained", "parents": (capture_.key,), "options": told, "facts": int8.facts}
-    with new_artifact(tmp_path / "trained", "program", "quantize", **shared) as folder:
+    with new_artifact(Place(tmp_path / "trained"), "program", "quantize", **shared) as folder:
         shutil.copyfile(int8.main, folder / "model.pt2")
     with pytest.raises(UserError, match="trained in INT8 for cpu"):
-        stages.run_stage(
+        dispatch.run_stage(
             "export", ExportOptions(target="tensorrt"), load_artifact(tmp_path / "trained"), Place(tmp_path / "out"),
             _context(tmp_path),
         )  # fmt: skip

@@ -20,12 +20,13 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from retort.core.artifact import Artifact, load_artifact, new_artifact
+from retort.core.context import Place
 from retort.core.errors import ArtifactError, MachineError, MissingFileError, UserError
 from retort.core.options import PackOptions
 from retort.core.session import open_session
 from retort.core.tensors import Signature, TensorSpec
 from retort.serve import archive as archive_module
-from retort.serve.archive import RUNTIME_HALF, Policy, open_mar, pack
+from retort.serve.archive import RUNTIME_HALF, Policy, open_mar, write_archive
 from retort.serve.config import config_properties, format_properties, log4j_config, model_config
 from retort.serve.mar import lint_names, verify_mar, write_mar
 from retort.serve.process import clean_environment, torchserve_home
@@ -50,7 +51,7 @@ def _model(path: Path) -> Path:
 
 
 def _graph(folder: Path, change: Callable[[dict[str, Any]], object] | None = None) -> Artifact:
-    with new_artifact(folder, "graph", "export") as scratch:
+    with new_artifact(Place(folder), "graph", "export") as scratch:
         session = open_session(_model(scratch / "model.onnx"))
         x = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
         golden = {"in.x": x, "out.y": session.run({"x": x})["y"]}
@@ -65,14 +66,16 @@ def _graph(folder: Path, change: Callable[[dict[str, Any]], object] | None = Non
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A small linear model, packed."""
     folder = tmp_path_factory.mktemp("packed")
-    return pack(PackOptions(name="linear"), _graph(folder / "graph"), folder / "archive")
+    return write_archive(PackOptions(name="linear"), _graph(folder / "graph"), Place(folder / "archive"))
 
 
 def test_packing_twice_gives_the_same_bytes(packed: Artifact, tmp_path: Path) -> None:
     """Equal input gives a byte-identical archive, wherever and whenever it is packed."""
-    again = pack(PackOptions(name="linear"), _graph(tmp_path / "elsewhere"), tmp_path / "again")
+    again = write_archive(PackOptions(name="linear"), _graph(tmp_path / "elsewhere"), Place(tmp_path / "again"))
     assert again.main.read_bytes() == packed.main.read_bytes()
-    other = pack(PackOptions(name="linear", batch_size=4), _graph(tmp_path / "elsewhere"), tmp_path / "other")
+    other = write_archive(
+        PackOptions(name="linear", batch_size=4), _graph(tmp_path / "elsewhere"), Place(tmp_path / "other")
+    )
     assert other.main.read_bytes() != packed.main.read_bytes()
 
 
@@ -128,7 +131,7 @@ def test_torchserve_finds_what_it_wants(packed: Artifact) -> None:
 def test_any_valid_name_packs(tmp_path: Path, name: str) -> None:
     """A model may be called like a module, an option or a keyword of TorchServe."""
     options = PackOptions(name=name, version="1.0.0-rc.1")
-    assert open_mar(pack(options, _graph(tmp_path / "g"), tmp_path / "a")).name == name
+    assert open_mar(write_archive(options, _graph(tmp_path / "g"), Place(tmp_path / "a"))).name == name
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.3, 0.9, 0.999])
@@ -211,34 +214,34 @@ def test_golden_vectors_must_belong_to_the_model(tmp_path: Path) -> None:
         )
     ):
         with pytest.raises(ArtifactError, match="golden"):
-            pack(PackOptions(), _graph(tmp_path / f"g{number}", change), tmp_path / "a")
+            write_archive(PackOptions(), _graph(tmp_path / f"g{number}", change), Place(tmp_path / "a"))
         assert not (tmp_path / "a").exists()
 
 
 def test_limits_that_refuse_the_golden_request_are_refused(tmp_path: Path) -> None:
     """An archive that could not answer its own golden request is not written."""
     with pytest.raises(UserError, match="golden request"):
-        pack(PackOptions(max_request_bytes=10), _graph(tmp_path / "g"), tmp_path / "a")
+        write_archive(PackOptions(max_request_bytes=10), _graph(tmp_path / "g"), Place(tmp_path / "a"))
     assert not (tmp_path / "a").exists()
 
 
 def test_a_bare_onnx_file_packs(tmp_path: Path) -> None:
     """A model file of the user's own gets golden inputs made from its signature; another kind of file is refused."""
     bare = _model(tmp_path / "own.onnx")
-    packed = pack(PackOptions(), load_artifact(bare), tmp_path / "a")
+    packed = write_archive(PackOptions(), load_artifact(bare), Place(tmp_path / "a"))
     assert packed.facts["golden_error"] == 0.0
     with pytest.raises(ArtifactError, match="needs a graph"):
-        pack(PackOptions(), packed, tmp_path / "b")
+        write_archive(PackOptions(), packed, Place(tmp_path / "b"))
     bare.write_bytes(bare.read_bytes()[:50])
     with pytest.raises(ArtifactError, match=r"own\.onnx"):
-        pack(PackOptions(), load_artifact(bare), tmp_path / "c")
+        write_archive(PackOptions(), load_artifact(bare), Place(tmp_path / "c"))
 
 
 def test_external_weights_travel_along_and_are_checked(tmp_path: Path) -> None:
     """A model with a weights file beside it is packed with that file, and an altered one is refused."""
     model = onnx.load(_model(tmp_path / "inner.onnx"))
     onnx.save(model, tmp_path / "own.onnx", save_as_external_data=True, location="own.data", size_threshold=0)
-    packed = pack(PackOptions(), load_artifact(tmp_path / "own.onnx"), tmp_path / "a")
+    packed = write_archive(PackOptions(), load_artifact(tmp_path / "own.onnx"), Place(tmp_path / "a"))
     assert "own.data" in verify_mar(packed.main)
     data = packed.path / "bundle" / "own.data"
     data.write_bytes(bytes(len(data.read_bytes())))
@@ -246,13 +249,15 @@ def test_external_weights_travel_along_and_are_checked(tmp_path: Path) -> None:
         archive_module.Engine.load(packed.path / "bundle")
     (tmp_path / "own.data").unlink()
     with pytest.raises(ArtifactError, match=r"own\.data"):
-        pack(PackOptions(), load_artifact(tmp_path / "own.onnx"), tmp_path / "b")
+        write_archive(PackOptions(), load_artifact(tmp_path / "own.onnx"), Place(tmp_path / "b"))
 
 
 def test_policy_reaches_the_settings(tmp_path: Path) -> None:
     """What the caller decides about batching and NaN is what the archive says."""
     policy = Policy(batching="off", allow_nan=True)
-    mar = open_mar(pack(PackOptions(workers=2, threads=3), _graph(tmp_path / "g"), tmp_path / "a", policy=policy))
+    mar = open_mar(
+        write_archive(PackOptions(workers=2, threads=3), _graph(tmp_path / "g"), Place(tmp_path / "a"), policy=policy)
+    )
     assert (mar.settings.batching, mar.settings.allow_nan, mar.settings.workers) == ("off", True, 2)
 
 

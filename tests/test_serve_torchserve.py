@@ -23,13 +23,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from retort.core.artifact import Artifact, load_artifact, new_artifact
+from retort.core.context import Place
 from retort.core.data import ArraySplit
 from retort.core.errors import InputError, LimitError, MachineError, RetortError, ServingError
 from retort.core.java import find_java
 from retort.core.options import PackOptions, ServeOptions
 from retort.core.session import open_session
 from retort.serve import server as server_module
-from retort.serve.archive import pack
+from retort.serve.archive import write_archive
 from retort.serve.client import Client, predict, predict_split
 from retort.serve.server import Server, serve
 from retort.serve.wire import JSON, NPY, write_npy, write_npz
@@ -80,14 +81,14 @@ def _images(rows: int) -> dict[str, Any]:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A small CNN, packed so that concurrent requests meet in one batch."""
     folder = tmp_path_factory.mktemp("archive")
-    with new_artifact(folder / "graph", "graph", "export") as scratch:
+    with new_artifact(Place(folder / "graph"), "graph", "export") as scratch:
         _model(scratch / "model.onnx")
         session, feeds = open_session(scratch / "model.onnx"), _images(4)
         (scratch / "signature.json").write_text(session.signature.to_json())
         golden = {"in.image": feeds["image"], "out.logits": session.run(feeds)["logits"]}
         (scratch / "golden.npz").write_bytes(write_npz(golden))
     options = PackOptions(name="-net", version="2.1-rc", max_batch_delay_ms=30)
-    return pack(options, load_artifact(folder / "graph"), folder / "archive")
+    return write_archive(options, load_artifact(folder / "graph"), Place(folder / "archive"))
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ import torch
 from retort import stages
 from retort.benchmarks.suites.quantization import COLUMNS, DATA, NETS, PEER_SCRIPT, TOOLS, _plain, _run, _scores, table
 from retort.benchmarks.suites.quantization_peer import TOOLS as PEER_TOOLS
+from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
-from retort.core.options import ExportOptions, ModelSpec
+from retort.core.options import CaptureOptions, ExportOptions, ModelSpec
 from retort.core.session import open_session
 from retort.examples import quantization_nets, sentences
 
@@ -29,10 +30,10 @@ def test_the_peers_script_needs_nothing_of_ours(tmp_path):
     """Run as a bare file, it quantizes an ONNX file with ONNX Runtime's tool and reports its time."""
     images = np.random.default_rng(0).random((64, 1, 8, 8)).astype(np.float32)
     split = ArraySplit({"image": images}, np.arange(64) % 10)
-    context = stages.Context(Splits(split, split, split, split))
+    context = Context(Splits(split, split, split, split))
     spec = ModelSpec(source="retort.examples.digits:student")
-    program = stages.capture(spec, tmp_path / "program", context)
-    graph = stages.export(ExportOptions(), program, tmp_path / "graph", context)
+    program = stages.capture(CaptureOptions(), spec, Place(tmp_path / "program"), context)
+    graph = stages.export(ExportOptions(), program, Place(tmp_path / "graph"), context)
     np.savez(tmp_path / "samples.npz", image=images)
     job, out = tmp_path / "job.json", tmp_path / "out.onnx"
     asked = {"tool": "onnxruntime-minmax", "model": str(graph.main), "samples": str(tmp_path / "samples.npz")}
@@ -98,8 +99,10 @@ def test_the_peers_start_from_pytorchs_own_file(tmp_path):
     """The plain file of a captured program has its ports' names and gives its numbers."""
     images = np.random.default_rng(0).random((6, 1, 8, 8)).astype(np.float32)
     split = ArraySplit({"image": images}, np.arange(6) % 10)
-    context = stages.Context(Splits(split, split, split, split))
-    program = stages.capture(ModelSpec(source="retort.examples.digits:student"), tmp_path / "program", context)
+    context = Context(Splits(split, split, split, split))
+    program = stages.capture(
+        CaptureOptions(), ModelSpec(source="retort.examples.digits:student"), Place(tmp_path / "program"), context
+    )
     plain = open_session(_plain(program.main, tmp_path / "plain.onnx"))
     wanted = open_session(program.main).run({"image": images})
     found = plain.run({"image": images})

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from ... import stages
 from ...core.artifact import load_artifact
 from ...core.console import Console
+from ...core.context import Context, Place
 from ...core.data import Batch, Splits
 from ...core.memory import give_back
-from ...core.options import ModelSpec, QuantizeOptions
+from ...core.options import CaptureOptions, ModelSpec, QuantizeOptions
 from ...core.session import open_session
 from ..device import describe, fingerprint
 from ..footprint import forget_peak, peak_bytes, resident_bytes
@@ -57,15 +58,15 @@ class Images:
         return f"images {self.count}"
 
 
-def _context(folder: Path) -> stages.Context:
+def _context(folder: Path) -> Context:
     few = Images(2)
-    return stages.Context(Splits(few, few, Images(SAMPLES), few), scratch=folder / "scratch")
+    return Context(Splits(few, few, Images(SAMPLES), few), scratch=folder / "scratch")
 
 
 def capture(folder: Path) -> None:
     """Capture the model, in this process."""
     spec = ModelSpec(source="retort.examples.transformers_zoo:full_size", args={"name": "resnet18"})
-    stages.capture(spec, folder / "captured", _context(folder))
+    stages.capture(CaptureOptions(), spec, Place(folder / "captured"), _context(folder))
 
 
 def measure(method: str, folder: Path) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
     give_back()
     before, started = resident_bytes(), time.process_time()
     forget_peak()
-    made = stages.quantize(QuantizeOptions.model_validate(given), captured, folder / method, _context(folder))
+    made = stages.quantize(QuantizeOptions.model_validate(given), captured, Place(folder / method), _context(folder))
     seconds, peak = time.process_time() - started, peak_bytes()
     size = captured.main.stat().st_size
     return {

@@ -26,9 +26,11 @@ import numpy as np
 from ... import stages
 from ...core.artifact import Artifact
 from ...core.console import Console
+from ...core.context import Context, Place
 from ...core.data import ArraySplit, Splits
 from ...core.errors import RetortError, UserError
-from ...core.options import DataSpec, ModelSpec, PruneOptions, RecoverOptions
+from ...core.options import CaptureOptions, DataSpec, ModelSpec, PruneOptions, RecoverOptions
+from ...core.program_file import read_signature
 from ...core.sources import load_data
 
 ZOOS = ("retort.examples.transformers_zoo", "retort.examples.networks", "retort.examples.awkward")
@@ -58,8 +60,8 @@ def measure(zoo: str, name: str, share: float, folder: Path) -> dict[str, Any]:
     try:
         data = load_data(DataSpec(source=f"{zoo}:samples", args={"name": name}), Path.cwd())
         source = ModelSpec(source=f"{zoo}:build", args={"name": name})
-        captured = stages.capture(source, folder / "captured", stages.Context(data))
-        context = stages.Context(_with_targets(data, captured), task="regression", scratch=folder / "scratch")
+        captured = stages.capture(CaptureOptions(), source, Place(folder / "captured"), Context(data))
+        context = Context(_with_targets(data, captured), task="regression", scratch=folder / "scratch")
         row["capture_s"] = time.perf_counter() - started
         started = time.perf_counter()
         pruned = _prune(captured, share, folder, context)
@@ -77,18 +79,18 @@ def _with_targets(data: Splits, captured: Artifact) -> Splits:
     """Random targets for the first output of a model."""
     inputs, _ = data.train.read(range(len(data.train)))
     rows = len(next(iter(inputs.values())))
-    sizes = stages.read_signature(captured.main).outputs[0].shape
+    sizes = read_signature(captured.main).outputs[0].shape
     shape = [size if isinstance(size, int) else rows for size in sizes]
     split = ArraySplit(inputs, np.random.default_rng(1).standard_normal(shape).astype(np.float32))
     return Splits(split, split, split, split)
 
 
-def _prune(captured: Artifact, share: float, folder: Path, context: stages.Context) -> Artifact:
+def _prune(captured: Artifact, share: float, folder: Path, context: Context) -> Artifact:
     training = RecoverOptions(epochs=1, batch_size=len(context.data.train), distill=False)
 
     def _cut(macs: float) -> Artifact:
         options = PruneOptions(macs=macs, min_channels=2, recover=training, tolerance=TOLERANCE)
-        return stages.prune(options, captured, folder / "pruned", context)
+        return stages.prune(options, captured, Place(folder / "pruned"), context)
 
     try:
         return _cut(share)

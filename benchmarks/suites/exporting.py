@@ -29,11 +29,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ... import stages
+from ... import dispatch, stages
 from ...core.artifact import Artifact, load_artifact
 from ...core.console import Console
+from ...core.context import Context, Place
 from ...core.errors import RetortError
 from ...core.options import CaptureOptions, DataSpec, EngineOptions, ExportOptions, ModelSpec, QuantizeOptions, Target
+from ...core.program_file import read_signature
 from ...core.sources import load_data
 from ...core.tensors import BATCH
 from .coverage import models
@@ -56,24 +58,24 @@ class Model:
     captured: Artifact
 
 
-def capture(name: str, source: ModelSpec, folder: Path, context: stages.Context, trials: Sequence[Axes]) -> Artifact:
+def capture(name: str, source: ModelSpec, folder: Path, context: Context, trials: Sequence[Axes]) -> Artifact:
     """The model as a program with the first of the given sets of free axes that its code allows."""
     for number, dynamic in enumerate(trials):
         with suppress(RetortError):  # the model itself takes that one size only
-            return stages.capture(source, folder / f"{name}-{number}", context, CaptureOptions(dynamic=dynamic))
-    return stages.capture(source, folder / name, context)
+            return stages.capture(CaptureOptions(dynamic=dynamic), source, Place(folder / f"{name}-{number}"), context)
+    return stages.capture(CaptureOptions(), source, Place(folder / name), context)
 
 
-def check_export(model: Model, folder: Path, context: stages.Context) -> Row:
+def check_export(model: Model, folder: Path, context: Context) -> Row:
     """Exported twice for TensorRT, compared at other shapes, parsed."""
     options = ExportOptions(batch_sizes=BATCHES, golden=max(BATCHES))
     started = time.perf_counter()
-    graph = stages.export(options, model.captured, folder / "graph", context)
+    graph = stages.export(options, model.captured, Place(folder / "graph"), context)
     row: Row = {"export_s": time.perf_counter() - started, "nodes": graph.facts["nodes"], "opset": graph.facts["opset"]}
-    again = stages.export(options, model.captured, folder / "again", context)
+    again = stages.export(options, model.captured, Place(folder / "again"), context)
     row["same_bytes"] = _sha256(graph.main) == _sha256(again.main)
     row["parity"] = max((item["error"] for item in graph.facts["parity"]), default=0.0)
-    signature = stages.read_signature(model.captured.main)
+    signature = read_signature(model.captured.main)
     row |= {
         "axes": free(signature),
         "shapes": compare(model.captured.main, graph.main, other_shapes(signature, context)),
@@ -81,68 +83,74 @@ def check_export(model: Model, folder: Path, context: stages.Context) -> Row:
     return row | _parsed(graph, context)
 
 
-def _parsed(graph: Artifact, context: stages.Context) -> Row:
+def _parsed(graph: Artifact, context: Context) -> Row:
     """How many layers the TensorRT that is here makes of a file, or why it refuses it."""
     try:
-        return {"parsed_layers": sum(stages.explain(EngineOptions(), graph, context).counts.values())}
+        return {"parsed_layers": sum(dispatch.explain(EngineOptions(), graph, context).counts.values())}
     except RetortError as error:  # a finding about TensorRT, not a fault of the file
         return {"parser": error.message[:300]}
 
 
-def check_sizes(model: Model, folder: Path, context: stages.Context) -> Row:
+def check_sizes(model: Model, folder: Path, context: Context) -> Row:
     """Captured with free height and width where its code allows, exported, and compared at other sizes."""
     trials = sides(context.data.train.read(range(1))[0])
     captured = capture("sized", model.source, folder, context, trials) if trials else model.captured
-    axes = free(stages.read_signature(captured.main))
+    axes = free(read_signature(captured.main))
     if not trials or not axes:
         return {"axes": [], "sizes": "fixed by the model" if trials else "none"}
-    graph = stages.export(ExportOptions(target="cpu", batch_sizes=(2,)), captured, folder / "sized-graph", context)
-    cases = other_shapes(stages.read_signature(captured.main), context)
+    graph = stages.export(
+        ExportOptions(target="cpu", batch_sizes=(2,)), captured, Place(folder / "sized-graph"), context
+    )
+    cases = other_shapes(read_signature(captured.main), context)
     return {"axes": axes, "shapes": compare(captured.main, graph.main, cases)}
 
 
-def check_import(model: Model, folder: Path, context: stages.Context) -> Row:
+def check_import(model: Model, folder: Path, context: Context) -> Row:
     """Exported, captured from the file, and compared with the file."""
-    place = folder / "graph"
+    place = Place(folder / "graph")
     options = ExportOptions(target="cpu", batch_sizes=(2,))
-    graph = load_artifact(place) if place.is_dir() else stages.export(options, model.captured, place, context)
+    graph = (
+        load_artifact(place.directory)
+        if place.directory.is_dir()
+        else stages.export(options, model.captured, place, context)
+    )
     started = time.perf_counter()
-    back = stages.capture(ModelSpec(source=str(graph.main)), folder / "imported", context)
+    back = stages.capture(CaptureOptions(), ModelSpec(source=str(graph.main)), Place(folder / "imported"), context)
     row: Row = {"import_s": time.perf_counter() - started}
     row["parameters"] = [model.captured.facts["parameters"], back.facts["parameters"]]
-    row["shapes"] = compare(back.main, graph.main, other_shapes(stages.read_signature(model.captured.main), context))
+    row["shapes"] = compare(back.main, graph.main, other_shapes(read_signature(model.captured.main), context))
     return row
 
 
-def check_int8(target: Target, model: Model, folder: Path, context: stages.Context) -> Row:
+def check_int8(target: Target, model: Model, folder: Path, context: Context) -> Row:
     """Quantized with default settings, exported, run, and compared with the FP32 program."""
     context = replace(context, target=target)
     started = time.perf_counter()
-    made = stages.quantize(QuantizeOptions(), model.captured, folder / f"int8-{target}", context)
+    made = stages.quantize(QuantizeOptions(), model.captured, Place(folder / f"int8-{target}"), context)
     row: Row = {"quantize_s": time.perf_counter() - started, "integer_macs": made.facts["integer_macs_percent"]}
-    graph = stages.export(ExportOptions(batch_sizes=(1, 4)), made, folder / f"int8-graph-{target}", context)
+    graph = stages.export(ExportOptions(batch_sizes=(1, 4)), made, Place(folder / f"int8-graph-{target}"), context)
     kernels = graph.facts.get("kernels", {})
     row |= {kind: sum(kernels.get(kind, {}).values()) for kind in ("integer", "floating")}
     row["sqnr_db"] = decibels(model.captured.main, graph.main, context)
     return row | (_parsed(graph, context) if target == "tensorrt" else {})
 
 
-def check_engine(model: Model, folder: Path, context: stages.Context) -> Row:
+def check_engine(model: Model, folder: Path, context: Context) -> Row:
     """Built as it is and in FP16, from a program with a free batch alone."""
     options = ExportOptions(batch_sizes=BATCHES, golden=max(BATCHES))
-    graph = stages.export(options, model.captured, folder / "for-engine", context)
-    spec = stages.read_signature(model.captured.main).inputs[0]
+    graph = stages.export(options, model.captured, Place(folder / "for-engine"), context)
+    spec = read_signature(model.captured.main).inputs[0]
     sizes = {name: context.data.train.read(range(1))[0][spec.name].shape[i] for i, name in enumerate(spec.shape)}
     ranges = tuple(f"{name}={size}:{size}:{size}" for name, size in sizes.items() if isinstance(name, str))
     row: Row = {}
     for precision in _PRECISIONS:
         axis = tuple(item for item in ranges if not item.startswith(f"{BATCH}="))
         engine = EngineOptions(precision=precision, batch_sizes=BATCHES, axis=axis, timing_cache="off")
-        row[precision] = _engine_facts(stages.engine(engine, graph, folder / f"engine-{precision}", context))
+        row[precision] = _engine_facts(stages.engine(engine, graph, Place(folder / f"engine-{precision}"), context))
     return row
 
 
-CHECKS: dict[str, Callable[[Model, Path, stages.Context], Row]] = {
+CHECKS: dict[str, Callable[[Model, Path, Context], Row]] = {
     "export": check_export,
     "sizes": check_sizes,
     "import": check_import,
@@ -174,7 +182,7 @@ def measure(zoo: str, name: str, parts: Sequence[str], folder: Path) -> list[Row
     started = time.perf_counter()
     try:
         data = load_data(DataSpec(source=f"{zoo}:samples", args={"name": name, "count": SAMPLES}), Path.cwd())
-        context = stages.Context(data, target="tensorrt", scratch=folder / "scratch")
+        context = Context(data, target="tensorrt", scratch=folder / "scratch")
         source = ModelSpec(source=f"{zoo}:build", args={"name": name})
         model = Model(source, capture("captured", source, folder, context, lengths(data.train.read(range(1))[0])))
     except Exception as error:  # a fault of ours is a result of this suite, not its end

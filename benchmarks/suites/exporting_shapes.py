@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import stages
+from ...core.context import Context
 from ...core.metrics import sqnr_db
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import BATCH, Array, Signature, multiple
@@ -42,7 +42,7 @@ def free(signature: Signature) -> list[str]:
     return sorted({size for spec in signature.inputs for size in spec.shape if isinstance(size, str) and size != BATCH})
 
 
-def other_shapes(signature: Signature, context: stages.Context) -> list[dict[str, Array]]:
+def other_shapes(signature: Signature, context: Context) -> list[dict[str, Array]]:
     """Feeds of three rows, and where axes are free one row that is longer and three that are shorter."""
     inputs = context.data.train.read(range(3))[0]
     feeds = {spec.name: spec.cast(inputs[spec.name]) for spec in signature.inputs}
@@ -95,7 +95,7 @@ def _deviation(wanted: Array, found: Array) -> float:
     return float(np.where(same, 0.0, np.abs(one - two)).max(initial=0.0)) / scale
 
 
-def decibels(program: Path, graph: Path, context: stages.Context) -> float | None:
+def decibels(program: Path, graph: Path, context: Context) -> float | None:
     """Centred SQNR of the file's first floating-point output against the FP32 program.
 
     Returns:

@@ -29,10 +29,12 @@ import numpy as np
 from ... import stages
 from ...core.artifact import Artifact
 from ...core.console import Console
+from ...core.context import Context, Place
 from ...core.errors import MachineError, RetortError
 from ...core.metrics import paired_difference
 from ...core.options import (
     BenchOptions,
+    CaptureOptions,
     DataSpec,
     DistillOptions,
     ExportOptions,
@@ -40,6 +42,7 @@ from ...core.options import (
     PruneOptions,
     TrainOptions,
 )
+from ...core.program_file import read_signature
 from ...core.session import SessionOptions, open_session
 from ...core.sources import fit_to, load_data
 from ..accuracy import predict
@@ -78,11 +81,11 @@ def prepare(folder: Path) -> Path:
 def measure(name: str, python: Path, folder: Path, console: Console, epochs: int, seed: int) -> dict[str, Any]:
     """One net through both tools."""
     source = {"bert": f"{NET}:sentences", "recurrent": f"{NET}:digit_rows"}.get(name, "digits")
-    context = stages.Context(
+    context = Context(
         load_data(DataSpec(source=source), Path.cwd()), console=console, scratch=folder / "scratch", seed=seed
     )
-    captured = stages.capture(ModelSpec(source=f"{NET}:{name}"), folder / "capture", context)
-    dense = stages.train(TrainOptions(epochs=3 * epochs), captured, folder / "train", context)
+    captured = stages.capture(CaptureOptions(), ModelSpec(source=f"{NET}:{name}"), Place(folder / "capture"), context)
+    dense = stages.train(TrainOptions(epochs=3 * epochs), captured, Place(folder / "train"), context)
     row: dict[str, Any] = {"net": name, "seed": seed, "macs": dense.facts["macs"]}
     cuts = {"dense": dense}
     row["torch_pruning"], peer = _peer(name, python, dense, folder, context)
@@ -101,23 +104,21 @@ Made = tuple[dict[str, Any], Artifact | None]
 """What a tool did, and its program where it made one."""
 
 
-def _own(
-    dense: Artifact, share: float, folder: Path, context: stages.Context
-) -> tuple[dict[str, Any], Artifact | None]:
+def _own(dense: Artifact, share: float, folder: Path, context: Context) -> tuple[dict[str, Any], Artifact | None]:
     started = time.perf_counter()
     try:
-        made = stages.prune(PruneOptions(macs=share, recover=None), dense, folder / "retort", context)
+        made = stages.prune(PruneOptions(macs=share, recover=None), dense, Place(folder / "retort"), context)
     except RetortError as error:
         return {"ok": False, "error": error.message}, None
     seconds = time.perf_counter() - started
     return {"ok": True, "share": made.facts["macs"] / dense.facts["macs"], "seconds": seconds}, made
 
 
-def _peer(name: str, python: Path, dense: Artifact, folder: Path, context: stages.Context) -> Made:
+def _peer(name: str, python: Path, dense: Artifact, folder: Path, context: Context) -> Made:
     """The peer's cut, captured as anyone's model; a module that does not run as a program counts as failed."""
     weights, job = folder / "weights.safetensors", folder / "job.json"
     _save_weights(dense, weights)
-    data = fit_to(context.data, stages.read_signature(dense.main))
+    data = fit_to(context.data, read_signature(dense.main))
     example = {key: value.tolist() for key, value in data.example(2).items()}
     out = folder / "peer.pt"
     job.write_text(
@@ -133,7 +134,7 @@ def _peer(name: str, python: Path, dense: Artifact, folder: Path, context: stage
         return found, None
     spec = ModelSpec(source="retort.benchmarks.suites.peer:load", args={"path": str(out)})
     try:
-        return found, stages.capture(spec, folder / "peer", context)
+        return found, stages.capture(CaptureOptions(), spec, Place(folder / "peer"), context)
     except RetortError as error:
         return {**found, "ok": False, "error": f"the pruned model does not run: {error.message}"}, None
 
@@ -149,15 +150,15 @@ def _save_weights(program: Artifact, path: Path) -> None:
 
 
 def _shipped(
-    key: str, cut: Artifact, dense: Artifact, folder: Path, context: stages.Context, epochs: int
+    key: str, cut: Artifact, dense: Artifact, folder: Path, context: Context, epochs: int
 ) -> dict[str, Artifact]:
     """The ONNX files of a cut, before and after recovery by distillation from the dense program."""
-    before = stages.export(ExportOptions(), cut, folder / f"{key}-before", context)
+    before = stages.export(ExportOptions(), cut, Place(folder / f"{key}-before"), context)
     if key == "dense":
         return {"before": before, "after": before}
     options = DistillOptions(student=ModelSpec(source=str(cut.main)), epochs=epochs, learning_rate=1e-3)
-    after = stages.distill(options, dense, folder / f"{key}-recovered", context)
-    return {"before": before, "after": stages.export(ExportOptions(), after, folder / f"{key}-after", context)}
+    after = stages.distill(options, dense, Place(folder / f"{key}-recovered"), context)
+    return {"before": before, "after": stages.export(ExportOptions(), after, Place(folder / f"{key}-after"), context)}
 
 
 COLUMNS = ("net", "tool", "MACs left", "accuracy at once", "after recovery", "batch 1", "batch 32", "tool seconds")
@@ -239,7 +240,7 @@ def together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _compared(graphs: dict[str, dict[str, Artifact]], context: stages.Context) -> dict[str, Any]:
+def _compared(graphs: dict[str, dict[str, Artifact]], context: Context) -> dict[str, Any]:
     """Accuracy of every file, its scores after recovery, and the latency of all."""
     data = fit_to(context.data, open_session(graphs["dense"]["after"].main).signature)
     found: dict[str, Any] = {"scores": {}, "accuracy": {key: {} for key in graphs}}

@@ -21,8 +21,9 @@ from typing import Any
 from ... import stages
 from ...core.artifact import load_artifact
 from ...core.console import Console
+from ...core.context import Context, Place
 from ...core.data import ArraySplit
-from ...core.options import DataSpec, ModelSpec, PruneOptions
+from ...core.options import CaptureOptions, DataSpec, ModelSpec, PruneOptions
 from ...core.sources import load_data
 from ..footprint import forget_peak, peak_bytes, resident_bytes
 
@@ -37,7 +38,12 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def capture(name: str, folder: Path) -> None:
     """Capture one model, in this process."""
-    stages.capture(ModelSpec(source=f"{ZOO}:full_size", args=MODELS[name]), folder / "captured", _context(name, folder))
+    stages.capture(
+        CaptureOptions(),
+        ModelSpec(source=f"{ZOO}:full_size", args=MODELS[name]),
+        Place(folder / "captured"),
+        _context(name, folder),
+    )
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     context, captured = _context(name, folder), load_artifact(folder / "captured")
     before = resident_bytes()
     forget_peak()
-    pruned = stages.prune(PruneOptions(macs=0.5, recover=None), captured, folder / "pruned", context)
+    pruned = stages.prune(PruneOptions(macs=0.5, recover=None), captured, Place(folder / "pruned"), context)
     peak = peak_bytes()
     return {
         "model": name,
@@ -57,10 +63,10 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _context(name: str, folder: Path) -> stages.Context:
+def _context(name: str, folder: Path) -> Context:
     data = load_data(DataSpec(source=f"{ZOO}:full_samples", args=MODELS[name]), Path.cwd())
     assert isinstance(data.train, ArraySplit)
-    return stages.Context(data, scratch=folder / "scratch")
+    return Context(data, scratch=folder / "scratch")
 
 
 def run(names: Sequence[str], console: Console) -> list[dict[str, Any]]:

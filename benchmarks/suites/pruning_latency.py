@@ -18,8 +18,9 @@ from typing import Any
 
 from ... import stages
 from ...core.console import Console
+from ...core.context import Context, Place
 from ...core.errors import RetortError
-from ...core.options import DataSpec, ModelSpec, PruneOptions
+from ...core.options import CaptureOptions, DataSpec, ModelSpec, PruneOptions
 from ...core.sources import load_data
 from ..device import describe, fingerprint
 
@@ -45,12 +46,12 @@ def measure(name: str, console: Console) -> dict[str, Any]:
     given = DataSpec(source=source) if source else DataSpec(source=f"{_ZOO}:full_samples", args=sized)
     row: dict[str, Any] = {"net": net, "batch": batch, "asked_share": share}
     with tempfile.TemporaryDirectory() as folder:
-        context = stages.Context(load_data(given, Path.cwd()), console=console, scratch=Path(folder) / "scratch")
-        captured = stages.capture(spec, Path(folder) / "captured", context)
+        context = Context(load_data(given, Path.cwd()), console=console, scratch=Path(folder) / "scratch")
+        captured = stages.capture(CaptureOptions(), spec, Place(Path(folder) / "captured"), context)
         options = PruneOptions(latency=share, batch=batch, recover=None)
         started = time.perf_counter()
         try:
-            pruned = stages.prune(options, captured, Path(folder) / "pruned", context)
+            pruned = stages.prune(options, captured, Place(Path(folder) / "pruned"), context)
         except RetortError as error:
             return row | {"error": error.message, "seconds": time.perf_counter() - started}
         facts = pruned.facts["latency"]

@@ -30,9 +30,11 @@ from ... import stages
 from ...core.artifact import load_artifact
 from ...core.backends.eager import load_exported, quiet
 from ...core.console import Console
+from ...core.context import Context, Place
 from ...core.errors import RetortError
 from ...core.metrics import evaluate, paired_difference, sqnr_db
 from ...core.options import BenchOptions, CaptureOptions, DataSpec, ExportOptions, ModelSpec, TrainOptions
+from ...core.program_file import read_signature
 from ...core.session import SessionOptions, open_session
 from ...core.sources import fit_to, load_data
 from ..accuracy import predict
@@ -104,16 +106,14 @@ def install(folder: Path, name: str) -> None:
 
 def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: Path, console: Console) -> State:
     """One net through all tools."""
-    context = stages.Context(
-        load_data(DataSpec(source=DATA[name]), Path.cwd()), console=console, scratch=folder / "scratch"
-    )
-    captured = stages.capture(ModelSpec(source=SOURCES[name]), folder / "capture", context, CaptureOptions())
+    context = Context(load_data(DataSpec(source=DATA[name]), Path.cwd()), console=console, scratch=folder / "scratch")
+    captured = stages.capture(CaptureOptions(), ModelSpec(source=SOURCES[name]), Place(folder / "capture"), context)
     dense = captured
     if name in TRAINED:
         options = TrainOptions(epochs=TRAINED[name], learning_rate=RATES.get(name, 2e-3))
-        dense = stages.train(options, captured, folder / "train", context)
-    graph = stages.export(ExportOptions(), dense, folder / "fp32", context)
-    samples = fit_to(context.data, stages.read_signature(dense.main)).calibration
+        dense = stages.train(options, captured, Place(folder / "train"), context)
+    graph = stages.export(ExportOptions(), dense, Place(folder / "fp32"), context)
+    samples = fit_to(context.data, read_signature(dense.main)).calibration
     chosen: dict[str, Any] = dict(samples.read(range(min(256, len(samples))))[0])
     np.savez(folder / "samples.npz", **chosen)
     plain = _plain(dense.main, folder / "plain.onnx")
@@ -200,7 +200,7 @@ def _peer(tool: str, net: str, model: Path, pythons: dict[str, Path], folder: Pa
     return {**found, "peak_mb": peak, "commands": 1, "file": str(out)}
 
 
-def _compare(states: dict[str, State], context: stages.Context) -> None:
+def _compare(states: dict[str, State], context: Context) -> None:
     """Accuracy, agreement, size and latency of every file, beside the FP32 file's."""
     first = open_session(states["fp32"]["file"], SessionOptions(threads=1))
     data = fit_to(context.data, first.signature)

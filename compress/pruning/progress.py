@@ -41,17 +41,17 @@ def recovery_of(options: PruneOptions, step: int) -> RecoverOptions | None:
 
 @dataclass
 class Steps:
-    """What is done so far, kept in ``scratch``."""
+    """What is done so far, kept in ``scratch`` where there is such a folder."""
 
-    scratch: Path
+    scratch: Path | None
     identity: str
     done: list[dict[str, Any]] = field(default_factory=list)
     groups: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> Program | None:
         """The program after the last finished step of the same pruning, or None."""
-        path = self.scratch / _STATE
-        if not path.is_file():
+        path = self.scratch / _STATE if self.scratch else None
+        if self.scratch is None or path is None or not path.is_file():
             return None
         state = json.loads(path.read_text())
         if state["identity"] != self.identity or not state["done"]:
@@ -61,13 +61,17 @@ class Steps:
 
     def add(self, program: Program, facts: dict[str, Any]) -> None:
         """Keep a finished step; the list is written after the program it names."""
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        save_program(program, self.scratch / _PROGRAM.format(step=len(self.done) + 1))
         self.done.append(facts)
+        if self.scratch is None:
+            return
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        save_program(program, self.scratch / _PROGRAM.format(step=len(self.done)))
         state = {"identity": self.identity, "done": self.done, "groups": self.groups}
         write_atomically(self.scratch / _STATE, json.dumps(state).encode())
 
     def clear(self) -> None:
         """Remove what was kept."""
+        if self.scratch is None:
+            return
         for path in [self.scratch / _STATE, *self.scratch.glob(_PROGRAM.format(step="*"))]:
             path.unlink(missing_ok=True)

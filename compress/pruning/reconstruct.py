@@ -20,7 +20,7 @@ from ..losses import Tensors
 from ..program import Program
 from .context import fetch
 from .shapes import bind, operator
-from .zeros import Place
+from .zeros import MaskedWeight
 
 BLOCK = 128
 LARGEST = 4608
@@ -28,7 +28,7 @@ LARGEST = 4608
 HESSIAN_BYTES = 1 << 28
 
 
-def columns(place: Place, weight: Tensor) -> int:
+def columns(place: MaskedWeight, weight: Tensor) -> int:
     """How many columns a layer has as a matrix; 0 where it has no such form (groups, recurrent layers)."""
     kind = operator(place.node)
     if kind in ("conv1d", "conv2d"):
@@ -37,14 +37,14 @@ def columns(place: Place, weight: Tensor) -> int:
     return weight.shape[place.axis] if kind in ("linear", "mm", "matmul", "addmm") and weight.dim() == 2 else 0
 
 
-def as_matrix(place: Place, weight: Tensor) -> Tensor:
+def as_matrix(place: MaskedWeight, weight: Tensor) -> Tensor:
     """``[out, columns]`` with the input channels innermost, as a copy in double precision."""
     if place.axis == 0:
         return weight.detach().double().T.clone()
     return weight.detach().double().movedim(1, -1).reshape(len(weight), -1).clone()
 
 
-def from_matrix(place: Place, matrix: Tensor, like: Tensor) -> Tensor:
+def from_matrix(place: MaskedWeight, matrix: Tensor, like: Tensor) -> Tensor:
     """Inverse of :func:`as_matrix`."""
     if place.axis == 0:
         return matrix.T.to(like.dtype).contiguous()
@@ -52,7 +52,7 @@ def from_matrix(place: Place, matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.reshape(shape).movedim(-1, 1).to(like.dtype).contiguous()
 
 
-def hessians(program: Program, places: Sequence[Place], inputs: Iterable[Tensors]) -> dict[str, Tensor]:
+def hessians(program: Program, places: Sequence[MaskedWeight], inputs: Iterable[Tensors]) -> dict[str, Tensor]:
     """``X Xᵀ`` of every layer by parameter name, averaged, in one pass over the inputs.
 
     Raises:
@@ -72,7 +72,7 @@ def hessians(program: Program, places: Sequence[Place], inputs: Iterable[Tensors
 class _Watcher(fx.Interpreter):
     """Runs a graph and sums up ``X Xᵀ`` of what the watched layers read."""
 
-    def __init__(self, module: fx.GraphModule, places: dict[str, Place]) -> None:
+    def __init__(self, module: fx.GraphModule, places: dict[str, MaskedWeight]) -> None:
         super().__init__(module)
         self.sums: dict[str, Tensor] = {}
         self._places = places

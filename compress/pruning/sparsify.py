@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.artifact import Artifact, raise_if_not
-from ...core.console import SILENT, Console
-from ...core.data import Split, Splits, batches
+from ...core.console import Console
+from ...core.context import Context, Place
+from ...core.data import Split, batches
 from ...core.errors import UserError, VerificationError
-from ...core.options import SparsifyOptions, Task
+from ...core.options import SparsifyOptions
+from ...core.program_file import fit_context
 from ..checkpoint import discard
 from ..devices import as_tensor
 from ..distill import recover
@@ -21,60 +22,44 @@ from ..losses import Tensors
 from ..program import Program, clone, load_program, set_training, store
 from .context import fetch
 from .reconstruct import HESSIAN_BYTES, LARGEST, as_matrix, columns, from_matrix, hessians, reconstruct
-from .zeros import KEY, Place, find_places, grouped, magnitude_masks
+from .zeros import KEY, MaskedWeight, find_places, grouped, magnitude_masks
 
 _LABEL = "sparse"
 
 Inputs = Callable[[], Iterable[Tensors]]
 
 
-def sparsify(
-    options: SparsifyOptions,
-    artifact: Artifact,
-    directory: Path,
-    *,
-    data: Splits,
-    task: Task,
-    seed: int,
-    scratch: Path,
-    console: Console = SILENT,
-    key: str = "",
-    parents: tuple[str, ...] = (),
-) -> Artifact:
+def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
     """The stage that makes weights sparse and recovers.
 
     Args:
-        artifact: the program; it stays as it is.
-        directory: where the sparse program goes.
-        scratch: folder for resumable checkpoints; empty again afterwards.
+        parent: the program; it stays as it is.
 
     Raises:
-        ArtifactError: ``artifact`` is no program.
+        ArtifactError: ``parent`` is no program.
         UserError: a pattern matches nothing, or no layer can take the zeros.
         RetortError: as :func:`retort.compress.train.fit`.
     """
-    raise_if_not(artifact, "program")
-    original = load_program(artifact.main)
+    raise_if_not(parent, "program")
+    original, context = load_program(parent.main), fit_context(context, parent.main)
+    console = context.console
     if "quantization" in original.meta:
         raise UserError("sparsify: the program is quantized already", "put `sparsify` before `quantize`")
     program = clone(original)
 
     def _inputs() -> Iterator[Tensors]:
-        return calibration(program, data.calibration, options, console)
+        return calibration(program, context.data.calibration, options, console)
 
     layers = make_sparse(program, options, _inputs)
     facts = _facts(program, options, layers)
     console.stage("sparsify", f"{facts['zeros']:.1%} of the weights of {len(facts['layers'])} layers are zero")
     for item in facts["dense"]:
         console.say(f"{item['name']} stays dense: it {item['reason']}")
-    training = options.recover
-    if training is not None:
-        facts["recovery"] = recover(
-            program, original, data, training, task=task, seed=seed, scratch=scratch, console=console, label=_LABEL
-        )
+    if options.recover is not None:
+        facts["recovery"] = recover(program, original, options.recover, context, _LABEL)
     check(program)
-    stored = store(program, directory, "sparsify", options=options, facts=facts, key=key, parents=parents)
-    discard(scratch, _LABEL)
+    stored = store(program, place, "sparsify", options=options, facts=facts)
+    discard(context.scratch, _LABEL)
     return stored
 
 
@@ -124,17 +109,17 @@ def make_sparse(program: Program, options: SparsifyOptions, inputs: Inputs) -> d
     return {place.parameter: "reconstruct" if place in fine else "magnitude" for place in taken}
 
 
-def _ordered(found: dict[str, Tensor], chunk: list[Place]) -> Iterator[Tensor]:
+def _ordered(found: dict[str, Tensor], chunk: list[MaskedWeight]) -> Iterator[Tensor]:
     return (found[place.parameter] for place in chunk)
 
 
-def _fits(program: Program, place: Place) -> bool:
+def _fits(program: Program, place: MaskedWeight) -> bool:
     return 0 < columns(place, fetch(program.module, place.parameter)) <= LARGEST
 
 
-def _chunks(program: Program, places: list[Place]) -> Iterator[list[Place]]:
+def _chunks(program: Program, places: list[MaskedWeight]) -> Iterator[list[MaskedWeight]]:
     """Layers whose Hessians are held at a time; later ones see what the earlier ones have become."""
-    chunk: list[Place] = []
+    chunk: list[MaskedWeight] = []
     size = 0
     for place in places:
         own = 8 * columns(place, fetch(program.module, place.parameter)) ** 2
@@ -147,7 +132,7 @@ def _chunks(program: Program, places: list[Place]) -> Iterator[list[Place]]:
         yield chunk
 
 
-def _told(program: Program, place: Place) -> dict[str, int]:
+def _told(program: Program, place: MaskedWeight) -> dict[str, int]:
     weight = fetch(program.module, place.parameter)
     return {"axis": place.axis, "values": weight.numel(), "zeros": int((weight == 0).sum())}
 

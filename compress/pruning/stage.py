@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...core.artifact import Artifact, raise_if_not, stable_hash
-from ...core.console import SILENT, Console
-from ...core.data import Splits
+from ...core.context import Context, Place
 from ...core.errors import UserError
 from ...core.memory import give_back
-from ...core.options import PruneOptions, Task
+from ...core.options import PruneOptions
+from ...core.program_file import fit_context
 from ..checkpoint import discard, state_hash
 from ..distill import recover
 from ..program import Program, cost, load_program, store
@@ -29,66 +29,58 @@ from .table import Timer
 from .trial import Trial
 from .zeros import KEY
 
-Recover = Callable[[Program, int], dict[str, Any] | None]
-
 
 def prune(
     options: PruneOptions,
-    artifact: Artifact,
-    directory: Path,
+    parent: Artifact,
+    place: Place,
+    context: Context,
     *,
-    data: Splits,
-    task: Task,
-    seed: int,
-    scratch: Path,
     check_file: FileCheck | None = None,
-    console: Console = SILENT,
-    key: str = "",
-    parents: tuple[str, ...] = (),
     timer: Timer | None = None,
     tables: Path | None = None,
 ) -> Artifact:
     """The stage that removes coupled channels, proves every cut and recovers.
 
     Args:
-        artifact: the program to prune; it stays as it is.
-        directory: where the pruned program goes.
-        scratch: folder for finished steps and resumable checkpoints; empty of them again afterwards.
+        parent: the program to prune; it stays as it is.
+        context: its scratch folder holds finished steps and resumable checkpoints; it is empty of them afterwards.
         check_file: writes, runs and compares the file made of every cut; None to prove in PyTorch alone.
         timer: measures programs where the budget is a latency.
         tables: folder of the latency tables; the user's cache when None.
 
     Raises:
-        ArtifactError: ``artifact`` is no program.
+        ArtifactError: ``parent`` is no program.
         UserError: a pattern matches nothing, or the budget cannot be reached.
         VerificationError: a proof failed, or the program is not faster where that was asked for.
         RetortError: as :func:`retort.compress.train.fit`.
     """
-    raise_if_not(artifact, "program")
-    original = load_program(artifact.main)
+    raise_if_not(parent, "program")
+    original, context = load_program(parent.main), fit_context(context, parent.main)
+    data, task, console = context.data, context.task, context.console
     give_back()
     _require_dense(original)
-    steps = Steps(scratch, _identity(original, options, data, task, seed))
+    steps = Steps(context.scratch, _identity(original, options, context))
     program = steps.load()
     goal = Goal.of(original, options, clock_of(original, options, timer, steps, tables, console))
     if program is None:
         program = original
         steps.groups = describe(goal.check(original, options))
-    before, uncut = cost(original), partial(load_program, artifact.main)
+    before, uncut = cost(original), partial(load_program, parent.main)
     del original  # whoever needs it again reads it: from the first proof on, only the pruned program is held
-    samples = Samples(data.calibration, task, options.score_batch, options.score_samples, seed, console)
-    recovery = _recovery(uncut, options, data, task, seed, scratch, console)
+    samples = Samples(data.calibration, task, options.score_batch, options.score_samples, context.seed, console)
     for step in range(len(steps.done), options.cuts):
         asked, now = goal.asked(step, console), _at(options, step)
         trial = Trial(data.calibration, task, goal.counted(step, now), console=console)
         pruned = cut_and_prove(program, now, goal.choose(step, now), samples, trial)
         program = pruned.program
         cut = {**_cut_facts(pruned, asked, goal.whole, options), **_file_facts(uncut, pruned, check_file)}
-        steps.add(program, {**cut, "trials": trial.losses, "recovery": recovery(program, step)})
-        discard(scratch, _label(step))
+        recovery = _recover(program, uncut, options, context, step)
+        steps.add(program, {**cut, "trials": trial.losses, "recovery": recovery})
+        discard(context.scratch, _label(step))
     facts = facts_of(before, program, options, steps) | goal.facts(program)
     warn(console, facts, options)
-    stored = store(program, directory, "prune", options=options, facts=facts, key=key, parents=parents)
+    stored = store(program, place, "prune", options=options, facts=facts)
     steps.clear()
     goal.clear()
     return stored
@@ -127,34 +119,21 @@ def _file_facts(uncut: Callable[[], Program], pruned: Pruned, check: FileCheck |
     return {"file": asdict(file), "cpu_seconds": spent}
 
 
-def _identity(program: Program, options: PruneOptions, data: Splits, task: Task, seed: int) -> str:
-    weights = state_hash(program.module.state_dict())
-    given = options.model_dump(mode="json")
-    return stable_hash([given, weights, program.module.code, data.fingerprint(), task, seed])
+def _identity(program: Program, options: PruneOptions, context: Context) -> str:
+    weights, given = state_hash(program.module.state_dict()), options.model_dump(mode="json")
+    data = context.data.fingerprint()
+    return stable_hash([given, weights, program.module.code, data, context.task, context.seed])
 
 
 def _label(step: int) -> str:
     return f"recover {step + 1}"
 
 
-def _recovery(
-    uncut: Callable[[], Program],
-    options: PruneOptions,
-    data: Splits,
-    task: Task,
-    seed: int,
-    scratch: Path,
-    console: Console,
-) -> Recover:
-    """What trains a program after a cut; it learns from the uncut program by default."""
-
-    def _recover(program: Program, step: int) -> dict[str, Any] | None:
-        training = recovery_of(options, step)
-        if training is None:
-            return None
-        teacher, label = uncut(), _label(step)
-        return recover(
-            program, teacher, data, training, task=task, seed=seed + step, scratch=scratch, console=console, label=label
-        )
-
-    return _recover
+def _recover(
+    program: Program, uncut: Callable[[], Program], options: PruneOptions, context: Context, step: int
+) -> dict[str, Any] | None:
+    """Train a program after a cut, by default on the outputs of the uncut one; its facts, or None without training."""
+    training = recovery_of(options, step)
+    if training is None:
+        return None
+    return recover(program, uncut(), training, replace(context, seed=context.seed + step), _label(step))

@@ -23,7 +23,7 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 @dataclass(frozen=True)
-class Place:
+class MaskedWeight:
     """A weight that may become sparse.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place:
     skipped: str = ""
 
 
-def find_places(program: Program, options: SparsifyOptions) -> list[Place]:
+def find_places(program: Program, options: SparsifyOptions) -> list[MaskedWeight]:
     """All weights of convolutions, linear and recurrent layers, each once, in graph order.
 
     Raises:
@@ -48,12 +48,12 @@ def find_places(program: Program, options: SparsifyOptions) -> list[Place]:
     names = [name for name, _ in program.module.named_parameters(remove_duplicate=False)]
     left_out = {name for pattern in options.exclude for name in matching(pattern, names, "exclude")}
     wanted = {name for pattern in options.only for name in matching(pattern, names, "only")} or set(names)
-    first: dict[int, Place] = {}
+    first: dict[int, MaskedWeight] = {}
     for node in program.module.graph.nodes:
         for weight, axis in _weights(node):
             name, tensor = str(weight.target), fetch(program.module, str(weight.target))
             reason = "excluded" if name in left_out or name not in wanted else _unfit(tensor, axis, options)
-            first.setdefault(id(tensor), Place(name, node, axis, reason))
+            first.setdefault(id(tensor), MaskedWeight(name, node, axis, reason))
     return [place for place in first.values() if place.parameter in names]
 
 
@@ -94,7 +94,9 @@ def keep_largest(weight: Tensor, axis: int, group: tuple[int, int]) -> Tensor:
     return mask.reshape(moved.shape).movedim(-1, axis)
 
 
-def magnitude_masks(weights: Sequence[Tensor], places: Sequence[Place], options: SparsifyOptions) -> list[Tensor]:
+def magnitude_masks(
+    weights: Sequence[Tensor], places: Sequence[MaskedWeight], options: SparsifyOptions
+) -> list[Tensor]:
     """What magnitude keeps of every weight, as boolean masks."""
     if options.group is not None:
         return [keep_largest(weight, place.axis, options.group) for weight, place in zip(weights, places)]

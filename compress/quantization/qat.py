@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...core.console import SILENT, Console
+from ...core.context import Context
 from ...core.data import Splits
 from ...core.errors import DataError
 from ...core.options import QatOptions, Task
@@ -27,15 +27,7 @@ _BIAS_CODES = 2.0**30
 
 
 def train_quantized(
-    program: Program,
-    teacher: Program,
-    data: Splits,
-    options: QatOptions,
-    *,
-    task: Task,
-    seed: int,
-    scratch: Path | None = None,
-    console: Console = SILENT,
+    program: Program, teacher: Program, options: QatOptions, context: Context
 ) -> tuple[FitResult, dict[str, Any]]:
     """Train a quantized program, in place, through its fake-quantize nodes (Jacob et al., 2018).
 
@@ -47,8 +39,8 @@ def train_quantized(
     Args:
         program: calibrated, best after the correction ladder.
         teacher: the FP32 program; stays as it is.
-        data: its train split is trained on, its validation split decides.
         options: epochs, learning rate and so on.
+        context: its train split is trained on, its validation split decides.
 
     Returns:
         What the training came to, and facts about it.
@@ -57,21 +49,22 @@ def train_quantized(
         DataError: no training samples, or none with labels where the loss needs them.
         RetortError: as :func:`retort.compress.train.fit`.
     """
+    data, task = context.data, context.task
     if len(data.train) == 0:
         raise DataError("quantization-aware training needs training samples", "give a train split, or drop `qat`")
     before = {name: value.detach().clone() for name, value in program.module.state_dict().items()}
     start = _score(program, data, task)
     loss = _loss(program, teacher, data, options, task)
     with learnable(program, weights=True):
-        result = fit(
-            program, data, options, task=task, seed=seed, loss=loss, scratch=scratch, console=console, label=LABEL
-        )
+        result = fit(program, options, context, loss, LABEL)
     _keep_biases(program)
     end = _score(program, data, task)
     kept = start.value is None or end.value is None or not _worse(end, start)
     if not kept:
         program.module.load_state_dict(before)
-        console.warn(f"qat: {end.name} {end.value:.4f} after training, {start.value:.4f} before: training is undone")
+        context.console.warn(
+            f"qat: {end.name} {end.value:.4f} after training, {start.value:.4f} before: training is undone"
+        )
     refresh_ranges(program)
     program.meta["quantization"]["trained"] = kept
     return result, {
@@ -85,7 +78,7 @@ def train_quantized(
     }
 
 
-def forget(scratch: Path) -> None:
+def forget(scratch: Path | None) -> None:
     """Delete the checkpoint, once the program is stored."""
     discard(scratch, LABEL)
 

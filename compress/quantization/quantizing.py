@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...core.console import SILENT, Console
-from ...core.data import Split, Splits
+from ...core.context import Context
+from ...core.data import Split
 from ...core.errors import DataError, RetortError, UserError
-from ...core.options import QuantizeOptions, Target, Task
+from ...core.options import QuantizeOptions, Target
 from ..program import Program, clone, set_training
 from .apply import apply
 from .calibration import calibrate
@@ -96,49 +97,36 @@ def quantize_program(
 
 
 def quantize_with(
-    program: Program,
-    options: QuantizeOptions,
-    data: Splits,
-    target: Target,
-    *,
-    task: Task = "classification",
-    seed: int = 0,
-    scratch: Path | None = None,
-    console: Console = SILENT,
-    slow: Mapping[str, str] | None = None,
-    gains: Gains | None = None,
+    program: Program, options: QuantizeOptions, context: Context, gains: Gains | None = None
 ) -> Quantized:
     """Everything that the options ask for: calibration, corrections, mixed precision, training.
 
     Args:
-        data: its calibration split sets the ranges; mixed precision is judged on its validation split, or without one
-            on the calibration split; its train split is for quantization-aware training.
-        scratch: folder for the checkpoint of that training.
-        slow: layers and operators that stay in floating point because they are faster so, with the measured reason.
+        context: its calibration split sets the ranges; mixed precision is judged on its validation split, or without
+            one on the calibration split; its train split and its scratch folder are for quantization-aware training.
         gains: measures what INT8 saves per layer, for mixed precision; multiply-accumulates stand in for it.
 
     Raises:
         RetortError: as :func:`quantize_program`, :func:`.plan.gate_of` and :func:`.qat.train_quantized`.
     """
-    split = data.validation if len(data.validation) else data.calibration
-    gate = gate_of(options, split, task) if options.mixed == "auto" else None
+    data, console = context.data, context.console
+    split = data.judging
+    gate = gate_of(options, split, context.task) if options.mixed == "auto" else None
     if options.qat is not None and len(data.train) == 0:
         raise DataError("quantization-aware training needs training samples", "give a train split, or drop `qat`")
-    slow = dict(slow or {})
-    found = _calibrated(program, options, data.calibration, target, console, tuple(slow))
+    slow = options.float_layers
+    found = _calibrated(program, options, data.calibration, context.target, console, tuple(slow))
     if options.sensitivity or gate is not None:
         found.lines = sensitivity(found.program, found.exact, split, console=console)
     if gate is not None:
         saved = _saved(found.program, gains, console)
         floats = choose(found.program, found.exact, split, found.lines, gate, console, saved)
-        found = _mixed(program, found, options, data, split, gate, target, console, floats, tuple(slow))
+        found = _mixed(program, found, options, context, gate, floats)
     _explain(found, slow)
     if options.sensitivity:
         table(found.lines, console)
     if options.qat is not None:
-        _, found.training = train_quantized(
-            found.program, program, data, options.qat, task=task, seed=seed, scratch=scratch, console=console
-        )
+        _, found.training = train_quantized(found.program, program, options.qat, context)
     return found
 
 
@@ -146,25 +134,23 @@ def _mixed(
     program: Program,
     found: Quantized,
     options: QuantizeOptions,
-    data: Splits,
-    split: Split,
+    context: Context,
     gate: Gate,
-    target: Target,
-    console: Console,
     floats: Sequence[str],
-    slow: Sequence[str],
 ) -> Quantized:
     """Quantize again without the layers that the gate costs."""
     why = gate.describe()
     if not floats:
         found.gate = why
         return found
-    result = _calibrated(program, options, data.calibration, target, console, [*slow, *floats])
+    data, console = context.data, context.console
+    held = [*options.float_layers, *floats]
+    result = _calibrated(program, options, data.calibration, context.target, console, held)
     for node in result.program.meta["quantization"]["float_nodes"]:
         if node["layer"] in floats or node["node"] in floats:
             node["reason"] = f"INT8 in it would miss {why}"
     console.say(f"            {', '.join(floats)} in floating point, for {why}")
-    if not met(gate, program, result.program, split, options.batch_size):
+    if not met(gate, program, result.program, data.judging, options.batch_size):
         console.warn(f"quantized anew, the program misses {why}: tighten the gate a little, or edit the plan")
     result.lines, result.gate = found.lines, why
     return result

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
-from ...core.console import SILENT, Console
-from ...core.data import Splits
-from ...core.options import QuantizeOptions, Target, Task
+from ...core.console import Console
+from ...core.context import Context, Place
+from ...core.options import QuantizeOptions
+from ...core.program_file import fit_context
 from ..program import cost, load_program, save_program
 from .partial import units_of
 from .plan import write_plan
@@ -22,58 +21,34 @@ PLAN = "plan.yaml"
 
 
 def quantize(
-    options: QuantizeOptions,
-    artifact: Artifact,
-    directory: Path,
-    *,
-    data: Splits,
-    target: Target,
-    task: Task = "classification",
-    seed: int = 0,
-    scratch: Path | None = None,
-    console: Console = SILENT,
-    key: str = "",
-    parents: tuple[str, ...] = (),
-    slow: Mapping[str, str] | None = None,
-    gains: Gains | None = None,
+    options: QuantizeOptions, parent: Artifact, place: Place, context: Context, gains: Gains | None = None
 ) -> Artifact:
     """Quantize a program artifact; see :func:`quantize_program`.
 
     Args:
-        options: of the stage.
-        artifact: an FP32 ``program``.
-        directory: where the new artifact goes.
-        data: its calibration split sets the ranges, its validation split measures the result.
-        target: whose kernels decide what is quantized.
-        task: what the model does; training and the gate of mixed precision depend on it.
-        seed: of training; nothing else here is random.
-        scratch: folder for a resumable checkpoint of training.
-        console: shows progress.
-        key: identity of the new artifact.
-        parents: keys of the artifacts it was made from.
-        slow: layers and operators to leave in floating point for speed, with the measured reason.
+        parent: an FP32 ``program``.
+        context: its calibration split sets the ranges, its validation split measures the result; its target decides
+            what is quantized. Task and seed are for training and for the gate of mixed precision.
         gains: measures what INT8 saves per layer; see :func:`.quantizing.quantize_with`.
 
     Returns:
         The ``program`` artifact with its facts: what is integer, what is not and why, and how far it is from FP32.
     """
-    raise_if_not(artifact, "program")
-    reference = load_program(artifact.main)
-    shared: dict[str, Any] = {"seed": seed, "scratch": scratch, "console": console, "slow": slow, "gains": gains}
-    found = quantize_with(reference, options, data, target, task=task, **shared)
+    raise_if_not(parent, "program")
+    reference, context = load_program(parent.main), fit_context(context, parent.main)
+    found = quantize_with(reference, options, context, gains)
     result = found.program
-    facts: dict[str, Any] = {"target": target, **_facts(found), **({"float_for_speed": dict(slow)} if slow else {})}
-    held_out = data.validation if len(data.validation) else data.calibration
-    facts["against_fp32"] = compare(reference, result, held_out, options.batch_size, console)
-    told: dict[str, Any] = {"options": options.model_dump(mode="json"), "facts": facts}
-    with new_artifact(directory, "program", "quantize", key=key, parents=parents, **told) as folder:
+    facts: dict[str, Any] = {"target": context.target, **_facts(found)}
+    if options.float_layers:
+        facts["float_for_speed"] = dict(options.float_layers)
+    facts["against_fp32"] = compare(reference, result, context.data.judging, options.batch_size, context.console)
+    with new_artifact(place, "program", "quantize", options=options, facts=facts) as folder:
         save_program(result, folder / "model.pt2")
         facts["size_bytes"] = (folder / "model.pt2").stat().st_size
         write_plan(folder / PLAN, result, units_of(result), found.floats, found.gate)
-    if scratch is not None:
-        forget(scratch)
-    _report(facts, console)
-    return load_artifact(directory)
+    forget(context.scratch)
+    _report(facts, context.console)
+    return load_artifact(place.directory)
 
 
 def _facts(found: Quantized) -> dict[str, Any]:

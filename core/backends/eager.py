@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export.passes import move_to_device_pass
 
 from ..errors import ArtifactError, MachineError, MissingFileError
-from ..session import SessionOptions
 from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
 from . import qdq as qdq  # registers retort::qdq, which quantized programs call
 from .pt2 import REMEDY, check_archive, tensors_only
+
+if TYPE_CHECKING:
+    from ..session import SessionOptions
 
 SIGNATURE_FILE = "retort.signature"
 PROGRAM_FILE = "retort.program"
