@@ -22,7 +22,7 @@ from .gates import GateResult
 if TYPE_CHECKING:
     from .benchmarks.accuracy import Accuracy, Predictions
     from .benchmarks.latency import LatencyComparison
-    from .pipeline import Line
+    from .line import Line
 
 LATENCY_SAMPLES = 256
 

@@ -1,31 +1,24 @@
-"""The line, written once: which stage follows which, what a finished artifact lets us skip, and the gates."""
+"""The line, walked: which stage follows which, the gates after each, and one run of a folder at a time."""
 
 from __future__ import annotations
 
 import fcntl
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import measuring, results, stages
-from .cache_key import key_of, key_of_measurement
-from .core.artifact import Artifact, is_finished, load_artifact
+from .core.artifact import Artifact
 from .core.console import SILENT, Console
-from .core.context import Context, Place
-from .core.data import Splits
 from .core.errors import GateError, MachineError
-from .core.options import CaptureOptions, ExportOptions, Gate, ModelSpec, Options
-from .core.program_file import read_signature
-from .core.recipe import Recipe, load_recipe
-from .core.sources import fit_to, load_data
-from .core.stage_table import PROGRAM_STAGES, STAGES
+from .core.options import Gate, Options
+from .core.recipe import load_recipe
+from .core.stage_table import STAGES
 from .dispatch import RUNS, run_stage
-from .gates import GateResult
+from .line import Line, Outcome
 from .speed import int8_is_faster
 
 MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {
@@ -33,27 +26,6 @@ MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {
     "bench": results.bench,
     "report": results.report,
 }
-
-
-@dataclass
-class Outcome:
-    """What a walk of the line left behind.
-
-    Attributes:
-        folder: the run's folder.
-        artifacts: finished artifacts by stage name, in order.
-        gates: every gate's verdict, in the order they were checked.
-        result: the measurement of the bench stage, or None without one.
-        report: the HTML report, or None without one.
-        reused: names of the stages whose artifact was there already.
-    """
-
-    folder: Path
-    artifacts: dict[str, Artifact] = field(default_factory=dict)
-    gates: list[GateResult] = field(default_factory=list)
-    result: Any = None
-    report: Path | None = None
-    reused: list[str] = field(default_factory=list)
 
 
 def run(recipe_path: Path, runs: Path = RUNS, console: Console = SILENT, until: str | None = None) -> Outcome:
@@ -71,7 +43,7 @@ def run(recipe_path: Path, runs: Path = RUNS, console: Console = SILENT, until: 
     recipe = load_recipe(recipe_path)
     folder = runs / recipe.name
     with exclusive(folder):
-        return Line(recipe, recipe_path.resolve().parent, folder, console).walk(until)
+        return walk(Line(recipe, recipe_path.resolve().parent, folder, console), until)
 
 
 @contextmanager
@@ -94,176 +66,51 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-class Line:
-    """One walk of one recipe in one folder."""
+def walk(line: Line, until: str | None = None) -> Outcome:
+    """Run or reuse every stage in order, checking the gates after each.
 
-    def __init__(self, recipe: Recipe, base: Path, folder: Path, console: Console) -> None:
-        self.recipe = recipe
-        self.base = base
-        self.folder = folder
-        self.console = console
-        self.outcome = Outcome(folder)
-        self.seen: dict[Path, Artifact] = {}
-        self.plan: list[tuple[str, Options]] = [(stage.name, stage.options) for stage in recipe.stages]
-        if self.plan[0][0] != "capture":
-            self.plan.insert(0, ("capture", CaptureOptions()))
-        self.numbers = {name: index for index, (name, _) in enumerate(self.plan)}
-        self.left_out: str | None = None
+    Raises:
+        GateError: a gate was missed; everything made so far is kept.
+    """
+    for name, options in line.plan:
+        _step(line, name, options)
+        for gate in line.recipe.gates:
+            if gate.after == name:
+                _check(line, gate)
+        if name == until:
+            break
+    return line.outcome
 
-    @cached_property
-    def raw_data(self) -> Splits:
-        """The data under the names that their source gives them."""
-        return load_data(self.recipe.data, self.base, self.recipe.seed)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Identity of the data."""
-        return self.raw_data.fingerprint()
+def _step(line: Line, name: str, options: Options) -> None:
+    entry = STAGES[name]
+    if entry.takes == "model":
+        artifact = line.make(name, options, [line.recipe.model], stages.capture)
+    elif entry.makes == "program":
+        artifact = line.program(name, options)
+    elif entry.makes == "graph":
+        artifact = line.graph(line.shipped())
+    elif entry.takes == "graph":
+        artifact = line.make(name, options, [line.outcome.artifacts["export"]], partial(run_stage, name))
+    else:
+        artifact = MEASURED[name](line, options)
+    line.outcome.artifacts[name] = artifact
+    if name == "quantize" and line.recipe.target == "cpu" and "export" in line.numbers:
+        faster = int8_is_faster(line)
+        line.left_out = name if not faster and line.recipe.prefer == "fastest" else None
 
-    @property
-    def context(self) -> Context:
-        """What the stages share."""
-        recipe = self.recipe
-        return Context(self.raw_data, self.base, recipe.task, recipe.target, recipe.seed, self.console)
 
-    @cached_property
-    def data(self) -> Splits:
-        """The data under the names of the model's inputs."""
-        return fit_to(self.raw_data, read_signature(self.outcome.artifacts["capture"].main))
-
-    def walk(self, until: str | None = None) -> Outcome:
-        """Run or reuse every stage in order, checking the gates after each."""
-        for name, options in self.plan:
-            self._step(name, options)
-            for gate in self.recipe.gates:
-                if gate.after == name:
-                    self._check(gate)
-            if name == until:
-                break
-        return self.outcome
-
-    def _step(self, name: str, options: Options) -> None:
-        entry = STAGES[name]
-        if entry.takes == "model":
-            artifact = self.make(name, options, [self.recipe.model], stages.capture)
-        elif entry.makes == "program":
-            artifact = self._program(name, options)
-        elif entry.makes == "graph":
-            artifact = self.graph(self.shipped())
-        elif entry.takes == "graph":
-            artifact = self.make(name, options, [self.outcome.artifacts["export"]], partial(run_stage, name))
-        else:
-            artifact = MEASURED[name](self, options)
-        self.outcome.artifacts[name] = artifact
-        if name == "quantize" and self.recipe.target == "cpu" and "export" in self.numbers:
-            faster = int8_is_faster(self)
-            self.left_out = name if not faster and self.recipe.prefer == "fastest" else None
-
-    def quantize_again(self, slow: Mapping[str, str]) -> None:
-        """Let layers that INT8 slows down stay in floating point, with the reasons given."""
-        options = next(options for name, options in self.plan if name == "quantize")
-        del self.outcome.artifacts["quantize"]
-        again = options.model_copy(update={"float_layers": dict(slow)})
-        self.outcome.artifacts["quantize"] = self._program("quantize", again)
-
-    def _program(self, name: str, options: Options) -> Artifact:
-        return self.make(name, options, [self.outcome.artifacts[self.last_program()]], partial(run_stage, name))
-
-    def last_program(self) -> str:
-        """Name of the newest program stage."""
-        return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES][-1]
-
-    def shipped(self) -> str:
-        """Name of the program stage that is exported: the newest, without one that turned out slower."""
-        return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES and name != self.left_out][-1]
-
-    def graph(self, name: str) -> Artifact:
-        """The ONNX graph of a program stage: what is measured, and for the last program what is shipped."""
-        options = next((o for _, o in self.plan if isinstance(o, ExportOptions)), ExportOptions())
-        shipped = "export" in self.numbers and name == self._last_planned()
-        if not shipped:  # what the shipped file is compared with stays in FP32
-            options = options.model_copy(update={"precision": "fp32", "half_io": False})
-        label = "export" if shipped else f"{name}-graph"
-        return self.make("export", options, [self.outcome.artifacts[name]], partial(run_stage, "export"), label)
-
-    def _last_planned(self) -> str:
-        return [name for name, _ in self.plan if name in PROGRAM_STAGES and name != self.left_out][-1]
-
-    def make(
-        self,
-        stage: str,
-        options: Options,
-        parents: Sequence[Artifact | ModelSpec],
-        run: Callable[[Any, Any, Place, Context], Artifact],
-        label: str | None = None,
-    ) -> Artifact:
-        """Reuse the artifact that a stage of the table left behind for equal inputs, or run the stage.
-
-        Args:
-            parents: one artifact, or the model that the recipe names.
-            run: the stage's function.
-            label: names the folder; the stage's own name by default.
-        """
-        key, label = key_of(stage, options, parents, self.context), label or stage
-
-        def _make(place: Place) -> Artifact:
-            context = replace(self.context, scratch=self.folder / ".scratch" / place.directory.name)
-            return run(options, parents[0], place, context)
-
-        return self._kept(label, key, parents, _make)
-
-    def measure(
-        self,
-        name: str,
-        options: Options,
-        parents: Sequence[Artifact],
-        make: Callable[[Place], Artifact],
-        extra: Mapping[str, object] | None = None,
-        label: str | None = None,
-    ) -> Artifact:
-        """Reuse what was measured before of equal artifacts, or measure it with ``make``."""
-        key = key_of_measurement(name, options, parents, self.context, make, extra)
-        return self._kept(label or name, key, parents, make)
-
-    def _kept(
-        self, label: str, key: str, parents: Sequence[Artifact | ModelSpec], make: Callable[[Place], Artifact]
-    ) -> Artifact:
-        number = self.numbers[label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")]
-        directory = self.folder / f"{number:02d}-{label}-{key[:12]}"
-        if directory not in self.seen:
-            keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))
-            self.seen[directory] = self._found(label, directory) or self._timed(
-                label, Place(directory, key, keys), make
-            )
-        return self.seen[directory]
-
-    def _found(self, label: str, directory: Path) -> Artifact | None:
-        if not is_finished(directory):
-            return None
-        artifact = load_artifact(directory)
-        self.outcome.reused.append(label)
-        if label in self.numbers:
-            self.console.stage(label, f"reused {directory}")
-        return artifact
-
-    def _timed(self, label: str, place: Place, make: Callable[[Place], Artifact]) -> Artifact:
-        started = time.perf_counter()
-        artifact = make(place)
-        if label in self.numbers:
-            self.console.stage(label, f"{time.perf_counter() - started:.1f} s  {place.directory}")
-        return artifact
-
-    def _check(self, gate: Gate) -> None:
-        result = measuring.check_gate(self, gate)
-        self.outcome.gates.append(result)
-        self.console.stage("gate", result.sentence)
-        if not result.passed:
-            raise GateError(
-                result.sentence,
-                "loosen the gate or change the stage; what is made so far is kept and reused",
-                gate=gate.model_dump(),
-                folder=str(self.folder),
-            )
+def _check(line: Line, gate: Gate) -> None:
+    result = measuring.check_gate(line, gate)
+    line.outcome.gates.append(result)
+    line.console.stage("gate", result.sentence)
+    if not result.passed:
+        raise GateError(
+            result.sentence,
+            "loosen the gate or change the stage; what is made so far is kept and reused",
+            gate=gate.model_dump(),
+            folder=str(line.folder),
+        )
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from .measuring import LATENCY_SAMPLES, accuracy, compare, graph_of, reference_o
 if TYPE_CHECKING:
     from .benchmarks.latency import LatencyComparison
     from .benchmarks.result import Result, StageEntry
-    from .pipeline import Line
+    from .line import Line
 
 JUDGED = (*PROGRAM_STAGES, *stages_that(make="graph"), "serve")
 

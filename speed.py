@@ -18,7 +18,7 @@ from .core.sources import fit_to
 from .core.stage_table import PROGRAM_STAGES
 
 if TYPE_CHECKING:
-    from .pipeline import Line
+    from .line import Line
 
 BLOCKS, BUDGET_S, BATCHES = 12, 3.0, 2
 _SHOWN = 3
