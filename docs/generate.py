@@ -19,7 +19,8 @@ from pydantic_core import PydanticUndefined
 from retort.core import errors
 from retort.core.artifact import MAIN_FILE, SUFFIX_KIND, Manifest
 from retort.core.options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
-from retort.core.recipe import STAGE_OPTIONS, Recipe
+from retort.core.recipe import Recipe
+from retort.core.stage_table import STAGES
 from retort.core.tensors import TensorSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ def type_name(kind: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
         return type_name(args[0], [*metadata, *args[1:]])
     if origin in (Union, UnionType):
         parts = [type_name(arg, metadata) for arg in args if arg is not type(None)]
-        return "stages" if len(parts) == len(STAGE_OPTIONS) else " or ".join(dict.fromkeys(parts))
+        return "stages" if len(parts) == len(STAGES) else " or ".join(dict.fromkeys(parts))
     if origin is Literal:
         return f"one of {', '.join(f'`{arg}`' for arg in args)}" if len(args) > 1 else f"`{args[0]}`"
     if origin is tuple:
@@ -134,11 +135,14 @@ def filled(name: str, parts: Mapping[str, str]) -> str:
 
 def recipe_page() -> str:
     """Every key of a recipe and of every stage."""
-    stages = [_keys(f"Stage `{name}`", model, _stage_table(model)) for name, model in STAGE_OPTIONS.items()]
+    stages = [
+        _keys(f"Stage `{name}`", model, _stage_table(model))
+        for name, model in ((name, entry.options) for name, entry in STAGES.items())
+    ]
     inner = [
         _keys(model.__name__, model, f"{options_table(model, base)}\n\nAll other keys are those of {link}.")
         for model, base, link in (
-            (RecoverOptions, STAGE_OPTIONS["train"], "[`train`](#stage-train)"),
+            (RecoverOptions, STAGES["train"], "[`train`](#stage-train)"),
             (QatOptions, RecoverOptions, "[RecoverOptions](#recoveroptions)"),
         )
     ]
@@ -152,7 +156,7 @@ def _keys(title: str, model: type[Options], keys: str) -> str:
 
 
 def _stage_table(model: type[Options]) -> str:
-    train = STAGE_OPTIONS["train"]
+    train = STAGES["train"]
     if model is not train and issubclass(model, train):
         return f"{options_table(model, train)}\n\nAll other keys are those of [`train`](#stage-train)."
     return options_table(model) if model.model_fields else "It has no options."
