@@ -135,14 +135,11 @@ def filled(name: str, parts: Mapping[str, str]) -> str:
 
 def recipe_page() -> str:
     """Every key of a recipe and of every stage."""
-    stages = [
-        _keys(f"Stage `{name}`", model, _stage_table(model))
-        for name, model in ((name, entry.options) for name, entry in STAGES.items())
-    ]
+    stages = [_keys(f"Stage `{entry.name}`", entry.options, _stage_table(entry.options)) for entry in STAGES.values()]
     inner = [
         _keys(model.__name__, model, f"{options_table(model, base)}\n\nAll other keys are those of {link}.")
         for model, base, link in (
-            (RecoverOptions, STAGES["train"], "[`train`](#stage-train)"),
+            (RecoverOptions, STAGES["train"].options, "[`train`](#stage-train)"),
             (QatOptions, RecoverOptions, "[RecoverOptions](#recoveroptions)"),
         )
     ]
@@ -156,7 +153,7 @@ def _keys(title: str, model: type[Options], keys: str) -> str:
 
 
 def _stage_table(model: type[Options]) -> str:
-    train = STAGES["train"]
+    train = STAGES["train"].options
     if model is not train and issubclass(model, train):
         return f"{options_table(model, train)}\n\nAll other keys are those of [`train`](#stage-train)."
     return options_table(model) if model.model_fields else "It has no options."
