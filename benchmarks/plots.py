@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from . import svg, words
+from matplotlib.axes import Axes
+
+from . import words
+from .drawing import COLOUR, SERIES, axes, dot, drawn, label_points, scale, whisker
 from .result import Result, Spread, StageEntry
 from .statistics import log_ratios
 
-LEFT, RIGHT = 58.0, svg.WIDTH - 14.0
-SERIES = 6
-ROW = 26.0
+ROW = 26
 NOT_CURVES = {"epoch", "lr", "learning_rate", "seconds", "step", "time"}
+Coordinates = str | tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,27 +51,24 @@ def pareto(result: Result) -> Plot | None:
     """The metric against latency at the smallest batch size, both with intervals."""
     batches = sorted({batch for stage in result.stages for batch in stage.latency})
     chosen = [stage for stage in result.stages if stage.metric and batches and batches[0] in stage.latency]
-    if len(chosen) < 2:
+    if len(chosen) < 2 or chosen[0].metric is None:
         return None
-    height, top, bottom = 330.0, 12.0, 284.0
     times = [_span(stage.latency[batches[0]].median_ms) for stage in chosen]
-    metrics = [_span(stage.metric) for stage in chosen if stage.metric]
-    name = chosen[0].metric.name if chosen[0].metric else ""
-    x = svg.fitted([end for span in times for end in span], LEFT, RIGHT, log=True, margin=0.12)
-    y = svg.fitted([end for span in metrics for end in span], bottom, top, margin=0.1)
-    body = [svg.y_axis(y, LEFT, RIGHT, lambda value: words.metric_tick(name, value))]
-    body.append(svg.x_axis(x, top, bottom, words.digits_short, f"median latency at batch {batches[0]}, ms (log scale)"))
-    points: list[tuple[float, float, str]] = []
-    for stage, span, metric in zip(chosen, times, metrics, strict=True):
-        kind = "ref" if stage.stage == result.reference else "s0"
-        px, py = x(span[1]), y(metric[1])
-        body.append(svg.whisker(y, metric[0], metric[2], px, f"w {kind}", vertical=True))
-        body.append(svg.whisker(x, span[0], span[2], py, f"w {kind}"))
-        body.append(svg.dot(px, py, f"d {kind}", title=f"{stage.stage}: {words.time_text(span[1])}"))
-        points.append((px, py, stage.stage))
-    body += svg.place_labels(_merged(points), (LEFT, 0.0, RIGHT, bottom))
-    caption = "Up and to the left is better. Bars are the intervals."
-    return Plot(f"{name} against latency", caption, svg.figure(f"{name} against latency", body, height))
+    metrics = [_span(stage.metric) for stage in chosen]
+    name = chosen[0].metric.name
+    with axes(330) as ax:
+        scale(ax.xaxis, [end for span in times for end in span], log=True, show=words.digits_short)
+        scale(ax.yaxis, [end for span in metrics for end in span], show=lambda value: words.metric_tick(name, value))
+        ax.set_xlabel(f"median latency at batch {batches[0]}, ms (log scale)")
+        for stage, time, metric in zip(chosen, times, metrics, strict=True):
+            colour = COLOUR["ref" if stage.stage == result.reference else "s0"]
+            whisker(ax, (metric[0], metric[2]), time[1], colour, vertical=True)
+            whisker(ax, (time[0], time[2]), metric[1], colour)
+            dot(ax, time[1], metric[1], colour)
+        places = [(time[1], metric[1], stage.stage) for stage, time, metric in zip(chosen, times, metrics, strict=True)]
+        label_points(ax, places)
+        svg = drawn(ax, f"{name} against latency")
+    return Plot(f"{name} against latency", "Up and to the left is better. Bars are the intervals.", svg)
 
 
 def forest(result: Result) -> Plot | None:
@@ -110,21 +109,20 @@ def drops(result: Result) -> Plot | None:
 
 def sizes(result: Result) -> Plot:
     """Bytes of every stage's file."""
-    largest = max(stage.size_bytes for stage in result.stages)
-    left, body = _label_width([stage.stage for stage in result.stages]), []
     reference = result.stage(result.reference).size_bytes
-    x = svg.Scale(0, largest, left, RIGHT - 112)
-    for index, stage in enumerate(result.stages):
-        y = 8 + index * ROW
-        kind = "b ref" if stage.stage == result.reference else "b s0"
-        share = "" if stage.stage == result.reference else f", ÷ {words.digits(reference / max(stage.size_bytes, 1))}"
-        body.append(svg.text(left - 9, y + 13, stage.stage, "end", "label"))
-        body.append(svg.bar(left, y + 1, x(stage.size_bytes) - left, ROW - 9, kind))
-        body.append(
-            svg.text(x(stage.size_bytes) + 8, y + 13, words.bytes_text(stage.size_bytes) + share, "start", "value")
-        )
-    height = 16 + len(result.stages) * ROW
-    return Plot("size on disk", f"Bytes of the file, and how many times smaller than {result.reference}.", svg.figure("size on disk", body, height))  # fmt: skip  # noqa: E501
+    with axes(16 + len(result.stages) * ROW) as ax:
+        _rows(ax, [stage.stage for stage in result.stages])
+        ax.set_xlim(0, max(stage.size_bytes for stage in result.stages) or 1)
+        ax.xaxis.set_visible(False)
+        ax.grid(visible=False)
+        ax.spines["bottom"].set_visible(False)
+        for row, stage in enumerate(result.stages):
+            first = stage.stage == result.reference
+            share = "" if first else f", ÷ {words.digits(reference / max(stage.size_bytes, 1))}"
+            ax.barh(row, stage.size_bytes, height=0.62, color=COLOUR["ref" if first else "s0"])
+            _beside(ax, (stage.size_bytes, row), words.bytes_text(stage.size_bytes) + share)
+        svg = drawn(ax, "size on disk")
+    return Plot("size on disk", f"Bytes of the file, and how many times smaller than {result.reference}.", svg)
 
 
 def blocks(result: Result, batch: int) -> Plot | None:
@@ -136,22 +134,21 @@ def blocks(result: Result, batch: int) -> Plot | None:
         return None
     shown = dict(list(timed.items())[-SERIES:])
     ratios = {name: [math.exp(log) for log in log_ratios(reference, values)] for name, values in shown.items()}
-    height, top, bottom = 258.0, 8.0, 212.0
-    x = svg.Scale(1, max(run.rounds, 2), LEFT, RIGHT)
-    y = svg.fitted([*(value for values in ratios.values() for value in values), 1.0], bottom, top, log=True)
-    body = [svg.y_axis(y, LEFT, RIGHT, lambda value: f"{words.digits_short(value)}×")]
-    body.append(svg.x_axis(x, bottom, bottom, lambda value: f"{value:g}", "round"))
-    body.append(svg.line(LEFT, y(1.0), RIGHT, y(1.0), "one"))
-    for index, values in enumerate(ratios.values()):
-        body += [svg.dot(x(k + 1), y(value), f"d s{index}", 2.4) for k, value in enumerate(values)]
-        middle = y(sorted(values)[len(values) // 2])
-        body.append(svg.line(LEFT, middle, RIGHT, middle, f"m s{index}"))
+    with axes(258) as ax:
+        scale(ax.xaxis, [1, max(run.rounds, 2)], show=lambda value: f"{value:g}", whole=True)
+        every = [value for values in ratios.values() for value in values]
+        scale(ax.yaxis, [*every, 1.0], log=True, show=lambda value: f"{words.digits_short(value)}×")
+        ax.set_xlabel("round")
+        _zero(ax.axhline, 1.0)
+        for index, values in enumerate(ratios.values()):
+            colour = COLOUR[f"s{index}"]
+            ax.scatter(range(1, len(values) + 1), values, s=20, color=colour, alpha=0.7, linewidths=0)
+            ax.axhline(sorted(values)[len(values) // 2], color=colour, linewidth=1.6, alpha=0.75)
+        svg = drawn(ax, f"ratios by round at batch {batch}")
     noise = "" if run.noise.status == "VALID" else f" Not quiet: {'; '.join(run.noise.reasons)}."
     caption = f"Each point is one block of a stage against the block of {run.reference} in the same round.{noise}"
     keys = tuple((name, index) for index, name in enumerate(ratios))
-    return Plot(
-        f"rounds at batch {batch}", caption, svg.figure(f"ratios by round at batch {batch}", body, height), keys
-    )
+    return Plot(f"rounds at batch {batch}", caption, svg, keys)
 
 
 def curves(result: Result) -> list[Plot]:
@@ -167,16 +164,19 @@ def _curve(trained: Sequence[StageEntry], key: str) -> Plot:
         for stage in trained
     }
     lines = {name: points for name, points in lines.items() if points}
-    height, top, bottom = 258.0, 8.0, 212.0
-    x = svg.Scale(*_ends([point[0] for points in lines.values() for point in points]), LEFT, RIGHT)
-    values = [point[1] for points in lines.values() for point in points]
-    y = svg.fitted(values, bottom, top, log=min(values) > 0 and max(values) > 30 * min(values))
-    body = [svg.y_axis(y, LEFT, RIGHT, words.tick), svg.x_axis(x, bottom, bottom, lambda v: f"{v:g}", "epoch")]
-    for index, points in enumerate(lines.values()):
-        body.append(svg.path([(x(a), y(b)) for a, b in points], f"c s{index}"))
-    keys = tuple((name, index) for index, name in enumerate(lines))
+    values = [point[1] for points in lines.values() for point in points if math.isfinite(point[1])]
     title = key.replace("_", " ")
-    return Plot(title, "One line per stage that trained.", svg.figure(f"{title} by epoch", body, height), keys)
+    with axes(258) as ax:
+        scale(
+            ax.xaxis, [point[0] for points in lines.values() for point in points], show=lambda v: f"{v:g}", whole=True
+        )
+        scale(ax.yaxis, values, log=bool(values) and 0 < 30 * min(values) < max(values), show=words.tick)
+        ax.set_xlabel("epoch")
+        for index, points in enumerate(lines.values()):
+            ax.plot(*zip(*points, strict=True), color=COLOUR[f"s{index}"], linewidth=2.2)
+        svg = drawn(ax, f"{title} by epoch")
+    keys = tuple((name, index) for index, name in enumerate(lines))
+    return Plot(title, "One line per stage that trained.", svg, keys)
 
 
 def _intervals(
@@ -192,22 +192,43 @@ def _intervals(
     """One row per interval, with a line at ``zero`` and the numbers to the right."""
     if not rows:
         return None
-    left, right = _label_width([row.label for row in rows]), svg.WIDTH - _text_width([row.shown for row in rows])
-    ends = [end for row in rows for end in (*_span(row.spread), row.bound) if end is not None and math.isfinite(end)]
-    x = svg.fitted([*ends, zero], left, right, log)
-    bottom = 6 + len(rows) * ROW
-    body = [svg.x_axis(x, 4, bottom, show, label), svg.line(x(zero), 4, x(zero), bottom, "one")]
-    before = ""
-    for index, row in enumerate(rows):
-        y = 4 + (index + 0.5) * ROW
-        low, value, high = _span(row.spread)
-        body += [svg.text(left - 9, y + 4, row.label, "end", "label")] * (row.label != before)
-        body.append(svg.whisker(x, low, high, y, f"w s{row.series}") + svg.dot(x(value), y, f"d s{row.series}"))
-        body.append(svg.text(right + 10, y + 4, row.shown, "start", "value"))
-        if row.bound is not None:
-            body.append(svg.line(x(row.bound), y - 9, x(row.bound), y + 9, "bound"))
-        before = row.label
-    return Plot(title, caption, svg.figure(title, body, bottom + 44), keys)
+    spans = [_span(row.spread) for row in rows]
+    bounds = [row.bound for row in rows if row.bound is not None]
+    with axes(50 + len(rows) * ROW) as ax:
+        _rows(ax, ["" if k and rows[k - 1].label == row.label else row.label for k, row in enumerate(rows)])
+        scale(ax.xaxis, [*(end for span in spans for end in span), *bounds, zero], log, show)
+        ax.set_xlabel(label)
+        _zero(ax.axvline, zero)
+        for k, (row, span) in enumerate(zip(rows, spans, strict=True)):
+            colour = COLOUR[f"s{row.series % SERIES}"]
+            whisker(ax, (span[0], span[2]), k, colour)
+            dot(ax, min(max(span[1], ax.get_xlim()[0]), ax.get_xlim()[1]), k, colour)
+            _beside(ax, (1.0, k), row.shown, ("axes fraction", "data"))
+            if row.bound is not None:
+                ax.vlines(row.bound, k - 0.35, k + 0.35, colors=COLOUR["bad"], linewidth=2.5)
+        svg = drawn(ax, title)
+    return Plot(title, caption, svg, keys)
+
+
+def _rows(ax: Axes, labels: Sequence[str]) -> None:
+    """One row per label, the first on top."""
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.tick_params("y", labelcolor=COLOUR["ink"], labelsize=12)
+    for text in ax.get_yticklabels():
+        text.set_fontweight("bold")
+    ax.grid(visible=False, axis="y")
+
+
+def _beside(ax: Axes, place: tuple[float, float], text: str, coordinates: Coordinates = "data") -> None:
+    """Text to the right of a place, also outside the plot."""
+    ax.annotate(text, place, xycoords=coordinates, xytext=(8, 0), textcoords="offset points", va="center",
+                color=COLOUR["soft"], annotation_clip=False)  # fmt: skip
+
+
+def _zero(draw: Callable[..., object], place: float) -> None:
+    """The line of no difference."""
+    draw(place, color=COLOUR["faint"], linewidth=1.4, linestyle=(0, (3, 3)))
 
 
 def _span(spread: Spread | None) -> tuple[float, float, float]:
@@ -219,29 +240,5 @@ def _scaled(spread: Spread, scale: float) -> Spread:
     return Spread.of(spread.interval().scaled(scale))
 
 
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(max(values), min(values) + 1)
-
-
-def _label_width(labels: Sequence[str]) -> float:
-    return min(150.0, 18 + max(map(len, labels)) * svg.CHARACTER)
-
-
-def _text_width(labels: Sequence[str]) -> float:
-    return min(190.0, 16 + max(map(len, labels)) * 6.2)
-
-
 def _drop_text(name: str, drop: Spread) -> str:
     return f"{words.drop_value(name, drop.value)} {words.drop_range(name, drop)}"
-
-
-def _merged(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """Points that lie on one another share a label."""
-    groups: list[tuple[float, float, list[str]]] = []
-    for x, y, words_of in points:
-        near = next((group for group in groups if math.hypot(group[0] - x, group[1] - y) < 12), None)
-        if near is None:
-            groups.append((x, y, [words_of]))
-        else:
-            near[2].append(words_of)
-    return [(x, y, " · ".join(names)) for x, y, names in groups]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from retort.__main__ import main
-from retort.benchmarks import assemble, compare, plots, report, result, svg, table, words
+from retort.benchmarks import assemble, compare, plots, report, result, table, words
 from retort.benchmarks.accuracy import Predictions, measure_accuracy
 from retort.benchmarks.footprint import Memory
 from retort.benchmarks.latency import LatencyComparison, compare_latency
@@ -199,7 +199,8 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Remember the tag."""
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action"}]
+        addresses = [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action"}]
+        self.addresses += [address for address in addresses if not address.startswith("#")]  # inside the page
         if tag not in {"meta", "br"}:
             self.open.append(tag)
 
@@ -330,24 +331,3 @@ def test_compare_command_tells_the_stages_apart(
     told = json.loads(capsys.readouterr().out)
     assert [stage["stage"] for stage in told["stages"]] == list(SPEEDS)
     assert {verdict for stage in told["stages"] for verdict in stage["verdicts"].values()} == {"slower"}
-
-
-def test_scales_have_round_ticks() -> None:
-    """Ticks are round, inside the range, few, and log scales keep ratios equal."""
-    for low, high, log in ((0.0, 0.037, False), (-3.2, 9.9, False), (0.01, 70, True), (0.9, 1.1, True), (5, 5, True)):
-        scale = svg.fitted([low, high], 0, 100, log)
-        ticks = scale.ticks()
-        assert 1 <= len(ticks) <= 8
-        assert all(scale.low <= tick <= scale.high for tick in ticks)
-    log = svg.Scale(1, 100, 0, 100, True)
-    assert log(10) == pytest.approx(50)
-    assert log(1e9) == 100
-
-
-def test_labels_keep_out_of_each_others_way() -> None:
-    """Five points close together get labels that do not overlap."""
-    taken: list[svg.Box] = []
-    points = [(200.0 + 9 * k, 150.0 + 4 * k, f"stage {k}") for k in range(5)]
-    assert len(svg.place_labels(points, (0, 0, 480, 330), taken)) == 5
-    boxes = taken[5:]
-    assert not any(svg._overlap(a, b) for k, a in enumerate(boxes) for b in boxes[:k])

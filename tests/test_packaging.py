@@ -34,7 +34,6 @@ NOT_DECLARED = {
 }
 
 NOT_IMPORTED = {
-    "matplotlib": "the report's plots will come from it",
     "mypy": "`make check` runs it",
     "onnxruntime-gpu": "imported as onnxruntime",
     "pytest-timeout": "a plugin: `timeout` in pyproject.toml",
