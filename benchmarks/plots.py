@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 
@@ -82,9 +82,9 @@ def forest(result: Result) -> Plot | None:
     batches = sorted({batch for stage in result.stages for batch in stage.latency})
     caption = f"Times faster than {result.reference}; an interval that crosses the line at 1 decides nothing."
     keys = tuple((f"batch {batch}", index) for index, batch in enumerate(batches))
-    return _intervals(
-        "speed", caption, rows, 1.0, True, "times faster (log scale)", lambda v: f"{words.digits_short(v)}×", keys
-    )
+    label, show = "times faster (log scale)", lambda value: f"{words.digits_short(value)}×"
+    plot = _intervals("speed", caption, rows, 1.0, True, label, show)
+    return replace(plot, keys=keys) if plot else None
 
 
 def drops(result: Result) -> Plot | None:
@@ -187,7 +187,6 @@ def _intervals(
     log: bool,
     label: str,
     show: Callable[[float], str],
-    keys: tuple[tuple[str, int], ...] = (),
 ) -> Plot | None:
     """One row per interval, with a line at ``zero`` and the numbers to the right."""
     if not rows:
@@ -207,7 +206,7 @@ def _intervals(
             if row.bound is not None:
                 ax.vlines(row.bound, k - 0.35, k + 0.35, colors=COLOUR["bad"], linewidth=2.5)
         svg = drawn(ax, title)
-    return Plot(title, caption, svg, keys)
+    return Plot(title, caption, svg)
 
 
 def _rows(ax: Axes, labels: Sequence[str]) -> None:
