@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from http.client import responses as http_reasons
 from itertools import islice
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit
-from weakref import WeakSet
+from urllib.parse import quote
 
 import numpy as np
 
@@ -21,6 +18,7 @@ from ..core.data import Split
 from ..core.errors import InputError, LimitError, RetortError, ServingError, UserError
 from ..core.tensors import Array, Feeds
 from .bodies import V2_TYPES
+from .connection import Connections
 from .replies import OUTPUTS_HEADER, dump, v2_tensor
 from .settings import Limits
 from .wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
@@ -28,7 +26,6 @@ from .wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 Format = Literal["npy", "npz", "json"]
 _TYPES: dict[str, str] = {"npy": NPY, "npz": NPZ, "json": JSON}
 _TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
-_STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, http.client.CannotSendRequest)
 
 
 class Client:
@@ -42,14 +39,8 @@ class Client:
     """
 
     def __init__(self, url: str, name: str = "model", version: str = "", timeout_s: float = 120.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise UserError(f"'{url}' is not an http address", "give one such as http://127.0.0.1:8080")
-        self._address = (parts.hostname, parts.port or 80)
+        self._connections = Connections(url, timeout_s)
         self._path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
-        self._timeout_s = timeout_s
-        self._local = threading.local()
-        self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
 
     def predict(self, feeds: Feeds, form: Format | None = None) -> dict[str, Array]:
         """Outputs of the model for one request.
@@ -79,45 +70,11 @@ class Client:
         Raises:
             ServingError: the server cannot be reached or closed the connection without an answer.
         """
-        for fresh in (False, True):
-            connection, reused = self._connection(fresh)
-            try:
-                return _exchange(connection, method, self._path + path, body, headers or {})
-            except _STALE as error:
-                self.close_current()
-                if reused:
-                    continue  # the server had closed a connection it kept open: nothing was answered yet
-                raise self._unreachable(error) from error
-            except (OSError, http.client.HTTPException) as error:
-                self.close_current()
-                raise self._unreachable(error) from error
-        raise self._unreachable(ConnectionError("closed twice"))
-
-    def _unreachable(self, error: Exception) -> ServingError:
-        host, port = self._address
-        reason = str(error) or type(error).__name__
-        return ServingError(f"no answer from {host}:{port}: {reason}", "check that the server runs, and its logs")
-
-    def _connection(self, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
-        current: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if current is not None and current.sock is not None and not fresh:
-            return current, True
-        connection = http.client.HTTPConnection(*self._address, timeout=self._timeout_s)
-        self._local.connection = connection
-        self._open.add(connection)
-        return connection, False
-
-    def close_current(self) -> None:
-        """Close this thread's connection."""
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
+        return self._connections.request(method, self._path + path, body, headers)
 
     def close(self) -> None:
         """Close all connections."""
-        for connection in list(self._open):
-            connection.close()
-        self._open.clear()
+        self._connections.close()
 
 
 def predict(url: str, name: str, feeds: Feeds, form: Format | None = None) -> dict[str, Array]:
@@ -179,26 +136,6 @@ def _in_order(
             future.cancel()
 
 
-def _exchange(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
-) -> tuple[int, dict[str, str], bytes]:
-    # a refusal can arrive while the body is still being sent, so an answer is looked for in any case
-    with suppress(BrokenPipeError, ConnectionResetError):
-        connection.request(method, path, body, headers)
-    response = connection.getresponse()
-    found = {name.lower(): value for name, value in response.getheaders()}
-    try:
-        content = response.read()
-    except (ConnectionResetError, http.client.IncompleteRead) as error:
-        # TorchServe closes with a reset after an error, sometimes before its body was read
-        if response.status < 400:
-            raise
-        content = getattr(error, "partial", b"")
-    if response.status >= 400:
-        connection.close()
-    return response.status, found, content
-
-
 def _body(feeds: Feeds, form: Format) -> bytes:
     if form == "npy":
         return write_npy(next(iter(feeds.values())))
@@ -227,7 +164,7 @@ def _as_error(status: int, body: bytes) -> RetortError:
     except ValueError:
         raw = {}
     given = raw if isinstance(raw, dict) else {}
-    message = str(given.get("message") or http.client.responses.get(status, "no reason given"))
+    message = str(given.get("message") or http_reasons.get(status, "no reason given"))
     remedy = str(given.get("remedy") or "")
     facts = {key: given[key] for key in ("input", "expected", "got", "request_id") if key in given}
     kind = LimitError if status == 413 else InputError if 400 <= status < 500 else ServingError

@@ -9,10 +9,8 @@ import socket
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from ..core.tensors import Signature
 from .archive import Mar, open_mar
 from .client import Client
 from .config import Ports, config_properties, java_flags, log4j_config
+from .connection import Connections
 from .diagnosis import has_started, port_taken, startup_failure
 from .engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
 from .mar import read_member
@@ -250,12 +249,14 @@ def _ask_golden(client: Client, mar: Mar) -> None:
 
 
 def _describe(management: str, name: str, query: str = "") -> dict[str, Any]:
+    with closing(Connections(management, timeout_s=10)) as connections:
+        status, _, body = connections.request("GET", f"/models/{quote(name, safe='')}{query}")
     try:
-        with urllib.request.urlopen(f"{management}/models/{quote(name)}{query}", timeout=10) as response:
-            found: dict[str, Any] = json.loads(response.read())[0]
-            return found
-    except (OSError, urllib.error.URLError, ValueError, LookupError) as error:
-        raise ServingError(f"{management} does not describe '{name}': {error}", "check that the server runs") from error
+        found: dict[str, Any] = json.loads(body)[0]
+    except (ValueError, LookupError) as error:
+        reason = f"{management} does not describe '{name}' (status {status})"
+        raise ServingError(reason, "check that the server runs, and its logs") from error
+    return found
 
 
 def _url(host: str, port: int) -> str:

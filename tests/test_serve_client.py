@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,12 +23,14 @@ import pytest
 from retort.core.data import ArraySplit
 from retort.core.errors import ArtifactError, InputError, LimitError, MachineError, RetortError, ServingError, UserError
 from retort.serve import process as process_module
+from retort.serve import server as server_module
 from retort.serve.client import Client, predict_split
 from retort.serve.diagnosis import startup_failure
 from retort.serve.process import Process
 from retort.serve.settings import Limits
 from retort.serve.wire import NPY, NPZ, read_npy, write_npy, write_npz
 
+ROOT = Path(__file__).resolve().parents[1]
 FEEDS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
 Reply = Callable[[bytes, int], tuple[int, str, bytes]]
 
@@ -43,6 +46,9 @@ class _Site:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.do_POST()
 
             def do_POST(self) -> None:
                 site.count += 1
@@ -264,3 +270,26 @@ def test_the_watchdog_needs_no_packages() -> None:
     )
     assert done.returncode in (5, 128 + signal.SIGTERM)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("body", [b'{"code": 404, "message": "Model not found"}', b"[]", b"<html>"])
+def test_a_management_address_that_describes_nothing_is_told(site: _Site, body: bytes) -> None:
+    """Questions to the management interface go over the client's connections and fail as its own do."""
+    site.reply = lambda sent, count: (404, "application/json", body)
+    with pytest.raises(ServingError, match="does not describe 'net'"):
+        server_module._describe(site.url, "net")
+    site.http.shutdown()
+    site.http.server_close()
+    with pytest.raises(ServingError, match="no answer from"):
+        server_module._describe(site.url, "net")
+
+
+def test_one_module_speaks_http() -> None:
+    """No module but `serve/connection.py` opens HTTP connections."""
+    rooms = [path.parent for path in ROOT.glob("*/__init__.py")]
+    paths = [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]
+    speaks = re.compile(
+        r"^\s*(?:import|from) (?:http\.client$|urllib\.request|urllib\.error|requests|httpx)", re.MULTILINE
+    )
+    found = [path.relative_to(ROOT).as_posix() for path in paths if speaks.search(path.read_text())]
+    assert found == ["serve/connection.py"]
