@@ -54,7 +54,8 @@ def _foreign(error: Exception, given: list[str]) -> int:
     if usage is not None:  # a usage error of the command line; its class is private to typer
         message = str(usage()).rstrip(".")
         return _tell(UserError(message + _nearest_command(message, given), "`--help` shows what is there"), given)
-    message = f"internal error: {type(error).__name__}: {error}"
+    where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    message = f"internal error: {type(error).__name__}: {error}{where}"
     return _tell(RetortError(message, "this is a defect of Retort; run again with --debug and report it"), given, error)
 
 

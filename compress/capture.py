@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +30,16 @@ CHECKED_BATCHES = (3, 1)
 
 @dataclass(frozen=True)
 class Captured:
-    """A checked graph: the module in evaluation form with its nodes marked, its signature and its example."""
+    """A checked graph: the module in evaluation form with its nodes marked, its signature and its example.
+
+    Attributes:
+        notes: what the user should know of the way it was captured.
+    """
 
     module: fx.GraphModule
     signature: Signature
     example: Tensors
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,9 @@ def capture_module(
         model.eval()
         checks = _references(flat, given, feeds)
         names = choose_names(output_names, flat.names, feeds)
-        form = _best_form(flat, feeds, dynamic or {}, train, checks)
-    return Captured(form.module, make_signature(feeds, dynamic or {}, names, form.inputs, form.outputs), feeds)
+        form, notes = _best_form(flat, feeds, dynamic or {}, train, checks)
+    signature = make_signature(feeds, dynamic or {}, names, form.inputs, form.outputs)
+    return Captured(form.module, signature, feeds, notes)
 
 
 def prepare_example(example: Mapping[str, Any]) -> Tensors:
@@ -118,17 +123,23 @@ def rows(feeds: Mapping[str, torch.Tensor], count: int) -> Tensors:
     }
 
 
-def _best_form(flat: _Flat, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: Checks) -> Form:
-    """The training form when its evaluation agrees with the model, else the evaluation form with marks."""
+def _best_form(
+    flat: _Flat, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: Checks
+) -> tuple[Form, tuple[str, ...]]:
+    """The training form when its evaluation agrees with the model, else the evaluation form with marks; and notes."""
     frozen = train()
     training: fx.GraphModule | None = None
-    with suppress(CaptureError):
+    notes: tuple[str, ...] = ()
+    try:
         form = _export(flat, feeds, dynamic)
+    except CaptureError as error:
+        notes = (f"the model is captured as it is in evaluation, because in training {error.message}",)
+    else:
         training = form.module
         modes.mark_training_form(training)
         modes.apply(training, False)
         if not modes.random_nodes(training) and _fault(training, checks) is None:
-            return form
+            return form, ()
         modes.apply(training, True)
     flat.eval()
     form = _export(flat, feeds, dynamic)
@@ -140,7 +151,7 @@ def _best_form(flat: _Flat, feeds: Tensors, dynamic: Dynamic, train: Callable[[]
             f"the captured program does not agree with the model: {fault}",
             "look in `forward` for random numbers, global state and Python numbers computed from data",
         )
-    return form
+    return form, notes
 
 
 def _fault(graph: fx.GraphModule, checks: Checks) -> str | None:

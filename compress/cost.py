@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from . import modes
+from .graph.workarounds import DataDependentOutputException, FakeTensorMode
 
 Shape = tuple[int, ...]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..core.errors import CaptureError
+from ..core.faults import raise_own_fault
 from .preserve import same_buffers
 
 RELATIVE_TOLERANCE = 1e-4
@@ -42,6 +43,7 @@ def mismatch(
             with torch.no_grad(), same_buffers(module):
                 got = module(*(tensor.clone() for tensor in feeds.values()))
         except Exception as error:  # a specialised shape shows as any kind of error
+            raise_own_fault(error)
             return f"with a batch of {size} it fails: {type(error).__name__}: {_brief(str(error))}"
         if len(got) != len(wanted):
             return f"it has {len(got)} outputs, the model has {len(wanted)}"

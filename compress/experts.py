@@ -8,29 +8,17 @@ products.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-_HOME = "transformers.integrations.moe"
+from .graph.workarounds import experts_computed_by
 
 
-@contextmanager
-def dense_experts() -> Iterator[None]:
+def dense_experts() -> AbstractContextManager[None]:
     """Let experts compute densely, whatever their configuration says; nothing where `transformers` is not in use."""
-    interface = getattr(sys.modules.get(_HOME), "ExpertsInterface", None)
-    choose = getattr(interface, "get_interface", None)
-    if interface is None or choose is None:
-        yield
-        return
-    interface.get_interface = lambda self, name, default: _forward
-    try:
-        yield
-    finally:
-        interface.get_interface = choose
+    return experts_computed_by(_forward)
 
 
 def _forward(experts: Any, states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from ..core.errors import CaptureError, UserError
+from .graph.workarounds import pytree
 
 SINGLE = "output"
 

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.modules import transformer
-from torch.nn.modules.batchnorm import _NormBase
 
+from .graph.workarounds import masks_unseen
+
+_BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+_Averaging = _BatchNorm | nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 NUDGE = 0.1
 
 
@@ -22,7 +24,7 @@ def preserved(model: nn.Module) -> Iterator[Callable[[], set[str]]]:
         in evaluation inside a model in training, and those whose ``train`` keeps them so.
     """
     found = {child: child.training for child in model.modules()}
-    momenta = [child for child in model.modules() if isinstance(child, _NormBase) and child.momentum is None]
+    momenta = [child for child in model.modules() if isinstance(child, _Averaging) and child.momentum is None]
     state = torch.get_rng_state()
 
     def train() -> set[str]:
@@ -49,15 +51,14 @@ def same_buffers(model: nn.Module) -> Iterator[None]:
     before = [
         (owner, name, buffer, buffer.detach().clone())
         for owner in model.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None
+        for name, buffer in owner.named_buffers(recurse=False, remove_duplicate=False)
     ]
     try:
         yield
     finally:
         with torch.no_grad():
             for owner, name, buffer, value in before:
-                owner._buffers[name] = buffer
+                setattr(owner, name, buffer)
                 buffer.copy_(value)
 
 
@@ -98,19 +99,14 @@ def holding(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[No
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention as its parts, and its masks as they are.
-
-    The fused encoder layer only exists in evaluation; and nn.Transformer looks into a mask's values to see whether it
-    is a causal one, which a trace cannot do and which changes no output.
-    """
-    before, detect = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
+    """Attention as its parts, since the fused encoder layer only exists in evaluation, and its masks as they are."""
+    before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
     try:
-        yield
+        with masks_unseen():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-        transformer._detect_is_causal_mask = detect
 
 
 def _set_modes(flags: Mapping[nn.Module, bool]) -> None:
@@ -118,6 +114,6 @@ def _set_modes(flags: Mapping[nn.Module, bool]) -> None:
         child.training = flag
 
 
-def _set_momentum(children: list[_NormBase], value: float | None) -> None:
+def _set_momentum(children: list[_Averaging], value: float | None) -> None:
     for child in children:
         child.momentum = value

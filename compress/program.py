@@ -35,6 +35,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+NOTES = "notes"
+"""What the user should know of the way a program was captured, in :attr:`Program.meta`."""
+
+
 @dataclass
 class Program:
     """A captured model.
@@ -85,7 +89,10 @@ def capture(
         ModelError: the model does not run on the example.
     """
     captured = capture_module(model, example, dynamic, output_names)
-    return Program(captured.module, captured.signature, captured.example)
+    program = Program(captured.module, captured.signature, captured.example)
+    if captured.notes:
+        program.meta[NOTES] = list(captured.notes)
+    return program
 
 
 def set_training(program: Program, training: bool) -> None:

@@ -20,7 +20,7 @@ from ..core.recipe import nearest
 from ..core.references import importable, place, resolve
 from .huggingface import example_of, free_axes, is_pretrained, load_pretrained
 from .imported import import_onnx
-from .program import Program, load_program, store
+from .program import NOTES, Program, load_program, store
 from .program import capture as capture_module
 
 CHECKED_ROWS = 4
@@ -172,7 +172,9 @@ def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, option
     except CaptureError as error:
         if options.dynamic or error.facts.get("axis") != "sequence":
             raise
-        return capture_module(model, feeds)  # a model of one length
+        program = capture_module(model, feeds)  # a model of one length
+        program.meta.setdefault(NOTES, []).append(f"the sequence length is fixed: {error.message}")
+        return program
 
 
 def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: Context) -> Artifact:
@@ -184,7 +186,10 @@ def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: C
     context.console.stage("capture", parent.source)
     program = capture_source(parent, context, options)
     described = _Captured(model=parent, **options.model_dump())
-    return store(program, place, "capture", options=described)
+    notes = list(program.meta.get(NOTES, ()))
+    for note in notes:
+        context.console.warn(note)
+    return store(program, place, "capture", options=described, facts={NOTES: notes} if notes else {})
 
 
 class _Captured(CaptureOptions):

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from ..core.backends.eager import quiet
-from ..core.backends.recurrent import free_time
 from ..core.errors import CaptureError, RetortError
+from ..core.faults import raise_own_fault
 from ..core.tensors import BATCH, multiple
-from .diagnosis import explain
+from ..core.workarounds import free_time
+from .diagnosis import explain, own_place
 from .experts import dense_experts
-from .sizes import constants, free_lengths
+from .graph.workarounds import fixed_sizes, free_lengths
 
 Bounds = tuple[int | None, int | None]
 Axes = Sequence[Mapping[int, str]]
@@ -64,7 +65,7 @@ def trace(
                 free_time(),
                 dense_experts(),
                 free_lengths(module),
-                constants() as places,
+                fixed_sizes(own_place) as places,
             ):
                 return torch.export.export(
                     module,
@@ -76,6 +77,8 @@ def trace(
         except RetortError:
             raise
         except Exception as error:  # torch.export raises a dozen unrelated classes, and whatever the model raises
+            if not isinstance(error, TypeError):  # `len` of the model's own modules is a function of ours meanwhile
+                raise_own_fault(error)
             if not proven and _hold_anyway(str(error), bounds):
                 proven = True
                 continue

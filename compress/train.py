@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from ..core.artifact import Artifact, raise_if_not
 from ..core.console import Console
@@ -28,6 +27,7 @@ from .checkpoint import (
     seeded,
     state_hash,
 )
+from .graph.workarounds import forget_accelerator
 from .loop import Loop
 from .losses import Loss, task_loss
 from .program import Program, load_program, move, set_training, store
@@ -166,8 +166,7 @@ def _machine(options: TrainOptions) -> Accelerator:
     on_cpu = options.device == "cpu" or not torch.cuda.is_available()
     if on_cpu and options.precision == "fp16":
         raise MachineError("half precision (fp16) needs a GPU", "set `precision: bf16` or `no`")
-    # accelerate keeps the first precision and device of a process for good unless told otherwise.
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_accelerator()
     machine = Accelerator(cpu=on_cpu, mixed_precision=options.precision)
     if machine.num_processes > 1:
         raise UserError("training in several processes is not supported yet", "start one process, without torchrun")

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from ..core.errors import ArtifactError, CaptureError, VerificationError
+from ..core.faults import first_line, raise_own_fault
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Signature
 from .onnx_graph import build
@@ -101,7 +102,8 @@ def _outputs(session: Session, feeds: Mapping[str, Array], wanted: Sequence[Arra
     try:
         found = session.run(feeds)
     except Exception as error:  # onnxruntime's exceptions share no narrower base class
-        text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise_own_fault(error)
+        text = first_line(error, 300)
         raise VerificationError(
             f"the cut is refused: its ONNX file does not run at batch size {_rows(feeds)}: {text}",
             "the input is untouched; exclude the layer it names, and report it",

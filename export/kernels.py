@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 
 from ..core.errors import ArtifactError, MissingFileError
+from ..core.faults import first_line
 
 CPU = "CPUExecutionProvider"
 INTEGER_HEAVY = frozenset(
@@ -116,7 +117,7 @@ def optimized(path: Path) -> onnx.ModelProto:
         try:
             onnxruntime.InferenceSession(str(path), options, [CPU])
         except Exception as error:  # onnxruntime's exceptions share no narrower base class
-            text = str(error).splitlines()[0][:300]
+            text = first_line(error, 300)
             raise ArtifactError(f"{path.name} cannot be loaded: {text}", "export it again") from error
         return onnx.load(str(target), load_external_data=False)
 

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 
 from ..core.errors import ArtifactError
+from ..core.faults import first_line
 from ..core.tensors import Feeds
 from .kernels import CPU
 
@@ -152,7 +153,7 @@ def _session(file: bytes, options: onnxruntime.SessionOptions | None = None) -> 
     try:
         return onnxruntime.InferenceSession(file, options, [CPU])
     except Exception as error:  # the runtime's own classes
-        text = str(error).splitlines()[0][:200]
+        text = first_line(error)
         raise ArtifactError(f"a file cannot be timed layer by layer: {text}", "report this model") from error
 
 
@@ -160,7 +161,7 @@ def _run(session: Any, given: Feeds) -> None:
     try:
         session.run(None, given)
     except Exception as error:  # the runtime's own classes
-        text = str(error).splitlines()[0][:200]
+        text = first_line(error)
         raise ArtifactError(
             f"a file cannot be timed layer by layer: {text}", "time it at another batch size"
         ) from error

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +14,16 @@ from onnxscript import values
 from torch.export import ExportedProgram
 
 from ..core.backends.eager import load_exported, quiet
-from ..core.backends.recurrent import free_time
 from ..core.dynamic import RecurrentForm
 from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.options import Target
 from ..core.tensors import Signature
+from ..core.workarounds import free_time
 from . import transformer
 from .dynamic_int8 import translate, write_dynamic
 from .finish import finish, name_ports, told_of_neighbours
 from .forms import CPU_FORMS, gates_by_clip
-from .mended import keep_padding
+from .ort.workarounds import keep_padding, linear_rules, parse_operators_once, without_guards
 from .quantized import DOMAIN, OP, has_qdq, merge_repeated, quantize_before_reshape, write_qdq
 from .recurrent import forms as recurrent_forms
 from .recurrent_int8 import unpack_recurrent, write_recurrent
@@ -136,56 +132,14 @@ def _schema() -> onnx.defs.OpSchema:
 _QDQ = values.Op(values.Opset(DOMAIN, 1), OP, _schema())
 
 
-@functools.cache
-def _parse_operators_once() -> None:
-    """Keep what the exporter learns about its own 500 operators: it parses them again for each export (0.8 s)."""
-    try:
-        lazy: Any = import_module("torch.onnx._internal._lazy_import").onnxscript_apis
-        listed = lazy.get_torchlib_ops
-        lazy._module.get_torchlib_ops = functools.cache(listed)
-    except (ImportError, AttributeError):
-        return  # private names: without them each export takes longer, and nothing else changes
-
-
-@contextmanager
-def _linear_rules() -> Iterator[None]:
-    """The exporter's rewriting without rules that compare every node with every other (two slices as one split).
-
-    They take minutes on a graph of some thousand nodes, and save nothing that the runtimes would notice.
-    """
-    rewriter: Any = import_module("onnxscript.rewriter")
-    rules = getattr(rewriter, "_DEFAULT_REWRITE_RULES", None)  # private; without it each export takes longer
-    if rules is None:
-        yield
-        return
-    patterns = [getattr(rule, "_target_pattern", None) for rule in rules]
-    kept = [getattr(pattern, "has_single_output_node", True) for pattern in patterns]
-    rewriter._DEFAULT_REWRITE_RULES = tuple(itertools.compress(rules, kept))
-    try:
-        yield
-    finally:
-        rewriter._DEFAULT_REWRITE_RULES = rules
-
-
-@contextmanager
-def _without_guards(program: ExportedProgram) -> Iterator[None]:
-    """The program without its conditions on sizes, which PyTorch cannot decide when it runs a loaded one on symbols."""
-    own = vars(program)
-    own["module"] = functools.partial(program.module, check_guards=False)
-    try:
-        yield
-    finally:
-        del own["module"]
-
-
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq, **recurrent_forms()}
     table[torch.ops.retort.dynamic_qdq.default] = translate
-    _parse_operators_once()
+    parse_operators_once()
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose
         # strides disagree (Swin: "Cannot view a tensor with shape …").
-        with quiet(), torch.no_grad(), free_time(), _linear_rules(), _without_guards(program):
+        with quiet(), torch.no_grad(), free_time(), linear_rules(), without_guards(program):
             result = torch.onnx.export(
                 program, dynamo=True, opset_version=opset, custom_translation_table=table, verbose=False
             )

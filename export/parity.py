@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, VerificationError
+from ..core.faults import first_line, raise_own_fault
 from ..core.session import Session
 from ..core.tensors import BATCH, Feeds, Signature, multiple
 
@@ -80,6 +81,20 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Parity:
+    """What came of a comparison.
+
+    Attributes:
+        differences: one entry per output and size.
+        unchecked: why nothing was compared at half the length of the dynamic axes; empty when it was, and for a program
+            whose batch alone is dynamic.
+    """
+
+    differences: list[Difference]
+    unchecked: str = ""
+
+
+@dataclass(frozen=True)
 class Bound:
     """What is accepted for one output, in its own units.
 
@@ -102,7 +117,7 @@ def check(
     tolerance: float,
     floating: Session | None = None,
     dynamic: bool = False,
-) -> list[Difference]:
+) -> Parity:
     """Compare a program and the file made from it, at several batch sizes.
 
     Args:
@@ -115,7 +130,7 @@ def check(
         dynamic: the file quantizes activations that the program does not: it may be :data:`DYNAMIC_FLOOR` off.
 
     Returns:
-        One entry per output and batch size.
+        One entry per output and size, and what could not be compared.
 
     Raises:
         VerificationError: the file is off; names the first output and batch size at which it is.
@@ -130,7 +145,8 @@ def check(
         for name, bound in bounds.items():
             pairs = [(one[name], two[name]) for one, two in zip(expected, actual, strict=True)]
             found.append(_compare(name, size, pairs, bound))
-    found += _shorter(program, candidate, pool, bounds)
+    shorter = _shorter(program, candidate, pool, bounds)
+    found += shorter.differences
     off = next((item for item in found if item.refused), None)
     if off is not None:
         raise VerificationError(
@@ -138,7 +154,7 @@ def check(
             "nothing was written; raise export.tolerance only if you know where the difference comes from",
             differences=[item.to_dict() for item in found],
         )
-    return found
+    return Parity(found, shorter.unchecked)
 
 
 def rows(signature: Signature, samples: Feeds, count: int) -> dict[str, Numbers]:
@@ -231,20 +247,22 @@ def _difference(
     )
 
 
-def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str, Bound]) -> list[Difference]:
+def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str, Bound]) -> Parity:
     """Once more with every dynamic axis but the batch cut by half, where the program itself runs at that size."""
     signature = program.signature
     free = {axis for spec in signature.inputs for axis in spec.shape if isinstance(axis, str) and axis != BATCH}
     if not free:
-        return []
+        return Parity([])
     size = min(2, signature.batch_size(pool))
     feeds = {spec.name: _cut(rows(signature, pool, size)[spec.name], spec.shape, free) for spec in signature.inputs}
     try:
         expected = program.run(feeds)
-    except (RuntimeError, IndexError, ValueError):
-        return []  # the model itself does not take that size
+    except (RuntimeError, IndexError, ValueError) as error:  # the model itself does not take that size
+        raise_own_fault(error)
+        shown = ", ".join(f"{name}: {list(value.shape)}" for name, value in feeds.items())
+        return Parity([], f"the program does not run on inputs of half the length ({shown}): {first_line(error)}")
     actual = _run(candidate, feeds, size)
-    return [_compare(name, size, [(expected[name], actual[name])], bound) for name, bound in bounds.items()]
+    return Parity([_compare(name, size, [(expected[name], actual[name])], bound) for name, bound in bounds.items()])
 
 
 def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Numbers]:
@@ -253,9 +271,9 @@ def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Numbers]:
     except InputError:
         raise
     except Exception as error:  # onnxruntime's exceptions share no narrower base class
-        text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise_own_fault(error)
         raise VerificationError(
-            f"the ONNX file does not run at batch size {size}, which the program does: {text}",
+            f"the ONNX file does not run at batch size {size}, which the program does: {first_line(error, 300)}",
             "nothing was written; please report this model",
         ) from error
 

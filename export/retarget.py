@@ -163,14 +163,12 @@ def _assembled(program: ExportedProgram, module: Any, signature: Any, constants:
 
 def _placeholder(module: Any, signature: Any, name: str, value: Tensor) -> Any:
     """Declare a constant before the program's first own input."""
-    from torch._guards import detect_fake_mode
     from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
     specs = signature.input_specs
     index = next(i for i, spec in enumerate(specs) if spec.kind == InputKind.USER_INPUT)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    fake = detect_fake_mode([node.meta.get("val") for node in placeholders])
-    assert fake is not None, "an exported program holds fake tensors"
+    fake = next(node.meta["val"].fake_mode for node in placeholders if hasattr(node.meta.get("val"), "fake_mode"))
     with module.graph.inserting_before(placeholders[index]):
         node = module.graph.placeholder(f"c_{name}")
     node.meta["val"] = fake.from_tensor(value, static_shapes=True)

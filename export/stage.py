@@ -131,7 +131,8 @@ def prove(
             usual bounds, so that the file itself may add the rounding of activations, which the program does not have.
 
     Returns:
-        Facts: ``parity`` per output and batch size, and ``kernels`` when the program is quantized.
+        Facts: ``parity`` per output and size, ``parity_unchecked`` with the reason where a shorter input could not be
+        compared, and ``kernels`` when the program is quantized.
 
     Raises:
         VerificationError: the file is off.
@@ -150,9 +151,12 @@ def prove(
     candidate = Widened(candidate) if options.half_io else candidate
     floating = eager[1] if quantized else None
     tolerance = max(options.tolerance, ACCEPTED.get(options.precision, 0.0))
-    differences = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, plainer is not None)
+    parity = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, plainer is not None)
     candidate.close()
-    facts: dict[str, Any] = {"parity": [item.to_dict() for item in differences]}
+    facts: dict[str, Any] = {
+        "parity": [item.to_dict() for item in parity.differences],
+        "parity_unchecked": parity.unchecked,
+    }
     counted = quantized and options.precision == "fp32"  # in half precision it is no file for a CPU
     return facts | ({"kernels": integer_kernels(path).to_dict()} if counted else {})
 
@@ -269,6 +273,8 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
     if not facts["batch_invariant"]:
         remedy = "`export.recurrent: weights` and `quantize.form: static` avoid it"
         console.warn(f"{NEIGHBOURS}; they are served one request at a time ({remedy})")
+    if facts["parity_unchecked"]:
+        console.warn(f"the file is not compared at a shorter length: {facts['parity_unchecked']}")
     names = facts.get("kernels", {}).get("unfused_names", ()) if facts["target"] == "cpu" else ()
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

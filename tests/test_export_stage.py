@@ -246,8 +246,8 @@ X = {"x": np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)}
 def test_parity_is_relative_to_the_scale_of_the_output() -> None:
     """The same error passes beside large outputs and is refused beside small ones."""
     large = check(Fixed(lambda x: x * 1000), Fixed(lambda x: x * 1000 + 0.1), X, (1, 8), 1e-3)
-    assert [item.batch_size for item in large] == [1, 8]
-    assert all(item.error < 1e-4 and item.agreement == 1.0 for item in large)
+    assert [item.batch_size for item in large.differences] == [1, 8]
+    assert all(item.error < 1e-4 and item.agreement == 1.0 for item in large.differences)
     with pytest.raises(VerificationError):
         check(Fixed(lambda x: x), Fixed(lambda x: x + 0.1), X, (1, 8), 1e-3)
 
@@ -263,7 +263,7 @@ def test_parity_sees_what_happens_at_one_batch_size_only() -> None:
 def test_parity_judges_nan_and_infinity_by_their_places() -> None:
     """NaN and infinities are right where the program has them, and wrong anywhere else."""
     masked = Fixed(lambda x: np.where(x > 1, -np.inf, x))
-    assert check(masked, Fixed(lambda x: np.where(x > 1, -np.inf, x)), X, (2,), 1e-3)[0].error == 0
+    assert check(masked, Fixed(lambda x: np.where(x > 1, -np.inf, x)), X, (2,), 1e-3).differences[0].error == 0
     for bad in (np.nan, np.inf):
         with pytest.raises(VerificationError):
             check(Fixed(lambda x: x), Fixed(lambda x: np.where(x > 1, bad, x)), X, (2,), 1e-3)  # noqa: B023
@@ -272,7 +272,8 @@ def test_parity_judges_nan_and_infinity_by_their_places() -> None:
 def test_integer_outputs_must_be_equal() -> None:
     """A class index is right or wrong."""
     indices = Fixed(lambda x: x.argmax(1).astype(np.int64), "int64")
-    assert check(indices, Fixed(lambda x: x.argmax(1).astype(np.int64), "int64"), X, (4,), 1e-3)[0].error == 0
+    again = Fixed(lambda x: x.argmax(1).astype(np.int64), "int64")
+    assert check(indices, again, X, (4,), 1e-3).differences[0].error == 0
     with pytest.raises(VerificationError):
         check(indices, Fixed(lambda x: (x.argmax(1) + (x[:, 0] > 1.5)).astype(np.int64), "int64"), X, (4,), 1e-3)
 

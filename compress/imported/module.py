@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...core.errors import ModelError, RetortError
+from ...core.faults import first_line, raise_own_fault
 from . import elementwise, host, layers, movement, recurrent, signals
 from .call import Call, Operator, as_tensor
 from .reader import Graph, Node
@@ -77,10 +78,11 @@ class Imported(nn.Module):
         except RetortError:
             raise
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+            raise_own_fault(error)
             if type(error).__module__.startswith("torch"):
                 raise  # what tracing raises about symbolic sizes is handled, or explained, where it is traced
             raise ModelError(
-                f"{node.describe()} cannot be imported: {type(error).__name__}: {str(error).splitlines()[0][:200]}",
+                f"{node.describe()} cannot be imported: {type(error).__name__}: {first_line(error)}",
                 "capture the PyTorch model itself, or export it with another operator there",
             ) from error
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from ...core.faults import first_line
 from ..program import Program
 from .labels import Ids, Unions, Value, along, compact, lock_all, varying
 from .meeting import consume, disjoint, keep_whole, meet
@@ -95,7 +96,11 @@ class Coupler:
         return fx.map_arg(argument, lambda node: self.concrete[node])
 
     def run(self, node: fx.Node, source: fx.Node, array: Tensor) -> Any:
-        """Run the node's own operator on a label array in place of ``source``."""
+        """Run the node's own operator on a label array in place of ``source``.
+
+        Raises:
+            Unsupported: the operator refuses labels.
+        """
 
         def _substitute(item: fx.Node) -> Any:
             value = self.concrete[item]
@@ -105,7 +110,11 @@ class Coupler:
 
         target: Any = _COPYING.get(node.target, node.target)
         kwargs = {key: item for key, item in node.kwargs.items() if key not in {"memory_format", "implicit"}}
-        return target(*fx.map_arg(node.args, _substitute), **fx.map_arg(kwargs, _substitute))
+        args, kwargs = fx.map_arg((node.args, kwargs), _substitute)
+        try:
+            return target(*args, **kwargs)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what an operator says of labels
+            raise Unsupported(f"does not run on labels: {first_line(error)}") from error
 
     def fresh(self, shape: Sequence[int], dims: Collection[int]) -> list[Tensor]:
         """Fresh weak labels along each of ``dims`` that has more than one index."""

@@ -22,8 +22,6 @@ from .meeting import keep_whole
 from .rules import find_rule
 from .shapes import bind, describe, operator
 
-_RULE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError)
-
 
 @dataclass
 class Coupling:
@@ -126,8 +124,9 @@ def _visit(c: Coupler, node: fx.Node) -> Result | None:
         return _checked(c, node, rule(c, node, bind(node)))
     except Unsupported as error:
         return _lock_unknown(c, node, str(error))
-    except _RULE_ERRORS as error:
-        return _lock_unknown(c, node, f"its rule does not cover this form: {type(error).__name__}: {error}")
+    except Exception as error:  # a defect of the rule, which must not pass for a property of the model
+        error.add_note(f"while coupling {describe(node)}")
+        raise
 
 
 def _read_number(c: Coupler, node: fx.Node) -> None:

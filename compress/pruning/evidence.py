@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from ...core.console import SILENT, Console
 from ...core.data import Split, batches
 from ...core.errors import DataError
+from ...core.faults import first_line
 from ...core.option_types import Importance
 from ...core.options import Task
 from ..devices import as_tensor
@@ -82,10 +83,31 @@ class Samples:
 
         with _differentiable(program, _listen), torch.enable_grad():
             for inputs, targets in self._batches(program):
-                outputs = _outputs(program, inputs)
-                self._loss(outputs, inputs, targets, generator).backward()  # type: ignore[no-untyped-call]
+                self._descend(program, inputs, targets, generator, criterion)
                 count += 1
         return [Part(roots, finite(item / count)) for item, (*_, roots) in zip(said, dims)]
+
+    def _descend(
+        self,
+        program: Program,
+        inputs: Tensors,
+        targets: Tensor | None,
+        generator: torch.Generator,
+        criterion: Importance,
+    ) -> None:
+        """Gradients of one batch.
+
+        Raises:
+            DataError: PyTorch cannot compute them: an operator has no gradient, or no loss fits the outputs.
+        """
+        try:
+            loss = self._loss(_outputs(program, inputs), inputs, targets, generator)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # what PyTorch says of this model; a mistake of ours is of another class
+            raise DataError(
+                f"importance '{criterion}' cannot be computed for this model: {first_line(error)}",
+                "use an importance without gradients, such as group_norm or activation",
+            ) from error
 
     def _loss(self, outputs: Tensors, inputs: Tensors, targets: Tensor | None, generator: torch.Generator) -> Tensor:
         """The task's loss; without targets on classes (or values) drawn from the model's own prediction."""

@@ -25,6 +25,7 @@ def proof_facts(proof: Proof) -> dict[str, Any]:
         "relative_error": proof.error,
         "output_relative_error": proof.outputs,
         "dtype": proof.dtype,
+        "reason": proof.reason,
         "batches": list(proof.batches),
     }
 
@@ -89,6 +90,11 @@ def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None
         _tell_latency(console, facts["latency"])
     for reason in facts["unknown_operators"]:
         console.warn(f"channels stay whole, {reason}")
+    rankings = {(done["importance"], done.get("importance_unmeasured", "")) for done in facts["steps"]}
+    for used, reason in sorted(pair for pair in rankings if pair[1]):
+        console.warn(f"channels are ranked by {used} and not by gradients: {reason}")
+    for reason in sorted({done["proof"].get("reason", "") for done in facts["steps"]} - {""}):
+        console.warn(f"proven in the program's own precision, because it does not run in double precision: {reason}")
     for error, reason in sorted({(str(done["file"]["error"]), done["file"]["reason"]) for done in facts["steps"]}):
         if reason not in ("", NOT_ASKED.reason):
             console.warn(f"proven in PyTorch {'alone, not as' if error == 'None' else 'and as'} a file: {reason}")

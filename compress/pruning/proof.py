@@ -62,6 +62,7 @@ class Proof:
         dtype: ``float64``, or the program's own where its graph does not run in double precision.
         batches: batch sizes it was done at.
         cases: the inputs at each batch size and what the masked program gives for them.
+        reason: why it was not done in double precision; empty when it was.
     """
 
     error: float
@@ -69,6 +70,7 @@ class Proof:
     dtype: str
     batches: tuple[int, ...]
     cases: tuple[Case, ...] = ()
+    reason: str = ""
 
 
 def prove(before: Program, after: Program, coupling: Coupling, removed: Mask, tolerance: float) -> Proof:
@@ -89,12 +91,12 @@ def prove(before: Program, after: Program, coupling: Coupling, removed: Mask, to
     with _few_threads(before), torch.no_grad():
         try:
             return trials.run("float64")
-        except DoesNotRunError:
-            pass
+        except DoesNotRunError as error:
+            reason = str(error)
         dtype = _precision(before)
         _check_tolerance(tolerance, dtype)
         try:
-            return trials.run(dtype)
+            return replace(trials.run(dtype), reason=reason)
         except DoesNotRunError as error:
             raise VerificationError(
                 f"the cut cannot be proven: the original program does not run on the proof's inputs, at {error}",

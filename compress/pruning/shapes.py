@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..graph.workarounds import FakeTensorMode
 from ..modes import owner
 from ..program import Program, ordered
 

@@ -76,7 +76,7 @@ def prune(
         program = pruned.program
         cut = {**_cut_facts(pruned, asked, goal.whole, options), **_file_facts(uncut, pruned, check_file)}
         recovery = _recover(program, uncut, options, context, step)
-        steps.add(program, {**cut, "trials": trial.losses, "recovery": recovery})
+        steps.add(program, {**cut, "trials": trial.losses, "trials_refused": trial.refused, "recovery": recovery})
         discard(context.scratch, _label(step))
     facts = facts_of(before, program, options, steps) | goal.facts(program)
     warn(console, facts, options)
@@ -105,7 +105,11 @@ def _at(options: PruneOptions, step: int) -> PruneOptions:
 
 def _cut_facts(pruned: Pruned, asked: float, whole: int, options: PruneOptions) -> dict[str, Any]:
     got = counted(pruned.cost, measure_of(options)) / max(whole, 1)
-    ranking = {"importance": pruned.criterion, "normalize": pruned.normalize}
+    ranking = {
+        "importance": pruned.criterion,
+        "normalize": pruned.normalize,
+        "importance_unmeasured": pruned.unmeasured,
+    }
     return {"asked": asked, "got": got, **ranking, "proof": proof_facts(pruned.proof)}
 
 

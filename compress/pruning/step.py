@@ -37,6 +37,7 @@ class Pruned:
         cost: of the pruned program.
         criterion: what its channels were ranked by.
         normalize: how their scores were made comparable.
+        unmeasured: why channels could not be ranked by gradients where ``auto`` would have; empty when they could.
         cpu_seconds: what each phase took.
     """
 
@@ -46,6 +47,7 @@ class Pruned:
     cost: Cost
     criterion: Importance = "auto"
     normalize: Normalization = "auto"
+    unmeasured: str = ""
     cpu_seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
@@ -57,6 +59,7 @@ class Ranked:
         fixed: share of channels to keep that the user fixed, by place of the group.
         criterion: what gave the scores.
         normalize: how they were made comparable.
+        unmeasured: why there is no ranking by gradients where ``auto`` would have one.
     """
 
     grouping: Grouping
@@ -64,6 +67,7 @@ class Ranked:
     fixed: dict[int, float]
     criterion: Importance = "auto"
     normalize: Normalization = "auto"
+    unmeasured: str = ""
 
 
 Judge = Callable[[Program, Sequence[Ranked]], Ranked]
@@ -135,7 +139,9 @@ def cut_and_prove(
     proof = prove(program, result, coupling, removed, options.tolerance)
     clock.append(time.process_time())
     spent = {name: end - start for name, start, end in zip(_PHASES, clock, clock[1:])}
-    return Pruned(result, ranked.grouping, proof, cost(result), ranked.criterion, ranked.normalize, spent)
+    return Pruned(
+        result, ranked.grouping, proof, cost(result), ranked.criterion, ranked.normalize, ranked.unmeasured, spent
+    )
 
 
 def rank(program: Program, options: PruneOptions, evidence: Evidence | None = None) -> Ranked:
@@ -152,29 +158,34 @@ def rankings(program: Program, options: PruneOptions, evidence: Evidence | None 
     grouping = groups_of(program, options)
     fixed = fixed_widths(program, grouping, options.layers)
     costs = unit_costs(program, grouping, measure_of(options))
-    found = []
-    for criterion, scores in _scores(program, grouping, options, evidence):
-        for how in _ways(criterion, options):
-            found.append(Ranked(grouping, normalized(scores, grouping, how, costs), fixed, criterion, how))
-    return found
+    scored, unmeasured = _scores(program, grouping, options, evidence)
+    return [
+        Ranked(grouping, normalized(scores, grouping, how, costs), fixed, criterion, how, unmeasured)
+        for criterion, scores in scored
+        for how in _ways(criterion, options)
+    ]
 
 
 def _scores(
     program: Program, grouping: Grouping, options: PruneOptions, evidence: Evidence | None
-) -> list[tuple[Importance, Scores]]:
-    """What gives scores, and the scores as they come; for ``auto`` gradients where samples and graph have them."""
+) -> tuple[list[tuple[Importance, Scores]], str]:
+    """What gives scores, and the scores as they come; for ``auto`` gradients where samples and graph have them.
+
+    Returns:
+        The scores by what gives them, and why ``auto`` has none from gradients; empty when it has, or none are asked.
+    """
 
     def _by(criterion: Importance) -> tuple[Importance, Scores]:
         return criterion, score(program, grouping, criterion, options.seed, normalize="none", evidence=evidence)
 
     if options.importance != "auto":
-        return [_by(options.importance)]
+        return [_by(options.importance)], ""
     if evidence is None:
-        return [_by("group_norm")]
+        return [_by("group_norm")], ""
     try:
-        return [_by("taylor"), _by("group_norm")]
-    except (UserError, RuntimeError):  # no loss fits the outputs, or an operator has no gradient
-        return [_by("group_norm")]
+        return [_by("taylor"), _by("group_norm")], ""
+    except UserError as error:  # no samples, no loss that fits the outputs, or an operator without a gradient
+        return [_by("group_norm")], error.message
 
 
 def _ways(criterion: Importance, options: PruneOptions) -> tuple[Normalization, ...]:

@@ -13,6 +13,7 @@ from ...core.artifact import stable_hash, storage_errors, write_atomically
 from ...core.cache import cache_folder
 from ...core.console import SILENT, Console
 from ...core.errors import UserError
+from ...core.faults import raise_own_fault
 from ...core.intervals import Interval
 from ..program import Program
 from .labels import Mask
@@ -103,6 +104,7 @@ class Table:
         except UserError:
             raise
         except Exception as error:  # what cannot be exported or run alone raises whatever its runtime does
+            raise_own_fault(error)
             if len(batch) == 1:
                 self.unknown |= dict.fromkeys(batch, f"{type(error).__name__}: {error}")
                 return {}

@@ -18,6 +18,7 @@ from torch.nn import functional
 from ...core.console import SILENT, Console
 from ...core.data import Split, batches
 from ...core.errors import UserError
+from ...core.faults import raise_own_fault
 from ...core.memory import give_back
 from ...core.options import Task
 from ..devices import as_tensor
@@ -42,6 +43,7 @@ class Trial:
         choose: what a ranking would remove.
         limit: samples at most; fewer where outputs are large, so that memory stays bounded.
         losses: what every candidate lost, after a call: its importance, its normalisation and the loss.
+        refused: rankings by which the budget cannot be reached, with the reason.
     """
 
     split: Split
@@ -51,6 +53,7 @@ class Trial:
     batch: int = 32
     console: Console = SILENT
     losses: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
     def __call__(self, program: Program, candidates: Sequence[Ranked]) -> Ranked:
         """The candidate that loses least; the first where none can be cut on trial."""
@@ -58,7 +61,8 @@ class Trial:
         for ranked in candidates if len(candidates) > 1 else ():
             try:
                 mask = self.choose(program, ranked)
-            except UserError:  # out of reach for this ranking; where it is for all, the real cut says so
+            except UserError as error:  # out of reach for this ranking; where it is for all, the real cut says so
+                self.refused.append(f"{ranked.criterion}, {ranked.normalize}: {error.message}")
                 continue
             masks.setdefault(mask.tobytes(), (mask, ranked))
         if len(masks) < 2:
@@ -91,10 +95,7 @@ class Trial:
 
         def _loss(candidate: Program) -> float:
             with evaluating(candidate), torch.no_grad():
-                try:
-                    found = [self._compare(candidate.module(*inputs), outputs) for inputs, outputs in known]
-                except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                    raise _DoesNotRunError from error
+                found = [self._compare(_run(candidate, inputs), outputs) for inputs, outputs in known]
             loss = sum(loss * rows for loss, rows in found) / max(sum(rows for _, rows in found), 1)
             return loss if math.isfinite(loss) else math.inf
 
@@ -123,6 +124,15 @@ class Trial:
             return float(functional.kl_div(one, two, reduction="batchmean", log_target=True)), rows
         shares = [float((a - b).square().mean() / b.var(correction=0).clamp(min=1e-12)) for a, b in zip(ours, theirs)]
         return sum(shares) / max(len(shares), 1), rows
+
+
+def _run(candidate: Program, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    try:
+        outputs: Sequence[Tensor] = candidate.module(*inputs)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise_own_fault(error)
+        raise _DoesNotRunError from error
+    return outputs
 
 
 def _chances(scores: Tensor) -> Tensor:

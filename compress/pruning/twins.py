@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...core.errors import VerificationError
+from ...core.faults import raise_own_fault
 from .. import modes
 from ..program import Program, shared
 from .context import fetch
@@ -210,6 +211,7 @@ def _run_dense(given: Side, node: fx.Node, env: dict[fx.Node, Any], masks: Masks
     try:
         return given.looked_up(node, args, run_masked(node, args, kwargs, masks))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise_own_fault(error)
         raise DoesNotRunError(f"{describe(node)}: {error}") from error
 
 
@@ -220,6 +222,7 @@ def _run_pruned(given: Side, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
     try:
         return given.looked_up(node, args, node.target(*args, **kwargs))  # type: ignore[operator]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise_own_fault(error)
         raise VerificationError(
             f"the cut is refused: the pruned program does not run at {describe(node)}: {error}",
             "the input is untouched; exclude this layer, and report the operator",

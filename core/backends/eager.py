@@ -16,6 +16,7 @@ from torch.export.passes import move_to_device_pass
 
 from ..errors import ArtifactError, MachineError, MissingFileError
 from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
+from ..workarounds import drop_formulas
 from . import qdq as qdq  # registers retort::qdq, which quantized programs call
 from .pt2 import REMEDY, check_archive, tensors_only
 
@@ -104,22 +105,9 @@ def load_exported(path: Path) -> tuple[torch.export.ExportedProgram, Signature, 
     except Exception as error:  # torch raises RuntimeError, KeyError, json and pickle errors alike
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ArtifactError(f"{path} cannot be read as a captured program: {text}", REMEDY) from error
-    _drop_formulas(exported)
+    drop_formulas(exported)
     signature = Signature.from_json(extra[SIGNATURE_FILE]) if extra[SIGNATURE_FILE] else _signature(exported)
     return exported, signature, _facts(extra[PROGRAM_FILE], path)
-
-
-def _drop_formulas(exported: torch.export.ExportedProgram) -> None:
-    """Take ``2*s5`` out of the ranges of symbols: PyTorch reads it from the file there and fails on it afterwards."""
-    environments = {
-        size.node.shape_env
-        for node in exported.graph.find_nodes(op="placeholder")
-        for size in getattr(node.meta.get("val"), "shape", ())
-        if isinstance(size, torch.SymInt)
-    }
-    for environment in environments:
-        for formula in [key for key in environment.var_to_range if not key.is_Symbol]:
-            del environment.var_to_range[formula]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from ...core.errors import RetortError
+from ...core.faults import first_line, raise_own_fault
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Array, Signature
 
@@ -27,7 +28,8 @@ def measure_change(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[dic
         except (RetortError, ValueError) as error:
             return {}, f"{name} does not run in ONNX Runtime: {getattr(error, 'message', error)}"
         except Exception as error:  # what ONNX Runtime raises while it runs shares no base
-            return {}, f"{name} does not run in ONNX Runtime: {str(error).splitlines()[0][:200]}"
+            raise_own_fault(error)
+            return {}, f"{name} does not run in ONNX Runtime: {first_line(error)}"
     first, second = outputs
     return {name: _difference(first[name], second[name]) for name in first}, ""
 

@@ -1,8 +1,9 @@
-"""Shapes of recurrent operators worked out without a loop over time, so that the time axis may be dynamic.
+"""Patches of private parts of PyTorch that the toolkit's shared half needs; each says why, and a test when it may go.
 
-While PyTorch traces ``aten.lstm``, ``gru`` and the plain RNNs it computes the shapes of their outputs by running a
-Python loop over the time steps, which turns the number of steps into a constant and makes tracing take longer with
-every step. The shapes follow from the inputs' alone.
+A patch is a context manager or a function of this file and of its two siblings, ``compress/graph/workarounds.py`` and
+``export/ort/workarounds.py``; nothing else in the package changes a library's private parts, or imports them, but for
+the types of operators (``torch._ops``) and their schemas. ``tests/test_workarounds.py`` runs every library without its
+patch and fails once the fault is gone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Shapes = Callable[..., "tuple[Tensor, ...]"]
@@ -20,7 +22,19 @@ NAMES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 @contextmanager
 def free_time() -> Iterator[None]:
-    """Trace recurrent operators without unrolling them."""
+    """Trace recurrent operators without unrolling them, so that their time axis may be dynamic.
+
+    Patched: the Python kernels of ``aten.lstm.input``, ``gru.input``, ``rnn_tanh.input`` and ``rnn_relu.input``
+    (``OpOverload.py_kernels`` and ``_dispatch_cache``), ``torch._decomp.decomposition_table`` and
+    ``torch._subclasses.fake_impls.op_implementations_dict``. Seen in torch 2.13.
+
+    Upstream: https://github.com/pytorch/pytorch/issues/115092 (open); https://github.com/pytorch/pytorch/pull/193192
+    does the same within the ONNX exporter.
+
+    Without it: while PyTorch traces them, it works out the shapes of their outputs with a Python loop over the time
+    steps, which turns the number of steps into a constant and takes longer with every step. The shapes follow from
+    those of the inputs alone.
+    """
     import torch
     from torch._decomp import decomposition_table
     from torch._subclasses.fake_impls import op_implementations_dict
@@ -73,3 +87,26 @@ def _gru(
 def _steps(value: Tensor, hidden: Tensor, bidirectional: bool) -> Tensor:
     """``[N, T, D·H]`` or ``[T, N, D·H]``: as the input is laid out."""
     return value.new_empty([value.size(0), value.size(1), hidden.size(2) * (2 if bidirectional else 1)])
+
+
+def drop_formulas(exported: torch.export.ExportedProgram) -> None:
+    """Take ``2*s5`` out of the ranges of symbols of a program that was read from a file.
+
+    Patched: ``ShapeEnv.var_to_range`` of the program's own environment. Seen in torch 2.13.
+
+    Upstream: no upstream issue found.
+
+    Without it: ``torch.export.load`` enters a formula as if it were a symbol, and ``run_decompositions``, with which
+    the ONNX exporter begins, ends with ``AssertionError: expected sympy.Symbol``.
+    """
+    import torch
+
+    environments = {
+        size.node.shape_env
+        for node in exported.graph.find_nodes(op="placeholder")
+        for size in getattr(node.meta.get("val"), "shape", ())
+        if isinstance(size, torch.SymInt)
+    }
+    for environment in environments:
+        for formula in [key for key in environment.var_to_range if not key.is_Symbol]:
+            del environment.var_to_range[formula]

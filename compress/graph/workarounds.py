@@ -1,0 +1,168 @@
+"""Patches of private parts of PyTorch, transformers and accelerate that compression needs; each says why it is there.
+
+See :mod:`retort.core.workarounds` for the rule. `FakeTensorMode`, `DataDependentOutputException` and `pytree` are no
+patches: PyTorch documents what they do and gives them no public name yet (torch 2.13).
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.nn.modules import transformer
+from torch.utils import _pytree as pytree
+
+__all__ = [
+    "DataDependentOutputException",
+    "FakeTensorMode",
+    "experts_computed_by",
+    "fixed_sizes",
+    "forget_accelerator",
+    "free_lengths",
+    "masks_unseen",
+    "pytree",
+]  # fmt: skip
+
+_FEW = 25  # up to which PyTorch itself takes differences
+_EXPERTS = "transformers.integrations.moe"
+
+
+@contextmanager
+def free_lengths(model: nn.Module) -> Iterator[None]:
+    """Sizes stay free where the code of a model or PyTorch would look at them.
+
+    Patched: ``len`` in the modules that define the model, where it gives what ``x.size(0)`` gives; ``torch.cdist``,
+    which follows its definition, or for long second lists a product. Seen in torch 2.13.
+
+    Upstream: https://github.com/pytorch/pytorch/pull/185804 for ``len`` (closed); no upstream issue found for ``cdist``
+    in ``torch.export``.
+
+    Without it: Python makes a number of ``len(x)``, which fixes the batch; ``torch.cdist`` chooses another kernel above
+    25 rows, which bounds the batch.
+    """
+    names = {type(child).__module__ for child in model.modules()}
+    spaces = [vars(sys.modules[name]) for name in names if name in sys.modules and name.partition(".")[0] != "torch"]
+    spaces = [space for space in spaces if "len" not in space]
+    distance = torch.cdist
+    for space in spaces:
+        space["len"] = _len
+    torch.cdist = torch.functional.cdist = _cdist
+    try:
+        yield
+    finally:
+        for space in spaces:
+            del space["len"]
+        torch.cdist = torch.functional.cdist = distance
+
+
+def _len(value: Any, /) -> Any:
+    return value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else len(value)
+
+
+def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str = "") -> torch.Tensor:
+    rows = x2.shape[-2]
+    if p == 2 and "donot" not in compute_mode and not (isinstance(rows, int) and rows <= _FEW):
+        squares = x1.square().sum(-1, keepdim=True) + x2.square().sum(-1).unsqueeze(-2)
+        found: torch.Tensor = (squares - 2 * x1 @ x2.transpose(-2, -1)).clamp(min=0).sqrt()
+        return found
+    result: torch.Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    return result
+
+
+@contextmanager
+def fixed_sizes(place: Callable[[traceback.StackSummary], str]) -> Iterator[dict[int, str]]:
+    """Where a free size became a number.
+
+    Patched: ``ShapeEnv._set_replacement`` of ``torch.fx.experimental.symbolic_shapes``, which notes where it was called
+    from. Seen in torch 2.13.
+
+    Upstream: no upstream issue found.
+
+    Without it: ``torch.export`` says that an axis became a constant, and not by which line of the model.
+
+    Args:
+        place: the model's own line in a stack, in words.
+
+    Yields:
+        What ``place`` says behind each number.
+    """
+    found: dict[int, str] = {}
+    plain = getattr(ShapeEnv, "_set_replacement", None)
+    if plain is None:  # the message lacks the line, and nothing else changes
+        yield found
+        return
+
+    def _replace(env: Any, symbol: Any, value: Any, *rest: Any) -> Any:
+        if getattr(value, "is_Integer", False) and int(value) not in found:
+            found[int(value)] = place(traceback.extract_stack())
+        return plain(env, symbol, value, *rest)
+
+    ShapeEnv._set_replacement = _replace  # type: ignore[method-assign, assignment]
+    try:
+        yield found
+    finally:
+        ShapeEnv._set_replacement = plain  # type: ignore[method-assign]
+
+
+@contextmanager
+def masks_unseen() -> Iterator[None]:
+    """Masks of ``nn.Transformer`` are taken as they are.
+
+    Patched: ``torch.nn.modules.transformer._detect_is_causal_mask``. Seen in torch 2.13.
+
+    Upstream: https://github.com/pytorch/pytorch/pull/91171 brought it in, and notes that it cannot be traced; no issue.
+
+    Without it: an encoder compares the values of a mask with a causal one, which a trace cannot decide
+    (``GuardOnDataDependentSymNode``) and which changes no output.
+    """
+    detect = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = detect
+
+
+@contextmanager
+def experts_computed_by(function: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Mixtures of experts of transformers compute with ``function``; nothing where transformers is not in use.
+
+    Patched: ``transformers.integrations.moe.ExpertsInterface.get_interface``. Seen in transformers 5.
+
+    Upstream: https://github.com/huggingface/transformers/pull/42697 brought the interface in. A function may be
+    registered in it, but a model takes it only when its configuration names it, which is not ours to change.
+
+    Without it: tokens are sorted by expert, in an operator that no other runtime has, or each token gathers a copy of
+    its experts' matrices.
+    """
+    interface = getattr(sys.modules.get(_EXPERTS), "ExpertsInterface", None)
+    if interface is None:
+        yield
+        return
+    choose = interface.get_interface
+    interface.get_interface = lambda self, name, default: function
+    try:
+        yield
+    finally:
+        interface.get_interface = choose
+
+
+def forget_accelerator() -> None:
+    """Let the next ``Accelerator`` choose its device and precision.
+
+    Used: ``accelerate.state.AcceleratorState._reset_state``. Seen in accelerate 1.
+
+    Upstream: https://github.com/huggingface/accelerate/issues/2463 (closed without a public way).
+
+    Without it: a process keeps its first device and precision for good, and another one raises ``ValueError``.
+    """
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,1 @@
+"""What export knows of ONNX Runtime and of the exporter's own libraries."""

@@ -1,0 +1,114 @@
+"""Patches and forms for faults of ONNX Runtime and of the exporter's libraries; each says why it is there.
+
+See :mod:`retort.core.workarounds` for the rule.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..edit import add_constant, constant, dims, every_node, is_op
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+def keep_padding(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Name the axes of a padding in front of a maximum pooling.
+
+    A form, not a patch. Seen in ONNX Runtime 1.31.
+
+    Upstream: https://github.com/microsoft/onnxruntime/pull/18136 brought the fusion in; no upstream issue found.
+    Another tool had the same fault: https://github.com/onnx/optimizer/pull/318.
+
+    Without it: the runtime folds a ``Pad`` with zeros into the ``MaxPool`` behind it, which pads with minus infinity.
+    Where a window at the border holds negative values alone, it gives another maximum. It leaves a ``Pad`` with axes as
+    it is.
+    """
+    changed = False
+    for node in every_node(model):
+        if not is_op(node, "Pad") or not any(is_op(use.node, "MaxPool") for use in node.outputs[0].uses()):
+            continue
+        shape, pads = dims(node.inputs[0]), constant(node.inputs[1])
+        if shape is None or pads is None or len(pads) != 2 * len(shape) or len(node.inputs) > 3:
+            continue
+        axes = add_constant(model, f"{node.outputs[0].name}_axes", np.arange(len(shape), dtype=np.int64))
+        node.resize_inputs(4)
+        node.replace_input_with(3, axes)
+        changed = True
+    return model, changed
+
+
+@functools.cache
+def parse_operators_once() -> None:
+    """Keep what the exporter learns about its own 500 operators.
+
+    Patched: ``get_torchlib_ops`` of onnxscript's private module for torch, for the rest of the process. Seen in torch
+    2.13 with onnxscript 0.7.
+
+    Upstream: no upstream issue found.
+
+    Without it: each export parses all of them again, which takes 0.8 s, and nothing else changes.
+    """
+    try:
+        lazy: Any = import_module("torch.onnx._internal._lazy_import").onnxscript_apis
+        listed = lazy.get_torchlib_ops
+        lazy._module.get_torchlib_ops = functools.cache(listed)
+    except (ImportError, AttributeError):
+        return  # other names in other versions: each export takes longer
+
+
+@contextmanager
+def linear_rules() -> Iterator[None]:
+    """The exporter's rewriting without rules that compare every node with every other (two slices as one split).
+
+    Patched: ``onnxscript.rewriter._DEFAULT_REWRITE_RULES``, without the rules whose ``_target_pattern`` has several
+    output nodes. Seen in onnxscript 0.7.
+
+    Upstream: no upstream issue found.
+
+    Without it: they take minutes on a graph of some thousand nodes, and save nothing that the runtimes would notice.
+    """
+    rewriter: Any = import_module("onnxscript.rewriter")
+    rules = getattr(rewriter, "_DEFAULT_REWRITE_RULES", None)
+    if rules is None:  # another name in another version: each export takes longer
+        yield
+        return
+    rewriter._DEFAULT_REWRITE_RULES = tuple(itertools.compress(rules, map(starts_from_one_node, rules)))
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
+
+
+def starts_from_one_node(rule: Any) -> bool:
+    """Whether a rewriting rule looks at each node once; groups of rules do."""
+    pattern = getattr(rule, "_target_pattern", None)
+    return pattern is None or bool(pattern.has_single_output_node)
+
+
+@contextmanager
+def without_guards(program: ExportedProgram) -> Iterator[None]:
+    """The program without its conditions on sizes.
+
+    Patched: ``module`` of this one program, which then leaves out ``_guards_fn``. Seen in torch 2.13.
+
+    Upstream: https://github.com/pytorch/pytorch/pull/161178 brought the conditions in; no upstream issue found.
+
+    Without it: the ONNX exporter runs a loaded program on symbols, where PyTorch cannot decide some conditions, and
+    gives up.
+    """
+    own = vars(program)
+    own["module"] = functools.partial(program.module, check_guards=False)
+    try:
+        yield
+    finally:
+        del own["module"]
