@@ -9,7 +9,7 @@ import pytest
 
 from retort.benchmarks import doctor
 from retort.core import java
-from retort.core.artifact import load_artifact, new_artifact
+from retort.core.artifact import load_artifact
 from retort.core.errors import ArtifactError, MachineError
 from retort.core.options import ServeOptions
 from retort.serve.server import serve
@@ -52,9 +52,8 @@ def test_doctor_and_serve_agree(
     if path:
         monkeypatch.setenv("PATH", str(homes[path] / "bin"))
     check = doctors_java()
-    with new_artifact(tmp_path / "archive", "archive", "pack") as scratch:
-        (scratch / "model.mar").write_bytes(b"no archive")  # refused after Java was looked for
-    archive = load_artifact(tmp_path / "archive")
+    (tmp_path / "model.mar").write_bytes(b"no archive")  # refused after Java was looked for
+    archive = load_artifact(tmp_path / "model.mar")
     with pytest.raises((MachineError, ArtifactError)) as refused, serve(ServeOptions(), archive, logs=tmp_path):
         pass
     assert (check.status == "ok") == bool(source) == ("needs Java" not in str(refused.value))
