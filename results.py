@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,9 +151,16 @@ def print_table(result: Result, console: Console) -> None:
 
 
 def compare_files(
-    models: list[Artifact], splits: Splits, options: BenchOptions, metric: MetricName | None, console: Console
+    given: list[Artifact] | Mapping[str, Artifact],
+    splits: Splits,
+    options: BenchOptions,
+    metric: MetricName | None,
+    console: Console,
 ) -> Result:
     """Measure model files beside the first of them.
+
+    Args:
+        given: the files, with a name for each where the caller has one; by default names are made of the paths.
 
     Raises:
         UserError: two of them have the same name.
@@ -162,7 +170,8 @@ def compare_files(
     from .benchmarks.footprint import measure_memory
     from .benchmarks.latency import compare_sessions
 
-    names = _names(models)
+    names = list(given) if isinstance(given, Mapping) else _names(given)
+    models = list(given.values()) if isinstance(given, Mapping) else given
     sessions = [open_session(model.main, session_options(options)) for model in models]
     data = [fit_to(splits, session.signature).test for session in sessions]
     found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]

@@ -180,10 +180,10 @@ def _key_path(loc: tuple[int | str, ...]) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _message(item: Any, path: tuple[str, ...]) -> str:
+def _message(item: Any, path: tuple[str, ...], root: type[BaseModel] | None = None) -> str:
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        return f"unknown key{nearest(path[-1], _known_keys(path[:-1]))}"
+        return f"unknown key{nearest(path[-1], _known_keys(path[:-1], root))}"
     if kind.startswith("union_tag"):
         name = next(iter(value)) if isinstance(value, dict) and value else value
         return f"unknown stage '{name}'{nearest(str(name), list(TABLE))}"
@@ -197,8 +197,18 @@ def _message(item: Any, path: tuple[str, ...]) -> str:
     return message if kind == "value_error" else f"{message[0].lower()}{message[1:]}, not {value!r}"
 
 
-def _known_keys(path: tuple[str, ...]) -> list[str]:
-    model: Any = Recipe
+def option_faults(options: type[Options], error: ValidationError) -> list[str]:
+    """Every fault of a stage's options as ``key: what``, worded as those of a recipe."""
+    faults = []
+    for item in error.errors(include_url=False):
+        path = _key_path(item["loc"])
+        message = _message(item, path, options)
+        faults.append(f"{'.'.join(path)}: {message}" if path else message)
+    return faults
+
+
+def _known_keys(path: tuple[str, ...], root: type[BaseModel] | None = None) -> list[str]:
+    model: Any = root or Recipe
     for part in path:
         model = (TABLE[part].options if part in TABLE else None) or _field_model(model, part) or model
     return [name for name in model.model_fields if name != "name" or model is not Stage]

@@ -101,9 +101,9 @@ def as_split(value: Any, where: str) -> Split:
         split: Split = value
         return split
     if isinstance(value, tuple | list) and len(value) == 2 and all(_is_arrays(part) for part in value):
-        return _array_split(value[0], value[1], where)
+        return array_split(value[0], value[1], where)
     if _is_arrays(value):
-        return _array_split(value, None, where)
+        return array_split(value, None, where)
     if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
         return SequenceSplit(value, "input", where)
     raise DataError(
@@ -116,7 +116,12 @@ def _is_arrays(value: Any) -> bool:
     return all(hasattr(part, "shape") and hasattr(part, "dtype") for part in parts)
 
 
-def _array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
+def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
+    """Arrays of one length as a split in memory, in the dtypes that stages work with.
+
+    Raises:
+        DataError: they differ in length or hold no numbers.
+    """
     given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
     named = {str(key): np.asarray(value) for key, value in given.items()}
     labels = None if targets is None else np.asarray(targets)
@@ -150,7 +155,7 @@ def _npz(path: Path) -> Named:
     if not parts:
         raise DataError(f"{path} holds no array", "save x_train, y_train, x_test, y_test … (or x and y)")
     return {
-        split: _array_split({n: a for n, a in named.items() if n != "y"}, named.get("y"), f"{path}:{split}")
+        split: array_split({n: a for n, a in named.items() if n != "y"}, named.get("y"), f"{path}:{split}")
         for split, named in parts.items()
     }
 
@@ -193,7 +198,7 @@ def _complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int)
     for key, share in ((TEST, spec.test), (VALIDATION, spec.validation)):
         if key not in parts:
             of_all = share if TEST in named or key == TEST else share / (1 - spec.test)
-            parts[TRAIN], parts[key] = _hold_out(parts[TRAIN], of_all, generator, spec.source)
+            parts[TRAIN], parts[key] = hold_out(parts[TRAIN], of_all, generator, spec.source)
     if CALIBRATION not in parts:
         count = min(spec.calibration, len(parts[TRAIN]))
         chosen = np.sort(generator.permutation(len(parts[TRAIN]))[:count])
@@ -201,7 +206,12 @@ def _complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int)
     return Splits(parts[TRAIN], parts[VALIDATION], parts[CALIBRATION], parts[TEST], classes)
 
 
-def _hold_out(split: Split, share: float, generator: np.random.Generator, source: str) -> tuple[Split, Split]:
+def hold_out(split: Split, share: float, generator: np.random.Generator, source: str) -> tuple[Split, Split]:
+    """What stays and what is held out of a split, with the classes in about their overall shares.
+
+    Raises:
+        DataError: too few samples.
+    """
     count = round(len(split) * share)
     if count < 1 or count >= len(split):
         raise DataError(
