@@ -8,7 +8,6 @@ this package loads nothing: the names come from ``retort.api`` when they are fir
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'retort' has no attribute '{name}'")
-    return getattr(import_module(".api", __name__), name)
+    from . import api
+
+    return getattr(api, name)
 
 
 def __dir__() -> list[str]:
@@ -56,8 +57,9 @@ class _Verb(ModuleType):
     """A room that bears the name of a verb: ``retort.export`` is both the folder and the call."""
 
     def __call__(self, *values: Any, **named: Any) -> Any:
-        verb = getattr(import_module(".api", __package__), self.__name__.rpartition(".")[2])
-        return verb(*values, **named)
+        from . import api
+
+        return getattr(api, self.__name__.rpartition(".")[2])(*values, **named)
 
 
 class _Root(ModuleType):

@@ -1,0 +1,130 @@
+"""The public face: its names come lazily, its help reads well, and its examples run."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import pydoc
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import retort
+from retort import api
+from retort.core.options import (
+    BenchOptions,
+    DistillOptions,
+    EngineOptions,
+    ExportOptions,
+    Options,
+    PackOptions,
+    PruneOptions,
+    QuantizeOptions,
+    SparsifyOptions,
+    TrainOptions,
+)
+from retort.live import arguments
+from retort.live.capturing import CaptureRequest
+
+OPTIONS: dict[str, tuple[type[Options], tuple[str, ...]]] = {
+    "capture": (CaptureRequest, ()),
+    "train": (TrainOptions, ()),
+    "distill": (DistillOptions, ("student",)),
+    "prune": (PruneOptions, ("seed",)),
+    "sparsify": (SparsifyOptions, ()),
+    "quantize": (QuantizeOptions, ()),
+    "export": (ExportOptions, ("target",)),
+    "engine": (EngineOptions, ()),
+    "pack": (PackOptions, ()),
+    "compare": (BenchOptions, ()),
+}
+VERBS = [*OPTIONS, "load", "open_session"]
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_names_are_there_before_anything_is_loaded() -> None:
+    """`dir(retort)` shows every public name, and looking at it loads neither the face nor torch."""
+    code = "import sys, retort; print(set(retort.__all__) <= set(dir(retort)), 'retort.api' in sys.modules)"
+    assert run(code) == "True False"
+
+
+def test_root_and_face_publish_the_same_names() -> None:
+    """What the root hands on is what the face publishes, and every name is there."""
+    assert retort.__all__ == api.__all__
+    assert all(getattr(retort, name) is getattr(api, name) for name in retort.__all__ if name != "export")
+
+
+def test_unknown_names_are_refused_as_python_does() -> None:
+    """An unknown name of the package is an AttributeError."""
+    with pytest.raises(AttributeError, match="no attribute 'prunes'"):
+        _ = retort.prunes  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("first", ["import retort.export", "import retort", "from retort.export import lint"])
+def test_a_room_does_not_hide_a_verb(first: str) -> None:
+    """`retort.export` is the verb and the folder of that name, whichever is imported first."""
+    code = f"{first}\nimport retort, retort.export.parity as p\nprint(callable(retort.export), p.__name__)"
+    assert run(code) == "True retort.export.parity"
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_keyword_arguments_are_the_options(verb: str) -> None:
+    """Editors see the fields of a stage's options, no more and no fewer, and so does `inspect.signature`."""
+    options, own = OPTIONS[verb]
+    wanted = set(options.model_fields) - set(own)
+    typed = set(get_type_hints(getattr(arguments, f"{verb.capitalize()}Arguments")))
+    shown = inspect.signature(getattr(api, verb)).parameters
+    assert typed == wanted
+    assert wanted <= set(shown)
+    for name in wanted:
+        field = options.model_fields[name]
+        if not isinstance(field.get_default(call_default_factory=True), Options):
+            assert shown[name].default == field.get_default(call_default_factory=True)
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_types_for_editors_take_the_defaults(verb: str) -> None:
+    """The default of every option is of the type that editors are told."""
+    options, own = OPTIONS[verb]
+    hints = get_type_hints(getattr(arguments, f"{verb.capitalize()}Arguments"))
+    for name in set(options.model_fields) - set(own):
+        default = options.model_fields[name].get_default(call_default_factory=True)
+        if default is None:
+            assert type(None) in getattr(hints[name], "__args__", ()), name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_reads_well(verb: str) -> None:
+    """Help has a summary, the arguments, what comes back and what is raised; options with their defaults."""
+    text = pydoc.render_doc(getattr(api, verb), renderer=pydoc.plaintext)
+    for section in ("Args:", "Returns:", "Raises:"):
+        assert section in text, section
+    assert "Unpack" not in text
+    assert "PydanticUndefined" not in text
+    if verb in OPTIONS:
+        assert "Options:" in text
+        options, own = OPTIONS[verb]
+        assert all(f"{name}: " in text for name in set(options.model_fields) - set(own))
+    assert all(len(line) <= 160 for line in text.splitlines()[3:])
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "engine"])
+def test_examples_run(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example in the help of every verb runs and prints what it says."""
+    monkeypatch.chdir(tmp_path)
+    function: Callable[..., Any] = getattr(api, verb)
+    found = doctest.DocTestFinder(recurse=False).find(function, verb, globs={})
+    assert sum(len(test.examples) for test in found) >= 3
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in found:
+        output: list[str] = []
+        assert runner.run(test, out=output.append).failed == 0, "".join(output)
