@@ -8,6 +8,7 @@ this package loads nothing: the names come from ``retort.api`` when they are fir
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +45,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'retort' has no attribute '{name}'")
-    from . import api
+    return getattr(_face(), name)
 
-    return getattr(api, name)
+
+def _face() -> ModuleType:
+    # by a computed name, because the key of every artifact follows the imports of the code that makes it
+    return import_module(f"{__name__}.api")
 
 
 def __dir__() -> list[str]:
@@ -57,9 +61,7 @@ class _Verb(ModuleType):
     """A room that bears the name of a verb: ``retort.export`` is both the folder and the call."""
 
     def __call__(self, *values: Any, **named: Any) -> Any:
-        from . import api
-
-        return getattr(api, self.__name__.rpartition(".")[2])(*values, **named)
+        return getattr(_face(), self.__name__.rpartition(".")[2])(*values, **named)
 
 
 class _Root(ModuleType):

@@ -107,6 +107,7 @@ class QuantizeArguments(TypedDict, total=False):
     last_layer: Literal["auto", "int8", "float"]
     timed: bool
     timed_batches: Sequence[int]
+    float_layers: Mapping[str, str]
     sensitivity: bool
     mixed: Literal["none", "auto"]
     max_drop: float | None

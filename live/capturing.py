@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from .. import stages
+from ..cache_key import key_of
 from ..core.artifact import Artifact
 from ..core.context import Context
 from ..core.data import Splits
 from ..core.errors import CaptureError, DataError, MissingFileError, UserError
 from ..core.options import CaptureOptions, ModelSpec
-from ..core.references import source_identity
 from .feeds import as_numpy, example_feeds, is_array
-from .keys import key_for
 from .programs import Program
 from .workspace import ScriptConsole, Workspace, finished
 
@@ -149,8 +148,6 @@ def capture_source(
     spec = ModelSpec(source=source, weights=request.weights, args=request.args)
     options = CaptureOptions(dynamic=request.dynamic)
     context = Context(data, seed=seed, console=console)  # type: ignore[arg-type]  # a folder needs no data
-    identity = [spec.model_dump(mode="json"), source_identity(source, context.base)]
-    identity += [source_identity(request.weights, context.base)] if request.weights else []
-    place = workspace.place("capture", key_for("capture", options, [], context, identity))
-    made: Artifact = finished(place, console) or stages.capture(spec, place, context, options)
+    place = workspace.place("capture", key_of("capture", options, [spec], context))
+    made: Artifact = finished(place, console) or stages.capture(options, spec, place, context)
     return Program(workspace, made, data=data, notes=console.notes)

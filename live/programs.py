@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from ..core.data import Splits
 from ..core.errors import ModelError, UserError
+from ..core.program_file import read_signature
 from ..core.tensors import Array, Signature
-from ..stages import read_signature
 from .facts import Facts
 from .feeds import as_numpy, bound, like_inputs
 from .notebook import ports, size_text, table
@@ -207,7 +207,7 @@ class Program:
             if device_of(program).type != "cpu":
                 program = clone(program)
                 move(program, "cpu")
-            store(program, place.directory, stage, key=place.key)
+            store(program, place, stage)
         self._handed_out = state
         return load_artifact(place.directory)
 

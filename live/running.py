@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import graphs, stages
+from .. import dispatch, graphs
+from ..cache_key import key_of
 from ..core.artifact import Artifact
 from ..core.context import Context, Place
 from ..core.data import ArraySplit, Splits
@@ -16,7 +17,6 @@ from ..core.options import DistillOptions, ExportOptions, ModelSpec, Options, Qu
 from ..core.tensors import Signature
 from .adapters import REMEDY, Use, as_splits, require_targets, task_of
 from .capturing import CaptureRequest, capture_module, capture_source
-from .keys import key_for
 from .model_files import Archive, Engine, Graph, ModelFile, Runnable
 from .opening import load
 from .programs import Program
@@ -100,8 +100,7 @@ def _on_program(stage: str, program: Program, options: Options, request: Request
     context = Context(data, Path.cwd(), task_of(data, request.task), request.target, request.seed, console)
     parent = program.artifact
     options, described = _with_student(options, data, workspace)
-    identity = [context.task, context.target, *stages.read_files(options, context.base)]
-    place = workspace.place(stage, key_for(stage, described, [parent], context, identity), (parent.key,))
+    place = workspace.place(stage, key_of(stage, described, [parent], context), (parent.key,))
     context = replace(context, scratch=workspace.scratch(place))
     made, facts = _made(stage, options, parent, place, context)
     return Program(workspace, made, facts=facts, data=data, notes=console.notes)
@@ -116,7 +115,7 @@ def _made(
     if isinstance(options, QuantizeOptions):
         made, ratios = graphs.quantize(options, parent, place, context)
         return made, {"speed": ratios} if ratios else {}
-    return stages.run_stage(stage, options, parent, place, context), {}
+    return dispatch.run_stage(stage, options, parent, place, context), {}
 
 
 def _trains_on(stage: str, options: Options) -> str:
@@ -188,9 +187,9 @@ def export(model: Any, options: ExportOptions, request: Request, path: Path | No
     data = splits_of(program, program.signature, request, "calibrate") if known else _example_splits(program)
     parent = program.artifact
     context = Context(data, Path.cwd(), task_of(data, None), request.target, request.seed, console)
-    place = workspace.place("export", key_for("export", options, [parent], context, [request.target]), (parent.key,))
+    place = workspace.place("export", key_of("export", options, [parent], context), (parent.key,))
     context = replace(context, scratch=workspace.scratch(place))
-    made = finished(place, console) or stages.run_stage("export", options, parent, place, context)
+    made = finished(place, console) or dispatch.run_stage("export", options, parent, place, context)
     graph = Graph(workspace, made, path=path, program=program, data=program.data or data, notes=console.notes)
     if path is not None:
         graph.save(path)
@@ -211,11 +210,10 @@ def on_graph(stage: str, model: Any, options: Options, request: Request, path: P
     console = ScriptConsole(request.progress)
     workspace = same_or_new(request.folder, graph.workspace)
     context = Context(None, console=console)  # type: ignore[arg-type]  # it reads no data
-    identity = stages.engine_identity() if stage == "engine" else None
     parent = graph.artifact
-    place = workspace.place(stage, key_for(stage, options, [parent], context, [identity]), (parent.key,))
+    place = workspace.place(stage, key_of(stage, options, [parent], context), (parent.key,))
     context = replace(context, scratch=workspace.scratch(place))
-    made = finished(place, console) or stages.run_stage(stage, options, parent, place, context)
+    made = finished(place, console) or dispatch.run_stage(stage, options, parent, place, context)
     make: type[Engine] | type[Archive] = Engine if stage == "engine" else Archive
     live = make(workspace, made, path=path, program=graph.program, data=graph.data, notes=console.notes)
     if path is not None:

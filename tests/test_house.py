@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "examples": {"examples"},
     "live": {"live", "core", "compress", "benchmarks"},
 }
-DRIVEN = ("stages", "dispatch", "cache_key", "graphs", "results", "program_file")
+DRIVEN = ("stages", "dispatch", "cache_key", "graphs", "results")
 TORCH_MAY = (
     "compress/",
     "export/",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+
 import retort
 from retort import api
 from retort.core.options import (
