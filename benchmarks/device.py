@@ -88,7 +88,7 @@ def int8_outlook(features: Sequence[str]) -> tuple[bool, str]:
             signs = "" if name in ARM_FEATURES.values() else "; UINT8 activations run fastest"
             return True, f"{name}: integer dot products in hardware{signs}"
     if "avx2" in known:
-        return False, "avx2 without VNNI: INT8 runs on 16-bit multiplies, may saturate, and gains little over FP32"
+        return False, "avx2 without VNNI: exact INT8 takes wider multiplies and gains little over FP32"
     if "neon" in known:
         return False, "NEON without dotprod: INT8 gains little over FP32"
     return False, "no instruction set known to speed up INT8"

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from ..core.backends.ort import exact_settings
 from ..core.errors import ArtifactError, CaptureError, VerificationError
 from ..core.faults import first_line, raise_own_fault
 from ..core.session import Session, SessionOptions, open_session
@@ -155,6 +156,6 @@ def first_off(program: ExportedProgram, model: onnx.ModelProto, feeds: Mapping[s
 def _open_all(model: onnx.ModelProto) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = exact_settings(onnxruntime)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

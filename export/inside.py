@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ..core.backends.ort import exact_settings
 from ..core.symptoms import Finding, Seen, seen
 from ..core.tensors import Array, Feeds
 
@@ -45,9 +46,7 @@ def tensors_of(path: Path, feeds: Feeds) -> list[Seen]:
         for name in sources
         if name not in inputs | known
     )
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), exact_settings(ort), providers=["CPUExecutionProvider"])
     names = [name for name in sources if name not in inputs]
     values = dict(zip(names, session.run(names, dict(feeds)), strict=True)) | {name: feeds[name] for name in inputs}
     found = []

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
+from ..core.backends.ort import exact_settings
 from ..core.errors import ArtifactError, MissingFileError
 from ..core.faults import first_line
 
@@ -107,8 +108,7 @@ def optimized(path: Path) -> onnx.ModelProto:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     with tempfile.TemporaryDirectory(prefix="retort-kernels-") as folder:
         target = Path(folder) / "optimized.onnx"
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options = exact_settings(onnxruntime)
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(target)

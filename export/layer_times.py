@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from ..core.backends.ort import exact_settings
 from ..core.errors import ArtifactError
 from ..core.faults import first_line
 from ..core.tensors import Feeds
@@ -147,7 +148,7 @@ def _layer(weight: str, known: Sequence[str]) -> str:
 
 
 def _session(file: bytes, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
-    options = options or onnxruntime.SessionOptions()
+    options = options or exact_settings(onnxruntime)
     options.log_severity_level = 4
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
@@ -181,7 +182,7 @@ def _whole_ms(file: bytes, feeds: Feeds) -> float:
 def _nodes_ms(file: bytes, feeds: Feeds) -> dict[str, float]:
     """Time of every node by its name, in the order in which they run."""
     with tempfile.TemporaryDirectory(prefix="retort-profile-") as folder:
-        options = onnxruntime.SessionOptions()
+        options = exact_settings(onnxruntime)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "run")
         session, given = _session(file, options), dict(feeds)

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
+from ..core.backends.ort import exact_settings
 from ..core.errors import VerificationError
 from ..core.tensors import Feeds
 from .kernels import CPU, FLOATING_HEAVY, INTEGER_HEAVY, optimized
@@ -72,8 +73,7 @@ def integer_share(path: Path, feeds: Feeds) -> Share:
 
 
 def _events(path: Path, feeds: Feeds) -> Iterator[dict[str, Any]]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options = exact_settings(onnxruntime)
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     with tempfile.TemporaryDirectory(prefix="retort-profile-") as folder:
         options.enable_profiling = True

@@ -271,3 +271,27 @@ def test_bench_hands_ranges_and_options_on() -> None:
     for given in ({"provider_option": ("a=1",)}, {"provider": "cuda", "provider_option": ("fast",)}):
         with pytest.raises(UserError, match="cannot be given to the provider"):
             session_options(BenchOptions.model_validate(given))
+
+
+def test_integer_products_are_exact_on_every_processor(tmp_path: Path) -> None:
+    """The largest UINT8 codes times the largest INT8 weights give their sum, where 16-bit kernels would saturate."""
+    codes, weights = np.full((2, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["x", "one", "zero"], ["xd"]),
+        onnx.helper.make_node("DequantizeLinear", ["w", "one"], ["wd"]),
+        onnx.helper.make_node("MatMul", ["xd", "wd"], ["y"]),
+        onnx.helper.make_node("QuantizeLinear", ["y", "large", "zero"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "large", "zero"], ["out"]),
+    ]
+    large = 255 * 127 * 64 / 200
+    held = {"one": np.float32(1), "zero": np.uint8(0), "w": weights, "large": np.float32(large)}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "saturating",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, ["batch", 64])],
+        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, ["batch", 16])],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    found = open_session(model.SerializeToString()).run({"x": codes})["out"]
+    np.testing.assert_allclose(found, 255 * 127 * 64, rtol=1e-6)

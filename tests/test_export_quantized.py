@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from retort.compress.program import capture, predict, reexport
 from retort.compress.quantization import quantize_program
+from retort.core.backends.ort import exact_settings
 from retort.core.backends.qdq import qdq
 from retort.core.data import ArraySplit
 from retort.core.errors import ArtifactError
@@ -99,8 +100,8 @@ def dequantized(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray[Any, Any],
 
 def distance(program: torch.export.ExportedProgram, model: onnx.ModelProto, x: torch.Tensor) -> float:
     """Root mean square of the difference between the program and the file, relative to the output's."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    options = exact_settings(onnxruntime)
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     (actual,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     with torch.no_grad():
