@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from .core.context import Context, Place
 from .core.data import Split, Splits, Subset
 from .core.metrics import evaluate, sqnr_db
 from .core.options import BenchOptions, QuantizeOptions
+from .core.ratio import Ratio, mean_of
 from .core.session import Session, SessionOptions, open_session
 from .core.sources import fit_to
 from .core.tensors import Array
@@ -39,24 +40,21 @@ class Trial:
     Attributes:
         sqnr_db: centred, of the first floating-point output.
         drop: loss of accuracy; None without labels.
-        speedup: times as fast as FP32 by batch size: value, low and high.
+        speedup: times as fast as FP32 by batch size.
     """
 
     sqnr_db: float
     drop: float | None
-    speedup: Mapping[int, tuple[float, float, float]]
+    speedup: Mapping[int, Ratio]
 
     def facts(self) -> dict[str, Any]:
         """JSON-ready; an open end of an interval is None."""
-        times = {
-            str(batch): [round(value, 3) if math.isfinite(value) else None for value in item]
-            for batch, item in self.speedup.items()
-        }
+        times = {str(batch): ratio.to_dict() for batch, ratio in self.speedup.items()}
         return {"sqnr_db": round(self.sqnr_db, 2), "accuracy_drop": self.drop, "speedup": times}
 
     def describe(self) -> str:
         """``24.1 dB, 3.12x at batch 1, 2.90x at batch 32``."""
-        times = ", ".join(f"{item[0]:.2f}x at batch {batch}" for batch, item in self.speedup.items())
+        times = ", ".join(f"{ratio.value:.2f}x at batch {batch}" for batch, ratio in self.speedup.items())
         return f"{self.sqnr_db:.1f} dB, {times}"
 
 
@@ -98,14 +96,12 @@ def choose_form(
     return load_artifact(place.directory)
 
 
-def decide(
-    trials: Mapping[Form, Trial], against: Mapping[int, tuple[float, float, float]], options: QuantizeOptions
-) -> tuple[Form, str]:
+def decide(trials: Mapping[Form, Trial], against: Mapping[int, Ratio], options: QuantizeOptions) -> tuple[Form, str]:
     """The form to keep, and why.
 
     Args:
         trials: of both forms; of the static one alone where there is no matrix product to differ in.
-        against: how many times faster the dynamic form is than the static one, by batch size, with intervals.
+        against: how many times faster the dynamic form is than the static one, by batch size.
     """
     if "dynamic" not in trials:
         return "static", "there is no matrix product with a constant weight in it"
@@ -115,12 +111,13 @@ def decide(
     if not enough[other]:
         short = "neither is accurate enough, and it is the nearer" if not enough[best] else "the other loses too much"
         return best, f"{short} ({trials[other].sqnr_db:.1f} against {trials[best].sqnr_db:.1f} dB)"
-    shown = ", ".join(f"{v:.2f} [{low:.2f}, {high:.2f}] at batch {b}" for b, (v, low, high) in against.items())
-    gain = sum(math.log(value) for value, _, _ in against.values())
-    told_apart = any(low > 1 or high < 1 for _, low, high in against.values())
-    if not told_apart:
-        return "static", f"their speed cannot be told apart, and its rows are independent (dynamic/static {shown})"
-    return ("dynamic" if gain > 0 else "static"), f"it is faster (dynamic against static {shown})"
+    shown = ", ".join(f"{ratio.text} at batch {batch}" for batch, ratio in against.items())
+    if all(ratio.verdict == "cannot tell" for ratio in against.values()):
+        doubts = "; ".join(dict.fromkeys(doubt for ratio in against.values() for doubt in ratio.doubts))
+        why = f", because the measurement is NOISY ({doubts})" if doubts else ""
+        told = f"their speed cannot be told apart{why}, and its rows are independent"
+        return "static", f"{told} (dynamic/static {shown})"
+    return ("dynamic" if mean_of(against.values()) > 1 else "static"), f"it is faster (dynamic against static {shown})"
 
 
 def _accurate(trial: Trial, trials: Mapping[Form, Trial], options: QuantizeOptions) -> bool:
@@ -133,25 +130,26 @@ def _accurate(trial: Trial, trials: Mapping[Form, Trial], options: QuantizeOptio
 
 def _tried(
     parent: Artifact, made: Mapping[Form, Artifact], data: Splits, console: Console
-) -> tuple[dict[Form, Trial], dict[int, tuple[float, float, float]]]:
+) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
     """Both forms measured as exported; the dynamic one only where its file differs in kind."""
     from .export.onnx_graph import to_onnx
 
     programs = {"fp32": parent, **{str(form): item for form, item in made.items()}}
-    sessions = {name: _opened(to_onnx(item.main, None, "cpu").SerializeToString()) for name, item in programs.items()}
+    files = {name: to_onnx(item.main, None, "cpu").SerializeToString() for name, item in programs.items()}
+    sessions = {name: _opened(file) for name, file in files.items()}
     if sessions["dynamic"].signature.batch_invariant == sessions["static"].signature.batch_invariant:
         return {"static": Trial(0.0, None, {})}, {}
     fitted = fit_to(data, sessions["fp32"].signature)
     split: Split = fitted.validation if len(fitted.validation) else fitted.calibration
     judged = Subset(split, np.arange(min(SAMPLES, len(split))))
     outputs = {name: _first(session, judged, console) for name, session in sessions.items()}
-    times, against = _timed(sessions, judged)
+    for session in sessions.values():
+        session.close()
+    times, against = _timed(files, judged, console)
     trials: dict[Form, Trial] = {}
     for form in made:
         found = outputs[form][0]
         trials[form] = Trial(sqnr_db(outputs["fp32"][0], found), _drop(outputs["fp32"], found), times[form])
-    for session in sessions.values():
-        session.close()
     return trials, against
 
 
@@ -176,26 +174,16 @@ def _drop(wanted: tuple[Array, Array | None], found: Array) -> float | None:
     return float(evaluate("accuracy", outputs, targets) - evaluate("accuracy", found, targets))
 
 
-Times = dict[int, tuple[float, float, float]]
+Times = dict[int, Ratio]
 
 
-def _timed(sessions: Mapping[str, Session], split: Split) -> tuple[dict[Form, Times], Times]:
+def _timed(files: Mapping[str, bytes], split: Split, console: Console) -> tuple[dict[Form, Times], Times]:
     """Speed-ups over FP32 of each form, and of the dynamic over the static one, in the same interleaved blocks."""
     from .benchmarks.latency import compare_sessions
-    from .benchmarks.statistics import ratio_interval
 
     samples = split.read(range(min(ROWS, len(split))))[0]
     options = BenchOptions(batch_sizes=BATCHES, blocks=BLOCKS, budget_s=BUDGET_S)
-    whole = compare_sessions(sessions, samples, options, reference="fp32")
-    times: dict[Form, Times] = {form: {batch: _ratio(whole[batch], form) for batch in BATCHES} for form in FORMS}
-    against: Times = {}
-    for batch in BATCHES:
-        static, dynamic = (whole[batch].candidates[form].block_medians_ms for form in FORMS)
-        found = ratio_interval(static, dynamic, options.confidence, options.seed)
-        against[batch] = found.value, found.low, found.high
-    return times, against
-
-
-def _ratio(compared: Any, name: str) -> tuple[float, float, float]:
-    item = compared.candidates[name].ratio
-    return item.value, item.low, item.high
+    openers = {name: partial(_opened, file) for name, file in files.items()}
+    whole = compare_sessions(openers, samples, options, console, reference="fp32")
+    times: dict[Form, Times] = {form: {batch: whole[batch].ratio_of(form) for batch in BATCHES} for form in FORMS}
+    return times, {batch: whole[batch].between("dynamic", "static", options.seed) for batch in BATCHES}

@@ -201,7 +201,8 @@ def _stage_command(entry: StageEntry) -> None:
         found = reused(place, screen)
         if isinstance(options, QuantizeOptions) and found is None:
             made, ratios = graphs.quantize(options, parent, place, shared)
-            shown.tell(made, screen, {"speed": ratios} if options.timed else {})
+            speeds = {batch: ratio.to_dict() for batch, ratio in ratios.items()}
+            shown.tell(made, screen, {"speed": speeds} if options.timed else {})
             return
         shown.tell(found or run_stage(entry.name, options, parent, place, shared), screen, {})
 

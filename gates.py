@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from .core.intervals import Interval
@@ -19,16 +21,17 @@ class GateResult:
         stage: the stage after which it was checked.
         kind: ``accuracy_drop``, ``speedup`` or ``size_ratio``.
         bound: what the recipe asks for.
-        value: what was measured, with ``low`` and ``high`` at ``confidence``; equal for exact sizes.
-        verdict: ``passed``, ``failed``, or ``cannot tell`` when the interval spans the bound.
+        value: what was measured, with ``low`` and ``high`` at ``confidence``; equal for exact sizes, and None where an
+            end is not bounded.
+        verdict: ``passed``, ``failed``, or ``cannot tell``: the interval spans the bound, or the measurement is NOISY.
     """
 
     stage: str
     kind: str
     bound: float
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     confidence: float
     against: str
     verdict: str
@@ -44,26 +47,28 @@ class GateResult:
         return {**asdict(self), "passed": self.passed}
 
 
-def judge(gate: Gate, interval: Interval, against: str, metric: str) -> GateResult:
+def judge(gate: Gate, interval: Interval, against: str, metric: str, doubts: Sequence[str] = ()) -> GateResult:
     """Hold the whole interval against the bound: within is passed, outside is failed, across is «cannot tell».
 
     Args:
         interval: the drop of the metric, the speed-up, or the share of the reference's bytes.
         against: name of the reference stage.
         metric: name of the metric of an accuracy gate.
+        doubts: why the measurement decides nothing, such as a noisy machine.
     """
     kind, bound, at_most = _bound(gate)
     inside = interval.high <= bound if at_most else interval.low >= bound
     outside = interval.low > bound if at_most else interval.high < bound
-    verdict = "passed" if inside else "failed" if outside else "cannot tell"
-    sentence = _sentence(gate, interval, against, metric, verdict)
+    verdict = "cannot tell" if doubts else "passed" if inside else "failed" if outside else "cannot tell"
+    sentence = f"{_sentence(gate, interval, against, metric)}: {_ending(verdict, interval, doubts)}"
+    low, high = (end if isfinite(end) else None for end in (interval.low, interval.high))
     return GateResult(
         gate.after,
         kind,
         bound,
         interval.value,
-        interval.low,
-        interval.high,
+        low,
+        high,
         gate.confidence,
         against,
         verdict,
@@ -80,7 +85,17 @@ def _bound(gate: Gate) -> tuple[str, float, bool]:
     return "speedup", gate.speedup, False
 
 
-def _sentence(gate: Gate, interval: Interval, against: str, metric: str, verdict: str) -> str:
+def _ending(verdict: str, interval: Interval, doubts: Sequence[str]) -> str:
+    if doubts:
+        return f"CANNOT TELL, the measurement is NOISY: {'; '.join(doubts)}"
+    if verdict != "cannot tell":
+        return {"passed": "passed", "failed": "MISSED"}[verdict]
+    if not (isfinite(interval.low) or isfinite(interval.high)):
+        return "CANNOT TELL, the interval is not bounded: a longer measurement would"
+    return "CANNOT TELL, the interval spans the bound: more samples or a longer measurement would"
+
+
+def _sentence(gate: Gate, interval: Interval, against: str, metric: str) -> str:
     kind, bound, _ = _bound(gate)
     span = f"{gate.confidence:.0%} interval"
     if kind == "accuracy_drop":
@@ -89,18 +104,17 @@ def _sentence(gate: Gate, interval: Interval, against: str, metric: str, verdict
     elif kind == "speedup":
         measured = (
             f"{interval.value:.2f}× the speed of {against} at batch {gate.batch_size} "
-            f"({span} {interval.low:.2f} to {interval.high:.2f})"
+            f"({span} {_end(interval.low)} to {_end(interval.high)})"
         )
         wanted = f"at least {bound:g}× is asked"
     else:
         measured = f"{interval.value:.1%} of the bytes of {against}"
         wanted = f"at most {bound:.0%} is asked"
-    ending = {
-        "passed": "passed",
-        "failed": "MISSED",
-        "cannot tell": "CANNOT TELL, the interval spans the bound: more samples or a longer measurement would",
-    }[verdict]
-    return f"after {gate.after}: {measured}; {wanted}: {ending}"
+    return f"after {gate.after}: {measured}; {wanted}"
+
+
+def _end(value: float) -> str:
+    return f"{value:.2f}" if isfinite(value) else "not bounded"
 
 
 def _points(value: float, metric: str) -> str:

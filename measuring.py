@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from .core.data import Split
 from .core.errors import UserError, VerificationError
 from .core.intervals import Interval
 from .core.options import BenchOptions, Gate, Options, ServeOptions
-from .core.session import PROVIDERS, SessionOptions, open_session
+from .core.ratio import Ratio
+from .core.session import PROVIDERS, Session, SessionOptions, open_session
 from .core.stage_table import PROGRAM_STAGES
 from .core.tensors import BATCH, Array
 from .gates import GateResult
@@ -98,7 +101,8 @@ def check_gate(line: Line, gate: Gate) -> GateResult:
         share = graph_bytes(line, gate.after) / graph_bytes(line, against)
         interval = Interval(share, share, share, gate.confidence)
     else:
-        interval = _speedup(line, gate, against)
+        ratio = _speedup(line, gate, against)
+        return gates.judge(gate, ratio.interval, against, line.recipe.metric_name, ratio.doubts)
     return gates.judge(gate, interval, against, line.recipe.metric_name)
 
 
@@ -112,22 +116,34 @@ def graph_bytes(line: Line, stage: str) -> int:
     return graph_of(line, stage).main.stat().st_size
 
 
-def _speedup(line: Line, gate: Gate, against: str) -> Interval:
+def _speedup(line: Line, gate: Gate, against: str) -> Ratio:
     own = next((o for _, o in line.plan if isinstance(o, BenchOptions)), BenchOptions())
     options = own.model_copy(update={"batch_sizes": (gate.batch_size,), "confidence": gate.confidence})
     pair = {name: graph_of(line, name) for name in dict.fromkeys((against, gate.after))}
 
     def _make(place: Place) -> Artifact:
         compared = compare(line, pair, options)[gate.batch_size]
-        found = next(c.ratio for c in compared.candidates.values() if c.ratio is not None)
-        facts = {"value": found.value, "low": found.low, "high": found.high, "confidence": found.confidence}
-        with new_artifact(place, "measurement", "gate", facts=facts) as folder:
-            (folder / "measurement.json").write_text(json.dumps(facts))
-        return load_artifact(place.directory)
+        return save_ratios(place, {str(gate.batch_size): compared.ratio_of(gate.after)})
 
     label = f"{gate.after}-gate"
-    facts = line.measure("gate", options, list(pair.values()), _make, {}, label).facts
-    return Interval(**facts)
+    found = ratios_in(line.measure("gate", options, list(pair.values()), _make, {}, label))
+    return found[str(gate.batch_size)]
+
+
+def save_ratios(place: Place, ratios: Mapping[str, Ratio]) -> Artifact:
+    """Write ratios as a measurement artifact."""
+    facts = {name: ratio.to_dict() for name, ratio in ratios.items()}
+    with new_artifact(place, "measurement", "gate", facts=facts) as folder:
+        (folder / "measurement.json").write_text(json.dumps(facts, allow_nan=False))
+    return load_artifact(place.directory)
+
+
+def ratios_in(artifact: Artifact) -> dict[str, Ratio]:
+    """Inverse of :func:`save_ratios`; a NOISY measurement is not kept, so that the next run measures again."""
+    found = {name: Ratio.from_dict(raw) for name, raw in artifact.facts.items()}
+    if any(ratio.doubts for ratio in found.values()):
+        shutil.rmtree(artifact.path, ignore_errors=True)
+    return found
 
 
 def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> dict[int, LatencyComparison]:
@@ -135,8 +151,13 @@ def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> d
     from .benchmarks.latency import compare_sessions
 
     samples = line.data.test.read(range(min(LATENCY_SAMPLES, len(line.data.test))))[0]
-    sessions = {name: open_session(g.main, session_options(options)) for name, g in graphs.items()}
-    return compare_sessions(sessions, samples, options, line.console)
+    return compare_sessions({name: opener(g, options) for name, g in graphs.items()}, samples, options, line.console)
+
+
+def opener(artifact: Artifact, options: BenchOptions) -> Callable[[], Session]:
+    """Opens an artifact's model as a measurement asks for."""
+    settings = session_options(options)
+    return lambda: open_session(artifact.main, settings)
 
 
 def session_options(options: BenchOptions) -> SessionOptions:

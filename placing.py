@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .core.artifact import Artifact
 from .core.console import Console
 from .core.data import Splits
 from .core.options import BenchOptions, QuantizeOptions
+from .core.ratio import Ratio, mean_of
 from .core.session import Session, SessionOptions, open_session
 from .core.sources import fit_to
 from .core.tensors import Feeds
@@ -29,8 +30,8 @@ _NEAR = 0.99
 _BESIDE: dict[str, Any] = {"method": "minmax", "correction": ("none",), "smooth": False}
 _ALONE: dict[str, Any] = {"qat": None, "mixed": "none", "sensitivity": False, "samples": SAMPLES, "batch_size": ROWS}
 
-Speed = Mapping[int, tuple[float, float, float]]
-"""Times as fast as FP32 by batch size: value, low, high."""
+Speed = Mapping[int, Ratio]
+"""Times as fast as FP32 by batch size."""
 
 
 def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Console) -> dict[str, Any]:
@@ -49,7 +50,8 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
 
     Returns:
         JSON-ready: ``float``, the layers to leave in floating point with the measured reason (empty when nothing is
-        gained), and ``tried``, the ratio to FP32 of every choice by batch size.
+        gained), ``tried``, the ratio to FP32 of every choice by batch size, and ``doubts``, why the times decided
+        nothing where they were NOISY.
     """
     from .compress.program import load_program
     from .compress.quantization.segments import placements, segments
@@ -68,15 +70,16 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
     crossing = {batch: [fixed + each * part.values * batch for part in parts] for batch in batches}
     choices = placements(parts, times[0], times[1], crossing)[:CHOICES]
     if not choices:
-        return {"float": {}, "tried": []}
+        return {"float": {}, "tried": [], "doubts": []}
     files = {"fp32": exact, "int8": integer}
     for index, names in enumerate(console.track(choices, "placements")):
         files[str(index)] = _exported(_quick(program, options, fitted, names))
     speeds = _compared(files, samples, batches, console)
     kept = decide(speeds)
     chosen = choices[int(kept)] if kept != "int8" else []
-    told = [{"float": choices[int(name)] if name != "int8" else [], "speed": _facts(speeds[name])} for name in speeds]
-    return {"float": {name: _reason(name, parts, times) for name in chosen}, "tried": told}
+    tried = [{"float": choices[int(name)] if name != "int8" else [], "speed": _facts(speeds[name])} for name in speeds]
+    doubts = sorted({doubt for speed in speeds.values() for ratio in speed.values() for doubt in ratio.doubts})
+    return {"float": {name: _reason(name, parts, times) for name in chosen}, "tried": tried, "doubts": doubts}
 
 
 def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
@@ -106,6 +109,8 @@ def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
 def decide(speeds: Mapping[str, Speed]) -> str:
     """The choice that is fastest on average among those that are nowhere surely slower than FP32.
 
+    What was measured on too noisy a machine is not chosen.
+
     Args:
         speeds: of ``int8``, in which everything is integer, and of the other choices.
 
@@ -115,15 +120,13 @@ def decide(speeds: Mapping[str, Speed]) -> str:
     fair = [
         name
         for name, speed in speeds.items()
-        if all(mid >= _NEAR or 1 <= high < math.inf for mid, _, high in speed.values())
+        if all(
+            not ratio.doubts and (ratio.value >= _NEAR or (ratio.high is not None and ratio.high >= 1))
+            for ratio in speed.values()
+        )
     ]
-    best = max(fair, key=lambda name: mean_speed(speeds[name]), default="int8")
-    return best if mean_speed(speeds[best]) > WORTH else "int8"
-
-
-def mean_speed(speed: Speed) -> float:
-    """Geometric mean over the batch sizes."""
-    return math.exp(sum(math.log(value) for value, _, _ in speed.values()) / len(speed))
+    best = max(fair, key=lambda name: mean_of(speeds[name].values()), default="int8")
+    return best if mean_of(speeds[best].values()) > WORTH else "int8"
 
 
 def _quick(program: Program, options: QuantizeOptions, data: Splits, floats: Sequence[str]) -> Program:
@@ -146,7 +149,7 @@ def _opened(model: onnx.ModelProto) -> Session:
 
 
 def _feeds(model: onnx.ModelProto, samples: Feeds, batches: Sequence[int]) -> dict[int, Feeds]:
-    from .benchmarks.latency import repeat_rows
+    from .benchmarks.candidates import repeat_rows
 
     session = _opened(model)
     return {batch: repeat_rows(samples, session, batch) for batch in batches}
@@ -160,29 +163,19 @@ def _times(model: onnx.ModelProto, layers: Sequence[str], feeds: Mapping[int, Fe
 
 def _compared(
     files: Mapping[str, onnx.ModelProto], samples: Feeds, batches: Sequence[int], console: Console
-) -> dict[str, dict[int, tuple[float, float, float]]]:
-    """Ratios to FP32 of all other files, from the same interleaved blocks, in CPU time."""
-    from .benchmarks.latency import Candidate, compare_latency
-    from .timing import clock_for
+) -> dict[str, dict[int, Ratio]]:
+    """Ratios to FP32 of all other files, from the same interleaved blocks."""
+    from .benchmarks.latency import compare_sessions
 
-    pairs: dict[str, Candidate] = {name: (_opened(model), samples) for name, model in files.items()}
+    openers = {name: partial(_opened, model) for name, model in files.items()}
     options = BenchOptions(batch_sizes=tuple(batches), blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S)
-    found: dict[str, dict[int, tuple[float, float, float]]] = {name: {} for name in files if name != "fp32"}
-    for batch in batches:
-        run = compare_latency(pairs, options, console, batch=batch, reference="fp32", clock=clock_for(1))
-        for name, speed in found.items():
-            ratio = run.candidates[name].ratio
-            assert ratio is not None
-            speed[batch] = ratio.value, ratio.low, ratio.high
-    return found
+    runs = compare_sessions(openers, samples, options, console, reference="fp32")
+    return {name: {batch: runs[batch].ratio_of(name) for batch in batches} for name in files if name != "fp32"}
 
 
-def _facts(speed: Speed) -> dict[str, list[float | None]]:
-    """JSON-ready; an open end of an interval is None."""
-    return {
-        str(batch): [round(value, 3) if math.isfinite(value) else None for value in found]
-        for batch, found in speed.items()
-    }
+def _facts(speed: Speed) -> dict[str, dict[str, Any]]:
+    """JSON-ready."""
+    return {str(batch): ratio.to_dict() for batch, ratio in speed.items()}
 
 
 def _reason(unit: str, parts: Sequence[Segment], times: Sequence[Mapping[int, Mapping[str, float]]]) -> str:

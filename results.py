@@ -14,11 +14,11 @@ from .core.data import Splits
 from .core.dynamic import NEIGHBOURS
 from .core.errors import MissingFileError, UserError
 from .core.options import BenchOptions, MetricName, ReportOptions
-from .core.session import PROVIDERS, open_session
+from .core.session import PROVIDERS
 from .core.sources import fit_to
 from .core.stage_table import PROGRAM_STAGES, stages_that
 from .core.tensors import Array
-from .measuring import LATENCY_SAMPLES, accuracy, compare, graph_of, reference_of, session_options
+from .measuring import LATENCY_SAMPLES, accuracy, compare, graph_of, opener, reference_of
 
 if TYPE_CHECKING:
     from .benchmarks.latency import LatencyComparison
@@ -172,12 +172,15 @@ def compare_files(
 
     names = list(given) if isinstance(given, Mapping) else _names(given)
     models = list(given.values()) if isinstance(given, Mapping) else given
-    sessions = [open_session(model.main, session_options(options)) for model in models]
+    openers = {name: opener(model, options) for name, model in zip(names, models, strict=True)}
+    sessions = [opened() for opened in openers.values()]
     data = [fit_to(splits, session.signature).test for session in sessions]
     found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]
     judged = metric or metric_of(found[0].targets)
     samples = data[0].read(range(min(LATENCY_SAMPLES, len(data[0]))))[0]
-    timed = compare_sessions(dict(zip(names, sessions, strict=True)), samples, options, console)
+    for session in sessions:
+        session.close()
+    timed = compare_sessions(openers, samples, options, console)
     entries = []
     for index, (name, model) in enumerate(zip(names, models, strict=True)):
         reference = found[0] if index else None

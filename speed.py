@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import measuring, placing
@@ -13,6 +13,7 @@ from .core.console import Console
 from .core.context import Context, Place
 from .core.errors import RetortError
 from .core.options import BenchOptions, QuantizeOptions
+from .core.ratio import Ratio, mean_of
 from .core.session import Session, SessionOptions, open_session
 from .core.sources import fit_to
 from .core.stage_table import PROGRAM_STAGES
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 BLOCKS, BUDGET_S, BATCHES = 12, 3.0, 2
 _SHOWN = 3
 
-Ratios = dict[str, dict[str, Any]]
-"""Times as fast as FP32, by batch size: value, low, high; no high where too few rounds fitted to have one."""
+Ratios = dict[str, Ratio]
+"""Times as fast as FP32, by batch size."""
 
 
 def int8_is_faster(line: Line) -> bool:
@@ -53,7 +54,7 @@ def is_slower(ratios: Ratios) -> bool:
 
     After too few rounds for an interval the value decides.
     """
-    return any((item["low"] if item["low"] > 0 else item["value"]) <= 1 for item in ratios.values())
+    return any((ratio.value if ratio.low is None else ratio.low) <= 1 for ratio in ratios.values())
 
 
 def look_for_faster(program: Artifact, options: QuantizeOptions, context: Context) -> dict[str, str]:
@@ -74,10 +75,12 @@ def look_for_faster(program: Artifact, options: QuantizeOptions, context: Contex
 def _tell_tried(found: Mapping[str, Any], console: Console) -> None:
     for item in found["tried"]:
         kept = "kept" if found["float"] and set(item["float"]) == set(found["float"]) else "tried"
-        shown = ", ".join(f"{ratio[0]:.2f}x at batch {batch}" for batch, ratio in item["speed"].items())
+        shown = ", ".join(f"{ratio['value']:.2f}x at batch {batch}" for batch, ratio in item["speed"].items())
         what = f"{len(item['float'])} layers and operators in floating point" if item["float"] else "all in INT8"
         console.say(f"            {kept}: {what}: {shown}")
-    if not found["float"]:
+    if found["doubts"]:
+        console.warn(f"the times of placements decide nothing, and all layers stay INT8: {'; '.join(found['doubts'])}")
+    elif not found["float"]:
         console.say("            no placement was found that is nowhere slower than FP32 and faster on average")
 
 
@@ -135,47 +138,40 @@ def _program_beside(made: Artifact) -> Artifact:
 def _timed(parent: Artifact, made: Artifact, context: Context, batches: Sequence[int]) -> Ratios:
     from .benchmarks.latency import compare_sessions
 
-    sessions = {name: _session(item) for name, item in (("fp32", parent), ("int8", made))}
+    openers = {name: _opener(item) for name, item in (("fp32", parent), ("int8", made))}
+    session = openers["fp32"]()
+    split = fit_to(context.data, session.signature).calibration
+    session.close()
     options = BenchOptions(batch_sizes=tuple(batches), blocks=BLOCKS, budget_s=BUDGET_S)
-    split = fit_to(context.data, sessions["fp32"].signature).calibration
     samples = split.read(range(min(max(options.batch_sizes), len(split))))[0]
-    found: Ratios = {}
-    for batch, compared in compare_sessions(sessions, samples, options, reference="fp32").items():
-        ratio = compared.candidates["int8"].ratio
-        assert ratio is not None
-        high = ratio.high if math.isfinite(ratio.high) else None
-        found[str(batch)] = {"value": ratio.value, "low": ratio.low, "high": high}
-    return found
+    found = compare_sessions(openers, samples, options, context.console, reference="fp32")
+    return {str(batch): compared.ratio_of("int8") for batch, compared in found.items()}
 
 
-def _session(artifact: Artifact) -> Session:
-    """As it is exported for the CPU."""
+def _opener(artifact: Artifact) -> Callable[[], Session]:
+    """Opens it as it is exported for the CPU."""
     from .export.onnx_graph import to_onnx
 
-    if artifact.kind == "graph":
-        return open_session(artifact.main, SessionOptions(threads=1))
-    return open_session(to_onnx(artifact.main, None, "cpu").SerializeToString(), SessionOptions(threads=1))
+    graph: Path | bytes = artifact.main
+    if artifact.kind != "graph":
+        graph = to_onnx(artifact.main, None, "cpu").SerializeToString()
+    return lambda: open_session(graph, SessionOptions(threads=1))
 
 
 def _say(ratios: Ratios, floating: Sequence[Mapping[str, str]], console: Console) -> bool:
-    """The ratios, and why INT8 is not faster where it is not; whether it is on average."""
-    parts = [
-        f"{item['value']:.2f} at batch {batch} ({item['low']:.2f} to {_open_end(item['high'])})"
-        for batch, item in ratios.items()
-    ]
-    console.stage("quantize", f"times as fast as FP32: {', '.join(parts)}")
-    slow = [batch for batch, item in ratios.items() if item["low"] <= 1]
-    if slow:
-        console.warn(f"INT8 is not surely faster than FP32 at batch {' and '.join(slow)}: {_reasons(floating)}")
-    beaten = [batch for batch, item in ratios.items() if item["value"] < 1]
-    if beaten:
+    """The ratios, the verdict where INT8 is not faster, and which layers are not INT8; whether it is on average."""
+    shown = ", ".join(f"{ratio.value:.2f} at batch {batch} ({ratio.span})" for batch, ratio in ratios.items())
+    console.stage("quantize", f"times as fast as FP32: {shown}")
+    slower = [batch for batch, ratio in ratios.items() if ratio.verdict == "slower"]
+    unknown = {batch: ratio.why_undecided for batch, ratio in ratios.items() if ratio.verdict == "cannot tell"}
+    if slower:
         remedy = "ship the FP32 program where that batch size counts (`prefer: fastest` in a recipe does by itself)"
-        console.warn(f"FP32 is the faster at batch {' and '.join(beaten)}: {remedy}")
-    return sum(math.log(item["value"]) for item in ratios.values()) > 0
-
-
-def _open_end(high: float | None) -> str:
-    return "…" if high is None or not math.isfinite(high) else f"{high:.2f}"
+        console.warn(f"INT8 is slower than FP32 at batch {' and '.join(slower)}: {remedy}")
+    for batch, why in unknown.items():
+        console.warn(f"whether INT8 is faster than FP32 at batch {batch} cannot be told: {why}")
+    if slower or unknown:
+        console.warn(_in_floating_point(floating))
+    return mean_of(ratios.values()) > 1
 
 
 def _measured(line: Line) -> Ratios:
@@ -188,23 +184,18 @@ def _measured(line: Line) -> Ratios:
     pair = {name: line.graph(name) for name in (before, "quantize")}
 
     def _make(place: Place) -> Artifact:
-        facts: dict[str, Any] = {}
-        for batch, compared in measuring.compare(line, pair, options).items():
-            ratio = compared.candidates["quantize"].ratio
-            assert ratio is not None
-            facts[str(batch)] = {"value": ratio.value, "low": ratio.low, "high": ratio.high}
-        with new_artifact(place, "measurement", "gate", facts=facts) as folder:
-            (folder / "measurement.json").write_text(json.dumps(facts))
-        return load_artifact(place.directory)
+        found = measuring.compare(line, pair, options)
+        return measuring.save_ratios(place, {str(batch): run.ratio_of("quantize") for batch, run in found.items()})
 
-    facts = line.measure("gate", options, list(pair.values()), _make, {"speed": "int8"}, "quantize-gate").facts
-    return {batch: facts[batch] for batch in map(str, options.batch_sizes)}
+    return measuring.ratios_in(
+        line.measure("gate", options, list(pair.values()), _make, {"speed": "int8"}, "quantize-gate")
+    )
 
 
-def _reasons(nodes: Sequence[Mapping[str, str]]) -> str:
-    """The layers in floating point, with why; or what else takes the time."""
+def _in_floating_point(nodes: Sequence[Mapping[str, str]]) -> str:
+    """The layers that are not INT8, each with its reason; what takes the time was not measured here."""
     if not nodes:
-        return "all layers are integer, and so small that conversions and calls take the time"
+        return "all layers are INT8"
     shown = [f"{node['layer']} stays in floating point ({node['reason']})" for node in nodes[:_SHOWN]]
     rest = len(nodes) - _SHOWN
     return "; ".join(shown) + (f"; and {rest} more layers" if rest > 0 else "")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from .core.tensors import Feeds, Signature, TensorSpec
 if TYPE_CHECKING:
     import onnx
 
-    from .benchmarks.latency import Candidate
     from .compress.program import Program
     from .compress.pruning.table import Compared, Timer
 
@@ -28,8 +27,7 @@ Function = Callable[[str, int], float]
 
 NOTHING = np.zeros(1, np.float32)
 
-OPENINGS, BLOCKS, BLOCK_MS, BUDGET_S = 3, 10, 4.0, 2.0
-"""Sessions of the same file differ by some percent, so a comparison opens both sides several times."""
+BLOCKS, BLOCK_MS, BUDGET_S = 30, 4.0, 6.0
 PIECE_ROUNDS, PIECE_BLOCK_MS = 7, 1.0
 LEAST_SHARE = 0.02
 """Of a piece's time that is left at least when the cost of a call is taken off."""
@@ -56,9 +54,8 @@ def timer_for(options: PruneOptions, samples: Feeds, base: Path) -> Timer:
 class LocalTimer:
     """ONNX Runtime on this machine; a :class:`retort.compress.pruning.table.Timer`.
 
-    Pieces are timed in turns, and the best of their block medians counts, which other processes disturb least; whole
-    programs are compared in randomised interleaved blocks. With one thread its own CPU time is taken, which on an idle
-    machine is the time on the wall, and on a busy one what it would be.
+    Pieces are timed in turns, and the best of their blocks counts, which other processes disturb least; whole programs
+    are compared as everywhere (:mod:`retort.benchmarks.latency`), both opened several times.
     """
 
     batch: int
@@ -77,45 +74,37 @@ class LocalTimer:
 
     def pieces(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
         """See :class:`retort.compress.pruning.table.Timer`."""
-        from .benchmarks.blocks import calibrate, clock_step, no_collections, time_block
-        from .benchmarks.latency import callable_of
+        from .benchmarks.blocks import no_collections
+        from .benchmarks.candidates import callable_of
+        from .benchmarks.clocks import clocks_for
+        from .benchmarks.rounds import best_times_ms
 
-        calls, clock = [], clock_for(self.threads)
-        for model in [*split(_exported(program), outputs), nothing()]:
+        models, calls = [*split(_exported(program), outputs), nothing()], {}
+        sessions = []
+        for index, model in enumerate(models):
             signature = _signature(model, program.signature)
-            session = open_session(model.SerializeToString(), SessionOptions(threads=self.threads), signature)
+            sessions.append(open_session(model.SerializeToString(), SessionOptions(threads=self.threads), signature))
             feeds = {spec.name: np.asarray(program.example.get(spec.name, NOTHING)) for spec in signature.inputs}
-            calls.append(callable_of((session, feeds), self.batch))
-        best = np.full(len(calls), np.inf)
+            calls[str(index)] = callable_of((sessions[-1], feeds), self.batch)
+        clocks = clocks_for(self.threads, "cpu", sessions, calls.values())
         with no_collections():
-            plans = [calibrate(call, PIECE_BLOCK_MS, clock_step(clock), clock) for call in calls]
-            for _ in range(PIECE_ROUNDS):
-                for index, (call, plan) in enumerate(zip(calls, plans)):
-                    best[index] = min(best[index], float(np.median(time_block(call, plan, clock))) / 1e6)
-        return without_call(best.tolist())
+            best = best_times_ms(calls, clocks, PIECE_ROUNDS, PIECE_BLOCK_MS)
+        return without_call(list(best.values()))
 
     def compare(self, dense: Program, candidate: Program) -> Compared:
         """See :class:`retort.compress.pruning.table.Timer`."""
-        from .benchmarks.latency import compare_latency
-        from .benchmarks.statistics import ratio_interval
+        from .benchmarks.latency import compare_sessions
         from .compress.pruning.table import Compared
 
+        settings = SessionOptions(threads=self.threads)
         files = {"dense": self._file(dense), "candidate": _exported(candidate).SerializeToString()}
+        openers = {name: partial(open_session, file, settings) for name, file in files.items()}
         options = BenchOptions(
             batch_sizes=(self.batch,), threads=self.threads, blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S
         )
-        times: dict[str, list[float]] = {"dense": [], "candidate": []}
-        for opening in range(OPENINGS):
-            pair: dict[str, Candidate] = {
-                name: (open_session(file, SessionOptions(threads=self.threads)), self.samples)
-                for name, file in files.items()
-            }
-            turn = options.model_copy(update={"seed": opening})
-            found = compare_latency(pair, turn, batch=self.batch, clock=clock_for(self.threads))
-            for name, item in found.candidates.items():
-                times[name] += item.block_medians_ms
-        ratio = ratio_interval(times["dense"], times["candidate"], CONFIDENCE, 0)
-        return Compared(float(np.median(times["dense"])), float(np.median(times["candidate"])), ratio)
+        found = compare_sessions(openers, self.samples, options)[self.batch]
+        dense_ms, ms = (found.candidates[name].median_ms.value for name in files)
+        return Compared(dense_ms, ms, found.ratio_of("candidate"))
 
     def _file(self, dense: Program) -> bytes:
         if id(dense) not in self._dense:
@@ -158,7 +147,8 @@ class CallbackTimer:
         second = _exported(candidate).SerializeToString()
         turns = [(self._ask(first), self._ask(second)) for _ in range(rounds_needed(CONFIDENCE))]
         ours, theirs = [turn[1] for turn in turns], [turn[0] for turn in turns]
-        ratio = ratio_interval(theirs, ours, CONFIDENCE, 0)
+        told: dict[str, Any] = {"candidate": "candidate", "reference": "dense", "clock": "device"}
+        ratio = ratio_interval(theirs, ours, CONFIDENCE, **told)
         return Compared(float(np.median(theirs)), float(np.median(ours)), ratio)
 
     def _ask(self, model: bytes) -> float:
@@ -246,8 +236,3 @@ def _exported(program: Program) -> onnx.ModelProto:
     from .export.onnx_graph import to_onnx
 
     return to_onnx(reexport(program), program.signature, "cpu")
-
-
-def clock_for(threads: int) -> Callable[[], int]:
-    """Nanoseconds: of this thread's work where it does all of it, so that others do not count; else of time."""
-    return time.thread_time_ns if threads == 1 else time.perf_counter_ns

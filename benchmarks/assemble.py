@@ -29,6 +29,7 @@ from .result import (
     Spread,
     StageEntry,
 )
+from .spreads import RatioEntry
 
 DIGITS = 7
 
@@ -101,10 +102,11 @@ def latency_entry(candidate: CandidateLatency) -> LatencyEntry:
     )  # fmt: skip
     return LatencyEntry(
         median_ms=Spread.of(candidate.median_ms),
+        wall_ms=Spread.of(candidate.wall_ms),
         percentiles=percentiles,
         mean_ms=candidate.mean_ms,
         rows_per_second=candidate.rows_per_second,
-        ratio=None if candidate.ratio is None else Spread.of(candidate.ratio),
+        ratio=None if candidate.ratio is None else RatioEntry.of_ratio(candidate.ratio),
         p_value=candidate.p_value,
         verdict=candidate.verdict,
         calls_per_sample=candidate.plan.calls,
@@ -122,6 +124,8 @@ def latency_run(comparison: LatencyComparison) -> LatencyRun:
         threads=comparison.threads,
         rounds=comparison.rounds,
         stopped=comparison.stopped,
+        clock=comparison.clock,
+        turns=comparison.turns,
         resolution_ns=comparison.resolution_ns,
         seconds=comparison.seconds,
         noise=NoiseEntry(**asdict(comparison.noise)),

@@ -1,46 +1,42 @@
 """Latency of several models against one of them, by randomised interleaved blocks in one process.
 
 A block is a run of one candidate long enough to time well; a round is one block of every candidate in random order; the
-block median is the unit of inference. Ratios compare blocks of the same round, so that what disturbs the machine
-disturbs both sides (benchmarks.md 2.2, 2.3).
+block is the unit of inference. Ratios compare blocks of the same round, so that what disturbs the machine disturbs both
+sides (benchmarks.md 2.2, 2.3). Where one thread does all of the work its CPU time decides, which other processes hardly
+touch, and the time that passes stands beside it; elsewhere the time that passes decides.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ..core.console import SILENT, Console
 from ..core.errors import UserError
-from ..core.intervals import Floats, Interval
+from ..core.intervals import Interval
 from ..core.options import BenchOptions
+from ..core.ratio import ClockName, Ratio
 from ..core.session import Session
-from ..core.tensors import BATCH, Array, Feeds
-from .blocks import Call, Clock, Plan, calibrate, clock_step, no_collections, time_block
-from .noise import Noise, Watch, judge
+from ..core.tensors import Feeds
+from .blocks import Plan, no_collections
+from .candidates import Bench, Candidate, Opener
+from .clocks import Clocks
+from .noise import Noise
+from .rounds import Run
 from .statistics import (
     Percentile,
     Verdict,
-    decide,
-    half_width,
     log_ratios,
-    median_interval,
     percentile_interval,
     ratio_interval,
+    repeated_interval,
     sign_flip_p,
 )
 
-Candidate = Call | tuple[Session, Feeds]
-
 PERCENTILES = (50.0, 90.0, 99.0)
-PRECISION = 0.02
-WARMUP_ROUNDS = (3, 20)
-WARMUP_AGREEMENT = 0.05
-WARMUP_SHARE = 0.25
-CHECK_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -48,26 +44,32 @@ class CandidateLatency:
     """What was measured of one candidate. Times are per call, in milliseconds.
 
     Attributes:
-        median_ms: median over the block medians with its bootstrap interval.
-        percentiles: over all samples; the value is None where the samples are too few.
+        median_ms: over the blocks, by the deciding clock, with its interval.
+        wall_ms: the same by the time that passes; the same numbers where that clock decides.
+        percentiles: of the time that passes, over all calls; the value is None where they are too few.
         ratio: how many times faster than the reference, with its interval; None for the reference itself.
         p_value: of "as fast as the reference", by sign flips over rounds.
-        block_medians_ms: one per round, in order of time.
-        warmup_ms: block medians before measuring began.
+        block_medians_ms: one per round, in order of time, by the deciding clock.
+        warmup_ms: the same before measuring began.
         rows_per_second: throughput at the median.
     """
 
     name: str
     median_ms: Interval
+    wall_ms: Interval
     percentiles: tuple[Percentile, ...]
     mean_ms: float
     rows_per_second: float
-    ratio: Interval | None
+    ratio: Ratio | None
     p_value: float | None
-    verdict: Verdict
     plan: Plan
     block_medians_ms: tuple[float, ...]
     warmup_ms: tuple[float, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Faster, slower or "cannot tell"; a NOISY measurement cannot tell."""
+        return "reference" if self.ratio is None else self.ratio.verdict
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,12 @@ class LatencyComparison:
 
     Attributes:
         candidates: by name, in the order given.
-        noise: whether the machine was quiet enough.
+        clock: that decided.
+        noise: whether the measurement is valid, and what disturbed it.
         rounds: blocks per candidate.
         stopped: ``precise`` when all intervals were narrow enough, ``budget`` when the time was spent.
         resolution_ns: smallest step of the clock that was seen.
+        turns: rounds at which sessions were opened anew.
     """
 
     reference: str
@@ -87,25 +91,50 @@ class LatencyComparison:
     threads: int
     confidence: float
     candidates: dict[str, CandidateLatency]
+    clock: ClockName
     noise: Noise
     rounds: int
     stopped: str
     resolution_ns: int
     seconds: float
+    turns: tuple[int, ...] = ()
+
+    def ratio_of(self, name: str) -> Ratio:
+        """How many times as fast as the reference a candidate is.
+
+        Raises:
+            KeyError: it is the reference, or no candidate.
+        """
+        ratio = self.candidates[name].ratio
+        if ratio is None:
+            raise KeyError(name)
+        return ratio
+
+    def between(self, name: str, against: str, seed: int = 0) -> Ratio:
+        """How many times as fast one candidate is as another one that is not the reference, from the same rounds."""
+        theirs, ours = (self.candidates[item].block_medians_ms for item in (against, name))
+        told: dict[str, Any] = {"candidate": name, "reference": against, "clock": self.clock, "doubts": self.doubts}
+        return ratio_interval(theirs, ours, self.confidence, seed, self.turns, **told)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why nothing may be decided by it; empty when it is valid."""
+        return self.noise.reasons if self.noise.status == "NOISY" else ()
 
 
 def compare_sessions(
-    sessions: Mapping[str, Session],
+    sessions: Mapping[str, Session | Opener],
     samples: Feeds,
     options: BenchOptions,
     console: Console = SILENT,
     *,
     reference: str | None = None,
 ) -> dict[int, LatencyComparison]:
-    """Compare open sessions that share their inputs, at every batch size of the options.
+    """Compare sessions that share their inputs, at every batch size of the options.
 
     Args:
-        sessions: opened with the options' threads.
+        sessions: opened, or to be opened, with the options' threads; what is to be opened is opened several times, so
+            that intervals hold over openings.
         samples: real inputs; batches are made of them by repetition.
         reference: name of the candidate that the ratios refer to; the first when absent.
 
@@ -126,16 +155,18 @@ def compare_latency(
     *,
     batch: int = 1,
     reference: str | None = None,
-    clock: Clock = time.perf_counter_ns,
+    clocks: Clocks | None = None,
 ) -> LatencyComparison:
     """Time all candidates in one process, in rounds of randomly ordered blocks.
 
-    Rounds go on until there are ``options.blocks`` and every ratio is known to ± 2 %, or ``options.budget_s`` is spent.
+    Rounds go on until there are ``options.blocks`` and every ratio is known to ± 2 %, or ``options.budget_s`` is spent;
+    calls so slow that there would be no interval then get up to ten budgets. A NOISY measurement is begun again while
+    the budget lasts; what stays NOISY is told and decides nothing.
 
     Args:
         candidates: calls without arguments, or sessions with real samples that are repeated to ``batch`` rows.
         reference: name of the candidate that the ratios refer to; the first when absent.
-        clock: nanoseconds, never going back.
+        clocks: by default the thread's CPU time where one thread does all of the work, else the time that passes.
 
     Raises:
         UserError: there is no candidate, or none of the reference's name.
@@ -143,136 +174,61 @@ def compare_latency(
     """
     if not candidates or (reference is not None and reference not in candidates):
         raise UserError(f"no candidate named '{reference}' to compare with", f"there are: {', '.join(candidates)}")
-    watch, started = Watch(), clock()
-    resolution = clock_step(clock)
-    run = _Run({name: callable_of(candidate, batch) for name, candidate in candidates.items()}, options, clock, started)
-    with console.progress(f"batch {batch}", options.blocks) as bar, no_collections():
-        run.prepare(resolution)
-        while not run.finished(reference or next(iter(candidates))):
-            run.round()
-            bar.advance(note=f"{run.rounds} rounds")
-    return _summary(run, reference or next(iter(candidates)), batch, options, watch.read(), resolution)
+    reference = reference or next(iter(candidates))
+    bench = Bench(candidates, batch)
+    try:
+        chosen = clocks or bench.clocks(options)
+        run = Run(bench.open, options, chosen, reference, bench.opening_s if bench.openers else None)
+        with console.progress(f"batch {batch}", options.blocks) as bar, no_collections():
+            run.prepare()
+            while run.step():
+                bar.advance(note=f"{len(run.rounds)} rounds")
+    finally:
+        bench.close()
+    found = _summary(run, batch, options)
+    _tell(found, console)
+    return found
 
 
-class _Run:
-    """One measurement under way."""
-
-    def __init__(self, calls: dict[str, Call], options: BenchOptions, clock: Clock, started: int) -> None:
-        self.calls, self.options, self.clock, self.started = calls, options, clock, started
-        self.names = list(calls)
-        self.random = np.random.default_rng(options.seed)
-        self.samples_ns: dict[str, list[Floats]] = {name: [] for name in calls}
-        self.medians_ns: dict[str, list[float]] = {name: [] for name in calls}
-        self.warmup_ns: dict[str, list[float]] = {name: [] for name in calls}
-        self.plans: dict[str, Plan] = {}
-        self.rounds = 0
-        self.stopped = ""
-
-    def elapsed_s(self) -> float:
-        """Seconds since the measurement began, calibration and warm-up included."""
-        return (self.clock() - self.started) / 1e9
-
-    def prepare(self, resolution: int) -> None:
-        """Calibrate, then warm up until the last three block medians of every candidate agree."""
-        for name, call in self.calls.items():
-            self.plans[name] = calibrate(call, self.options.block_ms, resolution, self.clock)
-        least, most = WARMUP_ROUNDS
-        for done in range(most):
-            settled = done >= least and all(_settled(values) for values in self.warmup_ns.values())
-            if settled or (done and self.elapsed_s() > WARMUP_SHARE * self.options.budget_s):
-                return
-            for name, call in self.calls.items():
-                self.warmup_ns[name].append(float(np.median(time_block(call, self.plans[name], self.clock))))
-
-    def round(self) -> None:
-        """One block of every candidate, in random order."""
-        for index in self.random.permutation(len(self.names)):
-            name = self.names[index]
-            times = time_block(self.calls[name], self.plans[name], self.clock)
-            self.samples_ns[name].append(times)
-            self.medians_ns[name].append(float(np.median(times)))
-        self.rounds += 1
-
-    def finished(self, reference: str) -> bool:
-        """Whether every ratio is known well enough or the time is spent; says which in ``stopped``."""
-        if self.rounds and self.elapsed_s() >= self.options.budget_s:
-            self.stopped = "budget"
-        elif self.rounds >= self.options.blocks and self.rounds % CHECK_EVERY == 0 and self._precise(reference):
-            self.stopped = "precise"
-        return bool(self.stopped)
-
-    def _precise(self, reference: str) -> bool:
-        return all(half_width(self.ratio(reference, name)) <= PRECISION for name in self.names if name != reference)
-
-    def ratio(self, reference: str, name: str) -> Interval:
-        """How many times faster than the reference, from the rounds so far."""
-        options = self.options
-        return ratio_interval(self.medians_ns[reference], self.medians_ns[name], options.confidence, options.seed)
+def _tell(found: LatencyComparison, console: Console) -> None:
+    """What a person must know who reads the ratios."""
+    if found.noise.status == "NOISY":
+        times = f", {found.noise.attempts} times" if found.noise.attempts > 1 else ""
+        reasons = "; ".join(found.noise.reasons)
+        console.warn(f"latency at batch {found.batch} is NOISY{times} and decides nothing: {reasons}")
+    elif found.noise.remarks:
+        console.say(f"            latency at batch {found.batch}: {'; '.join(found.noise.remarks)}")
 
 
-def repeat_rows(samples: Feeds, session: Session, batch: int) -> dict[str, Array]:
-    """Real samples repeated, or cut, to ``batch`` rows; inputs without a batch axis stay as they are.
-
-    Raises:
-        InputError: the samples do not fit the session's signature.
-    """
-    dynamic = {spec.name for spec in session.signature.inputs if BATCH in spec.shape[:1]}
-    made = {
-        name: np.resize(array, (batch, *np.shape(array)[1:])) if name in dynamic else np.asarray(array)
-        for name, array in samples.items()
-    }
-    return session.signature.validate(made)
-
-
-def callable_of(candidate: Candidate, batch: int) -> Call:
-    """The call that is timed: a session's on real samples repeated to ``batch`` rows, or the candidate itself."""
-    if not isinstance(candidate, tuple):
-        return candidate
-    session, samples = candidate
-    feeds = repeat_rows(samples, session, batch)
-    run: Callable[[Feeds], object] = getattr(session, "run_unchecked", session.run)
-    return lambda: run(feeds)
-
-
-def _settled(values: list[float]) -> bool:
-    last = values[-3:]
-    return max(last) <= (1 + WARMUP_AGREEMENT) * min(last)
-
-
-def _summary(
-    run: _Run,
-    reference: str,
-    batch: int,
-    options: BenchOptions,
-    pressure: tuple[float | None, float | None],
-    resolution: int,
-) -> LatencyComparison:
-    noise = judge({name: np.array(values) for name, values in run.medians_ns.items()}, *pressure)
-    measured = {name: _measured(run, reference, name, batch, options) for name in run.names}
+def _summary(run: Run, batch: int, options: BenchOptions) -> LatencyComparison:
+    measured = {name: _measured(run, name, batch, options) for name in run.calls}
     return LatencyComparison(
-        reference, batch, options.threads, options.confidence, measured, noise, run.rounds, run.stopped, resolution,
-        run.elapsed_s(),
+        run.reference, batch, options.threads, options.confidence, measured, run.clocks.name, run.noise,
+        len(run.rounds), run.stopped, run.resolution_ns, run.elapsed_s(), tuple(run.turns),
     )  # fmt: skip
 
 
-def _measured(run: _Run, reference: str, name: str, batch: int, options: BenchOptions) -> CandidateLatency:
-    samples, medians = np.concatenate(run.samples_ns[name]) / 1e6, np.array(run.medians_ns[name]) / 1e6
-    median = median_interval(medians, options.confidence, options.seed)
-    is_reference = name == reference
-    ratio = None if is_reference else run.ratio(reference, name)
-    flips = (
-        None if is_reference else sign_flip_p(log_ratios(run.medians_ns[reference], run.medians_ns[name]), options.seed)
+def _measured(run: Run, name: str, batch: int, options: BenchOptions) -> CandidateLatency:
+    calls, blocks = run.calls_ns(name) / 1e6, np.array(run.times_ns(name)) / 1e6
+    median, wall = (
+        repeated_interval(np.array(times) / 1e6, options.confidence, run.turns, options.seed)
+        for times in (run.times_ns(name), run.wall_ns(name))
     )
+    ratio, flips = None, None
+    if name != run.reference:
+        doubts = run.noise.reasons if run.noise.status == "NOISY" else ()
+        ratio = replace(run.ratio(name), doubts=doubts)
+        flips = sign_flip_p(log_ratios(run.times_ns(run.reference), run.times_ns(name)), options.seed)
     return CandidateLatency(
         name=name,
         median_ms=median,
-        percentiles=tuple(percentile_interval(samples, percentile) for percentile in PERCENTILES),
-        mean_ms=float(samples.mean()),
+        wall_ms=wall,
+        percentiles=tuple(percentile_interval(calls, percentile) for percentile in PERCENTILES),
+        mean_ms=float(calls.mean()),
         rows_per_second=1e3 * batch / median.value,
         ratio=ratio,
         p_value=flips,
-        verdict="reference" if ratio is None else decide(ratio),
         plan=run.plans[name],
-        block_medians_ms=tuple(medians.tolist()),
+        block_medians_ms=tuple(blocks.tolist()),
         warmup_ms=tuple(value / 1e6 for value in run.warmup_ns[name]),
     )

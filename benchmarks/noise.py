@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ..core.intervals import Floats
+from ..core.ratio import ClockName
 
 Status = Literal["VALID", "NOISY"]
 PRESSURE_LIMIT_PERCENT = 10.0
@@ -22,21 +22,56 @@ TOO_FEW_ROUNDS = 6
 
 @dataclass(frozen=True)
 class Noise:
-    """A verdict on the quiet of the machine, with its reasons.
+    """A verdict on a measurement, with its reasons.
 
     Attributes:
+        status: NOISY results decide nothing and pass no gate.
+        reasons: why it is NOISY.
+        remarks: what a reader should know of a valid measurement, such as a load that the clock does not count.
         pressure_percent: share of the time in which some process waited for a CPU (PSI); None where not counted.
         steal_percent: share of CPU time that the hypervisor took; None where not counted.
-        spread_percent: robust coefficient of variation of the block medians, of the worst candidate.
-        drift_percent: change of the block medians from the first to the last third, of the worst candidate.
+        spread_percent: robust coefficient of variation of the blocks' times, of the worst candidate.
+        drift_percent: change of the blocks' times from the first to the last third, of the worst candidate.
+        interrupted_percent: share of the slots that lost the CPU to another process and were left out.
+        attempts: how often it was measured, all but the last of them NOISY.
     """
 
     status: Status
     reasons: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     pressure_percent: float | None = None
     steal_percent: float | None = None
     spread_percent: float | None = None
     drift_percent: float | None = None
+    interrupted_percent: float | None = None
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a measurement shows of the machine beside its times.
+
+    Attributes:
+        pressure_percent: see :class:`Noise`.
+        steal_percent: see :class:`Noise`.
+        interrupted_percent: see :class:`Noise`.
+        clock: ``thread`` does not count the time of other processes, so that their load is a remark and no reason.
+        rounds: that were timed.
+        needed: rounds that an interval needs.
+        seconds: that the measurement took.
+        moved: candidates whose ratio moved during the measurement by more than its intervals allow, in words.
+        spoiled: rounds in which every slot of some candidate was interrupted, and which had to be used all the same.
+    """
+
+    pressure_percent: float | None = None
+    steal_percent: float | None = None
+    interrupted_percent: float | None = None
+    clock: ClockName = "wall"
+    rounds: int = 1_000
+    needed: int = TOO_FEW_ROUNDS
+    seconds: float = 0.0
+    moved: tuple[str, ...] = ()
+    spoiled: int = 0
 
 
 @dataclass
@@ -65,31 +100,50 @@ class Watch:
         return waited, 100 * (steal[0] - self._steal[0]) / total if total > 0 else 0.0
 
 
-def judge(medians: dict[str, Floats], pressure: float | None, steal: float | None) -> Noise:
+def judge(blocks: dict[str, Floats], seen: Seen, attempts: int = 1) -> Noise:
     """VALID, or NOISY with every reason.
 
     Args:
-        medians: block medians in order of time, per candidate.
-        pressure: see :class:`Noise`.
-        steal: see :class:`Noise`.
+        blocks: times of the blocks in order, per candidate.
+        attempts: how often it was measured by now.
     """
-    spreads = {name: spread_percent(values) for name, values in medians.items()}
-    drifts = {name: drift_percent(values) for name, values in medians.items()}
-    worst, moved = max(spreads, key=spreads.__getitem__), max(drifts, key=lambda name: abs(drifts[name]))
-    reasons = []
+    spreads = {name: spread_percent(values) for name, values in blocks.items()}
+    drifts = {name: drift_percent(values) for name, values in blocks.items()}
+    worst, most = max(spreads, key=spreads.__getitem__), max(drifts, key=lambda name: abs(drifts[name]))
+    doubtful, reasons = _disturbed(seen), [*_too_little(seen), *seen.moved]
+    if spreads[worst] > SPREAD_LIMIT_PERCENT:
+        doubtful.append(f"blocks of '{worst}' scatter by {spreads[worst]:.0f} % (limit {SPREAD_LIMIT_PERCENT:.0f} %)")
+    if abs(drifts[most]) > DRIFT_LIMIT_PERCENT:
+        doubtful.append(f"'{most}' drifted by {drifts[most]:+.0f} % from the first to the last third")
+    remarks = doubtful if seen.clock == "thread" else []
+    reasons += [] if seen.clock == "thread" else doubtful
+    return Noise(
+        "NOISY" if reasons else "VALID", tuple(reasons), tuple(remarks), seen.pressure_percent, seen.steal_percent,
+        spreads[worst], drifts[most], seen.interrupted_percent, attempts,
+    )  # fmt: skip
+
+
+def _disturbed(seen: Seen) -> list[str]:
+    """What the kernel counted beyond its limit."""
+    pressure, steal, found = seen.pressure_percent, seen.steal_percent, []
     if pressure is not None and pressure > PRESSURE_LIMIT_PERCENT:
-        reasons.append(
+        found.append(
             f"processes waited for a CPU in {pressure:.0f} % of the time (limit {PRESSURE_LIMIT_PERCENT:.0f} %)"
         )
     if steal is not None and steal > STEAL_LIMIT_PERCENT:
-        reasons.append(f"the hypervisor took {steal:.1f} % of the CPU time (limit {STEAL_LIMIT_PERCENT:.0f} %)")
-    if spreads[worst] > SPREAD_LIMIT_PERCENT:
-        reasons.append(f"blocks of '{worst}' scatter by {spreads[worst]:.0f} % (limit {SPREAD_LIMIT_PERCENT:.0f} %)")
-    if abs(drifts[moved]) > DRIFT_LIMIT_PERCENT:
-        reasons.append(f"'{moved}' drifted by {drifts[moved]:+.0f} % from the first to the last third")
-    if (rounds := min(map(len, medians.values()))) < TOO_FEW_ROUNDS:
-        reasons.append(f"only {rounds} rounds fitted into the time budget")
-    return Noise("NOISY" if reasons else "VALID", tuple(reasons), pressure, steal, spreads[worst], drifts[moved])
+        found.append(f"the hypervisor took {steal:.1f} % of the CPU time (limit {STEAL_LIMIT_PERCENT:.0f} %)")
+    return found
+
+
+def _too_little(seen: Seen) -> list[str]:
+    found = []
+    if seen.rounds < seen.needed:
+        found.append(
+            f"only {seen.rounds} of the {seen.needed} rounds that an interval needs fitted into {seen.seconds:.0f} s"
+        )
+    if seen.spoiled:
+        found.append(f"in {seen.spoiled} of {seen.rounds} rounds a candidate lost the CPU in every slot")
+    return found
 
 
 def spread_percent(values: Floats) -> float:
@@ -123,12 +177,3 @@ def _steal_ticks(root: Path) -> tuple[int, int] | None:
         return (ticks[7], sum(ticks)) if len(ticks) == 8 else None
     except (OSError, ValueError):
         return None
-
-
-def context_switches() -> int | None:
-    """How often the kernel took the CPU from this process; None where it is not counted."""
-    if os.name != "posix":
-        return None
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

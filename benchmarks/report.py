@@ -67,7 +67,7 @@ def verdict(result: Result) -> list[str]:
     noisy = [run for run in result.runs if run.noise.status == "NOISY"]
     if noisy:
         where = ", ".join(str(run.batch) for run in noisy)
-        sentences.append(f"The machine was not quiet while latency at batch {where} was measured (details below).")
+        sentences.append(f"Latency at batch {where} was measured on a machine that was not quiet: it decides nothing.")
     return sentences
 
 
@@ -110,7 +110,9 @@ def _speed_words(batch: int, entry: LatencyEntry) -> str:
         how = f"{words.digits(1 / ratio.value)}× slower"
     elif entry.verdict == "cannot tell":
         how = "not measurably faster or slower"
-    span = " to ".join("∞" if end is None else words.digits(end) for end in ends)
+    if ends == [None, None]:
+        return f"{how} at batch {batch} (not bounded: too few rounds)"
+    span = " to ".join("not bounded" if end is None else words.digits(end) for end in ends)
     return f"{how} at batch {batch} ({words.percent(ratio.confidence)} CI {span})"
 
 

@@ -1,61 +1,29 @@
 """The one schema of a measured run: what was measured, of which file, on which machine, by which command.
 
-Version 1, after benchmarks.md 2.6. Numbers are finite; an unbounded end of an interval is null. Block medians
-are kept, so that any ratio between any two stages can be computed again.
+Version 2, after benchmarks.md 2.6. Numbers are finite; an unbounded end of an interval is null. The blocks' times
+are kept, so that any ratio between any two stages can be computed again. Version 1, which knew the time that passes
+only and wrote a zero for a lower end that was not bounded, is read as well.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ..core.artifact import write_atomically
 from ..core.errors import ArtifactError, MissingFileError
-from ..core.intervals import Interval
 from ..core.options import MetricName
+from ..core.ratio import ClockName
+from .spreads import Entry, RatioEntry
+from .spreads import Spread as Spread
 
-SCHEMA: Literal["retort.result/1"] = "retort.result/1"
+SCHEMA: Literal["retort.result/2"] = "retort.result/2"
+OLDER = "retort.result/1"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Entry(BaseModel):
-    """Base of everything in a result: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
-
-
-class Spread(Entry):
-    """A value with its two-sided interval; null where an end is unbounded."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    confidence: float = Field(gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Spread:
-        known = [number for number in (self.low, self.value, self.high) if number is not None]
-        if known != sorted(known):
-            raise ValueError(f"low, value and high are not in order: {known}")
-        return self
-
-    @staticmethod
-    def of(interval: Interval) -> Spread:
-        """The same interval, JSON-ready."""
-        ends = (_finite(number) for number in (interval.value, interval.low, interval.high))
-        value, low, high = ends
-        return Spread(value=value, low=low, high=high, confidence=interval.confidence)
-
-    def interval(self) -> Interval:
-        """The same interval, for computing."""
-        value = math.inf if self.value is None else self.value
-        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
-        return Interval(value, low, high, self.confidence)
 
 
 class MetricEntry(Spread):
@@ -77,13 +45,14 @@ class PercentileEntry(Entry):
 
 
 class LatencyEntry(Entry):
-    """One stage at one batch size; times are per call."""
+    """One stage at one batch size; times are per call, by the clock of the run."""
 
     median_ms: Spread
+    wall_ms: Spread | None = Field(default=None, description="by the time that passes; null where version 1 wrote it")
     percentiles: tuple[PercentileEntry, ...]
     mean_ms: float = Field(ge=0)
     rows_per_second: float = Field(ge=0)
-    ratio: Spread | None = Field(description="times faster than the reference; null for the reference itself")
+    ratio: RatioEntry | None = Field(description="times faster than the reference; null for the reference itself")
     p_value: float | None = Field(default=None, ge=0, le=1)
     verdict: Literal["reference", "faster", "slower", "cannot tell"]
     calls_per_sample: int = Field(ge=1)
@@ -133,6 +102,9 @@ class NoiseEntry(Entry):
     steal_percent: float | None = None
     spread_percent: float | None = None
     drift_percent: float | None = None
+    remarks: tuple[str, ...] = ()
+    interrupted_percent: float | None = Field(default=None, description="slots left out because they lost the CPU")
+    attempts: int = Field(default=1, ge=1)
 
 
 class LatencyRun(Entry):
@@ -143,6 +115,8 @@ class LatencyRun(Entry):
     threads: int = Field(ge=0)
     rounds: int = Field(ge=1)
     stopped: str
+    clock: ClockName = Field(default="wall", description="the clock that decides")
+    turns: tuple[int, ...] = Field(default=(), description="rounds at which sessions were opened anew")
     resolution_ns: int
     seconds: float
     noise: NoiseEntry
@@ -167,7 +141,7 @@ class GateEntry(Entry):
 class Result(Entry):
     """A measured run."""
 
-    schema_: Literal["retort.result/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal["retort.result/2"] = Field(default=SCHEMA, alias="schema")
     id: str
     started: str = Field(description="ISO 8601, UTC")
     seconds: float | None = None
@@ -181,6 +155,12 @@ class Result(Entry):
     runs: tuple[LatencyRun, ...] = ()
     gates: tuple[GateEntry, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, raw: Any) -> Any:
+        """Version 1 is version 2 with fields less, all of which have defaults."""
+        return {**raw, "schema": SCHEMA} if isinstance(raw, dict) and raw.get("schema") == OLDER else raw
 
     @model_validator(mode="after")
     def _consistent(self) -> Result:
@@ -259,7 +239,3 @@ def load_result(path: Path) -> Result:
     if not path.is_file():
         raise MissingFileError(f"no such result: {path}", "measure with `retort bench`")
     return from_json(path.read_bytes(), path.name)
-
-
-def _finite(number: float) -> float | None:
-    return float(number) if math.isfinite(number) else None

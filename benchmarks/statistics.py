@@ -10,17 +10,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.intervals import NORMAL, Floats, Interval, widened_z
+from ..core.intervals import NORMAL, Floats, Interval, student, widened_z
+from ..core.ratio import Ratio, from_logs
 
 Verdict = Literal["reference", "faster", "slower", "cannot tell"]
 PERCENTILE_CONFIDENCE = 0.99
 MEDIAN_RESAMPLES = 4_000
 FLIPS = 4_000
+LEAST_TURNS = 3
+MEDIAN_ERROR = math.sqrt(math.pi / 2)
+"""Standard error of a median beside that of a mean, of normal values."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +118,48 @@ def median_interval(values: Floats, confidence: float, seed: int = 0) -> Interva
     return Interval(value, min(float(low), value), max(float(high), value), confidence)
 
 
+def repeated_interval(values: Floats, confidence: float, turns: Sequence[int] = (), seed: int = 0) -> Interval:
+    """Interval of the median that also holds when everything is opened and measured again.
+
+    The wider of two: the bootstrap over rounds, and Student's t over the medians of the turns, between which sessions
+    were opened anew and the machine's load has changed.
+
+    Args:
+        values: one per round, in order of time.
+        turns: the round at which each turn begins; two or fewer say nothing of repetitions.
+    """
+    within = median_interval(values, confidence, seed)
+    parts = [part for part in np.split(values, [start for start in turns if start > 0]) if len(part)]
+    if len(parts) > 1 and len(parts[-1]) < len(parts[0]):  # the last turn was broken off
+        parts.pop()
+    if len(parts) < LEAST_TURNS or not math.isfinite(within.low):
+        return within
+    medians = np.array([float(np.median(part)) for part in parts])
+    half = MEDIAN_ERROR * student(confidence, len(parts) - 1) * float(medians.std(ddof=1)) / math.sqrt(len(parts))
+    return Interval(
+        within.value, min(within.low, within.value - half), max(within.high, within.value + half), confidence
+    )
+
+
 def ratio_interval(
-    reference: Sequence[float], candidate: Sequence[float], confidence: float, seed: int = 0
-) -> Interval:
+    reference: Sequence[float],
+    candidate: Sequence[float],
+    confidence: float,
+    seed: int = 0,
+    turns: Sequence[int] = (),
+    /,
+    **told: Any,
+) -> Ratio:
     """How many times faster the candidate is: the median over rounds of reference / candidate, with its interval.
 
     Args:
-        reference: one block median per round.
-        candidate: the same rounds' block medians.
+        reference: one block's time per round.
+        candidate: of the same rounds.
+        turns: see :func:`repeated_interval`.
+        told: further attributes of the ratio: what it is a ratio of, by which clock, with which doubts.
     """
-    logs = median_interval(log_ratios(reference, candidate), confidence, seed)
-    return Interval(math.exp(logs.value), math.exp(logs.low), _exp(logs.high), confidence)
+    logs = repeated_interval(log_ratios(reference, candidate), confidence, turns, seed)
+    return from_logs(logs, rounds=len(reference), **told)
 
 
 def log_ratios(reference: Sequence[float], candidate: Sequence[float]) -> Floats:
@@ -137,25 +172,6 @@ def sign_flip_p(values: Floats, seed: int = 0) -> float:
     signs: NDArray[np.int64] = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, len(values))) * 2 - 1
     flipped = np.abs(np.median(signs * values, axis=1))
     return float((1 + np.sum(flipped >= abs(np.median(values)) * (1 - 1e-12))) / (FLIPS + 1))
-
-
-def half_width(ratio: Interval) -> float:
-    """Half the width of a ratio's interval on the log scale: 0.02 is about ± 2 %."""
-    if ratio.low <= 0 or not math.isfinite(ratio.high):
-        return math.inf
-    return (math.log(ratio.high) - math.log(ratio.low)) / 2
-
-
-def decide(ratio: Interval) -> Verdict:
-    """Faster or slower only when the whole interval lies on one side of 1."""
-    if ratio.low > 1:
-        return "faster"
-    return "slower" if ratio.high < 1 else "cannot tell"
-
-
-def _exp(log: float) -> float:
-    """The exponential; unbounded where a float cannot hold it."""
-    return math.exp(log) if log < 700 else math.inf
 
 
 def _binomial_cdf(n: int, p: float) -> Floats:

@@ -67,11 +67,12 @@ def ratio_text(ratio: Spread | None) -> str:
 
 
 def range_text(spread: Spread | None, scale: float = 1.0, decimals: int | None = None) -> str:
-    """``[3.05, 3.20]``; unbounded ends show as ∞."""
+    """``[3.05, 3.20]``, or that there is no interval."""
     if spread is None:
         return ""
-    low = "−∞" if spread.low is None else _end(spread.low, scale, decimals)
-    return f"[{low}, {_end(spread.high, scale, decimals)}]"
+    if spread.low is None and spread.high is None:
+        return "[not bounded]"
+    return f"[{_end(spread.low, scale, decimals)}, {_end(spread.high, scale, decimals)}]"
 
 
 def metric_value(name: str, value: float | None) -> str:
@@ -126,5 +127,5 @@ def minus(text: str) -> str:
 
 def _end(value: float | None, scale: float, decimals: int | None) -> str:
     if value is None:
-        return "∞"
+        return "not bounded"
     return digits(value * scale) if decimals is None else minus(f"{value * scale:.{decimals}f}")

@@ -174,6 +174,13 @@ def _bca_level(bias: float, acceleration: float, z: float) -> float:
     return NORMAL.cdf(bias + shifted / stretch) if stretch > 0.1 else NORMAL.cdf(z)
 
 
+def student(confidence: float, freedom: int) -> float:
+    """Student's t that a two-sided interval reaches to, with so many degrees of freedom; 4.30 for 0.95 and 2."""
+    if freedom == 2:
+        return confidence * math.sqrt(2 / (1 - confidence**2))
+    return _student(z_value(confidence), freedom)
+
+
 def _student(z: float, freedom: int) -> float:
     """Student's t quantile from the normal one (Abramowitz and Stegun 26.7.5)."""
     v = float(max(freedom, 3))

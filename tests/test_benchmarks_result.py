@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from retort.__main__ import main
-from retort.benchmarks import assemble, compare, plots, report, result, table, words
+from retort.benchmarks import assemble, compare, plots, report, result, spreads, table, words
 from retort.benchmarks.accuracy import Predictions, measure_accuracy
+from retort.benchmarks.clocks import single
 from retort.benchmarks.footprint import Memory
 from retort.benchmarks.latency import LatencyComparison, compare_latency
 from retort.benchmarks.noise import Noise
@@ -23,6 +24,7 @@ from retort.core.errors import ArtifactError, MissingFileError, UserError
 from retort.core.intervals import Interval
 from retort.core.options import BenchOptions
 
+RESULTS = Path(__file__).parent / "results"
 SPEEDS = {"train": 400_000, "prune": 150_000, "export": 100_000}
 GATE = {
     "stage": "export", "kind": "accuracy_drop", "bound": 0.03, "value": 0.005, "low": -0.01, "high": 0.02,
@@ -42,7 +44,9 @@ def timed(batch: int, slow: float = 1.0, seed: int = 0, blocks: int = 12, budget
         state["now"] += int(nanoseconds * random.lognormal(0, 0.02))
 
     calls = {name: (lambda time=time: call(time * batch * slow)) for name, time in SPEEDS.items()}
-    found = compare_latency(calls, BenchOptions(blocks=blocks, block_ms=1, budget_s=budget_s), batch=batch, clock=clock)
+    found = compare_latency(
+        calls, BenchOptions(blocks=blocks, block_ms=1, budget_s=budget_s), batch=batch, clocks=single(clock)
+    )
     return replace(found, noise=Noise("VALID"))
 
 
@@ -87,7 +91,7 @@ def test_result_survives_json(found: result.Result, tmp_path: Path) -> None:
     result.save_result(found, tmp_path / "measurement.json")
     assert result.load_result(tmp_path / "measurement.json") == found
     text = (tmp_path / "measurement.json").read_text()
-    assert '"schema": "retort.result/1"' in text
+    assert '"schema": "retort.result/2"' in text
     assert "NaN" not in text
     assert "Infinity" not in text
     schema = result.json_schema()
@@ -141,11 +145,11 @@ def test_inconsistent_results_are_refused(found: result.Result) -> None:
 
 
 def test_unbounded_intervals_become_null() -> None:
-    """An interval without an end is null in JSON, comes back unbounded, and shows as ∞."""
+    """An interval without an end is null in JSON, comes back unbounded, and is told."""
     spread = result.Spread.of(Interval(2.0, -np.inf, np.inf, 0.95))
     assert (spread.low, spread.high) == (None, None)
     assert spread.interval() == Interval(2.0, -np.inf, np.inf, 0.95)
-    assert words.range_text(spread) == "[−∞, ∞]"
+    assert words.range_text(spread) == "[not bounded]"
 
 
 def test_table_has_a_row_per_stage_and_fits(found: result.Result) -> None:
@@ -253,8 +257,8 @@ def test_verdict_is_honest_about_slower_and_undecided(found: result.Result) -> N
     """A slower model is called slower, an interval across 1 decides nothing, and doubts are told."""
     export = found.stage("export")
     entry = export.latency[1]
-    slower = entry.model_copy(update={"ratio": result.Spread(value=0.5, low=0.4, high=0.6, confidence=0.95), "verdict": "slower"})  # fmt: skip  # noqa: E501
-    unsure = entry.model_copy(update={"ratio": result.Spread(value=1.01, low=0.9, high=1.1, confidence=0.95), "verdict": "cannot tell"})  # fmt: skip  # noqa: E501
+    slower = entry.model_copy(update={"ratio": spreads.RatioEntry(value=0.5, low=0.4, high=0.6, confidence=0.95), "verdict": "slower"})  # fmt: skip  # noqa: E501
+    unsure = entry.model_copy(update={"ratio": spreads.RatioEntry(value=1.01, low=0.9, high=1.1, confidence=0.95), "verdict": "cannot tell"})  # fmt: skip  # noqa: E501
     noisy = found.runs[0].model_copy(update={"noise": result.NoiseEntry(status="NOISY", reasons=("load",))})
     gate = found.gates[0].model_copy(update={"verdict": "cannot tell", "passed": False})
 
@@ -268,7 +272,7 @@ def test_verdict_is_honest_about_slower_and_undecided(found: result.Result) -> N
     assert "not measurably faster or slower" in told(unsure)
     assert "gate undecided" in told(unsure)
     assert "1 of 1 gates not passed" in told(unsure)
-    assert "not quiet" in told(unsure)
+    assert "decides nothing" in told(unsure)
 
 
 def test_report_of_the_least_possible_result(found: result.Result) -> None:
@@ -285,11 +289,43 @@ def test_report_of_a_run_too_short_for_intervals(tmp_path: Path) -> None:
     short = measured(tmp_path, blocks=2, budget_s=1e-9)
     ratio = short.stage("export").latency[1].ratio
     assert ratio is not None
-    assert (ratio.low, ratio.high) == (0.0, None)
-    assert "∞" in report.render(short)
-    assert any("∞" in cell for row in table.table_rows(short)[1] for cell in row)
+    assert (ratio.low, ratio.high) == (None, None)
+    page = report.render(short)
+    assert "not bounded" in page
+    assert "∞" not in page
+    assert any("not bounded" in cell for row in table.table_rows(short)[1] for cell in row)
     result.save_result(short, tmp_path / "result.json")
     assert result.load_result(tmp_path / "result.json") == short
+
+
+@pytest.mark.parametrize("name", ["schema1.json", "schema1_open.json"])
+def test_results_of_version_1_still_open(name: str, found: result.Result) -> None:
+    """A file of the first schema is read, compared, tabled and reported; its zero bounds are open ends."""
+    old = result.load_result(RESULTS / name)
+    ratio = old.stage("export").latency[1].ratio
+    assert ratio is not None
+    assert (ratio.low is None) is ("open" in name)
+    assert {run.clock for run in old.runs} == {"wall"}
+    assert report.render(old)
+    assert table.table_rows(old)[1]
+    compared = compare.compare_results(old, found)
+    assert [change.stage for change in compared.changes] == list(SPEEDS)
+    json.dumps(compare.to_dict(compared), allow_nan=False)
+    assert result.from_json(result.to_json(old)) == old
+
+
+def test_noisy_runs_and_other_clocks_compare_to_nothing(found: result.Result, tmp_path: Path) -> None:
+    """A ratio between two results is "cannot tell" where one was NOISY or was timed by another clock."""
+    slower = measured(tmp_path, slow=1.3, seed=5)
+    noisy = [
+        run.model_copy(update={"noise": result.NoiseEntry(status="NOISY", reasons=("load",))}) for run in found.runs
+    ]
+    other = [run.model_copy(update={"clock": "thread"}) for run in found.runs]
+    for runs, why in ((noisy, "NOISY"), (other, "CPU time")):
+        compared = compare.compare_results(found.model_copy(update={"runs": tuple(runs)}), slower)
+        for change in compared.changes:
+            assert set(change.verdicts.values()) == {"cannot tell"}
+            assert all(why in ratio.why_undecided for ratio in change.speed.values())
 
 
 def test_regression_metrics_are_shown_in_their_own_unit(tmp_path: Path) -> None:

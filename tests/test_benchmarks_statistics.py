@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from retort.benchmarks import statistics
-from retort.core.intervals import Interval
 
 LOADGEN = """
 import random, sys, time
@@ -103,20 +102,25 @@ def test_ratio_interval_covers_the_truth_under_shared_disturbance() -> None:
 
 
 def test_few_rounds_give_no_interval() -> None:
-    """Five rounds cannot carry 95 % confidence: the interval is unbounded and nothing is decided."""
-    interval = statistics.ratio_interval([2.0] * 5, [1.0] * 5, 0.95)
-    assert interval.value == pytest.approx(2.0)
-    assert interval.low == 0
-    assert interval.high > 1e300
-    assert statistics.decide(interval) == "cannot tell"
-    assert statistics.decide(statistics.ratio_interval([2.0] * 6, [1.0] * 6, 0.95)) == "faster"
+    """Five rounds cannot carry 95 % confidence: the interval has no ends and nothing is decided."""
+    ratio = statistics.ratio_interval([2.0] * 5, [1.0] * 5, 0.95)
+    assert ratio.value == pytest.approx(2.0)
+    assert (ratio.low, ratio.high, ratio.verdict) == (None, None, "cannot tell")
+    assert statistics.ratio_interval([2.0] * 6, [1.0] * 6, 0.95).verdict == "faster"
 
 
-def test_decision_needs_the_whole_interval_on_one_side() -> None:
-    """An interval that holds 1 decides nothing."""
-    assert statistics.decide(Interval(1.1, 1.01, 1.2, 0.95)) == "faster"
-    assert statistics.decide(Interval(0.9, 0.8, 0.99, 0.95)) == "slower"
-    assert statistics.decide(Interval(1.1, 0.99, 1.2, 0.95)) == "cannot tell"
+def test_turns_that_differ_widen_the_interval() -> None:
+    """Rounds that agree within a turn and not between turns leave an interval as wide as the turns say."""
+    rng = np.random.default_rng(0)
+    held, width = 0, []
+    for seed in range(300):
+        logs = np.repeat(rng.normal(0, 0.02, 6), 8) + rng.normal(0, 0.004, 48)
+        times = list(2 * np.exp(logs)), [1.0] * 48
+        ratio = statistics.ratio_interval(*times, 0.95, seed, [0, 8, 16, 24, 32, 40])
+        held += ratio.low <= 2.0 <= ratio.high
+        width.append(ratio.half_width / statistics.ratio_interval(*times, 0.95, seed).half_width)
+    assert held / 300 >= 0.93
+    assert np.median(width) > 1.1
 
 
 def test_sign_flip_p_is_uniform_without_effect_and_small_with_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.options import QuantizeOptions
 from retort.core.program_file import read_signature
+from retort.core.ratio import Ratio
 
 AUTO = QuantizeOptions(form="auto", method="minmax", correction=("none",))
-FASTER, SLOWER, EQUAL = (1.2, 1.1, 1.3), (0.8, 0.7, 0.9), (1.0, 0.9, 1.1)
+FASTER, SLOWER, EQUAL = Ratio(1.2, 1.1, 1.3, 0.95), Ratio(0.8, 0.7, 0.9, 0.95), Ratio(1.0, 0.9, 1.1, 0.95)
+NOISY = replace(FASTER, doubts=("the machine was busy",))
 Trials = dict[Form, Trial]
 
 
@@ -34,6 +37,7 @@ def _trials(static_db: float, dynamic_db: float, drops: tuple[float | None, floa
         (_trials(25, 24), {1: FASTER, 32: FASTER}, AUTO, "dynamic", "faster"),
         (_trials(25, 24), {1: SLOWER, 32: FASTER}, AUTO, "static", "faster"),
         (_trials(25, 24), {1: EQUAL, 32: EQUAL}, AUTO, "static", "cannot be told apart"),
+        (_trials(25, 24), {1: NOISY, 32: NOISY}, AUTO, "static", "NOISY (the machine was busy)"),
         (_trials(25, 20), {1: FASTER, 32: FASTER}, AUTO, "static", "loses too much"),
         (_trials(45, 31), {1: FASTER, 32: FASTER}, AUTO, "dynamic", "faster"),
         (_trials(12, 25), {1: SLOWER, 32: SLOWER}, AUTO, "dynamic", "loses too much"),
@@ -51,9 +55,10 @@ def test_accuracy_decides_before_speed(
 
 
 def test_facts_of_an_open_interval_are_plain_json() -> None:
-    """Where too few rounds fit the budget an interval has no end, which JSON has no number for."""
-    facts = Trial(24.0, None, {32: (2.7, 0.0, float("inf"))}).facts()
-    assert json.loads(json.dumps(facts, allow_nan=False))["speedup"] == {"32": [2.7, 0.0, None]}
+    """Where too few rounds fit the budget an interval has no end, which is null in JSON."""
+    facts = Trial(24.0, None, {32: Ratio(2.7, None, None, 0.95)}).facts()
+    found = json.loads(json.dumps(facts, allow_nan=False))["speedup"]["32"]
+    assert (found["value"], found["low"], found["high"]) == (2.7, None, None)
 
 
 class Mixer(nn.Module):

@@ -27,8 +27,8 @@ from retort.core.console import Console
 from retort.core.context import Context, Place
 from retort.core.data import ArraySplit, Splits
 from retort.core.errors import UserError, VerificationError
-from retort.core.intervals import Interval
 from retort.core.options import PruneOptions
+from retort.core.ratio import Ratio
 
 IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -85,7 +85,7 @@ class Device:
         """Without noise."""
         self.asked += 1
         one, two = self.whole_ms(dense), self.whole_ms(candidate)
-        return Compared(one, two, Interval(one / two, one / two * 0.99, one / two * 1.01, 0.95))
+        return Compared(one, two, Ratio(one / two, one / two * 0.99, one / two * 1.01, 0.95))
 
 
 def program_of() -> Program:
@@ -197,7 +197,7 @@ def test_what_cannot_be_told_is_called_so(
 
     class Noisy(Device):
         def compare(self, dense: Program, candidate: Program) -> Compared:
-            return Compared(1.0, 0.5, Interval(2 * gain, 2 * gain * (1 - spread), 2 * gain * (1 + spread), 0.95))
+            return Compared(1.0, 0.5, Ratio(2 * gain, 2 * gain * (1 - spread), 2 * gain * (1 + spread), 0.95))
 
     found = clock(program, tmp_path, options(latency=0.5), Noisy()).facts(program)
     assert found["verdict"] == verdict

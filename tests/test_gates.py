@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 
 from retort.core.intervals import Interval
@@ -32,3 +35,21 @@ def test_sentence_names_stage_number_and_interval() -> None:
     sentence = judge(DROP, Interval(0.031, 0.021, 0.045, 0.95), "train", "accuracy").sentence
     for part in ("after prune", "3.10 pp", "2.10, 4.50", "95%", "2 pp", "MISSED"):
         assert part in sentence
+
+
+def test_a_noisy_measurement_passes_and_misses_no_gate() -> None:
+    """Whatever its interval says, a NOISY ratio is "cannot tell", and the sentence names the noise."""
+    for interval in (Interval(64.0, 44.0, 84.0, 0.95), Interval(1.0, 0.9, 1.1, 0.95)):
+        result = judge(SPEED, interval, "train", "accuracy", ["blocks scatter by 40 %"])
+        assert (result.verdict, result.passed) == ("cannot tell", False)
+        assert result.sentence.endswith("CANNOT TELL, the measurement is NOISY: blocks scatter by 40 %")
+
+
+def test_an_open_interval_is_null_and_said() -> None:
+    """A ratio without an interval cannot tell; JSON has null and the sentence no infinity."""
+    result = judge(SPEED, Interval(2.3, -math.inf, math.inf, 0.95), "train", "accuracy")
+    assert result.verdict == "cannot tell"
+    assert (result.low, result.high) == (None, None)
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert "not bounded to not bounded" in result.sentence
+    assert "a longer measurement would" in result.sentence

@@ -13,6 +13,7 @@ from retort import pipeline, speed
 from retort.__main__ import main
 from retort.core.console import Console
 from retort.core.errors import MachineError
+from retort.core.ratio import Ratio
 
 NET = """
 from torch import nn
@@ -46,7 +47,7 @@ def operators(path: Path) -> set[str]:
 @pytest.mark.parametrize("prefer", ["fastest", pytest.param("asked", marks=pytest.mark.slow)])
 def test_a_net_that_int8_slows_down_is_shipped_as_preferred(tmp_path, monkeypatch, capsys, prefer):
     """A net that measures slower in INT8: the reason is told; `fastest` ships FP32, `asked` INT8."""
-    monkeypatch.setattr(speed, "_measured", lambda _: {"1": {"value": 0.8, "low": 0.7, "high": 0.9}})
+    monkeypatch.setattr(speed, "_measured", lambda _: {"1": Ratio(0.8, 0.7, 0.9, 0.95)})
     monkeypatch.setattr(speed, "look_for_faster", lambda *_: {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -89,6 +90,7 @@ def test_the_quantize_command_times_what_it_made(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr()
     ratios = json.loads(told.out.splitlines()[-1])["speed"]
     assert all(0 < item["low"] <= item["value"] for item in ratios.values())
+    assert {item["clock"] for item in ratios.values()} == {"thread"}
     assert len(ratios) == 2
     assert call([*given, "--out", "untimed", "--set", "timed=false"]) == 0
     assert "speed" not in json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -104,7 +106,7 @@ def test_what_cannot_be_timed_is_made_all_the_same(tmp_path, monkeypatch, capsys
     def refuse(*_):
         raise MachineError("no session here", "use another machine")
 
-    monkeypatch.setattr(speed, "_session", refuse)
+    monkeypatch.setattr(speed, "_opener", refuse)
     given = ["quantize", "net", "--data", "digits", "--correction", "none", "--method", "minmax", "--out", "int8"]
     assert call(given) == 0
     told = " ".join(capsys.readouterr().err.split())
@@ -114,6 +116,26 @@ def test_what_cannot_be_timed_is_made_all_the_same(tmp_path, monkeypatch, capsys
 
 def test_too_few_rounds_for_an_interval_are_no_reason_to_search() -> None:
     """A large model that is timed twice and is twice as fast is not called slower."""
-    assert not speed.is_slower({"32": {"value": 2.0, "low": 0.0, "high": None}})
-    assert speed.is_slower({"32": {"value": 0.9, "low": 0.0, "high": None}})
-    assert speed.is_slower({"1": {"value": 1.1, "low": 0.99, "high": 1.2}})
+    assert not speed.is_slower({"32": Ratio(2.0, None, None, 0.95)})
+    assert speed.is_slower({"32": Ratio(0.9, None, None, 0.95)})
+    assert speed.is_slower({"1": Ratio(1.1, 0.99, 1.2, 0.95)})
+
+
+@pytest.mark.parametrize(
+    ("ratio", "told"),
+    [
+        (Ratio(0.8, 0.7, 0.9, 0.95), "INT8 is slower than FP32 at batch 1"),
+        (Ratio(2.25, None, None, 0.95), "cannot be told: too few rounds were timed for an interval"),
+        (Ratio(1.02, 0.97, 1.08, 0.95), "cannot be told: the interval holds 1"),
+        (Ratio(1.9, 1.8, 2.0, 0.95, doubts=("the ratio moved",)), "cannot be told: the ratio moved"),
+        (Ratio(1.9, 1.8, 2.0, 0.95), ""),
+    ],
+)
+def test_what_is_told_is_what_was_measured(ratio: Ratio, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Slower and "cannot tell" are told apart, noise is named, and no cause is claimed that was not measured."""
+    faster = speed._say({"1": ratio}, [], Console())
+    shown = " ".join(capsys.readouterr().err.split())
+    assert faster is (ratio.value > 1)
+    assert told in shown
+    assert ("warning" in shown) is bool(told)
+    assert "conversions" not in shown

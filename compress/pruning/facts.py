@@ -101,7 +101,8 @@ def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None
 
 
 def _tell_latency(console: Console, found: dict[str, Any]) -> None:
-    speed, ends = found["speedup"]["value"], f"[{found['got_low_ms']:.4g}, {found['got_high_ms']:.4g}]"
+    low, high, speed = found["got_low_ms"], found["got_high_ms"], found["speedup"]["value"]
+    ends = "(not bounded: too few rounds)" if None in (low, high) else f"[{low:.4g}, {high:.4g}]"
     text = f"{found['got_ms']:.4g} ms {ends} where {found['asked_ms']:.4g} ms were asked for, {speed:.2f}x as fast"
     if found["verdict"] == "missed":
         console.warn(f"{text}: not within 5%")

@@ -6,17 +6,16 @@ The table says which group saves how much; what the whole program takes is alway
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...core.artifact import stable_hash, write_atomically
 from ...core.console import SILENT, Console
 from ...core.errors import UserError, VerificationError
-from ...core.intervals import Interval
 from ...core.options import PruneOptions
+from ...core.ratio import Ratio, mean_of
 from ..program import Program
 from .curves import Curves, State, path
 from .labels import Mask
@@ -52,7 +51,7 @@ class Measured:
         stored = json.loads(file.read_text())
         if stored["identity"] == self.identity:
             self.found = {
-                key: Compared(item["dense_ms"], item["ms"], Interval(**item["speedup"]))
+                key: Compared(item["dense_ms"], item["ms"], Ratio.from_dict(item["speedup"]))
                 for key, item in stored["found"].items()
             }
 
@@ -196,12 +195,11 @@ class Clock:
         speedup = self._final(program, _FINAL)
         if _verdict(speedup, share) == "missed":  # by the program, or by the machine's mood
             speedup = self._final(program, 2 * _FINAL)
-        if speedup.value <= 1 or speedup.high <= 1:
+        if speedup.value <= 1 or speedup.tendency == "slower":
             raise VerificationError(
-                f"the pruned program is not faster: {speedup.value:.2f}x the dense one's speed"
-                f" ({speedup.low:.2f} to {speedup.high:.2f})",
+                f"the pruned program is not faster: {speedup.value:.2f}x the dense one's speed ({speedup.span})",
                 "nothing is written; measure on a quieter machine, or ask for less time",
-                speedup=asdict(speedup),
+                speedup=speedup.to_dict(),
             )
         got = 1 / speedup.value
         return {
@@ -209,10 +207,10 @@ class Clock:
             "asked_share": share,
             "dense_ms": dense,
             "got_ms": got * dense,
-            "got_low_ms": dense / speedup.high,
-            "got_high_ms": dense / speedup.low,
+            "got_low_ms": None if speedup.high is None else dense / speedup.high,
+            "got_high_ms": None if speedup.low is None else dense / speedup.low,
             "got_share": got,
-            "speedup": asdict(speedup),
+            "speedup": speedup.to_dict(),
             "within": abs(got / share - 1) <= TOLERANCE,
             "verdict": _verdict(speedup, share),
             "device": self.timer.identity,
@@ -221,19 +219,24 @@ class Clock:
             "tried": self.tried,
         }
 
-    def _final(self, program: Program, turns: int) -> Interval:
+    def _final(self, program: Program, turns: int) -> Ratio:
         return _pooled([self.compare(f"final {turn}", program).speedup for turn in range(turns)])
 
 
-def _pooled(found: Sequence[Interval]) -> Interval:
+def _pooled(found: Sequence[Ratio]) -> Ratio:
     """Several measurements as one: their geometric mean, and the range of all."""
-    value = math.exp(sum(math.log(item.value) for item in found) / len(found))
-    return Interval(value, min(i.low for i in found), max(i.high for i in found), found[0].confidence)
+    lows, highs = [item.low for item in found if item.low], [item.high for item in found if item.high]
+    low, high = (min(lows), max(highs)) if all(item.bounded for item in found) else (None, None)
+    doubts = tuple(dict.fromkeys(doubt for item in found for doubt in item.doubts))
+    rounds = sum(item.rounds for item in found)
+    return replace(found[0], value=mean_of(found), low=low, high=high, doubts=doubts, rounds=rounds, wall=None)
 
 
-def _verdict(speedup: Interval, share: float) -> str:
+def _verdict(speedup: Ratio, share: float) -> str:
     """Whether the asked share was met within the tolerance, as far as the measurement can tell."""
-    low, high = 1 / speedup.high / share - 1, 1 / speedup.low / share - 1 if speedup.low > 0 else math.inf
+    if speedup.low is None or speedup.high is None or speedup.verdict == "cannot tell":
+        return "cannot tell"
+    low, high = 1 / speedup.high / share - 1, 1 / speedup.low / share - 1
     if speedup.low <= 1 or (low < -TOLERANCE < high) or (low < TOLERANCE < high):
         return "cannot tell"
     return "landed" if low >= -TOLERANCE and high <= TOLERANCE else "missed"

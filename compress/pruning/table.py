@@ -14,7 +14,7 @@ from ...core.cache import cache_folder
 from ...core.console import SILENT, Console
 from ...core.errors import UserError
 from ...core.faults import raise_own_fault
-from ...core.intervals import Interval
+from ...core.ratio import Ratio
 from ..program import Program
 from .labels import Mask
 from .pieces import Piece, Pieces
@@ -37,7 +37,7 @@ class Compared:
 
     dense_ms: float
     ms: float
-    speedup: Interval
+    speedup: Ratio
 
 
 class Timer(Protocol):

@@ -1,0 +1,82 @@
+"""Values with their intervals as they stand in a result: finite numbers, and null where an end is not bounded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..core.intervals import Interval
+from ..core.ratio import ClockName, Ratio
+
+
+class Entry(BaseModel):
+    """Base of everything in a result: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Spread(Entry):
+    """A value with its two-sided interval; null where an end is unbounded."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    confidence: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Spread:
+        known = [number for number in (self.low, self.value, self.high) if number is not None]
+        if known != sorted(known):
+            raise ValueError(f"low, value and high are not in order: {known}")
+        return self
+
+    @staticmethod
+    def of(interval: Interval) -> Spread:
+        """The same interval, JSON-ready."""
+        ends = (_finite(number) for number in (interval.value, interval.low, interval.high))
+        value, low, high = ends
+        return Spread(value=value, low=low, high=high, confidence=interval.confidence)
+
+    def interval(self) -> Interval:
+        """The same interval, for computing."""
+        value = math.inf if self.value is None else self.value
+        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
+        return Interval(value, low, high, self.confidence)
+
+
+class RatioEntry(Spread):
+    """How many times faster than the reference, see :class:`retort.core.ratio.Ratio`."""
+
+    value: float | None = Field(gt=0)
+    candidate: str = Field(default="", description="name of what is compared")
+    reference: str = Field(default="", description="name of what it is compared with")
+    rounds: int = Field(default=0, ge=0)
+    clock: ClockName = "wall"
+    wall: float | None = Field(default=None, description="the same ratio by the time that passes")
+    doubts: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _open_ends(cls, raw: Any) -> Any:
+        """A lower end of zero bounds nothing: version 1 wrote it for an open end."""
+        return {**raw, "low": None} if isinstance(raw, dict) and raw.get("low") == 0 else raw
+
+    @staticmethod
+    def of_ratio(ratio: Ratio) -> RatioEntry:
+        """The same ratio, JSON-ready."""
+        return RatioEntry(**ratio.to_dict())
+
+    def ratio(self) -> Ratio:
+        """The same ratio, for computing."""
+        return Ratio.from_dict(self.model_dump())
+
+    def interval(self) -> Interval:
+        """The interval on an axis of ratios, which begins at zero."""
+        low, high = 0.0 if self.low is None else self.low, math.inf if self.high is None else self.high
+        return Interval(math.inf if self.value is None else self.value, low, high, self.confidence)
+
+
+def _finite(number: float) -> float | None:
+    return float(number) if math.isfinite(number) else None

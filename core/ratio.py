@@ -1,0 +1,135 @@
+"""One shape for a measured ratio of two times: its interval, what it is a ratio of, and by which clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from .intervals import Interval
+
+ClockName = Literal["thread", "wall", "device"]
+"""CPU time of the calling thread, time that passes, or what a user's function says of another device."""
+Judgement = Literal["faster", "slower", "cannot tell"]
+CLOCK_WORDS: dict[ClockName, str] = {
+    "thread": "CPU time of the thread",
+    "wall": "time that passes",
+    "device": "time that the device reports",
+}
+NOT_BOUNDED = "not bounded: too few rounds"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast one thing is as another, with its interval.
+
+    Attributes:
+        value: the time of the reference divided by the time of the candidate: above 1, the candidate is the faster one.
+        low: lower end of the interval; None where too few rounds were timed to have one.
+        high: upper end; see ``low``.
+        confidence: two-sided, such as 0.95.
+        candidate: name of what is compared.
+        reference: name of what it is compared with.
+        rounds: pairs of blocks behind the value.
+        clock: the clock that decides.
+        wall: the same ratio by the time that passes, where another clock decides.
+        doubts: why the measurement must not decide anything, such as a noisy machine; empty when it is valid.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    confidence: float
+    candidate: str = ""
+    reference: str = ""
+    rounds: int = 0
+    clock: ClockName = "wall"
+    wall: float | None = None
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the interval has both ends."""
+        return self.low is not None and self.high is not None
+
+    @property
+    def verdict(self) -> Judgement:
+        """Faster or slower only when the measurement is valid and the whole interval lies on one side of 1."""
+        return "cannot tell" if self.doubts else self.tendency
+
+    @property
+    def tendency(self) -> Judgement:
+        """What the interval alone says, whatever the doubts about the machine."""
+        if self.low is not None and self.low > 1:
+            return "faster"
+        return "slower" if self.high is not None and self.high < 1 else "cannot tell"
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval on the log scale: 0.02 is about ± 2 %; infinite without both ends."""
+        if self.low is None or self.high is None:
+            return math.inf
+        return (math.log(self.high) - math.log(self.low)) / 2
+
+    @property
+    def interval(self) -> Interval:
+        """For computing: an end that is not bounded is infinite."""
+        low = -math.inf if self.low is None else self.low
+        return Interval(self.value, low, math.inf if self.high is None else self.high, self.confidence)
+
+    @property
+    def span(self) -> str:
+        """``3.05 to 3.20``, or that there is no interval."""
+        if self.low is None and self.high is None:
+            return NOT_BOUNDED
+        low, high = ("not bounded" if end is None else f"{end:.2f}" for end in (self.low, self.high))
+        return f"{low} to {high}"
+
+    @property
+    def text(self) -> str:
+        """``3.12 (3.05 to 3.20)``."""
+        return f"{self.value:.2f} ({self.span})"
+
+    @property
+    def why_undecided(self) -> str:
+        """In words, why the verdict is "cannot tell"; empty when it is another."""
+        if self.doubts:
+            return "; ".join(self.doubts)
+        if self.tendency != "cannot tell":
+            return ""
+        return "the interval holds 1" if self.bounded else "too few rounds were timed for an interval"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without infinities."""
+        return {**asdict(self), "doubts": list(self.doubts)}
+
+    @staticmethod
+    def from_dict(raw: Mapping[str, Any]) -> Ratio:
+        """Inverse of :meth:`to_dict`; also reads a plain interval, whose zero or infinite ends become open ones."""
+        known = {field.name for field in fields(Ratio)}
+        given = {key: value for key, value in raw.items() if key in known}
+        return Ratio(**{**given, **dict(open_ends(raw["low"], raw["high"])), "doubts": tuple(raw.get("doubts", ()))})
+
+
+def open_ends(low: float | None, high: float | None) -> Iterable[tuple[str, float | None]]:
+    """Both ends of a ratio by name: one that is not finite and positive bounds nothing and is None."""
+    for name, end in (("low", low), ("high", high)):
+        yield name, end if end is not None and math.isfinite(end) and end > 0 else None
+
+
+def from_logs(logs: Interval, **told: Any) -> Ratio:
+    """The ratio whose logarithm has this interval.
+
+    Args:
+        told: further attributes of the ratio.
+    """
+    ends = (math.exp(end) if math.isfinite(end) and abs(end) < 700 else None for end in (logs.low, logs.high))
+    low, high = ends
+    return Ratio(math.exp(logs.value), low, high, logs.confidence, **told)
+
+
+def mean_of(ratios: Iterable[Ratio]) -> float:
+    """Geometric mean of the values, such as over batch sizes."""
+    logs = [math.log(ratio.value) for ratio in ratios]
+    return math.exp(sum(logs) / len(logs))
