@@ -226,7 +226,10 @@ class BenchOptions(Options):
     threads: Count = Field(default=1, description="runtime threads")
     blocks: Count = Field(default=30, description="blocks per candidate at least")
     block_ms: Positive = Field(default=5.0, description="length of one block")
-    budget_s: Positive = Field(default=20.0, description="time for one batch size at most")
+    budget_s: Positive = Field(
+        default=20.0,
+        description="seconds for one batch size; calls so slow that no interval would come of it get up to ten times as many",
+    )
     confidence: Confidence = Field(default=0.95, description="confidence of every interval")
     seed: int = Field(default=0, description="seed of the order of blocks and of the bootstrap")
     provider: Provider = Field(
