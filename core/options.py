@@ -228,7 +228,7 @@ class BenchOptions(Options):
     block_ms: Positive = Field(default=5.0, description="length of one block")
     budget_s: Positive = Field(
         default=20.0,
-        description="seconds for one batch size; calls so slow that no interval would come of it get up to ten times as many",
+        description="seconds for one batch size; calls too slow for an interval get up to ten times as many",
     )
     confidence: Confidence = Field(default=0.95, description="confidence of every interval")
     seed: int = Field(default=0, description="seed of the order of blocks and of the bootstrap")
