@@ -88,8 +88,9 @@ def capture(
             raise UserError("a model that is given by name takes `data`, not an example", "capture(source, data=…)")
         splits = running.splits_for_source(source, data, seed)
         return capture_source(source, request, splits, seed, workspace, console)
-    if not hasattr(model, "forward"):
-        raise UserError(f"a {type(model).__name__} is no model", "give an nn.Module, a file, or package.module:factory")
+    if not hasattr(model, "forward") or isinstance(model, type):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"something of type {type(model).__name__}"
+        raise UserError(f"{what} is no model", "give an nn.Module object, a file, or package.module:factory")
     program = capture_module(model, data if example is None else example, request, workspace)
     if data is not None and example is None:
         program.data = as_splits(data, program.signature, "calibrate", seed)

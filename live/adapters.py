@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.data import Split, Splits, Subset
-from ..core.errors import DataError, UserError
+from ..core.errors import DataError
 from ..core.options import DataSpec, Task
 from ..core.sources import ALIASES, CALIBRATION, TEST, TRAIN, VALIDATION, hold_out, load_data
 from ..core.tensors import Signature
@@ -46,7 +46,7 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
     if isinstance(data, str | Path):
         return load_data(DataSpec(source=str(data)), Path.cwd(), seed)
     reader = Reader(signature)
-    if isinstance(data, Mapping) and _names_splits(data):
+    if isinstance(data, Mapping) and names_splits(data):
         given = {ALIASES.get(str(key), str(key)): value for key, value in data.items() if key != "classes"}
         parts = {key: reader.read(value, f"data['{key}']") for key, value in given.items()}
         return _filled(parts, use, seed, tuple(map(str, data.get("classes", ()))))
@@ -54,7 +54,12 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
     return Splits(whole, whole, _some(whole, seed), whole) if use == "test" else _filled({TRAIN: whole}, use, seed, ())
 
 
-def _names_splits(data: Mapping[Any, Any]) -> bool:
+def names_splits(data: Mapping[Any, Any]) -> bool:
+    """Whether a mapping holds splits by name rather than inputs by name.
+
+    Raises:
+        DataError: it holds splits and something else.
+    """
     known = {*NAMES, *ALIASES, "classes"}
     named = [key for key in data if str(key) in known]
     if named and len(named) < len(data) and not any(is_array(value) for value in data.values()):
@@ -92,8 +97,6 @@ def _some(split: Split, seed: int) -> Split:
 def task_of(splits: Splits, asked: Task | None) -> Task:
     """The task that is asked for; else regression where targets are floating point, classification otherwise."""
     if asked is not None:
-        if asked not in ("classification", "regression"):
-            raise UserError(f"no such task: '{asked}'", "choose classification or regression")
         return asked
     targets = splits.train.read([0])[1]
     return "regression" if targets is not None and np.asarray(targets).dtype.kind == "f" else "classification"

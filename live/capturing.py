@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from ..core.context import Context
 from ..core.data import Splits
 from ..core.errors import CaptureError, DataError, MissingFileError, UserError
 from ..core.options import CaptureOptions, ModelSpec
+from ..core.tensors import Signature
+from .adapters import as_splits, names_splits
 from .feeds import as_numpy, example_feeds, is_array
 from .programs import Program
 from .workspace import ScriptConsole, Workspace, finished
@@ -100,9 +103,18 @@ def _feeds(model: nn.Module, example: Any) -> dict[str, Any]:
         from ..compress.huggingface import example_of
 
         return dict(example_of(model))
-    batch, is_batch = first_batch(example)
+    if isinstance(example, str | Path | Splits):
+        batch, is_batch = _rows_of_source(model, example), False
+    else:
+        batch, is_batch = first_batch(example)
     feeds = example_feeds(model.forward, batch, is_batch)
     return {name: value if is_array(value) else as_numpy(value) for name, value in feeds.items()}
+
+
+def _rows_of_source(model: nn.Module, source: str | Path | Splits) -> Any:
+    """A few rows of named data: by name where the forward has those names, else by position."""
+    rows = as_splits(source, Signature((), ()), "calibrate").example(ROWS)
+    return rows if set(rows) <= set(signature(model.forward).parameters) else tuple(rows.values())
 
 
 def first_batch(example: Any) -> tuple[Any, bool]:
@@ -113,6 +125,8 @@ def first_batch(example: Any) -> tuple[Any, bool]:
     """
     if hasattr(example, "dataset") and hasattr(example, "collate_fn"):
         return _first(example), True
+    if isinstance(example, Mapping) and names_splits(example):
+        return first_batch(next(value for name, value in example.items() if name != "classes"))
     if is_array(example) or isinstance(example, Mapping | tuple | list):
         return example, False
     if hasattr(example, "__getitem__") and hasattr(example, "__len__"):
@@ -122,7 +136,8 @@ def first_batch(example: Any) -> tuple[Any, bool]:
     if hasattr(example, "__iter__"):
         return _first(example), True
     raise DataError(
-        f"the example is a {type(example).__name__}", "give a tensor, a tuple, a mapping, a DataLoader or a Dataset"
+        f"the example is of type {type(example).__name__}",
+        "give a tensor, a tuple, a mapping or a DataLoader",
     )
 
 
@@ -145,6 +160,8 @@ def capture_source(
     """
     if (source.endswith((".onnx", ".pt2")) or "/" in source) and ":" not in source and not Path(source).exists():
         raise MissingFileError(f"no such model: {source}", "check the path")
+    if data is None and ":" in source:
+        raise DataError(f"{source} needs data: they give the example inputs", "capture(source, data='digits')")
     spec = ModelSpec(source=source, weights=request.weights, args=request.args)
     options = CaptureOptions(dynamic=request.dynamic)
     context = Context(data, seed=seed, console=console)  # type: ignore[arg-type]  # a folder needs no data

@@ -217,8 +217,9 @@ def quantize(
         progress: show stages and progress bars on stderr.
 
     Returns:
-        The INT8 program. Its ``facts`` have ``sqnr_db`` against FP32, ``float_nodes`` (what stays in floating point,
-        and why) and, for ``cpu``, ``speed`` (times as fast as FP32 by batch size, with intervals).
+        The INT8 program. Its ``facts`` have ``integer_macs_percent``, ``against_fp32`` (signal to noise in dB and share
+        of equal decisions), ``float_nodes`` (what stays in floating point, and why) and, where it was timed, ``speed``
+        (times as fast as FP32 by batch size, with intervals).
 
     Raises:
         UserError: an option is unknown or has a wrong value, or the program is INT8 already.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 
@@ -78,6 +78,15 @@ def _told(doc: str, options: type[Options], names: list[str]) -> str:
     return f"{head}\n\n" + "\n".join(lines) + found + tail
 
 
+def _plain(options: type[Options], name: str, value: Any) -> Any:
+    """Options as a mapping, and a bare pattern as a list of one."""
+    if isinstance(value, Options):
+        return value.model_dump()
+    field = options.model_fields.get(name)
+    alone = isinstance(value, str) and field is not None and get_origin(field.annotation) is tuple
+    return (value,) if alone else value
+
+
 def checked(stage: str, options: type[O], given: Mapping[str, Any]) -> O:
     """Options from keyword arguments.
 
@@ -88,7 +97,7 @@ def checked(stage: str, options: type[O], given: Mapping[str, Any]) -> O:
     Raises:
         UserError: lists every fault with the nearest spelling, as a recipe does.
     """
-    plain = {key: value.model_dump() if isinstance(value, Options) else value for key, value in given.items()}
+    plain = {key: _plain(options, key, value) for key, value in given.items()}
     try:
         return options.model_validate(plain)
     except ValidationError as error:

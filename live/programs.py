@@ -162,6 +162,9 @@ class Program:
         keep = any(isinstance(value, torch.Tensor) for value in feeds.values())
         return like_inputs(dict(zip(names, found)), None if keep else as_array)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        return Program(self.workspace, self.artifact, facts=self._more, data=self.data, notes=self.notes)
+
     def __repr__(self) -> str:
         facts = self.facts
         where = "in memory" if self._artifact is None else self._artifact.path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from .. import dispatch, graphs
 from ..cache_key import key_of
@@ -14,6 +14,7 @@ from ..core.context import Context, Place
 from ..core.data import ArraySplit, Splits
 from ..core.errors import DataError, UserError
 from ..core.options import DistillOptions, ExportOptions, ModelSpec, Options, QuantizeOptions, Target, Task
+from ..core.recipe import nearest
 from ..core.tensors import Signature
 from .adapters import REMEDY, Use, as_splits, require_targets, task_of
 from .capturing import CaptureRequest, capture_module, capture_source
@@ -51,6 +52,12 @@ class Request:
     folder: str | Path | None = None
     progress: bool = False
 
+    def __post_init__(self) -> None:
+        for name, kinds in (("target", Target), ("task", Task)):
+            value, known = getattr(self, name), list(get_args(kinds))
+            if value is not None and value not in known:
+                raise UserError(f"{name} '{value}' is not known{nearest(value, known)}", f"give {' or '.join(known)}")
+
 
 def opened(model: Any) -> Program | ModelFile:
     """A live object from one, or from a path.
@@ -68,7 +75,10 @@ def opened(model: Any) -> Program | ModelFile:
         raise UserError(
             f"{type(model).__name__} is a module and not captured yet", "program = retort.capture(net, example)"
         )
-    raise UserError(f"a {type(model).__name__} is not a model of Retort", "give a Program, a Graph, or a path to one")
+    raise UserError(
+        f"an object of type {type(model).__name__} is no model of Retort",
+        "give a Program, a Graph, or a path to one",
+    )
 
 
 def run_stage(stage: str, model: Any, options: Options, request: Request) -> Program | Graph:

@@ -83,7 +83,7 @@ class Reader:
             split = self._iterable(data, where)
         else:
             raise DataError(
-                f"{where} is a {type(data).__name__}, not samples", "give a DataLoader, a Dataset or arrays"
+                f"{where} is of type {type(data).__name__}, not samples", "give a DataLoader, a Dataset or arrays"
             )
         if len(split) == 0:
             raise DataError(f"{where} is empty", "give at least one sample")
@@ -165,7 +165,10 @@ class Reader:
                 "give a map-style Dataset, which is read sample by sample, or fewer batches",
             )
         if not parts:
-            raise DataError(f"{where} gave no batch", "a generator can be read only once: make it anew, or give a list")
+            raise DataError(
+                f"{where} gave no batch",
+                "check its length and `drop_last`; a generator is read only once",
+            )
         unlabelled = [targets is None for _, targets in parts]
         if any(unlabelled) and not all(unlabelled):
             raise DataError(f"{where}: some batches have targets and some have none", "give targets to all or to none")
@@ -193,6 +196,8 @@ def _is_whole(data: Any, inputs: int) -> bool:
         return True
     if isinstance(data, Mapping):
         return bool(data) and all(is_array(value) or isinstance(value, list) for value in data.values())
+    if isinstance(data, tuple) and data and all(map(is_array, data)):
+        return True
     if not isinstance(data, tuple | list) or len(data) not in (inputs, inputs + 1, 2):
         return False
     first_is_whole = is_array(data[0]) or (isinstance(data[0], Mapping | tuple) and _is_whole(data[0], inputs))

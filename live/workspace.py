@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import warnings
+import weakref
 from pathlib import Path
+from typing import Any
 
 from ..core.artifact import Artifact, is_finished, load_artifact
 from ..core.console import Console
 from ..core.context import Place
+from ..core.errors import UserError
 
 
 class Workspace:
@@ -19,9 +24,9 @@ class Workspace:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.temporary = folder is None
-        self._held = tempfile.TemporaryDirectory(prefix="retort-") if folder is None else None
-        self.folder = Path(self._held.name if self._held else folder or "").resolve()
+        self.folder = Path(tempfile.mkdtemp(prefix="retort-") if folder is None else folder).resolve()
+        if folder is None:
+            weakref.finalize(self, _remove, self.folder, os.getpid())
 
     def place(self, stage: str, key: str, parents: tuple[str, ...] = ()) -> Place:
         """Where the artifact of a stage with this key goes."""
@@ -30,6 +35,19 @@ class Workspace:
     def scratch(self, place: Place) -> Path:
         """The folder of the checkpoints of what goes to ``place``."""
         return self.folder / ".scratch" / place.directory.name
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise UserError(
+            "live objects are not pickled", "save them with `.save(path)`, and open them with `retort.load`"
+        )
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # workers of a DataLoader hold copies of what their parent needs
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def finished(place: Place, console: Console) -> Artifact | None:
