@@ -56,8 +56,8 @@ def capture(
     Args:
         model: an ``nn.Module``; or an ``.onnx`` file, a folder of ``save_pretrained``, or ``package.module:factory``.
         example: inputs of the module: a tensor ``[N, …]``, a tuple, a mapping by name, or a DataLoader, whose first
-            batch is taken. Targets are left out: what the forward does not take, and of a loader's batch what it does
-            not require.
+            batch is taken, or such a batch. Targets are left out: what the forward does not take, and of a loader's
+            batch (a list) what it does not require.
         data: samples in place of the example, which the program remembers for later stages. An ``.onnx`` file needs
             them, to compare the program with ONNX Runtime.
         seed: set before a factory is called.

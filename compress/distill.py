@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..core.context import Context, Place
 from ..core.errors import ModelError
 from ..core.options import DistillOptions, RecoverOptions, Task
 from ..core.program_file import fit_context
+from ..core.sources import fit_to
 from ..core.tensors import TensorSpec
 from .checkpoint import discard, identity_of, state_hash
 from .losses import CrossEntropy, Loss, Tensors, class_axis, first, present, shaped_like, squared_error, task_loss
@@ -121,8 +123,9 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
         RetortError: as :func:`retort.compress.train.fit`.
     """
     raise_if_not(parent, "program")
-    teacher, context = load_program(parent.main), fit_context(context, parent.main)
+    teacher = load_program(parent.main)
     check_pair(teacher, student)
+    context = _for_student(context, parent, student)
     hard = task_loss(options, context.data, context.task, student) if options.alpha < 1 else None
     loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, hard)
     result = fit(student, options, context, loss, "distill")
@@ -130,6 +133,13 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
     stored = store(student, place, "distill", options=options, facts=facts)
     discard(context.scratch, "distill")
     return stored
+
+
+def _for_student(context: Context, parent: Artifact, student: Program) -> Context:
+    """A context with its data under the student's names: by name, or else in the order of the teacher's inputs."""
+    named = {spec.name for spec in student.signature.inputs} <= set(context.data.train.read([0])[0])
+    given = context if named else fit_context(context, parent.main)
+    return replace(context, data=fit_to(given.data, student.signature))
 
 
 def check_pair(teacher: Program, student: Program) -> None:

@@ -128,7 +128,7 @@ def first_batch(example: Any) -> tuple[Any, bool]:
     if isinstance(example, Mapping) and names_splits(example):
         return first_batch(next(value for name, value in example.items() if name != "classes"))
     if is_array(example) or isinstance(example, Mapping | tuple | list):
-        return example, False
+        return example, isinstance(example, list)  # which loaders make of the tuples of a dataset
     if hasattr(example, "__getitem__") and hasattr(example, "__len__"):
         from torch.utils.data import default_collate
 

@@ -27,6 +27,7 @@ class ModelFile(os.PathLike[str]):
     """A file that a stage wrote, or that was there already. It can be given wherever a path is taken.
 
     Attributes:
+        path: the file; in a temporary folder unless a path or a work folder was named.
         facts: what the stage found out; keys are attributes, too.
         notes: what the stage warned of.
         program: the program that it was made from, where this session made it; else None.
@@ -52,12 +53,7 @@ class ModelFile(os.PathLike[str]):
         self.program = program
         self.data = data
         self.notes = tuple(notes)
-        self._path = path
-
-    @property
-    def path(self) -> Path:
-        """The file; in a temporary folder unless a path or a work folder was named."""
-        return self._path or self.artifact.main
+        self.path = path or artifact.main
 
     @property
     def stage(self) -> str:

@@ -76,9 +76,11 @@ def test_capture_takes_what_a_script_has() -> None:
     """A tensor, a tuple with targets, a mapping, a batch of a loader and the loader itself give the same program."""
     data = series()
     x, y = data.tensors
-    for example in (x[:1], (x[:4], y[:4]), {"series": x[:4]}, next(iter(loader(data))), loader(data)):
+    for example in (x[:1], {"series": x[:4]}, next(iter(loader(data))), loader(data), data):
         made = retort.capture(Gru(), example)
         assert [spec.describe() for spec in made.signature.inputs] == ["series: float32[batch, 10, 6]"]
+    assert len(retort.capture(Gru(), (x, y)).signature.inputs) == 2  # a tuple is what the forward takes
+    assert len(retort.capture(Cnn(), images()[:4]).signature.inputs) == 1
     made = retort.capture(bert(), loader(Texts()))
     assert [spec.name for spec in made.signature.inputs] == ["input_ids", "attention_mask"]
     assert made.signature.inputs[0].shape == ("batch", "sequence")
