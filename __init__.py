@@ -45,32 +45,27 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'retort' has no attribute '{name}'")
-    return getattr(_face(), name)
-
-
-def _face() -> ModuleType:
     # by a computed name, because the key of every artifact follows the imports of the code that makes it
-    return import_module(f"{__name__}.api")
+    found = getattr(import_module(f"{__name__}.api"), name)
+    room = sys.modules.get(f"{__name__}.{name}")
+    if room is not None:  # so that `retort.export.stage` is found through the verb of that name, too
+        vars(found).update({key: value for key, value in vars(room).items() if isinstance(value, ModuleType)})
+    return found
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-class _Verb(ModuleType):
-    """A room that bears the name of a verb: ``retort.export`` is both the folder and the call."""
-
-    def __call__(self, *values: Any, **named: Any) -> Any:
-        return getattr(_face(), self.__name__.rpartition(".")[2])(*values, **named)
-
-
 class _Root(ModuleType):
-    """This package; Python sets a room as its attribute when the room is imported, which must not hide a verb."""
+    """This package, in which a room does not hide the verb of its name: ``retort.export`` stays the verb.
+
+    Python sets every room as an attribute when it is imported; ``from retort.export import stage`` does not need it.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in __all__ and isinstance(value, ModuleType):
-            value.__class__ = _Verb
-        super().__setattr__(name, value)
+        if name not in __all__ or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Root

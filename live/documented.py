@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -67,12 +67,23 @@ def _value(value: Any) -> str:
     return f"{type(value).__name__}()" if isinstance(value, Options) else repr(value)
 
 
+def _inside(annotation: Any) -> str:
+    """The fields of options inside an option, with their defaults."""
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    found = next((kind for kind in kinds if issubclass(kind, Options)), None)
+    if found is None:
+        return ""
+    listed = ", ".join(f"{name} {_value(_default(found, name))}" for name in found.model_fields)
+    return f" A mapping; its options and their defaults: {listed}."
+
+
 def _told(doc: str, options: type[Options], names: list[str]) -> str:
     """The docstring with a section on the options after the arguments."""
     lines = [HEADING]
     for name in names:
         field = options.model_fields[name]
         text = f"{name}: {field.description or name.replace('_', ' ')} (default {_value(_default(options, name))})."
+        text += _inside(field.annotation)
         lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="        ")
     head, found, tail = doc.partition("\n\nReturns:")
     return f"{head}\n\n" + "\n".join(lines) + found + tail

@@ -174,8 +174,12 @@ class Engine(Runnable):
         return f" ({self.stage})"  # a plan opens only beside its GPU
 
     def _lines(self) -> list[tuple[str, str]]:
-        names = ("tensorrt", "device", "precision", "profiles")
-        return [(name, str(self.artifact.facts[name])) for name in names if name in self.artifact.facts]
+        found = self.artifact.facts.get("engine")
+        if found is None:
+            return []
+        device = found["device"]["name"] or "no GPU of this machine"
+        profiles = "; ".join(f"{name} {shapes}" for profile in found["profiles"] for name, shapes in profile.items())
+        return [("built by", f"{found['runtime']} {found['version']} for {device}"), ("profiles", profiles)]
 
 
 class Archive(ModelFile):

@@ -80,8 +80,16 @@ def engine(
         The engine; ``retort.open_session(engine)`` opens it.
 
     Raises:
-        MachineError: no TensorRT is installed, or there is no GPU for it.
+        MachineError: no TensorRT is installed, or there is no GPU for it; ``tensorrt_rtx`` builds without one.
+        VerificationError: TensorRT would refuse or misread the graph; names the nodes.
         UserError: an option is unknown or has a wrong value.
+
+    Example:
+        >>> import retort, torch
+        >>> program = retort.capture(torch.nn.Linear(8, 3), torch.randn(4, 8))
+        >>> engine = retort.engine(retort.export(program, target="tensorrt"), batch_sizes=(1, 4, 8))
+        >>> engine.path.suffix
+        '.plan'
     """
     asked = checked("engine", EngineOptions, options)
     request = Request(folder=folder, progress=progress)

@@ -8,6 +8,7 @@ import pydoc
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -61,7 +62,7 @@ def test_names_are_there_before_anything_is_loaded() -> None:
 def test_root_and_face_publish_the_same_names() -> None:
     """What the root hands on is what the face publishes, and every name is there."""
     assert retort.__all__ == api.__all__
-    assert all(getattr(retort, name) is getattr(api, name) for name in retort.__all__ if name != "export")
+    assert all(getattr(retort, name) is getattr(api, name) for name in retort.__all__)
 
 
 def test_unknown_names_are_refused_as_python_does() -> None:
@@ -73,8 +74,9 @@ def test_unknown_names_are_refused_as_python_does() -> None:
 @pytest.mark.parametrize("first", ["import retort.export", "import retort", "from retort.export import lint"])
 def test_a_room_does_not_hide_a_verb(first: str) -> None:
     """`retort.export` is the verb and the folder of that name, whichever is imported first."""
-    code = f"{first}\nimport retort, retort.export.parity as p\nprint(callable(retort.export), p.__name__)"
-    assert run(code) == "True retort.export.parity"
+    code = f"{first}\nimport retort, retort.export.parity as p\nimport retort.export.finish\n"
+    code += "print(retort.export is retort.api.export, p.__name__, retort.export.finish.__name__)"
+    assert run(code) == "True retort.export.parity retort.export.finish"
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
@@ -118,7 +120,12 @@ def test_help_reads_well(verb: str) -> None:
     assert all(len(line) <= 160 for line in text.splitlines()[3:])
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "engine"])
+NEEDS_TENSORRT = [pytest.mark.trt, pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")]
+
+
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=NEEDS_TENSORRT if verb == "engine" else ()) for verb in VERBS]
+)
 def test_examples_run(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example in the help of every verb runs and prints what it says."""
     monkeypatch.chdir(tmp_path)
