@@ -154,12 +154,12 @@ def load(path: str | Path) -> Any:
 
     Returns:
         A ``Program``, a ``Graph``, an ``Engine``, an ``Archive``, a ``Result``, or for the folder of a run a ``Run``,
-        which is a mapping from stages to those.
+        which is a mapping from stages to those. Other measurements come as ``Facts``, reports as their file.
 
     Raises:
         MissingFileError: there is nothing.
         ArtifactError: unfinished, truncated, altered or foreign.
-        UserError: a kind of file that is not for scripts, such as a report.
+        UserError: the folder of a model that is not captured yet.
 
     Example:
         >>> import retort, torch

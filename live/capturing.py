@@ -16,7 +16,7 @@ from ..cache_key import key_of
 from ..core.artifact import Artifact
 from ..core.context import Context
 from ..core.data import Splits
-from ..core.errors import CaptureError, DataError, MissingFileError, UserError
+from ..core.errors import CaptureError, DataError, MissingFileError, ModelError, UserError
 from ..core.options import CaptureOptions, ModelSpec
 from ..core.tensors import Signature
 from .adapters import as_splits, names_splits
@@ -57,6 +57,9 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
     """
     if request.weights or request.args:
         raise UserError("`weights` and `args` are for a factory that is given by name", "load the weights first")
+    if _is_pretrained(model) and getattr(model.config, "is_encoder_decoder", False):
+        what = f"{type(model).__name__} is an encoder and a decoder, which is a loop and not one program"
+        raise ModelError(what, "capture its encoder: retort.capture(model.get_encoder(), example)")
     feeds = _feeds(model, example)
     names = list(request.output_names) if request.output_names else None
     with _without_cache(model):

@@ -182,6 +182,13 @@ class Engine(Runnable):
         return [("built by", f"{found['runtime']} {found['version']} for {device}"), ("profiles", profiles)]
 
 
+class Report(ModelFile):
+    """One HTML file for a browser; made by ``result.save`` and by recipes."""
+
+    kind = "report"
+    suffix = ".html"
+
+
 class Archive(ModelFile):
     """A TorchServe archive that carries its own runtime; made by ``pack`` or by ``load``."""
 

@@ -11,13 +11,12 @@ from ..core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from ..core.errors import ArtifactError, MissingFileError, UserError
 from .comparison import Result
 from .facts import Facts
-from .model_files import Archive, Engine, Graph, ModelFile
+from .model_files import Archive, Engine, Graph, ModelFile, Report
 from .notebook import table
 from .programs import Program
 from .workspace import Workspace
 
-FILES: dict[str, type[ModelFile]] = {"graph": Graph, "engine": Engine, "archive": Archive}
-Loaded = "Program | ModelFile | Result | Run | Facts"
+FILES: dict[str, type[ModelFile]] = {"graph": Graph, "engine": Engine, "archive": Archive, "report": Report}
 
 
 def load(path: str | Path) -> Any:
@@ -29,8 +28,6 @@ def load(path: str | Path) -> Any:
         return _folder(path)
     if path.suffix == ".json" and path.name != MANIFEST:
         return _json(path)
-    if path.suffix == ".html":
-        raise UserError(f"{path} is a report for a browser", "load the result that it was made of (a .json)")
     return of_artifact(load_artifact(path))
 
 

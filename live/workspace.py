@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 import weakref
@@ -66,6 +67,14 @@ def same_or_new(folder: str | Path | None, known: Workspace | None) -> Workspace
     return known if folder is None and known is not None else Workspace(folder)
 
 
+def _callers_level() -> int:
+    """How far above the console the line of the user's script is."""
+    root, level, frame = str(Path(__file__).resolve().parents[1]), 2, sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(root):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 class ScriptConsole(Console):
     """The console of a call from a script; what a stage warns of is kept, and shown even where progress is not.
 
@@ -83,4 +92,4 @@ class ScriptConsole(Console):
         if self.mode == "text":
             super().warn(text)
         else:
-            warnings.warn(text, stacklevel=3)
+            warnings.warn(text, stacklevel=_callers_level())

@@ -16,6 +16,7 @@ from api_nets import Cnn, Gru, Texts, bert, images, loader, series
 from torch import nn
 
 import retort
+from retort import pipeline
 from retort.core.errors import ArtifactError, CaptureError, DataError, MissingFileError, RetortError, UserError
 from retort.live.comparison import Result
 from retort.live.model_files import Archive, Graph
@@ -254,6 +255,21 @@ def test_what_a_stage_warns_of_is_kept_and_warned_of(program: Program) -> None:
     with pytest.warns(UserWarning, match="were asked for"):
         small = retort.prune(program, macs=0.7, data=images(), recover=None, align=16)
     assert any("were asked for" in note for note in small.notes)
+
+
+def test_the_run_of_a_recipe_is_opened(tmp_path: Path) -> None:
+    """The folder of a run gives a live object for every stage: programs, files, the measured result and the report."""
+    file = retort.capture(nn.Linear(4, 3), torch.randn(4, 4)).save(tmp_path / "net.pt2")
+    bench = {"batch_sizes": [1], "blocks": 3, "block_ms": 1, "budget_s": 1}
+    stages = [{"quantize": {"timed": False, "samples": 32, "correction": "none"}}, "export", {"bench": bench}, "report"]
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(json.dumps({"name": "tiny", "data": "iris", "model": str(file), "stages": stages}))
+    run = retort.load(pipeline.run(recipe, tmp_path / "runs").folder)
+    kinds = {stage: type(item).__name__ for stage, item in run.items()}
+    assert kinds["quantize"] == "Program"
+    assert kinds["export"] == "Graph"
+    assert kinds["bench"] == "Result"
+    assert kinds["report"] == "Report"
 
 
 class Branching(nn.Module):
