@@ -43,8 +43,9 @@ def _guarded(given: list[str]) -> int:
 
 
 def _app() -> Any:
-    from . import engines, services  # noqa: F401  (they add their commands to the app)
-    from .commands import app
+    # each adds its commands to the app, in the order of `--help`
+    from .cli import engines, serving, doctor, benchmarks  # noqa: F401, I001
+    from .cli.commands import app
 
     return app
 
@@ -60,7 +61,7 @@ def _foreign(error: Exception, given: list[str]) -> int:
 
 
 def _nearest_command(message: str, given: list[str]) -> str:
-    from .core.recipe import nearest
+    from .core.options.recipe import nearest
 
     if not message.startswith("No such command"):
         return ""

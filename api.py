@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 from .core.console import SILENT
 from .core.errors import UserError
-from .core.options import BenchOptions, MetricName, Provider
+from .core.options.stage_options import BenchOptions, MetricName, Provider
 from .core.session import PROVIDERS, Session, SessionOptions
-from .live import opening, running
-from .live.adapters import as_splits
-from .live.capturing import CaptureRequest, capture_module, capture_source
-from .live.comparison import Result
-from .live.compressing import distill, prune, quantize, sparsify, train
-from .live.documented import checked, with_options
-from .live.facts import Facts
-from .live.model_files import Archive, Engine, Graph, ModelFile
-from .live.opening import Run
-from .live.programs import Program
-from .live.shipping import engine, export, pack
-from .live.workspace import ScriptConsole, Workspace
+from .pipeline.live import opening, running
+from .pipeline.live.adapters import as_splits
+from .pipeline.live.capturing import CaptureRequest, capture_module, capture_source
+from .pipeline.live.comparison import Result
+from .pipeline.live.compressing import distill, prune, quantize, sparsify, train
+from .pipeline.live.documented import checked, with_options
+from .pipeline.live.facts import Facts
+from .pipeline.live.model_files import Archive, Engine, Graph, ModelFile
+from .pipeline.live.opening import Run
+from .pipeline.live.programs import Program
+from .pipeline.live.shipping import engine, export, pack
+from .pipeline.live.workspace import ScriptConsole, Workspace
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from torch import nn
 
-    from .live.arguments import CaptureArguments, CompareArguments
+    from .pipeline.live.arguments import CaptureArguments, CompareArguments
 
 __all__ = [
     "Archive", "Engine", "Facts", "Graph", "Program", "Result", "Run",
@@ -135,7 +135,7 @@ def compare(
         >>> [stage.stage for stage in result.stages]
         ['torch', 'onnx']
     """
-    from .results import compare_files
+    from .benchmarks.compare_models import compare_files
 
     asked = checked("compare", BenchOptions, options)
     console = ScriptConsole(True) if progress else SILENT

@@ -9,11 +9,11 @@ from typing import cast
 import numpy as np
 
 from ..core.console import SILENT, Console
-from ..core.data import Split, batches
+from ..core.data.splits import Split, batches
 from ..core.errors import DataError, ModelError
-from ..core.intervals import Interval
-from ..core.metrics import AGAINST_OUTPUTS, evaluate, metric_interval, paired_difference
-from ..core.options import MetricName
+from ..core.metrics.intervals import Interval
+from ..core.metrics.task_metrics import AGAINST_OUTPUTS, evaluate, metric_interval, paired_difference
+from ..core.options.stage_options import MetricName
 from ..core.session import Session
 from ..core.tensors import Array
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ..core.options import BenchOptions
+from ..core.options.stage_options import BenchOptions
 from ..core.session import Session
 from ..core.tensors import BATCH, Array, Feeds
 from .clocks import Call, Clocks, clocks_for

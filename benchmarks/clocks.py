@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.ratio import ClockName
+from ..core.metrics.ratio import ClockName
 from ..core.session import Session
 
 Clock = Callable[[], int]

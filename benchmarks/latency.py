@@ -16,15 +16,14 @@ import numpy as np
 
 from ..core.console import SILENT, Console
 from ..core.errors import UserError
-from ..core.intervals import Interval
-from ..core.options import BenchOptions
-from ..core.ratio import ClockName, Ratio
+from ..core.metrics.intervals import Interval
+from ..core.metrics.ratio import ClockName, Ratio
+from ..core.options.stage_options import BenchOptions
 from ..core.session import Session
 from ..core.tensors import Feeds
-from .blocks import Plan, no_collections
 from .candidates import Bench, Candidate, Opener
 from .clocks import Clocks
-from .noise import Noise
+from .machine_noise import Noise
 from .rounds import Run
 from .statistics import (
     Percentile,
@@ -35,6 +34,7 @@ from .statistics import (
     repeated_interval,
     sign_flip_p,
 )
+from .timing_blocks import Plan, no_collections
 
 PERCENTILES = (50.0, 90.0, 99.0)
 

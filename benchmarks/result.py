@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from ..core.artifact import write_atomically
 from ..core.errors import ArtifactError, MissingFileError
-from ..core.options import MetricName
-from ..core.ratio import ClockName
+from ..core.metrics.ratio import ClockName
+from ..core.options.stage_options import MetricName
 from .spreads import Entry, RatioEntry
 from .spreads import Spread as Spread
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..core.intervals import Floats
-from ..core.options import BenchOptions
-from ..core.ratio import Ratio
-from .blocks import Block, Plan, calibrate, clock_step, time_block
+from ..core.metrics.intervals import Floats
+from ..core.metrics.ratio import Ratio
+from ..core.options.stage_options import BenchOptions
 from .clocks import Call, Clocks
-from .noise import Noise, Seen, Watch, judge
+from .machine_noise import Noise, Seen, Watch, judge
 from .statistics import ratio_interval, rounds_needed
+from .timing_blocks import Block, Plan, calibrate, clock_step, time_block
 
 Open = Callable[[], dict[str, Call]]
 

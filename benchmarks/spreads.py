@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..core.intervals import Interval
-from ..core.ratio import ClockName, Ratio
+from ..core.metrics.intervals import Interval
+from ..core.metrics.ratio import ClockName, Ratio
 
 
 class Entry(BaseModel):
@@ -47,7 +47,7 @@ class Spread(Entry):
 
 
 class RatioEntry(Spread):
-    """How many times faster than the reference, see :class:`retort.core.ratio.Ratio`."""
+    """How many times faster than the reference, see :class:`retort.core.metrics.ratio.Ratio`."""
 
     value: float | None = Field(gt=0)
     candidate: str = Field(default="", description="name of what is compared")

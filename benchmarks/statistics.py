@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.intervals import NORMAL, Floats, Interval, student, widened_z
-from ..core.ratio import Ratio, from_logs
+from ..core.metrics.intervals import NORMAL, Floats, Interval, student, widened_z
+from ..core.metrics.ratio import Ratio, from_logs
 
 Verdict = Literal["reference", "faster", "slower", "cannot tell"]
 PERCENTILE_CONFIDENCE = 0.99

@@ -19,15 +19,15 @@ from ..core.artifact import Artifact, load_artifact, new_artifact, write_atomica
 from ..core.backends.eager import PROGRAM_FILE, SIGNATURE_FILE, load_exported, quiet
 from ..core.console import SILENT, Console
 from ..core.context import Place
-from ..core.data import Split, batches
+from ..core.data.splits import Split, batches
 from ..core.errors import ArtifactError, DataError
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
-from . import modes
-from .capture import capture_module, rows
-from .cost import Cost, measure
-from .devices import as_array, as_tensor, move_module
-from .graphs import drop_traces, finish
-from .tracing import trace
+from .capture.capture import capture_module, rows
+from .capture.cleanup import drop_traces, finish
+from .capture.torch_export import trace
+from .graph import train_eval_mode
+from .graph.cost import Cost, measure
+from .graph.devices import as_array, as_tensor, move_module
 
 __all__ = [
     "Cost", "Program", "capture", "clone", "cost", "device_of", "evaluating", "load_program", "move", "predict",
@@ -97,7 +97,7 @@ def capture(
 
 def set_training(program: Program, training: bool) -> None:
     """Flip every node that trains (batch norm, dropout, recurrent layers, attention dropout …)."""
-    modes.apply(program.module, training)
+    train_eval_mode.apply(program.module, training)
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def reexport(program: Program) -> torch.export.ExportedProgram:
 
 
 def _made_from(program: Program) -> tuple[Any, ...]:
-    code = [child.code for child in modes.graphs(program.module)]
+    code = [child.code for child in train_eval_mode.graphs(program.module)]
     module = program.module
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     shapes = [tuple(tensor.shape) for tensor in program.example.values()]
@@ -179,7 +179,7 @@ def save_program(program: Program, path: Path) -> None:
     """
     exported = reexport(program)
     drop_traces(exported.graph_module)
-    facts = {"modes": modes.to_json(program.module), "meta": program.meta}
+    facts = {"modes": train_eval_mode.to_json(program.module), "meta": program.meta}
     extra = {SIGNATURE_FILE: program.signature.to_json(), PROGRAM_FILE: json.dumps(facts, sort_keys=True)}
     with quiet():
         write_atomically(path, lambda stream: torch.export.save(exported, stream, extra_files=extra))
@@ -198,10 +198,10 @@ def load_program(path: Path) -> Program:
         raise ArtifactError(f"{path}: its signature does not fit its graph", "capture the model again")
     module, _, _ = finish(exported, names)
     if facts["modes"] is None:
-        modes.mark_training_form(module)
+        train_eval_mode.mark_training_form(module)
     else:
-        modes.from_json(module, facts["modes"], str(path))
-    modes.apply(module, False)
+        train_eval_mode.from_json(module, facts["modes"], str(path))
+    train_eval_mode.apply(module, False)
     return Program(module, signature, _example(exported, signature), facts["meta"])
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .console import SILENT, Console
-from .data import Splits
-from .options import Target, Task
+from .data.splits import Splits
+from .options.stage_options import Target, Task
 
 
 @dataclass(frozen=True)

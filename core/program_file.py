@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .context import Context
+from .data.data_sources import fit_to
 from .errors import ArtifactError
-from .options import Target
-from .sources import fit_to
+from .options.stage_options import Target
 from .tensors import Signature
 
 _SIGNATURE, _STORED = "retort.signature", "retort.program"

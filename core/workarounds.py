@@ -2,7 +2,8 @@
 
 A patch is a context manager or a function of this file and of its two siblings, ``compress/graph/workarounds.py`` and
 ``export/ort/workarounds.py``; nothing else in the package changes a library's private parts, or imports them, but for
-the types of operators (``torch._ops``) and their schemas. ``tests/test_workarounds.py`` runs every library without its
+the types of operators (``torch._ops``) and their schemas. ``tests/house/test_workarounds.py`` runs every library
+without its
 patch and fails once the fault is gone.
 """
 

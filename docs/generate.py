@@ -18,9 +18,9 @@ from pydantic_core import PydanticUndefined
 
 from retort.core import errors
 from retort.core.artifact import MAIN_FILE, SUFFIX_KIND, Manifest
-from retort.core.options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
-from retort.core.recipe import Recipe
-from retort.core.stage_table import STAGES
+from retort.core.options.recipe import Recipe
+from retort.core.options.stage_options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
+from retort.core.options.stage_table import STAGES
 from retort.core.tensors import TensorSpec
 
 ROOT = Path(__file__).resolve().parents[1]

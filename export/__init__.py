@@ -1,1 +1,1 @@
-"""Program in, ONNX out: `stage` runs the room, `onnx_graph` translates, `parity` proves, `lint` and `kernels` judge."""
+"""Program in, ONNX out: `stage` runs the room, `translate` writes the graph, `verify` checks it, `lint` judges it."""

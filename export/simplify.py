@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
-from .edit import (
+from .graph_edit import (
     add_constant,
     attribute,
     constant,
@@ -25,7 +25,7 @@ from .edit import (
     is_op,
     substitute,
 )
-from .quantized import is_qdq
+from .qdq.write_qdq import is_qdq
 
 Pass = Callable[[ir.Model], tuple[ir.Model, bool]]
 _NOTHING = ("Identity", "Dropout")

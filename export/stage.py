@@ -15,21 +15,21 @@ from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not,
 from ..core.backends.ort import SIGNATURE_KEY
 from ..core.console import SILENT, Console
 from ..core.context import Context, Place
-from ..core.data import rows_of
-from ..core.dynamic import NEIGHBOURS
+from ..core.data.splits import rows_of
+from ..core.dynamic_kernels import NEIGHBOURS
 from ..core.errors import DataError, UserError, VerificationError
-from ..core.options import ExportOptions, Target
+from ..core.options.stage_options import ExportOptions, Target
 from ..core.program_file import fit_context
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Feeds, Signature
-from .finish import told_of_neighbours
-from .graph_file import EXTERNAL_ABOVE_BYTES
-from .half import LEAST_OPSET, half_signature, to_half
-from .half_check import ACCEPTED, Widened, runnable
-from .kernels import integer_kernels
+from .files import EXTERNAL_ABOVE_BYTES
+from .finalize import told_of_neighbours
+from .half_precision.check import ACCEPTED, Widened, runnable
+from .half_precision.convert import LEAST_OPSET, half_signature, to_half
 from .lint import lint
-from .parity import check, rows
-from .sparsity import verify_sparsity
+from .ort.kernels import integer_kernels
+from .verify.parity import check, rows
+from .verify.sparsity import verify_sparsity
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -72,8 +72,8 @@ def write_graph(
         StorageError: the disk is full or not writable.
     """
     from ..core.backends.eager import load_exported
-    from .onnx_graph import OPSETS, build
-    from .retarget import is_quantized, retarget
+    from .qdq.retarget import is_quantized, retarget
+    from .translate import OPSETS, build
 
     raise_if_not(artifact, "program")
     wanted = options.target or "cpu"
@@ -107,7 +107,7 @@ def _carried(artifact: Artifact) -> dict[str, Any]:
 
 def _plainer(program: ExportedProgram, signature: Signature, target: Target, opset: int) -> bytes | None:
     """The file of a program whose integers depend on the batch, with those layers in FP32; None for others."""
-    from .onnx_graph import build
+    from .translate import build
 
     if signature.batch_invariant:
         return None
@@ -138,7 +138,7 @@ def prove(
         VerificationError: the file is off.
     """
     from ..core.backends.eager import EagerSession
-    from .retarget import is_quantized, without_quantization
+    from .qdq.retarget import is_quantized, without_quantization
 
     quantized = is_quantized(program)
     references = [program, without_quantization(program)] if quantized else [program]

@@ -12,7 +12,7 @@ from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.console import SILENT, Console
 from ..core.context import Context, Place
 from ..core.errors import ArtifactError, UserError
-from ..core.options import PackOptions
+from ..core.options.stage_options import PackOptions
 from .bundle import read_graph, write_bundle
 from .config import model_config
 from .engine import MODEL, Engine, smallest_golden

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.artifact import Artifact, raise_if_not, sha256_file
-from ..core.dynamic import OPERATORS
+from ..core.dynamic_kernels import OPERATORS
 from ..core.errors import ArtifactError, MachineError, UserError
 from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ..core.console import SILENT, Console
-from ..core.data import Split
+from ..core.data.splits import Split
 from ..core.errors import InputError, LimitError, RetortError, ServingError, UserError
 from ..core.tensors import Array, Feeds
 from .bodies import V2_TYPES

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from ..core.java import Java
-from ..core.options import PackOptions
+from ..core.options.stage_options import PackOptions
 from .settings import Settings
 
 _MIN_STARTUP_S = 60

@@ -20,7 +20,7 @@ from ..core.artifact import Artifact, raise_if_not, storage_errors
 from ..core.console import SILENT, Console
 from ..core.errors import MachineError, ServingError
 from ..core.java import Java, find_java
-from ..core.options import ServeOptions
+from ..core.options.stage_options import ServeOptions
 from ..core.tensors import Signature
 from .archive import Mar, open_mar
 from .client import Client

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from retort.compress.pruning import rules
+from retort.compress.pruning.coupling import rules
 
 OWN = pytest.mark.parametrize("defect", [KeyError("gone"), AssertionError("never"), IndexError("out"), TypeError("no")])
 

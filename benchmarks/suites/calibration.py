@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import stages
 from ...core.artifact import load_artifact
 from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.data import Batch, Splits
+from ...core.data.splits import Batch, Splits
 from ...core.memory import give_back
-from ...core.options import CaptureOptions, ModelSpec, QuantizeOptions
+from ...core.options.stage_options import CaptureOptions, ModelSpec, QuantizeOptions
 from ...core.session import open_session
-from ..device import describe, fingerprint
+from ...pipeline import stages
 from ..footprint import forget_peak, peak_bytes, resident_bytes
+from ..machine import describe, fingerprint
 
 METHODS = ("minmax", "moving", "percentile", "mse", "entropy")
 SAMPLES, BATCH, SIDE = 512, 8, 224

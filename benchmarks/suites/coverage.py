@@ -23,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from ... import stages
 from ...core.artifact import Artifact
 from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.data import ArraySplit, Splits
+from ...core.data.data_sources import load_data
+from ...core.data.splits import ArraySplit, Splits
 from ...core.errors import RetortError, UserError
-from ...core.options import CaptureOptions, DataSpec, ModelSpec, PruneOptions, RecoverOptions
+from ...core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, PruneOptions, RecoverOptions
 from ...core.program_file import read_signature
-from ...core.sources import load_data
+from ...pipeline import stages
 
 ZOOS = ("retort.examples.transformers_zoo", "retort.examples.networks", "retort.examples.awkward")
 TOLERANCE = 1e-9
@@ -44,7 +44,7 @@ def models(wanted: Sequence[str] = ()) -> list[tuple[str, str]]:
     Raises:
         UserError: the suite has no such model.
     """
-    from ...core.references import resolve
+    from ...core.data.references import resolve
 
     found = [(zoo, name) for zoo in ZOOS for name in resolve(f"{zoo}:names", Path.cwd())()]
     unknown = sorted(set(wanted) - {name for _, name in found})

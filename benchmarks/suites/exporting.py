@@ -17,6 +17,7 @@ A line per model and part is appended to the file; one that went well and stands
 
 from __future__ import annotations
 
+import argparse
 import gc
 import hashlib
 import json
@@ -27,27 +28,32 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ... import dispatch, stages
 from ...core.artifact import Artifact, load_artifact
 from ...core.console import Console
 from ...core.context import Context, Place
+from ...core.data.data_sources import load_data
 from ...core.errors import RetortError
-from ...core.options import CaptureOptions, DataSpec, EngineOptions, ExportOptions, ModelSpec, QuantizeOptions, Target
+from ...core.options.stage_options import (
+    CaptureOptions,
+    DataSpec,
+    EngineOptions,
+    ExportOptions,
+    ModelSpec,
+    QuantizeOptions,
+    Target,
+)
 from ...core.program_file import read_signature
-from ...core.sources import load_data
 from ...core.tensors import BATCH
+from ...pipeline import dispatch, stages
 from .coverage import models
-from .exporting_shapes import Axes, compare, decibels, free, lengths, other_shapes, sides
+from .exporting_shapes import DEFAULT_PARTS, PARTS, Axes, Row, compare, decibels, free, lengths, other_shapes, sides
+from .exporting_table import COLUMNS, counts, line
 
 BATCHES = (1, 2, 5)
 SAMPLES = 8
-PARTS = ("export", "sizes", "import", "int8", "int8-tensorrt", "engine")
-DEFAULT_PARTS = PARTS[:5]
 _PRECISIONS: tuple[Literal["file", "fp16"], ...] = ("file", "fp16")
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -227,7 +233,18 @@ def run(
     return {name: {part: have[name, part] for part in PARTS if (name, part) in have} for _, name in models(wanted)}
 
 
-if __name__ == "__main__":
-    from .exporting_table import main
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the suite and print its table, then one JSON line."""
+    parser = argparse.ArgumentParser(prog="retort.benchmarks.suites.exporting", description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", help="names of models; all by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/exporting.jsonl"), help="file to append to")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="what to measure")
+    given = parser.parse_args(arguments)
+    console = Console()
+    found = run(given.models, given.out, console, given.parts)
+    console.table("Export, INT8 and engines", list(COLUMNS), [line(name, rows) for name, rows in found.items()])
+    console.result({}, json.dumps(counts(found)))
 
+
+if __name__ == "__main__":
     main()

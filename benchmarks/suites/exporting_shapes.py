@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...core.context import Context
-from ...core.metrics import sqnr_db
+from ...core.metrics.task_metrics import sqnr_db
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import BATCH, Array, Signature, multiple
 
@@ -111,3 +111,9 @@ def decibels(program: Path, graph: Path, context: Context) -> float | None:
     if float(np.ptp(value, axis=0).max(initial=0.0)) <= _SAME * float(np.abs(value).max(initial=0.0)):
         return None
     return min(300.0, sqnr_db(value, np.asarray(found[name])))
+
+
+PARTS = ("export", "sizes", "import", "int8", "int8-tensorrt", "engine")
+
+
+DEFAULT_PARTS = PARTS[:5]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from ...core.console import Console
-from .exporting import DEFAULT_PARTS, PARTS, Row, run
+from .exporting_shapes import PARTS, Row
 
 COLUMNS = (
     *("model", "free axes", "nodes", "parity", "shapes", "bytes", "parser", "height, width", "imported"),
@@ -72,16 +67,3 @@ def counts(found: dict[str, dict[str, Row]]) -> dict[str, Any]:
         "parsed": sum("parsed_layers" in row for row in exports),
         "parsed_int8": sum("parsed_layers" in row.get("int8-tensorrt", {}) for row in rows),
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the suite and print its table, then one JSON line."""
-    parser = argparse.ArgumentParser(prog="retort.benchmarks.suites.exporting", description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", help="names of models; all by default")
-    parser.add_argument("--out", type=Path, default=Path("runs/exporting.jsonl"), help="file to append to")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="what to measure")
-    given = parser.parse_args(arguments)
-    console = Console()
-    found = run(given.models, given.out, console, given.parts)
-    console.table("Export, INT8 and engines", list(COLUMNS), [line(name, rows) for name, rows in found.items()])
-    console.result({}, json.dumps(counts(found)))

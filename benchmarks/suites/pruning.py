@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from ... import stages
 from ...core.artifact import Artifact
 from ...core.console import Console
 from ...core.context import Context, Place
+from ...core.data.data_sources import fit_to, load_data
 from ...core.errors import MachineError, RetortError
-from ...core.metrics import paired_difference
-from ...core.options import (
+from ...core.metrics.task_metrics import paired_difference
+from ...core.options.stage_options import (
     BenchOptions,
     CaptureOptions,
     DataSpec,
@@ -44,10 +44,10 @@ from ...core.options import (
 )
 from ...core.program_file import read_signature
 from ...core.session import SessionOptions, open_session
-from ...core.sources import fit_to, load_data
+from ...pipeline import stages
 from ..accuracy import predict
-from ..device import describe, fingerprint
 from ..latency import compare_sessions
+from ..machine import describe, fingerprint
 
 PEER = "torch-pruning==1.6.*"
 NETS = ("residual", "depthwise", "vision", "bert", "recurrent")
@@ -125,14 +125,17 @@ def _peer(name: str, python: Path, dense: Artifact, folder: Path, context: Conte
         json.dumps({"net": name, "weights": str(weights), "share": SHARE, "example": example, "out": str(out)})
     )
     done = subprocess.run(
-        [str(python), "-m", "retort.benchmarks.suites.peer", str(job)], check=False, capture_output=True, text=True
+        [str(python), "-m", "retort.benchmarks.suites.pruning_peer", str(job)],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     if not job.with_suffix(".result").exists():
         return {"ok": False, "error": done.stderr.strip()[-200:]}, None
     found = json.loads(job.with_suffix(".result").read_text())
     if not found["ok"]:
         return found, None
-    spec = ModelSpec(source="retort.benchmarks.suites.peer:load", args={"path": str(out)})
+    spec = ModelSpec(source="retort.benchmarks.suites.pruning_peer:load", args={"path": str(out)})
     try:
         return found, stages.capture(CaptureOptions(), spec, Place(folder / "peer"), context)
     except RetortError as error:

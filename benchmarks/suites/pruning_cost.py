@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import stages
 from ...core.artifact import load_artifact
 from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.data import ArraySplit
-from ...core.options import CaptureOptions, DataSpec, ModelSpec, PruneOptions
-from ...core.sources import load_data
+from ...core.data.data_sources import load_data
+from ...core.data.splits import ArraySplit
+from ...core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, PruneOptions
+from ...pipeline import stages
 from ..footprint import forget_peak, peak_bytes, resident_bytes
 
 ZOO = "retort.examples.transformers_zoo"

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import stages
 from ...core.console import Console
 from ...core.context import Context, Place
+from ...core.data.data_sources import load_data
 from ...core.errors import RetortError
-from ...core.options import CaptureOptions, DataSpec, ModelSpec, PruneOptions
-from ...core.sources import load_data
-from ..device import describe, fingerprint
+from ...core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, PruneOptions
+from ...pipeline import stages
+from ..machine import describe, fingerprint
 
 _NETS, _ZOO = "retort.examples.pruning_nets", "retort.examples.transformers_zoo"
 CASES: dict[str, tuple[str, str, int, float]] = {

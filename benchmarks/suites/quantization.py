@@ -26,20 +26,20 @@ from typing import Any
 
 import numpy as np
 
-from ... import stages
 from ...core.artifact import load_artifact
 from ...core.backends.eager import load_exported, quiet
 from ...core.console import Console
 from ...core.context import Context, Place
+from ...core.data.data_sources import fit_to, load_data
 from ...core.errors import RetortError
-from ...core.metrics import evaluate, paired_difference, sqnr_db
-from ...core.options import BenchOptions, CaptureOptions, DataSpec, ExportOptions, ModelSpec, TrainOptions
+from ...core.metrics.task_metrics import evaluate, paired_difference, sqnr_db
+from ...core.options.stage_options import BenchOptions, CaptureOptions, DataSpec, ExportOptions, ModelSpec, TrainOptions
 from ...core.program_file import read_signature
 from ...core.session import SessionOptions, open_session
-from ...core.sources import fit_to, load_data
+from ...pipeline import stages
 from ..accuracy import predict
-from ..device import describe, fingerprint
 from ..latency import compare_sessions
+from ..machine import describe, fingerprint
 
 NETS = ("residual", "depthwise", "vision", "recurrent", "bert", "minilm")
 PEERS = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .coupling import Coupling, couple
-from .explain import Row, explain
-from .proof import Proof, prove
-from .sparsify import sparsify
+from .coupling.explain import Row, explain
+from .coupling.propagate import Coupling, couple
+from .proof.prove import Proof, prove
+from .sparsity.stage import sparsify
 from .stage import prune
 from .step import Pruned, prune_program
-from .surgery import cut
+from .surgery.slice_parameters import cut
 
 __all__ = [
     "Coupling",

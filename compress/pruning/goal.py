@@ -10,15 +10,15 @@ from typing import Any
 from ...core.artifact import stable_hash
 from ...core.console import Console
 from ...core.errors import UserError
-from ...core.options import PruneOptions
+from ...core.options.stage_options import PruneOptions
 from ..program import Program, cost
-from .costs import NAMES, counted
-from .groups import Grouping
-from .labels import Mask
-from .latency import Clock, Measured
-from .progress import Steps, ramp
+from .coupling.groups import Grouping
+from .coupling.labels import Mask
+from .latency.latency_budget import Clock, Measured
+from .latency.latency_table import Timer
+from .resume import Steps, ramp
+from .selection.cost_model import NAMES, counted
 from .step import Ranked, decide, groups_of, measure_of, plan, share_of
-from .table import Timer
 
 
 @dataclass(frozen=True)

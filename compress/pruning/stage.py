@@ -13,21 +13,21 @@ from ...core.artifact import Artifact, raise_if_not, stable_hash
 from ...core.context import Context, Place
 from ...core.errors import UserError
 from ...core.memory import give_back
-from ...core.options import PruneOptions
+from ...core.options.stage_options import PruneOptions
 from ...core.program_file import fit_context
-from ..checkpoint import discard, state_hash
-from ..distill import recover
+from ..distillation.distill import recover
 from ..program import Program, cost, load_program, store
-from .costs import counted
-from .evidence import Samples
-from .facts import describe, facts_of, proof_facts, warn
+from ..training.checkpoint import discard, state_hash
 from .goal import Goal, clock_of
-from .progress import Steps, recovery_of
-from .shipped import FileCheck, prove_file
+from .latency.latency_table import Timer
+from .manifest_facts import describe, facts_of, proof_facts, warn
+from .proof.onnx_check import FileCheck, prove_file
+from .resume import Steps, recovery_of
+from .selection.cost_model import counted
+from .selection.gradients import Samples
+from .sparsity.masks import KEY
 from .step import Pruned, cut_and_prove, measure_of
-from .table import Timer
-from .trial import Trial
-from .zeros import KEY
+from .trial_cuts import Trial
 
 
 def prune(
@@ -53,7 +53,7 @@ def prune(
         ArtifactError: ``parent`` is no program.
         UserError: a pattern matches nothing, or the budget cannot be reached.
         VerificationError: a proof failed, or the program is not faster where that was asked for.
-        RetortError: as :func:`retort.compress.train.fit`.
+        RetortError: as :func:`retort.compress.training.train.fit`.
     """
     raise_if_not(parent, "program")
     original, context = load_program(parent.main), fit_context(context, parent.main)

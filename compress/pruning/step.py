@@ -10,18 +10,18 @@ import numpy as np
 
 from ...core.errors import UserError
 from ...core.memory import give_back
-from ...core.option_types import Importance, Normalization
-from ...core.options import PruneOptions
+from ...core.options.option_types import Importance, Normalization
+from ...core.options.stage_options import PruneOptions
 from ..program import Cost, Program, cost, set_training, shared
-from .budget import choose
-from .costs import Measure, counted, unit_costs
-from .coupling import Coupling, couple
-from .groups import Grouping, exclude, find_groups
-from .importance import DATA_DRIVEN, Evidence, Scores, normalized, score
-from .labels import Mask
-from .ladders import build_ladders, fixed_widths, least_cut, remove, restrict
-from .proof import Proof, prove
-from .surgery import cut
+from .coupling.groups import Grouping, exclude, find_groups
+from .coupling.labels import Mask
+from .coupling.propagate import Coupling, couple
+from .proof.prove import Proof, prove
+from .selection.cost_budget import choose
+from .selection.cost_model import Measure, counted, unit_costs
+from .selection.cut_options import build_ladders, fixed_widths, least_cut, remove, restrict
+from .selection.importance import DATA_DRIVEN, Evidence, Scores, normalized, score
+from .surgery.slice_parameters import cut
 
 _PHASES = ("couple", "choose", "cut", "prove")
 

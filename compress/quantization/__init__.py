@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .fold import fold_batch_norms
-from .op import qdq
-from .placement import Placement, place
+from ...core.backends.fake_quantize import qdq
+from .placement.place import Placement, place
+from .prepare.batch_norm_folding import fold_batch_norms
 from .scheme import SCHEMES, Grid, Range, Scheme
 from .stage import is_quantized, quantize, quantize_program
 

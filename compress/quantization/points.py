@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from .operators import Weighted, clamp_bounds, is_qdq, moved, name_of, operand, weighted
-from .recurrent import Recurrent, module_of
+from .operator_classes import Weighted, clamp_bounds, is_qdq, moved, name_of, operand, weighted
+from .recurrent_layers import Recurrent, module_of
 from .scheme import UNBOUNDED
 
 

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 from ...core.context import Context
-from ...core.data import Splits
+from ...core.data.splits import Splits
 from ...core.errors import DataError
-from ...core.options import QatOptions, Task
-from ..checkpoint import discard
-from ..distill import soft_target_loss
-from ..losses import Loss, Score, as_targets, task_loss
+from ...core.options.stage_options import QatOptions, Task
+from ..distillation.distill import soft_target_loss
 from ..program import Program, clone, evaluating
-from ..train import FitResult, fit
-from .coded import coded_layers
-from .operators import is_qdq
-from .partial import quantizer_of
-from .scales import learnable, refresh_ranges
-from .surgery import fetch
+from ..training.checkpoint import discard
+from ..training.losses import Loss, Score, as_targets, task_loss
+from ..training.train import FitResult, fit
+from .correction.layer_matrices import coded_layers
+from .correction.learned_scales import learnable, refresh_ranges
+from .mixed_precision.partial_quantization import quantizer_of
+from .module_edit import fetch
+from .operator_classes import is_qdq
 
 LABEL = "qat"
 _BIAS_CODES = 2.0**30
@@ -47,7 +47,7 @@ def train_quantized(
 
     Raises:
         DataError: no training samples, or none with labels where the loss needs them.
-        RetortError: as :func:`retort.compress.train.fit`.
+        RetortError: as :func:`retort.compress.training.train.fit`.
     """
     data, task = context.data, context.task
     if len(data.train) == 0:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...core.errors import ModelError
-from ...core.options import Target
+from ...core.options.stage_options import Target
 
 UNBOUNDED = (-math.inf, math.inf)
 WEIGHT_MAX = 127

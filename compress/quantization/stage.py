@@ -7,14 +7,14 @@ from typing import Any
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.options import QuantizeOptions
+from ...core.options.stage_options import QuantizeOptions
 from ...core.program_file import fit_context
 from ..program import cost, load_program, save_program
-from .partial import units_of
-from .plan import write_plan
+from .fidelity import compare
+from .int8_program import Gains, Quantized, is_quantized, quantize_program, quantize_with
+from .mixed_precision.partial_quantization import units_of
+from .mixed_precision.plan import write_plan
 from .qat import forget
-from .quality import compare
-from .quantizing import Gains, Quantized, is_quantized, quantize_program, quantize_with
 
 __all__ = ["is_quantized", "quantize", "quantize_program"]
 PLAN = "plan.yaml"

@@ -17,7 +17,7 @@ from torch.export.passes import move_to_device_pass
 from ..errors import ArtifactError, MachineError, MissingFileError
 from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
 from ..workarounds import drop_formulas
-from . import qdq as qdq  # registers retort::qdq, which quantized programs call
+from . import fake_quantize as fake_quantize  # registers retort::qdq, which quantized programs call
 from .pt2 import REMEDY, check_archive, tensors_only
 
 if TYPE_CHECKING:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import onnx
 
-from ...core.options import Target
-from . import cpu, placement, qdq, structure, types
-from .view import Finding, Verdict, View
+from ...core.options.stage_options import Target
+from . import cpu_rules, placement_advice, qdq_rules, structure_rules, type_rules
+from .graph_view import Finding, Verdict, View
 
 __all__ = ["Finding", "Verdict", "lint", "rejected"]
 
 RULES = {
-    "tensorrt": (*structure.RULES, *qdq.RULES, *types.RULES, *placement.RULES),
-    "cpu": (*structure.GENERAL, *cpu.RULES),
+    "tensorrt": (*structure_rules.RULES, *qdq_rules.RULES, *type_rules.RULES, *placement_advice.RULES),
+    "cpu": (*structure_rules.GENERAL, *cpu_rules.RULES),
 }
 
 

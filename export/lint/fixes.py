@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .qdq import holds_weight, output_axis
-from .view import DEQUANTIZE, HEAVY, QUANTIZE, Numbers, View, attribute, sorted_nodes
+from .graph_view import DEQUANTIZE, HEAVY, QUANTIZE, Numbers, View, attribute, sorted_nodes
+from .qdq_rules import holds_weight, output_axis
 
 Fix = Callable[["Editor"], int]
 _TINY = 2.0**-24
@@ -202,7 +202,7 @@ def equal_volumes(editor: Editor) -> int:
 
 def constant_types(editor: Editor) -> int:
     """Q17: a constant operand takes the type of the computed one."""
-    from .types import clashing_constants
+    from .type_rules import clashing_constants
 
     view, count = editor.view, 0
     for node, index, kind in list(clashing_constants(view)):

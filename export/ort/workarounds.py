@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from ..edit import add_constant, constant, dims, every_node, is_op
+from ..graph_edit import add_constant, constant, dims, every_node, is_op
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -11,13 +11,13 @@ import torch
 from api_nets import Texts
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
-from retort.core.data import ArraySplit, Splits
+from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, UserError
 from retort.core.tensors import Signature, TensorSpec
-from retort.live import samples
-from retort.live.adapters import as_splits, task_of
-from retort.live.feeds import example_feeds
-from retort.live.samples import Reader, SampleSplit
+from retort.pipeline.live import samples
+from retort.pipeline.live.adapters import as_splits, task_of
+from retort.pipeline.live.feeds import example_feeds
+from retort.pipeline.live.samples import Reader, SampleSplit
 
 ONE = Signature((TensorSpec("x", "float32", ("batch", 3)),), (TensorSpec("y", "float32", ("batch", 2)),))
 TWO = Signature((TensorSpec("a", "float32", ("batch", 3)), TensorSpec("b", "float32", ("batch", 2))), ())

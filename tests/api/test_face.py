@@ -16,7 +16,7 @@ import pytest
 
 import retort
 from retort import api
-from retort.core.options import (
+from retort.core.options.stage_options import (
     BenchOptions,
     DistillOptions,
     EngineOptions,
@@ -28,8 +28,8 @@ from retort.core.options import (
     SparsifyOptions,
     TrainOptions,
 )
-from retort.live import arguments
-from retort.live.capturing import CaptureRequest
+from retort.pipeline.live import arguments
+from retort.pipeline.live.capturing import CaptureRequest
 
 OPTIONS: dict[str, tuple[type[Options], tuple[str, ...]]] = {
     "capture": (CaptureRequest, ()),
@@ -74,9 +74,9 @@ def test_unknown_names_are_refused_as_python_does() -> None:
 @pytest.mark.parametrize("first", ["import retort.export", "import retort", "from retort.export import lint"])
 def test_a_room_does_not_hide_a_verb(first: str) -> None:
     """`retort.export` is the verb and the folder of that name, whichever is imported first."""
-    code = f"{first}\nimport retort, retort.export.parity as p\nimport retort.export.finish\n"
-    code += "print(retort.export is retort.api.export, p.__name__, retort.export.finish.__name__)"
-    assert run(code) == "True retort.export.parity retort.export.finish"
+    code = f"{first}\nimport retort, retort.export.verify.parity as p\nimport retort.export.finalize\n"
+    code += "print(retort.export is retort.api.export, p.__name__, retort.export.finalize.__name__)"
+    assert run(code) == "True retort.export.verify.parity retort.export.finalize"
 
 
 @pytest.mark.parametrize("verb", OPTIONS)

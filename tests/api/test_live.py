@@ -18,10 +18,10 @@ from torch import nn
 import retort
 from retort import pipeline
 from retort.core.errors import ArtifactError, CaptureError, DataError, MissingFileError, RetortError, UserError
-from retort.live.comparison import Result
-from retort.live.model_files import Archive, Graph
-from retort.live.opening import Run
-from retort.live.programs import Program
+from retort.pipeline.live.comparison import Result
+from retort.pipeline.live.model_files import Archive, Graph
+from retort.pipeline.live.opening import Run
+from retort.pipeline.live.programs import Program
 
 QUICK: dict[str, Any] = {"timed": False, "correction": "none", "weight_bits": 7}
 BRIEFLY: dict[str, Any] = {"batch_sizes": [1], "budget_s": 0.5, "blocks": 3}

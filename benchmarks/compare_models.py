@@ -1,0 +1,87 @@
+"""Model files measured beside the first of them: accuracy, latency, footprint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..core.artifact import Artifact
+from ..core.console import Console
+from ..core.data.data_sources import fit_to
+from ..core.data.splits import Splits
+from ..core.errors import UserError
+from ..core.options.stage_options import BenchOptions, MetricName
+from ..core.session import PROVIDERS
+from ..core.tensors import Array
+from .sessions import LATENCY_SAMPLES, opener
+
+if TYPE_CHECKING:
+    from .result import Result
+
+
+def compare_files(
+    given: list[Artifact] | Mapping[str, Artifact],
+    splits: Splits,
+    options: BenchOptions,
+    metric: MetricName | None,
+    console: Console,
+) -> Result:
+    """Measure model files beside the first of them.
+
+    Args:
+        given: the files, with a name for each where the caller has one; by default names are made of the paths.
+
+    Raises:
+        UserError: two of them have the same name.
+    """
+    from .accuracy import measure_accuracy, predict
+    from .build_result import new_result, stage_entry
+    from .footprint import measure_memory
+    from .latency import compare_sessions
+
+    names = list(given) if isinstance(given, Mapping) else _names(given)
+    models = list(given.values()) if isinstance(given, Mapping) else given
+    openers = {name: opener(model, options) for name, model in zip(names, models, strict=True)}
+    sessions = [opened() for opened in openers.values()]
+    data = [fit_to(splits, session.signature).test for session in sessions]
+    found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]
+    judged = metric or metric_of(found[0].targets)
+    samples = data[0].read(range(min(LATENCY_SAMPLES, len(data[0]))))[0]
+    for session in sessions:
+        session.close()
+    timed = compare_sessions(openers, samples, options, console)
+    entries = []
+    for index, (name, model) in enumerate(zip(names, models, strict=True)):
+        reference = found[0] if index else None
+        measured = judged and measure_accuracy(judged, found[index], reference, confidence=options.confidence)
+        memory = measure_memory(model.main, threads=options.threads) if options.provider == "cpu" else None
+        entries.append(stage_entry(name, model, accuracy=measured or None, latency=timed, memory=memory))
+    facts = {"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)}
+    title, notes = " against ".join(reversed(names)), ran_on(options)
+    return new_result(title, entries, reference=names[0], latency=timed, data=facts, notes=notes)
+
+
+def ran_on(options: BenchOptions) -> list[str]:
+    """What is said of models that did not run on the CPU, whose memory in this machine says nothing of them."""
+    if options.provider == "cpu":
+        return []
+    return [f"ONNX files ran on {PROVIDERS[options.provider][0]}, asked node by node; memory is not measured."]
+
+
+def metric_of(targets: Array | None) -> MetricName | None:
+    """The usual metric for targets: accuracy for classes, MSE for values, none without targets."""
+    if targets is None:
+        return None
+    return "accuracy" if targets.dtype.kind in "iu" else "mse"
+
+
+def _names(models: list[Artifact]) -> list[str]:
+    forms = (
+        [model.path.stem if model.path.is_file() else model.path.name for model in models],
+        [model.path.resolve().parent.name if model.path.is_file() else model.path.name for model in models],
+        [str(model.path) for model in models],
+    )
+    for names in forms:
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("the same model was given twice", "give each model once; copy the file for an A/A comparison")

@@ -1,0 +1,1 @@
+"""Results for people: a table, a comparison of two, and one HTML file."""

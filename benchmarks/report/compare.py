@@ -1,0 +1,243 @@
+"""Two results side by side: what changed for each stage that both have, and whether it can be told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.errors import UserError
+from ...core.metrics.intervals import Interval
+from ...core.metrics.ratio import Ratio
+from ...core.metrics.task_metrics import HIGHER_IS_BETTER
+from ..result import LatencyEntry, Result, Spread, StageEntry, load_result
+from ..spreads import RatioEntry
+from ..statistics import MEDIAN_RESAMPLES, Verdict, rounds_needed
+from . import formatting
+
+# Two runs of one file on one machine differ by memory layout and neighbours; benchmarks.md B9 allows 5 % when loaded.
+BETWEEN_RUNS = 0.05
+MACHINE_KEYS = ("machine", "kernel", "memory_bytes")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One stage in both results.
+
+    Attributes:
+        size_ratio: bytes after / before.
+        drop: how much worse the metric became, with an interval that holds for independent samples; on the same samples
+            it is wider than need be. None when either has no metric, or another one.
+        speed: by batch size, how many times faster the second is.
+        verdicts: by batch size; ``cannot tell`` within 5 %, the spread between runs, and where either run is NOISY or
+            the two were timed by different clocks.
+    """
+
+    stage: str
+    before: StageEntry
+    after: StageEntry
+    size_ratio: float
+    drop: Interval | None
+    speed: dict[int, Ratio]
+    verdicts: dict[int, Verdict]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results; ``notes`` say what stands in the way of comparing them."""
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+
+def compare_files(before: Path, after: Path) -> Comparison:
+    """Compare two result files.
+
+    Raises:
+        MissingFileError: one is not there.
+        ArtifactError: one is not a result.
+        UserError: they share no stage.
+    """
+    return compare_results(load_result(before), load_result(after))
+
+
+def compare_results(before: Result, after: Result) -> Comparison:
+    """Compare two results stage by stage.
+
+    Raises:
+        UserError: they share no stage.
+    """
+    known = {stage.stage: stage for stage in before.stages}
+    shared = [stage for stage in after.stages if stage.stage in known]
+    if not shared:
+        raise UserError(
+            "the two results share no stage",
+            f"the first has {', '.join(known)}; the second {', '.join(stage.stage for stage in after.stages)}",
+        )
+    doubts = {batch: _doubts(before, after, batch) for batch in {run.batch for run in after.runs}}
+    changes = (_change(known[stage.stage], stage, doubts) for stage in shared)
+    return Comparison(tuple(changes), tuple(_notes(before, after)))
+
+
+def comparison_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows for a terminal."""
+    batches = sorted({batch for change in comparison.changes for batch in change.speed})
+    columns = [
+        "stage",
+        "size",
+        "metric",
+        "loss",
+        *(name for batch in batches for name in (f"batch {batch}", "× faster")),
+    ]
+    return columns, [_row(change, batches) for change in comparison.changes]
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """JSON-ready."""
+    return {
+        "notes": list(comparison.notes),
+        "stages": [
+            {
+                "stage": change.stage,
+                "same_file": change.before.sha256 == change.after.sha256,
+                "size_ratio": change.size_ratio,
+                "drop": None if change.drop is None else Spread.of(change.drop).model_dump(),
+                "speed": {str(batch): speed.to_dict() for batch, speed in change.speed.items()},
+                "verdicts": {str(batch): verdict for batch, verdict in change.verdicts.items()},
+            }
+            for change in comparison.changes
+        ],
+    }
+
+
+def unpaired_drop(name: str, before: Spread, after: Spread) -> Interval:
+    """How much worse a metric became between two sets of samples.
+
+    Combines the two intervals as R. G. Newcombe, Statistics in Medicine 17 (1998), 873-890, method 10 does.
+    """
+    one, two = (before, after) if HIGHER_IS_BETTER[name] else (after, before)
+    first, second = one.interval(), two.interval()
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, low, high, min(before.confidence, after.confidence))
+
+
+def unpaired_speed(before: LatencyEntry, after: LatencyEntry, confidence: float, seed: int = 0, **told: Any) -> Ratio:
+    """How many times faster ``after`` is, from the blocks of two separate runs.
+
+    Args:
+        told: further attributes of the ratio.
+    """
+    generator = np.random.default_rng(seed)
+    one, two = np.array(before.blocks_ms), np.array(after.blocks_ms)
+    rounds = min(len(one), len(two))
+    if rounds < rounds_needed(confidence):
+        return Ratio(_value(before, after), None, None, confidence, rounds=rounds, **told)
+    draws = [
+        np.median(values[generator.integers(0, len(values), (MEDIAN_RESAMPLES, len(values)))], axis=1)
+        for values in (one, two)
+    ]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws[0] / draws[1], [tail, 1 - tail])
+    value = _value(before, after)
+    return Ratio(value, min(float(low), value), max(float(high), value), confidence, rounds=rounds, **told)
+
+
+def _value(before: LatencyEntry, after: LatencyEntry) -> float:
+    """The ratio of the medians, over the blocks where there are any."""
+    times = [
+        float(np.median(entry.blocks_ms)) if entry.blocks_ms else entry.median_ms.value or math.inf
+        for entry in (before, after)
+    ]
+    return times[0] / times[1]
+
+
+def _change(before: StageEntry, after: StageEntry, doubts: Mapping[int, tuple[str, ...]]) -> Change:
+    one, two = before.metric, after.metric
+    drop = unpaired_drop(one.name, one, two) if one and two and one.name == two.name else None
+    shared = sorted(set(before.latency) & set(after.latency))
+    speed = {
+        batch: unpaired_speed(
+            before.latency[batch],
+            after.latency[batch],
+            after.latency[batch].median_ms.confidence,
+            candidate=f"{after.stage} after",
+            reference=f"{before.stage} before",
+            doubts=doubts.get(batch, ()),
+        )
+        for batch in shared
+    }
+    verdicts = {batch: _verdict(ratio) for batch, ratio in speed.items()}
+    ratio = after.size_bytes / max(before.size_bytes, 1)
+    return Change(after.stage, before, after, ratio, drop, speed, verdicts)
+
+
+def _verdict(speed: Ratio) -> Verdict:
+    if speed.doubts:
+        return "cannot tell"
+    if speed.low is not None and speed.low > 1 + BETWEEN_RUNS:
+        return "faster"
+    return "slower" if speed.high is not None and speed.high < 1 / (1 + BETWEEN_RUNS) else "cannot tell"
+
+
+def _doubts(before: Result, after: Result, batch: int) -> tuple[str, ...]:
+    """Why times at a batch size cannot be compared between two results."""
+    runs = [next((run for run in result.runs if run.batch == batch), None) for result in (before, after)]
+    pairs = [(name, run) for name, run in zip(("first", "second"), runs, strict=True) if run is not None]
+    found = [f"the {name} run was NOISY at batch {batch}" for name, run in pairs if run.noise.status == "NOISY"]
+    if len({run.clock for _, run in pairs}) > 1:
+        found.append("one was timed by the CPU time of the thread, the other by the time that passes")
+    return tuple(found)
+
+
+def _notes(before: Result, after: Result) -> list[str]:
+    notes = []
+    if [before.env.get(key) for key in MACHINE_KEYS] != [after.env.get(key) for key in MACHINE_KEYS] or _cpu(
+        before
+    ) != _cpu(after):
+        notes.append("the results come from different machines: times cannot be compared")
+    if _data(before) != _data(after):
+        notes.append("the test data differ: the loss compares two different sets of samples")
+    for name, result in (("first", before), ("second", after)):
+        if any(run.noise.status == "NOISY" for run in result.runs):
+            notes.append(f"the {name} run was NOISY: its times decide nothing")
+    if {run.clock for run in before.runs} != {run.clock for run in after.runs} and before.runs and after.runs:
+        notes.append("the results were timed by different clocks: their times cannot be compared")
+    return notes
+
+
+def _data(result: Result) -> object:
+    return result.data.get("fingerprint") or result.data.get("sha256")
+
+
+def _cpu(result: Result) -> object:
+    return (result.env.get("cpu") or {}).get("model")
+
+
+def _row(change: Change, batches: list[int]) -> list[str]:
+    sizes = f"{formatting.bytes_text(change.before.size_bytes)} → {formatting.bytes_text(change.after.size_bytes)}"
+    row = [change.stage, sizes if change.size_ratio != 1 else formatting.bytes_text(change.after.size_bytes)]
+    one, two = change.before.metric, change.after.metric
+    if change.drop is None or one is None or two is None:
+        row += [formatting.DASH, formatting.DASH]
+    else:
+        row.append(f"{formatting.metric_value(one.name, one.value)} → {formatting.metric_value(two.name, two.value)}")
+        drop = Spread.of(change.drop)
+        row.append(f"{formatting.drop_value(one.name, drop.value)} {formatting.drop_range(one.name, drop)}")
+    for batch in batches:
+        row += _times(change, batch)
+    return row
+
+
+def _times(change: Change, batch: int) -> list[str]:
+    if batch not in change.speed:
+        return [formatting.DASH, formatting.DASH]
+    times = [formatting.time_text(stage.latency[batch].median_ms.value) for stage in (change.before, change.after)]
+    speed = RatioEntry.of_ratio(change.speed[batch])
+    doubt = " ?" if change.verdicts[batch] == "cannot tell" else ""
+    return [" → ".join(times), f"{formatting.ratio_text(speed)} {formatting.range_text(speed)}{doubt}"]

@@ -1,0 +1,42 @@
+"""Results on disk: written as JSON or HTML, found in a run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...core.artifact import is_finished, load_artifact
+from ...core.errors import MissingFileError, UserError
+
+if TYPE_CHECKING:
+    from ..result import Result
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write a result as ``.json`` or as an HTML report.
+
+    Raises:
+        UserError: another suffix.
+    """
+    from ..result import save_result
+    from .html_report import write_report
+
+    if path.suffix not in {".json", ".html"}:
+        raise UserError(f"cannot write a result as '{path.suffix}'", "name a .json or an .html file")
+    (save_result if path.suffix == ".json" else write_report)(result, path)
+
+
+def find_result(source: Path) -> Result:
+    """The result in a file, a bench artifact, or the newest one in a run's folder.
+
+    Raises:
+        MissingFileError: there is none.
+    """
+    from ..result import load_result
+
+    if source.is_dir() and not is_finished(source):
+        benches = sorted(source.glob("*-bench-*"), key=lambda folder: folder.stat().st_mtime)
+        if not benches:
+            raise MissingFileError(f"{source} holds no measurement", "run a recipe with a `bench` stage first")
+        source = benches[-1]
+    return load_result(load_artifact(source).main if source.is_dir() else source)

@@ -1,0 +1,51 @@
+"""Sessions as a measurement asks for them: threads, provider, ranges of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..core.artifact import Artifact
+from ..core.errors import UserError
+from ..core.options.stage_options import BenchOptions
+from ..core.session import PROVIDERS, Session, SessionOptions, open_session
+from ..core.tensors import BATCH
+
+LATENCY_SAMPLES = 256
+
+
+def opener(artifact: Artifact, options: BenchOptions) -> Callable[[], Session]:
+    """Opens an artifact's model as a measurement asks for."""
+    settings = session_options(options)
+    return lambda: open_session(artifact.main, settings)
+
+
+def session_options(options: BenchOptions) -> SessionOptions:
+    """Threads, provider and, for TensorRT's, the ranges and the cache that a measurement asks for.
+
+    Raises:
+        UserError: a range or an option of the provider is not written as it should be.
+    """
+    providers = PROVIDERS[options.provider]
+    asked = {key: value for key, _, value in (item.partition("=") for item in options.provider_option)}
+    if asked and (not providers or not all(asked.values())):
+        raise UserError(
+            f"--provider-option {options.provider_option[0]} cannot be given to the provider {options.provider}",
+            "write key=value, with --provider cuda or tensorrt",
+        )
+    return SessionOptions(
+        threads=options.threads,
+        providers=providers,
+        provider_options={providers[0]: asked} if asked else {},
+        ranges=_ranges(options) if options.provider == "tensorrt" else {},
+        engine_cache=options.engine_cache or "",
+    )
+
+
+def _ranges(options: BenchOptions) -> dict[str, tuple[int, int, int]]:
+    """Ranges as they are given; the batch holds what is timed, and what accuracy reads at a time."""
+    from ..core.options.axis_ranges import parse_axis
+    from .accuracy import ROWS
+
+    sizes = sorted(options.batch_sizes)
+    batch = (1, sizes[len(sizes) // 2], max(*sizes, ROWS))
+    return {BATCH: batch, **dict(parse_axis(item) for item in options.axis)}

@@ -1,0 +1,91 @@
+"""The subcommands around measurements: bench, report and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..core.artifact import load_artifact
+from ..core.options.stage_options import BenchOptions, MetricName
+from .commands import Data, DataArgs, Debug, Json, Seed, Settings, app, console, context_of
+from .flags import build_options, with_flags
+
+
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="model files or artifact folders; the first is the reference")],
+    data: Data,
+    data_arg: DataArgs = [],  # noqa: B006
+    metric: Annotated[MetricName | None, typer.Option(help="metric on the test split; chosen by the data")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the result here, as .json or .html")] = None,
+    seed: Seed = 0,
+    set_: Settings = [],  # noqa: B006
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Compare model files: accuracy pair by pair, latency in randomised interleaved blocks.
+
+    Example: `retort bench fp32.onnx int8.onnx --data digits --batch-sizes 1 --batch-sizes 32`;
+    `retort bench fp32.onnx int8.onnx --data digits --provider cuda`
+    """
+    from ..benchmarks.compare_models import compare_files
+    from ..benchmarks.report.result_files import write_result
+    from ..benchmarks.report.table import print_table
+
+    screen = console(json)
+    options = build_options(BenchOptions, flags, set_)
+    splits = context_of(data, data_arg, "classification", "cpu", seed, screen).data
+    result = compare_files([load_artifact(path) for path in models], splits, options, metric, screen)
+    print_table(result, screen)
+    if out is not None:
+        write_result(result, out)
+        screen.say(f"wrote {out}")
+    screen.result(result.model_dump(mode="json", by_alias=True))
+
+
+app.command("bench")(with_flags(bench, BenchOptions))
+
+
+@app.command("report")
+def report(
+    source: Annotated[Path, typer.Argument(help="a run's folder, a bench artifact or a result .json")],
+    out: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a result as one self-contained HTML file.
+
+    Example: `retort report runs/digits --out report.html`
+    """
+    from ..benchmarks.report.result_files import find_result, write_result
+    from ..benchmarks.report.table import print_table
+
+    screen = console(json)
+    result = find_result(source)
+    write_result(result, out)
+    print_table(result, screen)
+    screen.result({"report": str(out)}, f"wrote {out}")
+
+
+@app.command("compare")
+def compare(
+    before: Annotated[Path, typer.Argument(help="a result: a .json, a bench artifact, or a run's folder")],
+    after: Annotated[Path, typer.Argument(help="another")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two measured results, such as this week's run with last week's, stage by stage.
+
+    Example: `retort compare before.json runs/digits`
+    """
+    from ..benchmarks.report.compare import compare_results, comparison_rows, to_dict
+    from ..benchmarks.report.result_files import find_result
+
+    screen = console(json)
+    found = compare_results(find_result(before), find_result(after))
+    screen.table(f"{before} → {after}", *comparison_rows(found))
+    for note in found.notes:
+        screen.warn(note)
+    screen.result(to_dict(found))

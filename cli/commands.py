@@ -1,0 +1,265 @@
+"""The subcommands of `retort`: arguments in, one call into the line or a stage, one result out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..benchmarks.report import table
+from ..core.artifact import Artifact, is_finished, load_artifact
+from ..core.console import Console
+from ..core.context import Context, Place
+from ..core.data.data_sources import load_data
+from ..core.errors import MissingFileError, UserError
+from ..core.options.recipe import load_recipe
+from ..core.options.recipe import schema as recipe_schema
+from ..core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, Options, QuantizeOptions, Target, Task
+from ..core.options.stage_table import STAGES, StageEntry
+from ..pipeline import onnx_input, stages
+from ..pipeline import run as pipeline
+from ..pipeline.cache_key import key_of
+from ..pipeline.dispatch import RUNS, run_stage
+from . import describe
+from .flags import build_options, with_flags
+from .prune_groups import explainable
+from .recipe_template import STARTER
+
+app = typer.Typer(
+    help="Distil, prune, quantize, export and serve a trained PyTorch model, with the proof beside it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+Json = Annotated[bool, typer.Option("--json", help="print one JSON line instead of text")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+Runs = Annotated[Path, typer.Option(help="folder that holds one folder per recipe")]
+Data = Annotated[str, typer.Option(help="a built-in set, package.module:function, a .npz file or a folder of images")]
+DataArgs = Annotated[list[str], typer.Option("--data-arg", help="key=value for the data source; repeatable")]
+TaskOption = Annotated[Task, typer.Option(help="what the model does")]
+TargetOption = Annotated[Target, typer.Option(help="what the model is for; fixes the quantization scheme")]
+Seed = Annotated[int, typer.Option(help="seed of everything random")]
+Out = Annotated[Path | None, typer.Option(help="folder to write; named after the content by default")]
+Settings = Annotated[list[str], typer.Option("--set", help="any option by its key: --set recover.epochs=3; repeatable")]
+Source = Annotated[Path, typer.Argument(help="an artifact folder, or a model file")]
+
+
+def console(json_mode: bool) -> Console:
+    """The console of one command."""
+    return Console("json" if json_mode else "text")
+
+
+@app.command("init")
+def init(
+    path: Annotated[Path, typer.Argument(help="the recipe to write")] = Path("recipe.yaml"),
+    model: Annotated[str, typer.Option(help="package.module:factory, or a .pt2")] = "my_package.my_module:build",
+    data: Data = "my_package.my_data:splits",
+    force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a commented starter recipe.
+
+    Example: `retort init recipe.yaml --model my_net:build --data digits`
+    """
+    if path.exists() and not force:
+        raise UserError(f"{path} exists", "give another name, or --force to overwrite it")
+    path.write_text(STARTER.format(name=path.stem, model=model, data=data))
+    console(json).result({"recipe": str(path)}, f"wrote {path}; next: retort check {path}")
+
+
+@app.command("check")
+def check(recipe: Annotated[Path, typer.Argument(help="a recipe")], json: Json = False, debug: Debug = False) -> None:
+    """List every fault of a recipe at once, each with its line and the nearest spelling.
+
+    Example: `retort check recipe.yaml`
+    """
+    made = load_recipe(recipe)
+    names = [stage.name for stage in made.stages]
+    text = f"{recipe} is fine: {' → '.join(names)}; {len(made.gates)} gates"
+    console(json).result({"recipe": made.model_dump(mode="json"), "stages": names}, text)
+
+
+@app.command("schema")
+def schema(json: Json = False, debug: Debug = False) -> None:
+    """Print the JSON Schema of recipes, for your editor.
+
+    Example: `retort schema > recipe.schema.json`
+    """
+    typer.echo(describe.dump(recipe_schema()))
+
+
+@app.command("run")
+def run(
+    recipe: Annotated[Path, typer.Argument(help="a recipe")],
+    runs: Runs = RUNS,
+    until: Annotated[str | None, typer.Option(help="the last stage to run")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Walk the whole line of a recipe; everything finished before is reused.
+
+    Example: `retort run examples/digits.yaml`
+    """
+    out = console(json)
+    outcome = pipeline.run(recipe, runs, out, until)
+    if outcome.result is not None:
+        table.print_table(outcome.result, out)
+    for gate in outcome.gates:
+        out.result({}, f"{'✓' if gate.passed else '✗'} {gate.sentence}") if out.mode == "text" else None
+    text = f"\nreport: {outcome.report}" if outcome.report else f"\nartifacts: {outcome.folder}"
+    out.result(pipeline.summary(outcome), text)
+
+
+@app.command("show")
+def show(
+    path: Annotated[Path, typer.Argument(help="an artifact folder, a model file or the folder of a run")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what an artifact or a run holds, and verify its hashes.
+
+    Example: `retort show runs/digits`
+    """
+    if not path.exists():
+        raise MissingFileError(f"nothing at {path}", "check the path")
+    folders = [path] if path.is_file() or is_finished(path) else sorted(p for p in path.glob("*") if is_finished(p))
+    if not folders:
+        raise UserError(f"{path} holds no finished artifact", "run a recipe or a stage first")
+    artifacts = [load_artifact(folder) for folder in folders]
+    signature = describe.signature_of(artifacts[0]) if len(artifacts) == 1 else None
+    out = console(json)
+    rows = [describe.row(artifact) for artifact in artifacts]
+    out.table(str(path), ["artifact", "kind", "key", "bytes", "parameters", "MACs"], rows)
+    if signature is not None:
+        out.table("inputs and outputs", ["", "name", "type", "axes"], describe.ports(signature))
+    if len(artifacts) == 1 and out.mode == "text" and artifacts[0].facts:
+        typer.echo(describe.dump(artifacts[0].facts))
+    described = [describe.described(artifact) for artifact in artifacts]
+    if signature is not None:
+        described[0]["signature"] = asdict(signature)
+    out.result({"artifacts": described})
+
+
+@app.command("capture")
+def capture(
+    model: Annotated[str, typer.Argument(help="package.module:factory, or a directory of save_pretrained")] = "",
+    hf: Annotated[Path | None, typer.Option(help="a directory that transformers' save_pretrained wrote")] = None,
+    task: Annotated[str | None, typer.Option(help="of a --hf directory, such as text-classification")] = None,
+    weights: Annotated[str | None, typer.Option(help="a .safetensors file, or a state dict")] = None,
+    data: Data = "",
+    data_arg: DataArgs = [],  # noqa: B006
+    set_: Settings = [],  # noqa: B006
+    seed: Seed = 0,
+    out: Out = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Capture a model as a program: a .pt2 that trains, opens anywhere and needs none of your code.
+
+    Example: `retort capture my_net:build --weights net.safetensors --data digits`, or
+    `retort capture --hf my-bert --task text-classification`
+    """
+    screen = console(json)
+    model = _one_model(model, hf)
+    spec = ModelSpec(source=model, weights=weights, args={"task": task} if task else {})
+    options = build_options(CaptureOptions, {}, set_)
+    context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed=bool(data))
+    place = place_of("capture", options, spec, context, out)
+    made = reused(place, screen) or stages.capture(options, spec, place, context)
+    describe.tell(made, screen)
+
+
+def _one_model(model: str, hf: Path | None) -> str:
+    if (hf is None) == (not model):
+        raise UserError("give exactly one of MODEL and --hf", "retort capture my_net:build --data digits")
+    if hf is not None and not (hf / "config.json").is_file():
+        raise MissingFileError(f"{hf} is no directory of a pretrained model: it has no config.json", "check the path")
+    return model or str(hf)
+
+
+def _stage_command(entry: StageEntry) -> None:
+    def command(
+        source: Source,
+        data: Data = "",
+        data_arg: DataArgs = [],  # noqa: B006
+        task: TaskOption = "classification",
+        target: TargetOption = "cpu",
+        seed: Seed = 0,
+        set_: Settings = [],  # noqa: B006
+        out: Out = None,
+        json: Json = False,
+        debug: Debug = False,
+        **flags: Any,
+    ) -> None:
+        screen = console(json)
+        parent = load_artifact(source)
+        options = build_options(entry.options, _as_specs(flags), set_)
+        wanted = options_target(options, target)
+        context = context_of(data, data_arg, task, wanted, seed, screen, needed="data" in entry.depends_on)
+        place = place_of(entry.name, options, parent, context, out)
+        shared = replace(context, scratch=place.directory.parent / ".scratch" / place.directory.name)
+        found = reused(place, screen)
+        if isinstance(options, QuantizeOptions) and found is None:
+            made, ratios = onnx_input.quantize(options, parent, place, shared)
+            speeds = {batch: ratio.to_dict() for batch, ratio in ratios.items()}
+            describe.tell(made, screen, {"speed": speeds} if options.timed else {})
+            return
+        describe.tell(found or run_stage(entry.name, options, parent, place, shared), screen, {})
+
+    command.__doc__ = f"{entry.purpose}\n\n    Example: `{entry.example}`"
+    finished = with_flags(command, entry.options)
+    app.command(entry.name)(explainable(finished) if entry.name == "prune" else finished)
+
+
+def options_target(options: Options, target: Target) -> Target:
+    """The target that a stage's own options name, else the command's."""
+    own: Target | None = getattr(options, "target", None)
+    return own or target
+
+
+def _as_specs(flags: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.items() if value is not None and value != []}
+
+
+for _entry in STAGES.values():
+    if _entry.takes in ("program", "graph") and _entry.name != "engine":  # which has flags of its own
+        _stage_command(_entry)
+
+
+def context_of(
+    data: str, data_arg: list[str], task: Task, target: Target, seed: int, screen: Console, needed: bool = True
+) -> Context:
+    """What the stages of one command share; without ``needed`` the data may be left out."""
+    if needed and not data:
+        raise UserError("--data is required", "name a built-in set, package.module:function, a .npz file or a folder")
+    base = Path.cwd()
+    args = build_options(DataSpec, {"source": data or "none"}, [f"args.{arg}" for arg in data_arg])
+    splits: Any = load_data(args, base, seed) if needed else None
+    return Context(splits, base, task, target, seed, screen)
+
+
+def place_of(name: str, options: Options, parent: Artifact | ModelSpec, context: Context, out: Path | None) -> Place:
+    """Where a command's result goes: what equal inputs have left beside the parent or in `runs`, else a new folder."""
+    key = key_of(name, options, [parent], context)
+    keys = (parent.key,) if isinstance(parent, Artifact) else ()
+    if out is not None:
+        return Place(out, key, keys)
+    folder = RUNS / f"{name}-{key[:12]}"
+    if isinstance(parent, Artifact) and not is_finished(folder):
+        beside = parent.path.parent.glob(f"[0-9][0-9]-{name}-{key[:12]}")
+        folder = next((path for path in beside if is_finished(path)), folder)
+    return Place(folder, key, keys)
+
+
+def reused(place: Place, screen: Console) -> Artifact | None:
+    """The finished artifact of a place, when it is made of equal inputs."""
+    if not is_finished(place.directory):
+        return None
+    found = load_artifact(place.directory)
+    if found.key != place.key:
+        return None
+    screen.say(f"reused {place.directory}")
+    return found

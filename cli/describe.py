@@ -1,0 +1,73 @@
+"""What commands say of the artifacts they make or find."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.artifact import Artifact
+from ..core.console import Console
+from ..core.program_file import read_signature
+from ..core.tensors import Signature
+
+
+def tell(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:
+    """Say what a command made: a line, or JSON."""
+    facts = artifact.facts
+    shown = [
+        f"{facts[key]:,} {label}" for key, label in (("parameters", "parameters"), ("macs", "MACs")) if key in facts
+    ]
+    text = f"{artifact.path}  ({', '.join([artifact.kind, *shown])})"
+    screen.result({**described(artifact), **(more or {})}, text)
+
+
+def described(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as JSON."""
+    files = {name: entry.sha256 for name, entry in artifact.manifest.files.items()}
+    return {
+        "path": str(artifact.path),
+        "kind": artifact.kind,
+        "stage": artifact.manifest.stage,
+        "key": artifact.key,
+        "files": files,
+        "facts": artifact.facts,
+    }
+
+
+def row(artifact: Artifact) -> tuple[str, ...]:
+    """An artifact as a line of `retort show`."""
+    facts = artifact.facts
+    size = sum(entry.size_bytes for entry in artifact.manifest.files.values())
+    counts = [f"{facts[key]:,}" if key in facts else "" for key in ("parameters", "macs")]
+    return artifact.path.name, artifact.kind, artifact.key[:12], f"{size:,}", *counts
+
+
+def signature_of(artifact: Artifact) -> Signature | None:
+    """Inputs and outputs of a program, a graph or an engine; None of anything else.
+
+    Raises:
+        ArtifactError: the file is damaged.
+        MissingFileError: its weights are not beside it.
+    """
+    if artifact.kind == "graph":
+        from ..export.files import graph_signature, read_graph
+
+        model = read_graph(artifact.main)
+        tensors = all(port.type.HasField("tensor_type") for port in (*model.graph.input, *model.graph.output))
+        return graph_signature(model, artifact.main) if tensors else None
+    if artifact.kind == "program":
+        return read_signature(artifact.main)
+    stored = artifact.main.with_name("signature.json")
+    return Signature.from_json(stored.read_bytes()) if artifact.kind == "engine" and stored.is_file() else None
+
+
+def ports(signature: Signature) -> list[tuple[str, str, str, str]]:
+    """Inputs and outputs as lines of a table: which, name, type, axes."""
+    sides = (("input", signature.inputs), ("output", signature.outputs))
+    return [(side, spec.name, spec.dtype, "×".join(map(str, spec.shape))) for side, specs in sides for spec in specs]
+
+
+def dump(value: Any) -> str:
+    """As JSON for people to read."""
+    return json.dumps(value, indent=2, default=str)

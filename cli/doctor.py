@@ -1,0 +1,64 @@
+"""The subcommand `retort doctor`: what this machine lacks, or what is wrong with a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.artifact import load_artifact
+from ..core.context import Context
+from .commands import Data, DataArgs, Debug, Json, Seed, TargetOption, TaskOption, app, console, context_of
+
+
+@app.command("doctor")
+def doctor(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help="forms of one model, .pt2 or .onnx; the first is the reference"),
+    ] = None,
+    data: Data = "",
+    data_arg: DataArgs = [],  # noqa: B006
+    task: TaskOption = "classification",
+    target: TargetOption = "cpu",
+    fix: Annotated[Path | None, typer.Option(help="quantize the first form anew, with all corrections, here")] = None,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what this machine lacks; given a model, which of its forms breaks first and why.
+
+    One FP32 program is enough: its ONNX file, its INT8 program and the Q/DQ file are made and compared on the
+    validation split. Of several files the first is the reference.
+
+    Example: `retort doctor`; `retort doctor runs/train-… --data digits`;
+    `retort doctor fp32.pt2 fp32.onnx int8.pt2 int8.onnx --data digits --fix mended`
+    """
+    if models:
+        _doctor_of_models(models, context_of(data, data_arg, task, target, seed, console(json)), fix)
+        return
+    from ..pipeline.diagnosis.environment import doctor as examine
+    from ..pipeline.diagnosis.environment import table
+
+    screen = console(json)
+    checks = examine()
+    columns, rows = table(checks)
+    screen.table("retort doctor", columns, rows, words=True)
+    screen.result({"checks": [vars(check) for check in checks]})
+
+
+def _doctor_of_models(models: list[Path], context: Context, fix: Path | None) -> None:
+    from ..pipeline.diagnosis.diagnose import diagnose, mend, show
+
+    found = diagnose(models, context)
+    show(found, context.console)
+    facts = found.facts()
+    if fix is not None:
+        mended = mend(load_artifact(models[0]), fix, context)
+        facts["mended"] = mended
+        context.console.result({}, f"mended: {fix}: centred SQNR {mended.get('sqnr_centred_db')} dB")
+    if context.console.mode == "json":
+        context.console.result(facts)
+    elif found.first is None and not found.findings:
+        context.console.result({}, "nothing wrong")

@@ -1,0 +1,162 @@
+"""The subcommands about TensorRT and its rules: engine and lint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..core.artifact import Artifact, load_artifact, raise_if_not
+from ..core.console import Console
+from ..core.errors import VerificationError
+from ..core.options.stage_options import EngineOptions, Target
+from ..pipeline.dispatch import run_stage
+from .commands import Debug, Json, Out, Settings, Source, _as_specs, app, console, context_of, place_of, reused
+from .describe import tell
+from .flags import build_options, with_flags
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def engine(
+    source: Source,
+    set_: Settings = [],  # noqa: B006
+    out: Out = None,
+    explain: Annotated[bool, typer.Option("--explain", help="build nothing: say which layers compute in what")] = False,
+    emit: Annotated[Literal["trtexec"] | None, typer.Option(help="build nothing: print the same as a command")] = None,
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Build the TensorRT plan of an ONNX graph, for the GPU and the TensorRT of this machine.
+
+    A batch axis ranges over --batch-sizes; any other dynamic axis needs a range by its name:
+
+    Example: `retort engine runs/export-…/model.onnx --axis sequence=8:128:512`
+    """
+    screen = console(json)
+    parent = load_artifact(source)
+    options = build_options(EngineOptions, _as_specs(flags), set_)
+    if explain:
+        return _explain(options, parent, screen)
+    raise_if_not(parent, "graph")
+    if emit is not None:
+        return _emit(options, parent, screen)
+    context = context_of("", [], "classification", "tensorrt", 0, screen, needed=False)
+    place = place_of("engine", options, parent, context, out)
+    return tell(reused(place, screen) or run_stage("engine", options, parent, place, context), screen)
+
+
+def _explain(options: EngineOptions, parent: Artifact, screen: Console) -> None:
+    from ..export.trt.stage import explain
+
+    found = explain(options, parent, screen)
+    rows = [(row.layer, row.kind, row.precision, row.reason, row.change) for row in found.heavy]
+    columns = ["layer", "type", "computes in", "why", "what to change"]
+    screen.table(f"{parent.path}: what multiplies, by the {found.source}", columns, rows, words=True)
+    if found.reformats:
+        cells = [(item["layer"], item["from"], item["to"]) for item in found.reformats]
+        screen.table("conversions between types or layouts", ["layer", "from", "to"], cells, words=True)
+    totals = ", ".join(f"{count} {name}" for name, count in Counter(row.precision for row in found.heavy).items())
+    text = "\n".join([f"layers that multiply: {totals or 'none'}", *found.notes])
+    screen.result(found.to_dict(), text)
+
+
+def _emit(options: EngineOptions, parent: Artifact, screen: Console) -> None:
+    from ..export.trt.stage import engine_profiles
+    from ..export.trt.trtexec_command import commands
+
+    made = commands(parent.main, engine_profiles(options, parent.main), options)
+    lines = [f"# TensorRT {line}\n{build}\n{measure}" for line, (build, measure) in made.items()]
+    value = {line: {"build": build, "measure": measure} for line, (build, measure) in made.items()}
+    screen.result(value, "\n".join(lines))
+
+
+app.command("engine")(with_flags(engine, EngineOptions))
+
+
+@app.command("lint")
+def lint(
+    model: Annotated[Path, typer.Argument(help="an .onnx file, or the folder of an export")],
+    target: Annotated[Target, typer.Option(help="what the model is for; fixes the rules")] = "tensorrt",
+    fix: Annotated[Path | None, typer.Option(help="write the model with all that can be mended to this file")] = None,
+    advice: Annotated[bool, typer.Option(help="show advice on speed, too")] = True,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check an ONNX file against the rules of its target; each fault with its rule, node, reason and remedy.
+
+    `reject`: TensorRT refuses the file. `silent`: it takes it for another model. `advice`: it runs slower than need be.
+    The exit code is 5 when there is more than advice.
+
+    Example: `retort lint model.onnx --fix mended.onnx`
+    """
+    from ..export.files import load_graph
+    from ..export.lint import lint as check
+
+    screen = console(json)
+    source = load_artifact(model)
+    raise_if_not(source, "graph")
+    loaded = load_graph(source.main)
+    findings = check(loaded, target)
+    mended = _mend(loaded, target, fix, screen) if fix is not None else None
+    shown = [item for item in findings if advice or item.verdict != "advice"]
+    rows = [(item.rule, item.verdict, item.node, item.message, item.remedy) for item in shown]
+    if rows:
+        screen.table(f"{model}, for {target}", ["rule", "verdict", "node", "what is wrong", "remedy"], rows, words=True)
+    serious = sum(item.verdict != "advice" for item in findings)
+    text = f"{serious} faults, {len(findings) - serious} pieces of advice"
+    screen.result({"findings": [item.to_dict() for item in shown], "faults": serious, "fix": mended}, text)
+    left = serious if mended is None else mended["faults_left"]
+    if left:
+        raise typer.Exit(VerificationError.exit_code)
+
+
+def _mend(loaded: ModelProto, target: Target, path: Path, screen: Console) -> dict[str, Any]:
+    from onnx import ModelProto as Model
+
+    from ..export.files import save_graph
+    from ..export.lint import lint as check
+    from ..export.lint.change import measure_change
+    from ..export.lint.fixes import fix as mend
+
+    fixed = Model()
+    fixed.CopyFrom(loaded)
+    done = mend(fixed)
+    change, obstacle = measure_change(loaded, fixed)
+    left = sum(item.verdict != "advice" for item in check(fixed, target))
+    save_graph(fixed, path)
+    counts = ", ".join(f"{rule} ({count})" for rule, count in done.items()) or "nothing"
+    numbers = ", ".join(f"{name} {value:.1e}" for name, value in change.items())
+    screen.say(f"mended {counts}; wrote {path}; {left} faults left")
+    screen.say(f"largest change of the outputs: {numbers}" if change else f"not compared: {obstacle}")
+    return {"file": str(path), "mended": done, "change": change, "not_compared": obstacle, "faults_left": left}
+
+
+@app.command("trtexec")
+def trtexec(
+    log: Annotated[Path, typer.Argument(help="what trtexec printed, or the file of its --exportTimes")],
+    plan: Annotated[Path, typer.Option(help="the plan that it measured")],
+    batch: Annotated[int, typer.Option(min=1, help="rows per inference")] = 1,
+    out: Annotated[Path | None, typer.Option(help="write the result here, as .json or .html")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read what trtexec measured into a result, to report it or compare it with another.
+
+    Example: `retort trtexec times.json --plan model.plan --batch 8 --out result.json`
+    """
+    from ..benchmarks.report.result_files import write_result
+    from ..benchmarks.report.table import print_table
+    from ..benchmarks.trtexec_log import trtexec_result
+
+    screen = console(json)
+    made = trtexec_result(log, plan, batch)
+    print_table(made, screen)
+    if out is not None:
+        write_result(made, out)
+        screen.say(f"wrote {out}")
+    screen.result(made.model_dump(mode="json", by_alias=True))

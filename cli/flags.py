@@ -1,0 +1,113 @@
+"""Stage options as command-line flags: one flag per plain option, `--set key=value` for the nested ones."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from ..core.errors import UserError
+from ..core.options.quantities import SPOKEN
+from ..core.options.recipe import nearest
+from ..core.options.stage_options import ModelSpec, Options
+
+PLAIN = (int, float, str, bool)
+
+
+def flag_type(annotation: Any) -> Any:
+    """The type that the command line can read for an option, or None when only `--set` can give it."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return str if SPOKEN in args[1:] else flag_type(args[0])
+    if origin in (Union, UnionType):
+        inner = [flag_type(arg) for arg in args if arg is not type(None)]
+        return inner[0] | None if len(inner) == 1 and inner[0] is not None else None
+    if origin is tuple and len(args) == 2 and args[1] is ...:
+        inner_type = flag_type(args[0])
+        if get_origin(inner_type) is Literal:
+            return list[str]  # typer reads no list of choices; the option's own model checks them
+        return None if inner_type is None else list[inner_type]  # type: ignore[valid-type]
+    if annotation is ModelSpec:
+        return str
+    return annotation if annotation in PLAIN or origin is Literal else None
+
+
+def stage_flags(options: type[Options]) -> dict[str, inspect.Parameter]:
+    """One keyword parameter per plain option of a stage, for typer to read."""
+    flags = {}
+    for name, field in options.model_fields.items():
+        kind = str if SPOKEN in field.metadata else flag_type(field.annotation)
+        if kind is None:
+            continue
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        shown = list(default) if isinstance(default, tuple) else default
+        optional = kind if get_origin(kind) is list or type(None) in get_args(kind) else kind | None
+        option = typer.Option(
+            help=field.description or name.replace("_", " "), rich_help_panel="Stage options", show_default=True
+        )
+        flags[name] = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=Annotated[optional, option]
+        )
+    return flags
+
+
+def with_flags(function: Callable[..., None], options: type[Options]) -> Callable[..., None]:
+    """``function`` with the flags of a stage in place of its ``**flags``."""
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+
+    def command(**values: Any) -> None:
+        function(**values)
+
+    taken = {parameter.name for parameter in own}
+    parameters = [*own, *(flag for name, flag in stage_flags(options).items() if name not in taken)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__doc__ = function.__doc__
+    command.__name__ = function.__name__
+    return command
+
+
+def build_options(options: type[Options], flags: Mapping[str, Any], settings: Sequence[str]) -> Any:
+    """The options of a stage from its flags and `--set key=value` settings, which win.
+
+    Raises:
+        UserError: listing every value that does not fit, or an unknown key with the nearest one.
+    """
+    raw: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+    for setting in settings:
+        _apply(raw, setting, options)
+    try:
+        return options.model_validate(raw)
+    except ValidationError as error:
+        faults = [_fault(item, options) for item in error.errors(include_url=False)]
+        raise UserError("; ".join(faults), "`--help` shows every option with its default") from error
+
+
+def _apply(raw: dict[str, Any], setting: str, options: type[Options]) -> None:
+    key, separator, text = setting.partition("=")
+    if not separator:
+        raise UserError(f"--set {setting} has no '='", "write --set key=value, such as --set recover.epochs=3")
+    *path, last = key.split(".")
+    for part in path:
+        inner = raw.get(part)
+        raw[part] = dict(inner) if isinstance(inner, Mapping) else {}
+        raw = raw[part]
+    try:
+        raw[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {setting}: the value is not YAML", "quote it") from error
+
+
+def _fault(item: Any, options: type[Options]) -> str:
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown option '{path}'{nearest(str(item['loc'][-1]), list(options.model_fields))}"
+    if item["type"] == "missing":
+        return f"--{path.replace('_', '-')} is required"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"--{path.replace('_', '-')}: {message}" if path else message

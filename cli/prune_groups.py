@@ -1,0 +1,87 @@
+"""`retort prune --explain`: the coupled groups of a program as a table, without cutting anything."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..core.artifact import Artifact, load_artifact, raise_if_not
+from ..core.console import Console
+
+if TYPE_CHECKING:
+    from ..compress.pruning import Row
+
+_HELP = "show which layers go together, in which steps, and what is locked and why; cut nothing"
+_SHOWN = 2
+
+
+def groups_of(artifact: Artifact, excluded: Sequence[str] = ()) -> list[Row]:
+    """The coupled groups of a program artifact, those that can be cut first, then the locked ones.
+
+    Raises:
+        ArtifactError: it is no program.
+        UserError: a pattern matches nothing.
+    """
+    from ..compress.program import load_program
+    from ..compress.pruning import explain
+
+    raise_if_not(artifact, "program")
+    return explain(load_program(artifact.main), excluded)
+
+
+def show(path: Path, excluded: Sequence[str], screen: Console) -> None:
+    """Print the groups of a program: two tables for people, one line of JSON for programs."""
+    rows = groups_of(load_artifact(path), excluded)
+    free, locked = [row for row in rows if row.units], [row for row in rows if not row.units]
+    if free:
+        columns = ["what goes together", "made by", "size", "pieces", "step", "MACs"]
+        screen.table(f"{path.name}: what can be cut", columns, [_free(row) for row in free], words=True)
+        screen.result({}, _LEGEND) if screen.mode == "text" else None
+    if locked:
+        screen.table("locked", ["layer", "size", "because"], [_locked(row) for row in locked], words=True)
+    screen.result({"groups": [asdict(row) for row in rows]})
+
+
+_LEGEND = (
+    "pieces: what can be removed one by one; step: channels of the first layer that go with a piece;\n"
+    "MACs: share of the multiply-accumulates that falls as the group gets narrower (input and output side, so the\n"
+    "shares overlap). Keep a layer as it is with --exclude 'its.name*'.\n"
+)
+
+
+def _free(row: Row) -> list[str]:
+    low, high = row.step
+    step = str(low) if low == high else f"{low} to {high}"
+    return [row.kind, _names(row.layers), str(row.channels), str(row.units), step, f"{row.macs:.1%}"]
+
+
+def _locked(row: Row) -> list[str]:
+    return [_names(row.layers), str(row.channels), row.reason]
+
+
+def _names(layers: Sequence[str]) -> str:
+    more = len(layers) - _SHOWN
+    return ", ".join(layers[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def explainable(command: Callable[..., None]) -> Callable[..., None]:
+    """A pruning command with a flag that shows the groups in place of cutting them."""
+
+    def with_explain(*, explain: bool = False, **values: Any) -> None:
+        if explain:
+            show(values["source"], values["exclude"] or (), Console("json" if values["json"] else "text"))
+        else:
+            command(**values)
+
+    flag = Annotated[bool, typer.Option("--explain", help=_HELP)]
+    own = inspect.Parameter("explain", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag)
+    parameters = [*inspect.signature(command).parameters.values(), own]
+    with_explain.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_explain.__annotations__ = {item.name: item.annotation for item in parameters}
+    with_explain.__doc__, with_explain.__name__ = command.__doc__, command.__name__
+    return with_explain

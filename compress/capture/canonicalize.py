@@ -1,0 +1,120 @@
+"""One spelling per operator: what PyTorch calls by two names gets the usual one, and recurrent cells become their sums.
+
+Every later transform knows ``mul`` and ``linear``; nobody needs to know ``multiply``, or what is inside ``lstm_cell``.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..graph.node_writer import Pen
+
+_aten = torch.ops.aten
+_USUAL = {
+    "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "negative": "neg", "absolute": "abs",
+    "concat": "cat", "concatenate": "cat", "clip": "clamp", "fix": "trunc", "linalg_matmul": "matmul",
+    "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
+    "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "not_equal": "ne",
+    "arccos": "acos", "arcsin": "asin", "arctan": "atan", "arctan2": "atan2",
+    "arccosh": "acosh", "arcsinh": "asinh", "arctanh": "atanh",
+    "special_expit": "sigmoid", "special_erf": "erf", "special_erfc": "erfc", "special_exp2": "exp2",
+    "special_expm1": "expm1", "special_log1p": "log1p", "special_round": "round", "special_logsumexp": "logsumexp",
+    "special_softmax": "softmax",
+}  # fmt: skip
+
+
+def respell(graph: fx.Graph) -> None:
+    """Give every node the usual name of its operator, with the same arguments, and open the recurrent cells."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        usual = _usual(node.target)
+        if usual is not None:
+            first = [item.name for item in node.target._schema.arguments]
+            names = dict(zip(first, (item.name for item in usual._schema.arguments)))
+            node.kwargs = {names[key]: value for key, value in node.kwargs.items()}
+            node.target = usual
+        elif node.target in _CELLS:
+            _open(graph, node)
+        elif node.target in (_aten.rsub.Scalar, _aten.rsub.Tensor):
+            _widen_first(graph, node)
+    graph.eliminate_dead_code()
+
+
+def _usual(target: torch._ops.OpOverload) -> Any:
+    """The operator of another name that takes the same arguments in the same order."""
+    name = target._schema.name.removeprefix("aten::")
+    place = "_" if name.endswith("_") else ""
+    packet = (
+        getattr(_aten, _USUAL.get(name.removesuffix("_"), "") + place, None) if target.namespace == "aten" else None
+    )
+    overloads = [getattr(packet, key) for key in packet.overloads()] if packet is not None else []
+    return next((item for item in overloads if _kinds(item) == _kinds(target)), None)
+
+
+def _kinds(target: torch._ops.OpOverload) -> list[tuple[str, bool]]:
+    return [(str(item.type), item.kwarg_only) for item in target._schema.arguments]
+
+
+def _widen_first(graph: fx.Graph, node: fx.Node) -> None:
+    """``1.0 - mask`` of integers converts the mask first: the exporter promotes no types in what it takes apart."""
+    first: Any = node.args[0]
+    kind = node.meta["val"].dtype
+    if kind.is_floating_point and not first.meta["val"].is_floating_point():
+        node.args = (Pen(graph, node)(_aten.to.dtype, first, kind), *node.args[1:])
+
+
+def _open(graph: fx.Graph, node: fx.Node) -> None:
+    names = [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = {"b_ih": None, "b_hh": None, **dict(zip(names, node.args)), **node.kwargs}
+    pen = Pen(graph, node)
+    hidden: Any = given["hx"]
+    state = hidden[0] if isinstance(hidden, list | tuple) else hidden
+    inputs = pen(_aten.linear.default, given["input"], given["w_ih"], given["b_ih"])
+    carried = pen(_aten.linear.default, state, given["w_hh"], given["b_hh"])
+    results = _CELLS[node.target](pen, inputs, carried, hidden)
+    for user in list(node.users) if len(results) > 1 else ():
+        user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
+        graph.erase_node(user)
+    if len(results) == 1:
+        node.replace_all_uses_with(results[0])
+    graph.erase_node(node)
+
+
+def _chunks(pen: Pen, value: Any, count: int) -> list[Any]:
+    parts = pen(_aten.chunk.default, value, count, 1)
+    return [pen(operator.getitem, parts, index) for index in range(count)]
+
+
+def _lstm(pen: Pen, inputs: Any, carried: Any, states: Any) -> Sequence[Any]:
+    gates = _chunks(pen, pen(_aten.add.Tensor, inputs, carried), 4)
+    take, forget, give = (pen(_aten.sigmoid.default, gates[index]) for index in (0, 1, 3))
+    new = pen(_aten.mul.Tensor, take, pen(_aten.tanh.default, gates[2]))
+    cell = pen(_aten.add.Tensor, pen(_aten.mul.Tensor, forget, states[1]), new)
+    return pen(_aten.mul.Tensor, give, pen(_aten.tanh.default, cell)), cell
+
+
+def _gru(pen: Pen, inputs: Any, carried: Any, state: Any) -> Sequence[Any]:
+    fresh, old = _chunks(pen, inputs, 3), _chunks(pen, carried, 3)
+    reset, keep = (pen(_aten.sigmoid.default, pen(_aten.add.Tensor, old[index], fresh[index])) for index in (0, 1))
+    candidate = pen(_aten.add.Tensor, fresh[2], pen(_aten.mul.Tensor, reset, old[2]))
+    new = pen(_aten.tanh.default, candidate)
+    moved = pen(_aten.mul.Tensor, pen(_aten.sub.Tensor, state, new), keep)
+    return (pen(_aten.add.Tensor, moved, new),)
+
+
+def _plain(activation: Any) -> Callable[[Pen, Any, Any, Any], Sequence[Any]]:
+    return lambda pen, inputs, carried, state: (pen(activation, pen(_aten.add.Tensor, inputs, carried)),)
+
+
+_CELLS: dict[Any, Callable[[Pen, Any, Any, Any], Sequence[Any]]] = {
+    _aten.lstm_cell.default: _lstm,
+    _aten.gru_cell.default: _gru,
+    _aten.rnn_tanh_cell.default: _plain(_aten.tanh.default),
+    _aten.rnn_relu_cell.default: _plain(_aten.relu.default),
+}

@@ -1,0 +1,87 @@
+"""Why a model could not be captured, said so that its author can act on it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ...core.errors import CaptureError
+from ...core.faults import raise_own_fault
+from .preserve_state import same_buffers
+
+RELATIVE_TOLERANCE = 1e-4
+_HERE = Path(__file__).resolve().parents[2]
+_TORCH = Path(torch.__file__).resolve().parent
+
+
+def explain(error: BaseException) -> CaptureError:
+    """A readable CaptureError for whatever ``torch.export`` raised."""
+    text, kind, place = str(error), type(error).__name__, own_place(traceback.extract_tb(error.__traceback__))
+    if "data-dependent" in text.lower() or "DataDependent" in kind or "dynamic control flow" in text.lower():
+        return CaptureError(
+            f"the model decides by the values of its data{place}, which a captured graph cannot do",
+            "replace the `if`, `while` or `.item()` there by torch.where, masking or torch.cond",
+            cause=_brief(text),
+        )
+    return CaptureError(
+        f"torch.export cannot capture the model{place}: {kind}: {_brief(text)}",
+        "write that part of `forward` with tensor operations only",
+        cause=_brief(text),
+    )
+
+
+def mismatch(
+    module: torch.nn.Module, checks: Sequence[tuple[Mapping[str, torch.Tensor], Sequence[torch.Tensor]]]
+) -> str | None:
+    """The first difference between a graph and the outputs it should give, in words; None when they agree."""
+    for feeds, wanted in checks:
+        size = next(len(tensor) for tensor in feeds.values() if tensor.dim())
+        try:
+            with torch.no_grad(), same_buffers(module):
+                got = module(*(tensor.clone() for tensor in feeds.values()))
+        except Exception as error:  # a specialised shape shows as any kind of error
+            raise_own_fault(error)
+            return f"with a batch of {size} it fails: {type(error).__name__}: {_brief(str(error))}"
+        if len(got) != len(wanted):
+            return f"it has {len(got)} outputs, the model has {len(wanted)}"
+        for index, (left, right) in enumerate(zip(got, wanted, strict=True)):
+            fault = _difference(left, right)
+            if fault:
+                return f"output {index} at a batch of {size} {fault}"
+    return None
+
+
+def _difference(got: torch.Tensor, wanted: torch.Tensor) -> str | None:
+    if got.shape != wanted.shape:
+        return f"has shape {list(got.shape)}, the model gives {list(wanted.shape)}"
+    if got.dtype != wanted.dtype:
+        return f"is {got.dtype}, the model gives {wanted.dtype}"
+    if not wanted.is_floating_point():
+        return None if torch.equal(got, wanted) else "differs from the model's"
+    finite = torch.isfinite(wanted)
+    if not torch.equal(finite, torch.isfinite(got)):
+        return "has infinite or undefined values in other places than the model's"
+    if not finite.any():
+        return None
+    error = float((got - wanted)[finite].abs().max())
+    scale = float(wanted[finite].abs().max())
+    return None if error <= RELATIVE_TOLERANCE * scale + 1e-6 else f"is off by {error:.3g} (values up to {scale:.3g})"
+
+
+def own_place(frames: traceback.StackSummary) -> str:
+    """`` at model.py line 12 (`if x.sum() > 0:`)``: the innermost frame that is the model's own; empty if none is."""
+    for frame in reversed(frames):
+        path = Path(frame.filename).resolve()
+        outside = not path.is_relative_to(_TORCH) and not (path.is_relative_to(_HERE / "compress"))
+        if outside and path.is_file() and "contextlib" not in path.name:
+            line = f" (`{frame.line}`)" if frame.line else ""
+            return f" at {frame.filename} line {frame.lineno}{line}"
+    return ""
+
+
+def _brief(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no further word"

@@ -1,0 +1,70 @@
+"""Convolutions whose kernels are made per sample (CondConv, StyleGAN2), as products of kernels and patches.
+
+They are written as one grouped convolution with as many groups as the batch has samples, on an input with all samples
+beside each other in its channels. ONNX and most runtimes want the number of groups as a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..graph.node_writer import Pen
+
+_aten = torch.ops.aten
+
+
+def open_per_sample(graph: fx.Graph) -> None:
+    """Replace convolutions of one row with a computed number of groups by patches, kernels and a batched product."""
+    for target, write in ((_aten.conv2d.default, _forward), (_aten.conv_transpose2d.input, _transposed)):
+        for node in graph.find_nodes(op="call_function", target=target):
+            given = _arguments(node)
+            if isinstance(given["groups"], fx.Node) and _is_one_row(node, given):
+                pen = Pen(graph, node)
+                result = write(pen, node, given)
+                if given["bias"] is not None:
+                    result = pen(_aten.add.Tensor, result, pen(_aten.reshape.default, given["bias"], [1, -1, 1, 1]))
+                node.replace_all_uses_with(result)
+                graph.erase_node(node)
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    defaults = {item.name: item.default_value for item in schema}
+    return {**defaults, **dict(zip((item.name for item in schema), node.args)), **node.kwargs}
+
+
+def _is_one_row(node: fx.Node, given: dict[str, Any]) -> bool:
+    source, weight = given["input"].meta["val"], given["weight"].meta["val"]
+    fixed = (source.shape[0], *source.shape[2:], *weight.shape[1:], *node.meta["val"].shape[2:])
+    return all(isinstance(size, int) for size in fixed) and source.shape[0] == 1
+
+
+def _forward(pen: Pen, node: fx.Node, given: dict[str, Any]) -> Any:
+    """``[G, O, C k]`` kernels times ``[G, C k, L]`` patches."""
+    source, weight = given["input"].meta["val"], given["weight"].meta["val"]
+    apart = pen(_aten.reshape.default, given["input"], [given["groups"], weight.shape[1], *source.shape[2:]])
+    steps = [_pair(given[name]) for name in ("dilation", "padding", "stride")]
+    patches = pen(_aten.im2col.default, apart, list(weight.shape[2:]), *steps)
+    kernels = pen(_aten.reshape.default, given["weight"], [given["groups"], -1, math.prod(weight.shape[1:])])
+    product = pen(_aten.bmm.default, kernels, patches)
+    return pen(_aten.reshape.default, product, [1, -1, *node.meta["val"].shape[2:]])
+
+
+def _transposed(pen: Pen, node: fx.Node, given: dict[str, Any]) -> Any:
+    """``[G, O k, C]`` kernels times ``[G, C, L]`` pixels are patches to lay down; ``weight`` is ``[G C, O, k]``."""
+    weight, size = given["weight"].meta["val"], list(node.meta["val"].shape[2:])
+    pixels = math.prod(given["input"].meta["val"].shape[2:])
+    apart = pen(_aten.reshape.default, given["input"], [given["groups"], -1, pixels])
+    kernels = pen(_aten.reshape.default, given["weight"], [given["groups"], -1, math.prod(weight.shape[1:])])
+    patches = pen(_aten.bmm.default, pen(_aten.transpose.int, kernels, 1, 2), apart)
+    steps = [_pair(given[name]) for name in ("dilation", "padding", "stride")]
+    laid = pen(_aten.col2im.default, patches, size, list(weight.shape[2:]), *steps)
+    return pen(_aten.reshape.default, laid, [1, -1, *size])
+
+
+def _pair(value: Any) -> list[int]:
+    return list(value) * (2 // len(value)) if isinstance(value, list | tuple) else [value, value]

@@ -1,0 +1,119 @@
+"""Looking at a model without leaving a trace: modes, buffers, random state and parameters come back as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..graph.workarounds import masks_unseen
+
+_BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+_Averaging = _BatchNorm | nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
+NUDGE = 0.1
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[Callable[[], set[str]]]:
+    """Leave the model as found.
+
+    Yields:
+        A call that puts the model into training form and returns the names of the submodules that stay frozen: those
+        in evaluation inside a model in training, and those whose ``train`` keeps them so.
+    """
+    found = {child: child.training for child in model.modules()}
+    momenta = [child for child in model.modules() if isinstance(child, _Averaging) and child.momentum is None]
+    state = torch.get_rng_state()
+
+    def train() -> set[str]:
+        """Into training form."""
+        model.train()
+        if found[model]:
+            _set_modes(found)
+        return {name for name, child in model.named_modules() if not child.training}
+
+    with same_buffers(model):
+        try:
+            # A cumulative average divides by a counter read from data, which no graph can hold.
+            _set_momentum(momenta, 0.1)
+            yield train
+        finally:
+            _set_momentum(momenta, None)
+            _set_modes(found)
+            torch.set_rng_state(state)
+
+
+@contextmanager
+def same_buffers(model: nn.Module) -> Iterator[None]:
+    """Undo what running the model writes into its buffers."""
+    before = [
+        (owner, name, buffer, buffer.detach().clone())
+        for owner in model.modules()
+        for name, buffer in owner.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for owner, name, buffer, value in before:
+                setattr(owner, name, buffer)
+                buffer.copy_(value)
+
+
+@contextmanager
+def nudged(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """Parameters moved a little, so that a branch whose weights start at zero shows in the outputs.
+
+    Yields:
+        The moved values by every name they have.
+    """
+    noise = torch.Generator().manual_seed(0)
+    moved: dict[int, torch.Tensor] = {}
+    for weight in model.parameters():
+        value = weight.detach()
+        if value.is_floating_point() and value.numel():
+            scale = NUDGE * max(float(value.float().pow(2).mean().sqrt()), NUDGE)
+            moved[id(weight)] = value + (scale * torch.randn(value.shape, generator=noise)).to(value.dtype)
+    names = dict(model.named_parameters(remove_duplicate=False))
+    values = {name: moved[id(weight)] for name, weight in names.items() if id(weight) in moved}
+    with holding(model, values):
+        yield values
+
+
+@contextmanager
+def holding(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Other values in the parameters for a while; names that the model does not have are passed over."""
+    before = [(weight, weight.detach().clone(), name) for name, weight in model.named_parameters() if name in values]
+    try:
+        with torch.no_grad():
+            for weight, _, name in before:
+                weight.copy_(values[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value, _ in before:
+                weight.copy_(value)
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention as its parts, since the fused encoder layer only exists in evaluation, and its masks as they are."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with masks_unseen():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _set_modes(flags: Mapping[nn.Module, bool]) -> None:
+    for child, flag in flags.items():
+        child.training = flag
+
+
+def _set_momentum(children: list[_Averaging], value: float | None) -> None:
+    for child in children:
+        child.momentum = value

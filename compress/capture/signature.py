@@ -1,0 +1,86 @@
+"""The signature of a captured graph: names, dtypes, and axes by name where their size is a symbol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...core.backends.eager import dtype_name
+from ...core.errors import ModelError
+from ...core.tensors import BATCH, Signature, TensorSpec, multiple
+
+Tensors = dict[str, torch.Tensor]
+Dynamic = Mapping[str, Mapping[int, str]]
+
+
+def make_signature(
+    feeds: Tensors,
+    dynamic: Dynamic,
+    names: Sequence[str],
+    inputs: Sequence[torch.Tensor],
+    outputs: Sequence[torch.Tensor],
+) -> Signature:
+    """The signature of a graph.
+
+    Args:
+        feeds: the example, by input name.
+        dynamic: further dynamic axes by input.
+        names: output names.
+        inputs: the graph's inputs with symbolic sizes, in order.
+        outputs: likewise its outputs; a size computed from a symbol keeps its formula, such as ``2*batch``.
+
+    Raises:
+        ModelError: a dtype that no numpy array can hold, as samples come and go in those.
+    """
+    named = tuple(_input_spec(name, tensor, dynamic.get(name, {})) for name, tensor in feeds.items())
+    labels = _symbols(named, inputs)
+    taken = tuple(_in_multiples(spec, tensor, labels) for spec, tensor in zip(named, inputs, strict=True))
+    given = tuple(
+        TensorSpec(name, dtype_name(value.dtype), tuple(_axis(size, labels) for size in value.shape))
+        for name, value in zip(names, outputs, strict=True)
+    )
+    for spec in (*taken, *given):
+        if not _numpy_holds(spec.dtype):
+            text = f"{spec.describe()} has a dtype that numpy lacks"
+            raise ModelError(text, "convert the model first, with `model.float()`")
+    return Signature(taken, given)
+
+
+def _numpy_holds(name: str) -> bool:
+    try:  # packages may register further types with numpy, whose kind is «void»
+        return np.dtype(name).kind in "biufc"
+    except TypeError:
+        return False
+
+
+def _input_spec(name: str, tensor: torch.Tensor, axes: Mapping[int, str]) -> TensorSpec:
+    shape: list[int | str] = list(tensor.shape)
+    for axis, label in ({0: BATCH, **axes} if shape else {}).items():
+        shape[axis] = label
+    return TensorSpec(name, dtype_name(tensor.dtype), tuple(shape))
+
+
+def _symbols(specs: Sequence[TensorSpec], values: Sequence[torch.Tensor]) -> dict[str, str]:
+    """The axis name behind each symbol of the graph."""
+    pairs = [(str(size), axis) for spec, value in zip(specs, values) for size, axis in zip(value.shape, spec.shape)]
+    return {multiple(symbol)[1]: axis for symbol, axis in pairs if isinstance(axis, str)}
+
+
+def _in_multiples(spec: TensorSpec, value: torch.Tensor, labels: Mapping[str, str]) -> TensorSpec:
+    """``2*height`` where the model takes even heights only."""
+    shape = (_axis(size, labels) if isinstance(axis, str) else axis for size, axis in zip(value.shape, spec.shape))
+    return replace(spec, shape=tuple(shape))
+
+
+def _axis(size: Any, labels: Mapping[str, str]) -> int | str:
+    if isinstance(size, int):
+        return size
+    text = str(size)
+    for symbol, label in labels.items():
+        text = re.sub(rf"\b{symbol}\b", label, text)
+    return text

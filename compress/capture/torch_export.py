@@ -1,0 +1,214 @@
+"""One call of ``torch.export`` with named dynamic axes, whose refusals are readable."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...core.backends.eager import quiet
+from ...core.errors import CaptureError, RetortError
+from ...core.faults import raise_own_fault
+from ...core.tensors import BATCH, multiple
+from ...core.workarounds import free_time
+from ..graph.workarounds import fixed_sizes, free_lengths
+from .failures import explain, own_place
+from .mixture_of_experts import dense_experts
+
+Bounds = tuple[int | None, int | None]
+Axes = Sequence[Mapping[int, str]]
+_FIX = re.compile(r"^\s*(\w+) = (.+)$", re.MULTILINE)
+_GUARD = re.compile(
+    r"Not all values of (\w+) = (.+) in the specified range.* satisfy the generated guard (.+)\.$", re.M
+)
+_COMPLAINT = re.compile(r"^ *- ", re.MULTILINE)
+_ARITHMETIC = (
+    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.Constant, ast.Name, ast.Call),
+    *(ast.operator, ast.unaryop, ast.boolop),
+)
+_KNOWN = {"__builtins__": {}, "max": max, "min": min, "IntInfinity": lambda: math.inf}
+_ROUNDS, _SIZES = 4, 512
+
+
+def trace(
+    module: nn.Module, inputs: Sequence[torch.Tensor], axes: Axes, *, variadic: bool = False
+) -> torch.export.ExportedProgram:
+    """Export a module with dynamic axes.
+
+    Bounds that the model sets on an axis of its own (a table of 512 positions) and steps (even heights only) are taken
+    over; the batch must be free.
+
+    Args:
+        inputs: example inputs, by position.
+        axes: the dynamic axes of each input, ``{axis: name}``; equal names are equal sizes, ``4*name`` is in steps.
+        variadic: whether ``forward`` takes ``*values``.
+
+    Raises:
+        CaptureError: in the model's terms: what it does, where, and the remedy.
+    """
+    bounds: dict[str, Bounds] = {}
+    steps: dict[str, int] = {}
+    proven = False
+    for _ in range(_ROUNDS):
+        shapes = _shapes(axes, bounds, steps)
+        try:
+            with (
+                quiet(),
+                torch.enable_grad(),
+                free_time(),
+                dense_experts(),
+                free_lengths(module),
+                fixed_sizes(own_place) as places,
+            ):
+                return torch.export.export(
+                    module,
+                    tuple(inputs),
+                    dynamic_shapes=(shapes,) if variadic else shapes,
+                    strict=False,
+                    prefer_deferred_runtime_asserts_over_guards=proven,
+                )
+        except RetortError:
+            raise
+        except Exception as error:  # torch.export raises a dozen unrelated classes, and whatever the model raises
+            if not isinstance(error, TypeError):  # `len` of the model's own modules is a function of ours meanwhile
+                raise_own_fault(error)
+            if not proven and _hold_anyway(str(error), bounds):
+                proven = True
+                continue
+            found, stepped = _suggested(str(error))
+            found = found or _narrowed(str(error), bounds)
+            new = found.items() - bounds.items() or stepped.items() - steps.items()
+            if not new or BATCH in found or BATCH in stepped:
+                raise _constraint(str(error), places) or explain(error) from error
+            bounds |= found
+            steps |= stepped
+    raise CaptureError("the model's dynamic axes depend on each other", "make fewer axes dynamic")
+
+
+def _shapes(axes: Axes, bounds: Mapping[str, Bounds], steps: Mapping[str, int]) -> tuple[dict[int, Any], ...]:
+    dims: dict[str, Any] = {}
+    for label in {label for entry in axes for label in entry.values()}:
+        step, name = multiple(label)
+        step = max(step, steps.get(name, 1))
+        low, high = bounds.get(f"_{name}" if step > 1 else name, (None, None))
+        dims[label] = (
+            step * torch.export.Dim(f"_{name}", min=low, max=high)
+            if step > 1
+            else torch.export.Dim(name, min=low, max=high)
+        )
+    return tuple({axis: dims[label] for axis, label in entry.items()} for entry in axes)
+
+
+def _fixes(text: str) -> dict[str, str]:
+    """What ``torch.export`` suggests per axis: ``Dim('n', max=512)``, a number, or a formula."""
+    _, _, suggested = text.partition("Suggested fixes:")
+    return dict(_FIX.findall(suggested.split("\n\n")[0]))
+
+
+def _suggested(text: str) -> tuple[dict[str, Bounds], dict[str, int]]:
+    """The suggested bounds and steps, when those are all that is suggested."""
+    bounds: dict[str, Bounds] = {}
+    steps: dict[str, int] = {}
+    for name, fix in _fixes(text).items():
+        low, high = re.search(r"min=(\d+)", fix), re.search(r"max=(\d+)", fix)
+        step = re.fullmatch(rf"(\d+)\*_?{re.escape(name)}", fix)
+        if fix.startswith("Dim("):
+            bounds[name] = (int(low[1]) if low else None, int(high[1]) if high else None)
+        elif step:
+            steps[name] = int(step[1])
+        else:
+            return {}, {}
+    return bounds, steps
+
+
+def _narrowed(text: str, bounds: Mapping[str, Bounds]) -> dict[str, Bounds]:
+    """Narrower bounds, where the program only takes exception to a few sizes at either end (a slice of length 1)."""
+    found: dict[str, Bounds] = {}
+    for name, held in _guards(text):
+        low, high = found.get(name, bounds.get(name, (None, None)))
+        first, last = low or 1, _SIZES if high is None else min(high, _SIZES)
+        refused = [first - 1, *(size for size in range(first, last + 1) if not held[size]), last + 1]
+        runs = [pair for pair in itertools.pairwise(refused) if pair[1] - pair[0] > 1]
+        start, stop = max(runs, key=lambda pair: pair[1] - pair[0], default=(first, first))
+        if len(runs) != 1 and 2 * (stop - start - 1) < last - first + 1:
+            return {}
+        found[name] = (start + 1, high if stop > last else stop - 1)
+    return found
+
+
+def _hold_anyway(text: str, bounds: Mapping[str, Bounds]) -> bool:
+    """Whether all that PyTorch could not prove of the sizes holds at every one of them (`n % (8 * n) != 0`)."""
+    guards = _guards(text)
+    return len(guards) == len(_COMPLAINT.findall(text)) > 0 and all(
+        all(held[low or 1 : None if high is None else high + 1])
+        for (low, high), held in ((bounds.get(name, (None, None)), held) for name, held in guards)
+    )
+
+
+def _guards(text: str) -> list[tuple[str, list[bool]]]:
+    """Names of axes, and which of the sizes 0, 1, 2 … a condition that the program sets on them allows."""
+    found = []
+    for name, source, condition in _GUARD.findall(text):
+        try:
+            tree = ast.parse(condition.replace(source, name), mode="eval")
+        except SyntaxError:  # another sentence follows on the same line
+            continue
+        if all(isinstance(node, (*_ARITHMETIC, ast.cmpop, ast.expr_context)) for node in ast.walk(tree)):
+            code = compile(tree, "", "eval")
+            found.append((name, [_holds(code, name, size) for size in range(_SIZES + 1)]))
+    return found
+
+
+def _holds(code: CodeType, name: str, size: int) -> bool:
+    try:
+        return bool(eval(code, dict(_KNOWN), {name: size}))
+    except (ArithmeticError, NameError):
+        return False
+
+
+def _constraint(text: str, places: Mapping[int, str]) -> CaptureError | None:
+    for name, fix in _fixes(text).items():
+        what = _axis(name)
+        if fix.isdigit():
+            return CaptureError(
+                f"the model fixes the {what} to {fix}{places.get(int(fix), '')}: "
+                "a size became a constant of the program",
+                "take sizes from the input (`x.size(0)`, `x.flatten(1)`), and do not loop or decide by them",
+                axis=name,
+            )
+        if not name.startswith("_"):
+            bound = re.sub(r"^Dim\('\w+', (.*)\)$", r"\1", fix)
+            return CaptureError(
+                f"the model does not take every size of the {what}: it holds for {_spoken(name, bound)} only",
+                "do not decide by that size in `forward`, or leave the axis fixed",
+                axis=name,
+            )
+    for name, source, condition in _GUARD.findall(text):
+        return CaptureError(
+            f"the model does not take every size of the {_axis(name)}: it holds where "
+            f"{condition.replace(source, name)} only",
+            "do not decide by that size in `forward`, or leave the axis fixed",
+            axis=name,
+        )
+    return None
+
+
+def _axis(name: str) -> str:
+    return "batch" if name == BATCH else f"axis '{name}'"
+
+
+def _spoken(name: str, bound: str) -> str:
+    """``sizes up to 100`` for ``max=100``, ``multiples of 2`` for ``2*_batch``."""
+    match = re.fullmatch(rf"(\d+)\*_{name}", bound)
+    if match:
+        return f"multiples of {match[1]}"
+    words = {"min": "sizes from", "max": "sizes up to"}
+    parts = [f"{words[key]} {value}" for key, value in re.findall(r"(min|max)=(\d+)", bound)]
+    return " and ".join(parts) or f"{name} = {bound}"

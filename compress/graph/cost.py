@@ -1,0 +1,252 @@
+"""What a captured graph costs: parameters, bytes and multiply-accumulates, by shape propagation alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import fx
+
+from . import train_eval_mode
+from .workarounds import DataDependentOutputException, FakeTensorMode
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a program costs.
+
+    Attributes:
+        parameters: number of trainable values, shared ones counted once.
+        parameter_bytes: bytes they take in their own dtype.
+        macs: multiply-accumulates of convolutions, matrix products, attention and recurrent layers for one sample.
+    """
+
+    parameters: int
+    parameter_bytes: int
+    macs: int
+
+
+def measure(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> Cost:
+    """The cost of a graph; ``feeds`` give the input shapes, of which one row is used."""
+    weights = list(module.parameters())
+    return Cost(
+        parameters=sum(weight.numel() for weight in weights),
+        parameter_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
+        macs=sum(node_macs(module, feeds).values()),
+    )
+
+
+def node_macs(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Multiply-accumulates for one sample by node name; nodes that have none are left out."""
+    code = [graph.code for graph in train_eval_mode.graphs(module)]
+    state = [*module.state_dict().values(), *feeds.values()]
+    key = *code, *[(tuple(tensor.shape), tensor.dtype) for tensor in state]
+    if module not in _KNOWN or _KNOWN[module][0] != key:
+        _KNOWN[module] = key, _count(module, feeds)
+    return dict(_KNOWN[module][1])
+
+
+_KNOWN: WeakKeyDictionary[fx.GraphModule, tuple[tuple[Any, ...], dict[str, int]]] = WeakKeyDictionary()
+"""What was counted last of a graph, with its code and shapes: stages ask again and again."""
+
+
+def _count(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    rows = [tensor[:1] if tensor.dim() else tensor for tensor in feeds.values()]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            counter = _Counter(module, mode)
+            counter.run(*map(mode.from_tensor, rows))
+    except DataDependentOutputException:  # numbers are read from tensors (`.item()`), which fake ones do not hold
+        with torch.no_grad():
+            counter = _Counter(module, None)
+            counter.run(*(row.to(_device(module)) for row in rows))
+    return counter.macs
+
+
+def _device(module: fx.GraphModule) -> torch.device:
+    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
+
+
+class _Counter(fx.Interpreter):
+    """Runs a graph in evaluation form, on fake tensors or without a mode on real ones, and counts as it goes."""
+
+    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode | None) -> None:
+        super().__init__(module)
+        self.macs: dict[str, int] = {}
+        self._mode = mode
+        self._fakes: dict[int, torch.Tensor] = {}
+
+    def fetch_attr(self, target: str) -> Any:
+        """A fake tensor in place of a parameter or buffer."""
+        value = super().fetch_attr(target)
+        if self._mode is None or not isinstance(value, torch.Tensor):
+            return value
+        return self._fakes.setdefault(id(value), self._mode.from_tensor(value))
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Propagate shapes through one node and count it."""
+        if n.op != "call_function":
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        named = _bind(n, args, kwargs)
+        rule = _RULES.get(_operator(n))
+        result = _recurrent_shapes(named) if rule is _recurrent else self._call(n, args, kwargs, named)
+        if rule is not None:
+            self.macs[n.name] = rule(named, result)
+        return result
+
+    def _call(self, node: fx.Node, args: Any, kwargs: Any, named: dict[str, Any]) -> Any:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return self._wrapped(node, args, kwargs)
+        name = train_eval_mode.mode_argument(node)
+        if name is not None and train_eval_mode.TRAINS in node.meta:
+            named = {**named, name: train_eval_mode.off(name)}
+            args, kwargs = tuple(named[item.name] for item in _schema(node) if not item.kwarg_only), {}
+            kwargs = {item.name: named[item.name] for item in _schema(node) if item.kwarg_only}
+        return self.call_function(node.target, args, kwargs)
+
+    def _wrapped(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Bodies under no_grad or autocast count as if they stood in the graph; of two branches the dearer one."""
+        bodies = [index for index, item in enumerate(args) if isinstance(item, fx.GraphModule)]
+        kind = node.target.name()  # type: ignore[union-attr]
+        if not bodies or not kind.startswith(("wrap_", "cond")):
+            return self.call_function(node.target, args, kwargs)
+        operands = args[bodies[-1] + 1 :]
+        if kind == "cond":
+            operands = operands[0]
+        inner = [_Counter(args[index], self._mode) for index in bodies]
+        results = [counter.run(*operands) for counter in inner]
+        dearer = max(inner, key=lambda counter: sum(counter.macs.values()))
+        self.macs.update({f"{node.name}.{name}": count for name, count in dearer.macs.items()})
+        return results[0]
+
+
+def _schema(node: fx.Node) -> list[Any]:
+    return list(node.target._schema.arguments) if isinstance(node.target, torch._ops.OpOverload) else []
+
+
+def _bind(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of an operator by name, defaults filled in."""
+    schema = _schema(node)
+    bound = {item.name: item.default_value for item in schema}
+    return {**bound, **dict(zip((item.name for item in schema), args)), **kwargs}
+
+
+def _operator(node: fx.Node) -> str:
+    """``conv2d`` for ``aten.conv2d.default``; empty for what is not an ATen operator."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        return ""
+    return target._schema.name.removeprefix("aten::").removesuffix("_")
+
+
+def _conv(named: dict[str, Any], result: torch.Tensor) -> int:
+    return int(result.numel() * math.prod(named["weight"].shape[1:]))
+
+
+def _conv_transpose(named: dict[str, Any], result: torch.Tensor) -> int:
+    return int(named["input"].numel() * math.prod(named["weight"].shape[1:]))
+
+
+def _convolution(named: dict[str, Any], result: torch.Tensor) -> int:
+    return (_conv_transpose if named["transposed"] else _conv)(named, result)
+
+
+def _linear(named: dict[str, Any], result: torch.Tensor) -> int:
+    return result.numel() * int(named["weight"].shape[-1])
+
+
+def _product(first: str) -> Callable[[dict[str, Any], torch.Tensor], int]:
+    """Any matrix product: every output value sums over the last axis of the first factor."""
+    return lambda named, result: result.numel() * int(named[first].shape[-1])
+
+
+def _addbmm(named: dict[str, Any], result: torch.Tensor) -> int:
+    return int(named["batch1"].numel()) * int(named["batch2"].shape[-1])
+
+
+def _bilinear(named: dict[str, Any], result: torch.Tensor) -> int:
+    return int(result.numel() * math.prod(named["weight"].shape[1:]))
+
+
+def _einsum(named: dict[str, Any], result: torch.Tensor) -> int:
+    """Operands are contracted pairwise from the left, as PyTorch does without a path optimiser."""
+    left, _, right = named["equation"].replace(" ", "").partition("->")
+    terms = left.split(",")
+    terms = _spell_ellipsis(terms, [tensor.dim() for tensor in named["tensors"]])
+    sizes: dict[str, int] = {}
+    for term, tensor in zip(terms, named["tensors"]):
+        sizes.update({label: max(size, sizes.get(label, 1)) for label, size in zip(term, tensor.shape)})
+    total, held = 0, set(terms[0])
+    for index, term in enumerate(terms[1:], start=1):
+        joint = held | set(term)
+        total += math.prod(sizes[label] for label in joint)
+        later = set("".join(terms[index + 1 :])) | set(right) | {label for label in joint if label.isdigit()}
+        held = joint & later
+    return total
+
+
+def _spell_ellipsis(terms: list[str], ranks: list[int]) -> list[str]:
+    """Digits in place of ``...``, aligned at the right."""
+    spelled = []
+    for term, rank in zip(terms, ranks):
+        extra = rank - len(term.replace("...", ""))
+        spelled.append(term.replace("...", "".join(str(9 - place) for place in reversed(range(extra)))))
+    return spelled
+
+
+def _attention(named: dict[str, Any], result: torch.Tensor) -> int:
+    """Scores and the weighted sum: ``[…, L, E] x [E, S]`` and ``[…, L, S] x [S, Ev]``."""
+    query, key = named["query"], named["key"]
+    scores = int(math.prod(query.shape[:-1])) * int(key.shape[-2])
+    return scores * (int(query.shape[-1]) + int(result.shape[-1]))
+
+
+def _recurrent(named: dict[str, Any], result: Any) -> int:
+    """Every weight matrix is used once per step and sample."""
+    steps = int(math.prod(_sequence(named).shape[:-1]))
+    return steps * sum(int(weight.numel()) for weight in named["params"] if weight.dim() == 2)
+
+
+def _cell(named: dict[str, Any], result: Any) -> int:
+    rows = int(named["input"].numel()) // int(named["input"].shape[-1])
+    return rows * (int(named["w_ih"].numel()) + int(named["w_hh"].numel()))
+
+
+def _sequence(named: dict[str, Any]) -> torch.Tensor:
+    sequence: torch.Tensor = named["data"] if "data" in named else named["input"]
+    return sequence
+
+
+def _recurrent_shapes(named: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """Outputs of a recurrent layer without unrolling its steps."""
+    sequence = _sequence(named)
+    states = named["hx"] if isinstance(named["hx"], list | tuple) else [named["hx"]]
+    width = int(states[0].shape[-1]) * (2 if named["bidirectional"] else 1)
+    return (sequence.new_empty((*sequence.shape[:-1], width)), *(state.new_empty(state.shape) for state in states))
+
+
+Rule = Callable[[dict[str, Any], Any], int]
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
+    **dict.fromkeys(("convolution", "_convolution"), _convolution),
+    **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot"), _product("self")),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
+    "matmul": _product("self"),
+    "linear": _linear,
+    "addmm": _product("mat1"),
+    "addmv": _product("mat"),
+    "baddbmm": _product("batch1"),
+    "addbmm": _addbmm,
+    "bilinear": _bilinear,
+    "einsum": _einsum,
+    "scaled_dot_product_attention": _attention,
+}

@@ -1,0 +1,198 @@
+"""Operators that work element by element, and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from .operator_call import Call, Operator, as_tensor
+
+_DTYPES = {
+    1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,
+    10: torch.float32, 11: torch.float64, 16: torch.float32,
+}  # fmt: skip
+
+
+def _unary(function: Callable[[torch.Tensor], torch.Tensor]) -> Operator:
+    return lambda call: function(call.tensor(0))
+
+
+def _binary(function: Callable[[Any, Any], torch.Tensor]) -> Operator:
+    def _run(call: Call) -> torch.Tensor:
+        left, right = (_operand(value) for value in call.values)
+        if not isinstance(left, torch.Tensor) and not isinstance(right, torch.Tensor):
+            left = call.tensor(0)
+        return function(left, right)
+
+    return _run
+
+
+def _operand(value: Any) -> Any:
+    """Numbers stay numbers, which keeps constants out of the graph; lists become tensors."""
+    return as_tensor(value) if isinstance(value, list) else value
+
+
+def _logical(function: Callable[[Any, Any], torch.Tensor]) -> Operator:
+    return lambda call: function(call.tensor(0), call.tensor(1))
+
+
+def _many(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Operator:
+    return lambda call: reduce(function, [call.tensor(index) for index in range(len(call.values))])
+
+
+def _add(left: Any, right: Any) -> torch.Tensor:
+    return torch.add(left, right) if isinstance(left, torch.Tensor) else torch.add(right, left)
+
+
+def _multiply(left: Any, right: Any) -> torch.Tensor:
+    return torch.mul(left, right) if isinstance(left, torch.Tensor) else torch.mul(right, left)
+
+
+def _subtract(left: Any, right: Any) -> Any:
+    return left - right
+
+
+def _divide(left: Any, right: Any) -> Any:
+    floating = any(
+        value.is_floating_point() if isinstance(value, torch.Tensor) else isinstance(value, float)
+        for value in (left, right)
+    )
+    return left / right if floating else torch.div(left, right, rounding_mode="trunc")
+
+
+def _modulo(call: Call) -> torch.Tensor:
+    function = torch.fmod if call.get("fmod", 0) else torch.remainder
+    return function(call.tensor(0), call.tensor(1))
+
+
+def _mean(call: Call) -> torch.Tensor:
+    total: torch.Tensor = _many(torch.add)(call)
+    return total / len(call.values)
+
+
+def _clip(call: Call) -> torch.Tensor:
+    low, high = call.host(1, "min"), call.host(2, "max")
+    low, high = (None if bound is None or abs(bound) >= 3e38 else bound for bound in (low, high))
+    value = call.tensor(0)
+    if (low, high) == (0, 6):
+        return functional.relu6(value)
+    return functional.relu(value) if (low, high) == (0, None) else value.clamp(low, high)
+
+
+def _hard_sigmoid(call: Call) -> torch.Tensor:
+    alpha, beta, value = call.get("alpha", 0.2), call.get("beta", 0.5), call.tensor(0)
+    if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
+        return functional.hardsigmoid(value)
+    return torch.clamp(alpha * value + beta, 0, 1)
+
+
+def _gelu(call: Call) -> torch.Tensor:
+    return functional.gelu(call.tensor(0), approximate=call.get("approximate", "none"))
+
+
+def _prelu(call: Call) -> torch.Tensor:
+    value, slope = call.tensor(0), call.tensor(1)
+    channels = value.shape[1] if value.dim() > 1 else 1
+    if slope.numel() == 1 or (slope.numel() == channels and slope.dim() == value.dim() - 1 and len(slope) == channels):
+        return functional.prelu(value, slope.reshape(-1))
+    return torch.where(value < 0, value * slope, value)
+
+
+def _cast(call: Call) -> torch.Tensor:
+    kind = _DTYPES.get(call.get("to"))
+    if kind is None:
+        raise call.refuse("its type is neither a number that PyTorch has nor a truth value")
+    return call.tensor(0).to(kind)
+
+
+def _softmax(function: Callable[..., torch.Tensor]) -> Operator:
+    def _run(call: Call) -> torch.Tensor:
+        value = call.tensor(0)
+        if call.opset >= 13:
+            return function(value, dim=call.get("axis", -1))
+        axis = call.get("axis", 1) % value.dim()
+        if axis == value.dim() - 1:
+            return function(value, dim=-1)
+        return function(value.flatten(axis), dim=-1).reshape(value.shape)
+
+    return _run
+
+
+def _reduction(function: Callable[..., torch.Tensor]) -> Operator:
+    def _run(call: Call) -> torch.Tensor:
+        value, axes = call.tensor(0), call.axes(1)
+        if not axes:
+            if call.get("noop_with_empty_axes", 0):
+                return value
+            axes = list(range(value.dim()))
+        return function(value, axes, bool(call.get("keepdims", 1)))
+
+    return _run
+
+
+def _product(value: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
+    for axis in sorted((axis % value.dim() for axis in axes), reverse=True):
+        value = value.prod(axis, keepdim=keep)
+    return value
+
+
+def _arg(function: Callable[..., torch.Tensor]) -> Operator:
+    def _run(call: Call) -> torch.Tensor:
+        if call.get("select_last_index", 0):
+            raise call.refuse("it selects the last of equal values")
+        return function(call.tensor(0), dim=call.get("axis", 0), keepdim=bool(call.get("keepdims", 1)))
+
+    return _run
+
+
+def _where(call: Call) -> torch.Tensor:
+    yes, no = (_operand(value) for value in call.values[1:3])
+    if not isinstance(yes, torch.Tensor) and not isinstance(no, torch.Tensor):
+        yes = call.tensor(1)
+    return torch.where(call.tensor(0), yes, no)
+
+
+def _power(call: Call) -> torch.Tensor:
+    return torch.pow(call.tensor(0), _operand(call.values[1]))
+
+
+OPERATORS: dict[str, Operator] = {
+    "Relu": _unary(functional.relu), "Sigmoid": _unary(torch.sigmoid), "Tanh": _unary(torch.tanh),
+    "Exp": _unary(torch.exp), "Log": _unary(torch.log), "Sqrt": _unary(torch.sqrt), "Neg": _unary(torch.neg),
+    "Abs": _unary(torch.abs), "Erf": _unary(torch.erf), "Floor": _unary(torch.floor), "Ceil": _unary(torch.ceil),
+    "Round": _unary(torch.round), "Sign": _unary(torch.sign), "Sin": _unary(torch.sin), "Cos": _unary(torch.cos),
+    "Reciprocal": _unary(torch.reciprocal), "Softplus": _unary(functional.softplus),
+    "Softsign": _unary(functional.softsign), "Not": _unary(torch.logical_not), "IsNaN": _unary(torch.isnan),
+    "IsInf": _unary(torch.isinf), "Identity": _unary(lambda value: value), "Dropout": _unary(lambda value: value),
+    "HardSwish": _unary(functional.hardswish), "Mish": _unary(functional.mish),
+    "Elu": lambda call: functional.elu(call.tensor(0), call.get("alpha", 1.0)),
+    "Celu": lambda call: functional.celu(call.tensor(0), call.get("alpha", 1.0)),
+    "Selu": _unary(functional.selu),
+    "LeakyRelu": lambda call: functional.leaky_relu(call.tensor(0), call.get("alpha", 0.01)),
+    "ThresholdedRelu": lambda call: functional.threshold(call.tensor(0), call.get("alpha", 1.0), 0.0),
+    "Swish": lambda call: functional.silu(call.tensor(0)),
+    "HardSigmoid": _hard_sigmoid, "Gelu": _gelu, "PRelu": _prelu, "Clip": _clip, "Cast": _cast,
+    "CastLike": lambda call: call.tensor(0).to(call.tensor(1).dtype),
+    "Add": _binary(_add), "Sub": _binary(_subtract), "Mul": _binary(_multiply), "Div": _binary(_divide),
+    "Pow": _power, "Mod": _modulo, "Where": _where,
+    "Equal": _logical(torch.eq), "Greater": _logical(torch.gt), "Less": _logical(torch.lt),
+    "GreaterOrEqual": _logical(torch.ge), "LessOrEqual": _logical(torch.le), "And": _logical(torch.logical_and),
+    "Or": _logical(torch.logical_or), "Xor": _logical(torch.logical_xor),
+    "Min": _many(torch.minimum), "Max": _many(torch.maximum), "Sum": _many(torch.add), "Mean": _mean,
+    "Softmax": _softmax(torch.softmax), "LogSoftmax": _softmax(torch.log_softmax),
+    "ReduceMean": _reduction(lambda value, axes, keep: value.mean(axes, keepdim=keep)),
+    "ReduceSum": _reduction(lambda value, axes, keep: value.sum(axes, keepdim=keep)),
+    "ReduceMax": _reduction(lambda value, axes, keep: value.amax(axes, keepdim=keep)),
+    "ReduceMin": _reduction(lambda value, axes, keep: value.amin(axes, keepdim=keep)),
+    "ReduceProd": _reduction(_product),
+    "ReduceL1": _reduction(lambda value, axes, keep: value.abs().sum(axes, keepdim=keep)),
+    "ReduceL2": _reduction(lambda value, axes, keep: value.square().sum(axes, keepdim=keep).sqrt()),
+    "ReduceSumSquare": _reduction(lambda value, axes, keep: value.square().sum(axes, keepdim=keep)),
+    "ReduceLogSum": _reduction(lambda value, axes, keep: value.sum(axes, keepdim=keep).log()),
+    "ReduceLogSumExp": _reduction(lambda value, axes, keep: torch.logsumexp(value, axes, keepdim=keep)),
+    "ArgMax": _arg(torch.argmax), "ArgMin": _arg(torch.argmin),
+}  # fmt: skip

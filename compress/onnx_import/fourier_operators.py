@@ -1,0 +1,59 @@
+"""Operators on signals and patches: Fourier transforms, whose complex values have real and imaginary part last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from .operator_call import Call, Operator
+from .shape_arithmetic import whole
+
+
+def _dft(call: Call) -> torch.Tensor:
+    axis = call.get("axis", 1) if call.opset < 20 else _number(call, 2, -2)
+    value, length = call.tensor(0), _number(call, 1, None)
+    axis %= value.dim()
+    inverse, onesided = bool(call.get("inverse", 0)), bool(call.get("onesided", 0))
+    if value.shape[-1] == 1:
+        value = value[..., 0]
+        if onesided and not inverse:
+            return torch.view_as_real(torch.fft.rfft(value, n=length, dim=axis))
+        value = torch.complex(value, torch.zeros_like(value))
+    else:
+        value = torch.view_as_complex(value.contiguous())
+    if inverse and onesided:
+        real: torch.Tensor = torch.fft.irfft(value, n=length, dim=axis)
+        return real.unsqueeze(-1)
+    result = torch.fft.ifft(value, n=length, dim=axis) if inverse else torch.fft.fft(value, n=length, dim=axis)
+    return torch.view_as_real(result.narrow(axis, 0, result.shape[axis] // 2 + 1) if onesided else result)
+
+
+def _number(call: Call, index: int, default: Any) -> Any:
+    return whole(call.host(index))[0] if call.has(index) else default
+
+
+def _stft(call: Call) -> torch.Tensor:
+    signal, window, step = call.tensor(0), call.optional(2), _number(call, 1, None)
+    length = _number(call, 3, None if window is None else window.shape[0])
+    if length is None:
+        raise call.refuse("it has neither a window nor a length of its frames")
+    if signal.dim() == 3 and signal.shape[-1] == 2:
+        raise call.refuse("its signal is complex")
+    frames = signal.reshape(signal.shape[0], -1).unfold(1, int(length), int(step))
+    frames = frames if window is None else frames * window
+    transform = torch.fft.rfft if call.get("onesided", 1) else torch.fft.fft
+    return torch.view_as_real(transform(frames, dim=-1))
+
+
+def _fold(call: Call) -> torch.Tensor:
+    size, block = (tuple(whole(call.host(index))) for index in (1, 2))
+    pads = call.get("pads") or [0, 0, 0, 0]
+    if len(block) != 2 or pads[:2] != pads[2:]:
+        raise call.refuse("its patches are not of pictures, or its padding is uneven")
+    stride, dilation = (tuple(call.get(name) or [1, 1]) for name in ("strides", "dilations"))
+    return functional.fold(call.tensor(0), size, block, dilation, tuple(pads[:2]), stride)
+
+
+OPERATORS: dict[str, Operator] = {"DFT": _dft, "STFT": _stft, "Col2Im": _fold}

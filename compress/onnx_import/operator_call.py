@@ -1,0 +1,89 @@
+"""One operator being run: its values, its attributes, and how to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core.errors import ModelError
+from .reader import Node
+from .shape_arithmetic import whole
+
+Operator = Callable[["Call"], Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an operator gets.
+
+    Attributes:
+        values: tensors, host values (see :mod:`retort.compress.onnx_import.shape_arithmetic`), or None where an input
+            is left out.
+        opset: version of the standard operators.
+        training: whether the module is in training form.
+        batch: the size that the file fixes its batch to, or None where it is free.
+    """
+
+    node: Node
+    values: tuple[Any, ...]
+    opset: int
+    training: bool = False
+    batch: int | None = None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute."""
+        return self.node.attributes.get(name, default)
+
+    def has(self, index: int) -> bool:
+        """Whether that input is given."""
+        return index < len(self.values) and self.values[index] is not None
+
+    def tensor(self, index: int) -> torch.Tensor:
+        """An input as a tensor; sizes and numbers become constants."""
+        value = self.values[index]
+        return value if isinstance(value, torch.Tensor) else as_tensor(value)
+
+    def optional(self, index: int) -> torch.Tensor | None:
+        """An input as a tensor, or None where it is left out."""
+        return self.tensor(index) if self.has(index) else None
+
+    def host(self, index: int, attribute: str = "", default: Any = None) -> Any:
+        """Sizes and numbers: an input, or in older opsets an attribute of that name.
+
+        Raises:
+            ModelError: they are computed from data.
+        """
+        if not self.has(index):
+            return self.get(attribute, default) if attribute else default
+        value = self.values[index]
+        if isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"{self.node.describe()} takes sizes that are computed from data, not from shapes",
+                "such a graph has no fixed form; export the model without data-dependent sizes",
+            )
+        return value
+
+    def axes(self, index: int, default: Any = None) -> list[int] | None:
+        """Axes, which moved from an attribute to an input at opset 13 and 18."""
+        found = self.host(index, "axes", default)
+        return None if found is None else [int(axis) for axis in whole(found)]
+
+    def refuse(self, what: str) -> ModelError:
+        """The error that this operator cannot be read, and why."""
+        return ModelError(
+            f"{self.node.describe()} cannot be imported: {what}",
+            "capture the PyTorch model itself, or export it with another operator there",
+        )
+
+
+def as_tensor(value: Any) -> torch.Tensor:
+    """A host value as a tensor; symbolic sizes stay symbolic."""
+    items = whole(value)
+    if any(isinstance(item, torch.SymInt | torch.SymFloat | torch.SymBool) for item in items):
+        parts = torch.stack([torch.scalar_tensor(item, dtype=torch.int64) for item in items])
+        return parts if isinstance(value, list) else parts[0]
+    kind = torch.float32 if any(isinstance(item, float) for item in items) else None
+    return torch.tensor(value, dtype=kind)

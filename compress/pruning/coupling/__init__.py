@@ -1,0 +1,1 @@
+"""Coupling: which channels must be removed together."""

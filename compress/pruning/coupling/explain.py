@@ -1,0 +1,154 @@
+"""The coupled groups of a program in words: what each is, which layers it spans, its step, its cost, and its locks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import fx
+
+from ...graph.cost import node_macs
+from ...program import Program, evaluating, ordered
+from .coupler import made_of_parameters
+from .groups import Group, Grouping, exclude, find_groups
+from .labels import Ids, Mask, Value, core, varying
+from .propagate import couple
+from .shapes import RECURRENT, operator
+
+_ADDS = ("add", "sub")
+_FUSED = ("scaled_dot_product_attention",)
+_PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", *_FUSED)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``retort prune --explain``.
+
+    Attributes:
+        layers: names of the layers whose channels go together; the first is the group's name.
+        kind: what they are: ``channels``, ``features``, ``heads``, ``head dimension``, ``hidden state``,
+            ``residual stream``.
+        channels: size of the leading layer.
+        units: how many pieces can be removed one by one; 0 when locked.
+        step: channels of the leading layer that go with one piece, the smallest and the largest.
+        macs: share of the program's multiply-accumulates that falls when the group gets narrower.
+        reason: why it is locked.
+    """
+
+    layers: tuple[str, ...]
+    kind: str
+    channels: int
+    units: int
+    step: tuple[int, int]
+    macs: float
+    reason: str
+
+
+def explain(program: Program, excluded: Iterable[str] = ()) -> list[Row]:
+    """What can be cut together, then what is locked and why.
+
+    Args:
+        excluded: parameter-name patterns whose channels stay.
+
+    Raises:
+        UserError: a pattern matches nothing.
+    """
+    with evaluating(program):
+        coupling = couple(program)
+        exclude(program, coupling, excluded)
+        grouping = find_groups(coupling)
+        words = _Words(program, grouping)
+        return [words.row(group) for group in (*grouping.free, *grouping.locked)]
+
+
+class _Words:
+    """What the rows of one program share."""
+
+    def __init__(self, program: Program, grouping: Grouping) -> None:
+        self._nodes = {node.name: node for node in program.module.graph.nodes}
+        self._coupling = grouping.coupling
+        self._macs = node_macs(program.module, ordered(program))
+        self._total = max(1, sum(self._macs.values()))
+        self._unions = grouping.coupling.unions
+        self._spaces = [(term, self._roots(term.space)) for term in grouping.coupling.terms]
+        self._factors = list(self._activations())
+        self._sums = [(node, self._carried(node)) for node in self._nodes.values() if operator(node) in _ADDS]
+
+    def row(self, group: Group) -> Row:
+        """One line."""
+        mask = np.zeros(len(self._unions), bool)
+        mask[group.units] = True
+        return Row(
+            tuple(group.layers),
+            self._kind(group, mask),
+            group.channels,
+            len(group.units),
+            self._step(group),
+            self._share(mask),
+            group.reason,
+        )
+
+    def _roots(self, value: Value) -> list[Ids]:
+        return [self._unions.find(core(array).numpy().reshape(-1)) for array in value.arrays]
+
+    def _carried(self, node: fx.Node) -> list[list[Ids]]:
+        """Classes of every operand of a sum that is not made of parameters."""
+        operands = [item for item in node.all_input_nodes if not made_of_parameters(item)]
+        values = [self._coupling.values.get(item.name) for item in operands]
+        return [self._roots(value) for value in values if isinstance(value, Value)]
+
+    def _share(self, mask: Mask) -> float:
+        touched = sum(
+            self._macs.get(term.node, 0) * term.share for term, axes in self._spaces if any(mask[a].any() for a in axes)
+        )
+        return touched / self._total
+
+    def _step(self, group: Group) -> tuple[int, int]:
+        """Channels of the leading layer per unit; a unit that the layer does not have takes part in another one."""
+        if not len(group.units):
+            return 0, 0
+        made = np.bincount(self._unions.find(group.makers[0].ids.numpy()), minlength=len(self._unions))[group.units]
+        return (int(made[made > 0].min()), int(made.max())) if made.any() else (1, 1)
+
+    def _kind(self, group: Group, mask: Mask) -> str:
+        names = [operator(self._nodes[maker.node]) for maker in group.makers if maker.node in self._nodes]
+        if any(name in RECURRENT for name in names):
+            return "hidden state"
+        heads = self._in_attention(mask)
+        if heads:
+            return heads
+        if any(len(sides) > 1 and all(_any(mask, side) for side in sides) for _, sides in self._sums):
+            return "residual stream"
+        return "channels" if any("conv" in name for name in names) else "features"
+
+    def _in_attention(self, mask: Mask) -> str:
+        """Heads vary along the batch of a product of two activations, the head dimension along its matrices."""
+        for rank, dim, ids in self._factors:
+            if mask[ids].any():
+                return "head dimension" if dim >= rank - 2 else "heads"
+        return ""
+
+    def _activations(self) -> Iterator[tuple[int, int, Ids]]:
+        """Rank, dimension and classes of every factor of a product in which no factor is made of parameters."""
+        for node in self._nodes.values():
+            if operator(node) not in _PRODUCTS:
+                continue
+            factors = node.all_input_nodes[:3] if operator(node) in _FUSED else node.all_input_nodes[:2]
+            values = [self._coupling.values.get(item.name) for item in factors]
+            if any(made_of_parameters(item) for item in factors):
+                continue
+            for value in values:
+                if isinstance(value, Value):
+                    yield from (
+                        (len(value.shape), dim, self._unions.find(core(array).numpy().reshape(-1)))
+                        for array in value.arrays
+                        for dim in varying(array)
+                    )
+
+
+def _any(mask: Mask, axes: Sequence[Ids]) -> bool:
+    return any(bool(mask[ids].any()) for ids in axes)
+
+
+__all__ = ["Row", "explain"]

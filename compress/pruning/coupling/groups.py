@@ -1,0 +1,123 @@
+"""Coupled groups: the units that can be removed, the layers each group spans, and why the others are locked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ...program import Program
+from .coupler import Maker
+from .labels import Ids
+from .layer_patterns import matching
+from .propagate import Coupling
+
+
+@dataclass
+class Group:
+    """Layers whose channels go together.
+
+    Attributes:
+        makers: parameter dimensions that make these channels, in graph order.
+        units: classes that can be removed, in channel order; each is one channel, or several that go together.
+        channels: size of the leading layer's dimension.
+        reason: why nothing of it can be removed; empty when ``units`` is not.
+    """
+
+    makers: list[Maker]
+    units: Ids
+    channels: int
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The leading layer."""
+        return layer_name(self.makers[0])
+
+    @property
+    def layers(self) -> list[str]:
+        """All its layers, without repetition."""
+        return list(dict.fromkeys(layer_name(maker) for maker in self.makers))
+
+
+@dataclass
+class Grouping:
+    """All groups of a program, those that can be cut first to last, then the locked ones."""
+
+    coupling: Coupling
+    free: list[Group] = field(default_factory=list)
+    locked: list[Group] = field(default_factory=list)
+
+
+def layer_name(maker: Maker) -> str:
+    """``layer1.0.conv1`` for its parameter ``layer1.0.conv1.weight``."""
+    return maker.parameter.rpartition(".")[0] or maker.parameter
+
+
+def find_groups(coupling: Coupling) -> Grouping:
+    """Join the makers that share classes into groups."""
+    grouping = Grouping(coupling)
+    owner: dict[int, Group] = {}
+    for maker in coupling.makers:
+        ids = maker.ids.numpy()
+        roots = coupling.unions.find(ids)
+        free = roots[~coupling.unions.locked(ids)]
+        if len(free) == 0:
+            _add_locked(grouping, maker, coupling.unions.why(ids))
+            continue
+        found = list({id(owner[root]): owner[root] for root in free.tolist() if root in owner}.values())
+        group = _merge(grouping, found) if found else Group([], np.empty(0, np.int64), len(ids))
+        if not found:
+            grouping.free.append(group)
+        group.makers.append(maker)
+        group.units = _in_order(np.concatenate([group.units, free]))
+        owner.update(dict.fromkeys(group.units.tolist(), group))
+    return grouping
+
+
+def _add_locked(grouping: Grouping, maker: Maker, reason: str) -> None:
+    known = next((group for group in grouping.locked if group.makers[0].parameter == maker.parameter), None)
+    if known is None:
+        grouping.locked.append(Group([maker], np.empty(0, np.int64), len(maker.ids), reason))
+
+
+def _merge(grouping: Grouping, groups: Sequence[Group]) -> Group:
+    first = groups[0]
+    for other in groups[1:]:
+        first.makers += other.makers
+        first.units = np.concatenate([first.units, other.units])
+        grouping.free.remove(other)
+    return first
+
+
+def _in_order(roots: Ids) -> Ids:
+    _, places = np.unique(roots, return_index=True)
+    result: Ids = roots[np.sort(places)]
+    return result
+
+
+def exclude(program: Program, coupling: Coupling, patterns: Iterable[str]) -> None:
+    """Lock the channels that the parameters or layers with these names make.
+
+    Raises:
+        UserError: a pattern matches nothing.
+    """
+    names = [name for name, _ in program.module.named_parameters(remove_duplicate=False)]
+    for pattern in patterns:
+        for name in matching(pattern, names, "exclude"):
+            _lock_made(coupling, coupling.aliases.get(name, name), f"excluded by '{pattern}'")
+
+
+def _lock_made(coupling: Coupling, name: str, why: str) -> None:
+    made = [maker.ids for maker in coupling.makers if maker.parameter == name]
+    for ids in made or coupling.parameters.get(name, []):
+        if len(ids):
+            coupling.unions.lock(ids, why)
+
+
+def trainable(program: Program, coupling: Coupling) -> dict[str, torch.Tensor]:
+    """The parameters (not the buffers) that the graph uses, each once, by their first name."""
+    names = dict(program.module.named_parameters(remove_duplicate=False))
+    return {name: names[name] for name in coupling.parameters if name in names}

@@ -1,0 +1,101 @@
+"""Concrete values of every node of a captured graph at the example's batch: fake tensors, sizes, tuples of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from ...graph.train_eval_mode import owner
+from ...graph.workarounds import FakeTensorMode
+from ...program import Program, ordered
+
+_OURS = str(Path(__file__).parents[2])
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+def propagate(program: Program) -> dict[fx.Node, Any]:
+    """Run the program on fake tensors.
+
+    Returns:
+        For every node but the output its value; shapes are concrete, with the example's batch.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        runner = _Recorder(program.module, mode)
+        runner.run(*(mode.from_tensor(tensor) for tensor in ordered(program).values()))
+    return runner.values
+
+
+class _Recorder(fx.Interpreter):
+    """Keeps what every node gave; recurrent layers are not unrolled."""
+
+    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
+        super().__init__(module)
+        self.values: dict[fx.Node, Any] = {}
+        self._mode = mode
+        self._fakes: dict[int, torch.Tensor] = {}
+
+    def fetch_attr(self, target: str) -> Any:
+        """A fake tensor in place of a parameter or buffer."""
+        value = super().fetch_attr(target)
+        if not isinstance(value, torch.Tensor):
+            return value
+        return self._fakes.setdefault(id(value), self._mode.from_tensor(value))
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One node."""
+        if n.op == "call_function" and operator(n) in RECURRENT:
+            arguments = bind(n, *self.fetch_args_kwargs_from_env(n))
+            result = _recurrent(arguments) if "hx" in arguments and "input" in arguments else super().run_node(n)
+        else:
+            result = super().run_node(n)
+        self.values[n] = result
+        return result
+
+
+def words(text: str) -> frozenset[str]:
+    """The operator names in a text."""
+    return frozenset(text.split())
+
+
+def operator(node: fx.Node) -> str:
+    """``conv2d`` for ``aten.conv2d.default``; in-place twins without the underscore; else the full name."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return getattr(target, "__name__", str(target)) if callable(target) else str(target)
+    if target.namespace != "aten":
+        return f"{target.namespace}::{target._schema.name.split('::')[1]}"
+    name = target._schema.name.removeprefix("aten::")
+    return name if name.startswith("_") or not name.endswith("_") else name[:-1]
+
+
+def bind(node: fx.Node, args: Any = None, kwargs: Any = None) -> dict[str, Any]:
+    """All arguments of an operator by name, defaults filled in."""
+    args, kwargs = (node.args if args is None else args), (node.kwargs if kwargs is None else kwargs)
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {**dict(enumerate(args)), **kwargs}
+    schema = node.target._schema.arguments
+    defaults = {item.name: item.default_value for item in schema}
+    return {**defaults, **dict(zip((item.name for item in schema), args)), **kwargs}
+
+
+def describe(node: fx.Node) -> str:
+    """Where a node came from: operator, node, the user's submodule and source line where they are known."""
+    module = owner(node)
+    lines = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
+    sources = [line for line in lines if line.startswith("File ") and _OURS not in line]
+    place = f" in {module}" if module else ""
+    source = ""
+    if sources:
+        path, _, rest = sources[-1].removeprefix('File "').partition('", line ')
+        source = f" ({path.rsplit('/', 1)[-1]}:{rest.split(',')[0]})"
+    return f"{operator(node)} '{node.name}'{place}{source}"
+
+
+def _recurrent(arguments: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    sequence, states = arguments["input"], arguments["hx"]
+    states = states if isinstance(states, list | tuple) else [states]
+    width = int(states[0].shape[-1]) * (2 if arguments["bidirectional"] else 1)
+    return (sequence.new_empty((*sequence.shape[:-1], width)), *(state.new_empty(state.shape) for state in states))

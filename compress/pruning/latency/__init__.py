@@ -1,0 +1,1 @@
+"""Pruning to a latency that is measured."""

@@ -1,0 +1,242 @@
+"""Milliseconds as a budget: the measured table proposes a cut, the whole program is timed, the proposal is corrected.
+
+The table says which group saves how much; what the whole program takes is always measured, beside the dense one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ....core.artifact import stable_hash, write_atomically
+from ....core.console import SILENT, Console
+from ....core.errors import UserError, VerificationError
+from ....core.metrics.ratio import Ratio, mean_of
+from ....core.options.stage_options import PruneOptions
+from ...program import Program
+from ..coupling.labels import Mask
+from ..selection.cut_options import build_ladders, remove
+from ..step import Ranked
+from ..surgery.slice_parameters import cut
+from .latency_table import Compared, Table, Timer
+from .predictor import Curves, State, path
+from .search import TOLERANCE, OutOfReachError, Search
+from .subgraphs import Pieces
+
+_FINAL = 2
+"""Times that the finished program is timed; twice as many before a miss is told."""
+_STATE = "prune-latency.json"
+
+
+@dataclass
+class Measured:
+    """What was timed so far, kept in ``scratch`` so that a killed run goes the same way again.
+
+    Attributes:
+        found: comparisons with the dense program, by what was compared.
+    """
+
+    scratch: Path | None
+    identity: str
+    found: dict[str, Compared] = field(default_factory=dict)
+
+    def load(self) -> None:
+        """Take up what an interrupted run of the same pruning has measured."""
+        file = self.scratch / _STATE if self.scratch else None
+        if file is None or not file.is_file():
+            return
+        stored = json.loads(file.read_text())
+        if stored["identity"] == self.identity:
+            self.found = {
+                key: Compared(item["dense_ms"], item["ms"], Ratio.from_dict(item["speedup"]))
+                for key, item in stored["found"].items()
+            }
+
+    def get(self, key: object, measure: Callable[[], Compared]) -> Compared:
+        """What is known under a key, measured where it is not."""
+        name = str(stable_hash(key))
+        if name not in self.found:
+            self.found[name] = measure()
+            if self.scratch is not None:
+                self.scratch.mkdir(parents=True, exist_ok=True)
+                stored = {"identity": self.identity, "found": {k: asdict(v) for k, v in self.found.items()}}
+                write_atomically(self.scratch / _STATE, json.dumps(stored).encode())
+        return self.found[name]
+
+    def clear(self) -> None:
+        """Remove what was kept."""
+        if self.scratch is not None:
+            (self.scratch / _STATE).unlink(missing_ok=True)
+
+
+@dataclass
+class Clock:
+    """The latency budget of one pruning.
+
+    Attributes:
+        original: the dense program that everything is compared with.
+        folder: of the latency table; the user's cache when None.
+        tried: share of the dense time of every candidate that was timed, in order.
+    """
+
+    original: Program
+    options: PruneOptions
+    timer: Timer
+    measured: Measured
+    folder: Path | None = None
+    console: Console = SILENT
+    tried: list[float] = field(default_factory=list)
+
+    def asked(self) -> tuple[float, float]:
+        """The asked share of the dense program's time, and that time in milliseconds.
+
+        Raises:
+            UserError: the dense program already takes less.
+        """
+        dense = self.compare("dense", self.original).dense_ms
+        share = self.options.latency if self.options.latency_ms is None else self.options.latency_ms / dense
+        assert share is not None  # the options ask for one of them
+        if share >= 1:
+            raise UserError(
+                f"prune: {share * dense:.4g} ms are asked for, and the program as it is takes {dense:.4g} ms",
+                "ask for less than that",
+                dense_ms=dense,
+            )
+        return share, dense
+
+    def compare(self, key: object, candidate: Program) -> Compared:
+        """Time a candidate beside the dense program, unless that was done before."""
+        return self.measured.get(key, lambda: self.timer.compare(self.original, candidate))
+
+    def decide(self, step: int, share: float, exact: bool) -> Callable[[Program, Ranked], Mask]:
+        """What chooses the cut of a step so that this share of the dense time is left.
+
+        Args:
+            exact: time candidates until one lands; else the table's prediction is enough.
+        """
+
+        def _decide(program: Program, ranked: Ranked) -> Mask:
+            search = self.search(step, program, ranked)
+            try:
+                state = search.land(share) if exact else search.states[search.propose(share)]
+            except OutOfReachError as error:
+                raise self._out_of_reach(share, error.best) from error
+            return remove(len(ranked.grouping.coupling.unions), search.curves.ladders, state)
+
+        return _decide
+
+    def search(self, step: int, program: Program, ranked: Ranked) -> Search:
+        """The candidates of a step, from no cut to the deepest, with their predicted times."""
+        options, grouping = self.options, ranked.grouping
+        align = 1 if options.align == "auto" else options.align
+        ladders, fine = (
+            build_ladders(grouping, ranked.scores, options.min_channels, align, ranked.fixed) for _ in range(2)
+        )
+        pieces = Pieces(program, options.batch, grouping.coupling.narrow)
+        if len(pieces.coupling.unions) != len(grouping.coupling.unions):  # labels that depend on the batch size
+            pieces = Pieces(program, len(next(iter(program.example.values()))), grouping.coupling.narrow)
+        table = Table(self.timer, self.folder, self.console)
+        curves = Curves(grouping, ladders, pieces, table)
+        self._tell(table, curves.requests)
+        start = 1.0 if step == 0 else self._share([step, "start"], program)
+        states = path(curves, options.scope)
+        times = [curves.total_ms(state) for state in states]
+        fine_steps = [ladder.steps if options.align == "auto" else [] for ladder in fine]
+        return Search(self._measure(step, program, ranked, curves), curves, states, times, fine_steps, {0: start})
+
+    def _tell(self, table: Table, wanted: int) -> None:
+        """Say how much of the table was there, and what has no time of its own.
+
+        Raises:
+            UserError: nothing could be timed.
+        """
+        self.console.say(f"latency table: {table.measured} pieces measured, {wanted - table.measured} known already")
+        if table.unknown:
+            reason = next(iter(table.unknown.values()))[:200]
+            if len(table.unknown) == wanted:
+                raise UserError(f"prune: no part of the model can be timed alone: {reason}", "use `macs` as the budget")
+            self.console.warn(f"{len(table.unknown)} pieces cannot be timed alone and count as free: {reason}")
+
+    def _measure(self, step: int, program: Program, ranked: Ranked, curves: Curves) -> Callable[[State, bool], float]:
+        coupling = ranked.grouping.coupling
+
+        def _timed(state: State, again: bool) -> float:
+            candidate = cut(program, coupling, remove(len(coupling.unions), curves.ladders, state))
+            share = self._share([step, sorted(state.items()), again], candidate)
+            self.tried.append(share)
+            self.console.say(f"candidate {len(self.tried)}: {share:.3f}x of the dense time{', again' if again else ''}")
+            return share
+
+        return _timed
+
+    def _share(self, key: object, candidate: Program) -> float:
+        return 1 / self.compare(key, candidate).speedup.value
+
+    def _out_of_reach(self, asked: float, best: float) -> UserError:
+        dense = self.asked()[1]
+        return UserError(
+            f"prune: {asked:.3g}x of the dense time ({asked * dense:.4g} ms) cannot be reached; the best found takes"
+            f" {best:.3g}x ({best * dense:.4g} ms), with all gone that may be removed",
+            f"ask for {best * 1.01:.3f} or more, or lower min_channels, align or the excluded layers",
+            best=best,
+            best_ms=best * dense,
+        )
+
+    def facts(self, program: Program) -> dict[str, Any]:
+        """The finished program timed beside the dense one.
+
+        Raises:
+            VerificationError: it is not faster.
+        """
+        share, dense = self.asked()
+        speedup = self._final(program, _FINAL)
+        if _verdict(speedup, share) == "missed":  # by the program, or by the machine's mood
+            speedup = self._final(program, 2 * _FINAL)
+        if speedup.value <= 1 or speedup.tendency == "slower":
+            raise VerificationError(
+                f"the pruned program is not faster: {speedup.value:.2f}x the dense one's speed ({speedup.span})",
+                "nothing is written; measure on a quieter machine, or ask for less time",
+                speedup=speedup.to_dict(),
+            )
+        got = 1 / speedup.value
+        return {
+            "asked_ms": share * dense,
+            "asked_share": share,
+            "dense_ms": dense,
+            "got_ms": got * dense,
+            "got_low_ms": None if speedup.high is None else dense / speedup.high,
+            "got_high_ms": None if speedup.low is None else dense / speedup.low,
+            "got_share": got,
+            "speedup": speedup.to_dict(),
+            "within": abs(got / share - 1) <= TOLERANCE,
+            "verdict": _verdict(speedup, share),
+            "device": self.timer.identity,
+            "batch": self.options.batch,
+            "threads": self.options.threads,
+            "tried": self.tried,
+        }
+
+    def _final(self, program: Program, turns: int) -> Ratio:
+        return _pooled([self.compare(f"final {turn}", program).speedup for turn in range(turns)])
+
+
+def _pooled(found: Sequence[Ratio]) -> Ratio:
+    """Several measurements as one: their geometric mean, and the range of all."""
+    lows, highs = [item.low for item in found if item.low], [item.high for item in found if item.high]
+    low, high = (min(lows), max(highs)) if all(item.bounded for item in found) else (None, None)
+    doubts = tuple(dict.fromkeys(doubt for item in found for doubt in item.doubts))
+    rounds = sum(item.rounds for item in found)
+    return replace(found[0], value=mean_of(found), low=low, high=high, doubts=doubts, rounds=rounds, wall=None)
+
+
+def _verdict(speedup: Ratio, share: float) -> str:
+    """Whether the asked share was met within the tolerance, as far as the measurement can tell."""
+    if speedup.low is None or speedup.high is None or speedup.verdict == "cannot tell":
+        return "cannot tell"
+    low, high = 1 / speedup.high / share - 1, 1 / speedup.low / share - 1
+    if speedup.low <= 1 or (low < -TOLERANCE < high) or (low < TOLERANCE < high):
+        return "cannot tell"
+    return "landed" if low >= -TOLERANCE and high <= TOLERANCE else "missed"

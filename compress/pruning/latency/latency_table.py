@@ -1,0 +1,150 @@
+"""The latency table: what every piece costs at every width, measured once per device and kept on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ....core.artifact import stable_hash, storage_errors, write_atomically
+from ....core.cache import cache_folder
+from ....core.console import SILENT, Console
+from ....core.errors import UserError
+from ....core.faults import raise_own_fault
+from ....core.metrics.ratio import Ratio
+from ...program import Program
+from ..coupling.labels import Mask
+from .subgraphs import Piece, Pieces
+
+Request = tuple[Piece, Mask]
+
+_TOGETHER = 40
+_TOGETHER_BYTES = 1 << 27
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two programs timed side by side.
+
+    Attributes:
+        dense_ms: median time per call of the first.
+        ms: of the second.
+        speedup: how many times faster the second is.
+    """
+
+    dense_ms: float
+    ms: float
+    speedup: Ratio
+
+
+class Timer(Protocol):
+    """A device that can be asked how long programs take, with its threads and batch size.
+
+    Attributes:
+        identity: device, runtime, threads and batch; times are kept under it.
+    """
+
+    @property
+    def identity(self) -> str:
+        """See the class."""
+        ...
+
+    def pieces(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
+        """Milliseconds of each of the independent parts of a program, which are told by their outputs."""
+        ...
+
+    def compare(self, dense: Program, candidate: Program) -> Compared:
+        """Time two programs in turns."""
+        ...
+
+
+class Table:
+    """Times by the key of a piece.
+
+    Args:
+        timer: measures what is not there yet.
+        folder: where the table's file is; one per identity of the timer.
+
+    Attributes:
+        measured: how many pieces were measured, not found.
+        unknown: why pieces cannot be measured alone, by key; they count as free.
+    """
+
+    def __init__(self, timer: Timer, folder: Path | None = None, console: Console = SILENT) -> None:
+        self.timer, self.console = timer, console
+        self.path = (folder or cache_folder("latency")) / f"{stable_hash(timer.identity)[:16]}.json"
+        self.measured, self.unknown = 0, dict[str, str]()
+        self._ms = self._read()
+
+    def __getitem__(self, key: str) -> float:
+        return self._ms.get(key, 0.0)
+
+    def fill(self, pieces: Pieces, requests: dict[str, Request]) -> None:
+        """Measure what is missing, and keep it.
+
+        Raises:
+            StorageError: the table cannot be written.
+        """
+        missing = {key: request for key, request in requests.items() if key not in self._ms}
+        with self.console.progress("latency", len(missing)) as bar:
+            for batch in _batches(pieces, missing):
+                found = self._measure(pieces, batch)
+                self._ms |= found
+                self.measured += len(found)
+                self._write()
+                bar.advance(len(batch))
+
+    def _measure(self, pieces: Pieces, batch: dict[str, Request]) -> dict[str, float]:
+        try:
+            program, outputs = pieces.assemble(list(batch.values()))
+            return dict(zip(batch, self.timer.pieces(program, outputs), strict=True))
+        except UserError:
+            raise
+        except Exception as error:  # what cannot be exported or run alone raises whatever its runtime does
+            raise_own_fault(error)
+            if len(batch) == 1:
+                self.unknown |= dict.fromkeys(batch, f"{type(error).__name__}: {error}")
+                return {}
+            keys = list(batch)
+            halves = keys[: len(keys) // 2], keys[len(keys) // 2 :]
+            parts = [self._measure(pieces, {key: batch[key] for key in half}) for half in halves]
+            return {**parts[0], **parts[1]}
+
+    def _read(self) -> dict[str, float]:
+        if not self.path.is_file():
+            return {}
+        try:
+            stored = json.loads(self.path.read_text())
+            found = {str(key): float(value) for key, value in stored["ms"].items()}
+            good = stored["hash"] == stable_hash(found) and all(
+                math.isfinite(value) and value >= 0 for value in found.values()
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            good = False
+        if not good:
+            self.console.warn(f"the latency table {self.path} is damaged: it is measured anew")
+            return {}
+        return found
+
+    def _write(self) -> None:
+        with storage_errors(str(self.path.parent)):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        stored = {"identity": self.timer.identity, "hash": stable_hash(self._ms), "ms": self._ms}
+        write_atomically(self.path, json.dumps(stored).encode())
+
+
+def _batches(pieces: Pieces, requests: dict[str, Request]) -> list[dict[str, Request]]:
+    """Pieces to export together: few enough, and not too large."""
+    batches: list[dict[str, Request]] = []
+    size = 0
+    for key, request in requests.items():
+        own = pieces.weight_bytes(request[0])
+        if not batches or len(batches[-1]) == _TOGETHER or size + own > _TOGETHER_BYTES:
+            batches.append({})
+            size = 0
+        batches[-1][key] = request
+        size += own
+    return batches

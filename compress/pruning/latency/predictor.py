@@ -1,0 +1,166 @@
+"""What a cut saves on the clock: the time of every piece as a function of how many units each group loses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..coupling.groups import Grouping
+from ..selection.cut_options import Ladder, least_cut, remove
+from .latency_table import Request, Table
+from .subgraphs import Pieces
+
+State = dict[int, int]
+"""How many units every ladder loses."""
+
+_POINTS = 12
+_FASTER = 0.98
+
+
+def grid(ladder: Ladder) -> list[int]:
+    """The widths of a group that are measured: at most about a dozen, at multiples of 8, 4 or 2 where it has many."""
+    per_unit = ladder.group.channels / max(len(ladder.group.units), 1)
+    base = 8 if ladder.group.channels >= 64 else 4 if ladder.group.channels >= 32 else 2
+    multiple = 1 if per_unit != 1 else base * max(1, round(ladder.group.channels / _POINTS / base))
+    total = len(ladder.group.units)
+    found = [count for count in ladder.steps if (total - count) % multiple == 0 or count == ladder.steps[0]]
+    return [*found, ladder.steps[-1]] if found[-1] != ladder.steps[-1] and len(found) < 2 else found
+
+
+@dataclass
+class _Curve:
+    """Time of a piece relative to its whole width, over the counts that a group may lose."""
+
+    counts: list[int]
+    ratios: list[float]
+
+    def __call__(self, count: int) -> float:
+        """At any count; between measured ones that of the wider, for narrower is not always faster."""
+        place = int(np.searchsorted(self.counts, count, side="right")) - 1
+        return self.ratios[max(place, 0)]
+
+
+class Curves:
+    """The predicted time of a program under any cut.
+
+    A piece takes its measured time at full width times one measured ratio per group that it depends on.
+
+    Attributes:
+        ladders: the ways to cut each group, kept to counts that are measured and worth it.
+        requests: how many different pieces the table had to know.
+    """
+
+    def __init__(self, grouping: Grouping, ladders: list[Ladder], pieces: Pieces, table: Table) -> None:
+        self.ladders, self._pieces, self._table = ladders, pieces, table
+        self._size = len(grouping.coupling.unions)
+        self._base = least_cut(ladders)
+        owner = np.full(self._size, -1)
+        for place, ladder in enumerate(ladders):
+            owner[ladder.group.units] = place
+        touched = [sorted({int(owner[root]) for root in pieces.touched(item)} - {-1}) for item in pieces.all]
+        self._touched = [[place for place in places if len(ladders[place].steps) > 1] for places in touched]
+        self._grids = [grid(ladder) for ladder in ladders]
+        self._measure()
+        for place, ladder in enumerate(ladders):
+            ladder.steps = self._worth(place)
+
+    def _requests(self) -> Iterable[tuple[int, int, int, str, Request]]:
+        """Piece, group (or -1 for full width), count, key and what to measure."""
+        for index, piece in enumerate(self._pieces.all):
+            states = [(-1, 0, self._base)]
+            for place in self._touched[index]:
+                states += [(place, count, {**self._base, place: count}) for count in self._grids[place][1:]]
+            for place, count, state in states if self._touched[index] else ():
+                mask = remove(self._size, self.ladders, state)
+                yield index, place, count, self._pieces.key(piece, mask), (piece, mask)
+
+    def _measure(self) -> None:
+        listed = list(self._requests())
+        requests = {key: request for *_, key, request in listed}
+        self.requests = len(requests)
+        self._table.fill(self._pieces, requests)
+        self._full = [0.0] * len(self._pieces.all)
+        self._curves: dict[tuple[int, int], _Curve] = {}
+        for index, place, count, key, _ in listed:
+            if place < 0:
+                self._full[index] = self._table[key]
+            elif self._full[index] > 0:
+                curve = self._curves.setdefault((index, place), _Curve([self._base[place]], [1.0]))
+                curve.counts.append(count)
+                curve.ratios.append(self._table[key] / self._full[index])
+
+    @cached_property
+    def _of_group(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for index, place in self._curves:
+            found.setdefault(place, []).append(index)
+        return found
+
+    def piece_ms(self, index: int, state: State) -> float:
+        """Time of one piece."""
+        time = self._full[index]
+        for place in self._touched[index]:
+            curve = self._curves.get((index, place))
+            time *= curve(state[place]) if curve else 1.0
+        return time
+
+    def total_ms(self, state: State) -> float:
+        """Time of all pieces that depend on a group."""
+        return sum(self.piece_ms(index, state) for index in range(len(self._full)) if self._touched[index])
+
+    def saved_ms(self, state: State, place: int, count: int) -> float:
+        """What is won by cutting one group further."""
+        after = {**state, place: count}
+        return sum(self.piece_ms(i, state) - self.piece_ms(i, after) for i in self._of_group.get(place, ()))
+
+    def _worth(self, place: int) -> list[int]:
+        """The counts at which the clock shows a gain over every smaller one."""
+        kept = [self._base[place]]
+        best = sum(self.piece_ms(i, self._base) for i in self._of_group.get(place, ()))
+        for count in self._grids[place][1:]:
+            time = sum(self.piece_ms(i, {**self._base, place: count}) for i in self._of_group.get(place, ()))
+            if time < best * _FASTER:
+                kept.append(count)
+                best = time
+        return kept
+
+
+def path(curves: Curves, scope: str) -> list[State]:
+    """States from no cut to the deepest, each a little faster than the one before, at the least loss of importance.
+
+    Global: the next move is the one that saves the most time per importance lost (a greedy solution of the knapsack);
+    per layer: all groups shrink alike.
+    """
+    state = least_cut(curves.ladders)
+    states = [dict(state)]
+    if scope == "layer":
+        moves = [(c / len(x.group.units), i, c) for i, x in enumerate(curves.ladders) for c in x.steps[1:]]
+        for _, place, count in sorted(moves):
+            state[place] = count
+            states.append(dict(state))
+        return states
+    while True:
+        found = [(*_best_move(curves, state, place), place) for place in range(len(curves.ladders))]
+        gain, count, place = max(found, default=(0.0, 0, 0))
+        if gain <= 0:
+            return states
+        state[place] = count
+        states.append(dict(state))
+
+
+def _best_move(curves: Curves, state: State, place: int) -> tuple[float, int]:
+    """The most time saved per importance lost by cutting one group further, and to which count.
+
+    A unit weighs its score by the units that are left beside it: the last ones of a layer are dear.
+    """
+    ladder, now = curves.ladders[place], state[place]
+    losses = ladder.scores / (len(ladder.group.units) - np.arange(len(ladder.units)))
+    best = (0.0, now)
+    for count in ladder.steps:
+        if count > now:
+            loss = max(float(losses[now:count].sum()), 1e-12)
+            best = max(best, (curves.saved_ms(state, place, count) / loss, count))
+    return best

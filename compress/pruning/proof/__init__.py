@@ -1,0 +1,1 @@
+"""The proof that a cut changed nothing but the removed channels."""

@@ -1,0 +1,248 @@
+"""The two sides of a proof, run node by node: the masked original and the pruned program, in double precision.
+
+Neither side is a copy: both share their parameters with the programs, which are widened one by one as nodes fetch
+them and freed behind their last use, so that a proof takes the memory of two sets of activations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ....core.errors import VerificationError
+from ....core.faults import raise_own_fault
+from ...graph import train_eval_mode
+from ...program import Program, shared
+from ..coupling.coupler import fetch
+from ..coupling.shapes import describe, operator
+from .masked_reference import Masks, run_masked
+from .perturbation import Noise
+
+_SLICE = 1 << 18
+
+
+class DoesNotRunError(Exception):
+    """The original graph does not run; says at which node and why."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One program in evaluation form and in one precision.
+
+    Attributes:
+        module: shares parameters and buffers with the program; its graph is its own.
+        wide: whether it computes in double precision.
+        noise: what moves parameters; None to take them as they are.
+    """
+
+    module: fx.GraphModule
+    wide: bool
+    noise: Noise | None = None
+
+    def attribute(self, node: fx.Node) -> Any:
+        """A parameter, buffer or body that a node fetches; nothing the graph does to it reaches the program.
+
+        A table that rows are looked up in stays as it is: what is looked up is moved and widened (:meth:`looked_up`).
+        """
+        value: Any = fetch(self.module, str(node.target))
+        if not isinstance(value, Tensor):
+            return value
+        if _is_table(node, value):
+            return value
+        kept = isinstance(value, nn.Parameter)
+        if self.noise is not None and kept and value.is_floating_point():
+            value = self.noise.moved(str(node.target), value)
+        wide = value.double() if self.wide and value.is_floating_point() else value
+        return wide if kept or wide is not value else value.clone()
+
+    def looked_up(self, node: fx.Node, args: Sequence[Any], result: Any) -> Any:
+        """A node's result, moved and widened where it is rows of a table."""
+        if operator(node) != "embedding":
+            return result
+        rows, table = result.double() if self.wide else result, node.args[0]
+        if self.noise is None or not isinstance(table, fx.Node) or not _is_table(table, args[0]):
+            return rows
+        return self.noise.looked_up(str(table.target), args[1], rows)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A value on both sides.
+
+    Attributes:
+        node: of the original graph.
+        masked: the original's, of which a part is kept.
+        pruned: the pruned program's.
+        scale: largest magnitude of what it was made from.
+        kept: indices along every dimension; None where all are.
+    """
+
+    node: fx.Node
+    masked: Tensor
+    pruned: Tensor
+    scale: float
+    kept: Sequence[Tensor | None] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the kept part."""
+        kept = [*self.kept, *[None] * self.masked.dim()]
+        return tuple(size if item is None else len(item) for size, item in zip(self.masked.shape, kept))
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The kept part of the masked value beside the pruned one, in slices of the first dimension."""
+        if not self.masked.dim():
+            yield self.masked, self.pruned
+            return
+        rows, size = self.shape[0], max(1, _SLICE // max(1, math.prod(self.shape[1:])))
+        first, *others = [*self.kept] or [None]
+        for start in range(0, rows, size):
+            stop = min(start + size, rows)
+            part = self.masked[start:stop] if first is None else self.masked.index_select(0, first[start:stop])
+            for dim, indices in enumerate(others, 1):
+                part = part if indices is None else part.index_select(dim, indices)
+            yield part, self.pruned[start:stop]
+
+
+@dataclass
+class Run:
+    """One run of both sides.
+
+    Attributes:
+        outputs: the masked program's, once the run is over.
+    """
+
+    dense: Side
+    pruned: Side
+    feeds: Mapping[str, Tensor]
+    masks: Masks
+    outputs: list[Any] = field(default_factory=list)
+
+    def twins(self) -> Iterator[Twin]:
+        """Every tensor that both programs compute, in graph order.
+
+        Raises:
+            DoesNotRunError: the original does not run.
+            VerificationError: the pruned program does not run.
+        """
+        given = [
+            item.double() if self.dense.wide and item.is_floating_point() else item for item in self.feeds.values()
+        ]
+        feeds = iter(given)
+        left: dict[fx.Node, Any] = {}
+        right: dict[fx.Node, Any] = {}
+        theirs, ours = self.dense.module.graph.nodes, self.pruned.module.graph.nodes
+        twin_of = dict(zip(theirs, ours, strict=True))
+        order = _late(theirs)
+        last = {item: node for node in order for item in node.all_input_nodes}
+        for node in order:
+            twin = twin_of[node]
+            if node.op == "output":
+                results: Any = node.args[0]
+                self.outputs = list(fx.map_arg(results, left.__getitem__))
+                return
+            if node.op == "placeholder":
+                left[node] = next(feeds)
+                right[twin] = left[node].clone()
+                continue
+            left[node] = _run_dense(self.dense, node, left, self.masks)
+            right[twin] = _run_pruned(self.pruned, twin, right)
+            scale = max((magnitude(left[item]) for item in node.all_input_nodes), default=0.0)
+            for value, (one, two) in zip(self.masks.values(node), _tensors(left[node], right[twin])):
+                yield Twin(node, one, two, scale, self.masks.kept_indices(value))
+            for item in (node, *node.all_input_nodes):
+                if last.get(item) is node or item not in last:
+                    left.pop(item, None)
+                    right.pop(twin_of[item], None)
+
+
+def _late(nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    """Nodes in graph order, those that fetch a parameter right before their first user: few are held at once."""
+    order: dict[fx.Node, None] = {}
+    for node in nodes:
+        if node.op != "get_attr" or not node.users:
+            order |= dict.fromkeys([*(item for item in node.all_input_nodes if item.op == "get_attr"), node])
+    return list(order)
+
+
+def side(program: Program, wide: bool, noise: Noise | None = None) -> Side:
+    """A program in evaluation form, in double precision where ``wide``; shares its parameters."""
+    module = shared(program).module
+    train_eval_mode.apply(module, False)
+    if wide:
+        _widen(module)
+    return Side(module, wide, noise)
+
+
+def _widen(module: fx.GraphModule) -> None:
+    """Turn the dtypes written into the graph, and what its bodies hold, to double precision."""
+
+    def _wide(item: Any) -> Any:
+        return torch.float64 if isinstance(item, torch.dtype) and item.is_floating_point else item
+
+    for graph in train_eval_mode.graphs(module):
+        if graph is not module:
+            graph.double()
+        for node in graph.graph.nodes:
+            node.args = tuple(_wide(item) for item in node.args)
+            node.kwargs = {key: _wide(item) for key, item in node.kwargs.items()}
+        graph.recompile()
+
+
+def _is_table(node: fx.Node, value: Any) -> bool:
+    """Whether a node fetches a parameter that is nothing but a table of which embeddings look rows up."""
+    read = all(operator(user) == "embedding" and user.args[0] is node for user in node.users)
+    return read and node.op == "get_attr" and isinstance(value, nn.Parameter) and value.is_floating_point()
+
+
+def _run_dense(given: Side, node: fx.Node, env: dict[fx.Node, Any], masks: Masks) -> Any:
+    if node.op == "get_attr":
+        value = given.attribute(node)
+        if _is_table(node, value):  # no row of it goes, and what is looked up is masked
+            return value
+        own = isinstance(value, Tensor) and value is not fetch(given.module, str(node.target))
+        return masks.zeroed(value, masks.values(node), in_place=own)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+    try:
+        return given.looked_up(node, args, run_masked(node, args, kwargs, masks))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise_own_fault(error)
+        raise DoesNotRunError(f"{describe(node)}: {error}") from error
+
+
+def _run_pruned(given: Side, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
+    if node.op == "get_attr":
+        return given.attribute(node)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+    try:
+        return given.looked_up(node, args, node.target(*args, **kwargs))  # type: ignore[operator]
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise_own_fault(error)
+        raise VerificationError(
+            f"the cut is refused: the pruned program does not run at {describe(node)}: {error}",
+            "the input is untouched; exclude this layer, and report the operator",
+            node=node.name,
+        ) from error
+
+
+def _tensors(first: Any, second: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    pairs = zip(first, second) if isinstance(first, list | tuple) else [(first, second)]
+    for one, two in pairs:
+        if isinstance(one, Tensor) and isinstance(two, Tensor):
+            yield one, two
+
+
+def magnitude(value: Any) -> float:
+    """Largest finite magnitude of a floating-point tensor; 0 for anything else."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() == 0:
+        return 0.0
+    low, high = torch.aminmax(value)
+    if bool(low.isfinite() & high.isfinite()):
+        return max(-float(low), float(high))
+    finite = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
+    return float(finite.abs().max())

@@ -1,0 +1,1 @@
+"""Selection: which channels are removed."""

@@ -1,0 +1,119 @@
+"""How much to cut: the units to remove so that the asked multiply-accumulates, parameters or bytes are left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from ....core.errors import UserError
+from ...program import Program
+from ..coupling.groups import Grouping
+from ..coupling.labels import Mask
+from .cost_model import NAMES, CostModel, Measure
+from .cut_options import Ladder, build_ladders, least_cut, most_cut, remove
+from .importance import Scores
+
+AUTO_ALIGN = (8, 4, 2, 1)
+"""Steps of channel counts that ``align: auto`` tries: vector units like the coarse ones, narrow nets need fine ones."""
+AUTO_MISS = 0.02
+_MILD = "lower min_channels, align or the excluded layers"
+
+Fits = Callable[[dict[int, int]], bool]
+
+
+def choose(
+    program: Program,
+    grouping: Grouping,
+    scores: Scores,
+    *,
+    measure: Measure,
+    target: float,
+    scope: Literal["global", "layer"] = "global",
+    min_channels: int = 1,
+    align: int | Literal["auto"] = 1,
+    fixed: dict[int, float] | None = None,
+) -> Mask:
+    """The classes to remove, as a mask over labels, so that at most ``target`` of the cost is left.
+
+    Args:
+        target: cost to keep, in the unit of ``measure``.
+        scope: rank units across all groups, or cut every group by the same ratio.
+        min_channels: channels that every layer, and every part that a layer is split into, keeps.
+        align: kept channels of a cut layer are a multiple of this; ``auto``: of the coarsest of 8, 4, 2 and 1 that
+            misses the target by no more than 2 % of the whole.
+        fixed: share of channels to keep, by place of the group, whatever the budget.
+
+    Raises:
+        UserError: locked channels and minimum widths do not allow it; says what is the least possible.
+    """
+    model = CostModel(program, grouping, measure)
+    whole = model(np.zeros(len(grouping.coupling.unions), bool))
+    for step in AUTO_ALIGN if align == "auto" else (align,):
+        ladders = build_ladders(grouping, scores, min_channels, step, fixed)
+        last = align != "auto" or step == AUTO_ALIGN[-1]
+        found = _fit(model, ladders, target, whole, scope, measure, last)
+        if found is not None and (last or model(found) >= target - AUTO_MISS * whole):
+            return found
+    raise AssertionError("the last step returns or raises")
+
+
+def _fit(
+    model: CostModel, ladders: list[Ladder], target: float, whole: float, scope: str, measure: Measure, last: bool
+) -> Mask | None:
+    """The mildest cut that fits; None (or, with the last step, an error) when none does."""
+    size = model.size
+
+    def _fits(state: dict[int, int]) -> bool:
+        return model(remove(size, ladders, state)) <= target
+
+    least = model(remove(size, ladders, most_cut(ladders)))
+    if least > target:
+        if last:
+            raise UserError(
+                f"prune: {target / whole:.1%} of the {NAMES[measure]} cannot be reached; with all that may be removed"
+                f" gone, {least / whole:.1%} are left",
+                f"ask for at least {least / whole + 0.0005:.3f}, or {_MILD}",
+                least=least / whole,
+            )
+        return None
+    counts = _search(ladders, scope, _fits)
+    _refill(ladders, counts, _fits)
+    return remove(size, ladders, counts)
+
+
+def _search(ladders: list[Ladder], scope: str, fits: Fits) -> dict[int, int]:
+    """The mildest cut that fits, by bisection over a threshold on the scores or over one ratio."""
+    if scope == "global":
+        points = np.unique(np.concatenate([ladder.scores for ladder in ladders] or [np.zeros(0)])).tolist()
+
+        def _state(point: float) -> dict[int, int]:
+            return {i: x.at_most(int(np.searchsorted(x.scores, point, side="right"))) for i, x in enumerate(ladders)}
+    else:
+        points = sorted({count / len(x.group.units) for x in ladders for count in x.steps if count})
+
+        def _state(point: float) -> dict[int, int]:
+            return {i: x.at_most(int(point * len(x.group.units) + 1e-9)) for i, x in enumerate(ladders)}
+
+    if fits(least_cut(ladders)):
+        return least_cut(ladders)
+    low, high = 0, len(points) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(_state(points[middle])) else (middle + 1, high)
+    return _state(points[low])
+
+
+def _refill(ladders: list[Ladder], counts: dict[int, int], fits: Fits) -> None:
+    """Give back what still fits, the most important first."""
+    open_places = {place for place, count in counts.items() if count > ladders[place].steps[0]}
+    while open_places:
+        place = max(open_places, key=lambda item: (ladders[item].scores[counts[item] - 1], -item))
+        before = counts[place]
+        counts[place] = ladders[place].at_most(before - 1)
+        if not fits(counts):
+            counts[place] = before
+            open_places.discard(place)
+        elif counts[place] == ladders[place].steps[0]:
+            open_places.discard(place)

@@ -1,0 +1,176 @@
+"""The ways to cut each group: which units go first, how many may go, and what the user fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....core.errors import UserError
+from ...program import Program
+from ..coupling.groups import Group, Grouping
+from ..coupling.labels import Ids, Mask, core
+from ..coupling.layer_patterns import matching
+from .importance import Scores
+
+
+@dataclass
+class Ladder:
+    """The ways to cut one group: its removable units, least important first, and how many of them may go.
+
+    Attributes:
+        steps: allowed numbers of removed units, ascending; the first is 0 unless the user fixed the width.
+    """
+
+    group: Group
+    units: Ids
+    scores: Scores
+    steps: list[int]
+
+    def at_most(self, count: int) -> int:
+        """The largest allowed number of removed units up to ``count``; the least one where there is none."""
+        return self.steps[max(int(np.searchsorted(self.steps, count, side="right")) - 1, 0)]
+
+
+def build_ladders(
+    grouping: Grouping, scores: Scores, min_channels: int, align: int, fixed: Mapping[int, float] | None = None
+) -> list[Ladder]:
+    """One ladder for every group that can be cut.
+
+    Args:
+        min_channels: channels that every layer, and every part that a layer is split into, keeps.
+        align: kept channels of a cut layer are a multiple of this.
+        fixed: share of the channels to keep, by place of the group; such a ladder has one step.
+    """
+    protected = _protected(grouping, scores, min_channels)
+    ladders = []
+    for place, group in enumerate(grouping.free):
+        units = group.units[~protected[group.units]]
+        units = units[np.argsort(scores[units], kind="stable")]
+        steps = _steps(grouping, group, units, align)
+        if fixed and place in fixed:
+            steps = [_fixed(group, units, fixed[place], min_channels)]
+        ladders.append(Ladder(group, units, scores[units], steps))
+    return ladders
+
+
+def fixed_widths(program: Program, grouping: Grouping, layers: Mapping[str, float]) -> dict[int, float]:
+    """The share of channels to keep that the user fixed, by place of the group; later patterns win.
+
+    Raises:
+        UserError: a pattern matches nothing, or only layers whose channels cannot go.
+    """
+    names = [name for name, _ in program.module.named_parameters(remove_duplicate=False)]
+    found: dict[int, float] = {}
+    for pattern, share in layers.items():
+        wanted = {grouping.coupling.aliases.get(name, name) for name in matching(pattern, names, "layers")}
+        places = [i for i, group in enumerate(grouping.free) if any(m.parameter in wanted for m in group.makers)]
+        if not places:
+            locked = [group for group in grouping.locked if any(m.parameter in wanted for m in group.makers)]
+            reason = f": {locked[0].name} {locked[0].reason}" if locked else ", because it makes no channels"
+            raise UserError(
+                f"prune.layers: nothing that '{pattern}' matches can be cut{reason}",
+                "`retort prune --explain` lists the layers that can",
+                pattern=pattern,
+            )
+        found |= dict.fromkeys(places, share)
+    return found
+
+
+def restrict(program: Program, grouping: Grouping, patterns: Iterable[str]) -> None:
+    """Lock every group that spans a layer which no pattern matches.
+
+    Raises:
+        UserError: a pattern matches nothing.
+    """
+    names = [name for name, _ in program.module.named_parameters(remove_duplicate=False)]
+    found = [name for pattern in patterns for name in matching(pattern, names, "only")]
+    wanted = {grouping.coupling.aliases.get(name, name) for name in found}
+    for group in list(grouping.free) if found else ():
+        outside = [maker.parameter for maker in group.makers if maker.parameter not in wanted]
+        if outside:
+            grouping.free.remove(group)
+            group.reason = f"goes with {outside[0]}, which `only` leaves out"
+            group.units = group.units[:0]
+            grouping.locked.append(group)
+
+
+def remove(size: int, ladders: list[Ladder], counts: Mapping[int, int]) -> Mask:
+    """The mask over ``size`` labels that removes so many units of every ladder."""
+    mask = np.zeros(size, bool)
+    for place, count in counts.items():
+        mask[ladders[place].units[:count]] = True
+    return mask
+
+
+def least_cut(ladders: list[Ladder]) -> dict[int, int]:
+    """The mildest state: what the user fixed, and nothing else."""
+    return {place: ladder.steps[0] for place, ladder in enumerate(ladders)}
+
+
+def most_cut(ladders: list[Ladder]) -> dict[int, int]:
+    """Everything gone that may go."""
+    return {place: ladder.steps[-1] for place, ladder in enumerate(ladders)}
+
+
+def _fixed(group: Group, units: Ids, share: float, min_channels: int) -> int:
+    """How many units go so that about this share of the group is left.
+
+    Raises:
+        UserError: fewer are left than every layer has to keep.
+    """
+    per_unit = group.channels / max(len(group.units), 1)
+    kept = max(round(share * group.channels / per_unit), 0)
+    gone = len(group.units) - kept
+    if gone > len(units):
+        least = (len(group.units) - len(units)) * per_unit
+        raise UserError(
+            f"prune.layers: {share:.1%} of {group.name} are {share * group.channels:.3g} of {group.channels} channels,"
+            f" where at least {least:.0f} have to stay (min_channels is {min_channels})",
+            f"ask for {least / group.channels + 0.0005:.3f} or more, or lower min_channels",
+            least=least / group.channels,
+        )
+    return gone
+
+
+def _steps(grouping: Grouping, group: Group, units: Ids, align: int) -> list[int]:
+    rank = np.full(len(grouping.coupling.unions), len(units))
+    rank[units] = np.arange(len(units))
+    steps = set(range(len(units) + 1))
+    if align > 1:
+        for maker in group.makers:
+            ranks = np.sort(rank[grouping.coupling.unions.find(maker.ids.numpy())])
+            kept = len(ranks) - np.searchsorted(ranks, np.arange(len(units) + 1))
+            steps &= {count for count, left in enumerate(kept.tolist()) if left == len(ranks) or left % align == 0}
+    return sorted(steps | {0})
+
+
+def _protected(grouping: Grouping, scores: Scores, least: int) -> Mask:
+    """The most important units of every set of channels that some value or parameter has along a dimension."""
+    unions = grouping.coupling.unions
+    removable = np.zeros(len(unions), bool)
+    for group in grouping.free:
+        removable[group.units] = True
+    protected = np.zeros(len(unions), bool)
+    for roots in axes(grouping):
+        free, counts = np.unique(roots[removable[roots]], return_counts=True)
+        have, wanted = len(roots) - int(counts.sum()), min(max(least, 1), len(roots))
+        for place in np.argsort(-scores[free], kind="stable"):
+            if have >= wanted:
+                break
+            protected[free[place]] = True
+            have += int(counts[place])
+    return protected
+
+
+def axes(grouping: Grouping) -> Iterable[Ids]:
+    """Every distinct sequence of classes along a dimension of a value or parameter."""
+    found: dict[bytes, Ids] = {}
+    unions = grouping.coupling.unions
+    for value in grouping.coupling.values.values():
+        for item in value if isinstance(value, tuple) else (value,):
+            for array in item.arrays:
+                roots = unions.find(core(array).numpy()).reshape(-1)
+                found.setdefault(roots.tobytes(), roots)
+    return found.values()

@@ -1,0 +1,1 @@
+"""Sparsity: weights that become zero in place."""

@@ -1,0 +1,167 @@
+"""The sparsify stage: zeros in the weights, unstructured or N:M, kept through recovery and named to the export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....core.artifact import Artifact, raise_if_not
+from ....core.console import Console
+from ....core.context import Context, Place
+from ....core.data.splits import Split, batches
+from ....core.errors import UserError, VerificationError
+from ....core.options.stage_options import SparsifyOptions
+from ....core.program_file import fit_context
+from ...distillation.distill import recover
+from ...graph.devices import as_tensor
+from ...program import Program, clone, load_program, set_training, store
+from ...training.checkpoint import discard
+from ...training.losses import Tensors
+from ..coupling.coupler import fetch
+from .masks import KEY, MaskedWeight, find_places, grouped, magnitude_masks
+from .sparsegpt import HESSIAN_BYTES, LARGEST, as_matrix, columns, from_matrix, hessians, reconstruct
+
+_LABEL = "sparse"
+
+Inputs = Callable[[], Iterable[Tensors]]
+
+
+def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """The stage that makes weights sparse and recovers.
+
+    Args:
+        parent: the program; it stays as it is.
+
+    Raises:
+        ArtifactError: ``parent`` is no program.
+        UserError: a pattern matches nothing, or no layer can take the zeros.
+        RetortError: as :func:`retort.compress.training.train.fit`.
+    """
+    raise_if_not(parent, "program")
+    original, context = load_program(parent.main), fit_context(context, parent.main)
+    console = context.console
+    if "quantization" in original.meta:
+        raise UserError("sparsify: the program is quantized already", "put `sparsify` before `quantize`")
+    program = clone(original)
+
+    def _inputs() -> Iterator[Tensors]:
+        return calibration(program, context.data.calibration, options, console)
+
+    layers = make_sparse(program, options, _inputs)
+    facts = _facts(program, options, layers)
+    console.stage("sparsify", f"{facts['zeros']:.1%} of the weights of {len(facts['layers'])} layers are zero")
+    for item in facts["dense"]:
+        console.say(f"{item['name']} stays dense: it {item['reason']}")
+    if options.recover is not None:
+        facts["recovery"] = recover(program, original, options.recover, context, _LABEL)
+    check(program)
+    stored = store(program, place, "sparsify", options=options, facts=facts)
+    discard(context.scratch, _LABEL)
+    return stored
+
+
+def calibration(program: Program, split: Split, options: SparsifyOptions, console: Console) -> Iterator[Tensors]:
+    """The calibration inputs in batches, under a progress bar."""
+    total = min(len(split), options.samples)
+    with console.progress("hessian", -(-total // options.batch)) as bar:
+        for raw, _ in batches(split, options.batch, options.samples):
+            feeds = program.signature.validate(raw)
+            yield {name: as_tensor(value) for name, value in feeds.items()}
+            bar.advance()
+
+
+def make_sparse(program: Program, options: SparsifyOptions, inputs: Inputs) -> dict[str, str]:
+    """Zero weights of a program in place and note them in its ``meta``.
+
+    Args:
+        inputs: gives calibration inputs, anew each time.
+
+    Returns:
+        What chose the zeros of every sparse layer, by parameter: ``magnitude`` or ``reconstruct``.
+
+    Raises:
+        UserError: no layer can take the zeros; says why.
+    """
+    set_training(program, False)
+    places = find_places(program, options)
+    taken = [place for place in places if not place.skipped]
+    if not taken:
+        reasons = "; ".join(f"{place.parameter} {place.skipped}" for place in places[:3]) or "it has no such layers"
+        raise UserError(f"sparsify: no layer can take {options.pattern}: {reasons}", "use `pattern: unstructured`")
+    fine = [place for place in taken if options.method == "reconstruct" and _fits(program, place)]
+    rough = [place for place in taken if place not in fine]
+    with torch.no_grad():
+        weights = [fetch(program.module, place.parameter) for place in rough]
+        for weight, mask in zip(weights, magnitude_masks(weights, rough, options)):
+            weight.mul_(mask)
+        for chunk in _chunks(program, fine):
+            for place, hessian in zip(chunk, _ordered(hessians(program, chunk, inputs()), chunk)):
+                weight = fetch(program.module, place.parameter)
+                weight.copy_(from_matrix(place, reconstruct(as_matrix(place, weight), hessian, options), weight))
+    program.meta[KEY] = {
+        "pattern": options.pattern,
+        "layers": {place.parameter: _told(program, place) for place in taken},
+    }
+    check(program)
+    return {place.parameter: "reconstruct" if place in fine else "magnitude" for place in taken}
+
+
+def _ordered(found: dict[str, Tensor], chunk: list[MaskedWeight]) -> Iterator[Tensor]:
+    return (found[place.parameter] for place in chunk)
+
+
+def _fits(program: Program, place: MaskedWeight) -> bool:
+    return 0 < columns(place, fetch(program.module, place.parameter)) <= LARGEST
+
+
+def _chunks(program: Program, places: list[MaskedWeight]) -> Iterator[list[MaskedWeight]]:
+    """Layers whose Hessians are held at a time; later ones see what the earlier ones have become."""
+    chunk: list[MaskedWeight] = []
+    size = 0
+    for place in places:
+        own = 8 * columns(place, fetch(program.module, place.parameter)) ** 2
+        if chunk and size + own > HESSIAN_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(place)
+        size += own
+    if chunk:
+        yield chunk
+
+
+def _told(program: Program, place: MaskedWeight) -> dict[str, int]:
+    weight = fetch(program.module, place.parameter)
+    return {"axis": place.axis, "values": weight.numel(), "zeros": int((weight == 0).sum())}
+
+
+def check(program: Program) -> None:
+    """Whether the sparse parameters still have the zeros that ``meta`` tells of.
+
+    Raises:
+        VerificationError: zeros were lost; names the first layer.
+    """
+    held = program.meta.get(KEY, {})
+    kept, _, size = str(held.get("pattern", "")).partition(":")
+    for name, told in held.get("layers", {}).items():
+        weight = fetch(program.module, name)
+        full = size and bool(((grouped(weight, told["axis"], int(size)) != 0).sum(1) > int(kept)).any())
+        if int((weight == 0).sum()) < told["zeros"] or full:
+            raise VerificationError(
+                f"'{name}' has lost zeros of its {held['pattern']} pattern", "run `retort sparsify` last of all cuts"
+            )
+
+
+def _facts(program: Program, options: SparsifyOptions, layers: dict[str, str]) -> dict[str, Any]:
+    told = program.meta[KEY]["layers"]
+    listed = [
+        {"name": name, "zeros": told[name]["zeros"] / told[name]["values"], "method": method}
+        for name, method in layers.items()
+    ]
+    total = sum(item["zeros"] for item in told.values()) / sum(item["values"] for item in told.values())
+    dense = [
+        {"name": place.parameter, "reason": place.skipped} for place in find_places(program, options) if place.skipped
+    ]
+    return {"pattern": options.pattern, "zeros": total, "layers": listed, "dense": dense}

@@ -1,0 +1,141 @@
+"""Which ranking to follow: every candidate is cut once on trial, and the one whose outputs change least is taken.
+
+Scores of different groups are made comparable in one of several ways, and none of them is best on every model: a
+Transformer keeps far more with plain Taylor scores, a residual CNN with scores per cost. So it is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...core.console import SILENT, Console
+from ...core.data.splits import Split, batches
+from ...core.errors import UserError
+from ...core.faults import raise_own_fault
+from ...core.memory import give_back
+from ...core.options.stage_options import Task
+from ..graph.devices import as_tensor
+from ..program import Program, evaluating
+from ..training.losses import classes_second
+from .coupling.labels import Mask
+from .step import Ranked
+from .surgery.slice_parameters import cut
+
+_MOST = 1 << 24
+
+
+class _DoesNotRunError(Exception):
+    """A cut program does not run."""
+
+
+@dataclass
+class Trial:
+    """Cuts by every ranking, and compares the outputs with those before the cut.
+
+    Attributes:
+        choose: what a ranking would remove.
+        limit: samples at most; fewer where outputs are large, so that memory stays bounded.
+        losses: what every candidate lost, after a call: its importance, its normalisation and the loss.
+        refused: rankings by which the budget cannot be reached, with the reason.
+    """
+
+    split: Split
+    task: Task
+    choose: Callable[[Program, Ranked], Mask]
+    limit: int = 128
+    batch: int = 32
+    console: Console = SILENT
+    losses: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def __call__(self, program: Program, candidates: Sequence[Ranked]) -> Ranked:
+        """The candidate that loses least; the first where none can be cut on trial."""
+        masks: dict[bytes, tuple[Mask, Ranked]] = {}
+        for ranked in candidates if len(candidates) > 1 else ():
+            try:
+                mask = self.choose(program, ranked)
+            except UserError as error:  # out of reach for this ranking; where it is for all, the real cut says so
+                self.refused.append(f"{ranked.criterion}, {ranked.normalize}: {error.message}")
+                continue
+            masks.setdefault(mask.tobytes(), (mask, ranked))
+        if len(masks) < 2:
+            return next((ranked for _, ranked in masks.values()), candidates[0])
+        try:
+            known = list(self._known(program))
+        except UserError as error:  # no samples, or samples that the program does not take in these batches
+            self.console.warn(f"no trial cuts: {error.message}; channels are ranked by {candidates[0].criterion}")
+            return candidates[0]
+        judge = self._judge(known)
+        best = (math.inf, candidates[0])
+        with self.console.progress("trial cuts", len(masks)) as bar:
+            for mask, ranked in masks.values():
+                try:
+                    loss = judge(cut(program, ranked.grouping.coupling, mask))
+                except _DoesNotRunError:  # a wrong cut is not hidden behind a right one: the proof names its operator
+                    return ranked
+                self.losses.append({"importance": ranked.criterion, "normalize": ranked.normalize, "loss": loss})
+                best = min(best, (loss, ranked), key=lambda item: item[0])
+                give_back()
+                bar.advance()
+        return best[1]
+
+    def _judge(self, known: Sequence[tuple[list[Tensor], list[Tensor]]]) -> Callable[[Program], float]:
+        """Measures how far a program's outputs are from known ones; 0 for the same.
+
+        Classification: Kullback-Leibler divergence of the predicted classes; else the mean over the outputs of squared
+        error by variance.
+        """
+
+        def _loss(candidate: Program) -> float:
+            with evaluating(candidate), torch.no_grad():
+                found = [self._compare(_run(candidate, inputs), outputs) for inputs, outputs in known]
+            loss = sum(loss * rows for loss, rows in found) / max(sum(rows for _, rows in found), 1)
+            return loss if math.isfinite(loss) else math.inf
+
+        return _loss
+
+    def _known(self, program: Program) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        stored = 0
+        with evaluating(program), torch.no_grad():
+            for raw, _ in batches(self.split, self.batch, min(self.limit, len(self.split))):
+                feeds = program.signature.validate(raw)
+                inputs = [as_tensor(value, torch.device("cpu")) for value in feeds.values()]
+                outputs = [value for value in program.module(*inputs) if value.is_floating_point()]
+                outputs = outputs[:1] if self.task == "classification" else outputs
+                yield inputs, outputs
+                stored += sum(value.numel() for value in (*inputs, *outputs))
+                if stored > _MOST:
+                    return
+
+    def _compare(self, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, int]:
+        """The loss of a batch, and its rows."""
+        rows = len(wanted[0]) if wanted else 0
+        ours = [value.float() for value in found if value.is_floating_point()]
+        theirs = [value.float() for value in wanted]
+        if self.task == "classification" and theirs and theirs[0].dim() > 1:
+            one, two = (_chances(item) for item in (ours[0], theirs[0]))
+            return float(functional.kl_div(one, two, reduction="batchmean", log_target=True)), rows
+        shares = [float((a - b).square().mean() / b.var(correction=0).clamp(min=1e-12)) for a, b in zip(ours, theirs)]
+        return sum(shares) / max(len(shares), 1), rows
+
+
+def _run(candidate: Program, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    try:
+        outputs: Sequence[Tensor] = candidate.module(*inputs)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise_own_fault(error)
+        raise _DoesNotRunError from error
+    return outputs
+
+
+def _chances(scores: Tensor) -> Tensor:
+    """Logarithms of the predicted classes' probabilities, ``[predictions, classes]``."""
+    logarithms = classes_second(scores).movedim(1, -1).log_softmax(-1)
+    return logarithms.reshape(-1, logarithms.shape[-1])

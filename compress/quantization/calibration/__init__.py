@@ -1,0 +1,1 @@
+"""Calibration: ranges of activations from samples."""

@@ -1,0 +1,273 @@
+"""The correction ladder: each rung is tried, measured on held-out calibration samples, and kept only where it helps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ....core.console import SILENT, Console
+from ....core.data.splits import Split, Subset
+from ....core.errors import DataError
+from ....core.metrics.task_metrics import evaluate, sqnr_db
+from ....core.options.stage_options import QuantizeOptions
+from ....core.tensors import Array
+from ...program import Program, clone, cost, predict
+from ..module_edit import fetch, readers_of
+from ..operator_classes import is_qdq
+from .equalization import equalise
+from .layer_matrices import Coded, channel_axis, coded_layers, is_matrix
+from .layerwise import Chunks, Output, feeds_of, walk
+from .learned_ranges import learn_ranges
+from .rounding import gram_of, improve
+
+AUTO = ("equalise", "hessian", "bias")
+FULL = ("equalise", "ranges", "hessian", "adaround", "bias")
+FEWEST = 16
+_FILLS = ("hessian", "adaround")
+_HELD_OUT_EVERY = 4
+_LEAST_GAIN_DB = 0.05
+_RANGE_STEPS, _RANGE_MACS = 120, 2e11
+
+Build = Callable[[Program], Program]
+"""From a folded FP32 program to its INT8 form."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What one rung came to, on the held-out samples.
+
+    Attributes:
+        before_db: centred SQNR before it; None when infinite.
+        after_db: with it.
+        agreement: share of equal classes with it; None for outputs that are no classes.
+        detail: what it did.
+        seconds: what it cost.
+    """
+
+    rung: str
+    before_db: float | None
+    after_db: float | None
+    agreement: float | None
+    kept: bool
+    detail: str
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the time, JSON-ready."""
+        return {key: value for key, value in asdict(self).items() if key != "seconds"}
+
+
+class Judge:
+    """Scores a program by its first floating-point output against the FP32 program's on held-out samples."""
+
+    def __init__(self, reference: Program, split: Split, batch_size: int) -> None:
+        self.split, self.batch_size = split, batch_size
+        outputs = predict(reference, split, batch_size)
+        self.name = next((name for name, value in outputs.items() if value.dtype.kind == "f"), None)
+        self.wanted: Array | None = None if self.name is None else outputs[self.name]
+
+    def score(self, program: Program) -> tuple[float, float | None]:
+        """Centred SQNR in decibels and, where the output holds classes, the agreement."""
+        if self.name is None or self.wanted is None:
+            return float("inf"), None
+        found = predict(program, self.split, self.batch_size)[self.name]
+        if not np.isfinite(found).all():
+            return float("-inf"), None
+        classes = self.wanted.ndim == 2 and self.wanted.shape[1] > 1
+        agreement = float(evaluate("agreement", found, self.wanted)) if classes else None
+        return sqnr_db(self.wanted, found), agreement
+
+
+def rungs_of(options: QuantizeOptions) -> tuple[str, ...]:
+    """The rungs that the options ask for, in the order of the ladder."""
+    asked: set[str] = set(options.correction)
+    if "full" in asked:
+        return FULL
+    if "auto" in asked:
+        asked |= set(AUTO)
+    return tuple(rung for rung in FULL if rung in asked)
+
+
+def divide(split: Split, samples: int) -> tuple[Split, Split]:
+    """Calibration samples to fit on, and every fourth to judge by."""
+    chosen = np.arange(min(samples, len(split)))
+    held = chosen % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
+    return Subset(split, chosen[~held]), Subset(split, chosen[held])
+
+
+def climb(
+    original: Program,
+    folded: Program,
+    build: Build,
+    split: Split,
+    judge: Judge,
+    options: QuantizeOptions,
+    console: Console = SILENT,
+) -> tuple[Program, Program, list[Rung]]:
+    """Climb the ladder.
+
+    Args:
+        original: the FP32 program that everything is compared with.
+        folded: the same with BatchNorm folded; left untouched.
+        build: makes the INT8 program of a folded one, calibrated on ``split``.
+        split: calibration samples to fit on.
+        judge: scores on held-out samples.
+
+    Returns:
+        The best INT8 program, the same graph with FP32 weights, and what each rung gave.
+    """
+    base = clone(folded)
+    best = build(clone(base))
+    exact = clone(best)
+    score, _ = judge.score(best)
+    done: list[Rung] = []
+    for name in rungs_of(options):
+        if not coded_layers(best.module):
+            break
+        if name in _FILLS and "sparsity" in original.meta:
+            continue  # they move every weight of a layer, its zeros too
+        started = time.perf_counter()
+        form = clone(base)
+        if name == "equalise":
+            detail, found = _equalised(form, build, split, options, console)
+        else:
+            detail, found = _mended(name, best, exact, original, split, options, console)
+        after, agreement = judge.score(found) if found is not None else (score, None)
+        done.append(new_rung(name, score, (after, agreement), detail, time.perf_counter() - started))
+        if done[-1].kept and found is not None:
+            best, score = found, after
+            if name == "equalise":
+                base, exact = form, clone(found)
+    return best, exact, done
+
+
+def new_rung(name: str, before: float, after: tuple[float, float | None], detail: str, seconds: float) -> Rung:
+    """What a rung came to, from scores of :class:`Judge`; kept when it gains at least a twentieth of a decibel."""
+    kept = after[0] > before + _LEAST_GAIN_DB
+    return Rung(name, _db(before), _db(after[0]), after[1], kept, detail, seconds)
+
+
+def _equalised(
+    form: Program, build: Build, split: Split, options: QuantizeOptions, console: Console
+) -> tuple[str, Program | None]:
+    pairs, clamps = equalise(form, split, options.samples, options.batch_size, console)
+    detail = f"{pairs} pairs of layers" + (f", {clamps} clamps that never bite became ReLU" if clamps else "")
+    return (detail, build(clone(form))) if pairs else ("no pair of layers that it can even out", None)
+
+
+def _mended(
+    name: str,
+    best: Program,
+    exact: Program,
+    original: Program,
+    split: Split,
+    options: QuantizeOptions,
+    console: Console,
+) -> tuple[str, Program | None]:
+    found = clone(best)
+    if name == "ranges":
+        steps = _range_steps(original)
+        learn_ranges(found, original, split, options.samples, steps, console)
+        return f"{steps} steps", found
+    feeds = feeds_of(exact, split, options.samples)
+    visitor = _Bias(found) if name == "bias" else _Rounding(found, exact, name)
+    walk(found, exact, feeds, visitor, name, console)
+    return visitor.detail, found
+
+
+def _range_steps(program: Program) -> int:
+    return int(max(20, min(_RANGE_STEPS, _RANGE_MACS / max(1, cost(program).macs * 8 * 3))))
+
+
+def _is_shared(graph: fx.Graph, path: str) -> bool:
+    """Whether two read a weight, as codes or as they are: layers, or a layer and a lookup of its rows."""
+    readers = readers_of(graph, path)
+    return len(readers) > 1 or any(is_qdq(node) and len(node.users) > 1 for node in readers)
+
+
+class _Rounding:
+    """Rounds the weights of one layer after the other."""
+
+    def __init__(self, program: Program, exact: Program, method: str) -> None:
+        self.module, self.exact, self.method = program.module, exact.module, method
+        paths = [layer.weight for layer in coded_layers(program.module)]
+        self.shared = {path for path in paths if _is_shared(program.module.graph, path)}
+        self.shares: list[float] = []
+
+    def __call__(self, layer: Coded, data: Chunks, wanted: Chunks, output: Output) -> None:
+        if layer.weight in self.shared or not is_matrix(layer):
+            return
+        gram = gram_of(layer, self.module, data, wanted)
+        self.shares.append(improve(layer, self.module, fetch(self.exact, layer.weight), gram, self.method))
+
+    @property
+    def detail(self) -> str:
+        """What was done."""
+        share = 100 * float(np.mean(self.shares)) if self.shares else 0.0
+        return f"{len(self.shares)} layers, {share:.0f} % of their channels"
+
+
+class _Bias:
+    """Takes the mean error of each channel out of the bias (Nagel et al., 2019, section 4.2, empirical form)."""
+
+    def __init__(self, program: Program) -> None:
+        self.module = program.module
+        self.count = 0
+
+    def __call__(self, layer: Coded, data: Chunks, wanted: Chunks, output: Output) -> None:
+        if layer.bias is None or fetch(self.module, layer.bias).dim() != 1:
+            return
+        shift, count = torch.zeros(()), 0
+        for left, right in zip(output(), wanted):
+            error = right - left
+            axis = channel_axis(layer, error.dim())
+            dims = [dim for dim in range(error.dim()) if dim != axis]
+            shift = shift + error.sum(dims)
+            count += error.numel() // error.shape[axis]
+        bias = fetch(self.module, layer.bias)
+        bias.data.add_((shift / count).to(bias.dtype))
+        self.count += 1
+
+    @property
+    def detail(self) -> str:
+        """What was done."""
+        return f"{self.count} biases"
+
+
+def check_samples(split: Split, options: QuantizeOptions) -> bool:
+    """Whether there are enough samples to judge corrections by.
+
+    Raises:
+        DataError: there are too few for the rungs asked for by name.
+    """
+    count = min(len(split), options.samples)
+    if count >= FEWEST:
+        return bool(rungs_of(options))
+    if set(options.correction) <= {"auto", "none"}:
+        return False
+    raise DataError(
+        f"{count} calibration samples are too few for {', '.join(rungs_of(options))}: some are held out to judge by",
+        f"give at least {FEWEST} samples (`data.calibration`, `quantize.samples`), or set `correction: none`",
+    )
+
+
+def show(rungs: Sequence[Rung], console: Console) -> None:
+    """Say what each rung gave and cost."""
+    for rung in rungs:
+        step = f"{_shown(rung.before_db)} -> {_shown(rung.after_db)} dB"
+        verdict = "kept" if rung.kept else "dropped"
+        console.say(f"            {rung.rung:<9} {step:<22} {verdict:<8} {rung.seconds:6.1f} s  {rung.detail}")
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _db(value: float) -> float | None:
+    return round(value, 2) if np.isfinite(value) else None

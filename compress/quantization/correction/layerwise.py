@@ -1,0 +1,158 @@
+"""A quantized program and its FP32 form run side by side, node by node, so that each layer can be mended."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from ....core.console import SILENT, Console
+from ....core.data.splits import Split, batches
+from ...graph.devices import as_tensor
+from ...program import Program, evaluating
+from ..module_edit import shapes_of
+from ..operator_classes import rounds
+from .layer_matrices import Coded, coded_layers
+
+MEMORY_BYTES = 512 << 20
+CHUNK = 8
+
+Chunks = list[torch.Tensor]
+Output = Callable[[], Chunks]
+Visit = Callable[[Coded, Chunks, Chunks, Output], None]
+"""Layer, what goes in in the quantized program, what comes out in the FP32 one, and a call that gives what the
+quantized layer gives at present; one tensor per chunk of samples."""
+
+
+def feeds_of(program: Program, split: Split, most: int) -> list[list[torch.Tensor]]:
+    """Inputs of the first samples of a split, in chunks; as many as the activations of both forms leave room for."""
+    room = max(CHUNK, MEMORY_BYTES // max(1, 2 * live_bytes(program)))
+    return [
+        [as_tensor(value, torch.device("cpu")) for value in program.signature.validate(inputs).values()]
+        for inputs, _ in batches(split, CHUNK, min(most, room))
+    ]
+
+
+def live_bytes(program: Program) -> int:
+    """Largest number of bytes of activations alive at once, per sample."""
+    shapes = shapes_of(program)
+    rows = max((value.shape[0] for value in program.example.values() if value.dim()), default=1)
+    alive = most = 0
+    for node, done in with_ends(program.module.graph):
+        alive += _bytes(node, shapes)
+        most = max(most, alive)
+        alive -= sum(_bytes(item, shapes) for item in done)
+    return most // rows
+
+
+def _bytes(node: fx.Node, shapes: Any) -> int:
+    if node.op == "get_attr" or node not in shapes:
+        return 0
+    shape, dtype = shapes[node]
+    return int(shape.numel()) * int(dtype.itemsize)
+
+
+def with_ends(graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
+    """Every node with the values that nobody needs after it."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        for source in (node, *node.all_input_nodes):
+            last[source] = node
+    ends: dict[fx.Node, list[fx.Node]] = {}
+    for source, node in last.items():
+        ends.setdefault(node, []).append(source)
+    for node in graph.nodes:
+        yield node, ends.get(node, [])
+
+
+class Form:
+    """One form of the program: the values of its nodes that are still needed.
+
+    Args:
+        program: runs in evaluation form.
+        feeds: inputs by chunk.
+        exact: take fake-quantize nodes for the identity.
+    """
+
+    def __init__(self, program: Program, feeds: Sequence[Sequence[torch.Tensor]], exact: bool) -> None:
+        self.module, self.exact, self.count = program.module, exact, len(feeds)
+        self.values: dict[fx.Node, list[Any]] = {}
+        holders = self.module.graph.find_nodes(op="placeholder")
+        self.inputs = {node: [feed[index] for feed in feeds] for index, node in enumerate(holders)}
+
+    def run(self, node: fx.Node) -> None:
+        """Compute a node for every chunk; what depends on no input is computed where it is read."""
+        if node.op == "placeholder":
+            self.values[node] = self.inputs[node]
+        elif any(source in self.values for source in node.all_input_nodes):
+            self.values[node] = self.compute(node)
+
+    def compute(self, node: fx.Node) -> list[Any]:
+        """A node's value for every chunk."""
+        fixed: dict[fx.Node, Any] = {}
+        return [self._call(node, chunk, fixed) for chunk in range(self.count)]
+
+    def _call(self, node: fx.Node, chunk: int, fixed: dict[fx.Node, Any]) -> Any:
+        def _look(source: fx.Node) -> Any:
+            return self.values[source][chunk] if source in self.values else self._fixed(source, fixed)
+
+        if self.exact and rounds(node):
+            return _look(node.args[0])  # type: ignore[arg-type]
+        return _apply(node, _look)
+
+    def _fixed(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        if node not in known:
+            if node.op == "get_attr":
+                value: Any = self.module
+                for part in str(node.target).split("."):
+                    value = getattr(value, part)
+            elif self.exact and rounds(node):
+                value = self._fixed(node.args[0], known)  # type: ignore[arg-type]
+            else:
+                value = _apply(node, lambda one: self._fixed(one, known))
+            known[node] = value
+        return known[node]
+
+
+def _apply(node: fx.Node, look: Callable[[fx.Node], Any]) -> Any:
+    args: Any = fx.map_arg(node.args, look)
+    kwargs: Any = fx.map_arg(node.kwargs, look)
+    return args if node.op == "output" else node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def walk(
+    quantized: Program,
+    reference: Program,
+    feeds: Sequence[Sequence[torch.Tensor]],
+    visit: Visit,
+    label: str,
+    console: Console = SILENT,
+) -> None:
+    """Show every quantized layer, in graph order, to ``visit``, which may change its weight or bias.
+
+    What a layer is shown has passed through all that was changed before it, so later layers make up for what earlier
+    ones could not. The whole network runs once per form.
+
+    Args:
+        quantized: the program to mend.
+        reference: the same graph with the FP32 weights; its fake-quantize nodes are passed over.
+        feeds: calibration inputs, see :func:`feeds_of`.
+        label: what the progress bar is called.
+    """
+    layers = {layer.node: layer for layer in coded_layers(quantized.module)}
+    with evaluating(quantized), evaluating(reference), torch.no_grad(), console.progress(label, len(layers)) as bar:
+        forms = Form(quantized, feeds, exact=False), Form(reference, feeds, exact=True)
+        pairs = zip(with_ends(quantized.module.graph), with_ends(reference.module.graph), strict=True)
+        for (node, done), (twin, twin_done) in pairs:
+            forms[1].run(twin)
+            if node in layers and layers[node].data in forms[0].values:
+                data, wanted = forms[0].values[layers[node].data], forms[1].values[twin]
+                visit(layers[node], data, wanted, functools.partial(forms[0].compute, node))
+                bar.advance(note=node.name)
+            forms[0].run(node)
+            for form, ended in zip(forms, (done, twin_done)):
+                for item in ended:
+                    form.values.pop(item, None)

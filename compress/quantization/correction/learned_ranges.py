@@ -1,0 +1,71 @@
+"""Range learning: activation scales follow the gradient of the outputs' error against the FP32 program."""
+
+from __future__ import annotations
+
+import torch
+
+from ....core.console import SILENT, Console
+from ....core.data.splits import Split
+from ...program import Program, evaluating
+from .layerwise import feeds_of
+from .learned_scales import learnable, refresh_ranges
+
+_RATE = 1e-2
+
+
+def learn_ranges(
+    quantized: Program, reference: Program, split: Split, samples: int, steps: int, console: Console = SILENT
+) -> None:
+    """Learn the scales of all activations together, in place (LSQ's gradient: Esser et al., 2020, eq. 3).
+
+    The loss is the squared error of every floating-point output, each in units of its own variance, on calibration
+    samples in a fixed order; no label is needed. The rate falls to zero, and the last scales are kept.
+
+    Args:
+        quantized: its weights stay as they are.
+        reference: the FP32 program.
+        samples: of the split at most.
+        steps: of the optimizer; each takes 8 samples.
+    """
+    feeds = feeds_of(reference, split, samples)
+    frozen = [parameter for parameter in quantized.module.parameters() if parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        with evaluating(quantized), evaluating(reference), learnable(quantized, weights=False) as scales:
+            if scales:
+                _learn(quantized, _answers(reference, feeds), feeds, scales, steps, console)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    refresh_ranges(quantized)
+
+
+def _answers(reference: Program, feeds: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
+    with torch.no_grad():
+        return [[value for value in reference.module(*feed) if value.is_floating_point()] for feed in feeds]
+
+
+def _learn(
+    quantized: Program,
+    wanted: list[list[torch.Tensor]],
+    feeds: list[list[torch.Tensor]],
+    scales: list[torch.nn.Parameter],
+    steps: int,
+    console: Console,
+) -> None:
+    variances = [
+        torch.cat([values[index].reshape(-1) for values in wanted]).var().clamp_min(1e-12)
+        for index in range(len(wanted[0]))
+    ]
+    optimizer = torch.optim.Adam(scales, lr=_RATE)
+    with torch.enable_grad(), console.progress("ranges", steps) as bar:
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
+            optimizer.zero_grad(set_to_none=True)
+            outputs = [value for value in quantized.module(*feeds[step % len(feeds)]) if value.is_floating_point()]
+            pairs = zip(outputs, wanted[step % len(feeds)], variances)
+            loss = sum((((found - right) ** 2).mean() / spread for found, right, spread in pairs), torch.zeros(()))
+            loss.backward()
+            optimizer.step()
+            bar.advance(note=f"error {float(loss.detach()):.2e}")

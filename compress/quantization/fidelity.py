@@ -1,0 +1,49 @@
+"""How far a quantized program is from its FP32 one, on samples that calibration has not seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...core.console import SILENT, Console
+from ...core.data.splits import Split, Subset
+from ...core.metrics.task_metrics import evaluate, sqnr_db
+from ..program import Program, predict
+
+SAMPLES = 256
+
+
+def compare(
+    reference: Program, quantized: Program, split: Split, batch_size: int = 32, console: Console = SILENT
+) -> dict[str, Any]:
+    """Signal to noise of the first floating-point output, and the agreement of its classes where it has some.
+
+    Args:
+        reference: the FP32 program.
+        quantized: the program made from it.
+        split: held-out samples, of which at most 256, evenly spread, are used.
+        batch_size: samples run at a time.
+        console: shows progress bars.
+
+    Returns:
+        ``samples``, ``sqnr_db`` (raw), ``sqnr_centred_db`` (only what differs between samples counts as signal) and,
+        for outputs ``[N, C]`` with at least two columns, ``agreement``: the share of equal argmax. Infinities
+        become None, as JSON has none.
+    """
+    chosen = Subset(split, np.unique(np.linspace(0, len(split) - 1, min(len(split), SAMPLES)).astype(np.int64)))
+    wanted = predict(reference, chosen, batch_size, console)
+    found = predict(quantized, chosen, batch_size, console)
+    name = next((key for key, value in wanted.items() if value.dtype.kind == "f"), None)
+    facts: dict[str, Any] = {"samples": len(chosen)}
+    if name is None:
+        return facts
+    facts["sqnr_db"] = _finite(sqnr_db(wanted[name], found[name], centred=False))
+    facts["sqnr_centred_db"] = _finite(sqnr_db(wanted[name], found[name]))
+    if wanted[name].ndim == 2 and wanted[name].shape[1] > 1:
+        facts["agreement"] = evaluate("agreement", found[name], wanted[name])
+    return facts
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 2) if np.isfinite(value) else None

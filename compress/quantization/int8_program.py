@@ -1,0 +1,282 @@
+"""From an FP32 program to its INT8 form: fold, place, calibrate, correct, leave out what must be, and train on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...core.console import SILENT, Console
+from ...core.context import Context
+from ...core.data.splits import Split
+from ...core.errors import DataError, RetortError, UserError
+from ...core.options.stage_options import QuantizeOptions, Target
+from ..program import Program, clone, set_training
+from .calibration.calibrate import calibrate
+from .correction.auto_method import choose_method
+from .correction.correct import Judge, Rung, check_samples, climb, divide, new_rung, show
+from .correction.smoothquant import smooth
+from .dynamic_quantization import is_wanted
+from .mixed_precision.plan import Gate, choose, gate_of, met, patterns, read_plan
+from .mixed_precision.sensitivity import Sensitivity, sensitivity, table
+from .operator_classes import is_qdq
+from .placement.embedding_tables import quantize_tables
+from .placement.insert_qdq import apply
+from .placement.low_bit_weights import narrow_weights
+from .placement.place import place
+from .points import name_in_model
+from .prepare.attention_masks import soften_masks
+from .prepare.batch_norm_folding import fold_batch_norms
+from .prepare.constant_weights import store_computed
+from .prepare.integer_forms import rewrite
+from .qat import train_quantized
+
+Gains = Callable[[Program], Mapping[str, float]]
+"""From a quantized program to the milliseconds that INT8 saves in each layer, by name."""
+
+
+@dataclass
+class Quantized:
+    """A quantized program and what was found out on the way.
+
+    Attributes:
+        program: INT8.
+        exact: the same graph with FP32 weights, before corrections.
+        rungs: of the correction ladder.
+        lines: of the sensitivity analysis; empty when it was not asked for.
+        floats: layers left in floating point by name: to meet the gate, for speed, or by the plan.
+        gate: that gate in words.
+        training: facts about quantization-aware training.
+    """
+
+    program: Program
+    exact: Program
+    rungs: Sequence[Rung] = ()
+    lines: Sequence[Sensitivity] = ()
+    floats: Sequence[str] = ()
+    gate: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def is_quantized(program: Program) -> bool:
+    """Whether a program has fake-quantize nodes or says that it was quantized."""
+    return "quantization" in program.meta or any(is_qdq(node) for node in program.module.graph.nodes)
+
+
+def quantize_program(
+    program: Program,
+    options: QuantizeOptions,
+    calibration: Split,
+    target: Target,
+    console: Console = SILENT,
+    floats: Sequence[str] = (),
+) -> Program:
+    """INT8 by post-training quantization, as fake-quantize nodes.
+
+    Weights stay FP32 parameters (so the result can be trained further); export makes them INT8. The result carries
+    its scheme in ``meta["quantization"]`` and can be exported to any target. Of ``options``, what needs other splits
+    than the calibration set (``mixed``, ``sensitivity``, ``qat``) is for :func:`quantize_with`.
+
+    Args:
+        program: an FP32 program; left untouched.
+        options: method, sample count, exclusions, plan and corrections.
+        calibration: samples that look like what the model will see.
+        target: whose kernels decide what is quantized.
+        console: shows progress.
+        floats: layers and operators to leave in floating point, by name.
+
+    Raises:
+        UserError: the program is quantized already, or an exclusion or the plan names nothing.
+        DataError: the calibration set is empty, or it or an activation has NaN or infinite values.
+        ModelError: a weight has NaN or infinite values.
+        VerificationError: folding BatchNorm changed the outputs.
+    """
+    return _calibrated(program, options, calibration, target, console, floats).program
+
+
+def quantize_with(
+    program: Program, options: QuantizeOptions, context: Context, gains: Gains | None = None
+) -> Quantized:
+    """Everything that the options ask for: calibration, corrections, mixed precision, training.
+
+    Args:
+        context: its calibration split sets the ranges; mixed precision is judged on its validation split, or without
+            one on the calibration split; its train split and its scratch folder are for quantization-aware training.
+        gains: measures what INT8 saves per layer, for mixed precision; multiply-accumulates stand in for it.
+
+    Raises:
+        RetortError: as :func:`quantize_program`, :func:`.plan.gate_of` and :func:`.qat.train_quantized`.
+    """
+    data, console = context.data, context.console
+    split = data.judging
+    gate = gate_of(options, split, context.task) if options.mixed == "auto" else None
+    if options.qat is not None and len(data.train) == 0:
+        raise DataError("quantization-aware training needs training samples", "give a train split, or drop `qat`")
+    slow = options.float_layers
+    found = _calibrated(program, options, data.calibration, context.target, console, tuple(slow))
+    if options.sensitivity or gate is not None:
+        found.lines = sensitivity(found.program, found.exact, split, console=console)
+    if gate is not None:
+        saved = _saved(found.program, gains, console)
+        floats = choose(found.program, found.exact, split, found.lines, gate, console, saved)
+        found = _mixed(program, found, options, context, gate, floats)
+    _explain(found, slow)
+    if options.sensitivity:
+        table(found.lines, console)
+    if options.qat is not None:
+        _, found.training = train_quantized(found.program, program, options.qat, context)
+    return found
+
+
+def _mixed(
+    program: Program,
+    found: Quantized,
+    options: QuantizeOptions,
+    context: Context,
+    gate: Gate,
+    floats: Sequence[str],
+) -> Quantized:
+    """Quantize again without the layers that the gate costs."""
+    why = gate.describe()
+    if not floats:
+        found.gate = why
+        return found
+    data, console = context.data, context.console
+    held = [*options.float_layers, *floats]
+    result = _calibrated(program, options, data.calibration, context.target, console, held)
+    for node in result.program.meta["quantization"]["float_nodes"]:
+        if node["layer"] in floats or node["node"] in floats:
+            node["reason"] = f"INT8 in it would miss {why}"
+    console.say(f"            {', '.join(floats)} in floating point, for {why}")
+    if not met(gate, program, result.program, data.judging, options.batch_size):
+        console.warn(f"quantized anew, the program misses {why}: tighten the gate a little, or edit the plan")
+    result.lines, result.gate = found.lines, why
+    return result
+
+
+def _explain(found: Quantized, slow: Mapping[str, str]) -> None:
+    """Say of the layers that time has left in floating point that it has."""
+    for node in found.program.meta["quantization"]["float_nodes"]:
+        reason = slow.get(node["layer"]) or slow.get(node["node"])
+        node["reason"] = reason or node["reason"]
+
+
+def _saved(program: Program, gains: Gains | None, console: Console) -> Mapping[str, float]:
+    """What INT8 saves per layer; nothing, which is said, where that cannot be measured."""
+    try:
+        return gains(program) if gains is not None else {}
+    except RetortError as error:
+        console.warn(f"layers are not timed, so their multiply-accumulates are counted: {error.message}")
+        return {}
+
+
+def _calibrated(
+    program: Program,
+    options: QuantizeOptions,
+    calibration: Split,
+    target: Target,
+    console: Console,
+    floats: Sequence[str] = (),
+) -> Quantized:
+    """Post-training quantization with the correction ladder; the layers of ``floats`` stay in floating point."""
+    if is_quantized(program):
+        raise UserError("the program is quantized already", "quantize the FP32 program it was made from")
+    if len(calibration) == 0:
+        raise DataError("the calibration set is empty", "raise `data.calibration`, or check the data source")
+    prepared = clone(program)
+    set_training(prepared, False)
+    store_computed(prepared)
+    folded = fold_batch_norms(prepared)
+    if options.plan is not None:
+        floats = [*floats, *read_plan(Path(options.plan), layer_names(folded, target))]
+    if target == "cpu":
+        soften_masks(folded, calibration, options, console)
+    judged = check_samples(calibration, options)
+    fitted, held_out = divide(calibration, options.samples) if judged else (calibration, calibration)
+    judge = Judge(program, held_out, options.batch_size) if judged else None
+    folded, smoothed, tried = _smoothed(folded, options, fitted, target, judge, floats, console)
+    options, methods = choose_method(
+        program,
+        folded,
+        lambda form, chosen, split: _int8(form, chosen, split, target, SILENT, floats),
+        calibration,
+        options,
+    )
+    known = {"smoothed": smoothed, "methods": methods}
+    if judge is None:
+        made = _int8(folded, options, calibration, target, console, floats)
+        made.meta["quantization"] |= known
+        return Quantized(made, clone(made), floats=tuple(floats))
+    result, exact, climbed = climb(
+        program,
+        folded,
+        lambda form: _int8(form, options, fitted, target, console, floats),
+        fitted,
+        judge,
+        options,
+        console,
+    )
+    rungs = [*tried, *climbed]
+    result.meta["quantization"] |= known
+    result.meta["quantization"]["correction"] = [rung.facts() for rung in rungs]
+    show(rungs, console)
+    return Quantized(result, exact, rungs, floats=tuple(floats))
+
+
+def _smoothed(
+    folded: Program,
+    options: QuantizeOptions,
+    fitted: Split,
+    target: Target,
+    judge: Judge | None,
+    floats: Sequence[str],
+    console: Console,
+) -> tuple[Program, list[dict[str, Any]], list[Rung]]:
+    """The first rung, SmoothQuant: the smoothed program where that is the better one, and what it came to."""
+    started, form = time.perf_counter(), clone(folded)
+    facts = smooth(form, fitted, options, target, console)
+    if not facts or judge is None:
+        return form, facts, []
+    plain = options.model_copy(update={"method": "minmax"}) if options.method == "auto" else options
+    before, after = (judge.score(_int8(clone(item), plain, fitted, target, SILENT, floats)) for item in (folded, form))
+    rung = new_rung("smooth", before[0], after, f"{len(facts)} tensors", time.perf_counter() - started)
+    return (form, facts, [rung]) if rung.kept else (folded, [], [rung])
+
+
+def _int8(
+    folded: Program,
+    options: QuantizeOptions,
+    calibration: Split,
+    target: Target,
+    console: Console,
+    floats: Sequence[str],
+) -> Program:
+    """A folded program, in place, as INT8."""
+    rewrite(folded, target, (*options.exclude, *patterns(floats)))
+    # an operator that rewriting made may be gone with the layer before it
+    there = patterns([name for name in floats if name in _names(folded)])
+    ends = (options.first_layer, options.last_layer)
+    placement = place(folded, target, (*options.exclude, *there), ends, is_wanted(options, target))
+    ranges = calibrate(folded, placement, calibration, options, console, target)
+    apply(folded, placement, ranges, target, options)
+    if options.embeddings == "int8":
+        tables = quantize_tables(folded, (*options.exclude, *there))
+        folded.meta["quantization"]["weights"] |= tables
+    narrow_weights(folded, options.weight_bits)
+    if not (placement.layers or placement.dynamic or placement.recurrent):
+        console.warn("no layer can be INT8 on this target; the program stays in floating point")
+    return folded
+
+
+def layer_names(folded: Program, target: Target) -> list[str]:
+    """Names of layers and operators as a plan and ``exclude`` know them."""
+    form = clone(folded)
+    rewrite(form, target, ())
+    return sorted(_names(form))
+
+
+def _names(program: Program) -> set[str]:
+    nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
+    return {name for node in nodes for name in (node.name, name_in_model(node))}

@@ -1,0 +1,152 @@
+"""A quantized program run with some of its layers back in FP32, layer by layer or in any selection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ....core.tensors import Array
+from ...graph.cost import node_macs
+from ...graph.devices import as_array
+from ...program import Program, evaluating, ordered
+from ..correction.layer_matrices import Coded, coded
+from ..module_edit import shapes_of
+from ..operator_classes import JOINS, clamp_bounds, is_qdq, kind_of, moved, name_of, rounds
+from ..recurrent_layers import KINDS, module_of
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is integer or not as a whole: a layer, or an operator without weights.
+
+    Attributes:
+        name: the layer's name in the user's model, or the node's.
+        kind: ``conv2d``, ``linear``, ``add`` …
+        node: the operator.
+        layer: its weight, scale and bias; None for an operator without weights.
+        quantizers: fake-quantize nodes of its weight, inputs and output.
+        cost: multiply-accumulates; for an operator without weights, values computed.
+    """
+
+    name: str
+    kind: str
+    node: fx.Node
+    layer: Coded | None
+    quantizers: frozenset[fx.Node]
+    cost: int
+
+
+def units_of(program: Program) -> list[Unit]:
+    """The integer layers and operators of a quantized program, in graph order."""
+    macs, shapes = node_macs(program.module, ordered(program)), shapes_of(program)
+    found, taken = [], set()
+    for node in program.module.graph.nodes:
+        layer = coded(node)
+        inputs = [item for value in node.all_input_nodes if (item := quantizer_of(value)) is not None]
+        if layer is None and (name_of(node) not in (*JOINS, *KINDS) or not inputs):
+            continue
+        name = (module_of(node) if layer is None else layer.weight.rpartition(".")[0]) or node.name
+        name = node.name if name in taken else name
+        taken.add(name)
+        size = int(shapes[node][0].numel()) if node in shapes else 0
+        around = frozenset([*inputs, *_output(node)])
+        found.append(Unit(name, kind_of(node), node, layer, around, macs.get(node.name, size)))
+    return found
+
+
+def quantizer_of(value: fx.Node) -> fx.Node | None:
+    """The fake-quantize that a value comes from, behind movements of data."""
+    while not rounds(value):
+        earlier = moved(value)
+        if earlier is None:
+            return None
+        value = earlier
+    return value
+
+
+def _output(node: fx.Node) -> list[fx.Node]:
+    readers = list(node.users)
+    if len(readers) == 1 and clamp_bounds(readers[0]) is not None:
+        readers = list(readers[0].users)
+    return [reader for reader in readers if is_qdq(reader)]
+
+
+class Partial:
+    """Runs a quantized program with some of its units in FP32.
+
+    Args:
+        quantized: with corrected weights and biases.
+        exact: the same graph with those of the FP32 program.
+        feeds: inputs by chunk.
+    """
+
+    def __init__(self, quantized: Program, exact: Program, feeds: Sequence[Sequence[torch.Tensor]]) -> None:
+        self.quantized, self.exact, self.feeds = quantized, exact, feeds
+        self.units = units_of(quantized)
+        self.nodes = list(quantized.module.graph.nodes)
+        layers = [unit.layer for unit in self.units if unit.layer is not None]
+        self.own = {path for layer in layers for path in (layer.weight, layer.bias) if path is not None}
+
+    def predict(self, chosen: Collection[Unit]) -> Array:
+        """The first floating-point output, for all samples, when only the chosen units are integer."""
+        return np.concatenate([self.answer(self.run(known, chosen), known) for known in self.exactly()])
+
+    def exactly(self) -> Iterator[dict[fx.Node, Any]]:
+        """All values of the FP32 form, chunk by chunk."""
+        with evaluating(self.quantized), torch.inference_mode():
+            for feed in self.feeds:
+                values: dict[fx.Node, Any] = {}
+                inputs = iter(feed)
+                for node in self.nodes:
+                    values[node] = next(inputs) if node.op == "placeholder" else self._exact(node, values)
+                yield values
+
+    def _exact(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        if node.op == "get_attr":
+            return _attribute(self.exact.module if node.target in self.own else self.quantized.module, node)
+        return values[node.args[0]] if rounds(node) else _call(node, values)  # type: ignore[index]
+
+    def run(self, known: dict[fx.Node, Any], chosen: Collection[Unit]) -> dict[fx.Node, Any]:
+        """The values that differ from FP32 when the chosen units are integer."""
+        active = frozenset().union(*(unit.quantizers for unit in chosen)) if chosen else frozenset()
+        layers = [unit.layer for unit in chosen if unit.layer is not None]
+        paths = {path for layer in layers for path in (layer.weight, layer.bias) if path is not None}
+        values: dict[fx.Node, Any] = {}
+        for node in self.nodes:
+            if node.op == "get_attr" and node.target in paths:
+                values[node] = _attribute(self.quantized.module, node)
+            elif rounds(node):
+                if node in active or (node.args[0].op == "get_attr" and node.args[0].target in paths):
+                    values[node] = _call(node, values, known)
+                elif node.args[0] in values:
+                    values[node] = values[node.args[0]]
+            elif any(source in values for source in node.all_input_nodes):
+                values[node] = _call(node, values, known)
+        return values
+
+    def answer(self, values: dict[fx.Node, Any], known: dict[fx.Node, Any]) -> Array:
+        """The first floating-point output among the values of one chunk."""
+        node = self.nodes[-1]
+        outputs = values.get(node, known[node])[0]
+        return as_array(next((item for item in outputs if item.is_floating_point()), outputs[0]))
+
+
+def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:
+    value: Any = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _call(node: fx.Node, values: dict[fx.Node, Any], known: dict[fx.Node, Any] | None = None) -> Any:
+    def _look(source: fx.Node) -> Any:
+        return values[source] if source in values or known is None else known[source]
+
+    args: Any = fx.map_arg(node.args, _look)
+    kwargs: Any = fx.map_arg(node.kwargs, _look)
+    return args if node.op == "output" else node.target(*args, **kwargs)  # type: ignore[operator]

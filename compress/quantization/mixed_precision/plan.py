@@ -1,0 +1,205 @@
+"""Mixed precision: which layers stay in floating point so that the model meets its gate, and the plan that says so."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ....core.console import SILENT, Console
+from ....core.data.splits import Split, Subset
+from ....core.errors import MissingFileError, UserError
+from ....core.metrics.task_metrics import evaluate, sqnr_db
+from ....core.options.stage_options import QuantizeOptions, Task
+from ....core.tensors import Array
+from ...program import Program, predict
+from ..correction.layerwise import feeds_of
+from .partial_quantization import Partial, Unit
+from .sensitivity import Sensitivity
+
+_SAMPLES = 256
+_MACS_PER_VALUE = 64
+_HEADER = """# Which layers are INT8 and which stay in floating point. Change `int8` to `float` or back, and replay it:
+# `retort quantize PROGRAM --data … --plan THIS_FILE`, or `plan: THIS_FILE` in a recipe.
+"""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a quantized model must reach.
+
+    Attributes:
+        max_drop: largest loss of accuracy (for regression: rise of the squared error), as a fraction.
+        min_sqnr: least centred SQNR in decibels.
+    """
+
+    max_drop: float | None
+    min_sqnr: float | None
+    task: Task = "classification"
+
+    def describe(self) -> str:
+        """In words."""
+        return f"a drop of at most {self.max_drop:g}" if self.max_drop is not None else f"{self.min_sqnr:g} dB of SQNR"
+
+    def passes(self, wanted: Array, found: Array, targets: Array | None) -> bool:
+        """Whether outputs are good enough."""
+        if not np.isfinite(found).all():
+            return False
+        if self.max_drop is None:
+            return sqnr_db(wanted, found) >= (self.min_sqnr or 0.0)
+        assert targets is not None
+        if self.task == "regression":
+            return evaluate("mse", found, targets) - evaluate("mse", wanted, targets) <= self.max_drop
+        return evaluate("accuracy", wanted, targets) - evaluate("accuracy", found, targets) <= self.max_drop + 1e-12
+
+
+def gate_of(options: QuantizeOptions, split: Split, task: Task) -> Gate:
+    """The gate of the options.
+
+    Raises:
+        UserError: neither bound is given, or a drop is asked for on samples without labels.
+    """
+    if options.max_drop is None and options.min_sqnr is None:
+        raise UserError("`mixed: auto` needs a gate to meet", "give `max_drop: 0.01`, or `min_sqnr: 25` without labels")
+    if options.max_drop is not None and (len(split) == 0 or split.read([0])[1] is None):
+        raise UserError("`max_drop` needs labelled validation samples", "give `min_sqnr`, which needs no labels")
+    return Gate(options.max_drop, None if options.max_drop is not None else options.min_sqnr, task)
+
+
+def choose(
+    quantized: Program,
+    exact: Program,
+    split: Split,
+    lines: Sequence[Sensitivity],
+    gate: Gate,
+    console: Console = SILENT,
+    gains: Mapping[str, float] | None = None,
+) -> list[str]:
+    """The layers to leave in floating point: none when the gate is met without.
+
+    Layers are ranked by the noise they make per unit of what they cost in FP32 (measured milliseconds, or else
+    multiply-accumulates; a greedy answer to the knapsack problem). The shortest head of that list that meets the gate
+    is found by bisection; then each of its layers, the dearest first, goes back to INT8 if the gate is still met
+    without it, so that none is left in vain.
+
+    Args:
+        quantized: an INT8 program, corrected.
+        exact: the same graph with the FP32 weights.
+        split: samples the gate is checked on.
+        lines: of the sensitivity analysis.
+        gains: milliseconds that INT8 saves in each layer; what saves nothing goes first.
+
+    Returns:
+        Names of layers and operators, in graph order.
+    """
+    feeds = feeds_of(exact, split, _SAMPLES)
+    partial = Partial(quantized, exact, feeds)
+    count = sum(len(feed[0]) for feed in feeds)
+    targets = split.read(range(count))[1]
+    wanted = partial.predict([])
+    meets = _checker(partial, gate, wanted, targets)
+    if meets(partial.units):
+        return []
+    prices = _prices(partial.units, gains or {})
+    ranked = _ranked(partial.units, lines, prices)
+    few, many = 0, len(ranked)
+    with console.progress("mixed", len(ranked).bit_length() + 1) as bar:
+        while few + 1 < many:
+            middle = min((few + many) // 2, max(1, 2 * few + 1))
+            few, many = (few, middle) if meets(_without(partial.units, ranked[:middle])) else (middle, many)
+            bar.advance(note=f"{many} layers")
+    kept = list(ranked[:many])
+    for unit in sorted(kept, key=lambda item: -prices[item.name]):
+        fewer = [item for item in kept if item is not unit]
+        if meets(_without(partial.units, fewer)):
+            kept = fewer
+    return [unit.name for unit in partial.units if unit in kept]
+
+
+def met(gate: Gate, reference: Program, quantized: Program, split: Split, batch_size: int) -> bool:
+    """Whether a program that was quantized again meets the gate on the same samples."""
+    chosen = Subset(split, np.arange(min(len(split), _SAMPLES)))
+    name = next(spec.name for spec in reference.signature.outputs if spec.dtype.startswith("float"))
+    wanted, found = (predict(program, chosen, batch_size)[name] for program in (reference, quantized))
+    return gate.passes(wanted, found, chosen.read(range(len(chosen)))[1])
+
+
+def _checker(partial: Partial, gate: Gate, wanted: Array, targets: Array | None) -> Callable[[Sequence[Unit]], bool]:
+    def _meets(chosen: Sequence[Unit]) -> bool:
+        return gate.passes(wanted, partial.predict(chosen), targets)
+
+    return _meets
+
+
+def _ranked(units: Sequence[Unit], lines: Sequence[Sensitivity], prices: Mapping[str, float]) -> list[Unit]:
+    noise = {line.layer: 0.0 if line.sqnr_db is None else 10 ** (-line.sqnr_db / 10) for line in lines}
+    return sorted(units, key=lambda unit: -noise.get(unit.name, 0.0) / prices[unit.name])
+
+
+def _prices(units: Sequence[Unit], gains: Mapping[str, float]) -> dict[str, float]:
+    """What each unit costs in floating point: measured, where its layer was; at least a little, for the division."""
+    if not gains:
+        return {unit.name: _price(unit) for unit in units}
+    total = sum(_price(unit) for unit in units)
+    rate = max(sum(max(gain, 0.0) for gain in gains.values()), 1e-9) / max(total, 1)
+    least = 1e-3 * rate * total / len(units)
+    return {unit.name: max(gains.get(unit.name, rate * _price(unit)), least) for unit in units}
+
+
+def _price(unit: Unit) -> int:
+    """What a unit costs in FP32; one without weights breaks a chain of integers: each value moves to FP32 and back."""
+    return max(1, unit.cost if unit.layer is not None else _MACS_PER_VALUE * unit.cost)
+
+
+def _without(units: Sequence[Unit], out: Sequence[Unit]) -> list[Unit]:
+    return [unit for unit in units if unit not in out]
+
+
+def patterns(names: Sequence[str]) -> tuple[str, ...]:
+    """Exclusion patterns that fit these names and no others."""
+    return tuple(glob.escape(name) for name in names)
+
+
+def write_plan(path: Path, program: Program, units: Sequence[Unit], floats: Sequence[str], why: str) -> None:
+    """Write the plan of a quantized program: every layer with ``int8`` or ``float``, ready to be edited."""
+    scheme = program.meta["quantization"]
+    layers = {unit.name: "int8" for unit in units} | dict.fromkeys(floats, "float")
+    body = {"target": scheme["target"], "gate": why, "layers": layers}
+    path.write_text(_HEADER + yaml.safe_dump(body, sort_keys=False))
+
+
+def read_plan(path: Path, names: Sequence[str]) -> list[str]:
+    """The layers that a plan leaves in floating point.
+
+    Args:
+        names: of the layers that the model has.
+
+    Raises:
+        MissingFileError: no such file.
+        UserError: it is no plan, or names layers that are not there.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no such plan: {path}", "check the path of `plan`")
+    try:
+        body: Any = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML: {error}", "write it again with `mixed: auto`") from error
+    layers = body.get("layers") if isinstance(body, Mapping) else None
+    if not isinstance(layers, Mapping) or not set(layers.values()) <= {"int8", "float"}:
+        raise UserError(f"{path} is no quantization plan", "it needs `layers:`, each with `int8` or `float`")
+    unknown = [name for name in layers if name not in names]
+    if unknown:
+        told = "; ".join(f"'{name}'{_close(str(name), names)}" for name in unknown[:5])
+        raise UserError(f"{path}: the model has no layer {told}", "`retort quantize … --sensitivity` lists the names")
+    return [str(name) for name, form in layers.items() if form == "float"]
+
+
+def _close(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.3)
+    return f" (nearest: {', '.join(close)})" if close else ""

@@ -1,0 +1,195 @@
+"""Which layers INT8 hurts, how much, and why: each layer quantized alone, and its tensors looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ....core.console import SILENT, Console
+from ....core.data.splits import Split
+from ....core.metrics.task_metrics import evaluate, sqnr_db
+from ....core.tensors import Array
+from ...program import Program
+from ..correction.layerwise import feeds_of
+from ..operator_classes import channels_first, is_dynamic, is_qdq, name_of
+from .partial_quantization import Partial, Unit
+
+_SAMPLES = 48
+_OUTLIER, _FEW_LEVELS, _SATURATED, _CLIPPED = 8.0, 12.0, 0.7, 0.5
+_GATES = ("sigmoid", "hardsigmoid", "tanh", "softmax")
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What INT8 in one layer alone does to the output.
+
+    Attributes:
+        layer: its name in the model, or the operator's.
+        kind: of operator.
+        sqnr_db: centred SQNR of the output when only this layer is integer; None when nothing changes.
+        agreement: share of samples whose class stays; None for outputs that are no classes.
+        accuracy_drop: loss of accuracy on those samples, where they carry labels.
+        cost: multiply-accumulates, or values computed.
+        cause: ``outlier channel``, ``clipping``, ``few levels``, ``saturation``, ``constant``, ``outlier weight`` or
+            ``rounding``.
+        detail: the cause in numbers.
+    """
+
+    layer: str
+    kind: str
+    sqnr_db: float | None
+    agreement: float | None
+    accuracy_drop: float | None
+    cost: int
+    cause: str
+    detail: str
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def sensitivity(
+    quantized: Program, exact: Program, split: Split, samples: int = _SAMPLES, console: Console = SILENT
+) -> list[Sensitivity]:
+    """Measure every integer layer alone, the most harmful first.
+
+    Args:
+        quantized: an INT8 program.
+        exact: the same graph with the FP32 weights; see :class:`.partial.Partial`.
+        split: samples, with labels or without, of which at most ``samples`` are used.
+
+    Returns:
+        One line per layer and per operator without weights.
+    """
+    feeds = feeds_of(exact, split, samples)
+    partial = Partial(quantized, exact, feeds)
+    targets = split.read(range(sum(len(feed[0]) for feed in feeds)))[1]
+    wanted: list[Array] = []
+    found: list[list[Array]] = [[] for _ in partial.units]
+    causes: list[tuple[str, str]] = []
+    with console.progress("sensitivity", len(feeds) * len(partial.units)) as bar:
+        for known in partial.exactly():
+            wanted.append(partial.answer({}, known))
+            if not causes:
+                causes = [cause_of(unit, known) for unit in partial.units]
+            for unit, parts in zip(partial.units, found):
+                parts.append(partial.answer(partial.run(known, [unit]), known))
+                bar.advance(note=unit.name)
+    reference = np.concatenate(wanted)
+    lines = [
+        _line(unit, reference, np.concatenate(parts), targets, cause)
+        for unit, parts, cause in zip(partial.units, found, causes)
+    ]
+    return sorted(lines, key=lambda line: np.inf if line.sqnr_db is None else line.sqnr_db)
+
+
+def _line(unit: Unit, wanted: Array, found: Array, targets: Array | None, cause: tuple[str, str]) -> Sensitivity:
+    noise = sqnr_db(wanted, found) if np.isfinite(found).all() else float("-inf")
+    classes = wanted.ndim == 2 and wanted.shape[1] > 1 and np.isfinite(found).all()
+    agreement = float(evaluate("agreement", found, wanted)) if classes else None
+    drop = None
+    if classes and targets is not None and targets.dtype.kind in "iu" and targets.shape == (len(wanted),):
+        drop = float(evaluate("accuracy", wanted, targets) - evaluate("accuracy", found, targets))
+    shown = round(noise, 2) if np.isfinite(noise) else (None if noise > 0 else -999.0)
+    return Sensitivity(unit.name, unit.kind, shown, agreement, drop, unit.cost, *cause)
+
+
+def cause_of(unit: Unit, values: dict[fx.Node, Any]) -> tuple[str, str]:
+    """Why INT8 costs a unit accuracy: the first of several tests that one of its tensors fails.
+
+    Args:
+        values: of the FP32 form, from :meth:`.partial.Partial.exactly`.
+
+    Returns:
+        The cause, and its numbers.
+    """
+    for node in sorted(unit.quantizers, key=lambda item: item.name):
+        if is_dynamic(node) or node.args[0].op == "get_attr":  # type: ignore[union-attr]
+            continue
+        found = _of_tensor(node, values)
+        if found is not None:
+            return found
+    return _of_weight(unit, values) or ("rounding", "")
+
+
+def _of_tensor(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[str, str] | None:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    numbers: Any = node.args
+    value, step, zero = values[source].float(), *(float(values[item].reshape(-1)[0]) for item in numbers[1:3])
+    low, high = ((code - zero) * step for code in numbers[4:6])
+    spread = float(value.std())
+    if spread <= 1e-6 * max(float(value.abs().max()), 1e-12):
+        return "constant", f"{source.name} always holds {float(value.reshape(-1)[0]):.4g}"
+    if name_of(source) in _GATES and float(((value < 0.02) | (value > 0.98)).float().mean()) > _SATURATED:
+        return "saturation", f"{source.name} is at its limits in {_SATURATED:.0%} of its values or more"
+    clipped = (value - value.clamp(low, high)).square().sum()
+    rounded = value.numel() * step**2 / 12
+    if float(clipped) > _CLIPPED * (float(clipped) + rounded):
+        reach = f"[{float(value.min()):.4g}, {float(value.max()):.4g}]"
+        return "clipping", f"{source.name} reaches {reach}, its grid [{low:.4g}, {high:.4g}]"
+    axis = 1 if value.dim() > 3 or (value.dim() == 3 and channels_first(source)) else value.dim() - 1
+    return _outlier(source.name, value, spread, step, axis)
+
+
+def _outlier(name: str, value: torch.Tensor, spread: float, step: float, axis: int) -> tuple[str, str] | None:
+    largest = value.abs().amax([dim for dim in range(value.dim()) if dim != axis])
+    median = float(largest.median())
+    if largest.numel() > 1 and float(largest.max()) > _OUTLIER * max(median, 1e-12):
+        channel = int(largest.argmax())
+        return (
+            "outlier channel",
+            f"{name}: channel {channel} reaches {float(largest[channel]):.4g}, the median {median:.4g}",
+        )
+    middle = value.quantile(0.75) - value.quantile(0.25) if value.numel() < 1 << 24 else torch.tensor(spread)
+    levels = float(middle) / step
+    if levels < _FEW_LEVELS and spread / step < 2 * _FEW_LEVELS:
+        return "few levels", f"{name}: half of its values share {max(1, round(levels))} of 256 codes"
+    return None
+
+
+def _of_weight(unit: Unit, values: dict[fx.Node, Any]) -> tuple[str, str] | None:
+    if unit.layer is None:
+        return None
+    if unit.layer.limit < 64:
+        return "few levels", f"{2 * unit.layer.limit + 1} codes per weight"
+    quantizer = next((node for node in unit.node.graph.nodes if _reads(node, unit.layer.weight)), None)
+    if quantizer is None:
+        return None
+    weight = values[quantizer.all_input_nodes[0]].detach().movedim(unit.layer.axis, 0).flatten(1)
+    ratio = weight.abs().amax(1) / weight.square().mean(1).sqrt().clamp_min(1e-12)
+    if float(ratio.max()) > 3 * _OUTLIER / 2 and weight.shape[1] > 16:
+        channel = int(ratio.argmax())
+        return (
+            "outlier weight",
+            f"output channel {channel} has a weight {float(ratio[channel]):.0f} times its mean size",
+        )
+    return None
+
+
+def _reads(node: fx.Node, path: str) -> bool:
+    return is_qdq(node) and node.args[0].op == "get_attr" and node.args[0].target == path  # type: ignore[union-attr]
+
+
+def table(lines: Sequence[Sensitivity], console: Console, most: int = 20) -> None:
+    """Print the most harmful layers."""
+    rows = [
+        (
+            line.layer,
+            line.kind,
+            "-" if line.sqnr_db is None else f"{line.sqnr_db:.1f}",
+            "-" if line.agreement is None else f"{line.agreement:.3f}",
+            "-" if line.accuracy_drop is None else f"{100 * line.accuracy_drop:+.1f}",
+            f"{line.cost:,}",
+            f"{line.cause}{': ' + line.detail if line.detail else ''}",
+        )
+        for line in lines[:most]
+    ]
+    columns = ["layer", "kind", "SQNR dB", "agreement", "drop pp", "MACs", "cause"]
+    console.table("INT8 in one layer alone", columns, rows, words=True)

@@ -1,0 +1,212 @@
+"""What each ATen operator is to quantization: heavy, joining, a clamp that fuses, a movement of data, or unknown."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..graph import train_eval_mode
+from .scheme import UNBOUNDED
+
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+PRODUCTS = ("linear", "addmm", "mm", "matmul")
+POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "mean")
+# ONNX Runtime has integer kernels for these between Q and DQ; all inputs are activations.
+JOINS = ("add", "mul", "cat", "concat", "sigmoid", "hardsigmoid", "leaky_relu", *POOLS)
+
+# Data movements: the output stays within the input's range, so it lies on the input's grid.
+# ONNX Runtime carries a DequantizeLinear through the first kind by itself, not through the second.
+CARRIED = (
+    *("view", "reshape", "flatten", "permute", "transpose", "t", "squeeze", "unsqueeze", "slice", "contiguous"),
+    *("clone", "alias", "detach", "dropout", "feature_dropout", "unflatten", "numpy_T", "movedim", "swapaxes"),
+    *("max_pool1d", "max_pool2d", "max_pool3d", "to"),
+)
+REQUANTIZED = (
+    *("select", "narrow", "expand", "expand_as", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    *("index_select", "flip", "roll", "repeat", "tile"),
+    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "upsample_linear1d"),
+)
+SPLITS = ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
+_RANGES = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+_LIMITS = {"hardtanh": ("min_val", "max_val"), "clamp": ("min", "max"), "clip": ("min", "max")}
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A layer with a constant weight.
+
+    Attributes:
+        node: the layer.
+        data: the activation that goes in.
+        weight: the ``get_attr`` node of the weight.
+        consumer: the node that reads ``weight`` on the way to the layer: itself, or a transpose.
+        axis: output-channel axis of the weight as stored.
+        bias: the ``get_attr`` node of the bias, if any.
+    """
+
+    node: fx.Node
+    data: fx.Node
+    weight: fx.Node
+    consumer: fx.Node
+    axis: int
+    bias: fx.Node | None
+
+
+def name_of(node: object) -> str:
+    """``conv2d`` for a call of ``aten.conv2d.default`` or ``.padding``; empty for what is not an ATen operator."""
+    if not isinstance(node, fx.Node) or not isinstance(node.target, torch._ops.OpOverload):
+        return ""
+    return node.target._schema.name.removeprefix("aten::") if node.target.namespace == "aten" else ""
+
+
+def is_qdq(node: object) -> bool:
+    """Whether a node is a fake-quantize."""
+    target = node.target if isinstance(node, fx.Node) else None
+    return isinstance(target, torch._ops.OpOverload) and target._schema.name == "retort::qdq"
+
+
+def is_dynamic(node: object) -> bool:
+    """Whether a node rounds a tensor to the grid of its own extremes."""
+    target = node.target if isinstance(node, fx.Node) else None
+    return isinstance(target, torch._ops.OpOverload) and target._schema.name == "retort::dynamic_qdq"
+
+
+def rounds(node: object) -> bool:
+    """Whether a node does nothing but round its first argument to a grid."""
+    return is_qdq(node) or is_dynamic(node)
+
+
+def operand(node: fx.Node, name: str) -> Any:
+    """An argument by name, its default when not given."""
+    return train_eval_mode.argument(node, name)
+
+
+def weighted(node: fx.Node) -> Weighted | None:
+    """The layer that ``node`` is, or None when it has no constant weight on the input's right."""
+    name = name_of(node)
+    if name in CONVOLUTIONS or name in TRANSPOSED or name == "linear":
+        axis = 1 if name in TRANSPOSED else 0
+        return _layer(node, operand(node, "input"), operand(node, "weight"), axis, operand(node, "bias"))
+    if name == "addmm":
+        return _layer(node, operand(node, "mat1"), operand(node, "mat2"), 1, operand(node, "self"))
+    if name in ("mm", "matmul"):
+        return _layer(node, operand(node, "self"), operand(node, "mat2" if name == "mm" else "other"), 1, None)
+    return None
+
+
+def _layer(node: fx.Node, data: Any, weight: Any, axis: int, bias: Any) -> Weighted | None:
+    if not isinstance(data, fx.Node) or not isinstance(weight, fx.Node) or data.op == "get_attr":
+        return None
+    consumer = node
+    if name_of(weight) in ("t", "numpy_T", "transpose", "permute") and isinstance(weight.args[0], fx.Node):
+        if not _swaps_two(weight):
+            return None
+        consumer, weight, axis = weight, weight.args[0], 1 - axis
+    if weight.op != "get_attr":
+        return None
+    bias = bias if isinstance(bias, fx.Node) and bias.op == "get_attr" else None
+    return Weighted(node, data, weight, consumer, axis, bias)
+
+
+def _swaps_two(node: fx.Node) -> bool:
+    """Whether a transpose of a matrix swaps its two axes."""
+    name = name_of(node)
+    if name in ("t", "numpy_T"):
+        return True
+    axes: Any = node.args[1:] if name == "transpose" else node.args[1]
+    order = [int(axis) % 2 for axis in axes]
+    return sorted(order) == [0, 1] if name == "transpose" else order == [1, 0]
+
+
+def moved(node: fx.Node) -> fx.Node | None:
+    """The tensor whose values ``node`` passes on; None when it computes something or gives a list of tensors."""
+    if node.target is operator.getitem and name_of(node.args[0]) in SPLITS:
+        source = node.args[0].args[0]  # type: ignore[union-attr]
+    elif name_of(node) in ("cat", "concat"):
+        source = node.args[0][0] if len(node.args[0]) == 1 else None  # type: ignore[index, arg-type]
+    else:
+        source = node.args[0] if _only_moves(node) and node.args else None
+    return source if isinstance(source, fx.Node) else None
+
+
+def _only_moves(node: fx.Node) -> bool:
+    name = name_of(node)
+    if name == "constant_pad_nd":
+        return bool(operand(node, "value") == 0)
+    if name == "pad":
+        return operand(node, "mode") != "constant" or not operand(node, "value")
+    if name == "to":
+        return not any(isinstance(argument, torch.dtype) for argument in (*node.args, *node.kwargs.values()))
+    return name in CARRIED or name in REQUANTIZED
+
+
+def needs_copy(node: fx.Node) -> bool:
+    """Whether the runtime needs Q/DQ behind this movement to move integers: it carries a DQ to one reader only."""
+    return node.target is operator.getitem or name_of(node) in REQUANTIZED or len(node.users) > 1
+
+
+def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
+    """The limits of an activation that is a clamp around 0 and folds into the Q before it; None for others."""
+    name = name_of(node)
+    if name in _RANGES:
+        return _RANGES[name]
+    if name not in _LIMITS:
+        return None
+    low, high = (operand(node, item) for item in _LIMITS[name])
+    if isinstance(low, fx.Node) or isinstance(high, fx.Node):
+        return None
+    bounds = (UNBOUNDED[0] if low is None else float(low), UNBOUNDED[1] if high is None else float(high))
+    return bounds if bounds[0] <= 0 < bounds[1] else None
+
+
+def fixed_grid(node: fx.Node) -> bool:
+    """Whether a gate's output is always in [0, 1]: its grid is then 1/256, on which hard-sigmoid is a mere shift."""
+    return name_of(node) in ("sigmoid", "hardsigmoid")
+
+
+def joined(node: fx.Node) -> list[fx.Node]:
+    """The activations that a joining operator reads; empty when it is none, or reads anything else."""
+    name = name_of(node)
+    if name not in JOINS or (name == "add" and operand(node, "alpha") != 1) or moved(node) is not None:
+        return []
+    if name == "mean" and not _is_global_pool(node):
+        return []
+    if name in ("cat", "concat"):
+        values = list(node.args[0])  # type: ignore[arg-type]
+    else:
+        values = list(node.args[:2] if name in ("add", "mul") else node.args[:1])
+    nodes = [value for value in values if isinstance(value, fx.Node) and value.op != "get_attr"]
+    return nodes if len(nodes) == len(values) else []
+
+
+def _is_global_pool(node: fx.Node) -> bool:
+    """Whether a mean has the form that :mod:`.rewrite` gives to global average pooling."""
+    axes = operand(node, "dim") if len(node.args) > 1 else None
+    spatial = isinstance(axes, list | tuple) and list(axes) in ([2], [2, 3], [2, 3, 4])
+    return spatial and bool(operand(node, "keepdim"))
+
+
+def channels_first(node: fx.Node) -> bool:
+    """Whether a tensor of three axes is ``[N, C, L]``, as behind a convolution, and not ``[N, L, C]``."""
+    while node.op == "call_function":
+        name = name_of(node)
+        if name in CONVOLUTIONS or name in TRANSPOSED:
+            return True
+        if name in (*PRODUCTS, "layer_norm", "embedding", "transpose", "permute") or not node.all_input_nodes:
+            return False
+        node = node.all_input_nodes[0]
+    return False
+
+
+def kind_of(node: fx.Node) -> str:
+    """The word used for a node in facts: ``conv2d``, ``linear``, ``add``, ``pool`` …"""
+    name = name_of(node)
+    if name in POOLS:
+        return "pool"
+    return "linear" if name in PRODUCTS else {"concat": "cat"}.get(name, name)

@@ -1,0 +1,1 @@
+"""Placement: where Q/DQ nodes go."""

@@ -1,0 +1,104 @@
+"""Why a heavy node stays in floating point: what the target's integer kernels do not take."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import fx
+
+from ....core.options.stage_options import Target
+from ..module_edit import Shapes
+from ..operator_classes import CONVOLUTIONS, TRANSPOSED, Weighted, name_of, operand
+
+_CHANNELS_PER_GROUP = 16
+_FEW_INPUTS = 4
+_LITTLE_WORK = 1024
+_SMALL_PRODUCT = 8192
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+_TWO_ACTIVATIONS = ("matmul", "bmm", "baddbmm", "addbmm", "einsum", "mm", "scaled_dot_product_attention")
+
+
+def reason(node: fx.Node, layer: Weighted | None, target: Target, shapes: Shapes) -> str | None:
+    """Why a heavy node cannot be integer on ``target``; None when it can."""
+    name = name_of(node)
+    if layer is None:
+        return _weightless(name)
+    data, weight = shapes.get(layer.data), shapes[layer.weight]
+    if data is None or data[1] != torch.float32 or weight[1] != torch.float32:
+        return "it does not compute in float32"
+    if name in ("addmm", "mm", "matmul") and len(weight[0]) != 2:
+        return "its weight is not a matrix"
+    if name in CONVOLUTIONS or name in TRANSPOSED:
+        if len(data[0]) != len(weight[0]):
+            return "it runs without a batch axis"
+        return _cpu_convolution(node, weight[0]) if target == "cpu" else _tensorrt_convolution(node, weight[0])
+    return _tensorrt_matrix(weight[0]) if target == "tensorrt" else None
+
+
+def _weightless(name: str) -> str:
+    if name in _RECURRENT:
+        return f"there is no integer kernel for {name} with fixed scales"
+    if name in _TWO_ACTIVATIONS:
+        return "both of its factors are activations"
+    if not name:
+        return "it stands in a nested graph"
+    return "its weight is computed in the graph, or its operator has no integer kernel"
+
+
+def slow_first_layer(node: fx.Node, weight: torch.Size) -> str | None:
+    """Why a convolution of the inputs is faster in floating point on ``cpu``; None when INT8 is.
+
+    Overlapping 3x3 windows of 3 channels, conversions included, one thread: to 16 channels INT8 is 0.6 times as fast as
+    FP32, to 32 0.7, to 64 1.0; 7x7 to 64 1.2. Gathering 27 bytes per window costs more than the few products save.
+    """
+    stride = operand(node, "stride")
+    little = len(weight) == 4 and weight[1] <= _FEW_INPUTS and math.prod(weight) <= _LITTLE_WORK
+    if not little or min(stride) >= min(weight[2:]):
+        return None
+    return f"ONNX Runtime's integer convolution is slower than FP32 from {weight[1]} to {weight[0]} channels"
+
+
+def slow_last_layer(weight: torch.Size) -> str | None:
+    """Why a linear layer that reads and gives ``[N, C]`` in floating point is faster so on ``cpu``; None when INT8 is.
+
+    One thread, Q, QGemm and the sum of the bias against Gemm, in microseconds at batch 1 and 32: 64 x 64 11.2 and 13.5
+    against 9.2 and 12.3, 512 x 10 11.3 and 18.0 against 10.2 and 17.0, 1024 x 10 11.6 and 23.7 against 11.0 and 25.8,
+    256 x 256 15.3 and 21.7 against 13.7 and 47.4.
+    """
+    if math.prod(weight) > _SMALL_PRODUCT:
+        return None
+    return f"a {weight[0]} x {weight[1]} product takes less time in FP32 than its input takes to quantize"
+
+
+def _cpu_convolution(node: fx.Node, weight: torch.Size) -> str | None:
+    """What ONNX Runtime's integer convolutions lack, or do slower than FP32.
+
+    Grouped, one thread, INT8 against FP32: 4 channels per group 0.2 to 0.4 times as fast, 8 0.7 to 0.9, 16 0.65 alone
+    and 1.2 among integer neighbours, 32 1.4; with a 1x1 kernel 8 0.4, 16 0.5, 32 0.7, 80 1.2.
+    """
+    if name_of(node) in TRANSPOSED:
+        return "ONNX Runtime has no integer kernel for transposed convolutions"
+    fewest = _CHANNELS_PER_GROUP if math.prod(weight[2:]) > 1 else 2 * _CHANNELS_PER_GROUP
+    if int(operand(node, "groups")) > 1 and 1 < weight[1] < fewest:
+        return f"ONNX Runtime's integer convolution is slower than FP32 with {weight[1]} channels per group"
+    return None
+
+
+def _tensorrt_convolution(node: fx.Node, weight: torch.Size) -> str | None:
+    """Channel counts that TensorRT's INT8 convolutions take (tensorrt.md 1.7)."""
+    groups = int(operand(node, "groups"))
+    transposed = name_of(node) in TRANSPOSED
+    outputs = weight[1] * groups if transposed else weight[0]
+    inputs = weight[0] if transposed else weight[1] * groups
+    if groups > 1:
+        fits = outputs % 8 == 0 and min(weight[2:]) >= 3
+        return None if fits else "TensorRT wants a multiple of 8 channels and a kernel of 3 or more in grouped INT8"
+    square = len(set(weight[2:])) == 1
+    if min(inputs, outputs) >= 16 or (square and (outputs % 8 == 0 or inputs % 8 == 0) and max(inputs, outputs) >= 16):
+        return None
+    return f"TensorRT has no INT8 kernel for {inputs} to {outputs} channels"
+
+
+def _tensorrt_matrix(weight: torch.Size) -> str | None:
+    return None if min(weight) >= 16 else f"a {weight[0]} x {weight[1]} matrix is too small for TensorRT's INT8"

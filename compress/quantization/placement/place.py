@@ -1,0 +1,152 @@
+"""Choosing what becomes integer: layers that the target can run, then the tensors that get a Q."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import fx
+
+from ....core.errors import UserError
+from ....core.options.stage_options import Target
+from ...graph.cost import node_macs
+from ...program import Program, ordered
+from ..module_edit import Shapes, shapes_of
+from ..operator_classes import CONVOLUTIONS, JOINS, PRODUCTS, Weighted, clamp_bounds, name_of, weighted
+from ..points import Placement, Point, excluded, name_in_model, source_of, tail_of
+from ..recurrent_layers import KINDS, Recurrent, recurrent, why_floating
+from . import kernel_limits
+from .target_rules import Cpu, TensorRT
+
+End = Literal["auto", "int8", "float"]
+Ends = tuple[End, End]
+"""What is wanted of the layers that read the inputs, and of those behind which no other comes."""
+
+
+def eligible(
+    program: Program, target: Target, exclude: Sequence[str], shapes: Shapes, ends: Ends = ("auto", "auto")
+) -> tuple[dict[fx.Node, Weighted], dict[fx.Node, str]]:
+    """Layers that can be integer on the target, and the heavy nodes that cannot, with the reason.
+
+    Raises:
+        UserError: a pattern of ``exclude`` fits no node.
+    """
+    heavy = set(node_macs(program.module, ordered(program)))
+    layers: dict[fx.Node, Weighted] = {}
+    floating: dict[fx.Node, str] = {}
+    nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
+    last = _last(nodes)
+    _check_patterns(exclude, [name for node in nodes for name in (node.name, name_in_model(node))])
+    for node in nodes:
+        if node.name not in heavy and not any(name.startswith(f"{node.name}.") for name in heavy):
+            continue
+        layer = weighted(node)
+        reason = (
+            "excluded by the recipe" if excluded(node, exclude) else kernel_limits.reason(node, layer, target, shapes)
+        )
+        if reason is None and layer is not None:
+            reason = _at_an_end(layer, node in last, target, shapes, ends)
+        if reason is None and layer is not None:
+            layers[node] = layer
+        else:
+            floating[node] = reason or "its weight is not a constant"
+    return layers, floating
+
+
+def _last(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """The layers whose output reaches no other."""
+    leads: set[fx.Node] = set()
+    last = set()
+    for node in reversed(nodes):
+        behind = any(user in leads for user in node.users)
+        layer = weighted(node) is not None or name_of(node) in KINDS
+        if layer and not behind:
+            last.add(node)
+        if layer or behind:
+            leads.add(node)
+    return last
+
+
+def _at_an_end(layer: Weighted, last: bool, target: Target, shapes: Shapes, ends: Ends) -> str | None:
+    """Why the first or the last layer stays in floating point."""
+    if last and ends[1] == "float":
+        return "last layer (quantize.last_layer)"
+    head = last and name_of(layer.node) == "linear" and len(shapes[layer.data][0]) == 2
+    if head and ends[1] == "auto" and target == "cpu" and _reads_floats(layer):
+        return kernel_limits.slow_last_layer(shapes[layer.weight][0])
+    if ends[0] == "int8" or source_of(layer.data).op != "placeholder":
+        return None
+    if ends[0] == "float":
+        return "first layer (quantize.first_layer)"
+    convolution = target == "cpu" and name_of(layer.node) in CONVOLUTIONS
+    return kernel_limits.slow_first_layer(layer.node, shapes[layer.weight][0]) if convolution else None
+
+
+def _reads_floats(layer: Weighted) -> bool:
+    """Whether no integer node gives the layer's input, so that it has to be quantized for it alone."""
+    source = source_of(layer.data)
+    while clamp_bounds(source) is not None:
+        source = source_of(source.all_input_nodes[0])
+    integers = (*CONVOLUTIONS, *PRODUCTS, *JOINS)
+    return source.op == "call_function" and name_of(source) not in integers
+
+
+def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
+            raise UserError(
+                f"quantize.exclude: no node is named '{pattern}'",
+                f"did you mean {' or '.join(close)}?" if close else "see `retort show` for the names",
+            )
+
+
+def place(
+    program: Program,
+    target: Target,
+    exclude: Sequence[str] = (),
+    ends: Ends = ("auto", "auto"),
+    dynamic: bool = False,
+) -> Placement:
+    """Choose what becomes integer.
+
+    Args:
+        program: folded, in evaluation form.
+        target: which runtime's kernels to serve.
+        exclude: patterns of node or layer names that stay in floating point.
+        ends: what is wanted of the first and the last layers (``quantize.first_layer``, ``quantize.last_layer``).
+        dynamic: quantize what goes into matrix products while the model runs.
+
+    Raises:
+        UserError: a pattern of ``exclude`` fits no node.
+    """
+    shapes = shapes_of(program)
+    layers, floating = eligible(program, target, exclude, shapes, ends)
+    apart = {node: layer for node, layer in layers.items() if dynamic and name_of(node) in PRODUCTS}
+    layers = {node: layer for node, layer in layers.items() if node not in apart}
+    build = Cpu if target == "cpu" else TensorRT
+    made = build(program.module.graph, layers, floating, exclude, shapes).placement()
+    made.dynamic = list(apart.values())
+    made.recurrent = _recurrent(program, target, exclude, shapes, ends)
+    for layer in made.recurrent:
+        made.floating[layer.node] = why_floating(layer)
+        if layer.integer:
+            del made.floating[layer.node]
+    return made
+
+
+def _recurrent(program: Program, target: Target, exclude: Sequence[str], shapes: Shapes, ends: Ends) -> list[Recurrent]:
+    nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
+    last = _last(nodes) if ends[1] == "float" else set()
+    found = [recurrent(node, target, shapes) for node in nodes if node not in last and not excluded(node, exclude)]
+    first = ends[0] == "float"
+    return [
+        layer
+        for layer in found
+        if layer is not None and not (first and source_of(layer.node.all_input_nodes[0]).op == "placeholder")
+    ]
+
+
+__all__ = ["Placement", "Point", "eligible", "excluded", "name_in_model", "place", "source_of", "tail_of"]

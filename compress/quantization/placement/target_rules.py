@@ -1,0 +1,188 @@
+"""Where the Qs go, per target: whole integer nodes for ``cpu``, only what TensorRT's kernels want for ``tensorrt``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from ..module_edit import Shapes
+from ..operator_classes import SPLITS, Weighted, clamp_bounds, joined, moved, name_of, needs_copy
+from ..points import Placement, Point, excluded, source_of, tail_of
+
+
+class Builder:
+    """What both targets share: adding readers to the point of a tensor."""
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        layers: dict[fx.Node, Weighted],
+        floating: dict[fx.Node, str],
+        exclude: Sequence[str],
+        shapes: Shapes,
+    ) -> None:
+        self.graph = graph
+        self.layers = layers
+        self.exclude = exclude
+        self.shapes = shapes
+        self.order = {node: index for index, node in enumerate(graph.nodes)}
+        self.result = Placement(layers=list(layers.values()), floating=floating)
+
+    def joinable(self, node: fx.Node) -> bool:
+        """Whether a join reads and gives FP32 tensors only and is not excluded."""
+        inputs = joined(node)
+        floats = all(self.shapes.get(value, (None, None))[1] == torch.float32 for value in (*inputs, node))
+        return bool(inputs) and floats and not excluded(node, self.exclude)
+
+    def add(self, value: fx.Node, reader: fx.Node) -> None:
+        """Let ``reader`` read the quantized ``value``."""
+        old = self.result.points.get(value)
+        if old is None or old.readers is not None:
+            readers = frozenset({reader}) | (old.readers if old is not None and old.readers else frozenset())
+            self.result.points[value] = Point(value, readers)
+
+    def finish(self) -> Placement:
+        """The placement, points in graph order."""
+        points = self.result.points
+        self.result.points = {value: points[value] for value in sorted(points, key=self.order.__getitem__)}
+        return self.result
+
+
+class Cpu(Builder):
+    """A node is wholly integer or wholly floating point (compress.md 3)."""
+
+    def placement(self) -> Placement:
+        """Convolutions and the joins that they feed are integer; a linear layer gives integers where they are read."""
+        self._choose_joins()
+        self.integer = sorted({*self.layers, *self.joins}, key=self.order.__getitem__)
+        for node in self.integer:
+            value, bounds = tail_of(node)
+            if self._gives_codes(node):
+                self.result.points[value] = Point(value, None, bounds)
+        for node in self.integer:
+            for value in self._inputs(node):
+                covered = self._covered(value)
+                self.add(covered, node if covered is value else self._first_move(value, covered))
+        self._copy_behind_moves()
+        self.result.joins = [node for node in self.integer if node in self.joins]
+        self.result.groups = [
+            [*map(self._covered, joined(node)), tail_of(node)[0]]
+            for node in self.result.joins
+            if name_of(node) in ("cat", "concat")
+        ]
+        return self.finish()
+
+    def _covered(self, value: fx.Node) -> fx.Node:
+        """The point that quantizes ``value``: its source's where that has one, else its own."""
+        source = source_of(value)
+        return source if source in self.result.points else value
+
+    def _inputs(self, node: fx.Node) -> list[fx.Node]:
+        return [self.layers[node].data] if node in self.layers else joined(node)
+
+    @staticmethod
+    def _first_move(value: fx.Node, source: fx.Node) -> fx.Node:
+        """The movement that reads ``source`` on the way to ``value``."""
+        while (earlier := moved(value)) is not source:
+            assert earlier is not None
+            value = earlier
+        return value
+
+    def _choose_joins(self) -> None:
+        """Start from all joins; drop those that no integers feed, or whose integers nobody reads."""
+        self.joins = {node for node in self.graph.nodes if self.joinable(node)}
+        while True:
+            solid = self._solid()
+            drop = {node for node in self.joins if not self._worth(node, solid)}
+            if not drop:
+                return
+            self.joins -= drop
+
+    def _solid(self) -> set[fx.Node]:
+        """Tensors whose producer gives codes anyway: convolutions, joins, and what moves or clamps their output."""
+        solid: set[fx.Node] = set()
+        for node in self.graph.nodes:
+            convolution = node in self.layers and name_of(node).startswith("conv")
+            passes = moved(node) in solid
+            clamps = clamp_bounds(node) is not None and self._ends_in(node, solid)
+            if convolution or passes or clamps or (node in self.joins and self._fed(node, solid)):
+                solid.add(node)
+        return solid
+
+    def _ends_in(self, node: fx.Node, solid: set[fx.Node]) -> bool:
+        """Whether the clamp ``node`` folds into the Q of the integer node before it."""
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        return source in solid and (source in self.layers or source in self.joins) and tail_of(source)[0] is node
+
+    @staticmethod
+    def _fed(node: fx.Node, solid: set[fx.Node]) -> bool:
+        return any(value in solid for value in joined(node))
+
+    def _worth(self, node: fx.Node, solid: set[fx.Node]) -> bool:
+        return self._fed(node, solid) and self._read_as_codes(node)
+
+    def _gives_codes(self, node: fx.Node) -> bool:
+        return not (node in self.layers and not name_of(node).startswith("conv")) or self._read_as_codes(node)
+
+    def _read_as_codes(self, node: fx.Node) -> bool:
+        """Whether an integer node reads the output, behind its clamp and any movements."""
+        pending = [tail_of(node)[0]]
+        while pending:
+            for user in pending.pop().users:
+                if user in self.layers or user in self.joins:
+                    return True
+                if moved(user) is not None or name_of(user) in SPLITS:
+                    pending.append(user)
+        return False
+
+    def _copy_behind_moves(self) -> None:
+        for node in self.integer:
+            for value in self._inputs(node):
+                source, step = source_of(value), value
+                while source in self.result.points and step is not source:
+                    if needs_copy(step):
+                        self.result.copies[step] = source
+                    step = moved(step) or source
+
+
+class TensorRT(Builder):
+    """Inputs of layers and the identity side of residual adds only (tensorrt.md 1.7, placement)."""
+
+    def placement(self) -> Placement:
+        """Q in front of every layer; outputs of layers stay in floating point."""
+        for node, layer in self.layers.items():
+            self.add(layer.data, node)
+        depths = self._depths()
+        for node in self.graph.nodes:
+            if name_of(node) == "add" and self.joinable(node):
+                identity = self._identity(node, depths)
+                if identity is not None:
+                    self.add(identity, node)
+                    self.result.joins.append(node)
+        self.result.groups = [
+            group
+            for node in self.graph.nodes
+            if name_of(node) in ("cat", "concat")
+            for group in [[value for value in (*map(source_of, joined(node)), node) if value in self.result.points]]
+            if len(group) > 1
+        ]
+        return self.finish()
+
+    def _depths(self) -> dict[fx.Node, int]:
+        """Layers on the longest way from an input to each node."""
+        depths: dict[fx.Node, int] = {}
+        for node in self.graph.nodes:
+            depths[node] = max((depths[item] for item in node.all_input_nodes), default=0) + (node in self.layers)
+        return depths
+
+    def _identity(self, node: fx.Node, depths: dict[fx.Node, int]) -> fx.Node | None:
+        """The input of an add that is not the deeper convolution's, which fuses with the add in floating point."""
+        left, right = joined(node)
+        fused = [side for side in (left, right) if side in self.layers and name_of(side).startswith("conv")]
+        if not fused or left is right:
+            return None
+        main = max(fused, key=lambda side: (depths[side], side is right))
+        return left if main is right else right

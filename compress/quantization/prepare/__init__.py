@@ -1,0 +1,1 @@
+"""Rewrites of a program before Q/DQ nodes are placed."""

@@ -1,0 +1,116 @@
+"""Attention masks that CPUs compute fast: a moderate number in the place of the lowest, where it is as good.
+
+A masked score of -3.4e38 becomes a weight of 1e-39 in ONNX Runtime's softmax, a number below the normal range that
+slows softmax and the product behind it down: six times on 64 tokens of which a third is padding. A masked score that
+lies 40 to 60 below the largest of its row becomes a weight between 1e-26 and 1e-18: nothing, and fast, its products
+with small values included (84 below, a whole encoder took twice as long). Calibration says how far scores lie apart,
+hence what to lower masked ones by; that they stay 40 below comes first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from ....core.console import SILENT, Console
+from ....core.data.splits import Split, batches
+from ....core.options.stage_options import QuantizeOptions
+from ...graph.devices import as_tensor
+from ...program import Program, device_of, evaluating
+from ..module_edit import call_after, shapes_of
+from ..operator_classes import name_of, operand
+from .batch_norm_folding import finish
+
+SAMPLES = 32
+NORMAL = 60.0
+"""exp(-87) is the smallest normal number, and the weights' products with the values must be normal, too."""
+MARGIN = 40.0
+"""How far below the largest score of its row a masked one must stay, as far as calibration can tell."""
+
+
+def soften_masks(
+    program: Program, split: Split, options: QuantizeOptions, console: Console = SILENT
+) -> dict[str, float]:
+    """Write boolean attention masks as sums, in place.
+
+    Args:
+        program: FP32, in evaluation form.
+        split: calibration samples, of which at most 32 are read.
+        options: sizes.
+        console: shows progress.
+
+    Returns:
+        What masked scores are lowered by, per mask.
+    """
+    shapes = shapes_of(program)
+    masked: dict[fx.Node, list[fx.Node]] = {}
+    for node in program.module.graph.nodes:
+        mask = operand(node, "attn_mask") if name_of(node) == "scaled_dot_product_attention" else None
+        if isinstance(mask, fx.Node) and shapes[mask][1] == torch.bool and shapes[node][1] == torch.float32:
+            masked.setdefault(mask, []).append(node)
+    if not masked:
+        return {}
+    gaps = _measured(program, split, options, console)
+    done = {}
+    for mask, nodes in masked.items():
+        safe = max(gaps[node].above for node in nodes) + MARGIN
+        fast = NORMAL - max(gaps[node].below for node in nodes)
+        done[mask.name] = round(max(safe, fast), 2)
+        _write(program.module, mask, nodes, done[mask.name])
+    finish(program)
+    return done
+
+
+class _Gap:
+    """How far masked scores lie above the largest of their row at most, and how far below."""
+
+    def __init__(self) -> None:
+        self.above = self.below = 0.0
+
+    def update(self, scores: torch.Tensor, mask: torch.Tensor) -> None:
+        """Take in scores ``[..., L, S]``; rows that are masked altogether or not at all say nothing."""
+        mask = mask.expand(scores.shape)
+        largest = scores.masked_fill(~mask, -math.inf).amax(-1, keepdim=True)
+        distance = torch.where(mask | ~torch.isfinite(largest), 0.0, scores - largest)
+        self.above = max(self.above, float(distance.max()))
+        self.below = max(self.below, -float(distance.min()))
+
+
+class _Scores(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, gaps: dict[fx.Node, _Gap]) -> None:
+        super().__init__(module)
+        self._gaps = gaps
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node; look at the scores of a masked attention first."""
+        if name_of(n) == "scaled_dot_product_attention" and isinstance(operand(n, "attn_mask"), fx.Node):
+            query, key, mask = (self.env[operand(n, name)] for name in ("query", "key", "attn_mask"))
+            if mask.dtype == torch.bool and query.shape[1] % key.shape[1] == 0:
+                key = key.repeat_interleave(query.shape[1] // key.shape[1], 1) if query.dim() == 4 else key
+                factor = operand(n, "scale") or query.shape[-1] ** -0.5
+                self._gaps.setdefault(n, _Gap()).update(query @ key.transpose(-2, -1) * factor, mask)
+        return super().run_node(n)
+
+
+def _measured(program: Program, split: Split, options: QuantizeOptions, console: Console) -> dict[fx.Node, _Gap]:
+    gaps: dict[fx.Node, _Gap] = {}
+    device, total = device_of(program), min(len(split), options.samples, SAMPLES)
+    with evaluating(program), torch.inference_mode(), console.progress("masks", total) as bar:
+        for inputs, _ in batches(split, options.batch_size, total):
+            feeds = program.signature.validate(inputs)
+            _Scores(program.module, gaps).run(*(as_tensor(value, device) for value in feeds.values()))
+            bar.advance(program.signature.batch_size(feeds))
+    return gaps
+
+
+def _write(module: fx.GraphModule, mask: fx.Node, nodes: list[fx.Node], amount: float) -> None:
+    """Let the attentions read ``0`` where the mask is true and ``-amount`` where it is false."""
+    inverse = call_after(module.graph, mask, torch.ops.aten.logical_not.default, (mask,))
+    numbers = call_after(module.graph, inverse, torch.ops.aten._to_copy.default, (inverse,))
+    numbers.kwargs = {"dtype": torch.float32}
+    lowered = call_after(module.graph, numbers, torch.ops.aten.mul.Scalar, (numbers, -amount))
+    for node in nodes:
+        node.replace_input_with(mask, lowered)

@@ -1,0 +1,92 @@
+"""Weights that a program computes from parameters alone, made parameters: they can then be stored as INT8.
+
+``weight_norm`` and other parametrisations compute a weight anew on every call, and ``MultiheadAttention`` cuts its
+three projections out of one; without this, such layers stay in floating point.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ...program import Program
+from ..module_edit import fetch, free_path, put
+from ..operator_classes import CONVOLUTIONS, TRANSPOSED, name_of, operand
+from .batch_norm_folding import finish
+
+_OPERANDS = {
+    **dict.fromkeys((*CONVOLUTIONS, *TRANSPOSED, "linear"), ("weight", "bias")),
+    "addmm": ("mat2", "self"),
+    "mm": ("mat2",),
+    "matmul": ("other",),
+}
+_TURNS = ("t", "numpy_T", "transpose", "permute")
+
+
+def store_computed(program: Program) -> list[str]:
+    """Replace computed weights and biases by parameters of their value, in place.
+
+    Args:
+        program: in evaluation form.
+
+    Returns:
+        Paths of the new parameters, in graph order.
+    """
+    made: dict[fx.Node, str] = {}
+    for node in list(program.module.graph.nodes):
+        for name in _OPERANDS.get(name_of(node), ()):
+            value = operand(node, name)
+            if isinstance(value, fx.Node) and _is_computed(value):
+                if value not in made:
+                    made[value] = _store(program.module, value, node, name)
+                with program.module.graph.inserting_before(node):
+                    node.replace_input_with(value, program.module.graph.get_attr(made[value]))
+    if made:
+        finish(program)
+    return list(made.values())
+
+
+def _is_computed(value: fx.Node) -> bool:
+    """Whether a value depends on parameters alone and is more than one, or one turned."""
+    if value.op == "get_attr" or (name_of(value) in _TURNS and _is_parameter(value.args[0])):
+        return False
+    pending, read = [value], False
+    while pending:
+        node = pending.pop()
+        if node.op == "get_attr":
+            read = True
+        elif node.op != "call_function" or "dropout" in node.name or (not node.all_input_nodes and node is not value):
+            return False
+        pending += node.all_input_nodes
+    return read
+
+
+def _is_parameter(value: Any) -> bool:
+    return isinstance(value, fx.Node) and value.op == "get_attr"
+
+
+def _store(module: fx.GraphModule, value: fx.Node, reader: fx.Node, name: str) -> str:
+    with torch.no_grad():
+        tensor = _evaluate(module, value, {})
+    origin = value
+    while origin.op != "get_attr":
+        origin = origin.all_input_nodes[0]
+    stem = str(origin.target).rpartition(".")[0]
+    path = free_path(module, f"{stem}.{reader.name}_{name}" if stem else f"{reader.name}_{name}")
+    put(module, path, nn.Parameter(tensor.detach().clone().contiguous(), requires_grad=tensor.is_floating_point()))
+    return path
+
+
+def _evaluate(module: fx.GraphModule, node: fx.Node, done: dict[fx.Node, Any]) -> Any:
+    if node not in done:
+        if node.op == "get_attr":
+            done[node] = fetch(module, str(node.target))
+        else:
+            for item in node.all_input_nodes:
+                _evaluate(module, item, done)
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda item: done[item])
+            assert callable(node.target)
+            done[node] = node.target(*args, **kwargs)
+    return done[node]

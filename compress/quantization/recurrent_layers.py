@@ -1,0 +1,132 @@
+"""Recurrent layers: their weight matrices become INT8, one scale per gate row; activations stay floating point.
+
+No runtime has a recurrent kernel with fixed activation scales. The exporter chooses the kernel for ``cpu`` by the rule
+of :mod:`retort.core.dynamic_kernels`; TensorRT computes recurrent layers in floating point, so for it nothing is
+changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ...core.dynamic_kernels import LEAST_HIDDEN, runs_in_integers
+from ...core.options.stage_options import QuantizeOptions, Target
+from ..program import Program
+from .module_edit import Shapes, fetch, free_path, put
+from .operator_classes import name_of, operand
+from .scheme import WEIGHT_MAX, weight_scales
+
+Facts = dict[str, dict[str, object]]
+KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_qdq = torch.ops.retort.qdq.default
+_MATRIX = 2
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A recurrent layer with constant weights.
+
+    Attributes:
+        node: the layer; all its sublayers and directions.
+        weights: ``get_attr`` nodes of its matrices, ``[gates · H, inputs]`` each.
+        hidden: size of its state.
+    """
+
+    node: fx.Node
+    weights: tuple[fx.Node, ...]
+    hidden: int
+
+    @property
+    def kind(self) -> str:
+        """``lstm``, ``gru`` …"""
+        return name_of(self.node)
+
+    @property
+    def integer(self) -> bool:
+        """Whether the exporter will let it compute in integers."""
+        return runs_in_integers(self.kind, self.hidden)
+
+
+def recurrent(node: fx.Node, target: Target, shapes: Shapes) -> Recurrent | None:
+    """The recurrent layer that a node is and whose weights can be INT8 on the target; None for others."""
+    if target != "cpu" or name_of(node) not in KINDS:
+        return None
+    weights = [item for item in operand(node, "params") if isinstance(item, fx.Node)]
+    if projects(node):  # its recurrent matrix is a product of two, made at export
+        return None
+    if any(item.op != "get_attr" or shapes[item][1] != torch.float32 for item in weights):
+        return None
+    matrices = tuple(item for item in weights if len(shapes[item][0]) == _MATRIX)
+    return Recurrent(node, matrices, int(shapes[matrices[1]][0][1])) if len(matrices) > 1 else None
+
+
+def projects(node: fx.Node) -> bool:
+    """Whether an LSTM's states are projected (``proj_size``)."""
+    ways = int(operand(node, "num_layers")) * (2 if operand(node, "bidirectional") else 1)
+    return len(operand(node, "params")) // ways > (4 if operand(node, "has_biases") else 2)
+
+
+def module_of(node: fx.Node) -> str:
+    """The name of a recurrent layer in the user's model; empty for what is none."""
+    if name_of(node) not in KINDS:
+        return ""
+    first: fx.Node = operand(node, "params")[0]
+    while first.op != "get_attr" and first.all_input_nodes:
+        first = first.all_input_nodes[0]
+    return str(first.target).rpartition(".")[0] if first.op == "get_attr" else ""
+
+
+def why_floating(layer: Recurrent) -> str:
+    """Why a layer with INT8 weights computes in floating point all the same."""
+    if layer.kind not in LEAST_HIDDEN:
+        return f"weights INT8 in the file, FP32 when it runs: ONNX Runtime has no integer kernel for {layer.kind}"
+    return (
+        f"weights INT8 in the file, FP32 when it runs: below {LEAST_HIDDEN[layer.kind]} hidden units integers are "
+        "slower at batch 1 (export.recurrent: integer)"
+    )
+
+
+def quantize_recurrent(program: Program, layers: list[Recurrent], options: QuantizeOptions) -> Facts:
+    """Put a fake-quantize on every weight matrix of the layers, in place.
+
+    Returns:
+        Per scale buffer: the parameter and its axis, as ``meta["quantization"]["weights"]`` holds them.
+
+    Raises:
+        ModelError: a weight has NaN or infinite values.
+    """
+    limit, module = 2 ** (options.weight_bits - 1) - 1, program.module
+    facts: Facts = {}
+    made: dict[str, fx.Node] = {}
+    for layer in layers:
+        for weight in layer.weights:
+            name = str(weight.target)
+            if name not in made:
+                made[name] = round_rows(module, layer.node, name, limit, facts)
+            layer.node.replace_input_with(weight, made[name])
+    module.recompile()
+    return facts
+
+
+def round_rows(
+    module: fx.GraphModule, reader: fx.Node, name: str, limit: int, facts: Facts, suffix: str = ""
+) -> fx.Node:
+    """A fake-quantize of a parameter, one scale per row, before the node that reads it.
+
+    Args:
+        limit: largest code.
+        facts: gets the scale buffer with its parameter and axis.
+        suffix: of the buffers' name, where a parameter is rounded for several uses.
+    """
+    scales = weight_scales(fetch(module, name), 0, None, 1.0, name) * (WEIGHT_MAX / limit)
+    path = free_path(module, f"quantization.{name.replace('.', '_')}{suffix}")
+    put(module, f"{path}.scale", scales)
+    put(module, f"{path}.zero_point", torch.zeros(scales.shape, dtype=torch.int64))
+    facts[f"{path}.scale"] = {"parameter": name, "axis": 0}
+    with module.graph.inserting_before(reader):
+        source = module.graph.get_attr(name)
+        scale, zero = module.graph.get_attr(f"{path}.scale"), module.graph.get_attr(f"{path}.zero_point")
+        return module.graph.create_node("call_function", _qdq, (source, scale, zero, 0, -limit, limit))

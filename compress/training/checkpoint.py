@@ -1,0 +1,116 @@
+"""Checkpoints that a killed training resumes from bit for bit; plain tensors and numbers, no pickled class."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...core.artifact import stable_hash, storage_errors, write_atomically
+from ...core.console import Console
+
+State = dict[str, Any]
+SUFFIX = ".checkpoint"
+
+
+def checkpoint_path(scratch: Path, label: str) -> Path:
+    """Where the training called ``label`` keeps its checkpoint."""
+    return scratch / f"{''.join(char if char.isalnum() else '-' for char in label)}{SUFFIX}"
+
+
+def save_checkpoint(path: Path, identity: str, state: State) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        identity: hash of everything that determines the training; another one is not resumed.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    buffer = io.BytesIO()  # torch aborts the whole process when a disk fills up under it
+    torch.save({"identity": identity, "state": state}, buffer)
+    with storage_errors(str(path.parent)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, identity: str, console: Console) -> State | None:
+    """The state of an interrupted training, or None when there is none that belongs to it."""
+    if not path.is_file():
+        return None
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        found, state = stored["identity"], stored["state"]
+    except Exception as error:  # a damaged file raises whatever its bytes happen to spell
+        console.warn(f"{path} cannot be read ({type(error).__name__}): training starts anew")
+        return None
+    if found != identity:
+        console.warn(f"{path} belongs to another training: this one starts anew")
+        return None
+    result: State = state
+    return result
+
+
+def discard(scratch: Path | None, label: str) -> None:
+    """Delete a training's checkpoint, once what it was for has been written."""
+    if scratch is None:
+        return
+    path = checkpoint_path(scratch, label)
+    for leftover in [path, *path.parent.glob(f".{path.name}.*.tmp")]:
+        leftover.unlink(missing_ok=True)
+
+
+def state_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """Hash of names and values of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def identity_of(**parts: object) -> str:
+    """Hash of everything that determines a training."""
+    return stable_hash({**parts, "torch": torch.__version__})
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """All random generators started from ``seed``; afterwards they are where they were."""
+    before = random_state()
+    try:
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        yield
+    finally:
+        restore_random(before)
+
+
+def random_state() -> State:
+    """The state of torch's, numpy's and Python's generators, as plain values."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss),
+        "python": random.getstate(),
+    }
+
+
+def restore_random(state: State) -> None:
+    """Inverse of :func:`random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))

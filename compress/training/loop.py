@@ -1,0 +1,279 @@
+"""One training in progress: its epochs, its validation, its best weights, and the state it resumes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from ...core.console import Bar
+from ...core.data.splits import Split, Splits
+from ...core.errors import DataError, UserError
+from ...core.options.stage_options import Task, TrainOptions
+from ...core.tensors import Array
+from ..graph.devices import as_tensor
+from ..program import Program, evaluating, set_training
+from .checkpoint import State, random_state, restore_random
+from .losses import Loss, Score, Tensors, as_targets
+from .optimizers import make_optimizer, rate_factor, set_rate
+
+Span = tuple[int, int]
+Indices = Sequence[int] | NDArray[np.int64]
+
+
+@dataclass
+class Progress:
+    """Where a training stands; plain values, so that it goes into a checkpoint.
+
+    Attributes:
+        epoch: epochs done.
+        step: optimizer steps done.
+        history: per epoch: ``epoch`` (from 1), ``loss`` (training mean), ``metric`` (validation, None without).
+        metric: name of the validation metric.
+        best_epoch: the epoch whose weights are kept; the later of equals.
+        waited: epochs since the metric last got better.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    metric: str = ""
+    best_epoch: int = 0
+    best_metric: float | None = None
+    waited: int = 0
+
+
+class Loop:
+    """A program in training on one device."""
+
+    def __init__(
+        self,
+        program: Program,
+        data: Splits,
+        options: TrainOptions,
+        loss: Loss,
+        machine: Accelerator,
+        task: Task,
+        seed: int,
+    ) -> None:
+        self.program, self.data, self.options = program, data, options
+        self.loss, self.machine, self.task, self.seed = loss, machine, task, seed
+        self.spans = plan(len(data.train), options.batch_size)
+        self.optimizer = machine.prepare_optimizer(make_optimizer(program.module, options))
+        self.average = copies(program.module.state_dict()) if options.ema is not None else None
+        self.best: Tensors | None = None
+        self.zeros = zero_masks(program)
+        self.at = Progress()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or patience has run out."""
+        patience = self.options.patience
+        return self.at.epoch >= self.options.epochs or (patience is not None and self.at.waited >= patience)
+
+    def run_epoch(self, bar: Bar) -> None:
+        """Train for one epoch, validate, and keep the weights if they are the best so far.
+
+        Raises:
+            DataError: samples that are not finite, or targets that do not fit.
+            UserError: the training diverged.
+        """
+        order = np.random.default_rng([self.seed, self.at.epoch]).permutation(len(self.data.train))
+        set_training(self.program, True)
+        total = 0.0
+        for start in range(0, len(self.spans), self.options.accumulate):
+            group = self.spans[start : start + self.options.accumulate]
+            total += self._step([order[begin:end] for begin, end in group])
+            bar.advance(len(group), self._note(total / group[-1][1]))
+        self._check_state()
+        self._close_epoch(total / len(order))
+
+    def _step(self, batches: Sequence[NDArray[np.int64]]) -> float:
+        """One optimizer step over the batches of a group; the sum of their samples' losses."""
+        groups = math.ceil(len(self.spans) / self.options.accumulate)
+        rate = self.options.learning_rate * rate_factor(self.options, self.at.step, groups)
+        set_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        rows, total = sum(map(len, batches)), 0.0
+        for indices in batches:
+            inputs, targets = self._read(self.data.train, indices, "the training split")
+            loss = self._forward(inputs, targets)
+            self.machine.backward(loss * (len(indices) / rows))
+            total += self._finite(loss) * len(indices)
+        if self.options.clip_norm is not None:
+            self.machine.clip_grad_norm_(self.program.module.parameters(), self.options.clip_norm)
+        self.optimizer.step()
+        self._keep_zeros()
+        self.at.step += 1
+        self._update_average()
+        return total
+
+    def _forward(self, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
+        with self.machine.autocast():
+            return self.loss(self._outputs(inputs), inputs, targets)
+
+    def _outputs(self, inputs: Tensors) -> Tensors:
+        with self.machine.autocast():
+            values = self.program.module(*inputs.values())
+        return {spec.name: value for spec, value in zip(self.program.signature.outputs, values, strict=True)}
+
+    def _read(self, split: Split, indices: Indices, where: str) -> tuple[Tensors, torch.Tensor | None]:
+        raw, values = split.read(indices)
+        feeds = self.program.signature.validate(raw)
+        if self.at.epoch == 0:
+            check_samples(feeds, indices, where)
+        targets = as_targets(values, self.program, self.task, where)
+        inputs = {name: as_tensor(value, self.machine.device) for name, value in feeds.items()}
+        return inputs, None if targets is None else targets.to(self.machine.device)
+
+    def validate(self) -> Score:
+        """The validation metric of the weights that would be kept: the average's where there is one."""
+        split, size = self.data.validation, self.options.batch_size
+        score = Score(self.task)
+        with evaluating(self.program), self._averaged(), torch.no_grad():
+            for start in range(0, len(split), size):
+                inputs, targets = self._read(split, range(start, min(start + size, len(split))), "the validation split")
+                outputs = self._outputs(inputs)
+                score.add(outputs, targets, None if targets is not None else self.loss(outputs, inputs, None))
+        return score
+
+    def _close_epoch(self, loss: float) -> None:
+        at, score = self.at, self.validate()
+        metric, before = score.value, at.best_metric
+        at.epoch += 1
+        at.metric = score.name
+        at.history.append({"epoch": at.epoch, "loss": loss, "metric": metric})
+        better = metric is None or before is None or (metric > before if score.higher_is_better else metric < before)
+        at.waited = 0 if better else at.waited + 1
+        if better or metric == before:
+            at.best_metric, at.best_epoch = metric, at.epoch
+            self.best = copies(self.average or self.program.module.state_dict())
+
+    def keep_best(self) -> None:
+        """Put the best weights into the program."""
+        if self.best is not None:
+            self.program.module.load_state_dict(self.best)
+
+    def state(self) -> State:
+        """Everything that the next epoch depends on."""
+        scaler = self.machine.scaler
+        return {
+            "model": self.program.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "average": self.average,
+            "best": self.best,
+            "progress": asdict(self.at),
+            "random": random_state(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Inverse of :meth:`state`."""
+        self.program.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.machine.scaler is not None and state["scaler"] is not None:
+            self.machine.scaler.load_state_dict(state["scaler"])
+        device = self.machine.device
+        if state["average"] is not None:
+            self.average = {name: value.to(device) for name, value in state["average"].items()}
+        self.best = state["best"]
+        self.at = Progress(**state["progress"])
+        restore_random(state["random"])
+
+    def _keep_zeros(self) -> None:
+        """Zeros of a sparse program stay zeros."""
+        with torch.no_grad():
+            for weight, mask in self.zeros:
+                weight.mul_(mask)
+
+    def _update_average(self) -> None:
+        """Exponential moving average, with a shorter memory while there is little to remember."""
+        if self.average is None or self.options.ema is None:
+            return
+        decay = min(self.options.ema, (1 + self.at.step) / (10 + self.at.step))
+        for name, value in self.program.module.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The average's weights in the program for a while."""
+        if self.average is None:
+            yield
+            return
+        before = copies(self.program.module.state_dict())
+        self.program.module.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            self.program.module.load_state_dict(before)
+
+    def _finite(self, loss: torch.Tensor) -> float:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value}")
+        return value
+
+    def _check_state(self) -> None:
+        for name, value in self.program.module.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise self._diverged(f"'{name}' has values that are not finite")
+
+    def _diverged(self, what: str) -> UserError:
+        rate = self.options.learning_rate
+        return UserError(
+            f"the training diverged: {what} in epoch {self.at.epoch + 1}, step {self.at.step + 1}",
+            f"lower learning_rate (now {rate:g}), or set clip_norm: 1.0 and warmup_epochs: 1",
+            epoch=self.at.epoch + 1,
+            step=self.at.step + 1,
+        )
+
+    def _note(self, loss: float) -> str:
+        best = "" if self.at.best_metric is None else f" best {self.at.metric} {self.at.best_metric:.4f}"
+        return f"epoch {self.at.epoch + 1}/{self.options.epochs} loss {loss:.4f}{best}"
+
+
+def zero_masks(program: Program) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+    """The sparse parameters that ``program.meta["sparsity"]`` names, and what of them is not zero."""
+    named = dict(program.module.named_parameters(remove_duplicate=False))
+    names = program.meta.get("sparsity", {}).get("layers", {})
+    return [(named[name], named[name].detach() != 0) for name in names if name in named]
+
+
+def plan(count: int, size: int) -> list[Span]:
+    """Batches of ``size`` as spans; a last one of a single sample joins the one before, for BatchNorm's sake."""
+    spans = [(start, min(start + size, count)) for start in range(0, count, size)]
+    if len(spans) > 1 and size > 1 and spans[-1][1] - spans[-1][0] == 1:
+        spans[-2:] = [(spans[-2][0], count)]
+    return spans
+
+
+def copies(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """Tensors that share no memory with the given ones."""
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def check_samples(feeds: Mapping[str, Array], indices: Indices, where: str) -> None:
+    """Refuse NaN and infinities.
+
+    Raises:
+        DataError: naming the input and the first bad sample of the split.
+    """
+    for name, values in feeds.items():
+        if values.dtype.kind != "f":
+            continue
+        good = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if not good.all():
+            raise DataError(
+                f"{where}: input '{name}' has NaN or infinite values in sample {int(indices[int(np.argmin(good))])}",
+                "clean the data, or drop those samples",
+            )

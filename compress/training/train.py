@@ -1,0 +1,173 @@
+"""The one training loop: train, distill, recovery and quantization-aware training share it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ...core.artifact import Artifact, raise_if_not
+from ...core.console import Console
+from ...core.context import Context, Place
+from ...core.errors import DataError, MachineError, UserError
+from ...core.options.stage_options import TrainOptions
+from ...core.program_file import fit_context
+from ..graph.workarounds import forget_accelerator
+from ..program import Program, load_program, move, set_training, store
+from .checkpoint import (
+    checkpoint_path,
+    discard,
+    identity_of,
+    load_checkpoint,
+    save_checkpoint,
+    seeded,
+    state_hash,
+)
+from .loop import Loop
+from .losses import Loss, task_loss
+
+__all__ = ["FitResult", "Loss", "discard", "fit", "train", "training_facts"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training came to.
+
+    Attributes:
+        history: per epoch: ``epoch`` (from 1), ``loss`` (mean over the training samples), ``metric`` (validation).
+        metric_name: ``accuracy``, ``mse``, or ``loss`` when the validation samples have no targets.
+        best_metric: the metric of the weights that were kept; None without a validation split.
+        best_epoch: the epoch they come from.
+        epochs: epochs run.
+        seconds: time of this run, without what an interrupted one had done before.
+    """
+
+    history: tuple[dict[str, Any], ...]
+    metric_name: str
+    best_metric: float | None
+    best_epoch: int
+    epochs: int
+    seconds: float
+
+
+def fit(
+    program: Program, options: TrainOptions, context: Context, loss: Loss | None = None, label: str = "train"
+) -> FitResult:
+    """Train a program in place; afterwards it holds its best weights, in evaluation form, on the CPU.
+
+    The order of samples, the optimizer's steps and all random numbers follow from the seed. A training that was killed
+    resumes from its checkpoint and ends, on the CPU, in the very same bits.
+
+    Args:
+        context: its train split is learned, its validation split decides which epoch is kept; the checkpoint stays in
+            its scratch folder until :func:`discard`.
+        loss: from outputs, inputs and targets to a scalar; the task's own when None. An attribute ``identity`` (text)
+            tells one loss from another when a checkpoint is looked for.
+        label: what the progress bar and the checkpoint are called.
+
+    Raises:
+        DataError: no samples, values that are not finite, targets that do not fit.
+        UserError: the training diverged.
+        MachineError: the device or its precision is not there.
+    """
+    started, data = time.perf_counter(), context.data
+    if len(data.train) == 0:
+        raise DataError("the training split is empty", "give at least one sample")
+    machine = _machine(options)
+    with seeded(context.seed), _on_device(program, machine.device):
+        loss = loss or task_loss(options, data, context.task, program)
+        identity = _identity(program, options, context, loss)
+        loop = Loop(program, data, options, loss, machine, context.task, context.seed)
+        path = checkpoint_path(context.scratch, label) if context.scratch else None
+        _run(loop, path, identity, context.console, label)
+    at = loop.at
+    return FitResult(
+        tuple(at.history), at.metric, at.best_metric, at.best_epoch, at.epoch, time.perf_counter() - started
+    )
+
+
+def _run(loop: Loop, path: Path | None, identity: str, console: Console, label: str) -> None:
+    state = load_checkpoint(path, identity, console) if path else None
+    if state is not None:
+        loop.restore(state)
+    with console.progress(label, loop.options.epochs * len(loop.spans)) as bar:
+        bar.advance(loop.at.epoch * len(loop.spans))
+        while not loop.finished:
+            loop.run_epoch(bar)
+            if path and (loop.finished or loop.at.epoch % loop.options.checkpoint_epochs == 0):
+                save_checkpoint(path, identity, loop.state())
+    loop.keep_best()
+
+
+def train(options: TrainOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """The stage that trains a program on its task.
+
+    Raises:
+        ArtifactError: ``parent`` is no program.
+        RetortError: as :func:`fit`.
+    """
+    raise_if_not(parent, "program")
+    program = load_program(parent.main)
+    result = fit(program, options, fit_context(context, parent.main))
+    stored = store(program, place, "train", options=options, facts=training_facts(result))
+    discard(context.scratch, "train")
+    return stored
+
+
+def training_facts(result: FitResult) -> dict[str, Any]:
+    """A training as facts for a manifest; everything but ``timing`` is the same in every run."""
+    return {
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "best_metric": result.best_metric,
+        "metric": result.metric_name,
+        "history": list(result.history),
+        "timing": {"train_seconds": result.seconds},
+    }
+
+
+def _identity(program: Program, options: TrainOptions, context: Context, loss: Loss) -> str:
+    return identity_of(
+        options=options.model_dump(mode="json", exclude={"checkpoint_epochs"}),
+        task=context.task,
+        seed=context.seed,
+        data=context.data.fingerprint(),
+        graph=program.module.code,
+        weights=state_hash(program.module.state_dict()),
+        loss=getattr(loss, "identity", ""),
+    )
+
+
+@contextmanager
+def _on_device(program: Program, device: torch.device) -> Iterator[None]:
+    move(program, device)
+    try:
+        yield
+    finally:
+        set_training(program, False)
+        move(program, "cpu")
+
+
+def _machine(options: TrainOptions) -> Accelerator:
+    """The device and precision of the options.
+
+    Raises:
+        MachineError: no GPU although one is asked for, or a precision that the device lacks.
+        UserError: started in several processes.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise MachineError(f"PyTorch {torch.__version__} sees no GPU", "set `device: cpu`, or install a CUDA build")
+    on_cpu = options.device == "cpu" or not torch.cuda.is_available()
+    if on_cpu and options.precision == "fp16":
+        raise MachineError("half precision (fp16) needs a GPU", "set `precision: bf16` or `no`")
+    forget_accelerator()
+    machine = Accelerator(cpu=on_cpu, mixed_precision=options.precision)
+    if machine.num_processes > 1:
+        raise UserError("training in several processes is not supported yet", "start one process, without torchrun")
+    return machine

@@ -1,0 +1,1 @@
+"""Data: splits, their sources, and references to the user's code."""

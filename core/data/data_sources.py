@@ -1,0 +1,296 @@
+"""Where data come from: built-in sets, the user's own function, an .npz file, a folder of images."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError, MissingFileError, RetortError, UserError
+from ..options.recipe import nearest
+from ..options.stage_options import DataSpec
+from ..tensors import Array, Signature
+from .image_folder import image_splits
+from .references import importable, place, resolve
+from .splits import ArraySplit, SequenceSplit, Split, Splits, Subset, check_finite
+
+Named = dict[str, Split]
+BUILT_IN = ("digits", "breast-cancer", "wine", "iris", "diabetes")
+TRAIN, VALIDATION, TEST, CALIBRATION = "train", "validation", "test", "calibration"
+ALIASES = {"val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION, "calib": CALIBRATION}
+
+
+def load_data(spec: DataSpec, base: Path, seed: int = 0) -> Splits:
+    """Load the data that a recipe names and split what the source left unsplit.
+
+    Args:
+        base: folder that relative paths and modules are looked up from, beside the current one.
+        seed: decides which samples are held out.
+
+    Raises:
+        MissingFileError: the file or folder is not there.
+        DataError: the set is empty, ragged or not finite, or the user's function raised.
+        UserError: ``source`` is none of the known forms.
+    """
+    splits = _complete(*_read(spec, base), spec, seed)
+    for where in (TRAIN, VALIDATION, CALIBRATION, TEST):
+        _check(getattr(splits, where), where, spec.source)
+    return splits
+
+
+def _read(spec: DataSpec, base: Path) -> tuple[Named, tuple[str, ...]]:
+    source = spec.source
+    if source in BUILT_IN:
+        return _built_in(source)
+    path = base / source
+    if source.endswith(".npz"):
+        return _npz(_present(path)), ()
+    if path.is_dir():
+        return image_splits(path, **spec.args)
+    if ":" in source:
+        return _from_user(_call(source, spec.args, base), source)
+    if "/" in source or "." in source:
+        raise MissingFileError(f"no such data: {path}", "check the path of `data.source`")
+    raise UserError(
+        f"unknown data source '{source}'{nearest(source, list(BUILT_IN))}",
+        f"give one of {', '.join(BUILT_IN)}, package.module:function, a .npz file or a folder of images",
+    )
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise MissingFileError(f"no such file: {path}", "check the path of `data.source`")
+    return path
+
+
+def _call(reference: str, args: Mapping[str, Any], base: Path) -> Any:
+    function = resolve(reference, base)
+    try:
+        with importable(base, Path.cwd()):
+            return function(**args)
+    except RetortError:
+        raise
+    except Exception as error:  # the user's function may raise anything
+        raise DataError(
+            f"the data function '{reference}' raised {type(error).__name__}: {error}", f"mend it: {place(error)}"
+        ) from error
+
+
+def _from_user(value: Any, source: str) -> tuple[Named, tuple[str, ...]]:
+    if isinstance(value, Splits):
+        return {key: getattr(value, key) for key in (TRAIN, VALIDATION, CALIBRATION, TEST)}, value.classes
+    if isinstance(value, Mapping):
+        classes = tuple(map(str, value.get("classes", ())))
+        named = {ALIASES.get(str(key), str(key)): part for key, part in value.items() if key != "classes"}
+        return {key: as_split(part, f"{source}.{key}") for key, part in named.items()}, classes
+    return {TRAIN: as_split(value, source)}, ()
+
+
+def as_split(value: Any, where: str) -> Split:
+    """A user's ``(inputs, targets)``, array, mapping of arrays, map-style dataset or split as a :class:`Split`.
+
+    Raises:
+        DataError: it is none of these, or its arrays differ in length.
+    """
+    if hasattr(value, "read") and hasattr(value, "fingerprint"):
+        split: Split = value
+        return split
+    if isinstance(value, tuple | list) and len(value) == 2 and all(_is_arrays(part) for part in value):
+        return array_split(value[0], value[1], where)
+    if _is_arrays(value):
+        return array_split(value, None, where)
+    if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return SequenceSplit(value, "input", where)
+    raise DataError(
+        f"{where} is a {type(value).__name__}, not samples", "return (inputs, targets) arrays or a map-style dataset"
+    )
+
+
+def _is_arrays(value: Any) -> bool:
+    parts = value.values() if isinstance(value, Mapping) else [value]
+    return all(hasattr(part, "shape") and hasattr(part, "dtype") for part in parts)
+
+
+def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
+    """Arrays of one length as a split in memory, in the dtypes that stages work with.
+
+    Raises:
+        DataError: they differ in length or hold no numbers.
+    """
+    given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
+    named = {str(key): np.asarray(value) for key, value in given.items()}
+    labels = None if targets is None else np.asarray(targets)
+    lengths = {name: len(array) for name, array in named.items()}
+    if labels is not None:
+        lengths["targets"] = len(labels)
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise DataError(f"{where}: arrays differ in length: {listed}", "give one row per sample in each")
+    return ArraySplit({k: _standard(v) for k, v in named.items()}, None if labels is None else _standard(labels))
+
+
+def _standard(array: Array) -> Array:
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    if array.dtype.kind == "O":
+        raise DataError("the data hold Python objects, not numbers", "convert them to a numeric array")
+    return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.uint8 else array
+
+
+def _npz(path: Path) -> Named:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except Exception as error:  # zipfile, numpy and zlib each raise their own errors here
+        raise DataError(f"{path} cannot be read: {error}", "write it again with numpy.savez") from error
+    parts: dict[str, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        split, name = _npz_key(key)
+        parts.setdefault(split, {})[name] = array
+    if not parts:
+        raise DataError(f"{path} holds no array", "save x_train, y_train, x_test, y_test … (or x and y)")
+    return {
+        split: array_split({n: a for n, a in named.items() if n != "y"}, named.get("y"), f"{path}:{split}")
+        for split, named in parts.items()
+    }
+
+
+def _npz_key(key: str) -> tuple[str, str]:
+    """``x_train`` → train/input, ``y`` → train/y, ``input_ids_test`` → test/input_ids."""
+    name, _, suffix = key.rpartition("_")
+    split = ALIASES.get(suffix, suffix)
+    if split not in {TRAIN, VALIDATION, TEST, CALIBRATION} or not name:
+        split, name = TRAIN, key
+    short = {"x": "input", "inputs": "input", "targets": "y", "labels": "y", "target": "y", "label": "y"}
+    return split, short.get(name.lower(), name)
+
+
+def _built_in(name: str) -> tuple[Named, tuple[str, ...]]:
+    try:
+        datasets = importlib.import_module("sklearn.datasets")
+    except ImportError as error:
+        raise UserError(f"the built-in set '{name}' needs scikit-learn", "pip install scikit-learn") from error
+    bunch = getattr(datasets, f"load_{name.replace('-', '_')}")()
+    if name == "digits":
+        images = (bunch.images / 16.0).astype(np.float32)[:, None]
+        return {TRAIN: ArraySplit({"image": images}, bunch.target.astype(np.int64))}, tuple("0123456789")
+    features = bunch.data.astype(np.float32)
+    features = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-12)
+    if name == "diabetes":
+        return {TRAIN: ArraySplit({"features": features}, bunch.target.astype(np.float32)[:, None])}, ()
+    return {TRAIN: ArraySplit({"features": features}, bunch.target.astype(np.int64))}, tuple(
+        map(str, bunch.target_names)
+    )
+
+
+def _complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int) -> Splits:
+    unknown = sorted(set(named) - {TRAIN, VALIDATION, TEST, CALIBRATION})
+    if unknown or TRAIN not in named:
+        fault = f"unknown split '{unknown[0]}'" if unknown else "no `train` split"
+        raise DataError(f"{spec.source} has {fault}", "name them train, validation, test, calibration")
+    parts = dict(named)
+    generator = np.random.default_rng(seed)
+    for key, share in ((TEST, spec.test), (VALIDATION, spec.validation)):
+        if key not in parts:
+            of_all = share if TEST in named or key == TEST else share / (1 - spec.test)
+            parts[TRAIN], parts[key] = hold_out(parts[TRAIN], of_all, generator, spec.source)
+    if CALIBRATION not in parts:
+        count = min(spec.calibration, len(parts[TRAIN]))
+        chosen = np.sort(generator.permutation(len(parts[TRAIN]))[:count])
+        parts[CALIBRATION] = Subset(parts[TRAIN], chosen)
+    return Splits(parts[TRAIN], parts[VALIDATION], parts[CALIBRATION], parts[TEST], classes)
+
+
+def hold_out(split: Split, share: float, generator: np.random.Generator, source: str) -> tuple[Split, Split]:
+    """What stays and what is held out of a split, with the classes in about their overall shares.
+
+    Raises:
+        DataError: too few samples.
+    """
+    count = round(len(split) * share)
+    if count < 1 or count >= len(split):
+        raise DataError(
+            f"{source} has {len(split)} samples: too few to hold out {share:.0%}", "give more, or splits of your own"
+        )
+    order = _stratified(split, generator)
+    held, kept = order[:count], order[count:]
+    return Subset(split, np.sort(kept)), Subset(split, np.sort(held))
+
+
+def _stratified(split: Split, generator: np.random.Generator) -> NDArray[np.int64]:
+    """An order in which every prefix holds the classes in about their overall shares."""
+    order = generator.permutation(len(split))
+    targets = getattr(split, "targets", None)
+    if targets is None and isinstance(split, Subset):
+        whole = getattr(split.parent, "targets", None)
+        targets = None if whole is None else whole[split.indices]
+    if targets is None or targets.dtype.kind not in "iu" or targets.ndim != 1:
+        return order
+    ranks = np.empty(len(order))
+    for label in np.unique(targets):
+        members = order[targets[order] == label]
+        ranks[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(ranks[order], kind="stable")]
+
+
+def _check(split: Split, where: str, source: str) -> None:
+    if len(split) == 0:
+        raise DataError(f"{source}: the {where} split is empty", "give at least one sample")
+    for start in range(0, len(split), 1024):
+        inputs, targets = split.read(range(start, min(start + 1024, len(split))))
+        check_finite(inputs, f"{source}, {where}")
+        if targets is not None:
+            check_finite({"targets": targets}, f"{source}, {where}")
+        if not _in_memory(split):
+            return
+
+
+def _in_memory(split: Split) -> bool:
+    return _in_memory(split.parent) if isinstance(split, Subset) else isinstance(split, ArraySplit)
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A split whose inputs carry the names that a model's signature wants."""
+
+    parent: Split
+    names: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    def read(self, indices: Any) -> tuple[dict[str, Array], Array | None]:
+        """See :meth:`retort.core.data.splits.Split.read`."""
+        inputs, targets = self.parent.read(indices)
+        return {wanted: inputs[given] for wanted, given in self.names.items()}, targets
+
+    def fingerprint(self) -> str:
+        """The parent's."""
+        return self.parent.fingerprint()
+
+
+def fit_to(splits: Splits, signature: Signature) -> Splits:
+    """Give the inputs of ``splits`` the names of ``signature``: by name, or by position when no name agrees.
+
+    Raises:
+        DataError: the number of inputs differs, or a sample does not fit the signature.
+    """
+    inputs = splits.train.read([0])[0]
+    given, wanted = list(inputs), [spec.name for spec in signature.inputs]
+    if set(wanted) <= set(given):
+        names = {name: name for name in wanted}
+    elif len(given) == len(wanted):
+        names = dict(zip(wanted, given, strict=True))
+    else:
+        raise DataError(
+            f"the data have the inputs {', '.join(given)}; the model takes {signature.describe_inputs()}",
+            "name the data's inputs as the model's",
+        )
+    parts = [Renamed(getattr(splits, key), names) for key in (TRAIN, VALIDATION, CALIBRATION, TEST)]
+    signature.validate(parts[0].read([0])[0])
+    return Splits(parts[0], parts[1], parts[2], parts[3], splits.classes)

@@ -1,0 +1,121 @@
+"""References to the user's code: ``package.module:name`` found, imported, called and identified."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..artifact import sha256_file, stable_hash
+from ..errors import UserError
+from ..options.recipe import nearest
+
+_IMPORTED: dict[str, str] = {}
+
+
+@contextmanager
+def importable(*folders: Path) -> Iterator[None]:
+    """Let modules beside the recipe and in the current folder be imported meanwhile."""
+    added = [str(folder.resolve()) for folder in folders if str(folder.resolve()) not in sys.path]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for entry in added:
+            with suppress(ValueError):
+                sys.path.remove(entry)
+
+
+def resolve(reference: str, base: Path) -> Callable[..., Any]:
+    """Import ``package.module:name``, looking in ``base`` and the current folder too.
+
+    Raises:
+        UserError: the module cannot be imported, or has no such callable; the nearest name is given.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        raise UserError(
+            f"'{reference}' is not of the form package.module:name", "write it as my_package.my_module:name"
+        )
+    with importable(base, Path.cwd()):
+        _forget_stale(module_name)
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"cannot import '{module_name}': no module named '{error.name}'",
+                f"run from the folder that holds it, or put it beside the recipe ({base})",
+            ) from error
+        except Exception as error:  # the user's module may raise anything while it is imported
+            raise UserError(
+                f"importing '{module_name}' raised {type(error).__name__}: {error}", f"mend it: {place(error)}"
+            ) from error
+        origin = _origin(module_name) if "." not in module_name else None
+        if origin is not None:
+            _IMPORTED[module_name] = sha256_file(origin)
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        known = [name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")]
+        raise UserError(f"module '{module_name}' has no callable '{attribute}'{nearest(attribute, known)}", "name one")
+    result: Callable[..., Any] = found
+    return result
+
+
+def _forget_stale(module_name: str) -> None:
+    """Drop a module that was imported from another file than is found now, or before its file was changed."""
+    known = sys.modules.get(module_name)
+    if known is None:
+        return
+    origin = getattr(known, "__file__", None)
+    found = _origin(module_name)
+    if found is None or origin is None or "." in module_name:
+        return
+    changed = _IMPORTED.get(module_name, "") not in ("", sha256_file(found))
+    if changed or Path(origin).resolve() != found:
+        importlib.invalidate_caches()
+        del sys.modules[module_name]
+
+
+def _origin(module_name: str) -> Path | None:
+    """The file that a top-level module would be imported from now, whatever is imported already."""
+    spec = importlib.machinery.PathFinder.find_spec(module_name)
+    return Path(spec.origin).resolve() if spec is not None and spec.origin and Path(spec.origin).is_file() else None
+
+
+def place(error: BaseException) -> str:
+    """File, line and function where an exception of the user's code was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "see the message"
+    code = trace.tb_frame.f_code
+    return f"{code.co_filename}, line {trace.tb_lineno}, in {code.co_name}"
+
+
+def source_identity(reference: str, base: Path) -> str:
+    """What a ``module:name`` or file reference stands for now: changes when the file does.
+
+    A module is found, not imported, so that a run which reuses everything loads no heavy package.
+    """
+    path = base / reference
+    if path.is_file():
+        return sha256_file(path)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in {".json", ".safetensors"})
+        return stable_hash([[file.name, sha256_file(file)] for file in files])
+    module_name = reference.partition(":")[0]
+    with importable(base, Path.cwd()), suppress(ImportError, ValueError, AttributeError):
+        if "." not in module_name:
+            origin = _origin(module_name)
+        else:
+            spec = importlib.util.find_spec(module_name)
+            origin = Path(spec.origin) if spec is not None and spec.origin else None
+        if origin is not None and origin.is_file():
+            return f"{reference}@{sha256_file(origin)}"
+    return reference

@@ -1,0 +1,195 @@
+"""Splits: train, validation, calibration and test, read in batches so that no set has to fit into memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..tensors import Array
+
+Batch = tuple[dict[str, Array], Array | None]
+
+
+class Split(Protocol):
+    """Samples that can be read by index."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
+        """The samples at ``indices``: one array per model input with a leading batch axis, and the targets.
+
+        Targets are ``int64[N]`` class indices, or ``float32[N, …]`` values for regression, or None.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the samples do."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArraySplit:
+    """A split held in memory.
+
+    Attributes:
+        inputs: one array per model input, all of the same length.
+        targets: class indices or values of that length, or None when the samples carry no label.
+    """
+
+    inputs: dict[str, Array]
+    targets: Array | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
+        """See :meth:`Split.read`."""
+        chosen = np.asarray(indices)
+        inputs = {name: array[chosen] for name, array in self.inputs.items()}
+        return inputs, None if self.targets is None else self.targets[chosen]
+
+    def fingerprint(self) -> str:
+        """Hash of names, shapes, dtypes and bytes."""
+        digest = hashlib.sha256()
+        arrays = [*sorted(self.inputs.items()), *([("", self.targets)] if self.targets is not None else [])]
+        for name, array in arrays:
+            digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class SequenceSplit:
+    """A split over a map-style dataset: ``dataset[i]`` gives ``(input, target)``, ``(inputs, target)`` or an input.
+
+    Attributes:
+        name: input name used when samples are single arrays.
+        identity: what stands in for the content in :meth:`fingerprint`.
+    """
+
+    dataset: Any
+    name: str
+    identity: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
+        """See :meth:`Split.read`."""
+        samples = [_sample(self.dataset[int(index)], self.name) for index in indices]
+        inputs = {name: np.stack([sample[0][name] for sample in samples]) for name in samples[0][0]}
+        targets = [sample[1] for sample in samples]
+        return inputs, None if targets[0] is None else np.asarray(targets)
+
+    def fingerprint(self) -> str:
+        """Hash of the identity, the length and a few samples."""
+        digest = hashlib.sha256(f"{self.identity}|{len(self)}".encode())
+        probe = np.linspace(0, len(self) - 1, num=min(len(self), 16)).astype(int)
+        digest.update(as_arrays(self, probe).fingerprint().encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some samples of another split, by index."""
+
+    parent: Split
+    indices: NDArray[np.integer[Any]]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
+        """See :meth:`Split.read`."""
+        return self.parent.read(self.indices[np.asarray(indices)])
+
+    def fingerprint(self) -> str:
+        """Hash of the parent and the indices."""
+        return hashlib.sha256(self.parent.fingerprint().encode() + self.indices.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The four uses of data; no sample serves two of train, validation and test.
+
+    Attributes:
+        classes: names of the classes, in index order; empty for regression.
+    """
+
+    train: Split
+    validation: Split
+    calibration: Split
+    test: Split
+    classes: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """A hash that changes when any split does; worked out once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        parts = (self.train, self.validation, self.calibration, self.test)
+        return hashlib.sha256("|".join(part.fingerprint() for part in parts).encode()).hexdigest()
+
+    @property
+    def judging(self) -> Split:
+        """What decisions are judged on: the validation split, or the calibration split where there is none."""
+        return self.validation if len(self.validation) else self.calibration
+
+    def example(self, rows: int = 2) -> dict[str, Array]:
+        """The inputs of the first ``rows`` training samples."""
+        return self.train.read(range(min(rows, len(self.train))))[0]
+
+
+def batches(split: Split, size: int, limit: int | None = None) -> Iterator[Batch]:
+    """Read a split in order, ``size`` samples at a time, at most ``limit`` samples.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    total = min(len(split), limit) if limit is not None else len(split)
+    if total == 0:
+        raise DataError("the data set is empty", "give at least one sample")
+    for start in range(0, total, size):
+        yield split.read(range(start, min(start + size, total)))
+
+
+def rows_of(split: Split, count: int) -> dict[str, Array]:
+    """The inputs of the first ``count`` samples, or of all where there are fewer."""
+    return split.read(range(min(count, len(split))))[0]
+
+
+def as_arrays(split: Split, indices: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> ArraySplit:
+    """A split, or some of its samples, as arrays in memory."""
+    inputs, targets = split.read(range(len(split)) if indices is None else indices)
+    return ArraySplit(inputs, targets)
+
+
+def check_finite(inputs: Mapping[str, Array], where: str) -> None:
+    """Refuse NaN and infinities.
+
+    Raises:
+        DataError: naming the input and the first bad sample.
+    """
+    for name, array in inputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0][0])
+            raise DataError(
+                f"{where}: input '{name}' has NaN or infinite values, first in sample {bad}",
+                "clean the data, or drop those samples",
+            )
+
+
+def _sample(item: Any, name: str) -> tuple[dict[str, Array], Any]:
+    inputs, target = (item[0], item[1]) if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
+    named = inputs if isinstance(inputs, Mapping) else {name: inputs}
+    return {key: np.asarray(value) for key, value in named.items()}, None if target is None else np.asarray(target)

@@ -1,0 +1,246 @@
+"""Task metrics and their intervals, and the paired comparison of two models on the same samples.
+
+Every metric takes outputs and targets with a leading sample axis. Classification outputs are scores ``[N, C]`` (the
+largest wins, the first of equals), one logit ``[N]`` or ``[N, 1]`` (class 1 when above zero), or dense scores
+``[N, C, …]`` or ``[N, …, C]`` with targets ``[N, …]``. ``agreement``, ``cosine`` and ``sqnr`` compare with the outputs
+of a reference model, given as the targets. Precision, recall and F1 are macro averages over the classes that occur in
+targets or predictions; a class that is never predicted has precision 0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, UserError
+from ..options.stage_options import MetricName
+from ..tensors import Array
+from .classification import class_labels, macro, per_sample_mean, top_k
+from .intervals import (
+    Floats,
+    Interval,
+    Score,
+    bootstrap,
+    paired_proportions,
+    smallest_doubt,
+    wilson,
+)
+
+HIGHER_IS_BETTER: dict[str, bool] = {
+    "accuracy": True,
+    "top5": True,
+    "precision": True,
+    "recall": True,
+    "f1": True,
+    "agreement": True,
+    "cosine": True,
+    "sqnr": True,
+    "mse": False,
+    "mae": False,
+}
+PROPORTIONS = ("accuracy", "top5", "agreement")
+MACRO = ("precision", "recall", "f1")
+RANGE = {"mse": (0.0, math.inf), "mae": (0.0, math.inf), "cosine": (-1.0, 1.0), "sqnr": (-math.inf, math.inf)}
+AGAINST_OUTPUTS = ("agreement", "cosine", "sqnr")
+
+
+def evaluate(name: MetricName, outputs: Array, targets: Array) -> float:
+    """The metric on all samples.
+
+    Args:
+        outputs: what the model gave, ``[N, …]``.
+        targets: class indices ``[N]`` or values ``[N, …]``; for ``agreement``,
+            ``cosine`` and ``sqnr`` the reference's outputs.
+
+    Raises:
+        DataError: lengths differ, NaN or infinite values, or classes the model does not have.
+    """
+    return float(scorer(name, outputs, targets)(np.ones((1, len(outputs))))[0])
+
+
+def metric_interval(
+    name: MetricName, outputs: Array, targets: Array, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """The metric with its interval: Wilson's for proportions, the BCa bootstrap for everything else.
+
+    Raises:
+        DataError: see :func:`evaluate`.
+    """
+    n = len(outputs)
+    if name in PROPORTIONS:
+        scores = sample_scores(name, outputs, targets)
+        if _binary(scores):
+            return wilson(float(scores.sum()), n, confidence)
+    interval = bootstrap(scorer(name, outputs, targets), n, confidence, seed)
+    return _bounded(_with_doubt(interval, name, outputs, targets), name)
+
+
+def paired_difference(
+    name: MetricName,
+    reference_outputs: Array,
+    candidate_outputs: Array,
+    targets: Array,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """How much worse the candidate is than the reference on the same samples.
+
+    Positive means worse: reference minus candidate for metrics where higher is better, candidate minus reference for
+    errors. Proportions use Tango's score interval, which stays honest when few samples differ or none; everything else
+    a paired BCa bootstrap, which for macro metrics is never narrower than what ``n`` samples without an event can show.
+    Two models with bit-equal outputs have a difference of exactly 0 in ``mse``, ``mae``, ``cosine`` and ``sqnr``.
+
+    Args:
+        targets: as in :func:`evaluate`, shared by both.
+
+    Raises:
+        DataError: see :func:`evaluate`.
+    """
+    if name in PROPORTIONS:
+        first, second = (sample_scores(name, outputs, targets) for outputs in (reference_outputs, candidate_outputs))
+        if _binary(first) and _binary(second):
+            lost, gained = int(np.sum(first > second)), int(np.sum(first < second))
+            return paired_proportions(lost, gained, len(first), confidence)
+    reference, candidate = (scorer(name, outputs, targets) for outputs in (reference_outputs, candidate_outputs))
+    sign = 1.0 if HIGHER_IS_BETTER[name] else -1.0
+    difference = bootstrap(
+        lambda weights: sign * (reference(weights) - candidate(weights)), len(targets), confidence, seed
+    )
+    return _with_doubt(difference, name, reference_outputs, targets)
+
+
+def sample_scores(name: MetricName, outputs: Array, targets: Array) -> Floats:
+    """One score per sample ``[N]`` for a metric that is a mean over samples.
+
+    Raises:
+        DataError: see :func:`evaluate`.
+        UserError: the metric is no mean over samples (macro metrics, SQNR).
+    """
+    _check(name, outputs, targets)
+    if name == "top5":
+        return top_k(outputs, targets, 5)
+    if name in PROPORTIONS:
+        predicted, wanted = class_labels(outputs, targets)
+        return per_sample_mean((predicted == wanted).astype(np.float64))
+    if name in ("mse", "mae"):
+        error = _like(outputs, targets) - targets.astype(np.float64)
+        return per_sample_mean(error**2 if name == "mse" else np.abs(error))
+    if name == "cosine":
+        return _cosine(_rows(targets), _rows(outputs))
+    raise UserError(f"'{name}' is not a mean over samples", "use `scorer`")
+
+
+def scorer(name: MetricName, outputs: Array, targets: Array) -> Score:
+    """The metric as a function of sample weights ``[B, N]`` that gives ``[B]`` values, for resampling.
+
+    Raises:
+        DataError: see :func:`evaluate`.
+    """
+    _check(name, outputs, targets)
+    if name in MACRO:
+        return macro(name, *class_labels(outputs, targets))
+    if name == "sqnr":
+        signal, noise = _energies(targets, outputs, centred=True)
+        return lambda weights: _decibels(weights @ signal, weights @ noise)
+    scores = sample_scores(name, outputs, targets)
+    return lambda weights: (weights @ scores) / weights.sum(axis=1)
+
+
+def sqnr_db(reference: Array, outputs: Array, centred: bool = True) -> float:
+    """Signal to quantization noise ratio in decibels; infinite for equal outputs.
+
+    Args:
+        reference: what the unquantized model gave, ``[N, …]``.
+        centred: take as signal only what differs between samples (the reference minus its mean over the samples);
+            the raw output flatters a model whose outputs share a large constant part (compress.md 3). The noise is the
+            whole error in both forms, so a constant error is never hidden.
+
+    Raises:
+        DataError: shapes differ, NaN or infinite values.
+    """
+    _check("sqnr", outputs, reference)
+    signal, noise = _energies(reference, outputs, centred)
+    return float(_decibels(signal.sum(), noise.sum()))
+
+
+def _energies(reference: Array, outputs: Array, centred: bool) -> tuple[Floats, Floats]:
+    truth, found = _rows(reference), _rows(outputs)
+    signal = truth - truth.mean(axis=0) if centred else truth
+    return np.sum(signal**2, axis=1), np.sum((found - truth) ** 2, axis=1)
+
+
+def _decibels(signal: Any, noise: Any) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(noise == 0, np.inf, 10 * np.log10(signal / noise)), np.float64)
+
+
+def _cosine(reference: Floats, outputs: Floats) -> Floats:
+    dot = np.sum(reference * outputs, axis=1)
+    length = np.linalg.norm(reference, axis=1) * np.linalg.norm(outputs, axis=1)
+    both_zero = ~reference.any(axis=1) & ~outputs.any(axis=1)
+    return np.where(both_zero, 1.0, np.divide(dot, length, out=np.zeros_like(dot), where=length > 0))
+
+
+def _rows(values: Array) -> Floats:
+    return values.reshape(len(values), -1).astype(np.float64)
+
+
+def _like(outputs: Array, targets: Array) -> Floats:
+    if outputs.shape != targets.shape and outputs.size != targets.size:
+        raise DataError(
+            f"outputs {list(outputs.shape)} and targets {list(targets.shape)} differ in shape",
+            "give targets of the output's shape",
+        )
+    return outputs.reshape(targets.shape).astype(np.float64)
+
+
+def _binary(scores: Floats) -> bool:
+    return bool(np.all((scores == 0) | (scores == 1)))
+
+
+def _check(name: str, outputs: Array, targets: Array) -> None:
+    if name not in HIGHER_IS_BETTER:
+        raise UserError(f"no such metric: '{name}'", f"choose one of {', '.join(HIGHER_IS_BETTER)}")
+    if len(outputs) != len(targets) or len(outputs) == 0:
+        raise DataError(f"{len(outputs)} outputs for {len(targets)} targets", "give one of each per sample")
+    for what, values in (("outputs", outputs), ("targets", targets)):
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            bad = int(np.argwhere(~np.isfinite(_rows(values)).all(axis=1))[0][0])
+            raise DataError(f"{what} have NaN or infinite values, first in sample {bad}", "check model and data")
+    if name in AGAINST_OUTPUTS and outputs.shape != targets.shape:
+        raise DataError(
+            f"outputs {list(outputs.shape)} and the reference's {list(targets.shape)} differ in shape",
+            "compare models with the same outputs",
+        )
+
+
+def _with_doubt(interval: Interval, name: str, outputs: Array, targets: Array) -> Interval:
+    """Widen a macro metric's interval to what unseen events could still do to its rarest class."""
+    if name not in MACRO:
+        return interval
+    _, wanted = class_labels(outputs, targets)
+    counts = np.unique(wanted, return_counts=True)[1]
+    leverage = wanted.size / (len(counts) * int(counts.min()))
+    doubt = min(1.0, smallest_doubt(len(targets), interval.confidence) * leverage)
+    low, high = min(interval.low, interval.value - doubt), max(interval.high, interval.value + doubt)
+    return Interval(interval.value, low, high, interval.confidence)
+
+
+def _bounded(interval: Interval, name: str) -> Interval:
+    low, high = RANGE.get(name, (0.0, 1.0))
+    return Interval(interval.value, max(interval.low, low), min(interval.high, high), interval.confidence)
+
+
+__all__ = [
+    "HIGHER_IS_BETTER",
+    "Interval",
+    "class_labels",
+    "evaluate",
+    "metric_interval",
+    "paired_difference",
+    "sample_scores",
+    "scorer",
+    "sqnr_db",
+]

@@ -1,0 +1,158 @@
+"""Which kernels a model really runs: the graph ONNX Runtime made of it, with integer and floating nodes counted."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from ...core.backends.ort import exact_settings
+from ...core.errors import ArtifactError, MissingFileError
+from ...core.faults import first_line
+
+CPU = "CPUExecutionProvider"
+INTEGER_HEAVY = frozenset(
+    [
+        "QLinearConv",
+        "ConvInteger",
+        "QGemm",
+        "QLinearMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "DynamicQuantizeLSTM",
+        "QAttention",
+        "MatMulNBits",
+    ]
+)
+FLOATING_HEAVY = frozenset(
+    [
+        "Conv",
+        "FusedConv",
+        "ConvTranspose",
+        "Gemm",
+        "FusedGemm",
+        "MatMul",
+        "FusedMatMul",
+        "GemmFastGelu",
+        "Attention",
+        "MultiHeadAttention",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "Einsum",
+    ]
+)
+CONVERSIONS = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Nodes of the optimised graph, by operator.
+
+    Attributes:
+        integer: heavy nodes (convolution, matrix product, recurrence) that compute in integers.
+        floating: heavy nodes that compute in floating point.
+        integer_light: other integer nodes (QLinearAdd, QLinearGlobalAveragePool …).
+        conversions: Quantize, Dequantize and DynamicQuantizeLinear nodes that were left between them.
+        floating_names: names of the floating heavy nodes.
+        unfused_names: those of them that dequantize an operand on every run, which is slower than FP32.
+    """
+
+    integer: dict[str, int] = field(default_factory=dict)
+    floating: dict[str, int] = field(default_factory=dict)
+    integer_light: dict[str, int] = field(default_factory=dict)
+    conversions: dict[str, int] = field(default_factory=dict)
+    floating_names: tuple[str, ...] = ()
+    unfused_names: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @property
+    def integer_heavy(self) -> int:
+        """Number of heavy nodes that compute in integers."""
+        return sum(self.integer.values())
+
+    @property
+    def floating_heavy(self) -> int:
+        """Number of heavy nodes that compute in floating point."""
+        return sum(self.floating.values())
+
+
+def integer_kernels(path: Path | str) -> Kernels:
+    """Count the nodes that ONNX Runtime runs on this CPU for a model, after all its graph optimisations.
+
+    Args:
+        path: an ``.onnx`` file.
+
+    Raises:
+        MissingFileError: nothing there.
+        ArtifactError: the file cannot be loaded.
+    """
+    return count(optimized(Path(path)))
+
+
+def optimized(path: Path) -> onnx.ModelProto:
+    """The graph that ONNX Runtime runs on this CPU, without its weights."""
+    if not path.is_file():
+        raise MissingFileError(f"no such model: {path}", "check the path")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    with tempfile.TemporaryDirectory(prefix="retort-kernels-") as folder:
+        target = Path(folder) / "optimized.onnx"
+        options = exact_settings(onnxruntime)
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.optimized_model_filepath = str(target)
+        # Beside the graph, so that models above protobuf's 2 GB can be written as well.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
+        try:
+            onnxruntime.InferenceSession(str(path), options, [CPU])
+        except Exception as error:  # onnxruntime's exceptions share no narrower base class
+            text = first_line(error, 300)
+            raise ArtifactError(f"{path.name} cannot be loaded: {text}", "export it again") from error
+        return onnx.load(str(target), load_external_data=False)
+
+
+def count(model: onnx.ModelProto) -> Kernels:
+    """Count the nodes of an optimised graph, subgraphs included."""
+    nodes = list(_nodes(model.graph))
+    heavy = [node for node in nodes if node.op_type in FLOATING_HEAVY]
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    light = (name for name in _types(nodes) if name.startswith("QLinear") and name not in INTEGER_HEAVY)
+    return Kernels(
+        integer=_tally(name for name in _types(nodes) if name in INTEGER_HEAVY),
+        floating=_tally(_types(heavy)),
+        integer_light=_tally(light),
+        conversions=_tally(name for name in _types(nodes) if name in CONVERSIONS),
+        floating_names=tuple(map(_name, heavy)),
+        unfused_names=tuple(_name(node) for node in heavy if not dequantized.isdisjoint(node.input)),
+    )
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _nodes(inner)
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or node.output[0]
+
+
+def _types(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    return (node.op_type for node in nodes)
+
+
+def _tally(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))

@@ -1,0 +1,237 @@
+"""Transformer layers as ONNX Runtime's CPU kernels run them fastest.
+
+Measured with ONNX Runtime 1.31, one thread, 64 tokens of 384 channels:
+
+* its fusion of a residual sum into the layer norm (SkipLayerNormalization) takes 0.196 ms, sum and norm apart 0.041:
+  the sum is written as ``Sum``, which the fusion does not know;
+* MatMulIntegerToFloat adds a bias while it scales, for nothing; an ``Add`` behind it costs 0.015 ms, and behind the
+  first linear layer of a feed-forward block it is fused into BiasGelu (0.207 ms), where Gelu alone takes 0.126;
+* the exporter's attention looks for NaN in every weight (a quarter of the attention's time), which a finite mask never
+  gives, and transposes the keys twice.
+
+In FP32, where the products take most of the time, all of it makes a BERT of 6 layers 1.12 times as fast (1.09 to 1.14
+at batches 1 and 8), a ViT 1.06 and a GPT-2 1.05.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ..graph_edit import (
+    add_constant,
+    attribute,
+    constant,
+    dims,
+    every_node,
+    insert_before,
+    is_op,
+    sole_user,
+    substitute,
+)
+from ..qdq.write_qdq import is_qdq
+
+MICROSOFT = "com.microsoft"
+_ROWS = 3
+
+
+def sum_residuals(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Write the sums in front of layer norms as ``Sum``."""
+    return _as_sums(model, "LayerNormalization")
+
+
+def sum_biases(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Write the sums in front of ``Gelu`` as ``Sum``: for FP32 products, whose bias stands behind them."""
+    return _as_sums(model, "Gelu")
+
+
+def _as_sums(model: ir.Model, reader: str) -> tuple[ir.Model, bool]:
+    """Write each ``Add`` that is the data of such a reader as ``Sum``, which no fusion knows."""
+    changed = False
+    for node in every_node(model):
+        if not is_op(node, "Add") or any(is_qdq(_maker(value)) for value in node.inputs):
+            continue
+        output = node.outputs[0]
+        if any(is_op(use.node, reader) and use.idx == 0 for use in output.uses()):
+            total = insert_before(node, "Sum", node.inputs, {}, output.name or "sum", output.shape, output.dtype)
+            substitute(output, total)
+            changed = True
+    return model, changed
+
+
+def trust_masks(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Drop the search for NaN behind a softmax whose mask is finite."""
+    changed = False
+    for node in every_node(model):
+        if not is_op(node, "Where") or not is_op(_maker(node.inputs[0]), "IsNaN"):
+            continue
+        guard, weights = _maker(node.inputs[0]), node.inputs[2]
+        softmax = _maker(weights)
+        if guard is None or guard.inputs[0] is not weights or not is_op(softmax, "Softmax") or softmax is None:
+            continue
+        if weights is not None and _finite_mask(softmax.inputs[0]):
+            substitute(node.outputs[0], weights)
+            changed = True
+    return model, changed
+
+
+def _finite_mask(scores: ir.Value | None) -> bool:
+    """Whether attention scores have no mask, or one whose two values are finite numbers."""
+    total = _maker(scores)
+    if not is_op(total, "Add") or total is None:
+        return is_op(total, "MatMul", "Mul", "Div")
+    masks = [_maker(value) for value in total.inputs]
+    if not any(is_op(mask, "MatMul", "Mul", "Div") for mask in masks):
+        return False
+    choice = next((mask for mask in masks if is_op(mask, "Where")), None)
+    values = [] if choice is None else [constant(value) for value in choice.inputs[1:]]
+    return bool(values) and all(value is not None and bool(np.isfinite(value).all()) for value in values)
+
+
+def transpose_once(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Write ``[N, H, S, D] -> [N H, S, D] -> [N H, D, S] -> [N, H, D, S]`` as one transpose.
+
+    Behind ``[N, S, H, D] -> [N, H, S, D]`` it takes that one in, too; else the runtime takes it into the product.
+    """
+    changed = False
+    for node in every_node(model):
+        inner = _maker(node.inputs[0]) if is_op(node, "Reshape") else None
+        flat = _maker(inner.inputs[0]) if inner is not None and _permutes(inner, [0, 2, 1]) else None
+        source = flat.inputs[0] if flat is not None and is_op(flat, "Reshape") else None
+        if source is None or len(dims(source) or ()) != _ROWS + 1 or not _is_swap(source, node):
+            continue
+        first, order = _maker(source), [0, 1, 3, 2]
+        if first is not None and _permutes(first, [0, 2, 1, 3]):
+            source, order = first.inputs[0], [0, 2, 3, 1]
+        result = node.outputs[0]
+        name = result.name or "keys"
+        keys = insert_before(node, "Transpose", [source], {"perm": order}, name, result.shape, result.dtype)
+        substitute(result, keys)
+        changed = True
+    return model, changed
+
+
+def _permutes(node: ir.Node, order: list[int]) -> bool:
+    return is_op(node, "Transpose") and list(node.attributes["perm"].as_ints()) == order
+
+
+def _is_swap(value: ir.Value, last: ir.Node) -> bool:
+    """Whether the last reshape of a rank-3 transpose of ``value`` swaps its last two axes."""
+    shape = constant(last.inputs[1])
+    sizes = dims(value)
+    if shape is not None and sizes is not None and len(sizes) == len(shape) == _ROWS + 1:
+        return all(isinstance(size, int) for size in sizes[1:]) and list(shape[1:]) == [sizes[1], sizes[3], sizes[2]]
+    parts = _maker(last.inputs[1])
+    if not is_op(parts, "Concat") or parts is None:
+        return False
+    ranges = [_sliced(part, value) for part in parts.inputs]
+    return ranges == [(None, -2), (-1, None), (-2, -1)]
+
+
+def _sliced(part: ir.Value | None, value: ir.Value) -> tuple[int | None, int | None] | None:
+    """Begin and end of a slice of the shape of ``value``, None for the ends themselves."""
+    node = _maker(part)
+    whole = _maker(node.inputs[0]) if is_op(node, "Slice") and node is not None else None
+    if whole is None or node is None or not is_op(whole, "Shape") or whole.inputs[0] is not value:
+        return None
+    begin, end = (constant(item) for item in node.inputs[1:3])
+    if begin is None or end is None or attribute(whole, "start", 0) != 0 or "end" in whole.attributes:
+        return None
+    far = 1 << 31
+    first, last = int(begin.reshape(-1)[0]), int(end.reshape(-1)[0])
+    return (None if first < -far else first, None if last > far else last)
+
+
+def scale_scores(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Multiply the scores once instead of queries and keys each; the runtime makes it a factor of the product."""
+    changed = False
+    for node in every_node(model):
+        if not is_op(node, "MatMul"):
+            continue
+        scaled = [_scaled(value) for value in node.inputs]
+        if any(item is None for item in scaled):
+            continue
+        (left, one), (right, two) = (item for item in scaled if item is not None)
+        output = node.outputs[0]
+        base = output.name or "scores"
+        product = insert_before(node, "MatMul", [left, right], {}, f"{base}_product", output.shape, output.dtype)
+        factor = add_constant(model, f"{base}_factor", np.asarray(one * two, np.float32))
+        substitute(output, insert_before(node, "Mul", [product, factor], {}, base, output.shape, output.dtype))
+        changed = True
+    return model, changed
+
+
+def _scaled(value: ir.Value | None) -> tuple[ir.Value, float] | None:
+    """What a product with a constant scalar multiplies, and the scalar."""
+    node = _maker(value)
+    if node is None or not is_op(node, "Mul"):
+        return None
+    source, factor = node.inputs[0], constant(node.inputs[1])
+    return None if source is None or factor is None or factor.size != 1 else (source, float(factor.reshape(())))
+
+
+def scale_with_bias(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Write a product of codes whose result is FP32, with its bias, as MatMulIntegerToFloat.
+
+    Runs on the written Q/DQ form.
+    """
+    changed = False
+    for node in every_node(model):
+        if not is_op(node, "MatMul") or len(dims(node.outputs[0]) or ()) < _ROWS:
+            continue
+        data, weight = (_maker(value) for value in node.inputs)
+        if not is_op(data, "DequantizeLinear") or not is_op(weight, "DequantizeLinear"):
+            continue
+        assert data is not None
+        assert weight is not None
+        codes, scales = constant(weight.inputs[0]), constant(weight.inputs[1])
+        if constant(data.inputs[0]) is not None or codes is None or scales is None or codes.ndim != 2:
+            continue
+        zero = constant(weight.inputs[2]) if len(weight.inputs) > 2 else None
+        if zero is not None and zero.any():
+            continue
+        if scales.ndim and attribute(weight, "axis", 1) % 2 != 1:
+            continue
+        if any(is_op(use.node, "QuantizeLinear") for use in node.outputs[0].uses()):
+            continue
+        _write_product(node, data, weight, codes.shape[1])
+        changed = True
+    if changed:
+        model.graph.opset_imports[MICROSOFT] = 1
+    return model, changed
+
+
+def _write_product(node: ir.Node, data: ir.Node, weight: ir.Node, columns: int) -> None:
+    result = node.outputs[0]
+    reader = sole_user(result)
+    bias = None
+    if reader is not None and is_op(reader, "Add"):
+        other = next((value for value in reader.inputs if value is not result), None)
+        array = constant(other)
+        bias = other if array is not None and array.shape == (columns,) else None
+    last = node if bias is None or reader is None else reader
+    old = last.outputs[0]
+    inputs = [
+        data.inputs[0],
+        weight.inputs[0],
+        data.inputs[1],
+        weight.inputs[1],
+        data.inputs[2],
+        None,  # the weight's zero point is 0; given one per column, the kernel corrects for each
+        bias,
+    ]
+    output = ir.Value(name=old.name, shape=old.shape, type=old.type)
+    product = ir.Node(MICROSOFT, "MatMulIntegerToFloat", inputs, outputs=[output], name=f"node_{old.name}")
+    assert last.graph is not None
+    last.graph.insert_before(last, product)
+    substitute(old, output)
+
+
+def _maker(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+FORMS = (trust_masks, transpose_once, scale_scores, sum_residuals)
+"""Of quantized programs, before Q/DQ is written."""
+FP32_FORMS = (transpose_once, scale_scores, sum_residuals, sum_biases)
+"""Of others: their masks are infinite, so that the search for NaN stays."""

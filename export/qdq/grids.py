@@ -1,0 +1,79 @@
+"""Where an activation's integer codes lie, and how one target's grid becomes another's.
+
+An activation's range is ``[(qmin - zp) s, (qmax - zp) s]``.
+
+* ``cpu``: UINT8. A grid of 256 codes only moves, ``zp' = zp - qmin``: the same numbers (symmetric INT8 gets zero point
+  128). Values known to be non-negative (behind a ReLU …) would then waste the lower half, and ONNX Runtime could not
+  drop the ReLU; a symmetric grid becomes ``s' = s * 127 / 255, zp' = 0`` there, twice as fine over the same range.
+* ``tensorrt``: symmetric INT8, ``s' = max(|low|, |high|) / 127, zp' = 0``.
+
+Weights are symmetric INT8 everywhere and stay as they are. The parity reference of a retargeted file is the program
+retargeted likewise, since both are made from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...core.options.stage_options import Target
+
+WIDEST = 255
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``value = (code - zero_point) * scale``, with codes in ``[qmin, qmax]``; the scale is a float32 number."""
+
+    scale: float
+    zero_point: int
+    qmin: int
+    qmax: int
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return (self.qmin - self.zero_point) * self.scale
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return (self.qmax - self.zero_point) * self.scale
+
+
+def convert(grid: Grid, target: Target, non_negative: bool = False) -> Grid:
+    """The grid of an activation in the form of a target; the rule stands in the module's docstring.
+
+    Args:
+        grid: as the program has it, at most 8 bits.
+        target: what the file is for.
+        non_negative: whether the values are known to have no negative one among them.
+    """
+    return _symmetric(grid) if target == "tensorrt" else _unsigned(grid, non_negative)
+
+
+def _symmetric(grid: Grid) -> Grid:
+    as_it_is = grid.zero_point == 0 and grid.qmax == 127 and grid.qmin in (-128, -127)
+    scale = grid.scale if as_it_is else float(np.float32(max(abs(grid.low), abs(grid.high)) / 127))
+    return Grid(scale, 0, -128, 127)
+
+
+def _unsigned(grid: Grid, non_negative: bool) -> Grid:
+    if non_negative and grid.low < 0 < grid.high:
+        return Grid(_scale_within(grid.high), 0, 0, WIDEST)
+    if (grid.qmin, grid.qmax) == (-127, 127):
+        return Grid(grid.scale, grid.zero_point + 128, 0, WIDEST)
+    if grid.qmax - grid.qmin == WIDEST:
+        return Grid(grid.scale, grid.zero_point - grid.qmin, 0, WIDEST)
+    low, high = min(grid.low, 0.0), max(grid.high, 0.0)
+    scale = float(np.float32((high - low) / WIDEST))
+    return Grid(scale, round(-low / scale), 0, WIDEST)
+
+
+def _scale_within(high: float) -> float:
+    """``high / 255`` rounded down to float32: a grid that reaches beyond a clamp's limit keeps it from fusing."""
+    scale = np.float32(high / WIDEST)
+    while float(scale) * WIDEST > high:
+        scale = np.nextafter(scale, np.float32(0))
+    return float(scale)

@@ -1,0 +1,176 @@
+"""One quantized program for every target: a copy of it whose activations lie on grids that the target runs."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, cast
+
+from ...core.backends.eager import quiet
+from ...core.errors import ArtifactError
+from ...core.options.stage_options import Target
+from .grids import Grid, convert
+from .roles import is_constant, is_weight, non_negative
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+QDQ, DYNAMIC = "retort.qdq.default", "retort.dynamic_qdq.default"
+
+
+def retarget(program: ExportedProgram, target: Target) -> ExportedProgram:
+    """The program with its activations' grids in the form of ``target``; the given one is not changed.
+
+    Raises:
+        ArtifactError: a grid that no target can run: a weight with a zero point, activations per channel, a scale that
+            is not positive or not constant, more than 8 bits.
+    """
+    values = _constants(program)
+    nodes = [node for node in program.graph.nodes if str(node.target) == QDQ]
+    wanted = {node.name: _grid(node, values, target) for node in nodes}
+    changes = {name: grid for name, grid in wanted.items() if grid is not None}
+    return _rewritten(program, changes) if changes else program
+
+
+def _grid(node: Node, values: dict[str, Tensor], target: Target) -> Grid | None:
+    """The grid that ``node`` shall get; None when it stays as it is."""
+    axis, qmin, qmax = (int(value) for value in _integers(node))
+    scale, zero = (_evaluate(item, values, node) for item in _arguments(node)[1:3])
+    if not bool(scale.isfinite().all()) or not bool((scale > 0).all()):
+        raise ArtifactError(f"'{node.name}' has a scale that is not positive and finite", "calibrate again")
+    if qmax - qmin > 255:
+        raise ArtifactError(f"'{node.name}' quantizes to [{qmin}, {qmax}], more than 8 bits", "quantize it to INT8")
+    if is_constant(_arguments(node)[0], values) and (axis >= 0 or is_weight(node, values)):
+        if bool(zero.any()) or qmin < -128 or qmax > 127:
+            raise ArtifactError(f"weight '{node.name}' is not symmetric INT8", "quantize the program with Retort")
+        return None
+    if axis >= 0:
+        raise ArtifactError(
+            f"activation '{node.name}' is quantized per channel, which no target runs",
+            "quantize activations with one scale per tensor",
+        )
+    old = Grid(float(scale), int(zero), qmin, qmax)
+    new = convert(old, target, non_negative(_arguments(node)[0]))
+    return None if new == old else new
+
+
+def is_quantized(program: ExportedProgram) -> bool:
+    """Whether the program has fake-quantize nodes."""
+    return any(str(node.target) == QDQ for node in program.graph.nodes)
+
+
+def without_quantization(program: ExportedProgram) -> ExportedProgram:
+    """A copy of the program that computes in floating point: every fake-quantize passes its input on."""
+    module, signature = _copied(program)
+    for node in [node for node in module.graph.nodes if str(node.target) in (QDQ, DYNAMIC)]:
+        node.replace_all_uses_with(source := node.args[0])
+        module.graph.erase_node(node)
+        for spec in signature.output_specs:
+            if getattr(spec.arg, "name", None) == node.name:
+                spec.arg.name = source.name
+    return _assembled(program, module, signature, dict(program.constants))
+
+
+def _integers(node: Node) -> tuple[Any, Any, Any]:
+    values = _arguments(node)
+    return values[3], values[4], values[5]
+
+
+def _arguments(node: Node) -> list[Any]:
+    defaults = {"axis": -1, "qmin": -128, "qmax": 127}
+    names = ("x", "scale", "zero_point", "axis", "qmin", "qmax")
+    given = {**defaults, **dict(zip(names, node.args)), **node.kwargs}
+    return [given[name] for name in names]
+
+
+def _constants(program: ExportedProgram) -> dict[str, Tensor]:
+    """Parameters, buffers and lifted constants by the name of the graph's placeholder."""
+    signature = program.graph_signature
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    stores = (program.state_dict, program.constants)
+    return {node: next(store[name] for store in stores if name in store) for node, name in names.items()}
+
+
+def _evaluate(item: Any, values: dict[str, Tensor], node: Node) -> Tensor:
+    """A scale or zero point as a tensor, computed where the program computes it from constants."""
+    import torch
+
+    if not hasattr(item, "op"):
+        return torch.as_tensor(item)
+    if item.op == "placeholder" and item.name in values:
+        return values[item.name].detach()
+    if item.op != "call_function":
+        raise ArtifactError(f"the scale of '{node.name}' depends on an input", "quantize with fixed scales")
+    arguments = [_evaluate(arg, values, node) if hasattr(arg, "op") else arg for arg in item.args]
+    with torch.no_grad():
+        return cast("Tensor", item.target(*arguments, **item.kwargs))
+
+
+def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedProgram:
+    """A copy of the program whose named nodes read new constants; equal grids share theirs."""
+    import torch
+
+    module, signature = _copied(program)
+    constants: dict[str, Any] = dict(program.constants)
+    made: dict[tuple[Any, ...], Any] = {}
+    for node in [node for node in module.graph.nodes if node.name in changes]:
+        grid = changes[node.name]
+        fresh = (torch.tensor(grid.scale, dtype=torch.float32), torch.tensor(grid.zero_point, dtype=torch.int64))
+        pair = []
+        for value in fresh:
+            known = (value.dtype, value.item())
+            if known not in made:
+                name = f"retort_grid_{len(made)}"
+                made[known], constants[name] = _placeholder(module, signature, name, value), value
+            pair.append(made[known])
+        node.args, node.kwargs = (_arguments(node)[0], *pair, -1, grid.qmin, grid.qmax), {}
+    return _assembled(program, module, signature, constants)
+
+
+def _copied(program: ExportedProgram) -> tuple[Any, Any]:
+    """Graph and signature; a copied graph renames nodes called by a word of Python: `input` becomes `input_1`."""
+    with quiet():
+        module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
+    names = {old.name: new.name for old, new in zip(program.graph.nodes, module.graph.nodes, strict=True)}
+    for spec in [item for item in (*signature.input_specs, *signature.output_specs) if hasattr(item.arg, "name")]:
+        spec.arg.name = names.get(spec.arg.name, spec.arg.name)
+    return module, signature
+
+
+def _assembled(program: ExportedProgram, module: Any, signature: Any, constants: dict[str, Any]) -> ExportedProgram:
+    from torch.export import ExportedProgram as Exported
+
+    module.graph.lint()
+    module.recompile()
+    with quiet():
+        return Exported(
+            root=module,
+            graph=module.graph,
+            graph_signature=signature,
+            state_dict=program.state_dict,
+            range_constraints=copy.deepcopy(program.range_constraints),
+            module_call_graph=copy.deepcopy(program.module_call_graph),
+            example_inputs=program.example_inputs,
+            constants=constants,
+            verifiers=program.verifiers,
+        )
+
+
+def _placeholder(module: Any, signature: Any, name: str, value: Tensor) -> Any:
+    """Declare a constant before the program's first own input."""
+    from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+
+    specs = signature.input_specs
+    index = next(i for i, spec in enumerate(specs) if spec.kind == InputKind.USER_INPUT)
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    fake = next(node.meta["val"].fake_mode for node in placeholders if hasattr(node.meta.get("val"), "fake_mode"))
+    with module.graph.inserting_before(placeholders[index]):
+        node = module.graph.placeholder(f"c_{name}")
+    node.meta["val"] = fake.from_tensor(value, static_shapes=True)
+    specs.insert(index, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(node.name), name, None))
+    return node

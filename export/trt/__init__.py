@@ -1,0 +1,1 @@
+"""TensorRT: profiles, the build of an engine, and what it computes in."""

@@ -1,0 +1,1 @@
+"""Checks of a file against the program that it was made of."""

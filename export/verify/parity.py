@@ -1,0 +1,312 @@
+"""Same inputs, the program and the file: how far apart they are, and whether that is too far.
+
+Floating point: the largest error, relative to the largest magnitude of that output, must stay within a tolerance.
+
+INT8: the runtime's integer kernels round where PyTorch's fake-quantization rounds, but they add in another order, keep
+the bias as INT32 and scale once. A value that lies near the middle between two codes then falls to the other side, one
+whole step away, and deep networks amplify that until the two runs differ as two independent roundings do: measured on
+residual networks of 3 to 36 blocks, the distance between them is up to 1.2 times the quantization noise, which is the
+distance between the INT8 program and the same program without fake-quantization. So the noise is the yardstick: the
+file may be :data:`RMS_FACTOR` times as far in the root mean square, and :data:`MAX_FACTOR` times in the largest error;
+or, where the noise is smaller still, 30 dB below the part of the output that differs between samples. Of few distinct
+numbers (two scores of two samples) two independent roundings differ more by chance: :func:`chance` widens both factors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.errors import InputError, VerificationError
+from ...core.faults import first_line, raise_own_fault
+from ...core.session import Session
+from ...core.tensors import BATCH, Feeds, Signature, multiple
+
+Numbers = NDArray[Any]
+RMS_FACTOR = 2.0
+_CHANCE = ((24, 1.0), (16, 1.15), (8, 1.75), (0, 3.65))
+MAX_FACTOR = 3.0
+FLOOR = 10 ** (-30 / 20)
+DYNAMIC_FLOOR = 10 ** (-20 / 20)
+POOL_ROWS = 16
+_TINY = 1e-8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is off at one batch size.
+
+    Attributes:
+        output: its name.
+        batch_size: rows per run.
+        error: the largest error, relative to the largest magnitude of the output.
+        tolerance: the largest that is accepted.
+        rms_error: root mean square of the error, relative to the same.
+        rms_tolerance: the largest that is accepted; None in floating point.
+        sqnr_db: signal to noise between program and file, in dB; 300 when they are equal.
+        agreement: share of rows with the same largest entry; None for outputs that are not rows of scores.
+    """
+
+    output: str
+    batch_size: int
+    error: float
+    tolerance: float
+    rms_error: float
+    rms_tolerance: float | None
+    sqnr_db: float
+    agreement: float | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is too far; a NaN on one side alone is."""
+        within = self.rms_tolerance is None or self.rms_error <= self.rms_tolerance
+        return not (self.error <= self.tolerance and within)
+
+    def describe(self) -> str:
+        """``off by 2.0e-02 of its scale (1.0e-03 is accepted, 33.5 dB)``, in the measure that is too large."""
+        if self.rms_tolerance is not None and self.error <= self.tolerance:
+            measure = f"{self.rms_error:.2e} of its scale in the root mean square ({self.rms_tolerance:.2e}"
+        else:
+            measure = f"{self.error:.2e} of its scale ({self.tolerance:.2e}"
+        return f"off by {measure} is accepted, {self.sqnr_db:.1f} dB)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "refused": self.refused}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What came of a comparison.
+
+    Attributes:
+        differences: one entry per output and size.
+        unchecked: why nothing was compared at half the length of the dynamic axes; empty when it was, and for a program
+            whose batch alone is dynamic.
+    """
+
+    differences: list[Difference]
+    unchecked: str = ""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What is accepted for one output, in its own units.
+
+    Attributes:
+        scale: the output's largest magnitude.
+        max_error: largest accepted error.
+        rms_error: largest accepted root mean square of the error; None in floating point.
+    """
+
+    scale: float
+    max_error: float
+    rms_error: float | None
+
+
+def check(
+    program: Session,
+    candidate: Session,
+    samples: Feeds,
+    batch_sizes: Sequence[int],
+    tolerance: float,
+    floating: Session | None = None,
+    dynamic: bool = False,
+) -> Parity:
+    """Compare a program and the file made from it, at several batch sizes.
+
+    Args:
+        program: the reference, brought into the target's form.
+        candidate: the file.
+        samples: real inputs, repeated or cut to size.
+        batch_sizes: rows per run; each size sees at least :data:`POOL_ROWS` rows in all.
+        tolerance: largest relative error in floating point.
+        floating: the program without fake-quantization, when it has any.
+        dynamic: the file quantizes activations that the program does not: it may be :data:`DYNAMIC_FLOOR` off.
+
+    Returns:
+        One entry per output and size, and what could not be compared.
+
+    Raises:
+        VerificationError: the file is off; names the first output and batch size at which it is.
+    """
+    sizes = list(batch_sizes) if _has_batch(program.signature) else [1]
+    pool = rows(program.signature, samples, max(POOL_ROWS, *sizes))
+    bounds = _bounds(program, floating, pool, tolerance, DYNAMIC_FLOOR if dynamic else FLOOR)
+    found: list[Difference] = []
+    for size in sizes:
+        feeds = list(_chunks(program.signature, pool, size))
+        expected, actual = [program.run(batch) for batch in feeds], [_run(candidate, batch, size) for batch in feeds]
+        for name, bound in bounds.items():
+            pairs = [(one[name], two[name]) for one, two in zip(expected, actual, strict=True)]
+            found.append(_compare(name, size, pairs, bound))
+    shorter = _shorter(program, candidate, pool, bounds)
+    found += shorter.differences
+    off = next((item for item in found if item.refused), None)
+    if off is not None:
+        raise VerificationError(
+            f"the file is not the program: at batch size {off.batch_size}, output '{off.output}' is {off.describe()}",
+            "nothing was written; raise export.tolerance only if you know where the difference comes from",
+            differences=[item.to_dict() for item in found],
+        )
+    return Parity(found, shorter.unchecked)
+
+
+def rows(signature: Signature, samples: Feeds, count: int) -> dict[str, Numbers]:
+    """``count`` rows of the samples, repeated in order where there are fewer; inputs without batch axis as they are."""
+    result: dict[str, Numbers] = {}
+    for spec in signature.inputs:
+        array = np.asarray(samples[spec.name])
+        if BATCH in spec.shape:
+            axis = spec.shape.index(BATCH)
+            array = np.take(array, np.arange(count) % array.shape[axis], axis=axis)
+        result[spec.name] = array
+    return result
+
+
+def _has_batch(signature: Signature) -> bool:
+    return any(BATCH in spec.shape for spec in signature.inputs)
+
+
+def _chunks(signature: Signature, pool: Feeds, size: int) -> Iterator[dict[str, Numbers]]:
+    """The pool in runs of ``size`` rows, the last rows that fill no run left out."""
+    if not _has_batch(signature):
+        yield dict(pool)
+        return
+    total = signature.batch_size(pool)
+    for start in range(0, total - size + 1, size):
+        yield {
+            spec.name: np.take(pool[spec.name], np.arange(start, start + size), axis=spec.shape.index(BATCH))
+            if BATCH in spec.shape
+            else np.asarray(pool[spec.name])
+            for spec in signature.inputs
+        }
+
+
+def _bounds(
+    program: Session, floating: Session | None, pool: Feeds, tolerance: float, share: float
+) -> dict[str, Bound]:
+    reference = program.run(pool)
+    plain = floating.run(pool) if floating is not None else None
+    return {
+        name: _bound(value, None if plain is None else plain[name], tolerance, share)
+        for name, value in reference.items()
+    }
+
+
+def _bound(value: Numbers, plain: Numbers | None, tolerance: float, least: float) -> Bound:
+    if value.dtype.kind != "f":
+        share = 0.0 if plain is None else max(float(np.mean(value != plain)), 1 / POOL_ROWS)
+        return Bound(1.0, 1.0 if share else 0.0, RMS_FACTOR * math.sqrt(share))
+    finite = _finite(value)
+    scale = max(_largest(finite), _TINY)
+    if plain is None:
+        return Bound(scale, tolerance * scale, None)
+    noise = _finite(value - plain)
+    centred = finite - finite.mean(axis=0) if finite.shape == value.shape and value.ndim else finite
+    floor = max(least * _rms(centred), tolerance * scale)
+    wider = chance(np.unique(noise.reshape(len(noise), -1), axis=0).size if noise.ndim else 1)
+    largest = max(wider * MAX_FACTOR * _largest(noise), MAX_FACTOR * floor)
+    return Bound(scale, largest, max(wider * RMS_FACTOR * _rms(noise), floor))
+
+
+def chance(count: int) -> float:
+    """By how much the root mean squares of two equal noises may differ more than twice, from ``count`` numbers each.
+
+    The 99.9 % quantile of their ratio is the square root of that of F with as many degrees of freedom: 7.3, 3.5, 2.3
+    and 1.9 for 4, 8, 16 and 24 numbers.
+    """
+    return next(factor for least, factor in _CHANCE if count >= least)
+
+
+def _compare(name: str, size: int, pairs: list[tuple[Numbers, Numbers]], bound: Bound) -> Difference:
+    expected, actual = (np.concatenate([np.atleast_1d(pair[side]).reshape(-1) for pair in pairs]) for side in (0, 1))
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return _difference(name, size, bound, math.inf, math.inf, -300.0, None)
+    if expected.dtype.kind != "f":
+        wrong = (expected != actual).astype(np.float64)
+        return _difference(name, size, bound, _largest(wrong), _rms(wrong), _sqnr(np.ones(1), wrong), None)
+    same = (expected == actual) | (np.isnan(expected) & np.isnan(actual))
+    with np.errstate(invalid="ignore"):
+        error = np.where(same, 0.0, actual.astype(np.float64) - expected)
+    sqnr = _sqnr(np.where(np.isfinite(expected), expected, 0.0), error)
+    return _difference(name, size, bound, _largest(error), _rms(error), sqnr, _agreement(pairs))
+
+
+def _difference(
+    name: str, size: int, bound: Bound, error: float, rms: float, sqnr: float, agreement: float | None
+) -> Difference:
+    allowed = None if bound.rms_error is None else bound.rms_error / bound.scale
+    return Difference(
+        name, size, error / bound.scale, bound.max_error / bound.scale, rms / bound.scale, allowed, sqnr, agreement
+    )
+
+
+def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str, Bound]) -> Parity:
+    """Once more with every dynamic axis but the batch cut by half, where the program itself runs at that size."""
+    signature = program.signature
+    free = {axis for spec in signature.inputs for axis in spec.shape if isinstance(axis, str) and axis != BATCH}
+    if not free:
+        return Parity([])
+    size = min(2, signature.batch_size(pool))
+    feeds = {spec.name: _cut(rows(signature, pool, size)[spec.name], spec.shape, free) for spec in signature.inputs}
+    try:
+        expected = program.run(feeds)
+    except (RuntimeError, IndexError, ValueError) as error:  # the model itself does not take that size
+        raise_own_fault(error)
+        shown = ", ".join(f"{name}: {list(value.shape)}" for name, value in feeds.items())
+        return Parity([], f"the program does not run on inputs of half the length ({shown}): {first_line(error)}")
+    actual = _run(candidate, feeds, size)
+    return Parity([_compare(name, size, [(expected[name], actual[name])], bound) for name, bound in bounds.items()])
+
+
+def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Numbers]:
+    try:
+        return candidate.run(feeds)
+    except InputError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        raise_own_fault(error)
+        raise VerificationError(
+            f"the ONNX file does not run at batch size {size}, which the program does: {first_line(error, 300)}",
+            "nothing was written; please report this model",
+        ) from error
+
+
+def _cut(array: Numbers, shape: tuple[int | str, ...], free: set[str]) -> Numbers:
+    for axis, size in enumerate(shape):
+        if size in free:
+            step = multiple(str(size))[0]
+            array = np.take(array, np.arange(max(1, array.shape[axis] // (2 * step)) * step), axis=axis)
+    return array
+
+
+def _finite(value: Numbers) -> Numbers:
+    mask = np.isfinite(value)
+    return value.astype(np.float64) if mask.all() else value[mask].astype(np.float64)
+
+
+def _rms(value: Numbers) -> float:
+    return float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) if value.size else 0.0
+
+
+def _largest(value: Numbers) -> float:
+    return float(np.abs(value).max(initial=0.0))
+
+
+def _sqnr(signal: Numbers, error: Numbers) -> float:
+    noise = _rms(error)
+    if noise == 0 or not math.isfinite(noise):
+        return 300.0 if noise == 0 else -300.0
+    return float(np.clip(20 * math.log10(max(_rms(signal), 1e-30) / noise), -300.0, 300.0))
+
+
+def _agreement(pairs: list[tuple[Numbers, Numbers]]) -> float | None:
+    if any(one.ndim != 2 or one.shape[1] < 2 for one, _ in pairs):
+        return None
+    return float(np.mean(np.concatenate([one.argmax(1) == two.argmax(1) for one, two in pairs])))

@@ -1,0 +1,133 @@
+"""Zeros in an ONNX file: how many each weight has, whether N:M holds along its input channels, and what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from ...core.errors import VerificationError
+
+WEIGHTS = {
+    **dict.fromkeys(("Conv", "FusedConv", "ConvInteger", "Gemm", "MatMul", "FusedMatMul", "MatMulInteger"), 1),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul"), 3),
+    **dict.fromkeys(("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "LSTM", "GRU", "RNN"), 1),
+}
+"""Which input of an operator is its weight."""
+_THROUGH = ("DequantizeLinear", "Transpose", "Identity", "Cast")
+_SECOND = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
+_GROUP = (2, 4)
+
+
+@dataclass(frozen=True)
+class TensorSparsity:
+    """What is zero in one weight.
+
+    Attributes:
+        name: of the initializer.
+        values: how many it has.
+        zeros: how many are zero.
+        valid: whether no group of M along the input channels holds more than N values that are not zero.
+    """
+
+    name: str
+    values: int
+    zeros: int
+    valid: bool
+
+
+def read_sparsity(model: onnx.ModelProto, group: tuple[int, int] = _GROUP) -> list[TensorSparsity]:
+    """The zeros of every weight of a convolution, product or recurrent layer, each once.
+
+    Args:
+        model: with its weights inside.
+        group: N and M; 2:4 by default.
+    """
+    held = {item.name: item for item in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found: dict[str, TensorSparsity] = {}
+    for node in model.graph.node:
+        for name, axis in _weights(node):
+            known = _initializer(name, axis, held, makers)
+            if known is not None and known[0] not in found:
+                found[known[0]] = _measured(*known, group)
+    return list(found.values())
+
+
+def _weights(node: onnx.NodeProto) -> Iterable[tuple[str, int]]:
+    """Names of the weights of a node, each with the axis of its input channels."""
+    place = WEIGHTS.get(node.op_type)
+    if place is None or place >= len(node.input):
+        return
+    turned = any(item.name == "transB" and item.i for item in node.attribute)
+    axis = 1 if "Conv" in node.op_type or turned else -2
+    axis = 2 if node.op_type in _SECOND else axis
+    yield node.input[place], axis
+    if node.op_type in _SECOND and len(node.input) > place + 1:
+        yield node.input[place + 1], axis
+
+
+def _initializer(
+    name: str, axis: int, held: Mapping[str, onnx.TensorProto], makers: Mapping[str, onnx.NodeProto]
+) -> tuple[str, NDArray[Any], int] | None:
+    """The weight behind a name as what is not zero in it, and its axis; None when it is computed."""
+    zero: Any = 0
+    while name not in held:
+        node = makers.get(name)
+        if node is None or node.op_type not in _THROUGH:
+            return None
+        if node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2] in held:
+            zero = numpy_helper.to_array(held[node.input[2]])
+        if node.op_type == "Transpose":
+            order = next((list(item.ints) for item in node.attribute if item.name == "perm"), [1, 0])
+            axis = order[axis]
+        name = node.input[0]
+    values = numpy_helper.to_array(held[name])
+    if values.ndim < 2:
+        return None
+    return name, values != (zero if np.ndim(zero) == 0 or np.size(zero) == 1 else np.asarray(zero).flat[0]), axis
+
+
+def _measured(name: str, full: NDArray[Any], axis: int, group: tuple[int, int]) -> TensorSparsity:
+    kept, size = group
+    moved = np.moveaxis(full, axis, -1)
+    valid = moved.shape[-1] % size == 0 and bool((moved.reshape(-1, size).sum(1) <= kept).all())
+    return TensorSparsity(name, full.size, int(full.size - np.count_nonzero(full)), valid)
+
+
+def verify_sparsity(model: onnx.ModelProto, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether a file still has the zeros of the program that it was made from.
+
+    Weights are merged, renamed and turned on their way into a file, so all are taken together.
+
+    Args:
+        meta: the program's ``meta``; its ``sparsity`` holds the pattern, and per parameter its values and zeros.
+
+    Returns:
+        The fact ``sparsity``: pattern, share of zeros and every sparse weight; nothing for a dense program.
+
+    Raises:
+        VerificationError: zeros were lost, or too few weights hold the pattern.
+    """
+    if "sparsity" not in meta:
+        return {}
+    pattern, layers = str(meta["sparsity"]["pattern"]), meta["sparsity"]["layers"].values()
+    kept, _, size = pattern.partition(":")
+    found = read_sparsity(model, (int(kept), int(size)) if size else _GROUP)
+    sparse = [item for item in found if item.zeros and (item.valid or not size)]
+    told_zeros, told_values = (sum(int(item[key]) for item in layers) for key in ("zeros", "values"))
+    zeros, values = sum(item.zeros for item in sparse), sum(item.values for item in sparse)
+    if zeros < told_zeros or (size and values < told_values):
+        lost = ", ".join(item.name for item in found if item not in sparse) or "none"
+        raise VerificationError(
+            f"the file has {zeros} zeros in {pattern} weights where the program has {told_zeros}; dense are: {lost}",
+            "let `sparsify` be the last stage that changes weights before `quantize`",
+            weights=[asdict(item) for item in found],
+        )
+    share = zeros / max(values, 1)
+    return {"sparsity": {"pattern": pattern, "zeros": share, "weights": [asdict(item) for item in sparse]}}

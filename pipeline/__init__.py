@@ -1,0 +1,1 @@
+"""The line: stages on artifacts, what is reused, and the gates between them."""

@@ -1,0 +1,145 @@
+"""The key of an artifact: one formula for recipes and single commands, over everything that determines the content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..core.artifact import Artifact, stable_hash
+from ..core.context import Context
+from ..core.data.references import source_identity
+from ..core.options.stage_options import ModelSpec, Options
+from ..core.options.stage_table import STAGES, Factor
+from . import stages
+from .import_graph import Reached, reach
+
+ROOT = Path(__file__).parents[1]
+_DISTRIBUTIONS = {
+    "yaml": "PyYAML",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "onnx_ir": "onnx-ir",
+    "ts": "torchserve",
+}
+MEASUREMENT: tuple[Factor, ...] = ("data", "seed", "task")
+_PATHS = ("plan",)
+_FUNCTIONS = ("timer",)
+
+
+def key_of(stage: str, options: Options, parents: Sequence[Artifact | ModelSpec], context: Context) -> str:
+    """The key of what a stage makes, for recipes and single commands alike.
+
+    Args:
+        parents: what it is made from; a model of the user's counts with its source file and its weights.
+        context: of it, only what the table says that the stage depends on.
+    """
+    depends_on = STAGES[stage].depends_on
+    return _key(stage, options, parents, context, depends_on, code_version(getattr(stages, stage)))
+
+
+def key_of_measurement(
+    name: str,
+    options: Options,
+    parents: Sequence[Artifact],
+    context: Context,
+    make: Callable[..., object],
+    extra: Mapping[str, object] | None = None,
+) -> str:
+    """The key of something that a line measures or reports.
+
+    Args:
+        make: the function that measures; its code counts.
+        extra: what else determines the content, by name.
+    """
+    code = stable_hash([code_version(make), extra or {}])
+    return _key(name, options, parents, context, MEASUREMENT, code)
+
+
+def _key(
+    name: str,
+    options: Options,
+    parents: Sequence[Artifact | ModelSpec],
+    context: Context,
+    depends_on: Sequence[Factor],
+    code: str,
+) -> str:
+    factors: dict[str, object] = {factor: _factor(factor, options, context) for factor in depends_on}
+    named, made_from = named_in(options, context.base), [parent_identity(parent, context.base) for parent in parents]
+    given = options.model_dump(mode="json")
+    return stable_hash({"stage": name, "options": given, "named": named, "parents": made_from, "code": code, **factors})
+
+
+def parent_identity(parent: Artifact | ModelSpec, base: Path) -> object:
+    """The key of an artifact; what a model's source and weights stand for now."""
+    if isinstance(parent, Artifact):
+        return parent.key
+    weights = parent.weights and source_identity(parent.weights, base)
+    return {**parent.model_dump(mode="json"), "content": [source_identity(parent.source, base), weights]}
+
+
+def named_in(options: Options, base: Path) -> list[object]:
+    """Identities of the files, functions and models that options name: an edited one is another input."""
+    found: list[object] = []
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        if isinstance(value, ModelSpec):
+            found.append(parent_identity(value, base))
+        elif value is not None and name in _PATHS and (base / value).is_file():
+            found.append(hashlib.sha256((base / value).read_bytes()).hexdigest())
+        elif value is not None and name in _FUNCTIONS:
+            found.append(source_identity(value, base))
+    return found
+
+
+def _factor(factor: Factor, options: Options, context: Context) -> object:
+    if factor == "data":
+        return context.data.fingerprint() if context.data is not None else ""
+    if factor == "target":
+        return getattr(options, "target", None) or context.target
+    if factor == "tensorrt":
+        return engine_identity()
+    return context.seed if factor == "seed" else context.task
+
+
+def engine_identity() -> dict[str, Any]:
+    """What a plan depends on besides its graph: the TensorRT that builds and the GPU that it is for."""
+    from ..core.backends.cuda import find_device
+    from ..core.backends.trt_versions import installed
+
+    device = find_device()
+    return {"tensorrt": installed(), "device": device and [device.name, device.compute_capability, device.driver]}
+
+
+def code_version(function: Callable[..., object]) -> str:
+    """Hash of the source that a function runs, and of the versions of the packages under it.
+
+    A function inside another stands for the outer one. See :func:`retort.pipeline.import_graph.reach`.
+    """
+    module = function.__module__.partition(".")[2].replace(".", "/")
+    return code_hash(ROOT, f"{module}.py:{function.__qualname__.partition('.')[0]}")
+
+
+@cache
+def code_hash(root: Path, entry: str) -> str:
+    """As :func:`code_version`, for a package that lies in ``root`` and an entry such as ``stages.py:prune``."""
+    reached = reach(root, entry)
+    digest = hashlib.sha256(reached.source.encode())
+    for file in reached.files:
+        digest.update(file.encode() + (root / file).read_bytes())
+    digest.update(repr(sorted(versions(reached).items())).encode())
+    return digest.hexdigest()
+
+
+def versions(reached: Reached) -> dict[str, str]:
+    """Versions of the packages that the code imports and that are installed."""
+    found = {}
+    for name in reached.foreign:
+        try:
+            found[name] = metadata.version(_DISTRIBUTIONS.get(name, name))
+        except (metadata.PackageNotFoundError, ValueError):
+            continue  # of the standard library, or not installed
+    return found

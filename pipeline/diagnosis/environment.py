@@ -1,0 +1,171 @@
+"""What this machine has for each part of the line, what it lacks, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+from ...benchmarks import machine
+from ...core.errors import MachineError
+from ...core.java import find_java
+
+Status = Literal["ok", "warn", "missing"]
+DISK_LEAST_BYTES = 2 << 30
+PRESSURE_LIMIT_PERCENT = 10.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        detail: what was found.
+        remedy: the command or step that mends it; empty when nothing is to be done.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def doctor(folder: Path = Path(), root: Path = machine.ROOT) -> list[Check]:
+    """Look at packages, runtimes, Java, GPU, processor, disk and threads; change nothing.
+
+    Args:
+        folder: where runs are written; its disk is looked at.
+        root: where ``proc`` and ``sys`` are; another folder in tests.
+    """
+    cards = machine.gpus()
+    return [
+        _package("torch", "torch", "pip install 'retort[cpu]'", "captures, trains, prunes and quantizes"),
+        _torch_build(cards),
+        _package("onnx", "onnx", "pip install 'retort[cpu]'", "export"),
+        _package("onnxscript", "onnxscript", "pip install 'retort[cpu]'", "export"),
+        _runtime(cards),
+        _tensorrt(cards),
+        _package("tensorrt-rtx", "tensorrt_rtx", "pip install tensorrt-rtx", "NVIDIA's real builder on a CPU"),
+        _package("torchserve", "ts", "pip install 'retort[serve]'", "serving", distribution="torchserve"),
+        _java(),
+        _gpu(cards),
+        _int8(root),
+        _threads(root),
+        _quiet(root),
+        _disk(folder),
+    ]
+
+
+def _package(name: str, module: str, remedy: str, use: str, distribution: str = "") -> Check:
+    if importlib.util.find_spec(module) is None:
+        return Check(name, "missing", f"not installed; needed for: {use}", remedy)
+    return Check(name, "ok", machine.package_version(distribution or name) or "version unknown")
+
+
+def _torch_build(cards: list[dict[str, str]]) -> Check:
+    version = machine.package_version("torch")
+    if version is None:
+        return Check("torch build", "missing", "torch is not installed", "pip install 'retort[cpu]'")
+    if cards and version.endswith("+cpu"):
+        return Check("torch build", "warn", f"{version} cannot use the {cards[0]['name']}", "pip install torch")
+    return Check("torch build", "ok", "CPU only" if version.endswith("+cpu") else "with CUDA")
+
+
+def _runtime(cards: list[dict[str, str]]) -> Check:
+    """ONNX Runtime tells its providers only when imported."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return Check("onnxruntime", "missing", "not installed; needed to run models", "pip install onnxruntime")
+    if machine.package_version("onnxruntime") and machine.package_version("onnxruntime-gpu"):
+        detail = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other"
+        return Check("onnxruntime", "warn", detail, "pip uninstall onnxruntime onnxruntime-gpu, then install one")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        runtime = import_module("onnxruntime")
+    except ImportError as error:
+        return Check(
+            "onnxruntime", "missing", f"cannot be imported: {error}", "pip install --force-reinstall onnxruntime"
+        )
+    providers = [name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers()]
+    detail = f"{runtime.__version__} with {', '.join(providers)}"
+    if cards and "CUDA" not in providers:
+        return Check(
+            "onnxruntime", "warn", f"{detail}: no CUDA", "pip uninstall onnxruntime; pip install onnxruntime-gpu"
+        )
+    return Check("onnxruntime", "ok", detail)
+
+
+def _tensorrt(cards: list[dict[str, str]]) -> Check:
+    check = _package("tensorrt", "tensorrt", "pip install 'retort[gpu]'", "engines on NVIDIA GPUs")
+    if check.status == "missing" and not cards:
+        return Check("tensorrt", "missing", "not installed, and there is no NVIDIA GPU to use it", "")
+    return check
+
+
+def _java() -> Check:
+    """The same question that `retort serve` asks before it starts."""
+    try:
+        java = find_java()
+    except MachineError as error:
+        return Check("java", "missing", error.message, error.remedy)
+    return Check("java", "ok", f"Java {java.version} at {java.path} ({java.source})")
+
+
+def _gpu(cards: list[dict[str, str]]) -> Check:
+    if cards:
+        shown = ", ".join(f"{card['name']} ({card['memory']}, driver {card['driver']})" for card in cards)
+        return Check("gpu", "ok", shown)
+    if list(Path("/proc/driver/nvidia").glob("gpus/*")):
+        return Check("gpu", "warn", "an NVIDIA GPU whose nvidia-smi does not answer", "reinstall the NVIDIA driver")
+    return Check("gpu", "missing", "no NVIDIA GPU or driver; everything but CUDA and TensorRT works without")
+
+
+def _int8(root: Path) -> Check:
+    good, why = machine.int8_outlook(machine.cpu_features(root))
+    remedy = "" if good else "measure before you ship INT8: `retort bench` compares it with FP32 on this machine"
+    return Check("int8 on cpu", "ok" if good else "warn", why, remedy)
+
+
+def _threads(root: Path) -> Check:
+    usable = machine.usable_cores(root)
+    set_by = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)}
+    shown = ", ".join(f"{name}={value}" for name, value in set_by.items()) or "OMP_NUM_THREADS unset"
+    detail = f"{usable:g} of {os.cpu_count()} cores usable; {shown}"
+    over = [name for name, value in set_by.items() if value.isdigit() and int(value) > usable]
+    if over:
+        return Check("threads", "warn", f"{detail}: more threads than cores", f"export {over[0]}={max(1, int(usable))}")
+    return Check("threads", "ok", detail)
+
+
+def _quiet(root: Path) -> Check:
+    pressure, governor = machine.pressure_now(root), machine.governor(root)
+    told = [f"processes waited for a CPU {pressure:.0f} % of the last 10 s"] if pressure is not None else []
+    told += [f"governor {governor}"] if governor else []
+    if pressure is not None and pressure > PRESSURE_LIMIT_PERCENT:
+        return Check("quiet", "warn", "; ".join(told), "stop other work before measuring latency")
+    if governor in {"powersave", "ondemand", "conservative"}:
+        return Check("quiet", "warn", "; ".join(told), "sudo cpupower frequency-set -g performance")
+    return Check("quiet", "ok", "; ".join(told) or "this system does not tell its load")
+
+
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(_existing(folder)).free
+    detail = f"{free / 1e9:.1f} GB free at {folder.resolve()}"
+    if free < DISK_LEAST_BYTES:
+        return Check("disk", "warn", detail, "free some space, or write elsewhere with --runs")
+    return Check("disk", "ok", detail)
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+
+
+def table(checks: Iterable[Check]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows for a terminal."""
+
+    rows = [[check.name, check.status, check.detail, check.remedy] for check in checks]
+    return ["what", "status", "found", "remedy"], rows

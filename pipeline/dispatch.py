@@ -1,0 +1,96 @@
+"""Any stage by its name, on any artifact that it can work on: INT8 programs placed anew, ONNX files imported first."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.artifact import Artifact, is_finished, load_artifact
+from ..core.context import Context, Place
+from ..core.errors import UserError
+from ..core.options.stage_options import CaptureOptions, EngineOptions, ExportOptions, ModelSpec, Options
+from ..core.options.stage_table import STAGES, stages_that
+from . import stages
+from .cache_key import key_of
+from .requantize import for_target
+
+if TYPE_CHECKING:
+    from ..export.trt.explain import Explanation
+
+RUNS = Path("runs")
+StageFunction = Callable[[Any, Artifact, Place, Context], Artifact]
+
+
+def stage_function(name: str) -> StageFunction:
+    """The function of a stage that works on one artifact.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    entry = STAGES.get(name)
+    if entry is None or entry.takes in (None, "model"):
+        known = [entry.name for entry in STAGES.values() if entry.takes not in (None, "model")]
+        raise UserError(f"'{name}' is not a stage on an artifact", f"one of {', '.join(known)}")
+    function: StageFunction = getattr(stages, name)
+    return function
+
+
+def run_stage(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Run a stage on an artifact; its scratch folder goes when it is done.
+
+    A stage on programs takes an ONNX file, too: it is imported, and what comes out is exported again.
+
+    Args:
+        place: of the stage's result; of the ONNX file, where one was given.
+
+    Raises:
+        UserError: there is no such stage, or an INT8 program was placed for another target and cannot be placed anew.
+    """
+    if parent.kind != "graph" or name not in stages_that(take="program"):
+        return _run(name, options, parent, place, context)
+    program = program_of(parent, context)
+    if STAGES[name].makes != "program":
+        return _run(name, options, program, place, context)
+    made = _run(name, options, program, replace(place, directory=program_beside(place.directory)), context)
+    return stages.export(ExportOptions(), made, Place(place.directory, place.key, (made.key,)), context)
+
+
+def _run(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
+    stage = stage_function(name)
+    origin = for_target(name, options, parent, place, context)
+    artifact = stage(options, origin, place if origin is parent else replace(place, parents=(origin.key,)), context)
+    if context.scratch is not None:
+        shutil.rmtree(context.scratch, ignore_errors=True)
+    return artifact
+
+
+def program_beside(directory: Path) -> Path:
+    """Where the program lies that a graph is exported from."""
+    return directory.with_name(f"{directory.name}-program")
+
+
+def program_of(parent: Artifact, context: Context, runs: Path = RUNS) -> Artifact:
+    """A graph as a program, imported once and reused afterwards; a program as it is.
+
+    Raises:
+        ModelError: it is quantized already, or has an operator that cannot be imported.
+        CaptureError: the imported program does not agree with ONNX Runtime.
+    """
+    if parent.kind != "graph":
+        return parent
+    spec = ModelSpec(source=str(parent.main.resolve()))
+    key = key_of("capture", CaptureOptions(), [spec], context)
+    place = Place(runs / f"import-{key[:12]}", key)
+    if is_finished(place.directory):
+        return load_artifact(place.directory)
+    return stages.capture(CaptureOptions(), spec, place, context)
+
+
+def explain(options: EngineOptions, parent: Artifact, context: Context) -> Explanation:
+    """Which layers of a graph or an engine compute in what, by the TensorRT that is here."""
+    from ..export.trt.stage import explain as parse
+
+    return parse(options, parent, context.console)

@@ -1,0 +1,128 @@
+"""Gates: a bound that must hold with its confidence, told in one sentence with the number and its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from ..core.metrics.intervals import Interval
+from ..core.options.stage_options import Gate
+
+UNITS = {"accuracy_drop": "drop", "speedup": "speed-up", "size_ratio": "size"}
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """The verdict of one gate.
+
+    Attributes:
+        stage: the stage after which it was checked.
+        kind: ``accuracy_drop``, ``speedup`` or ``size_ratio``.
+        bound: what the recipe asks for.
+        value: what was measured, with ``low`` and ``high`` at ``confidence``; equal for exact sizes, and None where an
+            end is not bounded.
+        verdict: ``passed``, ``failed``, or ``cannot tell``: the interval spans the bound, or the measurement is NOISY.
+    """
+
+    stage: str
+    kind: str
+    bound: float
+    value: float
+    low: float | None
+    high: float | None
+    confidence: float
+    against: str
+    verdict: str
+    sentence: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the line may go on."""
+        return self.verdict == "passed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "passed": self.passed}
+
+
+def judge(gate: Gate, interval: Interval, against: str, metric: str, doubts: Sequence[str] = ()) -> GateResult:
+    """Hold the whole interval against the bound: within is passed, outside is failed, across is «cannot tell».
+
+    Args:
+        interval: the drop of the metric, the speed-up, or the share of the reference's bytes.
+        against: name of the reference stage.
+        metric: name of the metric of an accuracy gate.
+        doubts: why the measurement decides nothing, such as a noisy machine.
+    """
+    kind, bound, at_most = _bound(gate)
+    inside = interval.high <= bound if at_most else interval.low >= bound
+    outside = interval.low > bound if at_most else interval.high < bound
+    verdict = "cannot tell" if doubts else "passed" if inside else "failed" if outside else "cannot tell"
+    sentence = f"{_sentence(gate, interval, against, metric)}: {_ending(verdict, interval, doubts)}"
+    low, high = (end if isfinite(end) else None for end in (interval.low, interval.high))
+    return GateResult(
+        gate.after,
+        kind,
+        bound,
+        interval.value,
+        low,
+        high,
+        gate.confidence,
+        against,
+        verdict,
+        sentence,
+    )
+
+
+def _bound(gate: Gate) -> tuple[str, float, bool]:
+    if gate.accuracy_drop is not None:
+        return "accuracy_drop", gate.accuracy_drop, True
+    if gate.size_ratio is not None:
+        return "size_ratio", gate.size_ratio, True
+    assert gate.speedup is not None
+    return "speedup", gate.speedup, False
+
+
+def _ending(verdict: str, interval: Interval, doubts: Sequence[str]) -> str:
+    if doubts:
+        return f"CANNOT TELL, the measurement is NOISY: {'; '.join(doubts)}"
+    if verdict != "cannot tell":
+        return {"passed": "passed", "failed": "MISSED"}[verdict]
+    if not (isfinite(interval.low) or isfinite(interval.high)):
+        return "CANNOT TELL, the interval is not bounded: a longer measurement would"
+    return "CANNOT TELL, the interval spans the bound: more samples or a longer measurement would"
+
+
+def _sentence(gate: Gate, interval: Interval, against: str, metric: str) -> str:
+    kind, bound, _ = _bound(gate)
+    span = f"{gate.confidence:.0%} interval"
+    if kind == "accuracy_drop":
+        measured = f"{metric} {_drop(interval, metric)} against {against} ({span})"
+        wanted = f"at most {_points(bound, metric)} may be lost"
+    elif kind == "speedup":
+        measured = (
+            f"{interval.value:.2f}× the speed of {against} at batch {gate.batch_size} "
+            f"({span} {_end(interval.low)} to {_end(interval.high)})"
+        )
+        wanted = f"at least {bound:g}× is asked"
+    else:
+        measured = f"{interval.value:.1%} of the bytes of {against}"
+        wanted = f"at most {bound:.0%} is asked"
+    return f"after {gate.after}: {measured}; {wanted}"
+
+
+def _end(value: float) -> str:
+    return f"{value:.2f}" if isfinite(value) else "not bounded"
+
+
+def _points(value: float, metric: str) -> str:
+    return f"{value:.4g}" if metric in {"mse", "mae", "sqnr"} else f"{100 * value:.3g} pp"
+
+
+def _drop(interval: Interval, metric: str) -> str:
+    """``lost 0.56 pp [−0.20, 1.90]``."""
+    if metric in {"mse", "mae", "sqnr"}:
+        return f"worse by {interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+    return f"lost {100 * interval.value:.2f} pp [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"

@@ -1,0 +1,180 @@
+"""A recipe in its folder: what is planned, what is made so far, and what finished artifacts let us skip."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.artifact import Artifact, is_finished, load_artifact
+from ..core.console import Console
+from ..core.context import Context, Place
+from ..core.data.data_sources import fit_to, load_data
+from ..core.data.splits import Splits
+from ..core.options.recipe import Recipe
+from ..core.options.stage_options import CaptureOptions, ExportOptions, ModelSpec, Options
+from ..core.options.stage_table import PROGRAM_STAGES
+from ..core.program_file import read_signature
+from .cache_key import key_of, key_of_measurement
+from .dispatch import run_stage
+from .gates import GateResult
+
+if TYPE_CHECKING:
+    from ..benchmarks.result import Result
+
+
+@dataclass
+class Outcome:
+    """What a walk of the line left behind.
+
+    Attributes:
+        folder: the run's folder.
+        artifacts: finished artifacts by stage name, in order.
+        gates: every gate's verdict, in the order they were checked.
+        result: the measurement of the bench stage, or None without one.
+        report: the HTML report, or None without one.
+        reused: names of the stages whose artifact was there already.
+    """
+
+    folder: Path
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    gates: list[GateResult] = field(default_factory=list)
+    result: Result | None = None
+    report: Path | None = None
+    reused: list[str] = field(default_factory=list)
+
+
+class Line:
+    """One walk of one recipe in one folder."""
+
+    def __init__(self, recipe: Recipe, base: Path, folder: Path, console: Console) -> None:
+        self.recipe = recipe
+        self.base = base
+        self.folder = folder
+        self.console = console
+        self.outcome = Outcome(folder)
+        self.seen: dict[Path, Artifact] = {}
+        self.plan: list[tuple[str, Options]] = [(stage.name, stage.options) for stage in recipe.stages]
+        if self.plan[0][0] != "capture":
+            self.plan.insert(0, ("capture", CaptureOptions()))
+        self.numbers = {name: index for index, (name, _) in enumerate(self.plan)}
+        self.left_out: str | None = None
+
+    @cached_property
+    def raw_data(self) -> Splits:
+        """The data under the names that their source gives them."""
+        return load_data(self.recipe.data, self.base, self.recipe.seed)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the data."""
+        return self.raw_data.fingerprint()
+
+    @property
+    def context(self) -> Context:
+        """What the stages share."""
+        recipe = self.recipe
+        return Context(self.raw_data, self.base, recipe.task, recipe.target, recipe.seed, self.console)
+
+    @cached_property
+    def data(self) -> Splits:
+        """The data under the names of the model's inputs."""
+        return fit_to(self.raw_data, read_signature(self.outcome.artifacts["capture"].main))
+
+    def quantize_again(self, slow: Mapping[str, str]) -> None:
+        """Let layers that INT8 slows down stay in floating point, with the reasons given."""
+        options = next(options for name, options in self.plan if name == "quantize")
+        del self.outcome.artifacts["quantize"]
+        again = options.model_copy(update={"float_layers": dict(slow)})
+        self.outcome.artifacts["quantize"] = self.program("quantize", again)
+
+    def program(self, name: str, options: Options) -> Artifact:
+        """What a stage on programs makes of the newest program."""
+        return self.make(name, options, [self.outcome.artifacts[self.last_program()]], partial(run_stage, name))
+
+    def last_program(self) -> str:
+        """Name of the newest program stage."""
+        return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES][-1]
+
+    def shipped(self) -> str:
+        """Name of the program stage that is exported: the newest, without one that turned out slower."""
+        return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES and name != self.left_out][-1]
+
+    def graph(self, name: str) -> Artifact:
+        """The ONNX graph of a program stage: what is measured, and for the last program what is shipped."""
+        options = next((o for _, o in self.plan if isinstance(o, ExportOptions)), ExportOptions())
+        shipped = "export" in self.numbers and name == self._last_planned()
+        if not shipped:  # what the shipped file is compared with stays in FP32
+            options = options.model_copy(update={"precision": "fp32", "half_io": False})
+        label = "export" if shipped else f"{name}-graph"
+        return self.make("export", options, [self.outcome.artifacts[name]], partial(run_stage, "export"), label)
+
+    def _last_planned(self) -> str:
+        return [name for name, _ in self.plan if name in PROGRAM_STAGES and name != self.left_out][-1]
+
+    def make(
+        self,
+        stage: str,
+        options: Options,
+        parents: Sequence[Artifact | ModelSpec],
+        run: Callable[[Any, Any, Place, Context], Artifact],
+        label: str | None = None,
+    ) -> Artifact:
+        """Reuse the artifact that a stage of the table left behind for equal inputs, or run the stage.
+
+        Args:
+            parents: one artifact, or the model that the recipe names.
+            run: the stage's function.
+            label: names the folder; the stage's own name by default.
+        """
+        key, label = key_of(stage, options, parents, self.context), label or stage
+
+        def _make(place: Place) -> Artifact:
+            context = replace(self.context, scratch=self.folder / ".scratch" / place.directory.name)
+            return run(options, parents[0], place, context)
+
+        return self._kept(label, key, parents, _make)
+
+    def measure(
+        self,
+        name: str,
+        options: Options,
+        parents: Sequence[Artifact],
+        make: Callable[[Place], Artifact],
+        extra: Mapping[str, object] | None = None,
+        label: str | None = None,
+    ) -> Artifact:
+        """Reuse what was measured before of equal artifacts, or measure it with ``make``."""
+        key = key_of_measurement(name, options, parents, self.context, make, extra)
+        return self._kept(label or name, key, parents, make)
+
+    def _kept(
+        self, label: str, key: str, parents: Sequence[Artifact | ModelSpec], make: Callable[[Place], Artifact]
+    ) -> Artifact:
+        number = self.numbers[label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")]
+        directory = self.folder / f"{number:02d}-{label}-{key[:12]}"
+        if directory not in self.seen:
+            keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))
+            self.seen[directory] = self._found(label, directory) or self._timed(
+                label, Place(directory, key, keys), make
+            )
+        return self.seen[directory]
+
+    def _found(self, label: str, directory: Path) -> Artifact | None:
+        if not is_finished(directory):
+            return None
+        artifact = load_artifact(directory)
+        self.outcome.reused.append(label)
+        if label in self.numbers:
+            self.console.stage(label, f"reused {directory}")
+        return artifact
+
+    def _timed(self, label: str, place: Place, make: Callable[[Place], Artifact]) -> Artifact:
+        started = time.perf_counter()
+        artifact = make(place)
+        if label in self.numbers:
+            self.console.stage(label, f"{time.perf_counter() - started:.1f} s  {place.directory}")
+        return artifact

@@ -1,0 +1,186 @@
+"""The keyword arguments of the verbs, for editors and type checkers: the options of the stages, field by field.
+
+A test keeps them in step with the options themselves, which check the values and hold defaults and descriptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from ...core.dynamic_kernels import RecurrentForm
+from ...core.options.option_types import Importance, Normalization
+from ...core.options.stage_options import Provider, Rung
+
+Nested = Mapping[str, Any]
+Share = float | str
+Names = Sequence[str]
+
+
+class TrainArguments(TypedDict, total=False):
+    """Options of ``train``."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    schedule: Literal["constant", "step", "exponential", "cosine", "linear"]
+    warmup_epochs: float
+    label_smoothing: float
+    class_weights: Literal["none", "balanced"] | Sequence[float]
+    clip_norm: float | None
+    accumulate: int
+    patience: int | None
+    ema: float | None
+    precision: Literal["no", "bf16", "fp16"]
+    device: Literal["auto", "cpu", "cuda"]
+    checkpoint_epochs: int
+
+
+class DistillArguments(TrainArguments, total=False):
+    """Options of ``distill`` beside the student."""
+
+    temperature: float
+    alpha: float
+
+
+class PruneArguments(TypedDict, total=False):
+    """Options of ``prune``."""
+
+    macs: Share | None
+    parameters: Share | None
+    size: Share | None
+    size_bytes: float | str | None
+    latency: Share | None
+    latency_ms: float | str | None
+    batch: int
+    threads: int
+    timer: str | None
+    layers: Mapping[str, Share]
+    importance: Importance
+    normalize: Normalization
+    score_samples: int
+    score_batch: int
+    scope: Literal["global", "layer"]
+    min_channels: int
+    align: int | Literal["auto"]
+    exclude: Names
+    only: Names
+    schedule: Literal["one_shot", "iterative", "gradual"] | None
+    steps: int | None
+    ramp: Literal["geometric", "cubic", "linear"] | None
+    tolerance: float
+    recover: Nested | None
+
+
+class SparsifyArguments(TypedDict, total=False):
+    """Options of ``sparsify``."""
+
+    pattern: str
+    sparsity: Share
+    method: Literal["magnitude", "reconstruct"]
+    scope: Literal["global", "layer"]
+    exclude: Names
+    only: Names
+    samples: int
+    batch: int
+    damping: float
+    recover: Nested | None
+
+
+class QuantizeArguments(TypedDict, total=False):
+    """Options of ``quantize``."""
+
+    method: Literal["auto", "minmax", "moving", "percentile", "mse", "entropy"]
+    percentile: float
+    samples: int
+    batch_size: int
+    exclude: Names
+    correction: Rung | Sequence[Rung]
+    weight_bits: int
+    first_layer: Literal["auto", "int8", "float"]
+    form: Literal["static", "dynamic", "auto"]
+    embeddings: Literal["int8", "float"]
+    smooth: bool
+    last_layer: Literal["auto", "int8", "float"]
+    timed: bool
+    timed_batches: Sequence[int]
+    float_layers: Mapping[str, str]
+    sensitivity: bool
+    mixed: Literal["none", "auto"]
+    max_drop: float | None
+    min_sqnr: float | None
+    plan: str | None
+    qat: Nested | None
+
+
+class ExportArguments(TypedDict, total=False):
+    """Options of ``export`` beside the target."""
+
+    opset: int | None
+    tolerance: float
+    batch_sizes: Sequence[int]
+    golden: int
+    precision: Literal["fp32", "fp16", "bf16"]
+    half_exclude: Names
+    recurrent: RecurrentForm
+    half_io: bool
+
+
+class EngineArguments(TypedDict, total=False):
+    """Options of ``engine``."""
+
+    batch_sizes: Sequence[int]
+    axis: Names
+    profile: Names
+    precision: Literal["file", "fp16", "bf16"]
+    workspace_mib: int | None
+    level: int
+    tf32: bool
+    timing_cache: str | None
+    runtime: Literal["auto", "tensorrt", "tensorrt_rtx"]
+    version_compatible: bool
+    hardware: Literal["this", "ampere+", "same-capability"]
+    lint: Literal["refuse", "warn"]
+
+
+class PackArguments(TypedDict, total=False):
+    """Options of ``pack``."""
+
+    name: str
+    version: str
+    handler: Literal["tensor"]
+    batch_size: int
+    max_batch_delay_ms: int
+    workers: int
+    threads: int
+    response_timeout_s: int
+    max_request_bytes: int
+    max_rows: int
+
+
+class CompareArguments(TypedDict, total=False):
+    """Options of ``compare``: those of ``retort bench``."""
+
+    batch_sizes: Sequence[int]
+    threads: int
+    blocks: int
+    block_ms: float
+    budget_s: float
+    confidence: float
+    seed: int
+    provider: Provider
+    axis: Names
+    provider_option: Names
+    engine_cache: str | None
+
+
+class CaptureArguments(TypedDict, total=False):
+    """Options of ``capture``."""
+
+    dynamic: Mapping[str, Mapping[int, str]]
+    output_names: Names | None
+    weights: str | None
+    args: Nested

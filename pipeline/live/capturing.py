@@ -1,0 +1,173 @@
+"""From a model of any make to a live program: a module with an example, a file, a folder, or a factory by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import signature
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from ...core.artifact import Artifact
+from ...core.context import Context
+from ...core.data.splits import Splits
+from ...core.errors import CaptureError, DataError, MissingFileError, ModelError, UserError
+from ...core.options.stage_options import CaptureOptions, ModelSpec
+from ...core.tensors import Signature
+from .. import stages
+from ..cache_key import key_of
+from .adapters import as_splits, names_splits
+from .feeds import as_numpy, example_feeds, is_array
+from .programs import Program
+from .workspace import ScriptConsole, Workspace, finished
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...compress.program import Program as Captured
+
+ROWS = 4
+
+
+class CaptureRequest(CaptureOptions):
+    """What ``retort.capture`` takes beside the model and its example."""
+
+    output_names: tuple[str, ...] | None = Field(
+        default=None, description="one name per output of an nn.Module; by default `output`, or what the model says"
+    )
+    weights: str | None = Field(
+        default=None, description="for a factory: a .safetensors file, or a state dict read with weights_only=True"
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="for a factory: its keyword arguments; for a `save_pretrained` folder: {'task': …}",
+    )
+
+
+def capture_module(model: nn.Module, example: Any, request: CaptureRequest, workspace: Workspace) -> Program:
+    """Capture a module that is in memory; it is left as it was.
+
+    Raises:
+        CaptureError: it cannot be captured; says where and why.
+        DataError: the example does not fit its forward.
+        ModelError: it does not run on the example.
+    """
+    if request.weights or request.args:
+        raise UserError("`weights` and `args` are for a factory that is given by name", "load the weights first")
+    if _is_pretrained(model) and getattr(model.config, "is_encoder_decoder", False):
+        what = f"{type(model).__name__} is an encoder and a decoder, which is a loop and not one program"
+        raise ModelError(what, "capture its encoder: retort.capture(model.get_encoder(), example)")
+    feeds = _feeds(model, example)
+    names = list(request.output_names) if request.output_names else None
+    with _without_cache(model):
+        return Program(workspace, captured=_captured(model, feeds, request.dynamic, names))
+
+
+def _captured(model: nn.Module, feeds: Mapping[str, Any], dynamic: Any, names: list[str] | None) -> Captured:
+    """With free text lengths of models of transformers, where they have no fixed one."""
+    from ...compress.program import capture
+    from ...compress.sources.huggingface import free_axes
+
+    axes = dynamic or (free_axes(feeds) if _is_pretrained(model) else {})
+    try:
+        return capture(model, feeds, dynamic=axes or None, output_names=names)
+    except CaptureError as error:
+        if dynamic or error.facts.get("axis") != "sequence":
+            raise
+        return capture(model, feeds, output_names=names)
+
+
+def _is_pretrained(model: nn.Module) -> bool:
+    return hasattr(model, "config") and hasattr(model, "main_input_name")
+
+
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """A decoder of transformers without its cache of past keys, which is no tensor, for a while."""
+    config = getattr(model, "config", None) if _is_pretrained(model) else None
+    before = getattr(config, "use_cache", None)
+    if before is None:
+        yield
+        return
+    config.use_cache = False  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        config.use_cache = before  # type: ignore[union-attr]
+
+
+def _feeds(model: nn.Module, example: Any) -> dict[str, Any]:
+    if example is None:
+        if not _is_pretrained(model):
+            raise DataError("capture needs an example of the inputs", "retort.capture(net, x) with a tensor [N, …]")
+        from ...compress.sources.huggingface import example_of
+
+        return dict(example_of(model))
+    if isinstance(example, str | Path | Splits):
+        batch, is_batch = _rows_of_source(model, example), False
+    else:
+        batch, is_batch = first_batch(example)
+    feeds = example_feeds(model.forward, batch, is_batch)
+    return {name: value if is_array(value) else as_numpy(value) for name, value in feeds.items()}
+
+
+def _rows_of_source(model: nn.Module, source: str | Path | Splits) -> Any:
+    """A few rows of named data: by name where the forward has those names, else by position."""
+    rows = as_splits(source, Signature((), ()), "calibrate").example(ROWS)
+    return rows if set(rows) <= set(signature(model.forward).parameters) else tuple(rows.values())
+
+
+def first_batch(example: Any) -> tuple[Any, bool]:
+    """A batch of what was given as an example, and whether it may hold targets because a loader or dataset gave it.
+
+    Raises:
+        DataError: there is none.
+    """
+    if hasattr(example, "dataset") and hasattr(example, "collate_fn"):
+        return _first(example), True
+    if isinstance(example, Mapping) and names_splits(example):
+        return first_batch(next(value for name, value in example.items() if name != "classes"))
+    if is_array(example) or isinstance(example, Mapping | tuple | list):
+        return example, isinstance(example, list)  # which loaders make of the tuples of a dataset
+    if hasattr(example, "__getitem__") and hasattr(example, "__len__"):
+        from torch.utils.data import default_collate
+
+        return default_collate([example[index] for index in range(min(ROWS, len(example)))]), True
+    if hasattr(example, "__iter__"):
+        return _first(example), True
+    raise DataError(
+        f"the example is of type {type(example).__name__}",
+        "give a tensor, a tuple, a mapping or a DataLoader",
+    )
+
+
+def _first(batches: Any) -> Any:
+    found = list(islice(iter(batches), 1))
+    if not found:
+        raise DataError("the loader gives no batch to capture with", "check its dataset, and `drop_last`")
+    return found[0]
+
+
+def capture_source(
+    source: str, request: CaptureRequest, data: Splits | None, seed: int, workspace: Workspace, console: ScriptConsole
+) -> Program:
+    """Capture what a path or a reference names: an ONNX file, a folder of ``save_pretrained``, a factory.
+
+    Raises:
+        MissingFileError: a path that is not there.
+        CaptureError: it cannot be captured, or the imported program does not agree with ONNX Runtime.
+        UserError: data are needed and missing.
+    """
+    if (source.endswith((".onnx", ".pt2")) or "/" in source) and ":" not in source and not Path(source).exists():
+        raise MissingFileError(f"no such model: {source}", "check the path")
+    if data is None and ":" in source:
+        raise DataError(f"{source} needs data: they give the example inputs", "capture(source, data='digits')")
+    spec = ModelSpec(source=source, weights=request.weights, args=request.args)
+    options = CaptureOptions(dynamic=request.dynamic)
+    context = Context(data, seed=seed, console=console)  # type: ignore[arg-type]  # a folder needs no data
+    place = workspace.place("capture", key_of("capture", options, [spec], context))
+    made: Artifact = finished(place, console) or stages.capture(options, spec, place, context)
+    return Program(workspace, made, data=data, notes=console.notes)

@@ -1,0 +1,250 @@
+"""The verbs that make a program smaller or better: train, distill, prune, sparsify, quantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import UserError
+from ...core.options.stage_options import (
+    DistillOptions,
+    PruneOptions,
+    QuantizeOptions,
+    SparsifyOptions,
+    Target,
+    Task,
+    TrainOptions,
+)
+from . import running
+from .documented import checked, with_options
+from .model_files import Graph
+from .programs import Program
+from .running import Request
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from torch import nn
+
+    from .arguments import DistillArguments, PruneArguments, QuantizeArguments, SparsifyArguments, TrainArguments
+
+
+@with_options(TrainOptions)
+def train(
+    program: Program | str | Path,
+    *,
+    data: Any = None,
+    task: Task | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Unpack[TrainArguments],
+) -> Program:
+    """Train a program on its task; ``program.module`` takes a training loop of your own instead.
+
+    Args:
+        program: what to start from; it stays as it is.
+        data: labelled samples; see ``retort.prune``.
+        task: ``classification`` (cross entropy) or ``regression`` (squared error); by default what the targets say.
+        seed: of the order of samples, of augmentation and dropout.
+        folder: where artifacts are kept and reused; by default the program's own folder.
+        progress: show stages and progress bars on stderr.
+
+    Returns:
+        The trained program, with its best weights by the validation split; ``facts`` has its history.
+
+    Raises:
+        DataError: no labels, or samples that do not fit.
+        UserError: an option is unknown or has a wrong value, or the training diverged.
+
+    Example:
+        >>> import retort
+        >>> program = retort.capture("retort.examples.digits:student", data="digits")
+        >>> trained = retort.train(program, epochs=1)
+        >>> trained.facts.epochs
+        1
+    """
+    asked = checked("train", TrainOptions, options)
+    return _program(running.run_stage("train", program, asked, Request(data, task, "cpu", seed, folder, progress)))
+
+
+@with_options(DistillOptions, leave_out=("student",))
+def distill(
+    program: Program | str | Path,
+    student: Program | nn.Module | str | Path,
+    *,
+    data: Any = None,
+    task: Task | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Unpack[DistillArguments],
+) -> Program:
+    """Train a smaller student on the soft targets of a program (Hinton et al., 2015).
+
+    Args:
+        program: the teacher; it stays as it is.
+        student: the smaller model: a module, a program, a ``.pt2``, or ``package.module:factory``. It stays as it is.
+        data: samples; see ``retort.prune``. With ``alpha=1.0`` they need no labels.
+        task: ``classification`` or ``regression``; by default what the targets say.
+        seed: of everything random.
+        folder: where artifacts are kept and reused; by default the program's own folder.
+        progress: show stages and progress bars on stderr.
+
+    Returns:
+        The trained student.
+
+    Raises:
+        ModelError: teacher and student do not take the same inputs, or do not predict the same classes.
+        DataError: no labels, or samples that do not fit.
+        UserError: an option is unknown or has a wrong value.
+
+    Example:
+        >>> import retort
+        >>> from retort.examples.digits import student
+        >>> teacher = retort.capture("retort.examples.digits:teacher", data="digits")
+        >>> small = retort.distill(teacher, student(width=8), epochs=1)
+        >>> small.facts.parameters < teacher.facts.parameters
+        True
+    """
+    request = Request(data, task, "cpu", seed, folder, progress)
+    teacher = _program(running.opened(program))
+    asked = checked("distill", DistillOptions, {**options, "student": "live"})
+    spec = running.student_spec(student, teacher, request)
+    return _program(running.run_stage("distill", teacher, asked.model_copy(update={"student": spec}), request))
+
+
+@with_options(PruneOptions)
+def prune(
+    program: Program | Graph | str | Path,
+    *,
+    data: Any = None,
+    task: Task | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Unpack[PruneArguments],
+) -> Program | Graph:
+    """Remove coupled channels, prove the cut, and recover by training.
+
+    Give exactly one budget (``macs``, ``parameters``, ``size``, ``size_bytes``, ``latency``, ``latency_ms``), or
+    ``layers`` alone.
+
+    Args:
+        program: what to cut; it stays as it is. An ONNX file gives an ONNX file again.
+        data: samples, by which channels are ranked and recovery trains. A DataLoader, a Dataset, arrays, a pair
+            ``(x, y)``, a mapping with the names of the inputs and ``labels``, or an iterable of batches: 15 % of one
+            set are held out for validation. Or a mapping of splits ``{"train": …, "validation": …}``, a built-in name
+            (``digits``), or ``package.module:function``. By default what the program was last given.
+        task: ``classification`` or ``regression``; by default what the targets say.
+        seed: of everything random.
+        folder: where artifacts are kept and reused; by default the program's own folder, or else a temporary one.
+        progress: show stages and progress bars on stderr.
+
+    Returns:
+        The smaller program. Its ``facts`` have ``macs_before`` and ``macs_after`` (multiply-accumulates for one
+        sample), ``parameters_before`` and ``parameters_after``, ``groups``, ``locked`` (what stayed whole, and why) and
+        ``proof_relative_error``.
+
+    Raises:
+        UserError: an option is unknown or has a wrong value, a pattern matches nothing, or the budget cannot be met.
+        DataError: no labels, or samples that do not fit.
+        VerificationError: the cut program does not equal the dense one with the removed channels masked.
+
+    Example:
+        >>> import retort
+        >>> program = retort.capture("retort.examples.digits:student", data="digits")
+        >>> small = retort.prune(program, macs=0.5, recover={"epochs": 1})
+        >>> small.facts.macs_after <= 0.5 * small.facts.macs_before
+        True
+    """
+    asked = checked("prune", PruneOptions, options)
+    return running.run_stage("prune", program, asked, Request(data, task, "cpu", seed, folder, progress))
+
+
+@with_options(SparsifyOptions)
+def sparsify(
+    program: Program | Graph | str | Path,
+    *,
+    data: Any = None,
+    task: Task | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Unpack[SparsifyArguments],
+) -> Program | Graph:
+    """Zero weights in the 2:4 pattern of sparse tensor cores, or anywhere, and recover by training.
+
+    Args:
+        program: it stays as it is. An ONNX file gives an ONNX file again.
+        data: samples; see ``retort.prune``.
+        task: ``classification`` or ``regression``; by default what the targets say.
+        seed: of everything random.
+        folder: where artifacts are kept and reused; by default the program's own folder.
+        progress: show stages and progress bars on stderr.
+
+    Returns:
+        The program with zeros in its weights; ``facts`` tells the layers and their shares.
+
+    Raises:
+        UserError: an option is unknown or has a wrong value.
+        DataError: no labels, or samples that do not fit.
+
+    Example:
+        >>> import retort
+        >>> program = retort.capture("retort.examples.digits:student", data="digits")
+        >>> sparse = retort.sparsify(program, pattern="2:4", recover=None)
+        >>> sparse.stage
+        'sparsify'
+    """
+    asked = checked("sparsify", SparsifyOptions, options)
+    return running.run_stage("sparsify", program, asked, Request(data, task, "cpu", seed, folder, progress))
+
+
+@with_options(QuantizeOptions)
+def quantize(
+    program: Program | Graph | str | Path,
+    *,
+    data: Any = None,
+    task: Task | None = None,
+    target: Target = "cpu",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Unpack[QuantizeArguments],
+) -> Program | Graph:
+    """Quantize a program to INT8 after training, calibrated on real samples; ``qat`` trains on with it.
+
+    Args:
+        program: in FP32; it stays as it is. An ONNX file gives an ONNX file again.
+        data: samples, which need no labels unless ``qat`` trains on them; see ``retort.prune``.
+        task: ``classification`` or ``regression``; by default what the targets say.
+        target: what the model is for: ``cpu`` (x86 with VNNI or AMX, timed against FP32) or ``tensorrt``.
+        seed: of everything random.
+        folder: where artifacts are kept and reused; by default the program's own folder, or else a temporary one.
+        progress: show stages and progress bars on stderr.
+
+    Returns:
+        The INT8 program. Its ``facts`` have ``integer_macs_percent``, ``against_fp32`` (signal to noise in dB and share
+        of equal decisions), ``float_nodes`` (what stays in floating point, and why) and, where it was timed, ``speed``
+        (times as fast as FP32 by batch size, with intervals).
+
+    Raises:
+        UserError: an option is unknown or has a wrong value, or the program is INT8 already.
+        DataError: no samples, or samples that do not fit.
+
+    Example:
+        >>> import retort
+        >>> program = retort.capture("retort.examples.digits:student", data="digits")
+        >>> int8 = retort.quantize(program, timed=False)
+        >>> int8.facts.target
+        'cpu'
+    """
+    asked = checked("quantize", QuantizeOptions, options)
+    return running.run_stage("quantize", program, asked, Request(data, task, target, seed, folder, progress))
+
+
+def _program(model: Any) -> Program:
+    if not isinstance(model, Program):
+        raise UserError(f"{model} is no program", "capture an ONNX file first: retort.capture(path, data=…)")
+    return model

@@ -1,0 +1,301 @@
+"""A stage on live objects: what is given becomes an artifact, the stage runs or is reused, what is made comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from ...core.artifact import Artifact
+from ...core.context import Context, Place
+from ...core.data.splits import ArraySplit, Splits
+from ...core.errors import DataError, UserError
+from ...core.options.recipe import nearest
+from ...core.options.stage_options import (
+    DistillOptions,
+    ExportOptions,
+    ModelSpec,
+    Options,
+    QuantizeOptions,
+    Target,
+    Task,
+)
+from ...core.tensors import Signature
+from .. import dispatch, onnx_input
+from ..cache_key import key_of
+from .adapters import REMEDY, Use, as_splits, require_targets, task_of
+from .capturing import CaptureRequest, capture_module, capture_source
+from .model_files import Archive, Engine, Graph, ModelFile, Runnable
+from .opening import load
+from .programs import Program
+from .workspace import ScriptConsole, Workspace, finished, same_or_new
+
+TRAINING = {
+    "train": "give (inputs, targets)",
+    "distill": "give (inputs, targets), or alpha=1.0, which learns from the teacher's outputs alone",
+    "recover": "give (inputs, targets); or recover={'alpha': 1.0}, which learns from the outputs before the cut alone; "
+    "or recover=None",
+    "qat": "give (inputs, targets), or qat={'alpha': 1.0}, which learns from the FP32 outputs alone",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What all verbs take beside a model and the options of their stage.
+
+    Attributes:
+        data: samples of any make; None for those that the model was last given.
+        task: None for what the targets say.
+        target: what the model is for.
+        seed: of everything random.
+        folder: where artifacts are kept and reused.
+        progress: show stages and progress bars on stderr.
+    """
+
+    data: Any = None
+    task: Task | None = None
+    target: Target = "cpu"
+    seed: int = 0
+    folder: str | Path | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("target", Target), ("task", Task)):
+            value, known = getattr(self, name), list(get_args(kinds))
+            if value is not None and value not in known:
+                raise UserError(f"{name} '{value}' is not known{nearest(value, known)}", f"give {' or '.join(known)}")
+
+
+def opened(model: Any) -> Program | ModelFile:
+    """A live object from one, or from a path.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(model, Program | ModelFile):
+        return model
+    if isinstance(model, str | Path):
+        found = load(model)
+        if isinstance(found, Program | ModelFile):
+            return found
+    if hasattr(model, "forward") and hasattr(model, "state_dict"):
+        raise UserError(
+            f"{type(model).__name__} is a module and not captured yet", "program = retort.capture(net, example)"
+        )
+    raise UserError(
+        f"an object of type {type(model).__name__} is no model of Retort",
+        "give a Program, a Graph, or a path to one",
+    )
+
+
+def run_stage(stage: str, model: Any, options: Options, request: Request) -> Program | Graph:
+    """Run a stage that works on programs; an ONNX file is imported before it and exported after it.
+
+    Raises:
+        RetortError: whatever the stage refuses.
+    """
+    given = opened(model)
+    if isinstance(given, Program):
+        return _on_program(stage, given, options, request)
+    if not isinstance(given, Graph):
+        raise UserError(f"{given.path} is a {given.kind}; `{stage}` needs a program or an ONNX file", "name one")
+    console = ScriptConsole(request.progress)
+    workspace = same_or_new(request.folder, given.workspace)
+    data = splits_of(given, given.signature, request, "calibrate")
+    program = capture_source(str(given.path.resolve()), CaptureRequest(), data, request.seed, workspace, console)
+    made = _on_program(stage, program, options, replace(request, data=data, folder=request.folder))
+    return export(made, ExportOptions(), replace(request, data=data))
+
+
+def _on_program(stage: str, program: Program, options: Options, request: Request) -> Program:
+    console = ScriptConsole(request.progress)
+    workspace = same_or_new(request.folder, program.workspace)
+    trained = _trains_on(stage, options)
+    data = splits_of(program, program.signature, request, "train" if trained else "calibrate")
+    if trained and _needs_targets(options, trained):
+        require_targets(data, stage, TRAINING[trained])
+    context = Context(data, Path.cwd(), task_of(data, request.task), request.target, request.seed, console)
+    parent = program.artifact
+    options, described = _with_student(options, data, workspace)
+    place = workspace.place(stage, key_of(stage, described, [parent], context), (parent.key,))
+    context = replace(context, scratch=workspace.scratch(place))
+    made, facts = _made(stage, options, parent, place, context)
+    return Program(workspace, made, facts=facts, data=data, notes=console.notes)
+
+
+def _made(
+    stage: str, options: Options, parent: Artifact, place: Place, context: Context
+) -> tuple[Artifact, dict[str, Any]]:
+    reused = finished(place, context.console)
+    if reused is not None:
+        return reused, {}
+    if isinstance(options, QuantizeOptions):
+        made, ratios = onnx_input.quantize(options, parent, place, context)
+        return made, {"speed": ratios} if ratios else {}
+    return dispatch.run_stage(stage, options, parent, place, context), {}
+
+
+def _trains_on(stage: str, options: Options) -> str:
+    """The option that lets a stage train, or the stage itself; empty where nothing is trained."""
+    if stage in ("train", "distill"):
+        return stage
+    return next((name for name in ("recover", "qat") if getattr(options, name, None) is not None), "")
+
+
+def _needs_targets(options: Options, trained: str) -> bool:
+    inner = getattr(options, trained, options)
+    alone = getattr(inner, "distill", True) and getattr(inner, "alpha", 0.0) >= 1
+    return not alone
+
+
+def _with_student(options: Options, data: Splits, workspace: Workspace) -> tuple[Options, Options]:
+    """Options to run, and to make a key of: a student in memory stands in them by its content."""
+    student = getattr(options, "student", None)
+    if not isinstance(options, DistillOptions) or not isinstance(student, _LiveSpec):
+        return options, options
+    artifact = student.program.artifact
+    run, named = ({"student": ModelSpec(source=text)} for text in (str(artifact.main), artifact.key))
+    return options.model_copy(update=run), options.model_copy(update=named)
+
+
+class _LiveSpec(ModelSpec):
+    """A student that is in memory."""
+
+    program: Any = None
+
+
+def student_spec(student: Any, teacher: Program, request: Request) -> ModelSpec:
+    """How the options of distillation name a student of any make.
+
+    Args:
+        student: a module, a program, or a source as in a recipe.
+        teacher: gives names and an example of the inputs where data do not.
+    """
+    if isinstance(student, str | Path):
+        return ModelSpec(source=str(student))
+    if isinstance(student, Program):
+        return _LiveSpec(source="live", program=student)
+    data = splits_of(teacher, teacher.signature, request, "train")
+    program = capture_module(student, data.example(4), CaptureRequest(), teacher.workspace)
+    return _LiveSpec(source="live", program=program)
+
+
+def splits_of(model: Program | ModelFile, signature: Any, request: Request, use: Use) -> Splits:
+    """The data of a call, or those that the model was last given.
+
+    Raises:
+        DataError: there are none.
+    """
+    if request.data is not None:
+        return as_splits(request.data, signature, use, request.seed)
+    if model.data is None:
+        raise DataError("no data are given", REMEDY)
+    return model.data
+
+
+def export(model: Any, options: ExportOptions, request: Request, path: Path | None = None) -> Graph:
+    """Write a program as ONNX; without data, parity is checked on the example that it was captured with."""
+    program = opened(model)
+    if not isinstance(program, Program):
+        raise UserError(f"{program.path} is a {program.kind} already", "export a program")
+    console = ScriptConsole(request.progress)
+    workspace = same_or_new(request.folder, program.workspace)
+    known = request.data is not None or program.data is not None
+    data = splits_of(program, program.signature, request, "calibrate") if known else _example_splits(program)
+    parent = program.artifact
+    context = Context(data, Path.cwd(), task_of(data, None), request.target, request.seed, console)
+    place = workspace.place("export", key_of("export", options, [parent], context), (parent.key,))
+    context = replace(context, scratch=workspace.scratch(place))
+    made = finished(place, console) or dispatch.run_stage("export", options, parent, place, context)
+    graph = Graph(workspace, made, path=path, program=program, data=program.data or data, notes=console.notes)
+    if path is not None:
+        graph.save(path)
+    return graph
+
+
+def _example_splits(program: Program) -> Splits:
+    whole = ArraySplit(program.example())
+    return Splits(whole, whole, whole, whole)
+
+
+def on_graph(stage: str, model: Any, options: Options, request: Request, path: Path | None) -> Engine | Archive:
+    """Run a stage that works on an ONNX file."""
+    graph = opened(model)
+    if isinstance(graph, Program) or graph.kind != "graph":
+        kind = "program" if isinstance(graph, Program) else graph.kind
+        raise UserError(f"`{stage}` needs an ONNX file, this is a {kind}", "graph = retort.export(program)")
+    console = ScriptConsole(request.progress)
+    workspace = same_or_new(request.folder, graph.workspace)
+    context = Context(None, console=console)  # type: ignore[arg-type]  # it reads no data
+    parent = graph.artifact
+    place = workspace.place(stage, key_of(stage, options, [parent], context), (parent.key,))
+    context = replace(context, scratch=workspace.scratch(place))
+    made = finished(place, console) or dispatch.run_stage(stage, options, parent, place, context)
+    make: type[Engine] | type[Archive] = Engine if stage == "engine" else Archive
+    live = make(workspace, made, path=path, program=graph.program, data=graph.data, notes=console.notes)
+    if path is not None:
+        live.save(path)
+    return live
+
+
+def splits_for_source(source: str, data: Any, seed: int) -> Splits | None:
+    """Data for a model that is given by name: of any make for an ONNX file, else splits or the name of a source.
+
+    Raises:
+        DataError: an ONNX file without data.
+        UserError: samples for a model whose inputs are not known yet.
+    """
+    if source.endswith(".onnx"):
+        if data is None:
+            raise DataError("an .onnx file needs data: they give the inputs that the import is checked with", REMEDY)
+        graph = load(source)
+        assert isinstance(graph, Graph)
+        return as_splits(data, graph.signature, "calibrate", seed)
+    if data is None or isinstance(data, Splits):
+        return data
+    if isinstance(data, str | Path):
+        return as_splits(data, Signature((), ()), "calibrate", seed)
+    raise UserError(
+        "a model that is given by name takes the name of its data, too",
+        "give 'digits', a .npz or package.module:function",
+    )
+
+
+def candidates(models: Any, data: Any) -> dict[str, Program | ModelFile]:
+    """What is to be compared as live objects; a module is captured.
+
+    Raises:
+        UserError: no mapping, no models, or something that is no model.
+    """
+    if not isinstance(models, Mapping) or not models:
+        raise UserError("`compare` takes models by name", "retort.compare({'before': one, 'after': other}, data=test)")
+    found: dict[str, Program | ModelFile] = {}
+    for name, model in models.items():
+        if hasattr(model, "forward") and hasattr(model, "state_dict"):
+            found[str(name)] = capture_module(model, data, CaptureRequest(), Workspace())
+        elif isinstance(getattr(model, "backend", None), str) and hasattr(model, "run"):
+            raise UserError(
+                f"'{name}' is a session, which does not tell its file", "give its file, its Graph or its Program"
+            )
+        else:
+            found[str(name)] = opened(model)
+    return found
+
+
+def test_splits(models: Mapping[str, Program | ModelFile], data: Any) -> Splits:
+    """The samples that models are compared on: those that are given, or what the last of them remembers.
+
+    Raises:
+        DataError: there are none.
+        UserError: the first model is a file that does not run.
+    """
+    if data is None:
+        known = [model.data for model in models.values() if model.data is not None]
+        if not known:
+            raise DataError("no data are given", REMEDY)
+        return known[-1]
+    first = next(iter(models.values()))
+    if not isinstance(first, Program | Runnable):
+        raise UserError(f"{first.path} is a {first.kind}, which does not run by itself", "compare its ONNX file")
+    return as_splits(data, first.signature, "test")

@@ -1,0 +1,141 @@
+"""The verbs that write files to run elsewhere: export, engine, pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import UserError
+from ...core.options.stage_options import EngineOptions, ExportOptions, PackOptions, Target
+from . import running
+from .documented import checked, with_options
+from .model_files import Archive, Engine, Graph
+from .programs import Program
+from .running import Request
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .arguments import EngineArguments, ExportArguments, PackArguments
+
+
+@with_options(ExportOptions, leave_out=("target",))
+def export(
+    program: Program | str | Path,
+    path: str | Path | None = None,
+    *,
+    data: Any = None,
+    target: Target = "cpu",
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Unpack[ExportArguments],
+) -> Graph:
+    """Write a program as ONNX for a target, and refuse it unless it agrees with PyTorch.
+
+    Args:
+        program: it stays as it is.
+        path: the ``.onnx`` file to write; without one it lies in the folder, or in a temporary one.
+        data: samples that parity is checked on; by default what the program was last given, or its example.
+        target: what runs the file: ``cpu`` (ONNX Runtime on x86) or ``tensorrt``.
+        folder: where artifacts are kept and reused; by default the program's own folder.
+        progress: show what is going on, on stderr.
+
+    Returns:
+        The graph: ``graph(x)`` runs it, ``retort.open_session(graph)`` opens it, ``facts.parity`` has the errors.
+
+    Raises:
+        VerificationError: the file does not compute what the program does; nothing is written.
+        CaptureError: an operator has no ONNX form.
+        UserError: an option is unknown or has a wrong value.
+
+    Example:
+        >>> import retort, torch
+        >>> program = retort.capture(torch.nn.Linear(8, 3), torch.randn(4, 8))
+        >>> graph = retort.export(program)
+        >>> graph(torch.randn(5, 8)).shape
+        (5, 3)
+    """
+    asked = checked("export", ExportOptions, options).model_copy(update={"target": target})
+    return running.export(program, asked, Request(data, None, target, 0, folder, progress), _file(path, ".onnx"))
+
+
+@with_options(EngineOptions)
+def engine(
+    graph: Graph | str | Path,
+    path: str | Path | None = None,
+    *,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Unpack[EngineArguments],
+) -> Engine:
+    """Build the TensorRT plan of an ONNX graph, for the GPU and the TensorRT of this machine.
+
+    Args:
+        graph: exported for the target ``tensorrt``.
+        path: the ``.plan`` file to write; without one it lies in the folder, or in a temporary one.
+        folder: where artifacts are kept and reused; by default the graph's own folder.
+        progress: show what is going on, on stderr.
+
+    Returns:
+        The engine; ``retort.open_session(engine)`` opens it.
+
+    Raises:
+        MachineError: no TensorRT is installed, or there is no GPU for it; ``tensorrt_rtx`` builds without one.
+        VerificationError: TensorRT would refuse or misread the graph; names the nodes.
+        UserError: an option is unknown or has a wrong value.
+
+    Example:
+        >>> import retort, torch
+        >>> program = retort.capture(torch.nn.Linear(8, 3), torch.randn(4, 8))
+        >>> engine = retort.engine(retort.export(program, target="tensorrt"), batch_sizes=(1, 4, 8))
+        >>> engine.path.suffix
+        '.plan'
+    """
+    asked = checked("engine", EngineOptions, options)
+    request = Request(folder=folder, progress=progress)
+    made = running.on_graph("engine", graph, asked, request, _file(path, ".plan"))
+    assert isinstance(made, Engine)
+    return made
+
+
+@with_options(PackOptions)
+def pack(
+    graph: Graph | str | Path,
+    path: str | Path | None = None,
+    *,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Unpack[PackArguments],
+) -> Archive:
+    """Pack an ONNX graph into a TorchServe archive that carries its own runtime.
+
+    Args:
+        graph: made by ``retort.export``.
+        path: the ``.mar`` file to write; without one it lies in the folder, or in a temporary one.
+        folder: where artifacts are kept and reused; by default the graph's own folder.
+        progress: show what is going on, on stderr.
+
+    Returns:
+        The archive, which ``retort serve`` starts.
+
+    Raises:
+        UserError: an option is unknown or has a wrong value.
+
+    Example:
+        >>> import retort, torch
+        >>> program = retort.capture(torch.nn.Linear(8, 3), torch.randn(4, 8))
+        >>> archive = retort.pack(retort.export(program), name="linear")
+        >>> archive.path.suffix
+        '.mar'
+    """
+    asked = checked("pack", PackOptions, options)
+    request = Request(folder=folder, progress=progress)
+    made = running.on_graph("pack", graph, asked, request, _file(path, ".mar"))
+    assert isinstance(made, Archive)
+    return made
+
+
+def _file(path: str | Path | None, suffix: str) -> Path | None:
+    if path is not None and Path(path).suffix != suffix:
+        raise UserError(f"cannot write '{path}'", f"name a {suffix} file")
+    return None if path is None else Path(path)

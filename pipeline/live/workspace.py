@@ -1,0 +1,95 @@
+"""Where the artifacts of a script lie: a folder of the user's, or one that goes when nobody needs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any
+
+from ...core.artifact import Artifact, is_finished, load_artifact
+from ...core.console import Console
+from ...core.context import Place
+from ...core.errors import UserError
+
+
+class Workspace:
+    """A folder of artifacts, each named after its stage and key; equal keys are reused.
+
+    Args:
+        folder: a folder to keep; without one a temporary folder, which goes with the last object that refers to it.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="retort-") if folder is None else folder).resolve()
+        if folder is None:
+            weakref.finalize(self, _remove, self.folder, os.getpid())
+
+    def place(self, stage: str, key: str, parents: tuple[str, ...] = ()) -> Place:
+        """Where the artifact of a stage with this key goes."""
+        return Place(self.folder / f"{stage}-{key[:12]}", key, parents)
+
+    def scratch(self, place: Place) -> Path:
+        """The folder of the checkpoints of what goes to ``place``."""
+        return self.folder / ".scratch" / place.directory.name
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise UserError(
+            "live objects are not pickled", "save them with `.save(path)`, and open them with `retort.load`"
+        )
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # workers of a DataLoader hold copies of what their parent needs
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def finished(place: Place, console: Console) -> Artifact | None:
+    """The artifact that equal inputs have left at a place."""
+    if not is_finished(place.directory):
+        return None
+    found = load_artifact(place.directory)
+    if found.key != place.key:
+        return None
+    console.say(f"reused {place.directory}")
+    return found
+
+
+def same_or_new(folder: str | Path | None, known: Workspace | None) -> Workspace:
+    """The folder that is asked for; else the one that the model lies in already; else a temporary one."""
+    return known if folder is None and known is not None else Workspace(folder)
+
+
+def _callers_level() -> int:
+    """How far above the console the line of the user's script is."""
+    root, level, frame = str(Path(__file__).resolve().parents[1]), 2, sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(root):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+class ScriptConsole(Console):
+    """The console of a call from a script; what a stage warns of is kept, and shown even where progress is not.
+
+    Args:
+        shown: whether stages and progress bars go to stderr.
+    """
+
+    def __init__(self, shown: bool = False) -> None:
+        super().__init__("text" if shown else "silent")
+        self.notes: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Keep a warning; without progress it becomes a Python warning."""
+        self.notes.append(text)
+        if self.mode == "text":
+            super().warn(text)
+        else:
+            warnings.warn(text, stacklevel=_callers_level())

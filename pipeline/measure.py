@@ -1,0 +1,202 @@
+"""What the line measures: test outputs of every graph, gates, the served endpoint, latency, and the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..benchmarks.sessions import LATENCY_SAMPLES, opener
+from ..core.artifact import Artifact, load_artifact, new_artifact
+from ..core.context import Place
+from ..core.data.splits import Split
+from ..core.errors import UserError, VerificationError
+from ..core.metrics.intervals import Interval
+from ..core.metrics.ratio import Ratio
+from ..core.options.stage_options import BenchOptions, Gate, Options, ServeOptions
+from ..core.options.stage_table import PROGRAM_STAGES
+from ..core.session import SessionOptions, open_session
+from ..core.tensors import Array
+from . import gates
+from .gates import GateResult
+
+if TYPE_CHECKING:
+    from ..benchmarks.accuracy import Accuracy, Predictions
+    from ..benchmarks.latency import LatencyComparison
+    from .line import Line
+
+
+def reference_of(line: Line) -> str:
+    """The stage that the others are compared with: the trained model as it came, or as `train` left it."""
+    return "train" if "train" in line.numbers else "capture"
+
+
+def predictions(line: Line, stage: str) -> Predictions:
+    """Outputs of a stage's graph on the test split, and the targets; computed once and kept.
+
+    A program stage is measured as the ONNX file that would be shipped of it, ``serve`` as its endpoint answered.
+    """
+    if stage == "serve":
+        return load_predictions(line.outcome.artifacts["serve"])
+    graph = graph_of(line, stage)
+
+    def _make(place: Place) -> Artifact:
+        from ..benchmarks.accuracy import predict
+
+        session = open_session(graph.main, SessionOptions(threads=0))
+        return save_predictions(place, "outputs", predict(session, line.data.test, console=line.console), {})
+
+    return load_predictions(line.measure("outputs", Options(), [graph], _make, {}, f"{stage}-outputs"))
+
+
+def save_predictions(place: Place, stage: str, found: Predictions, facts: dict[str, Any]) -> Artifact:
+    """Write test outputs and targets as a measurement artifact."""
+    arrays: dict[str, Any] = {f"out.{name}": array for name, array in found.outputs.items()}
+    if found.targets is not None:
+        arrays["targets"] = found.targets
+    with new_artifact(place, "measurement", stage, facts=facts) as folder:
+        np.savez(folder / "outputs.npz", **arrays)
+        (folder / "measurement.json").write_text(json.dumps(facts, default=str))
+    return load_artifact(place.directory)
+
+
+def load_predictions(artifact: Artifact) -> Predictions:
+    """Inverse of :func:`save_predictions`."""
+    from ..benchmarks.accuracy import Predictions
+
+    with np.load(artifact.file("outputs.npz")) as stored:
+        found = {key.removeprefix("out."): stored[key] for key in stored.files if key != "targets"}
+        return Predictions(found, stored["targets"] if "targets" in stored.files else None)
+
+
+def accuracy(line: Line, stage: str, against: str | None, confidence: float = 0.95) -> Accuracy:
+    """The metric of a stage on the test split, with its drop against a reference on the same samples."""
+    from ..benchmarks.accuracy import measure_accuracy
+
+    reference = None if against is None or against == stage else predictions(line, against)
+    own = predictions(line, stage)
+    if reference is not None:
+        reference = reference.first(len(own.main()))  # `serve.samples` may have asked for fewer
+    seed = line.recipe.seed
+    return measure_accuracy(line.recipe.metric_name, own, reference, confidence=confidence, seed=seed)
+
+
+def check_gate(line: Line, gate: Gate) -> GateResult:
+    """Measure what a gate asks for and judge it."""
+    against = gate.against or reference_of(line)
+    if against == gate.after:
+        raise UserError(f"the gate after {gate.after} compares it with itself", "name another stage as `against`")
+    if gate.accuracy_drop is not None:
+        found = accuracy(line, gate.after, against, gate.confidence).drop
+        if found is None:
+            raise UserError(
+                f"the metric '{line.recipe.metric_name}' has no drop that a gate could bound", "choose another `metric`"
+            )
+        interval = found
+    elif gate.size_ratio is not None:
+        share = graph_bytes(line, gate.after) / graph_bytes(line, against)
+        interval = Interval(share, share, share, gate.confidence)
+    else:
+        ratio = _speedup(line, gate, against)
+        return gates.judge(gate, ratio.interval, against, line.recipe.metric_name, ratio.doubts)
+    return gates.judge(gate, interval, against, line.recipe.metric_name)
+
+
+def graph_of(line: Line, stage: str) -> Artifact:
+    """The graph that stands for a stage: of its program, or the one that is shipped."""
+    return line.graph(stage if stage in PROGRAM_STAGES else line.shipped())
+
+
+def graph_bytes(line: Line, stage: str) -> int:
+    """Bytes of the ONNX file of a stage."""
+    return graph_of(line, stage).main.stat().st_size
+
+
+def _speedup(line: Line, gate: Gate, against: str) -> Ratio:
+    own = next((o for _, o in line.plan if isinstance(o, BenchOptions)), BenchOptions())
+    options = own.model_copy(update={"batch_sizes": (gate.batch_size,), "confidence": gate.confidence})
+    pair = {name: graph_of(line, name) for name in dict.fromkeys((against, gate.after))}
+
+    def _make(place: Place) -> Artifact:
+        compared = compare(line, pair, options)[gate.batch_size]
+        return save_ratios(place, {str(gate.batch_size): compared.ratio_of(gate.after)})
+
+    label = f"{gate.after}-gate"
+    found = ratios_in(line.measure("gate", options, list(pair.values()), _make, {}, label))
+    return found[str(gate.batch_size)]
+
+
+def save_ratios(place: Place, ratios: Mapping[str, Ratio]) -> Artifact:
+    """Write ratios as a measurement artifact."""
+    facts = {name: ratio.to_dict() for name, ratio in ratios.items()}
+    with new_artifact(place, "measurement", "gate", facts=facts) as folder:
+        (folder / "measurement.json").write_text(json.dumps(facts, allow_nan=False))
+    return load_artifact(place.directory)
+
+
+def ratios_in(artifact: Artifact) -> dict[str, Ratio]:
+    """Inverse of :func:`save_ratios`; a NOISY measurement is not kept, so that the next run measures again."""
+    found = {name: Ratio.from_dict(raw) for name, raw in artifact.facts.items()}
+    if any(ratio.doubts for ratio in found.values()):
+        shutil.rmtree(artifact.path, ignore_errors=True)
+    return found
+
+
+def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> dict[int, LatencyComparison]:
+    """Time graphs against the first of them in interleaved blocks."""
+    from ..benchmarks.latency import compare_sessions
+
+    samples = line.data.test.read(range(min(LATENCY_SAMPLES, len(line.data.test))))[0]
+    return compare_sessions({name: opener(g, options) for name, g in graphs.items()}, samples, options, line.console)
+
+
+def serve(line: Line, options: ServeOptions) -> Artifact:
+    """Start TorchServe, ask it for the whole test split, compare with the local session bit for bit, stop it."""
+    archive, graph = line.outcome.artifacts["pack"], line.outcome.artifacts["export"]
+
+    def _make(place: Place) -> Artifact:
+        from ..benchmarks.accuracy import Predictions
+        from ..serve.client import predict_split
+        from ..serve.server import serve as running
+
+        test, rows = line.data.test, options.rows_per_request
+        logs = line.folder / ".logs" / "serve"
+        with running(options, archive, logs=logs, console=line.console) as server:
+            served = predict_split(server.client(), test, rows, console=line.console, limit=options.samples)
+            started = server.startup_s
+        count, threads = len(next(iter(served.values()))), int(archive.manifest.options.get("threads", 1))
+        facts = {
+            "samples": count,
+            "rows_per_request": rows,
+            "bit_identical": same_bits(served, local_outputs(graph, test, rows, count, threads)),
+            "timing": {"startup_s": started},
+        }
+        if not facts["bit_identical"]:
+            raise VerificationError(
+                f"the served outputs of {archive.path} differ from the local session's on the same {count} samples",
+                "run `retort doctor`: the worker may use another runtime version or other threads",
+            )
+        line.console.stage("serve", f"{count} samples over HTTP, bit for bit as the local session's")
+        return save_predictions(place, "serve", Predictions(served, test.read(range(count))[1]), facts)
+
+    return line.measure("serve", options, [archive], _make)
+
+
+def local_outputs(graph: Artifact, split: Split, rows: int, count: int, threads: int = 1) -> dict[str, Array]:
+    """What the local session gives for the requests that :func:`serve` sends: ``rows`` samples at a time."""
+    session = open_session(graph.main, SessionOptions(threads=threads))
+    parts = [session.run(split.read(range(i, min(i + rows, count)))[0]) for i in range(0, count, rows)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def same_bits(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    """Whether two sets of arrays are equal in names, types, shapes and every bit."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype
+        and one[name].shape == other[name].shape
+        and one[name].tobytes() == other[name].tobytes()
+        for name in one
+    )

@@ -1,0 +1,125 @@
+"""The line, walked: which stage follows which, the gates after each, and one run of a folder at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..core.artifact import Artifact
+from ..core.console import SILENT, Console
+from ..core.errors import GateError, MachineError
+from ..core.options.recipe import load_recipe
+from ..core.options.stage_options import Gate, Options
+from ..core.options.stage_table import STAGES
+from . import measure, run_results, stages
+from .dispatch import RUNS, run_stage
+from .line import Line, Outcome
+from .tuning.int8_speed import int8_is_faster
+
+MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {
+    "serve": measure.serve,
+    "bench": run_results.bench,
+    "report": run_results.report,
+}
+
+
+def run(recipe_path: Path, runs: Path = RUNS, console: Console = SILENT, until: str | None = None) -> Outcome:
+    """Walk the line that a recipe describes, reusing every artifact that is already finished.
+
+    Args:
+        runs: the folder that holds one folder per recipe.
+        until: the last stage to run; all of them when absent.
+
+    Raises:
+        RecipeError: the recipe has faults.
+        GateError: a gate was missed; everything made so far is kept.
+        MachineError: another run of the same recipe is going on in ``runs``.
+    """
+    recipe = load_recipe(recipe_path)
+    folder = runs / recipe.name
+    with exclusive(folder):
+        return walk(Line(recipe, recipe_path.resolve().parent, folder, console), until)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process, and sweep what a killed run left half-written.
+
+    Raises:
+        MachineError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise MachineError(
+                f"another `retort run` is at work in {folder}", "wait for it, or give --runs another folder"
+            ) from error
+        for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def walk(line: Line, until: str | None = None) -> Outcome:
+    """Run or reuse every stage in order, checking the gates after each.
+
+    Raises:
+        GateError: a gate was missed; everything made so far is kept.
+    """
+    for name, options in line.plan:
+        _step(line, name, options)
+        for gate in line.recipe.gates:
+            if gate.after == name:
+                _check(line, gate)
+        if name == until:
+            break
+    return line.outcome
+
+
+def _step(line: Line, name: str, options: Options) -> None:
+    entry = STAGES[name]
+    if entry.takes == "model":
+        artifact = line.make(name, options, [line.recipe.model], stages.capture)
+    elif entry.makes == "program":
+        artifact = line.program(name, options)
+    elif entry.makes == "graph":
+        artifact = line.graph(line.shipped())
+    elif entry.takes == "graph":
+        artifact = line.make(name, options, [line.outcome.artifacts["export"]], partial(run_stage, name))
+    else:
+        artifact = MEASURED[name](line, options)
+    line.outcome.artifacts[name] = artifact
+    if name == "quantize" and line.recipe.target == "cpu" and "export" in line.numbers:
+        faster = int8_is_faster(line)
+        line.left_out = name if not faster and line.recipe.prefer == "fastest" else None
+
+
+def _check(line: Line, gate: Gate) -> None:
+    result = measure.check_gate(line, gate)
+    line.outcome.gates.append(result)
+    line.console.stage("gate", result.sentence)
+    if not result.passed:
+        raise GateError(
+            result.sentence,
+            "loosen the gate or change the stage; what is made so far is kept and reused",
+            gate=gate.model_dump(),
+            folder=str(line.folder),
+        )
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """The outcome as JSON-ready values."""
+    return {
+        "folder": str(outcome.folder),
+        "artifacts": {name: str(artifact.path) for name, artifact in outcome.artifacts.items()},
+        "gates": [gate.to_dict() for gate in outcome.gates],
+        "report": None if outcome.report is None else str(outcome.report),
+        "reused": outcome.reused,
+        "result": None if outcome.result is None else outcome.result.model_dump(mode="json"),
+    }

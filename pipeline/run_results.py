@@ -1,0 +1,135 @@
+"""The result of a line: every stage measured beside the reference, as JSON, a table and an HTML report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..benchmarks.compare_models import ran_on
+from ..core.artifact import Artifact, load_artifact, new_artifact, stable_hash
+from ..core.context import Place
+from ..core.dynamic_kernels import NEIGHBOURS
+from ..core.options.stage_options import BenchOptions, ReportOptions
+from ..core.options.stage_table import PROGRAM_STAGES, stages_that
+from .measure import accuracy, compare, graph_of, reference_of
+
+if TYPE_CHECKING:
+    from ..benchmarks.latency import LatencyComparison
+    from ..benchmarks.result import Result, StageEntry
+    from .line import Line
+
+JUDGED = (*PROGRAM_STAGES, *stages_that(make="graph"), "serve")
+
+
+def measured_stages(line: Line) -> list[str]:
+    """The stages that get a row, from the reference on, in order."""
+    names = list(line.outcome.artifacts)
+    return [name for name in names[names.index(reference_of(line)) :] if name in {*JUDGED, "pack"}]
+
+
+def bench(line: Line, options: BenchOptions) -> Artifact:
+    """Measure every stage beside the reference: accuracy, drop, bytes, memory, and latency in interleaved blocks."""
+    stages = measured_stages(line)
+    graphs = {name: graph_of(line, name) for name in stages if name in PROGRAM_STAGES}
+    parents = [*graphs.values(), *(line.outcome.artifacts[name] for name in stages if name not in PROGRAM_STAGES)]
+    gates = [gate.to_dict() for gate in line.outcome.gates]
+
+    def _make(place: Place) -> Artifact:
+        from ..benchmarks.result import save_result
+
+        result = _measure(line, options, stages, graphs, gates)
+        with new_artifact(place, "measurement", "bench") as folder:
+            save_result(result, folder / "measurement.json")
+        return load_artifact(place.directory)
+
+    artifact = line.measure("bench", options, parents, _make, {"gates": stable_hash(gates)})
+    line.outcome.result = load_bench(artifact)
+    return artifact
+
+
+def load_bench(artifact: Artifact) -> Result:
+    """The result inside a measurement artifact."""
+    from ..benchmarks.result import load_result
+
+    return load_result(artifact.main)
+
+
+def _measure(
+    line: Line, options: BenchOptions, stages: list[str], graphs: dict[str, Artifact], gates: list[dict[str, Any]]
+) -> Result:
+    from ..benchmarks.build_result import new_result
+    from ..benchmarks.footprint import measure_memory
+
+    line.console.stage("bench", f"{len(graphs)} models in interleaved blocks, batch {list(options.batch_sizes)}")
+    timed = compare(line, graphs, options)
+    told = line.console.track(list(graphs.items()), "memory") if options.provider == "cpu" else ()
+    memory = {name: measure_memory(graph.main) for name, graph in told}
+    entries = [_entry(line, name, graphs, timed, memory, options.confidence) for name in stages]
+    return new_result(
+        line.recipe.name,
+        entries,
+        reference=reference_of(line),
+        latency=timed,
+        gates=gates,
+        data={"fingerprint": line.fingerprint, "test_samples": len(line.data.test), "source": line.recipe.data.source},
+        notes=["Every program is measured as the ONNX file exported of it, in ONNX Runtime.", *ran_on(options)],
+    )
+
+
+def _entry(
+    line: Line,
+    name: str,
+    graphs: dict[str, Artifact],
+    timed: dict[int, LatencyComparison],
+    memory: dict[str, Any],
+    confidence: float,
+) -> StageEntry:
+    from ..benchmarks.build_result import stage_entry
+
+    shipped = line.shipped()
+    program = name if name in graphs else shipped
+    facts = line.outcome.artifacts[program].facts
+    artifact = graphs.get(name) or line.outcome.artifacts["pack" if name == "serve" else name]
+    in_process = name in graphs or name == "export"
+    latency = {batch: replace(run, candidates={name: run.candidates[program]}) for batch, run in timed.items()}
+    return stage_entry(
+        name,
+        artifact,
+        accuracy=accuracy(line, name, reference_of(line), confidence) if name in JUDGED else None,
+        latency=latency if in_process else None,
+        memory=memory.get(program) if in_process else None,
+        parameters=facts.get("parameters"),
+        macs=facts.get("macs"),
+        seconds=facts.get("timing", {}).get("seconds"),
+        history=facts.get("history", []) if name in graphs else [],
+        notes=_notes(name, shipped) + _neighbours(artifact),
+    )
+
+
+def _notes(name: str, shipped: str) -> list[str]:
+    if name == "export":
+        return [f"the ONNX file of `{shipped}`, as it is shipped"]
+    return ["over HTTP, bit for bit as the local session"] if name == "serve" else []
+
+
+def _neighbours(artifact: Artifact) -> list[str]:
+    """What is said of a file whose rows are not independent."""
+    return [] if artifact.facts.get("batch_invariant", True) else [NEIGHBOURS]
+
+
+def report(line: Line, options: ReportOptions) -> Artifact:
+    """Write the result as one self-contained HTML file."""
+    parent = line.outcome.artifacts["bench"]
+
+    def _make(place: Place) -> Artifact:
+        from ..benchmarks.report.html_report import write_report
+
+        result = load_bench(parent)
+        shown = result.model_copy(update={"title": options.title}) if options.title else result
+        with new_artifact(place, "report", "report") as folder:
+            write_report(shown, folder / "report.html")
+        return load_artifact(place.directory)
+
+    artifact = line.measure("report", options, [parent], _make)
+    line.outcome.report = artifact.main
+    return artifact

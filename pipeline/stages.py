@@ -1,0 +1,99 @@
+"""The stages, each with the same four arguments; what a stage needs of another room, it is given here."""
+
+from __future__ import annotations
+
+from ..core.artifact import Artifact, raise_if_not
+from ..core.context import Context, Place
+from ..core.data.splits import rows_of
+from ..core.options.stage_options import (
+    CaptureOptions,
+    DistillOptions,
+    EngineOptions,
+    ExportOptions,
+    ModelSpec,
+    PackOptions,
+    PruneOptions,
+    QuantizeOptions,
+    SparsifyOptions,
+    TrainOptions,
+)
+
+
+def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: Context) -> Artifact:
+    """Capture the user's model as a program artifact."""
+    from ..compress.sources.user_model import capture as stage
+
+    return stage(options, parent, place, context)
+
+
+def train(options: TrainOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Train a program on the train split."""
+    from ..compress.training.train import train as stage
+
+    return stage(options, parent, place, context)
+
+
+def distill(options: DistillOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Train the student that ``options`` name on the soft targets of ``parent``."""
+    from ..compress.distillation.distill import distill as stage
+    from ..compress.sources.user_model import capture_source
+
+    raise_if_not(parent, "program")
+    student = capture_source(options.student, context, CaptureOptions())
+    return stage(options, parent, place, context, student)
+
+
+def prune(options: PruneOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Remove coupled channels, prove every cut in PyTorch and in ONNX Runtime, recover."""
+    from ..compress.pruning.stage import prune as stage
+    from ..export.verify.pruned_file import check_outputs
+    from .tuning.program_timer import timer_for
+
+    raise_if_not(parent, "program")
+    samples = rows_of(context.data.calibration, options.batch) if options.timed else {}
+    timer = timer_for(options, samples, context.base) if options.timed else None
+    return stage(options, parent, place, context, check_file=check_outputs, timer=timer)
+
+
+def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Zero weights, unstructured or N:M, and recover."""
+    from ..compress.pruning.sparsity.stage import sparsify as stage
+
+    return stage(options, parent, place, context)
+
+
+def quantize(options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Place and calibrate INT8 fake-quantize nodes; `float_layers` of the options stay in floating point."""
+    from ..compress.quantization.stage import quantize as stage
+    from .tuning.mixed_precision import gains_of
+    from .tuning.quantization_form import choose_form
+
+    raise_if_not(parent, "program")
+    if options.plan is not None:
+        options = options.model_copy(update={"plan": str(context.base / options.plan)})
+    # a training is resumed on the very same program, so nothing that is measured anew may decide on it
+    measured = options.timed and context.target == "cpu" and options.qat is None
+    gains = gains_of(parent, options, context.data) if measured else None
+    make = choose_form if options.form == "auto" and context.target == "cpu" else stage
+    return make(options, parent, place, context, gains)
+
+
+def export(options: ExportOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Write a program as ONNX for the target and check its parity."""
+    from ..export.stage import export as stage
+
+    return stage(options, parent, place, context)
+
+
+def engine(options: EngineOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Build the TensorRT plan of a graph."""
+    from ..export.trt.stage import engine as stage
+
+    return stage(options, parent, place, context)
+
+
+def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Write the TorchServe archive of a graph."""
+    from ..serve.archive import pack as stage
+
+    return stage(options, parent, place, context)

@@ -1,0 +1,186 @@
+"""Which layers INT8 leaves in floating point for speed: solved from measured times, then proven end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...core.artifact import Artifact
+from ...core.console import Console
+from ...core.data.data_sources import fit_to
+from ...core.data.splits import Splits
+from ...core.metrics.ratio import Ratio, mean_of
+from ...core.options.stage_options import BenchOptions, QuantizeOptions
+from ...core.session import Session, SessionOptions, open_session
+from ...core.tensors import Feeds
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ...compress.program import Program
+    from ...compress.quantization.int8_program import Gains
+    from ...compress.quantization.mixed_precision.segments import Segment
+
+CHOICES, BLOCKS, BLOCK_MS, BUDGET_S = 3, 16, 4.0, 6.0
+SAMPLES, ROWS = 16, 8
+WORTH = 1.01
+"""How many times faster than FP32 a choice is at least, on average over the batch sizes, to be worth anything."""
+_NEAR = 0.99
+_BESIDE: dict[str, Any] = {"method": "minmax", "correction": ("none",), "smooth": False}
+_ALONE: dict[str, Any] = {"qat": None, "mixed": "none", "sensitivity": False, "samples": SAMPLES, "batch_size": ROWS}
+
+Speed = Mapping[int, Ratio]
+"""Times as fast as FP32 by batch size."""
+
+
+def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Console) -> dict[str, Any]:
+    """Look for a placement that is nowhere slower than FP32, on this machine and one thread.
+
+    The layers of the FP32 and of the INT8 file are timed by ONNX Runtime's profiler; dynamic programming over the
+    stretches between single tensors gives the choices that are fastest for several weighings of the batch sizes; those
+    are exported and timed in interleaved blocks beside both files. For timing, ranges are rough and nothing is
+    corrected.
+
+    Args:
+        parent: the FP32 program.
+        options: of the quantization that is to come.
+        data: calibration samples are run.
+        console: shows progress.
+
+    Returns:
+        JSON-ready: ``float``, the layers to leave in floating point with the measured reason (empty when nothing is
+        gained), ``tried``, the ratio to FP32 of every choice by batch size, and ``doubts``, why the times decided
+        nothing where they were NOISY.
+    """
+    from ...compress.program import load_program
+    from ...compress.quantization.mixed_precision.segments import placements, segments
+    from ...export.ort.layer_times import conversion_ms
+
+    program = load_program(parent.main)
+    fitted = fit_to(data, program.signature)
+    made = _quick(program, options, fitted, ())
+    exact, integer = _exported(program), _exported(made)
+    parts, batches = segments(made), options.timed_batches
+    samples = fitted.calibration.read(range(min(max(batches), len(fitted.calibration))))[0]
+    feeds = _feeds(exact, samples, batches)
+    layers = list(dict.fromkeys(layer for part in parts for layer in part.layers))
+    times = [_times(file, layers, feeds) for file in (exact, integer)]
+    fixed, each = conversion_ms()
+    crossing = {batch: [fixed + each * part.values * batch for part in parts] for batch in batches}
+    choices = placements(parts, times[0], times[1], crossing)[:CHOICES]
+    if not choices:
+        return {"float": {}, "tried": [], "doubts": []}
+    files = {"fp32": exact, "int8": integer}
+    for index, names in enumerate(console.track(choices, "placements")):
+        files[str(index)] = _exported(_quick(program, options, fitted, names))
+    speeds = _compared(files, samples, batches, console)
+    kept = decide(speeds)
+    chosen = choices[int(kept)] if kept != "int8" else []
+    tried = [{"float": choices[int(name)] if name != "int8" else [], "speed": _facts(speeds[name])} for name in speeds]
+    doubts = sorted({doubt for speed in speeds.values() for ratio in speed.values() for doubt in ratio.doubts})
+    return {"float": {name: _reason(name, parts, times) for name in chosen}, "tried": tried, "doubts": doubts}
+
+
+def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
+    """Measures, for mixed precision, what INT8 saves in each layer; the sum over the batch sizes, by share of time."""
+
+    def _gains(quantized: Program) -> dict[str, float]:
+        from ...compress.program import load_program
+        from ...compress.quantization.mixed_precision.segments import segments
+
+        exact, integer = _exported(load_program(parent.main)), _exported(quantized)
+        split = fit_to(data, quantized.signature).calibration
+        samples = split.read(range(min(ROWS, len(split))))[0]
+        feeds = _feeds(exact, samples, options.timed_batches)
+        layers = list(dict.fromkeys(layer for part in segments(quantized) for layer in part.layers))
+        floating, fewer = (_times(file, layers, feeds) for file in (exact, integer))
+        whole = {batch: max(sum(found.values()), 1e-9) for batch, found in floating.items()}
+        return {
+            layer: sum(
+                (floating[batch].get(layer, 0.0) - fewer[batch].get(layer, 0.0)) / whole[batch] for batch in feeds
+            )
+            for layer in layers
+        }
+
+    return _gains
+
+
+def decide(speeds: Mapping[str, Speed]) -> str:
+    """The choice that is fastest on average among those that are nowhere surely slower than FP32.
+
+    What was measured on too noisy a machine is not chosen.
+
+    Args:
+        speeds: of ``int8``, in which everything is integer, and of the other choices.
+
+    Returns:
+        Its name; ``int8`` where no choice is worth anything.
+    """
+    fair = [
+        name
+        for name, speed in speeds.items()
+        if all(
+            not ratio.doubts and (ratio.value >= _NEAR or (ratio.high is not None and ratio.high >= 1))
+            for ratio in speed.values()
+        )
+    ]
+    best = max(fair, key=lambda name: mean_of(speeds[name].values()), default="int8")
+    return best if mean_of(speeds[best].values()) > WORTH else "int8"
+
+
+def _quick(program: Program, options: QuantizeOptions, data: Splits, floats: Sequence[str]) -> Program:
+    """As fast as the real one, in no time: rough ranges, no corrections."""
+    from ...compress.quantization import quantize_program
+
+    rough = {**_BESIDE, **_ALONE, "form": "static" if options.form == "auto" else options.form}
+    return quantize_program(program, options.model_copy(update=rough), data.calibration, "cpu", floats=tuple(floats))
+
+
+def _exported(program: Program) -> onnx.ModelProto:
+    from ...compress.program import reexport
+    from ...export.translate import to_onnx
+
+    return to_onnx(reexport(program), program.signature, "cpu")
+
+
+def _opened(model: onnx.ModelProto) -> Session:
+    return open_session(model.SerializeToString(), SessionOptions(threads=1))
+
+
+def _feeds(model: onnx.ModelProto, samples: Feeds, batches: Sequence[int]) -> dict[int, Feeds]:
+    from ...benchmarks.candidates import repeat_rows
+
+    session = _opened(model)
+    return {batch: repeat_rows(samples, session, batch) for batch in batches}
+
+
+def _times(model: onnx.ModelProto, layers: Sequence[str], feeds: Mapping[int, Feeds]) -> dict[int, dict[str, float]]:
+    from ...export.ort.layer_times import layer_times
+
+    return {batch: layer_times(model, layers, given) for batch, given in feeds.items()}
+
+
+def _compared(
+    files: Mapping[str, onnx.ModelProto], samples: Feeds, batches: Sequence[int], console: Console
+) -> dict[str, dict[int, Ratio]]:
+    """Ratios to FP32 of all other files, from the same interleaved blocks."""
+    from ...benchmarks.latency import compare_sessions
+
+    openers = {name: partial(_opened, model) for name, model in files.items()}
+    options = BenchOptions(batch_sizes=tuple(batches), blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S)
+    runs = compare_sessions(openers, samples, options, console, reference="fp32")
+    return {name: {batch: runs[batch].ratio_of(name) for batch in batches} for name in files if name != "fp32"}
+
+
+def _facts(speed: Speed) -> dict[str, dict[str, Any]]:
+    """JSON-ready."""
+    return {str(batch): ratio.to_dict() for batch, ratio in speed.items()}
+
+
+def _reason(unit: str, parts: Sequence[Segment], times: Sequence[Mapping[int, Mapping[str, float]]]) -> str:
+    """What the stretch of a unit took in both forms at the smallest batch, in a sentence."""
+    part = next(part for part in parts if unit in part.units)
+    batch = min(times[0])
+    exact, integer = (sum(found[batch].get(layer, 0.0) for layer in part.layers) for found in times)
+    return f"for speed: its stretch takes {integer:.3f} ms in INT8 and {exact:.3f} in FP32 at batch {batch}"

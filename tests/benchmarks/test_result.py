@@ -1,0 +1,370 @@
+"""The schema of results, the tables, the comparison of two results and the HTML report."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retort.__main__ import main
+from retort.benchmarks import build_result, result, spreads
+from retort.benchmarks.accuracy import Predictions, measure_accuracy
+from retort.benchmarks.clocks import single
+from retort.benchmarks.footprint import Memory
+from retort.benchmarks.latency import LatencyComparison, compare_latency
+from retort.benchmarks.machine_noise import Noise
+from retort.benchmarks.report import compare, formatting, html_report, plots, table
+from retort.core.artifact import load_artifact
+from retort.core.errors import ArtifactError, MissingFileError, UserError
+from retort.core.metrics.intervals import Interval
+from retort.core.options.stage_options import BenchOptions
+
+RESULTS = Path(__file__).parents[1] / "results"
+SPEEDS = {"train": 400_000, "prune": 150_000, "export": 100_000}
+GATE = {
+    "stage": "export", "kind": "accuracy_drop", "bound": 0.03, "value": 0.005, "low": -0.01, "high": 0.02,
+    "confidence": 0.95, "against": "train", "verdict": "passed", "passed": True, "sentence": "after export: <fine>",
+}  # fmt: skip
+
+
+def timed(batch: int, slow: float = 1.0, seed: int = 0, blocks: int = 12, budget_s: float = 3) -> LatencyComparison:
+    """A comparison on a clock that calls advance by known amounts."""
+    state, random = {"now": 0}, np.random.default_rng(seed)
+
+    def clock() -> int:
+        state["now"] += 40
+        return state["now"]
+
+    def call(nanoseconds: float) -> None:
+        state["now"] += int(nanoseconds * random.lognormal(0, 0.02))
+
+    calls = {name: (lambda time=time: call(time * batch * slow)) for name, time in SPEEDS.items()}
+    found = compare_latency(
+        calls, BenchOptions(blocks=blocks, block_ms=1, budget_s=budget_s), batch=batch, clocks=single(clock)
+    )
+    return replace(found, noise=Noise("VALID"))
+
+
+def measured(
+    folder: Path, metric: str = "accuracy", worse: float = 0.6, slow: float = 1.0, seed: int = 0, **short: Any
+) -> result.Result:
+    """A result of three stages with everything measured."""
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 5, 300) if metric == "accuracy" else rng.normal(size=(300, 5))
+    base = rng.normal(size=(300, 5)) + (3 * np.eye(5)[targets] if metric == "accuracy" else targets)
+    shift = rng.normal(size=base.shape)
+    outputs = {name: Predictions({"y": base + k * shift}, targets) for name, k in zip(SPEEDS, (0.0, worse / 2, worse))}
+    latency = {batch: timed(batch, slow, seed, **short) for batch in (1, 32)}
+    stages = []
+    for index, name in enumerate(SPEEDS):
+        path = folder / f"{name}.pt2"
+        path.write_bytes(rng.bytes(90_000 // (index + 1)))
+        found = measure_accuracy(metric, outputs[name], outputs["train"])
+        history = (
+            [{"epoch": k, "loss": 2.0 / (k + 1), "validation accuracy": 0.9} for k in range(4)] if index < 2 else []
+        )
+        stages.append(
+            build_result.stage_entry(
+                name, load_artifact(path), accuracy=found, latency=latency, history=history, parameters=1000,
+                macs=10_000, memory=Memory(3_000, 1_000, 2_000, 1), compressed=True,
+            )
+        )  # fmt: skip
+    return build_result.new_result(
+        "shapes & <sizes>", stages, reference="train", latency=latency, gates=[GATE], command="retort run <x>.yaml",
+        data={"samples": 300, "sha256": "ab" * 8},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> result.Result:
+    """One result for all tests that only read it."""
+    return measured(tmp_path_factory.mktemp("result"))
+
+
+def test_result_survives_json(found: result.Result, tmp_path: Path) -> None:
+    """A result written and read again is equal, and its text is valid by its own schema and validator."""
+    result.save_result(found, tmp_path / "measurement.json")
+    assert result.load_result(tmp_path / "measurement.json") == found
+    text = (tmp_path / "measurement.json").read_text()
+    assert '"schema": "retort.result/2"' in text
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    schema = result.json_schema()
+    assert set(schema["required"]) >= {"id", "started", "env", "stages", "reference"}
+    assert schema["additionalProperties"] is False
+
+
+def test_result_carries_what_was_measured(found: result.Result) -> None:
+    """Hash, bytes, metric, drop, ratio, raw blocks and the machine stand in the result."""
+    export = found.stage("export")
+    assert export.size_bytes == 30_000
+    assert export.metric.n == 300
+    assert export.drop.low < export.drop.value < export.drop.high
+    assert export.latency[32].ratio.low < 4.0 < export.latency[32].ratio.high
+    assert len(export.latency[1].blocks_ms) == found.runs[0].rounds
+    assert export.memory.model_bytes == 2_000
+    assert found.stage("train").latency[1].ratio is None
+    assert re.fullmatch(r"[0-9a-f]{64}", export.sha256)
+    assert found.env["cpu"]["model"]
+    assert found.tool["version"]
+
+
+def test_every_fault_of_a_result_is_named(found: result.Result, tmp_path: Path) -> None:
+    """Unknown keys, wrong types, disordered intervals and missing parts are all listed with their key paths."""
+    raw = found.model_dump(mode="json", by_alias=True)
+    raw["stages"][0]["size_bytes"] = -1
+    raw["stages"][1]["drop"]["low"] = 9.0
+    raw["colour"] = "blue"
+    del raw["command"]
+    faults = result.validate(raw)
+    assert len(faults) == 4
+    for words_of in ("stages.0.size_bytes", "stages.1.drop: ", "colour", "command"):
+        assert any(words_of in fault for fault in faults), words_of
+    path = tmp_path / "broken.json"
+    path.write_text('{"schema": "retort.result/9"')
+    with pytest.raises(ArtifactError, match="is not JSON"):
+        result.load_result(path)
+    path.write_text('{"schema": "retort.result/9"}')
+    with pytest.raises(ArtifactError, match="schema: "):
+        result.load_result(path)
+    with pytest.raises(MissingFileError):
+        result.load_result(tmp_path / "nowhere.json")
+
+
+def test_inconsistent_results_are_refused(found: result.Result) -> None:
+    """A reference that is no stage, a doubled stage and a latency without its run are faults."""
+    raw = found.model_dump(mode="json", by_alias=True)
+    assert "no stage" in result.validate({**raw, "reference": "teacher"})[0]
+    assert "same name" in result.validate({**raw, "stages": [raw["stages"][0]] * 2})[0]
+    assert "no run" in result.validate({**raw, "runs": raw["runs"][:1]})[0]
+
+
+def test_unbounded_intervals_become_null() -> None:
+    """An interval without an end is null in JSON, comes back unbounded, and is told."""
+    spread = result.Spread.of(Interval(2.0, -np.inf, np.inf, 0.95))
+    assert (spread.low, spread.high) == (None, None)
+    assert spread.interval() == Interval(2.0, -np.inf, np.inf, 0.95)
+    assert formatting.range_text(spread) == "[not bounded]"
+
+
+def test_table_has_a_row_per_stage_and_fits(found: result.Result) -> None:
+    """The terminal table names parameters, bytes, metric, drop and both latencies in at most 150 characters."""
+    columns, rows = table.table_rows(found)
+    assert columns[0] == "stage"
+    assert [row[0] for row in rows] == list(SPEEDS)
+    widths = [max(map(len, column)) for column in zip(columns, *rows)]
+    assert sum(widths) + 3 * len(widths) + 1 <= 150
+    assert (rows[0][4], rows[0][6]) == ("–", "1×")
+    assert rows[1][4].endswith("]")
+    assert rows[2][-1].startswith("4.0")
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (formatting.bytes_text(999), "999 B"),
+        (formatting.bytes_text(131_072), "131 kB"),
+        (formatting.bytes_text(4_920_000), "4.92 MB"),
+        (formatting.count_text(11_689_512), "11.7 M"),
+        (formatting.time_text(0.0085), "8.50 µs"),
+        (formatting.time_text(12.34), "12.3 ms"),
+        (formatting.time_text(2500), "2.50 s"),
+        (formatting.time_text(None), "–"),
+        (formatting.metric_value("accuracy", 0.98611), "98.61 %"),
+        (formatting.metric_value("sqnr", -3.0), "−3.0 dB"),
+        (formatting.metric_value("mse", 0.000123456), "0.0001235"),
+        (formatting.drop_value("accuracy", 0.0028), "0.28 pp"),
+        (formatting.drop_value("accuracy", -0.0028, signed=True), "−0.28 pp"),
+        (formatting.drop_value("accuracy", -0.0, signed=True), "0.00 pp"),
+        (formatting.digits(0.7312), "0.731"),
+        (formatting.digits(1464.2), "1,464"),
+    ],
+)
+def test_numbers_read_well(shown: str, wanted: str) -> None:
+    """Units, digits and signs are those that people write."""
+    assert shown == wanted
+
+
+class Reader(HTMLParser):
+    """Collects tags, text and every address of a page, and checks that tags close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Remember the tag."""
+        self.tags.append(tag)
+        addresses = [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action"}]
+        self.addresses += [address for address in addresses if not address.startswith("#")]  # inside the page
+        if tag not in {"meta", "br"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """A tag that closes itself."""
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """The tag must be the innermost open one."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Remember the text."""
+        self.words.append(data)
+
+
+def test_report_is_one_safe_small_file(found: result.Result, tmp_path: Path) -> None:
+    """The report is well-formed, below 300 KB, fetches nothing, runs no script, and escapes what users named."""
+    html_report.write_report(found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert len(page.encode()) < 300_000
+    assert reader.addresses == []
+    assert "script" not in reader.tags
+    assert "http" not in re.sub(r"http-equiv", "", page)
+    assert "<fine>" not in page
+    assert "&lt;fine&gt;" in page
+    assert "<x>" not in page
+    assert reader.tags.count("svg") == len(plots.all_plots(found)) == 8
+
+
+def test_report_says_the_verdict_first_and_keeps_the_evidence(found: result.Result) -> None:
+    """The headline gives speed, size and accuracy with intervals; hash, machine and command stand on the page."""
+    first = html_report.verdict(found)[0]
+    speed = found.stage("export").latency[1].ratio
+    assert first.startswith(f"“export” is {speed.value:.2f}× faster than “train” at batch 1 (95 % CI")
+    assert "3.00× smaller" in first
+    assert "within the gate" in first
+    page = html_report.render(found, "My title")
+    assert page.index("My title") < page.index("× faster than") < page.index("passed")
+    for stage in found.stages:
+        assert stage.sha256 in page
+    assert found.env["cpu"]["model"].split("(")[0] in page
+    assert "retort run &lt;x&gt;.yaml" in page
+
+
+def test_verdict_is_honest_about_slower_and_undecided(found: result.Result) -> None:
+    """A slower model is called slower, an interval across 1 decides nothing, and doubts are told."""
+    export = found.stage("export")
+    entry = export.latency[1]
+    slower = entry.model_copy(update={"ratio": spreads.RatioEntry(value=0.5, low=0.4, high=0.6, confidence=0.95), "verdict": "slower"})  # fmt: skip  # noqa: E501
+    unsure = entry.model_copy(update={"ratio": spreads.RatioEntry(value=1.01, low=0.9, high=1.1, confidence=0.95), "verdict": "cannot tell"})  # fmt: skip  # noqa: E501
+    noisy = found.runs[0].model_copy(update={"noise": result.NoiseEntry(status="NOISY", reasons=("load",))})
+    gate = found.gates[0].model_copy(update={"verdict": "cannot tell", "passed": False})
+
+    def told(latency: result.LatencyEntry) -> str:
+        stage = export.model_copy(update={"latency": {1: latency}})
+        stages = (*found.stages[:2], stage)
+        changed = found.model_copy(update={"stages": stages, "runs": (noisy,), "gates": (gate,)})
+        return " ".join(html_report.verdict(changed))
+
+    assert "2.00× slower than “train” at batch 1 (95 % CI 1.67 to 2.50)" in told(slower)
+    assert "not measurably faster or slower" in told(unsure)
+    assert "gate undecided" in told(unsure)
+    assert "1 of 1 gates not passed" in told(unsure)
+    assert "decides nothing" in told(unsure)
+
+
+def test_report_of_the_least_possible_result(found: result.Result) -> None:
+    """A result with one stage and nothing measured but its size still makes a page."""
+    only = result.StageEntry(stage="train", sha256="0" * 64, kind="program", file="model.pt2", size_bytes=10)
+    bare = found.model_copy(update={"stages": (only,), "runs": (), "gates": (), "env": {}, "data": {}})
+    page = html_report.render(bare)
+    assert "model.pt2" in page
+    assert table.table_rows(bare) == (["stage", "params", "size"], [["train", "–", "10 B"]])
+
+
+def test_report_of_a_run_too_short_for_intervals(tmp_path: Path) -> None:
+    """Where the time budget ended after a few rounds speed intervals are open in the table, the report and JSON."""
+    short = measured(tmp_path, blocks=2, budget_s=1e-9)
+    ratio = short.stage("export").latency[1].ratio
+    assert ratio is not None
+    assert (ratio.low, ratio.high) == (None, None)
+    page = html_report.render(short)
+    assert "not bounded" in page
+    assert "∞" not in page
+    assert any("not bounded" in cell for row in table.table_rows(short)[1] for cell in row)
+    result.save_result(short, tmp_path / "result.json")
+    assert result.load_result(tmp_path / "result.json") == short
+
+
+@pytest.mark.parametrize("name", ["schema1.json", "schema1_open.json"])
+def test_results_of_version_1_still_open(name: str, found: result.Result) -> None:
+    """A file of the first schema is read, compared, tabled and reported; its zero bounds are open ends."""
+    old = result.load_result(RESULTS / name)
+    ratio = old.stage("export").latency[1].ratio
+    assert ratio is not None
+    assert (ratio.low is None) is ("open" in name)
+    assert {run.clock for run in old.runs} == {"wall"}
+    assert html_report.render(old)
+    assert table.table_rows(old)[1]
+    compared = compare.compare_results(old, found)
+    assert [change.stage for change in compared.changes] == list(SPEEDS)
+    json.dumps(compare.to_dict(compared), allow_nan=False)
+    assert result.from_json(result.to_json(old)) == old
+
+
+def test_noisy_runs_and_other_clocks_compare_to_nothing(found: result.Result, tmp_path: Path) -> None:
+    """A ratio between two results is "cannot tell" where one was NOISY or was timed by another clock."""
+    slower = measured(tmp_path, slow=1.3, seed=5)
+    noisy = [
+        run.model_copy(update={"noise": result.NoiseEntry(status="NOISY", reasons=("load",))}) for run in found.runs
+    ]
+    other = [run.model_copy(update={"clock": "thread"}) for run in found.runs]
+    for runs, why in ((noisy, "NOISY"), (other, "CPU time")):
+        compared = compare.compare_results(found.model_copy(update={"runs": tuple(runs)}), slower)
+        for change in compared.changes:
+            assert set(change.verdicts.values()) == {"cannot tell"}
+            assert all(why in ratio.why_undecided for ratio in change.speed.values())
+
+
+def test_regression_metrics_are_shown_in_their_own_unit(tmp_path: Path) -> None:
+    """For MSE the loss is an increase without percentage points, in table and report."""
+    found = measured(tmp_path, metric="mse")
+    assert "pp" not in " ".join(cell for row in table.table_rows(found)[1] for cell in row)
+    assert " with mse +" in html_report.verdict(found)[0]
+
+
+def test_comparison_of_two_results(found: result.Result, tmp_path: Path) -> None:
+    """Between two runs a slow-down of 30 % is told, a repetition of the same is not, and sizes and losses are shown."""
+    again, slower = (measured(tmp_path, slow=factor, seed=5) for factor in (1.0, 1.3))
+    same, changed = compare.compare_results(found, again), compare.compare_results(found, slower)
+    assert {verdict for change in same.changes for verdict in change.verdicts.values()} == {"cannot tell"}
+    assert {verdict for change in changed.changes for verdict in change.verdicts.values()} == {"slower"}
+    assert all(change.drop.low < 0 < change.drop.high for change in same.changes)
+    columns, rows = compare.comparison_rows(changed)
+    assert len(rows) == 3
+    assert all(len(row) == len(columns) for row in rows)
+    assert compare.to_dict(changed)["stages"][2]["verdicts"] == {"1": "slower", "32": "slower"}
+    other = again.model_copy(update={"env": {**again.env, "kernel": "x"}, "data": {"sha256": "other"}})
+    assert len(compare.compare_results(found, other).notes) == 2
+    only = again.model_copy(
+        update={"stages": (again.stages[0].model_copy(update={"stage": "base"}),), "reference": "base"}
+    )
+    with pytest.raises(UserError, match="share no stage"):
+        compare.compare_results(found, only)
+
+
+def test_compare_command_tells_the_stages_apart(
+    found: result.Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`retort compare` reads two result files and gives a verdict per stage and batch size as JSON."""
+    result.save_result(found, tmp_path / "before.json")
+    result.save_result(measured(tmp_path, slow=1.3, seed=5), tmp_path / "after.json")
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", str(tmp_path / "before.json"), str(tmp_path / "after.json"), "--json"])
+    assert stopped.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [stage["stage"] for stage in told["stages"]] == list(SPEEDS)
+    assert {verdict for stage in told["stages"] for verdict in stage["verdicts"].values()} == {"slower"}

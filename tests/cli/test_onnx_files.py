@@ -1,0 +1,144 @@
+"""ONNX files as strangers have them: shown with their signature, refused in one sentence where they are not whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from retort.__main__ import main
+from retort.compress.onnx_import.reader import read_graph as import_graph
+from retort.core.artifact import new_artifact
+from retort.core.context import Place
+from retort.core.errors import ArtifactError, MissingFileError, ModelError, StorageError
+from retort.core.onnx_weights import require_weights
+from retort.core.session import open_session
+from retort.export.files import load_graph, read_graph
+
+
+def _model(nodes: list[onnx.NodeProto], opset: int = 20) -> onnx.ModelProto:
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "rows", 4]) for name in "xy"]
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], [weight])
+    domains = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=domains, ir_version=9)
+
+
+PRODUCT = helper.make_node("MatMul", ["x", "w"], ["y"])
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Path:
+    """A model whose weights lie in a file beside it."""
+    path = tmp_path / "apart.onnx"
+    onnx.save(_model([PRODUCT]), path, save_as_external_data=True, location="apart.data", size_threshold=0)
+    return path
+
+
+def _told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    seen = capsys.readouterr()
+    return int(caught.value.code or 0), seen.out + seen.err
+
+
+def test_show_tells_inputs_and_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`retort show model.onnx` prints name, type and axes of a file that anybody wrote, and has them in its JSON."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(_model([PRODUCT]).SerializeToString())
+    code, text = _told(["show", str(path)], capsys)
+    assert code == 0
+    for word in ("inputs and outputs", "float32", "batch×rows×4"):
+        assert word in text
+    told = json.loads(_told(["show", str(path), "--json"], capsys)[1])
+    signature = told["artifacts"][0]["signature"]
+    assert signature["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", "rows", 4]}]
+    assert [spec["name"] for spec in signature["outputs"]] == ["y"]
+
+
+@pytest.mark.parametrize("command", ["show", "lint", "engine"])
+def test_weights_that_are_not_there_are_named(command: str, apart: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command that reads the file says which weights are missing and what to do."""
+    apart.with_name("apart.data").unlink()
+    code, text = _told([command, str(apart)], capsys)
+    assert code == MissingFileError.exit_code
+    assert "keeps its weights in apart.data, which is not beside it" in " ".join(text.split())
+    assert "copy apart.data whole into the folder of apart.onnx" in " ".join(text.split())
+
+
+def test_every_reader_refuses_weights_that_end_too_early(apart: Path) -> None:
+    """Graph reader, weight reader, importer and ONNX Runtime see a truncated data file before they use it."""
+    assert numpy_helper.to_array(load_graph(apart).graph.initializer[0]).trace() == 4
+    require_weights(onnx.load(apart, load_external_data=False), apart)
+    os.truncate(apart.with_name("apart.data"), 20)
+    for read in (read_graph, load_graph, import_graph):
+        with pytest.raises(MissingFileError, match=r"apart\.data is truncated: 'w' of apart\.onnx ends at byte 64"):
+            read(apart)
+    with pytest.raises(ArtifactError, match="weights that it keeps in another file") as caught:
+        open_session(apart)
+    assert "copy that file whole beside it" in caught.value.remedy
+
+
+def test_a_truncated_file_is_no_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file cut in the middle is said to be truncated, by `show` too, which prints nothing of it."""
+    path = tmp_path / "cut.onnx"
+    content = _model([PRODUCT]).SerializeToString()
+    path.write_bytes(content[: len(content) - 3])
+    code, text = _told(["show", str(path)], capsys)
+    assert code == ArtifactError.exit_code
+    assert "cannot be read as ONNX" in text
+    assert "truncated or no ONNX file" in text
+    assert "kind" not in text
+
+
+def test_quantized_files_are_told_from_fused_ones(tmp_path: Path) -> None:
+    """Static, dynamic and fused integers, those in a loop's body too, are "quantized already", with the way out."""
+    inner = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["c"])],
+        "body",
+        [],
+        [helper.make_tensor_value_info("c", TensorProto.INT32, None)],
+    )
+    condition = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
+    names = ("DequantizeLinear", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "QGemm", "QAttention", "MatMulNBits")
+    fused = [helper.make_node(name, ["x", "w"], ["y"], domain="com.microsoft") for name in names]
+    for node in (condition, *fused):
+        path = tmp_path / "model.onnx"
+        path.write_bytes(
+            _model([helper.make_node("Gelu", ["x"], ["g"], domain="com.microsoft"), node]).SerializeToString()
+        )
+        with pytest.raises(ModelError, match="is quantized already") as caught:
+            import_graph(path)
+        assert "retort quantize FP32.onnx" in caught.value.remedy
+    path.write_bytes(
+        _model([helper.make_node("FusedConv", ["x", "w"], ["y"], domain="com.microsoft")]).SerializeToString()
+    )
+    with pytest.raises(ModelError, match="no standard ONNX operator"):
+        import_graph(path)
+
+
+@pytest.mark.parametrize("place", ["file/artifact", "/proc/artifact"])
+def test_a_folder_that_cannot_be_made_is_no_defect(place: str, tmp_path: Path) -> None:
+    """An output folder below a file, or where no folder can be, is refused as such."""
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot write"), new_artifact(Place(tmp_path / place), "graph", "export"):
+        pass
+
+
+def test_show_takes_files_whose_outputs_are_no_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A classifier that gives a sequence of maps, as others export them, is shown without its ports."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("SequenceConstruct", ["x"], ["y"])], "g", [x], [y])
+    path = tmp_path / "maps.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    code, text = _told(["show", str(path)], capsys)
+    assert code == 0
+    assert "maps.onnx" in text

@@ -1,0 +1,88 @@
+"""Bodies under no_grad and values kept between runs: what a capture takes apart and what it lets the model forget."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from retort.compress.program import Program, capture, cost, set_training
+from retort.compress.pruning import prune_program
+from retort.core.options.stage_options import PruneOptions
+
+IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Frozen(nn.Module):
+    """A backbone under no_grad, in which one layer has its gradients on again where ``nested``."""
+
+    def __init__(self, nested: bool = False) -> None:
+        super().__init__()
+        self.nested = nested
+        self.stem, self.norm, self.body = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 24, 3)
+        self.out = nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x = torch.relu(self.norm(self.stem(x)))
+            if self.nested:
+                with torch.enable_grad():
+                    x = self.body(x)
+            else:
+                x = self.body(x)
+            y = x.amax((2, 3))
+        return self.out(x.mean((2, 3)) + y)
+
+
+def program_of(model: nn.Module) -> Program:
+    torch.manual_seed(0)
+    return capture(model, {"image": IMAGE})
+
+
+def test_a_backbone_under_no_grad_is_in_the_graph_and_gets_no_gradient() -> None:
+    """Its convolutions are counted and pruned as any others, and training leaves them as they are."""
+    program = program_of(Frozen())
+    pruned = prune_program(program, PruneOptions(macs=0.5, min_channels=2, recover=None))
+    assert pruned.cost.macs <= 0.5 * cost(program).macs
+    assert not pruned.grouping.coupling.unknown
+    set_training(pruned.program, True)
+    pruned.program.module(IMAGE)[0].square().mean().backward()
+    trained = {name for name, weight in pruned.program.module.named_parameters() if weight.grad is not None}
+    assert trained == {"out.weight", "out.bias"}
+
+
+def test_gradients_switched_on_again_stay_on() -> None:
+    """A body that enables gradients inside no_grad is not taken apart."""
+    program = program_of(Frozen(nested=True))
+    set_training(program, True)
+    program.module(IMAGE)[0].square().mean().backward()
+    trained = {name.split(".")[0] for name, weight in program.module.named_parameters() if weight.grad is not None}
+    assert trained == {"out", "body"}
+
+
+def test_what_a_model_keeps_of_its_parameters_is_forgotten() -> None:
+    """A bias looked up once in evaluation and kept until the next training is still a parameter of the program."""
+
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = nn.Parameter(torch.randn(7)), nn.Linear(192, 3)
+            self.kept: torch.Tensor | None = None
+
+        def train(self, mode: bool = True) -> Keeping:
+            super().train(mode)
+            self.kept = None if mode else self.kept
+            return self
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bias = self.table[torch.tensor([0, 2, 4])]
+            if not self.training:
+                self.kept = bias.detach() if self.kept is None else self.kept
+                bias = self.kept
+            return self.out(x.flatten(1)) + bias
+
+    model = Keeping().eval()
+    model(IMAGE)
+    program = program_of(model)
+    assert "table" in dict(program.module.named_parameters())
+    with torch.no_grad():
+        assert torch.allclose(program.module(IMAGE)[0], model(IMAGE))

@@ -1,0 +1,82 @@
+"""Weights computed from parameters become parameters, and their layers INT8."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+from retort.compress.program import capture, clone, predict
+from retort.compress.quantization import quantize_program
+from retort.compress.quantization.prepare.constant_weights import store_computed
+from retort.core.data.splits import ArraySplit
+from retort.core.options.stage_options import QuantizeOptions
+
+OPTIONS = QuantizeOptions(method="minmax", correction="none", first_layer="int8")
+
+
+class Normed(nn.Module):
+    """A convolution and a linear layer under weight normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = parametrizations.weight_norm(nn.Conv2d(3, 16, 3))
+        self.head = parametrizations.weight_norm(nn.Linear(16, 5))
+
+    def forward(self, x):
+        return self.head(functional.relu(self.conv(x)).mean((2, 3)))
+
+
+class Crossed(nn.Module):
+    """Attention to another tensor: the projections are cut out of one packed weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(32, 4, batch_first=True), nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.head(self.attention(x, x.flip(1), x.flip(1), need_weights=False)[0])
+
+
+def both(model, *shape):
+    """The program, its INT8 form and the data."""
+    torch.manual_seed(0)
+    x = torch.randn(16, *shape)
+    program, split = capture(model.eval(), {"x": x[:4]}), ArraySplit({"x": x.numpy()})
+    return program, quantize_program(program, OPTIONS, split, "cpu"), split
+
+
+def test_weight_normalisation_is_computed_once():
+    """Both layers are INT8, and the program with stored weights gives the outputs of the one that computes them."""
+    program, result, split = both(Normed(), 3, 8, 8)
+    assert result.meta["quantization"]["kinds"] == {"conv2d": 1, "linear": 1, "pool": 1}
+    stored = clone(program)
+    assert len(store_computed(stored)) == 2
+    assert np.array_equal(*(predict(item, split)["output"] for item in (program, stored)))
+
+
+def test_projections_cut_out_of_a_packed_weight_are_integer():
+    """Queries, keys, values, the output and the head: five INT8 layers, none left out for a computed weight."""
+    program, result, split = both(Crossed(), 6, 32)
+    reasons = [item["reason"] for item in result.meta["quantization"]["float_nodes"]]
+    assert not any("computed" in reason for reason in reasons)
+    assert result.meta["quantization"]["kinds"]["linear"] >= 4
+    one, two = (predict(item, split)["output"] for item in (program, result))
+    assert np.abs(one - two).max() <= 0.1 * np.abs(one).max()
+
+
+def test_weights_that_depend_on_an_input_stay():
+    """A weight made of the input is no parameter, and nothing is stored."""
+
+    class Dynamic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 8))
+
+        def forward(self, x):
+            return functional.linear(x, self.weight * x.mean())
+
+    program = capture(Dynamic().eval(), {"x": torch.randn(4, 8)})
+    assert store_computed(program) == []

@@ -1,0 +1,241 @@
+"""BatchNorm folding and the rewrites to operators with integer kernels: same numbers, fewer or fitter nodes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from retort.compress.program import capture, load_program, save_program
+from retort.compress.quantization import fold_batch_norms
+from retort.compress.quantization.operator_classes import name_of
+from retort.compress.quantization.prepare import batch_norm_folding
+from retort.compress.quantization.prepare.integer_forms import rewrite
+from retort.core.errors import VerificationError
+
+
+def settled(model):
+    """The model with statistics and affine parameters that are not the trivial ones."""
+    generator = torch.Generator().manual_seed(0)
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
+            part.running_mean.normal_(generator=generator)
+            part.running_var.uniform_(0.3, 3, generator=generator)
+            if part.affine:
+                nn.init.normal_(part.weight, 1, 0.5, generator=generator)
+                nn.init.normal_(part.bias, 0, 0.5, generator=generator)
+    return model.eval()
+
+
+def operators(program):
+    return [name_of(node) for node in program.module.graph.nodes if node.op == "call_function"]
+
+
+def outputs(program, *inputs):
+    with torch.no_grad():
+        return program.module(*inputs)
+
+
+class Sum(nn.Module):
+    """Applies its layers to the same input and adds the results."""
+
+    def __init__(self, *branches):
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x):
+        return sum(branch(x) for branch in self.branches)
+
+
+LAYERS = {
+    "conv without bias": ((4, 3, 9, 9), lambda: [nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6)]),
+    "conv with bias": ((4, 3, 9, 9), lambda: [nn.Conv2d(3, 6, 3, padding="same"), nn.BatchNorm2d(6)]),
+    "grouped conv": ((4, 4, 9, 9), lambda: [nn.Conv2d(4, 8, 3, groups=2), nn.BatchNorm2d(8)]),
+    "depthwise conv": ((4, 4, 9, 9), lambda: [nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.BatchNorm2d(4)]),
+    "conv1d": ((4, 3, 12), lambda: [nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6)]),
+    "conv3d": ((4, 2, 5, 5, 5), lambda: [nn.Conv3d(2, 4, 3, bias=False), nn.BatchNorm3d(4)]),
+    "transposed conv": ((4, 3, 5, 5), lambda: [nn.ConvTranspose2d(3, 6, 2, 2), nn.BatchNorm2d(6)]),
+    "grouped transposed": ((4, 4, 5, 5), lambda: [nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6)]),
+    "linear": ((4, 7), lambda: [nn.Linear(7, 5, bias=False), nn.BatchNorm1d(5)]),
+    "without affine": ((4, 3, 9, 9), lambda: [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, affine=False)]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS))
+def test_a_batch_norm_folds_into_the_layer_before_it(name):
+    """The BatchNorm and its parameters are gone, and the outputs are the same to rounding."""
+    shape, layers = LAYERS[name]
+    program = capture(settled(nn.Sequential(*layers(), nn.ReLU())), {"x": torch.randn(shape)})
+    folded = fold_batch_norms(program)
+    assert "batch_norm" not in operators(folded)
+    assert sorted(dict(folded.module.named_parameters())) == ["0.bias", "0.weight"]
+    assert not dict(folded.module.named_buffers())
+    x = torch.randn(3, *shape[1:])
+    assert torch.allclose(outputs(folded, x)[0], outputs(program, x)[0], atol=1e-5)
+
+
+def test_folding_leaves_the_program_it_was_given_untouched():
+    """The input keeps its BatchNorm, its values and its training mode."""
+    model = settled(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))).train()
+    program = capture(model, {"x": torch.randn(4, 3, 8, 8)})
+    before = {key: value.clone() for key, value in program.module.state_dict().items()}
+    nodes = operators(program)
+    fold_batch_norms(program)
+    after = program.module.state_dict()
+    assert operators(program) == nodes
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+class Shared(nn.Module):
+    """A convolution whose output is normalised and also used as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+class Twice(nn.Module):
+    """One convolution used twice, each time behind another BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.two(self.conv(self.one(self.conv(x))))
+
+
+class Concatenated(nn.Module):
+    """A BatchNorm behind a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return functional.relu(self.norm(torch.cat([self.a(x), self.b(x)], 1)))
+
+
+def test_a_batch_norm_stays_where_the_layers_output_is_used_elsewhere():
+    """Folding would change the other reader's input."""
+    program = capture(settled(Shared()), {"x": torch.randn(4, 3, 8, 8)})
+    assert operators(fold_batch_norms(program)).count("batch_norm") == 1
+
+
+def test_a_batch_norm_behind_a_concatenation_stays():
+    """There is no single layer to fold it into."""
+    program = capture(settled(Concatenated()), {"x": torch.randn(4, 3, 8, 8)})
+    assert operators(fold_batch_norms(program)).count("batch_norm") == 1
+
+
+def test_a_layer_used_twice_gets_a_weight_for_each_of_its_norms():
+    """Both BatchNorms fold, each into its own copy of the shared weight."""
+    program = capture(settled(Twice()), {"x": torch.randn(4, 3, 8, 8)})
+    folded = fold_batch_norms(program)
+    assert "batch_norm" not in operators(folded)
+    assert len([name for name, _ in folded.module.named_parameters() if "weight" in name]) == 2
+    x = torch.randn(5, 3, 8, 8)
+    assert torch.allclose(outputs(folded, x)[0], outputs(program, x)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Linear(6, 5), nn.BatchNorm1d(3)], (4, 3, 6)),
+        ([nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)], (4, 3, 8, 8)),
+        ([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)], (4, 3, 8, 8)),
+        ([nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)], (4, 3, 8, 8)),
+    ],
+    ids=["linear over another axis", "behind a ReLU", "without running statistics", "before the layer"],
+)
+def test_what_cannot_be_folded_stays(layers, shape):
+    """The BatchNorm is left in the graph and the outputs are unchanged."""
+    program = capture(settled(nn.Sequential(*copy.deepcopy(layers))), {"x": torch.randn(shape)})
+    folded = fold_batch_norms(program)
+    assert operators(folded).count("batch_norm") == 1
+    x = torch.randn(shape)
+    assert torch.equal(outputs(folded, x)[0], outputs(program, x)[0])
+
+
+def test_a_fold_that_changes_the_outputs_is_refused(monkeypatch):
+    """The numeric check stands behind the transform: a wrong fold raises instead of going on."""
+    program = capture(settled(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))), {"x": torch.randn(4, 3, 8, 8)})
+    monkeypatch.setattr(batch_norm_folding, "_spread", lambda factor, weight, layer: torch.ones(weight.shape))
+    with pytest.raises(VerificationError, match="folding BatchNorm changed output 0"):
+        fold_batch_norms(program)
+
+
+def test_a_folded_program_is_saved_and_loaded(tmp_path):
+    """The file gives the same outputs, bit for bit."""
+    model = settled(nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Dropout(0.5), nn.ReLU()))
+    folded = fold_batch_norms(capture(model, {"x": torch.randn(4, 3, 8, 8)}))
+    save_program(folded, tmp_path / "folded.pt2")
+    x = torch.randn(3, 3, 8, 8)
+    assert torch.equal(outputs(load_program(tmp_path / "folded.pt2"), x)[0], outputs(folded, x)[0])
+
+
+class Means(nn.Module):
+    """Spatial means, with and without kept axes, and means that are not spatial."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        gate = functional.adaptive_avg_pool2d(y, 1) + functional.adaptive_avg_pool2d(y, 2).amax((2, 3), keepdim=True)
+        return (y * gate).mean([-1, -2]), y.mean(1), y.mean((0, 2, 3)), y.mean(-1)
+
+
+def test_global_pooling_has_one_form_and_no_other_mean_takes_it():
+    """Adaptive pooling to one value and means over all spatial axes are one operator; other means stay."""
+    program = capture(Means(), {"x": torch.randn(4, 3, 8, 8)})
+    folded = fold_batch_norms(program)
+    rewrite(folded, "tensorrt")
+    assert operators(folded).count("adaptive_avg_pool2d") == 1
+    forms = [node.args[1:] for node in folded.module.graph.nodes if name_of(node) == "mean"]
+    assert sum(form == ([2, 3], True) for form in forms) == 2
+    assert len(forms) == 5
+    x = torch.randn(4, 3, 8, 8)
+    for one, other in zip(outputs(folded, x), outputs(program, x), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([Sum(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.ReLU()], (4, 3, 8, 8)),
+        ([Sum(nn.Conv1d(3, 4, 3), nn.Conv1d(3, 4, 3)), nn.BatchNorm1d(4)], (4, 3, 9)),
+        ([nn.BatchNorm3d(2, affine=False), nn.Conv3d(2, 4, 3)], (4, 2, 5, 5, 5)),
+    ],
+    ids=["behind an add", "1d", "on the input"],
+)
+def test_a_lone_batch_norm_of_integers_becomes_a_depthwise_convolution(layers, shape):
+    """On `cpu` it gets an integer kernel that way; the outputs are the same to rounding."""
+    program = capture(settled(nn.Sequential(*copy.deepcopy(layers))), {"x": torch.randn(shape)})
+    folded = fold_batch_norms(program)
+    rewrite(folded, "cpu")
+    assert "batch_norm" not in operators(folded)
+    x = torch.randn(3, *shape[1:])
+    assert torch.allclose(outputs(folded, x)[0], outputs(program, x)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", [nn.Hardswish, nn.SiLU])
+def test_gated_activations_of_integers_become_products_on_cpu_alone(activation):
+    """`x * hardsigmoid(x)` has integer kernels in ONNX Runtime; TensorRT keeps the fused activation."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), activation(), nn.Conv2d(8, 4, 3), nn.Flatten(), activation())
+    program = capture(model, {"x": torch.randn(4, 3, 8, 8)})
+    for target, products in (("cpu", 2), ("tensorrt", 0)):
+        folded = fold_batch_norms(program)
+        rewrite(folded, target)
+        assert operators(folded).count("mul") == products
+        x = torch.randn(3, 3, 8, 8)
+        assert torch.allclose(outputs(folded, x)[0], outputs(program, x)[0], atol=1e-6)

@@ -1,0 +1,112 @@
+"""Directories that ``save_pretrained`` wrote: captured with their task, their names and their free axes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from retort.__main__ import main
+from retort.compress.program import capture, load_program
+from retort.compress.sources.huggingface import example_of, load_pretrained
+from retort.core.errors import ArtifactError, MachineError, ModelError, UserError
+from retort.core.session import SessionOptions, open_session
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small BERT classifier on disk."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=99, max_position_embeddings=64, num_labels=3, **SMALL)
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def retort(*arguments: str) -> int:
+    """Run the command line; its exit code."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    return int(stopped.value.code or 0)
+
+
+def test_a_directory_becomes_a_program_and_a_graph_of_any_length(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Captured without data and exported, the model gives its logits at other batch sizes and lengths."""
+    task = ("--task", "text-classification")
+    assert retort("capture", "--hf", str(bert), *task, "--out", str(tmp_path / "p"), "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["kind"] == "program"
+    program = load_program(tmp_path / "p" / "model.pt2")
+    assert [spec.describe() for spec in program.signature.inputs] == [
+        "input_ids: int64[batch, sequence]", "attention_mask: int64[batch, sequence]",
+    ]  # fmt: skip
+    assert [spec.name for spec in program.signature.outputs] == ["logits"]
+    model = transformers.BertForSequenceClassification.from_pretrained(bert).eval()
+    session = open_session(tmp_path / "p" / "model.pt2", SessionOptions())
+    tokens = np.random.default_rng(0).integers(0, 99, (3, 11))
+    found = session.run({"input_ids": tokens, "attention_mask": np.ones_like(tokens)})["logits"]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), model(torch.from_numpy(tokens)).logits)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.LlamaConfig(vocab_size=50, num_key_value_heads=2, **SMALL),
+        transformers.ViTConfig(image_size=32, patch_size=8, **SMALL),
+    ],
+    ids=["llama", "vit"],
+)
+def test_the_saved_class_is_the_default(config: transformers.PretrainedConfig, tmp_path: Path) -> None:
+    """Without a task the class that was saved is captured, decoder without cache and image model alike."""
+    torch.manual_seed(0)
+    kinds = {"llama": transformers.LlamaForCausalLM, "vit": transformers.ViTForImageClassification}
+    kinds[config.model_type](config).save_pretrained(tmp_path)
+    model = load_pretrained(tmp_path)
+    assert [spec.name for spec in capture(model, example_of(model)).signature.outputs] == ["logits"]
+
+
+def test_what_cannot_be_captured_is_said(bert: Path, tmp_path: Path) -> None:
+    """A misspelt task, a task without weights, a pickled or broken directory, and an encoder-decoder are told apart."""
+    with pytest.raises(UserError, match="text-classification"):
+        load_pretrained(bert, "text-clasification")
+    with pytest.raises(ModelError, match="qa_outputs"):
+        load_pretrained(bert, "question-answering")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_bytes((bert / "config.json").read_bytes())
+    with pytest.raises(ArtifactError, match="safetensors"):
+        load_pretrained(pickled)
+    (pickled / "model.safetensors").write_bytes((bert / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        load_pretrained(pickled)
+    t5 = transformers.T5Config(vocab_size=50, d_model=16, d_ff=32, d_kv=8, num_layers=1, num_heads=2)
+    transformers.T5Model(t5).save_pretrained(tmp_path / "t5")
+    with pytest.raises(ModelError, match="encoder and a decoder"):
+        load_pretrained(tmp_path / "t5")
+
+
+def test_the_command_wants_one_model(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MODEL and --hf exclude each other, a directory without config.json is named, and a factory wants data."""
+    assert retort("capture", "net:build", "--hf", str(bert)) == 2
+    assert "exactly one" in capsys.readouterr().err
+    assert retort("capture", "--hf", str(tmp_path)) != 0
+    assert "config.json" in capsys.readouterr().err
+    assert retort("capture", "torch.nn:Identity") == 2
+    assert "--data is required" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_named_with_its_extra(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without transformers, `--hf` says which extra of Retort installs it."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MachineError, match="transformers") as caught:
+        load_pretrained(bert)
+    assert caught.value.remedy == "pip install 'retort[hf]'"

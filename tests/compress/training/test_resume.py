@@ -1,0 +1,197 @@
+"""Interrupted trainings: whatever stopped them, they end in the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from retort.compress.program import Program, capture, clone, save_program
+from retort.compress.training.checkpoint import checkpoint_path
+from retort.compress.training.train import discard, fit
+from retort.core.console import Console
+from retort.core.context import Context
+from retort.core.data.splits import ArraySplit, Splits
+from retort.core.options.stage_options import TrainOptions
+from retort.core.tensors import Array
+
+torch.set_num_threads(1)
+
+
+@functools.cache
+def _start() -> Program:
+    torch.manual_seed(7)
+    layers = [nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3)]
+    return capture(nn.Sequential(*layers), {"x": torch.randn(2, 6)})
+
+
+def net() -> Program:
+    """A small net with BatchNorm and dropout, the same every time."""
+    return clone(_start())
+
+
+def blobs(count: int, seed: int, classes: int = 3, spread: float = 0.6) -> ArraySplit:
+    """Gaussian classes around fixed centres."""
+    centres = np.random.default_rng(0).standard_normal((classes, 6)) * 1.5
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, classes, count)
+    inputs = centres[targets] + spread * rng.standard_normal((count, 6))
+    return ArraySplit({"x": inputs.astype(np.float32)}, targets)
+
+
+def splits(count: int = 65, **changes: Any) -> Splits:
+    """Training, validation, calibration and test blobs."""
+    whole = {"train": blobs(count, 1), "validation": blobs(40, 2), "calibration": blobs(8, 3), "test": blobs(50, 4)}
+    return Splits(**{**whole, **changes})
+
+
+def weights(program: Program) -> dict[str, torch.Tensor]:
+    """A copy of parameters and buffers."""
+    return {name: value.clone() for name, value in program.module.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two states are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def run(program: Program, data: Splits | None = None, scratch: Path | None = None, **options: Any) -> Any:
+    """Train a classifier with few epochs."""
+    chosen = TrainOptions(**{"epochs": 4, "batch_size": 16, "learning_rate": 0.01, **options})
+    return fit(program, chosen, Context(data or splits(), task="classification", seed=3, scratch=scratch))
+
+
+def test_same_seed_same_weights_and_other_seed_others() -> None:
+    """Training is a function of its seed, whatever the global random state, which it leaves alone."""
+    results = []
+    for noise, seed in ((1, 3), (2, 3), (1, 4)):
+        torch.manual_seed(noise)
+        state, program = torch.get_rng_state(), net()
+        torch.set_rng_state(state)
+        fit(program, TrainOptions(epochs=2, batch_size=16), Context(splits(), task="classification", seed=seed))
+        assert torch.equal(state, torch.get_rng_state())
+        results.append(weights(program))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+class Killed(Exception):
+    """Stands in the test for the power going out."""
+
+
+class Unplugged(ArraySplit):
+    """A split that dies at a given read."""
+
+    reads = 0
+    limit = 10**9
+
+    def read(self, indices: Any) -> tuple[dict[str, Array], Array | None]:
+        Unplugged.reads += 1
+        if Unplugged.reads > Unplugged.limit:
+            raise Killed
+        return super().read(indices)
+
+
+@pytest.mark.parametrize("limit", [0, 3, 7, 15])
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "optimizer": "sgd", "accumulate": 2, "checkpoint_epochs": 2}])
+def test_interrupted_training_resumes_bit_for_bit(limit: int, extra: dict[str, Any], tmp_path: Path) -> None:
+    """Stopped after any number of batches and run again, a training ends in the very same weights and history."""
+    whole, broken, original = net(), net(), blobs(65, 1)
+    wanted = run(whole, **extra)
+    data = splits(train=Unplugged(original.inputs, original.targets))
+    Unplugged.reads, Unplugged.limit = 0, limit
+    with pytest.raises(Killed):
+        run(broken, data, tmp_path, **extra)
+    Unplugged.limit = 10**9
+    resumed = net()
+    got = run(resumed, data, tmp_path, **extra)
+    assert same(weights(whole), weights(resumed))
+    assert got.history == wanted.history
+    reads = Unplugged.reads
+    again = net()
+    assert run(again, data, tmp_path, **extra).history == wanted.history
+    assert (Unplugged.reads, same(weights(again), weights(whole))) == (reads, True)
+
+
+SCRIPT = """
+import sys, torch, numpy as np
+torch.set_num_threads(1)
+from pathlib import Path
+from retort.compress.program import load_program
+from retort.compress.training.train import fit
+from retort.core.context import Context
+from retort.core.data.splits import ArraySplit, Splits
+from retort.core.options.stage_options import TrainOptions
+import time
+
+class Slow(ArraySplit):
+    def read(self, indices):
+        time.sleep(float(sys.argv[3]))
+        return super().read(indices)
+
+io = np.load(sys.argv[1] + "/data.npz")
+split = Slow({"x": io["x"]}, io["y"])
+program = load_program(Path(sys.argv[1]) / "start.pt2")
+options = TrainOptions(epochs=6, batch_size=16, ema=0.9)
+data, folder = Splits(split, split, split, split), Path(sys.argv[1])
+fit(program, options, Context(data, seed=1, scratch=folder / sys.argv[2]))
+np.savez(folder / sys.argv[2], **{name: value.numpy() for name, value in program.module.state_dict().items()})
+"""
+
+
+def test_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """A process killed with SIGKILL in mid-training and run again ends in the bits of an undisturbed one."""
+    data = blobs(65, 1)
+    np.savez(tmp_path / "data.npz", x=data.inputs["x"], y=data.targets)
+    save_program(net(), tmp_path / "start.pt2")
+
+    def start(name: str, pause: float) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), name, str(pause)], env=environment)
+
+    undisturbed, victim = start("whole", 0), start("broken", 0.05)
+    checkpoint = checkpoint_path(tmp_path / "broken", "train")
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    assert not (tmp_path / "broken.npz").exists()
+    assert start("broken", 0).wait() == 0
+    assert undisturbed.wait() == 0
+    whole, broken = np.load(tmp_path / "whole.npz"), np.load(tmp_path / "broken.npz")
+    assert whole.files == broken.files
+    assert all(np.array_equal(whole[name], broken[name]) for name in whole.files)
+
+
+def test_checkpoint_of_another_training_is_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other options, data, start or a damaged file: the checkpoint is left aside, said so, and the result is right."""
+    wanted = net()
+    run(wanted, learning_rate=0.02)
+    run(net(), scratch=tmp_path)
+    path = checkpoint_path(tmp_path, "train")
+    for content in (path.read_bytes(), path.read_bytes()[:500], b"rubbish"):
+        path.write_bytes(content)
+        program = net()
+        options = TrainOptions(epochs=4, batch_size=16, learning_rate=0.02)
+        fit(program, options, Context(splits(), task="classification", seed=3, scratch=tmp_path, console=Console()))
+        assert same(weights(program), weights(wanted))
+        assert "anew" in capsys.readouterr().err
+    other = net()
+    fit(other, options, Context(splits(train=blobs(65, 9)), task="classification", seed=3, scratch=tmp_path))
+    assert not same(weights(other), weights(wanted))
+    discard(tmp_path, "train")
+    assert list(tmp_path.iterdir()) == []

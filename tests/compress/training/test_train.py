@@ -1,0 +1,282 @@
+"""The training loop: it learns, keeps the best weights, and stops with clear words."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from retort.compress.program import Program, capture, clone, load_program, predict, store
+from retort.compress.training import loop
+from retort.compress.training.losses import CrossEntropy, balanced_weights
+from retort.compress.training.optimizers import rate_factor
+from retort.compress.training.train import fit, train
+from retort.core.artifact import load_artifact
+from retort.core.context import Context, Place
+from retort.core.data.splits import ArraySplit, Splits
+from retort.core.errors import DataError, MachineError, UserError
+from retort.core.options.stage_options import TrainOptions
+
+torch.set_num_threads(1)
+
+
+@functools.cache
+def _start() -> Program:
+    torch.manual_seed(7)
+    layers = [nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3)]
+    return capture(nn.Sequential(*layers), {"x": torch.randn(2, 6)})
+
+
+def net() -> Program:
+    """A small net with BatchNorm and dropout, the same every time."""
+    return clone(_start())
+
+
+def blobs(count: int, seed: int, classes: int = 3, spread: float = 0.6) -> ArraySplit:
+    """Gaussian classes around fixed centres."""
+    centres = np.random.default_rng(0).standard_normal((classes, 6)) * 1.5
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, classes, count)
+    inputs = centres[targets] + spread * rng.standard_normal((count, 6))
+    return ArraySplit({"x": inputs.astype(np.float32)}, targets)
+
+
+def splits(count: int = 65, **changes: Any) -> Splits:
+    """Training, validation, calibration and test blobs."""
+    whole = {"train": blobs(count, 1), "validation": blobs(40, 2), "calibration": blobs(8, 3), "test": blobs(50, 4)}
+    return Splits(**{**whole, **changes})
+
+
+def weights(program: Program) -> dict[str, torch.Tensor]:
+    """A copy of parameters and buffers."""
+    return {name: value.clone() for name, value in program.module.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two states are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def run(program: Program, data: Splits | None = None, scratch: Path | None = None, **options: Any) -> Any:
+    """Train a classifier with few epochs."""
+    chosen = TrainOptions(**{"epochs": 4, "batch_size": 16, "learning_rate": 0.01, **options})
+    return fit(program, chosen, Context(data or splits(), task="classification", seed=3, scratch=scratch))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+def test_every_optimizer_learns(optimizer: str) -> None:
+    """With each optimizer the loss falls and the test set is mostly right."""
+    program, data = net(), splits(200)
+    result = run(program, data, optimizer=optimizer, epochs=8, learning_rate=0.1 if optimizer == "sgd" else 0.01)
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+    scores = predict(program, data.test)["output"]
+    assert (scores.argmax(1) == data.test.targets).mean() > 0.85
+    assert not program.module.training
+
+
+def test_best_weights_are_kept_and_patience_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of the best epoch come back, the later of equals, and patience counts epochs without a gain."""
+    metrics = iter([0.5, 0.7, 0.7, 0.6, 0.6, 0.6, 0.9])
+    seen: list[dict[str, torch.Tensor]] = []
+    original = loop.Loop.validate
+
+    def validate(self: loop.Loop) -> Any:
+        score = original(self)
+        seen.append(weights(self.program))
+        score._total, score._count = next(metrics), 1
+        return score
+
+    monkeypatch.setattr(loop.Loop, "validate", validate)
+    program = net()
+    result = run(program, epochs=7, patience=4)
+    assert (result.epochs, result.best_epoch, result.best_metric) == (6, 3, 0.7)
+    assert same(weights(program), seen[2])
+
+
+def test_accumulated_batches_equal_one_large_batch() -> None:
+    """Gradients over 4 batches of 8, a short last group included, are those of batches of 32."""
+    torch.manual_seed(0)
+    start = capture(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), {"x": torch.randn(2, 6)})
+    one, four = clone(start), clone(start)
+    data = splits(76)
+    run(one, data, batch_size=32, optimizer="sgd", epochs=2)
+    run(four, data, batch_size=8, accumulate=4, optimizer="sgd", epochs=2)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(value, weights(four)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_last_batch_of_one_joins_the_one_before() -> None:
+    """No batch of a single sample reaches BatchNorm, and every sample is seen once."""
+    assert loop.plan(65, 16) == [(0, 16), (16, 32), (32, 48), (48, 65)]
+    assert loop.plan(64, 16)[-1] == (48, 64)
+    assert (loop.plan(1, 16), loop.plan(3, 1)) == ([(0, 1)], [(0, 1), (1, 2), (2, 3)])
+    program = net()
+    run(program, splits(33), batch_size=32, epochs=1)
+    assert all(torch.isfinite(value).all() for value in weights(program).values())
+
+
+def test_clipping_bounds_the_step() -> None:
+    """With plain SGD and a clipped norm, no step moves the weights further than rate times norm."""
+    program = net()
+    before = weights(program)
+    run(
+        program,
+        epochs=1,
+        batch_size=65,
+        optimizer="sgd",
+        momentum=0,
+        schedule="constant",
+        learning_rate=1.0,
+        weight_decay=0,
+        clip_norm=0.01,
+    )
+    names = [name for name, _ in program.module.named_parameters()]
+    moved = torch.cat([(weights(program)[name] - before[name]).flatten() for name in names]).norm()
+    assert float(moved) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_average_of_weights_is_what_is_kept() -> None:
+    """With an exponential moving average, the kept weights are the average's: between start and the last step."""
+    plain, averaged = net(), net()
+    run(plain, epochs=1, batch_size=65, optimizer="sgd", schedule="constant", learning_rate=0.5, momentum=0)
+    run(averaged, epochs=1, batch_size=65, optimizer="sgd", schedule="constant", learning_rate=0.5, momentum=0, ema=0.9)
+    start, end, kept = weights(net())["0.weight"], weights(plain)["0.weight"], weights(averaged)["0.weight"]
+    decay = (1 + 1) / (10 + 1)
+    torch.testing.assert_close(kept, decay * start + (1 - decay) * end)
+
+
+def test_schedules_have_their_shapes() -> None:
+    """Warm-up climbs, cosine and linear end near zero, steps fall tenfold, constant stays."""
+
+    def curve(**options: Any) -> list[float]:
+        chosen = TrainOptions(epochs=10, **options)
+        return [rate_factor(chosen, step, 10) for step in range(100)]
+
+    assert curve(schedule="constant") == [1.0] * 100
+    cosine, linear = curve(schedule="cosine"), curve(schedule="linear", warmup_epochs=1)
+    assert [cosine[0], cosine[50]] == pytest.approx([1, 0.5])
+    assert cosine[-1] < 0.001
+    assert linear[:10] == pytest.approx([step / 11 for step in range(1, 11)])
+    assert [linear[10], linear[-1]] == pytest.approx([1, 1 / 90])
+    assert curve(schedule="exponential")[-1] == pytest.approx(0.01, rel=0.05)
+    assert [curve(schedule="step")[at] for at in (0, 49, 50, 75)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_balanced_weights_and_smoothing_follow_their_formulas() -> None:
+    """Class weights are n / (k·n_c), an absent class has none, and the loss is PyTorch's cross entropy."""
+    targets = np.array([0, 0, 0, 1])
+    split = ArraySplit({"x": np.zeros((4, 6), np.float32)}, targets)
+    assert balanced_weights(split, 3).tolist() == pytest.approx([4 / 9, 4 / 3, 0])
+    scores, classes = torch.randn(4, 3), torch.from_numpy(targets)
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    wanted = nn.functional.cross_entropy(scores, classes, weight=weight, label_smoothing=0.1)
+    assert torch.equal(CrossEntropy(weight, 0.1)({"output": scores}, {}, classes), wanted)
+    with pytest.raises(UserError, match="2 values, but the model has 3 classes"):
+        run(net(), class_weights=(1.0, 2.0))
+
+
+def test_tokens_are_classified_along_the_last_axis() -> None:
+    """Scores ``[N, tokens, classes]`` learn from targets ``[N, tokens]``."""
+    torch.manual_seed(0)
+    program = capture(nn.Linear(6, 4), {"x": torch.randn(2, 5, 6)})
+    x = np.random.default_rng(0).standard_normal((40, 5, 6)).astype(np.float32)
+    split = ArraySplit({"x": x}, x[..., :4].argmax(-1))
+    result = run(program, Splits(split, split, split, split), epochs=10, learning_rate=0.1)
+    assert result.best_metric > 0.9
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_regression_minimises_the_squared_error(shape: tuple[int, ...]) -> None:
+    """Targets ``[N]`` and ``[N, 1]`` both fit an output ``[N, 1]``, without pairing every two samples."""
+    torch.manual_seed(0)
+    program = capture(nn.Linear(6, 1), {"x": torch.randn(2, 6)})
+    x = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
+    split = ArraySplit({"x": x}, (x @ np.arange(6)).astype(np.float32).reshape(shape))
+    data = Splits(split, split, split, split)
+    result = fit(
+        program, TrainOptions(epochs=60, learning_rate=0.3, batch_size=16), Context(data, task="regression", seed=0)
+    )
+    assert result.metric_name == "mse"
+    assert result.best_metric is not None
+    assert result.best_metric < 1e-3
+
+
+def _poisoned() -> ArraySplit:
+    split = blobs(65, 1)
+    split.inputs["x"][17, 2] = np.nan
+    return split
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "words"),
+    [
+        (lambda: splits(train=_poisoned()), DataError, "input 'x' has NaN or infinite values in sample 17"),
+        (lambda: splits(train=blobs(65, 1, classes=5)), DataError, r"target class [34] is out of range.*3 classes"),
+        (lambda: splits(train=ArraySplit(blobs(9, 1).inputs)), DataError, "no targets"),
+        (lambda: splits(train=ArraySplit(blobs(9, 1).inputs, np.ones(9))), DataError, "float64, not class numbers"),
+        (lambda: splits(train=blobs(0, 1)), DataError, "training split is empty"),
+        (lambda: splits(validation=blobs(30, 1, classes=5)), DataError, "the validation split.*out of range"),
+    ],
+)
+def test_bad_data_is_named(data: Any, kind: type[Exception], words: str) -> None:
+    """Values that are not finite, classes out of range and missing targets are said with their place."""
+    with pytest.raises(kind, match=words):
+        run(net(), data())
+
+
+def test_divergence_is_an_error_with_a_remedy() -> None:
+    """A training whose loss is no number stops at once and names the learning rate."""
+    with pytest.raises(UserError, match=r"diverged.*\n.*lower learning_rate \(now 1e\+30\)"):
+        run(net(), learning_rate=1e30, optimizer="sgd")
+    with pytest.raises(MachineError, match="fp16"):
+        run(net(), precision="fp16", device="cpu")
+
+
+def test_frozen_parameters_stay_and_bfloat16_trains() -> None:
+    """Parameters frozen before capture do not move, also in mixed precision, which learns too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    model[0].requires_grad_(False)
+    program = capture(model, {"x": torch.randn(2, 6)})
+    result = run(program, splits(200), precision="bf16", epochs=6, learning_rate=0.03)
+    assert torch.equal(program.module.state_dict()["0.weight"], model[0].weight)
+    assert program.module.state_dict()["2.weight"].dtype == torch.float32
+    assert result.best_metric > 0.7
+
+
+def test_train_stage_writes_an_artifact_and_clears_its_scratch(tmp_path: Path) -> None:
+    """The stage gives a program with its facts; timing apart, running it again gives the same files and facts."""
+    start, data = store(net(), Place(tmp_path / "00-capture"), "capture"), splits()
+    options = TrainOptions(epochs=3, batch_size=16)
+    made = []
+    for name in ("one", "two"):
+        artifact = train(
+            options,
+            load_artifact(start.path),
+            Place(tmp_path / name, "k", ("p",)),
+            Context(data=data, task="classification", seed=5, scratch=tmp_path / f"scratch-{name}"),
+        )
+        assert list((tmp_path / f"scratch-{name}").iterdir()) == []
+        made.append(artifact)
+    one, two = ({key: value for key, value in each.facts.items() if key != "timing"} for each in made)
+    assert one == two
+    assert made[0].manifest.files == made[1].manifest.files
+    assert (made[0].kind, made[0].manifest.stage, made[0].key, made[0].manifest.parents) == (
+        "program",
+        "train",
+        "k",
+        ("p",),
+    )
+    assert [entry["epoch"] for entry in one["history"]] == [1, 2, 3]
+    assert (one["parameters"], one["macs"]) == (6 * 16 + 16 + 32 + 16 * 3 + 3, 6 * 16 + 16 * 3)
+    assert one["size_bytes"] == made[0].main.stat().st_size
+    scores = predict(load_program(made[0].main), data.validation)["output"]
+    assert one["best_metric"] == (scores.argmax(1) == data.validation.targets).mean()

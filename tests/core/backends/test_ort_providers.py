@@ -1,0 +1,297 @@
+"""ONNX Runtime's other providers: chosen explicitly, and refused when they do not really run the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from retort.__main__ import main
+from retort.benchmarks.sessions import session_options
+from retort.core.backends import ort
+from retort.core.backends.ort import placement
+from retort.core.errors import InputError, MachineError, StorageError, UserError
+from retort.core.options.stage_options import BenchOptions
+from retort.core.session import PROVIDERS, SessionOptions, open_session
+
+IDLE = "AzureExecutionProvider"
+needs_idle = pytest.mark.skipif(IDLE not in onnxruntime.get_available_providers(), reason=f"no {IDLE} here")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A product and a ReLU."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], [weight])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
+    return tmp_path / "model.onnx"
+
+
+@needs_idle
+def test_a_provider_that_runs_nothing_is_refused(model: Path) -> None:
+    """A provider that is listed but takes no node would mean a silent run on the CPU."""
+    with pytest.raises(MachineError, match=rf"does not run on {IDLE} as asked") as caught:
+        open_session(model, SessionOptions(providers=(IDLE, "CPUExecutionProvider")))
+    assert caught.value.facts["nodes"] == {"CPUExecutionProvider": 2}
+    assert "nodes per provider: CPUExecutionProvider 2" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_a_provider_that_is_not_installed_is_refused(model: Path, name: str) -> None:
+    """The provider's name and what there is instead stand in the message."""
+    if name in onnxruntime.get_available_providers():
+        pytest.skip("it is installed")
+    with pytest.raises(MachineError, match=f"has no {name}; it has"):
+        open_session(model, SessionOptions(providers=(name,)))
+
+
+def test_operators_are_counted_by_provider(model: Path) -> None:
+    """ONNX Runtime says which provider runs which operator."""
+    settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    inner = onnxruntime.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
+    assert placement(inner) == {"CPUExecutionProvider": ["MatMul", "Relu"]}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_a_gpu_provider_agrees_with_the_cpu(model: Path, name: str) -> None:
+    """On a GPU: the provider runs the model and gives the CPU's numbers."""
+    if name not in onnxruntime.get_available_providers():
+        pytest.skip(f"no {name} here")
+    x = {"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
+    session = open_session(model, SessionOptions(providers=(name, "CPUExecutionProvider")))
+    np.testing.assert_allclose(session.run(x)["y"], open_session(model).run(x)["y"], rtol=1e-3)
+
+
+def test_predict_asks_for_a_provider_by_name(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`retort predict --provider cuda` never runs on the CPU instead: it runs there or says why not."""
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    arguments = ["predict", str(model), "--input", str(tmp_path / "x.npy")]
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--provider", "cuda"])
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        assert caught.value.code == 7
+        assert "no CUDAExecutionProvider" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert not caught.value.code
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_bench_times_a_provider_or_says_why_not(
+    provider: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`retort bench --provider` and the recipe's key never time the CPU under another name."""
+    name = PROVIDERS[provider][0]
+    assert session_options(BenchOptions.model_validate({"provider": provider})).providers[0] == name
+    if name in onnxruntime.get_available_providers():
+        pytest.skip("it is installed")
+    np.savez(tmp_path / "data.npz", x=np.zeros((8, 4), np.float32))
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", str(model), "--data", str(tmp_path / "data.npz"), "--provider", provider])
+    assert caught.value.code == 7
+    assert f"no {name}; it has" in capsys.readouterr().err
+
+
+def test_a_program_is_not_run_by_a_provider_of_another_runtime(tmp_path: Path) -> None:
+    """PyTorch has no TensorRT provider: asked for it, a program is refused instead of run on the CPU."""
+    with pytest.raises(MachineError, match=r"net\.pt2 is a program: TensorrtExecutionProvider .* does not run it"):
+        (tmp_path / "net.pt2").touch()
+        open_session(tmp_path / "net.pt2", SessionOptions(providers=PROVIDERS["tensorrt"]))
+
+
+class Node:
+    """A node as ONNX Runtime tells of it."""
+
+    def __init__(self, op_type: str) -> None:
+        self.op_type = op_type
+
+
+class Part:
+    """Nodes that went to one provider."""
+
+    def __init__(self, ep_name: str, operators: Sequence[str]) -> None:
+        self.ep_name, self._nodes = ep_name, [Node(name) for name in operators]
+
+    def get_nodes(self) -> list[Node]:
+        """Its nodes."""
+        return self._nodes
+
+
+class Runtime:
+    """Stands for an ONNX Runtime with GPU providers: records what it is asked, and computes with the real one."""
+
+    def __init__(self, placed: dict[str, list[str]]) -> None:
+        self.asked: list[tuple[list[str], list[dict[str, str]]]] = []
+        self.placed = placed
+        self.__version__ = onnxruntime.__version__
+        self.SessionOptions, self.ExecutionMode = onnxruntime.SessionOptions, onnxruntime.ExecutionMode
+
+    def get_available_providers(self) -> list[str]:
+        """All three."""
+        return list(PROVIDERS["tensorrt"])
+
+    def InferenceSession(self, source: Any, settings: Any, names: list[str], options: list[dict[str, str]]) -> Any:
+        """A session on the CPU that says it runs where it was asked to."""
+        self.asked.append((names, options))
+        inner = onnxruntime.InferenceSession(source, settings, ["CPUExecutionProvider"])
+        parts = [Part(name, operators) for name, operators in self.placed.items()]
+        inner.get_providers = lambda: names
+        inner.get_provider_graph_assignment_info = lambda: parts
+        return inner
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runtime:
+    """An ONNX Runtime that runs everything on TensorRT, and a cache folder of its own."""
+    made = Runtime({"TensorrtExecutionProvider": ["MatMul", "Relu"]})
+    monkeypatch.setattr(ort, "_runtime", lambda: made)
+    monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+    return made
+
+
+def _on_tensorrt(**given: Any) -> SessionOptions:
+    return SessionOptions(providers=PROVIDERS["tensorrt"], **given)
+
+
+def test_tensorrt_is_told_its_profile_and_its_cache(model: Path, runtime: Runtime, tmp_path: Path) -> None:
+    """All three shapes come from the signature, engines are kept under the model's hash, and others build their own."""
+    open_session(model, _on_tensorrt())
+    names, (given, *others) = runtime.asked[-1]
+    assert tuple(names) == PROVIDERS["tensorrt"]
+    assert [given[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")] == ["x:1x4", "x:8x4", "x:64x4"]
+    assert given["trt_engine_cache_enable"] == given["trt_timing_cache_enable"] == "1"
+    assert Path(given["trt_engine_cache_path"]) == (tmp_path / "cache" / "engines").resolve()
+    assert given["trt_engine_cache_prefix"] == f"retort-{hashlib.sha256(model.read_bytes()).hexdigest()[:16]}"
+    assert "trt_int8_enable" not in given
+    assert others == [{}, {}]
+
+
+def test_ranges_and_options_may_be_given(model: Path, runtime: Runtime) -> None:
+    """A range by the axis' name, no cache, and options of the provider, which win over what is derived."""
+    options = {"TensorrtExecutionProvider": {"trt_fp16_enable": "1"}}
+    session = open_session(
+        model, _on_tensorrt(ranges={"batch": (2, 4, 6)}, engine_cache="off", provider_options=options)
+    )
+    given = runtime.asked[-1][1][0]
+    assert given == {
+        "trt_fp16_enable": "1",
+        **{f"trt_profile_{end}_shapes": f"x:{size}x4" for end, size in (("min", 2), ("opt", 4), ("max", 6))},
+    }
+    assert session.run({"x": np.ones((4, 4), np.float32)})["y"].shape == (4, 4)
+    with pytest.raises(InputError, match="axis 'batch' of input 'x' is 7, outside the engine's 2 to 6") as caught:
+        session.run({"x": np.ones((7, 4), np.float32)})
+    assert "--axis batch=2:7:7" in caught.value.remedy
+    own = {"TensorrtExecutionProvider": {f"trt_profile_{end}_shapes": "x:3x4" for end in ("min", "opt", "max")}}
+    open_session(model, _on_tensorrt(provider_options=own, engine_cache="off"))
+    assert runtime.asked[-1][1][0] == own["TensorrtExecutionProvider"]
+
+
+def test_every_dynamic_axis_needs_a_range(tmp_path: Path, runtime: Runtime) -> None:
+    """Only the batch has a range of itself; a strange name, a disorder and a size between steps are told."""
+    port = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "2*height"])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "2*height"])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [port], [out])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+    for ranges, message in (
+        ({}, r"needs a range for the dynamic axis '2\*height'"),
+        ({"width": (1, 2, 3)}, r"no dynamic axis 'width'; its dynamic axes are batch, 2\*height"),
+        ({"2*height": (8, 4, 16)}, "8:4:16 is not smallest:usual:largest"),
+        ({"2*height": (2, 3, 4)}, "takes multiples of 2, not 3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_session(made, _on_tensorrt(ranges=ranges))
+    open_session(made, _on_tensorrt(ranges={"2*height": (2, 4, 8)}))
+    assert runtime.asked[-1][1][0]["trt_profile_opt_shapes"] == "x:8x4"
+
+
+def test_quantized_files_and_their_side_files_are_seen(model: Path, runtime: Runtime) -> None:
+    """Q/DQ switches INT8 on, and other external weights make another engine."""
+    made = onnx.load(model)
+    made.graph.node[1].op_type = "QuantizeLinear"
+    made.graph.node[1].input.extend(["scale", "zero"])
+    made.graph.initializer.extend(
+        [numpy_helper.from_array(np.float32(1), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+    )
+    made.graph.output[0].type.tensor_type.elem_type = TensorProto.INT8
+    path = model.with_name("apart.onnx")
+    onnx.save(made, path, save_as_external_data=True, location="apart.data", size_threshold=0)
+    open_session(path, _on_tensorrt())
+    first = runtime.asked[-1][1][0]
+    assert first["trt_int8_enable"] == "1"
+    weights = path.with_name("apart.data")
+    weights.write_bytes(bytes(len(weights.read_bytes())))
+    open_session(path, _on_tensorrt())
+    assert runtime.asked[-1][1][0]["trt_engine_cache_prefix"] != first["trt_engine_cache_prefix"]
+
+
+def test_engines_need_a_folder(model: Path, runtime: Runtime, tmp_path: Path) -> None:
+    """A folder that cannot be written is refused before anything is built, with the way out."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written") as caught:
+        open_session(model, _on_tensorrt(engine_cache=str(tmp_path / "file" / "engines")))
+    assert "--engine-cache off" in caught.value.remedy
+
+
+def test_heavy_nodes_elsewhere_are_no_run_on_tensorrt(model: Path, runtime: Runtime) -> None:
+    """A product that CUDA took instead is refused with the counts, and so is a provider that took nothing."""
+    runtime.placed = {"TensorrtExecutionProvider": ["Relu"], "CUDAExecutionProvider": ["MatMul"]}
+    with pytest.raises(MachineError, match=r"1 of its heavy nodes run on CUDAExecutionProvider \(MatMul\)"):
+        open_session(model, _on_tensorrt())
+    runtime.placed = {"CUDAExecutionProvider": ["MatMul", "Relu"]}
+    with pytest.raises(MachineError, match="it runs no node there"):
+        open_session(model, _on_tensorrt())
+
+
+def test_bench_hands_ranges_and_options_on() -> None:
+    """The profile holds what is timed and what accuracy reads at a time; options of no provider are refused."""
+    made = session_options(
+        BenchOptions(
+            provider="tensorrt",
+            batch_sizes=(1, 128),
+            axis=("sequence=8:64:128",),
+            provider_option=("trt_fp16_enable=1",),
+            engine_cache="off",
+        )
+    )
+    assert made.ranges == {"batch": (1, 128, 128), "sequence": (8, 64, 128)}
+    assert made.provider_options == {"TensorrtExecutionProvider": {"trt_fp16_enable": "1"}}
+    assert made.engine_cache == "off"
+    for given in ({"provider_option": ("a=1",)}, {"provider": "cuda", "provider_option": ("fast",)}):
+        with pytest.raises(UserError, match="cannot be given to the provider"):
+            session_options(BenchOptions.model_validate(given))
+
+
+def test_integer_products_are_exact_on_every_processor(tmp_path: Path) -> None:
+    """The largest UINT8 codes times the largest INT8 weights give their sum, where 16-bit kernels would saturate."""
+    codes, weights = np.full((2, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["x", "one", "zero"], ["xd"]),
+        onnx.helper.make_node("DequantizeLinear", ["w", "one"], ["wd"]),
+        onnx.helper.make_node("MatMul", ["xd", "wd"], ["y"]),
+        onnx.helper.make_node("QuantizeLinear", ["y", "large", "zero"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "large", "zero"], ["out"]),
+    ]
+    large = 255 * 127 * 64 / 200
+    held = {"one": np.float32(1), "zero": np.uint8(0), "w": weights, "large": np.float32(large)}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "saturating",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, ["batch", 64])],
+        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, ["batch", 16])],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    found = open_session(model.SerializeToString()).run({"x": codes})["out"]
+    np.testing.assert_allclose(found, 255 * 127 * 64, rtol=1e-6)

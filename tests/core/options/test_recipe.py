@@ -1,0 +1,95 @@
+"""Recipes: every fault is told at once, in its place, with the nearest spelling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retort.core.errors import MissingFileError, RecipeError
+from retort.core.options.recipe import load_recipe, parse_recipe, schema
+
+GOOD = {"model": "net:build", "data": "digits", "stages": ["export"]}
+
+
+def faults(raw: object) -> list[str]:
+    """The faults that a recipe has."""
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(raw)
+    return caught.value.facts["faults"]  # type: ignore[return-value]
+
+
+def test_three_typos_are_all_named(tmp_path: Path) -> None:
+    """A recipe with three typos is refused once, naming all three with line and nearest spelling."""
+    path = tmp_path / "typos.yaml"
+    path.write_text(
+        "model: net:build\ndata: digits\ntarget: cpuu\nstages:\n"
+        "  - train: {epoch: 3}\n  - quantise\n  - prune: {macs: 0.5}\n  - export\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    text = str(caught.value)
+    assert "3 faults" in text
+    assert "target (line 3): 'cpuu' is not one of 'cpu' or 'tensorrt'; did you mean 'cpu'?" in text
+    assert "stages.0.train.epoch (line 5): unknown key; did you mean 'epochs'?" in text
+    assert "stages.1 (line 6): unknown stage 'quantise'; did you mean 'quantize'?" in text
+    assert caught.value.exit_code == 2
+
+
+def test_short_and_long_forms_mean_the_same() -> None:
+    """A bare stage name, a bare source and their long forms give equal recipes."""
+    long = {"model": {"source": "net:build"}, "data": {"source": "digits"}, "stages": [{"export": {}}]}
+    assert parse_recipe(GOOD) == parse_recipe(long)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (["pack"], "`pack` needs `export` before it"),
+        (["export", "quantize"], "`quantize` must stand before `export`"),
+        (["quantize", {"prune": {"macs": 0.5}}, "export"], "`prune` must stand before `quantize`"),
+        (["export", "export"], "`export` stands twice"),
+        (["train", "capture"], "`capture` must stand first"),
+    ],
+)
+def test_order_of_stages_is_checked(stages: list[object], message: str) -> None:
+    """Stages that cannot follow each other are refused before anything runs."""
+    assert any(message in fault for fault in faults({**GOOD, "stages": stages}))
+
+
+def test_gate_of_an_unknown_stage_is_named() -> None:
+    """A gate after a stage that the recipe does not have is a fault with the nearest name."""
+    raw = {**GOOD, "gates": [{"after": "exprot", "size_ratio": 0.5}]}
+    assert faults(raw) == ["gates.0.after: no stage 'exprot'; did you mean 'export'?"]
+
+
+def test_gate_needs_exactly_one_bound() -> None:
+    """A gate with two bounds or none is refused."""
+    assert "exactly one" in faults({**GOOD, "gates": [{"after": "export"}]})[0]
+    assert "exactly one" in faults({**GOOD, "gates": [{"after": "export", "speedup": 2, "size_ratio": 0.5}]})[0]
+
+
+def test_values_out_of_range_say_their_range() -> None:
+    """A value outside its range names the bound and the value."""
+    assert "less than or equal to 1, not 1.5" in faults({**GOOD, "stages": [{"prune": {"macs": 1.5}}, "export"]})[0]
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    """A file that is not YAML is refused with the line where it breaks."""
+    path = tmp_path / "broken.yaml"
+    path.write_text("model: net\n  data: [1\n")
+    with pytest.raises(RecipeError, match="line 2"):
+        load_recipe(path)
+
+
+def test_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
+    """A recipe that is not there is an error with `retort init` as its remedy."""
+    with pytest.raises(MissingFileError, match="retort init"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_schema_knows_every_stage() -> None:
+    """The JSON Schema lists all stages in their short form and describes each one's options."""
+    made = schema()
+    assert set(made["properties"]["stages"]["items"]["anyOf"][0]["enum"]) >= {"train", "prune", "quantize", "export"}
+    assert made["$defs"]["PruneOptions"]["additionalProperties"] is False

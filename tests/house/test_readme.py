@@ -1,0 +1,63 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from retort.core.options.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def block(name: str) -> str:
+    """The text between the markers of a generated or tested block."""
+    return README.split(f"<!-- {name}:begin -->")[1].split(f"<!-- {name}:end -->")[0].strip()
+
+
+def test_python_example_runs(tmp_path: Path) -> None:
+    """The Python example runs as it stands, in an empty folder, and gives logits."""
+    code = block("example").removeprefix("```python").removesuffix("```")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    code += "\nassert logits.shape == (4, 10), logits.shape\n"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "digits.onnx").is_file()
+
+
+def test_readme_is_a_front_door() -> None:
+    """The README has about 120 lines; what is longer stands in docs/."""
+    assert len(README.splitlines()) <= 130
+
+
+def test_install_lines_name_what_is_there() -> None:
+    """The lines that a reader pastes pin torch as constraints.txt does, before the rest, and name extras that exist."""
+    lines = README.split("<!-- install -->\n```sh\n")[1].split("```")[0].splitlines()
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    installs = [line.split("#")[0].strip() for line in lines if line.startswith("pip install")]
+    assert installs[0] == f"pip install torch=={pins['torch']}"
+    assert set(re.findall(r"\w+", installs[1].partition("[")[2].partition("]")[0])) <= set(extras)
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_examples_are_valid(path: Path) -> None:
+    """Every example recipe passes the check."""
+    assert load_recipe(path).stages
+
+
+def test_commands_of_the_readme_exist() -> None:
+    """Every make target that README and CONTRIBUTING name is in the Makefile."""
+    named = set(re.findall(r"`?make ([a-z-]+)", README + (ROOT / "CONTRIBUTING.md").read_text()))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert named <= targets

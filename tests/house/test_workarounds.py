@@ -1,0 +1,239 @@
+"""Each patch of a library's private part is still needed, does what it says, and leaves nothing behind.
+
+The first kind of test runs the library without the patch and expects the fault. When one fails, the library no longer
+needs the patch: remove what the message names, and this test with it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from needed import needed
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
+
+from retort.compress.capture.mixture_of_experts import dense_experts
+from retort.compress.graph import workarounds as compressing
+from retort.core import workarounds as shared
+from retort.core.backends.eager import quiet
+from retort.export.ort import workarounds as exporting
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def traced(model: nn.Module, *inputs: torch.Tensor, **axes: Any) -> ExportedProgram:
+    """``torch.export`` as the toolkit calls it, with dynamic axes by position of the input."""
+    shapes = tuple(axes.get(f"input_{index}", {}) for index in range(len(inputs)))
+    return torch.export.export(model, inputs, dynamic_shapes=shapes if axes else None, strict=False)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer of a kind."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer = getattr(nn, kind)(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """All steps."""
+        result: torch.Tensor = self.layer(x)[0]
+        return result
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_still_unroll_over_time(kind: str) -> None:
+    """PyTorch makes a constant of the number of steps; with the patch it stays free, and the tables are as before."""
+    from torch._decomp import decomposition_table
+
+    axes: Any = {"input_0": {0: Dim("batch"), 1: Dim("time")}}
+    with needed("core.workarounds.free_time", r"specialized it to be a constant \(7\)"):
+        traced(Recurrent(kind), torch.randn(2, 7, 4), **axes)
+    before = dict(decomposition_table)
+    with shared.free_time(), quiet():
+        program = traced(Recurrent(kind), torch.randn(2, 7, 4), **axes)
+    assert program.module()(torch.randn(3, 2, 4)).shape == (3, 2, 5)
+    assert decomposition_table == before
+
+
+class Halved(nn.Module):
+    """Takes even heights only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean of pairs of rows."""
+        return F.avg_pool2d(x, 2).mean((2, 3))
+
+
+def test_formulas_of_a_loaded_program_still_break_its_decomposition() -> None:
+    """A program with an axis in steps of 2 comes back from a file with a formula among its symbols."""
+    height = Dim("_height")
+    stored = io.BytesIO()
+    with quiet():
+        torch.export.save(traced(Halved(), torch.randn(2, 3, 8, 8), input_0={0: Dim("b"), 2: 2 * height}), stored)
+    with needed("core.workarounds.drop_formulas", "AssertionError: expected sympy.Symbol"):
+        torch.export.load(io.BytesIO(stored.getvalue())).run_decompositions()
+    with quiet():
+        program = torch.export.load(io.BytesIO(stored.getvalue()))
+        shared.drop_formulas(program)
+        assert program.run_decompositions().graph_signature.user_outputs
+
+
+class Counted(nn.Module):
+    """Asks for the length of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One row per sample."""
+        return x.reshape(len(x), -1)
+
+
+class Distant(nn.Module):
+    """Distances to a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(40, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Of every sample to every row."""
+        return torch.cdist(x, self.table)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "fault"),
+    [(Counted(), (4, 3, 2), r"specialized it to be a constant \(4\)"), (Distant(), (4, 3), r"size\(\)\[0\] <= 25")],
+    ids=["len", "cdist"],
+)
+def test_lengths_still_fix_the_batch(model: nn.Module, shape: tuple[int, ...], fault: str) -> None:
+    """`len(x)` and `torch.cdist` bind the batch; with the patch they do not, give the same, and are as before."""
+    distance, axes = torch.cdist, {"input_0": {0: Dim("batch")}}
+    with needed("compress.graph.workarounds.free_lengths", fault):
+        traced(model, torch.randn(shape), **axes)
+    with compressing.free_lengths(model), quiet():
+        program = traced(model, torch.randn(shape), **axes)
+    x = torch.randn(50, *shape[1:])
+    torch.testing.assert_close(program.module()(x), model(x), atol=1e-5, rtol=1e-5)
+    assert torch.cdist is distance
+    assert "len" not in globals()
+
+
+def test_pytorch_still_does_not_name_the_line_that_fixes_a_size() -> None:
+    """The refusal of an export holds the axis and not the model's line; the patch knows the line."""
+    axes = {"input_0": {0: Dim("batch")}}
+    with pytest.raises(Exception, match="specialized it to be a constant") as caught, quiet():
+        traced(Counted(), torch.randn(4, 3, 2), **axes)
+    told = str(caught.value).partition("The error above occurred when calling torch.export.export.")[0]
+    assert Path(__file__).name not in told, "remove compress.graph.workarounds.fixed_sizes: PyTorch names the line"
+    with pytest.raises(Exception, match="specialized"), quiet(), compressing.fixed_sizes(_line) as places:
+        traced(Counted(), torch.randn(4, 3, 2), **axes)
+    assert places[4] == "return x.reshape(len(x), -1)"
+
+
+def _line(stack: Any) -> str:
+    return str(next(frame.line for frame in reversed(stack) if frame.filename == __file__))
+
+
+def test_a_mask_is_still_looked_at() -> None:
+    """An encoder compares its mask's values; with the patch it takes the mask as it is, and gives the same outputs."""
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
+    inputs = torch.randn(2, 5, 8), torch.zeros(5, 5)
+    before, detect = torch.backends.mha.get_fastpath_enabled(), nn.modules.transformer._detect_is_causal_mask
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with needed("compress.graph.workarounds.masks_unseen", "GuardOnDataDependentSymNode"):
+            traced(encoder, *inputs)
+        with compressing.masks_unseen(), quiet():
+            program = traced(encoder, *inputs)
+        torch.testing.assert_close(program.module()(*inputs), encoder(*inputs))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    assert nn.modules.transformer._detect_is_causal_mask is detect
+
+
+def test_no_form_of_experts_is_dense_yet() -> None:
+    """Each form that transformers has for a trace sorts tokens by expert, or gathers matrices for each token."""
+    pytest.importorskip("transformers")
+    from transformers import MixtralConfig
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+    from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+    def _copies(form: str) -> bool:
+        """Whether some value holds more numbers than all experts' matrices, or an operator is the library's own."""
+        shape: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 12, "num_local_experts": 4}
+        experts = MixtralExperts(MixtralConfig(**shape, experts_implementation=form)).eval()
+        for value in experts.parameters():
+            nn.init.normal_(value)
+        inputs = torch.randn(64, 8), torch.randint(0, 4, (64, 2)), torch.rand(64, 2)
+        with quiet():
+            graph = traced(experts, *inputs).graph
+        most = max(weight.numel() for weight in experts.parameters())
+        made = [node for node in graph.nodes if node.op == "call_function"]
+        own = any("transformers" in str(node.target) or "grouped_mm" in str(node.target) for node in made)
+        return own or any(getattr(node.meta.get("val"), "numel", int)() > 4 * most for node in made)
+
+    forms = [name for name in ALL_EXPERTS_FUNCTIONS.valid_keys() if name in ("batched_mm", "grouped_mm")]
+    assert forms, "transformers names its forms of experts otherwise: look at compress.graph.workarounds again"
+    dense = [form for form in forms if not _copies(form)]
+    assert not dense, f"{dense} of transformers is dense: remove compress.graph.workarounds.experts_computed_by"
+    own = ALL_EXPERTS_FUNCTIONS["batched_mm"]
+    with dense_experts():
+        assert ALL_EXPERTS_FUNCTIONS.get_interface("batched_mm", None) is not own
+    assert ALL_EXPERTS_FUNCTIONS.get_interface("batched_mm", None) is own
+
+
+def test_a_process_still_keeps_its_first_accelerator() -> None:
+    """A second precision is refused; after the patch it is taken."""
+    compressing.forget_accelerator()
+    try:
+        Accelerator(cpu=True, mixed_precision="no")
+        with needed("compress.graph.workarounds.forget_accelerator", "has already been initialized"):
+            Accelerator(cpu=True, mixed_precision="bf16")
+        compressing.forget_accelerator()
+        assert Accelerator(cpu=True, mixed_precision="bf16").mixed_precision == "bf16"
+    finally:
+        compressing.forget_accelerator()
+
+
+PRIVATE = re.compile(
+    r"^\s*(?:from|import)\s+(?:torch|transformers|accelerate|onnxscript|onnxruntime|onnx)[\w.]*\._[a-z]"
+    r"|^\s*from\s+(?:torch|transformers|accelerate|onnxscript|onnxruntime|onnx)[\w.]*\s+import\s+.*\b_[A-Za-z]"
+    r"|import_module\(\"(?:torch|onnxscript|onnxruntime|accelerate|transformers)[\w.]*\._"
+    r"|\b(?:torch|nn|transformer|rewriter|lazy|AcceleratorState|ShapeEnv)(?:\.\w+)*\._(?!ops\b)[a-z]\w*\s*(?:=[^=]|\()"
+)
+
+
+def test_private_parts_are_touched_in_three_files() -> None:
+    """No module but the three of workarounds imports, replaces or calls a private part of a library."""
+    homes = {"core/workarounds.py", "compress/graph/workarounds.py", "export/ort/workarounds.py"}
+    rooms = ("core", "compress", "export", "serve", "handlers", "benchmarks")
+    files = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))] + sorted(ROOT.glob("*.py"))
+    found = {
+        f"{path.relative_to(ROOT).as_posix()}: {line.strip()}"
+        for path in files
+        if path.relative_to(ROOT).as_posix() not in homes
+        for line in path.read_text().splitlines()
+        if PRIVATE.search(line)
+    }
+    assert found == set()
+
+
+def test_every_patch_says_what_it_is_there_for() -> None:
+    """Each docstring holds what is patched, where it was seen, the upstream issue, and what goes wrong without it."""
+    functions: list[Callable[..., Any]] = [
+        *(shared.free_time, shared.drop_formulas),
+        *(compressing.free_lengths, compressing.fixed_sizes, compressing.masks_unseen),
+        *(compressing.experts_computed_by, compressing.forget_accelerator),
+        *(exporting.keep_padding, exporting.parse_operators_once, exporting.linear_rules, exporting.without_guards),
+    ]
+    for function in functions:
+        text = str(function.__doc__)
+        assert re.search(r"(Patched|Used|A form)\b", text), function
+        assert "Seen in" in text, function
+        assert re.search(r"Upstream: (https://github\.com/|no upstream issue found)", text), function
+        assert "Without it:" in text, function

@@ -1,0 +1,285 @@
+"""The doctor on a model: ten planted faults, each named; a sound model left in peace."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional
+
+from retort.compress.graph.train_eval_mode import TRAINS
+from retort.compress.program import capture, clone, load_program, save_program
+from retort.compress.quantization import quantize_program
+from retort.compress.quantization.module_edit import fetch
+from retort.core.artifact import load_artifact
+from retort.core.context import Context, Place
+from retort.core.data.splits import ArraySplit, Splits
+from retort.core.errors import UserError
+from retort.core.options.stage_options import ExportOptions, QuantizeOptions
+from retort.pipeline import stages
+from retort.pipeline.diagnosis.diagnose import diagnose, mend
+
+PLAIN = QuantizeOptions(correction="none", method="minmax")
+
+
+class Net(nn.Module):
+    """A CNN for 8x8 colour images with BatchNorm, hard-swish and a sigmoid gate."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.mid, self.mid_norm = nn.Conv2d(16, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.wide, self.wide_norm = nn.Conv2d(16, 32, 1, bias=False), nn.BatchNorm2d(32)
+        self.gate, self.last = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 3, 2, 1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, image):
+        x = torch.relu(self.norm(self.stem(image)))
+        x = torch.relu(self.mid_norm(self.mid(x)))
+        x = functional.hardswish(self.wide_norm(self.wide(x)))
+        x = x * torch.sigmoid(self.gate(x))
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Digits in three unlike colours."""
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    grey, labels = (digits.images / 16).astype(np.float32)[order][:, None], digits.target[order]
+    images = np.concatenate([grey, 1 - grey, 0.5 * grey + 0.2], 1)
+    parts = [slice(0, 900), slice(900, 1200), slice(0, 128), slice(1200, None)]
+    return Splits(*[ArraySplit({"image": images[part]}, labels[part]) for part in parts])
+
+
+def trained(data, seed):
+    torch.manual_seed(seed)
+    model, images, labels = Net(), *(torch.from_numpy(x) for x in (data.train.inputs["image"], data.train.targets))
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    for _ in range(8):
+        for rows in torch.randperm(len(images)).split(64):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+            optimizer.step()
+    return capture(model.eval(), {"image": images[:8]})
+
+
+@pytest.fixture(scope="module")
+def program(data):
+    """The network, trained."""
+    return trained(data, 0)
+
+
+@pytest.fixture(scope="module")
+def files(program, data, tmp_path_factory):
+    """A sound line: program, ONNX file, INT8 program, Q/DQ file."""
+    folder = tmp_path_factory.mktemp("line")
+    context = Context(data)
+    save_program(program, folder / "fp32.pt2")
+    save_program(quantize_program(program, PLAIN, data.calibration, "cpu"), folder / "int8.pt2")
+    for name in ("fp32", "int8"):
+        artifact = load_artifact(folder / f"{name}.pt2")
+        stages.export(ExportOptions(), artifact, Place(folder / name), context)
+    return folder
+
+
+def named(found):
+    """The first cause and where it is."""
+    assert found.findings, found.forms
+    return found.findings[0].cause, found.findings[0].where
+
+
+def saved(program, path):
+    save_program(program, path)
+    return path
+
+
+def test_a_sound_model_is_left_in_peace(files, data):
+    """All four forms agree, nothing is broken, nothing is found."""
+    models = [files / "fp32.pt2", files / "fp32" / "model.onnx", files / "int8.pt2", files / "int8" / "model.onnx"]
+    found = diagnose(models, Context(data))
+    assert [form.name for form in found.forms] == ["program", "ONNX file", "INT8 program", "Q/DQ file"]
+    assert found.first is None
+    assert found.findings == []
+    assert all(form.agreement is None or form.agreement > 0.97 for form in found.forms)
+    assert min(form.accuracy for form in found.forms) > 0.8
+
+
+def test_fault_1_a_wrong_preprocessing_scale(program, files, data, tmp_path):
+    """Calibrated on 0 to 255 and used on 0 to 1: the input is named, with the factor."""
+    wild = ArraySplit({"image": data.calibration.inputs["image"] * 255})
+    int8 = saved(quantize_program(program, PLAIN, wild, "cpu"), tmp_path / "int8.pt2")
+    found = diagnose([files / "fp32.pt2", int8], Context(data))
+    assert found.first.name == "INT8 program"
+    assert named(found) == ("preprocessing scale", "the inputs")
+    assert "times too wide" in found.findings[0].detail
+
+
+def test_a_wrong_scale_of_the_data_is_seen_without_int8(files, data):
+    """The samples themselves are far larger than those of capture."""
+    wild = Splits(*[ArraySplit({"image": part.inputs["image"] * 255}, part.targets) for part in [data.train] * 4])
+    assert named(diagnose([files / "fp32.pt2", files / "fp32" / "model.onnx"], Context(wild)))[0] == (
+        "preprocessing scale"
+    )
+
+
+def test_fault_2_an_outlier_channel(program, data, tmp_path):
+    """From the FP32 program alone: the layer with the planted channel is named, and the channel."""
+    broken = clone(program)
+    fetch(broken.module, "wide_norm.bias").data[5] = 2000.0
+    for name in ("gate.weight", "last.weight"):
+        fetch(broken.module, name).data[:, 5] = 0.0
+    found = diagnose([saved(broken, tmp_path / "fp32.pt2")], Context(data))
+    assert found.first.name == "INT8 program"
+    assert named(found)[0] == "outlier channel"
+    assert "channel 5" in found.findings[0].detail
+
+
+def test_fault_3_a_clipped_activation(files, data, tmp_path):
+    """One grid five times too small: its tensor is named, and no other."""
+    broken = load_program(files / "int8.pt2")
+    path = next(name for name, _ in broken.module.named_buffers() if "relu_1" in name and name.endswith("scale"))
+    fetch(broken.module, path).div_(8)
+    found = diagnose([files / "fp32.pt2", saved(broken, tmp_path / "int8.pt2")], Context(data))
+    assert [item.cause for item in found.findings] == ["clipping"]
+    assert found.findings[0].where == "relu_1"
+
+
+def test_fault_4_a_calibration_set_of_one_class(program, files, data, tmp_path):
+    """A calibration split with nothing but ones is told from its labels."""
+    ones = np.flatnonzero(data.train.targets == 1)[:64]
+    one_class = ArraySplit({"image": data.train.inputs["image"][ones]}, data.train.targets[ones])
+    context = Context(replace(data, calibration=one_class))
+    int8 = saved(quantize_program(program, PLAIN, one_class, "cpu"), tmp_path / "int8.pt2")
+    assert named(diagnose([files / "fp32.pt2", int8], context)) == ("calibration set", "the calibration split")
+
+
+def test_ranges_of_one_kind_of_sample_are_told_without_labels(program, files, data, tmp_path):
+    """Calibrated on pale images alone, most ranges are too narrow and none too wide."""
+    pale = data.calibration.inputs["image"] * 0.45
+    pale[:, 1] = 0.5
+    int8 = saved(quantize_program(program, PLAIN, ArraySplit({"image": pale}), "cpu"), tmp_path / "int8.pt2")
+    assert named(diagnose([files / "fp32.pt2", int8], Context(data)))[0] == "calibration set"
+
+
+def test_fault_5_swapped_channels(program, files, data, tmp_path):
+    """An ONNX file made for BGR is told by the order that puts it right."""
+    broken = clone(program)
+    stem = fetch(broken.module, "stem.weight").data
+    stem.copy_(stem[:, [2, 1, 0]].clone())
+    artifact = load_artifact(saved(broken, tmp_path / "bgr.pt2"))
+    made = stages.export(ExportOptions(), artifact, Place(tmp_path / "bgr"), Context(data))
+    found = diagnose([files / "fp32.pt2", made.path], Context(data))
+    assert found.first.name == "ONNX file"
+    assert named(found) == ("swapped channels", "image")
+    assert "[2, 1, 0]" in found.findings[0].detail
+
+
+def edited(path, edit, target):
+    model = onnx.load(str(path))
+    edit(model)
+    onnx.save(model, str(target))
+    return target
+
+
+def test_fault_6_a_wrong_weight_axis(files, data, tmp_path):
+    """A square convolution whose scales run along its inputs is named with both axes."""
+
+    def turn(model):
+        names = {item.name: list(item.dims) for item in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "DequantizeLinear" and names.get(node.input[0]) == [16, 16, 3, 3]:
+                next(item for item in node.attribute if item.name == "axis").i = 1
+
+    broken = edited(files / "int8" / "model.onnx", turn, tmp_path / "broken.onnx")
+    found = diagnose([files / "fp32.pt2", broken], Context(data))
+    assert found.first.name == "Q/DQ file"
+    assert named(found)[0] == "weight axis"
+    assert "along axis 1 of [16, 16, 3, 3]" in found.findings[0].detail
+
+
+def test_fault_7_a_wrong_zero_point(files, data, tmp_path):
+    """A ReLU's output quantized around 128 loses its upper half: the zero point is named."""
+
+    def shift(model):
+        relu = next(node for node in model.graph.node if node.op_type == "QuantizeLinear" and "relu" in node.input[0])
+        readers = [node for node in model.graph.node if relu.input[2] in node.input]
+        zero = numpy_helper.from_array(np.array(128, np.uint8), "planted_zero")
+        model.graph.initializer.append(zero)
+        for node in readers:
+            if node.input[1] == relu.input[1]:
+                node.input[2] = "planted_zero"
+
+    broken = edited(files / "int8" / "model.onnx", shift, tmp_path / "broken.onnx")
+    found = diagnose([files / "fp32.pt2", broken], Context(data))
+    assert named(found)[0] == "zero point"
+
+
+def test_fault_8_batch_norm_left_in_training(program, files, data, tmp_path):
+    """Outputs that depend on the neighbours in the batch are told as such."""
+    broken = clone(program)
+    for node in broken.module.graph.nodes:
+        if "batch_norm" in str(node.target):
+            node.meta.pop(TRAINS, None)
+            node.args = (*node.args[:5], True, *node.args[6:])
+    broken.module.recompile()
+    found = diagnose([files / "fp32.pt2", saved(broken, tmp_path / "training.pt2")], Context(data))
+    assert named(found)[0] == "batch dependence"
+
+
+def test_fault_9_a_saturated_sigmoid(program, data, tmp_path):
+    """A gate whose inputs are far too large, so that it knows only 0 and 1, is named."""
+    broken = clone(program)
+    fetch(broken.module, "gate.weight").data *= 400
+    found = diagnose([saved(broken, tmp_path / "fp32.pt2")], Context(data))
+    assert named(found)[0] == "saturation"
+    assert "sigmoid" in found.findings[0].where
+
+
+def test_fault_10_a_stale_calibration(files, data, tmp_path):
+    """Scales of one training with the weights of another."""
+    fresh, stale = trained(data, 7), load_program(files / "int8.pt2")
+    made = quantize_program(fresh, PLAIN, data.calibration, "cpu")
+    state = stale.module.state_dict()
+    for name, value in made.module.state_dict().items():
+        if not name.startswith("quantization"):
+            state[name].copy_(value)
+    found = diagnose([saved(fresh, tmp_path / "fp32.pt2"), saved(stale, tmp_path / "int8.pt2")], Context(data))
+    assert named(found)[0] == "stale calibration"
+
+
+@pytest.mark.slow
+def test_a_broken_model_is_mended_on_request(program, data, tmp_path):
+    """The ladder, and layers in floating point where it is not enough, bring the planted outlier back."""
+    broken = clone(program)
+    fetch(broken.module, "wide_norm.bias").data[5] = 2000.0
+    for name in ("gate.weight", "last.weight"):
+        fetch(broken.module, name).data[:, 5] = 0.0
+    path = saved(broken, tmp_path / "fp32.pt2")
+    result = mend(load_artifact(path), tmp_path / "mended", Context(data))
+    assert result["sqnr_centred_db"] > 23
+    assert diagnose([path, tmp_path / "mended"], Context(data)).forms[1].agreement > 0.97
+
+
+def test_no_model_is_refused(data):
+    """It is said what to give."""
+    with pytest.raises(UserError, match="no model"):
+        diagnose([], Context(data))
+
+
+@pytest.mark.slow
+def test_the_command_prints_its_findings_as_json(files):
+    """`retort doctor MODEL… --data … --json` is one line with forms, the first broken one and findings."""
+    command = [sys.executable, "-m", "retort", "doctor", str(files / "fp32.pt2"), "--data", "digits", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert "error" in told or "findings" in told

@@ -1,0 +1,55 @@
+"""Gates hold a whole interval against a bound and say so in one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from retort.core.metrics.intervals import Interval
+from retort.core.options.stage_options import Gate
+from retort.pipeline.gates import judge
+
+DROP = Gate(after="prune", accuracy_drop=0.02)
+SPEED = Gate(after="export", speedup=2.0, batch_size=32)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(-0.01, 0.019, "passed"), (0.021, 0.05, "failed"), (0.0, 0.03, "cannot tell")]
+)
+def test_drop_is_judged_by_its_interval(low: float, high: float, verdict: str) -> None:
+    """A drop passes only when its whole interval is within the bound, and fails only when it is wholly outside."""
+    result = judge(DROP, Interval((low + high) / 2, low, high, 0.95), "train", "accuracy")
+    assert (result.verdict, result.passed) == (verdict, verdict == "passed")
+
+
+def test_speedup_is_a_lower_bound() -> None:
+    """A speed-up passes when its lower limit reaches the bound."""
+    assert judge(SPEED, Interval(2.3, 2.1, 2.5, 0.95), "train", "accuracy").passed
+    assert judge(SPEED, Interval(2.1, 1.9, 2.3, 0.95), "train", "accuracy").verdict == "cannot tell"
+
+
+def test_sentence_names_stage_number_and_interval() -> None:
+    """The sentence of a missed gate names the stage, the number, the interval and the bound."""
+    sentence = judge(DROP, Interval(0.031, 0.021, 0.045, 0.95), "train", "accuracy").sentence
+    for part in ("after prune", "3.10 pp", "2.10, 4.50", "95%", "2 pp", "MISSED"):
+        assert part in sentence
+
+
+def test_a_noisy_measurement_passes_and_misses_no_gate() -> None:
+    """Whatever its interval says, a NOISY ratio is "cannot tell", and the sentence names the noise."""
+    for interval in (Interval(64.0, 44.0, 84.0, 0.95), Interval(1.0, 0.9, 1.1, 0.95)):
+        result = judge(SPEED, interval, "train", "accuracy", ["blocks scatter by 40 %"])
+        assert (result.verdict, result.passed) == ("cannot tell", False)
+        assert result.sentence.endswith("CANNOT TELL, the measurement is NOISY: blocks scatter by 40 %")
+
+
+def test_an_open_interval_is_null_and_said() -> None:
+    """A ratio without an interval cannot tell; JSON has null and the sentence no infinity."""
+    result = judge(SPEED, Interval(2.3, -math.inf, math.inf, 0.95), "train", "accuracy")
+    assert result.verdict == "cannot tell"
+    assert (result.low, result.high) == (None, None)
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert "not bounded to not bounded" in result.sentence
+    assert "a longer measurement would" in result.sentence

@@ -1,0 +1,337 @@
+"""The line on a user's own model and data, from a folder outside the package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from retort.core.errors import ArtifactError, CaptureError, GateError, MachineError, ModelError, RetortError
+from retort.core.session import open_session
+from retort.pipeline import run
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.BatchNorm2d(2 * width), nn.ReLU(),
+            nn.Dropout(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10))
+
+    def forward(self, image):
+        return self.body(image)
+
+def large(width=32):
+    return Net(width)
+
+def small(width=16):
+    return Net(width)
+
+def broken():
+    return nn.Linear(3, "four")
+
+class Branching(nn.Module):
+    def forward(self, image):
+        return image.mean((1, 2, 3)) if image.sum() > 0 else image.amax((1, 2, 3))
+
+def branching():
+    return Branching()
+"""
+RECIPE = """
+name: own
+model: {MODEL}
+data: {DATA}
+stages:
+  - train: {{epochs: 3, batch_size: 128}}
+  - distill: {{student: "own_net:small", epochs: 2, batch_size: 128}}
+  - prune: {{macs: 0.6, recover: {{epochs: 1, batch_size: 128}}}}
+  - quantize: {{samples: 64}}
+  - export
+  - pack: {{name: own}}
+  - bench: {{batch_sizes: [1, 4], blocks: 5, block_ms: 1, budget_s: 2}}
+  - report
+gates:
+  - {{after: quantize, size_ratio: 0.9}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Tests share two cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder as a user has it: a model, a recipe, nothing of ours."""
+    (tmp_path / "own_net.py").write_text(NET)
+    write(tmp_path, RECIPE.format(MODEL="own_net:large", DATA="digits"))
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> Path:
+    """A recipe in ``folder``."""
+    (folder / "recipe.yaml").write_text(text)
+    return folder / "recipe.yaml"
+
+
+def short(folder: Path, model: str, data: str, *stages: str) -> Path:
+    """A recipe with the given stages."""
+    listed = "\n".join(f"  - {stage}" for stage in stages)
+    return write(folder, f"name: own\nmodel: {model}\ndata: {data}\nstages:\n{listed}\n")
+
+
+def retort(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command line at work in ``folder``."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "retort", *arguments]
+    # Shells start background jobs deaf to SIGINT, and their children inherit it.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen,
+    )
+
+
+def test_whole_line_then_all_reused(project: Path) -> None:
+    """A user's model walks the whole line; a second run makes nothing and says the same."""
+    first = run.run(project / "recipe.yaml", project / "runs")
+    assert list(first.artifacts) == (
+        ["capture", "train", "distill", "prune", "quantize", "export", "pack", "bench", "report"]
+    )
+    assert [gate.verdict for gate in first.gates] == ["passed"]
+    assert first.report is not None
+    assert first.report.read_text().count("<svg") >= 2
+    stages = {stage.stage: stage for stage in first.result.stages}
+    assert stages["prune"].macs < 0.65 * stages["distill"].macs
+    assert stages["quantize"].size_bytes < stages["prune"].size_bytes
+    assert stages["distill"].parameters < stages["train"].parameters
+    assert stages["quantize"].latency[4].ratio is not None
+    second = run.run(project / "recipe.yaml", project / "runs")
+    assert {name: artifact.key for name, artifact in second.artifacts.items()} == {
+        name: artifact.key for name, artifact in first.artifacts.items()
+    }
+    assert second.result == first.result
+    assert set(second.artifacts) - {"export"} <= set(second.reused)
+
+
+def test_rerun_loads_no_runtime(project: Path) -> None:
+    """A run that reuses everything imports neither torch nor ONNX Runtime."""
+    recipe = short(project, "own_net:large", "digits", "train: {epochs: 1}", "export")
+    run.run(recipe, project / "runs")
+    code = (
+        "import sys; from pathlib import Path; from retort import pipeline\n"
+        "outcome = pipeline.run(Path('recipe.yaml'))\n"
+        "print(outcome.reused, [m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['capture', 'train', 'export'] []"
+
+
+def test_changed_option_redoes_only_what_follows(project: Path) -> None:
+    """Editing a stage's options reuses what stands before it."""
+    run.run(short(project, "own_net:large", "digits", "train: {epochs: 1}", "export"), project / "runs")
+    changed = short(project, "own_net:large", "digits", "train: {epochs: 1}", "quantize: {samples: 32}", "export")
+    assert run.run(changed, project / "runs").reused == ["capture", "train"]
+
+
+def test_edited_model_is_captured_again(project: Path) -> None:
+    """Changing the user's source file makes a new capture."""
+    recipe = short(project, "own_net:large", "digits", "capture")
+    before = run.run(recipe, project / "runs").artifacts["capture"].key
+    (project / "own_net.py").write_text(NET + "\n# a change\n")
+    assert run.run(recipe, project / "runs").artifacts["capture"].key != before
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_run_goes_on_to_the_same_result(project: Path, signal_number: int) -> None:
+    """A run that is killed in mid-training, again and again, ends with the very same file as one that was not."""
+    stages = ["train: {epochs: 6, batch_size: 32}", "prune: {macs: 0.6, recover: {epochs: 2}}", "export"]
+    recipe = short(project, "own_net:large", "digits", *stages)
+    whole = run.run(recipe, project / "whole")
+    for _ in range(2):
+        process = retort(project, "run", "recipe.yaml", "--runs", "killed")
+        wait_for(project / "killed/own/.scratch", process)
+        process.send_signal(signal_number)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == (130 if signal_number == signal.SIGINT else -signal.SIGKILL), told
+    resumed = run.run(recipe, project / "killed")
+    assert resumed.artifacts["export"].main.read_bytes() == whole.artifacts["export"].main.read_bytes()
+    assert not list((project / "killed/own").glob(".*.tmp"))
+
+
+def wait_for(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until training has left a new checkpoint in ``folder``."""
+    seen = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} if folder.exists() else {}
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in list(folder.rglob("*")) if folder.exists() else []:
+            if path.is_file() and not path.name.endswith(".tmp") and seen.get(path) != stamp(path):
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint appeared in {folder}: {process.poll()}")
+
+
+def stamp(path: Path) -> int | None:
+    """Modification time, or None when the file has gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def test_missed_gate_stops_the_line_and_keeps_the_work(project: Path) -> None:
+    """A gate that is missed stops the line with stage, number and interval; what was made stays."""
+    recipe = short(
+        project, "own_net:large", "digits", "train: {epochs: 1}", "distill: {student: 'own_net:small', epochs: 1}"
+    )
+    recipe.write_text(recipe.read_text() + "gates:\n  - {after: distill, size_ratio: 0.01}\n")
+    with pytest.raises(GateError, match=r"after distill: .*% of the bytes of train; at most 1% is asked: MISSED"):
+        run.run(recipe, project / "runs")
+    assert list((project / "runs/own").glob("02-distill-*/manifest.json"))
+
+
+def test_gate_against_itself_is_refused(project: Path) -> None:
+    """A gate that would compare a stage with itself, and so always pass, is refused."""
+    recipe = short(project, "own_net:small", "digits", "capture")
+    recipe.write_text(recipe.read_text() + "gates:\n  - {after: capture, accuracy_drop: 0.01}\n")
+    with pytest.raises(RetortError, match="compares it with itself"):
+        run.run(recipe, project / "runs")
+
+
+def test_altered_artifact_is_refused(project: Path) -> None:
+    """A file that changed after it was written stops the run and is named."""
+    recipe = short(project, "own_net:large", "digits", "capture")
+    made = run.run(recipe, project / "runs").artifacts["capture"].main
+    made.write_bytes(made.read_bytes()[:-10])
+    with pytest.raises(ArtifactError, match="altered or truncated"):
+        run.run(recipe, project / "runs")
+
+
+def test_two_runs_do_not_mix(project: Path) -> None:
+    """A second run of the same recipe in the same folder is refused while the first is at work."""
+    recipe = short(project, "own_net:large", "digits", "capture")
+    with run.exclusive(project / "runs/own"), pytest.raises(MachineError, match="another `retort run`"):
+        run.run(recipe, project / "runs")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pt", "wrapped"])
+def test_weights_of_each_form_are_loaded(project: Path, form: str) -> None:
+    """Weights from safetensors, a state dict and a checkpoint around one give the eager model's outputs."""
+    sys.path.insert(0, str(project))
+    try:
+        import own_net  # type: ignore[import-not-found]
+
+        torch.manual_seed(7)
+        model = own_net.Net(32).eval()
+    finally:
+        sys.path.remove(str(project))
+        sys.modules.pop("own_net")
+    state = model.state_dict()
+    path = project / ("net.safetensors" if form == "safetensors" else "net.pt")
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if form == "wrapped" else state, path)
+    recipe = short(project, f"{{source: 'own_net:large', weights: {path.name}}}", "digits", "export")
+    graph = run.run(recipe, project / "runs").artifacts["export"].main
+    images = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
+    found = next(iter(open_session(graph).run({"image": images}).values()))
+    assert np.allclose(found, model(torch.from_numpy(images)).detach().numpy(), atol=1e-5)
+
+
+def test_weights_that_do_not_fit_are_listed(project: Path) -> None:
+    """Missing keys and wrong shapes are listed, before anything is captured."""
+    torch.save({"body.0.weight": torch.zeros(3)}, project / "net.pt")
+    recipe = short(project, "{source: 'own_net:large', weights: net.pt}", "digits", "export")
+    with pytest.raises(ModelError, match=r"body.0.weight is \[3\] in the file[\s\S]*missing: body.0.bias"):
+        run.run(recipe, project / "runs")
+
+
+def test_pickled_weights_are_refused(project: Path) -> None:
+    """A pickled module is refused, with the way to save it instead."""
+    torch.save(torch.nn.Linear(2, 2), project / "net.pt")
+    recipe = short(project, "{source: 'own_net:large', weights: net.pt}", "digits", "export")
+    with pytest.raises(ArtifactError, match="pickled modules are refused"):
+        run.run(recipe, project / "runs")
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "error", "message"),
+    [
+        ("own_net:broken", "digits", ModelError, r"raised TypeError[\s\S]*own_net.py|torch"),
+        ("own_net:branching", "digits", CaptureError, r"own_net.py"),
+        ("own_net:larg", "digits", RetortError, "did you mean 'large'"),
+        ("own_nett:large", "digits", RetortError, "no module named 'own_nett'"),
+        ("own_net:large", "wine", RetortError, "."),
+    ],
+)
+def test_bad_models_get_one_clear_message(project: Path, model: str, data: str, error: type, message: str) -> None:
+    """A factory that raises, control flow on data, a typo and a wrong input shape are each told in one message."""
+    recipe = short(project, model, data, "export")
+    with pytest.raises(error, match=message) as caught:
+        run.run(recipe, project / "runs")
+    assert isinstance(caught.value, RetortError)
+    assert caught.value.remedy
+
+
+def test_npz_data(project: Path) -> None:
+    """Data in an npz walk the line."""
+    images = np.random.default_rng(0).random((80, 1, 8, 8), np.float32)
+    np.savez(project / "own.npz", x=images, y=np.arange(80) % 10)
+    outcome = run.run(short(project, "own_net:large", "own.npz", "train: {epochs: 1}", "export"), project / "runs")
+    assert open_session(outcome.artifacts["export"].main).signature.inputs[0].shape == ("batch", 1, 8, 8)
+
+
+def test_image_folder_data(project: Path) -> None:
+    """A folder of images walks the line, and its classes are learned."""
+    for name, shade in (("dark", 30), ("light", 220)):
+        (project / "pictures" / name).mkdir(parents=True)
+        for index in range(30):
+            noise = np.random.default_rng(index).integers(-20, 20, (10, 10))
+            Image.fromarray((shade + noise).astype(np.uint8)).save(project / "pictures" / name / f"{index}.png")
+    data = "{source: pictures, args: {size: 8, mode: L}}"
+    recipe = short(
+        project, "own_net:small", data, "train: {epochs: 8, batch_size: 8}", "export", "bench: {blocks: 3, budget_s: 1}"
+    )
+    result = run.run(recipe, project / "runs").result
+    assert result.stages[0].metric.value >= 0.9
+
+
+def test_disk_that_fills_up_keeps_finished_stages(project: Path) -> None:
+    """On a full disk the line stops with a storage error; finished stages are reused once there is space."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small disk needs root")
+    disk = project / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("this sandbox does not mount")
+    try:
+        recipe = short(project, "own_net:large", "digits", "train: {epochs: 1}", "export")
+        process = retort(project, "run", str(recipe), "--runs", str(disk))
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 8, told
+        assert "free some space" in told
+        assert not list(disk.rglob("manifest.json.tmp"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

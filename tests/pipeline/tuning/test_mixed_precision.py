@@ -1,0 +1,328 @@
+"""Placement by time: segments, the solver, the choice between measured candidates, and what is made of it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from retort.compress.program import Program, capture, reexport, save_program
+from retort.compress.quantization import quantize_program
+from retort.compress.quantization.mixed_precision.partial_quantization import units_of
+from retort.compress.quantization.mixed_precision.plan import _prices
+from retort.compress.quantization.mixed_precision.segments import Segment, fastest, placements, segments
+from retort.core.artifact import Artifact, is_finished, load_artifact
+from retort.core.context import Context, Place
+from retort.core.data.splits import ArraySplit, Splits
+from retort.core.metrics.ratio import Ratio
+from retort.core.options.stage_options import ExportOptions, QuantizeOptions
+from retort.core.program_file import read_signature
+from retort.export.ort.layer_times import conversion_ms, layer_times
+from retort.export.translate import to_onnx
+from retort.pipeline import onnx_input, run, stages
+from retort.pipeline.tuning import int8_speed, mixed_precision
+
+ROUGH = QuantizeOptions(method="minmax", correction=("none",), smooth=False, samples=8, batch_size=8)
+
+
+def ratio(value: float, low: float | None, high: float | None) -> Ratio:
+    """A measured ratio to FP32."""
+    return Ratio(value, low, high, 0.95)
+
+
+SLOWER = {"1": ratio(0.8, 0.7, 0.9)}
+FASTER = {"1": ratio(1.5, 1.4, 1.6)}
+
+
+class Net(nn.Module):
+    """A residual block between two convolutions, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left = nn.Conv2d(3, 16, 3, 3), nn.Conv2d(16, 16, 3, 1, 1)
+        self.right, self.out = nn.Conv2d(16, 16, 3, 1, 1), nn.Conv2d(16, 24, 1)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(x + self.right(torch.relu(self.left(x))))
+        return self.head(torch.relu(self.out(x)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    torch.manual_seed(0)
+    return capture(Net().eval(), {"x": torch.randn(2, 3, 12, 12)})
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    values = np.random.default_rng(0).normal(size=(16, 3, 12, 12)).astype(np.float32)
+    split = ArraySplit({"x": values}, np.zeros(16, np.int64))
+    return Splits(split, split, split, split)
+
+
+@pytest.fixture(scope="module")
+def quantized(program: Program, splits: Splits) -> Program:
+    return quantize_program(program, ROUGH, splits.calibration, "cpu")
+
+
+@pytest.fixture(scope="module")
+def parent(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    path = tmp_path_factory.mktemp("placing") / "net.pt2"
+    save_program(program, path)
+    return load_artifact(path)
+
+
+def test_a_program_is_cut_where_one_tensor_passes(quantized: Program) -> None:
+    """A residual block is one segment, the layers before and behind it are others; sizes are of the tensors between."""
+    parts = segments(quantized)
+    assert [part.layers for part in parts] == [("stem",), ("left", "right"), ("out",), ("head",)]
+    assert [part.values for part in parts] == [16 * 16, 16 * 16, 24, 0]
+    assert {name for part in parts for name in part.units} == {unit.name for unit in units_of(quantized)}
+    assert "add" in parts[1].units
+
+
+def test_the_solver_finds_what_trying_everything_finds() -> None:
+    """Dynamic programming gives the least sum of times and crossings of all 2^n placements."""
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        floating, integer, crossing = random.uniform(0, 3, (3, 6))
+
+        def cost(
+            floats: tuple[int, ...],
+            times: tuple[np.ndarray, np.ndarray] = (floating, integer),
+            change: np.ndarray = crossing,
+        ) -> float:
+            spent = sum(times[0][i] if i in floats else times[1][i] for i in range(6))
+            return float(spent + sum(change[i] for i in range(5) if (i in floats) != (i + 1 in floats)))
+
+        every = [tuple(c) for size in range(7) for c in itertools.combinations(range(6), size)]
+        assert cost(tuple(fastest(list(floating), list(integer), list(crossing)))) == pytest.approx(
+            min(map(cost, every))
+        )
+
+
+def test_choices_leave_out_what_needs_no_search() -> None:
+    """A slow stretch is proposed for floating point; all or nothing is not; without integers it costs nothing."""
+    parts = [Segment(("a",), ("a",), 4), Segment(("b",), ("b", "add"), 4), Segment(("c",), (), 0)]
+    exact = {1: {"a": 1.0, "b": 1.0, "c": 1.0}, 32: {"a": 9.0, "b": 9.0, "c": 9.0}}
+    mixed = {1: {"a": 0.5, "b": 3.0, "c": 1.0}, 32: {"a": 3.0, "b": 20.0, "c": 9.0}}
+    crossing = {1: [0.1, 0.1, 0.0], 32: [0.1, 0.1, 0.0]}
+    assert placements(parts, exact, mixed, crossing) == [["b", "add"]]
+    assert placements(parts, exact, exact, crossing) == []
+    assert placements(parts, exact, {1: {"a": 0.1, "b": 0.1}, 32: {"a": 0.1, "b": 0.1}}, crossing) == []
+
+
+@pytest.mark.parametrize(
+    ("speeds", "kept"),
+    [
+        (
+            {
+                "int8": {1: ratio(0.9, 0.88, 0.92), 32: ratio(1.5, 1.4, 1.6)},
+                "0": {1: ratio(1.0, 0.98, 1.02), 32: ratio(1.2, 1.1, 1.3)},
+            },
+            "0",
+        ),
+        (
+            {
+                "int8": {1: ratio(1.1, 1.0, 1.2), 32: ratio(1.5, 1.4, 1.6)},
+                "0": {1: ratio(1.2, 1.1, 1.3), 32: ratio(1.1, 1.0, 1.2)},
+            },
+            "int8",
+        ),
+        ({"int8": {1: ratio(0.9, 0.8, 0.95)}, "0": {1: ratio(0.93, 0.9, 0.96)}}, "int8"),
+        ({"int8": {1: ratio(0.9, 0.8, 0.95)}, "0": {1: ratio(1.003, 0.99, 1.01)}}, "int8"),
+        ({"int8": {1: ratio(0.9, 0.8, 0.95)}, "0": {1: ratio(1.8, 1.7, 1.9), 32: ratio(0.7, None, None)}}, "int8"),
+        ({"int8": {1: ratio(0.9, 0.8, 0.95)}, "0": {1: replace(ratio(1.8, 1.7, 1.9), doubts=("busy",))}}, "int8"),
+        ({"int8": {1: ratio(0.9, 0.8, 0.95)}, "0": {1: ratio(1.2, 1.1, 1.3)}, "1": {1: ratio(1.3, 1.2, 1.4)}}, "1"),
+    ],
+)
+def test_nowhere_slower_comes_before_faster_on_average(speeds: Mapping[str, Mapping[int, Ratio]], kept: str) -> None:
+    """What is surely slower somewhere is out; of the others the mean decides; a tie or noise is no gain."""
+    assert mixed_precision.decide(speeds) == kept
+
+
+def test_layers_are_timed_under_their_own_names(program: Program, quantized: Program) -> None:
+    """Every layer of the FP32 and of the INT8 file gets a time, and nothing else does."""
+    feeds = {"x": np.zeros((2, 3, 12, 12), np.float32)}
+    for item in (program, quantized):
+        times = layer_times(
+            to_onnx(reexport(item), item.signature, "cpu"), ["stem", "left", "right", "out", "head"], feeds
+        )
+        assert set(times) == {"stem", "left", "right", "out", "head"}
+        assert all(np.isfinite(value) and value >= 0 for value in times.values())
+    assert all(value >= 0 for value in conversion_ms())
+
+
+@pytest.mark.slow
+def test_recurrent_layers_are_told_by_their_order() -> None:
+    """The exporter packs their weights under new names; their times are theirs all the same."""
+    net = nn.Sequential(nn.LSTM(4, 6, batch_first=True))
+    net_program = capture(net, {"x": torch.randn(2, 3, 4)})
+    model = to_onnx(reexport(net_program), net_program.signature, "cpu")
+    assert set(layer_times(model, ["0"], {"x": np.zeros((2, 3, 4), np.float32)})) == {"0"}
+
+
+def test_a_search_names_what_is_faster_in_floating_point(
+    parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a machine on which the block is slow in INT8 it stays in FP32, with the reason, in a plan that replays."""
+    context = Context(splits, scratch=tmp_path / "scratch")
+    _pretend(monkeypatch, slow="left")
+    found = mixed_precision.search(parent, ROUGH, splits, context.console)
+    assert {"left", "right"} <= set(found["float"]) < {"left", "right", "add", "stem"}
+    assert "in INT8 and" in found["float"]["left"]
+    made = stages.quantize(
+        ROUGH.model_copy(update={"float_layers": found["float"]}), parent, Place(tmp_path / "int8"), context
+    )
+    reasons = {node["layer"]: node["reason"] for node in made.facts["float_nodes"]}
+    assert reasons["right"].startswith("for speed")
+    assert made.facts["float_for_speed"] == found["float"]
+    plan = yaml.safe_load((made.path / "plan.yaml").read_text())["layers"]
+    assert {name for name, form in plan.items() if form == "float"} == set(found["float"])
+    again = ROUGH.model_copy(update={"plan": str(made.path / "plan.yaml")})
+    replayed = stages.quantize(again, parent, Place(tmp_path / "replayed"), context)
+    assert [node["layer"] for node in replayed.facts["float_nodes"]] == [*reasons]
+    graph = stages.export(ExportOptions(), made, Place(tmp_path / "file"), context)
+    assert graph.facts["kernels"]["integer"] == {"QLinearConv": 2, "QGemm": 1}
+    assert graph.facts["kernels"]["unfused_names"] in ([], ())
+
+
+def _pretend(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    """A machine on which one layer takes three times as long in INT8 and all others half as long."""
+
+    def times(model: onnx.ModelProto, layers: list[str], feeds: Mapping[int, object]) -> dict[int, dict[str, float]]:
+        if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+            return {batch: dict.fromkeys(layers, 1.0) for batch in feeds}
+        return {batch: dict.fromkeys(layers, 0.5) | {slow: 3.0} for batch in feeds}
+
+    def compared(files: Mapping[str, object], *_: object) -> dict[str, dict[int, Ratio]]:
+        fast, lost = ratio(1.5, 1.4, 1.6), ratio(0.7, 0.6, 0.8)
+        return {name: {1: lost if name == "int8" else fast, 32: fast} for name in files if name != "fp32"}
+
+    monkeypatch.setattr(mixed_precision, "_times", times)
+    monkeypatch.setattr(mixed_precision, "_compared", compared)
+
+
+@pytest.mark.parametrize("ratios", [SLOWER, FASTER])
+def test_only_what_is_slower_is_searched_and_made_again(
+    parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ratios: int8_speed.Ratios
+) -> None:
+    """`retort quantize` keeps a program that is faster everywhere, and makes one that is not again."""
+    told = iter([ratios, FASTER])
+    monkeypatch.setattr(int8_speed, "tell", lambda *_: next(told))
+    monkeypatch.setattr(
+        int8_speed, "look_for_faster", lambda *_: {"left": "for speed: told", "right": "for speed: told"}
+    )
+    place = Place(tmp_path / "int8", "k")
+    made, last = onnx_input.quantize(ROUGH, parent, place, Context(splits, scratch=tmp_path / "scratch"))
+    assert last is FASTER
+    assert made.facts.get("float_for_speed", {}).keys() == ({"left", "right"} if ratios is SLOWER else set())
+    assert made.key == "k"
+
+
+@pytest.mark.slow
+def test_a_recipe_keeps_the_placement_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line quantizes again without what is slow, exports that, and finds the same on a second run."""
+    monkeypatch.chdir(tmp_path)
+    stages_text = "  - quantize: {samples: 32, method: minmax, correction: none, smooth: false}\n  - export\n"
+    source = "retort.examples.quantization_nets:residual"
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(f"name: own\nmodel: {source}\ndata: digits\nstages:\n{stages_text}")
+    monkeypatch.setattr(int8_speed, "_measured", lambda line: SLOWER if "again" not in vars(line) else FASTER)
+    again = run.Line.quantize_again
+    monkeypatch.setattr(
+        run.Line, "quantize_again", lambda line, slow: (vars(line).update(again=True), again(line, slow))[1]
+    )
+    searched: list[object] = []
+
+    def look(program: Artifact, *_: object) -> dict[str, str]:
+        searched.append(program)
+        parts = segments(mixed_precision._quick(_loaded(program), ROUGH, line_data(program), ()))
+        return dict.fromkeys(parts[1].units, "for speed: told")
+
+    def _loaded(program: Artifact) -> Program:
+        from retort.compress.program import load_program
+
+        return load_program(program.main)
+
+    def line_data(program: Artifact) -> Splits:
+        from retort.core.data.data_sources import fit_to, load_data
+        from retort.core.options.stage_options import DataSpec
+
+        return fit_to(load_data(DataSpec(source="digits"), tmp_path, 0), read_signature(program.main))
+
+    monkeypatch.setattr(int8_speed, "look_for_faster", look)
+    outcomes = [run.run(recipe, tmp_path / "runs") for _ in range(2)]
+    assert len(searched) == 1
+    assert outcomes[0].artifacts["quantize"].facts["float_for_speed"]
+    assert outcomes[0].artifacts["export"].key == outcomes[1].artifacts["export"].key
+
+
+def test_prices_are_measured_where_they_can_be(quantized: Program) -> None:
+    """A layer that INT8 does not make faster costs next to nothing; one without a time costs by its work."""
+    units = units_of(quantized)
+    prices = _prices(units, {"stem": 0.4, "left": -0.1, "right": 0.2})
+    assert prices["left"] < 0.01 * prices["right"] < prices["stem"]
+    assert prices["add"] > prices["left"]
+    replaced = _prices([replace(units[0], cost=7)], {})
+    assert replaced == {units[0].name: 7}
+
+
+def test_a_killed_search_leaves_nothing_that_looks_finished(
+    parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first program takes its place only once it is known to stay; nothing of it is left beside it then."""
+    place, context = Place(tmp_path / "int8", "k"), Context(splits, scratch=tmp_path / "scratch")
+
+    def killed(*_: Any) -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(int8_speed, "tell", lambda *_: SLOWER)
+    monkeypatch.setattr(int8_speed, "look_for_faster", killed)
+    with pytest.raises(KeyboardInterrupt):
+        onnx_input.quantize(ROUGH, parent, place, context)
+    assert not is_finished(place.directory)
+    monkeypatch.setattr(int8_speed, "look_for_faster", lambda *_: {})
+    made, _ = onnx_input.quantize(ROUGH, parent, place, context)
+    assert made.path == place.directory
+    assert is_finished(place.directory)
+    assert not list(tmp_path.glob(".*-first*"))
+
+
+def test_a_training_keeps_the_placement_it_began_with(
+    parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stopped training is resumed on the same program: what was measured before it is not measured again."""
+    place, context = Place(tmp_path / "int8", "k"), Context(splits, scratch=tmp_path / "scratch")
+    asked: list[str] = []
+
+    def look(*_: Any) -> dict[str, str]:
+        asked.append("once")
+        return {"left": f"for speed: measurement {len(asked)}"}
+
+    monkeypatch.setattr(int8_speed, "look_for_faster", look)
+    found = [onnx_input._kept(parent, ROUGH, place, context) for _ in range(2)]
+    assert found == [{"left": "for speed: measurement 1"}] * 2
+    assert onnx_input._kept(parent, ROUGH, Place(tmp_path / "int8", "other"), context) != found[0]
+
+
+def test_few_samples_are_enough_for_the_prices_of_layers(parent: Artifact, program: Program) -> None:
+    """Mixed precision prices layers by time with a calibration set smaller than its batch."""
+    values = np.random.default_rng(0).normal(size=(4, 3, 12, 12)).astype(np.float32)
+    few = ArraySplit({"x": values}, np.zeros(4, np.int64))
+    made = mixed_precision._quick(program, ROUGH, Splits(few, few, few, few), ())
+    prices = mixed_precision.gains_of(parent, ROUGH, Splits(few, few, few, few))(made)
+    assert prices
+    assert all(math.isfinite(value) for value in prices.values())

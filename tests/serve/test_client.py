@@ -1,0 +1,295 @@
+"""The client and the watchdog against small stand-ins for a server: what breaks on the way is told, nothing hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from retort.core.data.splits import ArraySplit
+from retort.core.errors import ArtifactError, InputError, LimitError, MachineError, RetortError, ServingError, UserError
+from retort.serve import process as process_module
+from retort.serve import server as server_module
+from retort.serve.client import Client, predict_split
+from retort.serve.diagnosis import startup_failure
+from retort.serve.process import Process
+from retort.serve.settings import Limits
+from retort.serve.wire import NPY, NPZ, read_npy, write_npy, write_npz
+
+ROOT = Path(__file__).resolve().parents[2]
+FEEDS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
+Reply = Callable[[bytes, int], tuple[int, str, bytes]]
+
+
+class _Site:
+    """An HTTP server whose answers a test decides."""
+
+    def __init__(self) -> None:
+        self.reply: Reply = lambda body, count: (200, NPY, write_npy(2 * read_npy(body, Limits())))
+        self.count = 0
+        self.drop_after_answer = False
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.do_POST()
+
+            def do_POST(self) -> None:
+                site.count += 1
+                status, kind, content = site.reply(
+                    self.rfile.read(int(self.headers.get("Content-Length", 0))), site.count
+                )
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("X-Retort-Outputs", "y")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+                # an unannounced close, as of a server whose idle time is over
+                self.close_connection = site.drop_after_answer
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def site() -> Iterator[_Site]:
+    """A running stand-in."""
+    made = _Site()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def test_connections_are_kept_and_renewed(site: _Site) -> None:
+    """A client reuses its connection, and asks again on a new one when the server had closed it meanwhile."""
+    client = Client(site.url)
+    for drop in (False, True, True, False):
+        site.drop_after_answer = drop
+        np.testing.assert_array_equal(client.predict(FEEDS)["y"], 2 * FEEDS["x"])
+        time.sleep(0.05)
+    assert site.count == 4
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, InputError), (404, InputError), (413, LimitError), (500, ServingError), (503, ServingError)],
+)
+def test_statuses_become_errors(site: _Site, status: int, kind: type[RetortError]) -> None:
+    """Each status becomes the fitting error, with the server's own words and fields, or without a body a plain one."""
+    body = json.dumps({"message": "bad axis", "remedy": "turn it", "input": "x", "code": 7}).encode()
+    site.reply = lambda sent, count: (status, "application/json", body)
+    with pytest.raises(kind, match=f"{status}: bad axis") as caught:
+        Client(site.url).predict(FEEDS)
+    assert caught.value.remedy == "turn it"
+    assert caught.value.facts["input"] == "x"
+    for odd in (b"", b"<html>", b"[]", b"\xff"):
+        site.reply = lambda sent, count, odd=odd: (status, "text/html", odd)
+        with pytest.raises(kind, match=str(status)):
+            Client(site.url).predict(FEEDS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [(NPY, b"x"), (NPZ, b"x"), ("application/json", b"{}"), ("text/html", b"<p>"), ("application/json", b"[1")],
+)
+def test_answers_that_make_no_sense_are_told(site: _Site, kind: str, body: bytes) -> None:
+    """An answer that cannot be read is the server's fault, said so."""
+    site.reply = lambda sent, count: (200, kind, body)
+    with pytest.raises(ServingError, match="cannot be read"):
+        Client(site.url).predict(FEEDS)
+
+
+def test_a_split_is_asked_in_order_and_stops_at_the_first_failure(site: _Site) -> None:
+    """Answers are put together in the order of the samples; after a failure few further requests are sent."""
+    split = ArraySplit({"x": np.arange(50, dtype=np.float32).reshape(50, 1)})
+    client = Client(site.url)
+    got = predict_split(client, split, rows_per_request=3, concurrency=5)["y"]
+    np.testing.assert_array_equal(got, 2 * split.inputs["x"])
+    site.count = 0
+    site.reply = lambda sent, count: (503, "text/plain", b"")
+    with pytest.raises(ServingError):
+        predict_split(client, split, concurrency=2)
+    assert site.count < 10
+    with pytest.raises(UserError, match="empty"):
+        predict_split(client, ArraySplit({"x": np.zeros((0, 1), np.float32)}))
+
+
+def test_named_outputs_come_from_npz_and_v2(site: _Site) -> None:
+    """npz and KServe V2 answers give arrays by name, with their dtypes."""
+    made = {"a": np.array([1.5], np.float32), "b": np.array([[3]])}
+    site.reply = lambda sent, count: (200, NPZ, write_npz(made))
+    got = Client(site.url).predict(FEEDS)
+    assert {name: (array.dtype, array.tolist()) for name, array in got.items()} == {
+        name: (array.dtype, array.tolist()) for name, array in made.items()
+    }
+    tensors = [{"name": "a", "datatype": "FP32", "shape": [2], "data": [0.5, None]}]
+    site.reply = lambda sent, count: (200, "application/json", json.dumps({"outputs": tensors}).encode())
+    np.testing.assert_array_equal(Client(site.url).predict(FEEDS, "json")["a"], np.array([0.5, np.nan], np.float32))
+
+
+def test_nobody_there_is_said(site: _Site) -> None:
+    """No listener, a listener that hangs up, one that never answers and a wrong address are each told."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ServingError, match="no answer"):
+            Client(address).predict(FEEDS)
+        free.listen()
+        with pytest.raises(ServingError, match=r"no answer.*timed out"):
+            Client(address, timeout_s=0.2).predict(FEEDS)
+    with pytest.raises(UserError, match="http address"):
+        Client("127.0.0.1:80")
+    with pytest.raises(InputError, match="one array"):
+        Client(site.url).predict({**FEEDS, "z": FEEDS["x"]}, "npy")
+
+
+def _family(process: Process, size: int) -> list[psutil.Process]:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        members = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        if len(members) >= size:
+            return members
+        time.sleep(0.02)
+    raise AssertionError("the process did not start")
+
+
+STUBBORN = """
+import signal, subprocess, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen(["sleep", "99"])
+time.sleep(99)
+"""
+
+
+@pytest.mark.parametrize("stubborn", [True, False])
+def test_stop_ends_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool) -> None:
+    """A process that hears SIGTERM ends at once; one that does not is killed after the grace, children included."""
+    monkeypatch.setattr(process_module, "GRACE_S", 0.5)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-c", STUBBORN] if stubborn else ["sh", "-c", "sleep 99 & sleep 99"]
+    process = Process(command, scratch, tmp_path / "log")
+    family = _family(process, 3 if stubborn else 4)
+    assert process.alive()
+    begin = time.monotonic()
+    process.stop()
+    process.stop()
+    assert time.monotonic() - begin < 5
+    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not scratch.exists()
+    assert not process.alive()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
+def test_killing_the_watchdog_ends_the_server(tmp_path: Path) -> None:
+    """A kill -9 of the watchdog itself takes the server along."""
+    process = Process(["sleep", "99"], tmp_path, tmp_path / "log")
+    family = _family(process, 2)
+    os.kill(process.pid, signal.SIGKILL)
+    assert not psutil.wait_procs(family, timeout=5)[1]
+    process.stop()
+
+
+def test_a_command_that_ends_by_itself_is_noticed(tmp_path: Path) -> None:
+    """When the server dies, the process is no longer alive and its output is in the log."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = Process(["sh", "-c", "echo gone; exit 3"], scratch, tmp_path / "log")
+    deadline = time.monotonic() + 10
+    while process.alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not process.alive()
+    assert (tmp_path / "log").read_text() == "gone\n"
+    process.stop()
+
+
+FAILED = 'x - RETORT_LOAD_FAILED {"code": "%s", "message": "m", "remedy": "r", "python": "p"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "alive", "kind", "said"),
+    [
+        ("worker.log", FAILED % "ArtifactError", True, ArtifactError, "cannot serve this archive: m"),
+        ("worker.log", FAILED % "MachineError", True, MachineError, "its python: p"),
+        ("worker.log", FAILED % "Odd", True, ServingError, "m"),
+        ("worker.log", "x RETORT_LOAD_FAILED {", True, ServingError, "cannot serve"),
+        (
+            "server.log",
+            "Backend worker error\nE: java.io.IOException: no such file",
+            True,
+            ServingError,
+            "no such file",
+        ),
+        ("console.log", "Invalid configuration: bad key", False, ServingError, "Invalid configuration: bad key"),
+        ("console.log", "java.io.IOException: Failed to bind to address", False, ServingError, "bind its port"),
+        ("console.log", "last words", False, ServingError, "last words"),
+        ("other.log", "", False, ServingError, "wrote no log"),
+    ],
+)
+def test_the_logs_tell_why_a_start_failed(
+    tmp_path: Path, name: str, text: str, alive: bool, kind: type[RetortError], said: str
+) -> None:
+    """The reason is found in whichever log it stands, and a healthy start has none."""
+    assert startup_failure(tmp_path, alive=True) is None
+    (tmp_path / name).write_text(text + "\n")
+    failure = startup_failure(tmp_path, alive)
+    assert type(failure) is kind
+    assert said in str(failure)
+
+
+def test_the_watchdog_needs_no_packages() -> None:
+    """The watchdog starts in isolated mode without site packages, so that no broken environment can stop it."""
+    watchdog = Path(process_module.__file__).with_name("watchdog.py")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", watchdog, "/nonexistent-scratch", "0.1", "sh", "-c", "exit 5"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode in (5, 128 + signal.SIGTERM)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("body", [b'{"code": 404, "message": "Model not found"}', b"[]", b"<html>"])
+def test_a_management_address_that_describes_nothing_is_told(site: _Site, body: bytes) -> None:
+    """Questions to the management interface go over the client's connections and fail as its own do."""
+    site.reply = lambda sent, count: (404, "application/json", body)
+    with pytest.raises(ServingError, match="does not describe 'net'"):
+        server_module._describe(site.url, "net")
+    site.http.shutdown()
+    site.http.server_close()
+    with pytest.raises(ServingError, match="no answer from"):
+        server_module._describe(site.url, "net")
+
+
+def test_one_module_speaks_http() -> None:
+    """No module but `serve/connection.py` opens HTTP connections."""
+    rooms = [path.parent for path in ROOT.glob("*/__init__.py")]
+    paths = [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]
+    speaks = re.compile(
+        r"^\s*(?:import|from) (?:http\.client$|urllib\.request|urllib\.error|requests|httpx)", re.MULTILINE
+    )
+    found = [path.relative_to(ROOT).as_posix() for path in paths if speaks.search(path.read_text())]
+    assert found == ["serve/connection.py"]
