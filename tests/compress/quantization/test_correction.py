@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from retort.compress.program import capture, clone, predict
+from retort.compress.program import Program, capture, clone, predict
 from retort.compress.quantization import fold_batch_norms, quantize_program
 from retort.compress.quantization.correction.equalization import equalise
 from retort.compress.quantization.correction.layer_matrices import coded_layers, rows_of, to_matrix
@@ -17,26 +20,26 @@ from retort.compress.quantization.module_edit import fetch
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import DataError
 from retort.core.metrics.task_metrics import sqnr_db
-from retort.core.options.stage_options import QuantizeOptions
+from retort.core.options.stage_options import QuantizeOptions, Rung
 
 
 class Net(nn.Module):
     """Convolutions of every kind that the ladder meets, with ReLU and ReLU6 between them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=16)
         self.c, self.d = nn.Conv2d(16, 32, 1), nn.Conv2d(32, 32, 3, padding="same", dilation=2)
         self.e, self.f = nn.Linear(32, 24), nn.Linear(24, 10)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.a(x))
         x = nn.functional.relu6(self.b(x))
         x = torch.relu(self.d(torch.relu(self.c(x)))).mean((2, 3))
         return self.f(torch.relu(self.e(x)))
 
 
-def images(count, seed):
+def images(count: int, seed: int) -> NDArray[np.float32]:
     """Smooth random images, correlated as photographs are, of different colour and contrast."""
     random = np.random.default_rng(seed)
     noise = torch.from_numpy(random.normal(size=(count, 3, 8, 8)).astype(np.float32))
@@ -49,7 +52,7 @@ TEST = ArraySplit({"x": images(64, 1)})
 
 
 @pytest.fixture(scope="module")
-def program():
+def program() -> Program:
     """The network, captured."""
     torch.manual_seed(0)
     net = Net().eval()
@@ -59,16 +62,16 @@ def program():
     return capture(net, {"x": DATA.inputs["x"][:2]})
 
 
-def quantized(program, *rungs, **options):
+def quantized(program: Program, *rungs: Rung, **options: Any) -> Program:
     chosen = QuantizeOptions(correction=rungs, method="minmax", samples=96, **options)
     return quantize_program(program, chosen, DATA, "cpu")
 
 
-def noise_db(program, other):
+def noise_db(program: Program, other: Program) -> float:
     return sqnr_db(predict(program, TEST)["output"], predict(other, TEST)["output"])
 
 
-def with_outlier(program):
+def with_outlier(program: Program) -> Program:
     """The same function with one channel a hundred times larger between two layers, at two places."""
     result = clone(program)
     for first, second, factor in (("a", "b", 100.0), ("c", "d", 60.0)):
@@ -80,7 +83,7 @@ def with_outlier(program):
     return result
 
 
-def test_equalisation_mends_outlier_channels(program):
+def test_equalisation_mends_outlier_channels(program: Program) -> None:
     """A planted outlier channel costs INT8 more than ten decibels, and cross-layer equalisation gives them back."""
     broken = with_outlier(program)
     healthy, bad, mended = (
@@ -90,7 +93,7 @@ def test_equalisation_mends_outlier_channels(program):
     assert mended > healthy - 1.5
 
 
-def test_equalisation_changes_no_output(program):
+def test_equalisation_changes_no_output(program: Program) -> None:
     """Up to rounding the FP32 network stays what it was; a ReLU6 that no sample reaches becomes a ReLU."""
     form = fold_batch_norms(with_outlier(program))
     pairs, clamps = equalise(form, DATA, 96)
@@ -98,7 +101,7 @@ def test_equalisation_changes_no_output(program):
     assert noise_db(program, form) > 75
 
 
-def test_a_clamp_that_bites_keeps_its_pair_apart(program):
+def test_a_clamp_that_bites_keeps_its_pair_apart(program: Program) -> None:
     """ReLU6 is not homogeneous: where samples reach it, the layers around it are left alone."""
     form = fold_batch_norms(program)
     fetch(form.module, "b.bias").data += 6.0
@@ -109,13 +112,13 @@ def test_a_clamp_that_bites_keeps_its_pair_apart(program):
 
 
 @pytest.mark.parametrize("method", ["hessian", "adaround"])
-def test_rounding_against_activations_mends_four_bit_weights(program, method):
+def test_rounding_against_activations_mends_four_bit_weights(program: Program, method: Rung) -> None:
     """With 4-bit weights either rounding wins at least four decibels over rounding to nearest, on fresh samples."""
     plain, rounded = (noise_db(program, quantized(program, rung, weight_bits=4)) for rung in ("none", method))
     assert rounded > plain + 4
 
 
-def test_bias_correction_takes_out_a_systematic_error(program):
+def test_bias_correction_takes_out_a_systematic_error(program: Program) -> None:
     """Coarse weights shift the mean of the outputs; corrected biases leave a far smaller shift."""
     wanted = predict(program, TEST)["output"].mean(0)
     shifts = [
@@ -125,7 +128,7 @@ def test_bias_correction_takes_out_a_systematic_error(program):
     assert shifts[1] < shifts[0] / 3
 
 
-def test_range_learning_cuts_off_rare_outliers(program):
+def test_range_learning_cuts_off_rare_outliers(program: Program) -> None:
     """Ranges that a few planted samples blew up are learned back: the outputs of ordinary samples win decibels."""
     wild = DATA.inputs["x"].copy()
     wild[0] *= 30
@@ -137,7 +140,7 @@ def test_range_learning_cuts_off_rare_outliers(program):
     assert found[1] > found[0] + 1
 
 
-def test_a_rung_that_does_not_help_is_dropped(program):
+def test_a_rung_that_does_not_help_is_dropped(program: Program) -> None:
     """What is kept has raised the held-out SQNR, what has not is gone, and the record says so for every rung."""
     result = quantized(program, "full")
     record = result.meta["quantization"]["correction"]
@@ -150,7 +153,7 @@ def test_a_rung_that_does_not_help_is_dropped(program):
     assert noise_db(program, result) > noise_db(program, quantized(program, "none"))
 
 
-def test_the_ladder_is_deterministic(program):
+def test_the_ladder_is_deterministic(program: Program) -> None:
     """Twice the same ladder gives the same weights, scales and record, bit for bit."""
     one, two = (quantized(program, "auto", weight_bits=4) for _ in range(2))
     first, second = one.module.state_dict(), two.module.state_dict()
@@ -158,7 +161,7 @@ def test_the_ladder_is_deterministic(program):
     assert one.meta == two.meta
 
 
-def test_corrected_weights_lie_on_the_grid(program):
+def test_corrected_weights_lie_on_the_grid(program: Program) -> None:
     """After learned rounding a weight is exactly a code times its scale, so export stores what was judged."""
     result = quantized(program, "hessian", weight_bits=4)
     for layer in coded_layers(result.module):
@@ -169,7 +172,7 @@ def test_corrected_weights_lie_on_the_grid(program):
         assert float(codes.detach().abs().max()) < 7.001
 
 
-def test_too_few_samples_are_refused_or_passed_over(program):
+def test_too_few_samples_are_refused_or_passed_over(program: Program) -> None:
     """Eight samples are too few to hold some out: rungs asked for by name are refused, `auto` does without."""
     few = ArraySplit({"x": DATA.inputs["x"][:8]})
     with pytest.raises(DataError, match="8 calibration samples are too few for hessian"):
@@ -189,7 +192,7 @@ def test_too_few_samples_are_refused_or_passed_over(program):
     ],
     ids=str,
 )
-def test_rows_times_the_weight_matrix_are_the_layers_output(layer):
+def test_rows_times_the_weight_matrix_are_the_layers_output(layer: nn.Module) -> None:
     """Whatever stride, padding, dilation and groups: the gathered rows give what the layer gives."""
     torch.manual_seed(0)
     rank = layer.weight.dim() - 2
@@ -207,7 +210,7 @@ def test_rows_times_the_weight_matrix_are_the_layers_output(layer):
     assert torch.allclose(product, outputs, atol=1e-5)
 
 
-def test_hessian_and_learned_rounding_beat_nearest_on_correlated_inputs():
+def test_hessian_and_learned_rounding_beat_nearest_on_correlated_inputs() -> None:
     """On inputs with strong correlation both leave at most 70 % of the error of rounding to nearest."""
     torch.manual_seed(0)
     mixing = torch.randn(12, 12) @ torch.diag(torch.linspace(0.05, 2, 12))
@@ -215,7 +218,7 @@ def test_hessian_and_learned_rounding_beat_nearest_on_correlated_inputs():
     weight, scale = torch.randn(1, 6, 12), torch.full((1, 6), 0.25)
     gram = Gram((x.T @ x / 500).unsqueeze(0), (weight[0] @ (x.T @ x / 500)).unsqueeze(0))
 
-    def left(rounded):
+    def left(rounded: Tensor) -> float:
         return float(((x @ (rounded - weight)[0].T) ** 2).mean())
 
     base = left(nearest(weight, scale[:, :, None], 127))
@@ -225,7 +228,7 @@ def test_hessian_and_learned_rounding_beat_nearest_on_correlated_inputs():
         assert left(rounded) < 0.7 * base
 
 
-def test_scales_are_parameters_for_a_while_and_buffers_again(program):
+def test_scales_are_parameters_for_a_while_and_buffers_again(program: Program) -> None:
     """Opened scales train by shares of themselves; closed, the graph is what it was, with the learned values."""
     result = quantized(program, "none")
     code, chosen = result.module.code, [scale.path for scale in scales_in(result)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from retort.compress.program import Program, capture, predict, save_program
@@ -19,21 +20,21 @@ from retort.core.data.splits import ArraySplit
 from retort.core.options.stage_options import QuantizeOptions
 from retort.core.session import open_session
 from retort.export.ort.integer_share import integer_share
-from retort.export.ort.kernels import integer_kernels
+from retort.export.ort.kernels import Kernels, integer_kernels
 from retort.export.translate import to_onnx
 
 
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 and a shortcut."""
 
-    def __init__(self, inputs, width, outputs, stride=1):
+    def __init__(self, inputs: int, width: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.a, self.na = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
         self.b, self.nb = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
         self.c, self.nc = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
         self.short = nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 or inputs != outputs else nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = functional.relu(self.nb(self.b(functional.relu(self.na(self.a(x))))))
         return functional.relu(self.nc(self.c(y)) + self.short(x))
 
@@ -41,13 +42,13 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A residual network with pooling between; images of one channel make PyTorch lay tensors out channels last."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(1, 32, 7, 2, 3, bias=False), nn.BatchNorm2d(32)
         self.body = nn.Sequential(Bottleneck(32, 16, 64), Bottleneck(64, 16, 64), Bottleneck(64, 32, 96, 2))
         self.head = nn.Linear(96, 10)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = functional.max_pool2d(functional.relu(self.norm(self.stem(x))), 3, 2, 1)
         return self.head(self.body(x).mean((2, 3)))
 
@@ -55,13 +56,13 @@ class ResNet(nn.Module):
 class Excited(nn.Module):
     """Depthwise convolution, ReLU6, SiLU, squeeze-and-excite."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem, self.deep = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=16)
         self.down, self.up, self.out = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1), nn.Conv2d(16, 16, 1)
         self.head = nn.Linear(16, 10)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = functional.relu6(self.stem(x))
         y = functional.silu(self.deep(x))
         y = y * torch.sigmoid(self.up(functional.relu(self.down(y.mean((2, 3), keepdim=True)))))
@@ -71,14 +72,14 @@ class Excited(nn.Module):
 class Dense(nn.Module):
     """Concatenations with a BatchNorm and ReLU behind each, split and shuffled."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 16, 3, 1, 1)
         self.norms = nn.ModuleList([nn.BatchNorm2d(16 + 8 * index) for index in range(4)])
         self.convs = nn.ModuleList([nn.Conv2d(16 + 8 * index, 8, 3, 1, 1) for index in range(3)])
         self.head = nn.Linear(20, 10)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for norm, conv in zip(self.norms, self.convs, strict=False):
             x = torch.cat([x, conv(functional.relu(norm(x)))], 1)
@@ -91,11 +92,11 @@ class Dense(nn.Module):
 class Signal(nn.Module):
     """A 1d network with average pooling."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.head = nn.Conv1d(3, 16, 5), nn.Conv1d(16, 16, 3), nn.Linear(16 * 7, 10)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = functional.avg_pool1d(functional.hardtanh(self.a(x), -1, 1), 2)
         return self.head(functional.max_pool1d(functional.relu(self.b(x)), 4).flatten(1)[:, : 16 * 7])
 
@@ -103,18 +104,18 @@ class Signal(nn.Module):
 class Mlp(nn.Module):
     """Linear layers with ReLU."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.head = nn.Linear(32, 64), nn.Linear(64, 64), nn.Linear(64, 10)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(functional.relu(self.b(functional.relu(self.a(x)))))
 
 
 class LeftOut(nn.Module):
     """Layers that stay in floating point among integer ones: excluded, narrow groups, transposed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem, self.kept = nn.Conv2d(3, 32, 3, 1, 1), nn.Conv2d(32, 32, 3, 1, 1)
         self.bare, self.grouped = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 3, 1, 1, groups=8)
@@ -125,7 +126,7 @@ class LeftOut(nn.Module):
             nn.Linear(16, 10),
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.kept(functional.relu(self.stem(x))))
         x = functional.relu6(self.grouped(self.bare(x)))
         x = self.out(functional.relu(self.up(x))).mean((2, 3))
@@ -152,16 +153,16 @@ class Case:
     path: Path
     split: ArraySplit
 
-    def kernels(self):
+    def kernels(self) -> Kernels:
         return integer_kernels(self.path)
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory):
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     """Each network, made and exported when first asked for."""
 
     @lru_cache
-    def make(name):
+    def make(name: str) -> Case:
         torch.manual_seed(0)
         model, shape, _ = NETWORKS[name]
         x = np.random.default_rng(0).normal(size=(24, *shape)).astype(np.float32)
@@ -178,7 +179,7 @@ def cases(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"left out"}))
-def test_every_heavy_node_runs_in_an_integer_kernel(cases, name):
+def test_every_heavy_node_runs_in_an_integer_kernel(cases: Callable[[str], Case], name: str) -> None:
     """No convolution or product is left in floating point, and the joins between them are integer too."""
     kernels = cases(name).kernels()
     wanted = NETWORKS[name][2]
@@ -188,14 +189,14 @@ def test_every_heavy_node_runs_in_an_integer_kernel(cases, name):
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "dense", "signal"])
-def test_codes_flow_from_the_input_to_the_head(cases, name):
+def test_codes_flow_from_the_input_to_the_head(cases: Callable[[str], Case], name: str) -> None:
     """Values are quantized once, at the input, and become floating point in the last layer: nothing in between."""
     conversions = cases(name).kernels().conversions
     assert conversions == {"QuantizeLinear": 1}
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_nearly_all_products_run_in_integer_kernels(cases, name):
+def test_nearly_all_products_run_in_integer_kernels(cases: Callable[[str], Case], name: str) -> None:
     """At least 95 % of the multiply-accumulates, by the profile of a run; every node that is left has its reason."""
     case = cases(name)
     share = integer_share(case.path, {key: value[:2] for key, value in case.split.inputs.items()})
@@ -210,7 +211,7 @@ def test_nearly_all_products_run_in_integer_kernels(cases, name):
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_the_runtime_computes_what_the_program_says(cases, name):
+def test_the_runtime_computes_what_the_program_says(cases: Callable[[str], Case], name: str) -> None:
     """ONNX Runtime's integer kernels and PyTorch's fake-quantize agree, and both are near FP32."""
     case = cases(name)
     reference, expected = (predict(item, case.split)["output"] for item in (case.program, case.result))
@@ -219,7 +220,7 @@ def test_the_runtime_computes_what_the_program_says(cases, name):
     assert np.abs(found - reference).max() <= 0.1 * np.abs(reference).max()
 
 
-def test_what_was_left_out_stays_in_floating_point_in_the_runtime(cases):
+def test_what_was_left_out_stays_in_floating_point_in_the_runtime(cases: Callable[[str], Case]) -> None:
     """ONNX Runtime quantizes FP32 weights that stand between Q and DQ by itself; here it must not touch them."""
     case = cases("left out")
     kernels = case.kernels()

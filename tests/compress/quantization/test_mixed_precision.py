@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import capture, clone, load_program, predict, save_program
+from retort.compress.program import Program, capture, clone, load_program, predict, save_program
 from retort.compress.quantization import quantize
-from retort.compress.quantization.int8_program import quantize_program, quantize_with
+from retort.compress.quantization.int8_program import Quantized, quantize_program, quantize_with
 from retort.compress.quantization.mixed_precision.plan import read_plan
 from retort.compress.quantization.module_edit import fetch
-from retort.core.artifact import load_artifact, new_artifact
+from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.context import Context, Place
-from retort.core.data.splits import ArraySplit, Splits
+from retort.core.data.splits import ArraySplit, Batch, Split, Splits
 from retort.core.errors import DataError, MissingFileError, UserError
 from retort.core.options.stage_options import QatOptions, QuantizeOptions
 
@@ -27,7 +31,7 @@ from retort.core.options.stage_options import QatOptions, QuantizeOptions
 class Depthwise(nn.Module):
     """A small MobileNet for 8x8 digits."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem, self.stem_norm = nn.Conv2d(1, 24, 3, 1, 1, bias=False), nn.BatchNorm2d(24)
         self.deep, self.deep_norm = nn.Conv2d(24, 24, 3, 1, 1, groups=24, bias=False), nn.BatchNorm2d(24)
@@ -36,7 +40,7 @@ class Depthwise(nn.Module):
         self.last, self.last_norm = nn.Conv2d(48, 48, 1, bias=False), nn.BatchNorm2d(48)
         self.head = nn.Linear(48, 10)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         x = functional.relu6(self.stem_norm(self.stem(image)))
         x = functional.relu6(self.deep_norm(self.deep(x)))
         x = functional.hardswish(self.wide_norm(self.wide(x)))
@@ -45,7 +49,7 @@ class Depthwise(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def data():
+def data() -> Splits:
     """Digits, split in a fixed order."""
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
@@ -55,7 +59,7 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def program(data):
+def program(data: Splits) -> Program:
     """The network, trained for a few seconds."""
     torch.manual_seed(0)
     model, images, labels = (
@@ -72,7 +76,7 @@ def program(data):
 
 
 @pytest.fixture(scope="module")
-def broken(program):
+def broken(program: Program) -> Program:
     """The same network with three dead channels of huge activations in front of a hard-swish: no ladder mends that."""
     result = clone(program)
     beta = fetch(result.module, "wide_norm.bias")
@@ -81,15 +85,15 @@ def broken(program):
     return result
 
 
-def accuracy(program, split):
+def accuracy(program: Program, split: Split) -> float:
     return float((predict(program, split)["output"].argmax(1) == split.targets).mean())
 
 
-def run(program, data, **options):
+def run(program: Program, data: Splits, **options: Any) -> Quantized:
     return quantize_with(program, QuantizeOptions(**options), Context(data))
 
 
-def test_the_layer_that_int8_breaks_is_named_with_its_cause(broken, data):
+def test_the_layer_that_int8_breaks_is_named_with_its_cause(broken: Program, data: Splits) -> None:
     """A layer fed by planted outlier channels comes out on top, with the channel's number; healthy layers do not."""
     lines = run(broken, data, correction="none", sensitivity=True).lines
     assert {lines[0].layer, lines[1].layer} <= {"wide", "deeper", "mul", "hardsigmoid"}
@@ -101,7 +105,7 @@ def test_the_layer_that_int8_breaks_is_named_with_its_cause(broken, data):
     assert worst.accuracy_drop >= 0
 
 
-def test_alone_in_int8_a_layer_makes_the_noise_that_the_whole_model_would(program, data):
+def test_alone_in_int8_a_layer_makes_the_noise_that_the_whole_model_would(program: Program, data: Splits) -> None:
     """The noise of all layers alone adds up to that of the INT8 model within a factor of two."""
     found = run(program, data, correction="none", sensitivity=True)
     alone = sum(10 ** (-line.sqnr_db / 10) for line in found.lines)
@@ -110,7 +114,7 @@ def test_alone_in_int8_a_layer_makes_the_noise_that_the_whole_model_would(progra
     assert 0.5 < alone / whole < 4
 
 
-def test_mixed_precision_leaves_the_fewest_layers_that_meet_the_gate(broken, data):
+def test_mixed_precision_leaves_the_fewest_layers_that_meet_the_gate(broken: Program, data: Splits) -> None:
     """With the planted layers in floating point the gate is met, and with any one of them back in INT8 it is not."""
     gate = {"min_sqnr": 24.0, "correction": "none", "method": "minmax"}
     assert sqnr(broken, run(broken, data, **{**gate, "min_sqnr": None}).program, data) < 20
@@ -122,12 +126,12 @@ def test_mixed_precision_leaves_the_fewest_layers_that_meet_the_gate(broken, dat
     assert any("24 dB" in reason for reason in reasons)
 
 
-def sqnr(program, other, data):
+def sqnr(program: Program, other: Program, data: Splits) -> float:
     wanted, got = (predict(item, data.validation)["output"] for item in (program, other))
     return 10 * np.log10(((wanted - wanted.mean(0)) ** 2).sum() / ((wanted - got) ** 2).sum())
 
 
-def test_a_gate_that_is_met_leaves_nothing_in_floating_point(program, data):
+def test_a_gate_that_is_met_leaves_nothing_in_floating_point(program: Program, data: Splits) -> None:
     """A healthy network stays wholly INT8."""
     found = run(program, data, mixed="auto", max_drop=0.02)
     assert found.floats == ()
@@ -135,14 +139,14 @@ def test_a_gate_that_is_met_leaves_nothing_in_floating_point(program, data):
 
 
 @pytest.fixture
-def artifact(broken, tmp_path):
+def artifact(broken: Program, tmp_path: Path) -> Artifact:
     """The broken network as an artifact."""
     with new_artifact(Place(tmp_path / "fp32", "parent"), "program", "train") as folder:
         save_program(broken, folder / "model.pt2")
     return load_artifact(tmp_path / "fp32")
 
 
-def test_a_plan_is_written_replayed_and_edited(artifact, data, tmp_path):
+def test_a_plan_is_written_replayed_and_edited(artifact: Artifact, data: Splits, tmp_path: Path) -> None:
     """The plan beside the program gives the same program again; an edited one leaves another layer out."""
     options = QuantizeOptions(mixed="auto", min_sqnr=24.0, correction="none", method="minmax")
     first = quantize(options, artifact, Place(tmp_path / "one"), Context(data=data, target="cpu"))
@@ -165,7 +169,7 @@ def test_a_plan_is_written_replayed_and_edited(artifact, data, tmp_path):
     assert "head" in [node["layer"] for node in third.facts["float_nodes"]]
 
 
-def test_a_plan_for_another_model_is_refused(program, data, tmp_path):
+def test_a_plan_for_another_model_is_refused(program: Program, data: Splits, tmp_path: Path) -> None:
     """Unknown layers are named with their nearest names; a missing or foreign file is told from a plan."""
     path = tmp_path / "plan.yaml"
     path.write_text("layers: {steam: float, head: int8}")
@@ -178,7 +182,7 @@ def test_a_plan_for_another_model_is_refused(program, data, tmp_path):
         read_plan(tmp_path / "none.yaml", ["head"])
 
 
-def test_mixed_precision_without_a_gate_or_labels_is_refused(program, data):
+def test_mixed_precision_without_a_gate_or_labels_is_refused(program: Program, data: Splits) -> None:
     """It is said what to give."""
     with pytest.raises(UserError, match="needs a gate"):
         run(program, data, mixed="auto")
@@ -187,7 +191,7 @@ def test_mixed_precision_without_a_gate_or_labels_is_refused(program, data):
         run(program, bare, mixed="auto", max_drop=0.01)
 
 
-def test_training_recovers_a_network_that_calibration_broke(program, data):
+def test_training_recovers_a_network_that_calibration_broke(program: Program, data: Splits) -> None:
     """With 3-bit weights a depthwise network loses points; training through the nodes brings it to 0.3 of FP32."""
     fp32 = accuracy(program, data.test)
     options = {"weight_bits": 3, "correction": "none"}
@@ -202,7 +206,7 @@ def test_training_recovers_a_network_that_calibration_broke(program, data):
     assert len(scales) == len([name for name, _ in before.module.named_buffers() if name.endswith("scale")])
 
 
-def test_training_that_makes_it_worse_is_undone(program, data):
+def test_training_that_makes_it_worse_is_undone(program: Program, data: Splits) -> None:
     """A learning rate far too high leaves the program as calibration made it."""
     options = {"correction": "none", "samples": 64}
     before = run(program, data, **options).program
@@ -216,14 +220,14 @@ class Unplugged(ArraySplit):
 
     left = 10**9
 
-    def read(self, indices):
+    def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
         Unplugged.left -= 1
         if Unplugged.left < 0:
             raise KeyboardInterrupt
         return super().read(indices)
 
 
-def test_a_killed_training_goes_on_where_it_was(program, data, tmp_path):
+def test_a_killed_training_goes_on_where_it_was(program: Program, data: Splits, tmp_path: Path) -> None:
     """Stopped in its second epoch and started again, quantization-aware training ends in the very same bits."""
     small = ArraySplit({"image": data.train.inputs["image"][:96]}, data.train.targets[:96])
     options = QuantizeOptions(correction="none", samples=32, weight_bits=3, qat=QatOptions(epochs=3, batch_size=32))
@@ -240,7 +244,7 @@ def test_a_killed_training_goes_on_where_it_was(program, data, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_training_needs_samples(program, data):
+def test_training_needs_samples(program: Program, data: Splits) -> None:
     """Without a train split it is refused before anything is calibrated."""
     empty = ArraySplit({"image": np.zeros((0, 1, 8, 8), np.float32)}, np.zeros(0, np.int64))
     with pytest.raises(DataError, match="needs training samples"):

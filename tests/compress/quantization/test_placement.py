@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import capture
+from retort.compress.program import Program, capture
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.correction.learned_scales import learnable
 from retort.compress.quantization.operator_classes import is_qdq, moved, name_of, weighted
@@ -17,10 +19,17 @@ from retort.compress.quantization.prepare.batch_norm_folding import fold_batch_n
 from retort.compress.quantization.prepare.integer_forms import rewrite
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import UserError
-from retort.core.options.stage_options import QuantizeOptions
+from retort.core.options.stage_options import QuantizeOptions, Target
 
 
-def quantized(model, shape, target="cpu", exclude=(), integers=0, scale=1.0):
+def quantized(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    target: Target = "cpu",
+    exclude: tuple[str, ...] = (),
+    integers: int = 0,
+    scale: float = 1.0,
+) -> Program:
     """The model captured and quantized on random data; `integers` makes it token ids below that number."""
     torch.manual_seed(0)
     x = torch.randint(0, integers, (16, *shape)) if integers else scale * torch.randn(16, *shape)
@@ -29,18 +38,18 @@ def quantized(model, shape, target="cpu", exclude=(), integers=0, scale=1.0):
     return quantize_program(program, options, ArraySplit({"x": x.numpy()}), target)
 
 
-def calls(program, name):
+def calls(program: Program, name: str) -> list[Any]:
     return [node for node in program.module.graph.nodes if name_of(node) == name]
 
 
-def origin(value):
+def origin(value: Any) -> Any:
     """The node before all data movements."""
     while (earlier := moved(value)) is not None:
         value = earlier
     return value
 
 
-def is_integer(node):
+def is_integer(node: Any) -> bool:
     """Whether a convolution reads a quantized input and weight and every reader of its output quantizes it."""
     data, weight = node.args[0], node.args[1]
     readers = list(node.users)
@@ -49,19 +58,19 @@ def is_integer(node):
     return is_qdq(origin(data)) and is_qdq(weight) and len(readers) == 1 and is_qdq(readers[0])
 
 
-def buffer(program, node):
+def buffer(program: Program, node: Any) -> Tensor:
     """The scale or zero point that a `get_attr` node reads."""
     return program.module.state_dict()[str(node.target)]
 
 
-def reasons(program):
+def reasons(program: Program) -> dict[str, str]:
     return {item["layer"]: item["reason"] for item in program.meta["quantization"]["float_nodes"]}
 
 
 class Residual(nn.Module):
     """Stem, pooling, a block with a projected shortcut, one with an identity, a head."""
 
-    def __init__(self, width=16):
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
         self.a, self.b = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
@@ -69,14 +78,14 @@ class Residual(nn.Module):
         self.c, self.d = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
         self.head = nn.Linear(width, 10)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = functional.max_pool2d(functional.relu(self.norm(self.stem(x))), 2)
         x = functional.relu(self.b(functional.relu(self.a(x))) + self.short(x))
         x = functional.relu(x + self.d(functional.relu(self.c(x))))
         return self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def test_all_of_a_residual_network_is_integer_on_cpu():
+def test_all_of_a_residual_network_is_integer_on_cpu() -> None:
     """Every convolution has a quantized input, weight and output; adds and the pooling read and give codes."""
     program = quantized(Residual(), (3, 16, 16))
     assert all(is_integer(node) for node in calls(program, "conv2d"))
@@ -90,7 +99,7 @@ def test_all_of_a_residual_network_is_integer_on_cpu():
     assert scheme["float_nodes"] == []
 
 
-def test_the_last_layer_gives_floating_point():
+def test_the_last_layer_gives_floating_point() -> None:
     """Nobody reads the logits as integers, so they are not rounded to 256 values."""
     program = quantized(Residual(), (3, 16, 16))
     output = program.module.graph.output_node().args[0][0]
@@ -99,7 +108,7 @@ def test_the_last_layer_gives_floating_point():
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
-def test_a_tensor_is_quantized_once(target):
+def test_a_tensor_is_quantized_once(target: Target) -> None:
     """However many layers read it, a tensor has one fake-quantize, except behind a movement of quantized values."""
     program = quantized(Residual(), (3, 16, 16), target)
     sources = [node.args[0] for node in program.module.graph.nodes if is_qdq(node)]
@@ -108,7 +117,7 @@ def test_a_tensor_is_quantized_once(target):
     assert len({str(scale.target) for scale in scales}) == len(scales)
 
 
-def test_relu_stands_before_the_q_and_uses_all_its_codes():
+def test_relu_stands_before_the_q_and_uses_all_its_codes() -> None:
     """No ReLU is left behind a Q, and each Q behind a ReLU has zero point 0."""
     program = quantized(Residual(), (3, 16, 16))
     for node in calls(program, "relu"):
@@ -118,7 +127,7 @@ def test_relu_stands_before_the_q_and_uses_all_its_codes():
         assert not is_qdq(node.args[0])
 
 
-def test_tensorrt_quantizes_layer_inputs_and_the_identity_side_of_adds_only():
+def test_tensorrt_quantizes_layer_inputs_and_the_identity_side_of_adds_only() -> None:
     """Conv outputs stay in floating point, and of a residual add only the shortcut carries Q/DQ."""
     program = quantized(Residual(), (3, 16, 16), "tensorrt")
     for node in calls(program, "conv2d"):
@@ -136,7 +145,7 @@ def test_tensorrt_quantizes_layer_inputs_and_the_identity_side_of_adds_only():
     assert not any(is_qdq(value) for value in calls(program, "mean")[0].args[:1])
 
 
-def test_tensorrt_scales_are_symmetric():
+def test_tensorrt_scales_are_symmetric() -> None:
     """Zero points are all 0 and codes INT8, for activations and weights alike."""
     program = quantized(Residual(), (3, 16, 16), "tensorrt")
     for node in (node for node in program.module.graph.nodes if is_qdq(node)):
@@ -144,7 +153,7 @@ def test_tensorrt_scales_are_symmetric():
         assert tuple(node.args[4:6]) in {(-128, 127), (-127, 127)}
 
 
-def test_an_excluded_layer_is_wholly_floating_point():
+def test_an_excluded_layer_is_wholly_floating_point() -> None:
     """Neither its weight nor its output is quantized as its own; it is named with the reason."""
     program = quantized(Residual(), (3, 16, 16), exclude=("c", "head"))
     (node,) = [node for node in calls(program, "conv2d") if str(node.args[1].target) == "c.weight"]
@@ -152,7 +161,7 @@ def test_an_excluded_layer_is_wholly_floating_point():
     assert reasons(program) == {"c": "excluded by the recipe", "head": "excluded by the recipe"}
 
 
-def test_an_exclusion_that_names_nothing_is_an_error_with_the_nearest_name():
+def test_an_exclusion_that_names_nothing_is_an_error_with_the_nearest_name() -> None:
     """A typo does not silently quantize the layer."""
     with pytest.raises(UserError, match="'sterm'") as caught:
         quantized(Residual(), (3, 16, 16), exclude=("sterm",))
@@ -162,21 +171,21 @@ def test_an_exclusion_that_names_nothing_is_an_error_with_the_nearest_name():
 class Mobile(nn.Module):
     """Expansion, depthwise, squeeze-and-excite, projection with hard-swish, and a residual."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem, self.expand = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 32, 1)
         self.deep, self.norm = nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.BatchNorm2d(32)
         self.down, self.up, self.project = nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1), nn.Conv2d(32, 8, 1)
         self.head = nn.Linear(8, 5)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = functional.relu6(self.stem(x))
         y = functional.hardswish(self.norm(self.deep(functional.hardswish(self.expand(x)))))
         y = y * functional.hardsigmoid(self.up(functional.relu(self.down(y.mean((2, 3), keepdim=True)))))
         return self.head((x + self.project(y)).mean((2, 3)))
 
 
-def test_hard_swish_and_squeeze_and_excite_are_integer_on_cpu():
+def test_hard_swish_and_squeeze_and_excite_are_integer_on_cpu() -> None:
     """All convolutions, products and poolings read and give codes; gates have steps of 1/256 or their input's codes."""
     program = quantized(Mobile(), (3, 16, 16))
     assert all(is_integer(node) for node in calls(program, "conv2d") if "up" not in str(node.args[1].args[0].target))
@@ -190,7 +199,7 @@ def test_hard_swish_and_squeeze_and_excite_are_integer_on_cpu():
         assert float(buffer(program, reader.args[1])) == pytest.approx(scale / 6 if shared else 1 / 256)
 
 
-def test_a_gate_shares_the_codes_of_its_input_and_is_not_rounded():
+def test_a_gate_shares_the_codes_of_its_input_and_is_not_rounded() -> None:
     """Hard-sigmoid of every code from -3 on lies on the gate's grid, after its scale was learned as well."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3))
     program = quantized(model, (3, 8, 8), scale=20.0)
@@ -208,7 +217,7 @@ def test_a_gate_shares_the_codes_of_its_input_and_is_not_rounded():
     assert float(scale) == pytest.approx(3 / round(3 / float(scale)))
 
 
-def test_a_hard_sigmoid_behind_a_convolution_is_its_clamp():
+def test_a_hard_sigmoid_behind_a_convolution_is_its_clamp() -> None:
     """A sixth goes into the weight and half into the bias: the same outputs, and no gate is left."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Hardsigmoid(), nn.Conv2d(8, 8, 3))
     program = capture(model.eval(), {"x": torch.randn(4, 3, 8, 8)})
@@ -223,29 +232,29 @@ def test_a_hard_sigmoid_behind_a_convolution_is_its_clamp():
 class Inception(nn.Module):
     """Branches of one kind, concatenated."""
 
-    def __init__(self, last):
+    def __init__(self, last: nn.Module) -> None:
         super().__init__()
         self.stem, self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 16, 3, padding=1)
         self.last, self.out = last, nn.Conv2d(32, 4, 1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.stem(x))
         b = self.last(self.b(x))
         return self.out(torch.cat([functional.relu(self.a(x)), b, functional.max_pool2d(x, 3, 1, 1)], 1))
 
 
-def scales_of_concatenation(program):
+def scales_of_concatenation(program: Program) -> list[float]:
     (node,) = calls(program, "cat")
     (output,) = node.users
     return [float(buffer(program, origin(item).args[1])) for item in (*node.args[0], output)]
 
 
-def test_a_concatenation_has_one_scale_for_inputs_and_output():
+def test_a_concatenation_has_one_scale_for_inputs_and_output() -> None:
     """Equal grids make it a copy of codes."""
     assert len(set(scales_of_concatenation(quantized(Inception(nn.ReLU()), (3, 8, 8))))) == 1
 
 
-def test_a_concatenation_keeps_its_scales_apart_where_one_would_break_a_clamp():
+def test_a_concatenation_keeps_its_scales_apart_where_one_would_break_a_clamp() -> None:
     """A shared zero point above 0 would keep the runtime from dropping the ReLU of the other branches."""
     program = quantized(Inception(nn.Identity()), (3, 8, 8))
     assert len(set(scales_of_concatenation(program))) > 1
@@ -257,12 +266,12 @@ def test_a_concatenation_keeps_its_scales_apart_where_one_would_break_a_clamp():
 class Moves(nn.Module):
     """Quantized values through splits, upsampling, slices and a shuffle."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(8, 4, 3)
         self.head = nn.Linear(16, 3)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         left, right = functional.relu(self.a(x)).chunk(2, 1)
         left = functional.interpolate(self.b(left)[:, :, ::2, ::2], scale_factor=2.0)
         x = torch.cat([left, right], 1)
@@ -271,7 +280,7 @@ class Moves(nn.Module):
         return self.head(functional.max_pool2d(self.c(x), 3).flatten(1))
 
 
-def test_data_movements_have_no_grid_of_their_own():
+def test_data_movements_have_no_grid_of_their_own() -> None:
     """What a movement leads to an integer node lies on the grid of its source."""
     program = quantized(Moves(), (3, 8, 8))
     assert program.meta["quantization"]["integer_macs_percent"] == 100
@@ -287,17 +296,17 @@ def test_data_movements_have_no_grid_of_their_own():
 class Encoder(nn.Module):
     """A small Transformer encoder over token ids."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(50, 16)
         layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, activation="gelu")
         self.body, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(16, 3)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(self.embed(x)).mean(1))
 
 
-def test_a_transformers_linear_layers_are_integer_and_its_attention_is_named():
+def test_a_transformers_linear_layers_are_integer_and_its_attention_is_named() -> None:
     """Linear layers read codes and give floating point to the residual stream; attention stays, with the reason."""
     program = quantized(Encoder(), (12,), integers=50)
     linear = calls(program, "linear")
@@ -311,16 +320,18 @@ def test_a_transformers_linear_layers_are_integer_and_its_attention_is_named():
 class Recurrent(nn.Module):
     """A recurrent layer and a head."""
 
-    def __init__(self, kind):
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
         super().__init__()
         self.body, self.head = kind(8, 16, batch_first=True), nn.Linear(16, 3)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x)[0][:, -1])
 
 
 @pytest.mark.parametrize(("kind", "name"), [(nn.LSTM, "lstm"), (nn.GRU, "gru")])
-def test_narrow_recurrent_layers_compute_in_floating_point_and_are_named(kind, name):
+def test_narrow_recurrent_layers_compute_in_floating_point_and_are_named(
+    kind: Callable[..., nn.Module], name: str
+) -> None:
     """Integers would slow them and a head so small down; the recurrent weights are INT8 in the file all the same."""
     program = quantized(Recurrent(kind), (6, 8))
     assert program.meta["quantization"]["kinds"] == {}
@@ -335,15 +346,15 @@ def test_narrow_recurrent_layers_compute_in_floating_point_and_are_named(kind, n
 class Decoder(nn.Module):
     """A transposed convolution between convolutions."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.a, self.up, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 2, 1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.b(functional.relu(self.up(functional.relu(self.a(x)))))
 
 
-def test_a_transposed_convolution_is_integer_on_tensorrt_alone():
+def test_a_transposed_convolution_is_integer_on_tensorrt_alone() -> None:
     """Its scales run along axis 1; on `cpu` it has no integer kernel, is named, and is guarded against the runtime."""
     on_cpu = quantized(Decoder(), (3, 8, 8))
     assert "transposed" in reasons(on_cpu)["up"]
@@ -355,12 +366,12 @@ def test_a_transposed_convolution_is_integer_on_tensorrt_alone():
 class Wide(Decoder):
     """The same with enough channels for TensorRT."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.a, self.up, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.ConvTranspose2d(16, 24, 2, 2), nn.Conv2d(24, 16, 1)
 
 
-def test_a_transposed_convolutions_scales_run_along_axis_one_on_tensorrt():
+def test_a_transposed_convolutions_scales_run_along_axis_one_on_tensorrt() -> None:
     """Its output channels are the second axis of its weight."""
     program = quantized(Wide(), (3, 8, 8), "tensorrt")
     (node,) = calls(program, "conv_transpose2d")
@@ -372,16 +383,16 @@ def test_a_transposed_convolutions_scales_run_along_axis_one_on_tensorrt():
 class Tied(nn.Module):
     """One convolution and one matrix used twice, the latter also the other way round."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv, self.lin = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 4)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.conv(functional.relu(self.conv(x))).mean((2, 3))
         return functional.relu(self.lin(y)) @ self.lin.weight
 
 
-def test_a_weight_used_twice_is_quantized_once():
+def test_a_weight_used_twice_is_quantized_once() -> None:
     """Both calls of a convolution read one fake-quantized weight; a matrix read the other way gets its own axis."""
     program = quantized(Tied(), (4, 8, 8))
     one, two = calls(program, "conv2d")
@@ -395,15 +406,15 @@ def test_a_weight_used_twice_is_quantized_once():
 
 
 @pytest.mark.parametrize("form", ["t", "transpose", "permute", "mm", "addmm"])
-def test_matrix_products_with_a_parameter_count_as_linear_layers(form):
+def test_matrix_products_with_a_parameter_count_as_linear_layers(form: str) -> None:
     """Whatever way the product is written, the scales run along the output features."""
 
     class Product(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.weight, self.bias = nn.Parameter(torch.randn(6, 9)), nn.Parameter(torch.randn(6))
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             ways = {
                 "t": lambda: x @ self.weight.t(),
                 "transpose": lambda: torch.matmul(x, self.weight.transpose(-1, -2)),
@@ -420,7 +431,7 @@ def test_matrix_products_with_a_parameter_count_as_linear_layers(form):
     assert any(weighted(node) is None and is_qdq(node) for node in program.module.graph.nodes)
 
 
-def test_narrow_groups_stay_in_floating_point_on_cpu():
+def test_narrow_groups_stay_in_floating_point_on_cpu() -> None:
     """ONNX Runtime's grouped integer convolution is slower than FP32 below 16 channels per group; depthwise is not."""
     layers = [nn.Conv2d(8, 8, 3, groups=groups, padding=1) for groups in (1, 2, 8)]
     program = quantized(nn.Sequential(*layers), (8, 6, 6))
@@ -428,15 +439,15 @@ def test_narrow_groups_stay_in_floating_point_on_cpu():
     assert "4 channels per group" in reasons(program)["1"]
 
 
-def test_operators_that_are_not_known_stay_in_floating_point():
+def test_operators_that_are_not_known_stay_in_floating_point() -> None:
     """A network around an operator without an integer kernel is quantized around it."""
 
     class Odd(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             return self.b(torch.cumsum(torch.tanh(self.a(x)), 1))
 
     program = quantized(Odd(), (3, 9, 9))
@@ -445,15 +456,15 @@ def test_operators_that_are_not_known_stay_in_floating_point():
     assert not any(is_qdq(user) for user in node.users)
 
 
-def test_a_concatenation_of_one_tensor_is_a_movement():
+def test_a_concatenation_of_one_tensor_is_a_movement() -> None:
     """It passes its input on, so it gets no grid of its own (the first layer of a DenseNet block)."""
 
     class Single(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             return self.b(torch.cat([self.a(x)], 1))
 
     program = quantized(Single(), (3, 9, 9))

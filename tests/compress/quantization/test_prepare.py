@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import capture, load_program, save_program
+from retort.compress.program import Program, capture, load_program, save_program
 from retort.compress.quantization import fold_batch_norms
 from retort.compress.quantization.operator_classes import name_of
 from retort.compress.quantization.prepare import batch_norm_folding
@@ -17,7 +18,7 @@ from retort.compress.quantization.prepare.integer_forms import rewrite
 from retort.core.errors import VerificationError
 
 
-def settled(model):
+def settled(model: nn.Module) -> nn.Module:
     """The model with statistics and affine parameters that are not the trivial ones."""
     generator = torch.Generator().manual_seed(0)
     for part in model.modules():
@@ -30,11 +31,11 @@ def settled(model):
     return model.eval()
 
 
-def operators(program):
+def operators(program: Program) -> list[str]:
     return [name_of(node) for node in program.module.graph.nodes if node.op == "call_function"]
 
 
-def outputs(program, *inputs):
+def outputs(program: Program, *inputs: Tensor) -> tuple[Tensor, ...]:
     with torch.no_grad():
         return program.module(*inputs)
 
@@ -42,11 +43,11 @@ def outputs(program, *inputs):
 class Sum(nn.Module):
     """Applies its layers to the same input and adds the results."""
 
-    def __init__(self, *branches):
+    def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return sum(branch(x) for branch in self.branches)
 
 
@@ -65,7 +66,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", sorted(LAYERS))
-def test_a_batch_norm_folds_into_the_layer_before_it(name):
+def test_a_batch_norm_folds_into_the_layer_before_it(name: str) -> None:
     """The BatchNorm and its parameters are gone, and the outputs are the same to rounding."""
     shape, layers = LAYERS[name]
     program = capture(settled(nn.Sequential(*layers(), nn.ReLU())), {"x": torch.randn(shape)})
@@ -77,7 +78,7 @@ def test_a_batch_norm_folds_into_the_layer_before_it(name):
     assert torch.allclose(outputs(folded, x)[0], outputs(program, x)[0], atol=1e-5)
 
 
-def test_folding_leaves_the_program_it_was_given_untouched():
+def test_folding_leaves_the_program_it_was_given_untouched() -> None:
     """The input keeps its BatchNorm, its values and its training mode."""
     model = settled(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))).train()
     program = capture(model, {"x": torch.randn(4, 3, 8, 8)})
@@ -93,11 +94,11 @@ def test_folding_leaves_the_program_it_was_given_untouched():
 class Shared(nn.Module):
     """A convolution whose output is normalised and also used as it is."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
         return self.norm(y) + y
 
@@ -105,38 +106,38 @@ class Shared(nn.Module):
 class Twice(nn.Module):
     """One convolution used twice, each time behind another BatchNorm."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv, self.one, self.two = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.two(self.conv(self.one(self.conv(x))))
 
 
 class Concatenated(nn.Module):
     """A BatchNorm behind a concatenation."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(8)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return functional.relu(self.norm(torch.cat([self.a(x), self.b(x)], 1)))
 
 
-def test_a_batch_norm_stays_where_the_layers_output_is_used_elsewhere():
+def test_a_batch_norm_stays_where_the_layers_output_is_used_elsewhere() -> None:
     """Folding would change the other reader's input."""
     program = capture(settled(Shared()), {"x": torch.randn(4, 3, 8, 8)})
     assert operators(fold_batch_norms(program)).count("batch_norm") == 1
 
 
-def test_a_batch_norm_behind_a_concatenation_stays():
+def test_a_batch_norm_behind_a_concatenation_stays() -> None:
     """There is no single layer to fold it into."""
     program = capture(settled(Concatenated()), {"x": torch.randn(4, 3, 8, 8)})
     assert operators(fold_batch_norms(program)).count("batch_norm") == 1
 
 
-def test_a_layer_used_twice_gets_a_weight_for_each_of_its_norms():
+def test_a_layer_used_twice_gets_a_weight_for_each_of_its_norms() -> None:
     """Both BatchNorms fold, each into its own copy of the shared weight."""
     program = capture(settled(Twice()), {"x": torch.randn(4, 3, 8, 8)})
     folded = fold_batch_norms(program)
@@ -156,7 +157,7 @@ def test_a_layer_used_twice_gets_a_weight_for_each_of_its_norms():
     ],
     ids=["linear over another axis", "behind a ReLU", "without running statistics", "before the layer"],
 )
-def test_what_cannot_be_folded_stays(layers, shape):
+def test_what_cannot_be_folded_stays(layers: list[nn.Module], shape: tuple[int, ...]) -> None:
     """The BatchNorm is left in the graph and the outputs are unchanged."""
     program = capture(settled(nn.Sequential(*copy.deepcopy(layers))), {"x": torch.randn(shape)})
     folded = fold_batch_norms(program)
@@ -165,7 +166,7 @@ def test_what_cannot_be_folded_stays(layers, shape):
     assert torch.equal(outputs(folded, x)[0], outputs(program, x)[0])
 
 
-def test_a_fold_that_changes_the_outputs_is_refused(monkeypatch):
+def test_a_fold_that_changes_the_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The numeric check stands behind the transform: a wrong fold raises instead of going on."""
     program = capture(settled(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))), {"x": torch.randn(4, 3, 8, 8)})
     monkeypatch.setattr(batch_norm_folding, "_spread", lambda factor, weight, layer: torch.ones(weight.shape))
@@ -173,7 +174,7 @@ def test_a_fold_that_changes_the_outputs_is_refused(monkeypatch):
         fold_batch_norms(program)
 
 
-def test_a_folded_program_is_saved_and_loaded(tmp_path):
+def test_a_folded_program_is_saved_and_loaded(tmp_path: Path) -> None:
     """The file gives the same outputs, bit for bit."""
     model = settled(nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Dropout(0.5), nn.ReLU()))
     folded = fold_batch_norms(capture(model, {"x": torch.randn(4, 3, 8, 8)}))
@@ -185,17 +186,17 @@ def test_a_folded_program_is_saved_and_loaded(tmp_path):
 class Means(nn.Module):
     """Spatial means, with and without kept axes, and means that are not spatial."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
         gate = functional.adaptive_avg_pool2d(y, 1) + functional.adaptive_avg_pool2d(y, 2).amax((2, 3), keepdim=True)
         return (y * gate).mean([-1, -2]), y.mean(1), y.mean((0, 2, 3)), y.mean(-1)
 
 
-def test_global_pooling_has_one_form_and_no_other_mean_takes_it():
+def test_global_pooling_has_one_form_and_no_other_mean_takes_it() -> None:
     """Adaptive pooling to one value and means over all spatial axes are one operator; other means stay."""
     program = capture(Means(), {"x": torch.randn(4, 3, 8, 8)})
     folded = fold_batch_norms(program)
@@ -218,7 +219,9 @@ def test_global_pooling_has_one_form_and_no_other_mean_takes_it():
     ],
     ids=["behind an add", "1d", "on the input"],
 )
-def test_a_lone_batch_norm_of_integers_becomes_a_depthwise_convolution(layers, shape):
+def test_a_lone_batch_norm_of_integers_becomes_a_depthwise_convolution(
+    layers: list[nn.Module], shape: tuple[int, ...]
+) -> None:
     """On `cpu` it gets an integer kernel that way; the outputs are the same to rounding."""
     program = capture(settled(nn.Sequential(*copy.deepcopy(layers))), {"x": torch.randn(shape)})
     folded = fold_batch_norms(program)
@@ -229,7 +232,7 @@ def test_a_lone_batch_norm_of_integers_becomes_a_depthwise_convolution(layers, s
 
 
 @pytest.mark.parametrize("activation", [nn.Hardswish, nn.SiLU])
-def test_gated_activations_of_integers_become_products_on_cpu_alone(activation):
+def test_gated_activations_of_integers_become_products_on_cpu_alone(activation: nn.Module) -> None:
     """`x * hardsigmoid(x)` has integer kernels in ONNX Runtime; TensorRT keeps the fused activation."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), activation(), nn.Conv2d(8, 4, 3), nn.Flatten(), activation())
     program = capture(model, {"x": torch.randn(4, 3, 8, 8)})

@@ -5,23 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import capture, clone, predict
+from retort.compress.program import Program, capture, clone, predict
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.correction.smoothquant import smooth
 from retort.core.data.splits import ArraySplit
 from retort.core.metrics.task_metrics import sqnr_db
-from retort.core.options.stage_options import QuantizeOptions
+from retort.core.options.stage_options import QuantizeOptions, Rung
 
 OPTIONS = QuantizeOptions(method="minmax", correction=("none",))
+Case = tuple[Program, ArraySplit, bool]
 
 
 class Feed(nn.Module):
     """Two feed-forward blocks behind layer norms with outlying channels; the residual reads a norm, too, or not."""
 
-    def __init__(self, post):
+    def __init__(self, post: bool) -> None:
         super().__init__()
         self.post = post
         self.norm, self.up, self.down = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
@@ -30,21 +31,21 @@ class Feed(nn.Module):
             self.norm.weight[3], self.norm.weight[11], self.up.weight[:, [3, 11]] = 60.0, 40.0, 0.002
             self.up.weight[5] *= 30
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         z = self.down(functional.gelu(self.up(y)))
         return self.head((y if self.post else x) * 0.01 + z)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["post", "pre"])
-def case(request):
+def case(request: pytest.FixtureRequest) -> Case:
     """A program and its calibration data."""
     torch.manual_seed(0)
     x = torch.randn(32, 6, 32)
     return capture(Feed(request.param).eval(), {"x": x[:4]}), ArraySplit({"x": x.numpy()}), request.param
 
 
-def test_the_fp32_outputs_stay(case):
+def test_the_fp32_outputs_stay(case: Case) -> None:
     """What an activation is divided by, the weights behind it are multiplied by: the program computes the same."""
     program, split, _ = case
     smoothed = clone(program)
@@ -54,7 +55,7 @@ def test_the_fp32_outputs_stay(case):
     assert np.abs(one - two).max() <= 1e-5 * np.abs(one).max()
 
 
-def test_a_norm_that_nobody_else_reads_takes_the_factors(case):
+def test_a_norm_that_nobody_else_reads_takes_the_factors(case: Case) -> None:
     """Before a lone reader the division costs nothing: it goes into the norm; a residual makes it a product."""
     program, split, post = case
     smoothed = clone(program)
@@ -63,7 +64,7 @@ def test_a_norm_that_nobody_else_reads_takes_the_factors(case):
     assert any("layer_norm_smoothing" in name for name in names) is post
 
 
-def test_int8_gets_nearer_to_fp32(case):
+def test_int8_gets_nearer_to_fp32(case: Case) -> None:
     """With outlying channels smoothing wins several decibels, and `smooth: false` leaves it out."""
     program, split, _ = case
     wanted = predict(program, split)["output"]
@@ -75,7 +76,7 @@ def test_int8_gets_nearer_to_fp32(case):
     assert noise[True] > noise[False] + 6
 
 
-def test_where_nothing_is_gained_nothing_is_touched():
+def test_where_nothing_is_gained_nothing_is_touched() -> None:
     """Even channels leave the program as it was."""
     torch.manual_seed(0)
     x = torch.randn(32, 5, 32)
@@ -87,19 +88,19 @@ def test_where_nothing_is_gained_nothing_is_touched():
 class Joined(nn.Module):
     """A class token before the tokens, as in CvT: what the layer reads is put together, with outlying channels."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.token, self.up, self.head = nn.Parameter(torch.randn(1, 1, 32)), nn.Linear(32, 64), nn.Linear(64, 6)
         self.register_buffer("spread", torch.ones(32).index_fill(0, torch.tensor([3, 11]), 50.0))
         with torch.no_grad():
             self.up.weight[:, [3, 11]] = 0.002
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = torch.cat([self.token.expand(x.shape[0], -1, -1), x * self.spread], 1)
         return self.head(torch.relu(self.up(y)))
 
 
-def test_what_several_tensors_are_put_together_from_is_smoothed():
+def test_what_several_tensors_are_put_together_from_is_smoothed() -> None:
     """A concatenation is nobody's projection: it is divided where it stands, and the outputs stay."""
     torch.manual_seed(0)
     x = torch.randn(32, 6, 32)
@@ -113,7 +114,7 @@ def test_what_several_tensors_are_put_together_from_is_smoothed():
 class Tied(nn.Module):
     """A language model whose output layer is its embedding, behind a norm with outlying channels."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.words, self.norm = nn.Embedding(40, 32), nn.LayerNorm(32)
         self.head = nn.Linear(32, 40, bias=False)
@@ -121,12 +122,12 @@ class Tied(nn.Module):
         with torch.no_grad():
             self.norm.weight[3], self.norm.weight[11], self.words.weight[:, [3, 11]] = 60.0, 40.0, 0.002
 
-    def forward(self, tokens):
+    def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.norm(self.words(tokens)))
 
 
 @pytest.mark.parametrize("correction", ["none", "hessian"])
-def test_a_weight_that_is_looked_up_as_well_stays(correction):
+def test_a_weight_that_is_looked_up_as_well_stays(correction: Rung) -> None:
     """The rows of a tied embedding are nobody's to scale or to move: the program that INT8 stands for is the same."""
     torch.manual_seed(0)
     tokens = torch.randint(0, 40, (32, 6))

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import capture, load_program, predict, save_program, set_training
+from retort.compress.program import Program, capture, load_program, predict, save_program, set_training
 from retort.compress.quantization import quantize, quantize_program
 from retort.compress.quantization.calibration import calibrate
 from retort.compress.quantization.operator_classes import is_qdq
-from retort.core.artifact import load_artifact, new_artifact
+from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.console import Console
 from retort.core.context import Context, Place
-from retort.core.data.splits import ArraySplit, Splits
+from retort.core.data.splits import ArraySplit, Batch, Split, Splits
 from retort.core.errors import ArtifactError, DataError, InputError, UserError
-from retort.core.options.stage_options import QuantizeOptions
+from retort.core.options.stage_options import QuantizeOptions, Target
+
+Method = Literal["auto", "minmax", "moving", "percentile", "mse", "entropy"]
 
 
 class Block(nn.Module):
     """Two convolutions and a shortcut."""
 
-    def __init__(self, inputs, outputs, stride):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.a, self.na = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
         self.b, self.nb = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
         self.short = nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.nb(self.b(functional.relu(self.na(self.a(x)))))
         return functional.relu(y + self.short(x))
 
@@ -41,12 +47,12 @@ class Block(nn.Module):
 class Digits(nn.Module):
     """A residual CNN for 8x8 images."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(1, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         self.body, self.head = nn.Sequential(Block(16, 16, 1), Block(16, 32, 2)), nn.Linear(32, 10)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         x = self.body(functional.relu(self.norm(self.stem(image))))
         return self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
@@ -54,7 +60,7 @@ class Digits(nn.Module):
 class Gated(nn.Module):
     """A depthwise CNN with hard-swish and squeeze-and-excite."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(1, 24, 3, 1, 1, bias=False), nn.BatchNorm2d(24)
         self.deep, self.deep_norm = nn.Conv2d(24, 24, 3, 2, 1, groups=24, bias=False), nn.BatchNorm2d(24)
@@ -62,14 +68,14 @@ class Gated(nn.Module):
         self.wide, self.wide_norm = nn.Conv2d(24, 48, 1, bias=False), nn.BatchNorm2d(48)
         self.head = nn.Linear(48, 10)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         x = functional.hardswish(self.norm(self.stem(image)))
         x = functional.hardswish(self.deep_norm(self.deep(x)))
         x = x * functional.hardsigmoid(self.up(functional.relu(self.down(x.mean((2, 3), keepdim=True)))))
         return self.head(functional.hardswish(self.wide_norm(self.wide(x))).mean((2, 3)))
 
 
-def trained(model, images, labels, epochs):
+def trained(model: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(epochs):
@@ -81,7 +87,7 @@ def trained(model, images, labels, epochs):
 
 
 @pytest.fixture(scope="module")
-def data():
+def data() -> Splits:
     """Digits, split in a fixed order."""
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
@@ -92,7 +98,7 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def programs(data):
+def programs(data: Splits) -> dict[str, Program]:
     """Both networks, trained for a few epochs and captured."""
     images, labels = torch.from_numpy(data.train.inputs["image"]), torch.from_numpy(data.train.targets)
     torch.manual_seed(0)
@@ -104,21 +110,23 @@ def programs(data):
 
 
 @pytest.fixture
-def artifact(programs, tmp_path):
+def artifact(programs: dict[str, Program], tmp_path: Path) -> Artifact:
     """The residual network as a program artifact."""
     with new_artifact(Place(tmp_path / "fp32", "parent"), "program", "train") as folder:
         save_program(programs["residual"], folder / "model.pt2")
     return load_artifact(tmp_path / "fp32")
 
 
-def accuracy(program, split):
+def accuracy(program: Program, split: Split) -> float:
     return float((predict(program, split)["output"].argmax(1) == split.targets).mean())
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 @pytest.mark.parametrize("method", ["auto", "percentile"])
 @pytest.mark.parametrize("name", ["residual", "gated"])
-def test_a_trained_network_keeps_its_accuracy(programs, data, name, method, target):
+def test_a_trained_network_keeps_its_accuracy(
+    programs: dict[str, Program], data: Splits, name: str, method: Method, target: Target
+) -> None:
     """INT8 costs at most one point of accuracy on the test set, whatever method and target."""
     program = quantize_program(programs[name], QuantizeOptions(method=method), data.calibration, target)
     before, after = accuracy(programs[name], data.test), accuracy(program, data.test)
@@ -126,7 +134,7 @@ def test_a_trained_network_keeps_its_accuracy(programs, data, name, method, targ
     assert after >= before - 0.01
 
 
-def test_the_stage_writes_a_program_and_tells_what_it_did(artifact, data, tmp_path):
+def test_the_stage_writes_a_program_and_tells_what_it_did(artifact: Artifact, data: Splits, tmp_path: Path) -> None:
     """The artifact holds a quantized program; its facts name kinds, floating nodes, noise and agreement."""
     options = QuantizeOptions(samples=64, exclude=("body.1.short",), first_layer="int8")
     result = quantize(
@@ -151,7 +159,7 @@ def test_the_stage_writes_a_program_and_tells_what_it_did(artifact, data, tmp_pa
     )
 
 
-def test_quantizing_is_deterministic(programs, data):
+def test_quantizing_is_deterministic(programs: dict[str, Program], data: Splits) -> None:
     """The same program and data give the same scales, bit for bit."""
     one, two = (quantize_program(programs["residual"], QuantizeOptions(), data.calibration, "cpu") for _ in range(2))
     first, second = one.module.state_dict(), two.module.state_dict()
@@ -160,7 +168,7 @@ def test_quantizing_is_deterministic(programs, data):
     assert one.meta == two.meta
 
 
-def test_the_batch_size_of_calibration_does_not_change_the_ranges(programs, data):
+def test_the_batch_size_of_calibration_does_not_change_the_ranges(programs: dict[str, Program], data: Splits) -> None:
     """Ranges are those of the samples, however they are batched."""
     found = []
     for size in (1, 7, 256):
@@ -172,7 +180,7 @@ def test_the_batch_size_of_calibration_does_not_change_the_ranges(programs, data
             assert other["activations"][name]["high"] == pytest.approx(span["high"], rel=1e-4, abs=1e-5)
 
 
-def test_the_program_given_is_left_untouched(programs, data):
+def test_the_program_given_is_left_untouched(programs: dict[str, Program], data: Splits) -> None:
     """Quantizing works on a copy."""
     before = {key: value.clone() for key, value in programs["residual"].module.state_dict().items()}
     quantize_program(programs["residual"], QuantizeOptions(samples=8), data.calibration, "cpu")
@@ -182,7 +190,9 @@ def test_the_program_given_is_left_untouched(programs, data):
     assert "quantization" not in programs["residual"].meta
 
 
-def test_a_quantized_program_is_saved_and_loaded_bit_for_bit(programs, data, tmp_path):
+def test_a_quantized_program_is_saved_and_loaded_bit_for_bit(
+    programs: dict[str, Program], data: Splits, tmp_path: Path
+) -> None:
     """Scales and zero points travel as buffers of the program, the ranges in its meta."""
     program = quantize_program(programs["gated"], QuantizeOptions(samples=32), data.calibration, "cpu")
     save_program(program, tmp_path / "int8.pt2")
@@ -192,7 +202,7 @@ def test_a_quantized_program_is_saved_and_loaded_bit_for_bit(programs, data, tmp
     assert set(loaded.meta["quantization"]["activations"]) <= set(dict(loaded.module.named_buffers()))
 
 
-def test_a_quantized_program_trains_on(programs, data):
+def test_a_quantized_program_trains_on(programs: dict[str, Program], data: Splits) -> None:
     """Gradients reach the FP32 master weights through the fake-quantize nodes, and a few steps lower the loss."""
     program = quantize_program(programs["residual"], QuantizeOptions(samples=32), data.calibration, "cpu")
     set_training(program, True)
@@ -209,21 +219,21 @@ def test_a_quantized_program_trains_on(programs, data):
     assert losses[-1] < losses[0]
 
 
-def test_a_program_is_not_quantized_twice(programs, data):
+def test_a_program_is_not_quantized_twice(programs: dict[str, Program], data: Splits) -> None:
     """The second time is refused, with what to do instead."""
     program = quantize_program(programs["residual"], QuantizeOptions(samples=8), data.calibration, "cpu")
     with pytest.raises(UserError, match="quantized already"):
         quantize_program(program, QuantizeOptions(), data.calibration, "cpu")
 
 
-def test_an_empty_calibration_set_is_refused(programs):
+def test_an_empty_calibration_set_is_refused(programs: dict[str, Program]) -> None:
     """There is nothing to take ranges from."""
     empty = ArraySplit({"image": np.zeros((0, 1, 8, 8), np.float32)})
     with pytest.raises(DataError, match="calibration set is empty"):
         quantize_program(programs["residual"], QuantizeOptions(), empty, "cpu")
 
 
-def test_samples_that_are_not_finite_are_refused(programs):
+def test_samples_that_are_not_finite_are_refused(programs: dict[str, Program]) -> None:
     """The input and the first bad sample are named."""
     images = np.zeros((10, 1, 8, 8), np.float32)
     images[7, 0, 3, 3] = np.nan
@@ -231,7 +241,7 @@ def test_samples_that_are_not_finite_are_refused(programs):
         quantize_program(programs["residual"], QuantizeOptions(), ArraySplit({"image": images}), "cpu")
 
 
-def test_samples_of_another_shape_are_refused(programs):
+def test_samples_of_another_shape_are_refused(programs: dict[str, Program]) -> None:
     """Calibration data that the model cannot take is an input error, not a crash in the graph."""
     wrong = ArraySplit({"image": np.zeros((4, 3, 8, 8), np.float32)})
     with pytest.raises(InputError, match="image"):
@@ -241,18 +251,18 @@ def test_samples_of_another_shape_are_refused(programs):
 class Logarithm(nn.Module):
     """Overflows for some inputs, in the middle of the network or at its end."""
 
-    def __init__(self, at_the_end):
+    def __init__(self, at_the_end: bool) -> None:
         super().__init__()
         self.a, self.b, self.at_the_end = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), at_the_end
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         if self.at_the_end:
             return torch.log(self.b(self.a(image)).mean((2, 3)) + image.mean((1, 2, 3)).unsqueeze(1))
         return self.b(self.a(torch.log(image)))
 
 
 @pytest.mark.parametrize("at_the_end", [False, True])
-def test_an_activation_that_is_not_finite_is_named(at_the_end):
+def test_an_activation_that_is_not_finite_is_named(at_the_end: bool) -> None:
     """The first node that overflows is named, not a later one that its values reach."""
     program = capture(Logarithm(at_the_end), {"image": torch.rand(4, 1, 8, 8) + 1})
     bad = ArraySplit({"image": np.full((6, 1, 8, 8), -50.0, np.float32)})
@@ -260,7 +270,7 @@ def test_an_activation_that_is_not_finite_is_named(at_the_end):
         quantize_program(program, QuantizeOptions(), bad, "cpu")
 
 
-def test_a_constant_activation_is_quantized():
+def test_a_constant_activation_is_quantized() -> None:
     """A network whose ReLU never fires on the calibration set gets finite scales and finite outputs."""
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
     with torch.no_grad():
@@ -276,12 +286,14 @@ def test_a_constant_activation_is_quantized():
     assert np.allclose(output, 0.5, atol=1e-2)
 
 
-def test_calibration_holds_no_activation_beyond_its_batch(programs, data, monkeypatch):
+def test_calibration_holds_no_activation_beyond_its_batch(
+    programs: dict[str, Program], data: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What an observer saw of a batch is gone when the next batch comes."""
     seen, alive = [], []
 
     class Spy(calibrate.MinMax):
-        def update(self, value):
+        def update(self, value: Tensor) -> bool:
             alive.append(sum(ref() is not None for ref in seen[: -len(watched) or None]))
             seen.append(weakref.ref(value))
             return super().update(value)
@@ -295,12 +307,12 @@ def test_calibration_holds_no_activation_beyond_its_batch(programs, data, monkey
     assert max(alive) == 0
 
 
-def test_at_most_the_asked_number_of_samples_is_read(programs, data):
+def test_at_most_the_asked_number_of_samples_is_read(programs: dict[str, Program], data: Splits) -> None:
     """`samples` bounds what calibration reads, to the sample."""
     read = []
 
     class Counting(ArraySplit):
-        def read(self, indices):
+        def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
             read.extend(indices)
             return super().read(indices)
 
@@ -313,14 +325,18 @@ def test_at_most_the_asked_number_of_samples_is_read(programs, data):
 
 
 @pytest.mark.parametrize(("method", "samples"), [("entropy", 8), ("mse", 2), ("percentile", 3)])
-def test_too_few_samples_for_a_method_are_refused(programs, data, method, samples):
+def test_too_few_samples_for_a_method_are_refused(
+    programs: dict[str, Program], data: Splits, method: Method, samples: int
+) -> None:
     """A histogram of a handful of samples says nothing: one sentence names the method and what it needs."""
     options = QuantizeOptions(method=method, samples=samples, correction="none")
     with pytest.raises(DataError, match=rf"{samples} calibration samples are too few for the method '{method}'"):
         quantize_program(programs["residual"], options, data.calibration, "cpu")
 
 
-def test_constant_activations_are_warned_of_by_name(programs, data, capsys):
+def test_constant_activations_are_warned_of_by_name(
+    programs: dict[str, Program], data: Splits, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Blank images leave activations with one value: the first of them are named, and calibration goes on."""
     images = np.zeros_like(data.calibration.inputs["image"])
     options = QuantizeOptions(method="minmax", correction="none", first_layer="int8")
@@ -328,7 +344,7 @@ def test_constant_activations_are_warned_of_by_name(programs, data, capsys):
     assert "only one value in all calibration samples" in " ".join(capsys.readouterr().err.split())
 
 
-def test_only_programs_are_quantized(tmp_path, data):
+def test_only_programs_are_quantized(tmp_path: Path, data: Splits) -> None:
     """A graph is refused with what to make instead."""
     with new_artifact(Place(tmp_path / "graph"), "graph", "export") as folder:
         (folder / "model.onnx").write_bytes(b"x")
@@ -342,7 +358,7 @@ def test_only_programs_are_quantized(tmp_path, data):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_network_without_layers_to_quantize_passes_through(data):
+def test_a_network_without_layers_to_quantize_passes_through(data: Splits) -> None:
     """Nothing becomes INT8, the outputs stay, and the facts say so."""
     program = capture(nn.Sequential(nn.Flatten(), nn.Softmax(1)), {"image": torch.rand(4, 1, 8, 8)})
     result = quantize_program(program, QuantizeOptions(), data.calibration, "cpu")

@@ -6,19 +6,21 @@ import importlib
 import importlib.util
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from retort.core.backends import fake_quantize as module
 from retort.core.backends.fake_quantize import codes, qdq
 
 
-def reference(x, scale, zero_point, qmin, qmax):
+def reference(x: NDArray[Any], scale: Any, zero_point: Any, qmin: int, qmax: int) -> NDArray[np.float32]:
     """numpy, float32 all the way, ties to even: QuantizeLinear then DequantizeLinear."""
     ratio = (x / scale).astype(np.float32)
     code = np.clip(np.rint(ratio) + np.float32(zero_point), qmin, qmax).astype(np.float32)
@@ -29,7 +31,7 @@ FORMS = [(0, 255, 0), (0, 255, 128), (0, 255, 37), (-128, 127, 0), (-127, 127, 0
 
 
 @pytest.mark.parametrize(("qmin", "qmax", "zero_point"), FORMS)
-def test_per_tensor_numbers_equal_numpys_bit_for_bit(qmin, qmax, zero_point):
+def test_per_tensor_numbers_equal_numpys_bit_for_bit(qmin: int, qmax: int, zero_point: int) -> None:
     """Every code, every tie and values far outside the range give the bits that numpy gives."""
     scale = np.float32(0.0371)
     ties = (np.arange(-300, 300, dtype=np.float32) + np.float32(0.5)) * scale
@@ -40,7 +42,7 @@ def test_per_tensor_numbers_equal_numpys_bit_for_bit(qmin, qmax, zero_point):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_per_channel_numbers_equal_numpys_bit_for_bit(axis):
+def test_per_channel_numbers_equal_numpys_bit_for_bit(axis: int) -> None:
     """Each channel along the axis has its own scale and zero point, whatever the axis and memory layout."""
     rng = np.random.default_rng(1)
     x = rng.normal(0, 2, (3, 4, 5)).astype(np.float32)
@@ -60,14 +62,14 @@ def test_per_channel_numbers_equal_numpys_bit_for_bit(axis):
     st.integers(-128, 127),
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20),
 )
-def test_rounding_twice_rounds_once(scale, zero_point, values):
+def test_rounding_twice_rounds_once(scale: float, zero_point: int, values: list[float]) -> None:
     """The op is idempotent, so repeating it behind a data movement changes nothing."""
     args = torch.tensor(scale), torch.tensor(zero_point), -1, -128, 127
     once = qdq(torch.tensor(values), *args)
     assert torch.equal(qdq(once, *args), once)
 
 
-def test_codes_are_what_the_op_dequantizes():
+def test_codes_are_what_the_op_dequantizes() -> None:
     """`(codes - zero_point) * scale` is the op's output, and the codes have the type of their range."""
     x = torch.randn(50) * 3
     for qmin, qmax, dtype in ((-127, 127, torch.int8), (0, 255, torch.uint8), (-1000, 1000, torch.int32)):
@@ -77,7 +79,7 @@ def test_codes_are_what_the_op_dequantizes():
         assert torch.equal((found.float() - 3) * 0.05, qdq(x, scale, zero, -1, qmin, qmax))
 
 
-def test_half_precision_keeps_its_type():
+def test_half_precision_keeps_its_type() -> None:
     """Under mixed precision the op computes in float32 and gives back the type it was given."""
     x = torch.randn(100, dtype=torch.bfloat16)
     y = qdq(x, torch.tensor(0.1), torch.tensor(0), -1, -128, 127)
@@ -86,7 +88,7 @@ def test_half_precision_keeps_its_type():
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_gradient_passes_straight_through_inside_the_range_and_stops_outside(axis):
+def test_gradient_passes_straight_through_inside_the_range_and_stops_outside(axis: int) -> None:
     """d/dx is the incoming gradient where the value is representable, and zero where it is clamped."""
     x = torch.tensor([[-9.0, -1.0, 0.0], [0.4, 1.27, 9.0]], requires_grad=True)
     scale = torch.tensor(0.01) if axis < 0 else torch.full((3,), 0.01)
@@ -96,7 +98,7 @@ def test_gradient_passes_straight_through_inside_the_range_and_stops_outside(axi
     assert torch.equal(x.grad, incoming * torch.tensor([[0.0, 1, 1], [1, 1, 0]]))
 
 
-def test_gradient_of_the_scale_is_the_learned_step_size():
+def test_gradient_of_the_scale_is_the_learned_step_size() -> None:
     """LSQ, eq. 3: round(v) - v inside, the clamp's code outside, summed per channel."""
     x = torch.randn(6, 4, 3, dtype=torch.float64) * 4
     scale = torch.tensor([0.02, 0.05, 0.03, 0.04], dtype=torch.float64, requires_grad=True)
@@ -114,21 +116,21 @@ def test_gradient_of_the_scale_is_the_learned_step_size():
 
 
 class _Net(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
         for name, scale, zero in (("act", torch.tensor(0.02), torch.tensor(128)), ("w", torch.full((4,), 0.01), 0)):
             self.register_buffer(f"{name}_scale", scale)
             self.register_buffer(f"{name}_zero", zero if isinstance(zero, torch.Tensor) else torch.zeros(4).long())
 
-    def forward(self, x):
+    def forward(self, x: NDArray[Any]) -> Tensor:
         x = torch.ops.retort.qdq(x, self.act_scale, self.act_zero, -1, 0, 255)
         weight = torch.ops.retort.qdq(self.conv.weight, self.w_scale, self.w_zero, 0, -127, 127)
         return self.norm(nn.functional.conv2d(x, weight, self.conv.bias))
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_op_survives_export_save_and_load(training):
+def test_the_op_survives_export_save_and_load(training: bool) -> None:
     """In training and in evaluation form the loaded program equals the module and still gives gradients."""
     net, x = _Net().train(training), torch.randn(3, 2, 6, 6)
     exported = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -143,7 +145,7 @@ def test_the_op_survives_export_save_and_load(training):
     assert all(value.grad is not None and bool(value.grad.any()) for value in program.parameters())
 
 
-def test_scales_that_do_not_fit_are_refused_at_export():
+def test_scales_that_do_not_fit_are_refused_at_export() -> None:
     """A per-channel scale of the wrong length is an error when shapes are propagated, not a broadcast."""
     net = _Net()
     net.w_scale = torch.full((3,), 0.01)
@@ -152,7 +154,7 @@ def test_scales_that_do_not_fit_are_refused_at_export():
         torch.export.export(net, (torch.randn(2, 2, 6, 6),))
 
 
-def test_importing_again_keeps_the_op_that_is_there():
+def test_importing_again_keeps_the_op_that_is_there() -> None:
     """A reload and a second copy of the file, as an archive carries one, leave the registered op in place."""
     before = torch.ops.retort.qdq.default
     importlib.reload(module)

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import capture, predict, save_program
+from retort.compress.program import Program, capture, predict, save_program
 from retort.compress.quantization import quantize_program
 from retort.core.data.splits import ArraySplit
-from retort.core.options.stage_options import QuantizeOptions
+from retort.core.options.stage_options import QuantizeOptions, Target
 from retort.core.session import open_session
 from retort.export.ort import qlinear_fusions
 from retort.export.ort.depthwise_padding import widen_depthwise
 from retort.export.ort.kernels import integer_kernels, optimized
+from retort.export.simplify import Pass
 from retort.export.translate import to_onnx
+
+Form = tuple[NDArray[Any], Program, Path]
+Made = Callable[..., Form]
 
 
 class Mobile(nn.Module):
     """Expand, depthwise, squeeze-and-excite, project, with hard-swish; 40 channels, which fill no whole vectors."""
 
-    def __init__(self, tail):
+    def __init__(self, tail: bool) -> None:
         super().__init__()
         self.expand, self.deep = nn.Conv2d(3, 40, 1), nn.Conv2d(40, 40, 3, 1, 1, groups=40)
         self.down, self.up, self.project = nn.Conv2d(40, 8, 1), nn.Conv2d(8, 40, 1), nn.Conv2d(40, 24, 1)
         self.tail, self.head = tail, nn.Linear(40 if tail else 24, 5)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = functional.hardswish(self.deep(functional.hardswish(self.expand(x))))
         y = y * functional.hardsigmoid(self.up(functional.relu(self.down(functional.adaptive_avg_pool2d(y, 1)))))
         return self.head((y if self.tail else self.project(y)).mean((2, 3)))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Per form of the network: samples, the quantized program and its file's path."""
 
     @lru_cache
-    def make(tail, target="cpu", size=1.0):
+    def make(tail: bool, target: Target = "cpu", size: float = 1.0) -> Form:
         torch.manual_seed(0)
         x = size * torch.randn(16, 3, 12, 12)
         program = capture(Mobile(tail).eval(), {"x": x[:4]})
@@ -56,7 +64,7 @@ def made(tmp_path_factory):
     return make
 
 
-def write(path, passes, monkeypatch):
+def write(path: Path, passes: Sequence[Pass], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that a set of passes makes."""
     monkeypatch.setattr("retort.export.translate.CPU_FORMS", passes)
     target = path.with_name(f"{len(passes)}.onnx")
@@ -64,17 +72,17 @@ def write(path, passes, monkeypatch):
     return target
 
 
-def without(*names):
+def without(*names: str) -> tuple[Pass, ...]:
     return tuple(item for item in qlinear_fusions.CPU_FORMS if item.__name__ not in names)
 
 
-def depthwise_groups(path):
+def depthwise_groups(path: Path) -> list[int]:
     nodes = onnx.load(path).graph.node
     found = [a.i for node in nodes if node.op_type == "Conv" for a in node.attribute if a.name == "group"]
     return [group for group in found if group > 1]
 
 
-def test_gates_as_sums_change_no_bit_and_leave_no_conversion(made, monkeypatch):
+def test_gates_as_sums_change_no_bit_and_leave_no_conversion(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hard-sigmoid of codes becomes an integer sum: outputs equal to the last bit, nothing dequantized between."""
     x, _, path = made(False, size=0.3)
     plain, summed = (
@@ -89,7 +97,7 @@ def test_gates_as_sums_change_no_bit_and_leave_no_conversion(made, monkeypatch):
     assert kernels.integer_light == {"QLinearAdd": 2, "QLinearGlobalAveragePool": 2, "QLinearMul": 3}
 
 
-def test_hard_swish_multiplies_codes_with_their_own_clipped_codes(made, monkeypatch):
+def test_hard_swish_multiplies_codes_with_their_own_clipped_codes(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where its input reaches below -3 the gate is a Clip of codes: the program's numbers, and no sum or conversion."""
     x, result, path = made(False, size=20.0)
     target = write(path, qlinear_fusions.CPU_FORMS, monkeypatch)
@@ -101,7 +109,7 @@ def test_hard_swish_multiplies_codes_with_their_own_clipped_codes(made, monkeypa
     assert np.abs(open_session(target).run({"x": x})["output"] - expected).max() <= 0.02 * np.abs(expected).max()
 
 
-def test_the_last_pooling_stays_channels_last(made, monkeypatch):
+def test_the_last_pooling_stays_channels_last(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime transposes in front of the first convolution alone, not in front of the pooling before the head."""
     _, _, path = made(False)
     counts = []
@@ -111,7 +119,9 @@ def test_the_last_pooling_stays_channels_last(made, monkeypatch):
     assert counts == [2, 1]
 
 
-def test_gates_of_a_program_placed_for_tensorrt_keep_their_numbers_on_cpu(made, monkeypatch):
+def test_gates_of_a_program_placed_for_tensorrt_keep_their_numbers_on_cpu(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A gate on the symmetric grid of another target is brought to the CPU's: file and program still agree."""
     x, result, path = made(False, "tensorrt")
     found = open_session(write(path, qlinear_fusions.CPU_FORMS, monkeypatch)).run({"x": x})["output"]
@@ -119,7 +129,9 @@ def test_gates_of_a_program_placed_for_tensorrt_keep_their_numbers_on_cpu(made, 
     assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
 
 
-def test_depthwise_channels_are_widened_to_whole_vectors_without_changing_a_bit(made, monkeypatch):
+def test_depthwise_channels_are_widened_to_whole_vectors_without_changing_a_bit(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """40 channels become 48 from the convolution that makes them to the one that reads them; outputs stay."""
     x, _, path = made(False)
     narrow, wide = (
@@ -131,7 +143,7 @@ def test_depthwise_channels_are_widened_to_whole_vectors_without_changing_a_bit(
     onnx.checker.check_model(str(wide), full_check=True)
 
 
-def test_channels_that_something_else_reads_stay_as_they_are(made, monkeypatch):
+def test_channels_that_something_else_reads_stay_as_they_are(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a linear layer reads the depthwise channels, nothing is widened, and the file is the same."""
     x, result, path = made(True)
     wide = write(path, qlinear_fusions.CPU_FORMS, monkeypatch)
@@ -140,14 +152,16 @@ def test_channels_that_something_else_reads_stay_as_they_are(made, monkeypatch):
     assert np.abs(open_session(wide).run({"x": x})["output"] - expected).max() <= 0.02 * np.abs(expected).max()
 
 
-def test_a_model_in_floating_point_is_not_widened(tmp_path):
+def test_a_model_in_floating_point_is_not_widened(tmp_path: Path) -> None:
     """Only integer depthwise convolutions profit; FP32 ones keep their channels."""
     save_program(capture(Mobile(False).eval(), {"x": torch.randn(4, 3, 12, 12)}), tmp_path / "model.pt2")
     assert not widen_depthwise(ir.from_proto(to_onnx(tmp_path / "model.pt2", target="cpu")))[1]
 
 
 @pytest.mark.parametrize(("policy", "stays"), [("auto", ["stem"]), ("int8", []), ("float", ["stem"])])
-def test_the_first_layer_stays_in_fp32_where_integers_are_slower(policy, stays):
+def test_the_first_layer_stays_in_fp32_where_integers_are_slower(
+    policy: Literal["auto", "int8", "float"], stays: list[str]
+) -> None:
     """A 3x3 convolution from 3 to 16 channels is left out by `auto`, with the reason; `int8` and `float` decide."""
     model = nn.Sequential()
     model.stem, model.act, model.body = nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3)
@@ -160,7 +174,7 @@ def test_the_first_layer_stays_in_fp32_where_integers_are_slower(policy, stays):
     assert all("first_layer" in item["reason"] or "slower than FP32" in item["reason"] for item in left)
 
 
-def test_the_last_layer_can_stay_in_fp32():
+def test_the_last_layer_can_stay_in_fp32() -> None:
     """`last_layer: float` leaves out the layer behind which no other comes, and no other."""
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     x = torch.randn(16, 8)

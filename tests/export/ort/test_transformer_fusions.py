@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import capture, clone, predict, save_program
+from retort.compress.program import Program, capture, clone, predict, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.prepare.attention_masks import soften_masks
 from retort.core.data.splits import ArraySplit
@@ -21,12 +23,13 @@ from retort.export.ort.kernels import integer_kernels, optimized
 from retort.export.translate import to_onnx
 
 OPTIONS = QuantizeOptions(method="minmax", correction=("none",))
+Case = tuple[Program, Program, Path, ArraySplit]
 
 
 class Encoder(nn.Module):
     """Two post-norm layers with padding masks, as BERT has them."""
 
-    def __init__(self, width=32, heads=4):
+    def __init__(self, width: int = 32, heads: int = 4) -> None:
         super().__init__()
         self.heads, self.embed, self.first = heads, nn.Embedding(50, width), nn.LayerNorm(width)
         self.layers = nn.ModuleList(
@@ -42,7 +45,7 @@ class Encoder(nn.Module):
             for _ in range(2)
         )
 
-    def forward(self, ids, mask):
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         x, keep = self.first(self.embed(ids)), mask[:, None, None, :].bool()
         for q, k, v, out, one, up, down, two in self.layers:
             parts = [item(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for item in (q, k, v)]
@@ -54,7 +57,7 @@ class Encoder(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def case(tmp_path_factory):
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Program, its INT8 form, the INT8 file, and samples of which a third is padding."""
     torch.manual_seed(0)
     model = Encoder()
@@ -74,7 +77,7 @@ def case(tmp_path_factory):
     return program, result, path.with_suffix(".onnx"), split
 
 
-def test_every_linear_layer_is_integer_with_its_bias_inside(case):
+def test_every_linear_layer_is_integer_with_its_bias_inside(case: Case) -> None:
     """12 products of codes and weights, none in FP32, and no conversion but one Q per tensor that they read."""
     kernels = integer_kernels(case[2])
     assert kernels.integer == {"MatMulIntegerToFloat": 12}
@@ -84,7 +87,7 @@ def test_every_linear_layer_is_integer_with_its_bias_inside(case):
     assert all(biases)
 
 
-def test_nine_tenths_of_the_products_run_in_integer_kernels(case):
+def test_nine_tenths_of_the_products_run_in_integer_kernels(case: Case) -> None:
     """What is left in floating point are the two products of each attention, whose factors are activations."""
     share = integer_share(case[2], {name: value[:2] for name, value in case[3].inputs.items()})
     assert share.percent >= 90
@@ -93,7 +96,7 @@ def test_nine_tenths_of_the_products_run_in_integer_kernels(case):
     assert reasons == {"both of its factors are activations"}
 
 
-def test_the_runtime_fuses_no_sum_into_a_norm_and_looks_for_no_nan(case):
+def test_the_runtime_fuses_no_sum_into_a_norm_and_looks_for_no_nan(case: Case) -> None:
     """Neither SkipLayerNormalization nor IsNaN is left, which take longer than what they stand for."""
     found = {node.op_type for node in optimized(case[2]).graph.node}
     assert not found & {"SkipLayerNormalization", "IsNaN", "BiasGelu"}
@@ -101,7 +104,7 @@ def test_the_runtime_fuses_no_sum_into_a_norm_and_looks_for_no_nan(case):
 
 
 @pytest.mark.parametrize("length", [12, 5])
-def test_the_file_computes_what_the_program_says(case, length):
+def test_the_file_computes_what_the_program_says(case: Case, length: int) -> None:
     """At the captured length and at another, file and program agree far within the quantization noise."""
     program, result, path, split = case
     inputs = {name: value[:, :length] for name, value in split.inputs.items()}
@@ -111,7 +114,7 @@ def test_the_file_computes_what_the_program_says(case, length):
     assert sqnr_db(plain, found) > 25
 
 
-def test_softer_masks_change_no_output(case):
+def test_softer_masks_change_no_output(case: Case) -> None:
     """Masked scores are lowered by 40 to 60, far from subnormal products: the outputs stay to seven digits."""
     program, _, _, split = case
     softened = clone(program)
@@ -122,7 +125,7 @@ def test_softer_masks_change_no_output(case):
     assert np.abs(one - two).max() <= 1e-6 * np.abs(one).max()
 
 
-def test_a_row_that_is_masked_altogether_stays_finite(case):
+def test_a_row_that_is_masked_altogether_stays_finite(case: Case) -> None:
     """A sample of padding alone disturbs neither itself nor its neighbours."""
     _, _, path, split = case
     inputs = {name: value[:3].copy() for name, value in split.inputs.items()}
@@ -133,7 +136,7 @@ def test_a_row_that_is_masked_altogether_stays_finite(case):
     assert np.array_equal(before[[0, 2]], after[[0, 2]])
 
 
-def test_a_file_in_fp32_keeps_sums_apart_too(case, tmp_path):
+def test_a_file_in_fp32_keeps_sums_apart_too(case: Case, tmp_path: Path) -> None:
     """Neither SkipLayerNormalization nor BiasGelu, keys transposed once, and the program's outputs to six digits."""
     program, _, _, split = case
     save_program(program, tmp_path / "model.pt2")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,11 +15,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from retort.compress.graph.train_eval_mode import TRAINS
-from retort.compress.program import capture, clone, load_program, save_program
+from retort.compress.program import Program, capture, clone, load_program, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.module_edit import fetch
 from retort.core.artifact import load_artifact
@@ -27,6 +29,7 @@ from retort.core.errors import UserError
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions
 from retort.pipeline import stages
 from retort.pipeline.diagnosis.diagnose import diagnose, mend
+from retort.pipeline.diagnosis.forms import Diagnosis
 
 PLAIN = QuantizeOptions(correction="none", method="minmax")
 
@@ -34,7 +37,7 @@ PLAIN = QuantizeOptions(correction="none", method="minmax")
 class Net(nn.Module):
     """A CNN for 8x8 colour images with BatchNorm, hard-swish and a sigmoid gate."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         self.mid, self.mid_norm = nn.Conv2d(16, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
@@ -42,7 +45,7 @@ class Net(nn.Module):
         self.gate, self.last = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 3, 2, 1)
         self.head = nn.Linear(32, 10)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.stem(image)))
         x = torch.relu(self.mid_norm(self.mid(x)))
         x = functional.hardswish(self.wide_norm(self.wide(x)))
@@ -51,7 +54,7 @@ class Net(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def data():
+def data() -> Splits:
     """Digits in three unlike colours."""
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
@@ -61,7 +64,7 @@ def data():
     return Splits(*[ArraySplit({"image": images[part]}, labels[part]) for part in parts])
 
 
-def trained(data, seed):
+def trained(data: Splits, seed: int) -> Program:
     torch.manual_seed(seed)
     model, images, labels = Net(), *(torch.from_numpy(x) for x in (data.train.inputs["image"], data.train.targets))
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
@@ -74,13 +77,13 @@ def trained(data, seed):
 
 
 @pytest.fixture(scope="module")
-def program(data):
+def program(data: Splits) -> Program:
     """The network, trained."""
     return trained(data, 0)
 
 
 @pytest.fixture(scope="module")
-def files(program, data, tmp_path_factory):
+def files(program: Program, data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound line: program, ONNX file, INT8 program, Q/DQ file."""
     folder = tmp_path_factory.mktemp("line")
     context = Context(data)
@@ -92,18 +95,18 @@ def files(program, data, tmp_path_factory):
     return folder
 
 
-def named(found):
+def named(found: Diagnosis) -> tuple[str, str]:
     """The first cause and where it is."""
     assert found.findings, found.forms
     return found.findings[0].cause, found.findings[0].where
 
 
-def saved(program, path):
+def saved(program: Program, path: Path) -> Path:
     save_program(program, path)
     return path
 
 
-def test_a_sound_model_is_left_in_peace(files, data):
+def test_a_sound_model_is_left_in_peace(files: Path, data: Splits) -> None:
     """All four forms agree, nothing is broken, nothing is found."""
     models = [files / "fp32.pt2", files / "fp32" / "model.onnx", files / "int8.pt2", files / "int8" / "model.onnx"]
     found = diagnose(models, Context(data))
@@ -114,7 +117,7 @@ def test_a_sound_model_is_left_in_peace(files, data):
     assert min(form.accuracy for form in found.forms) > 0.8
 
 
-def test_fault_1_a_wrong_preprocessing_scale(program, files, data, tmp_path):
+def test_fault_1_a_wrong_preprocessing_scale(program: Program, files: Path, data: Splits, tmp_path: Path) -> None:
     """Calibrated on 0 to 255 and used on 0 to 1: the input is named, with the factor."""
     wild = ArraySplit({"image": data.calibration.inputs["image"] * 255})
     int8 = saved(quantize_program(program, PLAIN, wild, "cpu"), tmp_path / "int8.pt2")
@@ -124,7 +127,7 @@ def test_fault_1_a_wrong_preprocessing_scale(program, files, data, tmp_path):
     assert "times too wide" in found.findings[0].detail
 
 
-def test_a_wrong_scale_of_the_data_is_seen_without_int8(files, data):
+def test_a_wrong_scale_of_the_data_is_seen_without_int8(files: Path, data: Splits) -> None:
     """The samples themselves are far larger than those of capture."""
     wild = Splits(*[ArraySplit({"image": part.inputs["image"] * 255}, part.targets) for part in [data.train] * 4])
     assert named(diagnose([files / "fp32.pt2", files / "fp32" / "model.onnx"], Context(wild)))[0] == (
@@ -132,7 +135,7 @@ def test_a_wrong_scale_of_the_data_is_seen_without_int8(files, data):
     )
 
 
-def test_fault_2_an_outlier_channel(program, data, tmp_path):
+def test_fault_2_an_outlier_channel(program: Program, data: Splits, tmp_path: Path) -> None:
     """From the FP32 program alone: the layer with the planted channel is named, and the channel."""
     broken = clone(program)
     fetch(broken.module, "wide_norm.bias").data[5] = 2000.0
@@ -144,7 +147,7 @@ def test_fault_2_an_outlier_channel(program, data, tmp_path):
     assert "channel 5" in found.findings[0].detail
 
 
-def test_fault_3_a_clipped_activation(files, data, tmp_path):
+def test_fault_3_a_clipped_activation(files: Path, data: Splits, tmp_path: Path) -> None:
     """One grid five times too small: its tensor is named, and no other."""
     broken = load_program(files / "int8.pt2")
     path = next(name for name, _ in broken.module.named_buffers() if "relu_1" in name and name.endswith("scale"))
@@ -154,7 +157,7 @@ def test_fault_3_a_clipped_activation(files, data, tmp_path):
     assert found.findings[0].where == "relu_1"
 
 
-def test_fault_4_a_calibration_set_of_one_class(program, files, data, tmp_path):
+def test_fault_4_a_calibration_set_of_one_class(program: Program, files: Path, data: Splits, tmp_path: Path) -> None:
     """A calibration split with nothing but ones is told from its labels."""
     ones = np.flatnonzero(data.train.targets == 1)[:64]
     one_class = ArraySplit({"image": data.train.inputs["image"][ones]}, data.train.targets[ones])
@@ -163,7 +166,9 @@ def test_fault_4_a_calibration_set_of_one_class(program, files, data, tmp_path):
     assert named(diagnose([files / "fp32.pt2", int8], context)) == ("calibration set", "the calibration split")
 
 
-def test_ranges_of_one_kind_of_sample_are_told_without_labels(program, files, data, tmp_path):
+def test_ranges_of_one_kind_of_sample_are_told_without_labels(
+    program: Program, files: Path, data: Splits, tmp_path: Path
+) -> None:
     """Calibrated on pale images alone, most ranges are too narrow and none too wide."""
     pale = data.calibration.inputs["image"] * 0.45
     pale[:, 1] = 0.5
@@ -171,7 +176,7 @@ def test_ranges_of_one_kind_of_sample_are_told_without_labels(program, files, da
     assert named(diagnose([files / "fp32.pt2", int8], Context(data)))[0] == "calibration set"
 
 
-def test_fault_5_swapped_channels(program, files, data, tmp_path):
+def test_fault_5_swapped_channels(program: Program, files: Path, data: Splits, tmp_path: Path) -> None:
     """An ONNX file made for BGR is told by the order that puts it right."""
     broken = clone(program)
     stem = fetch(broken.module, "stem.weight").data
@@ -184,17 +189,17 @@ def test_fault_5_swapped_channels(program, files, data, tmp_path):
     assert "[2, 1, 0]" in found.findings[0].detail
 
 
-def edited(path, edit, target):
+def edited(path: Path, edit: Callable[[onnx.ModelProto], None], target: Path) -> Path:
     model = onnx.load(str(path))
     edit(model)
     onnx.save(model, str(target))
     return target
 
 
-def test_fault_6_a_wrong_weight_axis(files, data, tmp_path):
+def test_fault_6_a_wrong_weight_axis(files: Path, data: Splits, tmp_path: Path) -> None:
     """A square convolution whose scales run along its inputs is named with both axes."""
 
-    def turn(model):
+    def turn(model: onnx.ModelProto) -> None:
         names = {item.name: list(item.dims) for item in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "DequantizeLinear" and names.get(node.input[0]) == [16, 16, 3, 3]:
@@ -207,10 +212,10 @@ def test_fault_6_a_wrong_weight_axis(files, data, tmp_path):
     assert "along axis 1 of [16, 16, 3, 3]" in found.findings[0].detail
 
 
-def test_fault_7_a_wrong_zero_point(files, data, tmp_path):
+def test_fault_7_a_wrong_zero_point(files: Path, data: Splits, tmp_path: Path) -> None:
     """A ReLU's output quantized around 128 loses its upper half: the zero point is named."""
 
-    def shift(model):
+    def shift(model: onnx.ModelProto) -> None:
         relu = next(node for node in model.graph.node if node.op_type == "QuantizeLinear" and "relu" in node.input[0])
         readers = [node for node in model.graph.node if relu.input[2] in node.input]
         zero = numpy_helper.from_array(np.array(128, np.uint8), "planted_zero")
@@ -224,7 +229,7 @@ def test_fault_7_a_wrong_zero_point(files, data, tmp_path):
     assert named(found)[0] == "zero point"
 
 
-def test_fault_8_batch_norm_left_in_training(program, files, data, tmp_path):
+def test_fault_8_batch_norm_left_in_training(program: Program, files: Path, data: Splits, tmp_path: Path) -> None:
     """Outputs that depend on the neighbours in the batch are told as such."""
     broken = clone(program)
     for node in broken.module.graph.nodes:
@@ -236,7 +241,7 @@ def test_fault_8_batch_norm_left_in_training(program, files, data, tmp_path):
     assert named(found)[0] == "batch dependence"
 
 
-def test_fault_9_a_saturated_sigmoid(program, data, tmp_path):
+def test_fault_9_a_saturated_sigmoid(program: Program, data: Splits, tmp_path: Path) -> None:
     """A gate whose inputs are far too large, so that it knows only 0 and 1, is named."""
     broken = clone(program)
     fetch(broken.module, "gate.weight").data *= 400
@@ -245,7 +250,7 @@ def test_fault_9_a_saturated_sigmoid(program, data, tmp_path):
     assert "sigmoid" in found.findings[0].where
 
 
-def test_fault_10_a_stale_calibration(files, data, tmp_path):
+def test_fault_10_a_stale_calibration(files: Path, data: Splits, tmp_path: Path) -> None:
     """Scales of one training with the weights of another."""
     fresh, stale = trained(data, 7), load_program(files / "int8.pt2")
     made = quantize_program(fresh, PLAIN, data.calibration, "cpu")
@@ -258,7 +263,7 @@ def test_fault_10_a_stale_calibration(files, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_broken_model_is_mended_on_request(program, data, tmp_path):
+def test_a_broken_model_is_mended_on_request(program: Program, data: Splits, tmp_path: Path) -> None:
     """The ladder, and layers in floating point where it is not enough, bring the planted outlier back."""
     broken = clone(program)
     fetch(broken.module, "wide_norm.bias").data[5] = 2000.0
@@ -270,14 +275,14 @@ def test_a_broken_model_is_mended_on_request(program, data, tmp_path):
     assert diagnose([path, tmp_path / "mended"], Context(data)).forms[1].agreement > 0.97
 
 
-def test_no_model_is_refused(data):
+def test_no_model_is_refused(data: Splits) -> None:
     """It is said what to give."""
     with pytest.raises(UserError, match="no model"):
         diagnose([], Context(data))
 
 
 @pytest.mark.slow
-def test_the_command_prints_its_findings_as_json(files):
+def test_the_command_prints_its_findings_as_json(files: Path) -> None:
     """`retort doctor MODEL… --data … --json` is one line with forms, the first broken one and findings."""
     command = [sys.executable, "-m", "retort", "doctor", str(files / "fp32.pt2"), "--data", "digits", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

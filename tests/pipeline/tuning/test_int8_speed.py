@@ -46,7 +46,9 @@ def operators(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("prefer", ["fastest", pytest.param("asked", marks=pytest.mark.slow)])
-def test_a_net_that_int8_slows_down_is_shipped_as_preferred(tmp_path, monkeypatch, capsys, prefer):
+def test_a_net_that_int8_slows_down_is_shipped_as_preferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], prefer: str
+) -> None:
     """A net that measures slower in INT8: the reason is told; `fastest` ships FP32, `asked` INT8."""
     monkeypatch.setattr(int8_speed, "_measured", lambda _: {"1": Ratio(0.8, 0.7, 0.9, 0.95)})
     monkeypatch.setattr(int8_speed, "look_for_faster", lambda *_: {})
@@ -66,7 +68,9 @@ def test_a_net_that_int8_slows_down_is_shipped_as_preferred(tmp_path, monkeypatc
     assert again.artifacts["export"].key == outcome.artifacts["export"].key
 
 
-def test_the_quantize_command_times_what_it_made(tmp_path, monkeypatch, capsys):
+def test_the_quantize_command_times_what_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`retort quantize` ends with the ratio to FP32 and what stays in floating point; `timed=false` leaves it out."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -97,14 +101,16 @@ def test_the_quantize_command_times_what_it_made(tmp_path, monkeypatch, capsys):
     assert "speed" not in json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_what_cannot_be_timed_is_made_all_the_same(tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_timed_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A program that cannot be run as ONNX loses its timing, with the reason, and not the quantization."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own_net.py").write_text(NET)
     assert call(["capture", "own_net:tiny", "--data", "digits", "--out", "net"]) == 0
 
-    def refuse(*_):
+    def refuse(*_: object) -> None:
         raise MachineError("no session here", "use another machine")
 
     monkeypatch.setattr(int8_speed, "_opener", refuse)
