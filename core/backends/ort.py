@@ -21,6 +21,7 @@ from .ort_tensorrt import require_inside, tensorrt_options
 
 SIGNATURE_KEY = "retort.signature"
 CPU = "CPUExecutionProvider"
+_EXACT, _SHARED = "session.x64quantprecision", "Attempt to replace the existing tensor"
 HEAVY = frozenset(
     ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "Attention", "QLinearConv", "MatMulInteger")
 )
@@ -105,7 +106,7 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
 
 def _inner(runtime: Any, source: bytes | str, shown: str, settings: Any, given: dict[str, dict[str, str]]) -> Any:
     try:
-        return runtime.InferenceSession(source, settings, list(given), list(given.values()))
+        return start_session(runtime, source, settings, list(given), list(given.values()))
     except Exception as error:  # onnxruntime's exceptions share no narrower base class
         raise _readable(error, shown) from error
 
@@ -158,8 +159,25 @@ def exact_settings(runtime: Any) -> Any:
     """
     settings = runtime.SessionOptions()
     settings.log_severity_level = 4
-    settings.add_session_config_entry("session.x64quantprecision", "1")
+    settings.add_session_config_entry(_EXACT, "1")
     return settings
+
+
+def start_session(
+    runtime: Any, source: bytes | str, settings: Any, providers: Sequence[str], given: Sequence[dict[str, str]] = ()
+) -> Any:
+    """An ``InferenceSession``; without exact products where ONNX Runtime fails on them.
+
+    Its pass from INT8 to UINT8 weights (1.31) stops with "Attempt to replace the existing tensor" where two nodes share
+    a weight. Such a file runs as it would by default: right with VNNI, with saturating sums without.
+    """
+    try:
+        return runtime.InferenceSession(source, settings, list(providers), list(given) or None)
+    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        if _SHARED not in str(error):
+            raise
+        settings.add_session_config_entry(_EXACT, "0")
+        return runtime.InferenceSession(source, settings, list(providers), list(given) or None)
 
 
 def _session_options(runtime: Any, options: SessionOptions) -> Any:

@@ -13,10 +13,10 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from ...core.backends.ort import exact_settings
+from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import VerificationError
 from ...core.tensors import Feeds
-from .kernels import CPU, FLOATING_HEAVY, INTEGER_HEAVY, optimized
+from .kernels import FLOATING_HEAVY, INTEGER_HEAVY, optimized
 
 _SUFFIX = "_kernel_time"
 _RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
@@ -78,7 +78,7 @@ def _events(path: Path, feeds: Feeds) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="retort-profile-") as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "run")
-        session = onnxruntime.InferenceSession(str(path), options, [CPU])
+        session = start_session(onnxruntime, str(path), options, [CPU])
         session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_text())
     return (event for event in events if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX))

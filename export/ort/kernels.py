@@ -13,11 +13,10 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from ...core.backends.ort import exact_settings
+from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError, MissingFileError
 from ...core.faults import first_line
 
-CPU = "CPUExecutionProvider"
 INTEGER_HEAVY = frozenset(
     [
         "QLinearConv",
@@ -115,7 +114,7 @@ def optimized(path: Path) -> onnx.ModelProto:
         # Beside the graph, so that models above protobuf's 2 GB can be written as well.
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
         try:
-            onnxruntime.InferenceSession(str(path), options, [CPU])
+            start_session(onnxruntime, str(path), options, [CPU])
         except Exception as error:  # onnxruntime's exceptions share no narrower base class
             text = first_line(error, 300)
             raise ArtifactError(f"{path.name} cannot be loaded: {text}", "export it again") from error

@@ -14,11 +14,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from ...core.backends.ort import exact_settings
+from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError
 from ...core.faults import first_line
 from ...core.tensors import Feeds
-from .kernels import CPU
 
 _SUFFIX = "_kernel_time"
 _WARMUP, _MOST_RUNS, _FEWEST_RUNS, _BUDGET_S = 5, 200, 10, 0.6
@@ -152,7 +151,7 @@ def _session(file: bytes, options: onnxruntime.SessionOptions | None = None) -> 
     options.log_severity_level = 4
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(file, options, [CPU])
+        return start_session(onnxruntime, file, options, [CPU])
     except Exception as error:  # the runtime's own classes
         text = first_line(error)
         raise ArtifactError(f"a file cannot be timed layer by layer: {text}", "report this model") from error

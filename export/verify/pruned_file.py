@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ...core.backends.ort import exact_settings
+from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError, CaptureError, VerificationError
 from ...core.faults import first_line, raise_own_fault
 from ...core.session import Session, SessionOptions, open_session
@@ -158,4 +158,4 @@ def _open_all(model: onnx.ModelProto) -> Any:
 
     options = exact_settings(onnxruntime)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return start_session(onnxruntime, model.SerializeToString(), options, [CPU])

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ...core.backends.ort import exact_settings
+from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.tensors import Array, Feeds
 from .tensor_symptoms import Finding, Seen, seen
 
@@ -46,7 +46,7 @@ def tensors_of(path: Path, feeds: Feeds) -> list[Seen]:
         for name in sources
         if name not in inputs | known
     )
-    session = ort.InferenceSession(model.SerializeToString(), exact_settings(ort), providers=["CPUExecutionProvider"])
+    session = start_session(ort, model.SerializeToString(), exact_settings(ort), [CPU])
     names = [name for name in sources if name not in inputs]
     values = dict(zip(names, session.run(names, dict(feeds)), strict=True)) | {name: feeds[name] for name in inputs}
     found = []

@@ -295,3 +295,24 @@ def test_integer_products_are_exact_on_every_processor(tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
     found = open_session(model.SerializeToString()).run({"x": codes})["out"]
     np.testing.assert_allclose(found, 255 * 127 * 64, rtol=1e-6)
+
+
+def test_a_weight_that_two_products_share_is_opened(tmp_path: Path) -> None:
+    """ONNX Runtime cannot make products exact where nodes share an INT8 weight; such a file still opens and runs."""
+    held = {"one": np.float32(1), "zero": np.uint8(0), "w": np.full((8, 8), 3, np.int8), "large": np.float32(4)}
+    nodes = [helper.make_node("DequantizeLinear", ["x", "one", "zero"], ["xd"])]
+    for side in "ab":
+        nodes += [
+            helper.make_node("DequantizeLinear", ["w", "one"], [f"wd{side}"]),
+            helper.make_node("MatMul", ["xd", f"wd{side}"], [f"y{side}"]),
+            helper.make_node("QuantizeLinear", [f"y{side}", "large", "zero"], [f"q{side}"]),
+            helper.make_node("DequantizeLinear", [f"q{side}", "large", "zero"], [f"out{side}"]),
+        ]
+    ports = [helper.make_tensor_value_info("x", TensorProto.UINT8, ["batch", 8])]
+    ports += [helper.make_tensor_value_info(f"out{side}", TensorProto.FLOAT, ["batch", 8]) for side in "ab"]
+    stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()]
+    graph = helper.make_graph(nodes, "shared", ports[:1], ports[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    found = open_session(model.SerializeToString()).run({"x": np.ones((2, 8), np.uint8)})
+    np.testing.assert_array_equal(found["outa"], np.full((2, 8), 24, np.float32))
+    np.testing.assert_array_equal(found["outb"], found["outa"])

@@ -61,7 +61,6 @@ def _captured(kind: type[nn.Module], hidden: int, layers: int = 1, both: bool = 
     return capture(net, {"x": torch.zeros(2, STEPS, WIDTH)}, dynamic={"x": {1: "time"}})
 
 
-@functools.cache
 def _quantized(
     kind: type[nn.Module],
     hidden: int,
@@ -70,6 +69,12 @@ def _quantized(
     options: QuantizeOptions = PLAIN,
     target: Target = "cpu",
 ) -> Program:
+    return _quantized_once(kind, hidden, layers, both, options.model_dump_json(), target)
+
+
+@functools.cache
+def _quantized_once(kind: type[nn.Module], hidden: int, layers: int, both: bool, given: str, target: Target) -> Program:
+    options = QuantizeOptions.model_validate_json(given)
     return quantize_program(_captured(kind, hidden, layers, both), options, ArraySplit(_series(32), None), target)
 
 
