@@ -1,0 +1,176 @@
+"""Does what a page tells a reader to do, in a folder of its own: `python docs/walk.py [--write] docs/tutorial.md …`.
+
+A page gives files (a code block after `<!-- file: NAME -->`) and commands (lines that begin with `$` in a `console`
+block, each followed by what it printed). With `--write`, what was printed now takes the place of what stands there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STEP = re.compile(
+    r"<!-- file: (?P<file>\S+) -->\n```\w*\n(?P<content>.*?)^```$|^```console\n(?P<console>.*?)^```$", re.S | re.M
+)
+COMMAND = re.compile(r"^\$ (?P<command>.*?(?:\\\n.*?)*)\n(?P<shown>.*?)(?=^\$ |\Z)", re.S | re.M)
+PORT = "8080"
+"""Pages name this port; a free one takes its place while they are walked."""
+SECONDS = 1200
+READY = "ready:"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command of a page, run.
+
+    Attributes:
+        shown: what the page says that it prints.
+        out: what it printed as its result.
+        told: what it printed about its progress.
+    """
+
+    command: str
+    shown: str
+    code: int
+    out: str
+    told: str
+
+    @property
+    def printed(self) -> str:
+        """What a terminal would show, progress first."""
+        return "".join(f"{line.rstrip()}\n" for line in (self.told + self.out).splitlines())
+
+
+@dataclass
+class Walk:
+    """A page under way in ``folder``, with what it left running."""
+
+    folder: Path
+    port: str = field(default_factory=lambda: free_port())
+    running: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def run(self, command: str, shown: str) -> Done:
+        """Run one command; one that ends with ``&`` goes on until the page ends."""
+        given = command.replace(PORT, self.port)
+        if given.rstrip().endswith("&"):
+            return Done(command, shown, *self._start(given.rstrip().removesuffix("&")), told="")
+        done = subprocess.run(
+            ["bash", "-c", given], cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=SECONDS
+        )
+        out, told = (
+            text.replace(self.port, PORT).replace(f"{self.folder}/", "") for text in (done.stdout, done.stderr)
+        )
+        return Done(command, shown, done.returncode, out, told)
+
+    def _start(self, command: str) -> tuple[int, str]:
+        log = self.folder / f".{len(self.running)}.log"
+        with log.open("w") as stream:
+            started = subprocess.Popen(
+                ["bash", "-c", f"exec {command}"], cwd=self.folder, env=environment(), stdout=stream,
+                stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+        self.running.append(started)
+        end = time.monotonic() + SECONDS
+        while READY not in log.read_text() and started.poll() is None and time.monotonic() < end:
+            time.sleep(0.2)
+        text = log.read_text()
+        return 0 if READY in text else 1, text.replace(self.port, PORT)
+
+    def stop(self) -> None:
+        """End what still runs, as Ctrl-C does."""
+        for process in self.running:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+def free_port() -> str:
+    """A port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def environment() -> dict[str, str]:
+    """Our environment, with this Python's commands first and plain text of a fixed width."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    plain = {"COLUMNS": "112", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **plain, "PATH": path}
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[Walk]:
+    """A walk that leaves nothing running."""
+    walk = Walk(folder)
+    try:
+        yield walk
+    finally:
+        walk.stop()
+
+
+def walk_page(text: str, folder: Path) -> Iterator[Done]:
+    """Write the files of a page and run its commands, in order; stops after the first that fails."""
+    with started(folder) as walk:
+        for step in STEP.finditer(text):
+            if step["file"]:
+                (folder / step["file"]).parent.mkdir(parents=True, exist_ok=True)
+                (folder / step["file"]).write_text(step["content"])
+                continue
+            for found in COMMAND.finditer(step["console"]):
+                done = walk.run(found["command"], found["shown"])
+                yield done
+                if done.code:
+                    return
+
+
+def mask(text: str) -> list[str]:
+    """The lines of an output without what differs from run to run: numbers, units of time, rules of tables."""
+    plain = re.sub(r"[━─┃│┏┓┗┛┡┩└┘┌┐┳┻╇┴┬┼+|]", " ", text)
+    plain = re.sub(r"[-−+~]?\d[\d.,e]*", "#", plain)
+    plain = re.sub(r"# ?(?:µs|ms|s|kB|MB|x|×)\b|# ?[x×]", "#", plain)
+    return [line for line in (" ".join(row.split()) for row in plain.splitlines()) if line]
+
+
+def rewritten(text: str, done: list[Done]) -> str:
+    """A page with what its commands printed now."""
+    printed = iter(done)
+
+    def console(step: re.Match[str]) -> str:
+        if step["file"]:
+            return step[0]
+        body = "".join(
+            f"$ {item.command}\n{item.printed}" for item, _ in zip(printed, COMMAND.findall(step["console"]))
+        )
+        return f"```console\n{body}```"
+
+    return STEP.sub(console, text)
+
+
+def main(arguments: list[str]) -> int:
+    """Walk pages and say how each command went; the exit status is that of the first that failed."""
+    for name in (argument for argument in arguments if argument != "--write"):
+        page, done = Path(name), []
+        text = page.read_text()
+        with tempfile.TemporaryDirectory() as folder:
+            for item in walk_page(text, Path(folder)):
+                sys.stdout.write(f"$ {item.command}\n{item.printed}")
+                sys.stdout.flush()
+                done.append(item)
+        if done and done[-1].code:
+            return done[-1].code
+        if "--write" in arguments:
+            page.write_text(rewritten(text, done))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
