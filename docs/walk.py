@@ -1,11 +1,13 @@
 """Does what a page tells a reader to do, in a folder of its own: `python docs/walk.py [--write] docs/tutorial.md …`.
 
 A page gives files (a code block after `<!-- file: NAME -->`) and commands (lines that begin with `$` in a `console`
-block, each followed by what it printed). With `--write`, what was printed now takes the place of what stands there.
+block, each followed by what it printed, unless `<!-- not shown -->` stands before the block). With `--write`, what was
+printed now takes the place of what stands there.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -16,11 +18,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 STEP = re.compile(
-    r"<!-- file: (?P<file>\S+) -->\n```\w*\n(?P<content>.*?)^```$|^```console\n(?P<console>.*?)^```$", re.S | re.M
+    r"<!-- file: (?P<file>\S+) -->\n```\w*\n(?P<content>.*?)^```$|"
+    r"(?P<quiet><!-- not shown -->\n)?^```console\n(?P<console>.*?)^```$",
+    re.S | re.M,
 )
 COMMAND = re.compile(r"^\$ (?P<command>.*?(?:\\\n.*?)*)\n(?P<shown>.*?)(?=^\$ |\Z)", re.S | re.M)
 PORT = "8080"
@@ -35,6 +39,7 @@ class Done:
 
     Attributes:
         shown: what the page says that it prints.
+        quiet: whether the page leaves out what it prints.
         out: what it printed as its result.
         told: what it printed about its progress.
     """
@@ -44,6 +49,7 @@ class Done:
     code: int
     out: str
     told: str
+    quiet: bool = False
 
     @property
     def printed(self) -> str:
@@ -123,18 +129,19 @@ def walk_page(text: str, folder: Path) -> Iterator[Done]:
         for step in STEP.finditer(text):
             if step["file"]:
                 (folder / step["file"]).parent.mkdir(parents=True, exist_ok=True)
-                (folder / step["file"]).write_text(step["content"])
+                (folder / step["file"]).write_text(step["content"].replace(PORT, walk.port))
                 continue
             for found in COMMAND.finditer(step["console"]):
                 done = walk.run(found["command"], found["shown"])
-                yield done
+                yield replace(done, quiet=bool(step["quiet"]))
                 if done.code:
                     return
 
 
 def mask(text: str) -> list[str]:
-    """The lines of an output without what differs from run to run: numbers, units of time, rules of tables."""
+    """The lines of an output without what differs from run to run: numbers, hashes, units, rules of tables."""
     plain = re.sub(r"[━─┃│┏┓┗┛┡┩└┘┌┐┳┻╇┴┬┼+|]", " ", text)
+    plain = re.sub(r"\b[0-9a-f]{12,64}\b", "#", plain)
     plain = re.sub(r"[-−+~]?\d[\d.,e]*", "#", plain)
     plain = re.sub(r"# ?(?:µs|ms|s|kB|MB|x|×)\b|# ?[x×]", "#", plain)
     return [line for line in (" ".join(row.split()) for row in plain.splitlines()) if line]
@@ -147,10 +154,9 @@ def rewritten(text: str, done: list[Done]) -> str:
     def console(step: re.Match[str]) -> str:
         if step["file"]:
             return step[0]
-        body = "".join(
-            f"$ {item.command}\n{item.printed}" for item, _ in zip(printed, COMMAND.findall(step["console"]))
-        )
-        return f"```console\n{body}```"
+        now = list(itertools.islice(printed, len(COMMAND.findall(step["console"]))))
+        lines = (f"$ {item.command}\n{'' if item.quiet else item.printed}" for item in now)
+        return f"{step['quiet'] or ''}```console\n{''.join(lines)}```"
 
     return STEP.sub(console, text)
 
