@@ -33,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m retort.docs.generate
 
 bench: $(STAMP)
 	$(BIN)/retort run examples/resnet.yaml

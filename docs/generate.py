@@ -1,4 +1,4 @@
-"""Writes docs/reference from the code: `python docs/generate.py`, or `--check` to fail when a page is stale."""
+"""Writes docs/reference from the code: `python -m retort.docs.generate`, or `--check` to fail when a page is stale."""
 
 from __future__ import annotations
 
@@ -6,111 +6,26 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
-from retort.core import errors
-from retort.core.artifact import MAIN_FILE, SUFFIX_KIND, Manifest
-from retort.core.options.recipe import Recipe
-from retort.core.options.stage_options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
-from retort.core.options.stage_table import STAGES
-from retort.core.tensors import TensorSpec
+from ..core import errors
+from ..core.artifact import MAIN_FILE, SUFFIX_KIND, Manifest
+from ..core.options.stage_options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
+from ..core.options.recipe import Recipe
+from ..core.options.stage_table import STAGES
+from ..core.tensors import TensorSpec
+from .api_page import api
+from .markdown import default, sentence, shown, table, told, type_name
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"
 NOTE = "<!-- written by docs/generate.py from the code: do not edit -->"
 Flag = tuple[inspect.Parameter, Any, Any]
-BOUNDS: dict[type, str] = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
-PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", Any: "any"}
-SPOKEN = {
-    "as_share": "share, such as `0.5`, `0.5x` or `50%`",
-    "as_bytes": "bytes, such as `2 MB`",
-    "as_milliseconds": "milliseconds, such as `2` or `800 us`",
-    "as_step": "`auto` or a whole number ≥ 1",
-}
-"""What a person may write where the validator of this name reads it."""
-
-
-def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table; a bar inside a cell is escaped."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") or " " for cell in row] for row in rows]
-    lines = [list(header), ["---"] * len(header), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def told(text: str) -> str:
-    """A docstring or description as Markdown: RST roles and double backticks become code."""
-    return re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text)).replace("``", "`").strip()
-
-
-def sentence(text: str) -> str:
-    """A description as one cell of a table."""
-    return " ".join(told(text).split())
-
-
-def type_name(kind: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
-    """What a value may be, in words: `whole number ≥ 1`, `one of cpu, tensorrt`, `list of text`."""
-    origin, args = get_origin(kind), get_args(kind)
-    spoken = [SPOKEN[name] for item in metadata if (name := _validator(item)) in SPOKEN]
-    if spoken:
-        return spoken[0]
-    if origin is Annotated:
-        return type_name(args[0], [*metadata, *args[1:]])
-    if origin in (Union, UnionType):
-        parts = [type_name(arg, metadata) for arg in args if arg is not type(None)]
-        return "stages" if len(parts) == len(STAGES) else " or ".join(dict.fromkeys(parts))
-    if origin is Literal:
-        return f"one of {', '.join(f'`{arg}`' for arg in args)}" if len(args) > 1 else f"`{args[0]}`"
-    if origin is tuple:
-        return f"list of {type_name(args[0])}" if args[-1] is ... else "list"
-    if origin is list:
-        return f"list of {type_name(args[0])}"
-    if origin is dict or origin is Mapping:
-        return f"mapping from {type_name(args[0])} to {type_name(args[1])}"
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return f"[{kind.__name__}](#{kind.__name__.lower()})"
-    return PLAIN.get(kind, getattr(kind, "__name__", str(kind))) + _bounds(metadata)
-
-
-def _validator(item: Any) -> str:
-    return str(getattr(getattr(item, "func", None), "__name__", ""))
-
-
-def _bounds(metadata: tuple[Any, ...] | list[Any]) -> str:
-    found = []
-    for item in metadata:
-        for part in getattr(item, "metadata", None) or [item]:
-            if type(part) in BOUNDS:
-                found.append(f"{BOUNDS[type(part)]} {getattr(part, type(part).__name__.lower()):g}")
-    return f" {', '.join(found)}" if found else ""
-
-
-def default(field: FieldInfo) -> str:
-    """The default of an option as it is written in a recipe."""
-    if field.is_required():
-        return "required"
-    value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined or isinstance(value, BaseModel):
-        return "its defaults"
-    return shown(value)
-
-
-def shown(value: Any) -> str:
-    """A default value in YAML's spelling."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if isinstance(value, list | tuple):
-        return f"`[{', '.join(map(str, value))}]`"
-    return f"`{value}`" if value != "" else "–"
 
 
 def options_table(model: type[BaseModel], but: type[BaseModel] | None = None) -> str:
@@ -161,7 +76,7 @@ def _stage_table(model: type[Options]) -> str:
 
 def command_pages() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every subcommand in the order of `retort --help`."""
-    from retort.__main__ import _app
+    from ..__main__ import _app
 
     for command in _app().registered_commands:
         yield str(command.name), command.callback
@@ -253,9 +168,14 @@ def _fields(kind: Any) -> str:
     return table(("field", "what it holds"), rows)
 
 
+def api_page() -> str:
+    """What `import retort` offers."""
+    return filled("api", dict(api()))
+
+
 def targets_page() -> str:
     """Targets and the lint rules of each."""
-    from retort.export import lint
+    from ..export import lint
 
     parts = {"targets": ", ".join(f"`{name}`" for name in get_args(Target))}
     for target in get_args(Target):
@@ -277,6 +197,7 @@ def environment_page() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
+    "api.md": api_page,
     "recipe.md": recipe_page,
     "errors.md": errors_page,
     "artifacts.md": artifacts_page,
@@ -288,7 +209,7 @@ PAGES: dict[str, Callable[[], str]] = {
 def main(arguments: list[str]) -> int:
     """Write the pages, or with `--check` say which are stale."""
     made = {REFERENCE / name: page() for name, page in PAGES.items()}
-    stale = [path for path, text in made.items() if path.read_text() != text]
+    stale = [path for path, text in made.items() if not path.is_file() or path.read_text() != text]
     if "--check" in arguments:
         sys.stdout.write("".join(f"{path.relative_to(ROOT)} is stale: run `make docs`\n" for path in stale))
         return 1 if stale else 0
