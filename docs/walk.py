@@ -1,8 +1,8 @@
 """Does what a page tells a reader to do, in a folder of its own: `python docs/walk.py [--write] docs/tutorial.md …`.
 
 A page gives files (a code block after `<!-- file: NAME -->`) and commands (lines that begin with `$` in a `console`
-block, each followed by what it printed, unless `<!-- not shown -->` stands before the block). With `--write`, what was
-printed now takes the place of what stands there.
+block, each followed by its result, with its progress after `<!-- with progress -->`, or by nothing after
+`<!-- not shown -->`). With `--write`, what was printed now takes the place of what stands there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 STEP = re.compile(
     r"<!-- file: (?P<file>\S+) -->\n```\w*\n(?P<content>.*?)^```$|"
-    r"(?P<quiet><!-- not shown -->\n)?^```console\n(?P<console>.*?)^```$",
+    r"(?P<mark><!-- (?:not shown|with progress) -->\n)?^```console\n(?P<console>.*?)^```$",
     re.S | re.M,
 )
 COMMAND = re.compile(r"^\$ (?P<command>.*?(?:\\\n.*?)*)\n(?P<shown>.*?)(?=^\$ |\Z)", re.S | re.M)
@@ -39,7 +39,7 @@ class Done:
 
     Attributes:
         shown: what the page says that it prints.
-        quiet: whether the page leaves out what it prints.
+        mark: what the page shows of it besides its result.
         out: what it printed as its result.
         told: what it printed about its progress.
     """
@@ -49,12 +49,19 @@ class Done:
     code: int
     out: str
     told: str
-    quiet: bool = False
+    mark: str = ""
 
     @property
     def printed(self) -> str:
         """What a terminal would show, progress first."""
         return "".join(f"{line.rstrip()}\n" for line in (self.told + self.out).splitlines())
+
+    @property
+    def on_page(self) -> str:
+        """What a page shows of it."""
+        if "not shown" in self.mark:
+            return ""
+        return self.printed if "progress" in self.mark else replace(self, told="").printed
 
 
 @dataclass
@@ -133,14 +140,14 @@ def walk_page(text: str, folder: Path) -> Iterator[Done]:
                 continue
             for found in COMMAND.finditer(step["console"]):
                 done = walk.run(found["command"], found["shown"])
-                yield replace(done, quiet=bool(step["quiet"]))
+                yield replace(done, mark=step["mark"] or "")
                 if done.code:
                     return
 
 
 def mask(text: str) -> list[str]:
     """The lines of an output without what differs from run to run: numbers, hashes, units, rules of tables."""
-    plain = re.sub(r"[━─┃│┏┓┗┛┡┩└┘┌┐┳┻╇┴┬┼+|]", " ", text)
+    plain = re.sub(r"[━─┃│┏┓┗┛┡┩└┘┌┐┳┻╇┴┬┼+|?]", " ", text)
     plain = re.sub(r"\b[0-9a-f]{12,64}\b", "#", plain)
     plain = re.sub(r"[-−+~]?\d[\d.,e]*", "#", plain)
     plain = re.sub(r"# ?(?:µs|ms|s|kB|MB|x|×)\b|# ?[x×]", "#", plain)
@@ -155,8 +162,8 @@ def rewritten(text: str, done: list[Done]) -> str:
         if step["file"]:
             return step[0]
         now = list(itertools.islice(printed, len(COMMAND.findall(step["console"]))))
-        lines = (f"$ {item.command}\n{'' if item.quiet else item.printed}" for item in now)
-        return f"{step['quiet'] or ''}```console\n{''.join(lines)}```"
+        lines = (f"$ {item.command}\n{item.on_page}" for item in now)
+        return f"{step['mark'] or ''}```console\n{''.join(lines)}```"
 
     return STEP.sub(console, text)
 
