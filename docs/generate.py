@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from ..core import errors
 from ..core.artifact import MAIN_FILE, SUFFIX_KIND, Manifest
-from ..core.options.stage_options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
 from ..core.options.recipe import Recipe
+from ..core.options.stage_options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
 from ..core.options.stage_table import STAGES
 from ..core.tensors import TensorSpec
 from .api_page import api
