@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -15,25 +12,6 @@ from retort.core.options.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-
-
-def block(name: str) -> str:
-    """The text between the markers of a generated or tested block."""
-    return README.split(f"<!-- {name}:begin -->")[1].split(f"<!-- {name}:end -->")[0].strip()
-
-
-@pytest.mark.timeout(1600)
-def test_python_example_runs(tmp_path: Path) -> None:
-    """The Python example runs as it stands, in an empty folder, writes its file and prints the comparison."""
-    code = block("example").removeprefix("```python").removesuffix("```")
-    assert len([line for line in code.splitlines() if line.strip()]) <= 15
-    code += "\nassert graph(np.zeros((4, 1, 8, 8), np.float32)).shape == (4, 10)\n"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "digits.onnx").is_file()
-    assert "after against before" in done.stdout
 
 
 def test_readme_is_a_front_door() -> None:
