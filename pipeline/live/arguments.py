@@ -6,15 +6,26 @@ A test keeps them in step with the options themselves, which check the values an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from ...core.dynamic_kernels import RecurrentForm
 from ...core.options.option_types import Importance, Normalization
-from ...core.options.stage_options import Provider, Rung
+from ...core.options.stage_options import Provider, Rung, Target, Task
 
 Nested = Mapping[str, Any]
 Share = float | str
 Names = Sequence[str]
+
+
+class SharedArguments(TypedDict, total=False):
+    """What all verbs on programs take."""
+
+    data: Any
+    task: Task | None
+    seed: int
+    folder: str | Path | None
+    progress: bool
 
 
 class TrainArguments(TypedDict, total=False):
@@ -75,6 +86,10 @@ class PruneArguments(TypedDict, total=False):
     recover: Nested | None
 
 
+class PruneCall(PruneArguments, SharedArguments, total=False):
+    """All keyword arguments of ``prune``."""
+
+
 class SparsifyArguments(TypedDict, total=False):
     """Options of ``sparsify``."""
 
@@ -88,6 +103,10 @@ class SparsifyArguments(TypedDict, total=False):
     batch: int
     damping: float
     recover: Nested | None
+
+
+class SparsifyCall(SparsifyArguments, SharedArguments, total=False):
+    """All keyword arguments of ``sparsify``."""
 
 
 class QuantizeArguments(TypedDict, total=False):
@@ -114,6 +133,12 @@ class QuantizeArguments(TypedDict, total=False):
     min_sqnr: float | None
     plan: str | None
     qat: Nested | None
+
+
+class QuantizeCall(QuantizeArguments, SharedArguments, total=False):
+    """All keyword arguments of ``quantize``."""
+
+    target: Target
 
 
 class ExportArguments(TypedDict, total=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from ...core.errors import UserError
 from ...core.options.stage_options import (
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from .arguments import DistillArguments, PruneArguments, QuantizeArguments, SparsifyArguments, TrainArguments
+    from .arguments import (
+        DistillArguments,
+        PruneArguments,
+        PruneCall,
+        QuantizeArguments,
+        QuantizeCall,
+        SparsifyArguments,
+        SparsifyCall,
+        TrainArguments,
+    )
 
 
 @with_options(TrainOptions)
@@ -114,6 +123,12 @@ def distill(
     return _program(running.run_stage("distill", teacher, asked.model_copy(update={"student": spec}), request))
 
 
+@overload
+def prune(program: Program, **options: Unpack[PruneCall]) -> Program: ...
+@overload
+def prune(program: Graph, **options: Unpack[PruneCall]) -> Graph: ...
+@overload
+def prune(program: str | Path, **options: Unpack[PruneCall]) -> Any: ...
 @with_options(PruneOptions)
 def prune(
     program: Program | Graph | str | Path,
@@ -162,6 +177,12 @@ def prune(
     return running.run_stage("prune", program, asked, Request(data, task, "cpu", seed, folder, progress))
 
 
+@overload
+def sparsify(program: Program, **options: Unpack[SparsifyCall]) -> Program: ...
+@overload
+def sparsify(program: Graph, **options: Unpack[SparsifyCall]) -> Graph: ...
+@overload
+def sparsify(program: str | Path, **options: Unpack[SparsifyCall]) -> Any: ...
 @with_options(SparsifyOptions)
 def sparsify(
     program: Program | Graph | str | Path,
@@ -201,6 +222,12 @@ def sparsify(
     return running.run_stage("sparsify", program, asked, Request(data, task, "cpu", seed, folder, progress))
 
 
+@overload
+def quantize(program: Program, **options: Unpack[QuantizeCall]) -> Program: ...
+@overload
+def quantize(program: Graph, **options: Unpack[QuantizeCall]) -> Graph: ...
+@overload
+def quantize(program: str | Path, **options: Unpack[QuantizeCall]) -> Any: ...
 @with_options(QuantizeOptions)
 def quantize(
     program: Program | Graph | str | Path,

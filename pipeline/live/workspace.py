@@ -69,7 +69,7 @@ def same_or_new(folder: str | Path | None, known: Workspace | None) -> Workspace
 
 def _callers_level() -> int:
     """How far above the console the line of the user's script is."""
-    root, level, frame = str(Path(__file__).resolve().parents[1]), 2, sys._getframe(2)
+    root, level, frame = str(Path(__file__).resolve().parents[2]), 2, sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(root):
         frame, level = frame.f_back, level + 1
     return level

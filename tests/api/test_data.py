@@ -75,11 +75,12 @@ def test_every_form_gives_the_same_samples(form: str) -> None:
     assert list(inputs) == ["x"]
     np.testing.assert_array_equal(inputs["x"], X.numpy())
     np.testing.assert_array_equal(labels, Y.numpy())
-    assert (inputs["x"].dtype, np.asarray(labels).dtype) == (np.float32, np.int64)
+    assert [str(array.dtype) for array in (inputs["x"], np.asarray(labels))] == ["float32", "int64"]
 
 
 @pytest.mark.parametrize(
-    "data", [X, DataLoader(X, batch_size=8), {"x": X}, [X[:20], X[20:]], (X[i : i + 1] for i in range(40))]
+    "data",
+    [X, DataLoader(TensorDataset(X), batch_size=8), {"x": X}, [X[:20], X[20:]], (X[i : i + 1] for i in range(40))],
 )
 def test_samples_without_labels_have_none(data: Any) -> None:
     """Inputs alone give a split without targets."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_overloads, get_type_hints
 
 import pytest
 
@@ -68,7 +68,7 @@ def test_root_and_face_publish_the_same_names() -> None:
 def test_unknown_names_are_refused_as_python_does() -> None:
     """An unknown name of the package is an AttributeError."""
     with pytest.raises(AttributeError, match="no attribute 'prunes'"):
-        _ = retort.prunes  # type: ignore[attr-defined]
+        _ = retort.prunes
 
 
 @pytest.mark.parametrize("first", ["import retort.export", "import retort", "from retort.export import lint"])
@@ -94,6 +94,14 @@ def test_keyword_arguments_are_the_options(verb: str) -> None:
             assert shown[name].default == field.get_default(call_default_factory=True)
 
 
+@pytest.mark.parametrize("verb", ["prune", "sparsify", "quantize"])
+def test_overloads_take_what_the_verb_takes(verb: str) -> None:
+    """The overloads, which tell a checker that a program gives a program, name every keyword of the verb."""
+    typed = get_type_hints(getattr(arguments, f"{verb.capitalize()}Call"))
+    assert set(typed) == set(inspect.signature(getattr(api, verb)).parameters) - {"program"}
+    assert len(get_overloads(getattr(api, verb))) == 3
+
+
 @pytest.mark.parametrize("verb", OPTIONS)
 def test_types_for_editors_take_the_defaults(verb: str) -> None:
     """The default of every option is of the type that editors are told."""
@@ -108,7 +116,7 @@ def test_types_for_editors_take_the_defaults(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_reads_well(verb: str) -> None:
     """Help has a summary, the arguments, what comes back and what is raised; options with their defaults."""
-    text = pydoc.render_doc(getattr(api, verb), renderer=pydoc.plaintext)
+    text = pydoc.render_doc(getattr(api, verb), renderer=pydoc.TextDoc())
     for section in ("Args:", "Returns:", "Raises:"):
         assert section in text, section
     assert "Unpack" not in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import nn
 import retort
 from retort.core.errors import InputError, ModelError, UserError
 
-QUICK = {"timed": False, "correction": "none", "weight_bits": 7}
+QUICK: dict[str, Any] = {"timed": False, "correction": "none", "weight_bits": 7}
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "cnn": (Cnn, images),
     "gru": (Gru, series),
@@ -30,7 +30,7 @@ def taken(batch: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     return {"only": batch[0]}, batch[1]
 
 
-def call(module: Any, inputs: dict[str, torch.Tensor]) -> Any:
+def call(module: Any, inputs: Mapping[str, Any]) -> Any:
     """A module on inputs, by name where it has several."""
     return module(**inputs) if len(inputs) > 1 else module(*inputs.values())
 
@@ -53,7 +53,7 @@ def test_a_loop_of_ones_own_trains_the_program(family: str) -> None:
             feeds, labels = taken(batch)
             loss = nn.functional.cross_entropy(call(module, feeds), labels)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             losses.append(float(loss.detach()))
     module.eval()
@@ -97,7 +97,7 @@ def test_training_int8_by_hand_keeps_it_int8() -> None:
     module = int8.module.train()
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
     x, labels = data.tensors
-    nn.functional.cross_entropy(module(x), labels).backward()
+    torch.autograd.backward(nn.functional.cross_entropy(module(x), labels))
     optimizer.step()
     graph = retort.export(int8)
     assert graph.facts.quantized
