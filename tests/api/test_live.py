@@ -16,12 +16,12 @@ from api_nets import Cnn, Gru, Texts, bert, images, loader, series
 from torch import nn
 
 import retort
-from retort import pipeline
 from retort.core.errors import ArtifactError, CaptureError, DataError, MissingFileError, RetortError, UserError
 from retort.pipeline.live.comparison import Result
 from retort.pipeline.live.model_files import Archive, Graph
 from retort.pipeline.live.opening import Run
 from retort.pipeline.live.programs import Program
+from retort.pipeline.run import run as run_recipe
 
 QUICK: dict[str, Any] = {"timed": False, "correction": "none", "weight_bits": 7}
 BRIEFLY: dict[str, Any] = {"batch_sizes": [1], "budget_s": 0.5, "blocks": 3}
@@ -264,7 +264,7 @@ def test_the_run_of_a_recipe_is_opened(tmp_path: Path) -> None:
     stages = [{"quantize": {"timed": False, "samples": 32, "correction": "none"}}, "export", {"bench": bench}, "report"]
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(json.dumps({"name": "tiny", "data": "iris", "model": str(file), "stages": stages}))
-    run = retort.load(pipeline.run(recipe, tmp_path / "runs").folder)
+    run = retort.load(run_recipe(recipe, tmp_path / "runs").folder)
     kinds = {stage: type(item).__name__ for stage, item in run.items()}
     assert kinds["quantize"] == "Program"
     assert kinds["export"] == "Graph"
