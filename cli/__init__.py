@@ -1,1 +1,1 @@
-"""The command line: arguments in, one call, one result out."""
+"""The command line: each command parses its arguments, makes one call and prints one result."""

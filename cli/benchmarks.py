@@ -1,4 +1,4 @@
-"""The subcommands around measurements: bench, report and compare."""
+"""The subcommands for measurements: bench, report and compare."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from .flags import build_options, with_flags
 
 
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="model files or artifact folders; the first is the reference")],
+    models: Annotated[list[Path], typer.Argument(help="Model files or artifact folders. The first is the reference.")],
     data: Data,
     data_arg: DataArgs = [],  # noqa: B006
-    metric: Annotated[MetricName | None, typer.Option(help="metric on the test split; chosen by the data")] = None,
-    out: Annotated[Path | None, typer.Option(help="write the result here, as .json or .html")] = None,
+    metric: Annotated[
+        MetricName | None,
+        typer.Option(help="Metric on the test split. By default it is chosen from the type of the targets."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the result, .json or .html.")] = None,
     seed: Seed = 0,
     set_: Settings = [],  # noqa: B006
     json: Json = False,
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Compare model files: accuracy pair by pair, latency in randomised interleaved blocks.
+    """Compare the accuracy of model files sample by sample, and their latency in randomised interleaved blocks.
 
     Example: `retort bench fp32.onnx int8.onnx --data digits --batch-sizes 1 --batch-sizes 32`;
     `retort bench fp32.onnx int8.onnx --data digits --provider cuda`
@@ -50,8 +53,8 @@ app.command("bench")(with_flags(bench, BenchOptions))
 
 @app.command("report")
 def report(
-    source: Annotated[Path, typer.Argument(help="a run's folder, a bench artifact or a result .json")],
-    out: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
+    source: Annotated[Path, typer.Argument(help="Folder of a run, a bench artifact, or a result in .json.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -71,12 +74,14 @@ def report(
 
 @app.command("compare")
 def compare(
-    before: Annotated[Path, typer.Argument(help="a result: a .json, a bench artifact, or a run's folder")],
-    after: Annotated[Path, typer.Argument(help="another")],
+    before: Annotated[
+        Path, typer.Argument(help="First result: a .json file, a bench artifact, or the folder of a run.")
+    ],
+    after: Annotated[Path, typer.Argument(help="Second result, in one of the same forms.")],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compare two measured results, such as this week's run with last week's, stage by stage.
+    """Compare two measured results stage by stage, such as the runs of two different weeks.
 
     Example: `retort compare before.json runs/digits`
     """

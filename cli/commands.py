@@ -1,4 +1,4 @@
-"""The subcommands of `retort`: arguments in, one call into the line or a stage, one result out."""
+"""The subcommands of `retort` for recipes, artifacts and stages."""
 
 from __future__ import annotations
 
@@ -28,35 +28,41 @@ from .prune_groups import explainable
 from .recipe_template import STARTER
 
 app = typer.Typer(
-    help="Distil, prune, quantize, export and serve a trained PyTorch model, with the proof beside it.",
+    help="Distil, prune, quantize, export and serve a trained PyTorch model, and measure what it costs and gains.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
 )
-Json = Annotated[bool, typer.Option("--json", help="print one JSON line instead of text")]
-Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
-Runs = Annotated[Path, typer.Option(help="folder that holds one folder per recipe")]
-Data = Annotated[str, typer.Option(help="a built-in set, package.module:function, a .npz file or a folder of images")]
-DataArgs = Annotated[list[str], typer.Option("--data-arg", help="key=value for the data source; repeatable")]
-TaskOption = Annotated[Task, typer.Option(help="what the model does")]
-TargetOption = Annotated[Target, typer.Option(help="what the model is for; fixes the quantization scheme")]
-Seed = Annotated[int, typer.Option(help="seed of everything random")]
-Out = Annotated[Path | None, typer.Option(help="folder to write; named after the content by default")]
-Settings = Annotated[list[str], typer.Option("--set", help="any option by its key: --set recover.epochs=3; repeatable")]
-Source = Annotated[Path, typer.Argument(help="an artifact folder, or a model file")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Runs = Annotated[Path, typer.Option(help="Folder that contains one folder per recipe.")]
+Data = Annotated[str, typer.Option(help="Built-in data set, package.module:function, .npz file, or folder of images.")]
+DataArgs = Annotated[
+    list[str], typer.Option("--data-arg", help="Argument of the data source, as key=value. Repeatable.")
+]
+TaskOption = Annotated[Task, typer.Option(help="What the model does.")]
+TargetOption = Annotated[
+    Target, typer.Option(help="Hardware that the model is made for. It determines the quantization scheme.")
+]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to write. By default it is named after the hash of its inputs.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", help="Any option by its key, such as --set recover.epochs=3. Repeatable.")
+]
+Source = Annotated[Path, typer.Argument(help="Artifact folder or model file.")]
 
 
 def console(json_mode: bool) -> Console:
-    """The console of one command."""
+    """The console of a command."""
     return Console("json" if json_mode else "text")
 
 
 @app.command("init")
 def init(
-    path: Annotated[Path, typer.Argument(help="the recipe to write")] = Path("recipe.yaml"),
-    model: Annotated[str, typer.Option(help="package.module:factory, or a .pt2")] = "my_package.my_module:build",
+    path: Annotated[Path, typer.Argument(help="Recipe file to write.")] = Path("recipe.yaml"),
+    model: Annotated[str, typer.Option(help="package.module:factory, or a .pt2 file.")] = "my_package.my_module:build",
     data: Data = "my_package.my_data:splits",
-    force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -65,26 +71,28 @@ def init(
     Example: `retort init recipe.yaml --model my_net:build --data digits`
     """
     if path.exists() and not force:
-        raise UserError(f"{path} exists", "give another name, or --force to overwrite it")
+        raise UserError(f"{path} already exists", "choose another name, or overwrite it with --force")
     path.write_text(STARTER.format(name=path.stem, model=model, data=data))
     console(json).result({"recipe": str(path)}, f"wrote {path}; next: retort check {path}")
 
 
 @app.command("check")
-def check(recipe: Annotated[Path, typer.Argument(help="a recipe")], json: Json = False, debug: Debug = False) -> None:
-    """List every fault of a recipe at once, each with its line and the nearest spelling.
+def check(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.")], json: Json = False, debug: Debug = False
+) -> None:
+    """List all faults of a recipe at once, each with its line and the closest known spelling.
 
     Example: `retort check recipe.yaml`
     """
     made = load_recipe(recipe)
     names = [stage.name for stage in made.stages]
-    text = f"{recipe} is fine: {' → '.join(names)}; {len(made.gates)} gates"
+    text = f"{recipe} is valid: {' → '.join(names)}; {len(made.gates)} gates"
     console(json).result({"recipe": made.model_dump(mode="json"), "stages": names}, text)
 
 
 @app.command("schema")
 def schema(json: Json = False, debug: Debug = False) -> None:
-    """Print the JSON Schema of recipes, for your editor.
+    """Print the JSON Schema of recipes, so that an editor can check and complete them.
 
     Example: `retort schema > recipe.schema.json`
     """
@@ -93,13 +101,13 @@ def schema(json: Json = False, debug: Debug = False) -> None:
 
 @app.command("run")
 def run(
-    recipe: Annotated[Path, typer.Argument(help="a recipe")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
     runs: Runs = RUNS,
-    until: Annotated[str | None, typer.Option(help="the last stage to run")] = None,
+    until: Annotated[str | None, typer.Option(help="Last stage to run.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Walk the whole line of a recipe; everything finished before is reused.
+    """Run all stages of a recipe. Stages that are already finished are reused.
 
     Example: `retort run examples/digits.yaml`
     """
@@ -115,19 +123,19 @@ def run(
 
 @app.command("show")
 def show(
-    path: Annotated[Path, typer.Argument(help="an artifact folder, a model file or the folder of a run")],
+    path: Annotated[Path, typer.Argument(help="Artifact folder, model file, or folder of a run.")],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what an artifact or a run holds, and verify its hashes.
+    """Show the content of an artifact or a run, and verify its hashes.
 
     Example: `retort show runs/digits`
     """
     if not path.exists():
-        raise MissingFileError(f"nothing at {path}", "check the path")
+        raise MissingFileError(f"{path} does not exist", "check the path")
     folders = [path] if path.is_file() or is_finished(path) else sorted(p for p in path.glob("*") if is_finished(p))
     if not folders:
-        raise UserError(f"{path} holds no finished artifact", "run a recipe or a stage first")
+        raise UserError(f"{path} contains no finished artifact", "run a recipe or a stage first")
     artifacts = [load_artifact(folder) for folder in folders]
     signature = describe.signature_of(artifacts[0]) if len(artifacts) == 1 else None
     out = console(json)
@@ -145,10 +153,12 @@ def show(
 
 @app.command("capture")
 def capture(
-    model: Annotated[str, typer.Argument(help="package.module:factory, or a directory of save_pretrained")] = "",
-    hf: Annotated[Path | None, typer.Option(help="a directory that transformers' save_pretrained wrote")] = None,
-    task: Annotated[str | None, typer.Option(help="of a --hf directory, such as text-classification")] = None,
-    weights: Annotated[str | None, typer.Option(help="a .safetensors file, or a state dict")] = None,
+    model: Annotated[
+        str, typer.Argument(help="package.module:factory, or a directory written by save_pretrained.")
+    ] = "",
+    hf: Annotated[Path | None, typer.Option(help="Directory written by the save_pretrained of transformers.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the --hf model, such as text-classification.")] = None,
+    weights: Annotated[str | None, typer.Option(help="File of weights: .safetensors, or a state dict.")] = None,
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
     set_: Settings = [],  # noqa: B006
@@ -157,7 +167,7 @@ def capture(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Capture a model as a program: a .pt2 that trains, opens anywhere and needs none of your code.
+    """Capture a PyTorch model as a program, a .pt2 file that can be trained and opened without your source code.
 
     Example: `retort capture my_net:build --weights net.safetensors --data digits`, or
     `retort capture --hf my-bert --task text-classification`
@@ -174,9 +184,13 @@ def capture(
 
 def _one_model(model: str, hf: Path | None) -> str:
     if (hf is None) == (not model):
-        raise UserError("give exactly one of MODEL and --hf", "retort capture my_net:build --data digits")
+        raise UserError(
+            "give either MODEL or --hf, and not both", "for example: retort capture my_net:build --data digits"
+        )
     if hf is not None and not (hf / "config.json").is_file():
-        raise MissingFileError(f"{hf} is no directory of a pretrained model: it has no config.json", "check the path")
+        raise MissingFileError(
+            f"{hf} is not a directory of a pretrained model: it has no config.json", "check the path"
+        )
     return model or str(hf)
 
 
@@ -215,7 +229,7 @@ def _stage_command(entry: StageEntry) -> None:
 
 
 def options_target(options: Options, target: Target) -> Target:
-    """The target that a stage's own options name, else the command's."""
+    """The target that the stage's own options name, or else the target of the command."""
     own: Target | None = getattr(options, "target", None)
     return own or target
 
@@ -232,9 +246,11 @@ for _entry in STAGES.values():
 def context_of(
     data: str, data_arg: list[str], task: Task, target: Target, seed: int, screen: Console, needed: bool = True
 ) -> Context:
-    """What the stages of one command share; without ``needed`` the data may be left out."""
+    """The context of one command's stage; unless ``needed``, the data may be missing."""
     if needed and not data:
-        raise UserError("--data is required", "name a built-in set, package.module:function, a .npz file or a folder")
+        raise UserError(
+            "--data is required", "give a built-in data set, package.module:function, a .npz file or a folder"
+        )
     base = Path.cwd()
     args = build_options(DataSpec, {"source": data or "none"}, [f"args.{arg}" for arg in data_arg])
     splits: Any = load_data(args, base, seed) if needed else None
@@ -242,7 +258,7 @@ def context_of(
 
 
 def place_of(name: str, options: Options, parent: Artifact | ModelSpec, context: Context, out: Path | None) -> Place:
-    """Where a command's result goes: what equal inputs have left beside the parent or in `runs`, else a new folder."""
+    """Where a command writes its result: a finished artifact of equal inputs if there is one, else a folder."""
     key = key_of(name, options, [parent], context)
     keys = (parent.key,) if isinstance(parent, Artifact) else ()
     if out is not None:
@@ -255,7 +271,7 @@ def place_of(name: str, options: Options, parent: Artifact | ModelSpec, context:
 
 
 def reused(place: Place, screen: Console) -> Artifact | None:
-    """The finished artifact of a place, when it is made of equal inputs."""
+    """The finished artifact of a place, if it was made from equal inputs."""
     if not is_finished(place.directory):
         return None
     found = load_artifact(place.directory)

@@ -1,4 +1,4 @@
-"""What commands say of the artifacts they make or find."""
+"""How commands describe the artifacts that they write or find."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..core.tensors import Signature
 
 
 def tell(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:
-    """Say what a command made: a line, or JSON."""
+    """Print what a command wrote, as one line of text or as JSON."""
     facts = artifact.facts
     shown = [
         f"{facts[key]:,} {label}" for key, label in (("parameters", "parameters"), ("macs", "MACs")) if key in facts
@@ -44,11 +44,11 @@ def row(artifact: Artifact) -> tuple[str, ...]:
 
 
 def signature_of(artifact: Artifact) -> Signature | None:
-    """Inputs and outputs of a program, a graph or an engine; None of anything else.
+    """Inputs and outputs of a program, a graph or an engine; None for other kinds.
 
     Raises:
         ArtifactError: the file is damaged.
-        MissingFileError: its weights are not beside it.
+        MissingFileError: the file of its weights is missing.
     """
     if artifact.kind == "graph":
         from ..export.files import graph_signature, read_graph
@@ -63,11 +63,11 @@ def signature_of(artifact: Artifact) -> Signature | None:
 
 
 def ports(signature: Signature) -> list[tuple[str, str, str, str]]:
-    """Inputs and outputs as lines of a table: which, name, type, axes."""
+    """Inputs and outputs as rows of a table: side, name, type, axes."""
     sides = (("input", signature.inputs), ("output", signature.outputs))
     return [(side, spec.name, spec.dtype, "×".join(map(str, spec.shape))) for side, specs in sides for spec in specs]
 
 
 def dump(value: Any) -> str:
-    """As JSON for people to read."""
+    """Indented JSON for people to read."""
     return json.dumps(value, indent=2, default=str)

@@ -1,4 +1,4 @@
-"""The subcommand `retort doctor`: what this machine lacks, or what is wrong with a model."""
+"""The subcommand `retort doctor`: what is missing on this machine, or what is wrong with a model."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from .commands import Data, DataArgs, Debug, Json, Seed, TargetOption, TaskOptio
 def doctor(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(help="forms of one model, .pt2 or .onnx; the first is the reference"),
+        typer.Argument(help="Forms of one model, .pt2 or .onnx. The first is the reference."),
     ] = None,
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
     task: TaskOption = "classification",
     target: TargetOption = "cpu",
-    fix: Annotated[Path | None, typer.Option(help="quantize the first form anew, with all corrections, here")] = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="Folder to write: quantize the first form again, with all corrections.")
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what this machine lacks; given a model, which of its forms breaks first and why.
+    """Report what is missing on this machine. Given a model, find the form that first loses accuracy, and why.
 
-    One FP32 program is enough: its ONNX file, its INT8 program and the Q/DQ file are made and compared on the
-    validation split. Of several files the first is the reference.
+    A single FP32 program is enough: Retort makes its ONNX file, its INT8 program and its Q/DQ file, and compares them
+    on the validation split. With several files, the first is the reference.
 
     Example: `retort doctor`; `retort doctor runs/train-… --data digits`;
-    `retort doctor fp32.pt2 fp32.onnx int8.pt2 int8.onnx --data digits --fix mended`
+    `retort doctor fp32.pt2 fp32.onnx int8.pt2 int8.onnx --data digits --fix fixed`
     """
     if models:
         _doctor_of_models(models, context_of(data, data_arg, task, target, seed, console(json)), fix)
@@ -57,8 +59,8 @@ def _doctor_of_models(models: list[Path], context: Context, fix: Path | None) ->
     if fix is not None:
         mended = mend(load_artifact(models[0]), fix, context)
         facts["mended"] = mended
-        context.console.result({}, f"mended: {fix}: centred SQNR {mended.get('sqnr_centred_db')} dB")
+        context.console.result({}, f"fixed: {fix}: centred SQNR {mended.get('sqnr_centred_db')} dB")
     if context.console.mode == "json":
         context.console.result(facts)
     elif found.first is None and not found.findings:
-        context.console.result({}, "nothing wrong")
+        context.console.result({}, "no faults found")

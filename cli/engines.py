@@ -1,4 +1,4 @@
-"""The subcommands about TensorRT and its rules: engine and lint."""
+"""The subcommands for TensorRT: engine, lint and trtexec."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ def engine(
     source: Source,
     set_: Settings = [],  # noqa: B006
     out: Out = None,
-    explain: Annotated[bool, typer.Option("--explain", help="build nothing: say which layers compute in what")] = False,
-    emit: Annotated[Literal["trtexec"] | None, typer.Option(help="build nothing: print the same as a command")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Build nothing. Show the type in which each layer computes.")
+    ] = False,
+    emit: Annotated[
+        Literal["trtexec"] | None, typer.Option(help="Build nothing. Print the equivalent trtexec command.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Build the TensorRT plan of an ONNX graph, for the GPU and the TensorRT of this machine.
+    """Build a TensorRT plan from an ONNX graph for this machine's GPU and TensorRT version.
 
-    A batch axis ranges over --batch-sizes; any other dynamic axis needs a range by its name:
+    --batch-sizes sets the range of the batch axis. Every other dynamic axis needs its own range:
 
     Example: `retort engine runs/export-…/model.onnx --axis sequence=8:128:512`
     """
@@ -56,7 +60,7 @@ def _explain(options: EngineOptions, parent: Artifact, screen: Console) -> None:
     found = explain(options, parent, screen)
     rows = [(row.layer, row.kind, row.precision, row.reason, row.change) for row in found.heavy]
     columns = ["layer", "type", "computes in", "why", "what to change"]
-    screen.table(f"{parent.path}: what multiplies, by the {found.source}", columns, rows, words=True)
+    screen.table(f"{parent.path}: layers that multiply, according to the {found.source}", columns, rows, words=True)
     if found.reformats:
         cells = [(item["layer"], item["from"], item["to"]) for item in found.reformats]
         screen.table("conversions between types or layouts", ["layer", "from", "to"], cells, words=True)
@@ -80,19 +84,23 @@ app.command("engine")(with_flags(engine, EngineOptions))
 
 @app.command("lint")
 def lint(
-    model: Annotated[Path, typer.Argument(help="an .onnx file, or the folder of an export")],
-    target: Annotated[Target, typer.Option(help="what the model is for; fixes the rules")] = "tensorrt",
-    fix: Annotated[Path | None, typer.Option(help="write the model with all that can be mended to this file")] = None,
-    advice: Annotated[bool, typer.Option(help="show advice on speed, too")] = True,
+    model: Annotated[Path, typer.Argument(help=".onnx file, or folder of an export.")],
+    target: Annotated[
+        Target, typer.Option(help="Hardware that the model is made for. It determines the rules.")
+    ] = "tensorrt",
+    fix: Annotated[
+        Path | None, typer.Option(help="File for the model in which all faults that can be fixed are fixed.")
+    ] = None,
+    advice: Annotated[bool, typer.Option(help="Also show advice on speed.")] = True,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check an ONNX file against the rules of its target; each fault with its rule, node, reason and remedy.
+    """Check an ONNX file against the rules of its target. Each fault comes with its rule, node, reason and remedy.
 
-    `reject`: TensorRT refuses the file. `silent`: it takes it for another model. `advice`: it runs slower than need be.
-    The exit code is 5 when there is more than advice.
+    `reject`: TensorRT rejects the file. `silent`: TensorRT accepts the file but computes something else.
+    `advice`: the file runs slower than necessary. The exit code is 5 if there is a `reject` or a `silent`.
 
-    Example: `retort lint model.onnx --fix mended.onnx`
+    Example: `retort lint model.onnx --fix fixed.onnx`
     """
     from ..export.files import load_graph
     from ..export.lint import lint as check
@@ -108,7 +116,7 @@ def lint(
     if rows:
         screen.table(f"{model}, for {target}", ["rule", "verdict", "node", "what is wrong", "remedy"], rows, words=True)
     serious = sum(item.verdict != "advice" for item in findings)
-    text = f"{serious} faults, {len(findings) - serious} pieces of advice"
+    text = f"{serious} faults, {len(findings) - serious} hints on speed"
     screen.result({"findings": [item.to_dict() for item in shown], "faults": serious, "fix": mended}, text)
     left = serious if mended is None else mended["faults_left"]
     if left:
@@ -131,21 +139,21 @@ def _mend(loaded: ModelProto, target: Target, path: Path, screen: Console) -> di
     save_graph(fixed, path)
     counts = ", ".join(f"{rule} ({count})" for rule, count in done.items()) or "nothing"
     numbers = ", ".join(f"{name} {value:.1e}" for name, value in change.items())
-    screen.say(f"mended {counts}; wrote {path}; {left} faults left")
-    screen.say(f"largest change of the outputs: {numbers}" if change else f"not compared: {obstacle}")
+    screen.say(f"fixed {counts}; wrote {path}; {left} faults remain")
+    screen.say(f"largest change of the outputs: {numbers}" if change else f"outputs were not compared: {obstacle}")
     return {"file": str(path), "mended": done, "change": change, "not_compared": obstacle, "faults_left": left}
 
 
 @app.command("trtexec")
 def trtexec(
-    log: Annotated[Path, typer.Argument(help="what trtexec printed, or the file of its --exportTimes")],
-    plan: Annotated[Path, typer.Option(help="the plan that it measured")],
-    batch: Annotated[int, typer.Option(min=1, help="rows per inference")] = 1,
-    out: Annotated[Path | None, typer.Option(help="write the result here, as .json or .html")] = None,
+    log: Annotated[Path, typer.Argument(help="Output of trtexec, or the file that its --exportTimes wrote.")],
+    plan: Annotated[Path, typer.Option(help="The plan that was measured.")],
+    batch: Annotated[int, typer.Option(min=1, help="Rows per inference.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="File for the result, .json or .html.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read what trtexec measured into a result, to report it or compare it with another.
+    """Convert the measurements of trtexec into a result that can be reported or compared with another.
 
     Example: `retort trtexec times.json --plan model.plan --batch 8 --out result.json`
     """

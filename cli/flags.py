@@ -1,4 +1,4 @@
-"""Stage options as command-line flags: one flag per plain option, `--set key=value` for the nested ones."""
+"""Stage options as command-line flags: one flag per plain option, and `--set key=value` for nested options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN = (int, float, str, bool)
 
 
 def flag_type(annotation: Any) -> Any:
-    """The type that the command line can read for an option, or None when only `--set` can give it."""
+    """The type that the command line reads for an option, or None if only `--set` can set it."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return str if SPOKEN in args[1:] else flag_type(args[0])
@@ -30,7 +30,7 @@ def flag_type(annotation: Any) -> Any:
     if origin is tuple and len(args) == 2 and args[1] is ...:
         inner_type = flag_type(args[0])
         if get_origin(inner_type) is Literal:
-            return list[str]  # typer reads no list of choices; the option's own model checks them
+            return list[str]  # typer does not support lists of choices; the options' own model checks them
         return None if inner_type is None else list[inner_type]  # type: ignore[valid-type]
     if annotation is ModelSpec:
         return str
@@ -38,7 +38,7 @@ def flag_type(annotation: Any) -> Any:
 
 
 def stage_flags(options: type[Options]) -> dict[str, inspect.Parameter]:
-    """One keyword parameter per plain option of a stage, for typer to read."""
+    """One keyword parameter per plain option of a stage, in the form that typer reads."""
     flags = {}
     for name, field in options.model_fields.items():
         kind = str if SPOKEN in field.metadata else flag_type(field.annotation)
@@ -57,7 +57,7 @@ def stage_flags(options: type[Options]) -> dict[str, inspect.Parameter]:
 
 
 def with_flags(function: Callable[..., None], options: type[Options]) -> Callable[..., None]:
-    """``function`` with the flags of a stage in place of its ``**flags``."""
+    """Return ``function`` with the flags of a stage instead of its ``**flags``."""
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
 
     def command(**values: Any) -> None:
@@ -73,10 +73,10 @@ def with_flags(function: Callable[..., None], options: type[Options]) -> Callabl
 
 
 def build_options(options: type[Options], flags: Mapping[str, Any], settings: Sequence[str]) -> Any:
-    """The options of a stage from its flags and `--set key=value` settings, which win.
+    """Build the options of a stage from its flags and from `--set key=value` settings, which take precedence.
 
     Raises:
-        UserError: listing every value that does not fit, or an unknown key with the nearest one.
+        UserError: a value is invalid or a key is unknown; the message lists all of them.
     """
     raw: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     for setting in settings:
@@ -100,7 +100,7 @@ def _apply(raw: dict[str, Any], setting: str, options: type[Options]) -> None:
     try:
         raw[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {setting}: the value is not YAML", "quote it") from error
+        raise UserError(f"--set {setting}: the value is not valid YAML", "put the value in quotes") from error
 
 
 def _fault(item: Any, options: type[Options]) -> str:

@@ -1,4 +1,4 @@
-"""`retort prune --explain`: the coupled groups of a program as a table, without cutting anything."""
+"""`retort prune --explain`: the coupled groups of a program as a table, without any cut."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..core.console import Console
 if TYPE_CHECKING:
     from ..compress.pruning import Row
 
-_HELP = "show which layers go together, in which steps, and what is locked and why; cut nothing"
+_HELP = "Cut nothing. Show which layers are coupled, the step of their channels, and which layers are locked and why."
 _SHOWN = 2
 
 
 def groups_of(artifact: Artifact, excluded: Sequence[str] = ()) -> list[Row]:
-    """The coupled groups of a program artifact, those that can be cut first, then the locked ones.
+    """The coupled groups of a program artifact: first those that can be cut, then the locked ones.
 
     Raises:
-        ArtifactError: it is no program.
+        ArtifactError: the artifact is not a program.
         UserError: a pattern matches nothing.
     """
     from ..compress.program import load_program
@@ -35,22 +35,22 @@ def groups_of(artifact: Artifact, excluded: Sequence[str] = ()) -> list[Row]:
 
 
 def show(path: Path, excluded: Sequence[str], screen: Console) -> None:
-    """Print the groups of a program: two tables for people, one line of JSON for programs."""
+    """Print the groups of a program: two tables of text, or one line of JSON."""
     rows = groups_of(load_artifact(path), excluded)
     free, locked = [row for row in rows if row.units], [row for row in rows if not row.units]
     if free:
-        columns = ["what goes together", "made by", "size", "pieces", "step", "MACs"]
+        columns = ["coupling", "layers", "channels", "units", "step", "MACs"]
         screen.table(f"{path.name}: what can be cut", columns, [_free(row) for row in free], words=True)
         screen.result({}, _LEGEND) if screen.mode == "text" else None
     if locked:
-        screen.table("locked", ["layer", "size", "because"], [_locked(row) for row in locked], words=True)
+        screen.table("locked", ["layer", "channels", "reason"], [_locked(row) for row in locked], words=True)
     screen.result({"groups": [asdict(row) for row in rows]})
 
 
 _LEGEND = (
-    "pieces: what can be removed one by one; step: channels of the first layer that go with a piece;\n"
-    "MACs: share of the multiply-accumulates that falls as the group gets narrower (input and output side, so the\n"
-    "shares overlap). Keep a layer as it is with --exclude 'its.name*'.\n"
+    "units: what can be removed one at a time; step: channels of the first layer that are removed with one unit;\n"
+    "MACs: share of all multiply-accumulates that read or write the group (two groups can share a layer, so the\n"
+    "shares overlap). Use --exclude 'layer.name*' to keep all channels of a layer.\n"
 )
 
 
@@ -70,7 +70,7 @@ def _names(layers: Sequence[str]) -> str:
 
 
 def explainable(command: Callable[..., None]) -> Callable[..., None]:
-    """A pruning command with a flag that shows the groups in place of cutting them."""
+    """Add a flag to the pruning command that shows the groups instead of cutting them."""
 
     def with_explain(*, explain: bool = False, **values: Any) -> None:
         if explain:

@@ -1,4 +1,4 @@
-"""The subcommands around a served or a local model: serve and predict."""
+"""The subcommands that run a served or a local model: serve and predict."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .flags import build_options, with_flags
 
 
 def serve(
-    archive: Annotated[Path, typer.Argument(help="a .mar written by `retort pack`, or its folder")],
-    logs: Annotated[Path, typer.Option(help="folder for the server's logs")] = Path("logs"),
+    archive: Annotated[Path, typer.Argument(help=".mar file written by `retort pack`, or its folder.")],
+    logs: Annotated[Path, typer.Option(help="Folder for the logs of the server.")] = Path("logs"),
     set_: Settings = [],  # noqa: B006
     json: Json = False,
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Serve an archive with TorchServe on loopback until Ctrl-C.
+    """Serve an archive with TorchServe on the loopback address until Ctrl-C is pressed.
 
     Example: `retort serve runs/digits/07-pack-…/model.mar --port 8080`
     """
@@ -52,26 +52,30 @@ app.command("serve")(with_flags(serve, ServeOptions))
 
 @app.command("predict")
 def predict(
-    model: Annotated[str, typer.Argument(help="a model file, an artifact folder, or http://host:port")],
-    input: Annotated[Path | None, typer.Option(help="a .npy, .npz or .json with the inputs")] = None,
+    model: Annotated[str, typer.Argument(help="Model file, artifact folder, or http://host:port.")],
+    input: Annotated[Path | None, typer.Option(help="File with the inputs: .npy, .npz or .json.")] = None,
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
-    name: Annotated[str, typer.Option(help="name of the served model")] = "model",
-    output: Annotated[Path | None, typer.Option(help="write the outputs to this .npz")] = None,
-    rows: Annotated[int | None, typer.Option(help="samples of --data to ask for")] = None,
-    provider: Annotated[Provider, typer.Option(help="what ONNX Runtime must really run on")] = "cpu",
-    axis: Annotated[list[str], typer.Option(help="range of a dynamic axis for tensorrt, name=min:opt:max")] = [],  # noqa: B006
+    name: Annotated[str, typer.Option(help="Name of the served model.")] = "model",
+    output: Annotated[Path | None, typer.Option(help=".npz file for the outputs.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Number of samples of --data to run. The default is all.")] = None,
+    provider: Annotated[
+        Provider, typer.Option(help="Execution provider on which ONNX Runtime must run the model.")
+    ] = "cpu",
+    axis: Annotated[
+        list[str], typer.Option(help="Range of a dynamic axis for the provider tensorrt, as name=min:opt:max.")
+    ] = [],  # noqa: B006
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run a model file or ask an endpoint, on an input file or on the test split of a data source.
+    """Run a model file or call an endpoint, with an input file or with the test split of a data source.
 
     Example: `retort predict http://127.0.0.1:8080 --name digits --data digits`
     """
     screen = console(json)
     if (input is None) == (not data):
-        raise UserError("give exactly one of --input and --data", "--input x.npy, or --data digits")
+        raise UserError("give either --input or --data, and not both", "for example: --input x.npy, or --data digits")
     remote = model.startswith(("http://", "https://"))
     settings = _settings(provider, axis)
     if input is not None:
@@ -122,11 +126,11 @@ def _over_test(
 
 
 def read_input(path: Path, signature: Signature | None) -> dict[str, Array]:
-    """Feeds from a ``.npy`` (one input), a ``.npz`` or a ``.json`` (a list, or a mapping of names to lists).
+    """Read inputs from a ``.npy`` (one input), a ``.npz`` or a ``.json`` (a list, or a mapping of names to lists).
 
     Raises:
-        MissingFileError: no such file.
-        InputError: it cannot be read, or holds no arrays.
+        MissingFileError: there is no such file.
+        InputError: the file cannot be read, or contains no arrays.
     """
     if not path.is_file():
         raise MissingFileError(f"no such input: {path}", "check the path of --input")

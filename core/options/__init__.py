@@ -1,1 +1,1 @@
-"""The options of every stage, and the recipe that is made of them."""
+"""The options of every stage, and the recipe that contains them."""

@@ -1,4 +1,4 @@
-"""What all options are made of: their frozen base, numbers with bounds, and words with few values."""
+"""Building blocks of all options: the frozen base class, bounded numbers and enumerated values."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Normalization = Literal["auto", "none", "mean", "max", "sum", "standard", "root_
 
 
 def from_string(value: Any) -> Any:
-    """A bare source such as ``digits`` as the mapping ``{source: digits}``."""
+    """Turn a plain source such as ``digits`` into the mapping ``{source: digits}``."""
     return {"source": value} if isinstance(value, str) else value
 
 
 class Options(BaseModel):
-    """Base of all options: frozen, unknown keys refused, defaults documented in the JSON Schema."""
+    """Base of all options: it is frozen, rejects unknown keys, and documents defaults in the JSON Schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

@@ -1,4 +1,4 @@
-"""Quantities as people write them: `0.5x`, `50%`, `2 MB`, `1.5 ms`; read once, as plain numbers."""
+"""Parsing of quantities with units, such as `0.5x`, `50%`, `2 MB` and `1.5 ms`, into plain numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 SPOKEN = "spoken"
-"""Marks a number that the command line reads as text, because it may carry a unit."""
+"""Marks a number that the command line reads as text, because it may have a unit."""
 
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z%×]*)\s*")
 _SHARES = {"": 1.0, "x": 1.0, "×": 1.0, "%": 0.01}
@@ -21,28 +21,28 @@ def _read(value: Any, units: dict[str, Any], example: str) -> Any:
         return value
     match = _NUMBER.fullmatch(value)
     if match is None or match[2].lower() not in units:
-        raise ValueError(f"'{value}' is not of the form {example}")
+        raise ValueError(f"'{value}' does not have the form {example}")
     return float(match[1]) * units[match[2].lower()]
 
 
 def as_share(value: Any) -> Any:
-    """``0.5``, ``"0.5x"`` or ``"50%"`` as 0.5."""
+    """Read ``0.5``, ``"0.5x"`` or ``"50%"`` as 0.5."""
     return _read(value, _SHARES, "0.5, 0.5x or 50%")
 
 
 def as_bytes(value: Any) -> Any:
-    """``2_000_000`` or ``"2 MB"`` as bytes; ``MiB`` and its like count in powers of 1024."""
+    """Read ``2_000_000`` or ``"2 MB"`` as bytes; ``KiB``, ``MiB`` and ``GiB`` are powers of 1024."""
     read = _read(value, _BYTES, "2000000, 2 MB or 500 kB")
     return int(read) if isinstance(read, float) and read >= 1 else read
 
 
 def as_milliseconds(value: Any) -> Any:
-    """``2``, ``"2 ms"``, ``"800 us"`` or ``"0.1 s"`` as milliseconds."""
+    """Read ``2``, ``"2 ms"``, ``"800 us"`` or ``"0.1 s"`` as milliseconds."""
     return _read(value, _MILLISECONDS, "2, 2 ms or 800 us")
 
 
 def as_step(value: Any) -> Any:
-    """A whole number from text, or the word ``auto``."""
+    """Read text as a whole number, or as the word ``auto``."""
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 

@@ -1,4 +1,4 @@
-"""The recipe: one YAML file that describes the line; all its faults are told at once, each with its place."""
+"""The recipe: one YAML file that describes a run. All its faults are reported at once, each with its line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _normal_stage(value: Any) -> Any:
 
 
 class Stage(Options):
-    """One stage of the line: its name and its options."""
+    """One stage of the recipe: its name and its options."""
 
     name: ClassVar[str]
 
@@ -57,24 +57,33 @@ AnyStage: Any = Annotated[reduce(operator.or_, _TAGGED), Discriminator(_stage_na
 class Recipe(Options):
     """A whole recipe."""
 
-    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_.-]+$", description="names the folder of the run")
-    task: Task = Field(default="classification", description="what the model does")
-    metric: MetricName | None = Field(default=None, description="defaults to accuracy, or mse for regression")
-    target: Target = Field(default="cpu", description="what the model is for; fixes the quantization scheme")
-    seed: int = Field(default=0, description="seed of everything random")
+    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_.-]+$", description="Name of the run and of its folder.")
+    task: Task = Field(default="classification", description="What the model does.")
+    metric: MetricName | None = Field(
+        default=None,
+        description="Metric of gates and tables. The default is accuracy for classification and mse for regression.",
+    )
+    target: Target = Field(
+        default="cpu", description="The hardware that the model is made for. It determines the quantization scheme."
+    )
+    seed: int = Field(default=0, description="Random seed of the whole run.")
     prefer: Literal["asked", "fastest"] = Field(
-        default="asked", description="fastest ships the program before `quantize` where INT8 turns out no faster"
+        default="asked",
+        description="fastest ships the program from before `quantize` if INT8 is not faster. asked ships what the "
+        "recipe asks for.",
     )
     model: Annotated[ModelSpec, BeforeValidator(from_string)] = Field(
-        description="the trained model, or one to train; a bare source is enough"
+        description="The trained model, or the model to train. The source alone is enough."
     )
     data: Annotated[DataSpec, BeforeValidator(from_string)] = Field(
-        description="samples to calibrate, train and measure on; a bare source is enough"
+        description="Samples for calibration, training and measurement. The source alone is enough."
     )
     stages: tuple[Annotated[AnyStage, BeforeValidator(_normal_stage)], ...] = Field(
-        min_length=1, description="what is done, in this order"
+        min_length=1, description="The stages, in the order in which they run."
     )
-    gates: tuple[Gate, ...] = Field(default=(), description="bounds that must hold, or the line stops")
+    gates: tuple[Gate, ...] = Field(
+        default=(), description="Bounds that must hold. The run stops at the first one that does not."
+    )
 
     @property
     def metric_name(self) -> MetricName:
@@ -93,14 +102,14 @@ class Recipe(Options):
 def _order_faults(names: list[str]) -> list[str]:
     needs = {name: entry.after for name, entry in TABLE.items() if entry.after is not None}
     faults = [f"`{name}` needs `{first}` before it" for name, first in needs.items() if _missing(names, name, first)]
-    faults += [f"`{name}` stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    faults += [f"`{name}` appears twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     tail = names[names.index("export") :] if "export" in names else []
-    faults += [f"`{name}` must stand before `export`" for name in tail if name in PROGRAM_STAGES]
+    faults += [f"`{name}` must come before `export`" for name in tail if name in PROGRAM_STAGES]
     if "quantize" in names:
         late = names[names.index("quantize") + 1 :]
-        faults += [f"`{name}` must stand before `quantize`" for name in late if name in PROGRAM_STAGES]
+        faults += [f"`{name}` must come before `quantize`" for name in late if name in PROGRAM_STAGES]
     if "capture" in names[1:]:
-        faults.append("`capture` must stand first")
+        faults.append("`capture` must be the first stage")
     return faults
 
 
@@ -119,7 +128,7 @@ def _gate_faults(gates: tuple[Gate, ...], names: list[str]) -> list[str]:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """``; did you mean 'macs'?`` when something known is spelled like ``word`` or has its initials, else nothing."""
+    """Return ``; did you mean 'macs'?`` if a known word is spelled like ``word`` or has its initials, else nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     close = close or [name for name in known if word == "".join(part[:1] for part in name.split("_"))]
     return f"; did you mean '{close[0]}'?" if close else ""
@@ -129,8 +138,8 @@ def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
-        MissingFileError: no such file.
-        RecipeError: its ``facts["faults"]`` lists every fault with key path, line and nearest spelling.
+        MissingFileError: there is no such file.
+        RecipeError: the recipe has faults; ``facts["faults"]`` lists each with key path, line and nearest spelling.
     """
     if not path.is_file():
         raise MissingFileError(f"no such recipe: {path}", "write one with `retort init`")
@@ -138,12 +147,12 @@ def load_recipe(path: Path) -> Recipe:
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {_one_line(error)}", "mend the line it names") from error
+        raise RecipeError(f"{path} is not valid YAML: {_one_line(error)}", "correct that line") from error
     return parse_recipe(raw, text, str(path))
 
 
 def parse_recipe(raw: object, text: str = "", where: str = "the recipe") -> Recipe:
-    """Check a recipe that is already parsed; see :func:`load_recipe`."""
+    """Check a recipe that has already been parsed; see :func:`load_recipe`."""
     if not isinstance(raw, dict):
         raise RecipeError(f"{where} is not a mapping of keys to values", "start from `retort init`")
     try:
@@ -171,7 +180,7 @@ def _fault(item: Any, lines: dict[tuple[str, ...], int]) -> str:
 
 
 def _key_path(loc: tuple[int | str, ...]) -> tuple[str, ...]:
-    """Pydantic's location without the union tag that it puts before a stage's own key, and after a union's member."""
+    """Pydantic's location without the tags of unions that it inserts before the keys of a stage."""
     path: list[str] = []
     for part in map(str, loc):
         repeated = len(path) >= 2 and path[0] == "stages" and part == path[-1] and part in TABLE

@@ -1,4 +1,4 @@
-"""The options of every stage: frozen pydantic models, unknown keys refused; the recipe is made of them."""
+"""The options of every stage: frozen pydantic models that reject unknown keys. The recipe contains them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from .option_types import Options as Options
 from .option_types import from_string as from_string
 from .prune_options import PruneOptions as PruneOptions
 from .prune_options import SparsifyOptions as SparsifyOptions
+from .quantize_options import QatOptions as QatOptions
+from .quantize_options import QuantizeOptions as QuantizeOptions
+from .quantize_options import Rung as Rung
 from .train_options import RecoverOptions as RecoverOptions
 from .train_options import TrainOptions as TrainOptions
 
@@ -19,45 +22,49 @@ Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
 Provider = Literal["cpu", "cuda", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
-Rung = Literal["none", "auto", "full", "equalise", "hessian", "adaround", "bias", "ranges"]
-
-
-def listed(value: Any) -> Any:
-    """A bare word as a list of one."""
-    return (value,) if isinstance(value, str) else value
 
 
 class ModelSpec(Options):
-    """Where a model comes from."""
+    """The source of a model."""
 
     source: str = Field(
-        description="`package.module:factory`, a .pt2, an .onnx, or a directory written by `save_pretrained`"
+        description="The model: `package.module:factory`, a .pt2 file, an .onnx file, or a directory written by "
+        "`save_pretrained`."
     )
     args: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments for the factory; `task` for a `save_pretrained` directory"
+        default_factory=dict,
+        description="Keyword arguments for the factory. A `save_pretrained` directory takes `task`.",
     )
     weights: str | None = Field(
-        default=None, description="a .safetensors file, or a state dict read with weights_only=True"
+        default=None,
+        description="File of trained weights: .safetensors, or a state dict that is read with `weights_only=True`.",
     )
 
 
 class DataSpec(Options):
-    """Where the data come from."""
+    """The source of the data."""
 
     source: str = Field(
-        description="a built-in (`digits`), `package.module:function`, a .npz file, or a folder of images"
+        description="The data: a built-in set (`digits`), `package.module:function`, a .npz file, or a folder of "
+        "images."
     )
-    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the function or loader")
-    validation: Probability = Field(default=0.15, description="share held out for validation when the source has none")
-    test: Probability = Field(default=0.2, description="share held out for test when the source has none")
-    calibration: Count = Field(default=256, description="training samples used to calibrate INT8")
+    args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for the function or the loader.")
+    validation: Probability = Field(
+        default=0.15,
+        description="Share of the samples held out for validation when the source has no validation split.",
+    )
+    test: Probability = Field(
+        default=0.2, description="Share of the samples held out for testing when the source has no test split."
+    )
+    calibration: Count = Field(default=256, description="Number of training samples used to calibrate INT8.")
 
 
 class CaptureOptions(Options):
     """Capture of the model as a program."""
 
     dynamic: dict[str, dict[int, str]] = Field(
-        default_factory=dict, description="further dynamic axes per input, such as {input_ids: {1: sequence}}"
+        default_factory=dict,
+        description="Dynamic axes of each input in addition to the batch axis, such as `{input_ids: {1: sequence}}`.",
     )
 
 
@@ -65,207 +72,206 @@ class DistillOptions(TrainOptions):
     """Soft-target distillation (Hinton et al., 2015)."""
 
     student: Annotated[ModelSpec, BeforeValidator(from_string)] = Field(
-        description="the smaller model that learns from the stage before"
+        description="The smaller model that learns from the previous stage's program."
     )
-    temperature: Positive = Field(default=4.0, description="softens both distributions")
-    alpha: float = Field(default=0.7, ge=0, le=1, description="weight of the soft loss; the hard loss gets the rest")
-
-
-class QatOptions(RecoverOptions):
-    """Quantization-aware training of weights and scales, distilling from the FP32 program unless told otherwise."""
-
-    learning_rate: Positive = Field(default=5e-4, description="highest learning rate of the schedule")
-
-
-class QuantizeOptions(Options):
-    """INT8 post-training quantization."""
-
-    method: Literal["auto", "minmax", "moving", "percentile", "mse", "entropy"] = Field(
-        default="auto",
-        description="how ranges are calibrated: extremes, their moving average over batches, a share of the values, "
-        "least squared error, least loss of information; auto takes extremes or squared error by held-out samples",
+    temperature: Positive = Field(
+        default=4.0, description="Temperature that softens the output distributions of the teacher and the student."
     )
-    percentile: float = Field(default=99.99, gt=50, le=100, description="share of values inside the range, in percent")
-    samples: Count = Field(default=256, description="calibration samples at most")
-    batch_size: Count = Field(default=32, description="calibration samples per batch")
-    exclude: tuple[str, ...] = Field(default=(), description="node-name patterns left in floating point")
-    correction: Annotated[tuple[Rung, ...], BeforeValidator(listed)] = Field(
-        default=("auto",),
-        description="rungs to try after calibration, each kept only if held-out samples say so: none, auto (seconds), "
-        "full (minutes), or some by name",
-    )
-    weight_bits: int = Field(default=8, ge=2, le=8, description="codes of weights; below 8 they still run as INT8")
-    first_layer: Literal["auto", "int8", "float"] = Field(
-        default="auto", description="layers that read the inputs; `auto` keeps those in FP32 that INT8 would slow down"
-    )
-    form: Literal["static", "dynamic", "auto"] = Field(
-        default="static",
-        description="what matrix products read on cpu: calibrated grids, or grids taken while the model runs, from the "
-        "whole batch; auto makes both, times them and keeps the better",
-    )
-    embeddings: Literal["int8", "float"] = Field(
-        default="int8", description="large embedding tables: INT8 rows, a quarter of the bytes, or as they are"
-    )
-    smooth: bool = Field(default=True, description="SmoothQuant where it makes a linear layer's output more exact")
-    last_layer: Literal["auto", "int8", "float"] = Field(
-        default="auto",
-        description="layers behind which no other comes; `auto` keeps those in FP32 that INT8 slows down",
-    )
-    timed: bool = Field(
-        default=True,
-        description="on cpu `retort quantize` and recipes time INT8 against FP32; where it is slower, layers that are "
-        "faster so stay in floating point (with qat in the command alone), and what keeps it slow is said",
-    )
-    timed_batches: tuple[Count, ...] = Field(
-        default=(1, 32), min_length=1, description="batch sizes at which INT8 shall not be slower than FP32"
-    )
-    float_layers: dict[str, str] = Field(
-        default_factory=dict,
-        description="layers and operators that stay in FP32 because they are faster there, with the measured reason; "
-        "the search that `timed` asks for fills it",
-    )
-    sensitivity: bool = Field(default=False, description="measure what INT8 costs in each layer alone, and why")
-    mixed: Literal["none", "auto"] = Field(
-        default="none", description="auto leaves the fewest layers in floating point that meet max_drop or min_sqnr"
-    )
-    max_drop: float | None = Field(
-        default=None, ge=0, description="gate of `mixed`: largest loss of accuracy on the validation split"
-    )
-    min_sqnr: float | None = Field(default=None, description="gate of `mixed` without labels: centred SQNR in dB")
-    plan: str | None = Field(default=None, description="a plan.yaml to replay: which layers are INT8, which are not")
-    qat: QatOptions | None = Field(
-        default=None, description="train on with the fake-quantize nodes, from the calibrated scales: {epochs: 5}"
+    alpha: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="Weight of the soft loss, from 0 to 1. The loss against the targets gets the rest.",
     )
 
 
 class ExportOptions(Options):
     """ONNX export and its parity check."""
 
-    target: Target | None = Field(default=None, description="defaults to the recipe's target")
-    opset: int | None = Field(default=None, ge=18, le=23, description="defaults to what the target runs best")
-    tolerance: Positive = Field(default=1e-3, description="largest relative error against the eager program, in FP32")
-    batch_sizes: tuple[Count, ...] = Field(default=(1, 3, 8), min_length=1, description="batches checked for parity")
-    golden: Count = Field(default=4, description="golden samples stored beside the model")
-    precision: Literal["fp32", "fp16", "bf16"] = Field(
-        default="fp32", description="what is not INT8 computes in this type where the samples show that it is safe"
+    target: Target | None = Field(
+        default=None, description="The hardware that the file is written for. The default is the recipe's target."
     )
-    half_exclude: tuple[str, ...] = Field(default=(), description="node-name patterns that stay in FP32")
+    opset: int | None = Field(
+        default=None, ge=18, le=23, description="ONNX opset. The default is the opset that the target runs best."
+    )
+    tolerance: Positive = Field(
+        default=1e-3, description="Largest relative error of the file against the program in eager PyTorch, in FP32."
+    )
+    batch_sizes: tuple[Count, ...] = Field(
+        default=(1, 3, 8), min_length=1, description="Batch sizes at which the outputs are compared with PyTorch."
+    )
+    golden: Count = Field(
+        default=4, description="Number of golden samples (inputs with their outputs) stored next to the model."
+    )
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32",
+        description="Type in which the parts that are not INT8 compute. A part stays in FP32 where the samples show "
+        "that a smaller type is not safe.",
+    )
+    half_exclude: tuple[str, ...] = Field(
+        default=(), description="Patterns of node names. Matching nodes stay in FP32."
+    )
     recurrent: RecurrentForm = Field(
         default="auto",
-        description="layers with INT8 weights on cpu: integer kernels, or FP32 ones with the weights unpacked at load; "
-        "auto takes integers where they are not slower at batch 1",
+        description="How recurrent layers with INT8 weights run on cpu: with integer kernels (integer), or with FP32 "
+        "kernels whose weights are unpacked when the model is loaded (weights). auto takes integer kernels where "
+        "they are not slower at batch 1.",
     )
-    half_io: bool = Field(default=False, description="inputs and outputs in FP16 as well")
+    half_io: bool = Field(default=False, description="Make the model's inputs and outputs FP16 as well.")
 
 
 class EngineOptions(Options):
     """The TensorRT engine."""
 
     batch_sizes: tuple[Count, ...] = Field(
-        default=(1, 8, 32), min_length=1, description="smallest, usual and largest batch of the profile"
+        default=(1, 8, 32),
+        min_length=1,
+        description="Smallest, usual and largest batch size of the optimisation profile.",
     )
     axis: tuple[str, ...] = Field(
-        default=(), description="range of another dynamic axis by name, name=min:opt:max, such as sequence=8:128:512"
+        default=(), description="Range of another dynamic axis, as name=min:opt:max, such as sequence=8:128:512."
     )
     profile: tuple[str, ...] = Field(
         default=(),
-        description="shapes of one input, input=1x3x64x64:8x3x64x64:32x3x64x64; an input named again begins the next "
-        "profile",
+        description="Shapes of one input, such as input=1x3x64x64:8x3x64x64:32x3x64x64. Naming the same input again "
+        "starts the next profile.",
     )
     precision: Literal["file", "fp16", "bf16"] = Field(
-        default="file", description="bring the FP32 parts of the file to this type first; better done by `export`"
+        default="file",
+        description="Convert the FP32 parts of the file to this type first; file converts nothing. `retort export` "
+        "does this better, because it checks the result.",
     )
-    workspace_mib: Count | None = Field(default=None, description="scratch memory at most; the GPU's own by default")
-    level: int = Field(default=3, ge=0, le=5, description="optimisation level: 0 builds fastest, 5 searches longest")
-    tf32: bool = Field(default=True, description="let FP32 multiplications round to TF32")
+    workspace_mib: Count | None = Field(
+        default=None, description="Limit of scratch memory, in MiB. By default the whole memory of the GPU may be used."
+    )
+    level: int = Field(
+        default=3, ge=0, le=5, description="Builder optimisation level: 0 builds fastest, 5 searches longest."
+    )
+    tf32: bool = Field(default=True, description="Allow FP32 multiplications to round their inputs to TF32.")
     timing_cache: str | None = Field(
-        default=None, description="folder of timing caches, or `off`; the user's cache folder when absent"
+        default=None, description="Folder of timing caches, or `off`. The default is the user's cache folder."
     )
     runtime: Literal["auto", "tensorrt", "tensorrt_rtx"] = Field(
-        default="auto", description="which TensorRT builds; tensorrt_rtx needs no GPU"
+        default="auto", description="The TensorRT library that builds the plan. tensorrt_rtx needs no GPU."
     )
-    version_compatible: bool = Field(default=False, description="let later TensorRT versions run the plan, slower")
+    version_compatible: bool = Field(
+        default=False, description="Allow later versions of TensorRT to run the plan. Such a plan is slower."
+    )
     hardware: Literal["this", "ampere+", "same-capability"] = Field(
-        default="this", description="which GPUs the plan runs on"
+        default="this",
+        description="The GPUs that can run the plan: this one, Ampere and later, or those with the same compute "
+        "capability.",
     )
     lint: Literal["refuse", "warn"] = Field(
-        default="refuse", description="what to do about faults that TensorRT accepts in silence"
+        default="refuse",
+        description="What to do about faults that TensorRT accepts without an error: stop (refuse) or report them "
+        "(warn).",
     )
 
 
 class PackOptions(Options):
     """The TorchServe archive."""
 
-    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$", description="name of the endpoint")
-    version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$", description="version of the model")
-    handler: Literal["tensor"] = Field(default="tensor", description="what requests carry")
-    batch_size: Count = Field(default=8, description="requests that TorchServe may put into one batch")
-    max_batch_delay_ms: Count = Field(default=1, description="how long a batch may wait for more requests")
-    workers: Count = Field(default=1, description="worker processes")
-    threads: Count = Field(default=1, description="runtime threads per worker")
-    response_timeout_s: Count = Field(default=60, description="seconds after which a worker counts as hung")
-    max_request_bytes: Count = Field(default=6_553_500, description="largest request body")
-    max_rows: Count = Field(default=256, description="rows that one request may carry")
+    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the endpoint.")
+    version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$", description="Version of the model.")
+    handler: Literal["tensor"] = Field(default="tensor", description="What a request contains; selects the handler.")
+    batch_size: Count = Field(
+        default=8, description="Largest number of requests that TorchServe combines into one batch."
+    )
+    max_batch_delay_ms: Count = Field(
+        default=1, description="Longest time that a batch waits for more requests, in milliseconds."
+    )
+    workers: Count = Field(default=1, description="Number of worker processes.")
+    threads: Count = Field(default=1, description="Number of runtime threads per worker.")
+    response_timeout_s: Count = Field(
+        default=60, description="Seconds without an answer after which a worker is restarted."
+    )
+    max_request_bytes: Count = Field(default=6_553_500, description="Largest request body, in bytes.")
+    max_rows: Count = Field(default=256, description="Largest number of rows in one request.")
 
 
 class ServeOptions(Options):
-    """A TorchServe instance on loopback."""
+    """A TorchServe server on the loopback address."""
 
-    host: Literal["127.0.0.1"] = Field(default="127.0.0.1", description="loopback only; TorchServe 0.12 has no IPv6")
-    port: int = Field(default=0, ge=0, le=65535, description="inference port; 0 takes a free one")
-    startup_timeout_s: Count = Field(default=120, description="seconds until the first golden request must be answered")
-    java: str | None = Field(default=None, description="path of a java binary; found by itself when absent")
-    samples: Count | None = Field(default=None, description="test samples to ask over HTTP; all when absent")
-    rows_per_request: Count = Field(default=1, description="rows sent in one request")
+    host: Literal["127.0.0.1"] = Field(
+        default="127.0.0.1",
+        description="Address to listen on. Only loopback is allowed, and TorchServe 0.12 has no IPv6.",
+    )
+    port: int = Field(default=0, ge=0, le=65535, description="Port of the inference interface. 0 takes a free port.")
+    startup_timeout_s: Count = Field(
+        default=120, description="Seconds within which the server must answer the first golden request."
+    )
+    java: str | None = Field(
+        default=None, description="Path of a java program. By default Retort looks for Java 17 or later."
+    )
+    samples: Count | None = Field(
+        default=None, description="Number of test samples to send over HTTP. The default is all of them."
+    )
+    rows_per_request: Count = Field(default=1, description="Number of rows in one request.")
 
 
 class BenchOptions(Options):
-    """Latency by randomised interleaved blocks."""
+    """Measurement of accuracy and latency; latency is timed in randomised interleaved blocks."""
 
-    batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1, description="rows per call to time")
-    threads: Count = Field(default=1, description="runtime threads")
-    blocks: Count = Field(default=30, description="blocks per candidate at least")
-    block_ms: Positive = Field(default=5.0, description="length of one block")
+    batch_sizes: tuple[Count, ...] = Field(
+        default=(1, 32), min_length=1, description="Batch sizes (rows per call) to time."
+    )
+    threads: Count = Field(default=1, description="Number of runtime threads.")
+    blocks: Count = Field(default=30, description="Smallest number of timed blocks per candidate.")
+    block_ms: Positive = Field(default=5.0, description="Length of one timed block, in milliseconds.")
     budget_s: Positive = Field(
         default=20.0,
-        description="seconds for one batch size; calls too slow for an interval get up to ten times as many",
+        description="Seconds of measurement per batch size. Calls that are too slow for an interval get up to ten "
+        "times as long.",
     )
-    confidence: Confidence = Field(default=0.95, description="confidence of every interval")
-    seed: int = Field(default=0, description="seed of the order of blocks and of the bootstrap")
+    confidence: Confidence = Field(default=0.95, description="Confidence level of every interval.")
+    seed: int = Field(default=0, description="Random seed of the order of blocks and of the bootstrap.")
     provider: Provider = Field(
         default="cpu",
-        description="what ONNX Runtime must really run .onnx files on; cuda takes .pt2 files, too",
+        description="The execution provider on which ONNX Runtime must run .onnx files. cuda also runs .pt2 files.",
     )
     axis: tuple[str, ...] = Field(
         default=(),
-        description="range of a dynamic axis for the provider tensorrt, name=min:opt:max; the batch has one already",
+        description="Range of a dynamic axis for the provider tensorrt, as name=min:opt:max. The range of the batch "
+        "axis is set already.",
     )
     provider_option: tuple[str, ...] = Field(
-        default=(), description="key=value for the provider, such as trt_fp16_enable=1; wins over what is derived"
+        default=(),
+        description="Option of the provider as key=value, such as trt_fp16_enable=1. It overrides the value that "
+        "Retort derives.",
     )
     engine_cache: str | None = Field(
-        default=None, description="folder where the provider tensorrt keeps engines, or `off`; the user's by default"
+        default=None,
+        description="Folder in which the provider tensorrt keeps its engines, or `off`. The default is the user's "
+        "cache folder.",
     )
 
 
 class ReportOptions(Options):
     """The HTML report."""
 
-    title: str | None = Field(default=None, description="title of the report; the recipe's name when absent")
+    title: str | None = Field(default=None, description="Title of the report. The default is the name of the recipe.")
 
 
 class Gate(Options):
-    """A bound that must hold with the stated confidence, or the line stops."""
+    """A bound that must hold with the given confidence. The run stops if it does not."""
 
-    after: str = Field(description="the stage after which it is checked")
+    after: str = Field(description="Name of the stage after which the gate is checked.")
     accuracy_drop: float | None = Field(
-        default=None, ge=0, description="largest drop of the metric against the reference"
+        default=None, ge=0, description="Largest allowed drop of the metric below the reference."
     )
-    speedup: Positive | None = Field(default=None, description="smallest latency ratio reference / candidate")
-    size_ratio: Fraction | None = Field(default=None, description="largest share of the reference's bytes")
-    against: str | None = Field(default=None, description="the reference stage; the first program when absent")
-    batch_size: Count = Field(default=1, description="batch size of the speedup")
-    confidence: Confidence = Field(default=0.95, description="confidence with which the bound must hold")
+    speedup: Positive | None = Field(
+        default=None,
+        description="Smallest allowed speedup: latency of the reference divided by latency of the candidate.",
+    )
+    size_ratio: Fraction | None = Field(
+        default=None, description="Largest allowed size, as a share of the reference's bytes."
+    )
+    against: str | None = Field(
+        default=None, description="Name of the reference stage. The default is the first program."
+    )
+    batch_size: Count = Field(default=1, description="Batch size at which the speedup is measured.")
+    confidence: Confidence = Field(default=0.95, description="Confidence with which the bound must hold.")
 
     @model_validator(mode="after")
     def _one_bound(self) -> Gate:

@@ -1,4 +1,4 @@
-"""The one table of stages: their order, their options, what they take and make, and what determines their result."""
+"""The table of stages: their order, options, input and output kinds, and what determines their results."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from .stage_options import (
 )
 
 Factor = Literal["data", "seed", "task", "target", "tensorrt"]
-"""What determines a result beside the options, the parents and the code: the data, the seed, the task, the target
-that the context or the options name, and the TensorRT and the GPU of this machine."""
+"""What determines a result in addition to the options, the parents and the code: the data, the seed, the task, the
+target that the context or the options name, or this machine's TensorRT version and GPU."""
 TRAINING: tuple[Factor, ...] = ("data", "seed", "task")
 
 
 @dataclass(frozen=True)
 class StageEntry:
-    """One stage of the line.
+    """One stage of a run.
 
     Attributes:
         name: in recipes, on the command line and in folders.
-        options: what a recipe may say of it.
-        takes: the kind of artifact it works on; `model` for the user's own, None where it looks at the whole line.
-        makes: the kind of artifact it leaves.
+        options: the class of its options.
+        takes: the kind of artifact it reads; `model` for the user's own model, None if it reads the whole run.
+        makes: the kind of artifact it writes.
         depends_on: what else determines its result.
-        after: the stage that must stand before it in a recipe; None for none.
+        after: the stage that must come before it in a recipe; None if there is none.
         purpose: one sentence for `--help`.
-        example: a command.
+        example: a command line.
     """
 
     name: str
@@ -60,7 +60,8 @@ _ENTRIES = (
         "model",
         "program",
         ("data", "seed"),
-        purpose="Capture a model as a program: a .pt2 that trains, opens anywhere and needs none of your code.",
+        purpose="Capture a PyTorch model as a program, a .pt2 file that can be trained and opened without your "
+        "source code.",
         example="retort capture my_net:build --weights net.safetensors --data digits",
     ),
     StageEntry(
@@ -69,7 +70,7 @@ _ENTRIES = (
         "program",
         "program",
         TRAINING,
-        purpose="Train a program on the train split; a killed run goes on at its last checkpoint.",
+        purpose="Train a program on the training split. An interrupted run resumes from its last checkpoint.",
         example="retort train runs/capture-… --data digits --epochs 10",
     ),
     StageEntry(
@@ -78,7 +79,7 @@ _ENTRIES = (
         "program",
         "program",
         TRAINING,
-        purpose="Train a smaller student on the soft targets of a program.",
+        purpose="Train a smaller student model on the soft targets of a program.",
         example="retort distill runs/train-… --data digits --student my_net:small --epochs 20",
     ),
     StageEntry(
@@ -87,7 +88,7 @@ _ENTRIES = (
         "program",
         "program",
         TRAINING,
-        purpose="Remove coupled channels, prove the cut, and recover by training.",
+        purpose="Remove coupled channels, prove that the cut is correct, and recover accuracy by training.",
         example="retort prune runs/train-… --data digits --latency 0.5x --batch 1 --set recover.epochs=5",
     ),
     StageEntry(
@@ -96,7 +97,8 @@ _ENTRIES = (
         "program",
         "program",
         TRAINING,
-        purpose="Zero weights in the 2:4 pattern of sparse tensor cores, or anywhere, and recover by training.",
+        purpose="Set weights to zero in the 2:4 pattern of sparse tensor cores, or anywhere, and recover accuracy by "
+        "training.",
         example="retort sparsify runs/train-… --data digits --pattern 2:4",
     ),
     StageEntry(
@@ -105,7 +107,7 @@ _ENTRIES = (
         "program",
         "program",
         (*TRAINING, "target"),
-        purpose="Quantize a program to INT8 after training, calibrated on real samples.",
+        purpose="Quantize a trained program to INT8 and calibrate it on real samples.",
         example="retort quantize runs/prune-… --data digits --method percentile",
     ),
     StageEntry(
@@ -114,7 +116,7 @@ _ENTRIES = (
         "program",
         "graph",
         ("data", "target"),
-        purpose="Write a program as ONNX for a target, and refuse it unless it agrees with PyTorch.",
+        purpose="Write a program as an ONNX file for a target, and reject the file if its outputs differ from PyTorch.",
         example="retort export runs/quantize-… --data digits --target cpu",
     ),
     StageEntry(
@@ -124,7 +126,7 @@ _ENTRIES = (
         "engine",
         ("tensorrt",),
         after="export",
-        purpose="Build the TensorRT plan of an ONNX graph, for the GPU and the TensorRT of this machine.",
+        purpose="Build a TensorRT plan from an ONNX graph for this machine's GPU and TensorRT version.",
         example="retort engine runs/export-…/model.onnx --axis sequence=8:128:512",
     ),
     StageEntry(
@@ -134,7 +136,7 @@ _ENTRIES = (
         "archive",
         (),
         after="export",
-        purpose="Pack an ONNX graph into a TorchServe archive that carries its own runtime.",
+        purpose="Pack an ONNX graph into a TorchServe archive that contains its own runtime.",
         example="retort pack runs/export-… --name digits",
     ),
     StageEntry("serve", ServeOptions, None, "measurement", ("data",), after="pack"),
@@ -142,11 +144,11 @@ _ENTRIES = (
     StageEntry("report", ReportOptions, None, "report", (), after="bench"),
 )
 STAGES: dict[str, StageEntry] = {entry.name: entry for entry in _ENTRIES}
-"""By name, in the order of the line."""
+"""The stages by name, in the order of a run."""
 
 
 def stages_that(*, take: Kind | None = None, make: Kind | None = None) -> tuple[str, ...]:
-    """Names of the stages that take or make a kind of artifact, in order."""
+    """Names of the stages that read or write a kind of artifact, in order."""
     return tuple(
         entry.name
         for entry in STAGES.values()

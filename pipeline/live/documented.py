@@ -32,8 +32,8 @@ def with_options(options: type[Options], leave_out: tuple[str, ...] = ()) -> Cal
     """Show the fields of ``options`` as keyword arguments of a function, in its signature and in its docstring.
 
     Args:
-        options: what the function's ``**options`` are checked by.
-        leave_out: fields that the function takes by itself.
+        options: the class that checks the function's ``**options``.
+        leave_out: fields that are parameters of the function itself.
     """
 
     def _decorate(function: F) -> F:
@@ -82,7 +82,9 @@ def _told(doc: str, options: type[Options], names: list[str]) -> str:
     lines = [HEADING]
     for name in names:
         field = options.model_fields[name]
-        text = f"{name}: {field.description or name.replace('_', ' ')} (default {_value(_default(options, name))})."
+        text = (
+            f"{name}: {field.description or name.replace('_', ' ') + '.'} Default: {_value(_default(options, name))}."
+        )
         text += _inside(field.annotation)
         lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="        ")
     head, found, tail = doc.partition("\n\nReturns:")

@@ -220,7 +220,7 @@ def test_bad_sparsity_is_one_message(model: Artifact) -> None:
         run(model, options(only=("hiden",)))
     with pytest.raises(UserError, match=r"no layer can take 2:4: stem\.weight has 3 input channels"):
         run(model, options(only=("stem",)))
-    with pytest.raises(ValueError, match="keeps everything"):
+    with pytest.raises(ValueError, match="keeps every weight"):
         options(pattern="4:4")
 
 

@@ -46,10 +46,10 @@ def test_short_and_long_forms_mean_the_same() -> None:
     ("stages", "message"),
     [
         (["pack"], "`pack` needs `export` before it"),
-        (["export", "quantize"], "`quantize` must stand before `export`"),
-        (["quantize", {"prune": {"macs": 0.5}}, "export"], "`prune` must stand before `quantize`"),
-        (["export", "export"], "`export` stands twice"),
-        (["train", "capture"], "`capture` must stand first"),
+        (["export", "quantize"], "`quantize` must come before `export`"),
+        (["quantize", {"prune": {"macs": 0.5}}, "export"], "`prune` must come before `quantize`"),
+        (["export", "export"], "`export` appears twice"),
+        (["train", "capture"], "`capture` must be the first stage"),
     ],
 )
 def test_order_of_stages_is_checked(stages: list[object], message: str) -> None:

@@ -149,7 +149,7 @@ def test_the_help_teaches_latency(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setenv("COLUMNS", "200")
     assert command("prune", "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
-    for words in ("--latency", "0.5x is twice as fast", "--batch", "--timer", "package.module:function", "--align"):
+    for words in ("--latency", "0.5x means twice as fast", "--batch", "--timer", "package.module:function", "--align"):
         assert words in text
 
 
@@ -164,7 +164,7 @@ def test_recipes_and_flags_read_quantities() -> None:
     assert (options.latency_ms, options.batch, options.layers, options.align) == (2.0, 8, {"conv*": 0.5}, "auto")
     flags = build_options(PruneOptions, {"size_bytes": "500 kB", "align": "16"}, ["layers={stem: 0.5}"])
     assert (flags.size_bytes, flags.align, flags.layers) == (500_000, 16, {"stem": 0.5})
-    with pytest.raises(UserError, match="--latency: '2 parsecs' is not of the form"):
+    with pytest.raises(UserError, match="--latency: '2 parsecs' does not have the form"):
         build_options(PruneOptions, {"latency": "2 parsecs"}, [])
     faults = parse_faults({"model": "a:b", "data": "digits", "stages": [{"prune": {"latancy": 0.5}}]})
     assert "did you mean 'latency'" in faults
