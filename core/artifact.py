@@ -1,4 +1,4 @@
-"""Artifacts: directories of files with a manifest, written atomically, never half taken for whole."""
+"""Artifacts: folders of files with a manifest. They are written atomically, so a partial one is never used."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Manifest:
     """What an artifact is and where it came from.
 
     Attributes:
-        kind: what its main file is.
+        kind: the kind of its main file.
         stage: the stage that wrote it (``train``, ``prune`` …).
         key: hash of everything that determined the content: options, parents, data, code version.
         parents: keys of the artifacts it was made from.
@@ -82,7 +82,7 @@ class Artifact:
 
     @property
     def kind(self) -> Kind:
-        """What the main file is."""
+        """The kind of the main file."""
         return self.manifest.kind
 
     @property
@@ -104,7 +104,7 @@ class Artifact:
         """Path of one of the artifact's files.
 
         Raises:
-            ArtifactError: the manifest names no such file.
+            ArtifactError: the manifest lists no such file.
         """
         if name not in self.manifest.files:
             raise ArtifactError(f"{self.path} has no file '{name}'", f"it has {', '.join(sorted(self.manifest.files))}")
@@ -130,7 +130,7 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 @contextmanager
 def storage_errors(what: str, *more: int) -> Iterator[None]:
-    """Turn a full or read-only disk, and ``more`` codes, into a :class:`StorageError` that names what was written."""
+    """Turn errors of a full or read-only disk, and the codes ``more``, into a :class:`StorageError` naming the path."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -151,12 +151,11 @@ def new_artifact(
     facts: dict[str, Any] | None = None,
     tools: dict[str, str] | None = None,
 ) -> Iterator[Path]:
-    """Write an artifact atomically: yields a scratch folder; on success it becomes the folder of ``place``.
+    """Write an artifact atomically. Yields a scratch folder, which becomes the folder of ``place`` on success.
 
-    Files put into the scratch folder are hashed into the manifest, which is written last; then the
-    folder is renamed into place. ``facts`` may still be filled in while the folder is open. After an
-    exception nothing remains of it. Use :func:`load_artifact` afterwards. Without a key in ``place`` the hash of the
-    content stands for it.
+    The hashes of all files in the scratch folder go into the manifest, which is written last; then the folder is
+    renamed. ``facts`` may be filled in meanwhile. After an exception the folder is deleted. Without a key in ``place``
+    the hash of the content is the key.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -165,7 +164,7 @@ def new_artifact(
     scratch = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
     with storage_errors(str(directory)):
         try:
-            with storage_errors(str(directory), errno.ENOENT):  # /proc and its like have no room for folders
+            with storage_errors(str(directory), errno.ENOENT):  # a file system such as /proc reports ENOENT
                 scratch.mkdir(parents=True)
             yield scratch
             files = _entries(scratch)
@@ -184,7 +183,7 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
 
 
 def settle(scratch: Path, directory: Path) -> None:
-    """Move a finished folder to its place; what was there goes."""
+    """Move a finished folder to its place and delete a folder that was there before."""
     old = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.old"
     if directory.exists():
         directory.rename(old)
@@ -193,7 +192,7 @@ def settle(scratch: Path, directory: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
-    """Write a file (bytes, or what fills a stream in order) so that a reader sees the old or the new one, never a part.
+    """Write a file atomically: a reader sees the old content or the new content, never a part of it.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -211,7 +210,7 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether ``directory`` holds a finished artifact."""
+    """Whether ``directory`` contains a finished artifact."""
     return (directory / MANIFEST).is_file()
 
 
@@ -219,11 +218,11 @@ def load_artifact(path: Path, verify: bool = True) -> Artifact:
     """Open an artifact folder, or wrap a bare model file.
 
     Args:
-        verify: compare every file with the manifest's hash.
+        verify: compare the hash of every file with the manifest.
 
     Raises:
-        MissingFileError: nothing there.
-        ArtifactError: unfinished, truncated or altered.
+        MissingFileError: the path does not exist.
+        ArtifactError: the artifact is unfinished, truncated or altered.
     """
     if not path.exists():
         raise MissingFileError(f"no such artifact or model: {path}", "check the path, or run the stage that writes it")
@@ -241,7 +240,8 @@ def _bare(path: Path) -> Artifact:
     kind = SUFFIX_KIND.get(path.suffix)
     if kind is None:
         raise ArtifactError(
-            f"{path} is not a kind of file that Retort reads", f"give a stage folder or one of {', '.join(SUFFIX_KIND)}"
+            f"{path} is not a kind of file that Retort reads",
+            f"give a stage folder or one of {', '.join(SUFFIX_KIND)}",
         )
     entry = FileEntry(sha256_file(path), path.stat().st_size)
     return Artifact(path, Manifest(kind, "file", entry.sha256, files={path.name: entry}))
@@ -265,7 +265,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise ArtifactError(f"{folder} lacks its file '{name}'", "delete the folder and run its stage again")
+            raise ArtifactError(f"{folder} has lost its file '{name}'", "delete the folder and run its stage again")
         found = sha256_file(path)
         if found != entry.sha256:
             raise ArtifactError(
@@ -275,7 +275,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
 
 
 def raise_if_not(artifact: Artifact, *kinds: Kind) -> None:
-    """Refuse an artifact of the wrong kind with the stage that makes the right one.
+    """Raise an error for an artifact of the wrong kind; its remedy names the stage that makes the right kind.
 
     Raises:
         ArtifactError: ``artifact`` is of another kind.

@@ -1,4 +1,4 @@
-"""The one folder outside a run where measurements and engines are kept from one run to the next.
+"""The cache folder, in which measurements and engines are kept for later runs.
 
 Part of the runtime half: standard library only at module level.
 """
@@ -16,10 +16,10 @@ VARIABLE = "RETORT_CACHE"
 
 
 def cache_folder(purpose: Purpose) -> Path:
-    """The folder for one kind of what is kept; it need not be there yet.
+    """The folder for one kind of cached data; it may not exist yet.
 
-    The environment variable ``RETORT_CACHE`` names the folder above it. Without it, it is the system's own place for a
-    user's caches, which is ``~/.cache/retort`` on Linux.
+    The environment variable ``RETORT_CACHE`` sets the parent folder. The default is the operating system's folder for
+    user caches, which is ``~/.cache/retort`` on Linux.
     """
     return (_named() or _users()) / purpose
 
@@ -30,7 +30,7 @@ def _named() -> Path | None:
 
 
 def _users() -> Path:
-    if find_spec("platformdirs") is None:  # a serving host that has the runtime only: an archive brings no packages
+    if find_spec("platformdirs") is None:  # a serving host has only the runtime: an archive contains no other packages
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retort"
     place: Path = import_module("platformdirs").user_cache_path("retort", appauthor=False)
     return place

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: progress bars, stage lines and tables; silent and JSON modes."""
+"""Terminal output: progress bars, messages of stages, tables and results, with a JSON mode and a silent mode."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Console:
         self._progress: Progress | None = None
 
     def say(self, text: str) -> None:
-        """One line of what is going on."""
+        """Print one line about the current work."""
         self._err.print(text, markup=False, soft_wrap=True)
 
     def stage(self, name: str, text: str) -> None:
-        """A stage begins or ends: its name in bold, then what about it."""
+        """Print one line about a stage: its name in bold, then ``text``."""
         self._err.print(f"[bold cyan]{name:>10}[/]  ", end="")
         self._err.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Something the user should know, though the work goes on."""
+        """Print a warning; the work continues."""
         self._err.print("[bold yellow]   warning[/]  ", end="")
         self._err.print(text, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> None:
-        """A table on stdout; the first column left, the others right unless they hold ``words``."""
+        """Print a table on stdout. The first column is left-aligned, the others right-aligned unless ``words``."""
         table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
         for index, column in enumerate(columns):
             table.add_column(column, justify="left" if words or index == 0 else "right", no_wrap=not words)
@@ -55,7 +55,7 @@ class Console:
         self._out.print(table, soft_wrap=False)
 
     def result(self, value: dict[str, Any], text: str = "") -> None:
-        """The outcome of a command: ``text`` for people, ``value`` as one JSON line in JSON mode."""
+        """Print the result of a command: ``text``, or ``value`` as one line of JSON in JSON mode."""
         if self.mode == "json":
             sys.stdout.write(json.dumps(value, default=str) + "\n")
             sys.stdout.flush()
@@ -64,7 +64,7 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Bar]:
-        """A progress bar with a time estimate; bars may nest.
+        """Show a progress bar with a time estimate. Bars may be nested.
 
         Args:
             total: number of steps.
@@ -83,7 +83,7 @@ class Console:
                 self._progress = None
 
     def track(self, items: Sequence[T], label: str) -> Iterator[T]:
-        """Iterate ``items`` under a progress bar."""
+        """Iterate over ``items`` with a progress bar."""
         with self.progress(label, len(items)) as bar:
             for item in items:
                 yield item
@@ -110,13 +110,13 @@ class Bar:
         self._task = task
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
-        """Move on by ``steps``; ``note`` replaces the text beside the bar."""
+        """Advance by ``steps``; ``note`` replaces the text next to the bar."""
         self._progress.advance(self._task, steps)
         if note is not None:
             self._progress.update(self._task, note=note)
 
     def resize(self, total: int) -> None:
-        """Correct the number of steps, which may show only on the way."""
+        """Correct the total number of steps."""
         self._progress.update(self._task, total=total)
 
 

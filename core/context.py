@@ -1,4 +1,4 @@
-"""What a stage is given beside its options and its parent: the context that stages share, and its own place."""
+"""The arguments of a stage besides its options and its parent: the shared context and the stage's own place."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .options.stage_options import Target, Task
 
 @dataclass(frozen=True)
 class Context:
-    """What the stages of one line or one command share.
+    """What all stages of one run or one command share.
 
     Attributes:
         data: the four splits.
-        base: folder that relative paths and the user's modules are looked up from.
+        base: folder in which relative paths and the user's modules are looked up.
         task: what the model does.
-        target: what the model is for; it fixes the quantization scheme.
-        seed: of everything random.
+        target: hardware that the model is made for; it determines the quantization scheme.
+        seed: random seed.
         console: shows progress.
-        scratch: folder for resumable checkpoints, from which a killed stage goes on; None keeps none.
+        scratch: folder for checkpoints, from which an interrupted stage resumes; None writes none.
     """
 
     data: Splits
@@ -35,12 +35,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an artifact goes and what determines it.
+    """The folder of an artifact and the key of what determines its content.
 
     Attributes:
         directory: the folder of the artifact.
-        key: hash of everything that determines the content; empty for the hash of the content itself.
-        parents: keys of the artifacts that it is made from.
+        key: hash of everything that determines the content; if empty, the hash of the content is used.
+        parents: keys of the artifacts from which it is made.
     """
 
     directory: Path

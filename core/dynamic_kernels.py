@@ -1,7 +1,7 @@
-"""Kernels that take the scale of their activations while they run: which they are, and when they pay.
+"""Kernels that compute the scales of their activations at run time: their names, and when they are faster.
 
 ONNX Runtime 1.31 has ``DynamicQuantizeLSTM`` and nothing for the other recurrent kinds. A GRU in integers is a ``Scan``
-around ``DynamicQuantizeMatMul``, whose every step costs some 25 µs of calls.
+around ``DynamicQuantizeMatMul``; each of its time steps has about 25 µs of call overhead.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 from typing import Literal
 
 RecurrentForm = Literal["auto", "integer", "weights"]
-"""``integer``: products in integers; ``weights``: INT8 in the file, unpacked once when it is loaded, FP32 kernels."""
+"""``integer``: integer kernels; ``weights``: INT8 in the file, unpacked once at load time, then FP32 kernels."""
 
 OPERATORS = frozenset(["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"])
-"""Nodes whose scale comes from the whole batch: a row's result depends on the rows beside it (serve.md H17)."""
+"""Nodes whose scale comes from the whole batch: the result of a row depends on the other rows (serve.md H17)."""
 
-NEIGHBOURS = "rows influence each other: INT8 scales are taken from the whole batch while it runs"
+NEIGHBOURS = "rows influence each other: INT8 scales are computed from the whole batch at run time"
 
 LEAST_HIDDEN = {"lstm": 96, "gru": 384}
-"""Hidden sizes from which integers are not slower at batch 1 (measured; the README has the table)."""
+"""Smallest hidden sizes at which integer kernels are not slower at batch 1 (measured)."""
 
 
 def runs_in_integers(kind: str, hidden: int, form: RecurrentForm = "auto") -> bool:
-    """Whether a recurrent layer whose weights are INT8 computes in integers.
+    """Whether a recurrent layer with INT8 weights uses integer kernels.
 
     Args:
         kind: ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``.
-        hidden: size of its state.
-        form: what was asked for.
+        hidden: size of its hidden state.
+        form: the requested form.
     """
     if kind not in LEAST_HIDDEN or form == "weights":
         return False

@@ -1,18 +1,18 @@
-"""Every error a person can meet: its exit code, its HTTP status and what to do next.
+"""All errors that users can see: exit codes, HTTP statuses and remedies.
 
     RetortError                         exit 1   HTTP 500
-    ├── UserError                       exit 2   HTTP 400   something given to us is wrong
+    ├── UserError                       exit 2   HTTP 400   something that the user gave is wrong
     │   ├── RecipeError                                     the recipe has faults (all are listed)
-    │   ├── MissingFileError                     HTTP 404   a path that is not there
-    │   ├── DataError                                       the data set is empty, ragged, NaN …
-    │   ├── ModelError                                      the factory raised, weights do not fit …
+    │   ├── MissingFileError                     HTTP 404   a path does not exist
+    │   ├── DataError                                       the data set is empty, ragged or not finite
+    │   ├── ModelError                                      the factory raised, or weights do not fit
     │   ├── InputError                                      a request or feed does not fit the signature
     │   └── LimitError                           HTTP 413   a request is larger than the limits allow
-    ├── ArtifactError                   exit 3              truncated, altered or foreign files
-    ├── CaptureError                    exit 4              torch.export cannot take the model
+    ├── ArtifactError                   exit 3              a file is truncated, altered or foreign
+    ├── CaptureError                    exit 4              torch.export cannot capture the model
     ├── VerificationError               exit 5              a proof or a parity check failed
     ├── GateError                       exit 6              a gate of the recipe was missed
-    ├── MachineError                    exit 7              a package, provider, port or Java is missing
+    ├── MachineError                    exit 7              a package, a provider, a port or Java is missing
     ├── StorageError                    exit 8              the disk is full or not writable
     ├── ServingError                    exit 9   HTTP 503   the server died or does not answer
     └── Interrupted                     exit 130            Ctrl-C or SIGTERM
@@ -28,7 +28,7 @@ class RetortError(Exception):
 
     Args:
         message: what is wrong and where, in one sentence.
-        remedy: the next thing to do, in one sentence; shown on its own line.
+        remedy: what to do next, in one sentence; it is shown on its own line.
         facts: further machine-readable details, shown by ``--json``.
     """
 
@@ -50,7 +50,7 @@ class RetortError(Exception):
 
 
 class UserError(RetortError):
-    """Something given to us is wrong."""
+    """Something that the user gave is wrong."""
 
     exit_code = 2
     http_status = 400
@@ -61,7 +61,7 @@ class RecipeError(UserError):
 
 
 class MissingFileError(UserError):
-    """A path that is not there."""
+    """A path does not exist."""
 
     http_status = 404
 
@@ -85,7 +85,7 @@ class LimitError(UserError):
 
 
 class ArtifactError(RetortError):
-    """A file is truncated, altered since it was written, or not one of ours."""
+    """A file is truncated, was altered after it was written, or was not written by Retort."""
 
     exit_code = 3
 
@@ -97,7 +97,7 @@ class CaptureError(RetortError):
 
 
 class VerificationError(RetortError):
-    """A proof after a transform, or a parity check between two sessions, failed."""
+    """A proof after a transform failed, or a parity check between two sessions failed."""
 
     exit_code = 5
 
@@ -109,7 +109,7 @@ class GateError(RetortError):
 
 
 class MachineError(RetortError):
-    """This machine lacks something: a package, a provider, a free port, Java."""
+    """Something is missing on this machine: a package, a provider, a free port or Java."""
 
     exit_code = 7
 
@@ -128,6 +128,6 @@ class ServingError(RetortError):
 
 
 class Interrupted(RetortError):
-    """The user pressed Ctrl-C or the process was asked to stop."""
+    """The user pressed Ctrl-C, or the process received a signal to stop."""
 
     exit_code = 130

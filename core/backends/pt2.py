@@ -1,4 +1,4 @@
-"""What a ``.pt2`` file may hold before PyTorch is let near it: nothing that could run code."""
+"""Checks of a ``.pt2`` file before PyTorch reads it: it must contain nothing that could run code."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MATHS = re.compile(rb"[A-Z]\w*\(|[A-Za-z_]\w*\b(?!\s*\()|\d+(?:\.\d+)?|'[\w.+\-
 
 
 def check_archive(path: Path) -> None:
-    """Refuse what is no ``.pt2`` file, and one with libraries, pickled objects or formulas that hold more than maths.
+    """Reject files that are no ``.pt2``, or that contain libraries, pickled objects or code in formulas.
 
-    PyTorch loads libraries inside such a file, and evaluates its size formulas as Python.
+    PyTorch loads the libraries in such a file, and evaluates its size formulas as Python code.
 
     Raises:
-        ArtifactError: naming the file and what is wrong.
+        ArtifactError: the file is rejected; the message names it and the reason.
     """
     if not zipfile.is_zipfile(path):
         raise ArtifactError(f"{path} is not a captured program (.pt2)", REMEDY)
@@ -43,14 +43,14 @@ def check_archive(path: Path) -> None:
         raise ArtifactError(f"{path} is damaged at its part '{bad or 'names'}'", REMEDY)
     if suspect:
         raise ArtifactError(
-            f"{path} holds '{suspect[0][:80]}', which could run code: refused",
+            f"{path} was rejected because it contains '{suspect[0][:80]}', which could run code",
             "capture the model again with `retort capture`",
         )
 
 
 @contextmanager
 def tensors_only() -> Iterator[None]:
-    """No pickled object but tensors is read while this lasts, whatever a caller inside PyTorch asks for."""
+    """Allow PyTorch to unpickle only tensors within this context."""
     before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORBID)}
     os.environ[_FORCE] = "1"
     try:

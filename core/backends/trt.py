@@ -25,7 +25,7 @@ from .trt_plan import Plan, Shape, read_plan, require_home
 from .trt_versions import Flavor, call_if_there, load_flavor
 
 BUCKETS = 16
-"""Shapes whose context and graph are kept; the one used longest ago goes first."""
+"""Number of shapes whose context and graph are kept; the least recently used shape is dropped first."""
 _LOG: deque[str] = deque(maxlen=20)
 
 
@@ -34,8 +34,8 @@ class Bucket:
     """One combination of input shapes: its context, and its graph once it is recorded.
 
     Attributes:
-        outputs: shape of each output; None where only the run knows.
-        graph: 0 until recorded.
+        outputs: shape of each output; None if it is known only after the run.
+        graph: the recorded graph; 0 until it is recorded.
         graphs: whether recording may still be tried.
     """
 
@@ -104,7 +104,7 @@ class TrtSession:
             free_all([*memory, scratch, stream, self._cuda.close])
 
     def recorded(self) -> int:
-        """How many shapes run as a CUDA graph."""
+        """Number of shapes that run as a CUDA graph."""
         return sum(bucket.graph != 0 for bucket in self._buckets.values())
 
     def _bucket(self, feeds: Feeds) -> Bucket:
@@ -121,7 +121,7 @@ class TrtSession:
         return found
 
     def _make_room(self, shapes: dict[str, Shape]) -> None:
-        """Let every input fit; a buffer that moves makes all recorded addresses stale."""
+        """Make every buffer large enough; if a buffer moves, all recorded addresses become invalid."""
         for name, shape in shapes.items():
             largest = max((prod(profile[name][2]) for profile in self._profiles if name in profile), default=0)
             if self._buffers[name].bytes_of(shape) > self._buffers[name].capacity:
@@ -141,12 +141,12 @@ class TrtSession:
             if name in self._host_inputs:
                 self._buffers[name].put(np.asarray(feeds[name]))
             elif not context.set_input_shape(name, shape):
-                raise InputError(f"TensorRT refuses shape {list(shape)} of '{name}': {_last()}", self._plan.served())
+                raise InputError(f"TensorRT rejects shape {list(shape)} of '{name}': {_last()}", self._plan.served())
             place = self._buffers[name].host if name in self._host_inputs else self._buffers[name].device
             self._must(context.set_tensor_address(name, place), f"the address of '{name}'")
         missing = context.infer_shapes()
         if missing:
-            raise InputError(f"TensorRT lacks the shape of {', '.join(missing)}", self._plan.served())
+            raise InputError(f"TensorRT does not know the shape of {', '.join(missing)}", self._plan.served())
         bucket = Bucket(context, {}, graphs=self._graphs)
         for name in self._outputs:
             self._bind_output(bucket, name, tuple(context.get_tensor_shape(name)))
@@ -156,9 +156,9 @@ class TrtSession:
         strategy = self._flavor.module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
         if context is None:
-            raise MachineError(f"TensorRT makes no execution context: {_last()}", "free memory on the GPU")
+            raise MachineError(f"TensorRT cannot create an execution context: {_last()}", "free memory on the GPU")
         context.set_device_memory(self._scratch, self._scratch_bytes)
-        if self._engine.num_optimization_profiles:  # only the first context of an engine has its profile by itself
+        if self._engine.num_optimization_profiles:  # only the first context of an engine has a profile from the start
             self._must(context.set_optimization_profile_async(profile, self._stream), f"profile {profile}")
             self._cuda.synchronize(self._stream)
         return context
@@ -169,7 +169,7 @@ class TrtSession:
             allocator = output_allocator(self._flavor.module, memory)
             self._must(bucket.context.set_output_allocator(name, allocator), f"the allocator of '{name}'")
             bucket.keep.append(allocator)
-            bucket.outputs[name], bucket.graphs = None, False  # its size is no part of a recording
+            bucket.outputs[name], bucket.graphs = None, False  # its size is not part of a recording
             return
         size = np.dtype(self._dtype(name)).itemsize * prod(shape)
         if name not in self._buffers or self._buffers[name].capacity < size:
@@ -181,7 +181,7 @@ class TrtSession:
         found = self._plan.nearest_profile({n: s for n, s in shapes.items() if n not in self._host_inputs})
         if found is None:
             shown = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-            raise InputError(f"no profile of the engine holds {shown}", self._plan.served())
+            raise InputError(f"no profile of the engine contains {shown}", self._plan.served())
         return found
 
     def _execute(self, bucket: Bucket) -> None:
@@ -196,7 +196,7 @@ class TrtSession:
         self._must(bucket.context.execute_async_v3(self._stream), "a run")
 
     def _record(self, bucket: Bucket) -> bool:
-        """Record a run as a graph; a network that cannot be recorded runs as before."""
+        """Record a run as a graph; a network that cannot be recorded runs without one."""
         self._cuda.synchronize(self._stream)
         self._cuda.begin_capture(self._stream)
         enqueued = bucket.context.execute_async_v3(self._stream)
@@ -228,24 +228,26 @@ class TrtSession:
 
     def _must(self, done: bool, what: str) -> None:
         if not done:
-            raise MachineError(f"TensorRT refuses {what}: {_last()}", "run `retort doctor`, and build the engine again")
+            raise MachineError(f"TensorRT rejects {what}: {_last()}", "run `retort doctor`, and build the engine again")
 
 
 def open_model(model: Path | bytes, options: SessionOptions, signature: Signature | None) -> TrtSession:
     """Open a plan that `retort engine` wrote.
 
     Raises:
-        ArtifactError: it has no manifest, was altered, or was built for another TensorRT or GPU; decided before any of
-            its bytes reaches TensorRT.
-        MachineError: no TensorRT can run here.
+        ArtifactError: the plan has no manifest, was altered, or was built for another TensorRT or GPU. This is checked
+            before TensorRT reads the plan.
+        MachineError: no TensorRT can run on this machine.
     """
     if isinstance(model, bytes):
-        raise ArtifactError("a plan cannot be opened from bytes: its manifest stands beside it", "give its path")
+        raise ArtifactError(
+            "a plan cannot be opened from bytes, because its manifest is in a file next to it", "give its path"
+        )
     plan = read_plan(Path(model))
     flavor = load_flavor("run", plan.runtime)
     device = find_device()
     if device is None:
-        raise MachineError("no GPU can be used here", "run on a machine with an NVIDIA GPU and its driver")
+        raise MachineError("no GPU can be used on this machine", "run on a machine with an NVIDIA GPU and its driver")
     require_home(plan, flavor, device)
     cuda = Cuda(device.index)
     runtime, engine = _deserialize(plan, flavor)
@@ -255,7 +257,7 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
 def _deserialize(plan: Plan, flavor: Flavor) -> tuple[Any, Any]:
     runtime = flavor.module.Runtime(_logger(flavor.name))
     if plan.version_compatible:
-        runtime.engine_host_code_allowed = True  # its bytes are those that the manifest describes
+        runtime.engine_host_code_allowed = True  # the manifest describes exactly these bytes
     validity = call_if_there(runtime, "get_engine_validity", plan.content)
     if validity is not None and getattr(validity[0], "name", "") == "INVALID":
         raise plan.refusal(f"is not valid on this GPU (diagnostics {validity[1]})")
@@ -265,23 +267,23 @@ def _deserialize(plan: Plan, flavor: Flavor) -> tuple[Any, Any]:
     names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
     known = {spec.name for spec in (*plan.signature.inputs, *plan.signature.outputs)}
     if names != known:
-        raise plan.refusal(f"has other tensors than its signature: {', '.join(sorted(names ^ known))}")
+        raise plan.refusal(f"has tensors that differ from its signature: {', '.join(sorted(names ^ known))}")
     return runtime, engine
 
 
 @functools.cache
 def _logger(name: str) -> Any:
-    """One logger per process: TensorRT ignores a second one while anything made with the first lives."""
+    """One logger per process: TensorRT ignores a second one while objects created with the first exist."""
     trt: Any = load_flavor("run", name).module
 
     class Keep(trt.ILogger):  # type: ignore[misc]
-        """Keeps the last errors, for messages."""
+        """Stores the last errors for error messages."""
 
         def __init__(self) -> None:
             super().__init__()
 
         def log(self, severity: Any, text: str) -> None:
-            """Take one line."""
+            """Store one line."""
             with suppress(Exception):
                 if severity.name in ("ERROR", "INTERNAL_ERROR"):
                     _LOG.append(text)

@@ -1,4 +1,4 @@
-"""Memory of a TensorRT session: for each tensor a fixed place on the GPU and a pinned one on the host.
+"""Memory of a TensorRT session: each tensor has a fixed buffer on the GPU and a pinned buffer on the host.
 
 Part of the runtime half: standard library and numpy only.
 """
@@ -29,9 +29,9 @@ _ALIGNMENT = 256
 
 
 class Buffer:
-    """Two places for one tensor: on the device and pinned on the host.
+    """Two buffers for one tensor: on the device and pinned on the host.
 
-    Their addresses stay as long as the tensor fits, which is what recorded graphs rely on.
+    Their addresses do not change as long as the tensor fits, because recorded graphs depend on the addresses.
     """
 
     def __init__(self, cuda: Cuda, dtype: str, size_bytes: int) -> None:
@@ -42,29 +42,29 @@ class Buffer:
         self.host = cuda.allocate_pinned(self.capacity)
 
     def bytes_of(self, shape: tuple[int, ...]) -> int:
-        """Size of a tensor of that shape."""
+        """Size in bytes of a tensor of that shape."""
         return math.prod(shape) * self.dtype.itemsize
 
     def put(self, value: Array) -> None:
-        """Copy into the pinned place."""
+        """Copy an array into the pinned buffer."""
         self._view(value.shape)[...] = value
 
     def take(self, shape: tuple[int, ...]) -> Array:
-        """A copy of what stands in the pinned place."""
+        """A copy of the pinned buffer's content."""
         return self._view(shape).copy()
 
     def upload(self, shape: tuple[int, ...], stream: int) -> None:
-        """To the device, in order on a stream."""
+        """Copy to the device, in order on a stream."""
         if size := self.bytes_of(shape):
             self.cuda.upload(self.device, self.host, size, stream)
 
     def download(self, shape: tuple[int, ...], stream: int) -> None:
-        """From the device, in order on a stream."""
+        """Copy from the device, in order on a stream."""
         if size := self.bytes_of(shape):
             self.cuda.download(self.host, self.device, size, stream)
 
     def free(self) -> None:
-        """Give both places back."""
+        """Free both buffers."""
         self.cuda.free(self.device)
         self.cuda.free_pinned(self.host)
 
@@ -77,7 +77,7 @@ class Buffer:
 
 
 class Growing:
-    """Device memory for one output whose size only the run itself knows."""
+    """Device memory for one output whose size is known only after the run."""
 
     def __init__(self, cuda: Cuda, dtype: str) -> None:
         self.cuda = cuda
@@ -87,7 +87,7 @@ class Growing:
         self.shape: tuple[int, ...] = ()
 
     def reallocate(self, size_bytes: int) -> int:
-        """Room for that many bytes; what stood there is lost."""
+        """Allocate that many bytes; the previous content is lost."""
         if size_bytes > self.capacity or not self.device:
             if self.device:
                 self.cuda.free(self.device)
@@ -96,7 +96,7 @@ class Growing:
         return self.device
 
     def take(self, stream: int) -> Array:
-        """The output, once the run is done."""
+        """The output, after the run has finished."""
         size = math.prod(self.shape) * self.dtype.itemsize
         host = Buffer(self.cuda, str(self.dtype), size)
         if size:
@@ -107,17 +107,17 @@ class Growing:
         return value
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         if self.device:
             self.cuda.free(self.device)
         self.device = self.capacity = 0
 
 
 def output_allocator(trt: Any, memory: Growing) -> Any:
-    """The object that TensorRT asks for memory once it knows how much an output takes."""
+    """The object that TensorRT asks for memory once it knows the size of an output."""
 
     class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
-        """Hands out ``memory``; both names of the call are those of different versions."""
+        """Allocates ``memory``; the two method names belong to different versions of TensorRT."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -131,19 +131,19 @@ def output_allocator(trt: Any, memory: Growing) -> Any:
             return memory.reallocate(size)
 
         def notify_shape(self, tensor_name: str, shape: Any) -> None:
-            """The shape is known now."""
+            """Store the shape, which is known now."""
             memory.shape = tuple(shape)
 
     return Allocator()
 
 
 def free_all(items: list[Callable[[], None]]) -> None:
-    """Call each, the first error last."""
+    """Call every function, then raise the first error."""
     failed: Exception | None = None
     for item in items:
         try:
             item()
-        except Exception as error:  # the others must be freed all the same
+        except Exception as error:  # the others must be freed nevertheless
             failed = failed or error
     if failed is not None:
         raise failed

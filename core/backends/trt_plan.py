@@ -1,4 +1,4 @@
-"""Plans on disk: whether one may run here is decided from its manifest, before TensorRT sees a byte of it.
+"""Plans on disk. Their manifest decides whether they can run here, before TensorRT reads them.
 
 Part of the runtime half: standard library only.
 """
@@ -24,10 +24,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan whose bytes are those of its manifest.
+    """A plan whose bytes agree with its manifest.
 
     Attributes:
-        content: the bytes that were hashed, and that are handed to TensorRT.
+        content: the bytes that were hashed and that TensorRT reads.
         built: the manifest's ``engine`` facts.
     """
 
@@ -43,16 +43,16 @@ class Plan:
 
     @property
     def version_compatible(self) -> bool:
-        """Whether later versions may run it; it then carries code that runs on this machine."""
+        """Whether later versions may run it; such a plan contains code that runs on this machine."""
         return bool(self.built["version_compatible"])
 
     @property
     def profiles(self) -> list[dict[str, tuple[Shape, Shape, Shape]]]:
-        """Per profile and input the smallest, usual and largest shape."""
+        """The smallest, usual and largest shape of each input in each profile."""
         return [{name: _shapes(text) for name, text in profile.items()} for profile in self.built["profiles"]]
 
     def nearest_profile(self, shapes: dict[str, Shape]) -> int | None:
-        """The profile that holds the shapes and whose usual shapes are nearest; None when none holds them."""
+        """The profile that allows the shapes and whose usual shapes are closest; None if no profile allows them."""
         distances = {}
         for index, profile in enumerate(self.profiles):
             pairs = [(profile[name], shape) for name, shape in shapes.items() if name in profile]
@@ -61,13 +61,13 @@ class Plan:
         return min(distances, key=lambda index: distances[index]) if distances else None
 
     def served(self) -> str:
-        """What the profiles allow, for error messages."""
+        """The allowed shapes of all profiles, for error messages."""
         listed = (", ".join(f"{name} {text}" for name, text in profile.items()) for profile in self.built["profiles"])
         shown = " or ".join(listed) or "fixed shapes"
-        return f"the engine serves {shown} (smallest:usual:largest); build it with a wider range"
+        return f"the engine accepts {shown} (smallest:usual:largest); build it with a wider range"
 
     def refusal(self, message: str) -> ArtifactError:
-        """The error that says why this plan does not run, and how to make one that does."""
+        """The error that states why this plan cannot run, and how to build one that can."""
         return ArtifactError(f"{self.path.name} {message}", f"build it here: {self.built['rebuild']}")
 
 
@@ -75,12 +75,14 @@ def read_plan(path: Path) -> Plan:
     """Read a plan and compare it with its manifest.
 
     Raises:
-        ArtifactError: it has no manifest, or is not the file that the manifest describes.
+        ArtifactError: the plan has no manifest, or differs from it.
     """
     manifest = path.parent / MANIFEST
     again = "build it here with `retort engine MODEL.onnx`, and keep the files of its folder together"
     if not manifest.is_file():
-        raise ArtifactError(f"{path.name} has no {MANIFEST}: a plan runs only where it was built for", again)
+        raise ArtifactError(
+            f"{path.name} has no {MANIFEST}: a plan runs only on the GPU and TensorRT that it was built for", again
+        )
     content = path.read_bytes()
     try:
         raw = json.loads(manifest.read_text())
@@ -96,17 +98,17 @@ def read_plan(path: Path) -> Plan:
 
 
 def require_home(plan: Plan, flavor: Flavor, device: Device) -> None:
-    """Refuse a plan that was built for another TensorRT or another GPU.
+    """Reject a plan that was built for another TensorRT or another GPU.
 
     Raises:
-        ArtifactError: naming both sides, with the command that builds it again.
+        ArtifactError: the plan does not fit; the message names both sides and the command that builds it again.
     """
     version, built_for = str(plan.built["version"]), plan.built["device"]
     if not same_line(version, flavor.version) and not _later(plan, flavor):
         raise plan.refusal(f"was built by {plan.runtime} {version}; here is {flavor.version}")
     hardware = plan.built.get("hardware", "this")
     own, here = str(built_for["compute_capability"]), device.compute_capability
-    if not own:  # built ahead of time, for every GPU that RTX knows
+    if not own:  # built in advance, for every GPU that RTX supports
         return
     if hardware == "ampere+" and float(here) >= 8.0:
         return

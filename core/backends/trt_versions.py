@@ -1,7 +1,8 @@
-"""Which TensorRT is here and what it lacks: the only place that imports one, 10.3 to 11.x and RTX alike.
+"""The installed TensorRT and its missing features. Only this module imports TensorRT (10.3 to 11.x, and RTX).
 
-Part of the runtime half: standard library only at module level. Names come from the live modules of 10.16, 11.4 (lean)
-and RTX 1.7, and for what only the full builder has from NVIDIA's documentation of 8.6, 10.x and 11.x (tensorrt.md 1.2).
+Part of the runtime half: standard library only at module level. The names were read from the modules of 10.16, 11.4
+(lean) and RTX 1.7; names that only the full builder has are from NVIDIA's documentation of 8.6, 10.x and 11.x
+(tensorrt.md 1.2).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ NOT_EVERYWHERE: dict[str, str] = {
     **dict.fromkeys(("get_engine_validity", "set_compute_capability", "ComputeCapability"), "RTX only"),
     **dict.fromkeys(("create_runtime_cache", "is_stream_capturable", "CudaGraphStrategy"), "RTX only"),
 }
-"""Names that some supported version lacks: to be used through :meth:`Flavor.member` or :func:`call_if_there` alone."""
+"""Names that some supported version lacks. Use them only through :meth:`Flavor.member` or :func:`call_if_there`."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class Flavor:
     """One installed TensorRT.
 
     Attributes:
-        name: its package.
-        version: as the package says it, such as ``11.4.0.106``.
+        name: name of its package.
+        version: version that the package reports, such as ``11.4.0.106``.
         module: the imported package.
     """
 
@@ -76,7 +77,7 @@ class Flavor:
 
     @property
     def builds_without_gpu(self) -> bool:
-        """Whether its builder works where there is no GPU."""
+        """Whether its builder works without a GPU."""
         return self.name == "tensorrt_rtx"
 
     @property
@@ -85,17 +86,17 @@ class Flavor:
         return f"{'TensorRT-RTX' if self.name == 'tensorrt_rtx' else 'TensorRT'} {self.version}"
 
     def network_flags(self) -> int:
-        """Flags of a strongly typed network: 11.x knows no other, 10.x must be asked."""
+        """Flags for a strongly typed network: 11.x knows only this type, 10.x needs a flag."""
         typed = self.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
         return 0 if typed is None else 1 << int(typed)
 
     def member(self, enum: str, name: str) -> Any | None:
-        """A member of one of its enums; None when this version has none of that name."""
+        """A member of one of its enums; None if this version does not have it."""
         return getattr(getattr(self.module, enum, None), name, None)
 
 
 def call_if_there(owner: Any, name: str, *arguments: Any) -> Any | None:
-    """Call a method that not every version has; None where it is missing."""
+    """Call a method that not every version has; return None if it is missing."""
     method = getattr(owner, name, None)
     return None if method is None else method(*arguments)
 
@@ -104,10 +105,10 @@ def load_flavor(purpose: Literal["build", "run"], wanted: str = "auto") -> Flavo
     """Import the TensorRT that can build, or run, on this machine.
 
     Args:
-        wanted: a package name, or ``auto`` for the first one that is there and usable.
+        wanted: a package name, or ``auto`` for the first package that is installed and usable.
 
     Raises:
-        MachineError: none is installed, its libraries are missing, or it needs a GPU that is not here.
+        MachineError: no TensorRT is installed, its libraries are missing, or it needs a GPU and there is none.
     """
     names = BUILDERS if purpose == "build" else RUNNERS
     if wanted != "auto" and wanted not in names:
@@ -123,17 +124,17 @@ def load_flavor(purpose: Literal["build", "run"], wanted: str = "auto") -> Flavo
 
 
 def installed() -> dict[str, str]:
-    """Versions of the TensorRT packages that are installed, by name; nothing is imported."""
+    """Versions of the installed TensorRT packages, by name; nothing is imported."""
     return {name: _version(name) for name in RUNNERS if find_spec(name) is not None}
 
 
 def same_line(one: str, other: str) -> bool:
-    """Whether a plan of one version is at home in the other: the same numbers, build number aside."""
+    """Whether a plan of one version runs in the other: their numbers are equal except for the build number."""
     return one.split(".")[:3] == other.split(".")[:3]
 
 
 def _fault(name: str, purpose: str) -> str | None:
-    """Why a package cannot serve, found without creating any of its objects: those crash without a driver."""
+    """Why a package cannot be used. It creates none of the package's objects, which crash without a driver."""
     if find_spec(name) is None:
         return f"{name} is not installed"
     if purpose == "run" or name != "tensorrt_rtx":
@@ -155,12 +156,12 @@ def _import(name: Runtime) -> Flavor:
         warnings.simplefilter("ignore")
         try:
             module = import_module(name)
-        except Exception as error:  # a package without its libraries raises ImportError, OSError or its own
+        except Exception as error:  # a package without its libraries raises ImportError, OSError or its own class
             text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise MachineError(f"{name} is installed but cannot be imported: {text}", INSTALL) from error
     needed = "Builder" if name == "tensorrt_rtx" else "Runtime"
     if not hasattr(module, needed):
-        raise MachineError(f"{name} is hollow: it has no {needed}", f"pip install --force-reinstall {name}")
+        raise MachineError(f"{name} is incomplete: it has no {needed}", f"pip install --force-reinstall {name}")
     return Flavor(name, str(getattr(module, "__version__", "") or _version(name)), module)
 
 

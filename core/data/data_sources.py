@@ -1,4 +1,4 @@
-"""Where data come from: built-in sets, the user's own function, an .npz file, a folder of images."""
+"""Sources of data: built-in sets, the user's own function, an .npz file, or a folder of images."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ ALIASES = {"val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION, "calib": C
 
 
 def load_data(spec: DataSpec, base: Path, seed: int = 0) -> Splits:
-    """Load the data that a recipe names and split what the source left unsplit.
+    """Load the data of a recipe and make the splits that the source does not have.
 
     Args:
-        base: folder that relative paths and modules are looked up from, beside the current one.
-        seed: decides which samples are held out.
+        base: folder in which relative paths and modules are looked up, in addition to the current folder.
+        seed: random seed that selects the held-out samples.
 
     Raises:
-        MissingFileError: the file or folder is not there.
-        DataError: the set is empty, ragged or not finite, or the user's function raised.
-        UserError: ``source`` is none of the known forms.
+        MissingFileError: the file or folder does not exist.
+        DataError: the data set is empty, ragged or not finite, or the user's function raised.
+        UserError: ``source`` has none of the known forms.
     """
     splits = _complete(*_read(spec, base), spec, seed)
     for where in (TRAIN, VALIDATION, CALIBRATION, TEST):
@@ -77,7 +77,8 @@ def _call(reference: str, args: Mapping[str, Any], base: Path) -> Any:
         raise
     except Exception as error:  # the user's function may raise anything
         raise DataError(
-            f"the data function '{reference}' raised {type(error).__name__}: {error}", f"mend it: {place(error)}"
+            f"the data function '{reference}' raised {type(error).__name__}: {error}",
+            f"fix the error in {place(error)}",
         ) from error
 
 
@@ -92,10 +93,10 @@ def _from_user(value: Any, source: str) -> tuple[Named, tuple[str, ...]]:
 
 
 def as_split(value: Any, where: str) -> Split:
-    """A user's ``(inputs, targets)``, array, mapping of arrays, map-style dataset or split as a :class:`Split`.
+    """Convert ``(inputs, targets)``, an array, a mapping of arrays, a map-style dataset or a split to a :class:`Split`.
 
     Raises:
-        DataError: it is none of these, or its arrays differ in length.
+        DataError: the value is none of these, or its arrays differ in length.
     """
     if hasattr(value, "read") and hasattr(value, "fingerprint"):
         split: Split = value
@@ -117,10 +118,10 @@ def _is_arrays(value: Any) -> bool:
 
 
 def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
-    """Arrays of one length as a split in memory, in the dtypes that stages work with.
+    """Make a split in memory from arrays of equal length, in the dtypes that stages use.
 
     Raises:
-        DataError: they differ in length or hold no numbers.
+        DataError: the arrays differ in length or contain no numbers.
     """
     given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
     named = {str(key): np.asarray(value) for key, value in given.items()}
@@ -130,7 +131,7 @@ def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
         lengths["targets"] = len(labels)
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise DataError(f"{where}: arrays differ in length: {listed}", "give one row per sample in each")
+        raise DataError(f"{where}: arrays differ in length: {listed}", "give one row per sample in every array")
     return ArraySplit({k: _standard(v) for k, v in named.items()}, None if labels is None else _standard(labels))
 
 
@@ -138,7 +139,7 @@ def _standard(array: Array) -> Array:
     if array.dtype == np.float64:
         return array.astype(np.float32)
     if array.dtype.kind == "O":
-        raise DataError("the data hold Python objects, not numbers", "convert them to a numeric array")
+        raise DataError("the data contain Python objects instead of numbers", "convert them to a numeric array")
     return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.uint8 else array
 
 
@@ -153,7 +154,7 @@ def _npz(path: Path) -> Named:
         split, name = _npz_key(key)
         parts.setdefault(split, {})[name] = array
     if not parts:
-        raise DataError(f"{path} holds no array", "save x_train, y_train, x_test, y_test … (or x and y)")
+        raise DataError(f"{path} contains no array", "save x_train, y_train, x_test, y_test … (or x and y)")
     return {
         split: array_split({n: a for n, a in named.items() if n != "y"}, named.get("y"), f"{path}:{split}")
         for split, named in parts.items()
@@ -161,7 +162,7 @@ def _npz(path: Path) -> Named:
 
 
 def _npz_key(key: str) -> tuple[str, str]:
-    """``x_train`` → train/input, ``y`` → train/y, ``input_ids_test`` → test/input_ids."""
+    """Split a name: ``x_train`` → train/input, ``y`` → train/y, ``input_ids_test`` → test/input_ids."""
     name, _, suffix = key.rpartition("_")
     split = ALIASES.get(suffix, suffix)
     if split not in {TRAIN, VALIDATION, TEST, CALIBRATION} or not name:
@@ -207,15 +208,16 @@ def _complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int)
 
 
 def hold_out(split: Split, share: float, generator: np.random.Generator, source: str) -> tuple[Split, Split]:
-    """What stays and what is held out of a split, with the classes in about their overall shares.
+    """Divide a split into the part that remains and the held-out part; both have about the same shares of classes.
 
     Raises:
-        DataError: too few samples.
+        DataError: there are too few samples.
     """
     count = round(len(split) * share)
     if count < 1 or count >= len(split):
         raise DataError(
-            f"{source} has {len(split)} samples: too few to hold out {share:.0%}", "give more, or splits of your own"
+            f"{source} has {len(split)} samples: too few to hold out {share:.0%}",
+            "give more samples, or give your own splits",
         )
     order = _stratified(split, generator)
     held, kept = order[:count], order[count:]
@@ -223,7 +225,7 @@ def hold_out(split: Split, share: float, generator: np.random.Generator, source:
 
 
 def _stratified(split: Split, generator: np.random.Generator) -> NDArray[np.int64]:
-    """An order in which every prefix holds the classes in about their overall shares."""
+    """An order in which every prefix has about the same shares of classes as the whole."""
     order = generator.permutation(len(split))
     targets = getattr(split, "targets", None)
     if targets is None and isinstance(split, Subset):
@@ -256,7 +258,7 @@ def _in_memory(split: Split) -> bool:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A split whose inputs carry the names that a model's signature wants."""
+    """A split whose inputs have the names of a model's signature."""
 
     parent: Split
     names: dict[str, str] = field(default_factory=dict)
@@ -270,12 +272,12 @@ class Renamed:
         return {wanted: inputs[given] for wanted, given in self.names.items()}, targets
 
     def fingerprint(self) -> str:
-        """The parent's."""
+        """The fingerprint of the parent split."""
         return self.parent.fingerprint()
 
 
 def fit_to(splits: Splits, signature: Signature) -> Splits:
-    """Give the inputs of ``splits`` the names of ``signature``: by name, or by position when no name agrees.
+    """Give the inputs of ``splits`` the names of ``signature``: by name, or by position if no name agrees.
 
     Raises:
         DataError: the number of inputs differs, or a sample does not fit the signature.
@@ -289,7 +291,7 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
     else:
         raise DataError(
             f"the data have the inputs {', '.join(given)}; the model takes {signature.describe_inputs()}",
-            "name the data's inputs as the model's",
+            "give the inputs of the data the names of the model's inputs",
         )
     parts = [Renamed(getattr(splits, key), names) for key in (TRAIN, VALIDATION, CALIBRATION, TEST)]
     signature.validate(parts[0].read([0])[0])

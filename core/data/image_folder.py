@@ -1,4 +1,4 @@
-"""A folder of images as splits: one folder per class, read and resized when they are needed."""
+"""Splits from a folder of images: one folder per class; images are read and resized when they are needed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ImageSplit:
         return len(self.paths)
 
     def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> tuple[dict[str, Array], Array | None]:
-        """Images as ``float32[N, C, H, W]``, targets as ``int64[N]``."""
+        """Read images as ``float32[N, C, H, W]`` and targets as ``int64[N]``."""
         chosen = np.asarray(indices)
         images = np.stack([self._load(self.paths[int(index)]) for index in chosen])
         return {self.name: images}, self.targets[chosen]
@@ -96,7 +96,7 @@ def image_splits(
         name: name of the model input.
 
     Raises:
-        DataError: no images, or a split lacks or adds a class.
+        DataError: there are no images, or the splits have different classes.
     """
     height, width = (size, size) if isinstance(size, int) else size
     roots = {FOLDERS[child.name]: child for child in _folders(folder) if child.name in FOLDERS} or {"train": folder}
@@ -106,7 +106,7 @@ def image_splits(
         found = [(path, classes.index(child.name)) for child in _folders(root) for path in _images(child)]
         if not found:
             raise DataError(
-                f"{root} holds no images", f"put them into one folder per class: {root}/<class>/<image>.png"
+                f"{root} contains no images", f"put them into one folder per class: {root}/<class>/<image>.png"
             )
         paths, targets = zip(*found, strict=True)
         splits[split] = ImageSplit(

@@ -1,4 +1,4 @@
-"""References to the user's code: ``package.module:name`` found, imported, called and identified."""
+"""References to the user's code, written as ``package.module:name``: they are found, imported and identified."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IMPORTED: dict[str, str] = {}
 
 @contextmanager
 def importable(*folders: Path) -> Iterator[None]:
-    """Let modules beside the recipe and in the current folder be imported meanwhile."""
+    """Make modules in the recipe's folder and in the current folder importable within this context."""
     added = [str(folder.resolve()) for folder in folders if str(folder.resolve()) not in sys.path]
     sys.path[:0] = added
     try:
@@ -32,15 +32,15 @@ def importable(*folders: Path) -> Iterator[None]:
 
 
 def resolve(reference: str, base: Path) -> Callable[..., Any]:
-    """Import ``package.module:name``, looking in ``base`` and the current folder too.
+    """Import ``package.module:name``, also from ``base`` and from the current folder.
 
     Raises:
-        UserError: the module cannot be imported, or has no such callable; the nearest name is given.
+        UserError: the module cannot be imported, or has no such callable; the message suggests the closest name.
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
         raise UserError(
-            f"'{reference}' is not of the form package.module:name", "write it as my_package.my_module:name"
+            f"'{reference}' does not have the form package.module:name", "write it as my_package.my_module:name"
         )
     with importable(base, Path.cwd()):
         _forget_stale(module_name)
@@ -49,11 +49,11 @@ def resolve(reference: str, base: Path) -> Callable[..., Any]:
         except ModuleNotFoundError as error:
             raise UserError(
                 f"cannot import '{module_name}': no module named '{error.name}'",
-                f"run from the folder that holds it, or put it beside the recipe ({base})",
+                f"run Retort in the folder that contains it, or put it next to the recipe ({base})",
             ) from error
         except Exception as error:  # the user's module may raise anything while it is imported
             raise UserError(
-                f"importing '{module_name}' raised {type(error).__name__}: {error}", f"mend it: {place(error)}"
+                f"importing '{module_name}' raised {type(error).__name__}: {error}", f"fix the error in {place(error)}"
             ) from error
         origin = _origin(module_name) if "." not in module_name else None
         if origin is not None:
@@ -61,13 +61,16 @@ def resolve(reference: str, base: Path) -> Callable[..., Any]:
     found = getattr(module, attribute, None)
     if not callable(found):
         known = [name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")]
-        raise UserError(f"module '{module_name}' has no callable '{attribute}'{nearest(attribute, known)}", "name one")
+        raise UserError(
+            f"module '{module_name}' has no callable '{attribute}'{nearest(attribute, known)}",
+            "give one of the names in the module",
+        )
     result: Callable[..., Any] = found
     return result
 
 
 def _forget_stale(module_name: str) -> None:
-    """Drop a module that was imported from another file than is found now, or before its file was changed."""
+    """Forget a module that was imported from another file, or whose file has changed since."""
     known = sys.modules.get(module_name)
     if known is None:
         return
@@ -82,13 +85,13 @@ def _forget_stale(module_name: str) -> None:
 
 
 def _origin(module_name: str) -> Path | None:
-    """The file that a top-level module would be imported from now, whatever is imported already."""
+    """The file from which a top-level module would be imported now, ignoring modules that are imported already."""
     spec = importlib.machinery.PathFinder.find_spec(module_name)
     return Path(spec.origin).resolve() if spec is not None and spec.origin and Path(spec.origin).is_file() else None
 
 
 def place(error: BaseException) -> str:
-    """File, line and function where an exception of the user's code was raised."""
+    """File, line and function of the user's code in which an exception was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -99,9 +102,9 @@ def place(error: BaseException) -> str:
 
 
 def source_identity(reference: str, base: Path) -> str:
-    """What a ``module:name`` or file reference stands for now: changes when the file does.
+    """Identify the code of a ``module:name`` or file reference; the result changes when the file changes.
 
-    A module is found, not imported, so that a run which reuses everything loads no heavy package.
+    The module is located but not imported, so that a run which reuses all artifacts loads no heavy package.
     """
     path = base / reference
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Splits: train, validation, calibration and test, read in batches so that no set has to fit into memory."""
+"""Splits: train, validation, calibration and test. They are read in batches, so no set has to fit into memory."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Split(Protocol):
         ...
 
     def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
-        """The samples at ``indices``: one array per model input with a leading batch axis, and the targets.
+        """Read the samples at ``indices``: one array per model input with a leading batch axis, and the targets.
 
         Targets are ``int64[N]`` class indices, or ``float32[N, …]`` values for regression, or None.
         """
         ...
 
     def fingerprint(self) -> str:
-        """A hash that changes when the samples do."""
+        """A hash that changes when the samples change."""
         ...
 
 
@@ -42,7 +42,7 @@ class ArraySplit:
 
     Attributes:
         inputs: one array per model input, all of the same length.
-        targets: class indices or values of that length, or None when the samples carry no label.
+        targets: class indices or values of that length, or None if the samples have no targets.
     """
 
     inputs: dict[str, Array]
@@ -69,11 +69,11 @@ class ArraySplit:
 
 @dataclass(frozen=True)
 class SequenceSplit:
-    """A split over a map-style dataset: ``dataset[i]`` gives ``(input, target)``, ``(inputs, target)`` or an input.
+    """A split over a map-style dataset: ``dataset[i]`` is ``(input, target)``, ``(inputs, target)`` or an input.
 
     Attributes:
-        name: input name used when samples are single arrays.
-        identity: what stands in for the content in :meth:`fingerprint`.
+        name: name of the input if samples are single arrays.
+        identity: text that represents the content in :meth:`fingerprint`.
     """
 
     dataset: Any
@@ -100,7 +100,7 @@ class SequenceSplit:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some samples of another split, by index."""
+    """A selection of the samples of another split, by index."""
 
     parent: Split
     indices: NDArray[np.integer[Any]]
@@ -119,7 +119,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class Splits:
-    """The four uses of data; no sample serves two of train, validation and test.
+    """The four splits. No sample belongs to two of train, validation and test.
 
     Attributes:
         classes: names of the classes, in index order; empty for regression.
@@ -132,7 +132,7 @@ class Splits:
     classes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """A hash that changes when any split does; worked out once."""
+        """A hash that changes when any split changes; it is computed once."""
         return self._fingerprint
 
     @cached_property
@@ -142,7 +142,7 @@ class Splits:
 
     @property
     def judging(self) -> Split:
-        """What decisions are judged on: the validation split, or the calibration split where there is none."""
+        """The split on which decisions are based: validation, or calibration if there is no validation split."""
         return self.validation if len(self.validation) else self.calibration
 
     def example(self, rows: int = 2) -> dict[str, Array]:
@@ -151,7 +151,7 @@ class Splits:
 
 
 def batches(split: Split, size: int, limit: int | None = None) -> Iterator[Batch]:
-    """Read a split in order, ``size`` samples at a time, at most ``limit`` samples.
+    """Read a split in order in batches of ``size`` samples, up to ``limit`` samples.
 
     Raises:
         DataError: the split is empty.
@@ -164,21 +164,21 @@ def batches(split: Split, size: int, limit: int | None = None) -> Iterator[Batch
 
 
 def rows_of(split: Split, count: int) -> dict[str, Array]:
-    """The inputs of the first ``count`` samples, or of all where there are fewer."""
+    """The inputs of the first ``count`` samples, or of all samples if there are fewer."""
     return split.read(range(min(count, len(split))))[0]
 
 
 def as_arrays(split: Split, indices: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> ArraySplit:
-    """A split, or some of its samples, as arrays in memory."""
+    """Read a split, or some of its samples, into memory."""
     inputs, targets = split.read(range(len(split)) if indices is None else indices)
     return ArraySplit(inputs, targets)
 
 
 def check_finite(inputs: Mapping[str, Array], where: str) -> None:
-    """Refuse NaN and infinities.
+    """Reject NaN and infinite values.
 
     Raises:
-        DataError: naming the input and the first bad sample.
+        DataError: there is such a value; the message names the input and the first bad sample.
     """
     for name, array in inputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():

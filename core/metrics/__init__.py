@@ -1,1 +1,1 @@
-"""Metrics of a task, their intervals, and the paired comparison of two models."""
+"""Metrics of a task, their confidence intervals, and the paired comparison of two models."""

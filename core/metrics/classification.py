@@ -1,4 +1,4 @@
-"""Classes from scores, and the metrics that count them: labels, top-k hits, macro precision, recall and F1."""
+"""Predicted classes, and the metrics that count them: top-k accuracy, macro precision, recall and F1."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Labels = NDArray[np.int64]
 
 
 def class_labels(outputs: Array, targets: Array) -> tuple[Labels, Labels]:
-    """Predicted and wanted classes, both of the targets' shape; scores are reduced to their argmax.
+    """Predicted and true classes, both in the shape of the targets; scores are reduced to their argmax.
 
     Raises:
-        DataError: the shapes do not belong together, or a target class does not exist.
+        DataError: the shapes do not fit each other, or a target class does not exist.
     """
     if outputs.shape == targets.shape and outputs.dtype.kind == "f" and targets.dtype.kind == "f":
         axis = _class_axis(outputs.shape)
@@ -39,7 +39,7 @@ def _decide(scores: NDArray[Any], axis: int | None) -> Labels:
 
 
 def _class_axis(shape: tuple[int, ...]) -> int | None:
-    """Class axis of scores that come without labels: ``[N, C]``, ``[N, T, C]``, ``[N, C, H, W]``."""
+    """Class axis of scores without labels: ``[N, C]``, ``[N, T, C]``, ``[N, C, H, W]``."""
     axis = {1: 0, 2: 1, 3: 2}.get(len(shape), 1)
     return None if len(shape) == 1 or shape[axis] == 1 else axis
 
@@ -51,7 +51,7 @@ def _axis_beside(scores: tuple[int, ...], labels: tuple[int, ...]) -> int:
         if scores[:-1] == labels:
             return len(scores) - 1
     raise DataError(
-        f"outputs {list(scores)} and class targets {list(labels)} do not belong together",
+        f"outputs of shape {list(scores)} do not fit class targets of shape {list(labels)}",
         "give one class index per sample (and position), or choose a metric for values such as mse",
     )
 
@@ -68,7 +68,7 @@ def _checked_classes(targets: Array, classes: int | None) -> Labels:
 
 
 def top_k(outputs: Array, targets: Array, k: int) -> Floats:
-    """Share of a sample's labels that are among the ``k`` highest scores, ``[N]``; equal scores rank in class order."""
+    """Share of a sample's labels among the ``k`` highest scores, ``[N]``; equal scores are ranked in class order."""
     predicted, wanted = class_labels(outputs, targets)
     if outputs.ndim == wanted.ndim or outputs.shape == (*wanted.shape, 1):
         return per_sample_mean((predicted == wanted).astype(np.float64))
@@ -102,7 +102,7 @@ def macro(name: str, predicted: Labels, wanted: Labels) -> Score:
 
 
 def _summer(code: NDArray[np.integer[Any]], classes: int) -> Score:
-    """Weights ``[B, n]`` summed by class ``[B, classes]``; codes beyond the classes are left out."""
+    """Sum weights ``[B, n]`` by class to ``[B, classes]``; indices beyond the classes are ignored."""
     order = np.argsort(code, kind="stable")
     present, starts = np.unique(code[order], return_index=True)
 
@@ -115,5 +115,5 @@ def _summer(code: NDArray[np.integer[Any]], classes: int) -> Score:
 
 
 def per_sample_mean(values: Floats) -> Floats:
-    """The mean over everything but the sample axis, ``[N]``."""
+    """The mean over all axes except the sample axis, ``[N]``."""
     return np.asarray(values.reshape(len(values), -1).mean(axis=1), np.float64)

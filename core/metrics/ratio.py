@@ -1,4 +1,4 @@
-"""One shape for a measured ratio of two times: its interval, what it is a ratio of, and by which clock."""
+"""A measured ratio of two times: its value, its interval, what was compared, and the clock."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any, Literal
 from .intervals import Interval
 
 ClockName = Literal["thread", "wall", "device"]
-"""CPU time of the calling thread, time that passes, or what a user's function says of another device."""
+"""CPU time of the calling thread, wall-clock time, or the time that a user's function reports for another device."""
 Judgement = Literal["faster", "slower", "cannot tell"]
 CLOCK_WORDS: dict[ClockName, str] = {
     "thread": "CPU time of the thread",
-    "wall": "time that passes",
-    "device": "time that the device reports",
+    "wall": "wall-clock time",
+    "device": "the time that the device reports",
 }
 NOT_BOUNDED = "not bounded: too few rounds"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast one thing is as another, with its interval.
+    """The speedup of a candidate over a reference, with its interval.
 
     Attributes:
         value: the time of the reference divided by the time of the candidate: above 1, the candidate is the faster one.
-        low: lower end of the interval; None where too few rounds were timed to have one.
+        low: lower end of the interval; None if too few rounds were timed.
         high: upper end; see ``low``.
-        confidence: two-sided, such as 0.95.
-        candidate: name of what is compared.
-        reference: name of what it is compared with.
-        rounds: pairs of blocks behind the value.
-        clock: the clock that decides.
-        wall: the same ratio by the time that passes, where another clock decides.
-        doubts: why the measurement must not decide anything, such as a noisy machine; empty when it is valid.
+        confidence: two-sided confidence, such as 0.95.
+        candidate: name of the candidate.
+        reference: name of the reference.
+        rounds: number of pairs of timed blocks.
+        clock: the clock that was used.
+        wall: the same ratio in wall-clock time, if another clock was used.
+        doubts: reasons why no decision may be based on it, such as a noisy machine; empty if it is valid.
     """
 
     value: float
@@ -60,7 +60,7 @@ class Ratio:
 
     @property
     def tendency(self) -> Judgement:
-        """What the interval alone says, whatever the doubts about the machine."""
+        """The verdict of the interval alone, without the doubts."""
         if self.low is not None and self.low > 1:
             return "faster"
         return "slower" if self.high is not None and self.high < 1 else "cannot tell"
@@ -74,13 +74,13 @@ class Ratio:
 
     @property
     def interval(self) -> Interval:
-        """For computing: an end that is not bounded is infinite."""
+        """Both ends for computations: an unbounded end is infinite."""
         low = -math.inf if self.low is None else self.low
         return Interval(self.value, low, math.inf if self.high is None else self.high, self.confidence)
 
     @property
     def span(self) -> str:
-        """``3.05 to 3.20``, or that there is no interval."""
+        """``3.05 to 3.20``, or the statement that there is no interval."""
         if self.low is None and self.high is None:
             return NOT_BOUNDED
         low, high = ("not bounded" if end is None else f"{end:.2f}" for end in (self.low, self.high))
@@ -93,27 +93,27 @@ class Ratio:
 
     @property
     def why_undecided(self) -> str:
-        """In words, why the verdict is "cannot tell"; empty when it is another."""
+        """Why the verdict is "cannot tell", in words; empty for another verdict."""
         if self.doubts:
             return "; ".join(self.doubts)
         if self.tendency != "cannot tell":
             return ""
-        return "the interval holds 1" if self.bounded else "too few rounds were timed for an interval"
+        return "the interval contains 1" if self.bounded else "too few rounds were timed for an interval"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without infinities."""
+        """Convert to JSON-ready values without infinities."""
         return {**asdict(self), "doubts": list(self.doubts)}
 
     @staticmethod
     def from_dict(raw: Mapping[str, Any]) -> Ratio:
-        """Inverse of :meth:`to_dict`; also reads a plain interval, whose zero or infinite ends become open ones."""
+        """Inverse of :meth:`to_dict`; also reads a plain interval, whose zero or infinite ends become unbounded."""
         known = {field.name for field in fields(Ratio)}
         given = {key: value for key, value in raw.items() if key in known}
         return Ratio(**{**given, **dict(open_ends(raw["low"], raw["high"])), "doubts": tuple(raw.get("doubts", ()))})
 
 
 def open_ends(low: float | None, high: float | None) -> Iterable[tuple[str, float | None]]:
-    """Both ends of a ratio by name: one that is not finite and positive bounds nothing and is None."""
+    """Both ends of a ratio by name; an end that is not finite and positive becomes None."""
     for name, end in (("low", low), ("high", high)):
         yield name, end if end is not None and math.isfinite(end) and end > 0 else None
 

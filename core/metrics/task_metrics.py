@@ -47,15 +47,15 @@ AGAINST_OUTPUTS = ("agreement", "cosine", "sqnr")
 
 
 def evaluate(name: MetricName, outputs: Array, targets: Array) -> float:
-    """The metric on all samples.
+    """Compute the metric on all samples.
 
     Args:
-        outputs: what the model gave, ``[N, …]``.
+        outputs: outputs of the model, ``[N, …]``.
         targets: class indices ``[N]`` or values ``[N, …]``; for ``agreement``,
-            ``cosine`` and ``sqnr`` the reference's outputs.
+            ``cosine`` and ``sqnr`` the outputs of the reference model.
 
     Raises:
-        DataError: lengths differ, NaN or infinite values, or classes the model does not have.
+        DataError: lengths differ, there are NaN or infinite values, or a class does not exist in the model.
     """
     return float(scorer(name, outputs, targets)(np.ones((1, len(outputs))))[0])
 
@@ -63,7 +63,7 @@ def evaluate(name: MetricName, outputs: Array, targets: Array) -> float:
 def metric_interval(
     name: MetricName, outputs: Array, targets: Array, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The metric with its interval: Wilson's for proportions, the BCa bootstrap for everything else.
+    """Compute the metric with its interval: Wilson's for proportions, the BCa bootstrap for all others.
 
     Raises:
         DataError: see :func:`evaluate`.
@@ -88,12 +88,12 @@ def paired_difference(
     """How much worse the candidate is than the reference on the same samples.
 
     Positive means worse: reference minus candidate for metrics where higher is better, candidate minus reference for
-    errors. Proportions use Tango's score interval, which stays honest when few samples differ or none; everything else
-    a paired BCa bootstrap, which for macro metrics is never narrower than what ``n`` samples without an event can show.
+    errors. Proportions use Tango's score interval, which is valid even if few or no samples differ. All others use a
+    paired BCa bootstrap, which for macro metrics is never narrower than the bound from ``n`` samples without an event.
     Two models with bit-equal outputs have a difference of exactly 0 in ``mse``, ``mae``, ``cosine`` and ``sqnr``.
 
     Args:
-        targets: as in :func:`evaluate`, shared by both.
+        targets: as in :func:`evaluate`, for both models.
 
     Raises:
         DataError: see :func:`evaluate`.
@@ -116,7 +116,7 @@ def sample_scores(name: MetricName, outputs: Array, targets: Array) -> Floats:
 
     Raises:
         DataError: see :func:`evaluate`.
-        UserError: the metric is no mean over samples (macro metrics, SQNR).
+        UserError: the metric is not a mean over samples (macro metrics, SQNR).
     """
     _check(name, outputs, targets)
     if name == "top5":
@@ -133,7 +133,7 @@ def sample_scores(name: MetricName, outputs: Array, targets: Array) -> Floats:
 
 
 def scorer(name: MetricName, outputs: Array, targets: Array) -> Score:
-    """The metric as a function of sample weights ``[B, N]`` that gives ``[B]`` values, for resampling.
+    """The metric as a function of sample weights ``[B, N]`` that returns ``[B]`` values, for resampling.
 
     Raises:
         DataError: see :func:`evaluate`.
@@ -149,16 +149,16 @@ def scorer(name: MetricName, outputs: Array, targets: Array) -> Score:
 
 
 def sqnr_db(reference: Array, outputs: Array, centred: bool = True) -> float:
-    """Signal to quantization noise ratio in decibels; infinite for equal outputs.
+    """Signal-to-quantization-noise ratio in dB; infinite for equal outputs.
 
     Args:
-        reference: what the unquantized model gave, ``[N, …]``.
-        centred: take as signal only what differs between samples (the reference minus its mean over the samples);
-            the raw output flatters a model whose outputs share a large constant part (compress.md 3). The noise is the
-            whole error in both forms, so a constant error is never hidden.
+        reference: outputs of the model that is not quantized, ``[N, …]``.
+        centred: use as signal only the differences between samples (the reference minus its mean over the samples). A
+            large constant part of the outputs would give a ratio that is too good (compress.md 3). The noise is the
+            whole error in both forms, so a constant error is always counted.
 
     Raises:
-        DataError: shapes differ, NaN or infinite values.
+        DataError: shapes differ, or there are NaN or infinite values.
     """
     _check("sqnr", outputs, reference)
     signal, noise = _energies(reference, outputs, centred)
@@ -204,20 +204,24 @@ def _check(name: str, outputs: Array, targets: Array) -> None:
     if name not in HIGHER_IS_BETTER:
         raise UserError(f"no such metric: '{name}'", f"choose one of {', '.join(HIGHER_IS_BETTER)}")
     if len(outputs) != len(targets) or len(outputs) == 0:
-        raise DataError(f"{len(outputs)} outputs for {len(targets)} targets", "give one of each per sample")
+        raise DataError(
+            f"{len(outputs)} outputs for {len(targets)} targets", "give one output and one target per sample"
+        )
     for what, values in (("outputs", outputs), ("targets", targets)):
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             bad = int(np.argwhere(~np.isfinite(_rows(values)).all(axis=1))[0][0])
-            raise DataError(f"{what} have NaN or infinite values, first in sample {bad}", "check model and data")
+            raise DataError(
+                f"{what} have NaN or infinite values, first in sample {bad}", "check the model and the data"
+            )
     if name in AGAINST_OUTPUTS and outputs.shape != targets.shape:
         raise DataError(
-            f"outputs {list(outputs.shape)} and the reference's {list(targets.shape)} differ in shape",
+            f"the outputs {list(outputs.shape)} and the reference's outputs {list(targets.shape)} differ in shape",
             "compare models with the same outputs",
         )
 
 
 def _with_doubt(interval: Interval, name: str, outputs: Array, targets: Array) -> Interval:
-    """Widen a macro metric's interval to what unseen events could still do to its rarest class."""
+    """Widen a macro metric's interval by the possible effect of unseen events on its rarest class."""
     if name not in MACRO:
         return interval
     _, wanted = class_labels(outputs, targets)

@@ -67,8 +67,8 @@ def test_weights_that_are_not_there_are_named(command: str, apart: Path, capsys:
     apart.with_name("apart.data").unlink()
     code, text = _told([command, str(apart)], capsys)
     assert code == MissingFileError.exit_code
-    assert "keeps its weights in apart.data, which is not beside it" in " ".join(text.split())
-    assert "copy apart.data whole into the folder of apart.onnx" in " ".join(text.split())
+    assert "stores its weights in apart.data, which is not in the same folder" in " ".join(text.split())
+    assert "copy the complete file apart.data into the folder of apart.onnx" in " ".join(text.split())
 
 
 def test_every_reader_refuses_weights_that_end_too_early(apart: Path) -> None:
@@ -79,9 +79,9 @@ def test_every_reader_refuses_weights_that_end_too_early(apart: Path) -> None:
     for read in (read_graph, load_graph, import_graph):
         with pytest.raises(MissingFileError, match=r"apart\.data is truncated: 'w' of apart\.onnx ends at byte 64"):
             read(apart)
-    with pytest.raises(ArtifactError, match="weights that it keeps in another file") as caught:
+    with pytest.raises(ArtifactError, match="the weights that it stores in another file") as caught:
         open_session(apart)
-    assert "copy that file whole beside it" in caught.value.remedy
+    assert "copy the complete file into the same folder" in caught.value.remedy
 
 
 def test_a_truncated_file_is_no_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

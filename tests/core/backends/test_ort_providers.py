@@ -40,7 +40,7 @@ def model(tmp_path: Path) -> Path:
 @needs_idle
 def test_a_provider_that_runs_nothing_is_refused(model: Path) -> None:
     """A provider that is listed but takes no node would mean a silent run on the CPU."""
-    with pytest.raises(MachineError, match=rf"does not run on {IDLE} as asked") as caught:
+    with pytest.raises(MachineError, match=rf"does not run on {IDLE} as requested") as caught:
         open_session(model, SessionOptions(providers=(IDLE, "CPUExecutionProvider")))
     assert caught.value.facts["nodes"] == {"CPUExecutionProvider": 2}
     assert "nodes per provider: CPUExecutionProvider 2" in caught.value.remedy

@@ -134,7 +134,7 @@ def test_the_nearest_profile_serves(driver: Any, tmp_path: Path) -> None:
 def test_a_shape_outside_all_profiles_is_refused(driver: Any, tmp_path: Path) -> None:
     """The message has the shape and what the engine serves."""
     session = open_session(plan(tmp_path))
-    with pytest.raises(InputError, match=r"no profile of the engine holds x \[17, 4\]") as caught:
+    with pytest.raises(InputError, match=r"no profile of the engine contains x \[17, 4\]") as caught:
         session.run(feeds(17))
     assert "1x4:8x4:16x4" in caught.value.remedy
 
@@ -216,7 +216,7 @@ def test_what_tensorrt_cannot_load_is_an_error_with_its_reason(driver: Any, tmp_
 
 def test_without_a_gpu_no_object_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing driver is found before TensorRT is touched: its runtime would crash."""
-    monkeypatch.setattr(trt_versions, "driver_fault", lambda: "no NVIDIA driver: libcuda.so.1 is not there")
+    monkeypatch.setattr(trt_versions, "driver_fault", lambda: "no NVIDIA driver: libcuda.so.1 was not found")
     with pytest.raises(MachineError, match=r"not installed|needs an NVIDIA GPU") as caught:
         open_session(plan(tmp_path))
     assert caught.value.remedy
@@ -303,7 +303,7 @@ def test_another_engine_than_the_signature_is_refused(
 ) -> None:
     """Names that the signature does not have are told."""
     monkeypatch.setattr(Engine, "get_tensor_name", lambda self, index: "xz"[index])
-    with pytest.raises(ArtifactError, match="other tensors than its signature: y, z"):
+    with pytest.raises(ArtifactError, match="tensors that differ from its signature: y, z"):
         open_session(plan(tmp_path))
 
 

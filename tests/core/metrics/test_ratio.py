@@ -15,7 +15,7 @@ from retort.core.metrics.ratio import Ratio, mean_of
     [
         (1.01, 1.2, (), "faster", ""),
         (0.8, 0.99, (), "slower", ""),
-        (0.99, 1.2, (), "cannot tell", "the interval holds 1"),
+        (0.99, 1.2, (), "cannot tell", "the interval contains 1"),
         (None, None, (), "cannot tell", "too few rounds were timed for an interval"),
         (1.5, 1.7, ("the machine was busy",), "cannot tell", "the machine was busy"),
     ],

@@ -214,7 +214,7 @@ def test_intervals_are_repeatable() -> None:
         ("accuracy", np.zeros((2, 3)), np.array([0, 3]), "class 3 does not exist: the model knows 0 to 2"),
         ("accuracy", np.zeros((2, 3)), np.array([0, -1]), "class -1 does not exist"),
         ("accuracy", np.zeros((2, 3)), np.array([0.5, 1.0]), "not whole numbers"),
-        ("accuracy", np.zeros((2, 3, 4)), np.array([0, 1]), "do not belong together"),
+        ("accuracy", np.zeros((2, 3, 4)), np.array([0, 1]), "do not fit class targets"),
         ("cosine", np.zeros((2, 3)), np.zeros((2, 4)), "differ in shape"),
         ("mse", np.zeros((2, 3)), np.zeros((2, 4)), "differ in shape"),
     ],

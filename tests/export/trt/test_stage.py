@@ -275,7 +275,7 @@ def test_an_unwritable_cache_folder_is_named(tmp_path: Path) -> None:
 FAKES = {
     "crash": ("class Builder:\n    def __init__(self, logger):\n        import os; os.abort()\n", "signal 6"),
     "libraries": ("raise OSError('libtensorrt_rtx.so.1: cannot open shared object file')\n", "cannot open shared"),
-    "hollow": ("__version__ = '1.7.1'\n", "hollow"),
+    "incomplete": ("__version__ = '1.7.1'\n", "incomplete"),
 }
 LOGGER = "class ILogger:\n    def __init__(self): pass\nclass NetworkDefinitionCreationFlag: pass\n"
 
