@@ -1,4 +1,4 @@
-"""The captured program: the one form of a model between capture and export, which trains, is edited and is saved."""
+"""The captured program: the form of a model between capture and export, which can be trained, edited and saved."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 NOTES = "notes"
-"""What the user should know of the way a program was captured, in :attr:`Program.meta`."""
+"""Key in :attr:`Program.meta` of what the user should know about the way a program was captured."""
 
 
 @dataclass
@@ -44,12 +44,12 @@ class Program:
     """A captured model.
 
     Attributes:
-        module: a graph of ATen calls with its parameters; takes the inputs by position, returns a flat tuple.
+        module: a graph of ATen calls with its parameters. It takes the inputs by position and returns a flat tuple.
             Nodes whose behaviour changes in training carry ``node.meta["retort_trains"]``.
         signature: names, dtypes and shapes of inputs and outputs, in the module's order.
         example: small example feeds with a batch of at least 2.
-        meta: JSON-ready facts that travel with the program, such as its quantization scheme.
-        exported: what :func:`reexport` gave last, and the code and the tensors it was made from.
+        meta: JSON-ready facts that are saved with the program, such as its quantization scheme.
+        exported: the last result of :func:`reexport`, and the code and the tensors from which it was made.
     """
 
     module: fx.GraphModule
@@ -68,16 +68,16 @@ def capture(
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> Program:
-    """Capture a model as a program and prove that it computes the same.
+    """Capture a model as a program, and prove that both compute the same.
 
-    The model is left as it was found, and shares no memory with the program. Submodules in evaluation inside a model
-    in training (frozen BatchNorm) stay frozen. Outputs are compared with the model's in evaluation, at the example's
-    batch size and at 3 and 1.
+    The model is not changed, and shares no memory with the program. Submodules in evaluation inside a model in training
+    (frozen BatchNorm) stay frozen. Outputs are compared with those of the model in evaluation, at the example's batch
+    size and at 3 and 1.
 
     Args:
         model: any module that ``torch.export`` can take.
-        example: one array or tensor per input, with a leading batch axis, named as the inputs shall be called; passed
-            by name when all names are parameters of ``forward``, else by position.
+        example: one array or tensor per input, with a leading batch axis, by the name that the input gets. They are
+            passed by name if all names are parameters of ``forward``, else by position.
         dynamic: further dynamic axes, ``{input name: {axis: axis name}}``; axis 0 is always ``batch``.
         output_names: one name per output tensor; by default ``output``, or the keys and fields the model returns.
 
@@ -85,7 +85,7 @@ def capture(
         The program, in evaluation form.
 
     Raises:
-        CaptureError: the model cannot be captured; says where and why.
+        CaptureError: the model cannot be captured; the message states where and why.
         ModelError: the model does not run on the example.
     """
     captured = capture_module(model, example, dynamic, output_names)
@@ -96,13 +96,13 @@ def capture(
 
 
 def set_training(program: Program, training: bool) -> None:
-    """Flip every node that trains (batch norm, dropout, recurrent layers, attention dropout …)."""
+    """Switch all nodes with a training mode (batch norm, dropout, recurrent layers, attention dropout …)."""
     train_eval_mode.apply(program.module, training)
 
 
 @contextmanager
 def evaluating(program: Program) -> Iterator[None]:
-    """The program in evaluation form for a while, then back in the form it had."""
+    """Put the program into evaluation form within this context, and restore its form afterwards."""
     before = program.module.training
     set_training(program, False)
     try:
@@ -122,7 +122,7 @@ def clone(program: Program) -> Program:
 
 
 def shared(program: Program) -> Program:
-    """A copy with a graph of its own that holds the same parameters and buffers."""
+    """A copy with its own graph and the same parameters and buffers."""
     module = fx.GraphModule(program.module, copy.deepcopy(program.module.graph), "Program")
     for name, child in [item for item in module.named_modules() if item[0] and isinstance(item[1], fx.GraphModule)]:
         parent, _, last = name.rpartition(".")
@@ -132,7 +132,7 @@ def shared(program: Program) -> Program:
 
 
 def device_of(program: Program) -> torch.device:
-    """Where the program's parameters are; the CPU when it has none."""
+    """The device of the program's parameters; the CPU if it has none."""
     state = next(program.module.parameters(), None)
     return state.device if state is not None else torch.device("cpu")
 
@@ -145,8 +145,8 @@ def move(program: Program, device: torch.device | str) -> None:
 def reexport(program: Program) -> torch.export.ExportedProgram:
     """The program in evaluation form as an ExportedProgram, with its dynamic axes; shares its parameters.
 
-    A second call gives the same one as long as neither the code nor any tensor was replaced: tracing is what takes the
-    time in saving and exporting.
+    A second call returns the same object as long as neither the code nor any tensor was replaced, because tracing takes
+    most of the time of saving and exporting.
 
     Raises:
         CaptureError: an edit of the graph broke it.
@@ -172,7 +172,7 @@ def _made_from(program: Program) -> tuple[Any, ...]:
 
 
 def save_program(program: Program, path: Path) -> None:
-    """Write a program as ``.pt2``, atomically, in evaluation form; holds no pickled class.
+    """Write a program as ``.pt2``, atomically, in evaluation form and without any pickled class.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -189,8 +189,8 @@ def load_program(path: Path) -> Program:
     """Read a program written by :func:`save_program`.
 
     Raises:
-        ArtifactError: truncated, altered or foreign.
-        MissingFileError: nothing there.
+        ArtifactError: the file is truncated, altered or foreign.
+        MissingFileError: the file does not exist.
     """
     exported, signature, facts = load_exported(path)
     names = [spec.name for spec in signature.inputs]
@@ -206,7 +206,7 @@ def load_program(path: Path) -> Program:
 
 
 def predict(program: Program, split: Split, batch_size: int = 256, console: Console = SILENT) -> dict[str, Array]:
-    """Outputs in evaluation form for all samples of a split, on the device where the program is.
+    """Outputs in evaluation form for all samples of a split, computed on the device of the program.
 
     Args:
         split: samples whose inputs fit the program's signature.
@@ -234,7 +234,8 @@ def _joined(spec: TensorSpec, parts: list[Array]) -> Array:
     if BATCH not in spec.shape:
         if len(parts) > 1:
             raise DataError(
-                f"output '{spec.describe()}' has no batch axis: its values for {len(parts)} batches do not join",
+                f"output '{spec.describe()}' has no batch axis, so its values for {len(parts)} batches cannot be "
+                "joined",
                 "return one row per sample",
             )
         return parts[0]
@@ -249,7 +250,7 @@ def _joined(spec: TensorSpec, parts: list[Array]) -> Array:
 
 
 def _example(exported: torch.export.ExportedProgram, signature: Signature) -> dict[str, torch.Tensor]:
-    """The feeds the program was exported with; zeros of fitting shapes when the file holds none."""
+    """The example feeds in the file; zeros of the right shapes if it has none."""
     if exported.example_inputs is not None:
         args, kwargs = exported.example_inputs
         values = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
@@ -270,7 +271,7 @@ def store(
     options: BaseModel | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """Write a program as an artifact; its parameters, MACs and bytes join the facts.
+    """Write a program as an artifact; its parameters, MACs and bytes are added to the facts.
 
     Raises:
         StorageError: the disk is full or not writable.

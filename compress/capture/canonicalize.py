@@ -1,6 +1,6 @@
-"""One spelling per operator: what PyTorch calls by two names gets the usual one, and recurrent cells become their sums.
+"""One name per operator: aliases get their usual name, and recurrent cells are expanded into basic operators.
 
-Every later transform knows ``mul`` and ``linear``; nobody needs to know ``multiply``, or what is inside ``lstm_cell``.
+Every later transform handles ``mul`` and ``linear``, and need not handle ``multiply`` or ``lstm_cell``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _USUAL = {
 
 
 def respell(graph: fx.Graph) -> None:
-    """Give every node the usual name of its operator, with the same arguments, and open the recurrent cells."""
+    """Give every node the usual name of its operator, with the same arguments, and expand the recurrent cells."""
     for node in list(graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
@@ -47,7 +47,7 @@ def respell(graph: fx.Graph) -> None:
 
 
 def _usual(target: torch._ops.OpOverload) -> Any:
-    """The operator of another name that takes the same arguments in the same order."""
+    """The operator with another name that takes the same arguments in the same order."""
     name = target._schema.name.removeprefix("aten::")
     place = "_" if name.endswith("_") else ""
     packet = (
@@ -62,7 +62,7 @@ def _kinds(target: torch._ops.OpOverload) -> list[tuple[str, bool]]:
 
 
 def _widen_first(graph: fx.Graph, node: fx.Node) -> None:
-    """``1.0 - mask`` of integers converts the mask first: the exporter promotes no types in what it takes apart."""
+    """Convert an integer mask before ``1.0 - mask``: the exporter promotes no types in operators that it expands."""
     first: Any = node.args[0]
     kind = node.meta["val"].dtype
     if kind.is_floating_point and not first.meta["val"].is_floating_point():

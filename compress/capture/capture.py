@@ -1,4 +1,4 @@
-"""From an ``nn.Module`` to a graph of ATen calls that trains, checked against the model it came from."""
+"""Capture of an ``nn.Module`` as a trainable graph of ATen calls, which is compared with the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Captured:
     """A checked graph: the module in evaluation form with its nodes marked, its signature and its example.
 
     Attributes:
-        notes: what the user should know of the way it was captured.
+        notes: what the user should know about the way it was captured.
     """
 
     module: fx.GraphModule
@@ -44,7 +44,7 @@ class Captured:
 
 @dataclass(frozen=True)
 class Form:
-    """A graph as it was captured, and the symbolic values of its inputs and outputs."""
+    """A graph after capture, and the symbolic values of its inputs and outputs."""
 
     module: fx.GraphModule
     inputs: list[torch.Tensor]
@@ -53,7 +53,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Checks:
-    """What a captured graph has to give: feeds and outputs as the model is, and with parameters ``values``."""
+    """What a captured graph must compute: feeds and outputs with the model's parameters, and with ``values``."""
 
     plain: list[Check]
     nudged: Check
@@ -99,17 +99,17 @@ def capture_module(
 
 
 def prepare_example(example: Mapping[str, Any]) -> Tensors:
-    """The example as CPU tensors.
+    """Convert the example to CPU tensors.
 
     Raises:
-        ModelError: no input, or inputs with different numbers of rows.
+        ModelError: there is no input, or inputs have different numbers of rows.
     """
     tensors = {name: _as_tensor(value) for name, value in example.items()}
     counts = {len(tensor) for tensor in tensors.values() if tensor.dim()}
     if len(counts) != 1 or 0 in counts:
         shown = ", ".join(f"{name}: {list(tensor.shape)}" for name, tensor in tensors.items()) or "nothing"
         raise ModelError(
-            f"the example inputs need the same number of rows on axis 0, got {shown}",
+            f"the example inputs must have the same number of rows on axis 0, but they have {shown}",
             "give one array per input with a leading batch axis",
         )
     return tensors
@@ -126,14 +126,14 @@ def rows(feeds: Mapping[str, torch.Tensor], count: int) -> Tensors:
 def _best_form(
     flat: _Flat, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: Checks
 ) -> tuple[Form, tuple[str, ...]]:
-    """The training form when its evaluation agrees with the model, else the evaluation form with marks; and notes."""
+    """The training form if its evaluation agrees with the model, else the marked evaluation form; and notes."""
     frozen = train()
     training: fx.GraphModule | None = None
     notes: tuple[str, ...] = ()
     try:
         form = _export(flat, feeds, dynamic)
     except CaptureError as error:
-        notes = (f"the model is captured as it is in evaluation, because in training {error.message}",)
+        notes = (f"the model is captured in evaluation form, because in training {error.message}",)
     else:
         training = form.module
         train_eval_mode.mark_training_form(training)
@@ -170,18 +170,18 @@ def _export(flat: _Flat, feeds: Tensors, dynamic: Dynamic) -> Form:
 
 
 def _references(flat: _Flat, given: Tensors, feeds: Tensors) -> Checks:
-    """What the model itself gives in evaluation.
+    """The outputs of the model itself in evaluation.
 
     Raises:
-        ModelError: it does not run on the example.
-        CaptureError: it is random, or runs at the example's batch size only.
+        ModelError: the model does not run on the example.
+        CaptureError: its outputs are random, or it runs only at the example's batch size.
     """
     first = _reference(flat, given)
     again = _reference(flat, given)
     if any(not torch.equal(left, right) for left, right in zip(first[1], again[1]) if not left.isnan().any()):
         raise CaptureError(
             "the model's outputs are random in evaluation: two runs on the same example differ",
-            "give F.dropout its `training=self.training`, and draw random numbers only while training",
+            "pass `training=self.training` to F.dropout, and draw random numbers only in training",
         )
     plain = [first]
     for size in (_size(feeds), *CHECKED_BATCHES):
@@ -200,7 +200,7 @@ def _references(flat: _Flat, given: Tensors, feeds: Tensors) -> Checks:
 
 
 def _forget(model: nn.Module) -> None:
-    """Let the model drop what it keeps of its parameters between runs in evaluation; ``train`` is where it does."""
+    """Make the model drop values that it caches between runs in evaluation; it does so in ``train``."""
     model.train()
     model.eval()
 
@@ -211,7 +211,7 @@ def _reference(flat: _Flat, feeds: Tensors) -> Check:
             return feeds, [value.detach().clone() for value in flat(*(tensor.clone() for tensor in feeds.values()))]
         except RetortError:
             raise
-        except Exception as error:  # whatever the user's forward raises
+        except Exception as error:  # the user's forward may raise anything
             raise ModelError(
                 f"the model does not run on an example batch of {_size(feeds)}: {type(error).__name__}: {error}",
                 "give example inputs that fit its forward",
@@ -219,10 +219,10 @@ def _reference(flat: _Flat, feeds: Tensors) -> Check:
 
 
 def _keywords(model: nn.Module, names: list[str]) -> list[str] | None:
-    """Names to pass the inputs by, or None for by position.
+    """Names by which the inputs are passed; None to pass them by position.
 
     Raises:
-        ModelError: the model takes other inputs.
+        ModelError: the names do not fit the model's inputs.
     """
     parameters = list(inspect.signature(model.forward).parameters.values())
     kinds = inspect.Parameter
@@ -237,7 +237,7 @@ def _keywords(model: nn.Module, names: list[str]) -> list[str] | None:
     if misplaced or len(names) < needed or (len(names) > len(places) and not variadic):
         raise ModelError(
             f"the example has inputs {', '.join(names)}, but the model's forward takes {', '.join(named) or 'nothing'}",
-            "name the inputs as in forward, or give them in its order",
+            "use the names of the forward's parameters, or give the inputs in their order",
         )
     return None
 
@@ -246,7 +246,7 @@ def _ready(model: nn.Module) -> nn.Module:
     """The module inside torch.compile, DataParallel and DistributedDataParallel; on the CPU.
 
     Raises:
-        ModelError: lazy layers that have not seen an input yet, or a TorchScript module.
+        ModelError: a lazy layer has not seen an input yet, or the module is TorchScript.
     """
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return _ready(model.module)
@@ -256,9 +256,11 @@ def _ready(model: nn.Module) -> nn.Module:
     state = [*model.named_parameters(), *model.named_buffers()]
     lazy = [name for name, tensor in state if is_lazy(tensor)]
     if lazy:
-        raise ModelError(f"the model has lazy parameters without a shape: {', '.join(lazy[:3])}", "run it once first")
+        raise ModelError(
+            f"the model has lazy parameters without a shape: {', '.join(lazy[:3])}", "run the model once before capture"
+        )
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("a TorchScript module cannot be captured", "give the nn.Module it was made from")
+        raise ModelError("a TorchScript module cannot be captured", "give the nn.Module from which it was made")
     return model if all(tensor.device.type == "cpu" for _, tensor in state) else copy.deepcopy(model).cpu()
 
 
@@ -268,13 +270,13 @@ def _check_dynamic(feeds: Tensors, dynamic: Dynamic) -> None:
             if name not in feeds or not 0 < axis < feeds[name].dim() or not label.isidentifier() or label == BATCH:
                 shown = ", ".join(f"{key}: {list(tensor.shape)}" for key, tensor in feeds.items())
                 raise ModelError(
-                    f"dynamic axis {axis} ('{label}') of '{name}' fits no input; they are {shown}",
+                    f"dynamic axis {axis} ('{label}') of '{name}' does not fit the inputs, which are {shown}",
                     "give {input: {axis: name}} with axes from 1 and names that are identifiers other than 'batch'",
                 )
             if feeds[name].shape[axis] < 2:
                 raise ModelError(
                     f"the example has size {feeds[name].shape[axis]} on dynamic axis {axis} of '{name}'",
-                    "give an example of at least 2 there: a 1 is taken for a constant",
+                    "give an example of size 2 or more on that axis: a size of 1 becomes a constant",
                 )
 
 

@@ -1,4 +1,4 @@
-"""Cleaning a freshly exported graph: flat inputs and outputs, no dead code, no in-place surprises."""
+"""Cleanup of an exported graph: flat inputs and outputs, no dead code, no in-place changes of inputs."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def finish(
 
 
 def drop_traces(module: torch.nn.Module, prefix: str = "") -> None:
-    """Forget where nodes came from but for the submodule's name and the line of the model's code.
+    """Remove the origin of nodes except for the submodule's name and the line of the model's code.
 
-    Class names, folders and memory addresses differ from run to run and are nobody's business.
+    Class names, folders and memory addresses differ from run to run and may be private.
 
     Args:
         prefix: what to strip from the submodules' names.
@@ -91,7 +91,7 @@ def drop_traces(module: torch.nn.Module, prefix: str = "") -> None:
 def own_line(trace: str) -> str:
     """The innermost frame of the model's own code in a stack trace, in the same form, with the file's name alone.
 
-    PyTorch's frames and ours say nothing of the model: those of a layer in a list, or of the trace itself.
+    Frames of PyTorch and of Retort do not describe the model.
     """
     own = [frame for frame in _FRAME.findall(trace) if not frame[0].startswith(_NOT_THE_MODELS)]
     if not own:
@@ -101,7 +101,7 @@ def own_line(trace: str) -> str:
 
 
 def inside(path: str) -> str:
-    """The name of a model's parameter in its program: a layer called `code` or `graph` would hide what graphs have."""
+    """The name of a model's parameter in its program: a layer called `code` would hide an attribute of the graph."""
     first, dot, rest = path.partition(".")
     return f"{first}_{dot}{rest}" if first in _TAKEN else path
 
@@ -141,14 +141,14 @@ def _fetch(module: torch.nn.Module, path: str) -> Any:
 
 
 def _drop_checks(graph: fx.Graph) -> None:
-    """Assertions about dtypes and sizes at capture; they would refuse mixed precision and pruned channels."""
+    """Whether a node asserts dtypes or sizes; such assertions would fail in mixed precision and after pruning."""
     for node in reversed(list(graph.nodes)):
         if str(node.target) in _CHECKS and not node.users:
             graph.erase_node(node)
 
 
 def _has_effect(node: fx.Node) -> bool:
-    """Whether a node matters though nobody reads it: dropout that nobody reads does not."""
+    """Whether a node is needed although no node reads it; unread dropout is not needed."""
     random = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
     return node.is_impure() and (_mutates(node) or not random)
 
@@ -161,7 +161,7 @@ def _drop_counters(graph: fx.Graph) -> None:
 
 
 def _make_functional(graph: fx.Graph) -> None:
-    """Replace in-place operators on fresh values by their plain twins (``relu_`` by ``relu``)."""
+    """Replace in-place operators on new values by their out-of-place forms (``relu_`` by ``relu``)."""
     for node in list(graph.nodes):
         if str(node.target) in _COPIES and _only_read(node):
             node.replace_all_uses_with(node.args[0])
@@ -176,7 +176,7 @@ def _make_functional(graph: fx.Graph) -> None:
 
 
 def _guard_inputs(graph: fx.Graph) -> None:
-    """Copy inputs that the model writes to, so that the caller's arrays stay as they are."""
+    """Copy inputs that the model writes to, so that the caller's arrays are not changed."""
     for node in graph.find_nodes(op="placeholder"):
         if _written(node):
             with graph.inserting_after(graph.find_nodes(op="placeholder")[-1]):
@@ -225,7 +225,7 @@ def _arguments(target: torch._ops.OpOverload) -> list[tuple[str, str]]:
 
 
 def _is_fresh(node: Any) -> bool:
-    """Whether nobody else sees the memory of a value: neither viewed so far nor a view of something still in use."""
+    """Whether no other value shares the memory: it has no views, and is not a view of a value still in use."""
     if not isinstance(node, fx.Node) or node.op != "call_function" or any(_aliases(user) for user in node.users):
         return False
     while _aliases(node):

@@ -1,4 +1,4 @@
-"""Bags of embeddings of one length each, as a look-up and a reduction: ONNX would get a loop over the bags."""
+"""Bags of embeddings of equal length as a look-up and a reduction; ONNX would get a loop over the bags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a model could not be captured, said so that its author can act on it."""
+"""Error messages that tell the author of a model why it could not be captured and what to change."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TORCH = Path(torch.__file__).resolve().parent
 
 
 def explain(error: BaseException) -> CaptureError:
-    """A readable CaptureError for whatever ``torch.export`` raised."""
+    """A readable CaptureError for an exception of ``torch.export``."""
     text, kind, place = str(error), type(error).__name__, own_place(traceback.extract_tb(error.__traceback__))
     if "data-dependent" in text.lower() or "DataDependent" in kind or "dynamic control flow" in text.lower():
         return CaptureError(
-            f"the model decides by the values of its data{place}, which a captured graph cannot do",
+            f"the model branches on the values of its data{place}, which a captured graph cannot do",
             "replace the `if`, `while` or `.item()` there by torch.where, masking or torch.cond",
             cause=_brief(text),
         )
@@ -36,13 +36,13 @@ def explain(error: BaseException) -> CaptureError:
 def mismatch(
     module: torch.nn.Module, checks: Sequence[tuple[Mapping[str, torch.Tensor], Sequence[torch.Tensor]]]
 ) -> str | None:
-    """The first difference between a graph and the outputs it should give, in words; None when they agree."""
+    """The first difference between the outputs of a graph and the expected outputs, in words; None if they agree."""
     for feeds, wanted in checks:
         size = next(len(tensor) for tensor in feeds.values() if tensor.dim())
         try:
             with torch.no_grad(), same_buffers(module):
                 got = module(*(tensor.clone() for tensor in feeds.values()))
-        except Exception as error:  # a specialised shape shows as any kind of error
+        except Exception as error:  # a specialised shape can cause any kind of error
             raise_own_fault(error)
             return f"with a batch of {size} it fails: {type(error).__name__}: {_brief(str(error))}"
         if len(got) != len(wanted):
@@ -56,9 +56,9 @@ def mismatch(
 
 def _difference(got: torch.Tensor, wanted: torch.Tensor) -> str | None:
     if got.shape != wanted.shape:
-        return f"has shape {list(got.shape)}, the model gives {list(wanted.shape)}"
+        return f"has shape {list(got.shape)}, but the model's has {list(wanted.shape)}"
     if got.dtype != wanted.dtype:
-        return f"is {got.dtype}, the model gives {wanted.dtype}"
+        return f"is {got.dtype}, but the model's is {wanted.dtype}"
     if not wanted.is_floating_point():
         return None if torch.equal(got, wanted) else "differs from the model's"
     finite = torch.isfinite(wanted)
@@ -84,4 +84,4 @@ def own_place(frames: traceback.StackSummary) -> str:
 
 def _brief(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no further word"
+    return lines[0][:300] if lines else "no details"

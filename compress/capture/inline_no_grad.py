@@ -1,4 +1,4 @@
-"""Bodies under ``torch.no_grad`` put into the graph they stand in, so that every transform sees what is in them."""
+"""Inlining of ``torch.no_grad`` bodies into the surrounding graph, so that every transform sees their nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _aten = torch.ops.aten
 def inline_no_grad(module: fx.GraphModule) -> None:
     """Replace every body under ``no_grad`` by its nodes; no gradient passes its detached outputs, as before.
 
-    A body in which gradients are switched on again stays as it is.
+    A body that switches gradients on again is not changed.
     """
     while True:
         nodes = [node for node in module.graph.nodes if _is_switch(node)]

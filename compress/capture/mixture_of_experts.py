@@ -1,9 +1,9 @@
-"""Mixtures of experts of `transformers` as products of fixed shape: every expert sees every token while it is traced.
+"""Mixtures of experts of `transformers` as products of fixed shape: every expert computes every token in the trace.
 
-The library's own forms sort tokens by expert, or gather a copy of an expert's matrices for each token: the first is an
-operator of its own that no other runtime has, the second moves more than it computes. Here the experts are a batch of
-matrices, and the router's weights, zero where an expert was not chosen, join their outputs: the same sum, with more
-products.
+The library's own forms sort tokens by expert, which needs an operator that no other runtime has, or copy an expert's
+matrices for each token, which moves more data than it computes. Here the experts are a batch of matrices, and their
+outputs are added with the router's weights, which are zero for experts that were not chosen. The result is the same,
+with more products.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..graph.workarounds import experts_computed_by
 
 
 def dense_experts() -> AbstractContextManager[None]:
-    """Let experts compute densely, whatever their configuration says; nothing where `transformers` is not in use."""
+    """Make experts compute densely, regardless of their configuration; no effect if `transformers` is not in use."""
     return experts_computed_by(_forward)
 
 
 def _forward(experts: Any, states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """What the experts give together.
+    """The combined output of the experts.
 
     Args:
-        experts: holds ``[E, …]`` matrices; its layout is told by its attributes.
+        experts: module with ``[E, …]`` matrices; its attributes determine their layout.
         states: ``[S, H]``.
         chosen: experts of each token, ``int64[S, K]``.
         weights: their shares, ``[S, K]``.

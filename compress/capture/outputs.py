@@ -16,24 +16,26 @@ SINGLE = "output"
 
 
 def flatten(value: Any) -> list[tuple[str, torch.Tensor]]:
-    """The tensors in a model's return value, each with a readable path; what is not a tensor is dropped.
+    """The tensors in a model's return value, each with a readable path; values that are not tensors are dropped.
 
     Args:
-        value: a tensor, or any nesting of mappings, dataclasses, sequences and what PyTorch knows as a pytree.
+        value: a tensor, or any nesting of mappings, dataclasses, sequences and pytrees of PyTorch.
 
     Raises:
-        CaptureError: an object that cannot be looked into, or no tensor at all.
+        CaptureError: an object has an unknown structure, or there is no tensor.
     """
     found = list(_walk(value, ()))
     if not found:
-        raise CaptureError("the model returns no tensor", "let its forward return a tensor, a tuple or a dict of them")
+        raise CaptureError(
+            "the model returns no tensor", "return a tensor, or a tuple or dict of tensors, from its forward"
+        )
     if len(found) == 1 and not any(isinstance(part, str) for part in found[0][0]):
         return [(SINGLE, found[0][1])]
     return [("_".join(map(str, _rooted(path))), tensor) for path, tensor in found]
 
 
 def unique_names(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
-    """Names made of letters, digits and ``_ . -`` that collide neither with each other nor with ``taken``."""
+    """Names of letters, digits and ``_ . -`` that differ from each other and from ``taken``."""
     inputs = set(taken)
     used, names = set(inputs), []
     for raw in wanted:
@@ -52,7 +54,7 @@ def choose_names(given: Iterable[str] | None, found: list[str], inputs: Iterable
     """The caller's output names, or readable ones.
 
     Raises:
-        UserError: a wrong number of names, or two alike.
+        UserError: the number of names is wrong, or two names are equal.
     """
     if given is None:
         return unique_names(found, inputs)
@@ -61,7 +63,7 @@ def choose_names(given: Iterable[str] | None, found: list[str], inputs: Iterable
         raise UserError(
             f"output_names gives {', '.join(names) or 'nothing'}, but the model has {len(found)} outputs: "
             f"{', '.join(found)}",
-            "give one name for each, different from each other and from the inputs'",
+            "give one name per output; names must differ from each other and from the names of the inputs",
         )
     return names
 
@@ -89,7 +91,7 @@ def _children(value: Any) -> list[tuple[str | int, Any]]:
     if len(leaves) == 1 and leaves[0] is value:
         name = f"{type(value).__module__}.{type(value).__qualname__}"
         raise CaptureError(
-            f"the model returns a {name}, which holds no tensors that can be named",
+            f"the model returns a {name}, which contains no tensors that can be named",
             "return tensors in a tuple, a dict or a dataclass (a Hugging Face model: set `use_cache=False`)",
         )
     return list(enumerate(leaves))

@@ -1,7 +1,7 @@
 """Convolutions whose kernels are made per sample (CondConv, StyleGAN2), as products of kernels and patches.
 
-They are written as one grouped convolution with as many groups as the batch has samples, on an input with all samples
-beside each other in its channels. ONNX and most runtimes want the number of groups as a constant.
+Such models use one grouped convolution with one group per sample, on an input whose channels contain all samples. ONNX
+and most runtimes require a constant number of groups.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looking at a model without leaving a trace: modes, buffers, random state and parameters come back as they were."""
+"""Inspection of a model without side effects: modes, buffers, random state and parameters are restored."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ NUDGE = 0.1
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[Callable[[], set[str]]]:
-    """Leave the model as found.
+    """Restore the state of the model at the end.
 
     Yields:
         A call that puts the model into training form and returns the names of the submodules that stay frozen: those
-        in evaluation inside a model in training, and those whose ``train`` keeps them so.
+        in evaluation inside a model in training, and those whose ``train`` method keeps them there.
     """
     found = {child: child.training for child in model.modules()}
     momenta = [child for child in model.modules() if isinstance(child, _Averaging) and child.momentum is None]
@@ -47,7 +47,7 @@ def preserved(model: nn.Module) -> Iterator[Callable[[], set[str]]]:
 
 @contextmanager
 def same_buffers(model: nn.Module) -> Iterator[None]:
-    """Undo what running the model writes into its buffers."""
+    """Undo the changes that a run of the model makes to its buffers."""
     before = [
         (owner, name, buffer, buffer.detach().clone())
         for owner in model.modules()
@@ -64,10 +64,10 @@ def same_buffers(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def nudged(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Parameters moved a little, so that a branch whose weights start at zero shows in the outputs.
+    """Change parameters slightly, so that a branch whose weights are zero affects the outputs.
 
     Yields:
-        The moved values by every name they have.
+        The changed values by all their names.
     """
     noise = torch.Generator().manual_seed(0)
     moved: dict[int, torch.Tensor] = {}
@@ -84,7 +84,7 @@ def nudged(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
 
 @contextmanager
 def holding(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Other values in the parameters for a while; names that the model does not have are passed over."""
+    """Use other values of the parameters within this context; unknown names are ignored."""
     before = [(weight, weight.detach().clone(), name) for name, weight in model.named_parameters() if name in values]
     try:
         with torch.no_grad():
@@ -99,7 +99,7 @@ def holding(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[No
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention as its parts, since the fused encoder layer only exists in evaluation, and its masks as they are."""
+    """Decompose attention, because the fused encoder layer exists only in evaluation, and do not change its masks."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

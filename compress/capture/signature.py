@@ -35,7 +35,7 @@ def make_signature(
         outputs: likewise its outputs; a size computed from a symbol keeps its formula, such as ``2*batch``.
 
     Raises:
-        ModelError: a dtype that no numpy array can hold, as samples come and go in those.
+        ModelError: numpy does not have the dtype of an input or output.
     """
     named = tuple(_input_spec(name, tensor, dynamic.get(name, {})) for name, tensor in feeds.items())
     labels = _symbols(named, inputs)
@@ -46,7 +46,7 @@ def make_signature(
     )
     for spec in (*taken, *given):
         if not _numpy_holds(spec.dtype):
-            text = f"{spec.describe()} has a dtype that numpy lacks"
+            text = f"{spec.describe()} has a dtype that numpy does not have"
             raise ModelError(text, "convert the model first, with `model.float()`")
     return Signature(taken, given)
 
@@ -72,7 +72,7 @@ def _symbols(specs: Sequence[TensorSpec], values: Sequence[torch.Tensor]) -> dic
 
 
 def _in_multiples(spec: TensorSpec, value: torch.Tensor, labels: Mapping[str, str]) -> TensorSpec:
-    """``2*height`` where the model takes even heights only."""
+    """The name of an axis, such as ``2*height`` if the model takes only even heights."""
     shape = (_axis(size, labels) if isinstance(axis, str) else axis for size, axis in zip(value.shape, spec.shape))
     return replace(spec, shape=tuple(shape))
 

@@ -1,4 +1,4 @@
-"""One call of ``torch.export`` with named dynamic axes, whose refusals are readable."""
+"""One call of ``torch.export`` with named dynamic axes and readable error messages."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def trace(
 ) -> torch.export.ExportedProgram:
     """Export a module with dynamic axes.
 
-    Bounds that the model sets on an axis of its own (a table of 512 positions) and steps (even heights only) are taken
-    over; the batch must be free.
+    Bounds that the model sets on an axis (a table of 512 positions) and steps (only even heights) are adopted; the
+    batch axis must have no bounds.
 
     Args:
         inputs: example inputs, by position.
-        axes: the dynamic axes of each input, ``{axis: name}``; equal names are equal sizes, ``4*name`` is in steps.
+        axes: the dynamic axes of each input, ``{axis: name}``; equal names mean equal sizes, ``4*name`` multiples of 4.
         variadic: whether ``forward`` takes ``*values``.
 
     Raises:
-        CaptureError: in the model's terms: what it does, where, and the remedy.
+        CaptureError: the model cannot be exported; the message states what it does and where.
     """
     bounds: dict[str, Bounds] = {}
     steps: dict[str, int] = {}
@@ -144,7 +144,7 @@ def _narrowed(text: str, bounds: Mapping[str, Bounds]) -> dict[str, Bounds]:
 
 
 def _hold_anyway(text: str, bounds: Mapping[str, Bounds]) -> bool:
-    """Whether all that PyTorch could not prove of the sizes holds at every one of them (`n % (8 * n) != 0`)."""
+    """Whether the conditions that PyTorch could not prove are true for every size (`n % (8 * n) != 0`)."""
     guards = _guards(text)
     return len(guards) == len(_COMPLAINT.findall(text)) > 0 and all(
         all(held[low or 1 : None if high is None else high + 1])
@@ -153,7 +153,7 @@ def _hold_anyway(text: str, bounds: Mapping[str, Bounds]) -> bool:
 
 
 def _guards(text: str) -> list[tuple[str, list[bool]]]:
-    """Names of axes, and which of the sizes 0, 1, 2 … a condition that the program sets on them allows."""
+    """Names of axes, and which of the sizes 0, 1, 2 … the program's condition on them allows."""
     found = []
     for name, source, condition in _GUARD.findall(text):
         try:
@@ -180,21 +180,21 @@ def _constraint(text: str, places: Mapping[int, str]) -> CaptureError | None:
             return CaptureError(
                 f"the model fixes the {what} to {fix}{places.get(int(fix), '')}: "
                 "a size became a constant of the program",
-                "take sizes from the input (`x.size(0)`, `x.flatten(1)`), and do not loop or decide by them",
+                "take sizes from the input (`x.size(0)`, `x.flatten(1)`), and do not loop over them or branch on them",
                 axis=name,
             )
         if not name.startswith("_"):
             bound = re.sub(r"^Dim\('\w+', (.*)\)$", r"\1", fix)
             return CaptureError(
-                f"the model does not take every size of the {what}: it holds for {_spoken(name, bound)} only",
-                "do not decide by that size in `forward`, or leave the axis fixed",
+                f"the model does not work for every size of the {what}, only for {_spoken(name, bound)}",
+                "do not branch on that size in `forward`, or keep the axis fixed",
                 axis=name,
             )
     for name, source, condition in _GUARD.findall(text):
         return CaptureError(
-            f"the model does not take every size of the {_axis(name)}: it holds where "
+            f"the model does not work for every size of the {_axis(name)}, only if "
             f"{condition.replace(source, name)} only",
-            "do not decide by that size in `forward`, or leave the axis fixed",
+            "do not branch on that size in `forward`, or keep the axis fixed",
             axis=name,
         )
     return None

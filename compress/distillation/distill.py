@@ -38,7 +38,7 @@ class SoftTargetLoss:
     al., 2015, section 2). Regression: soft is the mean squared error to the teacher's outputs.
 
     Attributes:
-        identity: tells this loss from one with another teacher or other numbers.
+        identity: distinguishes this loss from one with another teacher or other options.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ def soft_target_loss(
     """The distillation loss for :func:`retort.compress.training.train.fit`.
 
     Args:
-        teacher: stays as it is; put into evaluation form, and moved to the student's device when first asked.
+        teacher: it is not trained; it is put into evaluation form, and moved to the student's device on first use.
         temperature: softens both distributions; classification only.
         alpha: weight of the soft loss, 0 to 1; at 1 no targets are needed.
         hard: the loss on the targets; cross entropy or mean squared error when None.
@@ -102,10 +102,10 @@ def soft_target_loss(
 def recover(
     program: Program, teacher: Program, options: RecoverOptions, context: Context, label: str
 ) -> dict[str, Any]:
-    """Train a program in place after weights were taken from it, by default on what it gave before.
+    """Train a program in place after weights were removed from it, by default on its previous outputs.
 
     Args:
-        teacher: the program as it was; evaluated only.
+        teacher: the unchanged program; it is only evaluated.
         label: names the checkpoint in the scratch folder of ``context``.
 
     Returns:
@@ -128,8 +128,8 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
         student: trained in place.
 
     Raises:
-        ArtifactError: ``parent`` is no program.
-        ModelError: teacher and student do not take the same inputs or predict the same classes.
+        ArtifactError: ``parent`` is not a program.
+        ModelError: teacher and student have different inputs or different outputs.
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
     raise_if_not(parent, "program")
@@ -146,17 +146,17 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
 
 
 def _for_student(context: Context, parent: Artifact, student: Program) -> Context:
-    """A context with its data under the student's names: by name, or else in the order of the teacher's inputs."""
+    """A context whose data have the student's names: by name, or else in the order of the teacher's inputs."""
     named = {spec.name for spec in student.signature.inputs} <= set(context.data.train.read([0])[0])
     given = context if named else fit_context(context, parent.main)
     return replace(context, data=fit_to(given.data, student.signature))
 
 
 def check_pair(teacher: Program, student: Program) -> None:
-    """Whether a student can learn from a teacher.
+    """Check that a student can learn from a teacher.
 
     Raises:
-        ModelError: other inputs, or another prediction.
+        ModelError: their inputs or their predictions differ.
     """
     theirs, ours = teacher.signature.outputs[0], student.signature.outputs[0]
     if not _fits(theirs, ours):
@@ -174,7 +174,7 @@ def check_pair(teacher: Program, student: Program) -> None:
         inputs = teacher.signature.describe_inputs(), student.signature.describe_inputs()
         raise ModelError(
             f"the teacher takes {inputs[0]}; the student takes {inputs[1]}",
-            "let both take the same inputs",
+            "give both models the same inputs",
         )
 
 

@@ -1,1 +1,1 @@
-"""What the rooms of compression share about graphs; so far the patches of PyTorch's private parts."""
+"""Operations on captured graphs that all parts of compression share."""

@@ -1,4 +1,4 @@
-"""What a captured graph costs: parameters, bytes and multiply-accumulates, by shape propagation alone."""
+"""Cost of a captured graph: parameters, bytes and multiply-accumulates, computed by shape propagation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a program costs.
+    """The cost of a program.
 
     Attributes:
         parameters: number of trainable values, shared ones counted once.
@@ -43,7 +43,7 @@ def measure(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> Cost:
 
 
 def node_macs(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Multiply-accumulates for one sample by node name; nodes that have none are left out."""
+    """Multiply-accumulates for one sample by node name; nodes without any are omitted."""
     code = [graph.code for graph in train_eval_mode.graphs(module)]
     state = [*module.state_dict().values(), *feeds.values()]
     key = *code, *[(tuple(tensor.shape), tensor.dtype) for tensor in state]
@@ -53,7 +53,7 @@ def node_macs(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> dict
 
 
 _KNOWN: WeakKeyDictionary[fx.GraphModule, tuple[tuple[Any, ...], dict[str, int]]] = WeakKeyDictionary()
-"""What was counted last of a graph, with its code and shapes: stages ask again and again."""
+"""The last count of a graph, with its code and shapes, because stages need it many times."""
 
 
 def _count(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -62,7 +62,7 @@ def _count(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> dict[st
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             counter = _Counter(module, mode)
             counter.run(*map(mode.from_tensor, rows))
-    except DataDependentOutputException:  # numbers are read from tensors (`.item()`), which fake ones do not hold
+    except DataDependentOutputException:  # numbers are read from tensors (`.item()`), but fake tensors have no values
         with torch.no_grad():
             counter = _Counter(module, None)
             counter.run(*(row.to(_device(module)) for row in rows))
@@ -112,7 +112,7 @@ class _Counter(fx.Interpreter):
         return self.call_function(node.target, args, kwargs)
 
     def _wrapped(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        """Bodies under no_grad or autocast count as if they stood in the graph; of two branches the dearer one."""
+        """Count bodies under no_grad or autocast as part of the graph; of two branches count the dearer one."""
         bodies = [index for index, item in enumerate(args) if isinstance(item, fx.GraphModule)]
         kind = node.target.name()  # type: ignore[union-attr]
         if not bodies or not kind.startswith(("wrap_", "cond")):
@@ -176,7 +176,7 @@ def _bilinear(named: dict[str, Any], result: torch.Tensor) -> int:
 
 
 def _einsum(named: dict[str, Any], result: torch.Tensor) -> int:
-    """Operands are contracted pairwise from the left, as PyTorch does without a path optimiser."""
+    """Count an einsum; operands are contracted pairwise from the left, as PyTorch does without a path optimiser."""
     left, _, right = named["equation"].replace(" ", "").partition("->")
     terms = left.split(",")
     terms = _spell_ellipsis(terms, [tensor.dim() for tensor in named["tensors"]])

@@ -1,4 +1,4 @@
-"""Where tensors live: between numpy and a device, and a whole graph from one device to another."""
+"""Devices: conversion between numpy and tensors, and moving a graph from one device to another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def as_tensor(value: Array, device: torch.device | str = "cpu") -> torch.Tensor:
 
 
 def as_array(value: torch.Tensor) -> Array:
-    """A numpy array of a tensor's values; bfloat16, which numpy lacks, becomes float32."""
+    """A numpy array of a tensor's values; bfloat16, which numpy does not have, becomes float32."""
     value = value.detach().cpu()
     array: Array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     return array

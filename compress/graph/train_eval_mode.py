@@ -1,4 +1,4 @@
-"""Which nodes of a captured graph behave differently in training, and the switch that sets them all."""
+"""The nodes of a captured graph that behave differently in training, and the switch that sets them all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def graphs(module: torch.nn.Module) -> Iterator[fx.GraphModule]:
 
 
 def mode_argument(node: fx.Node) -> str | None:
-    """Name of the argument that tells training from evaluation, or None when the operator has none."""
+    """Name of the argument that selects training or evaluation; None if the operator has none."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return None
     names = [argument.name for argument in node.target._schema.arguments]
@@ -81,8 +81,8 @@ def mark_evaluation_form(module: torch.nn.Module, training: torch.nn.Module | No
     """Mark the nodes of a graph captured in evaluation form.
 
     Args:
-        training: the same model in training form, when that could be captured: a node takes the mode of its
-            twin there (same submodule, same operator, same place among its equals).
+        training: the same model in training form, if it could be captured: a node takes the mode of the
+            corresponding node (same submodule, same operator, same position among equal nodes).
         frozen: names of submodules that stay in evaluation while the model trains.
     """
     twins = dict(_labelled(training)) if training is not None else {}
@@ -150,8 +150,8 @@ def from_json(module: torch.nn.Module, marks: Sequence[dict[str, Any]], where: s
         index = mark["ordinal"]
         if index >= len(nodes) or str(nodes[index].target) != mark["op"]:
             raise ArtifactError(
-                f"{where}: its training modes do not fit its graph, which has no {mark['op']} at place {index}",
-                "the file was altered: capture the model again",
+                f"{where}: its training modes do not fit its graph, which has no {mark['op']} at position {index}",
+                "the file was altered; capture the model again",
             )
         nodes[index].meta[TRAINS] = mark["train"]
 

@@ -36,7 +36,7 @@ _EXPERTS = "transformers.integrations.moe"
 
 @contextmanager
 def free_lengths(model: nn.Module) -> Iterator[None]:
-    """Sizes stay free where the code of a model or PyTorch would look at them.
+    """Keep sizes symbolic where the code of a model or of PyTorch would read them.
 
     Patched: ``len`` in the modules that define the model, where it gives what ``x.size(0)`` gives; ``torch.cdist``,
     which follows its definition, or for long second lists a product. Seen in torch 2.13.
@@ -78,7 +78,7 @@ def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str
 
 @contextmanager
 def fixed_sizes(place: Callable[[traceback.StackSummary], str]) -> Iterator[dict[int, str]]:
-    """Where a free size became a number.
+    """Record where a symbolic size became a number.
 
     Patched: ``ShapeEnv._set_replacement`` of ``torch.fx.experimental.symbolic_shapes``, which notes where it was called
     from. Seen in torch 2.13.
@@ -113,7 +113,7 @@ def fixed_sizes(place: Callable[[traceback.StackSummary], str]) -> Iterator[dict
 
 @contextmanager
 def masks_unseen() -> Iterator[None]:
-    """Masks of ``nn.Transformer`` are taken as they are.
+    """Do not compare masks of ``nn.Transformer`` with a causal mask.
 
     Patched: ``torch.nn.modules.transformer._detect_is_causal_mask``. Seen in torch 2.13.
 

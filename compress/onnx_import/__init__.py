@@ -1,3 +1,3 @@
-"""People who have only an ONNX file: its graph as a PyTorch module, to be captured like any other."""
+"""Import of ONNX files: the graph as a PyTorch module, which can be captured like any other module."""
 
 from .stage import import_onnx as import_onnx

@@ -105,7 +105,7 @@ def _prelu(call: Call) -> torch.Tensor:
 def _cast(call: Call) -> torch.Tensor:
     kind = _DTYPES.get(call.get("to"))
     if kind is None:
-        raise call.refuse("its type is neither a number that PyTorch has nor a truth value")
+        raise call.refuse("its type is neither a number type of PyTorch nor a boolean")
     return call.tensor(0).to(kind)
 
 

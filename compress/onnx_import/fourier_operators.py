@@ -1,4 +1,4 @@
-"""Operators on signals and patches: Fourier transforms, whose complex values have real and imaginary part last."""
+"""Operators on signals and patches: Fourier transforms (the last axis has the real and imaginary part) and Col2Im."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _stft(call: Call) -> torch.Tensor:
     signal, window, step = call.tensor(0), call.optional(2), _number(call, 1, None)
     length = _number(call, 3, None if window is None else window.shape[0])
     if length is None:
-        raise call.refuse("it has neither a window nor a length of its frames")
+        raise call.refuse("it has neither a window nor a frame length")
     if signal.dim() == 3 and signal.shape[-1] == 2:
         raise call.refuse("its signal is complex")
     frames = signal.reshape(signal.shape[0], -1).unfold(1, int(length), int(step))
@@ -51,7 +51,7 @@ def _fold(call: Call) -> torch.Tensor:
     size, block = (tuple(whole(call.host(index))) for index in (1, 2))
     pads = call.get("pads") or [0, 0, 0, 0]
     if len(block) != 2 or pads[:2] != pads[2:]:
-        raise call.refuse("its patches are not of pictures, or its padding is uneven")
+        raise call.refuse("its patches are not two-dimensional, or its padding is asymmetric")
     stride, dilation = (tuple(call.get(name) or [1, 1]) for name in ("strides", "dilations"))
     return functional.fold(call.tensor(0), size, block, dilation, tuple(pads[:2]), stride)
 

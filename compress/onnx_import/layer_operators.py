@@ -36,7 +36,7 @@ def _conv_transpose(call: Call) -> torch.Tensor:
     )
     pads = call.get("pads") or [0] * 2 * rank
     if call.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or call.get("output_shape"):
-        raise call.refuse("its padding is given by the output's size")
+        raise call.refuse("its padding is defined by the size of the output")
     before, after = pads[:rank], pads[rank:]
     # PyTorch crops both sides alike; what ONNX crops more at the end goes to the output padding, or is cut off.
     smaller = [min(pair) for pair in zip(before, after)]
@@ -81,7 +81,7 @@ def _same(
     for size, k, s, d in zip(value.shape[2:], kernel, stride, dilation, strict=True):
         reach = d * (k - 1)
         if s > 1 and not isinstance(size, int):
-            raise call.refuse("its padding depends on a size that is free")
+            raise call.refuse("its padding depends on a dynamic size")
         total = reach if s == 1 else max(0, (-(-size // s) - 1) * s + reach + 1 - size)
         small, large = total // 2, total - total // 2
         before.append(large if lower else small)
@@ -108,7 +108,7 @@ def _average_pool(call: Call) -> torch.Tensor:
         raise call.refuse("it is dilated")
     value, padding = _padded(call, call.tensor(0), kernel, stride, [1] * len(kernel), 0.0)
     if value is not call.values[0] and not counts:
-        raise call.refuse("its padding is uneven and not counted")
+        raise call.refuse("its padding is asymmetric and is not counted")
     pool = _of_rank(call, _MEANS, len(kernel))
     return pool(value, kernel, stride, padding, bool(call.get("ceil_mode", 0)), counts)
 

@@ -43,11 +43,11 @@ class Imported(nn.Module):
     """A module that computes what the graph does.
 
     Args:
-        graph: as :func:`retort.compress.onnx_import.reader.read_graph` gives it.
-        batch: the size that the file fixes its batch to, or None where it is free.
+        graph: the result of :func:`retort.compress.onnx_import.reader.read_graph`.
+        batch: the fixed batch size of the file, or None if it is dynamic.
 
     Raises:
-        ModelError: an operator that cannot be imported, by name.
+        ModelError: an operator cannot be imported; the message names it.
     """
 
     def __init__(self, graph: Graph, batch: int | None = None) -> None:
@@ -96,7 +96,7 @@ class Imported(nn.Module):
                 raise  # what tracing raises about symbolic sizes is handled, or explained, where it is traced
             raise ModelError(
                 f"{node.describe()} cannot be imported: {type(error).__name__}: {first_line(error)}",
-                "capture the PyTorch model itself, or export it with another operator there",
+                "capture the PyTorch model instead, or export it with another operator there",
             ) from error
 
     def _store(self, constants: dict[str, NDArray[Any]]) -> None:
@@ -194,8 +194,8 @@ def _prepared(graph: Graph, constants: dict[str, NDArray[Any]]) -> tuple[Node, .
                 node = replace(node, inputs=(*node.inputs, bias), outputs=only[0].outputs)
         if node.operator not in OPERATORS:
             raise ModelError(
-                f"{node.describe()} cannot be imported: the operator is not known",
-                "capture the PyTorch model itself, or export it with another operator there",
+                f"{node.describe()} cannot be imported: the operator is not supported",
+                "capture the PyTorch model instead, or export it with another operator there",
             )
         nodes.append(node)
     return tuple(nodes)

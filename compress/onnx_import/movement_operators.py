@@ -94,7 +94,7 @@ def _slice(call: Call) -> torch.Tensor:
 
 def _reversed(call: Call, value: torch.Tensor, axis: int, start: int, end: int, step: int) -> torch.Tensor:
     if step != -1 or start not in (-1, _FAR, 2**63 - 1) or end > -_FAR:
-        raise call.refuse("it walks backwards over a part of an axis")
+        raise call.refuse("it has a negative step over a part of an axis")
     return value.flip(axis)
 
 
@@ -190,7 +190,7 @@ def _trilu(call: Call) -> torch.Tensor:
 
 def _cumsum(call: Call) -> torch.Tensor:
     if call.get("exclusive", 0) or call.get("reverse", 0):
-        raise call.refuse("its sum is exclusive or runs backwards")
+        raise call.refuse("its sum is exclusive or reversed")
     return call.tensor(0).cumsum(int(call.host(1)))
 
 
@@ -212,7 +212,7 @@ def _resize(call: Call) -> torch.Tensor:
     names = {1: "linear", 2: "bilinear", 3: "trilinear"}
     name = "bicubic" if mode == "cubic" else names[len(size)]
     if frame not in ("half_pixel", "pytorch_half_pixel", "align_corners") or call.get("antialias", 0):
-        raise call.refuse(f"it interpolates in the frame '{frame}'")
+        raise call.refuse(f"it interpolates with the coordinate transformation '{frame}'")
     if mode == "cubic" and call.get("cubic_coeff_a", -0.75) != -0.75:
         raise call.refuse("its cubic coefficient is not -0.75")
     return functional.interpolate(value, size=size, mode=name, align_corners=frame == "align_corners")
@@ -230,7 +230,7 @@ def _nearest(call: Call, value: torch.Tensor, size: list[Any], frame: str) -> to
     # Enlarged by a whole number, every frame picks the same neighbours but for ties, which half_pixel does not meet.
     if whole_steps and frame in ("half_pixel", "pytorch_half_pixel"):
         return functional.interpolate(value, size=size, mode="nearest-exact")
-    raise call.refuse(f"it picks neighbours by '{rounding}' in the frame '{frame}'")
+    raise call.refuse(f"it selects neighbours by '{rounding}' with the coordinate transformation '{frame}'")
 
 
 OPERATORS: dict[str, Operator] = {

@@ -1,4 +1,4 @@
-"""One operator being run: its values, its attributes, and how to read them."""
+"""One call of an operator: its values and its attributes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Operator = Callable[["Call"], Any]
 
 @dataclass(frozen=True)
 class Call:
-    """What an operator gets.
+    """The inputs of an operator.
 
     Attributes:
         values: tensors, host values (see :mod:`retort.compress.onnx_import.shape_arithmetic`), or None where an input
             is left out.
         opset: version of the standard operators.
         training: whether the module is in training form.
-        batch: the size that the file fixes its batch to, or None where it is free.
+        batch: the fixed batch size of the file, or None if it is dynamic.
     """
 
     node: Node
@@ -38,7 +38,7 @@ class Call:
         return self.node.attributes.get(name, default)
 
     def has(self, index: int) -> bool:
-        """Whether that input is given."""
+        """Whether that input is present."""
         return index < len(self.values) and self.values[index] is not None
 
     def tensor(self, index: int) -> torch.Tensor:
@@ -54,15 +54,15 @@ class Call:
         """Sizes and numbers: an input, or in older opsets an attribute of that name.
 
         Raises:
-            ModelError: they are computed from data.
+            ModelError: the sizes are computed from data.
         """
         if not self.has(index):
             return self.get(attribute, default) if attribute else default
         value = self.values[index]
         if isinstance(value, torch.Tensor):
             raise ModelError(
-                f"{self.node.describe()} takes sizes that are computed from data, not from shapes",
-                "such a graph has no fixed form; export the model without data-dependent sizes",
+                f"{self.node.describe()} uses sizes that are computed from data instead of shapes",
+                "export the model without data-dependent sizes, because such a graph has no fixed form",
             )
         return value
 
@@ -75,7 +75,7 @@ class Call:
         """The error that this operator cannot be read, and why."""
         return ModelError(
             f"{self.node.describe()} cannot be imported: {what}",
-            "capture the PyTorch model itself, or export it with another operator there",
+            "capture the PyTorch model instead, or export it with another operator there",
         )
 
 

@@ -1,4 +1,4 @@
-"""An ONNX file read into plain nodes and constants, or refused with what is in the way."""
+"""Reading of an ONNX file into plain nodes and constants, with an error if something is not supported."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def read_graph(path: Path) -> Graph:
     """Read a file.
 
     Raises:
-        MissingFileError: no such file, or its weights lie in another one that is not there.
-        ArtifactError: it is truncated or no ONNX model.
-        ModelError: it is quantized already, or has operators of other domains, or an input without a shape.
+        MissingFileError: the file or its file of weights does not exist.
+        ArtifactError: the file is truncated, or is not an ONNX model.
+        ModelError: the model is quantized, has operators of other domains, or has an input without a shape.
     """
     model = _load(path)
     graph = model.graph
@@ -72,7 +72,7 @@ def read_graph(path: Path) -> Graph:
             nodes.append(_node(proto, index))
     inputs = tuple(_spec(item) for item in graph.input if item.name not in constants)
     if not inputs:
-        raise ModelError(f"{path} has no input", "give a model that takes data")
+        raise ModelError(f"{path} has no input", "give a model with inputs")
     opset = max((item.version for item in model.opset_import if item.domain in STANDARD), default=1)
     return Graph(tuple(nodes), constants, inputs, tuple(item.name for item in graph.output), opset)
 
@@ -90,7 +90,7 @@ def _load(path: Path) -> onnx.ModelProto:
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ArtifactError(f"{path} cannot be read as ONNX: {first}", "export or copy it again") from error
     if not model.graph.node:
-        raise ArtifactError(f"{path} holds no graph", "export or copy it again")
+        raise ArtifactError(f"{path} contains no graph", "export or copy it again")
     return model
 
 
@@ -98,14 +98,15 @@ def _require_plain(graph: onnx.GraphProto, path: Path) -> None:
     coded = next((node for part in nested(graph) for node in part.node if _QUANTIZED.search(node.op_type)), None)
     if coded is not None:
         raise ModelError(
-            f"{path} is quantized already: {coded.op_type} '{coded.name or coded.output[0]}'",
-            "give the floating-point model it was made from: `retort quantize FP32.onnx --data … --target …`",
+            f"{path} is already quantized: {coded.op_type} '{coded.name or coded.output[0]}'",
+            "give the floating-point model from which it was made: `retort quantize FP32.onnx --data … --target …`",
         )
     for node in graph.node:
         if node.domain not in STANDARD:
             raise ModelError(
-                f"operator {node.domain}.{node.op_type} '{node.name or node.output[0]}' is no standard ONNX operator",
-                "give the model as it was exported, before a runtime fused it",
+                f"operator {node.domain}.{node.op_type} '{node.name or node.output[0]}' is not a standard ONNX "
+                "operator",
+                "give the exported model, before a runtime fused its operators",
             )
 
 

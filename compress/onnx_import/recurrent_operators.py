@@ -15,20 +15,20 @@ from .reader import Node
 GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 """PyTorch's gates by their place in ONNX: i f g o of i o f c; r z n of z r h."""
 _USUAL = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
-_REMEDY = "capture the PyTorch model itself"
+_REMEDY = "capture the PyTorch model instead"
 
 
 def weights_of(node: Node, constants: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
     """Weights of all directions as PyTorch lists them: input, recurrent, and two biases each.
 
     Raises:
-        ModelError: the layer has what PyTorch's lacks: peepholes, clipping, lengths, other activations.
+        ModelError: the layer has peepholes, clipping, lengths or other activations, which PyTorch does not have.
     """
     _require_plain(node)
     given = [constants.get(name) if name else None for name in (*node.inputs, "", "", "")[1:4]]
     inputs, recurrent, bias = given
     if inputs is None or recurrent is None or (bias is None and len(node.inputs) > 3 and node.inputs[3]):
-        raise ModelError(f"{node.describe()} has weights that are computed", _REMEDY)
+        raise ModelError(f"{node.describe()} has computed weights", _REMEDY)
     order, found = GATES[node.operator], []
     for way in range(len(inputs)):
         parts = [inputs[way], recurrent[way]]
@@ -48,7 +48,7 @@ def _require_plain(node: Node) -> None:
     activations = tuple(name.lower() for name in attributes.get("activations", ()))
     usual = (_USUAL[kind] * ways,) if kind in _USUAL else (("tanh",) * ways, ("relu",) * ways)
     faults = {
-        "lengths of its own per sample": len(node.inputs) > 4 and bool(node.inputs[4]),
+        "a length per sample": len(node.inputs) > 4 and bool(node.inputs[4]),
         "peepholes": kind == "LSTM" and len(node.inputs) > 7 and bool(node.inputs[7]),
         "clipping": "clip" in attributes,
         "coupled gates": bool(attributes.get("input_forget", 0)),
@@ -59,7 +59,7 @@ def _require_plain(node: Node) -> None:
     }
     for what, found in faults.items():
         if found:
-            raise ModelError(f"{node.describe()} has {what}, which PyTorch's layer lacks", _REMEDY)
+            raise ModelError(f"{node.describe()} has {what}, which PyTorch's layer does not support", _REMEDY)
 
 
 def _run(call: Call) -> tuple[torch.Tensor, ...]:

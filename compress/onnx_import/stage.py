@@ -1,4 +1,4 @@
-"""``model.onnx`` to a program, checked against ONNX Runtime on the same samples."""
+"""From an ONNX file to a program, which is compared with ONNX Runtime on the same samples."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ TOLERANCE = 1e-3
 def import_onnx(path: Path, samples: Mapping[str, Array]) -> Program:
     """The program of an ONNX file.
 
-    A file that was written for one batch size is freed from it where its reshapes allow.
+    A fixed batch size of the file becomes dynamic if its reshapes allow it.
 
     Args:
         samples: one array per input of the file, rows first.
 
     Raises:
-        MissingFileError: no such file.
-        ArtifactError: it is no whole ONNX model.
-        ModelError: it is quantized, or has an operator that cannot be imported; named.
+        MissingFileError: the file does not exist.
+        ArtifactError: the file is not a complete ONNX model.
+        ModelError: the model is quantized, or an operator cannot be imported; the message names it.
         CaptureError: the imported model does not agree with ONNX Runtime on the samples.
     """
     graph = read_graph(path)
@@ -56,7 +56,7 @@ def _fitted(graph: Graph, samples: Mapping[str, Array]) -> dict[str, Array]:
     else:
         raise InputError(
             f"the data have the inputs {', '.join(samples)}; the model takes {', '.join(names)}",
-            "name the data's inputs as the model's",
+            "give the inputs of the data the names of the model's inputs",
         )
     return {spec.name: spec.cast(chosen[spec.name]) for spec in graph.inputs}
 
@@ -84,9 +84,9 @@ def _require_agreement(path: Path, graph: Graph, program: Program, feeds: dict[s
         error = float(np.abs(actual - expected).max(initial=0)) / scale
         if not error <= TOLERANCE:
             raise CaptureError(
-                f"the imported model does not agree with ONNX Runtime: output '{name}' is off by {error:.1e} of its "
+                f"the imported model differs from ONNX Runtime: the error of output '{name}' is {error:.1e} of its "
                 f"largest value, allowed {TOLERANCE:.0e}",
-                "capture the PyTorch model itself; and please report the file's operators",
+                "capture the PyTorch model instead, and please report the operators of the file",
             )
 
 

@@ -1,4 +1,4 @@
-"""What a pruning works towards: a counted budget or milliseconds, step by step."""
+"""The goal of a pruning: a counted budget or a latency, and the share to keep after every step."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .step import Ranked, decide, groups_of, measure_of, plan, share_of
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to be kept after every step.
+    """The share to keep after every step.
 
     Attributes:
-        shares: of the whole, ending at what is asked.
-        whole: the original's cost, in the unit that the budget counts.
-        clock: where the budget is a latency.
+        shares: shares of the whole; the last one is the budget.
+        whole: cost of the original program, in the unit of the budget.
+        clock: the latency budget, if the budget is a latency.
     """
 
     shares: list[float]
@@ -38,20 +38,20 @@ class Goal:
 
     @staticmethod
     def of(original: Program, options: PruneOptions, clock: Clock | None) -> Goal:
-        """The goal of a pruning that begins with this program."""
+        """The goal of a pruning that starts with this program."""
         spent, measure = cost(original), measure_of(options)
         share = share_of(options, spent) if clock is None else clock.asked()[0]
         name = NAMES[measure] if clock is None else "time"
         return Goal(ramp(options, share), counted(spent, measure), name, clock)
 
     def check(self, original: Program, options: PruneOptions) -> Grouping:
-        """The groups, once it is known that the patterns match and the last budget can be reached."""
+        """The groups, after a check that the patterns match and the last budget can be reached."""
         if self.clock is not None:
             return groups_of(original, options)
         return plan(original, options, self.shares[-1] * self.whole)[1]
 
     def facts(self, program: Program) -> dict[str, Any]:
-        """What was asked and got, where a latency was asked for; the finished program is timed."""
+        """The requested and the measured latency of the finished program, if the budget is a latency."""
         return {"latency": self.clock.facts(program)} if self.clock is not None else {}
 
     def clear(self) -> None:
@@ -62,7 +62,7 @@ class Goal:
     def asked(self, step: int, console: Console) -> float:
         """The share to keep after a step, which is said."""
         share = self.shares[step]
-        console.say(f"cut {step + 1} of {len(self.shares)}: {share:.1%} of the {self.name} to keep")
+        console.say(f"cut {step + 1} of {len(self.shares)}: keep {share:.1%} of the {self.name}")
         return share
 
     def choose(self, step: int, options: PruneOptions) -> Callable[[Program, Ranked], Mask]:
@@ -90,7 +90,7 @@ def clock_of(
     if not options.timed:
         return None
     if timer is None:
-        raise UserError("prune: a latency is asked for, and nothing measures it", "give a timer")
+        raise UserError("prune: the budget is a latency, but there is no timer to measure it", "give a timer")
     measured = Measured(steps.scratch, stable_hash([steps.identity, timer.identity]))
     measured.load()
     return Clock(original, options, timer, measured, tables, console)

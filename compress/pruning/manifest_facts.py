@@ -85,25 +85,30 @@ def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None
     asked, got = facts["asked"], facts["got"]
     counting = bool(options.budgets) and not options.timed
     if counting and (got > asked or got < asked - _COARSE):
-        console.warn(f"{got:.1%} of the {NAMES[measure_of(options)]} are left where {asked:.1%} were asked for")
+        console.warn(f"{got:.1%} of the {NAMES[measure_of(options)]} are left, but the budget is {asked:.1%}")
     if "latency" in facts:
         _tell_latency(console, facts["latency"])
     for reason in facts["unknown_operators"]:
-        console.warn(f"channels stay whole, {reason}")
+        console.warn(f"channels are locked, {reason}")
     rankings = {(done["importance"], done.get("importance_unmeasured", "")) for done in facts["steps"]}
     for used, reason in sorted(pair for pair in rankings if pair[1]):
-        console.warn(f"channels are ranked by {used} and not by gradients: {reason}")
+        console.warn(f"channels are ranked by {used} instead of gradients: {reason}")
     for reason in sorted({done["proof"].get("reason", "") for done in facts["steps"]} - {""}):
-        console.warn(f"proven in the program's own precision, because it does not run in double precision: {reason}")
+        console.warn(
+            f"the cut was proven in the program's own precision, because it does not run in double precision: {reason}"
+        )
     for error, reason in sorted({(str(done["file"]["error"]), done["file"]["reason"]) for done in facts["steps"]}):
         if reason not in ("", NOT_ASKED.reason):
-            console.warn(f"proven in PyTorch {'alone, not as' if error == 'None' else 'and as'} a file: {reason}")
+            console.warn(
+                f"the cut was proven in PyTorch {'only, not in' if error == 'None' else 'and in'} an ONNX file: "
+                f"{reason}"
+            )
 
 
 def _tell_latency(console: Console, found: dict[str, Any]) -> None:
     low, high, speed = found["got_low_ms"], found["got_high_ms"], found["speedup"]["value"]
     ends = "(not bounded: too few rounds)" if None in (low, high) else f"[{low:.4g}, {high:.4g}]"
-    text = f"{found['got_ms']:.4g} ms {ends} where {found['asked_ms']:.4g} ms were asked for, {speed:.2f}x as fast"
+    text = f"{found['got_ms']:.4g} ms {ends}, budget {found['asked_ms']:.4g} ms, speedup {speed:.2f}x"
     if found["verdict"] == "missed":
         console.warn(f"{text}: not within 5%")
     else:

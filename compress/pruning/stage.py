@@ -94,7 +94,10 @@ def _require_dense(program: Program) -> None:
     """
     pattern = str(program.meta.get(KEY, {}).get("pattern", ""))
     if ":" in pattern:
-        raise UserError(f"prune: the weights are {pattern} sparse, which a cut would break", "prune before `sparsify`")
+        raise UserError(
+            f"prune: the weights have the sparsity pattern {pattern}, which a cut would break",
+            "prune before `sparsify`",
+        )
 
 
 def _at(options: PruneOptions, step: int) -> PruneOptions:

@@ -70,7 +70,9 @@ class Trial:
         try:
             known = list(self._known(program))
         except UserError as error:  # no samples, or samples that the program does not take in these batches
-            self.console.warn(f"no trial cuts: {error.message}; channels are ranked by {candidates[0].criterion}")
+            self.console.warn(
+                f"trial cuts are not possible: {error.message}; channels are ranked by {candidates[0].criterion}"
+            )
             return candidates[0]
         judge = self._judge(known)
         best = (math.inf, candidates[0])

@@ -1,7 +1,7 @@
-"""Matrix products whose input is quantized while the model runs: one grid per tensor and call, from its extremes.
+"""Matrix products whose input is quantized at run time: each call computes one scale from the tensor's extremes.
 
-Nothing has to be calibrated, and no outlier of another sample costs a code; but the extremes are searched on every
-call, and they are those of the whole batch, so that a row's result depends on the rows beside it.
+This needs no calibration, and outliers in other samples cost no precision. But the extremes are computed on every call
+and over the whole batch, so the result of a row depends on the other rows of the batch.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _dynamic = torch.ops.retort.dynamic_qdq.default
 
 
 def is_wanted(options: QuantizeOptions, target: Target) -> bool:
-    """Whether the options ask for the dynamic form.
+    """Whether the options select the dynamic form.
 
     Raises:
-        UserError: the target does not run it.
+        UserError: the target does not support it.
     """
     if options.form == "dynamic" and target != "cpu":
         raise UserError(
-            f"{target} runs no activations that are quantized while the model runs", "set `quantize.form: static`"
+            f"{target} does not support activations that are quantized at run time", "set `quantize.form: static`"
         )
     return options.form == "dynamic"
 
 
 def quantize_inputs(program: Program, layers: Sequence[Weighted]) -> None:
-    """Round what goes into the layers to the grid of its own extremes, in place; the signature says what follows."""
+    """Quantize the inputs of the layers at run time, in place; the signature then states that rows are dependent."""
     graph = program.module.graph
     made: dict[fx.Node, fx.Node] = {}
     for layer in layers:

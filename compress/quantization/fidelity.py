@@ -1,4 +1,4 @@
-"""How far a quantized program is from its FP32 one, on samples that calibration has not seen."""
+"""Difference between a quantized program and its FP32 program, on samples that calibration has not used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLES = 256
 def compare(
     reference: Program, quantized: Program, split: Split, batch_size: int = 32, console: Console = SILENT
 ) -> dict[str, Any]:
-    """Signal to noise of the first floating-point output, and the agreement of its classes where it has some.
+    """Signal-to-noise ratio of the first floating-point output, and the agreement of its classes if it has classes.
 
     Args:
         reference: the FP32 program.

@@ -1,4 +1,4 @@
-"""From an FP32 program to its INT8 form: fold, place, calibrate, correct, leave out what must be, and train on."""
+"""From an FP32 program to INT8: folding, placement, calibration, correction, mixed precision and training."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ Gains = Callable[[Program], Mapping[str, float]]
 
 @dataclass
 class Quantized:
-    """A quantized program and what was found out on the way.
+    """A quantized program and the results of its quantization.
 
     Attributes:
         program: INT8.
         exact: the same graph with FP32 weights, before corrections.
-        rungs: of the correction ladder.
-        lines: of the sensitivity analysis; empty when it was not asked for.
-        floats: layers left in floating point by name: to meet the gate, for speed, or by the plan.
-        gate: that gate in words.
+        rungs: results of the corrections.
+        lines: results of the sensitivity analysis; empty if it was not requested.
+        floats: names of the layers that stay in floating point to meet the bound, for speed, or by the plan.
+        gate: the bound of mixed precision in words.
         training: facts about quantization-aware training.
     """
 
@@ -61,7 +61,7 @@ class Quantized:
 
 
 def is_quantized(program: Program) -> bool:
-    """Whether a program has fake-quantize nodes or says that it was quantized."""
+    """Whether a program has fake-quantize nodes, or its metadata state that it is quantized."""
     return "quantization" in program.meta or any(is_qdq(node) for node in program.module.graph.nodes)
 
 
@@ -73,23 +73,23 @@ def quantize_program(
     console: Console = SILENT,
     floats: Sequence[str] = (),
 ) -> Program:
-    """INT8 by post-training quantization, as fake-quantize nodes.
+    """Quantize a program to INT8 after training, with fake-quantize nodes.
 
-    Weights stay FP32 parameters (so the result can be trained further); export makes them INT8. The result carries
-    its scheme in ``meta["quantization"]`` and can be exported to any target. Of ``options``, what needs other splits
-    than the calibration set (``mixed``, ``sensitivity``, ``qat``) is for :func:`quantize_with`.
+    Weights stay FP32 parameters, so the result can be trained further; export converts them to INT8. The scheme is
+    stored in ``meta["quantization"]``, and the result can be exported to any target. The options that need other splits
+    than the calibration split (``mixed``, ``sensitivity``, ``qat``) are used by :func:`quantize_with`.
 
     Args:
-        program: an FP32 program; left untouched.
+        program: an FP32 program; it is not changed.
         options: method, sample count, exclusions, plan and corrections.
-        calibration: samples that look like what the model will see.
-        target: whose kernels decide what is quantized.
+        calibration: samples that are representative of the model's inputs.
+        target: its kernels determine what is quantized.
         console: shows progress.
-        floats: layers and operators to leave in floating point, by name.
+        floats: names of layers and operators that stay in floating point.
 
     Raises:
-        UserError: the program is quantized already, or an exclusion or the plan names nothing.
-        DataError: the calibration set is empty, or it or an activation has NaN or infinite values.
+        UserError: the program is already quantized, or an exclusion or the plan matches nothing.
+        DataError: the calibration split is empty, or it or an activation has NaN or infinite values.
         ModelError: a weight has NaN or infinite values.
         VerificationError: folding BatchNorm changed the outputs.
     """
@@ -99,12 +99,12 @@ def quantize_program(
 def quantize_with(
     program: Program, options: QuantizeOptions, context: Context, gains: Gains | None = None
 ) -> Quantized:
-    """Everything that the options ask for: calibration, corrections, mixed precision, training.
+    """Quantize a program with all options: calibration, corrections, mixed precision, training.
 
     Args:
-        context: its calibration split sets the ranges; mixed precision is judged on its validation split, or without
-            one on the calibration split; its train split and its scratch folder are for quantization-aware training.
-        gains: measures what INT8 saves per layer, for mixed precision; multiply-accumulates stand in for it.
+        context: its calibration split sets the ranges. Mixed precision is judged on its validation split, or on the
+            calibration split if there is none. Its train split and its scratch folder are used by ``qat``.
+        gains: measures the time that INT8 saves per layer, for mixed precision; the default is multiply-accumulates.
 
     Raises:
         RetortError: as :func:`quantize_program`, :func:`.plan.gate_of` and :func:`.qat.train_quantized`.
@@ -113,7 +113,7 @@ def quantize_with(
     split = data.judging
     gate = gate_of(options, split, context.task) if options.mixed == "auto" else None
     if options.qat is not None and len(data.train) == 0:
-        raise DataError("quantization-aware training needs training samples", "give a train split, or drop `qat`")
+        raise DataError("quantization-aware training needs training samples", "give a train split, or remove `qat`")
     slow = options.float_layers
     found = _calibrated(program, options, data.calibration, context.target, console, tuple(slow))
     if options.sensitivity or gate is not None:
@@ -138,7 +138,7 @@ def _mixed(
     gate: Gate,
     floats: Sequence[str],
 ) -> Quantized:
-    """Quantize again without the layers that the gate costs."""
+    """Quantize again without the layers that must stay in floating point to meet the bound."""
     why = gate.describe()
     if not floats:
         found.gate = why
@@ -148,27 +148,29 @@ def _mixed(
     result = _calibrated(program, options, data.calibration, context.target, console, held)
     for node in result.program.meta["quantization"]["float_nodes"]:
         if node["layer"] in floats or node["node"] in floats:
-            node["reason"] = f"INT8 in it would miss {why}"
-    console.say(f"            {', '.join(floats)} in floating point, for {why}")
+            node["reason"] = f"INT8 in this layer would miss {why}"
+    console.say(f"            {', '.join(floats)} stay in floating point, to meet {why}")
     if not met(gate, program, result.program, data.judging, options.batch_size):
-        console.warn(f"quantized anew, the program misses {why}: tighten the gate a little, or edit the plan")
+        console.warn(
+            f"after the second quantization the program misses {why}: tighten the bound a little, or edit the plan"
+        )
     result.lines, result.gate = found.lines, why
     return result
 
 
 def _explain(found: Quantized, slow: Mapping[str, str]) -> None:
-    """Say of the layers that time has left in floating point that it has."""
+    """Record the measured reason for the layers that stay in FP32 because they are faster there."""
     for node in found.program.meta["quantization"]["float_nodes"]:
         reason = slow.get(node["layer"]) or slow.get(node["node"])
         node["reason"] = reason or node["reason"]
 
 
 def _saved(program: Program, gains: Gains | None, console: Console) -> Mapping[str, float]:
-    """What INT8 saves per layer; nothing, which is said, where that cannot be measured."""
+    """The time that INT8 saves per layer; if it cannot be measured, warn and return nothing."""
     try:
         return gains(program) if gains is not None else {}
     except RetortError as error:
-        console.warn(f"layers are not timed, so their multiply-accumulates are counted: {error.message}")
+        console.warn(f"layers cannot be timed, so their multiply-accumulates are used instead: {error.message}")
         return {}
 
 
@@ -180,11 +182,11 @@ def _calibrated(
     console: Console,
     floats: Sequence[str] = (),
 ) -> Quantized:
-    """Post-training quantization with the correction ladder; the layers of ``floats`` stay in floating point."""
+    """Post-training quantization with corrections; the layers of ``floats`` stay in floating point."""
     if is_quantized(program):
-        raise UserError("the program is quantized already", "quantize the FP32 program it was made from")
+        raise UserError("the program is already quantized", "quantize the FP32 program from which it was made")
     if len(calibration) == 0:
-        raise DataError("the calibration set is empty", "raise `data.calibration`, or check the data source")
+        raise DataError("the calibration set is empty", "increase `data.calibration`, or check the data source")
     prepared = clone(program)
     set_training(prepared, False)
     store_computed(prepared)
@@ -234,7 +236,7 @@ def _smoothed(
     floats: Sequence[str],
     console: Console,
 ) -> tuple[Program, list[dict[str, Any]], list[Rung]]:
-    """The first rung, SmoothQuant: the smoothed program where that is the better one, and what it came to."""
+    """The first correction, SmoothQuant: the smoothed program if it is better, and the result."""
     started, form = time.perf_counter(), clone(folded)
     facts = smooth(form, fitted, options, target, console)
     if not facts or judge is None:
@@ -255,7 +257,7 @@ def _int8(
 ) -> Program:
     """A folded program, in place, as INT8."""
     rewrite(folded, target, (*options.exclude, *patterns(floats)))
-    # an operator that rewriting made may be gone with the layer before it
+    # an operator that was created by rewriting may not exist without the layer before it
     there = patterns([name for name in floats if name in _names(folded)])
     ends = (options.first_layer, options.last_layer)
     placement = place(folded, target, (*options.exclude, *there), ends, is_wanted(options, target))
@@ -271,7 +273,7 @@ def _int8(
 
 
 def layer_names(folded: Program, target: Target) -> list[str]:
-    """Names of layers and operators as a plan and ``exclude`` know them."""
+    """Names of layers and operators, as a plan and ``exclude`` use them."""
     form = clone(folded)
     rewrite(form, target, ())
     return sorted(_names(form))

@@ -1,4 +1,4 @@
-"""What each ATen operator is to quantization: heavy, joining, a clamp that fuses, a movement of data, or unknown."""
+"""Classes of ATen operators for quantization: heavy, joining, clamp, data movement, or unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantization-aware training: weights and scales learn on from where calibration left them, in the shared loop."""
+"""Quantization-aware training of weights and calibrated scales in the shared training loop."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def train_quantized(
     """
     data, task = context.data, context.task
     if len(data.train) == 0:
-        raise DataError("quantization-aware training needs training samples", "give a train split, or drop `qat`")
+        raise DataError("quantization-aware training needs training samples", "give a train split, or remove `qat`")
     before = {name: value.detach().clone() for name, value in program.module.state_dict().items()}
     start = _score(program, data, task)
     loss = _loss(program, teacher, data, options, task)
@@ -63,7 +63,8 @@ def train_quantized(
     if not kept:
         program.module.load_state_dict(before)
         context.console.warn(
-            f"qat: {end.name} {end.value:.4f} after training, {start.value:.4f} before: training is undone"
+            f"qat: {end.name} is {end.value:.4f} after training and was {start.value:.4f} before, so the training is "
+            "undone"
         )
     refresh_ranges(program)
     program.meta["quantization"]["trained"] = kept

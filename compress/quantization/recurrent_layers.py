@@ -80,12 +80,15 @@ def module_of(node: fx.Node) -> str:
 
 
 def why_floating(layer: Recurrent) -> str:
-    """Why a layer with INT8 weights computes in floating point all the same."""
+    """Why a layer with INT8 weights computes in floating point."""
     if layer.kind not in LEAST_HIDDEN:
-        return f"weights INT8 in the file, FP32 when it runs: ONNX Runtime has no integer kernel for {layer.kind}"
+        return (
+            "weights are INT8 in the file and FP32 at run time, because ONNX Runtime has no integer kernel for "
+            f"{layer.kind}"
+        )
     return (
-        f"weights INT8 in the file, FP32 when it runs: below {LEAST_HIDDEN[layer.kind]} hidden units integers are "
-        "slower at batch 1 (export.recurrent: integer)"
+        "weights are INT8 in the file and FP32 at run time, because integer kernels are slower at batch 1 below "
+        f"{LEAST_HIDDEN[layer.kind]} hidden units (to use them anyway: export.recurrent: integer)"
     )
 
 

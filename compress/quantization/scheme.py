@@ -127,7 +127,7 @@ def weight_scales(
         ModelError: the weight has NaN or infinite values.
     """
     if not bool(torch.isfinite(weight).all()):
-        raise ModelError(f"the weight '{name}' has NaN or infinite values", "train or load the model again")
+        raise ModelError(f"the weight '{name}' has NaN or infinite values", "train the model or load its weights again")
     largest = weight.detach().abs().amax([dim for dim in range(weight.dim()) if dim != axis]).double()
     scales = largest / WEIGHT_MAX
     stand_in = float(scales.max()) if bool((scales > 0).any()) else 1.0 / WEIGHT_MAX

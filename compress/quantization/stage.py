@@ -27,12 +27,12 @@ def quantize(
 
     Args:
         parent: an FP32 ``program``.
-        context: its calibration split sets the ranges, its validation split measures the result; its target decides
-            what is quantized. Task and seed are for training and for the gate of mixed precision.
-        gains: measures what INT8 saves per layer; see :func:`.quantizing.quantize_with`.
+        context: its calibration split sets the ranges, its validation split measures the result, and its target
+            determines what is quantized. Task and seed are for training and for the bound of mixed precision.
+        gains: measures the time that INT8 saves per layer; see :func:`.int8_program.quantize_with`.
 
     Returns:
-        The ``program`` artifact with its facts: what is integer, what is not and why, and how far it is from FP32.
+        The ``program`` artifact with its facts: what is integer, what is not and why, and the difference from FP32.
     """
     raise_if_not(parent, "program")
     reference, context = load_program(parent.main), fit_context(context, parent.main)

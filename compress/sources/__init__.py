@@ -1,1 +1,1 @@
-"""Where models come from: the user's own module or a Hugging Face folder."""
+"""Sources of models: the user's own module or a Hugging Face folder."""

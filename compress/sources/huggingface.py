@@ -1,4 +1,4 @@
-"""A directory that ``save_pretrained`` wrote as a model to capture: its class, its weights, an example for it."""
+"""Models from a directory written by ``save_pretrained``: its class, its weights, and example inputs."""
 
 from __future__ import annotations
 
@@ -29,34 +29,35 @@ TASKS = {
     "token-classification": "AutoModelForTokenClassification",
 }
 ROWS, TOKENS, SAMPLES = 2, 16, 16_000
-"""Sizes of the made-up example: rows, tokens of a text, samples of a sound (one second)."""
+"""Sizes of the generated example: rows, tokens of a text, samples of a sound (one second)."""
 
 
 def is_pretrained(folder: Path) -> bool:
-    """Whether ``folder`` is one that ``save_pretrained`` wrote."""
+    """Whether ``folder`` was written by ``save_pretrained``."""
     return (folder / "config.json").is_file()
 
 
 def load_pretrained(folder: Path, task: str | None = None) -> nn.Module:
-    """The model in a directory, without its cache of past keys.
+    """Load the model in a directory, without its cache of past keys.
 
-    Only safetensors are read and no code that came with the model is run; nothing is downloaded.
+    Only safetensors are read. No code of the directory is run, and nothing is downloaded.
 
     Args:
-        task: a key of :data:`TASKS`; the class that the directory was saved from when absent.
+        task: a key of :data:`TASKS`; by default the class with which the directory was saved.
 
     Raises:
-        UserError: unknown task.
+        UserError: the task is unknown.
         MachineError: ``transformers`` is not installed.
-        ArtifactError: the directory is not whole.
-        ModelError: the task and the model do not fit, or the weights do not cover it.
+        ArtifactError: the directory is incomplete.
+        ModelError: the task does not fit the model, or weights are missing.
     """
     transformers = _library()
     if task is not None and task not in TASKS:
         raise UserError(f"unknown task '{task}'{nearest(task, list(TASKS))}", f"give one of {', '.join(TASKS)}")
     if not any(folder.glob("*.safetensors")):
         raise ArtifactError(
-            f"{folder} holds no .safetensors file", "save it with model.save_pretrained(dir, safe_serialization=True)"
+            f"{folder} contains no .safetensors file",
+            "save it with model.save_pretrained(dir, safe_serialization=True)",
         )
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -67,17 +68,17 @@ def load_pretrained(folder: Path, task: str | None = None) -> nn.Module:
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and safetensors' errors alike
         raise ArtifactError(
             f"{folder} cannot be loaded: {_first_line(error)}",
-            "check the directory; `--task` must fit its architecture",
+            "check the directory, and that `--task` fits the architecture",
         ) from error
     _require_whole(folder, task, loading)
     return _without_cache(model)
 
 
 def example_of(model: nn.Module) -> dict[str, Array]:
-    """Made-up inputs of the right names, shapes and ranges: tokens ``[2, 16]``, images or sounds.
+    """Generated inputs with the right names, shapes and ranges: tokens ``[2, 16]``, images or sounds.
 
     Raises:
-        ModelError: the model takes something else; it needs real data.
+        ModelError: the model has another kind of input, for which real data are needed.
     """
     config, generator = _config(model), np.random.default_rng(0)
     main = getattr(model, "main_input_name", "input_ids")
@@ -90,7 +91,7 @@ def example_of(model: nn.Module) -> dict[str, Array]:
     if main == "input_values" and not hasattr(config, "num_mel_bins"):
         return {main: generator.standard_normal((ROWS, SAMPLES)).astype(np.float32)}
     raise ModelError(
-        f"no example of the input '{main}' of {type(model).__name__} can be made up", "give real samples with --data"
+        f"no example can be generated for the input '{main}' of {type(model).__name__}", "give real samples with --data"
     )
 
 
@@ -113,7 +114,7 @@ def _library() -> Any:
 def _saved_class(config: Any, library: Any) -> str:
     named = (config.architectures or ["AutoModel"])[0]
     if not hasattr(library, named):
-        raise ValueError(f"its class {named} is not one of transformers'")
+        raise ValueError(f"its class {named} is not part of transformers")
     return str(named)
 
 
@@ -124,7 +125,7 @@ def _require_whole(folder: Path, task: str | None, loading: Mapping[str, Any]) -
         wanted = f"the task '{task}' needs" if task else "its class needs"
         raise ModelError(
             f"{wanted} weights that {folder} does not have: {shown}",
-            "train and save the model for that task first, or name the task it was saved for",
+            "train and save the model for that task first, or give the task for which it was saved",
         )
 
 
@@ -132,8 +133,8 @@ def _without_cache(model: Any) -> nn.Module:
     config = _config(model)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{type(model).__name__} is an encoder and a decoder, which is a loop and not one program",
-            "capture its encoder with a factory: `def build(): return Model.from_pretrained(dir).get_encoder()`",
+            f"{type(model).__name__} has an encoder and a decoder, which run in a loop and cannot be one program",
+            "capture only its encoder with a factory: `def build(): return Model.from_pretrained(dir).get_encoder()`",
         )
     config.use_cache = False
     config.return_dict = True

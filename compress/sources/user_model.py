@@ -1,4 +1,4 @@
-"""The user's own model: the factory called, the weights loaded without unpickling anything, and captured."""
+"""The user's own model: call of its factory, loading of its weights without unpickling, and capture."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
 def load_model(spec: ModelSpec, base: Path, seed: int = 0) -> nn.Module:
-    """Call the factory that ``spec`` names and load its weights.
+    """Call the factory of ``spec`` and load the weights.
 
     Args:
-        base: folder that relative paths and modules are looked up from, beside the current one.
-        seed: set before the factory is called, so that fresh weights are the same each time.
+        base: folder in which relative paths and modules are looked up, in addition to the current folder.
+        seed: random seed that is set before the factory is called, so that new weights are the same each time.
 
     Raises:
-        ModelError: the factory raised or gave no ``torch.nn.Module``, or the weights do not fit.
-        MissingFileError: the weights are not there.
+        ModelError: the factory raised or returned no ``torch.nn.Module``, or the weights do not fit.
+        MissingFileError: the file of weights does not exist.
     """
     factory = resolve(spec.source, base)
     torch.manual_seed(seed)
@@ -47,10 +47,11 @@ def load_model(spec: ModelSpec, base: Path, seed: int = 0) -> nn.Module:
         raise
     except Exception as error:  # the user's factory may raise anything
         raise ModelError(
-            f"the model factory '{spec.source}' raised {type(error).__name__}: {error}", f"mend it: {place(error)}"
+            f"the model factory '{spec.source}' raised {type(error).__name__}: {error}",
+            f"fix the error in {place(error)}",
         ) from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"'{spec.source}' gave a {type(model).__name__}", "return a torch.nn.Module")
+        raise ModelError(f"'{spec.source}' returned a {type(model).__name__}", "return a torch.nn.Module")
     if spec.weights:
         load_weights(model, base / spec.weights)
     return model
@@ -60,9 +61,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load a ``.safetensors`` file, or a state dict read with ``weights_only=True``.
 
     Raises:
-        MissingFileError: no such file.
-        ArtifactError: the file is truncated, or holds pickled objects.
-        ModelError: keys are missing, left over or of another shape.
+        MissingFileError: the file does not exist.
+        ArtifactError: the file is truncated, or contains pickled objects.
+        ModelError: keys are missing or unknown, or have another shape.
     """
     if not path.is_file():
         raise MissingFileError(f"no such weights: {path}", "check the path of `weights`")
@@ -73,7 +74,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         shown = "".join(f"\n  {fault}" for fault in faults[:12])
         more = f"\n  and {len(faults) - 12} more" if len(faults) > 12 else ""
         raise ModelError(
-            f"the weights in {path} do not fit the model:{shown}{more}", "give the weights of this very architecture"
+            f"the weights in {path} do not fit the model:{shown}{more}", "give the weights of this architecture"
         )
     model.load_state_dict(state)
 
@@ -83,14 +84,16 @@ def _read_state(path: Path) -> Any:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ArtifactError(f"{path} is not a whole safetensors file: {error}", "save or copy it again") from error
+            raise ArtifactError(
+                f"{path} is not a complete safetensors file: {error}", "save or copy the file again"
+            ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises zipfile, pickle and runtime errors alike
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(
             f"{path} cannot be read as a state dict: {first}",
-            "save it with torch.save(model.state_dict(), path) or as safetensors; pickled modules are refused",
+            "save it with torch.save(model.state_dict(), path) or as safetensors; pickled modules are rejected",
         ) from error
 
 
@@ -100,7 +103,9 @@ def _unwrap(state: Any) -> dict[str, torch.Tensor]:
             state = state[key]
     tensors = isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values())
     if not tensors or not state:
-        raise ArtifactError("the weights file holds no state dict", "save it with torch.save(model.state_dict(), path)")
+        raise ArtifactError(
+            "the file of weights contains no state dict", "save it with torch.save(model.state_dict(), path)"
+        )
     prefixes = ("module.", "_orig_mod.")
     for prefix in prefixes:
         if all(name.startswith(prefix) for name in state):
@@ -115,18 +120,18 @@ def _key_faults(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
 
 def _shape_faults(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
     return [
-        f"{key} is {list(given[key].shape)} in the file and {list(own[key].shape)} in the model"
+        f"{key} has shape {list(given[key].shape)} in the file and {list(own[key].shape)} in the model"
         for key in own
         if key in given and own[key].shape != given[key].shape
     ]
 
 
 def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -> Program:
-    """The program of the model that ``spec`` names: captured, or read from a ``.pt2``.
+    """The program of the model of ``spec``: it is captured, or read from a ``.pt2`` file.
 
     Args:
-        context: relative paths are looked up from its base; its data give the example inputs, without which a Hugging
-            Face directory can do.
+        context: relative paths are looked up in its base; its data are the example inputs, which a Hugging Face
+            directory does not need.
 
     Raises:
         UserError: a ``.pt2`` was given together with weights, or data are missing.
@@ -134,7 +139,7 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
     base, data = context.base, context.data
     if spec.source.endswith(".pt2"):
         if spec.weights:
-            raise UserError("a .pt2 carries its own weights", "drop `weights`, or name a factory as `source`")
+            raise UserError("a .pt2 file contains its own weights", "remove `weights`, or give a factory as `source`")
         path = base / spec.source
         if not path.is_file():
             raise MissingFileError(f"no such program: {path}", "check the path of `model.source`")
@@ -145,17 +150,17 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
         return _capture_pretrained(spec, base, data, options)
     if data is None:
         raise UserError(
-            "--data is required: it gives the example inputs",
-            "name a built-in set, package.module:function, a .npz file or a folder",
+            "--data is required, because capture needs example inputs",
+            "give a built-in data set, package.module:function, a .npz file or a folder",
         )
     return capture_module(load_model(spec, base, context.seed), data.example(), dynamic=options.dynamic or None)
 
 
 def _import(spec: ModelSpec, base: Path, data: Splits | None) -> Program:
     if spec.weights or spec.args:
-        raise UserError("an .onnx file carries its own weights", "drop `weights` and `args`")
+        raise UserError("an .onnx file contains its own weights", "remove `weights` and `args`")
     if data is None:
-        raise UserError("--data is required: it gives the inputs that the import is checked with", "name a data source")
+        raise UserError("--data is required, because the import is checked on real inputs", "give a data source")
     return import_onnx(base / spec.source, data.example(CHECKED_ROWS))
 
 
@@ -163,7 +168,9 @@ def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, option
     unknown = sorted(set(spec.args) - {"task"})
     if unknown or spec.weights:
         what = f"args.{unknown[0]}" if unknown else "weights"
-        raise UserError(f"`{what}` does not apply to the directory {spec.source}", "it takes `args.task` only")
+        raise UserError(
+            f"`{what}` does not apply to the directory {spec.source}", "such a directory takes only `args.task`"
+        )
     model = load_pretrained(base / spec.source, spec.args.get("task"))
     feeds = data.example() if data is not None else example_of(model)
     axes = options.dynamic or free_axes(feeds)
@@ -172,13 +179,13 @@ def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, option
     except CaptureError as error:
         if options.dynamic or error.facts.get("axis") != "sequence":
             raise
-        program = capture_module(model, feeds)  # a model of one length
+        program = capture_module(model, feeds)  # a model with one fixed length
         program.meta.setdefault(NOTES, []).append(f"the sequence length is fixed: {error.message}")
         return program
 
 
 def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: Context) -> Artifact:
-    """The stage that captures the model that ``parent`` names as a program.
+    """The stage that captures the model of ``parent`` as a program.
 
     Raises:
         RetortError: as :func:`capture_source`.
@@ -193,6 +200,6 @@ def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: C
 
 
 class _Captured(CaptureOptions):
-    """What a captured program was made from, as its manifest tells."""
+    """The source of a captured program, according to its manifest."""
 
     model: ModelSpec

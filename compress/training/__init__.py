@@ -1,1 +1,1 @@
-"""The one training loop that train, distill, recovery and quantization-aware training share."""
+"""The training loop that train, distill, recovery and quantization-aware training share."""

@@ -1,4 +1,4 @@
-"""Checkpoints that a killed training resumes from bit for bit; plain tensors and numbers, no pickled class."""
+"""Checkpoints from which an interrupted training resumes bit for bit; they contain no pickled class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUFFIX = ".checkpoint"
 
 
 def checkpoint_path(scratch: Path, label: str) -> Path:
-    """Where the training called ``label`` keeps its checkpoint."""
+    """Path of the checkpoint of the training called ``label``."""
     return scratch / f"{''.join(char if char.isalnum() else '-' for char in label)}{SUFFIX}"
 
 
@@ -29,12 +29,12 @@ def save_checkpoint(path: Path, identity: str, state: State) -> None:
     """Write a checkpoint atomically.
 
     Args:
-        identity: hash of everything that determines the training; another one is not resumed.
+        identity: hash of everything that determines the training; a checkpoint with another hash is not used.
 
     Raises:
         StorageError: the disk is full or not writable.
     """
-    buffer = io.BytesIO()  # torch aborts the whole process when a disk fills up under it
+    buffer = io.BytesIO()  # torch aborts the whole process if the disk becomes full
     torch.save({"identity": identity, "state": state}, buffer)
     with storage_errors(str(path.parent)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,24 +42,24 @@ def save_checkpoint(path: Path, identity: str, state: State) -> None:
 
 
 def load_checkpoint(path: Path, identity: str, console: Console) -> State | None:
-    """The state of an interrupted training, or None when there is none that belongs to it."""
+    """The state of an interrupted training, or None if there is no checkpoint of this training."""
     if not path.is_file():
         return None
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         found, state = stored["identity"], stored["state"]
-    except Exception as error:  # a damaged file raises whatever its bytes happen to spell
-        console.warn(f"{path} cannot be read ({type(error).__name__}): training starts anew")
+    except Exception as error:  # a damaged file can raise any exception
+        console.warn(f"{path} cannot be read ({type(error).__name__}), so training starts from the beginning")
         return None
     if found != identity:
-        console.warn(f"{path} belongs to another training: this one starts anew")
+        console.warn(f"{path} belongs to another training, so this training starts from the beginning")
         return None
     result: State = state
     return result
 
 
 def discard(scratch: Path | None, label: str) -> None:
-    """Delete a training's checkpoint, once what it was for has been written."""
+    """Delete the checkpoint of a training whose result has been written."""
     if scratch is None:
         return
     path = checkpoint_path(scratch, label)
@@ -83,7 +83,7 @@ def identity_of(**parts: object) -> str:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """All random generators started from ``seed``; afterwards they are where they were."""
+    """Seed all random generators within this context, and restore their states afterwards."""
     before = random_state()
     try:
         torch.manual_seed(seed)

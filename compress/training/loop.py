@@ -1,4 +1,4 @@
-"""One training in progress: its epochs, its validation, its best weights, and the state it resumes from."""
+"""One training in progress: its epochs, its validation, its best weights, and the state for resuming."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Indices = Sequence[int] | NDArray[np.int64]
 
 @dataclass
 class Progress:
-    """Where a training stands; plain values, so that it goes into a checkpoint.
+    """The progress of a training in plain values that can be written to a checkpoint.
 
     Attributes:
-        epoch: epochs done.
-        step: optimizer steps done.
-        history: per epoch: ``epoch`` (from 1), ``loss`` (training mean), ``metric`` (validation, None without).
+        epoch: number of finished epochs.
+        step: number of finished optimizer steps.
+        history: per epoch: ``epoch`` (from 1), ``loss`` (training mean), ``metric`` (validation, or None).
         metric: name of the validation metric.
-        best_epoch: the epoch whose weights are kept; the later of equals.
-        waited: epochs since the metric last got better.
+        best_epoch: the epoch whose weights are kept; the later one of equal epochs.
+        waited: number of epochs since the last improvement of the metric.
     """
 
     epoch: int = 0
@@ -74,7 +74,7 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or patience has run out."""
+        """Whether all epochs are finished, or patience has run out."""
         patience = self.options.patience
         return self.at.epoch >= self.options.epochs or (patience is not None and self.at.waited >= patience)
 
@@ -82,7 +82,7 @@ class Loop:
         """Train for one epoch, validate, and keep the weights if they are the best so far.
 
         Raises:
-            DataError: samples that are not finite, or targets that do not fit.
+            DataError: samples are not finite, or targets do not fit.
             UserError: the training diverged.
         """
         order = np.random.default_rng([self.seed, self.at.epoch]).permutation(len(self.data.train))
@@ -134,7 +134,7 @@ class Loop:
         return inputs, None if targets is None else targets.to(self.machine.device)
 
     def validate(self) -> Score:
-        """The validation metric of the weights that would be kept: the average's where there is one."""
+        """The validation metric of the weights that would be kept: of the moving average if there is one."""
         split, size = self.data.validation, self.options.batch_size
         score = Score(self.task)
         with evaluating(self.program), self._averaged(), torch.no_grad():
@@ -250,7 +250,7 @@ def zero_masks(program: Program) -> list[tuple[torch.nn.Parameter, torch.Tensor]
 
 
 def plan(count: int, size: int) -> list[Span]:
-    """Batches of ``size`` as spans; a last one of a single sample joins the one before, for BatchNorm's sake."""
+    """Spans of batches of ``size``; a last batch with a single sample is joined to the previous one for BatchNorm."""
     spans = [(start, min(start + size, count)) for start in range(0, count, size)]
     if len(spans) > 1 and size > 1 and spans[-1][1] - spans[-1][0] == 1:
         spans[-2:] = [(spans[-2][0], count)]
@@ -263,10 +263,10 @@ def copies(state: Mapping[str, torch.Tensor]) -> Tensors:
 
 
 def check_samples(feeds: Mapping[str, Array], indices: Indices, where: str) -> None:
-    """Refuse NaN and infinities.
+    """Reject NaN and infinite values.
 
     Raises:
-        DataError: naming the input and the first bad sample of the split.
+        DataError: there is such a value; the message names the input and the first bad sample of the split.
     """
     for name, values in feeds.items():
         if values.dtype.kind != "f":

@@ -18,7 +18,7 @@ from ..program import Program
 
 Tensors = dict[str, torch.Tensor]
 Loss = Callable[[Tensors, Tensors, torch.Tensor | None], torch.Tensor]
-"""Outputs by name, inputs by name and targets (or None) to one scalar: the mean over the batch."""
+"""Function of outputs by name, inputs by name and targets (or None) that returns the mean loss of the batch."""
 
 METRIC: dict[Task, str] = {"classification": "accuracy", "regression": "mse"}
 _COUNTING_BATCH = 256
@@ -30,7 +30,7 @@ def task_loss(options: TrainOptions, data: Splits, task: Task, program: Program)
     Classification: cross entropy with label smoothing and class weights. Regression: mean squared error.
 
     Raises:
-        UserError: class weights that do not fit the number of classes.
+        UserError: the class weights do not fit the number of classes.
     """
     if task == "regression":
         return squared_error
@@ -42,8 +42,8 @@ class CrossEntropy:
     """Cross entropy of the first output, in float32.
 
     Attributes:
-        weights: ``[classes]``, or None for all alike.
-        smoothing: share of the target that goes to all classes evenly (Szegedy et al., 2016).
+        weights: ``[classes]``, or None for equal weights.
+        smoothing: share of the target that is spread evenly over all classes (Szegedy et al., 2016).
     """
 
     weights: torch.Tensor | None = None
@@ -74,12 +74,12 @@ def present(targets: torch.Tensor | None) -> torch.Tensor:
         DataError: there are none.
     """
     if targets is None:
-        raise DataError("the data set has no targets, which this loss needs", "distil with `alpha: 1`, or add labels")
+        raise DataError("this loss needs targets, but the data set has none", "distil with `alpha: 1`, or add labels")
     return targets
 
 
 def class_axis(rank: int) -> int:
-    """Where classes are: last in ``[N, tokens, C]``, axis 1 in ``[N, C]`` and in images ``[N, C, H, W]``."""
+    """The class axis: last in ``[N, tokens, C]``, axis 1 in ``[N, C]`` and in images ``[N, C, H, W]``."""
     return 2 if rank == 3 else 1
 
 
@@ -93,7 +93,7 @@ def class_count(program: Program) -> int:
     size = spec.shape[class_axis(len(spec.shape))] if len(spec.shape) > 1 else None
     if not isinstance(size, int):
         raise UserError(
-            f"output {spec.describe()} holds no class scores", "return [batch, classes], or set `task: regression`"
+            f"output {spec.describe()} has no class scores", "return [batch, classes], or set `task: regression`"
         )
     return size
 
@@ -107,7 +107,7 @@ def as_targets(values: Array | None, program: Program, task: Task, where: str) -
     """Targets of one batch as a tensor: int64 classes, or float values shaped like the output.
 
     Raises:
-        DataError: classes out of range, values that are not finite or of a wrong shape.
+        DataError: classes are out of range, or values are not finite or have a wrong shape.
     """
     if values is None:
         return None
@@ -120,7 +120,8 @@ def as_targets(values: Array | None, program: Program, task: Task, where: str) -
 def _classes(values: Array, count: int, where: str) -> NDArray[np.int64]:
     if values.dtype.kind not in "iub":
         raise DataError(
-            f"{where}: targets are {values.dtype}, not class numbers", "give integers from 0, or set `task: regression`"
+            f"{where}: targets are {values.dtype}, not class indices",
+            "give integer classes from 0, or set `task: regression`",
         )
     classes = values.astype(np.int64)
     bad = classes[(classes < 0) | (classes >= count)]
@@ -133,7 +134,7 @@ def _classes(values: Array, count: int, where: str) -> NDArray[np.int64]:
 
 
 def shaped_like(targets: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """Targets in the prediction's shape, when only axes of size 1 differ: broadcasting would pair every two samples.
+    """Targets in the shape of the prediction if only axes of size 1 differ; broadcasting would pair all samples.
 
     Raises:
         DataError: the shapes do not fit.
@@ -168,7 +169,7 @@ class Score:
         return self._total / self._count if self._count else None
 
     def add(self, outputs: Tensors, targets: torch.Tensor | None, loss: torch.Tensor | None) -> None:
-        """Take in one batch; ``loss`` (its mean) counts when there are no targets."""
+        """Add one batch; ``loss`` (its mean) is used if there are no targets."""
         prediction = first(outputs).float()
         if targets is None or loss is not None:
             self.name = "loss"
@@ -198,16 +199,16 @@ def _class_weights(options: TrainOptions, data: Splits, count: int) -> torch.Ten
 
 
 def balanced_weights(split: Split, count: int) -> torch.Tensor:
-    """Weights ``n / (classes * n_class)``, so that every class counts alike; 0 for a class without samples.
+    """Weights ``n / (classes * n_class)``, so that every class has the same total weight; 0 for an empty class.
 
     Raises:
-        DataError: the split has no targets, or a class out of range.
+        DataError: the split has no targets, or a class is out of range.
     """
     seen = np.zeros(count, dtype=np.int64)
     for _, targets in batches(split, _COUNTING_BATCH):
         if targets is None:
             raise DataError(
-                "`class_weights: balanced` needs targets, but the training split has none", "set it to none"
+                "`class_weights: balanced` needs targets, but the training split has none", "set `class_weights: none`"
             )
         seen += np.bincount(_classes(targets, count, "the training split").ravel(), minlength=count)
     weights = np.divide(seen.sum(), count * seen, out=np.zeros(count), where=seen > 0)

@@ -1,4 +1,4 @@
-"""Optimizers, and how the learning rate moves over a training."""
+"""Optimizers and schedules of the learning rate."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EXPONENTIAL_END = 0.01
 def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     """The optimizer of the options over all parameters that are not frozen.
 
-    Weight decay acts on matrices and kernels only: on biases, norms and scales it does harm.
+    Weight decay applies only to matrices and kernels, because it harms biases, norms and scales.
 
     Raises:
-        ModelError: every parameter is frozen.
+        ModelError: all parameters are frozen.
     """
     trainable = [weight for weight in module.parameters() if weight.requires_grad]
     if not trainable:
-        raise ModelError("the model has no trainable parameter", "unfreeze some (`requires_grad`) before capture")
+        raise ModelError("the model has no trainable parameter", "unfreeze parameters (`requires_grad`) before capture")
     groups = [
         {"params": [weight for weight in trainable if weight.dim() >= 2], "weight_decay": options.weight_decay},
         {"params": [weight for weight in trainable if weight.dim() < 2], "weight_decay": 0.0},
@@ -40,7 +40,7 @@ def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Opti
 
 
 def rate_factor(options: TrainOptions, step: int, steps_per_epoch: int) -> float:
-    """What the learning rate is multiplied by at an optimizer step (counted from 0).
+    """Factor of the learning rate at an optimizer step (counted from 0).
 
     Linear warm-up over ``warmup_epochs``, then constant; a tenth at 50 % and again at 75 %; exponential down to 1 %;
     or a half cosine (Loshchilov and Hutter, 2017) or a straight line down to 0.

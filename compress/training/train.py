@@ -1,4 +1,4 @@
-"""The one training loop: train, distill, recovery and quantization-aware training share it."""
+"""The training loop that train, distill, recovery and quantization-aware training share."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ __all__ = ["FitResult", "Loss", "discard", "fit", "train", "training_facts"]
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
         history: per epoch: ``epoch`` (from 1), ``loss`` (mean over the training samples), ``metric`` (validation).
-        metric_name: ``accuracy``, ``mse``, or ``loss`` when the validation samples have no targets.
-        best_metric: the metric of the weights that were kept; None without a validation split.
-        best_epoch: the epoch they come from.
-        epochs: epochs run.
-        seconds: time of this run, without what an interrupted one had done before.
+        metric_name: ``accuracy``, ``mse``, or ``loss`` if the validation samples have no targets.
+        best_metric: the metric of the kept weights; None without a validation split.
+        best_epoch: the epoch of the kept weights.
+        epochs: number of epochs.
+        seconds: duration of this run, without that of interrupted runs before.
     """
 
     history: tuple[dict[str, Any], ...]
@@ -59,22 +59,22 @@ class FitResult:
 def fit(
     program: Program, options: TrainOptions, context: Context, loss: Loss | None = None, label: str = "train"
 ) -> FitResult:
-    """Train a program in place; afterwards it holds its best weights, in evaluation form, on the CPU.
+    """Train a program in place. Afterwards it has its best weights, in evaluation form, on the CPU.
 
-    The order of samples, the optimizer's steps and all random numbers follow from the seed. A training that was killed
-    resumes from its checkpoint and ends, on the CPU, in the very same bits.
+    The seed determines the order of samples, the optimizer's steps and all random numbers. An interrupted training
+    resumes from its checkpoint; on the CPU it ends with exactly the same weights.
 
     Args:
-        context: its train split is learned, its validation split decides which epoch is kept; the checkpoint stays in
-            its scratch folder until :func:`discard`.
-        loss: from outputs, inputs and targets to a scalar; the task's own when None. An attribute ``identity`` (text)
-            tells one loss from another when a checkpoint is looked for.
-        label: what the progress bar and the checkpoint are called.
+        context: its train split is used for training, its validation split decides which epoch is kept. The checkpoint
+            stays in its scratch folder until :func:`discard`.
+        loss: function of outputs, inputs and targets that returns a scalar; None for the task's loss. Its attribute
+            ``identity`` (text) distinguishes the loss from others in checkpoints.
+        label: name of the progress bar and the checkpoint.
 
     Raises:
-        DataError: no samples, values that are not finite, targets that do not fit.
+        DataError: there are no samples, values are not finite, or targets do not fit.
         UserError: the training diverged.
-        MachineError: the device or its precision is not there.
+        MachineError: the device does not exist or does not support the precision.
     """
     started, data = time.perf_counter(), context.data
     if len(data.train) == 0:
@@ -121,7 +121,7 @@ def train(options: TrainOptions, parent: Artifact, place: Place, context: Contex
 
 
 def training_facts(result: FitResult) -> dict[str, Any]:
-    """A training as facts for a manifest; everything but ``timing`` is the same in every run."""
+    """Facts about a training for a manifest; all except ``timing`` are the same in every run."""
     return {
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
@@ -158,8 +158,8 @@ def _machine(options: TrainOptions) -> Accelerator:
     """The device and precision of the options.
 
     Raises:
-        MachineError: no GPU although one is asked for, or a precision that the device lacks.
-        UserError: started in several processes.
+        MachineError: a GPU is requested and there is none, or the device does not support the precision.
+        UserError: the training was started in several processes.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
         raise MachineError(f"PyTorch {torch.__version__} sees no GPU", "set `device: cpu`, or install a CUDA build")
@@ -169,5 +169,7 @@ def _machine(options: TrainOptions) -> Accelerator:
     forget_accelerator()
     machine = Accelerator(cpu=on_cpu, mixed_precision=options.precision)
     if machine.num_processes > 1:
-        raise UserError("training in several processes is not supported yet", "start one process, without torchrun")
+        raise UserError(
+            "training in several processes is not supported yet", "start a single process, without torchrun"
+        )
     return machine

@@ -1,4 +1,4 @@
-"""A captured program as a plain ``nn.Module`` that any training loop can take."""
+"""A captured program as a plain ``nn.Module`` that any training loop can use."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..program import Program, clone
 
 
 class Trainable(nn.Module):
-    """The graph of a program as a module: the parameters keep the model's names, and training changes them in place.
+    """The graph of a program as a module. Its parameters have the model's names, and training changes them in place.
 
-    ``train()`` and ``eval()`` switch every dropout, BatchNorm and recurrent layer inside the graph. The forward takes
-    the inputs by position in the signature's order, or by name, and returns the output tensor, or a named tuple where
-    the model has several outputs.
+    ``train()`` and ``eval()`` switch all dropout, BatchNorm and recurrent layers in the graph. The forward takes the
+    inputs by position in the order of the signature, or by name. It returns the output tensor, or a named tuple if the
+    model has several outputs.
 
     Args:
-        program: whose parameters it holds; they are shared, not copied.
+        program: the program whose parameters are used; they are shared, not copied.
     """
 
     def __init__(self, program: Program) -> None:
         super().__init__()
         graph = program.module
-        # the graph's own registries, so that both see every parameter under the same name without a prefix
+        # both share the registries of the graph, so that every parameter has the same name without a prefix
         self._parameters, self._buffers, self._modules = graph._parameters, graph._buffers, graph._modules
         self.program = program
         self.training = graph.training
@@ -40,7 +40,7 @@ class Trainable(nn.Module):
         """Run the graph on one batch.
 
         Raises:
-            InputError: an input is missing, or given that the program does not take.
+            InputError: an input is missing or unknown.
         """
         found = self.program.module(*self._ordered(values, named))
         return found[0] if self._outputs is None else self._outputs(*found)
@@ -58,15 +58,15 @@ class Trainable(nn.Module):
         if len(values) > len(names) or set(given) != set(names) or set(names[: len(values)]) & set(named):
             listed = [f"{len(values)} by position"] * bool(values) + [f"{', '.join(named)} by name"] * bool(named)
             raise InputError(
-                f"the program takes {', '.join(names)}; it was given {' and '.join(listed) or 'nothing'}",
-                f"give {signature.describe_inputs()}; a loss and its labels stay outside the program",
+                f"the program takes {', '.join(names)}, but it was called with {' and '.join(listed) or 'nothing'}",
+                f"give {signature.describe_inputs()}, and compute the loss outside the program",
             )
         return [given[name] for name in names]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Trainable:
         before = _device(self)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if _device(self) != before:  # devices are written into the graph, too
+        if _device(self) != before:  # devices are also written into the graph
             move_module(self.program.module, _device(self))
         return self
 
@@ -75,7 +75,8 @@ class Trainable(nn.Module):
 
     def __reduce__(self) -> Any:
         raise ModelError(
-            "the module of a program is not pickled", "save its state_dict(), or the program with `program.save(path)`"
+            "the module of a program cannot be pickled",
+            "save its state_dict(), or the program with `program.save(path)`",
         )
 
 

@@ -106,8 +106,8 @@ def _outputs(session: Session, feeds: Mapping[str, Array], wanted: Sequence[Arra
         raise_own_fault(error)
         text = first_line(error, 300)
         raise VerificationError(
-            f"the cut is refused: its ONNX file does not run at batch size {_rows(feeds)}: {text}",
-            "the input is untouched; exclude the layer it names, and report it",
+            f"the cut is rejected: its ONNX file does not run at batch size {_rows(feeds)}: {text}",
+            "the original program is unchanged; exclude the layer that the message names, and please report it",
         ) from error
     yield from ((name, found[name], output) for name, output in zip(found, wanted, strict=True))
 
@@ -125,11 +125,11 @@ def _refused(
     tolerance: float,
 ) -> VerificationError:
     first = first_off(program, onnx.load(path), feeds, tolerance)
-    where = f", first at {first}" if first else "; no operator does with the runtime's graph optimizations off"
+    where = f", first at {first}" if first else "; no operator differs when the runtime's graph optimizations are off"
     return VerificationError(
-        f"the cut is refused: at batch size {_rows(feeds)}, ONNX Runtime's output '{output}' deviates from the masked"
-        f" program by {error:.2g} of its scale, where at most {tolerance:g} is accepted{where}",
-        "the input is untouched; exclude this layer, and report the operator",
+        f"the cut is rejected: at batch size {_rows(feeds)}, ONNX Runtime's output '{output}' differs from the masked "
+        f"program by {error:.2g} of its scale, where at most {tolerance:g} is accepted{where}",
+        "the original program is unchanged; exclude this layer, and please report the operator",
         output=output,
         error=error,
         first=first,

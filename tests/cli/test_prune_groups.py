@@ -59,7 +59,7 @@ def test_excluded_layers_are_locked_by_their_pattern() -> None:
     rows = {row.layers[0]: row for row in explain(program, ["embed*"])}
     assert rows["embed"].units == 0
     assert "embed*" in rows["embed"].reason
-    with pytest.raises(UserError, match="nearest names are"):
+    with pytest.raises(UserError, match="closest names are"):
         explain(program, ["embd*"])
 
 

@@ -154,7 +154,7 @@ def test_a_model_captured_in_evaluation_alone_says_so() -> None:
 
     program = capture(Moody(), {"x": torch.randn(4, 6)})
     (note,) = program.meta["notes"]
-    assert note.startswith("the model is captured as it is in evaluation, because in training ")
+    assert note.startswith("the model is captured in evaluation form, because in training ")
     assert "notes" not in mlp().meta
 
 

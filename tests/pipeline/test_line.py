@@ -272,7 +272,7 @@ def test_pickled_weights_are_refused(project: Path) -> None:
     """A pickled module is refused, with the way to save it instead."""
     torch.save(torch.nn.Linear(2, 2), project / "net.pt")
     recipe = short(project, "{source: 'own_net:large', weights: net.pt}", "digits", "export")
-    with pytest.raises(ArtifactError, match="pickled modules are refused"):
+    with pytest.raises(ArtifactError, match="pickled modules are rejected"):
         run.run(recipe, project / "runs")
 
 

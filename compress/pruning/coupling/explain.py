@@ -1,4 +1,4 @@
-"""The coupled groups of a program in words: what each is, which layers it spans, its step, its cost, and its locks."""
+"""Description of the coupled groups of a program: their kind, layers, step, cost, and why they are locked."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Row:
     """One line of ``retort prune --explain``.
 
     Attributes:
-        layers: names of the layers whose channels go together; the first is the group's name.
-        kind: what they are: ``channels``, ``features``, ``heads``, ``head dimension``, ``hidden state``,
+        layers: names of the layers whose channels are coupled; the first is the name of the group.
+        kind: what is coupled: ``channels``, ``features``, ``heads``, ``head dimension``, ``hidden state``,
             ``residual stream``.
         channels: size of the leading layer.
-        units: how many pieces can be removed one by one; 0 when locked.
-        step: channels of the leading layer that go with one piece, the smallest and the largest.
-        macs: share of the program's multiply-accumulates that falls when the group gets narrower.
+        units: number of units that can be removed one at a time; 0 if the group is locked.
+        step: number of channels of the leading layer that are removed with one unit, the smallest and the largest.
+        macs: share of the program's multiply-accumulates that decreases when units are removed.
         reason: why it is locked.
     """
 
@@ -46,10 +46,10 @@ class Row:
 
 
 def explain(program: Program, excluded: Iterable[str] = ()) -> list[Row]:
-    """What can be cut together, then what is locked and why.
+    """All coupled groups: first those that can be cut, then the locked ones with the reason.
 
     Args:
-        excluded: parameter-name patterns whose channels stay.
+        excluded: patterns of parameter names whose channels are kept.
 
     Raises:
         UserError: a pattern matches nothing.

@@ -1,4 +1,4 @@
-"""Layers by name: what a pattern matches, and what to say when it matches nothing."""
+"""Layers by name: what a pattern matches, and the error if it matches nothing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ....core.errors import UserError
 
 
 def matching(pattern: str, parameters: Iterable[str], option: str) -> list[str]:
-    """The parameters whose own name, or whose layer's, a shell-style pattern matches.
+    """The parameters for which a shell-style pattern matches their own name or the name of their layer.
 
     Args:
         parameters: dotted names such as ``layer1.0.conv1.weight``.
-        option: where the pattern was given, for the message.
+        option: the option that contains the pattern, for the error message.
 
     Raises:
-        UserError: nothing matches; the nearest names are given.
+        UserError: nothing matches; the message suggests the closest names.
     """
     names = list(parameters)
     found = [name for name in names if any(fnmatch.fnmatchcase(part, pattern) for part in (name, _layer(name)))]
@@ -25,7 +25,7 @@ def matching(pattern: str, parameters: Iterable[str], option: str) -> list[str]:
         return found
     layers = list(dict.fromkeys(_layer(name) for name in names))
     near = difflib.get_close_matches(pattern, [*layers, *names], n=3, cutoff=0.3)
-    shown = f"the nearest names are {', '.join(near)}" if near else f"the model has {', '.join(layers[:5])} …"
+    shown = f"the closest names are {', '.join(near)}" if near else f"the model has {', '.join(layers[:5])} …"
     raise UserError(f"prune.{option}: no layer or parameter matches '{pattern}'", shown, pattern=pattern)
 
 

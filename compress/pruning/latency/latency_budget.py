@@ -1,6 +1,7 @@
-"""Milliseconds as a budget: the measured table proposes a cut, the whole program is timed, the proposal is corrected.
+"""The latency budget: a measured table proposes a cut, the whole program is timed, and the proposal is corrected.
 
-The table says which group saves how much; what the whole program takes is always measured, beside the dense one.
+The table predicts how much time each group saves. The time of the whole program is always measured, together with the
+original program.
 """
 
 from __future__ import annotations
@@ -101,8 +102,9 @@ class Clock:
         assert share is not None  # the options ask for one of them
         if share >= 1:
             raise UserError(
-                f"prune: {share * dense:.4g} ms are asked for, and the program as it is takes {dense:.4g} ms",
-                "ask for less than that",
+                f"prune: the latency budget is {share * dense:.4g} ms, but the program already takes only {dense:.4g} "
+                "ms",
+                "give a budget below that latency",
                 dense_ms=dense,
             )
         return share, dense
@@ -153,12 +155,14 @@ class Clock:
         Raises:
             UserError: nothing could be timed.
         """
-        self.console.say(f"latency table: {table.measured} pieces measured, {wanted - table.measured} known already")
+        self.console.say(f"latency table: {table.measured} subgraphs measured, {wanted - table.measured} already known")
         if table.unknown:
             reason = next(iter(table.unknown.values()))[:200]
             if len(table.unknown) == wanted:
-                raise UserError(f"prune: no part of the model can be timed alone: {reason}", "use `macs` as the budget")
-            self.console.warn(f"{len(table.unknown)} pieces cannot be timed alone and count as free: {reason}")
+                raise UserError(
+                    f"prune: no subgraph of the model can be timed alone: {reason}", "use `macs` as the budget"
+                )
+            self.console.warn(f"{len(table.unknown)} subgraphs cannot be timed alone and are counted as zero: {reason}")
 
     def _measure(self, step: int, program: Program, ranked: Ranked, curves: Curves) -> Callable[[State, bool], float]:
         coupling = ranked.grouping.coupling
@@ -179,8 +183,8 @@ class Clock:
         dense = self.asked()[1]
         return UserError(
             f"prune: {asked:.3g}x of the dense time ({asked * dense:.4g} ms) cannot be reached; the best found takes"
-            f" {best:.3g}x ({best * dense:.4g} ms), with all gone that may be removed",
-            f"ask for {best * 1.01:.3f} or more, or lower min_channels, align or the excluded layers",
+            f" {best:.3g}x ({best * dense:.4g} ms)",
+            f"set the share to {best * 1.01:.3f} or more, lower min_channels or align, or exclude fewer layers",
             best=best,
             best_ms=best * dense,
         )
@@ -198,7 +202,7 @@ class Clock:
         if speedup.value <= 1 or speedup.tendency == "slower":
             raise VerificationError(
                 f"the pruned program is not faster: {speedup.value:.2f}x the dense one's speed ({speedup.span})",
-                "nothing is written; measure on a quieter machine, or ask for less time",
+                "nothing was written; measure on a less busy machine, or give a smaller budget",
                 speedup=speedup.to_dict(),
             )
         got = 1 / speedup.value

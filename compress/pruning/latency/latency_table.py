@@ -125,7 +125,7 @@ class Table:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             good = False
         if not good:
-            self.console.warn(f"the latency table {self.path} is damaged: it is measured anew")
+            self.console.warn(f"the latency table {self.path} is damaged; it is measured again")
             return {}
         return found
 

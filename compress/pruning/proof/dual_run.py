@@ -224,8 +224,8 @@ def _run_pruned(given: Side, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise_own_fault(error)
         raise VerificationError(
-            f"the cut is refused: the pruned program does not run at {describe(node)}: {error}",
-            "the input is untouched; exclude this layer, and report the operator",
+            f"the cut is rejected: the pruned program does not run at {describe(node)}: {error}",
+            "the original program is unchanged; exclude this layer, and please report the operator",
             node=node.name,
         ) from error
 

@@ -1,4 +1,4 @@
-"""The second half of the proof: the file that is made of a pruned program gives what the masked program gives."""
+"""The second half of the proof: the ONNX file of a pruned program computes the same as the masked program."""
 
 from __future__ import annotations
 
@@ -64,8 +64,9 @@ def prove_file(before: Callable[[], Program], after: Program, proof: Proof, chec
     except CaptureError as refused:
         if _can_be_written(before(), check):
             raise VerificationError(
-                f"the cut is refused: the program can be written as a file before it, and not after: {refused.message}",
-                "the input is untouched; exclude the layer it names, and report it",
+                "the cut is rejected: the program can be written as an ONNX file before the cut but not after it: "
+                f"{refused.message}",
+                "the original program is unchanged; exclude the layer that the message names, and please report it",
             ) from refused
         return FileProof(None, refused.message)
 
@@ -79,9 +80,10 @@ def _compared(after: Program, proof: Proof, cases: Sequence[Outputs], check: Fil
         if proof.dtype != "float64" or not own:
             raise
         return FileProof(
-            check(exported, after.signature, own), "outputs hang on rounding: compared in its own precision"
+            check(exported, after.signature, own),
+            "outputs depend on rounding, so they were compared in the program's own precision",
         )
-    return FileProof(error, "" if error is not None else "the program is quantized, so its export judges it")
+    return FileProof(error, "" if error is not None else "the program is quantized, so the export stage compares it")
 
 
 def _outputs(program: Program, feeds: Mapping[str, Array]) -> list[Array]:

@@ -99,7 +99,7 @@ def prove(before: Program, after: Program, coupling: Coupling, removed: Mask, to
             return replace(trials.run(dtype), reason=reason)
         except DoesNotRunError as error:
             raise VerificationError(
-                f"the cut cannot be proven: the original program does not run on the proof's inputs, at {error}",
+                f"the cut cannot be proven: the original program does not run on the inputs of the proof, at {error}",
                 "give example inputs that stay valid when a little noise is added to floating-point values",
             ) from error
 
@@ -113,8 +113,8 @@ def _check_tolerance(tolerance: float, dtype: str) -> None:
     least = _ROUNDINGS * torch.finfo(getattr(torch, dtype)).eps
     if tolerance < least and dtype in ("float16", "bfloat16"):
         raise UserError(
-            f"prune.tolerance {tolerance:g} cannot be met: the program has operators that run in {dtype} alone, where"
-            f" rounding reaches {least:.2g} of a value",
+            f"prune.tolerance {tolerance:g} cannot be met: the program has operators that run only in {dtype}, whose "
+            f"rounding error is up to {least:.2g} of a value",
             f"set prune.tolerance to {least:.2g} or more, or prune the model in float32 and convert it afterwards",
             least=least,
         )
@@ -157,8 +157,8 @@ class _Trials:
         labels = couple(replace(self.before, example=feeds), self.coupling.narrow)
         if len(labels.unions) != len(self.coupling.unions):
             raise VerificationError(
-                "the channels of this model depend on the batch size, so its cut cannot be proven",
-                "take the batch size out of the parameter shapes",
+                "the channels of this model depend on the batch size, so a cut cannot be proven",
+                "make the shapes of parameters independent of the batch size",
             )
         return labels
 
@@ -177,9 +177,9 @@ class _Trials:
                 first = f"{describe(twin.node)} (relative error {error:.2g})"
             if first and (dtype == "float64" or outputs > self.tolerance):
                 raise VerificationError(
-                    f"the cut is refused: the pruned program deviates from the masked one, first at {first},"
-                    f" where at most {self.tolerance:g} is accepted",
-                    "the input is untouched; exclude this layer, and report the operator",
+                    f"the cut is rejected: the pruned program differs from the masked one, first at {first}, where at "
+                    f"most {self.tolerance:g} is accepted",
+                    "the original program is unchanged; exclude this layer, and please report the operator",
                     node=twin.node.name,
                     error=error,
                 )

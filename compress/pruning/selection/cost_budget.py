@@ -18,7 +18,7 @@ from .importance import Scores
 AUTO_ALIGN = (8, 4, 2, 1)
 """Steps of channel counts that ``align: auto`` tries: vector units like the coarse ones, narrow nets need fine ones."""
 AUTO_MISS = 0.02
-_MILD = "lower min_channels, align or the excluded layers"
+_MILD = "lower min_channels or align, or exclude fewer layers"
 
 Fits = Callable[[dict[int, int]], bool]
 
@@ -72,9 +72,9 @@ def _fit(
     if least > target:
         if last:
             raise UserError(
-                f"prune: {target / whole:.1%} of the {NAMES[measure]} cannot be reached; with all that may be removed"
-                f" gone, {least / whole:.1%} are left",
-                f"ask for at least {least / whole + 0.0005:.3f}, or {_MILD}",
+                f"prune: {target / whole:.1%} of the {NAMES[measure]} cannot be reached; the smallest possible share "
+                f"is {least / whole:.1%}",
+                f"set the budget to at least {least / whole + 0.0005:.3f}, or {_MILD}",
                 least=least / whole,
             )
         return None

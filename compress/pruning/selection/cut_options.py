@@ -68,9 +68,9 @@ def fixed_widths(program: Program, grouping: Grouping, layers: Mapping[str, floa
         places = [i for i, group in enumerate(grouping.free) if any(m.parameter in wanted for m in group.makers)]
         if not places:
             locked = [group for group in grouping.locked if any(m.parameter in wanted for m in group.makers)]
-            reason = f": {locked[0].name} {locked[0].reason}" if locked else ", because it makes no channels"
+            reason = f": {locked[0].name} {locked[0].reason}" if locked else ", because it produces no channels"
             raise UserError(
-                f"prune.layers: nothing that '{pattern}' matches can be cut{reason}",
+                f"prune.layers: no layer that '{pattern}' matches can be cut{reason}",
                 "`retort prune --explain` lists the layers that can",
                 pattern=pattern,
             )
@@ -91,7 +91,7 @@ def restrict(program: Program, grouping: Grouping, patterns: Iterable[str]) -> N
         outside = [maker.parameter for maker in group.makers if maker.parameter not in wanted]
         if outside:
             grouping.free.remove(group)
-            group.reason = f"goes with {outside[0]}, which `only` leaves out"
+            group.reason = f"is coupled with {outside[0]}, which `only` does not match"
             group.units = group.units[:0]
             grouping.locked.append(group)
 
@@ -126,9 +126,9 @@ def _fixed(group: Group, units: Ids, share: float, min_channels: int) -> int:
     if gone > len(units):
         least = (len(group.units) - len(units)) * per_unit
         raise UserError(
-            f"prune.layers: {share:.1%} of {group.name} are {share * group.channels:.3g} of {group.channels} channels,"
-            f" where at least {least:.0f} have to stay (min_channels is {min_channels})",
-            f"ask for {least / group.channels + 0.0005:.3f} or more, or lower min_channels",
+            f"prune.layers: {share:.1%} of {group.name} are {share * group.channels:.3g} of {group.channels} "
+            f"channels, but at least {least:.0f} must be kept (min_channels is {min_channels})",
+            f"set the share to {least / group.channels + 0.0005:.3f} or more, or lower min_channels",
             least=least / group.channels,
         )
     return gone

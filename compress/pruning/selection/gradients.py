@@ -180,7 +180,7 @@ def _watched(program: Program, grouping: Grouping) -> list[tuple[fx.Node, int, I
     late = [entry for node in users for entry in _channel_dims(node, grouping)]
     result = [*found, *(entry for entry in late if not seen.issuperset(entry[2].tolist()))]
     if not result:
-        raise DataError("no activation carries a channel that may go", "use another importance, such as l2")
+        raise DataError("no activation has a channel that can be removed", "use another importance, such as l2")
     return result
 
 

@@ -77,7 +77,7 @@ def score(
         scores: Scores = np.random.default_rng(seed).uniform(0.5, 1.5, size)
     elif criterion in DATA_DRIVEN:
         if evidence is None:
-            raise UserError(f"importance '{criterion}' looks at data, and there is none", "give data, or use l2")
+            raise UserError(f"importance '{criterion}' needs data, and there are none", "give data, or use l2")
         how = "relative" if criterion == "activation" else "sum"
         scores = combine(evidence(program, grouping, criterion), size, how)
     elif criterion == "bn_scale":
@@ -190,7 +190,9 @@ def _scales(program: Program, grouping: Grouping) -> Scores:
         if name in weights and tensor.dim() == 1
     ]
     if not parts:
-        raise UserError("importance 'bn_scale' needs normalisation layers, and no layer that may go has one", "use l2")
+        raise UserError(
+            "importance 'bn_scale' needs normalisation layers, and no layer that can be cut has one", "use l2"
+        )
     size = len(grouping.coupling.unions)
     covered = np.zeros(size, bool)
     for part in parts:

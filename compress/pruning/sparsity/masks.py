@@ -73,10 +73,10 @@ def _weights(node: fx.Node) -> Iterable[tuple[fx.Node, int]]:
 
 def _unfit(tensor: Tensor, axis: int, options: SparsifyOptions) -> str:
     if tensor.dim() < 2:
-        return "is no matrix"
+        return "is not a matrix"
     group, channels = options.group, tensor.shape[axis]
     if group is not None and channels % group[1]:
-        return f"has {channels} input channels, not a multiple of {group[1]}"
+        return f"has {channels} input channels, which is not a multiple of {group[1]}"
     return ""
 
 

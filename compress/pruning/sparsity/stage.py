@@ -44,7 +44,7 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
     original, context = load_program(parent.main), fit_context(context, parent.main)
     console = context.console
     if "quantization" in original.meta:
-        raise UserError("sparsify: the program is quantized already", "put `sparsify` before `quantize`")
+        raise UserError("sparsify: the program is already quantized", "put `sparsify` before `quantize`")
     program = clone(original)
 
     def _inputs() -> Iterator[Tensors]:
@@ -54,7 +54,7 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
     facts = _facts(program, options, layers)
     console.stage("sparsify", f"{facts['zeros']:.1%} of the weights of {len(facts['layers'])} layers are zero")
     for item in facts["dense"]:
-        console.say(f"{item['name']} stays dense: it {item['reason']}")
+        console.say(f"{item['name']} stays dense, because it {item['reason']}")
     if options.recover is not None:
         facts["recovery"] = recover(program, original, options.recover, context, _LABEL)
     check(program)
@@ -90,7 +90,9 @@ def make_sparse(program: Program, options: SparsifyOptions, inputs: Inputs) -> d
     taken = [place for place in places if not place.skipped]
     if not taken:
         reasons = "; ".join(f"{place.parameter} {place.skipped}" for place in places[:3]) or "it has no such layers"
-        raise UserError(f"sparsify: no layer can take {options.pattern}: {reasons}", "use `pattern: unstructured`")
+        raise UserError(
+            f"sparsify: no layer can have the pattern {options.pattern}: {reasons}", "use `pattern: unstructured`"
+        )
     fine = [place for place in taken if options.method == "reconstruct" and _fits(program, place)]
     rough = [place for place in taken if place not in fine]
     with torch.no_grad():
@@ -150,7 +152,8 @@ def check(program: Program) -> None:
         full = size and bool(((grouped(weight, told["axis"], int(size)) != 0).sum(1) > int(kept)).any())
         if int((weight == 0).sum()) < told["zeros"] or full:
             raise VerificationError(
-                f"'{name}' has lost zeros of its {held['pattern']} pattern", "run `retort sparsify` last of all cuts"
+                f"'{name}' has lost zeros of its pattern {held['pattern']}",
+                "run `retort sparsify` after all other cuts",
             )
 
 

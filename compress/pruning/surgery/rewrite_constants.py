@@ -158,7 +158,7 @@ def _group_norm(node: fx.Node, sizes: Sizes) -> None:
     counts = np.bincount(kept // (sizes.before(source)[1] // groups), minlength=groups)
     left = counts[counts > 0]
     if len(set(left.tolist())) != 1:
-        raise VerificationError(f"{describe(node)} is left with groups of different widths", "exclude this layer")
+        raise VerificationError(f"{describe(node)} would have groups of different widths", "exclude this layer")
     set_argument(node, "num_groups", len(left))
 
 

@@ -21,7 +21,7 @@ from .clipping import Entropy, SquaredError
 from .hard_activations import FromGate, gate_of
 from .observers import MinMax, MovingAverage, Observer, Percentile, Watcher
 
-_REMEDY = "raise `data.calibration` or `quantize.samples`, or check the data source"
+_REMEDY = "increase `data.calibration` or `quantize.samples`, or check the data source"
 
 
 _FEWEST = {"auto": 1, "minmax": 1, "moving": 1, "percentile": 4, "mse": 4, "entropy": 16}
@@ -62,8 +62,8 @@ def calibrate(
         One range per point; points of a group share theirs where the clamps before them allow it.
 
     Raises:
-        DataError: no samples or too few for the method, NaN or infinite values in them, or in an activation (which is
-            named).
+        DataError: there are too few samples for the method, or a sample or an activation (the message names it) has
+            NaN or infinite values.
         InputError: the samples do not fit the program's signature.
     """
     if len(split) == 0:
@@ -72,7 +72,7 @@ def calibrate(
     if count < fewest:
         raise DataError(
             f"{count} calibration samples are too few for the method '{options.method}', which needs {fewest}",
-            "raise `data.calibration` or `quantize.samples`, or set `method: minmax`",
+            "increase `data.calibration` or `quantize.samples`, or set `method: minmax`",
         )
     scheme = SCHEMES[target]
     observers: dict[fx.Node, Observer] = {value: new_observer(options, scheme) for value in placement.points}
@@ -93,7 +93,7 @@ def _warn_of_constants(ranges: Mapping[fx.Node, Range], console: Console) -> Non
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         console.warn(
-            f"{shown}: only one value in all calibration samples; their grid is a guess. Check that the samples are "
+            f"{shown}: calibration saw only one value, so the scale is a guess. Check that the samples are "
             "preprocessed as in training and cover all classes"
         )
 
@@ -176,6 +176,6 @@ def _not_finite(program: Program, tensors: list[torch.Tensor], seen: fx.Node | N
     name = "an output" if node is None else f"the activation of '{name_in_model(node)}' ({node.name})"
     return DataError(
         f"calibration: {name} has NaN or infinite values",
-        "check the weights and the scale of the inputs: the FP32 model itself overflows there",
+        "check the weights and the scale of the inputs, because the FP32 model itself overflows there",
         node=None if node is None else node.name,
     )

@@ -1,4 +1,4 @@
-"""The correction ladder: each rung is tried, measured on held-out calibration samples, and kept only where it helps."""
+"""Corrections after calibration: each is tried, measured on held-out samples, and kept only if it helps."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ Build = Callable[[Program], Program]
 
 @dataclass(frozen=True)
 class Rung:
-    """What one rung came to, on the held-out samples.
+    """The result of one correction on the held-out samples.
 
     Attributes:
-        before_db: centred SQNR before it; None when infinite.
-        after_db: with it.
-        agreement: share of equal classes with it; None for outputs that are no classes.
-        detail: what it did.
-        seconds: what it cost.
+        before_db: centred SQNR before it, in dB; None if infinite.
+        after_db: centred SQNR after it, in dB.
+        agreement: share of samples with the same class as FP32; None for outputs that are not classes.
+        detail: what it changed.
+        seconds: its duration.
     """
 
     rung: str
@@ -59,7 +59,7 @@ class Rung:
     seconds: float
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the time, JSON-ready."""
+        """All fields except the duration, as JSON-ready values."""
         return {key: value for key, value in asdict(self).items() if key != "seconds"}
 
 
@@ -85,7 +85,7 @@ class Judge:
 
 
 def rungs_of(options: QuantizeOptions) -> tuple[str, ...]:
-    """The rungs that the options ask for, in the order of the ladder."""
+    """The corrections that the options select, in the order in which they are applied."""
     asked: set[str] = set(options.correction)
     if "full" in asked:
         return FULL
@@ -95,7 +95,7 @@ def rungs_of(options: QuantizeOptions) -> tuple[str, ...]:
 
 
 def divide(split: Split, samples: int) -> tuple[Split, Split]:
-    """Calibration samples to fit on, and every fourth to judge by."""
+    """Divide the calibration samples: every fourth is held out to judge corrections, the others are used to fit."""
     chosen = np.arange(min(samples, len(split)))
     held = chosen % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
     return Subset(split, chosen[~held]), Subset(split, chosen[held])
@@ -110,17 +110,17 @@ def climb(
     options: QuantizeOptions,
     console: Console = SILENT,
 ) -> tuple[Program, Program, list[Rung]]:
-    """Climb the ladder.
+    """Apply the corrections one after the other, and keep those that help.
 
     Args:
-        original: the FP32 program that everything is compared with.
-        folded: the same with BatchNorm folded; left untouched.
+        original: the FP32 program, which is the reference.
+        folded: the same with BatchNorm folded; it is not changed.
         build: makes the INT8 program of a folded one, calibrated on ``split``.
-        split: calibration samples to fit on.
-        judge: scores on held-out samples.
+        split: calibration samples that corrections use.
+        judge: computes scores on held-out samples.
 
     Returns:
-        The best INT8 program, the same graph with FP32 weights, and what each rung gave.
+        The best INT8 program, the same graph with FP32 weights, and the result of each correction.
     """
     base = clone(folded)
     best = build(clone(base))
@@ -131,7 +131,7 @@ def climb(
         if not coded_layers(best.module):
             break
         if name in _FILLS and "sparsity" in original.meta:
-            continue  # they move every weight of a layer, its zeros too
+            continue  # they change every weight of a layer, including its zeros
         started = time.perf_counter()
         form = clone(base)
         if name == "equalise":
@@ -148,7 +148,7 @@ def climb(
 
 
 def new_rung(name: str, before: float, after: tuple[float, float | None], detail: str, seconds: float) -> Rung:
-    """What a rung came to, from scores of :class:`Judge`; kept when it gains at least a twentieth of a decibel."""
+    """The result of a correction from scores of :class:`Judge`; it is kept if it gains at least 0.05 dB."""
     kept = after[0] > before + _LEAST_GAIN_DB
     return Rung(name, _db(before), _db(after[0]), after[1], kept, detail, seconds)
 
@@ -157,8 +157,8 @@ def _equalised(
     form: Program, build: Build, split: Split, options: QuantizeOptions, console: Console
 ) -> tuple[str, Program | None]:
     pairs, clamps = equalise(form, split, options.samples, options.batch_size, console)
-    detail = f"{pairs} pairs of layers" + (f", {clamps} clamps that never bite became ReLU" if clamps else "")
-    return (detail, build(clone(form))) if pairs else ("no pair of layers that it can even out", None)
+    detail = f"{pairs} pairs of layers" + (f", {clamps} clamps without effect became ReLU" if clamps else "")
+    return (detail, build(clone(form))) if pairs else ("no suitable pair of layers", None)
 
 
 def _mended(
@@ -186,7 +186,7 @@ def _range_steps(program: Program) -> int:
 
 
 def _is_shared(graph: fx.Graph, path: str) -> bool:
-    """Whether two read a weight, as codes or as they are: layers, or a layer and a lookup of its rows."""
+    """Whether two nodes read a weight, quantized or not: layers, or a layer and a look-up of its rows."""
     readers = readers_of(graph, path)
     return len(readers) > 1 or any(is_qdq(node) and len(node.users) > 1 for node in readers)
 
@@ -241,10 +241,10 @@ class _Bias:
 
 
 def check_samples(split: Split, options: QuantizeOptions) -> bool:
-    """Whether there are enough samples to judge corrections by.
+    """Whether there are enough samples to judge corrections.
 
     Raises:
-        DataError: there are too few for the rungs asked for by name.
+        DataError: there are too few for the corrections that the options name.
     """
     count = min(len(split), options.samples)
     if count >= FEWEST:
@@ -252,13 +252,14 @@ def check_samples(split: Split, options: QuantizeOptions) -> bool:
     if set(options.correction) <= {"auto", "none"}:
         return False
     raise DataError(
-        f"{count} calibration samples are too few for {', '.join(rungs_of(options))}: some are held out to judge by",
+        f"{count} calibration samples are too few for {', '.join(rungs_of(options))}, because some are held out to "
+        "judge the result",
         f"give at least {FEWEST} samples (`data.calibration`, `quantize.samples`), or set `correction: none`",
     )
 
 
 def show(rungs: Sequence[Rung], console: Console) -> None:
-    """Say what each rung gave and cost."""
+    """Print the gain and the duration of each correction."""
     for rung in rungs:
         step = f"{_shown(rung.before_db)} -> {_shown(rung.after_db)} dB"
         verdict = "kept" if rung.kept else "dropped"

@@ -1,1 +1,1 @@
-"""Mixed precision: which layers stay in FP32 so that the model meets its gate."""
+"""Mixed precision: which layers stay in FP32 so that the model meets its accuracy bound."""

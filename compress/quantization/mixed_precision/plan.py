@@ -1,4 +1,4 @@
-"""Mixed precision: which layers stay in floating point so that the model meets its gate, and the plan that says so."""
+"""Mixed precision: which layers stay in floating point to meet the accuracy bound, and the plan that lists them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _HEADER = """# Which layers are INT8 and which stay in floating point. Change `i
 
 @dataclass(frozen=True)
 class Gate:
-    """What a quantized model must reach.
+    """The accuracy bound of a quantized model.
 
     Attributes:
-        max_drop: largest loss of accuracy (for regression: rise of the squared error), as a fraction.
-        min_sqnr: least centred SQNR in decibels.
+        max_drop: largest loss of accuracy (for regression: increase of the squared error), as a fraction.
+        min_sqnr: smallest centred SQNR, in dB.
     """
 
     max_drop: float | None
@@ -60,13 +60,15 @@ class Gate:
 
 
 def gate_of(options: QuantizeOptions, split: Split, task: Task) -> Gate:
-    """The gate of the options.
+    """The bound that the options set.
 
     Raises:
-        UserError: neither bound is given, or a drop is asked for on samples without labels.
+        UserError: there is no bound, or ``max_drop`` is given and the samples have no labels.
     """
     if options.max_drop is None and options.min_sqnr is None:
-        raise UserError("`mixed: auto` needs a gate to meet", "give `max_drop: 0.01`, or `min_sqnr: 25` without labels")
+        raise UserError(
+            "`mixed: auto` needs a bound", "give `max_drop: 0.01`, or `min_sqnr: 25` if there are no labels"
+        )
     if options.max_drop is not None and (len(split) == 0 or split.read([0])[1] is None):
         raise UserError("`max_drop` needs labelled validation samples", "give `min_sqnr`, which needs no labels")
     return Gate(options.max_drop, None if options.max_drop is not None else options.min_sqnr, task)
@@ -81,19 +83,18 @@ def choose(
     console: Console = SILENT,
     gains: Mapping[str, float] | None = None,
 ) -> list[str]:
-    """The layers to leave in floating point: none when the gate is met without.
+    """The layers that must stay in floating point; none if the bound is met without them.
 
-    Layers are ranked by the noise they make per unit of what they cost in FP32 (measured milliseconds, or else
-    multiply-accumulates; a greedy answer to the knapsack problem). The shortest head of that list that meets the gate
-    is found by bisection; then each of its layers, the dearest first, goes back to INT8 if the gate is still met
-    without it, so that none is left in vain.
+    Layers are ranked by their noise divided by their cost in FP32 (measured milliseconds, or else multiply-accumulates;
+    a greedy solution of the knapsack problem). Bisection finds the shortest head of that list that meets the bound.
+    Then each of its layers, the most expensive first, returns to INT8 if the bound is still met.
 
     Args:
         quantized: an INT8 program, corrected.
         exact: the same graph with the FP32 weights.
-        split: samples the gate is checked on.
-        lines: of the sensitivity analysis.
-        gains: milliseconds that INT8 saves in each layer; what saves nothing goes first.
+        split: samples on which the bound is checked.
+        lines: results of the sensitivity analysis.
+        gains: milliseconds that INT8 saves in each layer; layers without a saving come first.
 
     Returns:
         Names of layers and operators, in graph order.
@@ -123,7 +124,7 @@ def choose(
 
 
 def met(gate: Gate, reference: Program, quantized: Program, split: Split, batch_size: int) -> bool:
-    """Whether a program that was quantized again meets the gate on the same samples."""
+    """Whether a program that was quantized again meets the bound on the same samples."""
     chosen = Subset(split, np.arange(min(len(split), _SAMPLES)))
     name = next(spec.name for spec in reference.signature.outputs if spec.dtype.startswith("float"))
     wanted, found = (predict(program, chosen, batch_size)[name] for program in (reference, quantized))
@@ -143,7 +144,7 @@ def _ranked(units: Sequence[Unit], lines: Sequence[Sensitivity], prices: Mapping
 
 
 def _prices(units: Sequence[Unit], gains: Mapping[str, float]) -> dict[str, float]:
-    """What each unit costs in floating point: measured, where its layer was; at least a little, for the division."""
+    """The cost of each unit in floating point: measured if its layer was timed, and above 0 for the division."""
     if not gains:
         return {unit.name: _price(unit) for unit in units}
     total = sum(_price(unit) for unit in units)
@@ -175,24 +176,24 @@ def write_plan(path: Path, program: Program, units: Sequence[Unit], floats: Sequ
 
 
 def read_plan(path: Path, names: Sequence[str]) -> list[str]:
-    """The layers that a plan leaves in floating point.
+    """The layers that stay in floating point according to a plan.
 
     Args:
-        names: of the layers that the model has.
+        names: names of all layers of the model.
 
     Raises:
-        MissingFileError: no such file.
-        UserError: it is no plan, or names layers that are not there.
+        MissingFileError: the file does not exist.
+        UserError: the file is not a plan, or names layers that do not exist.
     """
     if not path.is_file():
         raise MissingFileError(f"no such plan: {path}", "check the path of `plan`")
     try:
         body: Any = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {error}", "write it again with `mixed: auto`") from error
+        raise UserError(f"{path} is not valid YAML: {error}", "write it again with `mixed: auto`") from error
     layers = body.get("layers") if isinstance(body, Mapping) else None
     if not isinstance(layers, Mapping) or not set(layers.values()) <= {"int8", "float"}:
-        raise UserError(f"{path} is no quantization plan", "it needs `layers:`, each with `int8` or `float`")
+        raise UserError(f"{path} is not a quantization plan", "it needs `layers:`, each with `int8` or `float`")
     unknown = [name for name in layers if name not in names]
     if unknown:
         told = "; ".join(f"'{name}'{_close(str(name), names)}" for name in unknown[:5])
@@ -202,4 +203,4 @@ def read_plan(path: Path, names: Sequence[str]) -> list[str]:
 
 def _close(name: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=2, cutoff=0.3)
-    return f" (nearest: {', '.join(close)})" if close else ""
+    return f" (closest: {', '.join(close)})" if close else ""

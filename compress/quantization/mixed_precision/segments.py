@@ -1,4 +1,4 @@
-"""Which stretches of a program are INT8 and which stay in floating point, solved from measured times."""
+"""Which segments of a program are INT8 and which stay in floating point, computed from measured times."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Times = Mapping[int, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Segment:
-    """What lies between two tensors through which all data pass.
+    """The part of a program between two tensors through which all data pass.
 
     Attributes:
-        layers: names of its layers, as the measured times know them.
-        units: names of what in it is integer and can be left in floating point.
-        values: numbers per sample in the tensor that leaves it.
+        layers: names of its layers, as in the measured times.
+        units: names of its integer layers and operators that can stay in floating point.
+        values: number of values per sample in its output tensor.
     """
 
     layers: tuple[str, ...]
@@ -79,17 +79,17 @@ def _layer_name(node: fx.Node) -> str:
 def placements(
     parts: Sequence[Segment], floating: Times, integer: Times, crossing: Mapping[int, Sequence[float]]
 ) -> list[list[str]]:
-    """The promising choices of what to leave in floating point, each the fastest for some weighing of the batch sizes.
+    """Candidate sets of units that stay in floating point, each the fastest for some weights of the batch sizes.
 
     Args:
         parts: of the program, in order.
         floating: times of the FP32 file.
         integer: times of the INT8 file.
-        crossing: milliseconds, by batch size, of bringing the tensor behind each part from integer to floating point or
-            back.
+        crossing: milliseconds, by batch size, to convert the output tensor of each part between integer and floating
+            point.
 
     Returns:
-        Names of units for each choice, without the two in which everything or nothing is integer.
+        Names of units for each set, without the two sets in which everything or nothing is integer.
     """
     batches = list(floating)
     whole = {batch: max(sum(floating[batch].values()), 1e-9) for batch in batches}
@@ -116,7 +116,7 @@ def _cost(part: Segment, times: Times, shares: Mapping[int, float]) -> float:
 
 
 def fastest(floating: Sequence[float], integer: Sequence[float], crossing: Sequence[float]) -> list[int]:
-    """The parts to leave in floating point so that the sum of all times is least (by dynamic programming).
+    """The parts that stay in floating point so that the total time is smallest (by dynamic programming).
 
     Args:
         floating: time of each part in floating point.

@@ -1,4 +1,4 @@
-"""Which layers INT8 hurts, how much, and why: each layer quantized alone, and its tensors looked at."""
+"""Sensitivity analysis: the error that INT8 causes in each single layer, and its cause."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _GATES = ("sigmoid", "hardsigmoid", "tanh", "softmax")
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What INT8 in one layer alone does to the output.
+    """The effect on the output if only one layer is INT8.
 
     Attributes:
         layer: its name in the model, or the operator's.
         kind: of operator.
-        sqnr_db: centred SQNR of the output when only this layer is integer; None when nothing changes.
-        agreement: share of samples whose class stays; None for outputs that are no classes.
-        accuracy_drop: loss of accuracy on those samples, where they carry labels.
+        sqnr_db: centred SQNR of the output if only this layer is integer, in dB; None if nothing changes.
+        agreement: share of samples whose class does not change; None for outputs that are not classes.
+        accuracy_drop: loss of accuracy on those samples, if they have labels.
         cost: multiply-accumulates, or values computed.
         cause: ``outlier channel``, ``clipping``, ``few levels``, ``saturation``, ``constant``, ``outlier weight`` or
             ``rounding``.
@@ -57,7 +57,7 @@ class Sensitivity:
 def sensitivity(
     quantized: Program, exact: Program, split: Split, samples: int = _SAMPLES, console: Console = SILENT
 ) -> list[Sensitivity]:
-    """Measure every integer layer alone, the most harmful first.
+    """Measure every integer layer alone; the result starts with the most harmful one.
 
     Args:
         quantized: an INT8 program.
@@ -126,14 +126,14 @@ def _of_tensor(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[str, str] | N
     low, high = ((code - zero) * step for code in numbers[4:6])
     spread = float(value.std())
     if spread <= 1e-6 * max(float(value.abs().max()), 1e-12):
-        return "constant", f"{source.name} always holds {float(value.reshape(-1)[0]):.4g}"
+        return "constant", f"{source.name} is always {float(value.reshape(-1)[0]):.4g}"
     if name_of(source) in _GATES and float(((value < 0.02) | (value > 0.98)).float().mean()) > _SATURATED:
-        return "saturation", f"{source.name} is at its limits in {_SATURATED:.0%} of its values or more"
+        return "saturation", f"at least {_SATURATED:.0%} of the values of {source.name} are at its limits"
     clipped = (value - value.clamp(low, high)).square().sum()
     rounded = value.numel() * step**2 / 12
     if float(clipped) > _CLIPPED * (float(clipped) + rounded):
         reach = f"[{float(value.min()):.4g}, {float(value.max()):.4g}]"
-        return "clipping", f"{source.name} reaches {reach}, its grid [{low:.4g}, {high:.4g}]"
+        return "clipping", f"{source.name} has values in {reach}, but its grid is [{low:.4g}, {high:.4g}]"
     axis = 1 if value.dim() > 3 or (value.dim() == 3 and channels_first(source)) else value.dim() - 1
     return _outlier(source.name, value, spread, step, axis)
 
@@ -145,12 +145,12 @@ def _outlier(name: str, value: torch.Tensor, spread: float, step: float, axis: i
         channel = int(largest.argmax())
         return (
             "outlier channel",
-            f"{name}: channel {channel} reaches {float(largest[channel]):.4g}, the median {median:.4g}",
+            f"{name}: channel {channel} reaches {float(largest[channel]):.4g}, the median channel {median:.4g}",
         )
     middle = value.quantile(0.75) - value.quantile(0.25) if value.numel() < 1 << 24 else torch.tensor(spread)
     levels = float(middle) / step
     if levels < _FEW_LEVELS and spread / step < 2 * _FEW_LEVELS:
-        return "few levels", f"{name}: half of its values share {max(1, round(levels))} of 256 codes"
+        return "few levels", f"{name}: half of its values use {max(1, round(levels))} of 256 codes"
     return None
 
 
@@ -192,4 +192,4 @@ def table(lines: Sequence[Sensitivity], console: Console, most: int = 20) -> Non
         for line in lines[:most]
     ]
     columns = ["layer", "kind", "SQNR dB", "agreement", "drop pp", "MACs", "cause"]
-    console.table("INT8 in one layer alone", columns, rows, words=True)
+    console.table("effect of INT8 in one layer at a time", columns, rows, words=True)

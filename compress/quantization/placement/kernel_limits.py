@@ -1,4 +1,4 @@
-"""Why a heavy node stays in floating point: what the target's integer kernels do not take."""
+"""Reasons why a heavy node stays in floating point: limits of the target's integer kernels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _weightless(name: str) -> str:
     if name in _TWO_ACTIVATIONS:
         return "both of its factors are activations"
     if not name:
-        return "it stands in a nested graph"
+        return "it is in a nested graph"
     return "its weight is computed in the graph, or its operator has no integer kernel"
 
 
@@ -68,7 +68,7 @@ def slow_last_layer(weight: torch.Size) -> str | None:
     """
     if math.prod(weight) > _SMALL_PRODUCT:
         return None
-    return f"a {weight[0]} x {weight[1]} product takes less time in FP32 than its input takes to quantize"
+    return f"a {weight[0]} x {weight[1]} product takes less time in FP32 than the quantization of its input"
 
 
 def _cpu_convolution(node: fx.Node, weight: torch.Size) -> str | None:
@@ -93,7 +93,11 @@ def _tensorrt_convolution(node: fx.Node, weight: torch.Size) -> str | None:
     inputs = weight[0] if transposed else weight[1] * groups
     if groups > 1:
         fits = outputs % 8 == 0 and min(weight[2:]) >= 3
-        return None if fits else "TensorRT wants a multiple of 8 channels and a kernel of 3 or more in grouped INT8"
+        return (
+            None
+            if fits
+            else "TensorRT's grouped INT8 convolutions need a multiple of 8 channels and a kernel size of 3 or more"
+        )
     square = len(set(weight[2:])) == 1
     if min(inputs, outputs) >= 16 or (square and (outputs % 8 == 0 or inputs % 8 == 0) and max(inputs, outputs) >= 16):
         return None
@@ -101,4 +105,4 @@ def _tensorrt_convolution(node: fx.Node, weight: torch.Size) -> str | None:
 
 
 def _tensorrt_matrix(weight: torch.Size) -> str | None:
-    return None if min(weight) >= 16 else f"a {weight[0]} x {weight[1]} matrix is too small for TensorRT's INT8"
+    return None if min(weight) >= 16 else f"a {weight[0]} x {weight[1]} matrix is too small for TensorRT's INT8 kernels"

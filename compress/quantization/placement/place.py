@@ -1,4 +1,4 @@
-"""Choosing what becomes integer: layers that the target can run, then the tensors that get a Q."""
+"""Selection of integer layers that the target supports, and of the tensors that get a QuantizeLinear."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def eligible(
     """Layers that can be integer on the target, and the heavy nodes that cannot, with the reason.
 
     Raises:
-        UserError: a pattern of ``exclude`` fits no node.
+        UserError: a pattern of ``exclude`` matches no node.
     """
     heavy = set(node_macs(program.module, ordered(program)))
     layers: dict[fx.Node, Weighted] = {}
@@ -98,7 +98,7 @@ def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
         if not fnmatch.filter(names, pattern):
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
             raise UserError(
-                f"quantize.exclude: no node is named '{pattern}'",
+                f"quantize.exclude: no node matches '{pattern}'",
                 f"did you mean {' or '.join(close)}?" if close else "see `retort show` for the names",
             )
 
@@ -120,7 +120,7 @@ def place(
         dynamic: quantize what goes into matrix products while the model runs.
 
     Raises:
-        UserError: a pattern of ``exclude`` fits no node.
+        UserError: a pattern of ``exclude`` matches no node.
     """
     shapes = shapes_of(program)
     layers, floating = eligible(program, target, exclude, shapes, ends)

@@ -141,6 +141,6 @@ def _verify(wanted: list[torch.Tensor], found: list[torch.Tensor], tolerance: fl
         if not error <= tolerance:
             raise VerificationError(
                 f"folding BatchNorm changed output {index} by {error:.1e} of its largest value",
-                "report this model; quantize it with the BatchNorm layers in evaluation",
+                "please report this model, and quantize it with the BatchNorm layers in evaluation",
                 error=error,
             )

@@ -180,7 +180,7 @@ def test_auto_without_gradients_is_said_and_stored(tmp_path: Path, capsys: pytes
     assert step["importance"] == "group_norm"
     assert step["importance_unmeasured"].startswith("importance 'taylor' cannot be computed for this model: element 0")
     said = " ".join(capsys.readouterr().err.split())
-    assert "channels are ranked by group_norm and not by gradients: importance 'taylor' cannot be computed" in said
+    assert "channels are ranked by group_norm instead of gradients: importance 'taylor' cannot be computed" in said
 
 
 def test_auto_with_gradients_has_nothing_to_say(tmp_path: Path) -> None:

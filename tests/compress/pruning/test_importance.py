@@ -186,7 +186,7 @@ def test_what_an_importance_needs_and_lacks_is_told() -> None:
     """Without data, or without normalisation layers, the criterion that needs them is refused with a way out."""
     torch.manual_seed(0)
     program = capture(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), {"x": torch.randn(4, 6)})
-    with pytest.raises(UserError, match="importance 'taylor' looks at data, and there is none"):
+    with pytest.raises(UserError, match="importance 'taylor' needs data, and there are none"):
         prune_program(program, options(importance="taylor"))
     with pytest.raises(UserError, match="'bn_scale' needs normalisation layers"):
         prune_program(program, options(importance="bn_scale"))
@@ -228,7 +228,7 @@ def test_layers_outside_a_pattern_stay(trained: tuple[Program, Splits]) -> None:
     [
         ({"layers": {"hiden": 0.5}}, r"prune\.layers: no layer or parameter matches 'hiden'"),
         ({"only": ("stemm*",)}, r"prune\.only: no layer or parameter matches"),
-        ({"layers": {"hidden": 0.01}}, r"where at least 4 have to stay \(min_channels is 4\)"),
+        ({"layers": {"hidden": 0.01}}, r"but at least 4 must be kept \(min_channels is 4\)"),
         ({"layers": {"head": 0.5}}, r"nothing that 'head' matches can be cut: head is the output"),
     ],
 )

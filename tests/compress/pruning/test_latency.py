@@ -206,7 +206,7 @@ def test_what_cannot_be_told_is_called_so(
 def test_milliseconds_that_are_met_already_are_told(program: Program, tmp_path: Path) -> None:
     """A budget above what the program takes is refused with that number."""
     wanted = PruneOptions(latency_ms=1e6, recover=None)
-    with pytest.raises(UserError, match="the program as it is takes"):
+    with pytest.raises(UserError, match="but the program already takes only"):
         clock(program, tmp_path, wanted).asked()
 
 
@@ -231,7 +231,7 @@ def test_the_table_is_kept_and_a_damaged_one_is_measured_anew(
     for content in (file.read_text()[:100], file.read_text().replace('"ms": {"', '"ms": {"0'), "[]"):
         file.write_text(content)
         assert len(Table(Device(), tmp_path, Console("text"))._ms) == 0
-        assert "is damaged: it is measured anew" in capsys.readouterr().err.replace("\n", " ")
+        assert "is damaged; it is measured again" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_tables_of_devices_are_kept_apart(program: Program, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_right_cut_is_proven_at_two_batch_sizes() -> None:
 
 
 def test_a_rule_that_forgets_to_unite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an elementwise rule that follows its first operand alone, the cut is refused and the sum is named."""
+    """With an elementwise rule that follows its first operand alone, the cut is rejected and the sum is named."""
     right = rules.pointwise
 
     def wrong(c: Any, node: Any, a: Any) -> Any:
@@ -76,7 +76,7 @@ def test_a_rule_that_forgets_to_unite_is_refused(monkeypatch: pytest.MonkeyPatch
     removed = half_removed(program, coupling)
     after = cut(program, coupling, removed)
     assert after.module.left.weight.shape == after.module.right.weight.shape
-    with pytest.raises(VerificationError, match=r"the cut is refused.*add") as caught:
+    with pytest.raises(VerificationError, match=r"the cut is rejected.*add") as caught:
         prove(program, after, coupling, removed, 1e-4)
     assert "add" in str(caught.value.facts["node"])
     assert all(torch.equal(value, state[name]) for name, value in program.module.state_dict().items())
@@ -105,7 +105,7 @@ def test_slicing_other_channels_than_planned_is_refused(monkeypatch: pytest.Monk
         "kept_of",
         lambda *given: [None if kept is None else np.arange(len(kept)) for kept in right(*given)],
     )
-    with pytest.raises(VerificationError, match="the cut is refused"):
+    with pytest.raises(VerificationError, match="the cut is rejected"):
         prune_program(program_of(), OPTIONS)
 
 

@@ -101,8 +101,8 @@ def test_layers_that_cannot_take_the_pattern_are_named(model: Artifact) -> None:
     """Channels that are no multiple of 4 stay dense, each with its reason; exclusions too."""
     facts = run(model, options(exclude=("out",))).facts
     assert {item["name"]: item["reason"] for item in facts["dense"]} == {
-        "stem.weight": "has 3 input channels, not a multiple of 4",
-        "deep.weight": "has 1 input channels, not a multiple of 4",
+        "stem.weight": "has 3 input channels, which is not a multiple of 4",
+        "deep.weight": "has 1 input channels, which is not a multiple of 4",
         "out.weight": "excluded",
     }
     assert [item["name"] for item in facts["layers"]] == ["wide.weight", "hidden.weight"]

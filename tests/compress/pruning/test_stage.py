@@ -160,7 +160,7 @@ def test_a_refused_cut_leaves_nothing_behind(model: Artifact, monkeypatch: pytes
         return [None if kept is None else np.arange(len(kept)) for kept in right(*given)]
 
     monkeypatch.setattr(slice_parameters, "kept_of", wrong)
-    with pytest.raises(VerificationError, match="the cut is refused"):
+    with pytest.raises(VerificationError, match="the cut is rejected"):
         run(PruneOptions(macs=0.5, recover=None), model)
     assert not (model.path.parent / "pruned").exists()
     load_artifact(model.path)

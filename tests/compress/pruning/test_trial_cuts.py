@@ -122,7 +122,7 @@ def test_without_samples_nothing_is_tried_and_that_is_said(
     ranked = candidates(program)
     judged.split = split(0)
     assert judged(program, ranked) is ranked[0]
-    assert "no trial cuts" in " ".join(capsys.readouterr().err.split())
+    assert "trial cuts are not possible" in " ".join(capsys.readouterr().err.split())
 
 
 def test_samples_that_do_not_fit_stop_no_pruning(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,4 +131,4 @@ def test_samples_that_do_not_fit_stop_no_pruning(program: Program, capsys: pytes
     judged.split = ArraySplit({"x": np.zeros((40, 11), np.float32)}, np.zeros(40, np.int64))
     ranked = candidates(program)
     assert judged(program, ranked) is ranked[0]
-    assert "no trial cuts: " in " ".join(capsys.readouterr().err.split())
+    assert "trial cuts are not possible: " in " ".join(capsys.readouterr().err.split())

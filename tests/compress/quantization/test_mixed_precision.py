@@ -176,7 +176,7 @@ def test_a_plan_for_another_model_is_refused(program: Program, data: Splits, tmp
     with pytest.raises(UserError, match=r"no layer 'steam' \(nearest: stem"):
         quantize_program(program, QuantizeOptions(plan=str(path)), data.calibration, "cpu")
     path.write_text("layers: {head: int4}")
-    with pytest.raises(UserError, match="no quantization plan"):
+    with pytest.raises(UserError, match="not a quantization plan"):
         read_plan(path, ["head"])
     with pytest.raises(MissingFileError, match="no such plan"):
         read_plan(tmp_path / "none.yaml", ["head"])
@@ -184,7 +184,7 @@ def test_a_plan_for_another_model_is_refused(program: Program, data: Splits, tmp
 
 def test_mixed_precision_without_a_gate_or_labels_is_refused(program: Program, data: Splits) -> None:
     """It is said what to give."""
-    with pytest.raises(UserError, match="needs a gate"):
+    with pytest.raises(UserError, match="needs a bound"):
         run(program, data, mixed="auto")
     bare = Splits(data.train, ArraySplit(data.validation.inputs), data.calibration, data.test)
     with pytest.raises(UserError, match="labelled"):

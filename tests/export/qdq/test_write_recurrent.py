@@ -132,7 +132,7 @@ def test_the_others_keep_fp32_kernels_and_pack_weights(kind: type[nn.Module], hi
     assert "Cast" not in loaded
     reason = quantized.meta["quantization"]["float_nodes"][0]
     assert reason["layer"] == "body"
-    assert "weights INT8 in the file, FP32 when it runs" in reason["reason"]
+    assert "weights are INT8 in the file and FP32 at run time" in reason["reason"]
 
 
 def test_the_form_can_be_asked_for() -> None:
