@@ -1,4 +1,4 @@
-"""TorchServe handler for models that take and give tensors; everything it does is in ``retort.serve.inference``."""
+"""TorchServe handler for models with tensor inputs and outputs; ``retort.serve.inference`` implements it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONTRACT_VERSION = 1
 try:
     from retort.serve.inference import Endpoint
 except ImportError as error:
-    # TorchServe would hide an ImportError behind one about a handler of its own
+    # TorchServe would replace an ImportError with an error about its own handlers
     facts = {"code": "MachineError", "message": str(error), "remedy": "", "python": sys.executable}
     logging.getLogger("retort.serve").error("RETORT_LOAD_FAILED %s", json.dumps(facts))
     raise RuntimeError(f"{error} (python: {sys.executable})") from error

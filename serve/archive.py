@@ -1,4 +1,4 @@
-"""The pack stage: a graph becomes a TorchServe archive that carries its own copy of the runtime half."""
+"""The pack stage: writes a graph as a TorchServe archive that contains its own copy of the runtime half."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def write_archive(
 ) -> Artifact:
     """Write ``model.mar`` and the bundle it was made from.
 
-    The archive is opened once before it is kept: its golden outputs must come out on this machine.
+    The archive is opened once before it is kept, and must reproduce its golden outputs on this machine.
 
     Raises:
-        ArtifactError: not a graph, or its golden outputs do not belong to it.
+        ArtifactError: the artifact is not a graph, or its golden outputs do not belong to it.
         StorageError: the disk is full or not writable.
     """
     parts = read_graph(artifact)
@@ -93,7 +93,7 @@ def write_archive(
         write_mar(folder / "model.mar", mar_members(folder / "bundle", settings, options, engine.load_s))
         facts.update(_facts(folder, engine))
         if not parts.signature.batch_invariant:
-            console.warn("rows of this model influence each other: requests are run one by one, never together")
+            console.warn("rows of this model influence each other, so requests are run one by one and never as a batch")
     return load_artifact(place.directory)
 
 
@@ -102,12 +102,12 @@ def _answer_golden(engine: Engine) -> None:
     answer = engine.answer([Incoming({"body": write_npz(inputs)}, {"body": NPZ})])[0]
     if answer.status != 200:
         problem = json.loads(answer.body)
-        message = f"the golden request itself would be refused: {problem['message']}"
-        raise UserError(message, "raise max_request_bytes or max_rows, or allow what the model's data holds")
+        message = f"the endpoint would reject even the golden request: {problem['message']}"
+        raise UserError(message, "increase max_request_bytes or max_rows, or allow the values of the model's data")
 
 
 def settings_of(options: PackOptions, policy: Policy) -> Settings:
-    """The settings that pack options and policy amount to."""
+    """The settings that follow from the pack options and the policy."""
     expanded = max(Limits.expanded_bytes, _LARGEST_RATIO * options.max_request_bytes)
     limits = Limits(request_bytes=options.max_request_bytes, expanded_bytes=expanded, rows=options.max_rows)
     return Settings(
@@ -126,7 +126,7 @@ def settings_of(options: PackOptions, policy: Policy) -> Settings:
 
 
 def mar_members(bundle: Path, settings: Settings, options: PackOptions, load_s: float) -> dict[str, bytes | Path]:
-    """Everything that goes into the archive but its checksums, by name."""
+    """All files of the archive except its checksums, by name."""
     handler = f"{options.handler}.py"
     members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
     members |= {f"retort/{name}": (_ROOT / name).read_bytes() for name in RUNTIME_HALF}
@@ -161,7 +161,7 @@ def _facts(folder: Path, engine: Engine) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Mar:
-    """A verified archive: where it is, what it is called, how it wants to be served."""
+    """A verified archive: its path, its name and its settings."""
 
     path: Path
     name: str
@@ -174,10 +174,10 @@ def open_mar(artifact: Artifact) -> Mar:
     """Verify an archive before a server sees it (serve.md H6).
 
     Raises:
-        ArtifactError: truncated, altered, or not packed by Retort.
+        ArtifactError: the archive is truncated, altered, or not written by Retort.
     """
     sums = verify_mar(artifact.main)
     settings = Settings.from_json(read_member(artifact.main, "serving.json"))
     if MANIFEST not in sums or CONFIG not in sums:
-        raise ArtifactError(f"{artifact.main} lacks {MANIFEST}", "pack the model again")
+        raise ArtifactError(f"{artifact.main} has no {MANIFEST}", "pack the model again")
     return Mar(artifact.main, settings.name, settings.version, settings, sums)

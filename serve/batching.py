@@ -1,4 +1,4 @@
-"""Running several requests at once without any of them noticing the others (serve.md H15 to H18).
+"""Running several requests as one batch without any influence on their results (serve.md H15 to H18).
 
 Part of the runtime half: standard library and numpy only.
 """
@@ -26,9 +26,9 @@ class Plan:
     """Which requests may run together.
 
     Attributes:
-        sizes: batch sizes at which every row was bit for bit what it is alone; 1 by definition.
+        sizes: batch sizes at which every row was bit for bit equal to its result alone; always contains 1.
         shapes: the shapes, without their batch axis, for which that was measured.
-        times_ms: time of one run at each size that was tried.
+        times_ms: time of one run at each tested size.
     """
 
     sizes: set[int] = field(default_factory=lambda: {1})
@@ -37,7 +37,7 @@ class Plan:
 
 
 class Executor:
-    """Runs validated feeds on a session: together where that is safe, one by one where it is not."""
+    """Runs validated feeds on a session: as a batch where that is safe, else one by one."""
 
     def __init__(self, session: Session, settings: Settings) -> None:
         self.session = session
@@ -48,7 +48,7 @@ class Executor:
         self.combines = settings.batching != "off" and combinable(session.signature)
 
     def run(self, requests: Sequence[Feeds]) -> list[Outputs | Exception]:
-        """Outputs of each request, or the error that it alone caused."""
+        """Outputs of each request, or the error of that request."""
         results: dict[int, Outputs | Exception] = {}
         groups: dict[Shapes, list[int]] = {}
         for index, feeds in enumerate(requests):
@@ -65,7 +65,7 @@ class Executor:
             chunk = members[start:stop]
             try:
                 outputs = self._together([requests[index] for index in chunk], rows[start:stop], shapes)
-            except Exception as error:  # whatever the runtime raises concerns this chunk alone
+            except Exception as error:  # any exception of the runtime concerns only this chunk
                 if len(chunk) == 1:
                     results[chunk[0]] = self._alone_after(error, requests[chunk[0]])
                     continue
@@ -141,7 +141,7 @@ class Executor:
             first, second = (self.session.run(part) for part in self._halves(feeds, rows // 2))
             axes = {name: batch_axis(self.signature, name) for name in first}
             return {name: np.concatenate([first[name], second[name]], axis=axes[name]) for name in first}
-        except Exception as again:  # halved once already: answer instead of trying for ever
+        except Exception as again:  # halved once already: answer instead of retrying
             return MemoryError() if is_memory(again) else refused(again)
 
     def _halves(self, feeds: Feeds, middle: int) -> list[Feeds]:
@@ -161,10 +161,10 @@ class Executor:
     def measure(self, golden: Feeds) -> Plan:
         """Warm up, and find the batch sizes at which rows do not depend on their neighbours.
 
-        The golden rows, and shrunken copies of them so that no two rows are alike, are run alone and
-        then together at each size; a size counts when all its rows agree bit for bit. Kernels choose
-        their order of summation by shape and not by value, which is what makes this evidence. Stops
-        when ``settings.warmup_s`` is spent: sizes that were not tried are not used.
+        The golden rows, and scaled copies of them so that no two rows are equal, are run alone and then as batches of
+        each size. A size is used if all its rows agree bit for bit. This is sufficient evidence because kernels choose
+        their order of summation by shape and not by value. The test stops after ``settings.warmup_s``; sizes that were
+        not tested are not used.
         """
         deadline = time.monotonic() + self.settings.warmup_s
         if not self.combines:
@@ -221,7 +221,7 @@ def batch_axis(signature: Signature, name: str) -> int:
 
 
 def combinable(signature: Signature) -> bool:
-    """Whether rows of several requests may share a run: every tensor has a batch axis, and rows are independent."""
+    """Whether rows of several requests may form a batch: every tensor has a batch axis, and rows are independent."""
     specs = (*signature.inputs, *signature.outputs)
     return signature.batch_invariant and all(spec.shape.count(BATCH) == 1 for spec in specs)
 
@@ -247,7 +247,7 @@ def is_memory(error: BaseException) -> bool:
 
 
 def refused(error: Exception) -> Exception:
-    """The error of a request that fails by itself: onnxruntime blames the arguments where it means the values."""
+    """The error of a request that fails alone: onnxruntime reports wrong arguments when values are wrong."""
     if type(error).__name__ == "InvalidArgument":
         remedy = "check its values: an index may be out of range"
         return InputError("the model cannot compute this input", remedy)

@@ -1,4 +1,4 @@
-"""JSON bodies as arrays: KServe V2, V1 ``instances``, ``{name: list}`` and, for one input, a bare list.
+"""JSON bodies as arrays: KServe V2, V1 ``instances``, ``{name: list}`` and, for one input, a plain list.
 
 Part of the runtime half: standard library and numpy only.
 """
@@ -35,11 +35,11 @@ Decoded = tuple[Mapping[str, Array], Literal["tensors", "bare", "instances", "v2
 
 
 def decode_json(body: object, signature: Signature, limits: Limits) -> Decoded:
-    """Tensors of a JSON body, the form it had, the outputs it asks for and its id.
+    """Tensors of a JSON body, its form, the requested outputs and its id.
 
     Raises:
-        InputError: not JSON, ragged, not numeric, or not one of the four forms.
-        LimitError: nested deeper than tensors may have axes.
+        InputError: the body is not JSON, is ragged or not numeric, or has none of the four forms.
+        LimitError: the body is nested more deeply than the allowed number of axes.
     """
     value = parse_json(body)
     names = [spec.name for spec in signature.inputs]
@@ -66,7 +66,9 @@ def parse_json(body: object) -> Any:
     try:
         return json.loads(body, object_pairs_hook=_unique)
     except RecursionError as error:
-        raise LimitError("the JSON body is nested too deeply", "send lists no deeper than the tensor") from error
+        raise LimitError(
+            "the JSON body is nested too deeply", "send lists with one level per axis of the tensor"
+        ) from error
     except ValueError as error:
         raise InputError("the body is not JSON", "send JSON, npy or npz, with a matching content type") from error
 
@@ -81,7 +83,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def to_array(value: object, name: str, limits: Limits) -> Array:
     """Nested lists of numbers as ``bool``, ``int64``, ``uint64`` or ``float64``.
 
-    Text is refused before numpy sees it: numpy would parse it, or widen every element to its length.
+    Text is rejected before numpy reads it: numpy would parse it, or widen every element to its length.
 
     Raises:
         InputError: ragged, or something that is not a number.
@@ -99,7 +101,7 @@ def to_array(value: object, name: str, limits: Limits) -> Array:
     kinds = set(map(type, level))
     if not kinds <= {bool, int, float}:
         odd = sorted(kind.__name__ for kind in kinds - {bool, int, float})[0]
-        raise InputError(f"input '{name}' holds {odd}, not only numbers", "send nested lists of numbers", input=name)
+        raise InputError(f"input '{name}' contains {odd}, not only numbers", "send nested lists of numbers", input=name)
     return _numbers(level, kinds, name).reshape(shape)
 
 
@@ -111,7 +113,9 @@ def _numbers(values: list[Any], kinds: set[type], name: str) -> Array:
             return np.array(values, dtype=np.float64)
         return np.array(values, dtype=np.uint64 if max(values) > 2**63 - 1 else np.int64)
     except OverflowError as error:
-        raise InputError(f"input '{name}' has numbers too large for 64 bits", "send smaller", input=name) from error
+        raise InputError(
+            f"input '{name}' has numbers too large for 64 bits", "send smaller numbers", input=name
+        ) from error
 
 
 def _is_v2(value: Mapping[str, Any]) -> bool:
@@ -124,7 +128,7 @@ def _decode_v2(value: Mapping[str, Any], signature: Signature, limits: Limits) -
     for item in value["inputs"]:
         name = item.get("name")
         if not isinstance(name, str) or name in feeds:
-            raise InputError("a V2 input has no name, or a name given twice", f"send {signature.describe_inputs()}")
+            raise InputError("a V2 input has no name, or a name appears twice", f"send {signature.describe_inputs()}")
         feeds[name] = _v2_tensor(item, name, limits)
     asked = _requested(value.get("outputs", []), signature)
     tag = value.get("id", "")
@@ -146,8 +150,8 @@ def _v2_tensor(item: Mapping[str, Any], name: str, limits: Limits) -> Array:
     array = to_array(item["data"], name, limits)
     if math.prod(shape) != array.size:
         message = f"input '{name}' has {array.size} values, its shape {shape} needs {math.prod(shape)}"
-        raise InputError(message, "make them agree", input=name)
-    # floats stay wide until the signature's own cast, so that an overflow is seen there
+        raise InputError(message, "make the data and the shape agree", input=name)
+    # floats stay float64 until the signature converts them, so that it detects an overflow
     shaped = array.reshape(shape)
     return shaped if dtype.startswith("float") else TensorSpec(name, dtype, ()).cast(shaped)
 
@@ -156,7 +160,7 @@ def _requested(items: object, signature: Signature) -> tuple[str, ...]:
     known = {spec.name for spec in signature.outputs}
     names = [item.get("name") if isinstance(item, dict) else None for item in items] if isinstance(items, list) else [0]
     if not all(isinstance(name, str) and name in known for name in names):
-        raise InputError("an output is asked for that is not there", f"there are {', '.join(sorted(known))}")
+        raise InputError("a requested output does not exist", f"request one of {', '.join(sorted(known))}")
     return tuple(str(name) for name in names)
 
 
@@ -167,7 +171,9 @@ def _decode_instances(instances: object, signature: Signature, limits: Limits) -
         raise InputError("`instances` needs a batch axis in every tensor", f"send {signature.describe_inputs()}")
     named = isinstance(instances[0], dict)
     if not named and len(signature.inputs) > 1:
-        raise InputError("an instance must name its inputs", f"send {signature.describe_inputs()}")
+        raise InputError(
+            "an instance must be an object with the names of the inputs", f"send {signature.describe_inputs()}"
+        )
     if not named:
         return {spec.name: _column(instances, spec, limits) for spec in signature.inputs}
     wanted = {spec.name for spec in signature.inputs}

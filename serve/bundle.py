@@ -1,4 +1,4 @@
-"""The neutral bundle: model, signature, golden vectors, settings and checksums; every target is made from it."""
+"""The neutral bundle: model, signature, golden vectors, settings and checksums. Every target is made from it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _FREE_SIZES = (8, 16, 32, 1, 64, 224)
 
 @dataclass(frozen=True)
 class Parts:
-    """What a graph artifact holds for serving.
+    """The parts of a graph artifact that serving needs.
 
     Attributes:
         model: path of the ONNX file.
-        external: names of the files beside it that hold its weights.
+        external: names of its files of external weights.
         golden: content of ``golden.npz``.
     """
 
@@ -42,13 +42,13 @@ class Parts:
 
 
 def read_graph(artifact: Artifact) -> Parts:
-    """What there is to serve in a graph artifact, or in a bare ONNX file.
+    """Read the parts for serving from a graph artifact, or from a plain ONNX file.
 
-    A bare file has no golden vectors: inputs are made from its signature, and what its own session gives
-    becomes the expectation.
+    A plain file has no golden vectors: inputs are generated from its signature, and the outputs of its own session
+    become the expected outputs.
 
     Raises:
-        ArtifactError: not a graph, or its files contradict each other.
+        ArtifactError: the artifact is not a graph, or its files contradict each other.
     """
     raise_if_not(artifact, "graph")
     model = artifact.main
@@ -79,7 +79,9 @@ def inspect_graph(path: Path) -> tuple[tuple[str, ...], bool]:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's DecodeError has no stable home
-        raise ArtifactError(f"{path} is not an ONNX file", "it is truncated or damaged: export it again") from error
+        raise ArtifactError(
+            f"{path} is not an ONNX file", "the file is truncated or damaged; export the model again"
+        ) from error
     graphs = [model.graph, *model.functions]
     dynamic = any(node.op_type in OPERATORS for graph in graphs for node in _nodes(graph))
     files = {
@@ -90,8 +92,8 @@ def inspect_graph(path: Path) -> tuple[tuple[str, ...], bool]:
         if entry.key == "location"
     }
     if odd := [name for name in files if Path(name).name != name or not (path.parent / name).is_file()]:
-        message = f"{path.name} keeps weights in '{odd[0]}', which is not a file beside it"
-        raise ArtifactError(message, "put that file beside the model, or export it again")
+        message = f"{path.name} stores weights in '{odd[0]}', which is not a file in the same folder"
+        raise ArtifactError(message, "copy that file into the folder of the model, or export the model again")
     return tuple(sorted(files)), dynamic
 
 
@@ -107,7 +109,7 @@ def _check_golden(signature: Signature, golden: dict[str, Array]) -> None:
     inputs, outputs = split_golden(golden)
     wanted = {spec.name for spec in signature.inputs}, {spec.name for spec in signature.outputs}
     if (set(inputs), set(outputs)) != wanted:
-        raise ArtifactError(f"{GOLDEN} does not hold the model's inputs and outputs", "export the model again")
+        raise ArtifactError(f"{GOLDEN} does not contain the model's inputs and outputs", "export the model again")
     if not all(np.array_equal(inputs[name], array) for name, array in signature.validate(inputs).items()):
         raise ArtifactError(f"{GOLDEN} does not fit the signature", "export the model again")
 
@@ -123,25 +125,25 @@ def _made_up(session: Session, rows: int = 4) -> dict[str, Array]:
             failure = error
             continue
         return {f"in.{k}": v for k, v in feeds.items()} | {f"out.{k}": v for k, v in outputs.items()}
-    message = f"no golden inputs can be made for this ONNX file: {str(failure).splitlines()[0][:200]}"
-    raise UserError(message, "pack a graph written by `retort export`, which stores real ones")
+    message = f"no golden inputs can be generated for this ONNX file: {str(failure).splitlines()[0][:200]}"
+    raise UserError(message, "pack a graph written by `retort export`, which stores real inputs")
 
 
 def _random(spec: TensorSpec, rows: int, size: int, generator: np.random.Generator) -> Array:
     shape = [axis if isinstance(axis, int) else rows if axis == BATCH else size for axis in spec.shape]
     if np.dtype(spec.dtype).kind == "f":
         return generator.standard_normal(shape).astype(spec.dtype)
-    return generator.integers(0, 2, shape).astype(spec.dtype)  # 0 and 1 are valid indices of nearly everything
+    return generator.integers(0, 2, shape).astype(spec.dtype)  # 0 and 1 are valid indices of nearly every table
 
 
 def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
     """Write the bundle's files and their checksums.
 
     Args:
-        folder: made if it is not there.
+        folder: the folder to write; it is created if it does not exist.
 
     Returns:
-        The settings as written, with the golden tolerance that suits the model on this machine.
+        The written settings, with the golden tolerance that fits the model on this machine.
 
     Raises:
         ArtifactError: the golden outputs do not belong to this model.
@@ -164,7 +166,7 @@ def _tolerance(model: Path, parts: Parts) -> float:
     error = golden_error(session.run(inputs), expected)
     session.close()
     if not error <= 0.25:
-        message = f"the golden outputs are off by {error:.3g} of their range: they belong to another model"
+        message = f"the golden outputs differ by {error:.3g} of their range, so they belong to another model"
         raise ArtifactError(message, "export the model again")
-    # a power of ten, so that a last bit that differs does not change the archive
+    # a power of ten, so that a different last bit does not change the archive
     return max(1e-3, float(10.0 ** np.ceil(np.log10(max(4 * error, 1e-9)))))

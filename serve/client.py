@@ -1,4 +1,4 @@
-"""Asking a served model: arrays in, arrays out, errors as our own."""
+"""Client of a served model: it sends arrays, returns arrays, and raises Retort's errors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
 
 
 class Client:
-    """Talks to one model of one server over connections that are kept open, one per thread.
+    """Sends requests to one model of one server over connections that stay open, one per thread.
 
     Args:
         url: such as ``http://127.0.0.1:8080``.
         name: name of the model.
-        version: asks for this version; the server's default one when empty.
+        version: version of the model; empty for the server's default version.
         timeout_s: longest wait for an answer.
     """
 
@@ -47,16 +47,16 @@ class Client:
 
         Args:
             feeds: one array per input, with a leading batch axis.
-            form: how arrays travel; by default npy for one input and npz for several.
+            form: format of the arrays; by default npy for one input and npz for several.
 
         Raises:
-            InputError: the server refused the request; its own message is given.
+            InputError: the server rejected the request; its message is included.
             LimitError: the request is too large.
             ServingError: the server failed, or cannot be reached.
         """
         form = form or ("npy" if len(feeds) == 1 else "npz")
         if form == "npy" and len(feeds) != 1:
-            raise InputError(f"npy carries one array, {len(feeds)} were given", "use npz or json")
+            raise InputError(f"npy can contain only one array, but {len(feeds)} were given", "use npz or json")
         status, headers, body = self.request("POST", "", _body(feeds, form), {"Content-Type": _TYPES[form]})
         if status != 200:
             raise _as_error(status, body)
@@ -65,7 +65,7 @@ class Client:
     def request(
         self, method: str, path: str = "", body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        """One raw request to the model: status, headers with lower-case names, and body of the answer.
+        """Send one raw request to the model; returns status, headers with lower-case names, and body of the answer.
 
         Raises:
             ServingError: the server cannot be reached or closed the connection without an answer.
@@ -78,7 +78,7 @@ class Client:
 
 
 def predict(url: str, name: str, feeds: Feeds, form: Format | None = None) -> dict[str, Array]:
-    """Ask a server once; see :meth:`Client.predict`."""
+    """Send one request to a server; see :meth:`Client.predict`."""
     client = Client(url, name)
     try:
         return client.predict(feeds, form)
@@ -98,9 +98,9 @@ def predict_split(
     """Outputs for a whole split, in its order.
 
     Args:
-        rows_per_request: samples sent in one request.
-        concurrency: requests under way at once.
-        limit: ask for this many samples at most.
+        rows_per_request: number of samples in one request.
+        concurrency: number of simultaneous requests.
+        limit: largest number of samples.
 
     Raises:
         ServingError: the server failed; remaining requests are not sent.
@@ -118,14 +118,14 @@ def predict_split(
             results.append(result)
             bar.advance()
     if not results:
-        raise UserError("there is nothing to predict: the split is empty", "give at least one sample")
+        raise UserError("the split is empty", "give at least one sample")
     return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
 
 def _in_order(
     pool: ThreadPoolExecutor, ask: Callable[[int], dict[str, Array]], starts: Iterator[int], ahead: int
 ) -> Iterator[dict[str, Array]]:
-    # only a few requests wait at a time: a split may be larger than memory, and a failure should stop the rest
+    # only a few requests are queued: a split may be larger than memory, and a failure should stop the rest
     waiting: deque[Future[dict[str, Array]]] = deque(pool.submit(ask, start) for start in islice(starts, ahead))
     try:
         while waiting:
@@ -151,7 +151,7 @@ def _outputs(headers: dict[str, str], body: bytes) -> dict[str, Array]:
             return read_npz(body, _TRUSTED)
         return {item["name"]: _from_v2(item) for item in json.loads(body)["outputs"]}
     except (UserError, ValueError, KeyError, TypeError) as error:
-        raise ServingError(f"the server's answer ({kind}) cannot be read", "see its logs") from error
+        raise ServingError(f"the server's answer ({kind}) cannot be read", "see the server's logs") from error
 
 
 def _from_v2(item: dict[str, Any]) -> Array:

@@ -1,4 +1,4 @@
-"""What TorchServe is started with: loopback only, no remote models, quiet logs, nothing left to defaults."""
+"""Configuration of TorchServe: only loopback, no remote models, short logs, and no setting left to its default."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RESPONSE_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Ports:
-    """The ports that one TorchServe takes, all on loopback; ``worker`` is the first of one per worker."""
+    """The ports of one TorchServe, all on loopback; ``worker`` is the first port of the workers, one each."""
 
     inference: int
     management: int
@@ -31,7 +31,7 @@ def model_config(settings: Settings, options: PackOptions, load_s: float) -> byt
     """``model-config.yaml``: TorchServe ignores unknown keys in silence, so these are exactly those it reads.
 
     Args:
-        load_s: measured time to load; doubling steps keep the archive the same from run to run.
+        load_s: measured seconds to load; the timeout doubles in steps, so that equal inputs give equal archives.
     """
     startup = _MIN_STARTUP_S
     while startup < 4 * load_s:
@@ -52,7 +52,7 @@ def config_properties(settings: Settings, ports: Ports, host: str, store: Path, 
     """``config.properties`` of a server for one archive, ``model.mar`` in ``store``.
 
     Args:
-        threads: threads of the HTTP front end.
+        threads: number of threads of the HTTP front end.
     """
     values: dict[str, object] = {
         "inference_address": f"http://{host}:{ports.inference}",
@@ -140,10 +140,10 @@ _LOG4J = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 def java_flags(java: Java, heap_bytes: int) -> list[str]:
-    """Options of the virtual machine: a small heap, one collector thread, no warnings about TorchServe's age.
+    """Options of the Java virtual machine: a small heap, one garbage-collector thread, no deprecation warnings.
 
-    The optimising compiler is off: over the first ten thousand requests it takes more time from the model's
-    cores than it gives back (measured on two cores: 1.1 to 2.0 ms of Java per request with it, 0.4 to 0.7 without).
+    The optimising compiler is off: in the first ten thousand requests it uses more CPU time than it saves (measured on
+    two cores: 1.1 to 2.0 ms of Java per request with it, 0.4 to 0.7 ms without).
     """
     flags = ["-Xms64m", f"-Xmx{max(256, heap_bytes >> 20)}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
     flags.append("-XX:TieredStopAtLevel=1")

@@ -1,4 +1,4 @@
-"""The one HTTP stack of serving: connections to a server that are kept open, with their time-outs and errors."""
+"""The HTTP connections of serving: they stay open, with timeouts and readable errors."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError,
 
 
 class Connections:
-    """Connections to one server, one per thread, opened again when the server closed them meanwhile.
+    """Connections to one server, one per thread; they are opened again if the server has closed them.
 
     Args:
         url: such as ``http://127.0.0.1:8080``.
         timeout_s: longest wait for an answer.
 
     Raises:
-        UserError: the address is none of HTTP.
+        UserError: the address is not an HTTP address.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
-            raise UserError(f"'{url}' is not an http address", "give one such as http://127.0.0.1:8080")
+            raise UserError(f"'{url}' is not an http address", "give an address such as http://127.0.0.1:8080")
         self._address = (parts.hostname, parts.port or 80)
         self._timeout_s = timeout_s
         self._local = threading.local()
@@ -36,7 +36,7 @@ class Connections:
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        """One request: status, headers with lower-case names, and body of the answer.
+        """Send one request; returns status, headers with lower-case names, and body of the answer.
 
         Raises:
             ServingError: the server cannot be reached or closed the connection without an answer.
@@ -48,7 +48,7 @@ class Connections:
             except _STALE as error:
                 self._close_current()
                 if reused:
-                    continue  # the server had closed a connection it kept open: nothing was answered yet
+                    continue  # the server had closed an idle connection, so it has not answered yet
                 raise self._unreachable(error) from error
             except (OSError, http.client.HTTPException) as error:
                 self._close_current()
@@ -58,7 +58,9 @@ class Connections:
     def _unreachable(self, error: Exception) -> ServingError:
         host, port = self._address
         reason = str(error) or type(error).__name__
-        return ServingError(f"no answer from {host}:{port}: {reason}", "check that the server runs, and its logs")
+        return ServingError(
+            f"no answer from {host}:{port}: {reason}", "check that the server is running, and look at its logs"
+        )
 
     def _connection(self, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
         current: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
@@ -84,7 +86,7 @@ class Connections:
 def _exchange(
     connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
 ) -> tuple[int, dict[str, str], bytes]:
-    # a refusal can arrive while the body is still being sent, so an answer is looked for in any case
+    # a rejection can arrive while the body is still being sent, so always try to read an answer
     with suppress(BrokenPipeError, ConnectionResetError):
         connection.request(method, path, body, headers)
     response = connection.getresponse()
@@ -92,7 +94,7 @@ def _exchange(
     try:
         content = response.read()
     except (ConnectionResetError, http.client.IncompleteRead) as error:
-        # TorchServe closes with a reset after an error, sometimes before its body was read
+        # TorchServe resets the connection after an error, sometimes before it has read the body
         if response.status < 400:
             raise
         content = getattr(error, "partial", b"")

@@ -1,4 +1,4 @@
-"""Why TorchServe did not come up, read from its logs and said in one sentence."""
+"""Why TorchServe did not start, read from its logs and stated in one sentence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOGS = ("worker.log", "server.log", "console.log")
 
 
 def startup_failure(logs: Path, alive: bool) -> RetortError | None:
-    """The reason why a server that is starting will never be ready, or None while it still may."""
+    """The reason why a starting server will never become ready, or None if it still can."""
     lines = [line for name in _LOGS for line in read_lines(logs / name)]
     for line in lines:
         if LOAD_FAILED in line:
@@ -28,24 +28,24 @@ def startup_failure(logs: Path, alive: bool) -> RetortError | None:
     died = any(sign in line for line in lines for sign in _WORKER_DIED)
     if alive and not died:
         return None
-    what = "a TorchServe worker died while it started" if died else "TorchServe ended while it started"
+    what = "a TorchServe worker died during its start" if died else "TorchServe ended during its start"
     if port_taken(logs):
         what = "TorchServe could not bind its port"
     return ServingError(f"{what}: {_cause(lines)}", f"see {logs}", log=lines[-20:])
 
 
 def has_started(logs: Path) -> bool:
-    """Whether the server has bound all its ports; until then another server may be the one that answers on them."""
+    """Whether the server has bound all its ports; before that, another server may answer on them."""
     return any("Model server started" in line for line in read_lines(logs / "console.log"))
 
 
 def port_taken(logs: Path) -> bool:
-    """Whether the server stopped because another process holds one of its ports."""
+    """Whether the server stopped because another process uses one of its ports."""
     return any(sign in line for name in _LOGS for line in read_lines(logs / name) for sign in _PORT_TAKEN)
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a log that may not be there yet."""
+    """Lines of a log that may not exist yet."""
     if path.is_file():
         yield from path.read_text(encoding="utf-8", errors="replace").splitlines()
 
@@ -62,5 +62,5 @@ def _load_failure(line: str, logs: Path) -> RetortError:
 
 def _cause(lines: list[str]) -> str:
     found = [match[1] for line in lines if (match := _CAUSE.search(line))]
-    # the first error is the cause, what follows are its consequences
+    # the first error is the cause, later errors are its consequences
     return found[0][:300] if found else (lines[-1][:300] if lines else "it wrote no log")

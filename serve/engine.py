@@ -1,4 +1,4 @@
-"""A bundle loaded, checked and warmed up, answering requests; knows nothing of the server around it.
+"""A loaded, checked and warmed-up bundle that answers requests, independent of the server around it.
 
 Part of the runtime half: standard library and numpy only.
 """
@@ -33,12 +33,12 @@ _TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
 
 @dataclass
 class Engine:
-    """A model ready to answer.
+    """A model that is ready to answer requests.
 
     Attributes:
         golden: inputs and expected outputs stored with the model.
         golden_error: largest error of the golden outputs on this machine, relative to their range.
-        load_s: time from the first byte read to the last self-test.
+        load_s: seconds from the first byte read to the last self-test.
     """
 
     session: Session
@@ -58,7 +58,7 @@ class Engine:
         Raises:
             ArtifactError: a file is missing, altered or unreadable.
             MachineError: the runtime or the required provider is missing.
-            VerificationError: the golden outputs do not come out.
+            VerificationError: the golden outputs are not reproduced.
         """
         begin = time.perf_counter()
         sums = read_sums(folder)
@@ -74,22 +74,23 @@ class Engine:
         return engine
 
     def self_test(self) -> float:
-        """Run the golden inputs and compare; the largest error relative to the range of its output.
+        """Run the golden inputs and return the largest error, relative to the range of its output.
 
         Raises:
-            VerificationError: an output is further off than ``golden_tolerance``.
+            VerificationError: the error of an output exceeds ``golden_tolerance``.
         """
         inputs, expected = self.golden
         error = golden_error(self.session.run(inputs), expected)
         if not error <= self.settings.golden_tolerance:
             raise VerificationError(
-                f"the golden outputs are off by {error:.3g}, {self.settings.golden_tolerance:.3g} is allowed",
-                "the runtime here computes something else: check its version, or export and pack the model again",
+                f"the golden outputs differ by {error:.3g}, but only {self.settings.golden_tolerance:.3g} is allowed",
+                "the runtime on this machine computes other values; check its version, or export and pack the model "
+                "again",
             )
         return error
 
     def answer(self, requests: Sequence[Incoming]) -> list[Answer]:
-        """One answer per request, in order; a request that fails spoils no other (serve.md H16)."""
+        """One answer per request, in order; a failed request does not affect the others (serve.md H16)."""
         answers: dict[int, Answer] = {}
         decoded: dict[int, Request] = {}
         for index, incoming in enumerate(requests):
@@ -99,7 +100,7 @@ class Engine:
                     answers[index] = special
                 else:
                     decoded[index] = decode(incoming, self.signature, self.settings)
-            except Exception as error:  # also what we did not foresee concerns this request alone
+            except Exception as error:  # an unexpected exception also concerns only this request
                 answers[index] = refuse(error, incoming.request_id)
         outputs = self.executor.run([request.feeds for request in decoded.values()])
         for (index, request), output in zip(decoded.items(), outputs, strict=True):
@@ -111,7 +112,7 @@ class Engine:
             return refuse(output, request_id)
         try:
             return encode(output, request, self.signature, self.settings)
-        except Exception as error:  # memory, most likely: it concerns this request alone
+        except Exception as error:  # probably out of memory; it concerns only this request
             return refuse(error, request_id)
 
     def _special(self, incoming: Incoming) -> Answer | None:
@@ -121,7 +122,7 @@ class Engine:
         if operation == "healthcheck":
             return self.health()
         if operation:
-            raise InputError(f"there is no operation '{operation[:80]}'", "use healthcheck", status=404)
+            raise InputError(f"there is no operation '{operation[:80]}'", "use the operation healthcheck", status=404)
         return None
 
     def health(self) -> Answer:
@@ -129,13 +130,13 @@ class Engine:
         begin = time.perf_counter()
         try:
             error = self.self_test()
-        except Exception as failure:  # whatever is wrong, the answer is "not healthy"
+        except Exception as failure:  # any exception means "not healthy"
             return Answer(503, dump({"healthy": False, "reason": type(failure).__name__}))
         took_ms = 1000 * (time.perf_counter() - begin)
         return Answer(200, dump({"healthy": True, "golden_error": error, "latency_ms": round(took_ms, 3)}))
 
     def describe(self) -> dict[str, Any]:
-        """What is served and how, JSON-ready (serve.md H24)."""
+        """Description of the served model as JSON-ready values (serve.md H24)."""
         plan = self.executor.plan
         return {
             "signature": json.loads(self.signature.to_json()),
@@ -171,17 +172,17 @@ def _open(folder: Path, sums: Mapping[str, str], settings: Settings, signature: 
 
 
 def thread_budget(settings: Settings, cores: int | None = None) -> int:
-    """Runtime threads of one worker: what was asked for, at most its share of the usable cores (serve.md H11).
+    """Runtime threads of one worker: the requested number, at most its share of the usable cores (serve.md H11).
 
     Args:
-        cores: usable cores; by default affinity and cgroup quota decide.
+        cores: number of usable cores; by default derived from affinity and cgroup quota.
     """
     share = max(1, (cores or usable_cores()) // max(1, settings.workers))
     return min(settings.threads, share) if settings.threads else share
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, cut by the cgroup's CPU quota."""
+    """Number of cores that this process may use: its affinity, limited by the cgroup's CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -199,7 +200,7 @@ def split_golden(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], dict[st
 def smallest_golden(
     signature: Signature, golden: tuple[dict[str, Array], dict[str, Array]]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Golden inputs and outputs of one sample, or of all where samples cannot be told apart."""
+    """Golden inputs and outputs of one sample, or of all samples if they cannot be separated."""
     if not combinable(signature):
         return golden
     inputs, outputs = (
@@ -212,7 +213,7 @@ def smallest_golden(
 def golden_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
     """Largest error of any output: relative to its range for floats, the share that differs for integers.
 
-    Infinite when an output is missing or has another shape.
+    It is infinite if an output is missing or has another shape.
     """
     return max((_error(outputs.get(name), want) for name, want in expected.items()), default=0.0)
 

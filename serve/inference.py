@@ -1,4 +1,4 @@
-"""The TorchServe side of serving: context in, statuses and bytes out; ``handle`` never raises (serve.md H29).
+"""The interface to TorchServe: it returns statuses and bytes, and ``handle`` never raises (serve.md H29).
 
 Part of the runtime half: standard library and numpy only.
 """
@@ -23,7 +23,7 @@ _log = logging.getLogger("retort.serve")
 
 
 class Endpoint:
-    """What stands behind a handler file's ``handle`` function.
+    """The implementation of a handler file's ``handle`` function.
 
     Args:
         version: version of the handler file, shown by the describe operation.
@@ -46,12 +46,14 @@ class Endpoint:
         try:
             answers = self._answers(data, context)
             return [_send(answer, index, context) for index, answer in enumerate(answers)]
-        except Exception as error:  # the last guard: one failure must not become a 503 without a word for all
+        except (
+            Exception
+        ) as error:  # the last guard: one failure must not become a 503 without explanation for all requests
             self._warn(f"handler {type(error).__name__}")
             return [_send(refuse(error), index, context) for index in range(len(data))]
 
     def initialize(self, context: Any) -> None:
-        """Load the model beside the handler; safe to call again.
+        """Load the model next to the handler; it can be called again.
 
         Raises:
             RuntimeError: with the reason, which is also logged as one line that the launcher reads.
@@ -77,7 +79,7 @@ class Endpoint:
         return answers
 
     def _warn(self, signature: str) -> None:
-        # one line per kind of failure and minute, and never what the request held (serve.md H28)
+        # one line per kind of failure and minute, and never the content of a request (serve.md H28)
         now = time.monotonic()
         if now - self._warned.get(signature, -60.0) >= 60.0:
             self._warned[signature] = now
@@ -85,7 +87,7 @@ class Endpoint:
 
 
 def load_failure(error: BaseException) -> RuntimeError:
-    """Log why nothing can be served, in one line, and the error that TorchServe reports cleanly."""
+    """Log in one line why the model cannot be served, and return the error that TorchServe reports."""
     message = error.message if isinstance(error, RetortError) else f"{type(error).__name__}: {error}"
     remedy = error.remedy if isinstance(error, RetortError) else ""
     facts = {"code": type(error).__name__, "message": message, "remedy": remedy, "python": sys.executable}

@@ -1,4 +1,4 @@
-"""Checksums of the files that are served: written with them, compared before they are used (serve.md H5).
+"""Checksums of the served files: they are written with the files and compared before use (serve.md H5).
 
 Part of the runtime half: standard library only.
 """
@@ -14,7 +14,7 @@ from ..core.errors import ArtifactError
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
-_REMEDY = "it was altered or truncated: pack the model again"
+_REMEDY = "the file was altered or truncated; pack the model again"
 
 
 def format_sums(hashes: Mapping[str, str]) -> bytes:
@@ -26,7 +26,7 @@ def parse_sums(content: bytes) -> dict[str, str]:
     """Inverse of :func:`format_sums`.
 
     Raises:
-        ArtifactError: a line that is not a digest and a name.
+        ArtifactError: a line is not a digest and a name.
     """
     hashes: dict[str, str] = {}
     for line in content.decode("utf-8", "replace").splitlines():
@@ -47,7 +47,7 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def read_checked(folder: Path, name: str, sums: Mapping[str, str]) -> bytes:
-    """The bytes of a file, after they were compared with their checksum: what was hashed is what is used.
+    """The bytes of a file, after a comparison with their checksum, so that exactly the hashed bytes are used.
 
     Raises:
         ArtifactError: the file is missing, has no checksum, or does not match it.
@@ -74,10 +74,10 @@ def check_file(folder: Path, name: str, sums: Mapping[str, str]) -> None:
 
 
 def compare(name: str, found: str, sums: Mapping[str, str]) -> None:
-    """Refuse a digest that is not the recorded one.
+    """Reject a digest that differs from the recorded one.
 
     Raises:
-        ArtifactError: naming what was expected and what was found.
+        ArtifactError: they differ; the message has both.
     """
     expected = sums.get(name)
     if expected is None:

@@ -1,4 +1,4 @@
-"""The ``.mar`` file: a zip written the same byte for byte each time, and verified without trusting it."""
+"""The ``.mar`` file: a zip that is written with the same bytes each time, and verified before use."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .integrity import SUMS, compare, format_sums, parse_sums
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ZIP64 = 0xFFFFFFFF
-_REMEDY = "the archive was altered or truncated: pack the model again"
-# what a TorchServe worker imports besides the standard library; PYTHONPATH puts the archive before both
+_REMEDY = "the archive was altered or truncated; pack the model again"
+# what a TorchServe worker imports in addition to the standard library; PYTHONPATH puts the archive before both
 WORKER_PACKAGES = frozenset({"numpy", "onnxruntime", "torch", "ts", "yaml", "psutil", "packaging", "PIL", "requests"})
 _UNWELCOME = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".so", ".pyd", ".pyc")
 
@@ -27,10 +27,10 @@ def write_mar(path: Path, members: Mapping[str, bytes | Path]) -> None:
     """Write members, and the checksums of all of them, sorted, stored, with fixed times and modes (serve.md H4).
 
     Raises:
-        ArtifactError: a name that has no place in an archive.
+        ArtifactError: a name is not allowed in an archive.
     """
     if faults := lint_names([*members]):
-        raise ArtifactError(f"the archive cannot hold {faults[0]}", "rename or remove that file")
+        raise ArtifactError(f"the archive cannot contain {faults[0]}", "rename or remove that file")
     hashes = {name: _digest(content) for name, content in members.items()}
     everything: dict[str, bytes | Path] = {**members, SUMS: format_sums(hashes)}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -62,7 +62,7 @@ def lint_names(names: list[str]) -> list[str]:
         if path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name:
             faults.append(f"'{name}': it points outside")
         elif path.name.startswith("requirements") and path.suffix == ".txt":
-            faults.append(f"'{name}': packages belong into the serving image")
+            faults.append(f"'{name}': packages belong in the serving image")
         elif path.suffix.lower() in _UNWELCOME:
             faults.append(f"'{name}': {path.suffix} files can run code when they are loaded")
         elif (len(path.parts) > 1 or path.suffix == ".py") and path.parts[0].removesuffix(".py") in hidden:
@@ -71,14 +71,14 @@ def lint_names(names: list[str]) -> list[str]:
 
 
 def verify_mar(path: Path) -> dict[str, str]:
-    """Compare every member with ``SHA256SUMS``, and refuse anything that the sums do not cover.
+    """Compare every member with ``SHA256SUMS``, and reject anything that is not listed there.
 
     Returns:
         The SHA-256 of each member, in hex.
 
     Raises:
-        MissingFileError: there is no such file.
-        ArtifactError: truncated, altered, or with bytes that belong to no listed member.
+        MissingFileError: the file does not exist.
+        ArtifactError: the archive is truncated or altered, or has bytes that belong to no listed member.
     """
     if not path.is_file():
         raise MissingFileError(f"no such archive: {path}", "check the path, or run `retort pack`")
@@ -105,11 +105,11 @@ def _check_listing(path: Path, names: list[str], sums: Mapping[str, str]) -> Non
         odd = sorted(set(names).symmetric_difference([*sums, SUMS])) or ["a member listed twice"]
         raise ArtifactError(f"the members do not match {SUMS}: {odd[0]}")
     if faults := lint_names(names):
-        raise ArtifactError(f"it holds {faults[0]}")
+        raise ArtifactError(f"it contains {faults[0]}")
 
 
 def _check_layout(path: Path, archive: zipfile.ZipFile) -> None:
-    # TorchServe reads the local headers and we the central directory: both must tell the same story
+    # TorchServe reads the local headers and this code the central directory, so both must agree
     position = 0
     with path.open("rb") as stream:
         for info in sorted(archive.infolist(), key=lambda item: item.header_offset):

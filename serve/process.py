@@ -1,4 +1,4 @@
-"""A TorchServe process: started behind a watchdog, stopped with everything it started."""
+"""A TorchServe process: it is started by a watchdog, and stopped with all its child processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..core.errors import MachineError
 
 GRACE_S = 5.0
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
-# settings of other TorchServes on this machine, which would win over our configuration
+# settings of other TorchServe servers on this machine, which would override our configuration
 _FOREIGN = ("TS_", "LOG_LOCATION", "METRICS_LOCATION")
 _SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Process:
-    """A running command whose whole process group ends with it, or with us.
+    """A running command whose whole process group ends when it or this process ends.
 
     Args:
         command: what to run.
@@ -66,10 +66,10 @@ class Process:
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Our environment without what belongs to other servers, and with single-threaded BLAS in the workers.
+    """This environment without the settings of other servers, and with single-threaded BLAS in the workers.
 
-    Entries of PYTHONPATH that hold a ``retort`` package are left out: TorchServe puts PYTHONPATH before the
-    archive, and a worker has to run on the archive's own copy.
+    Entries of PYTHONPATH that contain a ``retort`` package are removed: TorchServe puts PYTHONPATH before the archive,
+    and a worker has to use the archive's own copy.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith(_FOREIGN)}
     paths = [path for path in kept.pop("PYTHONPATH", "").split(os.pathsep) if path]
@@ -79,7 +79,7 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def torchserve_home(python: Path | None = None) -> Path:
-    """The folder that holds the ``ts`` package of a Python, this one's by default.
+    """The folder that contains the ``ts`` package of a Python, by default of this Python.
 
     Raises:
         MachineError: TorchServe is not installed there.

@@ -1,4 +1,4 @@
-"""Answers as bytes: outputs in the form asked for, errors with status and readable body (serve.md H21, H22).
+"""Answers as bytes: outputs in the requested format, errors with status and readable body (serve.md H21, H22).
 
 Part of the runtime half: standard library and numpy only.
 """
@@ -35,7 +35,7 @@ _V2_NAMES = {dtype: name for name, dtype in V2_TYPES.items()}
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: HTTP status, body, content type, further headers, and for the log the class of the error."""
+    """One answer: HTTP status, body, content type, further headers, and the class of the error for the log."""
 
     status: int
     body: bytes
@@ -45,7 +45,7 @@ class Answer:
 
 
 def encode(outputs: Mapping[str, Array], request: Request, signature: Signature, settings: Settings) -> Answer:
-    """The outputs of one request in the form that was negotiated for it."""
+    """The outputs of one request in the negotiated format."""
     chosen = {name: outputs[name] for name in request.outputs}
     if request.reply == NPY:
         name, array = next(iter(chosen.items()))
@@ -87,7 +87,7 @@ def _predictions(chosen: dict[str, Array], signature: Signature) -> list[Any]:
 
 
 def to_list(array: Array) -> Any:
-    """Nested lists; NaN and infinities, which JSON cannot write, become null."""
+    """Nested lists; NaN and infinite values, which JSON does not have, become null."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         values = array.astype(object)
         values[~np.isfinite(array)] = None
@@ -96,10 +96,10 @@ def to_list(array: Array) -> Any:
 
 
 def refuse(error: BaseException, request_id: str = "") -> Answer:
-    """The answer to a request that failed; only the user's own errors are explained (serve.md H22)."""
+    """The answer to a failed request; only errors of the user are explained (serve.md H22)."""
     if isinstance(error, MemoryError):
         return _problem(
-            507, "OutOfMemory", "the request needs more memory than there is", "send fewer rows", request_id
+            507, "OutOfMemory", "the request needs more memory than is available", "send fewer rows", request_id
         )
     if not isinstance(error, UserError):
         answer = _problem(500, "InternalError", "the server failed on this request", "see the server's log", request_id)

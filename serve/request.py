@@ -1,4 +1,4 @@
-"""What a request asks for, taken from its bytes and headers and checked against the signature (serve.md H12 to H14).
+"""Decoding of a request from its bytes and headers, and its check against the signature (serve.md H12 to H14).
 
 Part of the runtime half: standard library and numpy only.
 """
@@ -25,7 +25,7 @@ TYPES = (JSON, NPY, NPZ)
 
 @dataclass(frozen=True)
 class Incoming:
-    """One request as the server hands it over.
+    """One request in the form in which the server delivers it.
 
     Attributes:
         parts: the raw body under ``body``, or one entry per form field or gRPC key.
@@ -46,11 +46,11 @@ class Request:
 
     Attributes:
         feeds: one array per input, in signature order, of the signature's dtypes.
-        rows: samples in it; 1 for a model without a batch axis.
+        rows: number of samples; 1 for a model without a batch axis.
         reply: content type of the answer.
         layout: form of a JSON answer.
-        outputs: names asked for, in signature order.
-        tag: the client's own id (V2), given back.
+        outputs: names of the requested outputs, in signature order.
+        tag: the client's own id (V2), which the answer repeats.
     """
 
     feeds: dict[str, Array]
@@ -65,8 +65,8 @@ def decode(incoming: Incoming, signature: Signature, settings: Settings) -> Requ
     """Decode and validate one request.
 
     Raises:
-        InputError: it cannot be decoded, or does not fit the signature.
-        LimitError: it is larger than the limits allow.
+        InputError: the request cannot be decoded, or does not fit the signature.
+        LimitError: the request is larger than the limits allow.
     """
     _check_size(incoming, settings)
     feeds, layout, outputs, tag, kind = _tensors(incoming, signature, settings)
@@ -102,7 +102,7 @@ def _body(body: object, content_type: str, signature: Signature, settings: Setti
         return read_npz(data, settings.limits), "tensors", (), "", NPZ
     name = signature.inputs[0].name
     if len(signature.inputs) > 1:
-        message = f"npy carries one tensor, this model takes {len(signature.inputs)}"
+        message = f"npy can contain only one tensor, but this model takes {len(signature.inputs)}"
         raise InputError(message, f"send {NPZ} or {JSON} with {signature.describe_inputs()}")
     return {name: read_npy(data, settings.limits, name)}, "tensors", (), "", NPY
 
@@ -115,7 +115,7 @@ def _part(name: str, value: object, settings: Settings) -> Array:
 
 def _kind(body: object, content_type: str) -> str:
     if not isinstance(body, bytes | bytearray):
-        return JSON  # a server that decodes JSON itself hands over the parsed value
+        return JSON  # a server that decodes JSON itself delivers the parsed value
     mime = content_type.partition(";")[0].strip().lower()
     if mime in TYPES:
         return mime
@@ -160,9 +160,11 @@ def _check_values(spec: TensorSpec, given: Array, value: Array, allow_nan: bool)
     if value.dtype.kind != "f" or value.size == 0:
         return
     if not allow_nan and np.isnan(value.min()):
-        raise InputError(f"input '{spec.name}' has NaN values", "replace them before sending", input=spec.name)
+        raise InputError(
+            f"input '{spec.name}' has NaN values", "replace them before you send the request", input=spec.name
+        )
     if given.dtype != value.dtype and np.isinf(value).any() and np.isinf(value).sum() != _infinities(given):
-        message = f"input '{spec.name}' has values that {spec.dtype} cannot hold"
+        message = f"input '{spec.name}' has values that {spec.dtype} cannot represent"
         raise InputError(message, "send values within its range", input=spec.name)
 
 
@@ -186,10 +188,10 @@ def _listed(feeds: Mapping[str, Array]) -> str:
 
 @lru_cache(maxsize=256)
 def negotiate(accept: str, kind: str, outputs: int) -> str:
-    """Content type of the answer: what ``Accept`` prefers, else the form in which the request came.
+    """Content type of the answer: the one that ``Accept`` prefers, else the content type of the request.
 
     Raises:
-        InputError: nothing that is accepted can be written.
+        InputError: no accepted content type is supported.
     """
     own = NPZ if kind == NPY and outputs > 1 else kind
     offers = [own, *(kind for kind in TYPES if kind != own and not (kind == NPY and outputs > 1))]
@@ -198,7 +200,7 @@ def negotiate(accept: str, kind: str, outputs: int) -> str:
         for offer in offers:
             if quality > 0 and wanted in (offer, "*/*", "application/*"):
                 return offer
-    raise InputError(f"cannot answer as '{accept[:80]}'", f"accept one of {', '.join(offers)}")
+    raise InputError(f"the answer cannot have the content type '{accept[:80]}'", f"accept one of {', '.join(offers)}")
 
 
 def _range(item: str) -> tuple[str, float] | None:

@@ -1,4 +1,4 @@
-"""A real TorchServe on loopback for one archive: started, proven with a golden request, stopped without a trace."""
+"""A TorchServe on loopback for one archive: it is started, tested with a golden request, and stopped completely."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Server:
         name: the model's name.
         host: the loopback address.
         logs: folder with ``server.log``, ``worker.log`` and ``console.log``.
-        startup_s: time from the start to the first golden answer.
-        java: what it runs on.
+        startup_s: seconds from the start to the first golden answer.
+        java: the Java on which it runs.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Server:
         return Client(self.url, self.name, timeout_s=timeout_s)
 
     def describe(self) -> dict[str, Any]:
-        """What TorchServe says about the model and its workers, with the handler's own description.
+        """TorchServe's description of the model and its workers, with the handler's own description.
 
         Raises:
             ServingError: the server does not answer.
@@ -96,17 +96,17 @@ def serve(
     console: Console = SILENT,
     python: Path | None = None,
 ) -> Iterator[Server]:
-    """Serve an archive while the context is open.
+    """Serve an archive within this context.
 
     Args:
         artifact: an archive, or a bare ``.mar`` written by Retort.
-        logs: folder for the server's logs, made if it is not there.
-        python: interpreter of the workers, this one by default; it needs TorchServe, torch and the runtime.
+        logs: folder for the server's logs; it is created if it does not exist.
+        python: interpreter of the workers, by default this one; it needs TorchServe, torch and the runtime.
 
     Raises:
         ArtifactError: the archive is truncated or altered.
-        MachineError: no Java, no TorchServe, or the port is taken.
-        ServingError: the server did not become ready; the message holds the cause.
+        MachineError: Java or TorchServe is missing, or the port is in use.
+        ServingError: the server did not become ready; the message states the cause.
     """
     raise_if_not(artifact, "archive")
     java, home = find_java(options.java), torchserve_home(python)
@@ -132,7 +132,7 @@ def _start_with_retries(
         try:
             _wait_until_ready(process, mar, ports, options, logs, begin)
         except ServingError:
-            # a port picked as free can be lost before Java binds it
+            # another process can take a free port before Java binds it
             if options.port or attempt == _ATTEMPTS or not port_taken(logs):
                 raise
             process.stop()
@@ -145,31 +145,31 @@ def pick_ports(host: str, port: int) -> Ports:
     """Free ports on a loopback address.
 
     Args:
-        port: the inference port asked for; 0 picks a free one.
+        port: the requested inference port; 0 takes a free port.
 
     Raises:
-        MachineError: the port asked for is taken, with what to do.
+        MachineError: the requested port is in use.
     """
     if ":" in host:
-        raise MachineError(f"TorchServe cannot listen on {host}: it takes no IPv6 addresses", "use 127.0.0.1")
+        raise MachineError(f"TorchServe cannot listen on {host}, because it does not support IPv6", "use 127.0.0.1")
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(6)]
         for index, item in enumerate(sockets):
             _bind(item, host, port if index == 0 else 0)
         numbers = [int(item.getsockname()[1]) for item in sockets]
-    # workers take consecutive numbers; below the ephemeral range they are least likely to meet another's
+    # workers use consecutive ports; below the ephemeral range they are least likely to be in use
     inference, management, metrics, grpc, grpc_management, seed = numbers
     return Ports(inference, management, metrics, grpc, grpc_management, 10000 + seed % 20000)
 
 
 def _bind(item: socket.socket, host: str, port: int) -> None:
     try:
-        # without this a port stays unusable for a minute after a server on it has stopped
+        # without this a port cannot be used for a minute after its server has stopped
         item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         item.bind((host, port))
     except OSError as error:
         message = f"port {port} on {host} cannot be used: {error.strerror}"
-        remedy = "stop what listens there, or choose another with --port (0 takes a free one)"
+        remedy = "stop the process that uses it, or choose another port with --port (0 takes a free port)"
         raise MachineError(message, remedy, port=port) from error
 
 
@@ -195,7 +195,7 @@ def _launch(mar: Mar, java: Java, home: Path, logs: Path, python: Path | None, p
 
 
 def _scratch() -> Path:
-    # workers talk over unix sockets in this folder, whose paths may not be longer than about 100 characters
+    # workers communicate over unix sockets in this folder, whose paths must be shorter than about 100 characters
     folder = Path(tempfile.mkdtemp(prefix="retort-")).resolve()
     if len(str(folder)) > _LONGEST_SOCKET_PATH and Path("/tmp").is_dir():
         folder.rmdir()
@@ -220,7 +220,7 @@ def _wait_until_ready(
             raise failure
         if time.monotonic() - begin > options.startup_timeout_s:
             message = f"TorchServe was not ready after {options.startup_timeout_s} s"
-            raise ServingError(message, f"see {logs}, or raise startup_timeout_s")
+            raise ServingError(message, f"see {logs}, or increase startup_timeout_s")
         if has_started(logs) and _worker_ready(management, mar.name):
             break
         time.sleep(_POLL_S)
@@ -244,7 +244,9 @@ def _ask_golden(client: Client, mar: Mar) -> None:
     inputs, expected = smallest_golden(signature, golden)
     error = golden_error(client.predict(inputs), expected)
     if not error <= mar.settings.golden_tolerance:
-        message = f"the served golden outputs are off by {error:.3g}, {mar.settings.golden_tolerance:.3g} is allowed"
+        message = (
+            f"the served golden outputs differ by {error:.3g}, but only {mar.settings.golden_tolerance:.3g} is allowed"
+        )
         raise ServingError(message, "pack the model again on this machine")
 
 
@@ -255,7 +257,7 @@ def _describe(management: str, name: str, query: str = "") -> dict[str, Any]:
         found: dict[str, Any] = json.loads(body)[0]
     except (ValueError, LookupError) as error:
         reason = f"{management} does not describe '{name}' (status {status})"
-        raise ServingError(reason, "check that the server runs, and its logs") from error
+        raise ServingError(reason, "check that the server is running, and look at its logs") from error
     return found
 
 

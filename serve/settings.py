@@ -1,4 +1,4 @@
-"""What an archive says about how it is to be served: limits, batching, threads; stored as ``serving.json``.
+"""Settings of an archive for serving: limits, batching, threads; stored as ``serving.json``.
 
 Part of the runtime half: standard library only.
 """
@@ -18,14 +18,14 @@ Batching = Literal["exact", "fast", "off"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for; checked before memory is taken for it (serve.md H13).
+    """Limits of one request; they are checked before memory is allocated (serve.md H13).
 
     Attributes:
-        request_bytes: size of the body as it arrives.
-        expanded_bytes: size of all tensors of a compressed request together.
-        rows: samples in one request, and in one run of the model.
-        axes: axes of a tensor, and the nesting depth of JSON lists.
-        members: files in an npz.
+        request_bytes: size of the received body, in bytes.
+        expanded_bytes: size of all tensors of a compressed request together, in bytes.
+        rows: number of samples in one request, and in one run of the model.
+        axes: number of axes of a tensor, and the nesting depth of JSON lists.
+        members: number of files in an npz.
     """
 
     request_bytes: int = 6_553_500
@@ -40,17 +40,17 @@ class Settings:
     """How a model is served.
 
     Attributes:
-        batching: ``exact`` puts requests together only where a measurement at load showed that every
-            row comes out bit for bit as if it were alone; ``fast`` always does; ``off`` never.
-        batch_size: requests that the server may hand over at once.
-        buckets: batch sizes to pad up to; empty means that batches run as they are.
-        threads: runtime threads per worker at most; 0 takes the worker's share of the cores.
-        providers: ONNX Runtime execution providers, the first one required; empty means CPU.
+        batching: ``exact`` combines requests only if a measurement at load showed that every row has bit for bit the
+            same result as alone; ``fast`` always combines them; ``off`` never does.
+        batch_size: largest number of requests that the server delivers at once.
+        buckets: batch sizes to which batches are padded; empty means no padding.
+        threads: largest number of runtime threads per worker; 0 takes the worker's share of the cores.
+        providers: ONNX Runtime execution providers, the first of which is required; empty means CPU.
         allow_nan: whether NaN may be sent; infinities always may (attention masks use them).
         golden_tolerance: largest error of the golden outputs, relative to their range.
-        warmup_s: time that warming up and measuring may take at load.
-        external: further files that hold weights of the model.
-        contract: version of the agreement between archive and handler.
+        warmup_s: seconds that warm-up and measurement may take at load.
+        external: names of the model's files of external weights.
+        contract: version of the interface between archive and handler.
     """
 
     name: str = "model"
@@ -78,7 +78,7 @@ class Settings:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            ArtifactError: not JSON, an unknown or ill-typed key, or another contract version.
+            ArtifactError: the text is not JSON, has an unknown key or a wrong type, or has another contract version.
         """
         try:
             raw = json.loads(text)
@@ -87,7 +87,7 @@ class Settings:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"serving.json cannot be read: {error}", "pack the model again") from error
         if settings.contract != CONTRACT:
-            message = f"serving.json speaks contract {settings.contract}, this runtime speaks {CONTRACT}"
+            message = f"serving.json has contract version {settings.contract}, but this runtime has version {CONTRACT}"
             raise ArtifactError(message, "pack the model again")
         return settings
 

@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``[scratch folder, seconds of grace, command…]``; the scratch folder is removed at the end."""
+    """Run ``[scratch folder, seconds of grace, command…]``; the scratch folder is deleted at the end."""
     scratch, grace_s, command = arguments[0], float(arguments[1]), arguments[2:]
     ending = threading.Event()
     # handlers and not SIG_IGN: what is ignored stays ignored in the child, which must hear SIGTERM

@@ -1,4 +1,4 @@
-"""Arrays as bytes and back: npy and npz, read without pickle and without trusting what they claim.
+"""Conversion of arrays to bytes and back: npy and npz, read without pickle and with checks of all sizes.
 
 Part of the runtime half: standard library and numpy only. The client uses the same functions.
 """
@@ -27,27 +27,27 @@ def read_npy(body: bytes | bytearray, limits: Limits, name: str = "") -> Array:
     """An array from npy bytes, without a copy where alignment allows.
 
     Raises:
-        InputError: not npy, an object or structured dtype, or a length that does not fit the header.
-        LimitError: more axes than allowed.
+        InputError: the bytes are not npy, have an object or structured dtype, or their length does not fit the header.
+        LimitError: the array has more axes than allowed.
     """
     where = f"input '{name}'" if name else "the body"
     if body[:6] != MAGIC_NPY or len(body) < 12 or body[6] not in (1, 2):
-        raise InputError(f"{where} is not in npy format", "send what numpy.save writes", input=name or None)
+        raise InputError(f"{where} is not in npy format", "send the output of numpy.save", input=name or None)
     width = 2 if body[6] == 1 else 4
     start = 8 + width + int.from_bytes(body[8 : 8 + width], "little")
     if start > min(len(body), _MAX_HEADER_BYTES):
-        raise InputError(f"{where} has a damaged npy header", "send what numpy.save writes", input=name or None)
+        raise InputError(f"{where} has a damaged npy header", "send the output of numpy.save", input=name or None)
     try:
         shape, fortran, dtype = _npy_header(body[6], bytes(body[8:start]))
     except Exception as error:  # numpy evaluates the header as a Python literal, which can fail in many ways
-        raise InputError(f"{where} has a damaged npy header", "send what numpy.save writes", input=name) from error
+        raise InputError(f"{where} has a damaged npy header", "send the output of numpy.save", input=name) from error
     if dtype.kind not in "biuf" or dtype.names or dtype.hasobject:
         raise InputError(f"{where} has dtype {dtype}, which is not a number", "send a numeric array", input=name)
     if len(shape) > limits.axes:
         raise LimitError(f"{where} has {len(shape)} axes", f"at most {limits.axes} are allowed", input=name or None)
     count = math.prod(shape)
     if min(shape, default=0) < 0 or count * dtype.itemsize != len(body) - start:
-        message = f"{where} has {len(body) - start} bytes of data, its header says {count * dtype.itemsize}"
+        message = f"{where} has {len(body) - start} bytes of data, but its header requires {count * dtype.itemsize}"
         raise InputError(message, "the body was truncated or altered", input=name or None)
     array = np.frombuffer(body, dtype, count, start).reshape(shape, order="F" if fortran else "C")
     return array if array.flags.aligned else array.copy()
@@ -60,11 +60,11 @@ def _npy_header(version: int, header: bytes) -> tuple[tuple[int, ...], bool, np.
 
 
 def read_npz(body: bytes | bytearray, limits: Limits) -> dict[str, Array]:
-    """Named arrays from npz bytes; sizes are bounded before anything is unpacked.
+    """Named arrays from npz bytes; sizes are checked before anything is unpacked.
 
     Raises:
-        InputError: not npz, a damaged or duplicate member, or a member that is not npy.
-        LimitError: too many members, or too large when unpacked.
+        InputError: the bytes are not npz, or a member is damaged, duplicate or not npy.
+        LimitError: there are too many members, or they are too large when unpacked.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
@@ -74,7 +74,7 @@ def read_npz(body: bytes | bytearray, limits: Limits) -> dict[str, Array]:
     except (InputError, LimitError):
         raise
     except Exception as error:  # zipfile raises six unrelated classes on damaged input
-        raise InputError("the body is not in npz format, or is damaged", "send what numpy.savez writes") from error
+        raise InputError("the body is not in npz format, or is damaged", "send the output of numpy.savez") from error
     return {name[:-4]: read_npy(content, limits, name[:-4]) for name, content in contents.items()}
 
 
@@ -87,11 +87,11 @@ def _check_members(members: list[zipfile.ZipInfo], limits: Limits) -> None:
     plain = all(member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members)
     if len(set(names)) != len(names) or not plain or not all(name.endswith(".npy") for name in names):
         message = "the npz has duplicate members, members that are not npy, or an unknown compression"
-        raise InputError(message, "send what numpy.savez writes")
+        raise InputError(message, "send the output of numpy.savez")
 
 
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    # a read without a length would unpack everything first and look at the declared size afterwards
+    # a read without a length would unpack everything before it checks the declared size
     with archive.open(member) as stream:
         return stream.read(member.file_size)
 
