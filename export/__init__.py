@@ -1,1 +1,1 @@
-"""Program in, ONNX out: `stage` runs the room, `translate` writes the graph, `verify` checks it, `lint` judges it."""
+"""From a program to ONNX: `translate` writes the graph, `verify` compares it, `lint` checks it, `stage` runs them."""

@@ -1,4 +1,4 @@
-"""An ONNX file as others wrote it: its graph, its signature, the inputs that are shapes."""
+"""Reading and writing of ONNX files: graph, weights, signature, and inputs that are shapes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from ..core.onnx_weights import require_weights
 from ..core.tensors import BATCH, Signature, TensorSpec
 
 EXTERNAL_ABOVE_BYTES = 2_000_000_000
-"""Protobuf holds no message of 2 GiB; larger models keep their weights in a file beside the graph."""
+"""Protobuf limits a message to 2 GiB; larger models store their weights in a separate file."""
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
-    """The graph of an ONNX file, without weights that stand in a file beside it.
+    """Read the graph of an ONNX file, without external weights.
 
     Raises:
-        ArtifactError: it is not ONNX.
-        MissingFileError: the file with its weights is not beside it, or not whole.
+        ArtifactError: the file is not ONNX.
+        MissingFileError: its file of weights is missing or incomplete.
     """
     model = _parse(path)
     if not model.graph.node or not model.graph.output:
-        raise ArtifactError(f"{path} holds no network", "export the model again")
+        raise ArtifactError(f"{path} contains no network", "export the model again")
     return model
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """An ONNX file with all of its weights.
+    """Read an ONNX file with all its weights.
 
     Raises:
-        ArtifactError: it is not ONNX.
-        MissingFileError: the file with its weights is not beside it, or not whole.
+        ArtifactError: the file is not ONNX.
+        MissingFileError: its file of weights is missing or incomplete.
     """
     model = _parse(path)
     try:
@@ -48,9 +48,10 @@ def load_graph(path: Path) -> onnx.ModelProto:
 def _parse(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError shares no base with the others
+    except Exception as error:  # protobuf's DecodeError has no common base class with the others
         raise ArtifactError(
-            f"{path} cannot be read as ONNX: {_first(error)}", "it is truncated or no ONNX file: export the model again"
+            f"{path} cannot be read as ONNX: {_first(error)}",
+            "the file is truncated or is not an ONNX file; export the model again",
         ) from error
     require_weights(model, path)
     return model
@@ -61,7 +62,7 @@ def _first(error: Exception) -> str:
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, its weights beside it when protobuf cannot hold them.
+    """Write a model; weights that are too large for protobuf go into a separate file.
 
     Raises:
         StorageError: the file cannot be written.
@@ -75,7 +76,7 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
 
 
 def graph_signature(model: onnx.ModelProto, path: Path) -> Signature:
-    """The signature inside an ONNX file, or one made from its inputs and outputs when somebody else wrote it."""
+    """The signature in an ONNX file, or one made from its inputs and outputs if it was not written by Retort."""
     stored = next((item.value for item in model.metadata_props if item.key == SIGNATURE_KEY), None)
     if stored:
         return Signature.from_json(stored)
@@ -94,7 +95,7 @@ def shape_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
 def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
-        raise ArtifactError(f"{path}: '{value.name}' is no tensor", "TensorRT takes tensors alone")
+        raise ArtifactError(f"{path}: '{value.name}' is not a tensor", "TensorRT accepts only tensors")
     axes: list[int | str] = []
     for index, axis in enumerate(kind.shape.dim):
         fixed = axis.HasField("dim_value") and axis.dim_value > 0

@@ -1,4 +1,4 @@
-"""The last steps: names from the signature, unique everywhere, no trace of the machine, the same bytes each time."""
+"""Last steps of an export: names of the signature, unique names, no data about the machine, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRODUCER = "retort"
 
 
 def finish(model: ir.Model, signature: Signature, axes: dict[str, str], opset: int) -> ir.Model:
-    """Name, order and strip the graph.
+    """Set the names and the order of the graph, and remove metadata.
 
     Args:
         model: edited in place.
@@ -28,7 +28,7 @@ def finish(model: ir.Model, signature: Signature, axes: dict[str, str], opset: i
         opset: version of the standard operators.
 
     Raises:
-        VerificationError: the graph's inputs or outputs are not those of the signature.
+        VerificationError: the graph's inputs or outputs differ from those of the signature.
     """
     name_ports(model, signature)
     _name_axes(model, axes)
@@ -46,10 +46,10 @@ def finish(model: ir.Model, signature: Signature, axes: dict[str, str], opset: i
 
 
 def name_ports(model: ir.Model, signature: Signature) -> None:
-    """Give inputs and outputs the signature's names; other values that bore them are renamed.
+    """Give inputs and outputs the signature's names; other values with these names are renamed.
 
     Raises:
-        VerificationError: the graph's inputs or outputs are not those of the signature.
+        VerificationError: the graph's inputs or outputs differ from those of the signature.
     """
     common.OutputFixPass()(model)
     graph = model.graph
@@ -59,7 +59,7 @@ def name_ports(model: ir.Model, signature: Signature) -> None:
     ):
         if len(ports) != len(specs):
             raise VerificationError(
-                f"the ONNX graph has {len(ports)} {kind}, the signature {len(specs)}", "capture the model again"
+                f"the ONNX graph has {len(ports)} {kind}, but the signature has {len(specs)}", "capture the model again"
             )
         for value, spec in zip(ports, specs, strict=True):
             value.name = spec.name
@@ -67,7 +67,7 @@ def name_ports(model: ir.Model, signature: Signature) -> None:
 
 
 def told_of_neighbours(model: ir.Model, signature: Signature) -> Signature:
-    """The signature, which says so where a row's result depends on the rows beside it."""
+    """The signature, which states whether the result of a row depends on other rows of the batch."""
     dynamic = any(node.op_type in OPERATORS for node in every_node(model))
     return replace(signature, batch_invariant=signature.batch_invariant and not dynamic)
 
@@ -90,7 +90,7 @@ def _renamed(size: ir.SymbolicDim, pattern: re.Pattern[str], axes: dict[str, str
 
 
 def _shape_outputs(model: ir.Model, signature: Signature) -> None:
-    """Let the outputs' dynamic axes bear the signature's names, where the graph only knows an expression."""
+    """Give dynamic axes of outputs the signature's names where the graph has an expression."""
     for value, spec in zip(model.graph.outputs, signature.outputs, strict=True):
         shape = value.shape
         if shape is None or len(shape) != len(spec.shape):
@@ -102,7 +102,7 @@ def _shape_outputs(model: ir.Model, signature: Signature) -> None:
 
 
 def _strip(model: ir.Model) -> None:
-    """Remove what tells of the exporter: metadata of values, graphs and tensors."""
+    """Remove the exporter's metadata of values, graphs and tensors."""
     graph = model.graph
     graph.name, graph.doc_string = PRODUCER, None
     graph.metadata_props.clear()

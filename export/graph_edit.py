@@ -1,4 +1,4 @@
-"""Small tools to read and edit an ONNX graph held as onnx-ir; every pass of this room is made of them."""
+"""Functions to read and edit an ONNX graph in onnx-ir, which all passes of the export use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Attributes = Mapping[str, int | float | str | Sequence[int] | Sequence[float]]
 
 
 def every_node(model: ir.Model) -> list[ir.Node]:
-    """All nodes in order, those of subgraphs included; a snapshot, so that the graph may be edited meanwhile."""
+    """All nodes in order, including those of subgraphs; it is a copy, so the graph may be edited during iteration."""
     return list(ir.traversal.RecursiveGraphIterator(model.graph))
 
 
@@ -26,7 +26,7 @@ def is_op(node: ir.Node | None, *names: str) -> bool:
 
 
 def constant(value: ir.Value | None) -> Numbers | None:
-    """The array of an initializer or a Constant node; None for anything that is computed or fed."""
+    """The array of an initializer or a Constant node; None for computed values and inputs."""
     if value is None or value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -34,7 +34,7 @@ def constant(value: ir.Value | None) -> Numbers | None:
 
 
 def constant_bytes(value: ir.Value) -> int:
-    """Size of a constant in bytes, without reading it; 0 when it is none."""
+    """Size of a constant in bytes, without reading it; 0 if the value is not a constant."""
     tensor = ir.convenience.get_const_tensor(value)
     return 0 if tensor is None else tensor.nbytes
 
@@ -53,13 +53,13 @@ def attribute(node: ir.Node, name: str, default: int) -> int:
 
 
 def sole_user(value: ir.Value) -> ir.Node | None:
-    """The only node that reads ``value``; None when there are more, or when it is an output of the graph."""
+    """The only node that reads ``value``; None if there are several, or if it is an output of the graph."""
     users = list(value.uses())
     return users[0].node if len(users) == 1 and not value.is_graph_output() else None
 
 
 def add_constant(model: ir.Model, name: str, array: Numbers) -> ir.Value:
-    """A new initializer of the main graph, named ``name`` or, where that is taken, with a number behind it."""
+    """A new initializer of the main graph, named ``name``, with a number appended if that name exists."""
     graph = model.graph
     taken = graph.initializers
     free = next(candidate for candidate in _numbered(name) if candidate not in taken)
@@ -81,7 +81,7 @@ def insert_before(
     """Put a new node with one output before ``place``.
 
     Args:
-        place: the node that it goes before, in the same graph.
+        place: the node before which it is inserted, in the same graph.
         op: an operator of the standard domain.
         inputs: its inputs.
         attributes: its attributes.
@@ -101,7 +101,7 @@ def insert_before(
 
 
 def substitute(old: ir.Value, new: ir.Value) -> None:
-    """Let every reader of ``old``, the graph's outputs included, read ``new``; remove the node that made ``old``."""
+    """Replace ``old`` by ``new`` in all readers and graph outputs; remove the node that computed ``old``."""
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     node = old.producer()
     if node is not None and node.graph is not None and not any(out.uses() for out in node.outputs):
@@ -109,10 +109,10 @@ def substitute(old: ir.Value, new: ir.Value) -> None:
 
 
 def evaluate(node: ir.Node, feeds: Sequence[Numbers], opset: int) -> list[Numbers]:
-    """What one node of the standard domain computes from constants, by ONNX's reference implementation.
+    """Compute one node of the standard domain from constants, with ONNX's reference implementation.
 
     Args:
-        node: the node; only its operator and attributes count.
+        node: the node; only its operator and attributes are used.
         feeds: one array per input.
         opset: version of the standard domain.
     """

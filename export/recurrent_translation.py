@@ -1,4 +1,4 @@
-"""Recurrent layers that the exporter has no form of: ``nn.RNN`` as ONNX ``RNN``, and LSTMs with projected states.
+"""Recurrent layers that the exporter does not support: ``nn.RNN`` as ONNX ``RNN``, and LSTMs with projections.
 
 ONNX has no projection. With ``h = P m`` for the unprojected state ``m``, the gates read ``W x + R P m``: an LSTM with
 the recurrent matrix ``R P``, whose outputs are projected afterwards. The initial ``h`` enters as an input of the first

@@ -1,4 +1,4 @@
-"""Graph passes that change no number: dead and repeated nodes, no-ops, constants, pooling, names.
+"""Graph passes that change no values: dead and repeated nodes, no-ops, constants, pooling, names.
 
 Each pass takes a model and returns it with whether it changed (the convention of onnx-ir's own passes, which serve
 where they fit). Fake-quantize nodes pass through untouched.
@@ -56,7 +56,7 @@ def simplify(model: ir.Model, passes: tuple[Pass, ...] | None = None) -> tuple[i
 
 
 def remove_dead(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Drop nodes and initializers that reach no output."""
+    """Remove nodes and initializers that do not affect an output."""
     return model, common.RemoveUnusedNodesPass()(model).modified
 
 
@@ -83,7 +83,7 @@ def remove_noops(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def fold_constants(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Compute what depends on constants alone, weights of any size included, unless the file would grow by it."""
+    """Compute nodes whose inputs are constants, including weights of any size, unless the file would become larger."""
     result = optimizer.fold_constants(model, input_size_limit=1 << 62, output_size_limit=1 << 62, should_fold=_pays)
     modified = bool(result.modified)
     if modified:
@@ -132,7 +132,7 @@ def _does_nothing(node: ir.Node, source: ir.Value) -> bool:
 
 
 def _fold_splits(model: ir.Model) -> bool:
-    """Store the parts of a constant, which the optimizer leaves to run time (the projections of cross-attention)."""
+    """Store the parts of a split constant, which the optimizer would compute at run time (cross-attention)."""
     changed = False
     for node in every_node(model):
         feeds = [constant(value) for value in node.inputs] if is_op(node, "Split") else [None]

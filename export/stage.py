@@ -1,4 +1,4 @@
-"""The export stage: a captured program in, a checked ONNX file with signature and golden vectors out."""
+"""The export stage: from a program to a checked ONNX file with its signature and golden vectors."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def write_graph(
     """Write a program as ONNX and prove that the file computes the same.
 
     Args:
-        options: target (`cpu` by default), opset, tolerance, batch sizes, golden rows.
+        options: target (by default `cpu`), opset, tolerance, batch sizes, golden rows.
         artifact: a program, or a bare ``.pt2`` file.
         place: its folder gets ``model.onnx``, ``signature.json`` and ``golden.npz`` with ``in.<name>`` and
             ``out.<name>`` as ONNX Runtime computes them; its key is written into the file.
         samples: real inputs, with at least one row.
-        console: where progress goes.
+        console: shows progress.
 
     Raises:
-        ArtifactError: the program cannot be read, or quantizes in a form that the target does not run.
-        CaptureError: an op has no ONNX form.
-        DataError: there is no sample.
-        VerificationError: the file is not the program; nothing is left behind.
+        ArtifactError: the program cannot be read, or the target does not support its quantization.
+        CaptureError: an operator has no ONNX form.
+        DataError: there are no samples.
+        VerificationError: the file does not compute the same as the program; no artifact is written.
         StorageError: the disk is full or not writable.
     """
     from ..core.backends.eager import load_exported
@@ -101,12 +101,12 @@ def write_graph(
 
 
 def _carried(artifact: Artifact) -> dict[str, Any]:
-    """What a graph takes over from the facts of its program."""
+    """The facts of a program that its graph adopts."""
     return {name: artifact.facts[name] for name in ("parameters", "macs") if name in artifact.facts}
 
 
 def _plainer(program: ExportedProgram, signature: Signature, target: Target, opset: int) -> bytes | None:
-    """The file of a program whose integers depend on the batch, with those layers in FP32; None for others."""
+    """The file of a program whose integer scales depend on the batch, with those layers in FP32; None for others."""
     from .translate import build
 
     if signature.batch_invariant:
@@ -124,18 +124,18 @@ def prove(
     options: ExportOptions,
     plainer: bytes | None = None,
 ) -> dict[str, Any]:
-    """Compare a file with the program it was made from.
+    """Compare a file with the program from which it was made.
 
     Args:
-        plainer: of a file whose recurrent layers quantize while they run, the form with FP32 kernels: it is held to the
-            usual bounds, so that the file itself may add the rounding of activations, which the program does not have.
+        plainer: for a file whose recurrent layers quantize at run time, the form with FP32 kernels. It must meet the
+            usual bounds; the file itself may add the rounding of activations, which the program does not have.
 
     Returns:
         Facts: ``parity`` per output and size, ``parity_unchecked`` with the reason where a shorter input could not be
         compared, and ``kernels`` when the program is quantized.
 
     Raises:
-        VerificationError: the file is off.
+        VerificationError: the difference is too large.
     """
     from ..core.backends.eager import EagerSession
     from .qdq.retarget import is_quantized, without_quantization
@@ -157,17 +157,17 @@ def prove(
         "parity": [item.to_dict() for item in parity.differences],
         "parity_unchecked": parity.unchecked,
     }
-    counted = quantized and options.precision == "fp32"  # in half precision it is no file for a CPU
+    counted = quantized and options.precision == "fp32"  # a file in half precision is not for a CPU
     return facts | ({"kernels": integer_kernels(path).to_dict()} if counted else {})
 
 
 def in_half(
     model: ir.Model, options: ExportOptions, signature: Signature, samples: Feeds
 ) -> tuple[ir.Model, Signature, dict[str, Any]]:
-    """The model in half precision where that is asked and safe on the samples.
+    """The model in half precision where the options request it and the samples show that it is safe.
 
     Returns:
-        The model, its signature (FP16 inputs and outputs where asked), and facts about what became of its nodes.
+        The model, its signature (with FP16 inputs and outputs if requested), and facts about the types of its nodes.
     """
     if options.precision == "fp32":
         return model, signature, {}
@@ -186,7 +186,7 @@ def in_half(
 
 
 def loadable(path: Path, precision: str) -> Path | bytes:
-    """What ONNX Runtime's CPU kernels run in place of a file: itself in FP32, else what computes the same."""
+    """The model that ONNX Runtime's CPU kernels run for a file: the file in FP32, else an equivalent model."""
     if precision == "fp32":
         return path
     model = onnx.load(str(path))
@@ -195,7 +195,7 @@ def loadable(path: Path, precision: str) -> Path | bytes:
 
 
 def _sign(model: ir.Model, options: ExportOptions, place: Place) -> None:
-    """Where the file came from, inside the file: the same for equal input."""
+    """Write the origin of the file into its metadata; equal inputs give equal metadata."""
     if place.key:
         model.metadata_props[KEY] = place.key
     model.metadata_props["retort.parents"] = json.dumps(place.parents)
@@ -209,12 +209,12 @@ def _opset(options: ExportOptions, target: Target, default: int) -> int:
 
 
 def write_model(model: ir.Model, folder: Path, external_above_bytes: int = EXTERNAL_ABOVE_BYTES) -> Path:
-    """Write ``model.onnx``: one file, or the weights beside it when they are larger than protobuf allows.
+    """Write ``model.onnx`` as one file, or with a separate file of weights if protobuf cannot store them.
 
     Args:
         model: the model.
         folder: where to write.
-        external_above_bytes: size of all weights above which they get their own file.
+        external_above_bytes: size of all weights, in bytes, above which they get their own file.
     """
     path = folder / "model.onnx"
     weights = [value.const_value for value in model.graph.initializers.values()]
@@ -230,13 +230,13 @@ def verify_file(path: Path, target: Target) -> None:
     """Run ONNX's checker with shape inference, and the rules for TensorRT.
 
     Raises:
-        VerificationError: the file breaks a rule; names the first, and all in its facts.
+        VerificationError: the file breaks a rule; the message names the first, and its facts have all.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         text = str(error).splitlines()[0][:300]
-        raise VerificationError(f"the ONNX checker refuses the file: {text}", "report this model to us") from error
+        raise VerificationError(f"the ONNX checker rejects the file: {text}", "please report this model") from error
     if target != "tensorrt":
         return
     findings = [item for item in lint(onnx.load(str(path))) if item.verdict != "advice"]
@@ -272,9 +272,9 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
     console.stage("export", _summary(facts))
     if not facts["batch_invariant"]:
         remedy = "`export.recurrent: weights` and `quantize.form: static` avoid it"
-        console.warn(f"{NEIGHBOURS}; they are served one request at a time ({remedy})")
+        console.warn(f"{NEIGHBOURS}; requests are served one at a time ({remedy})")
     if facts["parity_unchecked"]:
-        console.warn(f"the file is not compared at a shorter length: {facts['parity_unchecked']}")
+        console.warn(f"the file was not compared at a shorter length: {facts['parity_unchecked']}")
     names = facts.get("kernels", {}).get("unfused_names", ()) if facts["target"] == "cpu" else ()
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

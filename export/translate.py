@@ -1,4 +1,4 @@
-"""Program → ONNX: translation of the captured graph, its names, its axes, and what to say when an op has no form."""
+"""Translation of a program to ONNX: its graph, names and axes, and the error if an operator has no ONNX form."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from .simplify import PASSES, remove_dead, simplify
 from .trt.decompositions import without_unsupported
 
 OPSETS: dict[str, int] = {"cpu": 21, "tensorrt": 20}
-"""What each target gets by default.
+"""The default opset of each target.
 
-21 is the newest that the exporter's operators, ONNX Runtime's kernels and its fusions were all seen to agree on
-(Gelu is one node from 20 on). TensorRT gets 20: ONNX Runtime 1.31 cannot load INT8 activations at opset 21 where a
-DequantizeLinear stands before a Reshape ("output_dtype INT8 does not match y_zero_point type UINT8"), so that a file
-could not be checked; every Q/DQ form in use has been there since 19.
+21 is the newest opset that the exporter's operators, ONNX Runtime's kernels and its fusions all support (Gelu is one
+node from 20 on). TensorRT gets 20: ONNX Runtime 1.31 cannot load INT8 activations at opset 21 where a DequantizeLinear
+precedes a Reshape ("output_dtype INT8 does not match y_zero_point type UINT8"), so the file could not be checked. All
+Q/DQ forms in use exist since opset 19.
 """
 
 
@@ -52,18 +52,18 @@ def to_onnx(
 
     Args:
         program: an exported program in evaluation form, or the path of a ``.pt2`` file.
-        signature: names of inputs, outputs and dynamic axes; the one stored in the file when absent.
-        target: decides the form of quantized activations (see :mod:`retort.export.qdq.retarget`) and the opset.
-        opset: version of the standard operators; :data:`OPSETS` when absent.
+        signature: names of inputs, outputs and dynamic axes; by default the signature in the file.
+        target: determines the form of quantized activations (see :mod:`retort.export.qdq.retarget`) and the opset.
+        opset: version of the standard operators; by default from :data:`OPSETS`.
 
     Returns:
         The model, with its weights inside.
 
     Raises:
-        CaptureError: an op has no ONNX form; names the op, the module and the line it comes from.
-        ModelError: an input and an output share a name.
+        CaptureError: an operator has no ONNX form; the message names the operator, its module and its line.
+        ModelError: an input and an output have the same name.
         UserError: the model cannot be written in that opset.
-        VerificationError: an axis that the signature calls dynamic is fixed in the program.
+        VerificationError: an axis that is dynamic in the signature is fixed in the program.
     """
     if isinstance(program, ExportedProgram):
         assert signature is not None, "an exported program in memory needs its signature"
@@ -150,12 +150,14 @@ def _translate(program: ExportedProgram, opset: int) -> ir.Model:
 
 
 def _without_form(error: BaseException, program: ExportedProgram) -> CaptureError:
-    """The exporter's error as one sentence: which op, in which module, from which line; or behind which parameter."""
+    """The exporter's error as one sentence with the operator, its module and its line, or the nearest parameter."""
     node = _failed_node(error)
     chain = list(_causes(error))
     reason = str(chain[-1]).splitlines()[0][:200] if str(chain[-1]) else type(chain[-1]).__name__
     if node is None:
-        return CaptureError(f"the program cannot be written as ONNX: {reason}", "replace the op it names")
+        return CaptureError(
+            f"the program cannot be written as ONNX: {reason}", "replace the operator that the message names"
+        )
     module, line, where = _module(node), _source(node), place(node)
     if not where:
         parameter = _parameter_before(node, program)
@@ -164,7 +166,7 @@ def _without_form(error: BaseException, program: ExportedProgram) -> CaptureErro
     what = "has no ONNX form" if lacks else f"cannot be written as ONNX: {reason}"
     return CaptureError(
         f"op {node.target} {what}{where}",
-        "write that part of the model with other operations, or leave it out of the exported model",
+        "write that part of the model with other operators, or remove it from the exported model",
         op=str(node.target),
         module=module,
         source=line,
@@ -228,15 +230,15 @@ def _source(node: torch.fx.Node) -> str:
 
 
 def _axes(program: ExportedProgram, signature: Signature) -> dict[str, str]:
-    """The program's symbols (``s77``) and the names that the signature gives them.
+    """The program's symbols (``s77``) and their names in the signature.
 
     Raises:
-        VerificationError: the program fixed an axis that the signature calls dynamic.
-        ModelError: names clash.
+        VerificationError: an axis that is dynamic in the signature is fixed in the program.
+        ModelError: two names are equal.
     """
     clash = {spec.name for spec in signature.inputs} & {spec.name for spec in signature.outputs}
     if clash:
-        raise ModelError(f"'{min(clash)}' names an input and an output", "give the outputs other names")
+        raise ModelError(f"'{min(clash)}' is the name of both an input and an output", "give the outputs other names")
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     found: dict[str, str] = {}
     for spec, name in zip(signature.inputs, program.graph_signature.user_inputs, strict=True):
@@ -244,7 +246,8 @@ def _axes(program: ExportedProgram, signature: Signature) -> dict[str, str]:
             if isinstance(wanted, str) and isinstance(size, int):
                 raise VerificationError(
                     f"axis {axis} ('{wanted}') of input '{spec.name}' is fixed to {size} in the captured program",
-                    "capture it again with a larger example batch, or without code that reads the shape as a number",
+                    "capture the model again with a larger example batch, or without code that reads the shape as a "
+                    "number",
                 )
             if isinstance(wanted, str):
                 found.setdefault(str(size), wanted)

@@ -1,4 +1,4 @@
-"""Half precision checked in ONNX Runtime: FP16 as it is, BF16 as FP32 that is rounded after every node."""
+"""Check of half precision in ONNX Runtime: FP16 directly, BF16 as FP32 that is rounded after every node."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..lint.graph_view import QUANTIZE, View
 ACCEPTED = {"fp16": 1e-2, "bf16": 8e-2}
 """Largest error, relative to the largest value of the output."""
 CODED_ACCEPTED = 0.15
-"""The same beside INT8, where a rounding that falls to the other side moves a value by a whole step."""
+"""The same with INT8, where a different rounding changes a value by a whole step."""
 _HALF, _FULL = TensorProto.BFLOAT16, TensorProto.FLOAT
 
 
 class Widened:
-    """A session with FP16 ports, seen as one with FP32 ports; see :class:`retort.core.session.Session`."""
+    """Wraps a session with FP16 inputs and outputs as one with FP32; see :class:`retort.core.session.Session`."""
 
     def __init__(self, inner: Session) -> None:
         self.inner, self.signature = inner, inner.signature
@@ -38,7 +38,7 @@ class Widened:
 
 
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model that ONNX Runtime's CPU kernels take, and that computes the same.
+    """A model that ONNX Runtime's CPU kernels support and that computes the same.
 
     BF16 becomes FP32 that is rounded after every node, which is what a GPU computes that multiplies in BF16 and adds in
     FP32. FP16 scales of Q/DQ become FP32 with casts around them: ONNX Runtime 1.31 fuses the former into operators
@@ -107,16 +107,16 @@ def half_errors(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds) -
 
 
 def require_close(errors: dict[str, float], precision: str, tolerance: float | None = None) -> None:
-    """Refuse a conversion that changed the outputs too much.
+    """Reject a conversion that changed the outputs too much.
 
     Raises:
-        VerificationError: naming the output.
+        VerificationError: an output changed too much; the message names it.
     """
     accepted = ACCEPTED[precision] if tolerance is None else tolerance
     for name, error in errors.items():
         if not error <= accepted:
             raise VerificationError(
-                f"in {precision} output '{name}' is off by {error:.1e} of its scale ({accepted:.0e} is accepted)",
+                f"in {precision} the error of output '{name}' is {error:.1e} of its scale ({accepted:.0e} is accepted)",
                 "keep sensitive nodes in FP32 with --half-exclude, or use bf16 for large values",
                 errors=errors,
             )

@@ -1,8 +1,8 @@
-"""FP16 and BF16 for strongly typed networks: which nodes compute in half precision, decided on real samples.
+"""FP16 and BF16 for strongly typed networks: real samples decide which nodes compute in half precision.
 
-TensorRT 11 has no precision flags: what the file says is what runs (tensorrt.md 1.8). A node goes to half precision
-when ONNX allows it, it is not of a kind that loses accuracy there, and neither its values on the samples nor its
-weights come near the limits of the type.
+TensorRT 11 has no precision flags: the types in the file determine what runs (tensorrt.md 1.8). A node uses half
+precision if ONNX allows it, its operator does not lose accuracy, and neither its values on the samples nor its weights
+come near the limits of the type.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .retype import Rewriter, captured
 Precision = Literal["fp16", "bf16"]
 KINDS: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 LARGEST: dict[str, float] = {"fp16": 512.0, "bf16": 1e30}
-"""Values above this stay in FP32: FP16 ends at 65504, and sums of products are larger than what they sum."""
+"""Values above this stay in FP32: the maximum of FP16 is 65504, and sums are larger than their terms."""
 LARGEST_WEIGHT = {"fp16": 65504.0, "bf16": 3e38}
 SMALLEST_NORMAL = {"fp16": 6.1e-5, "bf16": 1.2e-38}
 SCALE_ROOM = 0.1
@@ -64,12 +64,12 @@ _DENORMAL_SHARE = 0.05
 
 @dataclass
 class HalfReport:
-    """What became of each node.
+    """The result for each node.
 
     Attributes:
         half: nodes in half precision.
         kept: nodes with floating-point values that stay in FP32, with the reason.
-        casts: casts that were added.
+        casts: number of added casts.
     """
 
     half: list[str] = field(default_factory=list)
@@ -91,19 +91,19 @@ def to_half(
     keep_io: bool = True,
     largest: float | None = None,
 ) -> tuple[onnx.ModelProto, HalfReport]:
-    """The same network in half precision where that is safe.
+    """Convert a network to half precision where that is safe.
 
     Args:
-        model: FP32, or INT8 with FP32 around it; not changed. Weights must be loaded.
+        model: FP32, or INT8 with other parts in FP32. It is not changed. Weights must be loaded.
         precision: the type.
         signature: of the model.
-        feeds: real samples, one batch: they say how large the values become.
+        feeds: one batch of real samples, which determine how large the values become.
         exclude: patterns of node names that stay in FP32.
-        keep_io: leave inputs and outputs in FP32; else they become half (FP16 alone, numpy has no BF16).
+        keep_io: keep inputs and outputs in FP32; else they are converted (only to FP16, because numpy has no BF16).
         largest: values above this stay in FP32; by default :data:`LARGEST`.
 
     Returns:
-        The converted model and what became of each node.
+        The converted model and the result for each node.
 
     Raises:
         UserError: the opset is too old for the type.
@@ -173,7 +173,7 @@ class _Chooser:
                 kept = [found[id(item)] for item in group if found[id(item)] is not None]
                 for item in group if kept and len(group) > 1 else ():
                     if found[id(item)] is None:
-                        found[id(item)], changed = f"it stays with '{label(node)}'", True
+                        found[id(item)], changed = f"it has the type of '{label(node)}'", True
         return found
 
     def reason(self, node: onnx.NodeProto) -> str | None:
@@ -203,7 +203,7 @@ class _Chooser:
         sizes = [size for size in (before or ())[1:] if size is not None]
         kept = [size for size in (after or ())[1:] if size is not None]
         count = int(np.prod(sizes)) // max(int(np.prod(kept)), 1) if sizes else 0
-        return f"it sums up {count} values" if count > LONG_REDUCE else None
+        return f"it adds {count} values" if count > LONG_REDUCE else None
 
     def _too_large(self, values: list[str]) -> str | None:
         for name in values:

@@ -1,4 +1,4 @@
-"""How large each value of a graph becomes on real samples: one pass in ONNX Runtime that keeps a number per value."""
+"""Largest magnitude of each value of a graph on real samples, measured in one run of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def largest_magnitudes(
         session = open_session(probed.SerializeToString(), SessionOptions(threads=0), own)
         found = session.run(feeds)
         session.close()
-    except Exception as error:  # what ONNX Runtime raises while it runs shares no base
+    except Exception as error:  # exceptions of ONNX Runtime during a run have no common base class
         raise_own_fault(error)
         text = first_line(error)
         raise VerificationError(f"ONNX Runtime does not run the graph: {text}", "export the model again") from error

@@ -28,7 +28,7 @@ class Rewriter:
         self.fresh: list[onnx.TensorProto] = []
 
     def rewrite(self) -> int:
-        """Write the graph anew; the number of casts that were added."""
+        """Rewrite the graph; returns the number of added casts."""
         graph = self.view.graph
         if not self.keep_io:
             self._retype_inputs()

@@ -1,4 +1,4 @@
-"""Rules that a file must keep to run well where it is meant to run, each fault with its reason and its remedy."""
+"""Rules that a file must follow to run well on its target; each fault has a reason and a remedy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RULES = {
 
 
 def lint(model: onnx.ModelProto, target: Target = "tensorrt") -> list[Finding]:
-    """All faults of a model that is meant for a target, the worst first, then in the order of the rules.
+    """All faults of a model for a target, the worst first, then in the order of the rules.
 
     Args:
-        model: weights may stand in a file beside it; they are then not looked at.
-        target: what the model is for.
+        model: the model; external weights are not checked.
+        target: the target of the model.
     """
     view = View(model)
     found = [finding for rule in RULES[target] for finding in rule(view)]

@@ -1,4 +1,4 @@
-"""What a mend did to the outputs: the model before and after it on the same random inputs, in ONNX Runtime."""
+"""The effect of fixes on the outputs: the model before and after them on the same random inputs in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def measure_change(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[dic
     """Largest difference of each output, relative to its largest value.
 
     Returns:
-        The differences by output, and why they could not be measured (then there are none).
+        The differences by output, and the reason if they could not be measured (then there are none).
     """
     outputs = []
-    for name, model in (("the file as it was", before), ("the mended file", after)):
+    for name, model in (("the original file", before), ("the fixed file", after)):
         try:
             session = open_session(model.SerializeToString(), SessionOptions(threads=0))
             outputs.append(session.run(random_feeds(session.signature)))
             session.close()
         except (RetortError, ValueError) as error:
             return {}, f"{name} does not run in ONNX Runtime: {getattr(error, 'message', error)}"
-        except Exception as error:  # what ONNX Runtime raises while it runs shares no base
+        except Exception as error:  # exceptions of ONNX Runtime during a run have no common base class
             raise_own_fault(error)
             return {}, f"{name} does not run in ONNX Runtime: {first_line(error)}"
     first, second = outputs

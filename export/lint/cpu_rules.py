@@ -1,4 +1,4 @@
-"""Rules for ONNX Runtime on a CPU: what it cannot load, and what it runs slower than the model before compression."""
+"""Rules for ONNX Runtime on a CPU: what it cannot load, and what runs slower than the model before compression."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def c01_unsigned_activations(view: View) -> Iterator[Finding]:
 
 
 def c02_no_half(view: View) -> Iterator[Finding]:
-    """C02: heavy nodes do not compute in FP16 or BF16, which a CPU converts back and forth."""
+    """C02: heavy nodes do not compute in FP16 or BF16, which a CPU converts on every operation."""
     for node in view.graph.node:
         kind = view.type_of(node.input[0]) if node.op_type in HEAVY and node.input else 0
         if kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
@@ -36,7 +36,7 @@ def c03_scales(view: View) -> Iterator[Finding]:
 
 
 def c04_weights_as_codes(view: View) -> Iterator[Finding]:
-    """C04: a weight is stored as INT8: behind a QuantizeLinear it is quantized at every start and fills the file."""
+    """C04: a weight is stored as INT8; FP32 with a QuantizeLinear is quantized at every start, in a larger file."""
     for node in view.pairs():
         if node.op_type == QUANTIZE and view.is_constant(node.input[0]):
             yield finding("C04", node, "quantizes a constant at run time", "store its INT8 codes", "advice")

@@ -1,7 +1,7 @@
-"""Mends what can be mended without the program it came from, and measures what each mend changes in the outputs.
+"""Fixes faults of an ONNX file without the program from which it was made.
 
-A mend that is exact changes no number but by rounding; the others (UINT8 activations brought to INT8, scales per
-channel brought to one) are coarser, and the measurement says by how much.
+An exact fix changes values only by rounding. The others (UINT8 activations converted to INT8, scales per channel
+reduced to one) are less precise; :mod:`.change` measures by how much.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .qdq_rules import holds_weight, output_axis
 
 Fix = Callable[["Editor"], int]
 _TINY = 2.0**-24
-"""The smallest scale that FP16 holds."""
+"""The smallest scale that FP16 can represent."""
 
 
 class Editor:
-    """A model under repair."""
+    """A model that is being fixed."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -30,7 +30,7 @@ class Editor:
 
     @property
     def view(self) -> View:
-        """The model as it stands now."""
+        """The current state of the model."""
         return View(self.model)
 
     def store(self, stem: str, array: Numbers) -> str:
@@ -48,13 +48,13 @@ class Editor:
 
 
 def fix(model: onnx.ModelProto) -> dict[str, int]:
-    """Apply every mend that has something to do.
+    """Apply all fixes.
 
     Args:
         model: edited in place; its weights must be loaded.
 
     Returns:
-        How often each rule was mended.
+        The number of fixes by rule.
     """
     editor = Editor(model)
     done = {rule: mend(editor) for rule, mend in FIXES.items()}
@@ -64,7 +64,7 @@ def fix(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def sort_nodes(editor: Editor) -> int:
-    """Q22: put every node after those it reads from."""
+    """Q22: put every node after the nodes that it reads."""
     graph = editor.model.graph
     ordered = sorted_nodes(graph)
     moved = sum(one is not two for one, two in zip(graph.node, ordered, strict=True))
@@ -86,7 +86,7 @@ def standard_domain(editor: Editor) -> int:
 
 
 def positive_scales(editor: Editor) -> int:
-    """Q04: a scale of 0 becomes the smallest FP16 one: what it multiplied was 0, and stays so to 24 bits."""
+    """Q04: a scale of 0 becomes the smallest scale of FP16: its products were 0, and remain 0 up to 2^-24."""
     view, count = editor.view, 0
     for node in view.pairs():
         scale = view.array(node, 1)
@@ -97,7 +97,7 @@ def positive_scales(editor: Editor) -> int:
 
 
 def explicit_zero_points(editor: Editor) -> int:
-    """Q03: write the zero point that ONNX means: UINT8 0 for a QuantizeLinear, the codes' type for what reads it."""
+    """Q03: write the implicit zero point: UINT8 0 for a QuantizeLinear, the type of the codes for its readers."""
     view, count = editor.view, 0
     for node in view.pairs():
         if node.op_type != QUANTIZE or (len(node.input) > 2 and node.input[2]) or attribute(node, "output_dtype", 0):
@@ -113,7 +113,7 @@ def explicit_zero_points(editor: Editor) -> int:
 
 
 def signed_activations(editor: Editor) -> int:
-    """Q01, Q02: UINT8 activations become INT8: exact for zero point 128, else over a range around 0 that holds all."""
+    """Q01, Q02: UINT8 activations become INT8; it is exact for zero point 128, else over a symmetric larger range."""
     view, count = editor.view, 0
     for node in [node for node in view.pairs() if node.op_type == QUANTIZE]:
         scale, zero = view.array(node, 1), view.array(node, 2)
@@ -135,7 +135,7 @@ def signed_activations(editor: Editor) -> int:
 
 
 def one_scale(editor: Editor) -> int:
-    """Q05: an activation's largest scale serves all of its channels."""
+    """Q05: the largest scale of an activation is used for all its channels."""
     view, count = editor.view, 0
     for node in [node for node in view.pairs() if node.op_type == QUANTIZE]:
         scale = view.array(node, 1)
@@ -174,7 +174,7 @@ def weight_codes(editor: Editor) -> int:
 
 
 def floating_biases(editor: Editor) -> int:
-    """Q07, Q08: a bias of integer codes becomes the numbers that it stands for."""
+    """Q07, Q08: a bias of integer codes becomes floating-point numbers."""
     view, count = editor.view, 0
     for node in [node for node in view.pairs() if node.op_type == DEQUANTIZE]:
         values = _dequantized(view, node)
@@ -232,7 +232,7 @@ def _dequantizers(view: View, name: str) -> list[onnx.NodeProto]:
 
 
 def _symmetric(scale: Numbers, zero: Numbers) -> Numbers:
-    """The scale of an INT8 grid around 0 that holds all that the given grid holds."""
+    """The scale of a symmetric INT8 grid that covers the given grid."""
     limits = np.iinfo(zero.dtype)
     low, high = float(limits.min) - float(zero.max()), float(limits.max) - float(zero.min())
     steps = 128 if (low, high) == (-128, 127) else 127
@@ -251,7 +251,7 @@ def _channel_scales(values: Numbers, axis: int, dtype: Any) -> Numbers:
 
 
 def _weight_values(view: View, node: onnx.NodeProto) -> Numbers | None:
-    """A weight's numbers, from its codes or as they stand before its QuantizeLinear."""
+    """The values of a weight, from its codes or from the input of its QuantizeLinear."""
     if view.is_constant(node.input[0]):
         return _dequantized(view, node)
     array = view.array(view.maker[node.input[0]], 0)
@@ -275,7 +275,7 @@ def _axis_of_reader(view: View, node: onnx.NodeProto, rank: int) -> int | None:
 
 
 def _drop_unread(model: onnx.ModelProto) -> None:
-    """Remove Q/DQ nodes and constants that nothing reads any more."""
+    """Remove Q/DQ nodes and constants without readers."""
     graph = model.graph
     while True:
         read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}

@@ -1,4 +1,4 @@
-"""A graph with its lookups: who makes a value, who reads it, what a constant holds, its type and its shape."""
+"""A graph with look-up tables: the producer and the readers of a value, constants, types and shapes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _KEEP_TYPE = frozenset(
 )
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 LARGE_ELEMENTS = 256
-"""Constants above this size count by type and shape alone where types and shapes are inferred."""
+"""For constants above this size, the inference of types and shapes uses only their type and shape."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Finding:
     """One fault.
 
     Attributes:
-        rule: its number, such as ``Q05``; the Q rules are those of tensorrt.md 1.7.
+        rule: number of the rule, such as ``Q05``; the Q rules are those of tensorrt.md 1.7.
         node: name of the node, or of its first output.
         message: what is wrong.
         remedy: what to do.
-        verdict: what TensorRT does: ``reject`` it; take it for something else, or fail where nobody looks, in
-            ``silent``; or run it slower than need be (``advice``).
+        verdict: what TensorRT does with it: ``reject`` it; compute something else without an error (``silent``); or run
+            it slower than necessary (``advice``).
     """
 
     rule: str
@@ -74,12 +74,12 @@ def finding(rule: str, node: onnx.NodeProto, message: str, remedy: str, verdict:
 
 
 def label(node: onnx.NodeProto) -> str:
-    """How a node is called: its name, else its first output."""
+    """The name of a node, or of its first output if it has none."""
     return node.name or (node.output[0] if node.output else node.op_type)
 
 
 class View:
-    """A graph with its lookups."""
+    """A graph with look-up tables."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""Advice on where Q/DQ nodes stand: not what TensorRT accepts, but what makes INT8 fast (tensorrt.md, placement)."""
+"""Advice on the placement of Q/DQ nodes for fast INT8 in TensorRT (tensorrt.md, placement)."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def p01_all_inputs(view: View) -> Iterator[Finding]:
         sides = [_is_quantized(view, name) for name in node.input[:2]]
         if any(sides) and not all(sides):
             lacking = node.input[sides.index(False)]
-            message = f"is quantized on one side only: '{lacking}' is in floating point"
+            message = f"has only one quantized input: '{lacking}' is in floating point"
             yield finding("P01", node, message, "quantize both inputs, or neither", "advice")
 
 
 def p02_residual(view: View) -> Iterator[Finding]:
-    """P02: at a residual Add one input is quantized, the one that comes around the convolutions."""
+    """P02: a residual Add has one quantized input, the one of the shortcut."""
     for node in view.graph.node:
         if node.op_type != "Add" or len(node.input) != 2 or any(view.is_constant(name) for name in node.input):
             continue
         sides = [_is_quantized(view, name) for name in node.input]
         makers = [_computed_by(view, name) for name in node.input]
         if all(sides) and any(makers):
-            message = "is quantized on both sides, which keeps it from fusing with the convolution before it"
-            yield finding("P02", node, message, "leave the convolution's side in floating point", "advice")
+            message = "has two quantized inputs, so it cannot be fused with the convolution before it"
+            yield finding("P02", node, message, "leave the input from the convolution in floating point", "advice")
         elif any(makers) and not any(sides) and _near_int8(view, node):
-            message = "is quantized on no side, so that the residual is read in floating point"
-            yield finding("P02", node, message, "quantize the side that comes around the convolutions", "advice")
+            message = "has no quantized input, so the residual is read in floating point"
+            yield finding("P02", node, message, "quantize the input of the shortcut", "advice")
 
 
 def p03_concat(view: View) -> Iterator[Finding]:
-    """P03: what is concatenated has one scale, else each part is converted."""
+    """P03: the inputs of a concatenation have one scale, else each input is converted."""
     for node in view.graph.node:
         if node.op_type != "Concat":
             continue
@@ -54,7 +54,7 @@ def p03_concat(view: View) -> Iterator[Finding]:
 
 
 def p04_own_pairs(view: View) -> Iterator[Finding]:
-    """P04: nodes that only move data get no Q/DQ of their own: TensorRT moves the neighbour's through them."""
+    """P04: nodes that only move data have no Q/DQ of their own, because TensorRT moves Q/DQ through them."""
     for node in view.graph.node:
         if node.op_type not in _MOVES or not node.input or not _is_quantized(view, node.input[0]):
             continue
@@ -64,7 +64,7 @@ def p04_own_pairs(view: View) -> Iterator[Finding]:
             view.array(item, 1) if item is not None else None for item in (own, taken[0] if taken else None)
         )
         if before is not None and after is not None and before.size == after.size and not np.allclose(before, after):
-            message = "stands between Q/DQ pairs of different scales, so that its input is converted"
+            message = "is between Q/DQ pairs of different scales, so its input is converted"
             yield finding("P04", node, message, "use one scale before and after it", "advice")
 
 
@@ -74,8 +74,10 @@ def p05_average_pools(view: View) -> Iterator[Finding]:
         if node.op_type in ("AveragePool", "GlobalAveragePool") and _is_quantized(view, node.input[0]):
             users = [user for user, _ in view.readers.get(node.output[0], [])]
             if users and not any(user.op_type == QUANTIZE for user in users):
-                message = "has a quantized input and a floating-point output, so that it runs in floating point"
-                yield finding("P05", node, message, "quantize its output as well, or not its input", "advice")
+                message = "has a quantized input and a floating-point output, so it runs in floating point"
+                yield finding(
+                    "P05", node, message, "quantize its output as well, or do not quantize its input", "advice"
+                )
 
 
 def p06_small_products(view: View) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Rules about quantization, Q01 to Q20 (tensorrt.md 1.7), those that NVIDIA's parser lets pass in silence included."""
+"""Rules about quantization, Q01 to Q20 (tensorrt.md 1.7), including faults that NVIDIA's parser does not report."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def q01_zero_point_zero(view: View) -> Iterator[Finding]:
 
 
 def q02_no_uint8(view: View) -> Iterator[Finding]:
-    """Q02: nothing is quantized to UINT8, which the parser takes for INT8."""
+    """Q02: nothing is quantized to UINT8, which the parser reads as INT8."""
     for node in view.pairs():
         if TensorProto.UINT8 not in (view.stored_type(node, 2), _data_type(view, node), _output_type(node)):
             continue
-        # codes that are stored as UINT8 are refused; what is computed is taken for INT8
+        # codes that are stored as UINT8 are rejected; computed codes are read as INT8
         verdict = "reject" if view.stored_type(node, 0) == TensorProto.UINT8 else "silent"
         yield finding("Q02", node, "quantizes to UINT8", "export with --target tensorrt", verdict)  # type: ignore[arg-type]
 
 
 def q03_zero_point_present(view: View) -> Iterator[Finding]:
-    """Q03: a QuantizeLinear says its type, which is UINT8 in ONNX and INT8 to the parser when it does not."""
+    """Q03: a QuantizeLinear states its type; without it, the type is UINT8 in ONNX and INT8 for the parser."""
     for node in view.pairs():
         given = len(node.input) > 2 and node.input[2] != ""
         said = _output_type(node) or (node.op_type == DEQUANTIZE and _codes_have_type(view, node))
         if not given and not said:
-            message = "has no zero point, so that its type is ambiguous"
+            message = "has no zero point, so its type is ambiguous"
             yield finding("Q03", node, message, "give an INT8 zero point", "silent")
 
 
 def q04_scale_positive(view: View) -> Iterator[Finding]:
-    """Q04: scales are positive and finite; an infinite one passes the parser and zeroes the tensor."""
+    """Q04: scales are positive and finite; the parser accepts an infinite scale, which sets the tensor to zero."""
     for node in view.pairs():
         scale = view.array(node, 1)
         if scale is None:
@@ -107,12 +107,12 @@ def _wrong_axis(view: View, node: onnx.NodeProto, axis: int, rank: int) -> Itera
     for user, index in view.readers.get(node.output[0], []):
         expected = output_axis(user, index, rank)
         if expected is not None and axis != expected:
-            message = f"has its scales along axis {axis}; {user.op_type} wants them along {expected}"
+            message = f"has its scales along axis {axis}, but {user.op_type} needs them along axis {expected}"
             yield finding("Q06", node, message, "quantize the weight per output channel", "silent")
 
 
 def q07_bias_not_integer(view: View) -> Iterator[Finding]:
-    """Q07 and Q08: biases stay in floating point; INT32 ones are refused, INT8 ones cost accuracy."""
+    """Q07 and Q08: biases stay in floating point; INT32 biases are rejected, INT8 biases lose accuracy."""
     for node in view.pairs():
         if node.op_type != DEQUANTIZE:
             continue
@@ -124,14 +124,14 @@ def q07_bias_not_integer(view: View) -> Iterator[Finding]:
 
 
 def q09_weight_stored_as_codes(view: View) -> Iterator[Finding]:
-    """Q09: a weight is stored as INT8, not as FP32 behind a QuantizeLinear, which makes the file 3.5 times larger."""
+    """Q09: a weight is stored as INT8; FP32 with a QuantizeLinear makes the file 3.5 times larger."""
     for node in view.pairs():
         if node.op_type == QUANTIZE and view.is_constant(node.input[0]):
             yield finding("Q09", node, "quantizes a constant at run time", "store its INT8 codes", "advice")
 
 
 def q10_scale_constant(view: View) -> Iterator[Finding]:
-    """Q10: scales and zero points are constants; computed ones parse, and fail where a plan is to be built."""
+    """Q10: scales and zero points are constants; the parser accepts computed ones, but the build of a plan fails."""
     for node in view.pairs():
         lacking = [i for i in (1, 2) if i < len(node.input) and node.input[i] and not view.is_constant(node.input[i])]
         if not lacking:
@@ -139,7 +139,7 @@ def q10_scale_constant(view: View) -> Iterator[Finding]:
         named = "scale" if 1 in lacking else "zero point"
         refused = node.input[lacking[0]] in {value.name for value in view.graph.input} and named == "zero point"
         verdict = "reject" if refused else "silent"
-        yield finding("Q10", node, f"has a {named} that is computed", "make it an initializer", verdict)  # type: ignore[arg-type]
+        yield finding("Q10", node, f"has a computed {named}", "make it an initializer", verdict)  # type: ignore[arg-type]
 
 
 def q11_equal_volumes(view: View) -> Iterator[Finding]:
@@ -160,17 +160,20 @@ def q13_eight_bits(view: View) -> Iterator[Finding]:
 
 
 def q14_standard_domain(view: View) -> Iterator[Finding]:
-    """Q14: Q/DQ nodes are those of ONNX, not of com.microsoft."""
+    """Q14: Q/DQ nodes are in the domain of ONNX, not in com.microsoft."""
     for node in view.pairs():
         if node.domain not in ("", "ai.onnx"):
-            yield finding("Q14", node, f"is of the domain {node.domain}", "write it in ONNX's own domain", "advice")
+            yield finding("Q14", node, f"is in the domain {node.domain}", "write it in the domain of ONNX", "advice")
 
 
 def q15_opset(view: View) -> Iterator[Finding]:
-    """Q15: the opset has what the graph uses: 13 for scales per channel, 19 for FP16 scales, 21 for INT4 and blocks."""
+    """Q15: the opset supports the graph: 13 for scales per channel, 19 for FP16 scales, 21 for INT4 and blocks."""
     if 0 < view.opset < 9:
         first = view.graph.node[0] if view.graph.node else onnx.NodeProto(name="graph")
-        message = f"opset {view.opset} is older than the parser promises to read (9), though it takes the file"
+        message = (
+            f"opset {view.opset} is older than the oldest opset that the parser supports (9), although it accepts the "
+            "file"
+        )
         yield finding("Q15", first, message, "export with opset 18 or later", "silent")
     for node in view.pairs():
         needed = max(_NEEDS.get(view.stored_type(node, 1), 10), 13 if _scales(view, node) > 1 else 10)
@@ -178,12 +181,12 @@ def q15_opset(view: View) -> Iterator[Finding]:
         if small in (TensorProto.INT4, TensorProto.UINT4) or attribute(node, "block_size", 0):
             needed = 21
         if node.domain in ("", "ai.onnx") and view.opset < needed:
-            message = f"needs opset {needed}, the file says {view.opset}"
+            message = f"needs opset {needed}, but the file has opset {view.opset}"
             yield finding("Q15", node, message, f"export with opset {needed} or later", "silent")
 
 
 def q16_scale_type(view: View) -> Iterator[Finding]:
-    """Q16: a scale has the type of the data: what DequantizeLinear gives has the scale's."""
+    """Q16: a scale has the type of the data: the output of a DequantizeLinear has the type of its scale."""
     for node in view.pairs():
         scale = view.stored_type(node, 1)
         data = view.type_of(node.input[0]) if node.op_type == QUANTIZE else 0
@@ -195,13 +198,13 @@ def q16_scale_type(view: View) -> Iterator[Finding]:
 
 
 def q18_narrow_weights(view: View) -> Iterator[Finding]:
-    """Q18: weights keep to -127 … 127, so that no runtime's multiplication saturates."""
+    """Q18: weights are in -127 … 127, so that no runtime's multiplication saturates."""
     for node in view.pairs():
         if node.op_type != DEQUANTIZE or view.stored_type(node, 0) != TensorProto.INT8:
             continue
         codes = view.array(node, 0)
         if codes is not None and codes.size and int(codes.min()) == -128:
-            yield finding("Q18", node, "holds the code -128", "quantize weights to -127 … 127", "advice")
+            yield finding("Q18", node, "contains the code -128", "quantize weights to -127 … 127", "advice")
 
 
 def q19_one_quantize(view: View) -> Iterator[Finding]:
@@ -214,7 +217,7 @@ def q19_one_quantize(view: View) -> Iterator[Finding]:
 
 
 def q20_no_scalars(view: View) -> Iterator[Finding]:
-    """Q20: what is quantized is no scalar."""
+    """Q20: scalars are not quantized."""
     for node in view.pairs():
         if view.shape_of(node.input[0]) == ():
             yield finding("Q20", node, "quantizes a scalar", "leave scalars in floating point", "silent")

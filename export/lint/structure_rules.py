@@ -19,23 +19,23 @@ _CONTROL = ("If", "Loop", "Scan")
 
 
 def q12_operators(view: View) -> Iterator[Finding]:
-    """Q12 and Q21: operators that the parser takes; quantization as Q/DQ, not as integer operators, and no plugins."""
+    """Q12 and Q21: the parser supports all operators; quantization uses Q/DQ, not integer operators; no plugins."""
     for node in view.graph.node:
         own = node.domain in ("", "ai.onnx")
         if node.op_type in INTEGER_OPS:
-            yield finding("Q12", node, f"is a {node.op_type}, which the parser refuses", "write it as Q/DQ")
+            yield finding("Q12", node, f"is a {node.op_type}, which the parser rejects", "write it as Q/DQ")
         elif own and node.op_type in UNSUPPORTED:
-            message = f"is a {node.op_type}, which the parser does not take"
+            message = f"is a {node.op_type}, which the parser does not support"
             yield finding("Q21", node, message, "write it with other operators")
         elif (not own and node.op_type not in FOREIGN) or (own and not _is_known(node)):
             if any(node.domain == item.domain and node.op_type == item.name for item in view.model.functions):
                 continue
             message = f"is a {node.domain or 'unknown'} operator, {node.op_type}: the parser looks for a plugin"
-            yield finding("Q21", node, message, "write it with ONNX's own operators")
+            yield finding("Q21", node, message, "write it with standard ONNX operators")
 
 
 def q22_unique_and_sorted(view: View) -> Iterator[Finding]:
-    """Q22: every value is made once, before it is read; names of constants are unique; outputs exist."""
+    """Q22: every value is computed once, before it is read; names of constants are unique; outputs exist."""
     given = {value.name for value in view.graph.input}
     known = {"", *view.stored, *given}
     made = {name for node in view.graph.node for name in node.output}
@@ -45,17 +45,17 @@ def q22_unique_and_sorted(view: View) -> Iterator[Finding]:
                 yield _unmade(view, node, name, made)
         for name in node.output:
             if name in known and name and not (node.op_type == "Constant" and name not in given):
-                yield finding("Q22", node, f"makes '{name}', which exists already", "give it another name")
+                yield finding("Q22", node, f"computes '{name}', which already exists", "give it another name")
             known.add(name)
     yield from _loose_ends(view, known)
 
 
 def _unmade(view: View, node: onnx.NodeProto, name: str, made: set[str]) -> Finding:
     if name not in made:
-        return finding("Q22", node, f"reads '{name}', which nothing makes", "export the model again")
+        return finding("Q22", node, f"reads '{name}', which no node computes", "export the model again")
     if _is_cyclic(view, node, name):
-        return finding("Q22", node, f"reads '{name}', which depends on it", "export the model again")
-    return finding("Q22", node, f"reads '{name}' before it is made", "sort the graph", "silent")
+        return finding("Q22", node, f"reads '{name}', which depends on its own output", "export the model again")
+    return finding("Q22", node, f"reads '{name}' before it is computed", "sort the graph", "silent")
 
 
 def _is_cyclic(view: View, node: onnx.NodeProto, name: str) -> bool:
@@ -79,13 +79,13 @@ def _loose_ends(view: View, known: set[str]) -> Iterator[Finding]:
         seen.add(tensor.name)
     for value in view.graph.output:
         if value.name not in known:
-            yield Finding("Q22", value.name, "is an output that nothing makes", "export the model again")
+            yield Finding("Q22", value.name, "is an output that no node computes", "export the model again")
     if not view.graph.output or not view.graph.node:
-        yield Finding("Q22", view.graph.name or "graph", "holds no network", "export the model again")
+        yield Finding("Q22", view.graph.name or "graph", "contains no network", "export the model again")
 
 
 def s01_shapes(view: View) -> Iterator[Finding]:
-    """S01: shapes fit together, by ONNX's own inference."""
+    """S01: shapes are consistent according to ONNX's shape inference."""
     by_name = {label(node): node for node in view.graph.node}
     for text in view.inferred[1]:
         found, op = _NAME.search(text), _OP.search(text)
@@ -95,7 +95,7 @@ def s01_shapes(view: View) -> Iterator[Finding]:
 
 
 def s02_reshapes(view: View) -> Iterator[Finding]:
-    """S02: a Reshape keeps the number of elements, and does not fix a batch that varies."""
+    """S02: a Reshape keeps the number of elements, and does not fix a dynamic batch size."""
     for node in view.graph.node:
         if node.op_type != "Reshape" or len(node.input) < 2:
             continue
@@ -110,7 +110,7 @@ def s02_reshapes(view: View) -> Iterator[Finding]:
                 "S02", node, f"reshapes {list(shape)} to {[int(s) for s in wanted]}", "export the model again"
             )
         elif shape and shape[0] is None and sizes and sizes[0] > 0 and -1 not in sizes:
-            message = f"fixes the shape {sizes} although the first axis of its input varies"
+            message = f"fixes the shape {sizes} although the first axis of its input is dynamic"
             yield finding(
                 "S02", node, message, "capture the model with more than one sample, and export again", "silent"
             )
@@ -132,17 +132,17 @@ def s03_channels(view: View) -> Iterator[Finding]:
 
 
 def s04_windows(view: View) -> Iterator[Finding]:
-    """S04: pooling is as TensorRT has it: not dilated, with windows below 100,000 elements and inside the data."""
+    """S04: pooling is supported by TensorRT: not dilated, with windows below 100,000 elements and inside the data."""
     for node in view.graph.node:
         if node.op_type not in ("MaxPool", "AveragePool", "LpPool"):
             continue
         window, dilations = integers(node, "kernel_shape"), integers(node, "dilations")
         if any(step != 1 for step in dilations):
             yield finding(
-                "S04", node, "is a dilated pooling, which TensorRT does not have", "write it as a convolution"
+                "S04", node, "is a dilated pooling, which TensorRT does not support", "write it as a convolution"
             )
         elif len(window) == 2 and prod(window) >= LARGEST_WINDOW:
-            message = f"has a window of {window[0]} x {window[1]}, more than TensorRT takes"
+            message = f"has a window of {window[0]} x {window[1]}, which is too large for TensorRT"
             yield finding("S04", node, message, "use GlobalAveragePool, or pool in two steps")
         else:
             yield from _outside(view, node, window)
@@ -175,15 +175,15 @@ def _fits(shape: list[int], wanted: list[int]) -> bool:
 
 
 def r01_axes(view: View) -> Iterator[Finding]:
-    """R01: axes that vary have names, so that a profile can say their range."""
+    """R01: dynamic axes have names, so that a profile can set their range."""
     stored = {tensor.name for tensor in view.graph.initializer}
     for value in view.graph.input:
         if value.name in stored:
             continue
         for index, axis in enumerate(value.type.tensor_type.shape.dim):
             if not axis.HasField("dim_value") and not axis.dim_param:
-                message = f"has an axis {index} that varies and has no name"
-                yield Finding("R01", value.name, message, "export it with the axis named", "advice")
+                message = f"has a dynamic axis {index} without a name"
+                yield Finding("R01", value.name, message, "export the model with a name for this axis", "advice")
 
 
 def _is_known(node: onnx.NodeProto) -> bool:

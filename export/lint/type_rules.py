@@ -1,4 +1,4 @@
-"""Rules about element types: networks are strongly typed, so what ONNX's schemas call one type must be one (Q17)."""
+"""Rules about element types: networks are strongly typed, so types that ONNX requires to be equal must be (Q17)."""
 
 from __future__ import annotations
 
@@ -48,31 +48,31 @@ _LENIENT = frozenset((("Clip", 1), ("Clip", 2), ("Pad", 2)))
 
 
 def q17_one_type(view: View) -> Iterator[Finding]:
-    """Q17: operands that ONNX binds to one type have one type; nothing is converted by itself."""
+    """Q17: operands that must have the same type in ONNX have the same type; TensorRT converts nothing implicitly."""
     for node in view.graph.node:
         if node.op_type in (QUANTIZE, DEQUANTIZE) or node.domain not in ("", "ai.onnx"):
             continue
         for name, first, index, second in _clashes(view, node):
             message = f"mixes {type_name(first)} and {type_name(second)} in '{name}'"
             verdict = "silent" if (node.op_type, index) in _LENIENT else "reject"
-            yield finding("Q17", node, message, "bring both to one type with a Cast", verdict)  # type: ignore[arg-type]
+            yield finding("Q17", node, message, "convert both to one type with a Cast", verdict)  # type: ignore[arg-type]
 
 
 def t01_types_that_are_not_there(view: View) -> Iterator[Finding]:
-    """T01: inputs and constants have types that TensorRT has."""
+    """T01: TensorRT supports the types of inputs and constants."""
     for value in view.graph.input:
         kind = value.type.tensor_type.elem_type
         if not value.type.HasField("tensor_type") or kind in FOREIGN_TYPES:
             shown = type_name(kind) if value.type.HasField("tensor_type") else "no tensor"
-            yield Finding("T01", value.name, f"is {shown}, which TensorRT does not have", "use another type")
+            yield Finding("T01", value.name, f"is {shown}, which TensorRT does not support", "use another type")
     for name, tensor in view.stored.items():
         if tensor.data_type in FOREIGN_TYPES:
-            message = f"is stored in {type_name(tensor.data_type)}, which TensorRT does not have"
+            message = f"is stored in {type_name(tensor.data_type)}, which TensorRT does not support"
             yield Finding("T01", name, message, "store it in another type")
 
 
 def t02_integers_in_float_operators(view: View) -> Iterator[Finding]:
-    """T02: what multiplies or activates works on floating point: TensorRT has no such kernels for integers."""
+    """T02: products and activation functions use floating point: TensorRT has no such kernels for integers."""
     for node in view.graph.node:
         if node.domain not in ("", "ai.onnx") or not node.input:
             continue
@@ -84,7 +84,7 @@ def t02_integers_in_float_operators(view: View) -> Iterator[Finding]:
 
 
 def t03_types_not_allowed(view: View) -> Iterator[Finding]:
-    """T03: each operand has one of the types that ONNX allows its operator; TensorRT takes some more."""
+    """T03: each operand has a type that ONNX allows for its operator; TensorRT accepts some more."""
     for node in view.graph.node:
         schema = _schema(node.op_type, view.opset) if node.domain in ("", "ai.onnx") else None
         if schema is None or node.op_type in (QUANTIZE, DEQUANTIZE):
@@ -94,7 +94,7 @@ def t03_types_not_allowed(view: View) -> Iterator[Finding]:
             kind = view.type_of(name)
             if name and kind and not _is_allowed(schema, allowed, index, kind):
                 verdict = "reject" if kind in _STRICT or node.op_type in _LOGIC else "silent"
-                message = f"does not take {type_name(kind)} as input {index}, says ONNX"
+                message = f"does not accept {type_name(kind)} as input {index} according to ONNX"
                 yield finding("T03", node, message, "cast it", verdict)  # type: ignore[arg-type]
                 break
 

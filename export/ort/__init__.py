@@ -1,1 +1,1 @@
-"""What export knows of ONNX Runtime and of the exporter's own libraries."""
+"""Graph forms and measurements for ONNX Runtime, and workarounds for the exporter's libraries."""

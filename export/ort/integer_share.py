@@ -1,4 +1,4 @@
-"""How much of a model's work runs in integer kernels: its heavy nodes as ONNX Runtime ran them, weighed by products."""
+"""Share of a model's multiply-accumulates that ONNX Runtime computes in integer kernels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Share:
 
 
 def integer_share(path: Path, feeds: Feeds) -> Share:
-    """Run a model once with ONNX Runtime's profiler and weigh its heavy nodes.
+    """Run a model once with ONNX Runtime's profiler and count the multiply-accumulates of its heavy nodes.
 
     Args:
         path: an ``.onnx`` file.
@@ -52,8 +52,8 @@ def integer_share(path: Path, feeds: Feeds) -> Share:
 
     Raises:
         ArtifactError: the file cannot be loaded.
-        MissingFileError: nothing there.
-        VerificationError: the profile lacks a heavy node.
+        MissingFileError: the file does not exist.
+        VerificationError: a heavy node is missing in the profile.
     """
     graph = optimized(path).graph
     sizes = {item.name: tuple(item.dims) for item in graph.initializer}
@@ -63,7 +63,9 @@ def integer_share(path: Path, feeds: Feeds) -> Share:
         if node.op_type not in INTEGER_HEAVY | FLOATING_HEAVY:
             continue
         if node.name not in events:
-            raise VerificationError(f"the profile of {path.name} lacks '{node.name}'", "report this model")
+            raise VerificationError(
+                f"the profile of {path.name} does not contain '{node.name}'", "please report this model"
+            )
         products = _products(node, events[node.name], sizes)
         if node.op_type in INTEGER_HEAVY:
             integer += products

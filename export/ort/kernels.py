@@ -1,4 +1,4 @@
-"""Which kernels a model really runs: the graph ONNX Runtime made of it, with integer and floating nodes counted."""
+"""The kernels that a model runs: integer and floating-point nodes of the graph that ONNX Runtime optimised."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Kernels:
         integer: heavy nodes (convolution, matrix product, recurrence) that compute in integers.
         floating: heavy nodes that compute in floating point.
         integer_light: other integer nodes (QLinearAdd, QLinearGlobalAveragePool …).
-        conversions: Quantize, Dequantize and DynamicQuantizeLinear nodes that were left between them.
-        floating_names: names of the floating heavy nodes.
-        unfused_names: those of them that dequantize an operand on every run, which is slower than FP32.
+        conversions: remaining Quantize, Dequantize and DynamicQuantizeLinear nodes.
+        floating_names: names of the heavy nodes that compute in floating point.
+        unfused_names: names of those that dequantize an operand on every run, which is slower than FP32.
     """
 
     integer: dict[str, int] = field(default_factory=dict)
@@ -94,7 +94,7 @@ def integer_kernels(path: Path | str) -> Kernels:
         path: an ``.onnx`` file.
 
     Raises:
-        MissingFileError: nothing there.
+        MissingFileError: the file does not exist.
         ArtifactError: the file cannot be loaded.
     """
     return count(optimized(Path(path)))
@@ -111,13 +111,13 @@ def optimized(path: Path) -> onnx.ModelProto:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(target)
-        # Beside the graph, so that models above protobuf's 2 GB can be written as well.
+        # In a separate file, so that models above protobuf's 2 GB can be written as well.
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
         try:
             start_session(onnxruntime, str(path), options, [CPU])
-        except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        except Exception as error:  # the exceptions of onnxruntime have no narrower common base class
             text = first_line(error, 300)
-            raise ArtifactError(f"{path.name} cannot be loaded: {text}", "export it again") from error
+            raise ArtifactError(f"{path.name} cannot be loaded: {text}", "export the model again") from error
         return onnx.load(str(target), load_external_data=False)
 
 

@@ -1,4 +1,4 @@
-"""How long each layer of an ONNX file takes in ONNX Runtime, told by the names of the layers' weights."""
+"""Time of each layer of an ONNX file in ONNX Runtime; layers are identified by the names of their weights."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ...core.tensors import Feeds
 _SUFFIX = "_kernel_time"
 _WARMUP, _MOST_RUNS, _FEWEST_RUNS, _BUDGET_S = 5, 200, 10, 0.6
 _KEPT = 0.5
-"""Share of a node's runs that its time is the mean of: the fastest ones, which other processes disturbed least."""
+"""Share of a node's fastest runs whose mean is its time, because other processes disturbed them least."""
 _SIZES = (1 << 10, 1 << 17)
 _CALLS_MS = 0.003
-"""Two small nodes more in a file; alone in a file of their own the call of the session hides what they take."""
+"""Number of added small nodes; alone in a file, the call of the session would hide their time."""
 
 _RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Scan")
 
@@ -33,20 +33,20 @@ _RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Scan")
 def layer_times(model: onnx.ModelProto, layers: Sequence[str], feeds: Feeds) -> dict[str, float]:
     """Run a model with ONNX Runtime's profiler and give each layer its share of the time.
 
-    A node belongs to the last layer before it. What the profiler itself costs, which on nodes of a few microseconds is
-    most of what it shows, is taken off evenly, so that the sum is what the model takes without it.
+    A node belongs to the last layer before it. The overhead of the profiler, which is most of the time of nodes of a
+    few microseconds, is subtracted evenly, so that the sum equals the time of the model without the profiler.
 
     Args:
         model: not changed.
         layers: names of layers in the order of the graph; the names of their weights begin with them. Recurrent layers,
-            whose weights the exporter packs, are told by their order.
+            whose weights the exporter packs, are identified by their order.
         feeds: inputs.
 
     Returns:
-        Milliseconds by layer, one thread; layers that no weight tells are missing.
+        Milliseconds by layer on one thread; layers without an identifiable weight are missing.
 
     Raises:
-        ArtifactError: ONNX Runtime does not take the file.
+        ArtifactError: ONNX Runtime cannot load the file.
     """
     renamed, owners = _renamed(model, layers)
     file = renamed.SerializeToString()
@@ -63,7 +63,7 @@ def layer_times(model: onnx.ModelProto, layers: Sequence[str], feeds: Feeds) -> 
 
 
 def conversion_ms() -> tuple[float, float]:
-    """What it takes to quantize and dequantize a tensor: milliseconds for the two calls, and for each value."""
+    """Time to quantize and dequantize a tensor: milliseconds for the two calls, and per value."""
     times = [_whole_ms(_conversion(size), {"x": np.zeros(size, np.float32)}) for size in _SIZES]
     slope = max(0.0, times[1] - times[0]) / (_SIZES[1] - _SIZES[0])
     return _CALLS_MS, slope
@@ -123,7 +123,9 @@ def _owners(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], l
     for node in model.graph.node:
         inputs = [name for inner in (node, *_inner(node)) for name in inner.input]
         own = next((weights[name] for name in inputs if name in weights), "")
-        if all(name in computed or not name for name in node.input):  # of constants: a weight on its way
+        if all(
+            name in computed or not name for name in node.input
+        ):  # a node with only constant inputs computes a weight
             computed.update(node.output)
             weights |= dict.fromkeys(node.output, own) if own else {}
             of_node.append(-1)
@@ -152,23 +154,21 @@ def _session(file: bytes, options: onnxruntime.SessionOptions | None = None) -> 
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
         return start_session(onnxruntime, file, options, [CPU])
-    except Exception as error:  # the runtime's own classes
+    except Exception as error:  # the runtime has its own exception classes
         text = first_line(error)
-        raise ArtifactError(f"a file cannot be timed layer by layer: {text}", "report this model") from error
+        raise ArtifactError(f"the layers of a file cannot be timed: {text}", "please report this model") from error
 
 
 def _run(session: Any, given: Feeds) -> None:
     try:
         session.run(None, given)
-    except Exception as error:  # the runtime's own classes
+    except Exception as error:  # the runtime has its own exception classes
         text = first_line(error)
-        raise ArtifactError(
-            f"a file cannot be timed layer by layer: {text}", "time it at another batch size"
-        ) from error
+        raise ArtifactError(f"the layers of a file cannot be timed: {text}", "time it at another batch size") from error
 
 
 def _whole_ms(file: bytes, feeds: Feeds) -> float:
-    """CPU time of a run without the profiler; with one thread other processes do not count."""
+    """CPU time of a run without the profiler; with one thread, other processes do not affect it."""
     session, given = _session(file), dict(feeds)
     times: list[int] = []
     for _ in _runs():

@@ -1,4 +1,4 @@
-"""The forms that ONNX Runtime's CPU kernels fuse, where a graph says the same thing in one that they do not.
+"""Rewrites of a graph into equal forms that ONNX Runtime's CPU kernels fuse.
 
 Measured with ONNX Runtime 1.31: ``Gemm`` with a bias between DequantizeLinear nodes becomes QGemm only when a
 QuantizeLinear follows it, at once or behind a Relu whose zero point is the lowest code; otherwise it runs in floating
@@ -36,7 +36,7 @@ _CARRIES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", 
 
 
 def requantize_moved(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Repeat a fake-quantize behind the data movements that lead to a heavy node: its values lie on that grid already.
+    """Repeat a fake-quantize after the data movements before a heavy node; its values are already on that grid.
 
     ONNX Runtime carries a DequantizeLinear through some movements itself (Reshape) and not through others (Flatten).
     """

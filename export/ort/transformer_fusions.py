@@ -1,4 +1,4 @@
-"""Transformer layers as ONNX Runtime's CPU kernels run them fastest.
+"""Rewrites of Transformer layers into the forms that ONNX Runtime's CPU kernels run fastest.
 
 Measured with ONNX Runtime 1.31, one thread, 64 tokens of 384 channels:
 

@@ -1,4 +1,4 @@
-"""Where an activation's integer codes lie, and how one target's grid becomes another's.
+"""Grids of activations (scale and zero point), and their conversion from one target to another.
 
 An activation's range is ``[(qmin - zp) s, (qmax - zp) s]``.
 
@@ -43,12 +43,12 @@ class Grid:
 
 
 def convert(grid: Grid, target: Target, non_negative: bool = False) -> Grid:
-    """The grid of an activation in the form of a target; the rule stands in the module's docstring.
+    """The grid of an activation in the form of a target; the module's docstring has the rule.
 
     Args:
-        grid: as the program has it, at most 8 bits.
-        target: what the file is for.
-        non_negative: whether the values are known to have no negative one among them.
+        grid: the grid in the program, with at most 8 bits.
+        target: the target of the file.
+        non_negative: whether it is known that no value is negative.
     """
     return _symmetric(grid) if target == "tensorrt" else _unsigned(grid, non_negative)
 

@@ -1,4 +1,4 @@
-"""A GRU in integers: a ``Scan`` over time around ``DynamicQuantizeMatMul``, the products with the inputs done before.
+"""A GRU in integers: a ``Scan`` over time with ``DynamicQuantizeMatMul``, after the products with all inputs.
 
 ``z, r = σ(x W + h R + b)``, ``n = tanh(x W + b + r · (h R + b))``, ``h' = n + z · (h - n)``: the reset gate behind the
 product, as PyTorch and cuDNN have it (ONNX ``linear_before_reset``).

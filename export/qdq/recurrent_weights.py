@@ -1,4 +1,4 @@
-"""INT8 weights of recurrent nodes: followed through the reordering of gates to the node that reads them."""
+"""INT8 weights of recurrent nodes, traced through the reordering of gates to the node that reads them."""
 
 from __future__ import annotations
 

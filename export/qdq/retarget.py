@@ -1,4 +1,4 @@
-"""One quantized program for every target: a copy of it whose activations lie on grids that the target runs."""
+"""Conversion of a quantized program to a target: a copy whose activations have grids that the target supports."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ QDQ, DYNAMIC = "retort.qdq.default", "retort.dynamic_qdq.default"
 
 
 def retarget(program: ExportedProgram, target: Target) -> ExportedProgram:
-    """The program with its activations' grids in the form of ``target``; the given one is not changed.
+    """A copy of the program with its activations' grids in the form of ``target``.
 
     Raises:
-        ArtifactError: a grid that no target can run: a weight with a zero point, activations per channel, a scale that
-            is not positive or not constant, more than 8 bits.
+        ArtifactError: no target supports a grid: a weight has a zero point, activations are per channel, a scale is not
+            positive or not constant, or a grid has more than 8 bits.
     """
     values = _constants(program)
     nodes = [node for node in program.graph.nodes if str(node.target) == QDQ]
@@ -47,7 +47,7 @@ def _grid(node: Node, values: dict[str, Tensor], target: Target) -> Grid | None:
         return None
     if axis >= 0:
         raise ArtifactError(
-            f"activation '{node.name}' is quantized per channel, which no target runs",
+            f"activation '{node.name}' is quantized per channel, which no target supports",
             "quantize activations with one scale per tensor",
         )
     old = Grid(float(scale), int(zero), qmin, qmax)

@@ -1,4 +1,4 @@
-"""What a quantized value of a program is: constant or not, weight or activation, and whether it may be negative."""
+"""Roles of quantized values: constant or not, weight or activation, and whether values can be negative."""
 
 from __future__ import annotations
 

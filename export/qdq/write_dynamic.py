@@ -1,7 +1,7 @@
-"""Matrix products whose input is quantized while the model runs, as ONNX Runtime computes them fastest on a CPU.
+"""Matrix products whose input is quantized at run time, in the form that ONNX Runtime runs fastest on a CPU.
 
-``DynamicQuantizeLinear`` once per tensor, however many products read it, then ``MatMulIntegerToFloat`` with the bias
-inside; ``DynamicQuantizeMatMul`` would search the extremes for each of them.
+``DynamicQuantizeLinear`` runs once per tensor, even if several products read it, followed by ``MatMulIntegerToFloat``
+with the bias. ``DynamicQuantizeMatMul`` would compute the extremes for each product.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def write_dynamic(model: ir.Model, target: Target) -> tuple[ir.Model, bool]:
     """Replace every ``DynamicQDQ`` and the products behind it; runs before Q/DQ is written.
 
     Raises:
-        ArtifactError: the target does not run this form.
+        ArtifactError: the target does not support this form.
     """
     found = [node for node in every_node(model) if node.domain == DOMAIN and node.op_type == OP]
     if found and target != "cpu":
         raise ArtifactError(
-            f"the program quantizes activations while it runs, which {target} does not",
+            f"the program quantizes activations at run time, which {target} does not support",
             "quantize it with `form: static`",
         )
     for node in found:

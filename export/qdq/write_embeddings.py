@@ -1,9 +1,9 @@
-"""Embedding tables with INT8 rows: codes are looked up, then scaled; the whole table is never in floating point.
+"""Embedding tables with INT8 rows: codes are looked up and then scaled, so the table is never in floating point.
 
-ONNX Runtime looks up INT8 codes. TensorRT refuses: an INT8 constant may feed DequantizeLinear alone (RTX 1.7.1:
-"Quantized constant is only allowed before DQ"), and UINT8 ones become INT32. DequantizeLinear in front of the lookup is
-taken, but there the whole table is scaled for each few rows. So four codes share a word of 32 bits there, and rows of
-words are looked up and taken apart.
+ONNX Runtime looks up INT8 codes. TensorRT does not: an INT8 constant may only be the input of DequantizeLinear (RTX
+1.7.1: "Quantized constant is only allowed before DQ"), and UINT8 constants become INT32. It accepts DequantizeLinear
+before the look-up, but then it scales the whole table for a few rows. So for TensorRT four codes form a 32-bit word,
+and rows of words are looked up and unpacked.
 """
 
 from __future__ import annotations

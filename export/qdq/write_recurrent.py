@@ -1,12 +1,12 @@
 """LSTM, GRU and RNN nodes with INT8 weights, in the forms that ONNX Runtime runs fastest on a CPU.
 
-* LSTM: ``com.microsoft.DynamicQuantizeLSTM``, one scale per gate row. It takes the scale of its input from the whole
-  batch and that of its state from the whole batch at every step, so rows depend on their neighbours.
+* LSTM: ``com.microsoft.DynamicQuantizeLSTM``, one scale per gate row. It computes the scale of its input from the whole
+  batch, and that of its state from the whole batch at every step, so rows depend on each other.
 * GRU: ONNX Runtime has no integer kernel. A ``Scan`` around ``DynamicQuantizeMatMul`` is faster than FP32 in wide
   layers.
-* Everything else keeps its FP32 kernel and has INT8 weights in the file, unpacked by ``Cast`` and ``Mul``, which are
-  folded when the file is loaded. ``DequantizeLinear`` is not: it runs every time (GRU: 0.80 to 0.97 times as fast as
-  FP32).
+* All others keep their FP32 kernel and have INT8 weights in the file. ``Cast`` and ``Mul`` unpack them and are folded
+  when the file is loaded. ``DequantizeLinear`` would not be folded and would run every time (GRU: 0.80 to 0.97 times
+  as fast as FP32).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write_recurrent(model: ir.Model, form: RecurrentForm = "auto") -> tuple[ir.M
     """Write recurrent nodes whose weights are fake-quantized; runs before Q/DQ is written.
 
     Args:
-        form: ``auto`` computes in integers where that is not slower than FP32 at batch 1.
+        form: ``auto`` uses integer kernels where they are not slower than FP32 at batch 1.
     """
     opset, changed = model.graph.opset_imports.get("", 21), False
     for node in every_node(model) if has_qdq(model) else ():

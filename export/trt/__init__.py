@@ -1,1 +1,1 @@
-"""TensorRT: profiles, the build of an engine, and what it computes in."""
+"""TensorRT: optimisation profiles, the build of an engine, and the types in which its layers compute."""

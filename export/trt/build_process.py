@@ -1,4 +1,4 @@
-"""TensorRT's builder as a process of its own: asked, followed, stopped, and outlived when it crashes."""
+"""TensorRT's builder in a separate process, so that a crash of the builder does not end Retort."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Shapes = dict[str, tuple[tuple[int, ...], ...]]
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What the building process is asked.
+    """The request to the build process.
 
     Attributes:
         onnx: the model.
-        plan: where the plan goes; None to parse only.
+        plan: path of the plan to write; None to parse only.
         profiles: per profile and input the three shapes.
         timing_cache: folder of timing caches; None for none.
     """
@@ -44,12 +44,12 @@ class BuildRequest:
 
 
 def run_build(request: BuildRequest, console: Console = SILENT) -> dict[str, Any]:
-    """Build, or only parse, in a process of its own; see :func:`retort.export.trt.builder.build` for what returns.
+    """Build, or only parse, in a separate process; :func:`retort.export.trt.builder.build` describes the result.
 
     Raises:
-        Interrupted: Ctrl-C; the builder stops at its next step.
+        Interrupted: Ctrl-C was pressed; the builder stops at its next step.
         MachineError: the builder crashed.
-        RetortError: what the builder says.
+        RetortError: the builder failed.
     """
     label = "engine" if request.plan else "parse"
     command = [sys.executable, "-m", f"{__package__}.builder"]
@@ -70,7 +70,7 @@ def run_build(request: BuildRequest, console: Console = SILENT) -> dict[str, Any
         except BrokenPipeError as error:
             raise _crashed(process, noise) from error
         except KeyboardInterrupt as error:
-            raise Interrupted("the build was stopped", "nothing is left behind; run the same command again") from error
+            raise Interrupted("the build was stopped", "no file was written; run the same command again") from error
         finally:
             _stop(process)
 
@@ -102,9 +102,11 @@ def _follow(process: subprocess.Popen[str], console: Console, bar: Bar, noise: d
 def _crashed(process: subprocess.Popen[str], noise: deque[str]) -> MachineError:
     code = process.wait(timeout=STOP_SECONDS)
     how = f"signal {-code}" if code < 0 else f"exit status {code}"
-    last = next((line for line in reversed(noise) if line.strip()), "it said nothing")
-    remedy = "the model or this TensorRT is at fault: try another version, and `retort lint` on the file"
-    return MachineError(f"TensorRT's builder died ({how}): {last[:300]}", remedy, exit_status=code, output=list(noise))
+    last = next((line for line in reversed(noise) if line.strip()), "it printed no message")
+    remedy = "the cause is the model or this TensorRT: try another version, and run `retort lint` on the file"
+    return MachineError(
+        f"TensorRT's builder crashed ({how}): {last[:300]}", remedy, exit_status=code, output=list(noise)
+    )
 
 
 @contextmanager
@@ -118,7 +120,7 @@ def _said_on_stderr(stream: IO[str] | None) -> Iterator[deque[str]]:
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Close the builder's input, which cancels it; kill it when it does not react."""
+    """Close the builder's input, which cancels the build; kill the process if it does not react."""
     assert process.stdin is not None
     with suppress(BrokenPipeError):
         process.stdin.close()

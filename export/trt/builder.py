@@ -1,7 +1,7 @@
-"""The process that builds a plan: TensorRT runs here alone, so that its crashes, logs and memory stay apart.
+"""The process that builds a plan. TensorRT runs only in it, which isolates its crashes, logs and memory.
 
-The request comes as one line of JSON; then each line of the answer is an event: ``log``, ``progress``, ``failed`` or
-``done``. When the other side closes its end, the build is cancelled at its next step (tensorrt.md 1.4).
+The request is one line of JSON. Each line of the answer is an event: ``log``, ``progress``, ``failed`` or ``done``. If
+the other side closes the input, the build is cancelled at its next step (tensorrt.md 1.4).
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def build(request: dict[str, Any], emit: Emit, cancelled: threading.Event) -> di
 
     Args:
         request: the fields of :class:`retort.export.trt.stage.BuildRequest`.
-        emit: takes events.
-        cancelled: when set, the build stops at its next step.
+        emit: receives events.
+        cancelled: if set, the build stops at its next step.
 
     Returns:
-        What was built: version, device, layers, tensors, bytes, seconds.
+        Facts about the plan: version, device, layers, tensors, bytes, seconds.
 
     Raises:
-        MachineError: no TensorRT can build here.
-        ArtifactError: TensorRT refuses the model; ``facts["errors"]`` has every node it names.
-        UserError: a profile does not fit.
-        Interrupted: cancelled.
+        MachineError: no TensorRT can build on this machine.
+        ArtifactError: TensorRT rejects the model; ``facts["errors"]`` lists the nodes.
+        UserError: a profile does not fit the model.
+        Interrupted: the build was cancelled.
     """
     flavor = load_flavor("build", request["runtime"])
-    known = "timing cache" if flavor.builds_without_gpu else ""  # RTX says of each that it is a no-op
+    known = "timing cache" if flavor.builds_without_gpu else ""  # RTX reports each of them as a no-op
     journal, trt = Journal(emit, known), flavor.module
     logger = new_logger(trt, journal)
     started = time.perf_counter()
@@ -76,7 +76,7 @@ def build(request: dict[str, Any], emit: Emit, cancelled: threading.Event) -> di
 
 
 def _inspect(trt: Any, logger: Any, content: bytes) -> str | None:
-    """What the built engine says of its layers, which needs the GPU: fusions, kernels, reformats."""
+    """The description of the layers of a built engine (fusions, kernels, reformats), which needs the GPU."""
     engine = trt.Runtime(logger).deserialize_cuda_engine(content)
     if engine is None:
         return None
@@ -89,14 +89,16 @@ def _parse(parser: Any, network: Any, path: Path, journal: Journal) -> None:
     if not accepted:
         listed = "; ".join(item["shown"] for item in errors[:_SHOWN_ERRORS]) or journal.last()
         more = f" (and {len(errors) - _SHOWN_ERRORS} more)" if len(errors) > _SHOWN_ERRORS else ""
-        raise ArtifactError(f"TensorRT refuses {path.name}: {listed}{more}", _remedy(errors), errors=errors)
+        raise ArtifactError(f"TensorRT rejects {path.name}: {listed}{more}", _remedy(errors), errors=errors)
     if network.num_outputs < 1 or network.num_layers < 1:
-        raise ArtifactError(f"{path.name} holds no network, though its parser took it", "export the model again")
+        raise ArtifactError(
+            f"{path.name} contains no network, although the parser accepted it", "export the model again"
+        )
 
 
 def _parser_error(error: Any) -> dict[str, Any]:
     node, op = error.node_name(), error.node_operator()
-    # without a GPU each line is followed by one about the driver, which has nothing to do with it
+    # without a GPU each line is followed by an unrelated line about the driver
     lines = [line for line in str(error.desc()).splitlines() if "catchCudaError" not in line]
     reason = " ".join(" ".join(lines).split())
     where = f"node '{node}' ({op})" if node or op else "the model"
@@ -111,17 +113,17 @@ def _parser_error(error: Any) -> dict[str, Any]:
 
 
 REMEDIES = {
-    "UNSUPPORTED_NODE": "write that part of the model with other operations, or quantize with Q/DQ nodes",
-    "UNSUPPORTED_NODE_DATATYPE": "bring both inputs to one type: networks are strongly typed",
-    "UNSUPPORTED_NODE_DYNAMIC": "fix the axis it names, or compute the shape from constants",
-    "INVALID_NODE": "`retort lint` on the file names the rule that the node breaks",
-    "MODEL_DESERIALIZE_FAILED": "the file is truncated or not ONNX: export the model again",
+    "UNSUPPORTED_NODE": "write that part of the model with other operators, or quantize it with Q/DQ nodes",
+    "UNSUPPORTED_NODE_DATATYPE": "convert both inputs to one type, because networks are strongly typed",
+    "UNSUPPORTED_NODE_DYNAMIC": "make that axis fixed, or compute the shape from constants",
+    "INVALID_NODE": "run `retort lint` on the file to see the rule that the node breaks",
+    "MODEL_DESERIALIZE_FAILED": "the file is truncated or is not ONNX; export the model again",
 }
 
 
 def _remedy(errors: list[dict[str, Any]]) -> str:
     known = [REMEDIES[item["code"]] for item in errors if item["code"] in REMEDIES]
-    return known[0] if known else "`retort lint` on the file names the rule that the node breaks"
+    return known[0] if known else "run `retort lint` on the file to see the rule that the node breaks"
 
 
 def _config(builder: Any, flavor: Flavor, request: dict[str, Any], monitor: Any) -> Any:
@@ -138,7 +140,7 @@ def _config(builder: Any, flavor: Flavor, request: dict[str, Any], monitor: Any)
         name = {"ampere+": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}[request["hardware"]]
         level = flavor.member("HardwareCompatibilityLevel", name)
         if level is None:
-            raise UserError(f"{flavor.shown} has no hardware compatibility '{request['hardware']}'", "choose ampere+")
+            raise UserError(f"{flavor.shown} has no hardware compatibility '{request['hardware']}'", "use ampere+")
         config.hardware_compatibility_level = level
     return config
 
@@ -152,22 +154,26 @@ def _add_profiles(builder: Any, network: Any, config: Any, profiles: list[Any], 
                 raise UserError(f"the network has no input '{name}'", f"its inputs are {', '.join(tensors)}")
             put = profile.set_shape_input if tensors[name].is_shape_tensor else profile.set_shape
             put(name, *shapes)
-        # set_shape never complains: a bad profile shows here, or as no plan
+        # set_shape reports no errors: a bad profile is detected here, or no plan is built
         if config.add_optimization_profile(profile) < 0:
-            raise UserError(f"TensorRT refuses profile {number}: {journal.last()}", "see --profile and --axis")
+            raise UserError(f"TensorRT rejects profile {number}: {journal.last()}", "see --profile and --axis")
 
 
 def _no_plan(journal: Journal) -> RetortError:
     reason = journal.last()
     if "profile" in reason.lower():
-        return UserError(f"TensorRT builds no engine: {reason}", "give every dynamic axis its range: --axis, --profile")
+        return UserError(
+            f"TensorRT cannot build an engine: {reason}", "give a range for every dynamic axis with --axis or --profile"
+        )
     if "workspace" in reason.lower() or "memory" in reason.lower():
-        return MachineError(f"TensorRT builds no engine: {reason}", "raise --workspace-mib, or free memory")
-    return VerificationError(f"TensorRT builds no engine: {reason}", "`retort lint` on the file may name the cause")
+        return MachineError(f"TensorRT cannot build an engine: {reason}", "increase --workspace-mib, or free memory")
+    return VerificationError(
+        f"TensorRT cannot build an engine: {reason}", "run `retort lint` on the file; it may name the cause"
+    )
 
 
 class _timing_cache:  # noqa: N801 (a context manager)
-    """Give the build what earlier ones measured, and merge what it measured into the file."""
+    """Give the build the measurements of earlier builds, and merge its own measurements into the file."""
 
     def __init__(
         self, config: Any, flavor: Flavor, request: dict[str, Any], device: dict[str, Any], emit: Emit
@@ -237,7 +243,7 @@ def _until_closed(cancelled: threading.Event) -> None:
 def main() -> None:
     """Serve one request on the standard streams."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not stand among the events
+    os.dup2(2, 1)  # the output of libraries must not mix with the events
     lock, cancelled = threading.Lock(), threading.Event()
 
     def emit(event: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What TensorRT calls while it builds: the logger and the progress monitor."""
+"""Callbacks of TensorRT during a build: the logger and the progress monitor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 
 
 class Journal:
-    """What TensorRT said: kept for error messages, warnings passed on.
+    """Log of TensorRT: errors are stored for messages, warnings are forwarded.
 
     Args:
-        quiet_about: warnings with this text are known and held back.
+        quiet_about: warnings with this text are known and suppressed.
     """
 
     def __init__(self, emit: Emit, quiet_about: str = "") -> None:
@@ -37,7 +37,7 @@ class Journal:
             self.weights_bytes = int(found.group(1))
 
     def last(self) -> str:
-        """The error to quote: the last one that says more than that something failed."""
+        """The error to quote: the last one that contains more than the statement that something failed."""
         return next((text for text in reversed(self.errors) if len(text) > 20), "TensorRT gave no reason")
 
 

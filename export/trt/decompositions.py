@@ -1,4 +1,4 @@
-"""Operators that TensorRT's parser does not take, written with those it does: Fourier transforms and folded patches."""
+"""Operators that TensorRT's parser does not support (DFT, Col2Im), written with operators that it supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a parsed network holds: its layers with their types, TensorRT's own view of what is INT8, FP16 and FP32."""
+"""Layers of a parsed network with their types: TensorRT's own view of what is INT8, FP16 and FP32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers of an engine are INT8, FP16 and FP32, why, where reformats stand, and what to change."""
+"""Explanation of an engine: which layers are INT8, FP16 and FP32 and why, its reformats, and what to change."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _ONNX_NAME = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 @dataclass(frozen=True)
 class Row:
-    """One layer that counts.
+    """One heavy layer.
 
     Attributes:
         layer: its name.
         kind: its type.
-        precision: what its multiplications compute in.
-        reason: why it is not in a narrower type, empty where it is.
-        change: what to change about it.
+        precision: type in which its multiplications compute.
+        reason: why it does not use a narrower type; empty if it does.
+        change: what to change, so that it can.
     """
 
     layer: str
@@ -38,14 +38,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What an engine computes in.
+    """The types in which an engine computes.
 
     Attributes:
         source: ``network`` after parsing, or ``inspector`` of the engine that was built.
         heavy: convolutions and products, those in the widest type first.
         counts: layers per type and precision.
         reformats: layers that only change a tensor's type or layout: their name, from what, to what.
-        notes: what the source cannot tell.
+        notes: what the source does not contain.
     """
 
     source: str
@@ -60,11 +60,11 @@ class Explanation:
 
 
 def explain_network(layers: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> Explanation:
-    """From TensorRT's own view of the file, before it fuses anything.
+    """Explain a network from TensorRT's own view of the file, before any fusion.
 
     Args:
-        layers: of :func:`retort.export.trt.engine_layers.describe_layers`.
-        findings: of the lint, whose advice explains single nodes.
+        layers: result of :func:`retort.export.trt.engine_layers.describe_layers`.
+        findings: results of the lint, whose advice explains single nodes.
     """
     precisions = layer_precisions(layers)
     makers = {tensor["name"]: layer for layer in layers for tensor in layer["outputs"]}
@@ -73,22 +73,24 @@ def explain_network(layers: Sequence[Mapping[str, Any]], findings: Sequence[Find
     counts = Counter(f"{layer['type']} {precisions[layer['name']]}" for layer in layers)
     changed = [_cast(layer) for layer in layers if layer["type"] in ("CAST", "QUANTIZE", "DEQUANTIZE")]
     casts = tuple(item for item in changed if item["kind"] == "CAST")
-    note = "where TensorRT puts its own reformats shows once the engine is built on a GPU"
+    note = "the reformats of TensorRT are known only after the engine is built on a GPU"
     return Explanation("network", tuple(_sorted(rows)), dict(sorted(counts.items())), casts, (note,))
 
 
 def explain_inspector(text: str) -> Explanation:
-    """From the inspector's JSON of a built engine, of 10.x and 11.x.
+    """Explain an engine from the JSON of TensorRT's engine inspector (10.x and 11.x).
 
     Raises:
-        ArtifactError: the text is not what the inspector writes with detailed verbosity.
+        ArtifactError: the text is not the inspector's output with detailed verbosity.
     """
     try:
         layers = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"not the inspector's JSON: {error!r}", "use --exportLayerInfo of trtexec") from error
+        raise ArtifactError(
+            f"the text is not the JSON of the engine inspector: {error!r}", "use --exportLayerInfo of trtexec"
+        ) from error
     if any(isinstance(layer, str) for layer in layers):
-        message = "the engine was built without detailed profiling verbosity: it names its layers and no more"
+        message = "the engine was built without detailed profiling verbosity, so only the names of its layers are known"
         raise ArtifactError(message, "build it with `retort engine`, or with trtexec --profilingVerbosity=detailed")
     rows, counts, reformats = [], Counter[str](), []
     for layer in layers:
@@ -120,7 +122,13 @@ def _row(
     change = "quantize the program"
     if precision == "FP32":
         change += ", or export with --precision fp16"
-    return Row(name, kind, precision, f"'{bare[0]}' comes without Q/DQ" if bare else "its kind stays so", change)
+    return Row(
+        name,
+        kind,
+        precision,
+        f"its input '{bare[0]}' has no Q/DQ" if bare else "layers of this kind do not change",
+        change,
+    )
 
 
 def _maker_type(name: str, makers: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Optimization profiles: the shapes that an engine serves, from the signature, axis by axis or given outright."""
+"""Optimization profiles: the shapes that an engine supports, from the signature, per axis, or given by the user."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def plan_profiles(
     Args:
         inputs: the model's inputs.
         batch_sizes: the smallest, the middle and the largest become minimum, optimum and maximum of the batch axis.
-        axes: ``name=min:opt:max`` for axes by name, such as ``sequence=8:128:512``; these win over ``batch_sizes``.
-        given: ``input=1x3x64x64:8x3x64x64:32x3x64x64`` per input; these win over all else. Naming an input again
-            begins the next profile.
-        values: names of inputs that are shape tensors: what is given for them are values, not sizes.
+        axes: ``name=min:opt:max`` for axes by name, such as ``sequence=8:128:512``; they override ``batch_sizes``.
+        given: ``input=1x3x64x64:8x3x64x64:32x3x64x64`` per input; they override everything else. Naming an input again
+            starts the next profile.
+        values: names of inputs that are shape tensors; for them the profile has values instead of sizes.
 
     Returns:
         At least one profile with every input that has dynamic axes.
 
     Raises:
-        UserError: a name that the model does not have, a range out of order, a size where the model has another fixed
-            one, or a dynamic axis that nothing gives a range for.
+        UserError: a name does not exist in the model, a range is not in order, a size differs from a fixed size of the
+            model, or a dynamic axis has no range.
     """
     ranges = {BATCH: _batch_range(batch_sizes), **_named_axes(axes, inputs)}
     profiles: list[Profile] = [{}]
@@ -83,7 +83,7 @@ def _named_axes(axes: Sequence[str], inputs: Sequence[TensorSpec]) -> dict[str, 
             fixed = f"; its dynamic axes are {', '.join(known)}" if known else ": every axis is fixed"
             raise UserError(
                 f"--axis {item}: the model has no dynamic axis '{name}'{fixed}{nearest(name, known)}",
-                "an axis that should vary was fixed when the model was captured: capture it again, naming the axis",
+                "if the axis should be dynamic, capture the model again and name the axis",
             )
         found[name] = parse_axis(item)[1]
     return found
@@ -107,7 +107,7 @@ def _parse_given(item: str, inputs: Sequence[TensorSpec], values: Sequence[str])
 def _require_fit(item: str, spec: TensorSpec, found: Range) -> None:
     if len(found.opt) != len(spec.shape):
         message = f"--profile {item}: '{spec.name}' has {len(spec.shape)} axes, not {len(found.opt)}"
-        raise UserError(message, f"the model wants {spec.describe()}")
+        raise UserError(message, f"the model expects {spec.describe()}")
     for axis, size in enumerate(spec.shape):
         sizes = {shape[axis] for shape in (found.min, found.opt, found.max)}
         if isinstance(size, str):
@@ -116,17 +116,18 @@ def _require_fit(item: str, spec: TensorSpec, found: Range) -> None:
             raise UserError(
                 f"--profile {item}: axis {axis} of '{spec.name}' is fixed at {size} in the model, "
                 f"the profile asks for {sorted(sizes)}",
-                f"give {size} there; to vary it, capture the model with that axis dynamic and export it again",
+                f"give {size} there; to make the axis dynamic, capture the model again with that axis dynamic and "
+                "export it",
             )
 
 
 def _require_steps(axis: str, sizes: Iterable[int]) -> None:
-    """An axis called ``2*height`` takes even sizes alone."""
+    """Check the step of an axis: one called ``2*height`` takes only even sizes."""
     step, star, _ = axis.partition("*")
     odd = [size for size in sizes if star and step.isdigit() and size % int(step)]
     if odd:
         raise UserError(
-            f"axis '{axis}' takes multiples of {step}, not {odd[0]}", f"give --axis {axis} multiples of {step}"
+            f"axis '{axis}' takes multiples of {step}, not {odd[0]}", f"give multiples of {step} for --axis {axis}"
         )
 
 

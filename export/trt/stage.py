@@ -1,4 +1,4 @@
-"""ONNX in, a TensorRT plan out: profiles, timing cache, progress, and a manifest that says where the plan may run."""
+"""The engine stage: from ONNX to a TensorRT plan, with a manifest that states where the plan can run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .timing_cache import prepare_folder
 
 _GOLDEN = "golden.npz"
 INSPECTOR = "inspector.json"
-EXPLAIN_GRAPH = "explain the graph that it was built from: retort engine model.onnx --explain"
+EXPLAIN_GRAPH = "explain the graph from which it was built: retort engine model.onnx --explain"
 
 
 def engine(options: EngineOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
@@ -48,16 +48,16 @@ def build_engine(options: EngineOptions, artifact: Artifact, place: Place, conso
         options: profiles, memory, optimisation level, caches.
         artifact: a graph, or a bare ``.onnx`` file.
         place: its folder gets ``model.plan``, ``signature.json`` and, where the graph has them, its
-            golden vectors. Its manifest's ``engine`` facts say on which version and device the plan runs.
-        console: where progress goes.
+            golden vectors. The ``engine`` facts of its manifest have the version and the device of the plan.
+        console: shows progress.
 
     Raises:
         UserError: a profile does not fit the model.
-        ArtifactError: TensorRT refuses the model, node by node.
-        VerificationError: TensorRT would take the model for another one (rules Q02, Q03, Q05, Q06).
-        MachineError: no TensorRT is here, or it needs a GPU, or it crashed.
+        ArtifactError: TensorRT rejects the model; the message lists the nodes.
+        VerificationError: TensorRT would compute something else than the model (rules Q02, Q03, Q05, Q06).
+        MachineError: TensorRT is not installed, needs a GPU, or crashed.
         StorageError: the plan or the timing cache cannot be written.
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C was pressed.
     """
     raise_if_not(artifact, "graph")
     path = artifact.main
@@ -72,7 +72,7 @@ def build_engine(options: EngineOptions, artifact: Artifact, place: Place, conso
         source, half = _in_precision(options, artifact, signature, folder, console)
         made = run_build(_request(source, folder / "model.plan", profiles, options, cache), console)
         if (folder / "model.plan").stat().st_size != made["plan_bytes"]:
-            raise VerificationError("the plan on disk is not the plan that was built", "build it again")
+            raise VerificationError("the plan on disk differs from the plan that was built", "build it again")
         if made["inspector"]:
             write_atomically(folder / INSPECTOR, made["inspector"].encode())
         signature = engine_signature(signature, made)
@@ -88,7 +88,7 @@ def build_engine(options: EngineOptions, artifact: Artifact, place: Place, conso
 def _in_precision(
     options: EngineOptions, artifact: Artifact, signature: Signature, folder: Path, console: Console
 ) -> tuple[Path, dict[str, Any]]:
-    """The file to build from, and facts: the given one, or one in half precision that is kept beside the plan.
+    """The file from which to build, and facts: the given file, or one in half precision next to the plan.
 
     Raises:
         VerificationError: half precision changes the outputs too much.
@@ -100,7 +100,7 @@ def _in_precision(
         stored = np.load(golden)
         feeds = {spec.name: stored[f"in.{spec.name}"] for spec in signature.inputs}
     else:
-        console.warn("no golden inputs beside the model: random ones decide what is safe in half precision")
+        console.warn("the model has no golden inputs, so random inputs decide what is safe in half precision")
         feeds = random_feeds(signature)
     model = load_graph(artifact.main)
     made, report = to_half(model, options.precision, signature, feeds)
@@ -113,13 +113,13 @@ def _in_precision(
 
 
 def explain(options: EngineOptions, artifact: Artifact, console: Console = SILENT) -> Explanation:
-    """Which layers compute in what, why, and what to change: of a graph after parsing, or of a built engine.
+    """Explain in which type each layer computes, why, and what to change, for a graph or a built engine.
 
     Args:
-        artifact: a graph, which is parsed and not built, or an engine that was built on a GPU.
+        artifact: a graph, which is only parsed, or an engine that was built on a GPU.
 
     Raises:
-        ArtifactError: TensorRT refuses the graph, or the engine was built without a GPU.
+        ArtifactError: TensorRT rejects the graph, or the engine was built without a GPU.
     """
     raise_if_not(artifact, "graph", "engine")
     if artifact.kind == "graph":
@@ -127,21 +127,19 @@ def explain(options: EngineOptions, artifact: Artifact, console: Console = SILEN
         return explain_network(made["layers"], lint(load_graph(artifact.main)))
     inspected = artifact.path / INSPECTOR
     if not inspected.is_file():
-        raise ArtifactError(
-            f"{artifact.path} was built without a GPU, so nothing is known of its layers", EXPLAIN_GRAPH
-        )
+        raise ArtifactError(f"{artifact.path} was built without a GPU, so its layers are not known", EXPLAIN_GRAPH)
     return explain_inspector(inspected.read_text())
 
 
 def engine_profiles(options: EngineOptions, path: Path) -> tuple[Profile, ...]:
-    """The profiles that an engine of this file would have."""
+    """The profiles of an engine of this file."""
     model = read_graph(path)
     inputs = graph_signature(model, path).inputs
     return plan_profiles(inputs, options.batch_sizes, options.axis, options.profile, values=shape_inputs(model))
 
 
 def engine_signature(signature: Signature, made: dict[str, Any]) -> Signature:
-    """The signature with the types that the network really has.
+    """The signature with the actual types of the network.
 
     Raises:
         VerificationError: the network has other inputs or outputs than the graph.
@@ -160,7 +158,9 @@ def engine_signature(signature: Signature, made: dict[str, Any]) -> Signature:
         found = {tensor["name"]: tensor["dtype"] for tensor in tensors}
         lacking = [spec.name for spec in specs if spec.name not in found]
         if lacking:
-            raise VerificationError(f"the network lost '{lacking[0]}'; it has {', '.join(found)}", "export it again")
+            raise VerificationError(
+                f"the network has no '{lacking[0]}'; it has {', '.join(found)}", "export the model again"
+            )
         strange = [spec.name for spec in specs if found[spec.name] not in kinds]
         if strange:
             message = f"'{strange[0]}' is {found[strange[0]]}, which numpy does not know"
@@ -172,17 +172,17 @@ def engine_signature(signature: Signature, made: dict[str, Any]) -> Signature:
 
 
 def _refuse_silent_faults(model: onnx.ModelProto, path: Path, options: EngineOptions, console: Console) -> None:
-    """What the parser refuses it says itself; what it takes for something else only our lint can see."""
+    """Check for faults that the parser does not report, because it would compute something else."""
     silent = [finding for finding in lint(model) if finding.verdict == "silent"]
     if not silent:
         return
     if options.lint == "warn":
-        console.warn(f"{len(silent)} faults that TensorRT takes in silence, the first: {silent[0]}")
+        console.warn(f"{len(silent)} faults that TensorRT does not report, the first: {silent[0]}")
         return
     raise VerificationError(
-        f"TensorRT would take {path.name} for another model: {silent[0]}"
+        f"TensorRT would compute something else than {path.name}: {silent[0]}"
         + (f" (and {len(silent) - 1} more)" if len(silent) > 1 else ""),
-        f"`retort lint {path} --fix fixed.onnx` mends what can be mended; --lint warn builds all the same",
+        f"`retort lint {path} --fix fixed.onnx` fixes what can be fixed; with --lint warn the engine is built anyway",
         findings=[finding.to_dict() for finding in silent],
     )
 
@@ -229,7 +229,7 @@ def _facts(made: dict[str, Any], profiles: tuple[Profile, ...], options: EngineO
 
 
 def rebuild_command(path: Path, options: EngineOptions) -> str:
-    """The command that builds the same plan again."""
+    """The command line that builds the same plan again."""
     changed = options.model_dump(exclude_defaults=True)
     words = ["retort", "engine", str(path)]
     for name, value in changed.items():
@@ -249,7 +249,7 @@ def _shown(profiles: tuple[Profile, ...]) -> str:
 
 def _summary(facts: dict[str, Any]) -> str:
     where = facts["engine"]
-    device = where["device"]["name"] or "no GPU: built ahead of time"
+    device = where["device"]["name"] or "no GPU: built in advance"
     weights = facts["weights_bytes"]
     shown = f", weights {weights / 1e6:.2f} MB" if weights is not None else ""
     return (

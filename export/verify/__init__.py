@@ -1,1 +1,1 @@
-"""Checks of a file against the program that it was made of."""
+"""Checks of an ONNX file against the program from which it was made."""

@@ -1,4 +1,4 @@
-"""Same inputs, the program and the file: how far apart they are, and whether that is too far.
+"""Comparison of a program and its file on the same inputs, and the accepted difference.
 
 Floating point: the largest error, relative to the largest magnitude of that output, must stay within a tolerance.
 
@@ -39,16 +39,16 @@ _TINY = 1e-8
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output is off at one batch size.
+    """The difference of one output at one batch size.
 
     Attributes:
         output: its name.
         batch_size: rows per run.
         error: the largest error, relative to the largest magnitude of the output.
-        tolerance: the largest that is accepted.
-        rms_error: root mean square of the error, relative to the same.
-        rms_tolerance: the largest that is accepted; None in floating point.
-        sqnr_db: signal to noise between program and file, in dB; 300 when they are equal.
+        tolerance: the largest accepted error.
+        rms_error: root mean square of the error, relative to the same magnitude.
+        rms_tolerance: the largest accepted root mean square; None in floating point.
+        sqnr_db: signal-to-noise ratio between program and file, in dB; 300 if they are equal.
         agreement: share of rows with the same largest entry; None for outputs that are not rows of scores.
     """
 
@@ -82,12 +82,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parity:
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes:
         differences: one entry per output and size.
-        unchecked: why nothing was compared at half the length of the dynamic axes; empty when it was, and for a program
-            whose batch alone is dynamic.
+        unchecked: why there was no comparison at half the length of the dynamic axes; empty if there was one, and for a
+            program in which only the batch axis is dynamic.
     """
 
     differences: list[Difference]
@@ -96,7 +96,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Bound:
-    """What is accepted for one output, in its own units.
+    """The accepted errors of one output, in its own units.
 
     Attributes:
         scale: the output's largest magnitude.
@@ -118,22 +118,22 @@ def check(
     floating: Session | None = None,
     dynamic: bool = False,
 ) -> Parity:
-    """Compare a program and the file made from it, at several batch sizes.
+    """Compare a program and its file at several batch sizes.
 
     Args:
-        program: the reference, brought into the target's form.
+        program: the reference, in the target's form.
         candidate: the file.
-        samples: real inputs, repeated or cut to size.
+        samples: real inputs; they are repeated or truncated to the batch size.
         batch_sizes: rows per run; each size sees at least :data:`POOL_ROWS` rows in all.
         tolerance: largest relative error in floating point.
-        floating: the program without fake-quantization, when it has any.
-        dynamic: the file quantizes activations that the program does not: it may be :data:`DYNAMIC_FLOOR` off.
+        floating: the program without fake-quantization, if it is quantized.
+        dynamic: the file quantizes activations that the program does not; then :data:`DYNAMIC_FLOOR` is accepted.
 
     Returns:
-        One entry per output and size, and what could not be compared.
+        One entry per output and size, and the reason if a comparison was not possible.
 
     Raises:
-        VerificationError: the file is off; names the first output and batch size at which it is.
+        VerificationError: the difference is too large; the message has the first output and batch size.
     """
     sizes = list(batch_sizes) if _has_batch(program.signature) else [1]
     pool = rows(program.signature, samples, max(POOL_ROWS, *sizes))
@@ -150,8 +150,9 @@ def check(
     off = next((item for item in found if item.refused), None)
     if off is not None:
         raise VerificationError(
-            f"the file is not the program: at batch size {off.batch_size}, output '{off.output}' is {off.describe()}",
-            "nothing was written; raise export.tolerance only if you know where the difference comes from",
+            f"the file does not compute the same as the program: at batch size {off.batch_size}, output "
+            f"'{off.output}' is {off.describe()}",
+            "nothing was written; increase export.tolerance only if you know the cause of the difference",
             differences=[item.to_dict() for item in found],
         )
     return Parity(found, shorter.unchecked)
@@ -257,7 +258,7 @@ def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str
     feeds = {spec.name: _cut(rows(signature, pool, size)[spec.name], spec.shape, free) for spec in signature.inputs}
     try:
         expected = program.run(feeds)
-    except (RuntimeError, IndexError, ValueError) as error:  # the model itself does not take that size
+    except (RuntimeError, IndexError, ValueError) as error:  # the model itself does not support that size
         raise_own_fault(error)
         shown = ", ".join(f"{name}: {list(value.shape)}" for name, value in feeds.items())
         return Parity([], f"the program does not run on inputs of half the length ({shown}): {first_line(error)}")
@@ -270,10 +271,10 @@ def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Numbers]:
         return candidate.run(feeds)
     except InputError:
         raise
-    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+    except Exception as error:  # the exceptions of onnxruntime have no narrower common base class
         raise_own_fault(error)
         raise VerificationError(
-            f"the ONNX file does not run at batch size {size}, which the program does: {first_line(error, 300)}",
+            f"the ONNX file does not run at batch size {size}, but the program does: {first_line(error, 300)}",
             "nothing was written; please report this model",
         ) from error
 

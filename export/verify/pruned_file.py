@@ -1,4 +1,4 @@
-"""Whether the ONNX file of a program gives outputs that are known already: the second half of a pruning proof."""
+"""Comparison of the ONNX file of a program with known outputs: the second half of a pruning proof."""
 
 from __future__ import annotations
 

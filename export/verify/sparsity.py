@@ -1,4 +1,4 @@
-"""Zeros in an ONNX file: how many each weight has, whether N:M holds along its input channels, and what was lost."""
+"""Zeros in an ONNX file: their number per weight, and whether the weights have the N:M pattern."""
 
 from __future__ import annotations
 
@@ -125,8 +125,9 @@ def verify_sparsity(model: onnx.ModelProto, meta: Mapping[str, Any]) -> dict[str
     if zeros < told_zeros or (size and values < told_values):
         lost = ", ".join(item.name for item in found if item not in sparse) or "none"
         raise VerificationError(
-            f"the file has {zeros} zeros in {pattern} weights where the program has {told_zeros}; dense are: {lost}",
-            "let `sparsify` be the last stage that changes weights before `quantize`",
+            f"the file has {zeros} zeros in weights with the pattern {pattern}, but the program has {told_zeros}; "
+            f"these are dense: {lost}",
+            "make `sparsify` the last stage before `quantize` that changes weights",
             weights=[asdict(item) for item in found],
         )
     share = zeros / max(values, 1)

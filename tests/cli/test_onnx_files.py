@@ -92,7 +92,7 @@ def test_a_truncated_file_is_no_onnx(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, text = _told(["show", str(path)], capsys)
     assert code == ArtifactError.exit_code
     assert "cannot be read as ONNX" in text
-    assert "truncated or no ONNX file" in text
+    assert "truncated or is not an ONNX file" in text
     assert "kind" not in text
 
 

@@ -121,7 +121,7 @@ def test_an_export_says_which_parity_check_could_not_be_run(tmp_path: Path, caps
     reason = graph.facts["parity_unchecked"]
     assert reason.startswith("the program does not run on inputs of half the length (x: [2, 2, 6]): ")
     said = " ".join(capsys.readouterr().err.split())
-    assert f"the file is not compared at a shorter length: {reason}" in said
+    assert f"the file was not compared at a shorter length: {reason}" in said
 
 
 @OWN

@@ -119,7 +119,7 @@ def test_an_old_opset_is_refused_with_the_one_needed() -> None:
 
 def test_what_is_off_is_refused() -> None:
     """The output and its error are named."""
-    with pytest.raises(VerificationError, match=r"output 'y' is off by 5\.0e-02"):
+    with pytest.raises(VerificationError, match=r"the error of output 'y' is 5\.0e-02"):
         require_close({"y": 0.05}, "fp16")
     require_close({"y": 0.05}, "bf16")
 

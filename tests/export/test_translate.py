@@ -271,7 +271,7 @@ def test_an_opset_that_cannot_be_reached_is_told() -> None:
 def test_an_output_named_like_an_input_is_refused() -> None:
     """ONNX has one name space, so the clash is told before anything is written."""
     program, signature = exported(nn.Linear(4, 4), {"x": torch.randn(3, 4)}, {"x": ("batch", 4)})
-    with pytest.raises(ModelError, match="'x' names an input and an output"):
+    with pytest.raises(ModelError, match="'x' is the name of both an input and an output"):
         to_onnx(program, signature)
 
 

@@ -197,7 +197,7 @@ def test_lost_zeros_are_refused() -> None:
     make_sparse(program, options(), inputs)
     dense = program_of()
     model = to_onnx(reexport(dense), dense.signature)
-    with pytest.raises(VerificationError, match="zeros in 2:4 weights where the program has"):
+    with pytest.raises(VerificationError, match="zeros in weights with the pattern 2:4, but the program has"):
         verify_sparsity(model, program.meta)
     assert verify_sparsity(model, dense.meta) == {}
     with torch.no_grad():

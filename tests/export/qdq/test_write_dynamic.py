@@ -132,5 +132,5 @@ def test_other_targets_refuse_the_form() -> None:
     program, quantized = _programs()
     with pytest.raises(UserError, match="while the model runs"):
         quantize_program(program, OPTIONS, ArraySplit(_series(8), None), "tensorrt")
-    with pytest.raises(ArtifactError, match="quantizes activations while it runs"):
+    with pytest.raises(ArtifactError, match="quantizes activations at run time"):
         to_onnx(reexport(quantized), quantized.signature, "tensorrt")

@@ -138,7 +138,7 @@ def test_explain_names_the_layer_that_stayed_behind(tmp_path: Path, capsys: pyte
     assert code == 0
     rows = {row["layer"]: row for row in told["heavy"]}
     assert (rows["wide"]["precision"], rows["narrow"]["precision"]) == ("FP32", "INT8")
-    assert "without Q/DQ" in rows["wide"]["reason"]
+    assert "no Q/DQ" in rows["wide"]["reason"]
     assert "--precision fp16" in rows["wide"]["change"]
     assert told["heavy"][0]["layer"] == "wide"
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]

@@ -159,7 +159,7 @@ def test_types_do_not_mix(tmp_path: Path) -> None:
         built(model, tmp_path)
 
 
-@pytest.mark.parametrize(("content", "reason"), [(b"\x08\x01", "holds no network"), (b"no model", "cannot be read")])
+@pytest.mark.parametrize(("content", "reason"), [(b"\x08\x01", "contains no network"), (b"no model", "cannot be read")])
 def test_junk_is_no_network(tmp_path: Path, content: bytes, reason: str) -> None:
     """What TensorRT's parser takes for an empty network is refused."""
     (tmp_path / "model.onnx").write_bytes(content)
