@@ -1,1 +1,1 @@
-"""The line: stages on artifacts, what is reused, and the gates between them."""
+"""The pipeline: stages on artifacts, reuse of artifacts, and gates between stages."""

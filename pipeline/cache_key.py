@@ -1,4 +1,4 @@
-"""The key of an artifact: one formula for recipes and single commands, over everything that determines the content."""
+"""The key of an artifact: a hash of everything that determines its content, for recipes and single commands."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _FUNCTIONS = ("timer",)
 
 
 def key_of(stage: str, options: Options, parents: Sequence[Artifact | ModelSpec], context: Context) -> str:
-    """The key of what a stage makes, for recipes and single commands alike.
+    """The key of a stage's artifact, for recipes and single commands.
 
     Args:
-        parents: what it is made from; a model of the user's counts with its source file and its weights.
-        context: of it, only what the table says that the stage depends on.
+        parents: its inputs; a model of the user is represented by its source file and its weights.
+        context: only the parts that the stage depends on according to the table are used.
     """
     depends_on = STAGES[stage].depends_on
     return _key(stage, options, parents, context, depends_on, code_version(getattr(stages, stage)))
@@ -49,11 +49,11 @@ def key_of_measurement(
     make: Callable[..., object],
     extra: Mapping[str, object] | None = None,
 ) -> str:
-    """The key of something that a line measures or reports.
+    """The key of a measurement or a report of a run.
 
     Args:
-        make: the function that measures; its code counts.
-        extra: what else determines the content, by name.
+        make: the function that measures; its code is part of the key.
+        extra: further values that determine the content, by name.
     """
     code = stable_hash([code_version(make), extra or {}])
     return _key(name, options, parents, context, MEASUREMENT, code)
@@ -74,7 +74,7 @@ def _key(
 
 
 def parent_identity(parent: Artifact | ModelSpec, base: Path) -> object:
-    """The key of an artifact; what a model's source and weights stand for now."""
+    """The key of an artifact, or the current identity of a model's source and weights."""
     if isinstance(parent, Artifact):
         return parent.key
     weights = parent.weights and source_identity(parent.weights, base)
@@ -82,7 +82,7 @@ def parent_identity(parent: Artifact | ModelSpec, base: Path) -> object:
 
 
 def named_in(options: Options, base: Path) -> list[object]:
-    """Identities of the files, functions and models that options name: an edited one is another input."""
+    """Identities of the files, functions and models that options name, because an edit makes them another input."""
     found: list[object] = []
     for name in type(options).model_fields:
         value = getattr(options, name)
@@ -106,7 +106,7 @@ def _factor(factor: Factor, options: Options, context: Context) -> object:
 
 
 def engine_identity() -> dict[str, Any]:
-    """What a plan depends on besides its graph: the TensorRT that builds and the GPU that it is for."""
+    """What a plan depends on in addition to its graph: the TensorRT version and the GPU."""
     from ..core.backends.cuda import find_device
     from ..core.backends.trt_versions import installed
 
@@ -115,9 +115,9 @@ def engine_identity() -> dict[str, Any]:
 
 
 def code_version(function: Callable[..., object]) -> str:
-    """Hash of the source that a function runs, and of the versions of the packages under it.
+    """Hash of the source that a function runs, and of the versions of the packages that it uses.
 
-    A function inside another stands for the outer one. See :func:`retort.pipeline.import_graph.reach`.
+    A nested function is represented by its outer function. See :func:`retort.pipeline.import_graph.reach`.
     """
     module = function.__module__.partition(".")[2].replace(".", "/")
     return code_hash(ROOT, f"{module}.py:{function.__qualname__.partition('.')[0]}")
@@ -125,7 +125,7 @@ def code_version(function: Callable[..., object]) -> str:
 
 @cache
 def code_hash(root: Path, entry: str) -> str:
-    """As :func:`code_version`, for a package that lies in ``root`` and an entry such as ``stages.py:prune``."""
+    """As :func:`code_version`, for a package in ``root`` and an entry such as ``stages.py:prune``."""
     reached = reach(root, entry)
     digest = hashlib.sha256(reached.source.encode())
     for file in reached.files:
@@ -141,5 +141,5 @@ def versions(reached: Reached) -> dict[str, str]:
         try:
             found[name] = metadata.version(_DISTRIBUTIONS.get(name, name))
         except (metadata.PackageNotFoundError, ValueError):
-            continue  # of the standard library, or not installed
+            continue  # part of the standard library, or not installed
     return found

@@ -1,4 +1,4 @@
-"""Any stage by its name, on any artifact that it can work on: INT8 programs placed anew, ONNX files imported first."""
+"""Runs a stage by name on an artifact; INT8 programs are quantized again and ONNX files imported where needed."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def stage_function(name: str) -> StageFunction:
     entry = STAGES.get(name)
     if entry is None or entry.takes in (None, "model"):
         known = [entry.name for entry in STAGES.values() if entry.takes not in (None, "model")]
-        raise UserError(f"'{name}' is not a stage on an artifact", f"one of {', '.join(known)}")
+        raise UserError(f"'{name}' is not a stage that works on an artifact", f"one of {', '.join(known)}")
     function: StageFunction = getattr(stages, name)
     return function
 
 
 def run_stage(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Run a stage on an artifact; its scratch folder goes when it is done.
+    """Run a stage on an artifact; its scratch folder is deleted at the end.
 
-    A stage on programs takes an ONNX file, too: it is imported, and what comes out is exported again.
+    A stage that works on programs also takes an ONNX file: the file is imported, and the result is exported again.
 
     Args:
-        place: of the stage's result; of the ONNX file, where one was given.
+        place: place of the stage's result, or of the ONNX file if one was given.
 
     Raises:
         UserError: there is no such stage, or an INT8 program was placed for another target and cannot be placed anew.
@@ -68,16 +68,16 @@ def _run(name: str, options: Options, parent: Artifact, place: Place, context: C
 
 
 def program_beside(directory: Path) -> Path:
-    """Where the program lies that a graph is exported from."""
+    """The folder of the program from which a graph is exported."""
     return directory.with_name(f"{directory.name}-program")
 
 
 def program_of(parent: Artifact, context: Context, runs: Path = RUNS) -> Artifact:
-    """A graph as a program, imported once and reused afterwards; a program as it is.
+    """Import a graph as a program, once, and reuse it later; a program is returned unchanged.
 
     Raises:
-        ModelError: it is quantized already, or has an operator that cannot be imported.
-        CaptureError: the imported program does not agree with ONNX Runtime.
+        ModelError: the graph is already quantized, or has an operator that cannot be imported.
+        CaptureError: the outputs of the imported program differ from ONNX Runtime.
     """
     if parent.kind != "graph":
         return parent
@@ -90,7 +90,7 @@ def program_of(parent: Artifact, context: Context, runs: Path = RUNS) -> Artifac
 
 
 def explain(options: EngineOptions, parent: Artifact, context: Context) -> Explanation:
-    """Which layers of a graph or an engine compute in what, by the TensorRT that is here."""
+    """The types in which the layers of a graph or an engine compute, according to the installed TensorRT."""
     from ..export.trt.stage import explain as parse
 
     return parse(options, parent, context.console)

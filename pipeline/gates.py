@@ -1,4 +1,4 @@
-"""Gates: a bound that must hold with its confidence, told in one sentence with the number and its interval."""
+"""Gates: bounds that must hold with a confidence; the verdict is one sentence with the value and its interval."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class GateResult:
     Attributes:
         stage: the stage after which it was checked.
         kind: ``accuracy_drop``, ``speedup`` or ``size_ratio``.
-        bound: what the recipe asks for.
-        value: what was measured, with ``low`` and ``high`` at ``confidence``; equal for exact sizes, and None where an
-            end is not bounded.
+        bound: the bound in the recipe.
+        value: the measured value, with ``low`` and ``high`` at ``confidence``; they are equal for exact sizes, and None
+            if an end is unbounded.
         verdict: ``passed``, ``failed``, or ``cannot tell``: the interval spans the bound, or the measurement is NOISY.
     """
 
@@ -39,7 +39,7 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the line may go on."""
+        """Whether the run may continue."""
         return self.verdict == "passed"
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,13 +48,13 @@ class GateResult:
 
 
 def judge(gate: Gate, interval: Interval, against: str, metric: str, doubts: Sequence[str] = ()) -> GateResult:
-    """Hold the whole interval against the bound: within is passed, outside is failed, across is «cannot tell».
+    """Compare the whole interval with the bound: inside is passed, outside is failed, both is "cannot tell".
 
     Args:
         interval: the drop of the metric, the speed-up, or the share of the reference's bytes.
         against: name of the reference stage.
         metric: name of the metric of an accuracy gate.
-        doubts: why the measurement decides nothing, such as a noisy machine.
+        doubts: reasons why no decision may be based on the measurement, such as a noisy machine.
     """
     kind, bound, at_most = _bound(gate)
     inside = interval.high <= bound if at_most else interval.low >= bound
@@ -100,16 +100,16 @@ def _sentence(gate: Gate, interval: Interval, against: str, metric: str) -> str:
     span = f"{gate.confidence:.0%} interval"
     if kind == "accuracy_drop":
         measured = f"{metric} {_drop(interval, metric)} against {against} ({span})"
-        wanted = f"at most {_points(bound, metric)} may be lost"
+        wanted = f"the gate allows a loss of at most {_points(bound, metric)}"
     elif kind == "speedup":
         measured = (
             f"{interval.value:.2f}× the speed of {against} at batch {gate.batch_size} "
             f"({span} {_end(interval.low)} to {_end(interval.high)})"
         )
-        wanted = f"at least {bound:g}× is asked"
+        wanted = f"the gate requires at least {bound:g}×"
     else:
         measured = f"{interval.value:.1%} of the bytes of {against}"
-        wanted = f"at most {bound:.0%} is asked"
+        wanted = f"the gate allows at most {bound:.0%}"
     return f"after {gate.after}: {measured}; {wanted}"
 
 

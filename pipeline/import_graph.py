@@ -1,4 +1,4 @@
-"""Which files of the package a function can run: its part of its own module, and everything that is imported below."""
+"""The files of the package that a function can run: its part of its module, and everything imported from there."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _FOLDER = re.compile(r"""f["']((?:\w+/)*\w+)/\{""")
 _PACKAGE = "{__package__}."
 _COMMENT = re.compile(r"#[^\n]*")
 PRESENTATION = ("core/console.py",)
-"""What is shown while a stage works decides nothing of what it makes."""
+"""Console output does not affect the result of a stage."""
 KINDS = (".py", ".jinja")
 
 
 @dataclass(frozen=True)
 class Imports:
-    """What a module imports when it runs; imports for type checkers alone are left out.
+    """The imports of a module at run time, without imports for type checkers only.
 
     Attributes:
         ours: level (1 for the module's own folder, 0 for an absolute import of the package), module, names.
         foreign: top-level names of other packages.
         folders: folders whose modules are imported by computed names, relative to the module's folder.
         paths: files and folders of the package that are read by their path from its root.
-        processes: modules beside this one that are started as processes.
+        processes: modules in the same folder that are started as processes.
     """
 
     ours: tuple[tuple[int, str, tuple[str, ...]], ...]
@@ -44,10 +44,10 @@ class Imports:
 
 @cache
 def imports_of(text: str, package: str = "retort") -> Imports:
-    """The imports of a module's source, wherever in it they stand.
+    """All imports in a module's source, also inside functions.
 
-    Read with patterns, because parsing every file of the package takes more than a second; a test compares the result
-    with the syntax trees of all modules.
+    Regular expressions find them, because parsing every file of the package takes more than a second. A test compares
+    the result with the syntax trees of all modules.
     """
     text = _TYPE_CHECKING.sub("", text)
     ours: list[tuple[int, str, tuple[str, ...]]] = []
@@ -82,7 +82,7 @@ def _names(listed: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a function can run.
+    """The code that a function can run.
 
     Attributes:
         files: paths relative to the package's root, in order.
@@ -100,8 +100,8 @@ def reach(root: Path, entry: str) -> Reached:
 
     Args:
         root: folder of the package.
-        entry: ``pipeline/stages.py:prune``: a module and a function at its top level. Of that module only the function
-            counts, what it refers to there, and what these import; of the other modules, everything.
+        entry: a module and a function at its top level, such as ``pipeline/stages.py:prune``. In that module, only the
+            function, what it refers to, and their imports are used; in other modules, everything is.
     """
     where, _, name = entry.partition(":")
     source = _own_part((root / where).read_text(), name)
@@ -120,15 +120,15 @@ def reach(root: Path, entry: str) -> Reached:
 
 
 def _beside(present: frozenset[str], module: str) -> list[str]:
-    """Files next to a module that are no modules."""
+    """Files next to a module that are not modules."""
     folder = module.rpartition("/")[0]
     return [file for file in present if not file.endswith(".py") and file.rpartition("/")[0] == folder]
 
 
 def _own_part(text: str, name: str) -> str:
-    """A top-level definition of a module with all that it refers to there: definitions, constants and imports."""
+    """A top-level definition of a module with everything it refers to there: definitions, constants and imports."""
     bound: dict[str, ast.stmt] = {}
-    loose: list[ast.stmt] = []  # statements that bind nothing, which run whoever imports the module
+    loose: list[ast.stmt] = []  # statements without names, which run on every import of the module
     for node in ast.parse(text).body:
         names = list(_bound(node))
         bound |= dict.fromkeys(names, node)

@@ -1,4 +1,4 @@
-"""INT8 programs and other targets than theirs: placed anew from the FP32 program they were made of, or refused."""
+"""INT8 programs for another target: they are quantized again from their FP32 program, or rejected."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .stages import quantize
 
 
 def for_target(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """What a stage shall work on in place of an INT8 program that was placed for another target.
+    """The artifact that a stage uses instead of an INT8 program that was quantized for another target.
 
-    Each target wants its Qs elsewhere (compress.md 3): moved to another, a file is refused or slower than FP32. So the
-    FP32 program beside it, which it was made from, is quantized for the target with the same options.
+    Each target needs its QuantizeLinear nodes at other places (compress.md 3); on another target a file is rejected or
+    slower than FP32. So the FP32 program from which it was made is quantized for the target with the same options.
 
     Args:
-        name: of the stage; only ``quantize`` and ``export`` mind.
-        options: of the stage, which may name a target.
-        place: of the stage's result; a program that is made anew lies beside it.
+        name: name of the stage; only ``quantize`` and ``export`` need this.
+        options: options of the stage, which may set a target.
+        place: place of the stage's result; the new program is written next to it.
         context: its calibration split sets the ranges again.
 
     Raises:
-        UserError: a program is quantized twice for one target, or its FP32 program is not there, or it was trained.
+        UserError: the program is already quantized for this target, its FP32 program is missing, or it was trained.
     """
     made_for = quantized_for(parent) if name in ("quantize", "export") and parent.kind == "program" else None
     wanted: Target = getattr(options, "target", None) or context.target
@@ -35,11 +35,13 @@ def for_target(name: str, options: Options, parent: Artifact, place: Place, cont
         return parent
     origin = origin_of(parent)
     if name == "quantize" and (made_for == wanted or origin is None):
-        raise _refused(f"{parent.path} is quantized already, for {made_for}", origin, wanted)
+        raise _refused(f"{parent.path} is already quantized for {made_for}", origin, wanted)
     if origin is None:
         raise _refused(f"{parent.path} was quantized for {made_for}, not for {wanted}", origin, wanted)
     if name == "quantize":
-        context.console.stage("quantize", f"{parent.path} is for {made_for}: {origin.path} is quantized for {wanted}")
+        context.console.stage(
+            "quantize", f"{parent.path} is for {made_for}, so {origin.path} is quantized for {wanted}"
+        )
         return origin
     return _placed_anew(parent, origin, made_for, wanted, place, context)
 
@@ -51,7 +53,8 @@ def _placed_anew(
     if given.qat is not None:
         raise _refused(f"{parent.path} was trained in INT8 for {made_for}, not for {wanted}", origin, wanted)
     context.console.stage(
-        "export", f"{parent.path} was quantized for {made_for}: {origin.path} is quantized for {wanted}, as it was"
+        "export",
+        f"{parent.path} was quantized for {made_for}, so {origin.path} is quantized for {wanted} with the same options",
     )
     beside = place.directory.with_name(f"{place.directory.name}-for-{wanted}")
     return quantize(given, origin, Place(beside, "", (origin.key,)), replace(context, target=wanted))
@@ -60,12 +63,14 @@ def _placed_anew(
 def _refused(what: str, origin: Artifact | None, wanted: str) -> UserError:
     source = "FP32_PROGRAM" if origin is None else origin.path
     return UserError(
-        what, f"quantize what it was made from: `retort quantize {source} --data … --target {wanted}`, and export that"
+        what,
+        f"quantize the program from which it was made with `retort quantize {source} --data … --target {wanted}`, and "
+        "export the result",
     )
 
 
 def quantized_for(program: Artifact) -> Target | None:
-    """The target that a program is quantized for; None for one in floating point. Read without torch."""
+    """The target that a program is quantized for; None if it is in floating point. It is read without torch."""
     if program.manifest.stage == "quantize":
         target: Target | None = program.facts.get("target")
         return target
@@ -73,7 +78,7 @@ def quantized_for(program: Artifact) -> Target | None:
 
 
 def origin_of(program: Artifact) -> Artifact | None:
-    """The program that an INT8 program was made from, when it still lies beside it."""
+    """The program from which an INT8 program was made, if it is still next to it."""
     if not program.path.is_dir():
         return None
     for folder in sorted(program.path.resolve().parent.iterdir()):

@@ -1,4 +1,4 @@
-"""The result of a line: every stage measured beside the reference, as JSON, a table and an HTML report."""
+"""The result of a run: every stage compared with the reference, as JSON, a table and an HTML report."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ JUDGED = (*PROGRAM_STAGES, *stages_that(make="graph"), "serve")
 
 
 def measured_stages(line: Line) -> list[str]:
-    """The stages that get a row, from the reference on, in order."""
+    """The stages with a row in the result, from the reference on, in order."""
     names = list(line.outcome.artifacts)
     return [name for name in names[names.index(reference_of(line)) :] if name in {*JUDGED, "pack"}]
 
 
 def bench(line: Line, options: BenchOptions) -> Artifact:
-    """Measure every stage beside the reference: accuracy, drop, bytes, memory, and latency in interleaved blocks."""
+    """Measure every stage and the reference: accuracy, drop, bytes, memory, and latency in interleaved blocks."""
     stages = measured_stages(line)
     graphs = {name: graph_of(line, name) for name in stages if name in PROGRAM_STAGES}
     parents = [*graphs.values(), *(line.outcome.artifacts[name] for name in stages if name not in PROGRAM_STAGES)]
@@ -72,7 +72,7 @@ def _measure(
         latency=timed,
         gates=gates,
         data={"fingerprint": line.fingerprint, "test_samples": len(line.data.test), "source": line.recipe.data.source},
-        notes=["Every program is measured as the ONNX file exported of it, in ONNX Runtime.", *ran_on(options)],
+        notes=["Every program is measured as its exported ONNX file in ONNX Runtime.", *ran_on(options)],
     )
 
 
@@ -108,12 +108,12 @@ def _entry(
 
 def _notes(name: str, shipped: str) -> list[str]:
     if name == "export":
-        return [f"the ONNX file of `{shipped}`, as it is shipped"]
-    return ["over HTTP, bit for bit as the local session"] if name == "serve" else []
+        return [f"the ONNX file of `{shipped}`, which is shipped"]
+    return ["over HTTP, bit for bit equal to the local session"] if name == "serve" else []
 
 
 def _neighbours(artifact: Artifact) -> list[str]:
-    """What is said of a file whose rows are not independent."""
+    """The note about a file whose rows are not independent."""
     return [] if artifact.facts.get("batch_invariant", True) else [NEIGHBOURS]
 
 

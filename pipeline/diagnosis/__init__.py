@@ -1,1 +1,1 @@
-"""The doctor: forms of a model compared, the cause of a fault, and what the environment lacks."""
+"""The doctor: comparison of the forms of a model, causes of faults, and checks of the environment."""

@@ -1,4 +1,4 @@
-"""Suspects for a model that breaks: its data, its mode, the order of its channels, its weights, grids and layers."""
+"""Possible causes of a broken form: data, training mode, order of channels, weights, scales and layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .forms import Form
 
 FLOAT_DB = 60.0
-"""Centred SQNR below which a form in floating point is not the first one."""
+"""Centred SQNR in dB below which a floating-point form differs from the first form."""
 BATCH_TOLERANCE = 1e-3
 _SAMPLES, _INNER_SAMPLES, _MOST_CHANNELS = 128, 64, 4
 
@@ -52,7 +52,7 @@ def _classes(split: Split) -> set[int]:
 
 
 def _depends_on_batch(session: Session, split: Split) -> str:
-    """How much the outputs of samples change with their neighbours in the batch; empty when they do not."""
+    """How much the outputs of samples change with other samples in the batch; empty if they do not change."""
     if len(split) < 6:
         return ""
     pair = [outputs_of(session, split.read(rows)[0])[:2] for rows in ([0, 1, 2, 3], [0, 1, 4, 5])]
@@ -62,7 +62,7 @@ def _depends_on_batch(session: Session, split: Split) -> str:
 
 
 def _scale_of_inputs(form: Form, split: Split) -> list[Finding]:
-    """Whether samples are as large as those that the program was captured with."""
+    """Whether samples have the same magnitude as those at capture."""
     if form.kind != "torch" or form.quantized:
         return []
     from ...compress.program import load_program
@@ -75,7 +75,10 @@ def _scale_of_inputs(form: Form, split: Split) -> list[Finding]:
             continue
         ratio = float(np.abs(values).max()) / float(tensor.abs().max())
         if not 0.15 < ratio < 8:
-            detail = f"the samples are {max(ratio, 1 / max(ratio, 1e-12)):.3g} times as large or small as at capture"
+            detail = (
+                "the magnitude of the samples differs from capture by a factor of "
+                f"{max(ratio, 1 / max(ratio, 1e-12)):.3g}"
+            )
             found.append(Finding("preprocessing scale", name, detail))
     return found
 
@@ -83,7 +86,7 @@ def _scale_of_inputs(form: Form, split: Split) -> list[Finding]:
 def explain(
     form: Form, first: Form, sessions: dict[str, Session], split: Split, wanted: Array | None, context: Context
 ) -> list[Finding]:
-    """Why a form differs from the first."""
+    """Causes of the difference between a form and the first form."""
     found = _swapped_inputs(sessions[form.name], split, wanted) if form is not first and not form.quantized else []
     feeds = {**split.read(range(min(len(split), _INNER_SAMPLES)))[0]}
     if form.kind == "onnx":
@@ -116,7 +119,7 @@ def _parameters(form: Form) -> dict[str, Array]:
 
 
 def _swapped_inputs(session: Session, split: Split, wanted: Array | None) -> list[Finding]:
-    """Whether another order of an input's channels gives the outputs of the first form."""
+    """Whether another order of an input's channels reproduces the outputs of the first form."""
     feeds = split.read(range(len(split)))[0]
     for name, values in feeds.items():
         if wanted is None or values.ndim < 3 or not 2 <= values.shape[1] <= _MOST_CHANNELS:
@@ -126,5 +129,9 @@ def _swapped_inputs(session: Session, split: Split, wanted: Array | None) -> lis
                 continue
             found = outputs_of(session, {**feeds, name: np.ascontiguousarray(values[:, list(order)])})
             if found.shape == wanted.shape and sqnr_db(wanted, found) > FLOAT_DB:
-                return [Finding("swapped channels", name, f"with channels in the order {list(order)} it is right")]
+                return [
+                    Finding(
+                        "swapped channels", name, f"with channels in the order {list(order)} the outputs are correct"
+                    )
+                ]
     return []

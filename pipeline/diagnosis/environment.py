@@ -1,4 +1,4 @@
-"""What this machine has for each part of the line, what it lacks, and the command that mends it."""
+"""What this machine has for each part of the pipeline, what is missing, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PRESSURE_LIMIT_PERCENT = 10.0
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One check.
 
     Attributes:
         detail: what was found.
-        remedy: the command or step that mends it; empty when nothing is to be done.
+        remedy: the command or step that fixes it; empty if there is nothing to do.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Check:
 
 
 def doctor(folder: Path = Path(), root: Path = machine.ROOT) -> list[Check]:
-    """Look at packages, runtimes, Java, GPU, processor, disk and threads; change nothing.
+    """Check packages, runtimes, Java, GPU, processor, disk and threads, without any change.
 
     Args:
-        folder: where runs are written; its disk is looked at.
-        root: where ``proc`` and ``sys`` are; another folder in tests.
+        folder: folder in which runs are written; its disk is checked.
+        root: folder that contains ``proc`` and ``sys``; another folder in tests.
     """
     cards = machine.gpus()
     return [
@@ -50,7 +50,7 @@ def doctor(folder: Path = Path(), root: Path = machine.ROOT) -> list[Check]:
         _package("onnxscript", "onnxscript", "pip install 'retort[cpu]'", "export"),
         _runtime(cards),
         _tensorrt(cards),
-        _package("tensorrt-rtx", "tensorrt_rtx", "pip install tensorrt-rtx", "NVIDIA's real builder on a CPU"),
+        _package("tensorrt-rtx", "tensorrt_rtx", "pip install tensorrt-rtx", "NVIDIA's engine builder without a GPU"),
         _package("torchserve", "ts", "pip install 'retort[serve]'", "serving", distribution="torchserve"),
         _java(),
         _gpu(cards),
@@ -77,7 +77,7 @@ def _torch_build(cards: list[dict[str, str]]) -> Check:
 
 
 def _runtime(cards: list[dict[str, str]]) -> Check:
-    """ONNX Runtime tells its providers only when imported."""
+    """Check ONNX Runtime, which reports its providers only after its import."""
     if importlib.util.find_spec("onnxruntime") is None:
         return Check("onnxruntime", "missing", "not installed; needed to run models", "pip install onnxruntime")
     if machine.package_version("onnxruntime") and machine.package_version("onnxruntime-gpu"):
@@ -107,7 +107,7 @@ def _tensorrt(cards: list[dict[str, str]]) -> Check:
 
 
 def _java() -> Check:
-    """The same question that `retort serve` asks before it starts."""
+    """Check Java in the same way as `retort serve` before its start."""
     try:
         java = find_java()
     except MachineError as error:
@@ -121,12 +121,12 @@ def _gpu(cards: list[dict[str, str]]) -> Check:
         return Check("gpu", "ok", shown)
     if list(Path("/proc/driver/nvidia").glob("gpus/*")):
         return Check("gpu", "warn", "an NVIDIA GPU whose nvidia-smi does not answer", "reinstall the NVIDIA driver")
-    return Check("gpu", "missing", "no NVIDIA GPU or driver; everything but CUDA and TensorRT works without")
+    return Check("gpu", "missing", "no NVIDIA GPU or driver; only CUDA and TensorRT need one")
 
 
 def _int8(root: Path) -> Check:
     good, why = machine.int8_outlook(machine.cpu_features(root))
-    remedy = "" if good else "measure before you ship INT8: `retort bench` compares it with FP32 on this machine"
+    remedy = "" if good else "measure INT8 before you ship it: `retort bench` compares it with FP32 on this machine"
     return Check("int8 on cpu", "ok" if good else "warn", why, remedy)
 
 
@@ -143,20 +143,20 @@ def _threads(root: Path) -> Check:
 
 def _quiet(root: Path) -> Check:
     pressure, governor = machine.pressure_now(root), machine.governor(root)
-    told = [f"processes waited for a CPU {pressure:.0f} % of the last 10 s"] if pressure is not None else []
+    told = [f"processes waited for a CPU in {pressure:.0f} % of the last 10 s"] if pressure is not None else []
     told += [f"governor {governor}"] if governor else []
     if pressure is not None and pressure > PRESSURE_LIMIT_PERCENT:
         return Check("quiet", "warn", "; ".join(told), "stop other work before measuring latency")
     if governor in {"powersave", "ondemand", "conservative"}:
         return Check("quiet", "warn", "; ".join(told), "sudo cpupower frequency-set -g performance")
-    return Check("quiet", "ok", "; ".join(told) or "this system does not tell its load")
+    return Check("quiet", "ok", "; ".join(told) or "this system does not report its load")
 
 
 def _disk(folder: Path) -> Check:
     free = shutil.disk_usage(_existing(folder)).free
     detail = f"{free / 1e9:.1f} GB free at {folder.resolve()}"
     if free < DISK_LEAST_BYTES:
-        return Check("disk", "warn", detail, "free some space, or write elsewhere with --runs")
+        return Check("disk", "warn", detail, "free some space, or choose another folder with --runs")
     return Check("disk", "ok", detail)
 
 

@@ -1,4 +1,4 @@
-"""What the doctor found out: each form of a model, the first that is broken, and the faults."""
+"""Results of the doctor: the forms of a model, the first broken form, and the faults."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .tensor_symptoms import Finding
 
 @dataclass
 class Form:
-    """One form of the model, and how it did.
+    """One form of the model and its results.
 
     Attributes:
         kind: ``torch`` or ``onnx``.
-        sqnr_db: centred, against the first form; None when equal or itself the first.
+        sqnr_db: centred SQNR against the first form, in dB; None if equal, and for the first form.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Form:
 
 @dataclass
 class Diagnosis:
-    """All forms, the first that is broken, and the faults found, the likeliest first."""
+    """All forms, the first broken form, and the faults, the most likely first."""
 
     forms: list[Form]
     findings: list[Finding] = field(default_factory=list)

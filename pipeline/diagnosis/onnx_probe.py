@@ -1,4 +1,4 @@
-"""An ONNX file looked at from inside: its quantized tensors on samples, its weight axes, its weights by name."""
+"""Inspection of an ONNX file: quantized tensors on samples, axes of weight scales, and weights by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_quantized(path: Path) -> bool:
 
 
 def tensors_of(path: Path, feeds: Feeds) -> list[Seen]:
-    """Every quantized activation on samples, computed with all activations in floating point."""
+    """All quantized activations on samples, computed with all activations in floating point."""
     import onnxruntime as ort
 
     model = onnx.load(str(path))
@@ -69,7 +69,7 @@ def _origin(name: str, writers: dict[str, onnx.NodeProto]) -> str:
 
 
 def _bypass(model: onnx.ModelProto, quantizers: list[onnx.NodeProto]) -> None:
-    """Let readers of a dequantized activation read what was quantized; codes that are read as such stay."""
+    """Let readers of a dequantized activation read the original value; readers of codes are not changed."""
     coded = {node.output[0]: node.input[0] for node in quantizers}
     plain = {
         node.output[0]: coded[node.input[0]]
@@ -92,7 +92,7 @@ def _bypass(model: onnx.ModelProto, quantizers: list[onnx.NodeProto]) -> None:
 
 
 def structure_faults(path: Path) -> list[Finding]:
-    """Weights whose scales run along the wrong axis, and grids that differ between a Q and its DQ."""
+    """Weights whose scales are along the wrong axis, and scales that differ between a Q and its DQ."""
     model = onnx.load(str(path))
     constants = _constants(model)
     writers = {name: node for node in model.graph.node for name in node.output}
@@ -132,13 +132,13 @@ def _grids(
     ]
     for (one, other), word in zip(pairs, ("scale", "zero point")):
         if one is not None and other is not None and not np.array_equal(one, other):
-            detail = f"{word} {one.reshape(-1)[0]} where it is quantized, {other.reshape(-1)[0]} where it is read"
+            detail = f"{word} {one.reshape(-1)[0]} in QuantizeLinear, {other.reshape(-1)[0]} in DequantizeLinear"
             return [Finding("zero point", quantizer.input[0] or node.name, detail)]
     return []
 
 
 def weight_faults(path: Path, parameters: dict[str, Array]) -> list[Finding]:
-    """Weights of the file that are the program's in another order, or others.
+    """Weights of the file that have another order than in the program, or other values.
 
     Args:
         parameters: of the program, by name.
@@ -150,9 +150,9 @@ def weight_faults(path: Path, parameters: dict[str, Array]) -> list[Finding]:
             continue
         axis = next((axis for axis in range(own.ndim) if _permuted(own, values, axis)), None)
         if axis is not None:
-            found.append(Finding("swapped channels", name, f"axis {axis} is in another order than in the program"))
+            found.append(Finding("swapped channels", name, f"axis {axis} has another order than in the program"))
         else:
-            found.append(Finding("other weights", name, "its values are not the program's"))
+            found.append(Finding("other weights", name, "its values differ from the program's"))
     return found
 
 

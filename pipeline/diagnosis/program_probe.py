@@ -1,4 +1,4 @@
-"""A quantized program looked at from inside: its tensors on samples, its weight axes, its modes and its weak layers."""
+"""Inspection of a quantized program: tensors on samples, axes of weight scales, modes and sensitive layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FULL_CODES, _FITS, _OFF = 64, (0.85, 1.1), 0.3
 
 
 def tensors_of(program: Program, split: Split) -> list[Seen]:
-    """Every quantized activation and every gate of a program on samples, as its FP32 form computes them."""
+    """All quantized activations and hard activations of a program on samples, computed by its FP32 form."""
     feeds = feeds_of(program, split, _SAMPLES)
     nodes = [node for node in program.module.graph.nodes if is_qdq(node) and node.args[0].op != "get_attr"]
     quantized = {node.args[0] for node in nodes}
@@ -45,7 +45,7 @@ def tensors_of(program: Program, split: Split) -> list[Seen]:
 
 
 def _gate(node: fx.Node, values: Any) -> Seen:
-    """A gate in floating point, on the grid that it would get."""
+    """A hard activation in floating point, with the grid that it would get."""
     grid = gate_grid(SCHEMES["cpu"])
     return seen(node.name, name_of(node), values, grid.scale, grid.zero_point, (grid.qmin, grid.qmax))
 
@@ -62,7 +62,7 @@ def _seen(program: Program, node: fx.Node, values: Any) -> Seen:
 
 
 def axis_faults(program: Program) -> list[Finding]:
-    """Weights whose scales do not run along their output channels."""
+    """Weights whose scales are not along their output channels."""
     found = []
     for layer in coded_layers(program.module):
         name = name_of(layer.node)
@@ -75,12 +75,12 @@ def axis_faults(program: Program) -> list[Finding]:
 
 
 def stale_weights(program: Program) -> list[Finding]:
-    """Scales that are not those of the weights: the weights have changed since."""
+    """Scales that do not fit the weights, because the weights have changed since calibration."""
     import torch
 
     ratios: list[torch.Tensor] = []
     if program.meta.get("quantization", {}).get("trained"):
-        return []  # learned scales need not be those of the largest weights
+        return []  # learned scales may differ from those of the largest weights
     for layer in coded_layers(program.module):
         if layer.limit >= _FULL_CODES and is_matrix(layer):
             weight = to_matrix(layer, fetch(program.module, layer.weight).detach())
@@ -92,15 +92,15 @@ def stale_weights(program: Program) -> list[Finding]:
     off = float(((every < _FITS[0]) | (every > _FITS[1])).float().mean())
     if off < _OFF:
         return []
-    detail = f"{off:.0%} of the weights' channels do not fit their scales: they belong to other weights"
+    detail = f"the scales of {off:.0%} of the weights' channels do not fit, so they belong to other weights"
     return [Finding("stale calibration", "the whole model", detail)]
 
 
 def weak_layers(program: Program, exact: Program, split: Split, console: Console = SILENT) -> list[Finding]:
-    """The layer that INT8 hurts most, with the cause; among nearly equal ones, one whose cause can be told.
+    """The layer that INT8 harms most, with the cause; among nearly equal layers, one with a known cause.
 
     Args:
-        exact: the same graph with FP32 weights; the program itself when that is gone.
+        exact: the same graph with FP32 weights; the program itself if it is not available.
     """
     lines = sensitivity(program, exact, split, _SAMPLES, console)
     harmful = [line for line in lines if line.sqnr_db is not None and line.sqnr_db < _HARMFUL_DB]
@@ -113,5 +113,9 @@ def weak_layers(program: Program, exact: Program, split: Split, console: Console
 
 
 def _finding(line: Sensitivity) -> Finding:
-    detail = f"{line.detail}; alone in INT8 it leaves {line.sqnr_db:.1f} dB" if line.detail else f"{line.sqnr_db} dB"
+    detail = (
+        f"{line.detail}; with only this layer in INT8 the SQNR is {line.sqnr_db:.1f} dB"
+        if line.detail
+        else f"{line.sqnr_db} dB"
+    )
     return Finding(line.cause, line.layer, detail)

@@ -1,4 +1,4 @@
-"""What quantized tensors look like on real samples, and the fault that explains it: rules on ranges, grids and axes."""
+"""Symptoms of quantized tensors on real samples, and the faults that explain them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ _BLATANT, _BESIDE, _SPARE = 2.5, 0.05, 0.3
 """What no sound calibration leaves: values so many times beyond a grid, or a share of it beside and unused."""
 
 REMEDY = {
-    "preprocessing scale": "scale the inputs in calibration and in use as in training",
+    "preprocessing scale": "scale the inputs in calibration and in production as in training",
     "outlier channel": "try `--correction full` (equalisation), or leave the layer in floating point (`mixed: auto`)",
     "clipping": "calibrate again, with `method: minmax` if rare values matter",
-    "calibration set": "calibrate on samples of all kinds that the model will see",
-    "swapped channels": "feed the channels in the order of training (RGB or BGR), or export again",
-    "other weights": "export again from this very program",
+    "calibration set": "calibrate on samples of all kinds that the model will process",
+    "swapped channels": "give the channels in the order of training (RGB or BGR), or export again",
+    "other weights": "export again from this program",
     "weight axis": "quantize weights along their output channels",
     "zero point": "calibrate again, and write the file with this version",
     "batch dependence": "put the model into evaluation before capture or export: `model.eval()`",
-    "saturation": "leave the gate and the layer before it in floating point, or train with a smaller learning rate",
+    "saturation": "leave this activation and the layer before it in floating point, or train with a smaller learning "
+    "rate",
     "stale calibration": "calibrate again after every change of the weights",
     "few levels": "use more bits, or `--correction full`",
-    "constant": "check the layer before it: it gives the same value whatever the input",
+    "constant": "check the layer before it, whose output is the same for all inputs",
     "outlier weight": "try `--correction full`",
     "rounding": "try `--correction full`, then `mixed: auto`",
 }
@@ -42,7 +43,7 @@ REMEDY = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault: what, where, in numbers, and what to do."""
+    """A fault: its cause, its place, the numbers, and the remedy."""
 
     cause: str
     where: str
@@ -50,7 +51,7 @@ class Finding:
 
     @property
     def remedy(self) -> str:
-        """The next thing to do."""
+        """What to do next."""
         return REMEDY[self.cause]
 
 
@@ -86,7 +87,7 @@ class Seen:
 
     @property
     def reach(self) -> float:
-        """How far the values reach, as a share of what the grid holds."""
+        """The largest magnitude of the values, as a share of the range of the grid."""
         return self.extent / max(abs(self.grid_low), abs(self.grid_high), 1e-30)
 
 
@@ -99,7 +100,7 @@ def seen(
     codes: tuple[int, int],
     channels_first: bool = False,
 ) -> Seen:
-    """Look at a tensor ``[N, …]`` and its grid.
+    """Measure a tensor ``[N, …]`` and its grid.
 
     Args:
         channels_first: whether three axes are ``[N, C, L]``, as behind a convolution, and not ``[N, L, C]``.
@@ -147,7 +148,7 @@ def faults(tensors: Sequence[Seen]) -> list[Finding]:
     wide = [tensor for tensor in inner if tensor.reach < _WIDE and tensor.op not in GATES]
     if (narrow and len(wide) >= max(2, _SOME * len(inner))) or len(wide) >= max(3, 0.6 * len(inner)):
         detail = f"{len(narrow)} of {len(inner)} ranges are too narrow and {len(wide)} far too wide"
-        return [Finding("stale calibration", "the whole model", f"{detail}: they belong to other weights")]
+        return [Finding("stale calibration", "the whole model", f"{detail}, so they belong to other weights")]
     if len(narrow) >= max(3, _MANY * len(inner)):
         detail = f"{len(narrow)} of {len(inner)} ranges are too narrow, none too wide"
         told = f"{detail}: calibration saw only some kinds of samples"
@@ -163,7 +164,7 @@ def blatant(tensors: Sequence[Seen]) -> list[Finding]:
 
 
 def saturated(tensors: Sequence[Seen]) -> list[Finding]:
-    """Gates that know only their limits."""
+    """Hard activations whose values are mostly at their limits."""
     return [
         Finding("saturation", tensor.name, f"{tensor.saturated:.0%} of its values are at its limits")
         for tensor in tensors
@@ -172,11 +173,11 @@ def saturated(tensors: Sequence[Seen]) -> list[Finding]:
 
 
 def weaknesses(tensors: Sequence[Seen]) -> list[Finding]:
-    """What makes tensors hard to quantize even when calibrated well, the worst first."""
+    """Tensors that are difficult to quantize even with good calibration, the worst first."""
     found = []
     for tensor in sorted(tensors, key=lambda item: item.noise_db):
         if tensor.outlier > _OUTLIER and tensor.noise_db < _POOR_DB:
-            detail = f"channel {tensor.channel} reaches {tensor.outlier:.0f} times as far as the median channel"
+            detail = f"channel {tensor.channel} has values {tensor.outlier:.0f} times as large as the median channel"
             found.append(Finding("outlier channel", tensor.name, detail))
         elif tensor.saturated > _SATURATED:
             found.append(Finding("saturation", tensor.name, f"{tensor.saturated:.0%} of its values are at its limits"))
@@ -194,7 +195,7 @@ def _input(tensor: Seen) -> Finding | None:
 
 
 def _zero_point(tensor: Seen, least_missed: float = 0.15, least_spare: float = 0.15) -> Finding | None:
-    """A grid as wide as the values that lies beside them."""
+    """A grid that is as wide as the values but shifted."""
     width, spread = tensor.grid_high - tensor.grid_low, tensor.high - tensor.low
     if width <= 0 or not 0.3 <= spread / width <= 1.6:
         return None
@@ -203,12 +204,14 @@ def _zero_point(tensor: Seen, least_missed: float = 0.15, least_spare: float = 0
     if missed < least_missed * width or spare < least_spare * width:
         return None
     detail = (
-        f"its values lie in [{tensor.low:.4g}, {tensor.high:.4g}], its grid in "
-        f"[{tensor.grid_low:.4g}, {tensor.grid_high:.4g}]: shifted by {missed / width:.0%} of its width"
+        f"its values are in [{tensor.low:.4g}, {tensor.high:.4g}], but its grid covers [{tensor.grid_low:.4g}, "
+        f"{tensor.grid_high:.4g}]: shifted by {missed / width:.0%} of its width"
     )
     return Finding("zero point", tensor.name, detail)
 
 
 def _clipped(tensor: Seen) -> Finding:
-    detail = f"its values reach {tensor.extent:.4g}, its grid [{tensor.grid_low:.4g}, {tensor.grid_high:.4g}]"
+    detail = (
+        f"its values reach {tensor.extent:.4g}, but its grid covers [{tensor.grid_low:.4g}, {tensor.grid_high:.4g}]"
+    )
     return Finding("clipping", tensor.name, detail)

@@ -1,4 +1,4 @@
-"""How long programs take, for pruning to a latency: as exported for the target, on this machine or by a callback."""
+"""Latency of exported programs for pruning, measured on this machine or by a callback."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ NOTHING = np.zeros(1, np.float32)
 BLOCKS, BLOCK_MS, BUDGET_S = 30, 4.0, 6.0
 PIECE_ROUNDS, PIECE_BLOCK_MS = 7, 1.0
 LEAST_SHARE = 0.02
-"""Of a piece's time that is left at least when the cost of a call is taken off."""
+"""Smallest share of a subgraph's time that remains after the overhead of a call is subtracted."""
 CONFIDENCE = 0.95
 
 
 def timer_for(options: PruneOptions, samples: Feeds, base: Path) -> Timer:
-    """What times programs for these options: ONNX Runtime on this machine, or the user's function.
+    """The timer of these options: ONNX Runtime on this machine, or the user's function.
 
     Args:
         samples: real inputs, repeated to the batch size.
-        base: folder that the function's module is looked up from.
+        base: folder in which the function's module is looked up.
 
     Raises:
-        UserError: there is no such function.
+        UserError: the function does not exist.
     """
     if options.timer is None:
         return LocalTimer(options.batch, options.threads, samples)
@@ -54,8 +54,8 @@ def timer_for(options: PruneOptions, samples: Feeds, base: Path) -> Timer:
 class LocalTimer:
     """ONNX Runtime on this machine; a :class:`retort.compress.pruning.latency.latency_table.Timer`.
 
-    Pieces are timed in turns, and the best of their blocks counts, which other processes disturb least; whole programs
-    are compared as everywhere (:mod:`retort.benchmarks.latency`), both opened several times.
+    Subgraphs are timed in turns, and the fastest of their blocks is used, because other processes disturb it least.
+    Whole programs are compared as everywhere (:mod:`retort.benchmarks.latency`), with several openings of both.
     """
 
     batch: int
@@ -114,7 +114,7 @@ class LocalTimer:
 
 @dataclass
 class CallbackTimer:
-    """Another device, behind the user's function from a path and a batch size to milliseconds."""
+    """Another device: the user's function takes a path and a batch size and returns milliseconds."""
 
     function: Function
     name: str
@@ -161,16 +161,17 @@ class CallbackTimer:
                 raise
             except Exception as error:  # the user's function may raise anything
                 what = f"the timer '{self.spoken}' raised {type(error).__name__}: {error}"
-                raise UserError(what, f"mend it: {place(error)}") from error
+                raise UserError(what, f"fix the error in {place(error)}") from error
         if isinstance(found, bool) or not isinstance(found, int | float | np.number) or not 0 < float(found) < 1e9:
             raise UserError(
-                f"the timer '{self.spoken}' returned {found!r}, not a time in milliseconds", "return a positive number"
+                f"the timer '{self.spoken}' returned {found!r}, which is not a time in milliseconds",
+                "return a positive number",
             )
         return float(found)
 
 
 def nothing() -> onnx.ModelProto:
-    """A model that does next to nothing: what it takes is the cost of a call."""
+    """A model that computes almost nothing; its time is the overhead of a call."""
     import onnx
 
     kind = onnx.TensorProto.FLOAT
@@ -181,13 +182,13 @@ def nothing() -> onnx.ModelProto:
 
 
 def without_call(times: Sequence[float]) -> list[float]:
-    """Times of pieces without the cost of a call, which is the last of them."""
+    """Times of subgraphs without the overhead of a call, which is the last of them."""
     *pieces, call = times
     return [max(time - call, LEAST_SHARE * time) for time in pieces]
 
 
 def split(model: onnx.ModelProto, outputs: Sequence[Sequence[str]]) -> list[onnx.ModelProto]:
-    """The independent parts of a model, each told by its outputs."""
+    """The independent parts of a model, each identified by its outputs."""
     import onnx
 
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -231,7 +232,7 @@ def _signature(model: onnx.ModelProto, whole: Signature) -> Signature:
 
 
 def _exported(program: Program) -> onnx.ModelProto:
-    """A program as the ONNX file that would be shipped of it, in FP32 for the CPU."""
+    """The ONNX file of a program that would be shipped, in FP32 for the CPU."""
     from ...compress.program import reexport
     from ...export.translate import to_onnx
 

@@ -1,4 +1,4 @@
-"""Static or dynamic INT8 (`quantize.form: auto`): both are made, exported and timed, and the better one is kept."""
+"""Static or dynamic INT8 (`quantize.form: auto`): both are built, exported and timed, and the better one is kept."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ FORMS: tuple[Form, ...] = ("static", "dynamic")
 SAMPLES, ROWS, BATCHES = 256, 64, (1, 32)
 BLOCKS, BUDGET_S = 16, 20.0
 NEAR_DB, GOOD_DB = 3.0, 30.0
-"""Without a gate a form is accurate enough within 3 dB of the other, or from 30 dB of centred SQNR on."""
+"""Without a bound, a form is accurate enough within 3 dB of the other form, or with a centred SQNR of 30 dB."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What one form came to beside the FP32 file.
+    """The results of one form compared with the FP32 file.
 
     Attributes:
-        sqnr_db: centred, of the first floating-point output.
+        sqnr_db: centred SQNR of the first floating-point output, in dB.
         drop: loss of accuracy; None without labels.
-        speedup: times as fast as FP32 by batch size.
+        speedup: speedup over FP32 by batch size.
     """
 
     sqnr_db: float
@@ -66,12 +66,12 @@ def choose_form(
     Args:
         options: with `form: auto`.
         parent: the FP32 program.
-        place: of the result; the candidates are made beside it and removed afterwards.
-        context: its validation split judges, or its calibration split where there is none.
-        gains: measures what INT8 saves in each layer, for mixed precision.
+        place: place of the result; the candidates are written next to it and deleted afterwards.
+        context: its validation split is used to compare, or its calibration split if there is none.
+        gains: measures the time that INT8 saves in each layer, for mixed precision.
 
     Returns:
-        The chosen program, with what both came to in its facts under ``form``.
+        The chosen program; its facts have the results of both under ``form``.
     """
     from ...compress.quantization.stage import quantize
 
@@ -100,22 +100,26 @@ def decide(trials: Mapping[Form, Trial], against: Mapping[int, Ratio], options: 
     """The form to keep, and why.
 
     Args:
-        trials: of both forms; of the static one alone where there is no matrix product to differ in.
-        against: how many times faster the dynamic form is than the static one, by batch size.
+        trials: results of both forms; only of the static form if there is no matrix product.
+        against: speedup of the dynamic form over the static form, by batch size.
     """
     if "dynamic" not in trials:
-        return "static", "there is no matrix product with a constant weight in it"
+        return "static", "the model has no matrix product with a constant weight"
     enough = {form: _accurate(trial, trials, options) for form, trial in trials.items()}
     best: Form = max(trials, key=lambda form: trials[form].sqnr_db)
     other: Form = "dynamic" if best == "static" else "static"
     if not enough[other]:
-        short = "neither is accurate enough, and it is the nearer" if not enough[best] else "the other loses too much"
+        short = (
+            "neither form is accurate enough, and this one is closer"
+            if not enough[best]
+            else "the other form loses too much accuracy"
+        )
         return best, f"{short} ({trials[other].sqnr_db:.1f} against {trials[best].sqnr_db:.1f} dB)"
     shown = ", ".join(f"{ratio.text} at batch {batch}" for batch, ratio in against.items())
     if all(ratio.verdict == "cannot tell" for ratio in against.values()):
         doubts = "; ".join(dict.fromkeys(doubt for ratio in against.values() for doubt in ratio.doubts))
         why = f", because the measurement is NOISY ({doubts})" if doubts else ""
-        told = f"their speed cannot be told apart{why}, and its rows are independent"
+        told = f"no difference in speed can be shown{why}, and its rows are independent"
         return "static", f"{told} (dynamic/static {shown})"
     return ("dynamic" if mean_of(against.values()) > 1 else "static"), f"it is faster (dynamic against static {shown})"
 

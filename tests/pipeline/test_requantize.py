@@ -81,7 +81,7 @@ def test_quantizing_an_int8_program_for_another_target_starts_from_its_origin(ru
     made = dispatch.run_stage("quantize", ROUGH, int8, place, _context(tmp_path, "tensorrt"))
     assert quantized_for(made) == "tensorrt"
     assert made.manifest.parents == ("fp32",)
-    with pytest.raises(UserError, match="quantized already, for cpu") as caught:
+    with pytest.raises(UserError, match="already quantized for cpu") as caught:
         dispatch.run_stage("quantize", ROUGH, int8, Place(tmp_path / "twice"), _context(tmp_path))
     assert "retort quantize" in caught.value.remedy
     assert str(tmp_path / "capture") in caught.value.remedy

@@ -37,13 +37,13 @@ def _trials(static_db: float, dynamic_db: float, drops: tuple[float | None, floa
     [
         (_trials(25, 24), {1: FASTER, 32: FASTER}, AUTO, "dynamic", "faster"),
         (_trials(25, 24), {1: SLOWER, 32: FASTER}, AUTO, "static", "faster"),
-        (_trials(25, 24), {1: EQUAL, 32: EQUAL}, AUTO, "static", "cannot be told apart"),
+        (_trials(25, 24), {1: EQUAL, 32: EQUAL}, AUTO, "static", "no difference in speed"),
         (_trials(25, 24), {1: NOISY, 32: NOISY}, AUTO, "static", "NOISY (the machine was busy)"),
         (_trials(25, 20), {1: FASTER, 32: FASTER}, AUTO, "static", "loses too much"),
         (_trials(45, 31), {1: FASTER, 32: FASTER}, AUTO, "dynamic", "faster"),
         (_trials(12, 25), {1: SLOWER, 32: SLOWER}, AUTO, "dynamic", "loses too much"),
         (_trials(25, 24, (0.0, 0.03)), {1: FASTER}, AUTO.model_copy(update={"max_drop": 0.01}), "static", "too much"),
-        (_trials(25, 24), {1: FASTER}, AUTO.model_copy(update={"min_sqnr": 40.0}), "static", "neither is accurate"),
+        (_trials(25, 24), {1: FASTER}, AUTO.model_copy(update={"min_sqnr": 40.0}), "static", "neither form"),
     ],
 )
 def test_accuracy_decides_before_speed(
