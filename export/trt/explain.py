@@ -126,7 +126,7 @@ def _row(
         name,
         kind,
         precision,
-        f"its input '{bare[0]}' has no Q/DQ" if bare else "layers of this kind do not change",
+        f"input '{bare[0]}' has no Q/DQ" if bare else "layers of this kind do not change",
         change,
     )
 
