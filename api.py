@@ -1,4 +1,4 @@
-"""What a script or a notebook calls, with live objects: the verbs and options of the command line and the recipe."""
+"""The Python API for scripts and notebooks: the stages of the command line and the recipe on live objects."""
 
 from __future__ import annotations
 
@@ -48,27 +48,28 @@ def capture(
     progress: bool = False,
     **options: Unpack[CaptureArguments],
 ) -> Program:
-    """Capture a model as a program: a graph that trains, opens anywhere and needs none of your code.
+    """Capture a model as a program, a graph that can be trained and opened without your source code.
 
-    The module is left as it was, and shares no memory with the program. The batch is dynamic, and for models of
-    transformers the length of the text, too; ``dynamic`` frees further axes.
+    The module is not changed, and shares no memory with the program. The batch axis is dynamic, and for models of
+    transformers the length of the text as well. ``dynamic`` makes further axes dynamic.
 
     Args:
         model: an ``nn.Module``; or an ``.onnx`` file, a folder of ``save_pretrained``, or ``package.module:factory``.
         example: inputs of the module: a tensor ``[N, …]``, a tuple, a mapping by name, or a DataLoader, whose first
-            batch is taken, or such a batch. Targets are left out: what the forward does not take, and of a loader's
-            batch (a list) what it does not require.
-        data: samples in place of the example, which the program remembers for later stages. An ``.onnx`` file needs
-            them, to compare the program with ONNX Runtime.
-        seed: set before a factory is called.
-        folder: where artifacts are kept and reused; by default a temporary folder that lives as long as the objects.
-        progress: show what is going on, on stderr.
+            batch is used, or such a batch. Targets are ignored: values that the forward does not take, and in the
+            batch (a list) of a loader values that it does not require.
+        data: samples instead of the example, which later stages use by default. An ``.onnx`` file needs them, to
+            compare the program with ONNX Runtime.
+        seed: random seed that is set before a factory is called.
+        folder: folder in which artifacts are stored and reused; by default a temporary folder that exists as long as
+            the objects.
+        progress: show progress on stderr.
 
     Returns:
-        The program, which computes what the model does: compared at three batch sizes.
+        The program. It was compared with the model at three batch sizes.
 
     Raises:
-        CaptureError: ``torch.export`` cannot take the model, or the program does not agree with it; says where.
+        CaptureError: ``torch.export`` cannot capture the model, or the program differs from it; the message says where.
         ModelError: the model does not run on the example.
         DataError: the example does not fit the forward.
         UserError: an option is unknown or has a wrong value.
@@ -85,12 +86,14 @@ def capture(
     if isinstance(model, str | Path | Graph):
         source = str(model.path.resolve()) if isinstance(model, Graph) else str(model)
         if example is not None:
-            raise UserError("a model that is given by name takes `data`, not an example", "capture(source, data=…)")
+            raise UserError(
+                "a model that is given by name needs `data` instead of an example", "capture(source, data=…)"
+            )
         splits = running.splits_for_source(source, data, seed)
         return capture_source(source, request, splits, seed, workspace, console)
     if not hasattr(model, "forward") or isinstance(model, type):
         what = f"the class {model.__name__}" if isinstance(model, type) else f"something of type {type(model).__name__}"
-        raise UserError(f"{what} is no model", "give an nn.Module object, a file, or package.module:factory")
+        raise UserError(f"{what} is not a model", "give an nn.Module object, a file, or package.module:factory")
     program = capture_module(model, data if example is None else example, request, workspace)
     if data is not None and example is None:
         program.data = as_splits(data, program.signature, "calibrate", seed)
@@ -108,23 +111,23 @@ def compare(
     progress: bool = False,
     **options: Unpack[CompareArguments],
 ) -> Result:
-    """Measure models beside the first of them: accuracy sample by sample, latency in randomised interleaved blocks.
+    """Compare models with the first one: accuracy sample by sample, latency in randomised interleaved blocks.
 
     Args:
-        models: a name for each; the first is the reference. Graphs and ``.onnx`` files run in ONNX Runtime, programs
+        models: the models by name; the first is the reference. Graphs and ``.onnx`` files run in ONNX Runtime, programs
             and ``.pt2`` files in PyTorch, engines in TensorRT; an ``nn.Module`` is captured and runs in PyTorch.
-        data: the test samples: all of them, where no splits are named; see ``retort.prune``. By default the test split
-            of what the last model was given.
+        data: the test samples; all of them are used if there are no splits; see ``retort.prune``. The default is the
+            test split that was last used with the last model.
         metric: by default accuracy for classes, mean squared error for values, none without targets.
         progress: show progress bars on stderr.
 
     Returns:
-        The result: ``print`` shows a table with the intervals, a notebook shows it by itself, ``save`` writes JSON or
-        an HTML report.
+        The result: ``print`` shows a table with the intervals, a notebook shows it automatically, ``save`` writes JSON
+        or an HTML report.
 
     Raises:
-        DataError: no data, or samples that do not fit.
-        UserError: an option is unknown or has a wrong value, or something that is no model.
+        DataError: there are no data, or the samples do not fit.
+        UserError: an option is unknown or has a wrong value, or a value is not a model.
         MachineError: a runtime that a model needs is missing.
 
     Example:
@@ -146,7 +149,7 @@ def compare(
 
 
 def load(path: str | Path) -> Any:
-    """Open whatever Retort wrote.
+    """Open anything that Retort wrote.
 
     Args:
         path: a ``.pt2`` or ``.onnx`` file, a ``.plan``, a ``.mar``, the JSON of a result, an artifact folder, or the
@@ -154,12 +157,12 @@ def load(path: str | Path) -> Any:
 
     Returns:
         A ``Program``, a ``Graph``, an ``Engine``, an ``Archive``, a ``Result``, or for the folder of a run a ``Run``,
-        which is a mapping from stages to those. Other measurements come as ``Facts``, reports as their file.
+        which is a mapping from stages to those. Other measurements are returned as ``Facts``, reports as their file.
 
     Raises:
-        MissingFileError: there is nothing.
-        ArtifactError: unfinished, truncated, altered or foreign.
-        UserError: the folder of a model that is not captured yet.
+        MissingFileError: the path does not exist.
+        ArtifactError: the file or folder is unfinished, truncated, altered or foreign.
+        UserError: the folder contains a model that has not been captured yet.
 
     Example:
         >>> import retort, torch
@@ -171,18 +174,18 @@ def load(path: str | Path) -> Any:
 
 
 def open_session(model: Program | ModelFile | str | Path, *, threads: int = 1, provider: Provider = "cpu") -> Session:
-    """Open a model with the runtime of its kind: what is measured by it is what is served.
+    """Open a model with the runtime of its kind; measurements and serving use the same sessions.
 
     Args:
         model: a graph, an engine or a program, or the path of one.
-        threads: of the runtime; 0 leaves the choice to it.
-        provider: what ONNX Runtime must really run it on: ``cpu``, ``cuda`` or ``tensorrt``.
+        threads: number of runtime threads; 0 lets the runtime choose.
+        provider: execution provider on which ONNX Runtime must run it: ``cpu``, ``cuda`` or ``tensorrt``.
 
     Returns:
-        A session: ``session.run({name: array})`` gives the outputs as arrays by name.
+        A session: ``session.run({name: array})`` returns the outputs as arrays by name.
 
     Raises:
-        MissingFileError: nothing is there.
+        MissingFileError: the file does not exist.
         ArtifactError: the file is damaged.
         MachineError: the runtime or the provider is not installed.
 

@@ -1,1 +1,1 @@
-"""Live objects: the programs, graphs, results and data that a script or a notebook holds in its hands."""
+"""Live objects: the programs, graphs, results and data of a script or a notebook."""

@@ -1,4 +1,4 @@
-"""Data of any make as splits: loaders, datasets, arrays, batches, names of sources, or a mapping of those."""
+"""Conversion of data to splits: loaders, datasets, arrays, batches, names of sources, or a mapping of those."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ REMEDY = "give a DataLoader, a Dataset, arrays, a (x, y) pair, a mapping of spli
 
 
 def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Splits:
-    """The four splits in any kind of data.
+    """Make the four splits from any kind of data.
 
-    A mapping with the keys ``train``, ``validation``, ``calibration`` and ``test`` gives splits by name; a name gives
-    those of its source, as on the command line. Anything else is one set: to test with, all of it; for other uses
-    15 % are held out for validation and 256 of the rest calibrate; below 8 samples all serve for everything.
+    A mapping with the keys ``train``, ``validation``, ``calibration`` and ``test`` has splits by name. A name selects
+    the splits of a data source, as on the command line. Anything else is one set. For testing, all of it is used;
+    otherwise 15 % are held out for validation and 256 of the rest are used for calibration. Below 8 samples, every
+    split is the whole set.
 
     Args:
-        data: splits, or what they are made of.
-        signature: of the model, which tells inputs from targets.
-        use: what a single set is for.
-        seed: decides which samples are held out.
+        data: splits, or the data from which they are made.
+        signature: signature of the model, which distinguishes inputs from targets.
+        use: purpose of a single set.
+        seed: random seed that selects the held-out samples.
 
     Raises:
-        DataError: not samples, no samples, or none that fit the model.
-        UserError: a name that is no data source.
+        DataError: the data are not samples, are empty, or do not fit the model.
+        UserError: a name is not a data source.
     """
     if isinstance(data, Splits):
         return data
@@ -55,27 +56,29 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
 
 
 def names_splits(data: Mapping[Any, Any]) -> bool:
-    """Whether a mapping holds splits by name rather than inputs by name.
+    """Whether a mapping contains splits by name and not inputs by name.
 
     Raises:
-        DataError: it holds splits and something else.
+        DataError: it contains splits and something else.
     """
     known = {*NAMES, *ALIASES, "classes"}
     named = [key for key in data if str(key) in known]
     if named and len(named) < len(data) and not any(is_array(value) for value in data.values()):
         other = next(str(key) for key in data if str(key) not in known)
-        raise DataError(f"data has '{named[0]}' and the unknown split '{other}'", f"name splits {', '.join(NAMES)}")
+        raise DataError(
+            f"data has '{named[0]}' and the unknown split '{other}'", f"the names of splits are {', '.join(NAMES)}"
+        )
     return bool(named) and len(named) == len(data)
 
 
 def _filled(given: dict[str, Split], use: Use, seed: int, classes: tuple[str, ...]) -> Splits:
-    """Four splits from those that are there."""
+    """Four splits from the given ones."""
     parts, generator = dict(given), np.random.default_rng(seed)
     if use == "train" and TRAIN not in parts:
-        raise DataError(f"data has {', '.join(parts)}, and training needs a train split", "add data['train']")
+        raise DataError(f"data has {', '.join(parts)}, but training needs a train split", "add data['train']")
     if use == "test" and TEST not in parts:
         raise DataError(
-            f"data has {', '.join(parts)}, and no test split", "add data['test'], or give the test set alone"
+            f"data has {', '.join(parts)}, but no test split", "add data['test'], or give only the test set"
         )
     first = next(parts[name] for name in (TRAIN, CALIBRATION, VALIDATION, TEST) if name in parts)
     parts.setdefault(TRAIN, first)
@@ -95,7 +98,7 @@ def _some(split: Split, seed: int) -> Split:
 
 
 def task_of(splits: Splits, asked: Task | None) -> Task:
-    """The task that is asked for; else regression where targets are floating point, classification otherwise."""
+    """The given task; else regression if targets are floating point, or classification."""
     if asked is not None:
         return asked
     targets = splits.train.read([0])[1]
@@ -103,10 +106,10 @@ def task_of(splits: Splits, asked: Task | None) -> Task:
 
 
 def require_targets(splits: Splits, stage: str, remedy: str) -> None:
-    """Refuse to train without labels before anything is done.
+    """Reject training without labels before the stage starts.
 
     Raises:
         DataError: the train split has no targets.
     """
     if splits.train.read([0])[1] is None:
-        raise DataError(f"the data have no labels, which `{stage}` trains on", remedy)
+        raise DataError(f"`{stage}` needs labels for training, but the data have none", remedy)

@@ -1,6 +1,6 @@
-"""The keyword arguments of the verbs, for editors and type checkers: the options of the stages, field by field.
+"""The keyword arguments of the functions for editors and type checkers: the options of the stages.
 
-A test keeps them in step with the options themselves, which check the values and hold defaults and descriptions.
+A test keeps them equal to the options, which check the values and have the defaults and descriptions.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TrainArguments(TypedDict, total=False):
 
 
 class DistillArguments(TrainArguments, total=False):
-    """Options of ``distill`` beside the student."""
+    """Options of ``distill`` without the student."""
 
     temperature: float
     alpha: float
@@ -142,7 +142,7 @@ class QuantizeCall(QuantizeArguments, SharedArguments, total=False):
 
 
 class ExportArguments(TypedDict, total=False):
-    """Options of ``export`` beside the target."""
+    """Options of ``export`` without the target."""
 
     opset: int | None
     tolerance: float

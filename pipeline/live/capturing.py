@@ -1,4 +1,4 @@
-"""From a model of any make to a live program: a module with an example, a file, a folder, or a factory by name."""
+"""Capture of a model as a live program: a module with an example, a file, a folder, or the name of a factory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROWS = 4
 
 
 class CaptureRequest(CaptureOptions):
-    """What ``retort.capture`` takes beside the model and its example."""
+    """The options of ``retort.capture``."""
 
     output_names: tuple[str, ...] | None = Field(
         default=None, description="one name per output of an nn.Module; by default `output`, or what the model says"
@@ -48,18 +48,18 @@ class CaptureRequest(CaptureOptions):
 
 
 def capture_module(model: nn.Module, example: Any, request: CaptureRequest, workspace: Workspace) -> Program:
-    """Capture a module that is in memory; it is left as it was.
+    """Capture a module in memory, which is not changed.
 
     Raises:
-        CaptureError: it cannot be captured; says where and why.
+        CaptureError: it cannot be captured; the message states where and why.
         DataError: the example does not fit its forward.
         ModelError: it does not run on the example.
     """
     if request.weights or request.args:
-        raise UserError("`weights` and `args` are for a factory that is given by name", "load the weights first")
+        raise UserError("`weights` and `args` are only for a factory that is given by name", "load the weights first")
     if _is_pretrained(model) and getattr(model.config, "is_encoder_decoder", False):
-        what = f"{type(model).__name__} is an encoder and a decoder, which is a loop and not one program"
-        raise ModelError(what, "capture its encoder: retort.capture(model.get_encoder(), example)")
+        what = f"{type(model).__name__} has an encoder and a decoder, which run in a loop and cannot be one program"
+        raise ModelError(what, "capture only its encoder: retort.capture(model.get_encoder(), example)")
     feeds = _feeds(model, example)
     names = list(request.output_names) if request.output_names else None
     with _without_cache(model):
@@ -67,7 +67,7 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
 
 
 def _captured(model: nn.Module, feeds: Mapping[str, Any], dynamic: Any, names: list[str] | None) -> Captured:
-    """With free text lengths of models of transformers, where they have no fixed one."""
+    """Capture with dynamic text lengths for models of transformers, unless their length is fixed."""
     from ...compress.program import capture
     from ...compress.sources.huggingface import free_axes
 
@@ -86,7 +86,7 @@ def _is_pretrained(model: nn.Module) -> bool:
 
 @contextmanager
 def _without_cache(model: nn.Module) -> Iterator[None]:
-    """A decoder of transformers without its cache of past keys, which is no tensor, for a while."""
+    """Disable the cache of past keys of a decoder of transformers within this context, because it is not a tensor."""
     config = getattr(model, "config", None) if _is_pretrained(model) else None
     before = getattr(config, "use_cache", None)
     if before is None:
@@ -115,13 +115,13 @@ def _feeds(model: nn.Module, example: Any) -> dict[str, Any]:
 
 
 def _rows_of_source(model: nn.Module, source: str | Path | Splits) -> Any:
-    """A few rows of named data: by name where the forward has those names, else by position."""
+    """A few rows of named data: by name if the forward has those names, else by position."""
     rows = as_splits(source, Signature((), ()), "calibrate").example(ROWS)
     return rows if set(rows) <= set(signature(model.forward).parameters) else tuple(rows.values())
 
 
 def first_batch(example: Any) -> tuple[Any, bool]:
-    """A batch of what was given as an example, and whether it may hold targets because a loader or dataset gave it.
+    """A batch of the given example, and whether it may contain targets because a loader or dataset returned it.
 
     Raises:
         DataError: there is none.
@@ -131,7 +131,7 @@ def first_batch(example: Any) -> tuple[Any, bool]:
     if isinstance(example, Mapping) and names_splits(example):
         return first_batch(next(value for name, value in example.items() if name != "classes"))
     if is_array(example) or isinstance(example, Mapping | tuple | list):
-        return example, isinstance(example, list)  # which loaders make of the tuples of a dataset
+        return example, isinstance(example, list)  # loaders convert the tuples of a dataset to lists
     if hasattr(example, "__getitem__") and hasattr(example, "__len__"):
         from torch.utils.data import default_collate
 
@@ -147,24 +147,24 @@ def first_batch(example: Any) -> tuple[Any, bool]:
 def _first(batches: Any) -> Any:
     found = list(islice(iter(batches), 1))
     if not found:
-        raise DataError("the loader gives no batch to capture with", "check its dataset, and `drop_last`")
+        raise DataError("the loader returned no batch", "check its dataset, and `drop_last`")
     return found[0]
 
 
 def capture_source(
     source: str, request: CaptureRequest, data: Splits | None, seed: int, workspace: Workspace, console: ScriptConsole
 ) -> Program:
-    """Capture what a path or a reference names: an ONNX file, a folder of ``save_pretrained``, a factory.
+    """Capture the model of a path or a reference: an ONNX file, a folder of ``save_pretrained``, a factory.
 
     Raises:
-        MissingFileError: a path that is not there.
-        CaptureError: it cannot be captured, or the imported program does not agree with ONNX Runtime.
-        UserError: data are needed and missing.
+        MissingFileError: the path does not exist.
+        CaptureError: it cannot be captured, or the imported program differs from ONNX Runtime.
+        UserError: data are needed, but were not given.
     """
     if (source.endswith((".onnx", ".pt2")) or "/" in source) and ":" not in source and not Path(source).exists():
         raise MissingFileError(f"no such model: {source}", "check the path")
     if data is None and ":" in source:
-        raise DataError(f"{source} needs data: they give the example inputs", "capture(source, data='digits')")
+        raise DataError(f"{source} needs data, because capture needs example inputs", "capture(source, data='digits')")
     spec = ModelSpec(source=source, weights=request.weights, args=request.args)
     options = CaptureOptions(dynamic=request.dynamic)
     context = Context(data, seed=seed, console=console)  # type: ignore[arg-type]  # a folder needs no data

@@ -1,4 +1,4 @@
-"""A measured result that a script holds: a table for the terminal or a notebook, JSON or HTML to keep."""
+"""A measured result as a live object: a table for the terminal or a notebook, and JSON or HTML files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ WIDTH = 200
 
 
 class Result(MeasuredResult):
-    """Models measured beside a reference: accuracy, drop, size, and latency with its ratio, each with its interval.
+    """Models compared with a reference: accuracy, drop, size, and latency with its ratio, each with its interval.
 
-    ``print(result)`` shows the table; a notebook shows it by itself.
+    ``print(result)`` shows the table; a notebook shows it automatically.
     """
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -31,7 +31,7 @@ class Result(MeasuredResult):
         """Write the result as ``.json``, which ``retort.load`` opens, or as one ``.html`` report with plots.
 
         Raises:
-            UserError: another suffix.
+            UserError: the suffix is wrong.
             StorageError: the disk is full or not writable.
         """
         from ...benchmarks.report.result_files import write_result
@@ -65,15 +65,15 @@ class Result(MeasuredResult):
 
     @staticmethod
     def of(found: MeasuredResult) -> Result:
-        """A result as a live one."""
+        """Convert a result to a live object."""
         return Result.model_validate(found.model_dump(by_alias=True))
 
 
 def require_names(names: list[str]) -> None:
-    """Refuse names that a table cannot hold.
+    """Reject names that cannot be in the table.
 
     Raises:
-        UserError: fewer than one model, or a name that is empty.
+        UserError: there is no model, or a name is empty.
     """
     if not names or not all(names):
-        raise UserError("no model was given to compare", "give {name: model, …}; the first one is the reference")
+        raise UserError("no model was given", "give {name: model, …}; the first one is the reference")

@@ -1,4 +1,4 @@
-"""The verbs that make a program smaller or better: train, distill, prune, sparsify, quantize."""
+"""The functions that improve or compress a program: train, distill, prune, sparsify, quantize."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def train(
     progress: bool = False,
     **options: Unpack[TrainArguments],
 ) -> Program:
-    """Train a program on its task; ``program.module`` takes a training loop of your own instead.
+    """Train a program on its task. To use your own training loop instead, train ``program.module``.
 
     Args:
-        program: what to start from; it stays as it is.
+        program: the program to train; it is not changed.
         data: labelled samples; see ``retort.prune``.
-        task: ``classification`` (cross entropy) or ``regression`` (squared error); by default what the targets say.
-        seed: of the order of samples, of augmentation and dropout.
-        folder: where artifacts are kept and reused; by default the program's own folder.
+        task: ``classification`` (cross entropy) or ``regression`` (squared error); by default from the targets.
+        seed: random seed of the order of samples, augmentation and dropout.
+        folder: folder in which artifacts are stored and reused; by default the program's own folder.
         progress: show stages and progress bars on stderr.
 
     Returns:
         The trained program, with its best weights by the validation split; ``facts`` has its history.
 
     Raises:
-        DataError: no labels, or samples that do not fit.
+        DataError: there are no labels, or the samples do not fit.
         UserError: an option is unknown or has a wrong value, or the training diverged.
 
     Example:
@@ -92,20 +92,20 @@ def distill(
     """Train a smaller student on the soft targets of a program (Hinton et al., 2015).
 
     Args:
-        program: the teacher; it stays as it is.
-        student: the smaller model: a module, a program, a ``.pt2``, or ``package.module:factory``. It stays as it is.
+        program: the teacher; it is not changed.
+        student: the smaller model: a module, a program, a ``.pt2``, or ``package.module:factory``. It is not changed.
         data: samples; see ``retort.prune``. With ``alpha=1.0`` they need no labels.
-        task: ``classification`` or ``regression``; by default what the targets say.
-        seed: of everything random.
-        folder: where artifacts are kept and reused; by default the program's own folder.
+        task: ``classification`` or ``regression``; by default it follows from the targets.
+        seed: random seed.
+        folder: folder in which artifacts are stored and reused; by default the program's own folder.
         progress: show stages and progress bars on stderr.
 
     Returns:
         The trained student.
 
     Raises:
-        ModelError: teacher and student do not take the same inputs, or do not predict the same classes.
-        DataError: no labels, or samples that do not fit.
+        ModelError: teacher and student have different inputs or predict different classes.
+        DataError: there are no labels, or the samples do not fit.
         UserError: an option is unknown or has a wrong value.
 
     Example:
@@ -140,31 +140,31 @@ def prune(
     progress: bool = False,
     **options: Unpack[PruneArguments],
 ) -> Program | Graph:
-    """Remove coupled channels, prove the cut, and recover by training.
+    """Remove coupled channels, prove that the cut is correct, and recover accuracy by training.
 
     Give exactly one budget (``macs``, ``parameters``, ``size``, ``size_bytes``, ``latency``, ``latency_ms``), or
     ``layers`` alone.
 
     Args:
-        program: what to cut; it stays as it is. An ONNX file gives an ONNX file again.
-        data: samples, by which channels are ranked and recovery trains. A DataLoader, a Dataset, arrays, a pair
+        program: the program to prune; it is not changed. For an ONNX file the result is an ONNX file.
+        data: samples to rank channels and to train. It is a DataLoader, a Dataset, arrays, a pair
             ``(x, y)``, a mapping with the names of the inputs and ``labels``, or an iterable of batches: 15 % of one
             set are held out for validation. Or a mapping of splits ``{"train": …, "validation": …}``, a built-in name
-            (``digits``), or ``package.module:function``. By default what the program was last given.
-        task: ``classification`` or ``regression``; by default what the targets say.
-        seed: of everything random.
-        folder: where artifacts are kept and reused; by default the program's own folder, or else a temporary one.
+            (``digits``), or ``package.module:function``. The default is the data that were last used.
+        task: ``classification`` or ``regression``; by default it follows from the targets.
+        seed: random seed.
+        folder: folder in which artifacts are stored and reused; by default the program's own, or a temporary folder.
         progress: show stages and progress bars on stderr.
 
     Returns:
         The smaller program. Its ``facts`` have ``macs_before`` and ``macs_after`` (multiply-accumulates for one
-        sample), ``parameters_before`` and ``parameters_after``, ``groups``, ``locked`` (what stayed whole, and why) and
-        ``proof_relative_error``.
+        sample), ``parameters_before`` and ``parameters_after``, ``groups``, ``locked`` (layers that cannot be cut, and
+        why) and ``proof_relative_error``.
 
     Raises:
         UserError: an option is unknown or has a wrong value, a pattern matches nothing, or the budget cannot be met.
-        DataError: no labels, or samples that do not fit.
-        VerificationError: the cut program does not equal the dense one with the removed channels masked.
+        DataError: there are no labels, or the samples do not fit.
+        VerificationError: the pruned program differs from the original with the removed channels masked.
 
     Example:
         >>> import retort
@@ -194,22 +194,22 @@ def sparsify(
     progress: bool = False,
     **options: Unpack[SparsifyArguments],
 ) -> Program | Graph:
-    """Zero weights in the 2:4 pattern of sparse tensor cores, or anywhere, and recover by training.
+    """Set weights to zero in the 2:4 pattern of sparse tensor cores, or anywhere, and recover accuracy by training.
 
     Args:
-        program: it stays as it is. An ONNX file gives an ONNX file again.
+        program: the program; it is not changed. For an ONNX file the result is an ONNX file.
         data: samples; see ``retort.prune``.
-        task: ``classification`` or ``regression``; by default what the targets say.
-        seed: of everything random.
-        folder: where artifacts are kept and reused; by default the program's own folder.
+        task: ``classification`` or ``regression``; by default it follows from the targets.
+        seed: random seed.
+        folder: folder in which artifacts are stored and reused; by default the program's own folder.
         progress: show stages and progress bars on stderr.
 
     Returns:
-        The program with zeros in its weights; ``facts`` tells the layers and their shares.
+        The program with zeros in its weights; ``facts`` has the layers and their shares of zeros.
 
     Raises:
         UserError: an option is unknown or has a wrong value.
-        DataError: no labels, or samples that do not fit.
+        DataError: there are no labels, or the samples do not fit.
 
     Example:
         >>> import retort
@@ -240,25 +240,25 @@ def quantize(
     progress: bool = False,
     **options: Unpack[QuantizeArguments],
 ) -> Program | Graph:
-    """Quantize a program to INT8 after training, calibrated on real samples; ``qat`` trains on with it.
+    """Quantize a trained program to INT8 and calibrate it on real samples; ``qat`` adds quantization-aware training.
 
     Args:
-        program: in FP32; it stays as it is. An ONNX file gives an ONNX file again.
-        data: samples, which need no labels unless ``qat`` trains on them; see ``retort.prune``.
-        task: ``classification`` or ``regression``; by default what the targets say.
-        target: what the model is for: ``cpu`` (x86 with VNNI or AMX, timed against FP32) or ``tensorrt``.
-        seed: of everything random.
-        folder: where artifacts are kept and reused; by default the program's own folder, or else a temporary one.
+        program: the FP32 program; it is not changed. For an ONNX file the result is an ONNX file.
+        data: samples, which need labels only if ``qat`` trains on them; see ``retort.prune``.
+        task: ``classification`` or ``regression``; by default it follows from the targets.
+        target: hardware of the model: ``cpu`` (x86 with VNNI or AMX, timed against FP32) or ``tensorrt``.
+        seed: random seed.
+        folder: folder in which artifacts are stored and reused; by default the program's own, or a temporary folder.
         progress: show stages and progress bars on stderr.
 
     Returns:
-        The INT8 program. Its ``facts`` have ``integer_macs_percent``, ``against_fp32`` (signal to noise in dB and share
-        of equal decisions), ``float_nodes`` (what stays in floating point, and why) and, where it was timed, ``speed``
-        (times as fast as FP32 by batch size, with intervals).
+        The INT8 program. Its ``facts`` have ``integer_macs_percent``, ``against_fp32`` (signal-to-noise ratio in dB and
+        share of equal decisions), ``float_nodes`` (what stays in floating point, and why) and, if it was timed,
+        ``speed`` (speedup over FP32 by batch size, with intervals).
 
     Raises:
-        UserError: an option is unknown or has a wrong value, or the program is INT8 already.
-        DataError: no samples, or samples that do not fit.
+        UserError: an option is unknown or has a wrong value, or the program is already INT8.
+        DataError: there are no samples, or they do not fit.
 
     Example:
         >>> import retort
@@ -273,5 +273,5 @@ def quantize(
 
 def _program(model: Any) -> Program:
     if not isinstance(model, Program):
-        raise UserError(f"{model} is no program", "capture an ONNX file first: retort.capture(path, data=…)")
+        raise UserError(f"{model} is not a program", "capture an ONNX file first: retort.capture(path, data=…)")
     return model

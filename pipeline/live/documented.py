@@ -1,4 +1,4 @@
-"""Verbs with their options: checked like those of a recipe, and shown by ``help`` with defaults and descriptions."""
+"""Functions with stage options: they are checked as in a recipe, and ``help`` shows defaults and descriptions."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def _default(options: type[Options], name: str) -> Any:
 
 
 def _value(value: Any) -> str:
-    """A default as one would write it; nested options as their name."""
+    """A default as it is written in Python; nested options as the name of their class."""
     return f"{type(value).__name__}()" if isinstance(value, Options) else repr(value)
 
 
 def _inside(annotation: Any) -> str:
-    """The fields of options inside an option, with their defaults."""
+    """The fields of nested options, with their defaults."""
     kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
     found = next((kind for kind in kinds if issubclass(kind, Options)), None)
     if found is None:
@@ -78,7 +78,7 @@ def _inside(annotation: Any) -> str:
 
 
 def _told(doc: str, options: type[Options], names: list[str]) -> str:
-    """The docstring with a section on the options after the arguments."""
+    """The docstring with a section about the options after the arguments."""
     lines = [HEADING]
     for name in names:
         field = options.model_fields[name]
@@ -92,7 +92,7 @@ def _told(doc: str, options: type[Options], names: list[str]) -> str:
 
 
 def _plain(options: type[Options], name: str, value: Any) -> Any:
-    """Options as a mapping, and a bare pattern as a list of one."""
+    """Convert options to a mapping, and a single pattern to a list with one element."""
     if isinstance(value, Options):
         return value.model_dump()
     field = options.model_fields.get(name)
@@ -104,11 +104,11 @@ def checked(stage: str, options: type[O], given: Mapping[str, Any]) -> O:
     """Options from keyword arguments.
 
     Args:
-        stage: the verb, for the messages.
-        given: values; nested options as mappings or as their own model.
+        stage: name of the function, for the messages.
+        given: values; nested options are mappings or objects of their class.
 
     Raises:
-        UserError: lists every fault with the nearest spelling, as a recipe does.
+        UserError: an option is unknown or has a wrong value; the message lists all faults.
     """
     plain = {key: _plain(options, key, value) for key, value in given.items()}
     try:

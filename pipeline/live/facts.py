@@ -1,4 +1,4 @@
-"""What a stage found out, for a script to read: a mapping whose keys are attributes, too."""
+"""Facts of a stage for scripts: a mapping whose keys are also attributes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTH = 88
 
 
 class Facts(Mapping[str, Any]):
-    """Read-only facts: ``facts["macs"]`` and ``facts.macs`` are the same; mappings inside are facts, too.
+    """Read-only facts: ``facts["macs"]`` and ``facts.macs`` are the same; inner mappings are also facts.
 
     Args:
         values: JSON-ready facts of an artifact.
@@ -37,7 +37,7 @@ class Facts(Mapping[str, Any]):
         return self[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("facts are what was found; they are not changed")
+        raise AttributeError("facts are read-only")
 
     def __dir__(self) -> list[str]:
         return sorted([*super().__dir__(), *self._values])
@@ -58,7 +58,7 @@ class Facts(Mapping[str, Any]):
 
 
 def wrapped(value: Any) -> Any:
-    """Mappings as facts, lists as tuples of what they hold."""
+    """Convert mappings to facts and lists to tuples."""
     if isinstance(value, Mapping):
         return Facts(value)
     return tuple(map(wrapped, value)) if isinstance(value, list | tuple) else value

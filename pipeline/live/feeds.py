@@ -1,4 +1,4 @@
-"""Samples of any make as arrays by the names of a model's inputs: tensors, arrays, tuples, mappings, batches."""
+"""Conversion of samples to arrays by input name: tensors, arrays, tuples, mappings and batches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ...core.errors import DataError, InputError
 from ...core.tensors import Array, Signature
 
 TARGETS = ("labels", "label", "targets", "target")
-"""Keys of a batch that are taken for its targets where the model has no such input."""
+"""Keys of a batch that are its targets if the model has no input with that name."""
 
 
 def as_numpy(value: Any) -> Array:
-    """An array of what a tensor, an array, a number or a list of them holds.
+    """Convert a tensor, an array, a number or a list of them to an array.
 
     Raises:
-        DataError: it holds no numbers.
+        DataError: the value contains no numbers.
     """
     if hasattr(value, "detach"):
         value = value.detach().cpu()
@@ -28,10 +28,10 @@ def as_numpy(value: Any) -> Array:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"a {type(value).__name__} is no array: {error}", "give tensors or arrays of one shape"
+            f"a {type(value).__name__} is not an array: {error}", "give tensors or arrays of one shape"
         ) from error
     if array.dtype.kind not in "biufc":
-        raise DataError(f"a {type(value).__name__} holds no numbers", "give tensors or arrays")
+        raise DataError(f"a {type(value).__name__} contains no numbers", "give tensors or arrays")
     return array
 
 
@@ -41,26 +41,26 @@ def is_array(value: Any) -> bool:
 
 
 def bound(signature: Signature, values: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call gives, by the names of the inputs.
+    """The values of a call by the names of the inputs.
 
     Raises:
-        InputError: too many values, or one that is given twice; what is missing is told by ``signature.validate``.
+        InputError: there are too many values, or one is given twice; ``signature.validate`` reports missing ones.
     """
     names = [spec.name for spec in signature.inputs]
     if len(values) == 1 and isinstance(values[0], Mapping):
         return bound(signature, [], {**values[0], **named})
     if len(values) > len(names):
         raise InputError(
-            f"{len(values)} inputs were given, the model takes {len(names)}", f"give {signature.describe_inputs()}"
+            f"{len(values)} inputs were given, but the model takes {len(names)}", f"give {signature.describe_inputs()}"
         )
     twice = sorted(set(names[: len(values)]) & set(named))
     if twice:
-        raise InputError(f"input '{twice[0]}' is given by position and by name", "give it once")
+        raise InputError(f"input '{twice[0]}' is given by position and by name", "give each input once")
     return {**dict(zip(names, values)), **named}
 
 
 def like_inputs(outputs: dict[str, Any], convert: Callable[[Any], Any] | None) -> Any:
-    """A single output bare, several as a mapping; converted where asked."""
+    """Return a single output directly and several as a mapping, converted if requested."""
     made = {name: value if convert is None else convert(value) for name, value in outputs.items()}
     return next(iter(made.values())) if len(made) == 1 else made
 
@@ -68,15 +68,15 @@ def like_inputs(outputs: dict[str, Any], convert: Callable[[Any], Any] | None) -
 def taken_apart(batch: Any, names: Sequence[str], where: str = "a batch") -> tuple[dict[str, Any], Any]:
     """The inputs of a batch or a sample by name, and its targets or None.
 
-    A mapping is read by name: what the model does not take is left out, and ``labels``, ``label``, ``targets`` or
-    ``target`` are the targets. Of a tuple the values beyond the model's inputs are the targets: one at most.
+    A mapping is read by name: unknown keys are ignored, and ``labels``, ``label``, ``targets`` or ``target`` are the
+    targets. In a tuple, one value after the model's inputs is the targets.
 
     Args:
-        names: of the model's inputs, in order.
-        where: what the batch is called in errors.
+        names: names of the model's inputs, in order.
+        where: name of the batch for error messages.
 
     Raises:
-        DataError: it does not hold the model's inputs.
+        DataError: it does not contain the model's inputs.
     """
     if isinstance(batch, Mapping):
         return _from_mapping(batch, names, where)
@@ -86,7 +86,7 @@ def taken_apart(batch: Any, names: Sequence[str], where: str = "a batch") -> tup
         return inputs, parts[-1] if len(parts) == 2 else inner
     if len(parts) not in (len(names), len(names) + 1):
         raise DataError(
-            f"{where} has {len(parts)} values; the model takes {len(names)}: {', '.join(names)}",
+            f"{where} has {len(parts)} values, but the model takes {len(names)}: {', '.join(names)}",
             "give (inputs …, targets), or a mapping with the names of the inputs",
         )
     return dict(zip(names, parts)), parts[len(names)] if len(parts) > len(names) else None
@@ -105,22 +105,22 @@ def _from_mapping(batch: Mapping[str, Any], names: Sequence[str], where: str) ->
         inputs = dict(zip(names, (batch[key] for key in others)))
     else:
         raise DataError(
-            f"{where} holds {', '.join(map(str, batch))}; the model takes {', '.join(names)}",
-            "name the values as the model's inputs",
+            f"{where} contains {', '.join(map(str, batch))}, but the model takes {', '.join(names)}",
+            "give the values the names of the model's inputs",
         )
     return inputs, None if target is None else batch[target]
 
 
 def example_feeds(forward: Callable[..., Any], example: Any, is_batch: bool) -> dict[str, Any]:
-    """The inputs in an example of a model that is not captured yet, by the names in its forward.
+    """The inputs in an example for a model before capture, by the names in its forward.
 
     Args:
-        forward: the model's.
+        forward: the forward method of the model.
         example: a tensor, a tuple or a mapping, or a batch of a loader with its targets.
-        is_batch: it comes from a loader: what the forward does not require at the end of a tuple are the targets.
+        is_batch: it comes from a loader; values at the end of a tuple that the forward does not require are targets.
 
     Raises:
-        DataError: it holds more than the forward takes.
+        DataError: it contains more values than the forward takes.
     """
     places, variadic = _places(forward)
     if isinstance(example, Mapping):
@@ -138,8 +138,9 @@ def example_feeds(forward: Callable[..., Any], example: Any, is_batch: bool) -> 
         most = min(most, max(len(values) - 1, required_count))
     if len(values) - most > 1:
         raise DataError(
-            f"the example has {len(values)} values; the forward takes {most}: {', '.join(name for name, _ in places)}",
-            "give the inputs alone, or (inputs …, targets)",
+            f"the example has {len(values)} values, but the forward takes {most}: "
+            f"{', '.join(name for name, _ in places)}",
+            "give only the inputs, or (inputs …, targets)",
         )
     names = [name for name, _ in places] + [f"input_{index}" for index in range(len(places), len(values))]
     return dict(zip(names, values[:most]))
@@ -150,7 +151,7 @@ def _parameters(forward: Callable[..., Any]) -> list[tuple[str, inspect.Paramete
 
 
 def _places(forward: Callable[..., Any]) -> tuple[list[tuple[str, bool]], bool]:
-    """The positional parameters of a forward with whether each is required, and whether it takes any number."""
+    """The positional parameters of a forward, whether each is required, and whether it takes any number of them."""
     found = inspect.signature(forward).parameters.values()
     places = [(item.name, item.default is item.empty) for item in found if item.kind in _BY_PLACE]
     return places, any(item.kind is item.VAR_POSITIONAL for item in found)

@@ -1,4 +1,4 @@
-"""Model files that a script holds: ONNX graphs, TensorRT engines and archives, with what is known of them."""
+"""Model files as live objects: ONNX graphs, TensorRT engines and archives, with their facts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class ModelFile(os.PathLike[str]):
-    """A file that a stage wrote, or that was there already. It can be given wherever a path is taken.
+    """A file that a stage wrote, or that existed before. It can be used wherever a path is expected.
 
     Attributes:
-        path: the file; in a temporary folder unless a path or a work folder was named.
-        facts: what the stage found out; keys are attributes, too.
-        notes: what the stage warned of.
-        program: the program that it was made from, where this session made it; else None.
-        data: the splits that it was last given; or None.
+        path: the file; it is in a temporary folder unless a path or a work folder was given.
+        facts: facts of the stage; keys are also attributes.
+        notes: warnings of the stage.
+        program: the program from which it was made, if this process made it; else None.
+        data: the splits that were last used with it, or None.
     """
 
     kind: ClassVar[Kind]
@@ -57,22 +57,22 @@ class ModelFile(os.PathLike[str]):
 
     @property
     def stage(self) -> str:
-        """The stage that wrote it; ``file`` for one that was there already."""
+        """The stage that wrote it; ``file`` for a file that existed before."""
         return self.artifact.manifest.stage
 
     @cached_property
     def facts(self) -> Facts:
-        """What the stage found out."""
+        """The facts of the stage."""
         return Facts(self.artifact.facts)
 
     def save(self, path: str | Path) -> Path:
-        """Copy the file with its side files, or with a path without suffix the whole artifact folder.
+        """Copy the file and the files next to it; for a path without suffix, copy the whole artifact folder.
 
         Returns:
             The path, for ``retort.load``.
 
         Raises:
-            UserError: another suffix, or a folder that exists and is no artifact.
+            UserError: the suffix is wrong, or the folder exists and is not an artifact.
             StorageError: the disk is full or not writable.
         """
         return save_artifact(self.artifact, Path(path), self.suffix, f"it is a {self.kind}")
@@ -101,14 +101,14 @@ class ModelFile(os.PathLike[str]):
 
 
 class Runnable(ModelFile):
-    """A file that a session opens. Call it to run it: ``graph(x)`` takes tensors or arrays and gives arrays."""
+    """A file that can be run: ``graph(x)`` takes tensors or arrays and returns arrays."""
 
     def session(self, *, threads: int = 1, provider: Provider = "cpu") -> Session:
-        """Open it with its runtime.
+        """Open the file with its runtime.
 
         Args:
-            threads: of the runtime; 0 leaves the choice to it.
-            provider: what ONNX Runtime must really run it on.
+            threads: number of runtime threads; 0 lets the runtime choose.
+            provider: execution provider on which ONNX Runtime must run the file.
 
         Raises:
             ArtifactError: the file is damaged.
@@ -126,10 +126,10 @@ class Runnable(ModelFile):
 
         Args:
             values: tensors or arrays ``[N, …]``, in the order of the signature.
-            named: likewise by name; a single mapping by position is read as names.
+            named: tensors or arrays by name; a single positional mapping is also read by name.
 
         Returns:
-            The output as an array, or a mapping of arrays where there are several.
+            The output as an array, or a mapping of arrays if there are several outputs.
 
         Raises:
             InputError: names, shapes or dtypes do not fit the signature.
@@ -151,7 +151,7 @@ class Runnable(ModelFile):
 
 
 class Graph(Runnable):
-    """An ONNX file, run by ONNX Runtime; made by ``export``, by stages on ONNX files, or by ``load``."""
+    """An ONNX file that ONNX Runtime runs; ``export``, stages on ONNX files and ``load`` create it."""
 
     kind = "graph"
     suffix = ".onnx"
@@ -165,7 +165,7 @@ class Graph(Runnable):
 
 
 class Engine(Runnable):
-    """A TensorRT plan, run by the TensorRT that it was built with; made by ``engine`` or by ``load``."""
+    """A TensorRT plan that runs with the TensorRT with which it was built; ``engine`` and ``load`` create it."""
 
     kind = "engine"
     suffix = ".plan"
@@ -183,14 +183,14 @@ class Engine(Runnable):
 
 
 class Report(ModelFile):
-    """One HTML file for a browser; made by ``result.save`` and by recipes."""
+    """One HTML file for a browser; ``result.save`` and recipes create it."""
 
     kind = "report"
     suffix = ".html"
 
 
 class Archive(ModelFile):
-    """A TorchServe archive that carries its own runtime; made by ``pack`` or by ``load``."""
+    """A TorchServe archive that contains its own runtime; ``pack`` and ``load`` create it."""
 
     kind = "archive"
     suffix = ".mar"

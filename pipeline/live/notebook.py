@@ -1,4 +1,4 @@
-"""How live objects look in a terminal and in a notebook."""
+"""Display of live objects in a terminal and in a notebook."""
 
 from __future__ import annotations
 

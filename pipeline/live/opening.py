@@ -1,4 +1,4 @@
-"""From a path to the live object of what Retort wrote there."""
+"""Opens a path that Retort wrote as a live object."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FILES: dict[str, type[ModelFile]] = {"graph": Graph, "engine": Engine, "archive"
 
 
 def load(path: str | Path) -> Any:
-    """Open whatever Retort wrote; see :func:`retort.load`."""
+    """Open anything that Retort wrote; see :func:`retort.load`."""
     path = Path(path)
     if not path.exists():
-        raise MissingFileError(f"nothing at {path}", "check the path")
+        raise MissingFileError(f"{path} does not exist", "check the path")
     if path.is_dir() and not is_finished(path):
         return _folder(path)
     if path.suffix == ".json" and path.name != MANIFEST:
@@ -32,7 +32,7 @@ def load(path: str | Path) -> Any:
 
 
 def of_artifact(artifact: Artifact) -> Any:
-    """The live object of an artifact or of a bare model file."""
+    """The live object of an artifact or of a plain model file."""
     workspace = Workspace(artifact.path.parent) if artifact.path.is_dir() else Workspace()
     if artifact.kind == "program":
         if artifact.path.is_dir():
@@ -92,7 +92,7 @@ def _folder(path: Path) -> Run:
         raise UserError(f"{path} is a folder of a pretrained model", f"retort.capture('{path}')")
     found = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and is_finished(folder)]
     if not found:
-        raise ArtifactError(f"{path} holds no finished artifact", "give an artifact folder, a run folder or a file")
+        raise ArtifactError(f"{path} contains no finished artifact", "give an artifact folder, a run folder or a file")
     found.sort(key=lambda folder: (folder / MANIFEST).stat().st_mtime)
     newest = {_label(folder.name): folder for folder in found}
     return Run(path, dict(sorted(newest.items(), key=lambda item: item[1].name)))

@@ -1,4 +1,4 @@
-"""A captured program that a script holds: it runs, trains, is saved, and goes from one stage into the next."""
+"""A captured program as a live object, which can be run, trained, saved and given to the next stage."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """A model as Retort holds it between capture and export; made by ``capture``, by the stages, or by ``load``.
+    """A model between capture and export; ``capture``, the stages and ``load`` create it.
 
-    Call it to run it in evaluation: ``program(x)`` takes tensors or arrays, by position or by name, and gives back the
-    same kind. Stages never change it: each returns a new one.
+    Call it to run it in evaluation: ``program(x)`` takes tensors or arrays, by position or by name, and returns the
+    same kind. Stages never change a program; each stage returns a new one.
 
     Attributes:
-        stage: the stage that made it (``capture``, ``prune`` …).
-        facts: what that stage found out; keys are attributes, too.
-        notes: what that stage warned of.
-        data: the splits that it was last given, which later stages use unless they are given others; or None.
+        stage: the stage that created it (``capture``, ``prune`` …).
+        facts: facts of that stage; keys are also attributes.
+        notes: warnings of that stage.
+        data: the splits that were last used with it, which later stages use by default; or None.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Program:
 
     @cached_property
     def facts(self) -> Facts:
-        """What the stage found out."""
+        """The facts of the stage."""
         known = dict(self._artifact.facts) if self._artifact is not None else {}
         if "macs" not in known or "parameters" not in known:
             from ...compress.program import cost
@@ -77,10 +77,10 @@ class Program:
 
     @property
     def module(self) -> nn.Module:
-        """The program as a plain ``nn.Module`` for a training loop of your own.
+        """The program as a plain ``nn.Module`` for your own training loop.
 
-        Its parameters are the program's: what the loop changes is what later stages work on. ``train()`` and ``eval()``
-        switch the dropout, BatchNorm and recurrent layers inside; a single output comes as a tensor, several as a
+        Its parameters are those of the program, so later stages use what the loop changes. ``train()`` and ``eval()``
+        switch the dropout, BatchNorm and recurrent layers. It returns a single output as a tensor and several as a
         named tuple.
         """
         if self._module is None:
@@ -98,7 +98,7 @@ class Program:
         needed.
 
         Raises:
-            ModelError: the module was given another dtype.
+            ModelError: the module was converted to another dtype.
             StorageError: the disk is full or not writable.
         """
         if self._artifact is None or self._was_trained():
@@ -107,11 +107,11 @@ class Program:
 
     @property
     def path(self) -> Path:
-        """Where the artifact lies; a temporary folder unless a work folder was named."""
+        """The folder of the artifact; a temporary folder unless a work folder was given."""
         return self.artifact.path
 
     def example(self, rows: int = 4) -> dict[str, Array]:
-        """The inputs that it was captured with, by name: at most ``rows`` rows."""
+        """The example inputs of its capture, by name: at most ``rows`` rows."""
         from ...compress.graph.devices import as_array
 
         return {name: as_array(value)[:rows] for name, value in self._program().example.items()}
@@ -120,13 +120,13 @@ class Program:
         """Write the program as a ``.pt2`` file, or with its facts as an artifact folder.
 
         Args:
-            path: a name that ends in ``.pt2``, or a folder that does not exist yet.
+            path: a path that ends in ``.pt2``, or a folder that does not exist yet.
 
         Returns:
             The path, for ``retort.load``.
 
         Raises:
-            UserError: another suffix, or a folder that exists and is no artifact.
+            UserError: the suffix is wrong, or the folder exists and is not an artifact.
             StorageError: the disk is full or not writable.
         """
         return save_artifact(self.artifact, Path(path), ".pt2", "export it with `retort.export(program, path)`")
@@ -136,10 +136,10 @@ class Program:
 
         Args:
             values: tensors or arrays ``[N, …]``, in the order of the signature.
-            named: likewise by name; a single mapping by position is read as names.
+            named: tensors or arrays by name; a single positional mapping is also read by name.
 
         Returns:
-            The output, or a mapping of outputs where there are several: tensors if any input is one, else arrays.
+            The output, or a mapping of several outputs: tensors if any input is a tensor, else arrays.
 
         Raises:
             InputError: names, shapes or dtypes do not fit the signature.
@@ -197,7 +197,7 @@ class Program:
         return state_hash(self._program().module.state_dict()) != self._handed_out
 
     def _stored(self) -> Artifact:
-        """The program as it is now, under a key made of its graph and its weights."""
+        """The current program with a key from its graph and its weights."""
         from ...compress.program import clone, device_of, move, store
         from ...compress.training.checkpoint import state_hash
 
@@ -225,16 +225,16 @@ def _check_dtypes(program: Captured) -> None:
     wanted = {spec.dtype for spec in program.signature.inputs}
     if halves and not wanted & {"float16", "bfloat16"} and len(halves) == len(list(program.module.parameters())):
         raise ModelError(
-            f"the parameters are in half precision ('{halves[0]}' …), the inputs are not",
-            "call `program.module.float()`; train under autocast, and let `export` choose the precision",
+            f"the parameters are in half precision ('{halves[0]}' …), but the inputs are not",
+            "call `program.module.float()`; train with autocast, and let `export` choose the precision",
         )
 
 
 def save_artifact(artifact: Artifact, path: Path, suffix: str, otherwise: str) -> Path:
-    """Copy an artifact's main file (with side files), or the whole folder where the path has no suffix.
+    """Copy an artifact's main file and the files next to it, or the whole folder if the path has no suffix.
 
     Raises:
-        UserError: another suffix, or a folder that exists and is no artifact.
+        UserError: the suffix is wrong, or the folder exists and is not an artifact.
     """
     if path.suffix == suffix:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,12 +244,13 @@ def save_artifact(artifact: Artifact, path: Path, suffix: str, otherwise: str) -
         return path
     if path.suffix:
         raise UserError(
-            f"cannot save a {artifact.kind} as '{path.name}'", f"name a {suffix} file or a folder; {otherwise}"
+            f"cannot save a {artifact.kind} as '{path.name}'",
+            f"give the path of a {suffix} file or a folder; {otherwise}",
         )
     if not artifact.path.is_dir():
-        raise UserError(f"{artifact.path} is a bare file without facts", f"name a {suffix} file")
+        raise UserError(f"{artifact.path} is a plain file without facts", f"give the path of a {suffix} file")
     if path.exists() and not is_finished(path):
-        raise UserError(f"{path} exists and holds no artifact", "name another folder")
+        raise UserError(f"{path} exists and contains no artifact", "choose another folder")
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(artifact.path, path)
     return path

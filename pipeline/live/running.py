@@ -1,4 +1,4 @@
-"""A stage on live objects: what is given becomes an artifact, the stage runs or is reused, what is made comes back."""
+"""Stages on live objects: inputs become artifacts, the stage runs or is reused, and its result is returned."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ TRAINING = {
 
 @dataclass(frozen=True)
 class Request:
-    """What all verbs take beside a model and the options of their stage.
+    """The arguments of all functions in addition to a model and the options of their stage.
 
     Attributes:
-        data: samples of any make; None for those that the model was last given.
-        task: None for what the targets say.
-        target: what the model is for.
-        seed: of everything random.
-        folder: where artifacts are kept and reused.
+        data: samples in any form; None for those that were last used with the model.
+        task: None for the task that the type of the targets implies.
+        target: hardware that the model is made for.
+        seed: random seed.
+        folder: folder in which artifacts are stored and reused.
         progress: show stages and progress bars on stderr.
     """
 
@@ -68,10 +68,10 @@ class Request:
 
 
 def opened(model: Any) -> Program | ModelFile:
-    """A live object from one, or from a path.
+    """Return a live object, or open a path as one.
 
     Raises:
-        UserError: it is something else.
+        UserError: the value is neither.
     """
     if isinstance(model, Program | ModelFile):
         return model
@@ -81,25 +81,25 @@ def opened(model: Any) -> Program | ModelFile:
             return found
     if hasattr(model, "forward") and hasattr(model, "state_dict"):
         raise UserError(
-            f"{type(model).__name__} is a module and not captured yet", "program = retort.capture(net, example)"
+            f"{type(model).__name__} is a module that is not captured yet", "program = retort.capture(net, example)"
         )
     raise UserError(
-        f"an object of type {type(model).__name__} is no model of Retort",
+        f"an object of type {type(model).__name__} is not a model of Retort",
         "give a Program, a Graph, or a path to one",
     )
 
 
 def run_stage(stage: str, model: Any, options: Options, request: Request) -> Program | Graph:
-    """Run a stage that works on programs; an ONNX file is imported before it and exported after it.
+    """Run a stage that works on programs; an ONNX file is imported before the stage and exported after it.
 
     Raises:
-        RetortError: whatever the stage refuses.
+        RetortError: an error of the stage.
     """
     given = opened(model)
     if isinstance(given, Program):
         return _on_program(stage, given, options, request)
     if not isinstance(given, Graph):
-        raise UserError(f"{given.path} is a {given.kind}; `{stage}` needs a program or an ONNX file", "name one")
+        raise UserError(f"{given.path} is a {given.kind}, but `{stage}` needs a program or an ONNX file", "name one")
     console = ScriptConsole(request.progress)
     workspace = same_or_new(request.folder, given.workspace)
     data = splits_of(given, given.signature, request, "calibrate")
@@ -137,7 +137,7 @@ def _made(
 
 
 def _trains_on(stage: str, options: Options) -> str:
-    """The option that lets a stage train, or the stage itself; empty where nothing is trained."""
+    """The option that makes a stage train, or the stage itself; empty if nothing is trained."""
     if stage in ("train", "distill"):
         return stage
     return next((name for name in ("recover", "qat") if getattr(options, name, None) is not None), "")
@@ -150,7 +150,7 @@ def _needs_targets(options: Options, trained: str) -> bool:
 
 
 def _with_student(options: Options, data: Splits, workspace: Workspace) -> tuple[Options, Options]:
-    """Options to run, and to make a key of: a student in memory stands in them by its content."""
+    """Options for the run and for the key, in which the content represents a student in memory."""
     student = getattr(options, "student", None)
     if not isinstance(options, DistillOptions) or not isinstance(student, _LiveSpec):
         return options, options
@@ -160,17 +160,17 @@ def _with_student(options: Options, data: Splits, workspace: Workspace) -> tuple
 
 
 class _LiveSpec(ModelSpec):
-    """A student that is in memory."""
+    """A student in memory."""
 
     program: Any = None
 
 
 def student_spec(student: Any, teacher: Program, request: Request) -> ModelSpec:
-    """How the options of distillation name a student of any make.
+    """The options of distillation for any form of student.
 
     Args:
         student: a module, a program, or a source as in a recipe.
-        teacher: gives names and an example of the inputs where data do not.
+        teacher: provides names and examples of the inputs if the data do not.
     """
     if isinstance(student, str | Path):
         return ModelSpec(source=str(student))
@@ -182,7 +182,7 @@ def student_spec(student: Any, teacher: Program, request: Request) -> ModelSpec:
 
 
 def splits_of(model: Program | ModelFile, signature: Any, request: Request, use: Use) -> Splits:
-    """The data of a call, or those that the model was last given.
+    """The data of a call, or those that were last used with the model.
 
     Raises:
         DataError: there are none.
@@ -190,15 +190,15 @@ def splits_of(model: Program | ModelFile, signature: Any, request: Request, use:
     if request.data is not None:
         return as_splits(request.data, signature, use, request.seed)
     if model.data is None:
-        raise DataError("no data are given", REMEDY)
+        raise DataError("no data were given", REMEDY)
     return model.data
 
 
 def export(model: Any, options: ExportOptions, request: Request, path: Path | None = None) -> Graph:
-    """Write a program as ONNX; without data, parity is checked on the example that it was captured with."""
+    """Write a program as ONNX; without data, parity is checked on the example of its capture."""
     program = opened(model)
     if not isinstance(program, Program):
-        raise UserError(f"{program.path} is a {program.kind} already", "export a program")
+        raise UserError(f"{program.path} is already a {program.kind}", "export a program")
     console = ScriptConsole(request.progress)
     workspace = same_or_new(request.folder, program.workspace)
     known = request.data is not None or program.data is not None
@@ -224,7 +224,7 @@ def on_graph(stage: str, model: Any, options: Options, request: Request, path: P
     graph = opened(model)
     if isinstance(graph, Program) or graph.kind != "graph":
         kind = "program" if isinstance(graph, Program) else graph.kind
-        raise UserError(f"`{stage}` needs an ONNX file, this is a {kind}", "graph = retort.export(program)")
+        raise UserError(f"`{stage}` needs an ONNX file, but this is a {kind}", "graph = retort.export(program)")
     console = ScriptConsole(request.progress)
     workspace = same_or_new(request.folder, graph.workspace)
     context = Context(None, console=console)  # type: ignore[arg-type]  # it reads no data
@@ -240,15 +240,15 @@ def on_graph(stage: str, model: Any, options: Options, request: Request, path: P
 
 
 def splits_for_source(source: str, data: Any, seed: int) -> Splits | None:
-    """Data for a model that is given by name: of any make for an ONNX file, else splits or the name of a source.
+    """Data for a model that is given by name: in any form for an ONNX file, else splits or the name of a source.
 
     Raises:
-        DataError: an ONNX file without data.
-        UserError: samples for a model whose inputs are not known yet.
+        DataError: there are no data for an ONNX file.
+        UserError: samples were given for a model whose inputs are not known yet.
     """
     if source.endswith(".onnx"):
         if data is None:
-            raise DataError("an .onnx file needs data: they give the inputs that the import is checked with", REMEDY)
+            raise DataError("an .onnx file needs data, because the import is checked on real inputs", REMEDY)
         graph = load(source)
         assert isinstance(graph, Graph)
         return as_splits(data, graph.signature, "calibrate", seed)
@@ -257,16 +257,16 @@ def splits_for_source(source: str, data: Any, seed: int) -> Splits | None:
     if isinstance(data, str | Path):
         return as_splits(data, Signature((), ()), "calibrate", seed)
     raise UserError(
-        "a model that is given by name takes the name of its data, too",
+        "a model that is given by name also needs its data by name",
         "give 'digits', a .npz or package.module:function",
     )
 
 
 def candidates(models: Any, data: Any) -> dict[str, Program | ModelFile]:
-    """What is to be compared as live objects; a module is captured.
+    """The models to compare as live objects; a module is captured.
 
     Raises:
-        UserError: no mapping, no models, or something that is no model.
+        UserError: the value is not a mapping, is empty, or contains something that is not a model.
     """
     if not isinstance(models, Mapping) or not models:
         raise UserError("`compare` takes models by name", "retort.compare({'before': one, 'after': other}, data=test)")
@@ -276,7 +276,7 @@ def candidates(models: Any, data: Any) -> dict[str, Program | ModelFile]:
             found[str(name)] = capture_module(model, data, CaptureRequest(), Workspace())
         elif isinstance(getattr(model, "backend", None), str) and hasattr(model, "run"):
             raise UserError(
-                f"'{name}' is a session, which does not tell its file", "give its file, its Graph or its Program"
+                f"'{name}' is a session, whose file is not known", "give its file, its Graph or its Program"
             )
         else:
             found[str(name)] = opened(model)
@@ -284,18 +284,18 @@ def candidates(models: Any, data: Any) -> dict[str, Program | ModelFile]:
 
 
 def test_splits(models: Mapping[str, Program | ModelFile], data: Any) -> Splits:
-    """The samples that models are compared on: those that are given, or what the last of them remembers.
+    """The samples for a comparison: the given samples, or those that were last used with the last model.
 
     Raises:
-        DataError: there are none.
-        UserError: the first model is a file that does not run.
+        DataError: there are no samples.
+        UserError: the first model is a file that cannot be run.
     """
     if data is None:
         known = [model.data for model in models.values() if model.data is not None]
         if not known:
-            raise DataError("no data are given", REMEDY)
+            raise DataError("no data were given", REMEDY)
         return known[-1]
     first = next(iter(models.values()))
     if not isinstance(first, Program | Runnable):
-        raise UserError(f"{first.path} is a {first.kind}, which does not run by itself", "compare its ONNX file")
+        raise UserError(f"{first.path} is a {first.kind}, which cannot be run directly", "compare its ONNX file")
     return as_splits(data, first.signature, "test")

@@ -1,4 +1,4 @@
-"""Loaders, datasets and iterables as splits: read once into memory where they fit, sample by sample where not."""
+"""Loaders, datasets and iterables as splits: they are read into memory if they fit, else sample by sample."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ...core.tensors import Array, Signature
 from .feeds import as_numpy, is_array, taken_apart
 
 LIMIT_BYTES = 4 << 30
-"""What is read into memory of a loader or an iterable at most."""
+"""Largest number of bytes that are read into memory from a loader or an iterable."""
 
 PROBES = 1024
 _READ: WeakKeyDictionary[Any, Split] = WeakKeyDictionary()
-"""What iterators gave, which can be read only once."""
+"""Samples of iterators, which can be read only once."""
 
 
 @dataclass(frozen=True)
 class SampleSplit:
-    """A split over a map-style dataset, read sample by sample whenever a stage asks: augmentation stays fresh.
+    """A split over a map-style dataset that is read sample by sample on every access, so augmentation stays random.
 
     Attributes:
-        fetch: gives the sample at an index.
+        fetch: returns the sample at an index.
         count: number of samples.
         join: makes one batch of inputs and targets from samples.
     """
@@ -57,10 +57,10 @@ class SampleSplit:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads one set of samples of any make for a model.
+    """Reads one set of samples in any form for a model.
 
     Attributes:
-        signature: of the model, which tells inputs from targets, and samples from batches.
+        signature: signature of the model, which distinguishes inputs from targets and samples from batches.
     """
 
     signature: Signature
@@ -69,7 +69,7 @@ class Reader:
         """The samples as a split.
 
         Raises:
-            DataError: not samples, none at all, too many for memory, or none that fit the model.
+            DataError: the data are not samples, are empty, are too large for memory, or do not fit the model.
         """
         if hasattr(data, "read") and hasattr(data, "fingerprint"):
             split: Split = data
@@ -90,7 +90,7 @@ class Reader:
         return split
 
     def _loader(self, loader: Any, where: str) -> Split:
-        """A loader in memory; beyond the limit sample by sample, where its dataset can be indexed."""
+        """A loader in memory; above the limit it is read sample by sample if its dataset can be indexed."""
         dataset, sampler = loader.dataset, getattr(loader, "sampler", None)
         indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
         batches = _within(LIMIT_BYTES, self._batches(loader, where))
@@ -146,32 +146,34 @@ class Reader:
         return split.inputs, split.targets
 
     def _is_batch(self, inputs: Mapping[str, Any], where: str) -> bool:
-        """Whether values have the batch axis; the ranks of the signature tell."""
+        """Whether values have a batch axis, according to the ranks of the signature."""
         for spec in self.signature.inputs:
             rank = np.ndim(as_numpy(inputs[spec.name]))
             if rank in (len(spec.shape), len(spec.shape) - 1):
                 return rank == len(spec.shape)
             shape = list(np.shape(as_numpy(inputs[spec.name])))
             raise DataError(
-                f"{where} holds values of shape {shape} for the input {spec.describe()}",
-                "give batches or samples of it",
+                f"{where} contains values of shape {shape} for the input {spec.describe()}",
+                "give batches or samples that fit the input",
             )
         return True
 
     def _joined(self, parts: list[Batch] | None, where: str) -> ArraySplit:
         if parts is None:
             raise DataError(
-                f"{where} is larger than the {LIMIT_BYTES >> 30} GiB that are read into memory",
+                f"{where} is larger than {LIMIT_BYTES >> 30} GiB, the limit for data in memory",
                 "give a map-style Dataset, which is read sample by sample, or fewer batches",
             )
         if not parts:
             raise DataError(
-                f"{where} gave no batch",
+                f"{where} returned no batch",
                 "check its length and `drop_last`; a generator is read only once",
             )
         unlabelled = [targets is None for _, targets in parts]
         if any(unlabelled) and not all(unlabelled):
-            raise DataError(f"{where}: some batches have targets and some have none", "give targets to all or to none")
+            raise DataError(
+                f"{where}: some batches have targets and some have none", "give targets for all batches or for none"
+            )
         inputs = {name: _chain([part[0][name] for part in parts], name, where) for name in parts[0][0]}
         targets = None if any(unlabelled) else _chain([part[1] for part in parts], "targets", where)
         split = array_split(inputs, targets, where)
@@ -205,7 +207,7 @@ def _is_whole(data: Any, inputs: int) -> bool:
 
 
 def _alike(parts: Sequence[Any], inputs: int) -> bool:
-    """Whether a list holds batches of one input rather than that input and its targets."""
+    """Whether a list contains batches of one input and not one input and its targets."""
     if not isinstance(parts, list) or inputs > 1 or not all(map(is_array, parts)) or len(parts) < 2:
         return False
     return len({(part.ndim, str(part.dtype), tuple(part.shape[1:])) for part in parts}) == 1 and parts[0].ndim > 1
@@ -230,12 +232,12 @@ def _uneven(name: str, where: str, shapes: list[tuple[int, ...]]) -> DataError:
     shown = " and ".join(str(list(shape)) for shape in shapes[:3])
     return DataError(
         f"{where}: samples of '{name}' differ in shape: {shown}",
-        "bring them to one shape; of texts, pad all to one length (`padding='max_length'` of a tokenizer)",
+        "make their shapes equal; pad texts to one length (`padding='max_length'` of a tokenizer)",
     )
 
 
 def _sorted(split: ArraySplit) -> ArraySplit:
-    """The samples in an order of their own: the same ones have the same identity, however a loader shuffled them."""
+    """The samples in a canonical order, so that a shuffled loader has the same identity."""
     arrays = [*split.inputs.values(), *([] if split.targets is None else [split.targets])]
     keys = []
     for row in range(len(split)):
@@ -250,10 +252,10 @@ def _sorted(split: ArraySplit) -> ArraySplit:
 def _seen(data: Any) -> Split | None:
     try:
         return _READ.get(data)
-    except TypeError:  # it cannot be referred to weakly
+    except TypeError:  # weak references to it are not possible
         return None
 
 
 def _keep(data: Any, split: Split) -> None:
-    with suppress(TypeError):  # it cannot be referred to weakly
+    with suppress(TypeError):  # weak references to it are not possible
         _READ[data] = split

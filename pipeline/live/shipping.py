@@ -1,4 +1,4 @@
-"""The verbs that write files to run elsewhere: export, engine, pack."""
+"""The functions that write files for production: export, engine, pack."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def export(
     progress: bool = False,
     **options: Unpack[ExportArguments],
 ) -> Graph:
-    """Write a program as ONNX for a target, and refuse it unless it agrees with PyTorch.
+    """Write a program as an ONNX file for a target, and reject the file if its outputs differ from PyTorch.
 
     Args:
-        program: it stays as it is.
-        path: the ``.onnx`` file to write; without one it lies in the folder, or in a temporary one.
-        data: samples that parity is checked on; by default what the program was last given, or its example.
-        target: what runs the file: ``cpu`` (ONNX Runtime on x86) or ``tensorrt``.
-        folder: where artifacts are kept and reused; by default the program's own folder.
-        progress: show what is going on, on stderr.
+        program: the program; it is not changed.
+        path: the ``.onnx`` file to write; by default it is written in ``folder`` or in a temporary folder.
+        data: samples for the parity check; by default those last used with the program, or its example.
+        target: runtime of the file: ``cpu`` (ONNX Runtime on x86) or ``tensorrt``.
+        folder: folder in which artifacts are stored and reused; by default the program's own folder.
+        progress: show progress on stderr.
 
     Returns:
         The graph: ``graph(x)`` runs it, ``retort.open_session(graph)`` opens it, ``facts.parity`` has the errors.
@@ -68,20 +68,20 @@ def engine(
     progress: bool = False,
     **options: Unpack[EngineArguments],
 ) -> Engine:
-    """Build the TensorRT plan of an ONNX graph, for the GPU and the TensorRT of this machine.
+    """Build a TensorRT plan from an ONNX graph for this machine's GPU and TensorRT version.
 
     Args:
         graph: exported for the target ``tensorrt``.
-        path: the ``.plan`` file to write; without one it lies in the folder, or in a temporary one.
-        folder: where artifacts are kept and reused; by default the graph's own folder.
-        progress: show what is going on, on stderr.
+        path: the ``.plan`` file to write; by default it is written in ``folder`` or in a temporary folder.
+        folder: folder in which artifacts are stored and reused; by default the graph's own folder.
+        progress: show progress on stderr.
 
     Returns:
         The engine; ``retort.open_session(engine)`` opens it.
 
     Raises:
-        MachineError: no TensorRT is installed, or there is no GPU for it; ``tensorrt_rtx`` builds without one.
-        VerificationError: TensorRT would refuse or misread the graph; names the nodes.
+        MachineError: TensorRT is not installed, or there is no GPU; ``tensorrt_rtx`` builds without a GPU.
+        VerificationError: TensorRT would reject or misread the graph; the message names the nodes.
         UserError: an option is unknown or has a wrong value.
 
     Example:
@@ -107,13 +107,13 @@ def pack(
     progress: bool = False,
     **options: Unpack[PackArguments],
 ) -> Archive:
-    """Pack an ONNX graph into a TorchServe archive that carries its own runtime.
+    """Pack an ONNX graph into a TorchServe archive that contains its own runtime.
 
     Args:
         graph: made by ``retort.export``.
-        path: the ``.mar`` file to write; without one it lies in the folder, or in a temporary one.
-        folder: where artifacts are kept and reused; by default the graph's own folder.
-        progress: show what is going on, on stderr.
+        path: the ``.mar`` file to write; by default it is written in ``folder`` or in a temporary folder.
+        folder: folder in which artifacts are stored and reused; by default the graph's own folder.
+        progress: show progress on stderr.
 
     Returns:
         The archive, which ``retort serve`` starts.
@@ -137,5 +137,5 @@ def pack(
 
 def _file(path: str | Path | None, suffix: str) -> Path | None:
     if path is not None and Path(path).suffix != suffix:
-        raise UserError(f"cannot write '{path}'", f"name a {suffix} file")
+        raise UserError(f"cannot write '{path}'", f"give the path of a {suffix} file")
     return None if path is None else Path(path)

@@ -1,4 +1,4 @@
-"""Where the artifacts of a script lie: a folder of the user's, or one that goes when nobody needs it."""
+"""The folder of a script's artifacts: given by the user, or temporary and deleted when it is no longer used."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ...core.errors import UserError
 
 
 class Workspace:
-    """A folder of artifacts, each named after its stage and key; equal keys are reused.
+    """A folder of artifacts, which are named after their stage and key; artifacts with equal keys are reused.
 
     Args:
-        folder: a folder to keep; without one a temporary folder, which goes with the last object that refers to it.
+        folder: a permanent folder; by default a temporary folder, which is deleted with the last object that uses it.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -30,7 +30,7 @@ class Workspace:
             weakref.finalize(self, _remove, self.folder, os.getpid())
 
     def place(self, stage: str, key: str, parents: tuple[str, ...] = ()) -> Place:
-        """Where the artifact of a stage with this key goes."""
+        """The place of the artifact of a stage with this key."""
         return Place(self.folder / f"{stage}-{key[:12]}", key, parents)
 
     def scratch(self, place: Place) -> Path:
@@ -42,17 +42,17 @@ class Workspace:
 
     def __reduce__(self) -> Any:
         raise UserError(
-            "live objects are not pickled", "save them with `.save(path)`, and open them with `retort.load`"
+            "live objects cannot be pickled", "save them with `.save(path)`, and open them with `retort.load`"
         )
 
 
 def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # workers of a DataLoader hold copies of what their parent needs
+    if os.getpid() == process:  # workers of a DataLoader have copies of objects that the parent process still needs
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def finished(place: Place, console: Console) -> Artifact | None:
-    """The artifact that equal inputs have left at a place."""
+    """The artifact at a place, if it was made from equal inputs."""
     if not is_finished(place.directory):
         return None
     found = load_artifact(place.directory)
@@ -63,7 +63,7 @@ def finished(place: Place, console: Console) -> Artifact | None:
 
 
 def same_or_new(folder: str | Path | None, known: Workspace | None) -> Workspace:
-    """The folder that is asked for; else the one that the model lies in already; else a temporary one."""
+    """The given folder; else the folder of the model; else a temporary folder."""
     return known if folder is None and known is not None else Workspace(folder)
 
 
@@ -76,10 +76,10 @@ def _callers_level() -> int:
 
 
 class ScriptConsole(Console):
-    """The console of a call from a script; what a stage warns of is kept, and shown even where progress is not.
+    """The console of a call from a script; warnings of a stage are stored, and shown even without progress.
 
     Args:
-        shown: whether stages and progress bars go to stderr.
+        shown: whether stages and progress bars are written to stderr.
     """
 
     def __init__(self, shown: bool = False) -> None:
@@ -87,7 +87,7 @@ class ScriptConsole(Console):
         self.notes: list[str] = []
 
     def warn(self, text: str) -> None:
-        """Keep a warning; without progress it becomes a Python warning."""
+        """Store a warning; without progress it becomes a Python warning."""
         self.notes.append(text)
         if self.mode == "text":
             super().warn(text)

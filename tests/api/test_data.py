@@ -172,9 +172,9 @@ def test_the_task_follows_from_the_targets() -> None:
 
 FAULTS: dict[str, tuple[Any, str]] = {
     "number": (5, "of type int, not samples"),
-    "no batch": (DataLoader(TensorDataset(X[:0])), "gave no batch"),
+    "no batch": (DataLoader(TensorDataset(X[:0])), "returned no batch"),
     "empty dataset": (TensorDataset(X[:0], Y[:0]), "is empty"),
-    "too many values": ((X, X, Y), "has 3 values; the model takes 1: x"),
+    "too many values": ((X, X, Y), "has 3 values, but the model takes 1: x"),
     "wrong rank": (DataLoader(TensorDataset(X[:, :, None], Y)), r"values of shape \[1, 3, 1\]"),
     "one sample": (X[0], "single sample without the batch axis"),
     "lengths": ((X, Y[:7]), "differ in length"),
@@ -182,7 +182,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "some labels": ([(X[:4], Y[:4]), (X[4:8],)], "some batches have targets"),
     "not finite": (X * float("nan"), "NaN or infinite"),
     "other names": ({"left": X, "right": X}, "holds left, right; the model takes x"),
-    "words": (["a", "b"], "holds no numbers"),
+    "words": (["a", "b"], "contains no numbers"),
     "unknown split": ({"train": PAIR, "evaluation": PAIR}, "unknown split 'evaluation'"),
     "no train": ({"test": PAIR}, "needs a train split"),
 }

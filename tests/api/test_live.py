@@ -129,7 +129,7 @@ def test_data_are_remembered_from_stage_to_stage(program: Program) -> None:
     small = retort.prune(program, macs=0.8, data=images(), recover=None)
     int8 = retort.quantize(small, **QUICK)
     assert int8.data is small.data
-    with pytest.raises(DataError, match="no data are given"):
+    with pytest.raises(DataError, match="no data were given"):
         retort.quantize(program, **QUICK)
 
 
@@ -285,7 +285,7 @@ FAULTS: dict[str, tuple[Callable[[Program], Any], type[RetortError], str]] = {
     "no example": (lambda p: face.capture(Cnn()), DataError, "needs an example"),
     "a class": (lambda p: face.capture(Cnn, torch.zeros(2, 1, 8, 8)), UserError, "the class Cnn"),
     "control flow": (lambda p: face.capture(Branching(), torch.randn(4, 2)), CaptureError, "line"),
-    "no such file": (lambda p: face.prune("nothing.pt2", macs=0.5), MissingFileError, "nothing at nothing"),
+    "no such file": (lambda p: face.prune("nothing.pt2", macs=0.5), MissingFileError, "nothing.pt2 does not exist"),
     "not captured": (lambda p: face.quantize(Cnn(), data=images()), UserError, "not captured yet"),
     "misspelt": (lambda p: face.prune(p, mac=0.5, data=images()), UserError, "did you mean 'macs'"),
     "misspelt inside": (
@@ -297,7 +297,7 @@ FAULTS: dict[str, tuple[Callable[[Program], Any], type[RetortError], str]] = {
     "no labels": (lambda p: face.prune(p, macs=0.5, data=images().tensors[0]), DataError, "alpha"),
     "a wrong shape": (lambda p: p(torch.zeros(2, 1, 9, 9)), UserError, "size 9 on axis 2"),
     "a wrong name": (lambda p: p(picture=torch.zeros(2, 1, 8, 8)), UserError, "unknown picture"),
-    "a wrong suffix": (lambda p: face.export(p, "net.pt"), UserError, "name a .onnx file"),
+    "a wrong suffix": (lambda p: face.export(p, "net.pt"), UserError, "path of a .onnx file"),
     "packing a program": (lambda p: face.pack(p), UserError, "retort.export"),
     "no names": (lambda p: face.compare([p], data=images()), UserError, "by name"),
     "no metric": (lambda p: face.compare({"p": p}, data=images(), metric="acc", **BRIEFLY), UserError, "choose one"),

@@ -124,7 +124,7 @@ def test_the_module_is_a_plain_module() -> None:
         module(x, labels=x)
     with pytest.raises(ModelError, match="half precision"):
         _ = (module.half(), program.artifact)
-    with pytest.raises(ModelError, match="not pickled"):
+    with pytest.raises(ModelError, match="cannot be pickled"):
         copy.copy(module).__reduce__()
 
 
