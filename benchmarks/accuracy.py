@@ -1,4 +1,4 @@
-"""Accuracy of a model on a split, with its interval, and paired with a reference on the same samples."""
+"""Accuracy of a model on a split, with its interval, and its comparison with a reference on the same samples."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from ..core.session import Session
 from ..core.tensors import Array
 
 ROWS = 64
-"""Samples that accuracy reads at a time."""
+"""Number of samples per batch for accuracy."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model gave for every sample of a split, and what was wanted.
+    """The outputs of a model for every sample of a split, and the targets.
 
     Attributes:
         outputs: one array ``[N, …]`` per output of the signature, in order.
-        targets: ``[N]`` or ``[N, …]``; None when the split has none.
+        targets: ``[N]`` or ``[N, …]``; None if the split has none.
     """
 
     outputs: Mapping[str, Array]
     targets: Array | None
 
     def main(self, name: str | None = None) -> Array:
-        """The output that is judged: the named one, or the first."""
+        """The evaluated output: the named one, or the first."""
         if name is not None and name not in self.outputs:
             raise DataError(f"there is no output '{name}'", f"choose one of {', '.join(self.outputs)}")
         return self.outputs[name] if name is not None else next(iter(self.outputs.values()))
 
     def first(self, count: int) -> Predictions:
-        """Those of the first samples alone, for a comparison with a stage that saw no more."""
+        """The predictions of the first samples, for a comparison with a stage that used only those."""
         outputs = {name: value[:count] for name, value in self.outputs.items()}
         return Predictions(outputs, None if self.targets is None else self.targets[:count])
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A metric with its interval, and how it compares with the reference.
+    """A metric with its interval, and its comparison with the reference.
 
     Attributes:
-        metric: which metric.
+        metric: name of the metric.
         interval: its value and interval.
-        n: samples.
-        drop: how much worse than the reference, positive is worse; None without a reference.
+        n: number of samples.
+        drop: loss against the reference, positive is worse; None without a reference.
         agreement: share of samples with the same decision as the reference; None for values.
-        sqnr_db: centred signal to noise ratio against the reference's outputs; None without one or when not finite.
+        sqnr_db: centred SQNR against the reference's outputs, in dB; None without a reference or if not finite.
     """
 
     metric: MetricName
@@ -78,13 +78,13 @@ def predict(
     """Run a session over a split, batch by batch.
 
     Args:
-        batch_size: rows at a time; a model with a fixed batch gets its own, the last one filled up.
-        limit: use only the first samples.
+        batch_size: rows per run; a model with a fixed batch size uses that size, and the last batch is padded.
+        limit: use only this number of samples.
 
     Raises:
         DataError: the split is empty.
         InputError: the samples do not fit the session.
-        ModelError: an output has no row per sample.
+        ModelError: an output does not have one row per sample.
     """
     fixed = _fixed_batch(session)
     size = fixed or batch_size
@@ -112,12 +112,12 @@ def measure_accuracy(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Accuracy:
-    """A metric on predictions, with interval, drop, agreement and SQNR against a reference on the same samples.
+    """Evaluate a metric on predictions, with interval, drop, agreement and SQNR against a reference.
 
     Args:
-        metric: ``agreement``, ``cosine`` and ``sqnr`` take the reference's outputs as the truth.
+        metric: ``agreement``, ``cosine`` and ``sqnr`` use the reference's outputs as targets.
         reference: predictions of the reference for the same split in the same order.
-        output: which output is judged; the first when absent.
+        output: name of the evaluated output; the first by default.
 
     Raises:
         DataError: there are no targets, lengths differ, or values are not finite.
@@ -142,7 +142,7 @@ def _truth(metric: MetricName, predictions: Predictions, given: Array, before: A
     if metric in AGAINST_OUTPUTS:
         return given if before is None else before
     if predictions.targets is None:
-        raise DataError(f"'{metric}' needs targets, and these samples have none", "label them, or choose `agreement`")
+        raise DataError(f"'{metric}' needs targets, and these samples have none", "add targets, or choose `agreement`")
     return predictions.targets
 
 
@@ -163,7 +163,8 @@ def _rows_of(values: Array, rows: int, name: str, fixed: int | None) -> Array:
     expected = fixed or rows
     if values.ndim == 0 or len(values) != expected:
         raise ModelError(
-            f"output '{name}' has shape {list(values.shape)} for a batch of {expected}: no row per sample",
+            f"output '{name}' has shape {list(values.shape)} for a batch of {expected}, which is not one row per "
+            "sample",
             "give the model outputs with a leading batch axis",
         )
     return values[:rows]

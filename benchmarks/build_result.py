@@ -1,4 +1,4 @@
-"""Results from measurements: each stage's accuracy, latency and footprint put into the schema."""
+"""Construction of results from the accuracy, latency and footprint of each stage."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def stage_entry(
     history: Sequence[Mapping[str, float]] = (),
     notes: Sequence[str] = (),
 ) -> StageEntry:
-    """What was measured of one stage.
+    """The measurements of one stage.
 
     Args:
-        stage: name of the stage, and of its candidate in ``latency`` where it was timed.
+        stage: name of the stage, and of its candidate in ``latency`` if it was timed.
         artifact: the artifact whose main file was measured.
         parameters: by default the artifact's facts, or a count in the file.
         macs: by default from the artifact's facts.
-        compressed: also tell the bytes after deflate.
+        compressed: also include the size after compression.
         history: one entry per epoch, such as ``{"epoch": 1, "loss": 0.7, "accuracy": 0.9}``.
     """
     main = artifact.main
@@ -117,7 +117,7 @@ def latency_entry(candidate: CandidateLatency) -> LatencyEntry:
 
 
 def latency_run(comparison: LatencyComparison) -> LatencyRun:
-    """How a comparison was timed."""
+    """Facts about the timing of a comparison."""
     return LatencyRun(
         batch=comparison.batch,
         reference=comparison.reference,
@@ -145,15 +145,15 @@ def new_result(
     seconds: float | None = None,
     machine: Mapping[str, Any] | None = None,
 ) -> Result:
-    """A result of this moment, on this machine.
+    """A result with the current time and this machine.
 
     Args:
         title: the recipe's name.
-        reference: the stage that drops and ratios refer to.
+        reference: the reference stage of drops and ratios.
         gates: verdicts as JSON-ready dictionaries.
         command: by default the one that started this process.
         data: fingerprint and sample count of the test split.
-        machine: a fingerprint that was taken already.
+        machine: an existing fingerprint of the machine.
     """
     return Result(
         id=uuid.uuid4().hex,
@@ -173,14 +173,14 @@ def new_result(
 
 
 def this_command() -> str:
-    """The command line of this process, as one would type it."""
+    """The command line of this process, as a user would type it."""
     name = Path(sys.argv[0]).name
     shown = "retort" if name in {"__main__.py", "retort"} else name
     return shlex.join([shown, *sys.argv[1:]])
 
 
 def tool() -> dict[str, str]:
-    """Version of Retort, and the commit when it runs from a checkout."""
+    """Version of Retort, and the commit if it runs from a checkout."""
     told = {"name": "retort", "version": package_version("retort") or "unknown"}
     root = Path(__file__).resolve().parents[1]
     if (root / ".git").exists():

@@ -1,4 +1,4 @@
-"""What is timed: calls, sessions on real samples, and models that are opened anew for every turn."""
+"""Candidates of a timing: calls, sessions on real samples, and models that are opened again for every turn."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..core.tensors import BATCH, Array, Feeds
 from .clocks import Call, Clocks, clocks_for
 
 Opener = Callable[[], Session]
-"""Opens a model; what opens it anew can say how much the times of one file differ between openings."""
+"""Opens a model; several openings show how much the times of one file differ between openings."""
 Candidate = Call | tuple[Session | Opener, Feeds]
 
 
 class Bench:
-    """The candidates as calls, opened anew where they can be."""
+    """The candidates as calls; models are opened again for every turn if possible."""
 
     def __init__(self, candidates: Mapping[str, Candidate], batch: int) -> None:
         self.candidates, self.batch = candidates, batch
@@ -28,7 +28,7 @@ class Bench:
         self.opening_s = 0.0
 
     def open(self) -> dict[str, Call]:
-        """All calls by name; what an earlier opening holds is freed first."""
+        """All calls by name; sessions of an earlier opening are freed first."""
         if self.ready:
             calls, self.ready = self.ready, {}
             return calls
@@ -42,7 +42,7 @@ class Bench:
         self.opened = []
 
     def clocks(self, options: BenchOptions) -> Clocks:
-        """The clocks for what the candidates turn out to be."""
+        """The clocks that fit the candidates."""
         before = time.perf_counter()
         self.ready = calls = self.open()
         self.opening_s = time.perf_counter() - before
@@ -60,7 +60,7 @@ class Bench:
 
 
 def repeat_rows(samples: Feeds, session: Session, batch: int) -> dict[str, Array]:
-    """Real samples repeated, or cut, to ``batch`` rows; inputs without a batch axis stay as they are.
+    """Real samples, repeated or truncated to ``batch`` rows; inputs without a batch axis are not changed.
 
     Raises:
         InputError: the samples do not fit the session's signature.
@@ -74,7 +74,7 @@ def repeat_rows(samples: Feeds, session: Session, batch: int) -> dict[str, Array
 
 
 def callable_of(candidate: tuple[Session, Feeds], batch: int) -> Call:
-    """The call that is timed: a session's on real samples repeated to ``batch`` rows."""
+    """The timed call: a session runs real samples that are repeated to ``batch`` rows."""
     session, samples = candidate
     feeds = repeat_rows(samples, session, batch)
     run: Callable[[Feeds], object] = getattr(session, "run_unchecked", session.run)

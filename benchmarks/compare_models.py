@@ -1,4 +1,4 @@
-"""Model files measured beside the first of them: accuracy, latency, footprint."""
+"""Comparison of model files with the first one: accuracy, latency and footprint."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def compare_files(
     metric: MetricName | None,
     console: Console,
 ) -> Result:
-    """Measure model files beside the first of them.
+    """Measure model files and compare them with the first one.
 
     Args:
-        given: the files, with a name for each where the caller has one; by default names are made of the paths.
+        given: the files, optionally with names; by default the names are made from the paths.
 
     Raises:
         UserError: two of them have the same name.
@@ -62,14 +62,17 @@ def compare_files(
 
 
 def ran_on(options: BenchOptions) -> list[str]:
-    """What is said of models that did not run on the CPU, whose memory in this machine says nothing of them."""
+    """The note about models that did not run on the CPU, whose memory on the host is not meaningful."""
     if options.provider == "cpu":
         return []
-    return [f"ONNX files ran on {PROVIDERS[options.provider][0]}, asked node by node; memory is not measured."]
+    return [
+        f"ONNX files ran on {PROVIDERS[options.provider][0]}, which was verified for every node; memory is not "
+        "measured."
+    ]
 
 
 def metric_of(targets: Array | None) -> MetricName | None:
-    """The usual metric for targets: accuracy for classes, MSE for values, none without targets."""
+    """The default metric for targets: accuracy for classes, MSE for values, none without targets."""
     if targets is None:
         return None
     return "accuracy" if targets.dtype.kind in "iu" else "mse"
@@ -84,4 +87,6 @@ def _names(models: list[Artifact]) -> list[str]:
     for names in forms:
         if len(set(names)) == len(names):
             return names
-    raise UserError("the same model was given twice", "give each model once; copy the file for an A/A comparison")
+    raise UserError(
+        "the same model was given twice", "give each model only once, or copy the file for an A/A comparison"
+    )

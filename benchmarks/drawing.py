@@ -1,4 +1,4 @@
-"""A matplotlib figure as inline SVG in the colours and the font of the page around it, light or dark."""
+"""Matplotlib figures as inline SVG in the colours and the font of the page, light or dark."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ WIDTH = 480
 SERIES = 6
 _NAMES = ("ink", "soft", "faint", "rule", "grid", "card", "bad", "ref", *(f"s{index}" for index in range(SERIES)))
 COLOUR = {name: f"#00fe{index + 16:02x}" for index, name in enumerate(_NAMES)}
-"""A stand-in for each colour of the page's style; :func:`drawn` puts ``var(--name)`` in its place."""
+"""Placeholders for the colours of the page's style; :func:`drawn` replaces them by ``var(--name)``."""
 _STYLE: Any = {
-    "text.parse_math": False,  # a stage may bear a name with a dollar
+    "text.parse_math": False,  # the name of a stage may contain a dollar sign
     "svg.fonttype": "none",
     "svg.hashsalt": "retort",
     "font.family": "DejaVu Sans",
@@ -50,12 +50,12 @@ _STYLE: Any = {
 OFFSETS = (
     (9, 0), (-9, 0), (0, 13), (0, -13), (9, 13), (9, -13), (-9, 13), (-9, -13), (9, 28), (9, -28), (-9, 28), (-9, -28),
 )  # fmt: skip
-"""Where a label may stand beside its point, in pixels, the best place first."""
+"""Possible offsets of a label from its point, in pixels, the best one first."""
 
 
 @contextmanager
 def axes(height: float) -> Iterator[Axes]:
-    """Axes of a figure that is as wide as a card of the report and ``height`` pixels high; see :func:`drawn`."""
+    """Axes of a figure with the width of a card of the report and a height of ``height`` pixels; see :func:`drawn`."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
         FigureCanvasSVG(figure)
@@ -63,7 +63,7 @@ def axes(height: float) -> Iterator[Axes]:
 
 
 def drawn(ax: Axes, title: str) -> str:
-    """The figure of some axes as SVG: the same bytes for the same drawing, text as text, nothing but the drawing."""
+    """The figure of some axes as SVG: it is reproducible, its text is text, and it contains only the drawing."""
     written = io.StringIO()
     _figure(ax).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     body = written.getvalue()
@@ -88,12 +88,12 @@ def _figure(ax: Axes) -> Figure:
 def scale(
     axis: Any, values: Sequence[float], log: bool = False, show: Callable[[float], str] = str, whole: bool = False
 ) -> None:
-    """Let an axis hold all finite values with a margin, with about five round ticks.
+    """Set the limits of an axis to all finite values with a margin, with about five round ticks.
 
     Args:
         axis: the ``xaxis`` or ``yaxis`` of some axes.
-        show: the words of a tick.
-        whole: only whole numbers are ticks.
+        show: function that formats a tick.
+        whole: use only whole numbers as ticks.
     """
     finite = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
     low, high = (min(finite), max(finite)) if finite else (1.0, 2.0)
@@ -116,7 +116,7 @@ def scale(
 
 
 def whisker(ax: Axes, span: tuple[float, float], across: float, colour: str, vertical: bool = False) -> None:
-    """An interval as a line with end caps where it ends inside the plot; an open end runs to the plot's border."""
+    """Draw an interval as a line with end caps inside the plot; an unbounded end continues to the plot's border."""
     limits = sorted(ax.get_ylim() if vertical else ax.get_xlim())
     ends = [min(max(end, limits[0]), limits[1]) for end in span]
     draw = ax.vlines if vertical else ax.hlines
@@ -128,13 +128,13 @@ def whisker(ax: Axes, span: tuple[float, float], across: float, colour: str, ver
 
 
 def dot(ax: Axes, x: float, y: float, colour: str) -> None:
-    """A point with a thin border that sets it off from the lines below it."""
+    """Draw a point with a thin border that separates it from the lines below."""
     ax.plot(x, y, marker="o", markersize=9, markeredgewidth=1.5, color=colour, markeredgecolor=COLOUR["card"], zorder=5)
 
 
 def label_points(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Labels beside their points, each at the first place around it where it covers no point and no other label."""
-    _figure(ax).draw_without_rendering()  # from here on the layout stands
+    """Place each label at the first offset from its point where it covers no point and no other label."""
+    _figure(ax).draw_without_rendering()  # the layout does not change after this
     _figure(ax).set_layout_engine("none")
     pixels = [ax.transData.transform(point[:2]) for point in points]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in pixels]
@@ -166,7 +166,7 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def _together(points: Sequence[tuple[float, float, str]], pixels: Sequence[Any]) -> list[tuple[float, float, str]]:
-    """Points that lie on one another share a label."""
+    """Join the labels of points at the same place."""
     groups: dict[int, list[str]] = {}
     for index, point in enumerate(points):
         near = next((k for k in groups if math.dist(pixels[k], pixels[index]) < 12), index)

@@ -1,6 +1,6 @@
-"""What a model takes: bytes of its files, parameters, and the memory of loading and running it in a fresh process.
+"""Footprint of a model: bytes of its files, parameters, and memory to load and run it in a new process.
 
-As a program, ``python -m retort.benchmarks.footprint model.onnx``, it is that fresh process and prints one JSON line.
+``python -m retort.benchmarks.footprint model.onnx`` is that new process and prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Memory:
     """Memory of one process that loads a model and runs it.
 
     Attributes:
-        peak_bytes: highest resident memory of the whole process, interpreter and runtime included.
-        baseline_bytes: resident memory of the same process before the model was opened, runtime imported.
-        model_bytes: the difference: what this model costs.
+        peak_bytes: largest resident memory of the whole process, including interpreter and runtime.
+        baseline_bytes: resident memory of the same process after the import of the runtime, before the model is opened.
+        model_bytes: the difference, which is the memory of the model.
         batch: rows per run.
     """
 
@@ -48,30 +48,32 @@ class Memory:
 
 @dataclass(frozen=True)
 class FileSize:
-    """Bytes of a model on disk, side files with weights included; ``gzip_bytes`` is None when not asked for."""
+    """Bytes of a model on disk, including external weights; ``gzip_bytes`` is None if it was not requested."""
 
     size_bytes: int
     gzip_bytes: int | None = None
 
 
 def file_size(model: Path, compressed: bool = False) -> FileSize:
-    """Bytes of a model's files, and of the same compressed as a download would be (deflate, level 6).
+    """Bytes of a model's files, and of the compressed files (deflate, level 6).
 
     Raises:
-        MissingFileError: the file, or a side file it names, is not there.
+        MissingFileError: the file or its file of weights does not exist.
     """
     files = [model, *_side_files(model)]
     for file in files:
         if not file.is_file():
-            raise MissingFileError(f"no such model file: {file}", "check the path; side files lie beside the model")
+            raise MissingFileError(
+                f"no such model file: {file}", "check the path; files of weights belong in the folder of the model"
+            )
     squeezed = sum(_deflated(file) for file in files) if compressed else None
     return FileSize(sum(file.stat().st_size for file in files), squeezed)
 
 
 def parameters_in_file(model: Path) -> int | None:
-    """Weights stored in an ONNX file, whatever their type; None for other kinds.
+    """Number of weights in an ONNX file, of any type; None for other kinds of files.
 
-    Scales and zero points of Q/DQ nodes and integer constants (shapes, axes) are no weights.
+    Scales and zero points of Q/DQ nodes and integer constants (shapes, axes) are not counted.
 
     Raises:
         ArtifactError: the file is truncated.
@@ -90,7 +92,7 @@ def parameters_in_file(model: Path) -> int | None:
 
 
 def measure_memory(model: Path, batch: int = 1, threads: int = 1) -> Memory:
-    """Open and run a model in a fresh process and read how far its memory rose.
+    """Open and run a model in a new process and measure the increase of its memory.
 
     Args:
         batch: rows per run; inputs are zeros, unnamed axes have size 8.
@@ -109,7 +111,9 @@ def measure_memory(model: Path, batch: int = 1, threads: int = 1) -> Memory:
     lines = done.stdout.strip().splitlines()
     if not lines:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        raise MachineError(f"the process that runs {model.name} died: {last[0]}", "free some memory, or try batch 1")
+        raise MachineError(
+            f"the process that runs {model.name} ended unexpectedly: {last[0]}", "free some memory, or try batch 1"
+        )
     told = json.loads(lines[-1])
     if "error" in told:
         raise getattr(errors, told["error"]["code"])(told["error"]["message"], told["error"]["remedy"])
@@ -127,7 +131,7 @@ def zero_feeds(signature: Signature, batch: int) -> dict[str, Array]:
 
 
 def _in_this_process(model: Path, batch: int, threads: int) -> Memory:
-    # The runtime's libraries are no cost of this model, so they come in before the baseline is read.
+    # The runtime's libraries are not part of the model's memory, so they are loaded before the baseline is read.
     __import__({".onnx": "onnxruntime", ".pt2": "torch"}.get(model.suffix, "numpy"))
     gc.collect()
     baseline = resident_bytes()
@@ -141,7 +145,7 @@ def _in_this_process(model: Path, batch: int, threads: int) -> Memory:
 
 
 def forget_peak() -> None:
-    """Start the kernel's high-water mark anew; imports may have reached higher than they left."""
+    """Reset the kernel's peak memory, because imports may have used more memory than they keep."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -149,13 +153,13 @@ def forget_peak() -> None:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM now."""
+    """Current resident memory of this process."""
     return _status_bytes("VmRSS") or _rusage_bytes()
 
 
 def peak_bytes() -> int:
-    """The most that this process had in RAM since it started, or since :func:`forget_peak`."""
-    # ru_maxrss outlives exec: on Linux a child starts with its parent's peak. VmHWM belongs to the new image alone.
+    """Peak resident memory of this process since its start, or since :func:`forget_peak`."""
+    # ru_maxrss survives exec: on Linux a child starts with its parent's peak. VmHWM belongs only to the new program.
     return _status_bytes("VmHWM") or _rusage_bytes()
 
 
@@ -195,8 +199,10 @@ def _onnx_model(model: Path) -> tuple[Any, Any]:
         return onnx.load(str(model), load_external_data=False), onnx
     except FileNotFoundError as error:
         raise MissingFileError(f"no such model: {model}", "check the path") from error
-    except Exception as error:  # protobuf's decode error is not importable from every build
-        raise ArtifactError(f"{model.name} cannot be read: {error}", "the file is damaged: export it again") from error
+    except Exception as error:  # protobuf's decode error cannot be imported from every build
+        raise ArtifactError(
+            f"{model.name} cannot be read: {error}", "the file is damaged; export the model again"
+        ) from error
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
@@ -221,7 +227,7 @@ def _deflated(file: Path) -> int:
 
 
 def main() -> None:
-    """The fresh process: measure and print one JSON line."""
+    """The new process: measure and print one line of JSON."""
     parser = argparse.ArgumentParser(description="Print the memory that loading and running a model takes.")
     parser.add_argument("model", type=Path)
     parser.add_argument("--batch", type=int, default=1)

@@ -1,4 +1,4 @@
-"""What machine this is, as far as it matters for a measurement: processor, limits, memory, GPU, packages, quiet."""
+"""Fingerprint of this machine for measurements: processor, limits, memory, GPU, packages and load."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ GPU_QUERY = ("name", "driver_version", "memory.total", "compute_cap")
 
 
 def fingerprint(root: Path = ROOT) -> dict[str, Any]:
-    """Everything about the machine that a figure should stand beside, JSON-ready.
+    """All facts about the machine that belong to a measurement, as JSON-ready values.
 
     Args:
-        root: where ``proc`` and ``sys`` are; another folder in tests.
+        root: folder that contains ``proc`` and ``sys``; another folder in tests.
     """
     quota, memory_limit = cgroup_limits(root)
     return {
@@ -52,7 +52,7 @@ def fingerprint(root: Path = ROOT) -> dict[str, Any]:
 
 
 def describe(machine: dict[str, Any]) -> str:
-    """A fingerprint in one line."""
+    """Format a fingerprint as one line."""
     cpu = machine["cpu"]
     gpu = "".join(f" · {card['name']}" for card in machine["gpu"])
     features = ", ".join(cpu["features"]) or "no INT8 features known"
@@ -72,7 +72,7 @@ def cpu_model(root: Path = ROOT) -> str:
 
 
 def cpu_features(root: Path = ROOT) -> tuple[str, ...]:
-    """Instruction sets that decide how fast INT8 runs, from least to most."""
+    """Instruction sets that determine the speed of INT8, from slow to fast."""
     fields = _cpuinfo(root)
     flags = set(fields.get("flags", "").split())
     arm = set(fields.get("Features", "").split())
@@ -88,21 +88,21 @@ def int8_outlook(features: Sequence[str]) -> tuple[bool, str]:
             signs = "" if name in ARM_FEATURES.values() else "; UINT8 activations run fastest"
             return True, f"{name}: integer dot products in hardware{signs}"
     if "avx2" in known:
-        return False, "avx2 without VNNI: exact INT8 takes wider multiplies and gains little over FP32"
+        return False, "avx2 without VNNI: exact INT8 needs wider multiplications and is hardly faster than FP32"
     if "neon" in known:
-        return False, "NEON without dotprod: INT8 gains little over FP32"
-    return False, "no instruction set known to speed up INT8"
+        return False, "NEON without dotprod: INT8 is hardly faster than FP32"
+    return False, "no instruction set that speeds up INT8"
 
 
 def usable_cores(root: Path = ROOT) -> float:
-    """Cores that this process may use: its affinity, and its cgroup's quota where that is smaller."""
+    """Number of cores that this process may use: its affinity, or the quota of its cgroup if that is smaller."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_limits(root)[0]
     return float(allowed) if quota is None else min(float(allowed), quota)
 
 
 def cgroup_limits(root: Path = ROOT) -> tuple[float | None, int | None]:
-    """CPUs and bytes of memory that the cgroup grants; None where it sets no limit."""
+    """CPUs and bytes of memory that the cgroup allows; None if it has no limit."""
     base = root / "sys/fs/cgroup"
     for folder in (base / _own_cgroup(root), base):
         cpus, memory = _read(folder / "cpu.max").split(), _read(folder / "memory.max").strip()
@@ -117,7 +117,7 @@ def cgroup_limits(root: Path = ROOT) -> tuple[float | None, int | None]:
 
 
 def governor(root: Path = ROOT) -> str | None:
-    """The frequency governor of the first core; None where the machine does not say."""
+    """The frequency governor of the first core; None if the machine does not report it."""
     return _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None
 
 
@@ -130,7 +130,7 @@ def pressure_now(root: Path = ROOT) -> float | None:
 
 
 def gpus() -> list[dict[str, str]]:
-    """NVIDIA GPUs as ``nvidia-smi`` names them; empty without a driver."""
+    """NVIDIA GPUs that ``nvidia-smi`` reports; empty without a driver."""
     command = ["nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader"]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -141,7 +141,7 @@ def gpus() -> list[dict[str, str]]:
 
 
 def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Installed versions of the packages that make or run models."""
+    """Installed versions of the packages that create or run models."""
     versions = {name: package_version(name) for name in names}
     return {name: version for name, version in versions.items() if version}
 

@@ -1,4 +1,4 @@
-"""Sessions as a measurement asks for them: threads, provider, ranges of axes."""
+"""Sessions for measurements: threads, provider and ranges of axes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ LATENCY_SAMPLES = 256
 
 
 def opener(artifact: Artifact, options: BenchOptions) -> Callable[[], Session]:
-    """Opens an artifact's model as a measurement asks for."""
+    """Opens an artifact's model with the options of a measurement."""
     settings = session_options(options)
     return lambda: open_session(artifact.main, settings)
 
 
 def session_options(options: BenchOptions) -> SessionOptions:
-    """Threads, provider and, for TensorRT's, the ranges and the cache that a measurement asks for.
+    """The session options of a measurement: threads, provider and, for TensorRT, the ranges and the cache.
 
     Raises:
-        UserError: a range or an option of the provider is not written as it should be.
+        UserError: a range or an option of the provider has a wrong form.
     """
     providers = PROVIDERS[options.provider]
     asked = {key: value for key, _, value in (item.partition("=") for item in options.provider_option)}
@@ -42,7 +42,7 @@ def session_options(options: BenchOptions) -> SessionOptions:
 
 
 def _ranges(options: BenchOptions) -> dict[str, tuple[int, int, int]]:
-    """Ranges as they are given; the batch holds what is timed, and what accuracy reads at a time."""
+    """The given ranges; the range of the batch covers the timed batch sizes and that of accuracy."""
     from ..core.options.axis_ranges import parse_axis
     from .accuracy import ROWS
 

@@ -1,4 +1,4 @@
-"""Values with their intervals as they stand in a result: finite numbers, and null where an end is not bounded."""
+"""Values with their intervals in a result: finite numbers, and null for an unbounded end."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..core.metrics.ratio import ClockName, Ratio
 
 
 class Entry(BaseModel):
-    """Base of everything in a result: frozen, unknown keys refused."""
+    """Base of all parts of a result: it is frozen and rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
 
 class Spread(Entry):
-    """A value with its two-sided interval; null where an end is unbounded."""
+    """A value with its two-sided interval; an unbounded end is null."""
 
     value: float | None
     low: float | None
@@ -60,7 +60,7 @@ class RatioEntry(Spread):
     @model_validator(mode="before")
     @classmethod
     def _open_ends(cls, raw: Any) -> Any:
-        """A lower end of zero bounds nothing: version 1 wrote it for an open end."""
+        """Convert a lower end of zero to null, because version 1 wrote zero for an unbounded end."""
         return {**raw, "low": None} if isinstance(raw, dict) and raw.get("low") == 0 else raw
 
     @staticmethod

@@ -1,7 +1,8 @@
-"""What trtexec reports, as a result of ours: its text summary and the times that it exports as JSON.
+"""Conversion of trtexec's report to a result: its text summary, or the times that it exports as JSON.
 
-trtexec 11 measures with CUDA graphs, spinning and without data transfers, 10 with none of these: figures of the two are
-comparable only where 10 was told the same, so the note of a result says how it was measured (tensorrt.md 1.11).
+trtexec 11 measures with CUDA graphs, with spinning and without data transfers; trtexec 10 uses none of these by
+default. Their figures are comparable only with equal settings, so the note of a result states the settings
+(tensorrt.md 1.11).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _UNSTABLE = re.compile(r"coefficient of variance = ([\d.]+)%")
 _WALL = re.compile(r"Total Host Walltime: ([\d.]+) s")
 BLOCKS, CONFIDENCE, STAGE = 30, 0.95, "engine"
 PERCENTILES = (50.0, 90.0, 99.0)
-"""Those of our own measurements, which reports have columns for."""
+"""The percentiles that reports have columns for."""
 
 
 @dataclass
@@ -42,8 +43,8 @@ class Report:
 
     Attributes:
         latency: its figures in ms, by ``min``, ``mean``, ``median``, ``90`` …
-        other: the same of its other lines, by their name.
-        times_ms: each single time, where they were exported.
+        other: the same for its other lines, by name.
+        times_ms: all single times, if they were exported.
     """
 
     latency: dict[str, float] = field(default_factory=dict)
@@ -61,11 +62,11 @@ def read_trtexec(path: Path) -> Report:
     """Read a log, or the file of ``--exportTimes``.
 
     Raises:
-        MissingFileError: nothing there.
-        ArtifactError: neither of the two.
+        MissingFileError: the file does not exist.
+        ArtifactError: the file is neither of the two.
     """
     if not path.is_file():
-        raise MissingFileError(f"no such report: {path}", "redirect what trtexec prints into a file")
+        raise MissingFileError(f"no such report: {path}", "redirect the output of trtexec to a file")
     text = path.read_text(errors="replace")
     return _from_times(text, path) if text.lstrip().startswith("[{") else _from_log(text, path)
 
@@ -75,12 +76,12 @@ def trtexec_result(path: Path, plan: Path, batch: int) -> Result:
 
     Args:
         path: the log or the exported times.
-        plan: the plan that was measured, which the result is about.
+        plan: the plan that was measured.
         batch: rows per inference.
 
     Raises:
-        MissingFileError: a file is not there.
-        ArtifactError: the report is none of trtexec.
+        MissingFileError: a file does not exist.
+        ArtifactError: the report was not written by trtexec.
     """
     report = read_trtexec(path)
     if not plan.is_file():
@@ -131,9 +132,11 @@ def _from_times(text: str, path: Path) -> Report:
         rows: list[dict[str, Any]] = json.loads(text)
         times = np.asarray([float(row["latencyMs"]) for row in rows], np.float64)
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not what trtexec --exportTimes writes: {error!r}", "export it again") from error
+        raise ArtifactError(
+            f"{path} is not the output of trtexec --exportTimes: {error!r}", "export it again"
+        ) from error
     if not np.isfinite(times).all() or not times.size:
-        raise ArtifactError(f"{path} holds times that are not numbers", "measure again")
+        raise ArtifactError(f"{path} contains times that are not numbers", "measure again")
     spread = {str(int(q)): float(np.percentile(times, q)) for q in PERCENTILES}
     figures = {"min": times.min(), "max": times.max(), "mean": times.mean(), "median": np.median(times)}
     ends = [float(row.get("endComputeMs", row.get("endD2hMs", 0.0))) for row in rows]
@@ -168,9 +171,7 @@ def _latency(report: Report, batch: int) -> LatencyEntry:
 
 
 def _percentile(report: Report, q: float) -> PercentileEntry:
-    if (
-        report.times_ms is None
-    ):  # trtexec gives a nearest rank without an interval, of a number of runs it does not tell
+    if report.times_ms is None:  # trtexec reports a nearest rank without an interval and without the number of runs
         value = report.latency.get(f"{q:g}", report.latency["median"] if q == 50 else None)
         return PercentileEntry(percentile=q, value_ms=value, low_ms=None, high_ms=None, n=0, needed=samples_needed(q))
     found = percentile_interval(report.times_ms, q)
@@ -181,7 +182,7 @@ def _percentile(report: Report, q: float) -> PercentileEntry:
 
 def _run(report: Report, batch: int) -> LatencyRun:
     noisy = report.unstable_percent is not None
-    reasons = (f"GPU time varies by {report.unstable_percent} %: lock the clocks",) if noisy else ()
+    reasons = (f"GPU time varies by {report.unstable_percent} %, so the clocks should be locked",) if noisy else ()
     return LatencyRun(
         batch=batch,
         reference=STAGE,

@@ -1,1 +1,1 @@
-"""Results for people: a table, a comparison of two, and one HTML file."""
+"""Display of results: a table, a comparison of two results, and one HTML file."""

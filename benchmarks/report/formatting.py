@@ -1,4 +1,4 @@
-"""Numbers as people read them: bytes, counts, times, ratios, metrics and drops with their intervals."""
+"""Formatting of numbers: bytes, counts, times, ratios, metrics and drops with their intervals."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def ratio_text(ratio: Spread | None) -> str:
 
 
 def range_text(spread: Spread | None, scale: float = 1.0, decimals: int | None = None) -> str:
-    """``[3.05, 3.20]``, or that there is no interval."""
+    """``[3.05, 3.20]``, or a statement that there is no interval."""
     if spread is None:
         return ""
     if spread.low is None and spread.high is None:

@@ -1,4 +1,4 @@
-"""One self-contained HTML file of a run: the verdict first, then stages, gates, plots, machine and command."""
+"""The HTML report of a run in one file: the verdict first, then stages, gates, plots, machine and command."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TEMPLATE = "report.html.jinja"
 
 
 def write_report(result: Result, path: Path, title: str | None = None) -> None:
-    """Write the report; nothing in it is fetched from the net.
+    """Write the report; it loads nothing from the network.
 
     Args:
-        title: by default the result's.
+        title: title of the report; by default the title of the result.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -50,7 +50,7 @@ def render(result: Result, title: str | None = None) -> str:
 
 
 def verdict(result: Result) -> list[str]:
-    """What came out, in sentences: the last stage against the reference, the gates, and doubts about the machine."""
+    """The verdict in sentences: the last stage against the reference, the gates, and doubts about the machine."""
     stage = last_stage(result)
     sentences = []
     if stage.stage != result.reference:
@@ -67,18 +67,18 @@ def verdict(result: Result) -> list[str]:
     noisy = [run for run in result.runs if run.noise.status == "NOISY"]
     if noisy:
         where = ", ".join(str(run.batch) for run in noisy)
-        sentences.append(f"Latency at batch {where} was measured on a machine that was not quiet: it decides nothing.")
+        sentences.append(f"Latency at batch {where} was measured on a busy machine, so no decision can be based on it.")
     return sentences
 
 
 def last_stage(result: Result) -> StageEntry:
-    """The stage that the verdict is about: the last one that was both judged and timed, or else the last one."""
+    """The stage of the verdict: the last one with accuracy and latency, or else the last one."""
     full = [stage for stage in result.stages if stage.latency and stage.metric]
     return (full or list(result.stages))[-1]
 
 
 def tiles(result: Result) -> list[dict[str, str]]:
-    """The three or four numbers to see first."""
+    """The three or four most important numbers."""
     stage, reference = last_stage(result), result.stage(result.reference)
     if stage.stage == reference.stage:
         return []

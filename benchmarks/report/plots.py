@@ -1,4 +1,4 @@
-"""The report's plots as inline SVG: accuracy against latency, sizes, intervals, blocks and training curves."""
+"""Plots of the report as inline SVG: accuracy against latency, sizes, intervals, blocks and training curves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Coordinates = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing with its heading and a sentence on how to read it."""
+    """A drawing with its heading and a sentence that explains it."""
 
     title: str
     caption: str
@@ -40,7 +40,7 @@ class Row:
 
 
 def all_plots(result: Result) -> list[Plot]:
-    """Every plot for which there are numbers, the most telling first."""
+    """All plots for which there are numbers, the most informative first."""
     made = [pareto(result), forest(result), drops(result), sizes(result)]
     made += [blocks(result, run.batch) for run in result.runs]
     made += curves(result)
@@ -70,7 +70,7 @@ def pareto(result: Result) -> Plot | None:
         places = [(time[1], metric[1], stage.stage) for stage, time, metric in zip(chosen, times, metrics, strict=True)]
         label_points(ax, places)
         svg = drawn(ax, f"{name} against latency")
-    return Plot(f"{name} against latency", "Up and to the left is better. Bars are the intervals.", svg)
+    return Plot(f"{name} against latency", "Up and to the left is better. Bars show the intervals.", svg)
 
 
 def forest(result: Result) -> Plot | None:
@@ -87,7 +87,7 @@ def forest(result: Result) -> Plot | None:
         if entry.ratio is not None
     ]
     batches = sorted({batch for stage in result.stages for batch in stage.latency})
-    caption = f"Times faster than {result.reference}; an interval that crosses the line at 1 decides nothing."
+    caption = f"Speedup over {result.reference}. An interval that crosses the line at 1 shows no difference."
     keys = tuple((f"batch {batch}", index) for index, batch in enumerate(batches))
     label, show = "times faster (log scale)", lambda value: f"{formatting.digits_short(value)}×"
     plot = _intervals("speed", caption, rows, 1.0, True, label, show)
@@ -95,7 +95,7 @@ def forest(result: Result) -> Plot | None:
 
 
 def drops(result: Result) -> Plot | None:
-    """What every stage lost against the reference, with intervals and the gates' bounds."""
+    """Loss of every stage against the reference, with intervals and the bounds of gates."""
     metric = next((stage.metric for stage in result.stages if stage.metric), None)
     if metric is None:
         return None
@@ -109,7 +109,7 @@ def drops(result: Result) -> Plot | None:
     unit = "" if metric.name in formatting.PLAIN else ", percentage points"
     limit = " The tick is the gate's bound." if any(row.bound is not None for row in rows) else ""
     caption = (
-        f"Loss of {metric.name} against {result.reference} on the same {metric.n:,} samples; right is worse.{limit}"
+        f"Loss of {metric.name} against {result.reference} on the same {metric.n:,} samples. Right is worse.{limit}"
     )
     return _intervals(f"loss of {metric.name}", caption, rows, 0.0, False, f"loss{unit}", formatting.tick)
 
@@ -129,11 +129,11 @@ def sizes(result: Result) -> Plot:
             ax.barh(row, stage.size_bytes, height=0.62, color=COLOUR["ref" if first else "s0"])
             _beside(ax, (stage.size_bytes, row), formatting.bytes_text(stage.size_bytes) + share)
         svg = drawn(ax, "size on disk")
-    return Plot("size on disk", f"Bytes of the file, and how many times smaller than {result.reference}.", svg)
+    return Plot("size on disk", f"Bytes of the file, and how many times smaller than {result.reference} it is.", svg)
 
 
 def blocks(result: Result, batch: int) -> Plot | None:
-    """The ratio of every round, in order of time: what drift and disturbance did, and that the ratio held."""
+    """The ratio of every round, in order of time, which shows drift and disturbances."""
     timed = {stage.stage: stage.latency[batch].blocks_ms for stage in result.stages if batch in stage.latency}
     run = next(run for run in result.runs if run.batch == batch)
     reference = timed.pop(run.reference, None)
@@ -152,8 +152,8 @@ def blocks(result: Result, batch: int) -> Plot | None:
             ax.scatter(range(1, len(values) + 1), values, s=20, color=colour, alpha=0.7, linewidths=0)
             ax.axhline(sorted(values)[len(values) // 2], color=colour, linewidth=1.6, alpha=0.75)
         svg = drawn(ax, f"ratios by round at batch {batch}")
-    noise = "" if run.noise.status == "VALID" else f" Not quiet: {'; '.join(run.noise.reasons)}."
-    caption = f"Each point is one block of a stage against the block of {run.reference} in the same round.{noise}"
+    noise = "" if run.noise.status == "VALID" else f" The machine was busy: {'; '.join(run.noise.reasons)}."
+    caption = f"Each point compares one block of a stage with the block of {run.reference} in the same round.{noise}"
     keys = tuple((name, index) for index, name in enumerate(ratios))
     return Plot(f"rounds at batch {batch}", caption, svg, keys)
 

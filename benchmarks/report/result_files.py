@@ -1,4 +1,4 @@
-"""Results on disk: written as JSON or HTML, found in a run's folder."""
+"""Results on disk: writing as JSON or HTML, and search in the folder of a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def write_result(result: Result, path: Path) -> None:
     """Write a result as ``.json`` or as an HTML report.
 
     Raises:
-        UserError: another suffix.
+        UserError: the suffix is neither.
     """
     from ..result import save_result
     from .html_report import write_report
 
     if path.suffix not in {".json", ".html"}:
-        raise UserError(f"cannot write a result as '{path.suffix}'", "name a .json or an .html file")
+        raise UserError(f"cannot write a result as '{path.suffix}'", "give a path that ends in .json or .html")
     (save_result if path.suffix == ".json" else write_report)(result, path)
 
 
@@ -30,13 +30,13 @@ def find_result(source: Path) -> Result:
     """The result in a file, a bench artifact, or the newest one in a run's folder.
 
     Raises:
-        MissingFileError: there is none.
+        MissingFileError: there is no result.
     """
     from ..result import load_result
 
     if source.is_dir() and not is_finished(source):
         benches = sorted(source.glob("*-bench-*"), key=lambda folder: folder.stat().st_mtime)
         if not benches:
-            raise MissingFileError(f"{source} holds no measurement", "run a recipe with a `bench` stage first")
+            raise MissingFileError(f"{source} contains no measurement", "run a recipe with a `bench` stage first")
         source = benches[-1]
     return load_result(load_artifact(source).main if source.is_dir() else source)

@@ -55,7 +55,7 @@ def _latency(entry: LatencyEntry | None, is_reference: bool) -> list[str]:
 
 
 def print_table(result: Result, console: Console) -> None:
-    """One row per stage on stdout."""
+    """Print one row per stage on stdout."""
 
     columns, rows = table_rows(result)
     console.table(result.title, columns, rows)

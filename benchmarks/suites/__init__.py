@@ -1,1 +1,1 @@
-"""Suites: what the toolkit claims, measured on many models with one command each."""
+"""Benchmark suites: measurements of the toolkit's claims on many models, with one command each."""

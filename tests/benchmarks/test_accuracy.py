@@ -106,7 +106,7 @@ def test_samples_without_labels_can_only_be_compared() -> None:
 def test_outputs_without_a_row_per_sample_are_refused() -> None:
     """A model that drops rows is named, not measured."""
     split, weight = problem(40)
-    with pytest.raises(ModelError, match="no row per sample"):
+    with pytest.raises(ModelError, match="not one row per sample"):
         predict(Linear(weight, rows=3), split, batch_size=8)
 
 
