@@ -26,7 +26,7 @@ IN_THREAD = frozenset({"onnxruntime", "eager"})
 
 @dataclass(frozen=True)
 class Clocks:
-    """What is read around a slot of calls.
+    """What is read around a sample of calls.
 
     Attributes:
         deciding: nanoseconds, never going back.

@@ -1,8 +1,9 @@
 """Latency of several models against one of them, by randomised interleaved blocks in one process.
 
-A block is a run of one candidate long enough to time well; a round is one block of every candidate in random order; the
-block is the unit of inference. Ratios compare blocks of the same round, so that what disturbs the machine disturbs both
-sides (benchmarks.md 2.2, 2.3). Where one thread does all of the work its CPU time decides, which other processes hardly
+A block is a run of one candidate; a round is a few blocks of every candidate in random order and counts with a low
+quantile of the calls that were not interrupted; the round is the unit of inference. The lower quartile over the rounds
+is the time, and times of the same rounds make a ratio, so that what disturbs the machine disturbs both sides
+(benchmarks.md 2.2, 2.3). Where one thread does all of the work its CPU time decides, which other processes hardly
 touch, and the time that passes stands beside it; elsewhere the time that passes decides.
 """
 
@@ -29,9 +30,9 @@ from .statistics import (
     Percentile,
     Verdict,
     log_ratios,
+    low_interval,
     percentile_interval,
     ratio_interval,
-    repeated_interval,
     sign_flip_p,
 )
 from .timing_blocks import Plan, no_collections
@@ -44,14 +45,14 @@ class CandidateLatency:
     """What was measured of one candidate. Times are per call, in milliseconds.
 
     Attributes:
-        median_ms: over the blocks, by the deciding clock, with its interval.
+        median_ms: lower quartile over the rounds, by the deciding clock, with its interval.
         wall_ms: the same by the time that passes; the same numbers where that clock decides.
         percentiles: of the time that passes, over all calls; the value is None where they are too few.
         ratio: how many times faster than the reference, with its interval; None for the reference itself.
         p_value: of "as fast as the reference", by sign flips over rounds.
         block_medians_ms: one per round, in order of time, by the deciding clock.
         warmup_ms: the same before measuring began.
-        rows_per_second: throughput at the median.
+        rows_per_second: throughput at that time.
     """
 
     name: str
@@ -114,7 +115,7 @@ class LatencyComparison:
         """How many times as fast one candidate is as another one that is not the reference, from the same rounds."""
         theirs, ours = (self.candidates[item].block_medians_ms for item in (against, name))
         told: dict[str, Any] = {"candidate": name, "reference": against, "clock": self.clock, "doubts": self.doubts}
-        return ratio_interval(theirs, ours, self.confidence, seed, self.turns, **told)
+        return ratio_interval(theirs, ours, self.confidence, seed, **told)
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -211,7 +212,7 @@ def _summary(run: Run, batch: int, options: BenchOptions) -> LatencyComparison:
 def _measured(run: Run, name: str, batch: int, options: BenchOptions) -> CandidateLatency:
     calls, blocks = run.calls_ns(name) / 1e6, np.array(run.times_ns(name)) / 1e6
     median, wall = (
-        repeated_interval(np.array(times) / 1e6, options.confidence, run.turns, options.seed)
+        low_interval(np.array(times) / 1e6, options.confidence, options.seed)
         for times in (run.times_ns(name), run.wall_ns(name))
     )
     ratio, flips = None, None

@@ -32,7 +32,7 @@ class Noise:
         steal_percent: share of CPU time that the hypervisor took; None where not counted.
         spread_percent: robust coefficient of variation of the blocks' times, of the worst candidate.
         drift_percent: change of the blocks' times from the first to the last third, of the worst candidate.
-        interrupted_percent: share of the slots that lost the CPU to another process and were left out.
+        interrupted_percent: share of the samples that lost the CPU to another process and were left out.
         attempts: how often it was measured, all but the last of them NOISY.
     """
 
@@ -60,7 +60,7 @@ class Seen:
         needed: rounds that an interval needs.
         seconds: that the measurement took.
         moved: candidates whose ratio moved during the measurement by more than its intervals allow, in words.
-        spoiled: rounds in which every slot of some candidate was interrupted, and which had to be used all the same.
+        spoiled: rounds in which every sample of some candidate was interrupted, and which had to be used all the same.
     """
 
     pressure_percent: float | None = None
@@ -142,7 +142,7 @@ def _too_little(seen: Seen) -> list[str]:
             f"only {seen.rounds} of the {seen.needed} rounds that an interval needs fitted into {seen.seconds:.0f} s"
         )
     if seen.spoiled:
-        found.append(f"in {seen.spoiled} of {seen.rounds} rounds a candidate lost the CPU in every slot")
+        found.append(f"in {seen.spoiled} of {seen.rounds} rounds a candidate lost the CPU in every sample")
     return found
 
 

@@ -47,7 +47,7 @@ class PercentileEntry(Entry):
 class LatencyEntry(Entry):
     """One stage at one batch size; times are per call, by the clock of the run."""
 
-    median_ms: Spread
+    median_ms: Spread = Field(description="lower quartile over rounds of low quantiles; medians in version 1")
     wall_ms: Spread | None = Field(default=None, description="by the time that passes; null where version 1 wrote it")
     percentiles: tuple[PercentileEntry, ...]
     mean_ms: float = Field(ge=0)
@@ -57,7 +57,7 @@ class LatencyEntry(Entry):
     verdict: Literal["reference", "faster", "slower", "cannot tell"]
     calls_per_sample: int = Field(ge=1)
     samples_per_block: int = Field(ge=1)
-    blocks_ms: tuple[float, ...] = Field(description="median of each block, in order of time")
+    blocks_ms: tuple[float, ...] = Field(description="time of each round, in order")
     warmup_ms: tuple[float, ...] = ()
 
 
@@ -103,7 +103,7 @@ class NoiseEntry(Entry):
     spread_percent: float | None = None
     drift_percent: float | None = None
     remarks: tuple[str, ...] = ()
-    interrupted_percent: float | None = Field(default=None, description="slots left out because they lost the CPU")
+    interrupted_percent: float | None = Field(default=None, description="samples left out because they lost the CPU")
     attempts: int = Field(default=1, ge=1)
 
 

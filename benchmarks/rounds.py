@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from ..core.metrics.ratio import Ratio
 from ..core.options.stage_options import BenchOptions
 from .clocks import Call, Clocks
 from .machine_noise import Noise, Seen, Watch, judge
-from .statistics import ratio_interval, rounds_needed
-from .timing_blocks import Block, Plan, calibrate, clock_step, time_block
+from .statistics import low, ratio_interval, rounds_needed
+from .timing_blocks import Block, Plan, calibrate, clock_step, pooled, time_block
 
 Open = Callable[[], dict[str, Call]]
 
@@ -26,9 +27,10 @@ WARMUP_AGREEMENT = 0.05
 WARMUP_SHARE = 0.25
 CHECK_GROWTH = 1.15
 """Rounds until the next look at the intervals, as a multiple of the rounds until this one."""
-TURNS, SHORTEST_TURN = 8, 4
-OPENING_SHARE = 0.25
-"""Of the budget that opening sessions anew may take; what takes longer is opened once."""
+PARTS, ROUNDS, TURN = 4, 12, 4
+"""Blocks of a round, rounds at least of calls shorter than a block, rounds of a turn of what is not opened anew."""
+OPENING_SHARE = 0.05
+"""Of the budget that one opening may take; what takes longer is opened once."""
 GROWTH = 10
 """How many budgets a slow call may take until there are rounds enough for an interval."""
 
@@ -60,7 +62,7 @@ class Run:
         self.rounds: list[dict[str, Block]] = []
         self.spoiled: list[dict[str, Block]] = []
         self.turns: list[int] = [0]
-        self.least = rounds_needed(options.confidence)
+        self.least, self.parts, self.opened_s = rounds_needed(options.confidence), 1, 0.0
         self.opening_s, self.attempts, self.stopped, self.check = opening_s, 1, "", 0
         self.noise = Noise("VALID")
 
@@ -71,23 +73,24 @@ class Run:
     def prepare(self) -> None:
         """Open, calibrate, then warm up until the last three blocks of every candidate agree."""
         self.calls = self.opened()
-        self.plans = calibrate(self.calls, self.options.block_ms, self.clocks, self.resolution_ns)
+        plan = partial(calibrate, block_ms=self.options.block_ms, resolution_ns=self.resolution_ns)
+        self.plans = {name: plan(call, clock=self.clocks.deciding) for name, call in self.calls.items()}
+        self.parts = PARTS if all(plan.samples > 1 for plan in self.plans.values()) else 1
         self.warmup_ns = {name: [] for name in self.calls}
         least, most = WARMUP_ROUNDS
         for done in range(most):
             settled = done >= least and all(_settled(values) for values in self.warmup_ns.values())
             if settled or (done and self.elapsed_s() > WARMUP_SHARE * self.options.budget_s):
                 return
-            for name, block in self._blocks().items():
+            for name, block in self._blocks(1).items():
                 self.warmup_ns[name].append(block.value)
 
     def step(self) -> bool:
         """One round, in a new turn where it is time for one; whether there is more to do."""
-        kept = len(self.rounds)
-        if kept - self.turns[-1] >= self._turn_length():
-            self._next_turn()
-        blocks = self._blocks()
-        lost = self.clocks.name != "thread" and any(block.interrupted == block.slots for block in blocks.values())
+        if self.rounds:
+            self._turn()
+        blocks = self._blocks(self.parts)
+        lost = self.clocks.name != "thread" and any(block.lost for block in blocks.values())
         (self.spoiled if lost else self.rounds).append(blocks)
         return not self._finished()
 
@@ -101,42 +104,46 @@ class Run:
 
     def calls_ns(self, name: str) -> Floats:
         """Time that passed in each call; a spoiled round's calls are among them."""
-        return np.concatenate([blocks[name].calls for blocks in (*self.rounds, *self.spoiled)])
+        return np.concatenate([blocks[name].passed for blocks in (*self.rounds, *self.spoiled)])
 
     def ratio(self, name: str, rounds: slice = slice(None)) -> Ratio:
         """How many times faster than the reference, from the rounds so far."""
         options, reference = self.options, self.reference
-        first, last, _ = rounds.indices(len(self.rounds))
-        turns = [turn - first for turn in self.turns if first <= turn < last]
         times = (self.times_ns(reference)[rounds], self.times_ns(name)[rounds])
         told: dict[str, Any] = {"candidate": name, "reference": reference, "clock": self.clocks.name}
-        found = ratio_interval(*times, options.confidence, options.seed, turns, **told)
+        found = ratio_interval(*times, options.confidence, options.seed, **told)
         if self.clocks.name != "thread":
             return found
-        logs = np.log(self.wall_ns(reference)[rounds]) - np.log(self.wall_ns(name)[rounds])
-        return replace(found, wall=float(np.exp(np.median(logs))))
+        return replace(found, wall=low(self.wall_ns(reference)[rounds]) / low(self.wall_ns(name)[rounds]))
 
     def others(self) -> list[str]:
         """All but the reference."""
         return [name for name in self.calls if name != self.reference]
 
-    def _turn_length(self) -> int:
-        return max(SHORTEST_TURN, math.ceil(self.options.blocks / TURNS))
-
-    def _next_turn(self) -> None:
+    def _turn(self) -> None:
+        """Open anew, where that takes no longer than measuring did since; what cannot be has turns of equal length."""
+        if self.opening_s is None or self.opening_s > OPENING_SHARE * self.options.budget_s:
+            if len(self.rounds) - self.turns[-1] >= TURN:
+                self.turns.append(len(self.rounds))
+            return
+        if self.elapsed_s() - self.opened_s < self.opening_s:
+            return
+        before = self.elapsed_s()
+        self.calls = self.opened()
+        self.opened_s = self.elapsed_s()
+        self.opening_s = self.opened_s - before
         self.turns.append(len(self.rounds))
-        if self.opening_s is not None and self.opening_s <= OPENING_SHARE * self.options.budget_s / TURNS:
-            before = self.clocks.wall()
-            self.calls = self.opened()
-            self.opening_s = max(self.opening_s, (self.clocks.wall() - before) / 1e9)
-            self._blocks()
+        self._blocks(1)
 
-    def _blocks(self) -> dict[str, Block]:
-        """One block of every candidate, in random order."""
+    def _blocks(self, parts: int) -> dict[str, Block]:
+        """So many blocks of every candidate, each time in random order, pooled."""
         names = list(self.calls)
-        order = [names[index] for index in self.random.permutation(len(names))]
-        found = {name: time_block(self.calls[name], self.plans[name], self.clocks) for name in order}
-        return {name: found[name] for name in names}
+        found: dict[str, list[Block]] = {name: [] for name in names}
+        for _ in range(parts):
+            for index in self.random.permutation(len(names)):
+                name = names[index]
+                found[name].append(time_block(self.calls[name], self.plans[name], self.clocks))
+        return {name: pooled(blocks) for name, blocks in found.items()}
 
     def _finished(self) -> bool:
         """Whether it is over; a NOISY measurement is begun again while there is time."""
@@ -144,7 +151,7 @@ class Run:
         grown = GROWTH if kept + len(self.spoiled) < self.least else 1
         if elapsed >= grown * self.options.budget_s:
             self.stopped = "budget"
-        elif kept >= max(self.options.blocks, self.least, self.check):
+        elif kept >= max(self._wanted(), self.check):
             self.stopped = "precise" if self._precise() else ""
             self.check = math.ceil(CHECK_GROWTH * kept)
         if not self.stopped:
@@ -153,6 +160,10 @@ class Run:
         if self.stopped == "precise" and self.noise.status == "NOISY" and 2 * self._attempt_s() < self._left_s():
             self._restart()
         return bool(self.stopped)
+
+    def _wanted(self) -> int:
+        """Rounds at least."""
+        return max(math.ceil(self.options.blocks / self.parts), self.least, ROUNDS if self.parts > 1 else 0)
 
     def _precise(self) -> bool:
         return all(self.ratio(name).half_width <= PRECISION for name in self.others())
@@ -176,9 +187,9 @@ class Run:
             self.rounds, self.spoiled = [*self.rounds, *self.spoiled], []
         pressure, steal = self.watch.read()
         blocks = [block for item in (*self.rounds, *self.spoiled) for block in item.values()]
-        slots = sum(block.slots for block in blocks)
+        lost = float(np.mean(np.concatenate([block.interrupted for block in blocks])))
         seen = Seen(
-            pressure, steal, 100 * sum(block.interrupted for block in blocks) / max(slots, 1), self.clocks.name,
+            pressure, steal, 100 * lost, self.clocks.name,
             len(self.rounds), self.least, self.elapsed_s(), tuple(self._moved()), spoiled,
         )  # fmt: skip
         self.noise = judge({name: np.array(self.times_ns(name)) for name in self.calls}, seen, self.attempts)
@@ -191,7 +202,7 @@ class Run:
     def _moved(self) -> list[str]:
         """Ratios whose intervals in the first and in the second half of the rounds exclude each other."""
         half, found = len(self.rounds) // 2, []
-        if half < 2 * self.least:
+        if half < self.least:
             return []
         for name in self.others():
             one, two = self.ratio(name, slice(half)), self.ratio(name, slice(half, None))
@@ -215,7 +226,7 @@ def _settled(values: Sequence[float]) -> bool:
 def best_times_ms(calls: Mapping[str, Call], clocks: Clocks, rounds: int, block_ms: float) -> dict[str, float]:
     """The best block of each call, in milliseconds per call, from blocks in turns: for parts too small to compare."""
     step = clock_step(clocks.deciding)
-    plans = {name: calibrate({name: call}, block_ms, clocks, step)[name] for name, call in calls.items()}
+    plans = {name: calibrate(call, block_ms, step, clocks.deciding) for name, call in calls.items()}
     best = dict.fromkeys(calls, math.inf)
     for _ in range(rounds):
         for name, call in calls.items():

@@ -1,7 +1,7 @@
 """The statistics of latency: percentiles only where the sample count allows, and ratios of paired blocks.
 
-Percentile bounds follow MLPerf LoadGen's early stopping (binomial test, benchmarks.md 2.2); ratios follow the
-block design of the same section: one log ratio per round of randomly ordered blocks, their median and its bootstrap.
+Percentile bounds follow MLPerf LoadGen's early stopping (binomial test, benchmarks.md 2.2); ratios follow the block
+design of the same section: rounds of randomly ordered blocks, their lower quartile, and its bootstrap over rounds.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.metrics.intervals import NORMAL, Floats, Interval, student, widened_z
+from ..core.metrics.intervals import NORMAL, Floats, Interval, widened_z
 from ..core.metrics.ratio import Ratio, from_logs
 
 Verdict = Literal["reference", "faster", "slower", "cannot tell"]
 PERCENTILE_CONFIDENCE = 0.99
 MEDIAN_RESAMPLES = 4_000
 FLIPS = 4_000
-LEAST_TURNS = 3
-MEDIAN_ERROR = math.sqrt(math.pi / 2)
-"""Standard error of a median beside that of a mean, of normal values."""
+LOW, FLOOR = 0.25, 0.01
+"""Quantile over rounds, and what no number of rounds tells: two openings of one file differ by about a percent."""
 
 
 @dataclass(frozen=True)
@@ -118,48 +117,52 @@ def median_interval(values: Floats, confidence: float, seed: int = 0) -> Interva
     return Interval(value, min(float(low), value), max(float(high), value), confidence)
 
 
-def repeated_interval(values: Floats, confidence: float, turns: Sequence[int] = (), seed: int = 0) -> Interval:
-    """Interval of the median that also holds when everything is opened and measured again.
+def low(values: Sequence[float] | Floats) -> float:
+    """The time that counts: the lower quartile over rounds, which a load of the machine hardly moves.
 
-    The wider of two: the bootstrap over rounds, and Student's t over the medians of the turns, between which sessions
-    were opened anew and the machine's load has changed.
-
-    Args:
-        values: one per round, in order of time.
-        turns: the round at which each turn begins; two or fewer say nothing of repetitions.
+    A processor that others share is now fast and now slow, and slows down one model more than another: the median of
+    ratios is somewhere between the two states, and elsewhere when it is measured again.
     """
-    within = median_interval(values, confidence, seed)
-    parts = [part for part in np.split(values, [start for start in turns if start > 0]) if len(part)]
-    if len(parts) > 1 and len(parts[-1]) < len(parts[0]):  # the last turn was broken off
-        parts.pop()
-    if len(parts) < LEAST_TURNS or not math.isfinite(within.low):
-        return within
-    medians = np.array([float(np.median(part)) for part in parts])
-    half = MEDIAN_ERROR * student(confidence, len(parts) - 1) * float(medians.std(ddof=1)) / math.sqrt(len(parts))
-    return Interval(
-        within.value, min(within.low, within.value - half), max(within.high, within.value + half), confidence
-    )
+    return float(np.quantile(np.asarray(values, np.float64), LOW))
+
+
+def low_interval(values: Floats, confidence: float, seed: int = 0) -> Interval:
+    """The time that counts with its bootstrap interval; unbounded for fewer values than :func:`rounds_needed`."""
+    logs = _low_difference(np.log(values), np.zeros(len(values)), confidence, seed)
+    low_end, high_end = (math.exp(end) if math.isfinite(end) else end for end in (logs.low, logs.high))
+    return Interval(math.exp(logs.value), low_end, high_end, confidence)
 
 
 def ratio_interval(
-    reference: Sequence[float],
-    candidate: Sequence[float],
-    confidence: float,
-    seed: int = 0,
-    turns: Sequence[int] = (),
-    /,
-    **told: Any,
+    reference: Sequence[float], candidate: Sequence[float], confidence: float, seed: int = 0, /, **told: Any
 ) -> Ratio:
-    """How many times faster the candidate is: the median over rounds of reference / candidate, with its interval.
+    """How many times faster the candidate is: the ratio of the times that count, with its interval.
+
+    Rounds are drawn again together, so that what disturbs both sides of a round stays together.
 
     Args:
-        reference: one block's time per round.
+        reference: its time in each round.
         candidate: of the same rounds.
-        turns: see :func:`repeated_interval`.
         told: further attributes of the ratio: what it is a ratio of, by which clock, with which doubts.
     """
-    logs = repeated_interval(log_ratios(reference, candidate), confidence, turns, seed)
-    return from_logs(logs, rounds=len(reference), **told)
+    theirs, ours = (np.log(np.asarray(values, np.float64)) for values in (reference, candidate))
+    return from_logs(_low_difference(theirs, ours, confidence, seed), rounds=len(reference), **told)
+
+
+def _low_difference(first: Floats, second: Floats, confidence: float, seed: int) -> Interval:
+    """Difference of the lower quartiles of paired values, as far to either side as the bootstrap goes to one of them.
+
+    Among few rounds of a machine with two states the bootstrap sees one side only.
+    """
+    value, n = float(np.quantile(first, LOW) - np.quantile(second, LOW)), len(first)
+    if n < rounds_needed(confidence):
+        return Interval(value, -math.inf, math.inf, confidence)
+    chosen = np.random.default_rng(seed).integers(0, n, size=(MEDIAN_RESAMPLES, n))
+    draws = np.quantile(first[chosen], LOW, axis=1) - np.quantile(second[chosen], LOW, axis=1)
+    tail = NORMAL.cdf(-widened_z(n, confidence))
+    ends = np.quantile(draws, [tail, 1 - tail])
+    reach = math.hypot(max(value - float(ends[0]), float(ends[1]) - value, 0.0), FLOOR)
+    return Interval(value, value - reach, value + reach, confidence)
 
 
 def log_ratios(reference: Sequence[float], candidate: Sequence[float]) -> Floats:

@@ -1,19 +1,21 @@
-"""Timing one block: slots of equal length, each with calls enough to be seen by the clock, and nothing collected.
+"""Timing one block: samples of calls enough to be seen by the clock, and nothing collected meanwhile.
 
-Slots of all candidates last equally long, so that what interrupts a slot meets the slow candidate as often as the fast
-one. Slots during which the kernel gave the CPU to another process are left out and counted (benchmarks.md 2.2, 2.3).
+What else runs on the machine only ever makes a call longer, and a long call more often than a short one; so the time
+of a candidate is a low quantile of its samples, which means the same for both. Samples during which the kernel gave the
+CPU to another process are left out and counted (benchmarks.md 2.2, 2.3).
 """
 
 from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.metrics.intervals import Floats
 from .clocks import Call, Clock, Clocks
@@ -22,108 +24,91 @@ RESOLUTIONS_PER_SAMPLE = 200
 SAMPLES_PER_BLOCK = 10_000
 CALLS_PER_SAMPLE = 1 << 20
 LONG = 50
-LOW_QUANTILE = 0.25
-"""Of the slots of a block, by time that passes: what interrupts a slot only ever makes it longer."""
+"""Blocks that a call may last and still be timed three times before anything is measured."""
+SOUND, QUANTILE = 0.25, 0.05
+"""Share of the median below which a sample is the clock's fault, and the quantile that is a candidate's time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a candidate is timed.
-
-    Attributes:
-        calls: per slot.
-        samples: slots per block.
-        single: whether each call is long enough to be timed alone, for percentiles.
-    """
+    """How a candidate is timed: ``calls`` per sample, ``samples`` per block."""
 
     calls: int
     samples: int
-    single: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
-    """What one block of one candidate took, in nanoseconds per call.
+    """What one block of one candidate took, in nanoseconds per call, one entry per sample.
 
     Attributes:
-        value: by the deciding clock, over the slots that were not interrupted where there are any.
-        wall: by the time that passes, over the same slots.
-        calls: time that passed in each call, or on average in each slot where calls are too short to be timed alone.
-        slots: how many there were.
-        interrupted: how many of them lost the CPU.
+        spent: by the deciding clock.
+        passed: by the time that passes.
+        interrupted: whether the CPU was lost to another process meanwhile.
     """
 
-    value: float
-    wall: float
-    calls: Floats
-    slots: int
-    interrupted: int
+    spent: Floats
+    passed: Floats
+    interrupted: NDArray[np.bool_]
+
+    @property
+    def value(self) -> float:
+        """The time of the candidate by the deciding clock; of interrupted samples where there are no others."""
+        return _typical(self.spent, ~self.interrupted)
+
+    @property
+    def wall(self) -> float:
+        """The same by the time that passes."""
+        return _typical(self.passed, ~self.interrupted)
+
+    @property
+    def lost(self) -> bool:
+        """Whether every sample was interrupted."""
+        return bool(self.interrupted.all())
 
 
-def calibrate(calls: Mapping[str, Call], block_ms: float, clocks: Clocks, resolution_ns: int) -> dict[str, Plan]:
-    """How many calls make a slot of the same length for all candidates, and how many slots a block.
+def _typical(values: Floats, kept: NDArray[np.bool_]) -> float:
+    chosen = values[kept] if kept.any() else values
+    # a thread's clock may be read before the kernel has brought it up to date
+    sound = chosen[chosen >= SOUND * np.median(chosen)]
+    return float(np.quantile(sound, QUANTILE, method="median_unbiased"))
 
-    A slot lasts at least 200 steps of the clock and one call of the slowest candidate.
 
-    Args:
-        calls: by name of the candidate.
-        block_ms: how long a block lasts; longer where a slot does.
-        resolution_ns: the smallest step of the deciding clock.
+def pooled(blocks: Sequence[Block]) -> Block:
+    """Several blocks of one candidate as one."""
+    spent, passed = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("spent", "passed"))
+    return Block(spent, passed, np.concatenate([block.interrupted for block in blocks]))
+
+
+def calibrate(call: Call, block_ms: float, resolution_ns: int, clock: Clock) -> Plan:
+    """How many calls make a sample of at least 200 clock steps, and how many samples a block of ``block_ms``.
+
+    A call that is much longer than a block is timed once.
     """
     least = RESOLUTIONS_PER_SAMPLE * max(1, resolution_ns)
-    seen = RESOLUTIONS_PER_SAMPLE * clock_step(clocks.wall)
-    each = {name: _per_call(call, block_ms, least, clocks.deciding) for name, call in calls.items()}
-    slot = max(least, *each.values())
-    samples = min(max(1, math.ceil(block_ms * 1e6 / slot)), SAMPLES_PER_BLOCK)
-    return {
-        name: Plan(min(max(1, math.ceil(slot / ns - 0.25)), CALLS_PER_SAMPLE), samples, ns >= seen)
-        for name, ns in each.items()
-    }
-
-
-def _per_call(call: Call, block_ms: float, least: float, clock: Clock) -> float:
-    """About how long a call takes, in nanoseconds; one that is much longer than a block is timed once."""
     call()
     calls, best = 1, _time(call, 1, clock)
     if best >= LONG * block_ms * 1e6:
-        return float(best)
+        return Plan(1, 1)
     while (best := min(_time(call, calls, clock) for _ in range(3))) < least and calls < CALLS_PER_SAMPLE:
         calls = min(CALLS_PER_SAMPLE, max(calls * 2, math.ceil(1.1 * calls * least / max(best, 1))))
-    return max(best, 1) / calls
+    samples = math.ceil(block_ms * 1e6 / max(best, 1))
+    return Plan(calls, min(max(1, samples), SAMPLES_PER_BLOCK))
 
 
 def time_block(call: Call, plan: Plan, clocks: Clocks) -> Block:
     """Time one block."""
-    spent, passed, hit = np.zeros(plan.samples), np.zeros(plan.samples), np.zeros(plan.samples, bool)
-    calls = np.zeros((plan.samples, plan.calls if plan.single else 1))
-    for slot in range(plan.samples):
-        before, started = clocks.switches(), clocks.deciding()
-        stamps = _stamped(call, plan, clocks.wall)
-        spent[slot] = clocks.deciding() - started
-        hit[slot] = clocks.switches() > before
-        passed[slot] = stamps[-1] - stamps[0]
-        calls[slot] = np.diff(stamps) if plan.single else passed[slot] / plan.calls
-    kept = ~hit if not hit.all() else hit
-    typical = np.median if clocks.name == "thread" else _low
-    value, wall = float(typical(spent[kept])) / plan.calls, float(_low(passed[kept])) / plan.calls
-    return Block(value, wall, calls.reshape(-1), plan.samples, int(hit.sum()))
-
-
-def _stamped(call: Call, plan: Plan, wall: Clock) -> list[int]:
-    """When each call of a slot began and ended; when the slot did, where calls are too short for that."""
-    stamps = [wall()]
-    if not plan.single:
+    spent, passed = np.zeros(plan.samples), np.zeros(plan.samples)
+    hit = np.zeros(plan.samples, bool)
+    deciding, wall, switches = clocks.deciding, clocks.wall, clocks.switches
+    for sample in range(plan.samples):
+        before, began, started = switches(), deciding(), wall()
         for _ in range(plan.calls):
             call()
-        return [*stamps, wall()]
-    for _ in range(plan.calls):
-        call()
-        stamps.append(wall())
-    return stamps
-
-
-def _low(values: Floats) -> float:
-    return float(np.quantile(values, LOW_QUANTILE))
+        ended, done = wall(), deciding()
+        hit[sample] = switches() > before
+        spent[sample], passed[sample] = done - began, ended - started
+    return Block(spent / plan.calls, passed / plan.calls, hit)
 
 
 def _time(call: Call, calls: int, clock: Clock) -> int:

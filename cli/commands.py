@@ -18,10 +18,11 @@ from ..core.options.recipe import load_recipe
 from ..core.options.recipe import schema as recipe_schema
 from ..core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, Options, QuantizeOptions, Target, Task
 from ..core.options.stage_table import STAGES, StageEntry
-from ..pipeline import onnx_input, stages
 from ..pipeline import run as pipeline
+from ..pipeline import stages
 from ..pipeline.cache_key import key_of
 from ..pipeline.dispatch import RUNS, run_stage
+from ..pipeline.tuning.int8_speed import speed_of
 from . import describe
 from .flags import build_options, with_flags
 from .prune_groups import explainable
@@ -216,12 +217,11 @@ def _stage_command(entry: StageEntry) -> None:
         place = place_of(entry.name, options, parent, context, out)
         shared = replace(context, scratch=place.directory.parent / ".scratch" / place.directory.name)
         found = reused(place, screen)
-        if isinstance(options, QuantizeOptions) and found is None:
-            made, ratios = onnx_input.quantize(options, parent, place, shared)
-            speeds = {batch: ratio.to_dict() for batch, ratio in ratios.items()}
-            describe.tell(made, screen, {"speed": speeds} if options.timed else {})
-            return
-        describe.tell(found or run_stage(entry.name, options, parent, place, shared), screen, {})
+        made = found or run_stage(entry.name, options, parent, place, shared)
+        more: dict[str, Any] = {}
+        if isinstance(options, QuantizeOptions) and options.timed:
+            more["speed"] = {batch: ratio.to_dict() for batch, ratio in speed_of(options, parent, made, shared).items()}
+        describe.tell(made, screen, more)
 
     command.__doc__ = f"{entry.purpose}\n\n    Example: `{entry.example}`"
     finished = with_flags(command, entry.options)

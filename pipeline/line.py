@@ -84,13 +84,6 @@ class Line:
         """The data under the names of the model's inputs."""
         return fit_to(self.raw_data, read_signature(self.outcome.artifacts["capture"].main))
 
-    def quantize_again(self, slow: Mapping[str, str]) -> None:
-        """Let layers that INT8 slows down stay in floating point, with the reasons given."""
-        options = next(options for name, options in self.plan if name == "quantize")
-        del self.outcome.artifacts["quantize"]
-        again = options.model_copy(update={"float_layers": dict(slow)})
-        self.outcome.artifacts["quantize"] = self.program("quantize", again)
-
     def program(self, name: str, options: Options) -> Artifact:
         """What a stage on programs makes of the newest program."""
         return self.make(name, options, [self.outcome.artifacts[self.last_program()]], partial(run_stage, name))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from ..core.session import SessionOptions, open_session
 from ..core.tensors import Array
 from . import gates
 from .gates import GateResult
+from .measurements import ratios_in, save_ratios
 
 if TYPE_CHECKING:
     from ..benchmarks.accuracy import Accuracy, Predictions
@@ -127,22 +126,6 @@ def _speedup(line: Line, gate: Gate, against: str) -> Ratio:
     label = f"{gate.after}-gate"
     found = ratios_in(line.measure("gate", options, list(pair.values()), _make, {}, label))
     return found[str(gate.batch_size)]
-
-
-def save_ratios(place: Place, ratios: Mapping[str, Ratio]) -> Artifact:
-    """Write ratios as a measurement artifact."""
-    facts = {name: ratio.to_dict() for name, ratio in ratios.items()}
-    with new_artifact(place, "measurement", "gate", facts=facts) as folder:
-        (folder / "measurement.json").write_text(json.dumps(facts, allow_nan=False))
-    return load_artifact(place.directory)
-
-
-def ratios_in(artifact: Artifact) -> dict[str, Ratio]:
-    """Inverse of :func:`save_ratios`; a NOISY measurement is not kept, so that the next run measures again."""
-    found = {name: Ratio.from_dict(raw) for name, raw in artifact.facts.items()}
-    if any(ratio.doubts for ratio in found.values()):
-        shutil.rmtree(artifact.path, ignore_errors=True)
-    return found
 
 
 def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> dict[int, LatencyComparison]:

@@ -14,12 +14,12 @@ from ..core.artifact import Artifact
 from ..core.console import SILENT, Console
 from ..core.errors import GateError, MachineError
 from ..core.options.recipe import load_recipe
-from ..core.options.stage_options import Gate, Options
+from ..core.options.stage_options import Gate, Options, QuantizeOptions
 from ..core.options.stage_table import STAGES
 from . import measure, run_results, stages
 from .dispatch import RUNS, run_stage
 from .line import Line, Outcome
-from .tuning.int8_speed import int8_is_faster
+from .tuning.int8_speed import is_faster, speed_of
 
 MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {
     "serve": measure.serve,
@@ -94,10 +94,22 @@ def _step(line: Line, name: str, options: Options) -> None:
         artifact = line.make(name, options, [line.outcome.artifacts["export"]], partial(run_stage, name))
     else:
         artifact = MEASURED[name](line, options)
+    before = line.last_program() if isinstance(options, QuantizeOptions) else ""
     line.outcome.artifacts[name] = artifact
-    if name == "quantize" and line.recipe.target == "cpu" and "export" in line.numbers:
-        faster = int8_is_faster(line)
-        line.left_out = name if not faster and line.recipe.prefer == "fastest" else None
+    if isinstance(options, QuantizeOptions):
+        _tell_speed(line, options, before)
+
+
+def _tell_speed(line: Line, options: QuantizeOptions, before: str) -> None:
+    """How fast INT8 is beside the program before it; leaves it out where FP32 is faster and shall be shipped then."""
+    fastest = line.recipe.prefer == "fastest"
+    if not (options.timed or fastest):
+        return
+    made = line.outcome.artifacts
+    faster = is_faster(speed_of(options, made[before], made["quantize"], line.context))
+    line.left_out = "quantize" if fastest and not faster else None
+    if line.left_out:
+        line.console.warn("the FP32 program is shipped, as `prefer: fastest` asks")
 
 
 def _check(line: Line, gate: Gate) -> None:

@@ -63,14 +63,21 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
 
 
 def quantize(options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Place and calibrate INT8 fake-quantize nodes; `float_layers` of the options stay in floating point."""
-    from ..compress.quantization.stage import quantize as stage
-    from .tuning.mixed_precision import gains_of
-    from .tuning.quantization_form import choose_form
+    """Place and calibrate INT8 fake-quantize nodes; on cpu, what is slower so than in FP32 stays in FP32."""
+    from .tuning.int8_speed import never_slower
 
     raise_if_not(parent, "program")
     if options.plan is not None:
         options = options.model_copy(update={"plan": str(context.base / options.plan)})
+    return never_slower(_quantize_once, options, parent, place, context)
+
+
+def _quantize_once(options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """`float_layers` of the options stay in floating point."""
+    from ..compress.quantization.stage import quantize as stage
+    from .tuning.mixed_precision import gains_of
+    from .tuning.quantization_form import choose_form
+
     # a training is resumed on the very same program, so nothing that is measured anew may decide on it
     measured = options.timed and context.target == "cpu" and options.qat is None
     gains = gains_of(parent, options, context.data) if measured else None

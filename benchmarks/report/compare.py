@@ -16,7 +16,7 @@ from ...core.metrics.ratio import Ratio
 from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ..result import LatencyEntry, Result, Spread, StageEntry, load_result
 from ..spreads import RatioEntry
-from ..statistics import MEDIAN_RESAMPLES, Verdict, rounds_needed
+from ..statistics import LOW, MEDIAN_RESAMPLES, Verdict, low, rounds_needed
 from . import formatting
 
 # Two runs of one file on one machine differ by memory layout and neighbours; benchmarks.md B9 allows 5 % when loaded.
@@ -139,7 +139,7 @@ def unpaired_speed(before: LatencyEntry, after: LatencyEntry, confidence: float,
     if rounds < rounds_needed(confidence):
         return Ratio(_value(before, after), None, None, confidence, rounds=rounds, **told)
     draws = [
-        np.median(values[generator.integers(0, len(values), (MEDIAN_RESAMPLES, len(values)))], axis=1)
+        np.quantile(values[generator.integers(0, len(values), (MEDIAN_RESAMPLES, len(values)))], LOW, axis=1)
         for values in (one, two)
     ]
     tail = (1 - confidence) / 2
@@ -149,10 +149,9 @@ def unpaired_speed(before: LatencyEntry, after: LatencyEntry, confidence: float,
 
 
 def _value(before: LatencyEntry, after: LatencyEntry) -> float:
-    """The ratio of the medians, over the blocks where there are any."""
+    """The ratio of the times that count, over the blocks where there are any."""
     times = [
-        float(np.median(entry.blocks_ms)) if entry.blocks_ms else entry.median_ms.value or math.inf
-        for entry in (before, after)
+        low(entry.blocks_ms) if entry.blocks_ms else entry.median_ms.value or math.inf for entry in (before, after)
     ]
     return times[0] / times[1]
 

@@ -72,7 +72,14 @@ def capture(folder: Path) -> None:
 def measure(method: str, folder: Path) -> dict[str, Any]:
     """Quantize the captured model by one method, in this process."""
     captured = load_artifact(folder / "captured")
-    given = {"method": method, "samples": SAMPLES, "batch_size": BATCH, "correction": ("none",), "smooth": False}
+    given = {
+        "method": method,
+        "samples": SAMPLES,
+        "batch_size": BATCH,
+        "correction": ("none",),
+        "smooth": False,
+        "timed": False,
+    }
     open_session(captured.main).close()  # the libraries that open it are no cost of calibration
     give_back()
     before, started = resident_bytes(), time.process_time()

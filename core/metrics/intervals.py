@@ -1,4 +1,4 @@
-"""Confidence intervals with numpy only: proportions, paired proportions, and the BCa bootstrap.
+"""Confidence intervals with numpy alone: proportions, paired proportions, and the BCa bootstrap.
 
 Sources: E. B. Wilson, JASA 22 (1927) for one proportion; T. Tango, Statistics in Medicine 17 (1998), 891-908 for the
 difference of two paired proportions; B. Efron, JASA 82 (1987), 171-185 for BCa; T. C. Hesterberg, The American
@@ -26,10 +26,10 @@ JACKKNIFE_GROUPS = 400
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the range that contains the true value with the given confidence.
+    """A value and the range that holds the truth with the stated confidence.
 
     Attributes:
-        confidence: two-sided confidence, such as 0.95; one end alone has the confidence (1 + confidence) / 2.
+        confidence: two-sided, such as 0.95; each end alone holds with (1 + confidence) / 2.
     """
 
     value: float
@@ -38,23 +38,23 @@ class Interval:
     confidence: float
 
     def scaled(self, factor: float) -> Interval:
-        """Convert the interval to another unit; a negative factor swaps the ends."""
+        """The interval in another unit; a negative factor swaps the ends."""
         low, high = sorted((self.low * factor, self.high * factor))
         return Interval(self.value * factor, low, high, self.confidence)
 
 
 def z_value(confidence: float) -> float:
-    """Standard normal quantile of a two-sided interval; 1.96 for 0.95."""
+    """Standard normal quantile that a two-sided interval reaches to; 1.96 for 0.95."""
     return NORMAL.inv_cdf((1 + confidence) / 2)
 
 
 def widened_z(n: int, confidence: float) -> float:
-    """The normal quantile for a bootstrap of ``n`` samples, larger for few samples (Hesterberg 2015)."""
+    """The normal quantile to use with a bootstrap of ``n`` samples, wider when they are few (Hesterberg 2015)."""
     return math.sqrt(n / (n - 1)) * _student(z_value(confidence), n - 1)
 
 
 def smallest_doubt(n: int, confidence: float) -> float:
-    """Upper end of a proportion's score interval if none of ``n`` samples has the event (a rule of three)."""
+    """Upper end of a proportion's score interval when none of ``n`` samples shows the event (a rule of three)."""
     square = z_value(confidence) ** 2
     return square / (n + square)
 
@@ -63,7 +63,7 @@ def wilson(successes: float, n: int, confidence: float) -> Interval:
     """Wilson's score interval for a proportion.
 
     Args:
-        successes: number of successes among ``n`` samples.
+        successes: how many of the ``n`` samples.
     """
     z, share = z_value(confidence), successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -72,14 +72,14 @@ def wilson(successes: float, n: int, confidence: float) -> Interval:
 
 
 def paired_proportions(first_only: int, second_only: int, n: int, confidence: float) -> Interval:
-    """Tango's score interval for the difference of two proportions measured on the same samples.
+    """Tango's score interval for the difference of two proportions seen on the same samples.
 
-    It keeps its coverage with few discordant pairs. With none it is ± z²/(n + z²), never a single point.
+    It keeps its coverage with few discordant pairs; with none it is ± z²/(n + z²), never a point.
 
     Args:
-        first_only: number of samples on which only the first succeeds.
-        second_only: number of samples on which only the second succeeds.
-        n: number of all samples.
+        first_only: samples on which only the first succeeds.
+        second_only: samples on which only the second succeeds.
+        n: all samples.
 
     Returns:
         The first proportion minus the second.
@@ -92,7 +92,7 @@ def paired_proportions(first_only: int, second_only: int, n: int, confidence: fl
 
 
 def _tango_root(b: int, c: int, n: int, z: float, low: float, high: float) -> float:
-    """The difference at which Tango's score, a decreasing function, crosses ``z``."""
+    """Where Tango's score, which falls as the supposed difference rises, crosses ``z``."""
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if _tango_score(b, c, n, middle) > z else (low, middle)
@@ -109,15 +109,15 @@ def _tango_score(b: int, c: int, n: int, delta: float) -> float:
 
 
 def bootstrap(score: Score, n: int, confidence: float, seed: int = 0, resamples: int | None = None) -> Interval:
-    """BCa bootstrap interval of a statistic that is computed from sample weights.
+    """BCa bootstrap interval of any statistic that can be computed from sample weights.
 
     Args:
-        score: takes weights ``[B, n]`` (how often each sample was drawn) and returns ``[B]`` values.
-        n: number of samples.
-        resamples: number of resamples; by default 5,000, fewer beyond 20,000 samples. Memory is bounded.
+        score: takes weights ``[B, n]`` (how often each sample was drawn) and gives ``[B]`` values.
+        n: samples.
+        resamples: by default 5,000, fewer beyond 20,000 samples; memory stays bounded either way.
 
     Returns:
-        The value on the unweighted samples with its interval, which is unbounded if there is only one sample.
+        The value on the unweighted samples with its interval; unbounded when there is only one sample.
     """
     value = float(score(np.ones((1, n)))[0])
     if n < 2:
@@ -145,7 +145,7 @@ def _draws(score: Score, n: int, seed: int, resamples: int) -> Floats:
 
 
 def _acceleration(score: Score, n: int, seed: int) -> float:
-    """Efron's acceleration from a jackknife that omits groups of samples, so that its cost is bounded."""
+    """Efron's acceleration from a jackknife that leaves out groups, so that its cost is bounded."""
     groups = min(n, JACKKNIFE_GROUPS)
     member = np.random.default_rng(seed).permutation(n) % groups
     chunk = max(1, WEIGHTS_IN_MEMORY // n)
@@ -170,15 +170,8 @@ def _bca_levels(value: float, draws: Floats, acceleration: float, n: int, confid
 def _bca_level(bias: float, acceleration: float, z: float) -> float:
     shifted = bias + z
     stretch = 1 - acceleration * shifted
-    # In the tail of a skewed statistic the transform is not monotonic; there the plain percentile is the safe choice.
+    # Far out on a skewed statistic the transform turns over; the plain percentile is the safe side there.
     return NORMAL.cdf(bias + shifted / stretch) if stretch > 0.1 else NORMAL.cdf(z)
-
-
-def student(confidence: float, freedom: int) -> float:
-    """Student's t quantile of a two-sided interval for these degrees of freedom; 4.30 for 0.95 and 2."""
-    if freedom == 2:
-        return confidence * math.sqrt(2 / (1 - confidence**2))
-    return _student(z_value(confidence), freedom)
 
 
 def _student(z: float, freedom: int) -> float:

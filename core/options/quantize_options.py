@@ -80,8 +80,8 @@ class QuantizeOptions(Options):
     timed: bool = Field(
         default=True,
         description="On cpu, time the INT8 model against the FP32 model. If INT8 is slower, the layers that are "
-        "faster in FP32 stay in FP32, and the remaining causes are reported. With `qat`, only `retort quantize` "
-        "searches for such layers.",
+        "faster in FP32 stay in FP32. With `qat`, such layers are searched for before the training, which must resume "
+        "on the same program.",
     )
     timed_batches: tuple[Count, ...] = Field(
         default=(1, 32), min_length=1, description="Batch sizes at which INT8 must not be slower than FP32."

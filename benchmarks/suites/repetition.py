@@ -1,0 +1,247 @@
+"""Whether a ratio's interval holds when the comparison is repeated, under a load that changes from 0 to 4 processes.
+
+    python -m retort.benchmarks.suites.repetition
+    python -m retort.benchmarks.suites.repetition before.onnx after.onnx --batch 1 32 --repetitions 30
+
+Compares two models again and again with the product's own timing, each time beside so many busy processes: 0, 1, 2, 3,
+4, and again from 0. Says in how many repetitions the 95 % interval holds the truth, and how far the ratios scatter. The
+truth is the median of all repetitions, which no single one of them knows. Without files, two small convolutional nets
+are made that differ by their width. Goals: coverage of at least 93 %, a spread of at most 3 %. Prints a table and one
+JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...core.console import Console
+from ...core.metrics.ratio import Ratio
+from ...core.options.stage_options import BenchOptions
+from ...core.session import SessionOptions, open_session
+from ...core.tensors import BATCH, Array, Signature
+from ..latency import compare_sessions
+from ..machine import describe, fingerprint
+
+if TYPE_CHECKING:
+    import onnx
+
+LOADS = (0, 1, 2, 3, 4)
+REPETITIONS, BATCHES, BUDGET_S = 100, (1, 32), 20.0
+COVERAGE, SPREAD_PERCENT = 0.93, 3.0
+NETS = {"wide": 24, "narrow": 12}
+BUSY = "import numpy as np\nx = np.ones((256, 256), np.float32)\nwhile True:\n    x = x @ x * 0\n"
+"""Computes and takes its share of the caches, without end."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """All repetitions at one batch size.
+
+    Attributes:
+        load: busy processes beside each repetition.
+        ratios: one per repetition.
+    """
+
+    batch: int
+    load: tuple[int, ...]
+    ratios: tuple[Ratio, ...]
+
+    @property
+    def truth(self) -> float:
+        """The median of all ratios."""
+        return float(np.median([ratio.value for ratio in self.ratios]))
+
+    @property
+    def coverage(self) -> float:
+        """Share of the valid repetitions whose interval holds the truth; 1 where none was valid."""
+        valid = [ratio for ratio in self.ratios if ratio.bounded and not ratio.doubts]
+        held = [ratio.interval.low <= self.truth <= ratio.interval.high for ratio in valid]
+        return float(np.mean(held)) if held else 1.0
+
+    @property
+    def spread_percent(self) -> float:
+        """Standard deviation of the logarithms of the valid ratios."""
+        return spread_percent([ratio.value for ratio in self.ratios if not ratio.doubts])
+
+    @property
+    def wall_spread_percent(self) -> float:
+        """The same of the ratios by the time that passes, which stand beside."""
+        return spread_percent([ratio.wall for ratio in self.ratios if ratio.wall is not None])
+
+    @property
+    def noisy(self) -> int:
+        """How many repetitions decide nothing."""
+        return sum(bool(ratio.doubts) for ratio in self.ratios)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with every single repetition."""
+        return {
+            "batch": self.batch,
+            "truth": self.truth,
+            "coverage": self.coverage,
+            "noisy": self.noisy,
+            "spread_percent": self.spread_percent,
+            "wall_spread_percent": self.wall_spread_percent,
+            "half_width_percent": _percent([ratio.half_width for ratio in self.ratios if ratio.bounded]),
+            "repetitions": [
+                {"load": load, **ratio.to_dict()} for load, ratio in zip(self.load, self.ratios, strict=True)
+            ],
+        }
+
+
+def spread_percent(values: Sequence[float]) -> float:
+    """Standard deviation of the logarithms, in percent; 0 for fewer than two."""
+    return 100 * float(np.std(np.log(values), ddof=1)) if len(values) > 1 else 0.0
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """So many processes that compute all the time."""
+    started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def repeat(files: Sequence[Path], batches: Sequence[int], repetitions: int, budget_s: float) -> list[Repeated]:
+    """Compare the second file with the first, again and again."""
+    console = Console()
+    found: dict[int, tuple[list[int], list[Ratio]]] = {batch: ([], []) for batch in batches}
+    openers = {
+        name: partial(open_session, file, SessionOptions())
+        for name, file in zip(("before", "after"), files, strict=True)
+    }
+    samples = _samples(open_session(files[0], SessionOptions()).signature)
+    for index in console.track(range(repetitions), "repetitions"):
+        load = LOADS[index % len(LOADS)]
+        with busy(load):
+            time.sleep(0.3 * bool(load))
+            options = BenchOptions(batch_sizes=tuple(batches), budget_s=budget_s, seed=index)
+            for batch, compared in compare_sessions(openers, samples, options).items():
+                found[batch][0].append(load)
+                found[batch][1].append(compared.ratio_of("after"))
+    return [Repeated(batch, tuple(loads), tuple(ratios)) for batch, (loads, ratios) in found.items()]
+
+
+def table(found: Sequence[Repeated]) -> tuple[list[str], list[list[str]]]:
+    """A row per batch size and load, and one for all loads together."""
+    columns = ["batch", "load", "repetitions", "ratio", "coverage", "half width", "spread", "spread of wall", "NOISY"]
+    rows = []
+    for item in found:
+        for load in (*sorted(set(item.load)), None):
+            rows.append(_row(item, load))
+    return columns, rows
+
+
+def _row(item: Repeated, load: int | None) -> list[str]:
+    kept = [ratio for own, ratio in zip(item.load, item.ratios, strict=True) if load is None or own == load]
+    valid = [ratio for ratio in kept if ratio.bounded and not ratio.doubts]
+    held = [ratio.interval.low <= item.truth <= ratio.interval.high for ratio in valid]
+    wall = [ratio.wall for ratio in kept if ratio.wall is not None]
+    return [
+        str(item.batch),
+        "all" if load is None else str(load),
+        str(len(kept)),
+        f"{np.median([ratio.value for ratio in kept]):.3f}",
+        f"{np.mean(held):.0%}" if held else "",
+        f"{_percent([ratio.half_width for ratio in valid]):.1f} %" if valid else "",
+        f"{spread_percent([ratio.value for ratio in valid]):.1f} %",
+        f"{spread_percent(wall):.1f} %",
+        str(sum(bool(ratio.doubts) for ratio in kept)),
+    ]
+
+
+def _percent(values: Sequence[float]) -> float | None:
+    """Median in percent; None of nothing."""
+    return 100 * float(np.median(values)) if values else None
+
+
+def _samples(signature: Signature) -> dict[str, Array]:
+    """Random values in the inputs' shapes; a free axis other than the batch has eight elements."""
+    random = np.random.default_rng(0)
+    return {
+        spec.name: random.standard_normal(
+            [max(BATCHES) if size == BATCH else size if isinstance(size, int) else 8 for size in spec.shape]
+        ).astype(spec.dtype)
+        for spec in signature.inputs
+    }
+
+
+def make_nets(folder: Path) -> list[Path]:
+    """Two convolutional nets that differ by their width, as ONNX files for images of 3×32×32."""
+    import onnx
+
+    paths = []
+    for name, width in NETS.items():
+        paths.append(folder / f"{name}.onnx")
+        onnx.save(_net(width), paths[-1])
+    return paths
+
+
+def _net(width: int) -> onnx.ModelProto:
+    from onnx import TensorProto, helper, numpy_helper
+
+    random, shapes = np.random.default_rng(0), [(width, 3), (2 * width, width), (2 * width, 2 * width)]
+    nodes, weights, value = [], [], "image"
+    for index, shape in enumerate(shapes):
+        kernel = random.standard_normal((*shape, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(kernel, f"kernel{index}"))
+        names = [value, f"kernel{index}"]
+        nodes.append(helper.make_node("Conv", names, [f"conv{index}"], pads=[1] * 4, strides=[1 + (index < 2)] * 2))
+        nodes.append(helper.make_node("Relu", [f"conv{index}"], [f"relu{index}"]))
+        value = f"relu{index}"
+    nodes.append(helper.make_node("GlobalAveragePool", [value], ["output"]))
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *rest])
+        for name, rest in (("image", (3, 32, 32)), ("output", (2 * width, 1, 1)))
+    ]
+    graph = helper.make_graph(nodes, "net", ports[:1], ports[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the suite and print its table, then one JSON line."""
+    parser = argparse.ArgumentParser(
+        prog="retort.benchmarks.suites.repetition", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("files", nargs="*", type=Path, help="two ONNX files; two small nets by default")
+    parser.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="how often each is compared")
+    parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for one comparison")
+    given = parser.parse_args(arguments)
+    if len(given.files) not in (0, 2):
+        parser.error("give two files, or none")
+    with tempfile.TemporaryDirectory() as folder:
+        files = given.files or make_nets(Path(folder))
+        found = repeat(files, given.batch, given.repetitions, given.budget)
+    console = Console("text")
+    console.table(f"{given.repetitions} repetitions beside {LOADS[0]} to {LOADS[-1]} busy processes", *table(found))
+    for item in found:
+        reached = item.coverage >= COVERAGE and item.spread_percent <= SPREAD_PERCENT
+        console.say(
+            f"batch {item.batch}: {'reached' if reached else 'MISSED'}:"
+            f" coverage {item.coverage:.0%} (goal {COVERAGE:.0%}),"
+            f" spread {item.spread_percent:.1f} % (goal {SPREAD_PERCENT:.0f} %)"
+        )
+    machine = describe(fingerprint())
+    console.result({}, json.dumps({"machine": machine, "results": [item.to_dict() for item in found]}, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

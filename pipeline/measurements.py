@@ -1,0 +1,32 @@
+"""Measured figures as artifacts: ratios and facts that a later run or another command finds again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.artifact import Artifact, load_artifact, new_artifact
+from ..core.context import Place
+from ..core.metrics.ratio import Ratio
+
+
+def save_facts(place: Place, facts: Mapping[str, Any]) -> Artifact:
+    """Write JSON-ready facts as a measurement artifact."""
+    with new_artifact(place, "measurement", "gate", facts=dict(facts)) as folder:
+        (folder / "measurement.json").write_text(json.dumps(facts, allow_nan=False))
+    return load_artifact(place.directory)
+
+
+def save_ratios(place: Place, ratios: Mapping[str, Ratio]) -> Artifact:
+    """Write ratios as a measurement artifact."""
+    return save_facts(place, {name: ratio.to_dict() for name, ratio in ratios.items()})
+
+
+def ratios_in(artifact: Artifact) -> dict[str, Ratio]:
+    """Inverse of :func:`save_ratios`; a NOISY measurement is read once, so that the next run measures again."""
+    found = {name: Ratio.from_dict(raw) for name, raw in artifact.facts.items()}
+    if any(ratio.doubts for ratio in found.values()):
+        shutil.rmtree(artifact.path, ignore_errors=True)
+    return found
