@@ -12,6 +12,7 @@ from .core.options.stage_options import BenchOptions, MetricName, Provider
 from .core.session import PROVIDERS, Session, SessionOptions
 from .pipeline.live import opening, running
 from .pipeline.live.adapters import as_splits
+from .pipeline.live.candidates import candidates, test_splits
 from .pipeline.live.capturing import CaptureRequest, capture_module, capture_source
 from .pipeline.live.comparison import Result
 from .pipeline.live.compressing import distill, prune, quantize, sparsify, train
@@ -142,8 +143,8 @@ def compare(
 
     asked = checked("compare", BenchOptions, options)
     console = ScriptConsole(True) if progress else SILENT
-    opened = running.candidates(models, data)
-    splits = running.test_splits(opened, data)
+    opened = candidates(models, data)
+    splits = test_splits(opened, data)
     artifacts = {name: model.artifact for name, model in opened.items()}
     return Result.of(compare_files(artifacts, splits, asked, metric, console))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +26,7 @@ from ..cache_key import key_of
 from ..tuning.int8_speed import speed_of
 from .adapters import REMEDY, Use, as_splits, require_targets, task_of
 from .capturing import CaptureRequest, capture_module, capture_source
-from .model_files import Archive, Engine, Graph, ModelFile, Runnable
+from .model_files import Archive, Engine, Graph, ModelFile
 from .opening import load
 from .programs import Program
 from .workspace import ScriptConsole, Workspace, finished, same_or_new
@@ -262,42 +261,3 @@ def splits_for_source(source: str, data: Any, seed: int) -> Splits | None:
         "a model that is given by name also needs its data by name",
         "give 'digits', a .npz or package.module:function",
     )
-
-
-def candidates(models: Any, data: Any) -> dict[str, Program | ModelFile]:
-    """The models to compare as live objects; a module is captured.
-
-    Raises:
-        UserError: the value is not a mapping, is empty, or contains something that is not a model.
-    """
-    if not isinstance(models, Mapping) or not models:
-        raise UserError("`compare` takes models by name", "retort.compare({'before': one, 'after': other}, data=test)")
-    found: dict[str, Program | ModelFile] = {}
-    for name, model in models.items():
-        if hasattr(model, "forward") and hasattr(model, "state_dict"):
-            found[str(name)] = capture_module(model, data, CaptureRequest(), Workspace())
-        elif isinstance(getattr(model, "backend", None), str) and hasattr(model, "run"):
-            raise UserError(
-                f"'{name}' is a session, whose file is not known", "give its file, its Graph or its Program"
-            )
-        else:
-            found[str(name)] = opened(model)
-    return found
-
-
-def test_splits(models: Mapping[str, Program | ModelFile], data: Any) -> Splits:
-    """The samples for a comparison: the given samples, or those that were last used with the last model.
-
-    Raises:
-        DataError: there are no samples.
-        UserError: the first model is a file that cannot be run.
-    """
-    if data is None:
-        known = [model.data for model in models.values() if model.data is not None]
-        if not known:
-            raise DataError("no data were given", REMEDY)
-        return known[-1]
-    first = next(iter(models.values()))
-    if not isinstance(first, Program | Runnable):
-        raise UserError(f"{first.path} is a {first.kind}, which cannot be run directly", "compare its ONNX file")
-    return as_splits(data, first.signature, "test")
