@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .aten_names import RECURRENT
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Shapes = Callable[..., "tuple[Tensor, ...]"]
-NAMES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def free_time() -> Iterator[None]:
     from torch._subclasses.fake_impls import op_implementations_dict
 
     learnt: tuple[dict[Any, Any], ...] = (decomposition_table, op_implementations_dict)
-    operators = {getattr(torch.ops.aten, name).input: _lstm if name == "lstm" else _gru for name in NAMES}
+    operators = {getattr(torch.ops.aten, name).input: _lstm if name == "lstm" else _gru for name in RECURRENT}
     kernels = {operator: dict(operator.py_kernels) for operator in operators}
     # The ONNX export leaves the kernels that it finds in the second table.
     tables = [(table, {operator: table.get(operator) for operator in operators}) for table in learnt]

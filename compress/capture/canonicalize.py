@@ -12,20 +12,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from ...core.aten_names import SYNONYMS
 from ..graph.node_writer import Pen
 
 _aten = torch.ops.aten
-_USUAL = {
-    "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "negative": "neg", "absolute": "abs",
-    "concat": "cat", "concatenate": "cat", "clip": "clamp", "fix": "trunc", "linalg_matmul": "matmul",
-    "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
-    "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "not_equal": "ne",
-    "arccos": "acos", "arcsin": "asin", "arctan": "atan", "arctan2": "atan2",
-    "arccosh": "acosh", "arcsinh": "asinh", "arctanh": "atanh",
-    "special_expit": "sigmoid", "special_erf": "erf", "special_erfc": "erfc", "special_exp2": "exp2",
-    "special_expm1": "expm1", "special_log1p": "log1p", "special_round": "round", "special_logsumexp": "logsumexp",
-    "special_softmax": "softmax",
-}  # fmt: skip
 
 
 def respell(graph: fx.Graph) -> None:
@@ -51,7 +41,7 @@ def _usual(target: torch._ops.OpOverload) -> Any:
     name = target._schema.name.removeprefix("aten::")
     place = "_" if name.endswith("_") else ""
     packet = (
-        getattr(_aten, _USUAL.get(name.removesuffix("_"), "") + place, None) if target.namespace == "aten" else None
+        getattr(_aten, SYNONYMS.get(name.removesuffix("_"), "") + place, None) if target.namespace == "aten" else None
     )
     overloads = [getattr(packet, key) for key in packet.overloads()] if packet is not None else []
     return next((item for item in overloads if _kinds(item) == _kinds(target)), None)

@@ -11,6 +11,18 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx
 
+from ...core.aten_names import (
+    ATTENTION,
+    CONVOLUTIONS,
+    GENERAL_CONVOLUTIONS,
+    OPERANDS,
+    RECURRENT,
+    RECURRENT_CELLS,
+    TRANSPOSED,
+    VECTOR_PRODUCTS,
+    name_of,
+    out_of_place,
+)
 from . import train_eval_mode
 from .workarounds import DataDependentOutputException, FakeTensorMode
 
@@ -95,7 +107,7 @@ class _Counter(fx.Interpreter):
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         named = _bind(n, args, kwargs)
-        rule = _RULES.get(_operator(n))
+        rule = _RULES.get(out_of_place(name_of(n)))
         result = _recurrent_shapes(named) if rule is _recurrent else self._call(n, args, kwargs, named)
         if rule is not None:
             self.macs[n.name] = rule(named, result)
@@ -136,14 +148,6 @@ def _bind(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
     schema = _schema(node)
     bound = {item.name: item.default_value for item in schema}
     return {**bound, **dict(zip((item.name for item in schema), args)), **kwargs}
-
-
-def _operator(node: fx.Node) -> str:
-    """``conv2d`` for ``aten.conv2d.default``; empty for what is not an ATen operator."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
-        return ""
-    return target._schema.name.removeprefix("aten::").removesuffix("_")
 
 
 def _conv(named: dict[str, Any], result: torch.Tensor) -> int:
@@ -232,21 +236,18 @@ def _recurrent_shapes(named: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     return (sequence.new_empty((*sequence.shape[:-1], width)), *(state.new_empty(state.shape) for state in states))
 
 
+_SUMS_OVER_LAST = ("mm", "bmm", "matmul", "addmm", "addmv", "baddbmm", *VECTOR_PRODUCTS)
 Rule = Callable[[dict[str, Any], Any], int]
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
-    **dict.fromkeys(("convolution", "_convolution"), _convolution),
-    **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot"), _product("self")),
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
-    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
-    "matmul": _product("self"),
+    **dict.fromkeys(CONVOLUTIONS, _conv),
+    **dict.fromkeys(TRANSPOSED, _conv_transpose),
+    **dict.fromkeys(GENERAL_CONVOLUTIONS, _convolution),
+    **{name: _product(OPERANDS[name].data) for name in _SUMS_OVER_LAST},
+    **dict.fromkeys(RECURRENT, _recurrent),
+    **dict.fromkeys(RECURRENT_CELLS, _cell),
     "linear": _linear,
-    "addmm": _product("mat1"),
-    "addmv": _product("mat"),
-    "baddbmm": _product("batch1"),
     "addbmm": _addbmm,
     "bilinear": _bilinear,
     "einsum": _einsum,
-    "scaled_dot_product_attention": _attention,
+    ATTENTION: _attention,
 }

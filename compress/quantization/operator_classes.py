@@ -10,29 +10,39 @@ from typing import Any
 import torch
 from torch import fx
 
+from ...core.aten_names import (
+    AVERAGE_POOLS,
+    CONCATENATIONS,
+    CONVOLUTIONS,
+    MATRIX_LAYERS,
+    MAX_POOLS,
+    OPERANDS,
+    REPEATS,
+    SPLITS,
+    TRANSPOSED,
+    TURNS,
+    UNIT_GATES,
+    name_of,
+    operator_name,
+)
 from ..graph import train_eval_mode
 from .scheme import UNBOUNDED
 
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-PRODUCTS = ("linear", "addmm", "mm", "matmul")
-POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "mean")
+POOLS = (*AVERAGE_POOLS, "mean")
 # ONNX Runtime has integer kernels for these between Q and DQ; all inputs are activations.
-JOINS = ("add", "mul", "cat", "concat", "sigmoid", "hardsigmoid", "leaky_relu", *POOLS)
+JOINS = ("add", "mul", *CONCATENATIONS, *UNIT_GATES, "leaky_relu", *POOLS)
 
 # Data movements: the output stays within the input's range, so it lies on the input's grid.
 # ONNX Runtime carries a DequantizeLinear through the first kind by itself, not through the second.
 CARRIED = (
-    *("view", "reshape", "flatten", "permute", "transpose", "t", "squeeze", "unsqueeze", "slice", "contiguous"),
-    *("clone", "alias", "detach", "dropout", "feature_dropout", "unflatten", "numpy_T", "movedim", "swapaxes"),
-    *("max_pool1d", "max_pool2d", "max_pool3d", "to"),
+    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "slice", "contiguous", "clone", "alias"),
+    *("detach", "dropout", "feature_dropout", "movedim", "swapaxes", *TURNS, *MAX_POOLS, "to"),
 )
 REQUANTIZED = (
     *("select", "narrow", "expand", "expand_as", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
-    *("index_select", "flip", "roll", "repeat", "tile"),
+    *("index_select", "flip", "roll", *REPEATS),
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "upsample_linear1d"),
 )
-SPLITS = ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
 _RANGES = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 _LIMITS = {"hardtanh": ("min_val", "max_val"), "clamp": ("min", "max"), "clip": ("min", "max")}
 
@@ -58,23 +68,14 @@ class Weighted:
     bias: fx.Node | None
 
 
-def name_of(node: object) -> str:
-    """``conv2d`` for a call of ``aten.conv2d.default`` or ``.padding``; empty for what is not an ATen operator."""
-    if not isinstance(node, fx.Node) or not isinstance(node.target, torch._ops.OpOverload):
-        return ""
-    return node.target._schema.name.removeprefix("aten::") if node.target.namespace == "aten" else ""
-
-
 def is_qdq(node: object) -> bool:
     """Whether a node is a fake-quantize."""
-    target = node.target if isinstance(node, fx.Node) else None
-    return isinstance(target, torch._ops.OpOverload) and target._schema.name == "retort::qdq"
+    return isinstance(node, fx.Node) and operator_name(node) == "retort::qdq"
 
 
 def is_dynamic(node: object) -> bool:
     """Whether a node rounds a tensor to the grid of its own extremes."""
-    target = node.target if isinstance(node, fx.Node) else None
-    return isinstance(target, torch._ops.OpOverload) and target._schema.name == "retort::dynamic_qdq"
+    return isinstance(node, fx.Node) and operator_name(node) == "retort::dynamic_qdq"
 
 
 def rounds(node: object) -> bool:
@@ -87,24 +88,26 @@ def operand(node: fx.Node, name: str) -> Any:
     return train_eval_mode.argument(node, name)
 
 
+def operands(node: fx.Node) -> tuple[Any, Any, Any]:
+    """Data, weight and bias of a layer or product, by :data:`OPERANDS`; None for a bias that it does not take."""
+    data, weight, bias = OPERANDS[name_of(node)]
+    return operand(node, data), operand(node, weight), operand(node, bias) if bias else None
+
+
 def weighted(node: fx.Node) -> Weighted | None:
     """The layer that ``node`` is, or None when it has no constant weight on the input's right."""
     name = name_of(node)
-    if name in CONVOLUTIONS or name in TRANSPOSED or name == "linear":
-        axis = 1 if name in TRANSPOSED else 0
-        return _layer(node, operand(node, "input"), operand(node, "weight"), axis, operand(node, "bias"))
-    if name == "addmm":
-        return _layer(node, operand(node, "mat1"), operand(node, "mat2"), 1, operand(node, "self"))
-    if name in ("mm", "matmul"):
-        return _layer(node, operand(node, "self"), operand(node, "mat2" if name == "mm" else "other"), 1, None)
-    return None
+    if name not in (*CONVOLUTIONS, *TRANSPOSED, *MATRIX_LAYERS):
+        return None
+    data, weight, bias = operands(node)
+    return _layer(node, data, weight, 0 if name in (*CONVOLUTIONS, "linear") else 1, bias)
 
 
 def _layer(node: fx.Node, data: Any, weight: Any, axis: int, bias: Any) -> Weighted | None:
     if not isinstance(data, fx.Node) or not isinstance(weight, fx.Node) or data.op == "get_attr":
         return None
     consumer = node
-    if name_of(weight) in ("t", "numpy_T", "transpose", "permute") and isinstance(weight.args[0], fx.Node):
+    if name_of(weight) in TURNS and isinstance(weight.args[0], fx.Node):
         if not _swaps_two(weight):
             return None
         consumer, weight, axis = weight, weight.args[0], 1 - axis
@@ -128,7 +131,7 @@ def moved(node: fx.Node) -> fx.Node | None:
     """The tensor whose values ``node`` passes on; None when it computes something or gives a list of tensors."""
     if node.target is operator.getitem and name_of(node.args[0]) in SPLITS:
         source = node.args[0].args[0]  # type: ignore[union-attr]
-    elif name_of(node) in ("cat", "concat"):
+    elif name_of(node) in CONCATENATIONS:
         source = node.args[0][0] if len(node.args[0]) == 1 else None  # type: ignore[index, arg-type]
     else:
         source = node.args[0] if _only_moves(node) and node.args else None
@@ -167,7 +170,7 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
 
 def fixed_grid(node: fx.Node) -> bool:
     """Whether a gate's output is always in [0, 1]: its grid is then 1/256, on which hard-sigmoid is a mere shift."""
-    return name_of(node) in ("sigmoid", "hardsigmoid")
+    return name_of(node) in UNIT_GATES
 
 
 def joined(node: fx.Node) -> list[fx.Node]:
@@ -177,7 +180,7 @@ def joined(node: fx.Node) -> list[fx.Node]:
         return []
     if name == "mean" and not _is_global_pool(node):
         return []
-    if name in ("cat", "concat"):
+    if name in CONCATENATIONS:
         values = list(node.args[0])  # type: ignore[arg-type]
     else:
         values = list(node.args[:2] if name in ("add", "mul") else node.args[:1])
@@ -198,7 +201,7 @@ def channels_first(node: fx.Node) -> bool:
         name = name_of(node)
         if name in CONVOLUTIONS or name in TRANSPOSED:
             return True
-        if name in (*PRODUCTS, "layer_norm", "embedding", "transpose", "permute") or not node.all_input_nodes:
+        if name in (*MATRIX_LAYERS, "layer_norm", "embedding", "transpose", "permute") or not node.all_input_nodes:
             return False
         node = node.all_input_nodes[0]
     return False
@@ -209,4 +212,4 @@ def kind_of(node: fx.Node) -> str:
     name = name_of(node)
     if name in POOLS:
         return "pool"
-    return "linear" if name in PRODUCTS else {"concat": "cat"}.get(name, name)
+    return "linear" if name in MATRIX_LAYERS else {"concat": "cat"}.get(name, name)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from .operator_classes import Weighted, clamp_bounds, is_qdq, moved, name_of, operand, weighted
+from ...core.aten_names import name_of
+from .operator_classes import Weighted, clamp_bounds, is_qdq, moved, operand, weighted
 from .recurrent_layers import Recurrent, module_of
 from .scheme import UNBOUNDED
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from ...core.aten_names import RECURRENT, name_of
 from ...core.dynamic_kernels import LEAST_HIDDEN, runs_in_integers
 from ...core.options.stage_options import QuantizeOptions, Target
 from ..program import Program
 from .module_edit import Shapes, fetch, free_path, put
-from .operator_classes import name_of, operand
+from .operator_classes import operand
 from .scheme import WEIGHT_MAX, weight_scales
 
 Facts = dict[str, dict[str, object]]
-KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _qdq = torch.ops.retort.qdq.default
 _MATRIX = 2
 
@@ -52,7 +52,7 @@ class Recurrent:
 
 def recurrent(node: fx.Node, target: Target, shapes: Shapes) -> Recurrent | None:
     """The recurrent layer that a node is and whose weights can be INT8 on the target; None for others."""
-    if target != "cpu" or name_of(node) not in KINDS:
+    if target != "cpu" or name_of(node) not in RECURRENT:
         return None
     weights = [item for item in operand(node, "params") if isinstance(item, fx.Node)]
     if projects(node):  # its recurrent matrix is a product of two, made at export
@@ -71,7 +71,7 @@ def projects(node: fx.Node) -> bool:
 
 def module_of(node: fx.Node) -> str:
     """The name of a recurrent layer in the user's model; empty for what is none."""
-    if name_of(node) not in KINDS:
+    if name_of(node) not in RECURRENT:
         return ""
     first: fx.Node = operand(node, "params")[0]
     while first.op != "get_attr" and first.all_input_nodes:

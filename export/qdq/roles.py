@@ -4,91 +4,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...core.aten_names import (
+    ADAPTIVE_AVERAGE_POOLS,
+    AVERAGE_POOLS,
+    CONVOLUTIONS,
+    GENERAL_CONVOLUTIONS,
+    MAX_POOLS,
+    OPERANDS,
+    RESHAPES,
+    TRANSPOSED,
+    TURNS,
+    UNIT_GATES,
+    operator_name,
+)
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.fx import Node
 
+_PRODUCTS = ("mm", "bmm", "matmul", "addmm", "baddbmm")
 _WEIGHT_USERS = frozenset(
-    [
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "convolution",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "linear",
-        "addmm",
-        "mm",
-        "bmm",
-        "baddbmm",
-        "matmul",
-        "einsum",
-        "embedding",
-        "lstm",
-        "gru",
-        "_convolution",
-    ]
+    [*CONVOLUTIONS, *TRANSPOSED, *GENERAL_CONVOLUTIONS, *_PRODUCTS, "linear", "einsum", "embedding", "lstm", "gru"]
 )
-_PRODUCTS = {"mm": 0, "bmm": 0, "matmul": 0, "addmm": 1, "baddbmm": 1}
-"""Where their left factor stands."""
 _MOVES = frozenset(
     [
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "mT",
-        "squeeze",
-        "unsqueeze",
-        "flatten",
-        "unflatten",
-        "slice",
-        "select",
-        "narrow",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "unbind",
-        "expand",
-        "contiguous",
-        "clone",
-        "getitem",
-        "detach",
-        "alias",
-        "dropout",
+        *(*RESHAPES, *TURNS, "mT", "squeeze", "unsqueeze", "flatten", "unflatten", "slice", "select", "narrow"),
+        *("split", "split_with_sizes", "chunk", "unbind", "getitem", "expand"),
+        *("contiguous", "clone", "detach", "alias", "dropout"),
     ]
 )
-_NON_NEGATIVE = frozenset(
-    ["relu", "relu_", "sigmoid", "hardsigmoid", "softmax", "_softmax", "abs", "exp", "square", "relu6", "softplus"]
-)
-_KEEP_SIGN = _MOVES | frozenset(
-    [
-        "max_pool1d",
-        "max_pool2d",
-        "max_pool3d",
-        "max_pool2d_with_indices",
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_avg_pool3d",
-        "_adaptive_avg_pool2d",
-        "mean",
-        "amax",
-        "qdq",
-    ]
-)
+_NON_NEGATIVE = frozenset(["relu", *UNIT_GATES, "softmax", "_softmax", "abs", "exp", "square", "relu6", "softplus"])
+_POOLS = (*MAX_POOLS, "max_pool2d_with_indices", *AVERAGE_POOLS, *ADAPTIVE_AVERAGE_POOLS, "_adaptive_avg_pool2d")
+_KEEP_SIGN = _MOVES | frozenset([*_POOLS, "mean", "amax", "retort::qdq"])
 
 
 def _name(node: Any) -> str:
-    """``conv2d`` for a node that calls ``aten.conv2d.default``."""
-    text = str(getattr(node.target, "__name__", node.target))
-    return text.split(".")[0] if node.op == "call_function" else ""
+    """``conv2d`` for a node that calls ``aten.conv2d.default``; empty for a node that calls nothing."""
+    return operator_name(node) if node.op == "call_function" else ""
 
 
 def _inputs(node: Node) -> list[Node]:
@@ -128,7 +80,7 @@ def is_weight(node: Node, values: dict[str, Tensor]) -> bool:
 def _is_worked_on(value: Node, user: Node, values: dict[str, Tensor]) -> bool:
     """Whether ``value`` is the input of a layer, or the left of a product whose right is constant as well."""
     name = _name(user)
-    place = _PRODUCTS.get(name, 0)
+    place = 1 if name in _PRODUCTS and OPERANDS[name].bias else 0  # what a product is added to stands before it
     if user.args[place : place + 1] != (value,):
         return False
     if name in _PRODUCTS:
@@ -142,7 +94,7 @@ def non_negative(node: Any) -> bool:
         name = _name(node)
         if name in _NON_NEGATIVE:
             return True
-        if name in ("clamp", "hardtanh", "hardtanh_", "clamp_", "clamp_min"):
+        if name in ("clamp", "hardtanh", "clamp_min"):
             low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val"))
             return isinstance(low, int | float) and low >= 0
         if name not in _KEEP_SIGN:

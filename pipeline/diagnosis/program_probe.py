@@ -13,8 +13,9 @@ from ...compress.quantization.correction.layerwise import feeds_of
 from ...compress.quantization.mixed_precision.partial_quantization import Partial
 from ...compress.quantization.mixed_precision.sensitivity import Sensitivity, sensitivity
 from ...compress.quantization.module_edit import fetch
-from ...compress.quantization.operator_classes import TRANSPOSED, channels_first, fixed_grid, is_qdq, name_of
+from ...compress.quantization.operator_classes import channels_first, fixed_grid, is_qdq
 from ...compress.quantization.scheme import SCHEMES, gate_grid
+from ...core.aten_names import TRANSPOSED, name_of
 from ...core.console import SILENT, Console
 from ...core.data.splits import Split
 from .tensor_symptoms import Finding, Seen, seen

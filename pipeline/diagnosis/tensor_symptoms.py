@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...core.aten_names import SATURATING
 from ...core.tensors import Array
 
-GATES = ("sigmoid", "hardsigmoid", "tanh", "softmax")
 _ROBUST = 99.9
 _PER_CHANNEL_LIMIT = 1 << 22
 _INPUT_NARROW, _INPUT_WIDE = 2.5, 0.3
@@ -117,7 +117,7 @@ def seen(
     signal, noise = rows.var(1), ((rows - rounded) ** 2).mean(1)
     alive = signal > 1e-20
     ratio = np.median(signal[alive] / np.maximum(noise[alive], 1e-30)) if alive.any() else np.inf
-    ends = float(((flat < 0.02) | (flat > 0.98)).mean()) if op in GATES else 0.0
+    ends = float(((flat < 0.02) | (flat > 0.98)).mean()) if op in SATURATING else 0.0
     return Seen(
         name,
         op,
@@ -145,7 +145,7 @@ def faults(tensors: Sequence[Seen]) -> list[Finding]:
         detail = f"all ranges are about {max(middle, 1 / middle):.3g} times too {'narrow' if middle > 1 else 'wide'}"
         return [Finding("preprocessing scale", "the inputs", detail)]
     narrow = [tensor for tensor in inner if tensor.reach > _NARROW]
-    wide = [tensor for tensor in inner if tensor.reach < _WIDE and tensor.op not in GATES]
+    wide = [tensor for tensor in inner if tensor.reach < _WIDE and tensor.op not in SATURATING]
     if (narrow and len(wide) >= max(2, _SOME * len(inner))) or len(wide) >= max(3, 0.6 * len(inner)):
         detail = f"{len(narrow)} of {len(inner)} ranges are too narrow and {len(wide)} far too wide"
         return [Finding("stale calibration", "the whole model", f"{detail}, so they belong to other weights")]

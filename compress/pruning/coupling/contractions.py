@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import fx
 
+from ....core.aten_names import ATTENTION, CONVOLUTIONS, RECURRENT, TRANSPOSED, VECTOR_PRODUCTS
 from .coupler import Arguments, Coupler, Result, Unsupported, made_of_parameters, place
 from .labels import Value
 
@@ -226,14 +227,13 @@ def embedding(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 _Rule = Callable[[Coupler, fx.Node, Arguments], Result]
 RULES: dict[str, _Rule] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), convolution),
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot"), matmul),
+    **dict.fromkeys((*CONVOLUTIONS, *TRANSPOSED, "convolution"), convolution),
+    **dict.fromkeys(("matmul", "mm", "bmm", *VECTOR_PRODUCTS), matmul),
     **dict.fromkeys(("addmm", "baddbmm"), add_product),
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
+    **dict.fromkeys(RECURRENT, recurrent),
     "linear": linear,
     "bilinear": bilinear,
     "einsum": einsum,
-    "scaled_dot_product_attention": attention,
+    ATTENTION: attention,
     "embedding": embedding,
 }

@@ -8,6 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ....core.aten_names import (
+    BROADCASTS,
+    CONCATENATIONS,
+    CREATORS,
+    NEW_CREATORS,
+    REPEATS,
+    RESHAPES,
+    SPLITS,
+    TURNS,
+)
 from .broadcasting import meet
 from .coupler import Arguments, Coupler, Result, Unsupported, lift
 from .labels import FIXED, Value, settle, varying
@@ -16,11 +26,10 @@ from .shapes import describe, words
 _Rule = Callable[[Coupler, fx.Node, Arguments], Result]
 
 
-_MOVES = """
-    permute transpose t numpy_T swapaxes swapdims movedim moveaxis adjoint mT squeeze
-    unsqueeze flatten split split_with_sizes chunk tensor_split flip channel_shuffle
+_MOVES = words("""
+    swapaxes swapdims movedim moveaxis adjoint mT squeeze unsqueeze flatten flip channel_shuffle
     pixel_unshuffle repeat_interleave
-"""
+""")
 
 
 def source_of(node: fx.Node) -> fx.Node:
@@ -210,15 +219,14 @@ def creator(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 RULES: dict[str, _Rule] = {
-    **dict.fromkeys(words(_MOVES), move),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten"), reshape),
+    **dict.fromkeys((*_MOVES, *TURNS, *SPLITS), move),
+    **dict.fromkeys((*RESHAPES, "unflatten"), reshape),
     **dict.fromkeys(("view_as", "reshape_as", "expand_as"), like_other),
-    **dict.fromkeys(("expand", "broadcast_to"), expand),
-    **dict.fromkeys(("repeat", "tile"), repeat),
-    **dict.fromkeys(("cat", "concat", "concatenate"), concatenate),
+    **dict.fromkeys(BROADCASTS, expand),
+    **dict.fromkeys(REPEATS, repeat),
+    **dict.fromkeys((*CONCATENATIONS, "concatenate"), concatenate),
     **dict.fromkeys(("slice", "narrow"), cut),
-    **dict.fromkeys(("zeros", "ones", "full", "empty"), creator),
-    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), creator),
+    **dict.fromkeys((*CREATORS, *NEW_CREATORS), creator),
     **dict.fromkeys(
         [f"{kind}_pad{rank}d" for kind in ("reflection", "replication") for rank in (1, 2, 3)]
         + ["pad", "constant_pad_nd"],

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
+from ....core.aten_names import ATTENTION, RECURRENT, operator_name
 from ...graph.cost import node_macs
 from ...program import Program, evaluating, ordered
 from .coupler import made_of_parameters
 from .groups import Group, Grouping, exclude, find_groups
 from .labels import Ids, Mask, Value, core, varying
 from .propagate import couple
-from .shapes import RECURRENT, operator
 
 _ADDS = ("add", "sub")
-_FUSED = ("scaled_dot_product_attention",)
+_FUSED = (ATTENTION,)
 _PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", *_FUSED)
 
 
@@ -73,7 +73,7 @@ class _Words:
         self._unions = grouping.coupling.unions
         self._spaces = [(term, self._roots(term.space)) for term in grouping.coupling.terms]
         self._factors = list(self._activations())
-        self._sums = [(node, self._carried(node)) for node in self._nodes.values() if operator(node) in _ADDS]
+        self._sums = [(node, self._carried(node)) for node in self._nodes.values() if operator_name(node) in _ADDS]
 
     def row(self, group: Group) -> Row:
         """One line."""
@@ -112,7 +112,7 @@ class _Words:
         return (int(made[made > 0].min()), int(made.max())) if made.any() else (1, 1)
 
     def _kind(self, group: Group, mask: Mask) -> str:
-        names = [operator(self._nodes[maker.node]) for maker in group.makers if maker.node in self._nodes]
+        names = [operator_name(self._nodes[maker.node]) for maker in group.makers if maker.node in self._nodes]
         if any(name in RECURRENT for name in names):
             return "hidden state"
         heads = self._in_attention(mask)
@@ -132,9 +132,9 @@ class _Words:
     def _activations(self) -> Iterator[tuple[int, int, Ids]]:
         """Rank, dimension and classes of every factor of a product in which no factor is made of parameters."""
         for node in self._nodes.values():
-            if operator(node) not in _PRODUCTS:
+            if operator_name(node) not in _PRODUCTS:
                 continue
-            factors = node.all_input_nodes[:3] if operator(node) in _FUSED else node.all_input_nodes[:2]
+            factors = node.all_input_nodes[:3] if operator_name(node) in _FUSED else node.all_input_nodes[:2]
             values = [self._coupling.values.get(item.name) for item in factors]
             if any(made_of_parameters(item) for item in factors):
                 continue

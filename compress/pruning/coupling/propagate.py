@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from ....core.aten_names import operator_name
 from ...program import Program
 from .broadcasting import keep_whole
 from .coupler import Arguments, Coupler, Maker, Result, Term, Unsupported, start
 from .labels import Ids, Mask, Unions, Value, core, settle, varying
 from .rules import find_rule
-from .shapes import bind, describe, operator
+from .shapes import bind, describe
 
 
 @dataclass
@@ -133,7 +134,7 @@ def _read_number(c: Coupler, node: fx.Node) -> None:
     """A size needs the dimension it reads whole; any other number read from a tensor locks that tensor."""
     for item in node.all_input_nodes:
         value = c.values.get(item)
-        if isinstance(value, Value) and operator(node) == "sym_size":
+        if isinstance(value, Value) and operator_name(node) == "sym_size":
             c.keep(value, [int(bind(node)["dim"])], node)
         elif value is not None:
             _lock_unknown(c, node, "it reads a number from it")

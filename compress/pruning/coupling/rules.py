@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ....core.aten_names import CHANNEL_NORMS, TRAILING_NORMS, operator_name
 from . import contractions, data_movement, indexing
 from .coupler import Arguments, Coupler, Result, Unsupported, place
 from .labels import Value, varying
-from .shapes import describe, operator, words
+from .shapes import describe, words
 
 Rule = Callable[[Coupler, fx.Node, Arguments], Result]
 
@@ -56,16 +57,16 @@ def is_pointwise(node: fx.Node) -> bool:
     """Whether a node computes element by element."""
     target = node.target
     return isinstance(target, torch._ops.OpOverload) and (
-        torch.Tag.pointwise in target.tags or operator(node) in POINTWISE
+        torch.Tag.pointwise in target.tags or operator_name(node) in POINTWISE
     )
 
 
 def pointwise(c: Coupler, node: fx.Node, a: Arguments) -> Result:
     """Labels that meet are united."""
     operands = [item for key, item in a.items() if isinstance(item, fx.Node) and _is_tensor(c, item)]
-    if operator(node) in _CASTS:
+    if operator_name(node) in _CASTS:
         operands = operands[:1]
-    if operator(node) in ("prelu", "_prelu_kernel"):
+    if operator_name(node) in ("prelu", "_prelu_kernel"):
         return affine(c, node, c.of(a["self"]), [a["weight"]], 1)
     shape = c.shape(node)
     if not operands:
@@ -140,7 +141,7 @@ def reduction(c: Coupler, node: fx.Node, a: Arguments) -> Result:
         return pointwise(c, node, a)
     source = c.of(_input(a))
     dims = reduced_dims(len(source.shape), a)
-    whole = operator(node) in WHOLE_STATISTICS or (operator(node) in ("max", "min") and "dim" in a)
+    whole = operator_name(node) in WHOLE_STATISTICS or (operator_name(node) in ("max", "min") and "dim" in a)
     if whole:
         source = c.keep(source, dims, node)
     return used_up(c, node, source, dims, bool(a.get("keepdim", False)))
@@ -243,7 +244,7 @@ def _input(a: Arguments) -> Any:
 
 def find_rule(node: fx.Node) -> Rule | None:
     """The rule for a node's operator; None for an operator that nobody knows."""
-    name = operator(node)
+    name = operator_name(node)
     rule = RULES.get(name) or data_movement.RULES.get(name) or indexing.RULES.get(name) or contractions.RULES.get(name)
     if rule is not None:
         return rule
@@ -254,8 +255,8 @@ def find_rule(node: fx.Node) -> Rule | None:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("batch_norm", "instance_norm"), channel_norm),
-    **dict.fromkeys(("layer_norm", "rms_norm"), trailing_norm),
+    **dict.fromkeys(CHANNEL_NORMS, channel_norm),
+    **dict.fromkeys(TRAILING_NORMS, trailing_norm),
     **dict.fromkeys(STATISTICS | WHOLE_STATISTICS, reduction),
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys(TRIANGLES, triangle),

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from ....core.aten_names import RECURRENT, operator_name
 from ...graph.train_eval_mode import owner
 from ...graph.workarounds import FakeTensorMode
 from ...program import Program, ordered
 
 _OURS = str(Path(__file__).parents[2])
-RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 def propagate(program: Program) -> dict[fx.Node, Any]:
@@ -46,7 +46,7 @@ class _Recorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """One node."""
-        if n.op == "call_function" and operator(n) in RECURRENT:
+        if n.op == "call_function" and operator_name(n) in RECURRENT:
             arguments = bind(n, *self.fetch_args_kwargs_from_env(n))
             result = _recurrent(arguments) if "hx" in arguments and "input" in arguments else super().run_node(n)
         else:
@@ -58,17 +58,6 @@ class _Recorder(fx.Interpreter):
 def words(text: str) -> frozenset[str]:
     """The operator names in a text."""
     return frozenset(text.split())
-
-
-def operator(node: fx.Node) -> str:
-    """``conv2d`` for ``aten.conv2d.default``; in-place twins without the underscore; else the full name."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return getattr(target, "__name__", str(target)) if callable(target) else str(target)
-    if target.namespace != "aten":
-        return f"{target.namespace}::{target._schema.name.split('::')[1]}"
-    name = target._schema.name.removeprefix("aten::")
-    return name if name.startswith("_") or not name.endswith("_") else name[:-1]
 
 
 def bind(node: fx.Node, args: Any = None, kwargs: Any = None) -> dict[str, Any]:
@@ -91,7 +80,7 @@ def describe(node: fx.Node) -> str:
     if sources:
         path, _, rest = sources[-1].removeprefix('File "').partition('", line ')
         source = f" ({path.rsplit('/', 1)[-1]}:{rest.split(',')[0]})"
-    return f"{operator(node)} '{node.name}'{place}{source}"
+    return f"{operator_name(node)} '{node.name}'{place}{source}"
 
 
 def _recurrent(arguments: dict[str, Any]) -> tuple[torch.Tensor, ...]:

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ....core.aten_names import operator_name
 from ....core.errors import VerificationError
 from ....core.faults import raise_own_fault
 from ...graph import train_eval_mode
 from ...program import Program, shared
 from ..coupling.coupler import fetch
-from ..coupling.shapes import describe, operator
+from ..coupling.shapes import describe
 from .masked_reference import Masks, run_masked
 from .perturbation import Noise
 
@@ -62,7 +63,7 @@ class Side:
 
     def looked_up(self, node: fx.Node, args: Sequence[Any], result: Any) -> Any:
         """A node's result, moved and widened where it is rows of a table."""
-        if operator(node) != "embedding":
+        if operator_name(node) != "embedding":
             return result
         rows, table = result.double() if self.wide else result, node.args[0]
         if self.noise is None or not isinstance(table, fx.Node) or not _is_table(table, args[0]):
@@ -196,7 +197,7 @@ def _widen(module: fx.GraphModule) -> None:
 
 def _is_table(node: fx.Node, value: Any) -> bool:
     """Whether a node fetches a parameter that is nothing but a table of which embeddings look rows up."""
-    read = all(operator(user) == "embedding" and user.args[0] is node for user in node.users)
+    read = all(operator_name(user) == "embedding" and user.args[0] is node for user in node.users)
     return read and node.op == "get_attr" and isinstance(value, nn.Parameter) and value.is_floating_point()
 
 

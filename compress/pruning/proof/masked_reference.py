@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ....core.aten_names import operator_name
 from ..coupling.data_movement import RULES as MOVES
 from ..coupling.indexing import RULES as LOOKUPS
 from ..coupling.labels import Mask, Value, core
 from ..coupling.propagate import Coupling
 from ..coupling.rules import reduced_dims
-from ..coupling.shapes import bind, operator
+from ..coupling.shapes import bind
 
 Keep = Tensor
 _Statistic = Callable[[dict[str, Any], Keep], Tensor]
@@ -69,7 +70,7 @@ class Masks:
 def run_masked(node: fx.Node, args: Any, kwargs: Any, masks: Masks) -> Any:
     """Run a node of the original graph on masked values; its result is masked in turn."""
     target: Any = node.target
-    statistic = STATISTICS.get(operator(node))
+    statistic = STATISTICS.get(operator_name(node))
     if statistic is not None:
         source = next((item for item in node.all_input_nodes), None)
         values = masks.values(source) if source is not None else ()
@@ -82,7 +83,7 @@ def run_masked(node: fx.Node, args: Any, kwargs: Any, masks: Masks) -> Any:
 
 def _only_moves(node: fx.Node) -> bool:
     """Whether a result holds nothing but elements that were masked when they were computed."""
-    name = operator(node)
+    name = operator_name(node)
     return (
         name in (MOVES | LOOKUPS)
         and name not in {"glu", "zeros", "ones", "full", "empty"}

@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ....core.aten_names import CHANNEL_NORMS, TRAILING_NORMS, operator_name
 from ....core.errors import UserError
 from ....core.options.option_types import Importance, Normalization
 from ...program import Program
 from ..coupling.groups import Grouping, trainable
-from ..coupling.shapes import bind, operator
+from ..coupling.shapes import bind
 
 Scores = NDArray[np.float64]
 Combine = Literal["relative", "sum", "root"]
 
-NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm")
+NORMS = (*CHANNEL_NORMS, *TRAILING_NORMS, "group_norm", "native_layer_norm")
 DATA_DRIVEN = ("taylor", "obd", "activation")
 _SLICE = 1 << 20
 """Numbers that are measured at once."""
@@ -181,7 +182,7 @@ def _scales(program: Program, grouping: Grouping) -> Scores:
     """Scales of normalisation layers; groups that have none are ranked by their weights' norms."""
     aliases, weights = grouping.coupling.aliases, set()
     for node in program.module.graph.nodes:
-        weight = bind(node).get("weight") if operator(node) in NORMS else None
+        weight = bind(node).get("weight") if operator_name(node) in NORMS else None
         if weight is not None and weight.op == "get_attr":
             weights.add(aliases.get(str(weight.target), str(weight.target)))
     parts = [

@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, OPERANDS, RECURRENT, operator_name
 from ....core.options.stage_options import SparsifyOptions
 from ...program import Program
 from ..coupling.coupler import fetch
 from ..coupling.layer_patterns import matching
-from ..coupling.shapes import bind, operator
+from ..coupling.shapes import bind
 
 KEY = "sparsity"
 """Key of ``program.meta`` under which the pattern and the sparse parameters are."""
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_PRODUCTS = ("mm", "matmul", "addmm")
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,11 @@ def find_places(program: Program, options: SparsifyOptions) -> list[MaskedWeight
 
 
 def _weights(node: fx.Node) -> Iterable[tuple[fx.Node, int]]:
-    kind, given = operator(node), bind(node) if node.op == "call_function" else {}
+    kind, given = operator_name(node), bind(node) if node.op == "call_function" else {}
     found: list[tuple[Any, int]] = []
-    if kind in (*_CONVOLUTIONS, "linear"):
-        found = [(given["weight"], 1)]
-    elif kind in _PRODUCTS:
-        found = [(given.get("mat2", given.get("other")), 0)]
-    elif kind in _RECURRENT:
+    if kind in (*CONVOLUTIONS, *MATRIX_LAYERS):
+        found = [(given[OPERANDS[kind].weight], 1 if kind in (*CONVOLUTIONS, "linear") else 0)]
+    elif kind in RECURRENT:
         found = [(item, 1) for item in given.get("params", ())]
     for weight, axis in found:
         if isinstance(weight, fx.Node) and weight.op == "get_attr":

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
+from ....core.aten_names import MATRIX_LAYERS, operator_name
 from ....core.errors import DataError
 from ....core.options.stage_options import SparsifyOptions
 from ...program import Program
 from ...training.losses import Tensors
 from ..coupling.coupler import fetch
-from ..coupling.shapes import bind, operator
+from ..coupling.shapes import bind
 from .masks import MaskedWeight
 
 BLOCK = 128
@@ -30,11 +31,11 @@ HESSIAN_BYTES = 1 << 28
 
 def columns(place: MaskedWeight, weight: Tensor) -> int:
     """How many columns a layer has as a matrix; 0 where it has no such form (groups, recurrent layers)."""
-    kind = operator(place.node)
+    kind = operator_name(place.node)
     if kind in ("conv1d", "conv2d"):
         plain = bind(place.node)["groups"] == 1 and not isinstance(bind(place.node)["padding"], str)
         return weight[0].numel() if plain else 0
-    return weight.shape[place.axis] if kind in ("linear", "mm", "matmul", "addmm") and weight.dim() == 2 else 0
+    return weight.shape[place.axis] if kind in MATRIX_LAYERS and weight.dim() == 2 else 0
 
 
 def as_matrix(place: MaskedWeight, weight: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class _Watcher(fx.Interpreter):
 
 def _rows(value: Tensor, node: fx.Node, weight: Tensor) -> Tensor:
     """What a layer reads as ``float64[rows, columns]``, in the order of :func:`as_matrix`."""
-    kind, value = operator(node), value.detach().double()
+    kind, value = operator_name(node), value.detach().double()
     if kind not in ("conv1d", "conv2d"):
         return value.reshape(-1, value.shape[-1])
     given = bind(node)

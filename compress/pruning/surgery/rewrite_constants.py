@@ -11,11 +11,22 @@ import numpy as np
 import torch
 from torch import fx
 
+from ....core.aten_names import (
+    ATTENTION,
+    BROADCASTS,
+    CONVOLUTIONS,
+    CREATORS,
+    NEW_CREATORS,
+    REPEATS,
+    TRAILING_NORMS,
+    TRANSPOSED,
+    operator_name,
+)
 from ....core.errors import VerificationError
 from ...graph.train_eval_mode import argument, set_argument
 from ..coupling.labels import Ids, Mask, Value
 from ..coupling.propagate import Coupling
-from ..coupling.shapes import bind, describe, operator
+from ..coupling.shapes import bind, describe
 
 _aten = torch.ops.aten
 
@@ -64,8 +75,8 @@ class Sizes:
 
 def rewrite(node: fx.Node, sizes: Sizes) -> None:
     """Fit one node to what is kept of its inputs and output."""
-    if node.op == "call_function" and operator(node) in REWRITES:
-        REWRITES[operator(node)](node, sizes)
+    if node.op == "call_function" and operator_name(node) in REWRITES:
+        REWRITES[operator_name(node)](node, sizes)
 
 
 def _listed(name: str, lead: bool = False) -> Callable[[fx.Node, Sizes], None]:
@@ -182,21 +193,19 @@ def _squeeze(node: fx.Node, sizes: Sizes) -> None:
 
 
 REWRITES: Mapping[str, Callable[[fx.Node, Sizes], None]] = {
-    **dict.fromkeys(("view", "_unsafe_view", "expand", "broadcast_to"), _listed("size")),
-    **dict.fromkeys(("zeros", "ones", "full", "empty"), _listed("size")),
-    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), _listed("size")),
+    **dict.fromkeys(("view", "_unsafe_view", *BROADCASTS), _listed("size")),
+    **dict.fromkeys((*CREATORS, *NEW_CREATORS), _listed("size")),
     "reshape": _listed("shape"),
     "unflatten": _listed("sizes", lead=True),
-    **dict.fromkeys(("repeat", "tile"), _repeat),
+    **dict.fromkeys(REPEATS, _repeat),
     "repeat_interleave": _repeat_interleave,
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), _split),
     "slice": _slice,
     "narrow": _narrow,
     "select": _select,
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
+    **dict.fromkeys((*CONVOLUTIONS, *TRANSPOSED, "convolution"), _convolution),
     "group_norm": _group_norm,
-    **dict.fromkeys(("layer_norm", "rms_norm"), _trailing_norm),
-    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(TRAILING_NORMS, _trailing_norm),
+    ATTENTION: _attention,
     "squeeze": _squeeze,
 }

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import fx
 
+from ....core.aten_names import CONCATENATIONS, CONVOLUTIONS, name_of
 from ....core.options.stage_options import Target
 from ...program import Program
 from ..module_edit import call_after, fetch
-from ..operator_classes import CONVOLUTIONS, is_qdq, name_of, operand, weighted
+from ..operator_classes import is_qdq, operand, weighted
 from ..points import Placement, excluded
 from ..prepare.batch_norm_folding import rescale
 from ..scheme import SCHEMES, Grid, Range, gate_grid
@@ -26,14 +27,13 @@ from .observers import Observer
 _SLOPE, _BEGIN = 6.0, 3.0
 _FEWEST = -2.0
 """A tensor that hardly reaches below zero would lose too many of its codes to a grid from -3 on."""
-_JOINT = ("cat", "concat")
 
 
 def gate_of(placement: Placement, value: fx.Node) -> fx.Node | None:
     """The hard-sigmoid with whose output ``value`` is multiplied, when nothing else reads either."""
     readers = set(value.users)
     gates = [node for node in readers if name_of(node) == "hardsigmoid"]
-    if value not in placement.points or name_of(value) in _JOINT or len(readers) != 2 or len(gates) != 1:
+    if value not in placement.points or name_of(value) in CONCATENATIONS or len(readers) != 2 or len(gates) != 1:
         return None
     (product,) = readers - set(gates)
     both = name_of(product) == "mul" and set(product.args[:2]) == {value, gates[0]}

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from ....core.aten_names import CONVOLUTIONS, name_of
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split, batches
 from ...graph.devices import as_tensor
 from ...program import Program, device_of, evaluating
 from ..module_edit import Shapes, fetch, readers_of, shapes_of
-from ..operator_classes import CONVOLUTIONS, Weighted, clamp_bounds, name_of, operand, weighted
+from ..operator_classes import Weighted, clamp_bounds, operand, weighted
 
 # Each of these gives s * f(x) for s * x, channel by channel, when s > 0.
 _HOMOGENEOUS = ("relu", "leaky_relu", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "dropout", "contiguous")

@@ -9,13 +9,9 @@ import torch
 from torch import fx
 from torch.nn import functional
 
+from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, TRANSPOSED, TURNS, name_of
 from ..module_edit import fetch
-from ..operator_classes import CONVOLUTIONS, TRANSPOSED, is_qdq, name_of, operand
-
-_DATA = {"linear": "input", "addmm": "mat1", "mm": "self", "matmul": "self"}
-_WEIGHT = {"linear": "weight", "addmm": "mat2", "mm": "mat2", "matmul": "other"}
-_BIAS = {"linear": "bias", "addmm": "self"}
-_MOVES = ("t", "numpy_T", "transpose", "permute")
+from ..operator_classes import is_qdq, operand, operands
 
 
 @dataclass(frozen=True)
@@ -50,15 +46,13 @@ class Coded:
 def coded(node: fx.Node) -> Coded | None:
     """The quantized layer that a node is, or None."""
     name = name_of(node)
-    convolves = name in CONVOLUTIONS or name in TRANSPOSED
-    if not convolves and name not in _DATA:
+    if name not in (*CONVOLUTIONS, *TRANSPOSED, *MATRIX_LAYERS):
         return None
-    data, weight = operand(node, _DATA.get(name, "input")), operand(node, _WEIGHT.get(name, "weight"))
-    while name_of(weight) in _MOVES:
+    data, weight, bias = operands(node)
+    while name_of(weight) in TURNS:
         weight = weight.args[0]
     if not is_qdq(weight) or not isinstance(data, fx.Node) or weight.args[0].op != "get_attr":
         return None
-    bias = operand(node, "bias") if convolves else operand(node, _BIAS[name]) if name in _BIAS else None
     path = str(bias.target) if isinstance(bias, fx.Node) and bias.op == "get_attr" else None
     source, scale, _, axis, _, limit = weight.args
     return Coded(node, data, str(source.target), str(scale.target), int(axis), int(limit), path)

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ....core.aten_names import ATTENTION, MATRIX_LAYERS, RESHAPES, name_of
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split
 from ....core.options.stage_options import QuantizeOptions, Target
 from ...program import Program
 from ..calibration.calibrate import watch
 from ..module_edit import Shapes, call_after, fetch, free_path, has, put, readers_of, shapes_of
-from ..operator_classes import PRODUCTS, Weighted, clamp_bounds, moved, name_of, operand, weighted
+from ..operator_classes import Weighted, clamp_bounds, moved, operand, weighted
 from ..placement.place import eligible
 from ..points import name_in_model, source_of
 from ..prepare.batch_norm_folding import finish
@@ -36,7 +37,6 @@ _FEWEST_CHANNELS = 16
 # heads of convolutional nets read codes of a pooling: nothing may stand between
 _TOKENS_RANK = 3
 _SMALLEST = 1e-5
-_SHAPES = ("view", "reshape", "_unsafe_view")
 
 
 @dataclass
@@ -118,7 +118,7 @@ def _groups(layers: Sequence[Weighted], shapes: Shapes) -> dict[fx.Node, list[We
     """Tensors that linear layers read and that no integer node gives, with those layers."""
     groups: dict[fx.Node, list[Weighted]] = {}
     for layer in layers:
-        if name_of(layer.node) in PRODUCTS:
+        if name_of(layer.node) in MATRIX_LAYERS:
             groups.setdefault(layer.data, []).append(layer)
     return {
         value: members
@@ -227,15 +227,15 @@ def _own_values(value: fx.Node, readers: set[fx.Node], shapes: Shapes) -> Weight
     Attention mixes rows and leaves columns apart: what they are divided by may be divided out of the projection.
     """
     merge = _real(value, shapes)
-    swap = _before(merge, shapes) if name_of(merge) in _SHAPES else None
+    swap = _before(merge, shapes) if name_of(merge) in RESHAPES else None
     attention = _before(swap, shapes) if swap is not None and name_of(swap) == "transpose" else swap
-    if swap is None or attention is None or name_of(attention) != "scaled_dot_product_attention":
+    if swap is None or attention is None or name_of(attention) != ATTENTION:
         return None
     back = _real(operand(attention, "value"), shapes)
     split = _before(back, shapes)
     if split is None:
         return None
-    layer = weighted(split.args[0]) if name_of(split) in _SHAPES and isinstance(split.args[0], fx.Node) else None
+    layer = weighted(split.args[0]) if name_of(split) in RESHAPES and isinstance(split.args[0], fx.Node) else None
     swapped = all(name_of(node) == "transpose" and list(node.args[1:]) == [1, 2] for node in (swap, back))
     whole = shapes[value][0][-1] == shapes[layer.node][0][-1] if layer is not None else False
     steps: tuple[Any, ...] = (

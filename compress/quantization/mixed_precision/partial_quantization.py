@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import fx
 
+from ....core.aten_names import RECURRENT, name_of
 from ....core.tensors import Array
 from ...graph.cost import node_macs
 from ...graph.devices import as_array
 from ...program import Program, evaluating, ordered
 from ..correction.layer_matrices import Coded, coded
 from ..module_edit import shapes_of
-from ..operator_classes import JOINS, clamp_bounds, is_qdq, kind_of, moved, name_of, rounds
-from ..recurrent_layers import KINDS, module_of
+from ..operator_classes import JOINS, clamp_bounds, is_qdq, kind_of, moved, rounds
+from ..recurrent_layers import module_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def units_of(program: Program) -> list[Unit]:
     for node in program.module.graph.nodes:
         layer = coded(node)
         inputs = [item for value in node.all_input_nodes if (item := quantizer_of(value)) is not None]
-        if layer is None and (name_of(node) not in (*JOINS, *KINDS) or not inputs):
+        if layer is None and (name_of(node) not in (*JOINS, *RECURRENT) or not inputs):
             continue
         name = (module_of(node) if layer is None else layer.weight.rpartition(".")[0]) or node.name
         name = node.name if name in taken else name

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from ....core.aten_names import RECURRENT, name_of
 from ...program import Program
 from ..correction.layer_matrices import coded
 from ..module_edit import shapes_of
-from ..operator_classes import name_of, rounds, weighted
+from ..operator_classes import rounds, weighted
 from ..points import name_in_model
-from ..recurrent_layers import KINDS, module_of
+from ..recurrent_layers import module_of
 from .partial_quantization import units_of
 
 Times = Mapping[int, Mapping[str, float]]
@@ -71,7 +72,7 @@ def _layer_name(node: fx.Node) -> str:
     layer = coded(node)
     if layer is not None:
         return layer.weight.rpartition(".")[0] or node.name
-    if name_of(node) in KINDS:
+    if name_of(node) in RECURRENT:
         return module_of(node) or node.name
     return name_in_model(node) if weighted(node) is not None else ""
 

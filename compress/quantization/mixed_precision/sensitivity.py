@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import fx
 
+from ....core.aten_names import SATURATING, name_of
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split
 from ....core.metrics.task_metrics import evaluate, sqnr_db
 from ....core.tensors import Array
 from ...program import Program
 from ..correction.layerwise import feeds_of
-from ..operator_classes import channels_first, is_dynamic, is_qdq, name_of
+from ..operator_classes import channels_first, is_dynamic, is_qdq
 from .partial_quantization import Partial, Unit
 
 _SAMPLES = 48
 _OUTLIER, _FEW_LEVELS, _SATURATED, _CLIPPED = 8.0, 12.0, 0.7, 0.5
-_GATES = ("sigmoid", "hardsigmoid", "tanh", "softmax")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _of_tensor(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[str, str] | N
     spread = float(value.std())
     if spread <= 1e-6 * max(float(value.abs().max()), 1e-12):
         return "constant", f"{source.name} is always {float(value.reshape(-1)[0]):.4g}"
-    if name_of(source) in _GATES and float(((value < 0.02) | (value > 0.98)).float().mean()) > _SATURATED:
+    if name_of(source) in SATURATING and float(((value < 0.02) | (value > 0.98)).float().mean()) > _SATURATED:
         return "saturation", f"at least {_SATURATED:.0%} of the values of {source.name} are at its limits"
     clipped = (value - value.clamp(low, high)).square().sum()
     rounded = value.numel() * step**2 / 12

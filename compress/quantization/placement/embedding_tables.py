@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import fx
 
+from ....core.aten_names import name_of
 from ...program import Program
 from ..module_edit import Shapes, shapes_of
-from ..operator_classes import name_of, operand
+from ..operator_classes import operand
 from ..points import excluded
 from ..recurrent_layers import Facts, round_rows
 from ..scheme import WEIGHT_MAX

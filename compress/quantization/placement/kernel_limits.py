@@ -7,16 +7,16 @@ import math
 import torch
 from torch import fx
 
+from ....core.aten_names import ATTENTION, CONVOLUTIONS, RECURRENT, RECURRENT_CELLS, TRANSPOSED, name_of
 from ....core.options.stage_options import Target
 from ..module_edit import Shapes
-from ..operator_classes import CONVOLUTIONS, TRANSPOSED, Weighted, name_of, operand
+from ..operator_classes import Weighted, operand
 
 _CHANNELS_PER_GROUP = 16
 _FEW_INPUTS = 4
 _LITTLE_WORK = 1024
 _SMALL_PRODUCT = 8192
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
-_TWO_ACTIVATIONS = ("matmul", "bmm", "baddbmm", "addbmm", "einsum", "mm", "scaled_dot_product_attention")
+_TWO_ACTIVATIONS = ("matmul", "bmm", "baddbmm", "addbmm", "einsum", "mm", ATTENTION)
 
 
 def reason(node: fx.Node, layer: Weighted | None, target: Target, shapes: Shapes) -> str | None:
@@ -37,7 +37,7 @@ def reason(node: fx.Node, layer: Weighted | None, target: Target, shapes: Shapes
 
 
 def _weightless(name: str) -> str:
-    if name in _RECURRENT:
+    if name in (*RECURRENT, *RECURRENT_CELLS):
         return f"there is no integer kernel for {name} with fixed scales"
     if name in _TWO_ACTIVATIONS:
         return "both of its factors are activations"

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from ....core.aten_names import CONVOLUTIONS, TRANSPOSED, name_of
 from ..module_edit import call_after, put
-from ..operator_classes import CONVOLUTIONS, TRANSPOSED, is_qdq, name_of
+from ..operator_classes import is_qdq
 from ..points import Placement, source_of
 
 _TOUCHED = (*CONVOLUTIONS, *TRANSPOSED, "linear", "addmm")

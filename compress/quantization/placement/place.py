@@ -9,14 +9,15 @@ from typing import Literal
 
 from torch import fx
 
+from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, RECURRENT, name_of
 from ....core.errors import UserError
 from ....core.options.stage_options import Target
 from ...graph.cost import node_macs
 from ...program import Program, ordered
 from ..module_edit import Shapes, shapes_of
-from ..operator_classes import CONVOLUTIONS, JOINS, PRODUCTS, Weighted, clamp_bounds, name_of, weighted
+from ..operator_classes import JOINS, Weighted, clamp_bounds, weighted
 from ..points import Placement, Point, excluded, name_in_model, source_of, tail_of
-from ..recurrent_layers import KINDS, Recurrent, recurrent, why_floating
+from ..recurrent_layers import Recurrent, recurrent, why_floating
 from . import kernel_limits
 from .target_rules import Cpu, TensorRT
 
@@ -61,7 +62,7 @@ def _last(nodes: Sequence[fx.Node]) -> set[fx.Node]:
     last = set()
     for node in reversed(nodes):
         behind = any(user in leads for user in node.users)
-        layer = weighted(node) is not None or name_of(node) in KINDS
+        layer = weighted(node) is not None or name_of(node) in RECURRENT
         if layer and not behind:
             last.add(node)
         if layer or behind:
@@ -89,7 +90,7 @@ def _reads_floats(layer: Weighted) -> bool:
     source = source_of(layer.data)
     while clamp_bounds(source) is not None:
         source = source_of(source.all_input_nodes[0])
-    integers = (*CONVOLUTIONS, *PRODUCTS, *JOINS)
+    integers = (*CONVOLUTIONS, *MATRIX_LAYERS, *JOINS)
     return source.op == "call_function" and name_of(source) not in integers
 
 
@@ -124,7 +125,7 @@ def place(
     """
     shapes = shapes_of(program)
     layers, floating = eligible(program, target, exclude, shapes, ends)
-    apart = {node: layer for node, layer in layers.items() if dynamic and name_of(node) in PRODUCTS}
+    apart = {node: layer for node, layer in layers.items() if dynamic and name_of(node) in MATRIX_LAYERS}
     layers = {node: layer for node, layer in layers.items() if node not in apart}
     build = Cpu if target == "cpu" else TensorRT
     made = build(program.module.graph, layers, floating, exclude, shapes).placement()

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
+from ....core.aten_names import CONCATENATIONS, SPLITS, name_of
 from ..module_edit import Shapes
-from ..operator_classes import SPLITS, Weighted, clamp_bounds, joined, moved, name_of, needs_copy
+from ..operator_classes import Weighted, clamp_bounds, joined, moved, needs_copy
 from ..points import Placement, Point, excluded, source_of, tail_of
 
 
@@ -70,7 +71,7 @@ class Cpu(Builder):
         self.result.groups = [
             [*map(self._covered, joined(node)), tail_of(node)[0]]
             for node in self.result.joins
-            if name_of(node) in ("cat", "concat")
+            if name_of(node) in CONCATENATIONS
         ]
         return self.finish()
 
@@ -165,7 +166,7 @@ class TensorRT(Builder):
         self.result.groups = [
             group
             for node in self.graph.nodes
-            if name_of(node) in ("cat", "concat")
+            if name_of(node) in CONCATENATIONS
             for group in [[value for value in (*map(source_of, joined(node)), node) if value in self.result.points]]
             if len(group) > 1
         ]

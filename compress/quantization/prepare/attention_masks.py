@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from ....core.aten_names import ATTENTION, name_of
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split, batches
 from ....core.options.stage_options import QuantizeOptions
 from ...graph.devices import as_tensor
 from ...program import Program, device_of, evaluating
 from ..module_edit import call_after, shapes_of
-from ..operator_classes import name_of, operand
+from ..operator_classes import operand
 from .batch_norm_folding import finish
 
 SAMPLES = 32
@@ -48,7 +49,7 @@ def soften_masks(
     shapes = shapes_of(program)
     masked: dict[fx.Node, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
-        mask = operand(node, "attn_mask") if name_of(node) == "scaled_dot_product_attention" else None
+        mask = operand(node, "attn_mask") if name_of(node) == ATTENTION else None
         if isinstance(mask, fx.Node) and shapes[mask][1] == torch.bool and shapes[node][1] == torch.float32:
             masked.setdefault(mask, []).append(node)
     if not masked:
@@ -86,7 +87,7 @@ class _Scores(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node; look at the scores of a masked attention first."""
-        if name_of(n) == "scaled_dot_product_attention" and isinstance(operand(n, "attn_mask"), fx.Node):
+        if name_of(n) == ATTENTION and isinstance(operand(n, "attn_mask"), fx.Node):
             query, key, mask = (self.env[operand(n, name)] for name in ("query", "key", "attn_mask"))
             if mask.dtype == torch.bool and query.shape[1] % key.shape[1] == 0:
                 key = key.repeat_interleave(query.shape[1] // key.shape[1], 1) if query.dim() == 4 else key

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
+from ....core.aten_names import CONVOLUTIONS, TRANSPOSED, name_of
 from ....core.errors import VerificationError
 from ...program import Program, clone, ordered, set_training
 from ..module_edit import Shapes, drop_unused, fetch, free_path, has, put, shapes_of
-from ..operator_classes import CONVOLUTIONS, TRANSPOSED, Weighted, name_of, operand, weighted
+from ..operator_classes import Weighted, operand, weighted
 
 TOLERANCE = 1e-4
 

@@ -11,18 +11,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, OPERANDS, TRANSPOSED, TURNS, name_of
 from ...program import Program
 from ..module_edit import fetch, free_path, put
-from ..operator_classes import CONVOLUTIONS, TRANSPOSED, name_of, operand
+from ..operator_classes import operand
 from .batch_norm_folding import finish
 
-_OPERANDS = {
-    **dict.fromkeys((*CONVOLUTIONS, *TRANSPOSED, "linear"), ("weight", "bias")),
-    "addmm": ("mat2", "self"),
-    "mm": ("mat2",),
-    "matmul": ("other",),
-}
-_TURNS = ("t", "numpy_T", "transpose", "permute")
+_LAYERS = (*CONVOLUTIONS, *TRANSPOSED, *MATRIX_LAYERS)
 
 
 def store_computed(program: Program) -> list[str]:
@@ -36,7 +31,7 @@ def store_computed(program: Program) -> list[str]:
     """
     made: dict[fx.Node, str] = {}
     for node in list(program.module.graph.nodes):
-        for name in _OPERANDS.get(name_of(node), ()):
+        for name in filter(None, OPERANDS[name_of(node)][1:] if name_of(node) in _LAYERS else ()):
             value = operand(node, name)
             if isinstance(value, fx.Node) and _is_computed(value):
                 if value not in made:
@@ -50,7 +45,7 @@ def store_computed(program: Program) -> list[str]:
 
 def _is_computed(value: fx.Node) -> bool:
     """Whether a value depends on parameters alone and is more than one, or one turned."""
-    if value.op == "get_attr" or (name_of(value) in _TURNS and _is_parameter(value.args[0])):
+    if value.op == "get_attr" or (name_of(value) in TURNS and _is_parameter(value.args[0])):
         return False
     pending, read = [value], False
     while pending:

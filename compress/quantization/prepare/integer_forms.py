@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ....core.aten_names import CONVOLUTIONS, name_of
 from ....core.options.stage_options import Target
 from ...program import Program
 from ..calibration.hard_activations import fold_gates
 from ..module_edit import Shapes, call_after, fetch, free_path, put, shapes_of
-from ..operator_classes import CONVOLUTIONS, clamp_bounds, joined, moved, name_of, operand, weighted
+from ..operator_classes import clamp_bounds, joined, moved, operand, weighted
 from ..points import excluded
 from .batch_norm_folding import finish
 

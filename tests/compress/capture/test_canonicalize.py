@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retort.compress.capture.canonicalize import _CELLS, _USUAL, _usual
+from retort.compress.capture.canonicalize import _CELLS, _usual
 from retort.compress.graph.devices import as_array
 from retort.compress.program import Program, capture, reexport
 from retort.compress.pruning.coupling.groups import find_groups
 from retort.compress.pruning.coupling.propagate import couple
+from retort.core.aten_names import SYNONYMS
 from retort.export.verify.pruned_file import check_outputs
 
 
@@ -64,7 +65,7 @@ def _operators(program: Program) -> set[str]:
 
 def test_every_second_name_has_a_first_one() -> None:
     """Each name of the table leads to an operator of this PyTorch that takes the same arguments."""
-    for name in _USUAL:
+    for name in SYNONYMS:
         packet = getattr(torch.ops.aten, name)
         assert any(_usual(getattr(packet, key)) is not None for key in packet.overloads()), name
 
@@ -74,7 +75,7 @@ def test_second_names_are_gone_and_lock_nothing() -> None:
     torch.manual_seed(0)
     model, x = _Named().eval(), torch.randn(4, 6)
     program = capture(model, {"x": x})
-    assert not _operators(program) & {*_USUAL}
+    assert not _operators(program) & {*SYNONYMS}
     assert torch.equal(program.module(x)[0], model(x))
     coupling = couple(program)
     assert not coupling.unknown

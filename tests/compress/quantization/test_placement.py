@@ -14,9 +14,10 @@ from torch.nn import functional
 from retort.compress.program import Program, capture
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.correction.learned_scales import learnable
-from retort.compress.quantization.operator_classes import is_qdq, moved, name_of, weighted
+from retort.compress.quantization.operator_classes import is_qdq, moved, weighted
 from retort.compress.quantization.prepare.batch_norm_folding import fold_batch_norms
 from retort.compress.quantization.prepare.integer_forms import rewrite
+from retort.core.aten_names import name_of
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import UserError
 from retort.core.options.stage_options import QuantizeOptions, Target

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from retort.compress.program import Program, capture, load_program, save_program
 from retort.compress.quantization import fold_batch_norms
-from retort.compress.quantization.operator_classes import name_of
 from retort.compress.quantization.prepare import batch_norm_folding
 from retort.compress.quantization.prepare.integer_forms import rewrite
+from retort.core.aten_names import name_of
 from retort.core.errors import VerificationError
 
 
