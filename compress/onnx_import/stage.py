@@ -11,6 +11,7 @@ import onnx
 import torch
 
 from ...core.errors import CaptureError, InputError
+from ...core.metrics.relative_error import error_by_largest
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import BATCH, Array
 from ..program import Program, capture
@@ -80,8 +81,7 @@ def _require_agreement(path: Path, graph: Graph, program: Program, feeds: dict[s
     for name, value in zip(graph.outputs, found, strict=True):
         expected = _in_batches(session, feeds, size, count, name)
         actual: Any = value.numpy()[: len(expected)].astype(np.float64)
-        scale = max(float(np.abs(expected).max(initial=0)), 1e-6)
-        error = float(np.abs(actual - expected).max(initial=0)) / scale
+        error = error_by_largest(expected, actual, least=1e-6)
         if not error <= TOLERANCE:
             raise CaptureError(
                 f"the imported model differs from ONNX Runtime: the error of output '{name}' is {error:.1e} of its "

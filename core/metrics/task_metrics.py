@@ -10,7 +10,6 @@ targets or predictions; a class that is never predicted has precision 0.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from .intervals import (
     smallest_doubt,
     wilson,
 )
+from .relative_error import decibels
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "accuracy": True,
@@ -143,7 +143,7 @@ def scorer(name: MetricName, outputs: Array, targets: Array) -> Score:
         return macro(name, *class_labels(outputs, targets))
     if name == "sqnr":
         signal, noise = _energies(targets, outputs, centred=True)
-        return lambda weights: _decibels(weights @ signal, weights @ noise)
+        return lambda weights: decibels(weights @ signal, weights @ noise)
     scores = sample_scores(name, outputs, targets)
     return lambda weights: (weights @ scores) / weights.sum(axis=1)
 
@@ -162,18 +162,13 @@ def sqnr_db(reference: Array, outputs: Array, centred: bool = True) -> float:
     """
     _check("sqnr", outputs, reference)
     signal, noise = _energies(reference, outputs, centred)
-    return float(_decibels(signal.sum(), noise.sum()))
+    return float(decibels(signal.sum(), noise.sum()))
 
 
 def _energies(reference: Array, outputs: Array, centred: bool) -> tuple[Floats, Floats]:
     truth, found = _rows(reference), _rows(outputs)
     signal = truth - truth.mean(axis=0) if centred else truth
     return np.sum(signal**2, axis=1), np.sum((found - truth) ** 2, axis=1)
-
-
-def _decibels(signal: Any, noise: Any) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(noise == 0, np.inf, 10 * np.log10(signal / noise)), np.float64)
 
 
 def _cosine(reference: Floats, outputs: Floats) -> Floats:

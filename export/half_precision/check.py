@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...core.errors import VerificationError
+from ...core.metrics.relative_error import error_by_largest, share_that_differs
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Array, Feeds
 from ..lint.graph_view import QUANTIZE, View
@@ -129,8 +128,4 @@ def _widened(tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 
 def _error(one: Array, two: Array) -> float:
-    if one.dtype.kind != "f":
-        return float(np.mean(one != two))
-    first: Any = np.asarray(one, np.float64)
-    largest = float(np.max(np.abs(first), initial=0.0)) or 1.0
-    return float(np.max(np.abs(first - np.asarray(two, np.float64)), initial=0.0)) / largest
+    return error_by_largest(one, two) if one.dtype.kind == "f" else share_that_differs(one, two)

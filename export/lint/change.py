@@ -7,6 +7,7 @@ import onnx
 
 from ...core.errors import RetortError
 from ...core.faults import first_line, raise_own_fault
+from ...core.metrics.relative_error import error_by_largest
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Array, Signature
 
@@ -31,7 +32,7 @@ def measure_change(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[dic
             raise_own_fault(error)
             return {}, f"{name} does not run in ONNX Runtime: {first_line(error)}"
     first, second = outputs
-    return {name: _difference(first[name], second[name]) for name in first}, ""
+    return {name: error_by_largest(first[name], second[name]) for name in first}, ""
 
 
 def random_feeds(signature: Signature) -> dict[str, Array]:
@@ -44,11 +45,3 @@ def random_feeds(signature: Signature) -> dict[str, Array]:
         drawn = rng.normal(size=shape) if kind.kind == "f" else rng.integers(0, 2, shape)
         feeds[spec.name] = drawn.astype(kind)
     return feeds
-
-
-def _difference(one: Array, two: Array) -> float:
-    first, second = np.asarray(one, np.float64), np.asarray(two, np.float64)
-    if first.shape != second.shape:
-        return float("inf")
-    largest = float(np.max(np.abs(first), initial=0.0)) or 1.0
-    return float(np.max(np.abs(first - second), initial=0.0)) / largest

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import InputError, VerificationError
 from ...core.faults import first_line, raise_own_fault
+from ...core.metrics.relative_error import decibels, differences, largest_magnitude, root_mean_square
 from ...core.session import Session
 from ...core.tensors import BATCH, Feeds, Signature, multiple
 
@@ -205,15 +206,15 @@ def _bound(value: Numbers, plain: Numbers | None, tolerance: float, least: float
         share = 0.0 if plain is None else max(float(np.mean(value != plain)), 1 / POOL_ROWS)
         return Bound(1.0, 1.0 if share else 0.0, RMS_FACTOR * math.sqrt(share))
     finite = _finite(value)
-    scale = max(_largest(finite), _TINY)
+    scale = max(largest_magnitude(finite), _TINY)
     if plain is None:
         return Bound(scale, tolerance * scale, None)
     noise = _finite(value - plain)
     centred = finite - finite.mean(axis=0) if finite.shape == value.shape and value.ndim else finite
-    floor = max(least * _rms(centred), tolerance * scale)
+    floor = max(least * root_mean_square(centred), tolerance * scale)
     wider = chance(np.unique(noise.reshape(len(noise), -1), axis=0).size if noise.ndim else 1)
-    largest = max(wider * MAX_FACTOR * _largest(noise), MAX_FACTOR * floor)
-    return Bound(scale, largest, max(wider * RMS_FACTOR * _rms(noise), floor))
+    largest = max(wider * MAX_FACTOR * largest_magnitude(noise), MAX_FACTOR * floor)
+    return Bound(scale, largest, max(wider * RMS_FACTOR * root_mean_square(noise), floor))
 
 
 def chance(count: int) -> float:
@@ -228,24 +229,19 @@ def chance(count: int) -> float:
 def _compare(name: str, size: int, pairs: list[tuple[Numbers, Numbers]], bound: Bound) -> Difference:
     expected, actual = (np.concatenate([np.atleast_1d(pair[side]).reshape(-1) for pair in pairs]) for side in (0, 1))
     if expected.shape != actual.shape or expected.dtype != actual.dtype:
-        return _difference(name, size, bound, math.inf, math.inf, -300.0, None)
+        return _difference(name, size, bound, np.full(1, np.inf), -300.0, None)
     if expected.dtype.kind != "f":
         wrong = (expected != actual).astype(np.float64)
-        return _difference(name, size, bound, _largest(wrong), _rms(wrong), _sqnr(np.ones(1), wrong), None)
-    same = (expected == actual) | (np.isnan(expected) & np.isnan(actual))
-    with np.errstate(invalid="ignore"):
-        error = np.where(same, 0.0, actual.astype(np.float64) - expected)
+        return _difference(name, size, bound, wrong, _sqnr(np.ones(1), wrong), None)
+    error = differences(expected, actual, equal_nan=True)
     sqnr = _sqnr(np.where(np.isfinite(expected), expected, 0.0), error)
-    return _difference(name, size, bound, _largest(error), _rms(error), sqnr, _agreement(pairs))
+    return _difference(name, size, bound, error, sqnr, _agreement(pairs))
 
 
-def _difference(
-    name: str, size: int, bound: Bound, error: float, rms: float, sqnr: float, agreement: float | None
-) -> Difference:
+def _difference(name: str, size: int, bound: Bound, error: Numbers, sqnr: float, agreement: float | None) -> Difference:
+    largest, rms = largest_magnitude(error) / bound.scale, root_mean_square(error) / bound.scale
     allowed = None if bound.rms_error is None else bound.rms_error / bound.scale
-    return Difference(
-        name, size, error / bound.scale, bound.max_error / bound.scale, rms / bound.scale, allowed, sqnr, agreement
-    )
+    return Difference(name, size, largest, bound.max_error / bound.scale, rms, allowed, sqnr, agreement)
 
 
 def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str, Bound]) -> Parity:
@@ -292,19 +288,12 @@ def _finite(value: Numbers) -> Numbers:
     return value.astype(np.float64) if mask.all() else value[mask].astype(np.float64)
 
 
-def _rms(value: Numbers) -> float:
-    return float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) if value.size else 0.0
-
-
-def _largest(value: Numbers) -> float:
-    return float(np.abs(value).max(initial=0.0))
-
-
 def _sqnr(signal: Numbers, error: Numbers) -> float:
-    noise = _rms(error)
-    if noise == 0 or not math.isfinite(noise):
-        return 300.0 if noise == 0 else -300.0
-    return float(np.clip(20 * math.log10(max(_rms(signal), 1e-30) / noise), -300.0, 300.0))
+    """Raw SQNR between -300 and 300 dB; -300 where an error is not finite."""
+    noise = root_mean_square(error) ** 2
+    if not math.isfinite(noise):
+        return -300.0
+    return float(np.clip(decibels(max(root_mean_square(signal), 1e-30) ** 2, noise), -300.0, 300.0))
 
 
 def _agreement(pairs: list[tuple[Numbers, Numbers]]) -> float | None:

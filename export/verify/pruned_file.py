@@ -15,6 +15,7 @@ import onnx_ir as ir
 from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError, CaptureError, VerificationError
 from ...core.faults import first_line, raise_own_fault
+from ...core.metrics.relative_error import error_by_largest
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Array, Signature
 from ..qdq.retarget import is_quantized, retarget
@@ -86,17 +87,9 @@ def tolerance_of(output: Array) -> float:
 
 def deviation(expected: Array, found: Array) -> float:
     """Largest difference by the largest magnitude; infinite for other shapes or a NaN on one side."""
-    if expected.shape != found.shape:
-        return math.inf
     if expected.dtype.kind != "f":
         return 0.0 if np.array_equal(expected, found) else math.inf
-    one, two = expected.astype(np.float64), found.astype(np.float64)
-    same = (one == two) | (np.isnan(one) & np.isnan(two))
-    with np.errstate(invalid="ignore"):
-        difference = np.where(same, 0.0, np.abs(one - two))
-    largest = float(np.abs(np.where(np.isfinite(one), one, 0.0)).max(initial=float(np.finfo(np.float32).tiny)))
-    worst = float(difference.max(initial=0.0)) / largest
-    return math.inf if math.isnan(worst) else worst
+    return error_by_largest(expected, found, float(np.finfo(np.float32).tiny), equal_nan=True)
 
 
 def _outputs(session: Session, feeds: Mapping[str, Array], wanted: Sequence[Array]) -> Iterator[tuple[str, Any, Any]]:

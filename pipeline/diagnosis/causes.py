@@ -10,6 +10,7 @@ import numpy as np
 
 from ...core.context import Context
 from ...core.data.splits import Split, Splits
+from ...core.metrics.relative_error import error_by_largest
 from ...core.metrics.task_metrics import sqnr_db
 from ...core.session import Session
 from ...core.tensors import Array
@@ -56,8 +57,8 @@ def _depends_on_batch(session: Session, split: Split) -> str:
     if len(split) < 6:
         return ""
     pair = [outputs_of(session, split.read(rows)[0])[:2] for rows in ([0, 1, 2, 3], [0, 1, 4, 5])]
-    one, other = (values.astype(np.float64) for values in pair)
-    change = float(np.abs(one - other).max()) / max(float(np.abs(one).max()), 1e-12)
+    one, other = pair
+    change = error_by_largest(one, other, least=1e-12)
     return f"outputs change by {change:.1%} with the other samples of the batch" if change > BATCH_TOLERANCE else ""
 
 

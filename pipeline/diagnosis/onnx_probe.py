@@ -9,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from ...core.backends.ort import CPU, exact_settings, start_session
+from ...core.metrics.relative_error import error_by_largest
 from ...core.tensors import Array, Feeds
 from .tensor_symptoms import Finding, Seen, seen
 
@@ -161,4 +162,4 @@ def _permuted(one: Array, other: Array, axis: int) -> bool:
         return False
     rows = [np.moveaxis(item, axis, 0).reshape(item.shape[axis], -1).astype(np.float64) for item in (one, other)]
     ordered = [item[np.lexsort(item.T[::-1])] for item in rows]
-    return bool(np.abs(ordered[0] - ordered[1]).max() <= _LEAST_MATCH * max(float(np.abs(one).max()), 1e-12))
+    return error_by_largest(ordered[0], ordered[1], least=1e-12) <= _LEAST_MATCH

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.aten_names import SATURATING
+from ...core.metrics.relative_error import decibels
 from ...core.tensors import Array
 
 _ROBUST = 99.9
@@ -129,7 +130,7 @@ def seen(
         ends,
         int(largest.argmax()),
         float(largest.max()) / max(median, 1e-12) if len(largest) > 1 else 1.0,
-        float(10 * np.log10(max(ratio, 1e-30))) if np.isfinite(ratio) else 200.0,
+        float(decibels(max(ratio, 1e-30), 1.0)) if np.isfinite(ratio) else 200.0,
     )
 
 

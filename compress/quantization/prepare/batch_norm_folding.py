@@ -7,6 +7,8 @@ from torch import fx, nn
 
 from ....core.aten_names import CONVOLUTIONS, TRANSPOSED, name_of
 from ....core.errors import VerificationError
+from ....core.metrics.relative_error import error_by_largest
+from ...graph.devices import as_array
 from ...program import Program, clone, ordered, set_training
 from ..module_edit import Shapes, drop_unused, fetch, free_path, has, put, shapes_of
 from ..operator_classes import Weighted, operand, weighted
@@ -138,7 +140,7 @@ def _outputs(program: Program) -> list[torch.Tensor]:
 
 def _verify(wanted: list[torch.Tensor], found: list[torch.Tensor], tolerance: float) -> None:
     for index, (before, after) in enumerate(zip(wanted, found, strict=True)):
-        error = float((before - after).abs().max() / before.abs().max().clamp_min(1e-12)) if before.numel() else 0.0
+        error = error_by_largest(as_array(before), as_array(after), least=1e-12)
         if not error <= tolerance:
             raise VerificationError(
                 f"folding BatchNorm changed output {index} by {error:.1e} of its largest value",

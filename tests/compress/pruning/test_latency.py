@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from retort.compress.program import Program, capture, clone, cost, load_program, store
 from retort.compress.pruning import prune
-from retort.compress.pruning.coupling.shapes import operator, propagate
+from retort.compress.pruning.coupling.shapes import propagate
 from retort.compress.pruning.latency.latency_budget import Clock, Measured
 from retort.compress.pruning.latency.latency_table import Compared, Table
 from retort.compress.pruning.latency.predictor import Curves, path
@@ -23,6 +23,7 @@ from retort.compress.pruning.latency.subgraphs import Pieces
 from retort.compress.pruning.step import cut_and_prove, rank
 from retort.compress.pruning.surgery.slice_parameters import cut
 from retort.core.artifact import Artifact
+from retort.core.aten_names import operator_name
 from retort.core.console import Console
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
@@ -56,7 +57,7 @@ class Device:
         self.identity = f"a device that pads to {pad}"
 
     def _node_ms(self, node: fx.Node, values: dict[fx.Node, Any]) -> float:
-        if operator(node) not in ("conv2d", "linear"):
+        if operator_name(node) not in ("conv2d", "linear"):
             return 0.0
         weight = values[node.args[1]].shape
         padded = [self.pad * math.ceil(size / self.pad) for size in weight[:2]]
