@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from ..core import errors
 from ..core.errors import ArtifactError, MachineError, MissingFileError, RetortError
+from ..core.onnx_graphs import nested
 from ..core.session import SessionOptions, open_session
 from ..core.tensors import BATCH, Array, Signature
 
@@ -83,7 +83,7 @@ def parameters_in_file(model: Path) -> int | None:
     proto, onnx = _onnx_model(model)
     weights = {getattr(onnx.TensorProto, name) for name in onnx.TensorProto.DataType.keys() if _is_weight_type(name)}  # noqa: SIM118
     total = 0
-    for graph in _graphs(proto.graph):
+    for graph in nested(proto.graph):
         scales = {name for node in graph.node if node.op_type in QDQ for name in node.input[1:]}
         for tensor in graph.initializer:
             if tensor.data_type in weights and tensor.name not in scales:
@@ -184,7 +184,7 @@ def _side_files(model: Path) -> list[Path]:
     proto, _ = _onnx_model(model)
     names = {
         entry.value
-        for graph in _graphs(proto.graph)
+        for graph in nested(proto.graph)
         for tensor in graph.initializer
         for entry in tensor.external_data
         if entry.key == "location"
@@ -203,15 +203,6 @@ def _onnx_model(model: Path) -> tuple[Any, Any]:
         raise ArtifactError(
             f"{model.name} cannot be read: {error}", "the file is damaged; export the model again"
         ) from error
-
-
-def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph and the graphs inside its control-flow nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _graphs(inner)
 
 
 def _is_weight_type(name: str) -> bool:

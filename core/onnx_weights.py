@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import MissingFileError
+from .onnx_graphs import nested
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
@@ -38,15 +39,6 @@ def require_weights(model: ModelProto, path: Path) -> None:
                 "bytes",
                 remedy,
             )
-
-
-def nested(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph and the graphs inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for item in node.attribute:
-            for inner in ([item.g] if item.HasField("g") else []) + list(item.graphs):
-                yield from nested(inner)
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from ..core.artifact import Artifact, raise_if_not, sha256_file
 from ..core.dynamic_kernels import OPERATORS
 from ..core.errors import ArtifactError, MachineError, UserError
+from ..core.onnx_graphs import all_nodes
 from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, golden_error, split_golden
@@ -83,7 +83,7 @@ def inspect_graph(path: Path) -> tuple[tuple[str, ...], bool]:
             f"{path} is not an ONNX file", "the file is truncated or damaged; export the model again"
         ) from error
     graphs = [model.graph, *model.functions]
-    dynamic = any(node.op_type in OPERATORS for graph in graphs for node in _nodes(graph))
+    dynamic = any(node.op_type in OPERATORS for graph in graphs for node in all_nodes(graph))
     files = {
         entry.value
         for tensor in model.graph.initializer
@@ -95,14 +95,6 @@ def inspect_graph(path: Path) -> tuple[tuple[str, ...], bool]:
         message = f"{path.name} stores weights in '{odd[0]}', which is not a file in the same folder"
         raise ArtifactError(message, "copy that file into the folder of the model, or export the model again")
     return tuple(sorted(files)), dynamic
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
 
 
 def _check_golden(signature: Signature, golden: dict[str, Array]) -> None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ...core.errors import ArtifactError, MissingFileError, ModelError
-from ...core.onnx_weights import nested, require_weights
+from ...core.onnx_graphs import all_nodes
+from ...core.onnx_weights import require_weights
 from ...core.tensors import BATCH, Array, TensorSpec
 
 STANDARD = ("", "ai.onnx")
@@ -95,7 +96,7 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 def _require_plain(graph: onnx.GraphProto, path: Path) -> None:
-    coded = next((node for part in nested(graph) for node in part.node if _QUANTIZED.search(node.op_type)), None)
+    coded = next((node for node in all_nodes(graph) if _QUANTIZED.search(node.op_type)), None)
     if coded is not None:
         raise ModelError(
             f"{path} is already quantized: {coded.op_type} '{coded.name or coded.output[0]}'",

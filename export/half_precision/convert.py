@@ -16,11 +16,12 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ...core.errors import UserError
+from ...core.onnx_graphs import captured
 from ...core.tensors import Feeds, Signature
 from ..lint.graph_view import DEQUANTIZE, HEAVY, QUANTIZE, View, label
 from ..lint.type_rules import allows
 from .magnitudes import largest_magnitudes
-from .retype import Rewriter, captured
+from .retype import Rewriter
 
 Precision = Literal["fp16", "bf16"]
 KINDS: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -153,7 +154,7 @@ class _Chooser:
     ) -> None:
         self.view, self.precision, self.floats, self.seen = view, precision, floats, seen
         self.exclude, self.largest = exclude, largest
-        self.captured = set(captured(view.graph))
+        self.captured = {name for node in view.graph.node for name in captured(node)}
 
     def reasons(self) -> dict[int, str | None]:
         """Why each node stays in FP32, by its identity.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ...core.onnx_graphs import captured
 from ..lint.graph_view import View
 
 _RECURRENT = ("GRU", "LSTM", "RNN")
@@ -21,7 +20,7 @@ class Rewriter:
         self.keep_io = keep_io
         self.added = 0
         self.dtype = helper.tensor_dtype_to_np_dtype(kind)
-        self.inner = set(captured(view.graph))
+        self.inner = {name for node in view.graph.node for name in captured(node)}
         self.half: set[str] = set()
         self.casts: dict[tuple[str, bool], str] = {}
         self.nodes: list[onnx.NodeProto] = []
@@ -120,12 +119,3 @@ class Rewriter:
                 helper.make_node("Cast", [inner], [value.name], name=f"cast_{value.name}", to=TensorProto.FLOAT)
             )
             self.added += 1
-
-
-def captured(graph: onnx.GraphProto) -> Iterator[str]:
-    """Values that bodies of loops and branches read from around them."""
-    for node in graph.node:
-        for item in node.attribute:
-            if item.HasField("g"):
-                yield from (name for inner in item.g.node for name in inner.input)
-                yield from captured(item.g)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ...core.onnx_graphs import all_nodes
 from .graph_view import DEQUANTIZE, HEAVY, QUANTIZE, Numbers, View, attribute, sorted_nodes
 from .qdq_rules import holds_weight, output_axis
 
@@ -278,14 +279,13 @@ def _drop_unread(model: onnx.ModelProto) -> None:
     """Remove Q/DQ nodes and constants without readers."""
     graph = model.graph
     while True:
-        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        read = {name for node in all_nodes(graph) for name in node.input} | {value.name for value in graph.output}
         idle = [n for n in graph.node if n.op_type in (QUANTIZE, DEQUANTIZE) and not read & set(n.output)]
         if not idle:
             break
         for node in idle:
             graph.node.remove(node)
-    inner = {name for node in graph.node for item in node.attribute for one in item.g.node for name in one.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read | inner]
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
     if len(kept) < len(graph.initializer):
         del graph.initializer[:]
         graph.initializer.extend(kept)

@@ -8,6 +8,7 @@ from math import prod
 
 import onnx
 
+from ...core.onnx_graphs import captured
 from .graph_view import WEIGHT_AXIS, Finding, View, attribute, finding, integers, label
 from .operators import FOREIGN, INTEGER_OPS, UNSUPPORTED
 from .qdq_rules import Rule
@@ -15,7 +16,6 @@ from .qdq_rules import Rule
 _NAME = re.compile(r"node name: ([^)]+)\)")
 _OP = re.compile(r"op_type:(\w+)")
 LARGEST_WINDOW = 100_000
-_CONTROL = ("If", "Loop", "Scan")
 
 
 def q12_operators(view: View) -> Iterator[Finding]:
@@ -40,7 +40,7 @@ def q22_unique_and_sorted(view: View) -> Iterator[Finding]:
     known = {"", *view.stored, *given}
     made = {name for node in view.graph.node for name in node.output}
     for node in view.graph.node:
-        for name in _reads(node):
+        for name in (*node.input, *captured(node)):
             if name not in known:
                 yield _unmade(view, node, name, made)
         for name in node.output:
@@ -188,16 +188,6 @@ def r01_axes(view: View) -> Iterator[Finding]:
 
 def _is_known(node: onnx.NodeProto) -> bool:
     return bool(onnx.defs.has(node.op_type))
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    yield from node.input
-    if node.op_type in _CONTROL:
-        for item in node.attribute:
-            if item.HasField("g"):
-                inner = {value.name for value in item.g.input} | {tensor.name for tensor in item.g.initializer}
-                inner |= {name for one in item.g.node for name in one.output}
-                yield from (name for one in item.g.node for name in one.input if name not in inner)
 
 
 RULES: tuple[Rule, ...] = (

@@ -16,6 +16,7 @@ import onnxruntime
 from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError, MissingFileError
 from ...core.faults import first_line
+from ...core.onnx_graphs import all_nodes
 
 INTEGER_HEAVY = frozenset(
     [
@@ -123,7 +124,7 @@ def optimized(path: Path) -> onnx.ModelProto:
 
 def count(model: onnx.ModelProto) -> Kernels:
     """Count the nodes of an optimised graph, subgraphs included."""
-    nodes = list(_nodes(model.graph))
+    nodes = list(all_nodes(model.graph))
     heavy = [node for node in nodes if node.op_type in FLOATING_HEAVY]
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     light = (name for name in _types(nodes) if name.startswith("QLinear") and name not in INTEGER_HEAVY)
@@ -135,14 +136,6 @@ def count(model: onnx.ModelProto) -> Kernels:
         floating_names=tuple(map(_name, heavy)),
         unfused_names=tuple(_name(node) for node in heavy if not dequantized.isdisjoint(node.input)),
     )
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from _nodes(inner)
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -17,6 +17,7 @@ import onnxruntime
 from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError
 from ...core.faults import first_line
+from ...core.onnx_graphs import all_nodes, captured
 from ...core.tensors import Feeds
 
 _SUFFIX = "_kernel_time"
@@ -97,18 +98,10 @@ def _renamed(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[onnx.ModelP
         fresh = {name: f"{node.name}_{place}" for place, name in enumerate(node.output) if name and name not in kept}
         names |= fresh
         node.output[:] = [fresh.get(name, name) for name in node.output]
-    for node in _every(made.graph):
+    for node in all_nodes(made.graph):
         node.input[:] = [names.get(name, name) for name in node.input]
     del made.graph.value_info[:]
     return made, owners
-
-
-def _every(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _every(attribute.g)
 
 
 def _owners(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -121,7 +114,7 @@ def _owners(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], l
     of_value: dict[str, int] = {}
     of_node: list[int] = []
     for node in model.graph.node:
-        inputs = [name for inner in (node, *_inner(node)) for name in inner.input]
+        inputs = [*node.input, *captured(node)]
         own = next((weights[name] for name in inputs if name in weights), "")
         if all(
             name in computed or not name for name in node.input
@@ -138,10 +131,6 @@ def _owners(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], l
         of_value |= dict.fromkeys(node.output, index)
         of_node.append(index)
     return order or [""], [max(index, 0) for index in of_node]
-
-
-def _inner(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    return [inner for item in node.attribute if item.HasField("g") for inner in _every(item.g)]
 
 
 def _layer(weight: str, known: Sequence[str]) -> str:

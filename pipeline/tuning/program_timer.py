@@ -13,6 +13,7 @@ import numpy as np
 
 from ...core.data.references import place, resolve, source_identity
 from ...core.errors import RetortError, UserError
+from ...core.onnx_graphs import captured
 from ...core.options.stage_options import BenchOptions, PruneOptions
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Feeds, Signature, TensorSpec
@@ -206,19 +207,13 @@ def split(model: onnx.ModelProto, outputs: Sequence[Sequence[str]]) -> list[onnx
             node = makers.get(name)
             if node is not None and node not in used:
                 used.append(node)
-                queue += [*node.input, *_captured(node)]
+                queue += [*node.input, *captured(node)]
         nodes = [node for node in model.graph.node if any(name in seen for name in node.output)]
         inputs = [item for item in model.graph.input if item.name in seen]
         held = [weights[name] for name in weights if name in seen]
         graph = onnx.helper.make_graph(nodes, "piece", inputs, [values[name] for name in names], held)
         parts.append(onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version))
     return parts
-
-
-def _captured(node: onnx.NodeProto) -> list[str]:
-    """Outer values that the bodies of a control-flow node read."""
-    bodies = [item.g for item in node.attribute if item.HasField("g")]
-    return [name for body in bodies for inner in body.node for name in (*inner.input, *_captured(inner))]
 
 
 def _signature(model: onnx.ModelProto, whole: Signature) -> Signature:
