@@ -290,10 +290,8 @@ def _finite(value: Numbers) -> Numbers:
 
 def _sqnr(signal: Numbers, error: Numbers) -> float:
     """Raw SQNR between -300 and 300 dB; -300 where an error is not finite."""
-    noise = root_mean_square(error) ** 2
-    if not math.isfinite(noise):
-        return -300.0
-    return float(np.clip(decibels(max(root_mean_square(signal), 1e-30) ** 2, noise), -300.0, 300.0))
+    ratio = decibels(max(root_mean_square(signal), 1e-30) ** 2, root_mean_square(error) ** 2)
+    return float(np.clip(np.nan_to_num(ratio, nan=-300.0), -300.0, 300.0))
 
 
 def _agreement(pairs: list[tuple[Numbers, Numbers]]) -> float | None:
