@@ -14,6 +14,7 @@ from torch import nn
 
 import retort
 from retort.core.errors import InputError, ModelError, UserError
+from retort.pipeline.live.programs import Program
 
 QUICK: dict[str, Any] = {"timed": False, "correction": "none", "weight_bits": 7}
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
@@ -69,6 +70,7 @@ def test_a_loop_of_ones_own_trains_the_program(family: str) -> None:
     assert small.facts.macs_after < small.facts.macs_before
     assert torch.equal(trained, call(program, inputs)), "pruning changed its input"
     int8 = retort.quantize(small, data=batches, **QUICK)
+    assert isinstance(int8, Program)
     graph = retort.export(int8)
     given = {name: value.numpy() for name, value in inputs.items()}
     wanted, found = np.asarray(call(int8, given)), call(graph, given)
@@ -94,6 +96,7 @@ def test_training_int8_by_hand_keeps_it_int8() -> None:
     """An INT8 program trains on with its fake-quantize nodes, and is exported as INT8 afterwards."""
     data = images()
     int8 = retort.quantize(retort.capture(Cnn(), loader(data)), data=data, **QUICK)
+    assert isinstance(int8, Program)
     module = int8.module.train()
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
     x, labels = data.tensors

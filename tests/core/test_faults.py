@@ -167,7 +167,7 @@ def test_whose_fault_it_is_shows_in_the_innermost_frame() -> None:
         return caught.value
 
     assert is_own_fault(_caught(raising(KeyError("gone"))))
-    assert not is_own_fault(_caught(lambda: {}["gone"]))  # this file is a user's
+    assert not is_own_fault(_caught(lambda: dict[str, str]()["gone"]))  # this file is a user's
     assert not is_own_fault(_caught(lambda: json.loads("{")))
     assert not is_own_fault(_caught(raising(RuntimeError("of a library"))))
     assert not is_own_fault(_caught(raising(VerificationError("off"))))

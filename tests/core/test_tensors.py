@@ -13,7 +13,7 @@ from retort.core.tensors import Signature, TensorSpec
 IDS = TensorSpec("ids", "int64", ("batch", "sequence"))
 MASK = TensorSpec("mask", "float32", ("batch", "sequence"))
 SIGNATURE = Signature((IDS, MASK), (TensorSpec("logits", "float32", ("batch", 3)),))
-FEEDS = {"ids": np.zeros((2, 5), np.int64), "mask": np.ones((2, 5), np.float32)}
+FEEDS: dict[str, np.ndarray] = {"ids": np.zeros((2, 5), np.int64), "mask": np.ones((2, 5), np.float32)}
 
 
 def test_json_round_trip() -> None:
@@ -44,7 +44,8 @@ def test_feeds_come_back_in_order() -> None:
 )
 def test_every_misfit_is_named(change: dict[str, np.ndarray | None], message: str) -> None:
     """Each way in which feeds can be wrong gives a message that names it."""
-    feeds = {name: value for name, value in {**FEEDS, **change}.items() if value is not None}
+    changed: dict[str, np.ndarray | None] = {**FEEDS, **change}
+    feeds = {name: value for name, value in changed.items() if value is not None}
     with pytest.raises(InputError, match=message):
         SIGNATURE.validate(feeds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def test_generated_graphs_convert(precision: str) -> None:
 class Reader(nn.Module):
     """A recurrent layer of one direction behind a layer in half precision."""
 
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
         super().__init__()
         self.first, self.layer, self.out = nn.Linear(6, 16), kind(16, 24, batch_first=True), nn.Linear(24, 3)
 
@@ -163,7 +164,7 @@ class Reader(nn.Module):
 @pytest.mark.trt
 @needs_trt
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_a_recurrent_layer_among_fp16_is_built(tmp_path: Path, kind: type[nn.RNNBase]) -> None:
+def test_a_recurrent_layer_among_fp16_is_built(tmp_path: Path, kind: Callable[..., nn.Module]) -> None:
     """A recurrent layer stays in FP32, and TensorRT builds it although it reads what was half precision."""
     torch.manual_seed(0)
     data = {"x": np.random.default_rng(0).normal(size=(8, 12, 6)).astype(np.float32)}

@@ -29,11 +29,11 @@ def graph(
     nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], constants: dict[str, Array] | None = None, rank: int = 4
 ) -> onnx.ModelProto:
     """A model with input ``x`` of the rank, sizes ``[batch, 4, 4, 4]`` cut to it."""
-    shape = ["batch", 4, 4, 4][:rank]
+    sizes: list[str | int | None] = ["batch", 4, 4, 4]
     made = helper.make_graph(
         list(nodes),
         "test",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes[:rank])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
     )

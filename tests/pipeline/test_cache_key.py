@@ -150,7 +150,11 @@ def _by_tree(text: str) -> tuple[set[tuple[int, str, str]], frozenset[str]]:
         elif isinstance(node, ast.Import):
             foreign |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            foreign |= {arg.value.split(".")[0] for arg in node.args[:1] if isinstance(arg, ast.Constant)}
+            foreign |= {
+                arg.value.split(".")[0]
+                for arg in node.args[:1]
+                if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+            }
     return ours, frozenset(foreign)
 
 
@@ -187,7 +191,7 @@ def test_one_formula_for_commands_and_recipes() -> None:
 def test_only_what_a_stage_depends_on_counts() -> None:
     """Training does not depend on the target, nor packing on the data."""
     for target in ("cpu", "tensorrt"):
-        moved = replace(CONTEXT, target=target)  # type: ignore[arg-type]
+        moved = replace(CONTEXT, target=target)
         assert key_of("train", TrainOptions(), [PARENT], moved) == key_of("train", TrainOptions(), [PARENT], CONTEXT)
     named = ExportOptions(target="cpu")
     assert key_of("export", named, [PARENT], replace(CONTEXT, target="tensorrt")) == key_of(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from known import known
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -122,10 +123,10 @@ def test_whole_line_then_all_reused(project: Path) -> None:
     assert [gate.verdict for gate in first.gates] == ["passed"]
     assert first.report is not None
     assert first.report.read_text().count("<svg") >= 2
-    stages = {stage.stage: stage for stage in first.result.stages}
-    assert stages["prune"].macs < 0.65 * stages["distill"].macs
+    stages = {stage.stage: stage for stage in known(first.result).stages}
+    assert known(stages["prune"].macs) < 0.65 * known(stages["distill"].macs)
     assert stages["quantize"].size_bytes < stages["prune"].size_bytes
-    assert stages["distill"].parameters < stages["train"].parameters
+    assert known(stages["distill"].parameters) < known(stages["train"].parameters)
     assert stages["quantize"].latency[4].ratio is not None
     second = run.run(project / "recipe.yaml", project / "runs")
     assert {name: artifact.key for name, artifact in second.artifacts.items()} == {
@@ -315,7 +316,7 @@ def test_image_folder_data(project: Path) -> None:
         project, "own_net:small", data, "train: {epochs: 8, batch_size: 8}", "export", "bench: {blocks: 3, budget_s: 1}"
     )
     result = run.run(recipe, project / "runs").result
-    assert result.stages[0].metric.value >= 0.9
+    assert known(known(known(result).stages[0].metric).value) >= 0.9
 
 
 def test_disk_that_fills_up_keeps_finished_stages(project: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_bert_classifier_keeps_its_accuracy_in_both_forms(tmp_path: Path) -> N
     dense = stages.train(TrainOptions(epochs=5, learning_rate=1e-3), program, Place(tmp_path / "train"), context)
     files = {"fp32": stages.export(ExportOptions(), dense, Place(tmp_path / "fp32"), context)}
     for form in ("static", "dynamic"):
-        made = stages.quantize(QuantizeOptions(form=form), dense, Place(tmp_path / form), context)  # type: ignore[arg-type]
+        made = stages.quantize(QuantizeOptions(form=form), dense, Place(tmp_path / form), context)
         files[form] = stages.export(ExportOptions(), made, Place(tmp_path / f"{form}-file"), context)
     data = fit_to(context.data, read_signature(dense.main))
     found = {name: predict(open_session(graph.main), data.test) for name, graph in files.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import UserError
-from retort.core.options.stage_options import ExportOptions, QuantizeOptions
+from retort.core.options.stage_options import ExportOptions, QuantizeOptions, Target
 from retort.export.lint import lint
 from retort.pipeline import dispatch
 from retort.pipeline.requantize import origin_of, quantized_for
@@ -37,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _context(folder: Path, target: str = "cpu") -> Context:
+def _context(folder: Path, target: Target = "cpu") -> Context:
     values = np.random.default_rng(0).normal(size=(8, 3, 12, 12)).astype(np.float32)
     split = ArraySplit({"x": values}, np.zeros(8, np.int64))
     return Context(Splits(split, split, split, split), target=target, scratch=folder / ".scratch")
@@ -103,7 +104,7 @@ def test_a_trained_int8_program_is_not_trained_again_unasked(runs: Path, tmp_pat
     """Quantization-aware training belongs to its target; exporting it for another is refused."""
     capture_, int8 = _copied(runs, tmp_path, "capture", "int8")
     told = {**int8.manifest.options, "qat": {"epochs": 1}}
-    shared = {"key": "trained", "parents": (capture_.key,), "options": told, "facts": int8.facts}
+    shared: dict[str, Any] = {"key": "trained", "parents": (capture_.key,), "options": told, "facts": int8.facts}
     with new_artifact(Place(tmp_path / "trained"), "program", "quantize", **shared) as folder:
         shutil.copyfile(int8.main, folder / "model.pt2")
     with pytest.raises(UserError, match="trained in INT8 for cpu"):

@@ -28,6 +28,7 @@ from retort.core.tensors import Signature, TensorSpec
 from retort.serve import archive as archive_module
 from retort.serve.archive import RUNTIME_HALF, Policy, open_mar, write_archive
 from retort.serve.config import config_properties, format_properties, log4j_config, model_config
+from retort.serve.engine import Engine
 from retort.serve.mar import lint_names, verify_mar, write_mar
 from retort.serve.process import clean_environment, torchserve_home
 from retort.serve.server import pick_ports
@@ -246,7 +247,7 @@ def test_external_weights_travel_along_and_are_checked(tmp_path: Path) -> None:
     data = packed.path / "bundle" / "own.data"
     data.write_bytes(bytes(len(data.read_bytes())))
     with pytest.raises(ArtifactError, match=r"own\.data"):
-        archive_module.Engine.load(packed.path / "bundle")
+        Engine.load(packed.path / "bundle")
     (tmp_path / "own.data").unlink()
     with pytest.raises(ArtifactError, match=r"own\.data"):
         write_archive(PackOptions(), load_artifact(tmp_path / "own.onnx"), Place(tmp_path / "b"))

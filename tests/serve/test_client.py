@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,11 @@ def test_connections_are_kept_and_renewed(site: _Site) -> None:
     client.close()
 
 
+def _plain(status: int, body: bytes, *_: object) -> tuple[int, str, bytes]:
+    """A reply without the fields that our servers give."""
+    return status, "text/html", body
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(400, InputError), (404, InputError), (413, LimitError), (500, ServingError), (503, ServingError)],
@@ -105,7 +111,7 @@ def test_statuses_become_errors(site: _Site, status: int, kind: type[RetortError
     assert caught.value.remedy == "turn it"
     assert caught.value.facts["input"] == "x"
     for odd in (b"", b"<html>", b"[]", b"\xff"):
-        site.reply = lambda sent, count, odd=odd: (status, "text/html", odd)
+        site.reply = partial(_plain, status, odd)
         with pytest.raises(kind, match=str(status)):
             Client(site.url).predict(FEEDS)
 

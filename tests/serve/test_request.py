@@ -247,9 +247,9 @@ def test_symbolic_axes_must_agree() -> None:
 def test_limits_come_first() -> None:
     """Bytes, rows and axes beyond the limits are refused with 413."""
     big = write_npy(np.zeros((300, 2), np.float32))
-    for options in ({"limits": Limits(request_bytes=100)}, {"limits": Limits(rows=299)}):
+    for limits in (Limits(request_bytes=100), Limits(rows=299)):
         with pytest.raises(LimitError) as caught:
-            _ask(big, NPY, **options)
+            _ask(big, NPY, limits=limits)
         assert refuse(caught.value).status == 413
     with pytest.raises(LimitError):
         _ask(write_npy(np.zeros((1,) * 20, np.float32)), NPY)

@@ -32,6 +32,7 @@ from retort.core.session import open_session
 from retort.serve import server as server_module
 from retort.serve.archive import write_archive
 from retort.serve.client import Client, predict, predict_split
+from retort.serve.process import torchserve_home
 from retort.serve.server import Server, serve
 from retort.serve.wire import JSON, NPY, write_npy, write_npz
 
@@ -47,7 +48,7 @@ NEEDS = f"numpy numpy.libs onnxruntime flatbuffers google {TORCH_NEEDS} psutil p
 def _torchserve() -> None:
     try:
         find_java()
-        server_module.torchserve_home()
+        torchserve_home()
     except MachineError as error:
         pytest.skip(str(error))
 
@@ -309,7 +310,7 @@ with serve(ServeOptions(), load_artifact(Path(sys.argv[1])), logs=Path(sys.argv[
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_us(archive: Artifact, tmp_path: Path, number: signal.Signals) -> None:
     """However our process ends, server and workers end with it and the scratch folder goes."""
-    command = [sys.executable, "-c", SCRIPT, archive.path, tmp_path / "logs"]
+    command = [sys.executable, "-c", SCRIPT, str(archive.path), str(tmp_path / "logs")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None
     watchdog, worker = map(int, process.stdout.readline().split())

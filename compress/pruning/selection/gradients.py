@@ -103,7 +103,7 @@ class Samples:
         """
         try:
             loss = self._loss(_outputs(program, inputs), inputs, targets, generator)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         except RuntimeError as error:  # what PyTorch says of this model; a mistake of ours is of another class
             raise DataError(
                 f"importance '{criterion}' cannot be computed for this model: {first_line(error)}",
@@ -157,7 +157,7 @@ def _differentiable(program: Program, listen: Callable[[Tensor], None]) -> Itera
     for item in frozen:
         item.requires_grad_(True)
     wanted = [item for item in program.module.parameters() if item.requires_grad]
-    hooks = [item.register_post_accumulate_grad_hook(listen) for item in wanted]  # type: ignore[no-untyped-call]
+    hooks = [item.register_post_accumulate_grad_hook(listen) for item in wanted]
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_the_memory_of_a_command_is_its_own(tmp_path: Path) -> None:
 def test_an_encoder_without_labels_is_told_by_its_cosine() -> None:
     """Where there are no classes the row shows how near the embeddings are to the FP32 ones."""
     wanted = np.eye(3, 8, dtype=np.float32)
-    state = {"ok": True, "size_bytes": 1000, "speedup": {"1": [2.0, 1.9, 2.1], "32": [2.0, 1.9, 2.1]}}
+    state: dict[str, Any] = {"ok": True, "size_bytes": 1000, "speedup": {"1": [2.0, 1.9, 2.1], "32": [2.0, 1.9, 2.1]}}
     state |= _scores(wanted, wanted + np.float32(0.01), None)
     line = table([{"net": "minilm", "tools": {"retort": state}}])[0]
     assert len(line) <= len(COLUMNS)

@@ -86,7 +86,7 @@ def test_second_names_are_gone_and_lock_nothing() -> None:
 def test_a_loop_over_cells_is_made_of_sums(kind: str) -> None:
     """A cell becomes linear layers and what joins them: the same numbers, and a state that can be pruned."""
     torch.manual_seed(0)
-    model, x = _Loop(CELLS[kind]()).eval(), torch.randn(4, 5, 6)
+    model, x = _Loop(CELLS[kind]()).eval(), torch.randn(4, 5, 6)  # type: ignore[no-untyped-call]
     program = capture(model, {"x": x})
     assert not _operators(program) & {item._schema.name.removeprefix("aten::") for item in _CELLS}
     assert torch.allclose(program.module(x)[0], model(x), atol=1e-6)

@@ -346,9 +346,8 @@ def test_model_that_raises_is_quoted() -> None:
 
 def test_model_is_left_as_it_was() -> None:
     """Capture leaves modes, parameters, buffers, momentum and the random state alone."""
-    model = nn.Sequential(
-        nn.BatchNorm1d(4, momentum=None), nn.Dropout(0.1), nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
-    )
+    norm = nn.BatchNorm1d(4, momentum=None)
+    model = nn.Sequential(norm, nn.Dropout(0.1), nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)))
     model.train()
     model[1].eval()
     state, flags = {k: v.clone() for k, v in model.state_dict().items()}, [m.training for m in model.modules()]
@@ -357,5 +356,5 @@ def test_model_is_left_as_it_was() -> None:
     capture(model, {"x": torch.randn(2, 4, generator=torch.Generator().manual_seed(1))})
     assert torch.equal(generator, torch.get_rng_state())
     assert [m.training for m in model.modules()] == flags
-    assert model[0].momentum is None
+    assert norm.momentum is None
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -118,7 +118,7 @@ CASES: dict[str, tuple[list[onnx.NodeProto], Arrays, int]] = {
     ),
     "learned slopes": ([node("PRelu", "x s")], {"s": floats(4, 1, 1)}, 21),
     "clip of old": ([node("Clip", "x", "a", min=0.0, max=6.0), node("LeakyRelu", "a")], {}, 9),
-    "clip of new": ([node("Clip", "x _ high")], {"high": np.float32(0.5).reshape(())}, 21),
+    "clip of new": ([node("Clip", "x _ high")], {"high": np.array(0.5, np.float32)}, 21),
     "softmax of old": ([node("Softmax", "x", axis=1)], {}, 9),
     "softmax of new": ([node("Softmax", "x", "s", axis=1), node("LogSoftmax", "s", axis=-1)], {}, 21),
     "reductions of old": ([node("ReduceSum", "x", "a", axes=[2], keepdims=0), node("ReduceL2", "a", axes=[1])], {}, 11),
@@ -202,7 +202,7 @@ CASES: dict[str, tuple[list[onnx.NodeProto], Arrays, int]] = {
     ),
     "masked": (
         [node("Greater", "x zero", "c"), node("Where", "c x low")],
-        {"zero": np.float32(0).reshape(()), "low": np.float32(-9).reshape(())},
+        {"zero": np.array(0, np.float32), "low": np.array(-9, np.float32)},
         21,
     ),
     "triangle": ([node("Trilu", "x k", upper=0)], {"k": np.array(1)}, 21),
@@ -210,7 +210,7 @@ CASES: dict[str, tuple[list[onnx.NodeProto], Arrays, int]] = {
     "the largest": ([node("TopK", "x k", "y i", axis=3)], {"k": ints(3)}, 21),
     "powers": (
         [node("Abs", "x", "a"), node("Pow", "a p", "b"), node("Max", "b x", "m"), node("Mean", "m x")],
-        {"p": np.float32(0.5).reshape(())},
+        {"p": np.array(0.5, np.float32)},
         21,
     ),
     "filled by a shape": (
@@ -318,7 +318,7 @@ def test_a_net_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
 def test_a_file_of_one_batch_size_is_freed_from_it(tmp_path: Path) -> None:
     """A graph written for batch 1, with its reshapes, becomes a program of any batch."""
     nodes = [node("Conv", "x w", "c"), node("Reshape", "c s", "f"), node("MatMul", "f m")]
-    constants = {"w": floats(2, 4, 3, 3), "s": ints(1, 48), "m": floats(48, 3)}
+    constants: Arrays = {"w": floats(2, 4, 3, 3), "s": ints(1, 48), "m": floats(48, 3)}
     onnx.save(model_of(nodes, {"x": (1, 4, 6, 8)}, constants), tmp_path / "m.onnx")
     samples = floats(3, 4, 6, 8)
     program = import_onnx(tmp_path / "m.onnx", {"x": samples})
@@ -338,7 +338,7 @@ def test_what_cannot_be_imported_is_named(tmp_path: Path) -> None:
         with pytest.raises(error, match=match):
             import_onnx(path, {"x": floats(4, 2, 3)})
 
-    refused(ModelError, "already quantized", [node("QuantizeLinear", "x s")], {"s": np.float32(1).reshape(())})
+    refused(ModelError, "already quantized", [node("QuantizeLinear", "x s")], {"s": np.array(1, np.float32)})
     fused = helper.make_node("FusedConv", ["x"], ["y"], name="f", domain="com.microsoft")
     refused(ModelError, "not a standard ONNX operator", [fused], {})
     refused(ModelError, "NonZero 'the_NonZero_i'", [node("NonZero", "x", "i"), node("Cast", "i", to=1)], {})

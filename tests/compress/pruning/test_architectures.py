@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from known import known
 from torch import nn
 from torch.nn import functional as F
 
@@ -247,8 +248,8 @@ def lively(model: nn.Module) -> nn.Module:
                 module.weight.copy_(torch.rand(module.weight.shape, generator=noise) + 0.5)
                 module.bias.copy_(torch.randn(module.bias.shape, generator=noise) * 0.5)
             if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-                module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=noise) * 0.3)
-                module.running_var.copy_(torch.rand(module.running_var.shape, generator=noise) + 0.5)
+                known(module.running_mean).copy_(torch.randn(known(module.running_mean).shape, generator=noise) * 0.3)
+                known(module.running_var).copy_(torch.rand(known(module.running_var).shape, generator=noise) + 0.5)
     return model
 
 
@@ -377,7 +378,7 @@ def test_random_cuts_of_random_nets_hold(seed: int) -> None:
     torch.manual_seed(seed)
     program = capture(random_net(draw), {"x": IMAGE})
     share = float(draw.uniform(0.5, 0.9))
-    scope = "layer" if seed % 2 else "global"
+    scope: Literal["layer", "global"] = "layer" if seed % 2 else "global"
     asked = PruneOptions(macs=share, min_channels=1, recover=None, importance="random", scope=scope, tolerance=1e-9)
     pruned = prune_program(program, asked)
     assert pruned.proof.error <= 1e-9

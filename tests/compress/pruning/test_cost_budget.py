@@ -108,7 +108,7 @@ def test_parts_of_a_split_keep_their_minimum_too() -> None:
             return self.out(torch.cat([self.left(left), right], 1).mean((2, 3)))
 
     pruned = prune_program(program_of(Halves()), options(macs=0.6, min_channels=3)).program
-    assert pruned.module.left.weight.shape[1] >= 3
+    assert pruned.module.get_parameter("left.weight").shape[1] >= 3
 
 
 def test_a_budget_out_of_reach_is_refused_with_the_least_possible() -> None:
@@ -125,21 +125,22 @@ def test_an_excluded_layer_keeps_its_width() -> None:
     """Nothing of an excluded layer goes, and the others make up for it."""
     program = program_of()
     pruned = prune_program(program, options(macs=0.6, exclude=("wide.*",))).program
-    assert pruned.module.wide.weight.shape[0] == 48
-    assert pruned.module.hidden.weight.shape[1] < 24 * 16
+    assert pruned.module.get_parameter("wide.weight").shape[0] == 48
+    assert pruned.module.get_parameter("hidden.weight").shape[1] < 24 * 16
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2"])
 def test_norms_keep_the_strong_channels(criterion: str) -> None:
     """Channels made weak in all coupled parameters are the ones that go."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 5))
+    first, last = nn.Linear(192, 32), nn.Linear(32, 5)
+    model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
     weak = torch.arange(32) % 2 == 0
     with torch.no_grad():
-        model[1].weight[weak] *= 1e-3
-        model[1].bias[weak] *= 1e-3
-        model[3].weight[:, weak] *= 1e-3
-        strong = model[1].bias[~weak].clone()
+        first.weight[weak] *= 1e-3
+        first.bias[weak] *= 1e-3
+        last.weight[:, weak] *= 1e-3
+        strong = first.bias[~weak].clone()
     pruned = prune_program(program_of(model), options(macs=0.5, importance=criterion)).program
     assert torch.equal(dict(pruned.module.named_parameters())["1.bias"], strong)
 

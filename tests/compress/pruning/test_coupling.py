@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -78,8 +80,8 @@ def test_an_unknown_operator_locks_what_it_touches_and_is_named() -> None:
     assert "retort_tests::rotate 'rotate'" in locked.reason
     assert "test_coupling.py" in locked.reason
     pruned = prune_program(program_of(Unknown()), PruneOptions(macs=0.7, recover=None))
-    assert pruned.program.module.inner.weight.shape[0] == 20
-    assert pruned.program.module.stem.weight.shape[0] < 12
+    assert pruned.program.module.get_parameter("inner.weight").shape[0] == 20
+    assert pruned.program.module.get_parameter("stem.weight").shape[0] < 12
 
 
 def test_a_fourier_transform_keeps_the_dimensions_it_mixes() -> None:
@@ -103,7 +105,7 @@ def test_a_fourier_transform_keeps_the_dimensions_it_mixes() -> None:
 def test_spectral_norm_goes_with_its_channels() -> None:
     """The largest singular value is taken over what is kept: layers under spectral norm are cut, and proven."""
     model = Net()
-    model.inner = nn.utils.parametrizations.spectral_norm(model.inner)
+    model.inner = nn.utils.parametrizations.spectral_norm(model.inner)  # type: ignore[assignment]
     program = program_of(model)
     assert not couple(program).unknown
     pruned = prune_program(program, PruneOptions(macs=0.5, min_channels=2))
@@ -113,7 +115,7 @@ def test_spectral_norm_goes_with_its_channels() -> None:
 class Unpooled(Net):
     def middle(self, x: torch.Tensor) -> torch.Tensor:
         values, places = F.max_pool2d(x, 2, return_indices=True)
-        return F.max_unpool2d(values, places, 2)
+        return F.max_unpool2d(values, places, [2])
 
 
 class Turned(Net):
@@ -129,12 +131,12 @@ class Paired(Net):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
-        x = x.mean((2, 3)), self.inner(x).mean((2, 3))
-        return self.back(self.both(*x)[:, :, None, None])
+        one, two = x.mean((2, 3)), self.inner(x).mean((2, 3))
+        return self.back(self.both(one, two)[:, :, None, None])
 
 
 class Compared(Net):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         one, two = self.inner(self.stem(x)).mean((2, 3)), self.inner(self.stem(x.flip(3))).mean((2, 3))
         return F.cosine_similarity(one, two, 1), F.pairwise_distance(one, two, keepdim=True)
 
@@ -280,7 +282,7 @@ def test_a_dimension_kept_whole_unites_along_it() -> None:
 def test_explaining_leaves_the_program_alone() -> None:
     """The table is made without a change to the program."""
     program = program_of(Net())
-    code, weight = program.module.code, program.module.stem.weight.clone()
+    code, weight = program.module.code, program.module.get_parameter("stem.weight").clone()
     explain(program)
     assert program.module.code == code
-    assert torch.equal(program.module.stem.weight, weight)
+    assert torch.equal(program.module.get_parameter("stem.weight"), weight)

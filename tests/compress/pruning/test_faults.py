@@ -77,7 +77,8 @@ def options(**given: Any) -> PruneOptions:
 
 def pruned(program: Program, folder: Path, targets: bool = True, console: Console = SILENT) -> Artifact:
     model = store(program, Place(folder / "model"), "train")
-    data = Splits(*(split(rows, targets) for rows in (48, 24, 24, 24)))
+    train, validation, calibration, test = (split(rows, targets) for rows in (48, 24, 24, 24))
+    data = Splits(train, validation, calibration, test)
     task: Task = "classification" if targets else "regression"
     return prune(options(), model, Place(folder / "pruned"), Context(data, task=task, console=console))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from known import known
 from torch import nn
 from torch.nn import functional as F
 
@@ -147,9 +148,9 @@ def test_taylor_is_what_a_gate_on_the_channel_would_feel() -> None:
     evidence = Samples(ArraySplit({"x": x.numpy()}, y.numpy()), "classification", batch=16)
     parts = evidence(program, grouping, "taylor")
     gate = torch.ones(8, requires_grad=True)
-    hidden = F.relu(F.linear(x, net[0].weight, net[0].bias)) * gate
-    F.cross_entropy(F.linear(hidden, net[2].weight, net[2].bias), y).backward()
-    felt = gate.grad.abs().numpy()
+    hidden = F.relu(F.linear(x, net.get_parameter("0.weight"), net.get_parameter("0.bias"))) * gate
+    F.cross_entropy(F.linear(hidden, net.get_parameter("2.weight"), net.get_parameter("2.bias")), y).backward()
+    felt = known(gate.grad).abs().numpy()
     incoming = next(part for part in parts if len(part.values) == 8 and np.allclose(part.values, felt, rtol=1e-4))
     assert set(incoming.roots.tolist()) == set(grouping.free[0].units.tolist())
 
@@ -206,10 +207,10 @@ def test_the_default_is_the_best_that_can_be_had(trained: tuple[Program, Splits]
 def test_layers_are_forced_by_pattern(trained: tuple[Program, Splits]) -> None:
     """Fixed layers get their share whatever the budget, the rest meet the budget; alone, nothing else is cut."""
     program, _ = trained
-    alone = prune_program(program, PruneOptions(layers={"hid*": "25%"}, recover=None)).program.module
-    assert (alone.hidden.weight.shape[0], alone.conv1.weight.shape[0]) == (8, 32)
+    alone = prune_program(program, PruneOptions(layers={"hid*": "25%"}, recover=None)).program.module  # type: ignore[dict-item]
+    assert (alone.get_parameter("hidden.weight").shape[0], alone.get_parameter("conv1.weight").shape[0]) == (8, 32)
     both = prune_program(program, options(macs=0.5, layers={"hidden": 1.0})).program
-    assert both.module.hidden.weight.shape[0] == 32
+    assert both.module.get_parameter("hidden.weight").shape[0] == 32
     assert cost(both).macs <= 0.5 * cost(program).macs
 
 
@@ -217,8 +218,8 @@ def test_layers_outside_a_pattern_stay(trained: tuple[Program, Splits]) -> None:
     """With `only`, nothing else is cut, and a group that reaches outside stays whole."""
     program, _ = trained
     cut = prune_program(program, options(macs=0.9, only=("stem",))).program.module
-    assert cut.stem.weight.shape[0] < 16
-    assert (cut.conv1.weight.shape[0], cut.hidden.weight.shape[0]) == (32, 32)
+    assert cut.get_parameter("stem.weight").shape[0] < 16
+    assert (cut.get_parameter("conv1.weight").shape[0], cut.get_parameter("hidden.weight").shape[0]) == (32, 32)
     with pytest.raises(UserError, match="cannot be reached"):
         prune_program(program, options(macs=0.9, only=("conv2",)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ class Device:
     def _node_ms(self, node: fx.Node, values: dict[fx.Node, Any]) -> float:
         if operator_name(node) not in ("conv2d", "linear"):
             return 0.0
-        weight = values[node.args[1]].shape
+        weight = values[cast(torch.fx.Node, node.args[1])].shape
         padded = [self.pad * math.ceil(size / self.pad) for size in weight[:2]]
         return float(values[node].numel() / weight[0] * math.prod(padded) * math.prod(weight[2:]) * 1e-6)
 
@@ -138,9 +138,9 @@ def test_the_clock_decides_what_is_cut(program: Program, tmp_path: Path) -> None
     """The layer that takes the time is cut, to widths that the device runs well; the one that takes none stays."""
     wanted = options(latency=0.5)
     pruned = cut_and_prove(program, wanted, clock(program, tmp_path, wanted).decide(0, 0.5, True)).program
-    assert pruned.module.wide.weight.shape[0] < 64
-    assert pruned.module.wide.weight.shape[0] % 8 == 0
-    assert pruned.module.hidden.weight.shape[0] == 64
+    assert pruned.module.get_parameter("wide.weight").shape[0] < 64
+    assert pruned.module.get_parameter("wide.weight").shape[0] % 8 == 0
+    assert pruned.module.get_parameter("hidden.weight").shape[0] == 64
 
 
 def test_the_path_gets_faster_step_by_step(program: Program, tmp_path: Path) -> None:

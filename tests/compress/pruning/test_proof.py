@@ -75,7 +75,7 @@ def test_a_rule_that_forgets_to_unite_is_refused(monkeypatch: pytest.MonkeyPatch
     coupling = couple(program)
     removed = half_removed(program, coupling)
     after = cut(program, coupling, removed)
-    assert after.module.left.weight.shape == after.module.right.weight.shape
+    assert after.module.get_parameter("left.weight").shape == after.module.get_parameter("right.weight").shape
     with pytest.raises(VerificationError, match=r"the cut is rejected.*add") as caught:
         prove(program, after, coupling, removed, 1e-4)
     assert "add" in str(caught.value.facts["node"])
@@ -92,7 +92,7 @@ def test_a_rule_that_loses_labels_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(("operator", "named"), [("reshape", "reshape"), ("conv2d", "conv2d")])
 def test_a_constant_left_as_it_was_is_refused(monkeypatch: pytest.MonkeyPatch, operator: str, named: str) -> None:
     """A size or a group count that surgery does not rewrite is found, at its own node or where it is used."""
-    monkeypatch.setitem(rewrite_constants.REWRITES, operator, lambda node, sizes: None)  # type: ignore[arg-type]
+    monkeypatch.setitem(rewrite_constants.REWRITES, operator, lambda node, sizes: None)
     with pytest.raises(VerificationError, match=named):
         prune_program(program_of(), OPTIONS)
 
@@ -200,7 +200,7 @@ def test_statistics_over_channels_count_what_is_kept() -> None:
 
     pruned = prune_program(program_of(Statistics()), OPTIONS)
     assert pruned.proof.error < 1e-12
-    assert pruned.program.module.stem.weight.shape[0] < 16
+    assert pruned.program.module.get_parameter("stem.weight").shape[0] < 16
 
 
 def test_a_graph_with_a_fixed_precision_is_proven_in_single(monkeypatch: pytest.MonkeyPatch) -> None:

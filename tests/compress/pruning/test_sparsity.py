@@ -147,13 +147,13 @@ def test_hessians_are_those_of_the_layer_as_a_matrix() -> None:
     program = program_of()
     place = next(item for item in find_places(program, options()) if item.parameter == "wide.weight")
     found = hessians(program, [place], inputs())["wide.weight"]
-    weight = program.module.wide.weight
+    weight = program.module.get_parameter("wide.weight")
     matrix = as_matrix(place, weight)
     assert torch.equal(from_matrix(place, matrix, weight), weight)
     with torch.no_grad():
         outputs = []
         for feeds in inputs():
-            x = F.relu(program.module.norm.weight.new_tensor(0)) + feeds["image"]
+            x = F.relu(program.module.get_parameter("norm.weight").new_tensor(0)) + feeds["image"]
             net = Net().eval()
             net.load_state_dict(program.module.state_dict(), strict=False)
             hidden = net.deep(F.relu(net.norm(net.stem(x))))
@@ -201,7 +201,7 @@ def test_lost_zeros_are_refused() -> None:
         verify_sparsity(model, program.meta)
     assert verify_sparsity(model, dense.meta) == {}
     with torch.no_grad():
-        program.module.wide.weight.add_(1e-3)
+        program.module.get_parameter("wide.weight").add_(1e-3)
     with pytest.raises(VerificationError, match=r"'wide\.weight' has lost zeros"):
         check(program)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from retort.compress.pruning.step import Ranked, cut_and_prove, decide, rankings
 from retort.compress.pruning.trial_cuts import Trial
 from retort.core.console import Console
 from retort.core.context import Context, Place
-from retort.core.data.splits import ArraySplit, Splits
+from retort.core.data.splits import ArraySplit, Batch, Split, Splits
 from retort.core.options.stage_options import PruneOptions, Task
 
 
@@ -96,7 +97,12 @@ def test_large_outputs_are_compared_on_fewer_samples(program: Program, monkeypat
     asked: list[int] = []
     judged = trial(program, batch=8)
     read = judged.split.read
-    monkeypatch.setattr(type(judged.split), "read", lambda self, rows: asked.append(len(rows)) or read(rows))
+
+    def noted(_: Split, rows: Sequence[int]) -> Batch:
+        asked.append(len(rows))
+        return read(rows)
+
+    monkeypatch.setattr(type(judged.split), "read", noted)
     judged(program, candidates(program))
     assert asked[-1] == 8
     assert asked.count(8) == 1

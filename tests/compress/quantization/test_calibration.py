@@ -201,7 +201,7 @@ def test_after_plenty_of_values_fewer_stand_for_all() -> None:
     assert abs(observer.range().high - exact.range().high) < 0.05 * exact.range().high
 
 
-OBSERVERS = {
+OBSERVERS: dict[str, Callable[[], Observer]] = {
     "minmax": MinMax,
     "moving": MovingAverage,
     "percentile": lambda: Percentile(99.9),

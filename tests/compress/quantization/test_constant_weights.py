@@ -14,7 +14,7 @@ from retort.compress.quantization.prepare.constant_weights import store_computed
 from retort.core.data.splits import ArraySplit
 from retort.core.options.stage_options import QuantizeOptions
 
-OPTIONS = QuantizeOptions(method="minmax", correction="none", first_layer="int8")
+OPTIONS = QuantizeOptions(method="minmax", correction=("none",), first_layer="int8")
 
 
 class Normed(nn.Module):
@@ -54,7 +54,8 @@ def test_weight_normalisation_is_computed_once() -> None:
     assert result.meta["quantization"]["kinds"] == {"conv2d": 1, "linear": 1, "pool": 1}
     stored = clone(program)
     assert len(store_computed(stored)) == 2
-    assert np.array_equal(*(predict(item, split)["output"] for item in (program, stored)))
+    one, two = (predict(item, split)["output"] for item in (program, stored))
+    assert np.array_equal(one, two)
 
 
 def test_projections_cut_out_of_a_packed_weight_are_integer() -> None:

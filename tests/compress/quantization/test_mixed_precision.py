@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from known import in_memory, known
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -55,7 +56,8 @@ def data() -> Splits:
     order = np.random.default_rng(0).permutation(len(digits.target))
     images, labels = (digits.images / 16).astype(np.float32)[order][:, None], digits.target[order]
     parts = [slice(0, 1000), slice(1000, 1300), slice(0, 128), slice(1300, None)]
-    return Splits(*[ArraySplit({"image": images[part]}, labels[part]) for part in parts])
+    train, validation, calibration, test = (ArraySplit({"image": images[part]}, labels[part]) for part in parts)
+    return Splits(train, validation, calibration, test)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def program(data: Splits) -> Program:
     torch.manual_seed(0)
     model, images, labels = (
         Depthwise(),
-        *(torch.from_numpy(x) for x in (data.train.inputs["image"], data.train.targets)),
+        *(torch.from_numpy(x) for x in (in_memory(data.train).inputs["image"], known(in_memory(data.train).targets))),
     )
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     for _ in range(12):
@@ -86,7 +88,7 @@ def broken(program: Program) -> Program:
 
 
 def accuracy(program: Program, split: Split) -> float:
-    return float((predict(program, split)["output"].argmax(1) == split.targets).mean())
+    return float((predict(program, split)["output"].argmax(1) == known(in_memory(split).targets)).mean())
 
 
 def run(program: Program, data: Splits, **options: Any) -> Quantized:
@@ -95,20 +97,20 @@ def run(program: Program, data: Splits, **options: Any) -> Quantized:
 
 def test_the_layer_that_int8_breaks_is_named_with_its_cause(broken: Program, data: Splits) -> None:
     """A layer fed by planted outlier channels comes out on top, with the channel's number; healthy layers do not."""
-    lines = run(broken, data, correction="none", sensitivity=True).lines
+    lines = run(broken, data, correction=("none",), sensitivity=True).lines
     assert {line.layer.partition("_")[0] for line in lines[:2]} <= {"wide", "deeper", "mul", "hardsigmoid"}
     worst = next(line for line in lines if line.layer == "deeper")
     assert worst.cause == "outlier channel"
     assert "channel 0 reaches" in worst.detail
     healthy = {line.layer: line.sqnr_db for line in lines}
-    assert healthy["last"] > worst.sqnr_db + 15
-    assert worst.accuracy_drop >= 0
+    assert known(healthy["last"]) > known(worst.sqnr_db) + 15
+    assert known(worst.accuracy_drop) >= 0
 
 
 def test_alone_in_int8_a_layer_makes_the_noise_that_the_whole_model_would(program: Program, data: Splits) -> None:
     """The noise of all layers alone adds up to that of the INT8 model within a factor of two."""
-    found = run(program, data, correction="none", sensitivity=True)
-    alone = sum(10 ** (-line.sqnr_db / 10) for line in found.lines)
+    found = run(program, data, correction=("none",), sensitivity=True)
+    alone = sum(10 ** (-known(line.sqnr_db) / 10) for line in found.lines)
     wanted, got = (predict(item, data.validation)["output"] for item in (program, found.program))
     whole = ((wanted - got) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
     assert 0.5 < alone / whole < 4
@@ -148,20 +150,20 @@ def artifact(broken: Program, tmp_path: Path) -> Artifact:
 
 def test_a_plan_is_written_replayed_and_edited(artifact: Artifact, data: Splits, tmp_path: Path) -> None:
     """The plan beside the program gives the same program again; an edited one leaves another layer out."""
-    options = QuantizeOptions(mixed="auto", min_sqnr=24.0, correction="none", method="minmax")
+    options = QuantizeOptions(mixed="auto", min_sqnr=24.0, correction=("none",), method="minmax")
     first = quantize(options, artifact, Place(tmp_path / "one"), Context(data=data, target="cpu"))
     assert first.facts["mixed"]["gate"] == "24 dB of SQNR"
     plan = yaml.safe_load((first.path / "plan.yaml").read_text())
     assert {name for name, form in plan["layers"].items() if form == "float"} == set(first.facts["mixed"]["float"])
-    replay = QuantizeOptions(plan=str(first.path / "plan.yaml"), correction="none", method="minmax")
+    replay = QuantizeOptions(plan=str(first.path / "plan.yaml"), correction=("none",), method="minmax")
     second = quantize(replay, artifact, Place(tmp_path / "two"), Context(data=data, target="cpu"))
-    outputs = [predict(load_program(item.main), data.test)["output"] for item in (first, second)]
-    assert np.array_equal(*outputs)
+    one, two = (predict(load_program(item.main), data.test)["output"] for item in (first, second))
+    assert np.array_equal(one, two)
     edited = copy.deepcopy(plan)
     edited["layers"]["head"] = "float"
     (tmp_path / "edited.yaml").write_text(yaml.safe_dump(edited))
     third = quantize(
-        QuantizeOptions(plan=str(tmp_path / "edited.yaml"), correction="none"),
+        QuantizeOptions(plan=str(tmp_path / "edited.yaml"), correction=("none",)),
         artifact,
         Place(tmp_path / "three"),
         Context(data=data, target="cpu"),
@@ -186,7 +188,7 @@ def test_mixed_precision_without_a_gate_or_labels_is_refused(program: Program, d
     """It is said what to give."""
     with pytest.raises(UserError, match="needs a bound"):
         run(program, data, mixed="auto")
-    bare = Splits(data.train, ArraySplit(data.validation.inputs), data.calibration, data.test)
+    bare = Splits(data.train, ArraySplit(in_memory(data.validation).inputs), data.calibration, data.test)
     with pytest.raises(UserError, match="labelled"):
         run(program, bare, mixed="auto", max_drop=0.01)
 
@@ -212,7 +214,8 @@ def test_training_that_makes_it_worse_is_undone(program: Program, data: Splits) 
     before = run(program, data, **options).program
     found = run(program, data, qat=QatOptions(epochs=1, learning_rate=0.5, schedule="constant"), **options)
     assert not found.training["kept"]
-    assert np.array_equal(*(predict(item, data.test)["output"] for item in (before, found.program)))
+    one, two = (predict(item, data.test)["output"] for item in (before, found.program))
+    assert np.array_equal(one, two)
 
 
 class Unplugged(ArraySplit):
@@ -229,8 +232,8 @@ class Unplugged(ArraySplit):
 
 def test_a_killed_training_goes_on_where_it_was(program: Program, data: Splits, tmp_path: Path) -> None:
     """Stopped in its second epoch and started again, quantization-aware training ends in the very same bits."""
-    small = ArraySplit({"image": data.train.inputs["image"][:96]}, data.train.targets[:96])
-    options = QuantizeOptions(correction="none", samples=32, weight_bits=3, qat=QatOptions(epochs=3, batch_size=32))
+    small = ArraySplit({"image": in_memory(data.train).inputs["image"][:96]}, known(in_memory(data.train).targets)[:96])
+    options = QuantizeOptions(correction=("none",), samples=32, weight_bits=3, qat=QatOptions(epochs=3, batch_size=32))
     splits = Splits(small, data.validation, data.calibration, data.test)
     whole = quantize_with(program, options, Context(splits, seed=1))
     broken = Splits(Unplugged(small.inputs, small.targets), data.validation, data.calibration, data.test)

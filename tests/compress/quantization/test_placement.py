@@ -103,7 +103,8 @@ def test_all_of_a_residual_network_is_integer_on_cpu() -> None:
 def test_the_last_layer_gives_floating_point() -> None:
     """Nobody reads the logits as integers, so they are not rounded to 256 values."""
     program = quantized(Residual(), (3, 16, 16))
-    output = program.module.graph.output_node().args[0][0]
+    outputs: Any = program.module.graph.output_node().args[0]
+    output = outputs[0]
     assert name_of(output) == "linear"
     assert is_qdq(output.args[1])
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from known import known
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,6 +18,7 @@ from retort.compress.quantization.prepare import batch_norm_folding
 from retort.compress.quantization.prepare.integer_forms import rewrite
 from retort.core.aten_names import name_of
 from retort.core.errors import VerificationError
+from retort.core.options.stage_options import Target
 
 
 def settled(model: nn.Module) -> nn.Module:
@@ -23,8 +26,8 @@ def settled(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for part in model.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
-            part.running_mean.normal_(generator=generator)
-            part.running_var.uniform_(0.3, 3, generator=generator)
+            known(part.running_mean).normal_(generator=generator)
+            known(part.running_var).uniform_(0.3, 3, generator=generator)
             if part.affine:
                 nn.init.normal_(part.weight, 1, 0.5, generator=generator)
                 nn.init.normal_(part.bias, 0, 0.5, generator=generator)
@@ -51,7 +54,7 @@ class Sum(nn.Module):
         return sum(branch(x) for branch in self.branches)
 
 
-LAYERS = {
+LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[nn.Module]]]] = {
     "conv without bias": ((4, 3, 9, 9), lambda: [nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6)]),
     "conv with bias": ((4, 3, 9, 9), lambda: [nn.Conv2d(3, 6, 3, padding="same"), nn.BatchNorm2d(6)]),
     "grouped conv": ((4, 4, 9, 9), lambda: [nn.Conv2d(4, 8, 3, groups=2), nn.BatchNorm2d(8)]),
@@ -190,7 +193,7 @@ class Means(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         y = self.conv(x)
         gate = functional.adaptive_avg_pool2d(y, 1) + functional.adaptive_avg_pool2d(y, 2).amax((2, 3), keepdim=True)
         return (y * gate).mean([-1, -2]), y.mean(1), y.mean((0, 2, 3)), y.mean(-1)
@@ -232,11 +235,12 @@ def test_a_lone_batch_norm_of_integers_becomes_a_depthwise_convolution(
 
 
 @pytest.mark.parametrize("activation", [nn.Hardswish, nn.SiLU])
-def test_gated_activations_of_integers_become_products_on_cpu_alone(activation: nn.Module) -> None:
+def test_gated_activations_of_integers_become_products_on_cpu_alone(activation: type[nn.Module]) -> None:
     """`x * hardsigmoid(x)` has integer kernels in ONNX Runtime; TensorRT keeps the fused activation."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), activation(), nn.Conv2d(8, 4, 3), nn.Flatten(), activation())
     program = capture(model, {"x": torch.randn(4, 3, 8, 8)})
-    for target, products in (("cpu", 2), ("tensorrt", 0)):
+    wanted: dict[Target, int] = {"cpu": 2, "tensorrt": 0}
+    for target, products in wanted.items():
         folded = fold_batch_norms(program)
         rewrite(folded, target)
         assert operators(folded).count("mul") == products

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from known import in_memory, known
 from torch import nn
 
 from retort.compress.program import capture, load_program, save_program
@@ -41,7 +42,10 @@ def _splits() -> Splits:
     labels = np.arange(448) % 3
     values[np.arange(448), :, labels] *= 3
     parts = [slice(0, 256), slice(256, 352), slice(0, 64), slice(352, 448)]
-    return Splits(*(ArraySplit({"x": values[part]}, labels[part].astype(np.int64)) for part in parts))
+    train, validation, calibration, test = (
+        ArraySplit({"x": values[part]}, labels[part].astype(np.int64)) for part in parts
+    )
+    return Splits(train, validation, calibration, test)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,6 @@ def test_a_recurrent_classifier_trains_in_int8(
     assert all(not torch.equal(value, started[name]) for name, value in weights.items())
     graph = dispatch.run_stage("export", ExportOptions(batch_sizes=(1, 3)), made, Place(tmp_path / "file"), context)
     assert kernel in {node.op_type for node in optimized(graph.main).graph.node}
-    found = open_session(graph.main).run({"x": splits.validation.inputs["x"]})
-    accuracy = evaluate("accuracy", next(iter(found.values())), splits.validation.targets)
+    found = open_session(graph.main).run({"x": in_memory(splits.validation).inputs["x"]})
+    accuracy = evaluate("accuracy", next(iter(found.values())), known(in_memory(splits.validation).targets))
     assert accuracy == pytest.approx(facts["after"], abs=0.03)

@@ -88,6 +88,8 @@ def test_where_nothing_is_gained_nothing_is_touched() -> None:
 class Joined(nn.Module):
     """A class token before the tokens, as in CvT: what the layer reads is put together, with outlying channels."""
 
+    spread: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.token, self.up, self.head = nn.Parameter(torch.randn(1, 1, 32)), nn.Linear(32, 64), nn.Linear(64, 6)

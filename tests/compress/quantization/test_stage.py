@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from known import in_memory, known
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn import functional
 from retort.compress.program import Program, capture, load_program, predict, save_program, set_training
 from retort.compress.quantization import quantize, quantize_program
 from retort.compress.quantization.calibration import calibrate
+from retort.compress.quantization.calibration.observers import MinMax
 from retort.compress.quantization.operator_classes import is_qdq
 from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.console import Console
@@ -93,14 +95,19 @@ def data() -> Splits:
     order = np.random.default_rng(0).permutation(len(digits.target))
     images = (digits.images / 16).astype(np.float32)[order][:, None]
     parts = [slice(0, 1000), slice(1000, 1200), slice(0, 256), slice(1200, None)]
-    splits = [ArraySplit({"image": images[part]}, digits.target[order][part]) for part in parts]
-    return Splits(*splits, classes=tuple("0123456789"))
+    train, validation, calibration, test = (
+        ArraySplit({"image": images[part]}, digits.target[order][part]) for part in parts
+    )
+    return Splits(train, validation, calibration, test, classes=tuple("0123456789"))
 
 
 @pytest.fixture(scope="module")
 def programs(data: Splits) -> dict[str, Program]:
     """Both networks, trained for a few epochs and captured."""
-    images, labels = torch.from_numpy(data.train.inputs["image"]), torch.from_numpy(data.train.targets)
+    images, labels = (
+        torch.from_numpy(in_memory(data.train).inputs["image"]),
+        torch.from_numpy(known(in_memory(data.train).targets)),
+    )
     torch.manual_seed(0)
     models = {"residual": (Digits(), 4), "gated": (Gated(), 10)}
     return {
@@ -118,7 +125,7 @@ def artifact(programs: dict[str, Program], tmp_path: Path) -> Artifact:
 
 
 def accuracy(program: Program, split: Split) -> float:
-    return float((predict(program, split)["output"].argmax(1) == split.targets).mean())
+    return float((predict(program, split)["output"].argmax(1) == known(in_memory(split).targets)).mean())
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
@@ -206,7 +213,10 @@ def test_a_quantized_program_trains_on(programs: dict[str, Program], data: Split
     """Gradients reach the FP32 master weights through the fake-quantize nodes, and a few steps lower the loss."""
     program = quantize_program(programs["residual"], QuantizeOptions(samples=32), data.calibration, "cpu")
     set_training(program, True)
-    images, labels = torch.from_numpy(data.train.inputs["image"][:128]), torch.from_numpy(data.train.targets[:128])
+    images, labels = (
+        torch.from_numpy(in_memory(data.train).inputs["image"][:128]),
+        torch.from_numpy(known(in_memory(data.train).targets)[:128]),
+    )
     optimizer = torch.optim.SGD(program.module.parameters(), 0.02)
     losses = []
     for _ in range(8):
@@ -272,11 +282,12 @@ def test_an_activation_that_is_not_finite_is_named(at_the_end: bool) -> None:
 
 def test_a_constant_activation_is_quantized() -> None:
     """A network whose ReLU never fires on the calibration set gets finite scales and finite outputs."""
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    first, second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
     with torch.no_grad():
-        model[0].bias.fill_(-100.0)
-        model[2].bias.fill_(0.5)
-        model[2].weight.zero_()
+        known(first.bias).fill_(-100.0)
+        known(second.bias).fill_(0.5)
+        second.weight.zero_()
     images = np.random.default_rng(0).random((16, 1, 8, 8)).astype(np.float32)
     program = capture(model.eval(), {"image": images[:4]})
     result = quantize_program(program, QuantizeOptions(), ArraySplit({"image": images}), "cpu")
@@ -290,18 +301,19 @@ def test_calibration_holds_no_activation_beyond_its_batch(
     programs: dict[str, Program], data: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an observer saw of a batch is gone when the next batch comes."""
-    seen, alive = [], []
+    seen: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
 
-    class Spy(calibrate.MinMax):
+    class Spy(MinMax):
         def update(self, value: Tensor) -> bool:
             alive.append(sum(ref() is not None for ref in seen[: -len(watched) or None]))
             seen.append(weakref.ref(value))
             return super().update(value)
 
-    watched = quantize_program(programs["residual"], QuantizeOptions(samples=8), data.calibration, "cpu")
-    watched = watched.meta["quantization"]["activations"]
+    made = quantize_program(programs["residual"], QuantizeOptions(samples=8), data.calibration, "cpu")
+    watched = made.meta["quantization"]["activations"]
     monkeypatch.setattr(calibrate, "new_observer", lambda options, scheme: Spy())
-    options = QuantizeOptions(samples=80, batch_size=8, method="minmax", correction="none")
+    options = QuantizeOptions(samples=80, batch_size=8, method="minmax", correction=("none",))
     quantize_program(programs["residual"], options, data.calibration, "cpu")
     assert len(seen) == 10 * len(watched)
     assert max(alive) == 0
@@ -309,15 +321,15 @@ def test_calibration_holds_no_activation_beyond_its_batch(
 
 def test_at_most_the_asked_number_of_samples_is_read(programs: dict[str, Program], data: Splits) -> None:
     """`samples` bounds what calibration reads, to the sample."""
-    read = []
+    read: list[int] = []
 
     class Counting(ArraySplit):
         def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
             read.extend(indices)
             return super().read(indices)
 
-    split = Counting(data.calibration.inputs, data.calibration.targets)
-    options = QuantizeOptions(samples=50, batch_size=16, method="minmax", correction="none")
+    split = Counting(in_memory(data.calibration).inputs, known(in_memory(data.calibration).targets))
+    options = QuantizeOptions(samples=50, batch_size=16, method="minmax", correction=("none",))
     quantize_program(programs["residual"], options, split, "cpu")
     assert sorted(read) == list(range(50))
     quantize_program(programs["residual"], options.model_copy(update={"method": "auto"}), split, "cpu")
@@ -329,7 +341,7 @@ def test_too_few_samples_for_a_method_are_refused(
     programs: dict[str, Program], data: Splits, method: Method, samples: int
 ) -> None:
     """A histogram of a handful of samples says nothing: one sentence names the method and what it needs."""
-    options = QuantizeOptions(method=method, samples=samples, correction="none")
+    options = QuantizeOptions(method=method, samples=samples, correction=("none",))
     with pytest.raises(DataError, match=rf"{samples} calibration samples are too few for the method '{method}'"):
         quantize_program(programs["residual"], options, data.calibration, "cpu")
 
@@ -338,8 +350,8 @@ def test_constant_activations_are_warned_of_by_name(
     programs: dict[str, Program], data: Splits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Blank images leave activations with one value: the first of them are named, and calibration goes on."""
-    images = np.zeros_like(data.calibration.inputs["image"])
-    options = QuantizeOptions(method="minmax", correction="none", first_layer="int8")
+    images = np.zeros_like(in_memory(data.calibration).inputs["image"])
+    options = QuantizeOptions(method="minmax", correction=("none",), first_layer="int8")
     quantize_program(programs["residual"], options, ArraySplit({"image": images}), "cpu", Console())
     assert "calibration saw only one value" in " ".join(capsys.readouterr().err.split())
 

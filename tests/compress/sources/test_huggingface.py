@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from retort.compress.sources.huggingface import example_of, load_pretrained
 from retort.core.errors import ArtifactError, MachineError, ModelError, UserError
 from retort.core.session import SessionOptions, open_session
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small BERT classifier on disk."""
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
-    config = transformers.BertConfig(vocab_size=99, max_position_embeddings=64, num_labels=3, **SMALL)
+    config = transformers.BertConfig(vocab_size=99, max_position_embeddings=64, **{**SMALL, "num_labels": 3})
     transformers.BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 
@@ -49,7 +50,8 @@ def test_a_directory_becomes_a_program_and_a_graph_of_any_length(
         "input_ids: int64[batch, sequence]", "attention_mask: int64[batch, sequence]",
     ]  # fmt: skip
     assert [spec.name for spec in program.signature.outputs] == ["logits"]
-    model = transformers.BertForSequenceClassification.from_pretrained(bert).eval()
+    model: torch.nn.Module = transformers.BertForSequenceClassification.from_pretrained(bert)
+    model.eval()
     session = open_session(tmp_path / "p" / "model.pt2", SessionOptions())
     tokens = np.random.default_rng(0).integers(0, 99, (3, 11))
     found = session.run({"input_ids": tokens, "attention_mask": np.ones_like(tokens)})["logits"]

@@ -89,7 +89,7 @@ class _Threads(TorchDispatchMode):
     """Notes how many threads PyTorch may use at every operator."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -222,7 +222,10 @@ def test_quantized_files_and_their_side_files_are_seen(model: Path, runtime: Run
     made.graph.node[1].op_type = "QuantizeLinear"
     made.graph.node[1].input.extend(["scale", "zero"])
     made.graph.initializer.extend(
-        [numpy_helper.from_array(np.float32(1), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+        [
+            numpy_helper.from_array(np.array(1, np.float32), "scale"),
+            numpy_helper.from_array(np.array(0, np.int8), "zero"),
+        ]
     )
     made.graph.output[0].type.tensor_type.elem_type = TensorProto.INT8
     path = model.with_name("apart.onnx")

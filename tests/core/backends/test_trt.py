@@ -277,7 +277,7 @@ def test_a_real_engine_agrees_with_onnx_runtime(tmp_path: Path, graphs: bool) ->
 
     weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32), "w")
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), helper.make_node("Relu", ["c"], ["y"])]
-    shapes = [["batch", 3, 16, 16], ["batch", 8, 16, 16]]
+    shapes: list[list[str | int]] = [["batch", 3, 16, 16], ["batch", 8, 16, 16]]
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in zip("xy", shapes)]
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)

@@ -36,8 +36,8 @@ def pair(x: str, scale: str, zero: str | None, name: str, **attributes: Any) -> 
 def sound() -> onnx.ModelProto:
     """A convolution with 4 output and 4 input channels in the form that TensorRT wants."""
     constants: dict[str, Array] = {
-        "s": np.float32(0.1),
-        "z": np.int8(0),
+        "s": np.array(0.1, np.float32),
+        "z": np.array(0, np.int8),
         "w": np.ones((4, 4, 3, 3), np.int8),
         "ws": np.full(4, 0.01, np.float32),
         "wz": np.zeros(4, np.int8),
@@ -124,10 +124,10 @@ def twice(model: onnx.ModelProto) -> None:
 
 
 FAULTS: list[tuple[str, str, Callable[[onnx.ModelProto], None]]] = [
-    ("Q01", "xd", lambda model: store(model, "z", np.int8(3))),
-    ("Q02", "xd", lambda model: store(model, "z", np.uint8(0))),
+    ("Q01", "xd", lambda model: store(model, "z", np.array(3, np.int8))),
+    ("Q02", "xd", lambda model: store(model, "z", np.array(0, np.uint8))),
     ("Q03", "xd_q", no_zero_point),
-    ("Q04", "xd", lambda model: store(model, "s", np.float32(0))),
+    ("Q04", "xd", lambda model: store(model, "s", np.array(0, np.float32))),
     ("Q04", "wd", lambda model: store(model, "ws", np.array([1, 1, np.inf, 1], np.float32))),
     ("Q05", "xd", per_channel_activation),
     ("Q06", "wd", wrong_axis),
@@ -136,7 +136,7 @@ FAULTS: list[tuple[str, str, Callable[[onnx.ModelProto], None]]] = [
     ("Q09", "wq", float_weight),
     ("Q10", "xd", computed_scale),
     ("Q12", "m", integer_operator),
-    ("Q13", "xd", lambda model: store(model, "z", np.int16(0))),
+    ("Q13", "xd", lambda model: store(model, "z", np.array(0, np.int16))),
     ("Q22", "conv", unsorted),
     ("Q22", "again", twice),
 ]

@@ -89,8 +89,8 @@ def test_gates_as_sums_change_no_bit_and_leave_no_conversion(made: Made, monkeyp
         write(path, without("gates_by_sum"), monkeypatch),
         write(path, qlinear_fusions.CPU_FORMS, monkeypatch),
     )
-    found = [open_session(item).run({"x": x})["output"] for item in (plain, summed)]
-    assert np.array_equal(*found)
+    one, two = (open_session(item).run({"x": x})["output"] for item in (plain, summed))
+    assert np.array_equal(one, two)
     assert integer_kernels(plain).conversions["DequantizeLinear"] == 2
     kernels = integer_kernels(summed)
     assert kernels.conversions == {"QuantizeLinear": 1}
@@ -139,7 +139,8 @@ def test_depthwise_channels_are_widened_to_whole_vectors_without_changing_a_bit(
         write(path, qlinear_fusions.CPU_FORMS, monkeypatch),
     )
     assert (depthwise_groups(narrow), depthwise_groups(wide)) == ([40], [48])
-    assert np.array_equal(*(open_session(item).run({"x": x})["output"] for item in (narrow, wide)))
+    one, two = (open_session(item).run({"x": x})["output"] for item in (narrow, wide))
+    assert np.array_equal(one, two)
     onnx.checker.check_model(str(wide), full_check=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -47,9 +48,10 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         x, keep = self.first(self.embed(ids)), mask[:, None, None, :].bool()
-        for q, k, v, out, one, up, down, two in self.layers:
+        for layer in self.layers:
+            q, k, v, out, one, up, down, two = cast(nn.ModuleList, layer)
             parts = [item(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for item in (q, k, v)]
-            mixed = functional.scaled_dot_product_attention(*parts, attn_mask=keep)
+            mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=keep)
             x = one(x + out(mixed.transpose(1, 2).reshape(x.shape)))
             x = two(x + down(functional.gelu(up(x))))
         weights = mask[..., None].float()

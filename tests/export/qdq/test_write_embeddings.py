@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -132,12 +133,13 @@ def test_int8_tables_shrink_an_engine(tmp_path: Path) -> None:
     """In the plan of a text model INT8 weights and tables take at most 0.30 of the FP32 bytes, FP16 ones 0.51."""
     pytest.importorskip("tensorrt_rtx")
     sizes = {}
-    for name, program, precision in (
+    made: list[tuple[str, Program, Literal["file", "fp16"]]] = [
         ("fp32", _program(), "file"),
         ("fp16", _program(), "fp16"),
         ("int8", _quantized("tensorrt"), "file"),
         ("both", _quantized("tensorrt"), "fp16"),
-    ):
+    ]
+    for name, program, precision in made:
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(_file(program, "tensorrt").SerializeToString())
         options = EngineOptions(timing_cache="off", batch_sizes=(1, 4), precision=precision)

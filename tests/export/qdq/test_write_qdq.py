@@ -36,6 +36,9 @@ from retort.export.translate import to_onnx
 class Activation(nn.Module):
     """A fake-quantize of an activation on a fixed grid."""
 
+    scale: torch.Tensor
+    zero: torch.Tensor
+
     def __init__(self, scale: float = 0.05, zero: int = 128, qmin: int = 0, qmax: int = 255) -> None:
         super().__init__()
         self.register_buffer("scale", torch.tensor(scale))
@@ -49,6 +52,9 @@ class Activation(nn.Module):
 
 class Weight(nn.Module):
     """A fake-quantized weight, symmetric per output channel."""
+
+    scale: torch.Tensor
+    zero: torch.Tensor
 
     def __init__(self, *shape: int, axis: int = 0) -> None:
         super().__init__()
@@ -416,6 +422,9 @@ def test_a_quantized_addend_takes_the_form_of_the_activations(tmp_path: Path) ->
 class Faulty(nn.Module):
     """A fake-quantize that no target runs."""
 
+    scale: torch.Tensor
+    zero: torch.Tensor
+
     def __init__(
         self, scale: list[float], zero: list[int], axis: int, limits: tuple[int, int], of_weight: bool
     ) -> None:
@@ -477,4 +486,5 @@ def test_constants_that_layers_work_on_are_no_weights(made_for: Any, target: Any
     onnx.checker.check_model(model, full_check=True)
     found = open_session(model.SerializeToString(), signature=coded.signature).run(samples)
     wanted = predict(program, ArraySplit(samples, None))
-    assert sqnr_db(*(np.asarray(next(iter(values.values()))) for values in (wanted, found))) > 25
+    one, two = (np.asarray(next(iter(values.values()))) for values in (wanted, found))
+    assert sqnr_db(one, two) > 25

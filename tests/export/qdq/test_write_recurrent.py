@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ PLAIN = QuantizeOptions(method="minmax", correction=("none",))
 class Series(nn.Module):
     """A recurrent classifier of ``[N, T, 12]``."""
 
-    def __init__(self, kind: type[nn.Module], hidden: int, layers: int = 1, both: bool = False) -> None:
+    def __init__(self, kind: Callable[..., nn.Module], hidden: int, layers: int = 1, both: bool = False) -> None:
         super().__init__()
         self.body = kind(WIDTH, hidden, layers, batch_first=True, bidirectional=both)
         self.head = nn.Linear(hidden * (2 if both else 1), 4)
@@ -55,14 +56,14 @@ def _series(rows: int, steps: int = STEPS, seed: int = 0) -> dict[str, np.ndarra
 
 
 @functools.cache
-def _captured(kind: type[nn.Module], hidden: int, layers: int = 1, both: bool = False) -> Program:
+def _captured(kind: Callable[..., nn.Module], hidden: int, layers: int = 1, both: bool = False) -> Program:
     torch.manual_seed(0)
     net = Series(kind, hidden, layers, both)
     return capture(net, {"x": torch.zeros(2, STEPS, WIDTH)}, dynamic={"x": {1: "time"}})
 
 
 def _quantized(
-    kind: type[nn.Module],
+    kind: Callable[..., nn.Module],
     hidden: int,
     layers: int = 1,
     both: bool = False,
@@ -73,7 +74,9 @@ def _quantized(
 
 
 @functools.cache
-def _quantized_once(kind: type[nn.Module], hidden: int, layers: int, both: bool, given: str, target: Target) -> Program:
+def _quantized_once(
+    kind: Callable[..., nn.Module], hidden: int, layers: int, both: bool, given: str, target: Target
+) -> Program:
     options = QuantizeOptions.model_validate_json(given)
     return quantize_program(_captured(kind, hidden, layers, both), options, ArraySplit(_series(32), None), target)
 
@@ -99,7 +102,7 @@ NETS = [
 
 @pytest.mark.parametrize(("kind", "hidden", "layers", "both", "kernel"), NETS)
 def test_wide_layers_compute_in_integers(
-    kind: type[nn.Module], hidden: int, layers: int, both: bool, kernel: str
+    kind: Callable[..., nn.Module], hidden: int, layers: int, both: bool, kernel: str
 ) -> None:
     """The file has the integer kernel once per layer, takes any length and batch, and is about a quarter as large."""
     program, quantized = _captured(kind, hidden, layers, both), _quantized(kind, hidden, layers, both)
@@ -116,7 +119,9 @@ def test_wide_layers_compute_in_integers(
 
 
 @pytest.mark.parametrize(("kind", "hidden"), [(nn.LSTM, 32), (nn.GRU, 32), (nn.RNN, 128)])
-def test_the_others_keep_fp32_kernels_and_pack_weights(kind: type[nn.Module], hidden: int, tmp_path: Path) -> None:
+def test_the_others_keep_fp32_kernels_and_pack_weights(
+    kind: Callable[..., nn.Module], hidden: int, tmp_path: Path
+) -> None:
     """Their file equals the program to rounding, holds INT8 weights, and unpacks them once, when it is loaded."""
     program, quantized = _captured(kind, hidden), _quantized(kind, hidden)
     path = tmp_path / "model.onnx"
@@ -143,11 +148,14 @@ def test_the_form_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_integers_make_rows_depend_on_their_neighbours_and_the_signature_says_so(kind: type[nn.Module]) -> None:
+def test_integers_make_rows_depend_on_their_neighbours_and_the_signature_says_so(
+    kind: Callable[..., nn.Module],
+) -> None:
     """A large row beside a small one changes the small one's answer; with FP32 kernels it does not."""
     quantized = _quantized(kind, 32, 1, False, PLAIN.model_copy(update={"exclude": ("head",)}))
     calm, loud = _series(1, 9, 7)["x"], 20 * _series(1, 9, 8)["x"]
-    for form, moved in (("integer", True), ("weights", False)):
+    forms: dict[RecurrentForm, bool] = {"integer": True, "weights": False}
+    for form, moved in forms.items():
         file = _file(quantized, form)
         alone, beside = (_run(file, {"x": np.concatenate(rows)})[0] for rows in ((calm,), (calm, loud)))
         shift = float(np.abs(alone - beside).max() / np.abs(alone).max())

@@ -39,7 +39,11 @@ def convolution(number: int, precision: str, values: Values) -> list[onnx.NodePr
     nodes, kernel = [], w
     if precision == "int8":
         grid = [f"s{number}", f"z{number}"]
-        values += [(grid[0], np.float32(0.1)), (grid[1], np.int8(0)), (f"ws{number}", np.full(CHANNELS, 0.02, "f4"))]
+        values += [
+            (grid[0], np.array(0.1, np.float32)),
+            (grid[1], np.array(0, np.int8)),
+            (f"ws{number}", np.full(CHANNELS, 0.02, "f4")),
+        ]
         values += [(w, np.clip(np.rint(weight / 0.02), -127, 127).astype(np.int8))]
         values += [(f"wz{number}", np.zeros(CHANNELS, np.int8))]
         nodes += [helper.make_node("QuantizeLinear", [x, *grid], [f"q{number}"], name=f"q{number}")]

@@ -6,11 +6,13 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from known import in_memory, known
 from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
@@ -27,7 +29,7 @@ from retort.pipeline import stages
 from retort.pipeline.diagnosis.diagnose import diagnose
 
 pytestmark = pytest.mark.slow
-PLAIN = QuantizeOptions(correction="none", method="minmax")
+PLAIN = QuantizeOptions(correction=("none",), method="minmax")
 CLASSES = 4
 
 
@@ -87,9 +89,14 @@ class Text(nn.Module):
         super().__init__()
         from transformers import BertConfig, BertForSequenceClassification
 
-        sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-        drop = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        config = BertConfig(vocab_size=60, max_position_embeddings=16, num_labels=CLASSES, **sizes, **drop)
+        sizes: dict[str, Any] = {
+            "hidden_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 96,
+        }
+        sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": CLASSES}
+        config = BertConfig(vocab_size=60, max_position_embeddings=16, **sizes)
         self.net = BertForSequenceClassification(config)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -140,7 +147,10 @@ def _data(kind: str) -> Splits:
     labels = random.integers(0, CLASSES, 1000)
     values = _values(kind, labels, random)
     parts = [slice(0, 640), slice(640, 840), slice(0, 128), slice(840, None)]
-    return Splits(*(ArraySplit({k: v[part] for k, v in values.items()}, labels[part]) for part in parts))
+    train, validation, calibration, test = (
+        ArraySplit({k: v[part] for k, v in values.items()}, labels[part]) for part in parts
+    )
+    return Splits(train, validation, calibration, test)
 
 
 @functools.cache
@@ -148,8 +158,8 @@ def _trained(name: str, seed: int = 0) -> Program:
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     case, data = CASES[name], _data(CASES[name].inputs)
-    model, (key, values) = case.build(), next(iter(data.train.inputs.items()))
-    inputs, labels = torch.from_numpy(values), torch.from_numpy(data.train.targets)
+    model, (key, values) = case.build(), next(iter(in_memory(data.train).inputs.items()))
+    inputs, labels = torch.from_numpy(values), torch.from_numpy(known(in_memory(data.train).targets))
     optimizer = torch.optim.AdamW(model.parameters(), 4e-3)
     for _ in range(10):
         for rows in torch.randperm(len(inputs)).split(64):
@@ -178,7 +188,7 @@ Planted = tuple[list[Path], Context]
 
 
 def _preprocessing(name: str, folder: Path, context: Context) -> Planted:
-    wild = ArraySplit({key: value * 255 for key, value in context.data.calibration.inputs.items()})
+    wild = ArraySplit({key: value * 255 for key, value in in_memory(context.data.calibration).inputs.items()})
     made = quantize_program(_trained(name), PLAIN, wild, "cpu")
     return [_saved(_trained(name), folder / "fp32.pt2"), _saved(made, folder / "int8.pt2")], context
 
@@ -200,8 +210,10 @@ def _clipping(name: str, folder: Path, context: Context) -> Planted:
 
 def _one_class(name: str, folder: Path, context: Context) -> Planted:
     train = context.data.train
-    rows = np.flatnonzero(train.targets == 2)[:64]
-    alone = ArraySplit({key: value[rows] for key, value in train.inputs.items()}, train.targets[rows])
+    rows = np.flatnonzero(known(in_memory(train).targets) == 2)[:64]
+    alone = ArraySplit(
+        {key: value[rows] for key, value in in_memory(train).inputs.items()}, known(in_memory(train).targets)[rows]
+    )
     made = quantize_program(_trained(name), PLAIN, alone, "cpu")
     told = Context(replace(context.data, calibration=alone))
     return [_saved(_trained(name), folder / "fp32.pt2"), _saved(made, folder / "int8.pt2")], told
