@@ -9,7 +9,16 @@ JOBS ?= 2
 # One file's tests stay together: they share fixtures that are dear to make.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-slow test-all check docs bench clean
+# The inner loop: tests that need no torch, which the plugin tests/without_torch.py refuses to import.
+QUICK := tests/house/test_house.py tests/house/test_packaging.py tests/house/test_quick.py \
+	tests/house/test_readme.py tests/house/test_tensorrt_names.py \
+	tests/core/data tests/core/metrics tests/core/options/test_recipe.py \
+	tests/core/test_artifact.py tests/core/test_tensors.py \
+	tests/benchmarks/test_machine.py tests/benchmarks/test_statistics.py tests/benchmarks/test_trtexec_log.py \
+	tests/export/trt/test_optimization_profiles.py \
+	tests/pipeline/test_cache_key.py tests/pipeline/test_gates.py tests/serve/test_request.py
+
+.PHONY: demo quick test test-slow test-all check docs bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +27,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/retort run examples/digits.yaml
+
+quick: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PYTHONPATH=tests $(PYTEST) -p without_torch -m "not slow and not torch" $(QUICK)
+	$(BIN)/mypy
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not gpu"
@@ -31,6 +46,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd tests && $(abspath $(BIN))/mypy --config-file ../pyproject.toml .
 
 docs: $(STAMP)
 	$(BIN)/python -m retort.docs.generate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def test_int8_outlook_follows_the_instruction_sets(features: tuple[str, ...], go
     assert word in why
 
 
+@pytest.mark.torch
 def test_doctor_looks_at_every_part_of_the_line(tmp_path: Path) -> None:
     """Each part has a check with a detail, what does not work has a remedy, and no runtime but ONNX's is imported."""
     checks = {check.name: check for check in environment.doctor(tmp_path / "runs" / "deep")}
@@ -116,6 +118,7 @@ def test_doctor_looks_at_every_part_of_the_line(tmp_path: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.torch
 def test_doctor_warns_of_a_loaded_slow_machine(pi5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pressure, and more threads than cores, are warnings with the command that mends them."""
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
@@ -128,7 +131,7 @@ def test_doctor_warns_of_a_loaded_slow_machine(pi5: Path, monkeypatch: pytest.Mo
 
 def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with nothing installed every package is missing and pip's command is given."""
-    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     checks = {check.name: check for check in environment.doctor()}
     for name in ("torch", "onnx", "onnxscript", "onnxruntime", "torchserve", "tensorrt-rtx"):
         assert checks[name].status == "missing"
