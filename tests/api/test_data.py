@@ -181,7 +181,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "ragged": ([(torch.zeros(2, 3), Y[:2]), (torch.zeros(2, 4), Y[:2])], "differ in shape"),
     "some labels": ([(X[:4], Y[:4]), (X[4:8],)], "some batches have targets"),
     "not finite": (X * float("nan"), "NaN or infinite"),
-    "other names": ({"left": X, "right": X}, "holds left, right; the model takes x"),
+    "other names": ({"left": X, "right": X}, "contains left, right, but the model takes x"),
     "words": (["a", "b"], "contains no numbers"),
     "unknown split": ({"train": PAIR, "evaluation": PAIR}, "unknown split 'evaluation'"),
     "no train": ({"test": PAIR}, "needs a train split"),

@@ -275,7 +275,7 @@ def test_verdict_is_honest_about_slower_and_undecided(found: result.Result) -> N
     assert "not measurably faster or slower" in told(unsure)
     assert "gate undecided" in told(unsure)
     assert "1 of 1 gates not passed" in told(unsure)
-    assert "decides nothing" in told(unsure)
+    assert "no decision can be based on it" in told(unsure)
 
 
 def test_report_of_the_least_possible_result(found: result.Result) -> None:

@@ -207,7 +207,7 @@ def test_an_outputs_list_chooses_outputs_and_the_id_comes_back() -> None:
     assert answer["id"] == "7"
     assert answer["model_name"] == "m"
     assert answer["outputs"] == [{"name": "b", "datatype": "INT64", "shape": [1], "data": [5]}]
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="does not exist"):
         _json({"inputs": inputs, "outputs": [{"name": "c"}]}, TWO)
 
 

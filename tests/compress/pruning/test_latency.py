@@ -303,6 +303,6 @@ def test_a_stopped_run_measures_no_candidate_twice(program: Program, tmp_path: P
 def test_a_latency_without_a_timer_is_refused(program: Program, tmp_path: Path) -> None:
     """The stage says that nothing measures the time it is asked for."""
     model = store(program, Place(tmp_path / "model"), "train")
-    with pytest.raises(UserError, match="nothing measures it"):
+    with pytest.raises(UserError, match="no timer to measure it"):
         run(model, options(), "pruned", None)  # type: ignore[arg-type]
     assert cost(load_program(model.main)) == cost(program)
