@@ -221,7 +221,7 @@ def _poisoned() -> ArraySplit:
     [
         (lambda: splits(train=_poisoned()), DataError, "input 'x' has NaN or infinite values in sample 17"),
         (lambda: splits(train=blobs(65, 1, classes=5)), DataError, r"target class [34] is out of range.*3 classes"),
-        (lambda: splits(train=ArraySplit(blobs(9, 1).inputs)), DataError, "no targets"),
+        (lambda: splits(train=ArraySplit(blobs(9, 1).inputs)), DataError, "needs targets"),
         (lambda: splits(train=ArraySplit(blobs(9, 1).inputs, np.ones(9))), DataError, "float64, not class indices"),
         (lambda: splits(train=blobs(0, 1)), DataError, "training split is empty"),
         (lambda: splits(validation=blobs(30, 1, classes=5)), DataError, "the validation split.*out of range"),
