@@ -140,7 +140,7 @@ def test_what_is_too_large_is_read_sample_by_sample_or_refused(monkeypatch: pyte
     assert isinstance(split, SampleSplit)
     assert len(split) == 40
     assert split.read([3, 5])[0]["x"].shape == (2, 3)
-    with pytest.raises(DataError, match="read into memory"):
+    with pytest.raises(DataError, match="limit for data in memory"):
         Reader(ONE).read(DataLoader(Stream(), batch_size=8), "data")
 
 

@@ -230,7 +230,7 @@ def test_layers_outside_a_pattern_stay(trained: tuple[Program, Splits]) -> None:
         ({"layers": {"hiden": 0.5}}, r"prune\.layers: no layer or parameter matches 'hiden'"),
         ({"only": ("stemm*",)}, r"prune\.only: no layer or parameter matches"),
         ({"layers": {"hidden": 0.01}}, r"but at least 4 must be kept \(min_channels is 4\)"),
-        ({"layers": {"head": 0.5}}, r"nothing that 'head' matches can be cut: head is the output"),
+        ({"layers": {"head": 0.5}}, r"no layer that 'head' matches can be cut: head is the output"),
     ],
 )
 def test_bad_layers_are_one_message(trained: tuple[Program, Splits], given: dict[str, Any], message: str) -> None:
