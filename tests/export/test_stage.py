@@ -113,7 +113,8 @@ def test_exporting_again_gives_the_same_files(
     graphs: dict[str, Artifact], programs: dict[str, Artifact], samples: dict[str, Array], tmp_path: Path
 ) -> None:
     """Equal input gives equal hashes for every file of the artifact."""
-    again = stage.write_graph(ExportOptions(), programs["int8"], Place(tmp_path / "again", "k1", ("p",)), samples)
+    options, place = ExportOptions(target="cpu"), Place(tmp_path / "again", "k1", ("p",))
+    again = stage.write_graph(options, programs["int8"], place, samples)
     assert again.manifest.files == graphs["int8"].manifest.files
 
 
@@ -300,7 +301,7 @@ def test_a_file_that_fails_at_a_batch_size_is_refused() -> None:
             raise RuntimeError("Reshape cannot be done")
         return x
 
-    with pytest.raises(VerificationError, match="does not run at batch size 3, which the program does: Reshape"):
+    with pytest.raises(VerificationError, match="does not run at batch size 3, but the program does: Reshape"):
         check(Fixed(lambda x: x), Fixed(fails), X, (1, 3), 1e-3)
 
 

@@ -148,7 +148,9 @@ def _by_tree(text: str) -> tuple[set[tuple[int, str, str]], frozenset[str]]:
         elif isinstance(node, ast.ImportFrom):
             foreign.add((node.module or "").split(".")[0])
         elif isinstance(node, ast.Import):
-            foreign |= {alias.name.split(".")[0] for alias in node.names}
+            own = {alias.name for alias in node.names if alias.name.split(".")[0] == "retort"}
+            ours |= {(0, name.partition(".")[2], "") for name in own}
+            foreign |= {alias.name.split(".")[0] for alias in node.names if alias.name not in own}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             foreign |= {
                 arg.value.split(".")[0]

@@ -207,7 +207,9 @@ def test_missed_gate_stops_the_line_and_keeps_the_work(project: Path) -> None:
         project, "own_net:large", "digits", "train: {epochs: 1}", "distill: {student: 'own_net:small', epochs: 1}"
     )
     recipe.write_text(recipe.read_text() + "gates:\n  - {after: distill, size_ratio: 0.01}\n")
-    with pytest.raises(GateError, match=r"after distill: .*% of the bytes of train; at most 1% is asked: MISSED"):
+    with pytest.raises(
+        GateError, match=r"after distill: .*% of the bytes of train; the gate allows at most 1%: MISSED"
+    ):
         run.run(recipe, project / "runs")
     assert list((project / "runs/own").glob("02-distill-*/manifest.json"))
 

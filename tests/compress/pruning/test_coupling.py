@@ -115,7 +115,7 @@ def test_spectral_norm_goes_with_its_channels() -> None:
 class Unpooled(Net):
     def middle(self, x: torch.Tensor) -> torch.Tensor:
         values, places = F.max_pool2d(x, 2, return_indices=True)
-        return F.max_unpool2d(values, places, [2])
+        return F.max_unpool2d(values, places, [2, 2])
 
 
 class Turned(Net):
