@@ -12,8 +12,8 @@ from .core.options.stage_options import BenchOptions, MetricName, Provider
 from .core.session import PROVIDERS, Session, SessionOptions
 from .pipeline.live import opening, running
 from .pipeline.live.adapters import as_splits
-from .pipeline.live.compared_models import candidates, test_splits
 from .pipeline.live.capturing import CaptureRequest, capture_module, capture_source
+from .pipeline.live.compared_models import candidates, test_splits
 from .pipeline.live.comparison import Result
 from .pipeline.live.compressing import distill, prune, quantize, sparsify, train
 from .pipeline.live.documented import checked, with_options

@@ -192,7 +192,7 @@ def test_a_graph_that_does_not_fit_its_signature_is_refused() -> None:
     """A number of outputs other than the signature's is told."""
     held = ir.from_proto(graph([node("Relu", ["x"], ["y"])], ["y"]))
     spec = TensorSpec("x", "float32", ("batch", 4, 4, 4))
-    with pytest.raises(VerificationError, match="1 outputs, the signature 2"):
+    with pytest.raises(VerificationError, match="has 1 outputs, but the signature has 2"):
         finish(held, Signature((spec,), (spec, spec)), {}, 21)
 
 

@@ -141,8 +141,8 @@ def test_rerun_loads_no_runtime(project: Path) -> None:
     recipe = short(project, "own_net:large", "digits", "train: {epochs: 1}", "export")
     run.run(recipe, project / "runs")
     code = (
-        "import sys; from pathlib import Path; from retort import pipeline\n"
-        "outcome = pipeline.run(Path('recipe.yaml'))\n"
+        "import sys; from pathlib import Path; from retort.pipeline import run\n"
+        "outcome = run.run(Path('recipe.yaml'))\n"
         "print(outcome.reused, [m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
@@ -207,9 +207,7 @@ def test_missed_gate_stops_the_line_and_keeps_the_work(project: Path) -> None:
         project, "own_net:large", "digits", "train: {epochs: 1}", "distill: {student: 'own_net:small', epochs: 1}"
     )
     recipe.write_text(recipe.read_text() + "gates:\n  - {after: distill, size_ratio: 0.01}\n")
-    with pytest.raises(
-        GateError, match=r"after distill: .*% of the bytes of train; the gate allows at most 1%: MISSED"
-    ):
+    with pytest.raises(GateError, match=r"after distill: .*% of the bytes of train; .* at most 1%: MISSED"):
         run.run(recipe, project / "runs")
     assert list((project / "runs/own").glob("02-distill-*/manifest.json"))
 
