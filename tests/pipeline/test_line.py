@@ -265,7 +265,7 @@ def test_weights_that_do_not_fit_are_listed(project: Path) -> None:
     """Missing keys and wrong shapes are listed, before anything is captured."""
     torch.save({"body.0.weight": torch.zeros(3)}, project / "net.pt")
     recipe = short(project, "{source: 'own_net:large', weights: net.pt}", "digits", "export")
-    with pytest.raises(ModelError, match=r"body.0.weight is \[3\] in the file[\s\S]*missing: body.0.bias"):
+    with pytest.raises(ModelError, match=r"body.0.weight has shape \[3\] in the file[\s\S]*missing: body.0.bias"):
         run.run(recipe, project / "runs")
 
 
