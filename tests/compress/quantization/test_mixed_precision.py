@@ -175,7 +175,7 @@ def test_a_plan_for_another_model_is_refused(program: Program, data: Splits, tmp
     """Unknown layers are named with their nearest names; a missing or foreign file is told from a plan."""
     path = tmp_path / "plan.yaml"
     path.write_text("layers: {steam: float, head: int8}")
-    with pytest.raises(UserError, match=r"no layer 'steam' \(nearest: stem"):
+    with pytest.raises(UserError, match=r"no layer 'steam' \(closest: stem"):
         quantize_program(program, QuantizeOptions(plan=str(path)), data.calibration, "cpu")
     path.write_text("layers: {head: int4}")
     with pytest.raises(UserError, match="not a quantization plan"):
