@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -103,9 +102,9 @@ def test_without_its_origin_it_is_refused_with_the_command(runs: Path, tmp_path:
 def test_a_trained_int8_program_is_not_trained_again_unasked(runs: Path, tmp_path: Path) -> None:
     """Quantization-aware training belongs to its target; exporting it for another is refused."""
     capture_, int8 = _copied(runs, tmp_path, "capture", "int8")
-    told = {**int8.manifest.options, "qat": {"epochs": 1}}
-    shared: dict[str, Any] = {"key": "trained", "parents": (capture_.key,), "options": told, "facts": int8.facts}
-    with new_artifact(Place(tmp_path / "trained"), "program", "quantize", **shared) as folder:
+    told = QuantizeOptions.model_validate({**int8.manifest.options, "qat": {"epochs": 1}})
+    place = Place(tmp_path / "trained", "trained", (capture_.key,))
+    with new_artifact(place, "program", "quantize", options=told, facts=int8.facts) as folder:
         shutil.copyfile(int8.main, folder / "model.pt2")
     with pytest.raises(UserError, match="trained in INT8 for cpu"):
         dispatch.run_stage(

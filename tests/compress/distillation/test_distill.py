@@ -155,7 +155,7 @@ def test_labels_are_not_needed_when_alpha_is_one(teacher: Any, tmp_path: Path) -
     artifact = distill(options, teacher, Place(tmp_path / "student"), Context(**arguments), student())
     assert artifact.facts["metric"] == "loss"
     assert accuracy(load_program(artifact.main), in_memory(data.test)) > 0.9
-    with pytest.raises(DataError, match="no targets"):
+    with pytest.raises(DataError, match="needs targets"):
         distill(
             options.model_copy(update={"alpha": 0.5}), teacher, Place(tmp_path / "no"), Context(**arguments), student()
         )

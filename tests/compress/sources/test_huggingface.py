@@ -99,7 +99,7 @@ def test_what_cannot_be_captured_is_said(bert: Path, tmp_path: Path) -> None:
 def test_the_command_wants_one_model(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """MODEL and --hf exclude each other, a directory without config.json is named, and a factory wants data."""
     assert retort("capture", "net:build", "--hf", str(bert)) == 2
-    assert "exactly one" in capsys.readouterr().err
+    assert "not both" in capsys.readouterr().err
     assert retort("capture", "--hf", str(tmp_path)) != 0
     assert "config.json" in capsys.readouterr().err
     assert retort("capture", "torch.nn:Identity") == 2

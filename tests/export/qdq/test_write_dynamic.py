@@ -130,7 +130,7 @@ def test_the_corrections_and_the_analysis_know_the_form() -> None:
 def test_other_targets_refuse_the_form() -> None:
     """TensorRT has no such kernels: neither quantizing for it nor exporting to it takes the form."""
     program, quantized = _programs()
-    with pytest.raises(UserError, match="while the model runs"):
+    with pytest.raises(UserError, match="quantized at run time"):
         quantize_program(program, OPTIONS, ArraySplit(_series(8), None), "tensorrt")
     with pytest.raises(ArtifactError, match="quantizes activations at run time"):
         to_onnx(reexport(quantized), quantized.signature, "tensorrt")
