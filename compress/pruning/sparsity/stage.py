@@ -37,7 +37,7 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
 
     Raises:
         ArtifactError: ``parent`` is no program.
-        UserError: a pattern matches nothing, or no layer can take the zeros.
+        UserError: a pattern matches nothing, or no layer can have the zeros.
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
     raise_if_not(parent, "program")
@@ -83,7 +83,7 @@ def make_sparse(program: Program, options: SparsifyOptions, inputs: Inputs) -> d
         What chose the zeros of every sparse layer, by parameter: ``magnitude`` or ``reconstruct``.
 
     Raises:
-        UserError: no layer can take the zeros; says why.
+        UserError: no layer can have the zeros; says why.
     """
     set_training(program, False)
     places = find_places(program, options)

@@ -218,7 +218,7 @@ def test_bad_sparsity_is_one_message(model: Artifact) -> None:
     """A pattern that matches nothing, one that no layer takes, and one that keeps everything."""
     with pytest.raises(UserError, match=r"no layer or parameter matches 'hiden'"):
         run(model, options(only=("hiden",)))
-    with pytest.raises(UserError, match=r"no layer can take 2:4: stem\.weight has 3 input channels"):
+    with pytest.raises(UserError, match=r"no layer can have the pattern 2:4: stem\.weight has 3 input channels"):
         run(model, options(only=("stem",)))
     with pytest.raises(ValueError, match="keeps every weight"):
         options(pattern="4:4")
