@@ -10,17 +10,18 @@ from .core.console import SILENT
 from .core.errors import UserError
 from .core.options.stage_options import BenchOptions, MetricName, Provider
 from .core.session import PROVIDERS, Session, SessionOptions
-from .pipeline.live import opening, running
-from .pipeline.live.adapters import as_splits
+from .pipeline.live import running
 from .pipeline.live.capturing import CaptureRequest, capture_module, capture_source
-from .pipeline.live.compared_models import candidates, test_splits
-from .pipeline.live.comparison import Result
 from .pipeline.live.compressing import distill, prune, quantize, sparsify, train
+from .pipeline.live.data.adapters import as_splits
 from .pipeline.live.documented import checked, with_options
-from .pipeline.live.facts import Facts
-from .pipeline.live.model_files import Archive, Engine, Graph, ModelFile
-from .pipeline.live.opening import Run
-from .pipeline.live.programs import Program
+from .pipeline.live.objects import opening
+from .pipeline.live.objects.compared_models import candidates, test_splits
+from .pipeline.live.objects.comparison import Result
+from .pipeline.live.objects.facts import Facts
+from .pipeline.live.objects.model_files import Archive, Engine, Graph, ModelFile
+from .pipeline.live.objects.opening import Run
+from .pipeline.live.objects.programs import Program
 from .pipeline.live.shipping import engine, export, pack
 from .pipeline.live.workspace import ScriptConsole, Workspace
 

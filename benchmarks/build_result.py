@@ -15,7 +15,6 @@ from typing import Any
 from ..core.artifact import Artifact, sha256_file
 from .accuracy import Accuracy
 from .footprint import Memory, file_size, parameters_in_file
-from .latency import CandidateLatency, LatencyComparison
 from .machine import fingerprint, package_version
 from .result import (
     GateEntry,
@@ -30,6 +29,7 @@ from .result import (
     StageEntry,
 )
 from .spreads import RatioEntry
+from .timing.latency import CandidateLatency, LatencyComparison
 
 DIGITS = 7
 

@@ -37,7 +37,7 @@ def compare_files(
     from .accuracy import measure_accuracy, predict
     from .build_result import new_result, stage_entry
     from .footprint import measure_memory
-    from .latency import compare_sessions
+    from .timing.latency import compare_sessions
 
     names = list(given) if isinstance(given, Mapping) else _names(given)
     models = list(given.values()) if isinstance(given, Mapping) else given

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core import errors
 from ..core.errors import ArtifactError, MachineError, MissingFileError, RetortError
-from ..core.onnx_graphs import nested
+from ..core.formats.onnx_graphs import nested
 from ..core.session import SessionOptions, open_session
 from ..core.tensors import BATCH, Array, Signature
 

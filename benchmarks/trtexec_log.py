@@ -22,7 +22,7 @@ from ..core.artifact import sha256_file
 from ..core.errors import ArtifactError, MissingFileError
 from .build_result import tool
 from .result import LatencyEntry, LatencyRun, NoiseEntry, PercentileEntry, Result, Spread, StageEntry
-from .statistics import median_interval, percentile_interval, samples_needed
+from .timing.statistics import median_interval, percentile_interval, samples_needed
 
 _FIGURE = re.compile(r"(min|max|mean|median|percentile\((\d+(?:\.\d+)?)%\)) = ([\d.eE+-]+) ms")
 _LINE = re.compile(r"\] (Latency|GPU Compute Time|Enqueue Time|H2D Latency|D2H Latency): (.*)")

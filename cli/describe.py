@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.artifact import Artifact
 from ..core.console import Console
-from ..core.program_file import read_signature
+from ..core.formats.program_file import read_signature
 from ..core.tensors import Signature
 
 

@@ -35,7 +35,7 @@ def serve(
 
     Example: `retort serve runs/digits/07-pack-…/model.mar --port 8080`
     """
-    from ..serve.server import serve as running
+    from ..serve.torchserve.server import serve as running
 
     screen = console(json)
     options = build_options(ServeOptions, flags, set_)

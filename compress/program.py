@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel
-from torch import fx, nn
+from torch import fx
 
 from ..core.artifact import Artifact, load_artifact, new_artifact, write_atomically
 from ..core.backends.eager import PROGRAM_FILE, SIGNATURE_FILE, load_exported, quiet
@@ -22,15 +22,15 @@ from ..core.context import Place
 from ..core.data.splits import Split, batches
 from ..core.errors import ArtifactError, DataError
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
-from .capture.capture import capture_module, rows
 from .capture.cleanup import drop_traces, finish
 from .capture.torch_export import trace
 from .graph import train_eval_mode
 from .graph.cost import Cost, measure
 from .graph.devices import as_array, as_tensor, move_module
+from .graph.rows import rows
 
 __all__ = [
-    "Cost", "Program", "capture", "clone", "cost", "device_of", "evaluating", "load_program", "move", "predict",
+    "Cost", "Program", "clone", "cost", "device_of", "evaluating", "load_program", "move", "predict",
     "reexport", "save_program", "set_training", "shared", "store",
 ]  # fmt: skip
 
@@ -59,40 +59,6 @@ class Program:
     exported: tuple[tuple[Any, ...], torch.export.ExportedProgram] | None = field(
         default=None, init=False, repr=False, compare=False
     )
-
-
-def capture(
-    model: nn.Module,
-    example: Mapping[str, Any],
-    *,
-    dynamic: Mapping[str, Mapping[int, str]] | None = None,
-    output_names: Sequence[str] | None = None,
-) -> Program:
-    """Capture a model as a program, and prove that both compute the same.
-
-    The model is not changed, and shares no memory with the program. Submodules in evaluation inside a model in training
-    (frozen BatchNorm) stay frozen. Outputs are compared with those of the model in evaluation, at the example's batch
-    size and at 3 and 1.
-
-    Args:
-        model: any module that ``torch.export`` can take.
-        example: one array or tensor per input, with a leading batch axis, by the name that the input gets. They are
-            passed by name if all names are parameters of ``forward``, else by position.
-        dynamic: further dynamic axes, ``{input name: {axis: axis name}}``; axis 0 is always ``batch``.
-        output_names: one name per output tensor; by default ``output``, or the keys and fields the model returns.
-
-    Returns:
-        The program, in evaluation form.
-
-    Raises:
-        CaptureError: the model cannot be captured; the message states where and why.
-        ModelError: the model does not run on the example.
-    """
-    captured = capture_module(model, example, dynamic, output_names)
-    program = Program(captured.module, captured.signature, captured.example)
-    if captured.notes:
-        program.meta[NOTES] = list(captured.notes)
-    return program
 
 
 def set_training(program: Program, training: bool) -> None:

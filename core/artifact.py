@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from .context import Place
 from .errors import ArtifactError, MissingFileError, StorageError
-from .streams import write_steadily
+from .system.streams import write_steadily
 
 Kind = Literal["program", "graph", "engine", "archive", "bundle", "measurement", "report"]
 MANIFEST = "manifest.json"

@@ -8,7 +8,7 @@ import onnx
 
 from ..core.backends.ort import SIGNATURE_KEY
 from ..core.errors import ArtifactError, StorageError
-from ..core.onnx_weights import require_weights
+from ..core.formats.onnx_weights import require_weights
 from ..core.tensors import BATCH, Signature, TensorSpec
 
 EXTERNAL_ABOVE_BYTES = 2_000_000_000

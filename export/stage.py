@@ -18,8 +18,8 @@ from ..core.context import Context, Place
 from ..core.data.splits import rows_of
 from ..core.dynamic_kernels import NEIGHBOURS
 from ..core.errors import DataError, UserError, VerificationError
+from ..core.formats.program_file import fit_context
 from ..core.options.stage_options import ExportOptions, Target
-from ..core.program_file import fit_context
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Feeds, Signature
 from .files import EXTERNAL_ABOVE_BYTES

@@ -14,10 +14,10 @@ from ..core.console import Console
 from ..core.context import Context, Place
 from ..core.data.data_sources import fit_to, load_data
 from ..core.data.splits import Splits
+from ..core.formats.program_file import read_signature
 from ..core.options.recipe import Recipe
 from ..core.options.stage_options import CaptureOptions, ExportOptions, ModelSpec, Options
 from ..core.options.stage_table import PROGRAM_STAGES
-from ..core.program_file import read_signature
 from .cache_key import key_of, key_of_measurement
 from .dispatch import run_stage
 from .gates import GateResult

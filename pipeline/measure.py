@@ -24,7 +24,7 @@ from .measurements import ratios_in, save_ratios
 
 if TYPE_CHECKING:
     from ..benchmarks.accuracy import Accuracy, Predictions
-    from ..benchmarks.latency import LatencyComparison
+    from ..benchmarks.timing.latency import LatencyComparison
     from .line import Line
 
 
@@ -130,7 +130,7 @@ def _speedup(line: Line, gate: Gate, against: str) -> Ratio:
 
 def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> dict[int, LatencyComparison]:
     """Time graphs against the first of them in interleaved blocks."""
-    from ..benchmarks.latency import compare_sessions
+    from ..benchmarks.timing.latency import compare_sessions
 
     samples = line.data.test.read(range(min(LATENCY_SAMPLES, len(line.data.test))))[0]
     return compare_sessions({name: opener(g, options) for name, g in graphs.items()}, samples, options, line.console)
@@ -143,7 +143,7 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
     def _make(place: Place) -> Artifact:
         from ..benchmarks.accuracy import Predictions
         from ..serve.client import predict_split
-        from ..serve.server import serve as running
+        from ..serve.torchserve.server import serve as running
 
         test, rows = line.data.test, options.rows_per_request
         logs = line.folder / ".logs" / "serve"

@@ -9,8 +9,8 @@ from pathlib import Path
 from ..core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from ..core.context import Context, Place
 from ..core.errors import UserError
+from ..core.formats.program_file import stored_target
 from ..core.options.stage_options import Options, QuantizeOptions, Target
-from ..core.program_file import stored_target
 from .stages import quantize
 
 

@@ -14,8 +14,8 @@ from ..core.options.stage_table import PROGRAM_STAGES, stages_that
 from .measure import accuracy, compare, graph_of, reference_of
 
 if TYPE_CHECKING:
-    from ..benchmarks.latency import LatencyComparison
     from ..benchmarks.result import Result, StageEntry
+    from ..benchmarks.timing.latency import LatencyComparison
     from .line import Line
 
 JUDGED = (*PROGRAM_STAGES, *stages_that(make="graph"), "serve")

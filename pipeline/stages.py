@@ -101,6 +101,6 @@ def engine(options: EngineOptions, parent: Artifact, place: Place, context: Cont
 
 def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
     """Write the TorchServe archive of a graph."""
-    from ..serve.archive import pack as stage
+    from ..serve.torchserve.archive import pack as stage
 
     return stage(options, parent, place, context)

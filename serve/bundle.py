@@ -13,7 +13,7 @@ import numpy as np
 from ..core.artifact import Artifact, raise_if_not, sha256_file
 from ..core.dynamic_kernels import OPERATORS
 from ..core.errors import ArtifactError, MachineError, UserError
-from ..core.onnx_graphs import all_nodes
+from ..core.formats.onnx_graphs import all_nodes
 from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, golden_error, split_golden

@@ -16,7 +16,7 @@ from ...core.metrics.ratio import Ratio
 from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ..result import LatencyEntry, Result, Spread, StageEntry, load_result
 from ..spreads import RatioEntry
-from ..statistics import LOW, MEDIAN_RESAMPLES, Verdict, low, rounds_needed
+from ..timing.statistics import LOW, MEDIAN_RESAMPLES, Verdict, low, rounds_needed
 from . import formatting
 
 # Two runs of one file on one machine differ by memory layout and neighbours; benchmarks.md B9 allows 5 % when loaded.

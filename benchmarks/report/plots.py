@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 
-from ..drawing import COLOUR, SERIES, axes, dot, drawn, label_points, scale, whisker
 from ..result import Result, Spread, StageEntry
-from ..statistics import log_ratios
+from ..timing.statistics import log_ratios
 from . import formatting
+from .drawing import COLOUR, SERIES, axes, dot, drawn, label_points, scale, whisker
 
 ROW = 26
 NOT_CURVES = {"epoch", "lr", "learning_rate", "seconds", "step", "time"}

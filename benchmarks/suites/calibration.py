@@ -28,9 +28,9 @@ from ...core.artifact import load_artifact
 from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.splits import Batch, Splits
-from ...core.memory import give_back
 from ...core.options.stage_options import CaptureOptions, ModelSpec, QuantizeOptions
 from ...core.session import open_session
+from ...core.system.memory import give_back
 from ...pipeline import stages
 from ..footprint import forget_peak, peak_bytes, resident_bytes
 from ..machine import describe, fingerprint

@@ -29,8 +29,8 @@ from ...core.context import Context, Place
 from ...core.data.data_sources import load_data
 from ...core.data.splits import ArraySplit, Splits
 from ...core.errors import RetortError, UserError
+from ...core.formats.program_file import read_signature
 from ...core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, PruneOptions, RecoverOptions
-from ...core.program_file import read_signature
 from ...pipeline import stages
 
 ZOOS = ("retort.examples.transformers_zoo", "retort.examples.networks", "retort.examples.awkward")

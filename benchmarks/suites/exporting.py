@@ -35,6 +35,7 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import load_data
 from ...core.errors import RetortError
+from ...core.formats.program_file import read_signature
 from ...core.options.stage_options import (
     CaptureOptions,
     DataSpec,
@@ -44,7 +45,6 @@ from ...core.options.stage_options import (
     QuantizeOptions,
     Target,
 )
-from ...core.program_file import read_signature
 from ...core.tensors import BATCH
 from ...pipeline import dispatch, stages
 from .coverage import models

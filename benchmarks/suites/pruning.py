@@ -31,6 +31,7 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to, load_data
 from ...core.errors import MachineError, RetortError
+from ...core.formats.program_file import read_signature
 from ...core.metrics.task_metrics import paired_difference
 from ...core.options.stage_options import (
     BenchOptions,
@@ -42,12 +43,11 @@ from ...core.options.stage_options import (
     PruneOptions,
     TrainOptions,
 )
-from ...core.program_file import read_signature
 from ...core.session import SessionOptions, open_session
 from ...pipeline import stages
 from ..accuracy import predict
-from ..latency import compare_sessions
 from ..machine import describe, fingerprint
+from ..timing.latency import compare_sessions
 
 PEER = "torch-pruning==1.6.*"
 NETS = ("residual", "depthwise", "vision", "bert", "recurrent")

@@ -32,14 +32,14 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to, load_data
 from ...core.errors import RetortError
+from ...core.formats.program_file import read_signature
 from ...core.metrics.task_metrics import evaluate, paired_difference, sqnr_db
 from ...core.options.stage_options import BenchOptions, CaptureOptions, DataSpec, ExportOptions, ModelSpec, TrainOptions
-from ...core.program_file import read_signature
 from ...core.session import SessionOptions, open_session
 from ...pipeline import stages
 from ..accuracy import predict
-from ..latency import compare_sessions
 from ..machine import describe, fingerprint
+from ..timing.latency import compare_sessions
 
 NETS = ("residual", "depthwise", "vision", "recurrent", "bert", "minilm")
 PEERS = {

@@ -32,8 +32,8 @@ from ...core.metrics.ratio import Ratio
 from ...core.options.stage_options import BenchOptions
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import BATCH, Array, Signature
-from ..latency import compare_sessions
 from ..machine import describe, fingerprint
+from ..timing.latency import compare_sessions
 
 if TYPE_CHECKING:
     import onnx

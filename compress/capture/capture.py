@@ -16,6 +16,7 @@ from ...core.backends.eager import quiet
 from ...core.errors import CaptureError, ModelError, RetortError
 from ...core.tensors import BATCH, Signature
 from ..graph import train_eval_mode
+from ..graph.rows import rows
 from .cleanup import finish, inside
 from .failures import mismatch
 from .outputs import choose_names, flatten
@@ -83,7 +84,7 @@ def capture_module(
     dynamic: Dynamic | None = None,
     output_names: Sequence[str] | None = None,
 ) -> Captured:
-    """Capture a model; see :func:`retort.compress.program.capture`."""
+    """Capture a model; see :func:`retort.compress.capture.capture_program.capture`."""
     model = _ready(model)
     given = prepare_example(example)
     feeds = rows(given, min(max(2, _size(given)), EXAMPLE_ROWS))
@@ -113,14 +114,6 @@ def prepare_example(example: Mapping[str, Any]) -> Tensors:
             "give one array per input with a leading batch axis",
         )
     return tensors
-
-
-def rows(feeds: Mapping[str, torch.Tensor], count: int) -> Tensors:
-    """The first ``count`` rows of every input, starting over when there are fewer."""
-    return {
-        name: tensor[torch.arange(count) % len(tensor)].clone() if tensor.dim() else tensor.clone()
-        for name, tensor in feeds.items()
-    }
 
 
 def _best_form(

@@ -12,8 +12,8 @@ from ...core.artifact import Artifact, raise_if_not
 from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to
 from ...core.errors import ModelError
+from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import DistillOptions, RecoverOptions, Task
-from ...core.program_file import fit_context
 from ...core.tensors import TensorSpec
 from ..program import Program, cost, device_of, load_program, move, set_training, store
 from ..training.checkpoint import discard, identity_of, state_hash

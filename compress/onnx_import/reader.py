@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ...core.errors import ArtifactError, MissingFileError, ModelError
-from ...core.onnx_graphs import all_nodes
-from ...core.onnx_weights import require_weights
+from ...core.formats.onnx_graphs import all_nodes
+from ...core.formats.onnx_weights import require_weights
 from ...core.tensors import BATCH, Array, TensorSpec
 
 STANDARD = ("", "ai.onnx")

@@ -14,7 +14,8 @@ from ...core.errors import CaptureError, InputError
 from ...core.metrics.relative_error import error_by_largest
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import BATCH, Array
-from ..program import Program, capture
+from ..capture.capture_program import capture
+from ..program import Program
 from .module import Imported
 from .reader import Graph, read_graph
 

@@ -12,9 +12,9 @@ from typing import Any
 from ...core.artifact import Artifact, raise_if_not, stable_hash
 from ...core.context import Context, Place
 from ...core.errors import UserError
-from ...core.memory import give_back
+from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import PruneOptions
-from ...core.program_file import fit_context
+from ...core.system.memory import give_back
 from ..distillation.distill import recover
 from ..program import Program, cost, load_program, store
 from ..training.checkpoint import discard, state_hash

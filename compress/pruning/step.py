@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...core.errors import UserError
-from ...core.memory import give_back
 from ...core.options.option_types import Importance, Normalization
 from ...core.options.stage_options import PruneOptions
+from ...core.system.memory import give_back
 from ..program import Cost, Program, cost, set_training, shared
 from .coupling.groups import Grouping, exclude, find_groups
 from .coupling.labels import Mask

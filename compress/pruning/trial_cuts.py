@@ -19,8 +19,8 @@ from ...core.console import SILENT, Console
 from ...core.data.splits import Split, batches
 from ...core.errors import UserError
 from ...core.faults import raise_own_fault
-from ...core.memory import give_back
 from ...core.options.stage_options import Task
+from ...core.system.memory import give_back
 from ..graph.devices import as_tensor
 from ..program import Program, evaluating
 from ..training.losses import classes_second

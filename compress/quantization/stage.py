@@ -7,8 +7,8 @@ from typing import Any
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ...core.console import Console
 from ...core.context import Context, Place
+from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import QuantizeOptions
-from ...core.program_file import fit_context
 from ..program import cost, load_program, save_program
 from .fidelity import compare
 from .int8_program import Gains, Quantized, is_quantized, quantize_program, quantize_with

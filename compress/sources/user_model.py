@@ -18,9 +18,9 @@ from ...core.data.splits import Splits
 from ...core.errors import ArtifactError, CaptureError, MissingFileError, ModelError, RetortError, UserError
 from ...core.options.recipe import nearest
 from ...core.options.stage_options import CaptureOptions, ModelSpec
+from ..capture.capture_program import capture as capture_module
 from ..onnx_import import import_onnx
 from ..program import NOTES, Program, load_program, store
-from ..program import capture as capture_module
 from .huggingface import example_of, free_axes, is_pretrained, load_pretrained
 
 CHECKED_ROWS = 4

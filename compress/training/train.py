@@ -16,8 +16,8 @@ from ...core.artifact import Artifact, raise_if_not
 from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.errors import DataError, MachineError, UserError
+from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import TrainOptions
-from ...core.program_file import fit_context
 from ..graph.workarounds import forget_accelerator
 from ..program import Program, load_program, move, set_training, store
 from .checkpoint import (

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..cache import cache_folder
 from ..errors import InputError, StorageError, UserError
 from ..session import Ranges, SessionOptions
+from ..system.cache import cache_folder
 from ..tensors import BATCH, Feeds, Signature, TensorSpec, multiple
 
 PROVIDER = "TensorrtExecutionProvider"

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ...core.errors import UserError
-from ...core.onnx_graphs import captured
+from ...core.formats.onnx_graphs import captured
 from ...core.tensors import Feeds, Signature
 from ..lint.graph_view import DEQUANTIZE, HEAVY, QUANTIZE, View, label
 from ..lint.type_rules import allows

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ...core.onnx_graphs import captured
+from ...core.formats.onnx_graphs import captured
 from ..lint.graph_view import View
 
 _RECURRENT = ("GRU", "LSTM", "RNN")

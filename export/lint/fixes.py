@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ...core.onnx_graphs import all_nodes
+from ...core.formats.onnx_graphs import all_nodes
 from .graph_view import DEQUANTIZE, HEAVY, QUANTIZE, Numbers, View, attribute, sorted_nodes
 from .qdq_rules import holds_weight, output_axis
 

@@ -8,7 +8,7 @@ from math import prod
 
 import onnx
 
-from ...core.onnx_graphs import captured
+from ...core.formats.onnx_graphs import captured
 from .graph_view import WEIGHT_AXIS, Finding, View, attribute, finding, integers, label
 from .operators import FOREIGN, INTEGER_OPS, UNSUPPORTED
 from .qdq_rules import Rule

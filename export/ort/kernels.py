@@ -16,7 +16,7 @@ import onnxruntime
 from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError, MissingFileError
 from ...core.faults import first_line
-from ...core.onnx_graphs import all_nodes
+from ...core.formats.onnx_graphs import all_nodes
 
 INTEGER_HEAVY = frozenset(
     [

@@ -17,7 +17,7 @@ import onnxruntime
 from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError
 from ...core.faults import first_line
-from ...core.onnx_graphs import all_nodes, captured
+from ...core.formats.onnx_graphs import all_nodes, captured
 from ...core.tensors import Feeds
 
 _SUFFIX = "_kernel_time"

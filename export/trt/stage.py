@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file, write_atomically
-from ...core.cache import cache_folder
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
 from ...core.errors import ArtifactError, UserError, VerificationError
 from ...core.options.stage_options import EngineOptions
+from ...core.system.cache import cache_folder
 from ...core.tensors import Signature, TensorSpec
 from ..files import graph_signature, load_graph, read_graph, save_graph, shape_inputs
 from ..half_precision.check import CODED_ACCEPTED, half_errors, require_close

@@ -13,7 +13,7 @@ from typing import Literal
 
 from ...benchmarks import machine
 from ...core.errors import MachineError
-from ...core.java import find_java
+from ...core.system.java import find_java
 
 Status = Literal["ok", "warn", "missing"]
 DISK_LEAST_BYTES = 2 << 30

@@ -19,9 +19,9 @@ from ...core.options.stage_options import CaptureOptions, ModelSpec
 from ...core.tensors import Signature
 from .. import stages
 from ..cache_key import key_of
-from .adapters import as_splits, names_splits
-from .feeds import as_numpy, example_feeds, is_array
-from .programs import Program
+from .data.adapters import as_splits, names_splits
+from .data.feeds import as_numpy, example_feeds, is_array
+from .objects.programs import Program
 from .workspace import ScriptConsole, Workspace, finished
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
 
 def _captured(model: nn.Module, feeds: Mapping[str, Any], dynamic: Any, names: list[str] | None) -> Captured:
     """Capture with dynamic text lengths for models of transformers, unless their length is fixed."""
-    from ...compress.program import capture
+    from ...compress.capture.capture_program import capture
     from ...compress.sources.huggingface import free_axes
 
     axes = dynamic or (free_axes(feeds) if _is_pretrained(model) else {})

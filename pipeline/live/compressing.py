@@ -17,8 +17,8 @@ from ...core.options.stage_options import (
 )
 from . import running
 from .documented import checked, with_options
-from .model_files import Graph
-from .programs import Program
+from .objects.model_files import Graph
+from .objects.programs import Program
 from .running import Request
 
 if TYPE_CHECKING:

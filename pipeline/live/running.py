@@ -24,11 +24,11 @@ from ...core.tensors import Signature
 from .. import dispatch
 from ..cache_key import key_of
 from ..tuning.int8_speed import speed_of
-from .adapters import REMEDY, Use, as_splits, require_targets, task_of
 from .capturing import CaptureRequest, capture_module, capture_source
-from .model_files import Archive, Engine, Graph, ModelFile
-from .opening import load
-from .programs import Program
+from .data.adapters import REMEDY, Use, as_splits, require_targets, task_of
+from .objects.model_files import Archive, Engine, Graph, ModelFile
+from .objects.opening import load
+from .objects.programs import Program
 from .workspace import ScriptConsole, Workspace, finished, same_or_new
 
 TRAINING = {

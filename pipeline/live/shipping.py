@@ -9,8 +9,8 @@ from ...core.errors import UserError
 from ...core.options.stage_options import EngineOptions, ExportOptions, PackOptions, Target
 from . import running
 from .documented import checked, with_options
-from .model_files import Archive, Engine, Graph
-from .programs import Program
+from .objects.model_files import Archive, Engine, Graph
+from .objects.programs import Program
 from .running import Request
 
 if TYPE_CHECKING:

@@ -199,7 +199,7 @@ def _program_beside(made: Artifact) -> Artifact:
 
 
 def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
-    from ...benchmarks.latency import compare_sessions
+    from ...benchmarks.timing.latency import compare_sessions
 
     openers = {name: _opener(item) for name, item in (("fp32", parent), ("int8", made))}
     session = openers["fp32"]()

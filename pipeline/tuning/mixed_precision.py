@@ -149,7 +149,7 @@ def _opened(model: onnx.ModelProto) -> Session:
 
 
 def _feeds(model: onnx.ModelProto, samples: Feeds, batches: Sequence[int]) -> dict[int, Feeds]:
-    from ...benchmarks.candidates import repeat_rows
+    from ...benchmarks.timing.candidates import repeat_rows
 
     session = _opened(model)
     return {batch: repeat_rows(samples, session, batch) for batch in batches}
@@ -165,7 +165,7 @@ def _compared(
     files: Mapping[str, onnx.ModelProto], samples: Feeds, batches: Sequence[int], console: Console
 ) -> dict[str, dict[int, Ratio]]:
     """Ratios to FP32 of all other files, from the same interleaved blocks."""
-    from ...benchmarks.latency import compare_sessions
+    from ...benchmarks.timing.latency import compare_sessions
 
     openers = {name: partial(_opened, model) for name, model in files.items()}
     options = BenchOptions(batch_sizes=tuple(batches), blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S)

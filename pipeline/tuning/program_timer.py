@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.data.references import place, resolve, source_identity
 from ...core.errors import RetortError, UserError
-from ...core.onnx_graphs import captured
+from ...core.formats.onnx_graphs import captured
 from ...core.options.stage_options import BenchOptions, PruneOptions
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Feeds, Signature, TensorSpec
@@ -56,7 +56,7 @@ class LocalTimer:
     """ONNX Runtime on this machine; a :class:`retort.compress.pruning.latency.latency_table.Timer`.
 
     Subgraphs are timed in turns, and the fastest of their blocks is used, because other processes disturb it least.
-    Whole programs are compared as everywhere (:mod:`retort.benchmarks.latency`), with several openings of both.
+    Whole programs are compared as everywhere (:mod:`retort.benchmarks.timing.latency`), with several openings of both.
     """
 
     batch: int
@@ -75,10 +75,10 @@ class LocalTimer:
 
     def pieces(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
         """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
-        from ...benchmarks.candidates import callable_of
-        from ...benchmarks.clocks import clocks_for
-        from ...benchmarks.rounds import best_times_ms
-        from ...benchmarks.timing_blocks import no_collections
+        from ...benchmarks.timing.blocks import no_collections
+        from ...benchmarks.timing.candidates import callable_of
+        from ...benchmarks.timing.clocks import clocks_for
+        from ...benchmarks.timing.rounds import best_times_ms
 
         models, calls = [*split(_exported(program), outputs), nothing()], {}
         sessions = []
@@ -94,7 +94,7 @@ class LocalTimer:
 
     def compare(self, dense: Program, candidate: Program) -> Compared:
         """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
-        from ...benchmarks.latency import compare_sessions
+        from ...benchmarks.timing.latency import compare_sessions
         from ...compress.pruning.latency.latency_table import Compared
 
         settings = SessionOptions(threads=self.threads)
@@ -140,7 +140,7 @@ class CallbackTimer:
 
     def compare(self, dense: Program, candidate: Program) -> Compared:
         """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
-        from ...benchmarks.statistics import ratio_interval, rounds_needed
+        from ...benchmarks.timing.statistics import ratio_interval, rounds_needed
         from ...compress.pruning.latency.latency_table import Compared
 
         first = self._dense.get(id(dense)) or _exported(dense).SerializeToString()

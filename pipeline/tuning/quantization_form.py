@@ -183,7 +183,7 @@ Times = dict[int, Ratio]
 
 def _timed(files: Mapping[str, bytes], split: Split, console: Console) -> tuple[dict[Form, Times], Times]:
     """Speed-ups over FP32 of each form, and of the dynamic over the static one, in the same interleaved blocks."""
-    from ...benchmarks.latency import compare_sessions
+    from ...benchmarks.timing.latency import compare_sessions
 
     samples = split.read(range(min(ROWS, len(split))))[0]
     options = BenchOptions(batch_sizes=BATCHES, blocks=BLOCKS, budget_s=BUDGET_S)

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomS
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, UserError
 from retort.core.tensors import Signature, TensorSpec
-from retort.pipeline.live import samples
-from retort.pipeline.live.adapters import as_splits, task_of
-from retort.pipeline.live.feeds import example_feeds
-from retort.pipeline.live.samples import Reader, SampleSplit
+from retort.pipeline.live.data import samples
+from retort.pipeline.live.data.adapters import as_splits, task_of
+from retort.pipeline.live.data.feeds import example_feeds
+from retort.pipeline.live.data.samples import Reader, SampleSplit
 
 ONE = Signature((TensorSpec("x", "float32", ("batch", 3)),), (TensorSpec("y", "float32", ("batch", 2)),))
 TWO = Signature((TensorSpec("a", "float32", ("batch", 3)), TensorSpec("b", "float32", ("batch", 2))), ())

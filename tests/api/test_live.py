@@ -17,10 +17,10 @@ from torch import nn
 
 import retort
 from retort.core.errors import ArtifactError, CaptureError, DataError, MissingFileError, RetortError, UserError
-from retort.pipeline.live.comparison import Result
-from retort.pipeline.live.model_files import Archive, Graph
-from retort.pipeline.live.opening import Run
-from retort.pipeline.live.programs import Program
+from retort.pipeline.live.objects.comparison import Result
+from retort.pipeline.live.objects.model_files import Archive, Graph
+from retort.pipeline.live.objects.opening import Run
+from retort.pipeline.live.objects.programs import Program
 from retort.pipeline.run import run as run_recipe
 
 QUICK: dict[str, Any] = {"timed": False, "correction": "none", "weight_bits": 7}

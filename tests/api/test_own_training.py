@@ -14,7 +14,7 @@ from torch import nn
 
 import retort
 from retort.core.errors import InputError, ModelError, UserError
-from retort.pipeline.live.programs import Program
+from retort.pipeline.live.objects.programs import Program
 
 QUICK: dict[str, Any] = {"timed": False, "correction": "none", "weight_bits": 7}
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {

@@ -16,11 +16,11 @@ from known import known
 from retort.__main__ import main
 from retort.benchmarks import build_result, result, spreads
 from retort.benchmarks.accuracy import Predictions, measure_accuracy
-from retort.benchmarks.clocks import single
 from retort.benchmarks.footprint import Memory
-from retort.benchmarks.latency import LatencyComparison, compare_latency
-from retort.benchmarks.machine_noise import Noise
 from retort.benchmarks.report import compare, formatting, html_report, plots, table
+from retort.benchmarks.timing.clocks import single
+from retort.benchmarks.timing.latency import LatencyComparison, compare_latency
+from retort.benchmarks.timing.machine_noise import Noise
 from retort.core.artifact import load_artifact
 from retort.core.errors import ArtifactError, MissingFileError, UserError
 from retort.core.metrics.intervals import Interval

@@ -16,7 +16,7 @@ from retort.compress.onnx_import.reader import read_graph as import_graph
 from retort.core.artifact import new_artifact
 from retort.core.context import Place
 from retort.core.errors import ArtifactError, MissingFileError, ModelError, StorageError
-from retort.core.onnx_weights import require_weights
+from retort.core.formats.onnx_weights import require_weights
 from retort.core.session import open_session
 from retort.export.files import load_graph, read_graph
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from retort.__main__ import main
-from retort.compress.program import Program, capture, store
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, store
 from retort.compress.pruning import Row, explain
 from retort.core.context import Place
 from retort.core.errors import UserError

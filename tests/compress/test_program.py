@@ -17,8 +17,9 @@ from known import known
 from torch import nn
 from torch.nn import functional
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.graph import train_eval_mode
-from retort.compress.program import Program, capture, clone, load_program, move, predict, save_program, set_training
+from retort.compress.program import Program, clone, load_program, move, predict, save_program, set_training
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import DataError
 

@@ -14,10 +14,11 @@ from defects import OWN, raising
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.onnx_import import module as imported_module
 from retort.compress.onnx_import.module import Imported
 from retort.compress.onnx_import.reader import read_graph
-from retort.compress.program import Program, capture, reexport, store
+from retort.compress.program import Program, reexport, store
 from retort.core.console import Console
 from retort.core.context import Place
 from retort.core.errors import VerificationError

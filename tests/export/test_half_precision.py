@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from trt_oracle import Oracle
 
-from retort.compress.program import capture, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import save_program
 from retort.compress.quantization import quantize_program
 from retort.core.artifact import load_artifact
 from retort.core.context import Place

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retort.compress.program import Program, capture, reexport, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, reexport, save_program
 from retort.compress.pruning import prune_program
 from retort.compress.quantization.placement.place import place
 from retort.core.options.stage_options import PruneOptions

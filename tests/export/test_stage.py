@@ -16,7 +16,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from retort.compress.program import capture, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import save_program
 from retort.compress.quantization import quantize_program
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Place

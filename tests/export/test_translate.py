@@ -21,7 +21,8 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from retort.compress.program import capture, load_program, reexport, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import load_program, reexport, save_program
 from retort.core.errors import CaptureError, InputError, ModelError, UserError, VerificationError
 from retort.core.session import SessionOptions, open_session
 from retort.core.tensors import Signature, TensorSpec

@@ -38,7 +38,7 @@ TORCH_MAY = (
 RUNTIME_HALF = (
     "core/session.py",
     "core/tensors.py",
-    "core/cache.py",
+    "core/system/cache.py",
     "core/errors.py",
     "core/backends/ort.py",
     "core/backends/ort_tensorrt.py",

@@ -50,10 +50,10 @@ CHANGED = {
     "export/lint/fixes.py": set(),
     "export/trt/builder.py": {"engine"},
     "serve/bodies.py": {"pack"},
-    "serve/server.py": set(),
+    "serve/torchserve/server.py": set(),
     "handlers/tensor.py": {"pack"},
     "benchmarks/report/html_report.py": set(),
-    "benchmarks/latency.py": {"prune", "quantize"},
+    "benchmarks/timing/latency.py": {"prune", "quantize"},
     "benchmarks/report/report.html.jinja": set(),
     "pipeline/tuning/quantization_form.py": {"quantize"},
     "cli/commands.py": set(),
@@ -160,7 +160,7 @@ def _by_tree(text: str) -> tuple[set[tuple[int, str, str]], frozenset[str]]:
     return ours, frozenset(foreign)
 
 
-@pytest.mark.parametrize(("stage", "module"), [("export", "export.stage"), ("pack", "serve.archive")])
+@pytest.mark.parametrize(("stage", "module"), [("export", "export.stage"), ("pack", "serve.torchserve.archive")])
 def test_what_a_stage_loads_is_covered(stage: str, module: str) -> None:
     """Every module of ours that is loaded with the code of a stage is among the files of its key."""
     code = (

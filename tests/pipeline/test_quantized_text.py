@@ -10,6 +10,7 @@ import pytest
 from retort.benchmarks.accuracy import predict
 from retort.core.context import Context, Place
 from retort.core.data.data_sources import fit_to, load_data
+from retort.core.formats.program_file import read_signature
 from retort.core.metrics.task_metrics import evaluate, paired_difference
 from retort.core.options.stage_options import (
     CaptureOptions,
@@ -19,7 +20,6 @@ from retort.core.options.stage_options import (
     QuantizeOptions,
     TrainOptions,
 )
-from retort.core.program_file import read_signature
 from retort.core.session import open_session
 from retort.examples.documentation import LENGTH, SOURCES, VOCABULARY, encode
 from retort.pipeline import stages

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from retort.compress.program import capture, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import save_program
 from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits

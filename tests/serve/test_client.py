@@ -23,12 +23,12 @@ import pytest
 
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import ArtifactError, InputError, LimitError, MachineError, RetortError, ServingError, UserError
-from retort.serve import process as process_module
-from retort.serve import server as server_module
 from retort.serve.client import Client, predict_split
-from retort.serve.diagnosis import startup_failure
-from retort.serve.process import Process
 from retort.serve.settings import Limits
+from retort.serve.torchserve import process as process_module
+from retort.serve.torchserve import server as server_module
+from retort.serve.torchserve.process import Process
+from retort.serve.torchserve.startup import startup_failure
 from retort.serve.wire import NPY, NPZ, read_npy, write_npy, write_npz
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from ....core.artifact import stable_hash, storage_errors, write_atomically
-from ....core.cache import cache_folder
 from ....core.console import SILENT, Console
 from ....core.errors import UserError
 from ....core.faults import raise_own_fault
 from ....core.metrics.ratio import Ratio
+from ....core.system.cache import cache_folder
 from ...program import Program
 from ..coupling.labels import Mask
 from .subgraphs import Piece, Pieces

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from ....core.artifact import stable_hash
 from ....core.tensors import Signature, TensorSpec
-from ...capture.capture import rows
+from ...graph.rows import rows
 from ...program import Program
 from ..coupling.coupler import fetch, made_of_parameters
 from ..coupling.labels import Mask, Value, core

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from ....core.errors import UserError, VerificationError
 from ....core.tensors import Array
-from ...capture.capture import rows
 from ...graph.devices import as_array
+from ...graph.rows import rows
 from ...program import Program, ordered
 from ..coupling.labels import Mask
 from ..coupling.propagate import Coupling, couple

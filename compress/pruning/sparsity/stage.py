@@ -13,8 +13,8 @@ from ....core.console import Console
 from ....core.context import Context, Place
 from ....core.data.splits import Split, batches
 from ....core.errors import UserError, VerificationError
+from ....core.formats.program_file import fit_context
 from ....core.options.stage_options import SparsifyOptions
-from ....core.program_file import fit_context
 from ...distillation.distill import recover
 from ...graph.devices import as_tensor
 from ...program import Program, clone, load_program, set_training, store

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from retort.compress.capture.canonicalize import _CELLS, _usual
+from retort.compress.capture.capture_program import capture
 from retort.compress.graph.devices import as_array
-from retort.compress.program import Program, capture, reexport
+from retort.compress.program import Program, reexport
 from retort.compress.pruning.coupling.groups import find_groups
 from retort.compress.pruning.coupling.propagate import couple
 from retort.core.aten_names import SYNONYMS

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture, load_program, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, load_program, save_program
 from retort.core.errors import CaptureError, ModelError, UserError
 
 torch.set_num_threads(1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from retort.compress.program import capture
+from retort.compress.capture.capture_program import capture
 from retort.core.errors import CaptureError
 
 

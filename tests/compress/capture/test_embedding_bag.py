@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from retort.compress.program import capture
+from retort.compress.capture.capture_program import capture
 
 torch.set_num_threads(1)
 

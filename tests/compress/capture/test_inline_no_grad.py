@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from retort.compress.program import Program, capture, cost, set_training
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, cost, set_training
 from retort.compress.pruning import prune_program
 from retort.core.options.stage_options import PruneOptions
 

@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 import torch
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.capture.mixture_of_experts import dense_experts
-from retort.compress.program import capture, save_program
+from retort.compress.program import save_program
 from retort.compress.pruning.coupling.groups import find_groups
 from retort.compress.pruning.coupling.propagate import couple
 from retort.export.translate import to_onnx

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from retort.compress.program import capture, store
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import store
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.options.stage_options import ExportOptions

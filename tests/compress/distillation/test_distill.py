@@ -15,8 +15,9 @@ from known import in_memory
 from sklearn.datasets import load_digits
 from torch import nn
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.distillation.distill import check_pair, distill, soft_target_loss
-from retort.compress.program import Program, capture, clone, load_program, predict, store
+from retort.compress.program import Program, clone, load_program, predict, store
 from retort.compress.training.train import fit
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place

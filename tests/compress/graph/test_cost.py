@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.graph.cost import node_macs
-from retort.compress.program import capture, cost, set_training
+from retort.compress.program import cost, set_training
 
 torch.set_num_threads(1)
 

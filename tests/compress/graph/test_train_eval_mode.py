@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.graph import train_eval_mode
-from retort.compress.program import capture, set_training
+from retort.compress.program import set_training
 
 torch.set_num_threads(1)
 

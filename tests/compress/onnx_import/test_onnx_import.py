@@ -17,10 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from retort.__main__ import main
+from retort.compress.capture.capture_program import capture
 from retort.compress.onnx_import import import_onnx
 from retort.compress.onnx_import.module import Imported
 from retort.compress.onnx_import.reader import read_graph
-from retort.compress.program import capture, reexport
+from retort.compress.program import reexport
 from retort.core.errors import ArtifactError, CaptureError, InputError, MissingFileError, ModelError
 from retort.export.translate import to_onnx
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from retort.compress.program import Program, capture, cost
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, cost
 from retort.compress.pruning import couple, cut, prune_program
 from retort.compress.pruning.coupling.groups import find_groups
 from retort.compress.pruning.selection.cost_model import CostModel

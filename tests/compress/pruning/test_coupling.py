@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from retort.compress.program import Program, capture
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program
 from retort.compress.pruning import couple, explain, prune_program
 from retort.compress.pruning.coupling.broadcasting import consume, keep_whole, meet
 from retort.compress.pruning.coupling.groups import Grouping, exclude, find_groups

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retort.__main__ import main
-from retort.compress.program import Program, capture, store
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, store
 from retort.compress.pruning import couple, prune, prune_program
 from retort.compress.pruning.coupling import contractions
 from retort.compress.pruning.coupling.coupler import Unsupported

@@ -12,7 +12,8 @@ from known import known
 from torch import nn
 from torch.nn import functional as F
 
-from retort.compress.program import Program, capture, clone, cost, evaluating, predict
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, clone, cost, evaluating, predict
 from retort.compress.pruning import prune_program
 from retort.compress.pruning.coupling.groups import Grouping
 from retort.compress.pruning.resume import ramp, recovery_of

@@ -12,7 +12,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from retort.compress.program import Program, capture, clone, cost, load_program, store
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, clone, cost, load_program, store
 from retort.compress.pruning import prune
 from retort.compress.pruning.coupling.shapes import propagate
 from retort.compress.pruning.latency.latency_budget import Clock, Measured

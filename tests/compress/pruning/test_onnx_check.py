@@ -14,7 +14,8 @@ from known import known
 from torch import nn
 from torch.nn import functional as F
 
-from retort.compress.program import Program, capture, store
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, store
 from retort.compress.pruning import prune_program
 from retort.compress.pruning.coupling import rules
 from retort.compress.pruning.proof.onnx_check import FileProof, prove_file

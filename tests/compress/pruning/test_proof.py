@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from retort.compress.program import Program, capture
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program
 from retort.compress.pruning import Coupling, couple, cut, prove, prune_program
 from retort.compress.pruning.coupling import rules
 from retort.compress.pruning.coupling.groups import find_groups

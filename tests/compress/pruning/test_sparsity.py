@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from retort.compress.program import Program, capture, load_program, reexport, store
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, load_program, reexport, store
 from retort.compress.pruning import prune, sparsify
 from retort.compress.pruning.sparsity.masks import find_places
 from retort.compress.pruning.sparsity.sparsegpt import as_matrix, from_matrix, hessians

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from retort.compress.program import Program, capture, cost, load_program, store
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, cost, load_program, store
 from retort.compress.pruning import prune
 from retort.compress.pruning.surgery import slice_parameters
 from retort.core.artifact import Artifact, load_artifact

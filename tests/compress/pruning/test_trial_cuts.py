@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from retort.compress.program import Program, capture, load_program, predict, store
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, load_program, predict, store
 from retort.compress.pruning import prune, prune_program
 from retort.compress.pruning.selection.gradients import Samples
 from retort.compress.pruning.step import Ranked, cut_and_prove, decide, rankings

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from retort.compress.program import Program, capture, clone, predict
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, clone, predict
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.prepare.constant_weights import store_computed
 from retort.core.data.splits import ArraySplit

@@ -11,7 +11,8 @@ from known import known
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from retort.compress.program import Program, capture, clone, predict
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, clone, predict
 from retort.compress.quantization import fold_batch_norms, quantize_program
 from retort.compress.quantization.correction.equalization import equalise
 from retort.compress.quantization.correction.layer_matrices import coded_layers, rows_of, to_matrix

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture, predict, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, predict, save_program
 from retort.compress.quantization import quantize_program
 from retort.core.data.splits import ArraySplit
 from retort.core.options.stage_options import QuantizeOptions

@@ -17,7 +17,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture, clone, load_program, predict, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, clone, load_program, predict, save_program
 from retort.compress.quantization import quantize
 from retort.compress.quantization.int8_program import Quantized, quantize_program, quantize_with
 from retort.compress.quantization.mixed_precision.plan import read_plan

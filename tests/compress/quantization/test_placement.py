@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.correction.learned_scales import learnable
 from retort.compress.quantization.operator_classes import is_qdq, moved, weighted

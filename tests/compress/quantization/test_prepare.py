@@ -12,7 +12,8 @@ from known import known
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture, load_program, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, load_program, save_program
 from retort.compress.quantization import fold_batch_norms
 from retort.compress.quantization.prepare import batch_norm_folding
 from retort.compress.quantization.prepare.integer_forms import rewrite

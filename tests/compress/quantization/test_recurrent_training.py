@@ -10,7 +10,8 @@ import torch
 from known import in_memory, known
 from torch import nn
 
-from retort.compress.program import capture, load_program, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import load_program, save_program
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture, clone, predict
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, clone, predict
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.correction.smoothquant import smooth
 from retort.core.data.splits import ArraySplit

@@ -17,7 +17,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture, load_program, predict, save_program, set_training
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, load_program, predict, save_program, set_training
 from retort.compress.quantization import quantize, quantize_program
 from retort.compress.quantization.calibration import calibrate
 from retort.compress.quantization.calibration.observers import MinMax

@@ -13,7 +13,8 @@ import torch
 import transformers
 
 from retort.__main__ import main
-from retort.compress.program import capture, load_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import load_program
 from retort.compress.sources.huggingface import example_of, load_pretrained
 from retort.core.errors import ArtifactError, MachineError, ModelError, UserError
 from retort.core.session import SessionOptions, open_session

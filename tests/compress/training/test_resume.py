@@ -19,7 +19,8 @@ import torch
 from known import known
 from torch import nn
 
-from retort.compress.program import Program, capture, clone, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, clone, save_program
 from retort.compress.training.checkpoint import checkpoint_path
 from retort.compress.training.train import discard, fit
 from retort.core.console import Console

@@ -15,7 +15,8 @@ import torch
 from known import in_memory, known
 from torch import nn
 
-from retort.compress.program import Program, capture, clone, load_program, predict, store
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, clone, load_program, predict, store
 from retort.compress.training import loop
 from retort.compress.training.losses import CrossEntropy, balanced_weights
 from retort.compress.training.optimizers import rate_factor

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.graph import train_eval_mode
-from retort.compress.program import Program, capture, load_program, predict, save_program, set_training
+from retort.compress.program import Program, load_program, predict, save_program, set_training
 from retort.core.backends.eager import load_exported
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import ArtifactError, InputError, MachineError, MissingFileError, StorageError

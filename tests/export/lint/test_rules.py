@@ -250,7 +250,8 @@ class Net(nn.Module):
 @needs_trt
 def test_the_parser_of_tensorrt_takes_our_file_and_builds_it(tmp_path: Path) -> None:
     """NVIDIA's parser and builder take the INT8 file with its dynamic batch; the plan's weights shrink accordingly."""
-    from retort.compress.program import capture, reexport
+    from retort.compress.capture.capture_program import capture
+    from retort.compress.program import reexport
     from retort.compress.quantization import quantize_program
     from retort.core.data.splits import ArraySplit
     from retort.core.options.stage_options import QuantizeOptions

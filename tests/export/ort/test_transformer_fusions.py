@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retort.compress.program import Program, capture, clone, predict, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, clone, predict, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.prepare.attention_masks import soften_masks
 from retort.core.data.splits import ArraySplit

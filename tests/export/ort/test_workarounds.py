@@ -15,7 +15,8 @@ from needed import needed
 from torch import nn
 from torch.nn import functional as F
 
-from retort.compress.program import capture, reexport, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import reexport, save_program
 from retort.core.backends.eager import load_exported
 from retort.core.options.stage_options import Target
 from retort.core.session import open_session

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from retort.compress.program import Program, capture, load_program, predict, reexport, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, load_program, predict, reexport, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.mixed_precision.partial_quantization import units_of
 from retort.compress.quantization.mixed_precision.sensitivity import sensitivity

@@ -13,7 +13,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from retort.compress.program import Program, capture, predict, reexport
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, predict, reexport
 from retort.compress.quantization import quantize_program
 from retort.core.artifact import load_artifact
 from retort.core.context import Place

@@ -16,7 +16,8 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from retort.compress.program import capture, predict, reexport
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import predict, reexport
 from retort.compress.quantization import quantize_program
 from retort.core.backends.fake_quantize import qdq
 from retort.core.backends.ort import exact_settings

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.onnx_import import import_onnx
-from retort.compress.program import Program, capture, load_program, predict, reexport, save_program
+from retort.compress.program import Program, load_program, predict, reexport, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.mixed_precision.partial_quantization import units_of
 from retort.compress.quantization.mixed_precision.sensitivity import sensitivity
@@ -32,8 +33,8 @@ from retort.export.lint import lint
 from retort.export.ort.kernels import optimized
 from retort.export.stage import write_graph
 from retort.export.translate import build, to_onnx
-from retort.serve.archive import write_archive
 from retort.serve.engine import Engine
+from retort.serve.torchserve.archive import write_archive
 
 WIDTH, STEPS = 12, 9
 PLAIN = QuantizeOptions(method="minmax", correction=("none",))

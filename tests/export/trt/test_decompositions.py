@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.onnx_import import import_onnx
-from retort.compress.program import capture, reexport
+from retort.compress.program import reexport
 from retort.core.session import open_session
 from retort.export.lint import lint
 from retort.export.translate import to_onnx

@@ -19,8 +19,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.graph.train_eval_mode import TRAINS
-from retort.compress.program import Program, capture, clone, load_program, save_program
+from retort.compress.program import Program, clone, load_program, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.module_edit import fetch
 from retort.core.artifact import load_artifact

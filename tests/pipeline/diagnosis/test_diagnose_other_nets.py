@@ -17,8 +17,9 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
+from retort.compress.capture.capture_program import capture
 from retort.compress.graph.train_eval_mode import TRAINS
-from retort.compress.program import Program, capture, clone, save_program
+from retort.compress.program import Program, clone, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.module_edit import fetch
 from retort.core.artifact import load_artifact

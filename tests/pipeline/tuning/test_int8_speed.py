@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from retort.__main__ import main
-from retort.benchmarks.candidates import Bench
-from retort.benchmarks.clocks import single
-from retort.compress.program import capture, save_program
+from retort.benchmarks.timing.candidates import Bench
+from retort.benchmarks.timing.clocks import single
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import save_program
 from retort.core.artifact import Artifact, is_finished, load_artifact
 from retort.core.console import Console
 from retort.core.context import Context, Place
@@ -256,7 +257,7 @@ def _turns(*values: float) -> Iterator[float]:
 
 
 def _signature_of(program: Artifact) -> Signature:
-    from retort.core.program_file import read_signature
+    from retort.core.formats.program_file import read_signature
 
     return read_signature(program.main)
 

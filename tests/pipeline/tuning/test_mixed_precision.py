@@ -15,7 +15,8 @@ import torch
 import yaml
 from torch import nn
 
-from retort.compress.program import Program, capture, reexport, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import Program, reexport, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.mixed_precision.partial_quantization import units_of
 from retort.compress.quantization.mixed_precision.plan import _prices

@@ -16,8 +16,9 @@ from torch import nn
 
 from retort.__main__ import main
 from retort.cli.flags import build_options
+from retort.compress.capture.capture_program import capture
 from retort.compress.graph.cost import measure
-from retort.compress.program import Program, capture, reexport, save_program
+from retort.compress.program import Program, reexport, save_program
 from retort.compress.pruning.latency.latency_budget import Clock, Measured
 from retort.compress.pruning.step import cut_and_prove
 from retort.core.errors import UserError

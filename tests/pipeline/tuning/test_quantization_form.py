@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from retort.compress.program import capture, save_program
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import save_program
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
+from retort.core.formats.program_file import read_signature
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import QuantizeOptions
-from retort.core.program_file import read_signature
 from retort.pipeline import stages
 from retort.pipeline.tuning import quantization_form
 from retort.pipeline.tuning.quantization_form import Form, Times, Trial, decide

@@ -1,0 +1,81 @@
+"""Candidates of a timing: calls, sessions on real samples, and models that are opened again for every turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ...core.options.stage_options import BenchOptions
+from ...core.session import Session
+from ...core.tensors import BATCH, Array, Feeds
+from .clocks import Call, Clocks, clocks_for
+
+Opener = Callable[[], Session]
+"""Opens a model; several openings show how much the times of one file differ between openings."""
+Candidate = Call | tuple[Session | Opener, Feeds]
+
+
+class Bench:
+    """The candidates as calls; models are opened again for every turn if possible."""
+
+    def __init__(self, candidates: Mapping[str, Candidate], batch: int) -> None:
+        self.candidates, self.batch = candidates, batch
+        self.openers = [name for name, item in candidates.items() if isinstance(item, tuple) and callable(item[0])]
+        self.opened: list[Session] = []
+        self.ready: dict[str, Call] = {}
+        self.opening_s = 0.0
+
+    def open(self) -> dict[str, Call]:
+        """All calls by name; sessions of an earlier opening are freed first."""
+        if self.ready:
+            calls, self.ready = self.ready, {}
+            return calls
+        self.close()
+        return {name: self._call(candidate) for name, candidate in self.candidates.items()}
+
+    def close(self) -> None:
+        """Free the sessions that were opened here."""
+        for session in self.opened:
+            session.close()
+        self.opened = []
+
+    def clocks(self, options: BenchOptions) -> Clocks:
+        """The clocks that fit the candidates."""
+        before = time.perf_counter()
+        self.ready = calls = self.open()
+        self.opening_s = time.perf_counter() - before
+        given = [item[0] for item in self.candidates.values() if isinstance(item, tuple) and not callable(item[0])]
+        return clocks_for(options.threads, options.provider, [*given, *self.opened], calls.values())
+
+    def _call(self, candidate: Candidate) -> Call:
+        if not isinstance(candidate, tuple):
+            return candidate
+        session, samples = candidate
+        if callable(session):
+            session = session()
+            self.opened.append(session)
+        return callable_of((session, samples), self.batch)
+
+
+def repeat_rows(samples: Feeds, session: Session, batch: int) -> dict[str, Array]:
+    """Real samples, repeated or truncated to ``batch`` rows; inputs without a batch axis are not changed.
+
+    Raises:
+        InputError: the samples do not fit the session's signature.
+    """
+    dynamic = {spec.name for spec in session.signature.inputs if BATCH in spec.shape[:1]}
+    made = {
+        name: np.resize(array, (batch, *np.shape(array)[1:])) if name in dynamic else np.asarray(array)
+        for name, array in samples.items()
+    }
+    return session.signature.validate(made)
+
+
+def callable_of(candidate: tuple[Session, Feeds], batch: int) -> Call:
+    """The timed call: a session runs real samples that are repeated to ``batch`` rows."""
+    session, samples = candidate
+    feeds = repeat_rows(samples, session, batch)
+    run: Callable[[Feeds], object] = getattr(session, "run_unchecked", session.run)
+    return lambda: run(feeds)

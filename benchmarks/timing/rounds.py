@@ -1,0 +1,234 @@
+"""One measurement under way: rounds of randomly ordered blocks, in turns between which sessions are opened anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ...core.metrics.intervals import Floats
+from ...core.metrics.ratio import Ratio
+from ...core.options.stage_options import BenchOptions
+from .blocks import Block, Plan, calibrate, clock_step, pooled, time_block
+from .clocks import Call, Clocks
+from .machine_noise import Noise, Seen, Watch, judge
+from .statistics import low, ratio_interval, rounds_needed
+
+Open = Callable[[], dict[str, Call]]
+
+PRECISION = 0.02
+MOVED = 0.05
+WARMUP_ROUNDS = (3, 20)
+WARMUP_AGREEMENT = 0.05
+WARMUP_SHARE = 0.25
+CHECK_GROWTH = 1.15
+"""Rounds until the next look at the intervals, as a multiple of the rounds until this one."""
+PARTS, ROUNDS, TURN = 4, 12, 4
+"""Blocks of a round, rounds at least of calls shorter than a block, rounds of a turn of what is not opened anew."""
+OPENING_SHARE = 0.05
+"""Of the budget that one opening may take; what takes longer is opened once."""
+GROWTH = 10
+"""How many budgets a slow call may take until there are rounds enough for an interval."""
+
+
+class Run:
+    """Rounds of blocks of all candidates, until every ratio is known well enough or the time is spent.
+
+    Args:
+        opened: gives the calls by name, of sessions that are opened anew each time.
+        opening_s: how long an opening took; None where another one would be the same.
+        reference: the candidate that ratios refer to.
+
+    Attributes:
+        turns: the round at which each turn begins.
+        stopped: ``precise`` when all intervals were narrow enough, ``budget`` when the time was spent.
+        attempts: how often it was begun; all but the last were NOISY.
+    """
+
+    def __init__(
+        self, opened: Open, options: BenchOptions, clocks: Clocks, reference: str, opening_s: float | None
+    ) -> None:
+        self.opened, self.options, self.clocks, self.reference = opened, options, clocks, reference
+        self.random = np.random.default_rng(options.seed)
+        self.started, self.watch = clocks.wall(), Watch(clocks.root)
+        self.resolution_ns = clock_step(clocks.deciding)
+        self.calls: dict[str, Call] = {}
+        self.plans: dict[str, Plan] = {}
+        self.warmup_ns: dict[str, list[float]] = {}
+        self.rounds: list[dict[str, Block]] = []
+        self.spoiled: list[dict[str, Block]] = []
+        self.turns: list[int] = [0]
+        self.least, self.parts, self.opened_s = rounds_needed(options.confidence), 1, 0.0
+        self.opening_s, self.attempts, self.stopped, self.check = opening_s, 1, "", 0
+        self.noise = Noise("VALID")
+
+    def elapsed_s(self) -> float:
+        """Seconds since the measurement began, calibration and warm-up included."""
+        return (self.clocks.wall() - self.started) / 1e9
+
+    def prepare(self) -> None:
+        """Open, calibrate, then warm up until the last three blocks of every candidate agree."""
+        self.calls = self.opened()
+        plan = partial(calibrate, block_ms=self.options.block_ms, resolution_ns=self.resolution_ns)
+        self.plans = {name: plan(call, clock=self.clocks.deciding) for name, call in self.calls.items()}
+        self.parts = PARTS if all(plan.samples > 1 for plan in self.plans.values()) else 1
+        self.warmup_ns = {name: [] for name in self.calls}
+        least, most = WARMUP_ROUNDS
+        for done in range(most):
+            settled = done >= least and all(_settled(values) for values in self.warmup_ns.values())
+            if settled or (done and self.elapsed_s() > WARMUP_SHARE * self.options.budget_s):
+                return
+            for name, block in self._blocks(1).items():
+                self.warmup_ns[name].append(block.value)
+
+    def step(self) -> bool:
+        """One round, in a new turn where it is time for one; whether there is more to do."""
+        if self.rounds:
+            self._turn()
+        blocks = self._blocks(self.parts)
+        lost = self.clocks.name != "thread" and any(block.lost for block in blocks.values())
+        (self.spoiled if lost else self.rounds).append(blocks)
+        return not self._finished()
+
+    def times_ns(self, name: str) -> list[float]:
+        """By the deciding clock, per call, one per round."""
+        return [blocks[name].value for blocks in self.rounds]
+
+    def wall_ns(self, name: str) -> list[float]:
+        """The same by the time that passes."""
+        return [blocks[name].wall for blocks in self.rounds]
+
+    def calls_ns(self, name: str) -> Floats:
+        """Time that passed in each call; a spoiled round's calls are among them."""
+        return np.concatenate([blocks[name].passed for blocks in (*self.rounds, *self.spoiled)])
+
+    def ratio(self, name: str, rounds: slice = slice(None)) -> Ratio:
+        """How many times faster than the reference, from the rounds so far."""
+        options, reference = self.options, self.reference
+        times = (self.times_ns(reference)[rounds], self.times_ns(name)[rounds])
+        told: dict[str, Any] = {"candidate": name, "reference": reference, "clock": self.clocks.name}
+        found = ratio_interval(*times, options.confidence, options.seed, **told)
+        if self.clocks.name != "thread":
+            return found
+        return replace(found, wall=low(self.wall_ns(reference)[rounds]) / low(self.wall_ns(name)[rounds]))
+
+    def others(self) -> list[str]:
+        """All but the reference."""
+        return [name for name in self.calls if name != self.reference]
+
+    def _turn(self) -> None:
+        """Open anew, where that takes no longer than measuring did since; what cannot be has turns of equal length."""
+        if self.opening_s is None or self.opening_s > OPENING_SHARE * self.options.budget_s:
+            if len(self.rounds) - self.turns[-1] >= TURN:
+                self.turns.append(len(self.rounds))
+            return
+        if self.elapsed_s() - self.opened_s < self.opening_s:
+            return
+        before = self.elapsed_s()
+        self.calls = self.opened()
+        self.opened_s = self.elapsed_s()
+        self.opening_s = self.opened_s - before
+        self.turns.append(len(self.rounds))
+        self._blocks(1)
+
+    def _blocks(self, parts: int) -> dict[str, Block]:
+        """So many blocks of every candidate, each time in random order, pooled."""
+        names = list(self.calls)
+        found: dict[str, list[Block]] = {name: [] for name in names}
+        for _ in range(parts):
+            for index in self.random.permutation(len(names)):
+                name = names[index]
+                found[name].append(time_block(self.calls[name], self.plans[name], self.clocks))
+        return {name: pooled(blocks) for name, blocks in found.items()}
+
+    def _finished(self) -> bool:
+        """Whether it is over; a NOISY measurement is begun again while there is time."""
+        kept, elapsed = len(self.rounds), self.elapsed_s()
+        grown = GROWTH if kept + len(self.spoiled) < self.least else 1
+        if elapsed >= grown * self.options.budget_s:
+            self.stopped = "budget"
+        elif kept >= max(self._wanted(), self.check):
+            self.stopped = "precise" if self._precise() else ""
+            self.check = math.ceil(CHECK_GROWTH * kept)
+        if not self.stopped:
+            return False
+        self._judge()
+        if self.stopped == "precise" and self.noise.status == "NOISY" and 2 * self._attempt_s() < self._left_s():
+            self._restart()
+        return bool(self.stopped)
+
+    def _wanted(self) -> int:
+        """Rounds at least."""
+        return max(math.ceil(self.options.blocks / self.parts), self.least, ROUNDS if self.parts > 1 else 0)
+
+    def _precise(self) -> bool:
+        return all(self.ratio(name).half_width <= PRECISION for name in self.others())
+
+    def _left_s(self) -> float:
+        return self.options.budget_s - self.elapsed_s()
+
+    def _attempt_s(self) -> float:
+        return self.elapsed_s() / self.attempts
+
+    def _restart(self) -> None:
+        self.rounds, self.spoiled, self.turns, self.stopped = [], [], [0], ""
+        self.attempts += 1
+        self.watch, self.check = Watch(self.clocks.root), 0
+
+    def _judge(self) -> None:
+        """Say what is to be thought of it; rounds that were spoiled count where there are too few others."""
+        spoiled = 0
+        if len(self.rounds) < self.least and self.spoiled:
+            spoiled = len(self.spoiled)
+            self.rounds, self.spoiled = [*self.rounds, *self.spoiled], []
+        pressure, steal = self.watch.read()
+        blocks = [block for item in (*self.rounds, *self.spoiled) for block in item.values()]
+        lost = float(np.mean(np.concatenate([block.interrupted for block in blocks])))
+        seen = Seen(
+            pressure, steal, 100 * lost, self.clocks.name,
+            len(self.rounds), self.least, self.elapsed_s(), tuple(self._moved()), spoiled,
+        )  # fmt: skip
+        self.noise = judge({name: np.array(self.times_ns(name)) for name in self.calls}, seen, self.attempts)
+        if self.stopped == "budget" and not self._precise():
+            unknown = (
+                f"the budget of {self.options.budget_s:g} s ended before every ratio was known to ± {PRECISION:.0%}"
+            )
+            self.noise = replace(self.noise, remarks=(*self.noise.remarks, unknown))
+
+    def _moved(self) -> list[str]:
+        """Ratios whose intervals in the first and in the second half of the rounds exclude each other."""
+        half, found = len(self.rounds) // 2, []
+        if half < self.least:
+            return []
+        for name in self.others():
+            one, two = self.ratio(name, slice(half)), self.ratio(name, slice(half, None))
+            if _apart(one, two):
+                found.append(f"the ratio of '{name}' moved from {one.text} to {two.text} while it was measured")
+        return found
+
+
+def _apart(one: Ratio, two: Ratio) -> bool:
+    """Whether two intervals exclude each other, and by more than what a load does to a valid ratio."""
+    first, second = one.interval, two.interval
+    gap = max(first.low / second.high, second.low / first.high)
+    return math.isfinite(gap) and gap > 1 + MOVED
+
+
+def _settled(values: Sequence[float]) -> bool:
+    last = values[-3:]
+    return max(last) <= (1 + WARMUP_AGREEMENT) * min(last)
+
+
+def best_times_ms(calls: Mapping[str, Call], clocks: Clocks, rounds: int, block_ms: float) -> dict[str, float]:
+    """The best block of each call, in milliseconds per call, from blocks in turns: for parts too small to compare."""
+    step = clock_step(clocks.deciding)
+    plans = {name: calibrate(call, block_ms, step, clocks.deciding) for name, call in calls.items()}
+    best = dict.fromkeys(calls, math.inf)
+    for _ in range(rounds):
+        for name, call in calls.items():
+            best[name] = min(best[name], time_block(call, plans[name], clocks).value / 1e6)
+    return best

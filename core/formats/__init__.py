@@ -1,0 +1,1 @@
+"""Model files as they are on disk, read without torch."""

@@ -1,0 +1,47 @@
+"""Check that the external weight files of an ONNX file are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import MissingFileError
+from .onnx_graphs import nested
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
+
+
+def require_weights(model: ModelProto, path: Path) -> None:
+    """Check that every external file of the model exists and is long enough, before anything reads it.
+
+    Args:
+        model: the model, without its external data.
+        path: the path of its file.
+
+    Raises:
+        MissingFileError: a file is missing, or is too short.
+    """
+    for tensor in _tensors(model.graph):
+        if tensor.data_location != tensor.EXTERNAL:
+            continue
+        said = {item.key: item.value for item in tensor.external_data}
+        name, end = said.get("location", ""), int(said.get("offset", 0)) + int(said.get("length", 0))
+        file = path.parent / name
+        remedy = f"copy the complete file {name} into the folder of {path.name}, or export the model again"
+        if not file.is_file():
+            raise MissingFileError(f"{path} stores its weights in {name}, which is not in the same folder", remedy)
+        if file.stat().st_size < end:
+            size = file.stat().st_size
+            raise MissingFileError(
+                f"{file} is truncated: '{tensor.name}' of {path.name} ends at byte {end}, but the file has {size} "
+                "bytes",
+                remedy,
+            )
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    for part in nested(graph):
+        yield from part.initializer
+        yield from (item.t for node in part.node for item in node.attribute if item.HasField("t"))

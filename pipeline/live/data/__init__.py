@@ -1,0 +1,1 @@
+"""Data of a script as splits: loaders, datasets, arrays, batches and iterables."""

@@ -1,0 +1,115 @@
+"""Conversion of data to splits: loaders, datasets, arrays, batches, names of sources, or a mapping of those."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ....core.data.data_sources import ALIASES, CALIBRATION, TEST, TRAIN, VALIDATION, hold_out, load_data
+from ....core.data.splits import Split, Splits, Subset
+from ....core.errors import DataError
+from ....core.options.stage_options import DataSpec, Task
+from ....core.tensors import Signature
+from .feeds import is_array
+from .samples import Reader
+
+Use = Literal["train", "calibrate", "test"]
+NAMES = (TRAIN, VALIDATION, CALIBRATION, TEST)
+HELD_OUT = 0.15
+CALIBRATED = 256
+FEW = 8
+REMEDY = "give a DataLoader, a Dataset, arrays, a (x, y) pair, a mapping of splits, or the name of a data source"
+
+
+def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Splits:
+    """Make the four splits from any kind of data.
+
+    A mapping with the keys ``train``, ``validation``, ``calibration`` and ``test`` has splits by name. A name selects
+    the splits of a data source, as on the command line. Anything else is one set. For testing, all of it is used;
+    otherwise 15 % are held out for validation and 256 of the rest are used for calibration. Below 8 samples, every
+    split is the whole set.
+
+    Args:
+        data: splits, or the data from which they are made.
+        signature: signature of the model, which distinguishes inputs from targets.
+        use: purpose of a single set.
+        seed: random seed that selects the held-out samples.
+
+    Raises:
+        DataError: the data are not samples, are empty, or do not fit the model.
+        UserError: a name is not a data source.
+    """
+    if isinstance(data, Splits):
+        return data
+    if isinstance(data, str | Path):
+        return load_data(DataSpec(source=str(data)), Path.cwd(), seed)
+    reader = Reader(signature)
+    if isinstance(data, Mapping) and names_splits(data):
+        given = {ALIASES.get(str(key), str(key)): value for key, value in data.items() if key != "classes"}
+        parts = {key: reader.read(value, f"data['{key}']") for key, value in given.items()}
+        return _filled(parts, use, seed, tuple(map(str, data.get("classes", ()))))
+    whole = reader.read(data, "data")
+    return Splits(whole, whole, _some(whole, seed), whole) if use == "test" else _filled({TRAIN: whole}, use, seed, ())
+
+
+def names_splits(data: Mapping[Any, Any]) -> bool:
+    """Whether a mapping contains splits by name and not inputs by name.
+
+    Raises:
+        DataError: it contains splits and something else.
+    """
+    known = {*NAMES, *ALIASES, "classes"}
+    named = [key for key in data if str(key) in known]
+    if named and len(named) < len(data) and not any(is_array(value) for value in data.values()):
+        other = next(str(key) for key in data if str(key) not in known)
+        raise DataError(
+            f"data has '{named[0]}' and the unknown split '{other}'", f"the names of splits are {', '.join(NAMES)}"
+        )
+    return bool(named) and len(named) == len(data)
+
+
+def _filled(given: dict[str, Split], use: Use, seed: int, classes: tuple[str, ...]) -> Splits:
+    """Four splits from the given ones."""
+    parts, generator = dict(given), np.random.default_rng(seed)
+    if use == "train" and TRAIN not in parts:
+        raise DataError(f"data has {', '.join(parts)}, but training needs a train split", "add data['train']")
+    if use == "test" and TEST not in parts:
+        raise DataError(
+            f"data has {', '.join(parts)}, but no test split", "add data['test'], or give only the test set"
+        )
+    first = next(parts[name] for name in (TRAIN, CALIBRATION, VALIDATION, TEST) if name in parts)
+    parts.setdefault(TRAIN, first)
+    if VALIDATION not in parts and TRAIN in given and len(first) >= FEW:
+        parts[TRAIN], parts[VALIDATION] = hold_out(parts[TRAIN], HELD_OUT, generator, "data")
+    parts.setdefault(VALIDATION, parts.get(CALIBRATION, first))
+    parts.setdefault(CALIBRATION, _some(parts[TRAIN], seed))
+    parts.setdefault(TEST, parts[VALIDATION])
+    return Splits(parts[TRAIN], parts[VALIDATION], parts[CALIBRATION], parts[TEST], classes)
+
+
+def _some(split: Split, seed: int) -> Split:
+    if len(split) <= CALIBRATED:
+        return split
+    chosen = np.random.default_rng(seed).permutation(len(split))[:CALIBRATED]
+    return Subset(split, np.sort(chosen))
+
+
+def task_of(splits: Splits, asked: Task | None) -> Task:
+    """The given task; else regression if targets are floating point, or classification."""
+    if asked is not None:
+        return asked
+    targets = splits.train.read([0])[1]
+    return "regression" if targets is not None and np.asarray(targets).dtype.kind == "f" else "classification"
+
+
+def require_targets(splits: Splits, stage: str, remedy: str) -> None:
+    """Reject training without labels before the stage starts.
+
+    Raises:
+        DataError: the train split has no targets.
+    """
+    if splits.train.read([0])[1] is None:
+        raise DataError(f"`{stage}` needs labels for training, but the data have none", remedy)

@@ -1,0 +1,161 @@
+"""Conversion of samples to arrays by input name: tensors, arrays, tuples, mappings and batches."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ....core.errors import DataError, InputError
+from ....core.tensors import Array, Signature
+
+TARGETS = ("labels", "label", "targets", "target")
+"""Keys of a batch that are its targets if the model has no input with that name."""
+
+
+def as_numpy(value: Any) -> Array:
+    """Convert a tensor, an array, a number or a list of them to an array.
+
+    Raises:
+        DataError: the value contains no numbers.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"a {type(value).__name__} is not an array: {error}", "give tensors or arrays of one shape"
+        ) from error
+    if array.dtype.kind not in "biufc":
+        raise DataError(f"a {type(value).__name__} contains no numbers", "give tensors or arrays")
+    return array
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is a tensor or an array."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def bound(signature: Signature, values: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a call by the names of the inputs.
+
+    Raises:
+        InputError: there are too many values, or one is given twice; ``signature.validate`` reports missing ones.
+    """
+    names = [spec.name for spec in signature.inputs]
+    if len(values) == 1 and isinstance(values[0], Mapping):
+        return bound(signature, [], {**values[0], **named})
+    if len(values) > len(names):
+        raise InputError(
+            f"{len(values)} inputs were given, but the model takes {len(names)}", f"give {signature.describe_inputs()}"
+        )
+    twice = sorted(set(names[: len(values)]) & set(named))
+    if twice:
+        raise InputError(f"input '{twice[0]}' is given by position and by name", "give each input once")
+    return {**dict(zip(names, values)), **named}
+
+
+def like_inputs(outputs: dict[str, Any], convert: Callable[[Any], Any] | None) -> Any:
+    """Return a single output directly and several as a mapping, converted if requested."""
+    made = {name: value if convert is None else convert(value) for name, value in outputs.items()}
+    return next(iter(made.values())) if len(made) == 1 else made
+
+
+def taken_apart(batch: Any, names: Sequence[str], where: str = "a batch") -> tuple[dict[str, Any], Any]:
+    """The inputs of a batch or a sample by name, and its targets or None.
+
+    A mapping is read by name: unknown keys are ignored, and ``labels``, ``label``, ``targets`` or ``target`` are the
+    targets. In a tuple, one value after the model's inputs is the targets.
+
+    Args:
+        names: names of the model's inputs, in order.
+        where: name of the batch for error messages.
+
+    Raises:
+        DataError: it does not contain the model's inputs.
+    """
+    if isinstance(batch, Mapping):
+        return _from_mapping(batch, names, where)
+    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    if len(parts) in (1, 2) and isinstance(parts[0], Mapping | tuple | list) and not _is_number_list(parts[0]):
+        inputs, inner = taken_apart(parts[0], names, where)
+        return inputs, parts[-1] if len(parts) == 2 else inner
+    if len(parts) not in (len(names), len(names) + 1):
+        raise DataError(
+            f"{where} has {len(parts)} values, but the model takes {len(names)}: {', '.join(names)}",
+            "give (inputs …, targets), or a mapping with the names of the inputs",
+        )
+    return dict(zip(names, parts)), parts[len(names)] if len(parts) > len(names) else None
+
+
+def _is_number_list(value: Any) -> bool:
+    return isinstance(value, tuple | list) and bool(value) and isinstance(value[0], int | float)
+
+
+def _from_mapping(batch: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[dict[str, Any], Any]:
+    target = next((key for key in TARGETS if key in batch and key not in names), None)
+    others = [key for key in batch if key != target]
+    if set(names) <= set(others):
+        inputs = {name: batch[name] for name in names}
+    elif len(others) == len(names):
+        inputs = dict(zip(names, (batch[key] for key in others)))
+    else:
+        raise DataError(
+            f"{where} contains {', '.join(map(str, batch))}, but the model takes {', '.join(names)}",
+            "give the values the names of the model's inputs",
+        )
+    return inputs, None if target is None else batch[target]
+
+
+def example_feeds(forward: Callable[..., Any], example: Any, is_batch: bool) -> dict[str, Any]:
+    """The inputs in an example for a model before capture, by the names in its forward.
+
+    Args:
+        forward: the forward method of the model.
+        example: a tensor, a tuple or a mapping, or a batch of a loader with its targets.
+        is_batch: it comes from a loader; values at the end of a tuple that the forward does not require are targets.
+
+    Raises:
+        DataError: it contains more values than the forward takes.
+    """
+    places, variadic = _places(forward)
+    if isinstance(example, Mapping):
+        required = {name for name, needed in places if needed}
+        feeds = {str(key): value for key, value in example.items() if key in required or key not in TARGETS}
+        named = {name for name, _ in _parameters(forward)}
+        known = {key: value for key, value in feeds.items() if key in named}
+        return known if required <= set(known) and known else feeds
+    values = list(example) if isinstance(example, tuple | list) else [example]
+    if values and isinstance(values[0], Mapping | tuple | list):
+        return example_feeds(forward, values[0], False)
+    required_count = sum(needed for _, needed in places)
+    most = len(values) if variadic else len(places)
+    if is_batch and len(values) > max(required_count, 1):
+        most = min(most, max(len(values) - 1, required_count))
+    if len(values) - most > 1:
+        raise DataError(
+            f"the example has {len(values)} values, but the forward takes {most}: "
+            f"{', '.join(name for name, _ in places)}",
+            "give only the inputs, or (inputs …, targets)",
+        )
+    names = [name for name, _ in places] + [f"input_{index}" for index in range(len(places), len(values))]
+    return dict(zip(names, values[:most]))
+
+
+def _parameters(forward: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:
+    return [(name, item) for name, item in inspect.signature(forward).parameters.items() if item.kind in _BY_NAME]
+
+
+def _places(forward: Callable[..., Any]) -> tuple[list[tuple[str, bool]], bool]:
+    """The positional parameters of a forward, whether each is required, and whether it takes any number of them."""
+    found = inspect.signature(forward).parameters.values()
+    places = [(item.name, item.default is item.empty) for item in found if item.kind in _BY_PLACE]
+    return places, any(item.kind is item.VAR_POSITIONAL for item in found)
+
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

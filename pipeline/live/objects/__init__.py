@@ -1,0 +1,1 @@
+"""What the functions of the library return: programs, graphs, engines, archives and comparisons."""

