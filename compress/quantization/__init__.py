@@ -1,4 +1,4 @@
-"""INT8 by fake-quantize nodes in the captured program: fold, place, calibrate, insert."""
+"""INT8 quantization of a captured program with fake-quantize nodes: folding, placement, calibration, insertion."""
 
 from __future__ import annotations
 

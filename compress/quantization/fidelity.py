@@ -27,9 +27,9 @@ def compare(
         console: shows progress bars.
 
     Returns:
-        ``samples``, ``sqnr_db`` (raw), ``sqnr_centred_db`` (only what differs between samples counts as signal) and,
-        for outputs ``[N, C]`` with at least two columns, ``agreement``: the share of equal argmax. Infinities
-        become None, as JSON has none.
+        ``samples``, ``sqnr_db`` (raw), ``sqnr_centred_db`` (only the variation between samples counts as signal) and,
+        for outputs ``[N, C]`` with at least two columns, ``agreement``: the share of samples with equal argmax.
+        Infinite values become None, because JSON has no infinity.
     """
     chosen = Subset(split, np.unique(np.linspace(0, len(split) - 1, min(len(split), SAMPLES)).astype(np.int64)))
     wanted = predict(reference, chosen, batch_size, console)

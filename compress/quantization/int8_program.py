@@ -1,4 +1,4 @@
-"""From an FP32 program to INT8: folding, placement, calibration, correction, mixed precision and training."""
+"""Quantizes an FP32 program to INT8: folding, placement, calibration, correction, mixed precision and training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...core.options.stage_options import QuantizeOptions, Target
 from ..program import Program, clone, set_training
 from .calibration.calibrate import calibrate
 from .correction.auto_method import choose_method
-from .correction.correct import Judge, Rung, check_samples, climb, divide, new_rung, show
+from .correction.correct import Judge, CorrectionResult, check_samples, apply_corrections, divide, new_result, show
 from .correction.smoothquant import smooth
 from .dynamic_quantization import is_wanted
 from .mixed_precision.plan import Gate, choose, gate_of, met, patterns, read_plan
@@ -34,7 +34,7 @@ from .prepare.integer_forms import rewrite
 from .qat import train_quantized
 
 Gains = Callable[[Program], Mapping[str, float]]
-"""From a quantized program to the milliseconds that INT8 saves in each layer, by name."""
+"""Measures, for a quantized program, the milliseconds that INT8 saves in each layer, by the layer's name."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Quantized:
     Attributes:
         program: INT8.
         exact: the same graph with FP32 weights, before corrections.
-        rungs: results of the corrections.
+        corrections: results of the corrections.
         lines: results of the sensitivity analysis; empty if it was not requested.
         floats: names of the layers that stay in floating point to meet the bound, for speed, or by the plan.
         gate: the bound of mixed precision in words.
@@ -53,7 +53,7 @@ class Quantized:
 
     program: Program
     exact: Program
-    rungs: Sequence[Rung] = ()
+    corrections: Sequence[CorrectionResult] = ()
     lines: Sequence[Sensitivity] = ()
     floats: Sequence[str] = ()
     gate: str = ""
@@ -206,12 +206,12 @@ def _calibrated(
         calibration,
         options,
     )
-    known = {"smoothed": smoothed, "methods": methods}
+    notes = {"smoothed": smoothed, "methods": methods}
     if judge is None:
         made = _int8(folded, options, calibration, target, console, floats)
-        made.meta["quantization"] |= known
+        made.meta["quantization"] |= notes
         return Quantized(made, clone(made), floats=tuple(floats))
-    result, exact, climbed = climb(
+    result, exact, applied = apply_corrections(
         program,
         folded,
         lambda form: _int8(form, options, fitted, target, console, floats),
@@ -220,11 +220,11 @@ def _calibrated(
         options,
         console,
     )
-    rungs = [*tried, *climbed]
-    result.meta["quantization"] |= known
-    result.meta["quantization"]["correction"] = [rung.facts() for rung in rungs]
-    show(rungs, console)
-    return Quantized(result, exact, rungs, floats=tuple(floats))
+    corrections = [*tried, *applied]
+    result.meta["quantization"] |= notes
+    result.meta["quantization"]["correction"] = [correction.facts() for correction in corrections]
+    show(corrections, console)
+    return Quantized(result, exact, corrections, floats=tuple(floats))
 
 
 def _smoothed(
@@ -235,7 +235,7 @@ def _smoothed(
     judge: Judge | None,
     floats: Sequence[str],
     console: Console,
-) -> tuple[Program, list[dict[str, Any]], list[Rung]]:
+) -> tuple[Program, list[dict[str, Any]], list[CorrectionResult]]:
     """The first correction, SmoothQuant: the smoothed program if it is better, and the result."""
     started, form = time.perf_counter(), clone(folded)
     facts = smooth(form, fitted, options, target, console)
@@ -243,8 +243,8 @@ def _smoothed(
         return form, facts, []
     plain = options.model_copy(update={"method": "minmax"}) if options.method == "auto" else options
     before, after = (judge.score(_int8(clone(item), plain, fitted, target, SILENT, floats)) for item in (folded, form))
-    rung = new_rung("smooth", before[0], after, f"{len(facts)} tensors", time.perf_counter() - started)
-    return (form, facts, [rung]) if rung.kept else (folded, [], [rung])
+    result = new_result("smooth", before[0], after, f"{len(facts)} tensors", time.perf_counter() - started)
+    return (form, facts, [result]) if result.kept else (folded, [], [result])
 
 
 def _int8(
@@ -255,9 +255,9 @@ def _int8(
     console: Console,
     floats: Sequence[str],
 ) -> Program:
-    """A folded program, in place, as INT8."""
+    """Convert a folded program to INT8, in place."""
     rewrite(folded, target, (*options.exclude, *patterns(floats)))
-    # an operator that was created by rewriting may not exist without the layer before it
+    # an operator that rewriting creates may not exist if the layer before it stays in floating point
     there = patterns([name for name in floats if name in _names(folded)])
     ends = (options.first_layer, options.last_layer)
     placement = place(folded, target, (*options.exclude, *there), ends, is_wanted(options, target))

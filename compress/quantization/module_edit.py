@@ -1,4 +1,4 @@
-"""Small edits of a program's graph: parameters by path, new nodes beside old ones, shapes from one run."""
+"""Small edits and queries of a program's graph: parameters by path, new nodes, shapes from a run on the example."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fetch(module: nn.Module, path: str) -> torch.Tensor:
 
 
 def put(module: nn.Module, path: str, value: torch.Tensor) -> None:
-    """Set a parameter or, when ``value`` is a plain tensor, a buffer; makes the modules on the way."""
+    """Set a parameter or, if ``value`` is a plain tensor, a buffer; create submodules that do not exist yet."""
     *parents, name = path.split(".")
     for part in parents:
         if not hasattr(module, part):
@@ -36,7 +36,7 @@ def put(module: nn.Module, path: str, value: torch.Tensor) -> None:
 
 
 def free_path(module: nn.Module, path: str) -> str:
-    """``path``, or with a number behind it where that is taken."""
+    """``path``, with a number appended if that path exists already."""
     candidate, number = path, 1
     while has(module, candidate):
         candidate, number = f"{path}_{number}", number + 1
@@ -65,7 +65,7 @@ def drop_unused(module: fx.GraphModule) -> None:
 
 
 def call_after(graph: fx.Graph, place: fx.Node, target: Any, args: tuple[Any, ...], name: str | None = None) -> fx.Node:
-    """A new call behind ``place``, taking over which user module it came from."""
+    """Insert a call after ``place``, with the same user module in its metadata."""
     with graph.inserting_after(place):
         node = graph.create_node("call_function", target, args, {}, name)
     if "nn_module_stack" in place.meta:
@@ -87,7 +87,7 @@ class _Recorder(fx.Interpreter):
         self.shapes: dict[fx.Node, tuple[torch.Size, torch.dtype]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node and note the shape of its output."""
+        """Run a node and record the shape of its output."""
         value = super().run_node(n)
         if isinstance(value, torch.Tensor):
             self.shapes[n] = value.shape, value.dtype
@@ -95,5 +95,5 @@ class _Recorder(fx.Interpreter):
 
 
 def readers_of(graph: fx.Graph, path: str) -> list[fx.Node]:
-    """Every node that reads a parameter: a weight tied to an embedding has two."""
+    """Every node that reads a parameter; a weight tied to an embedding has two readers."""
     return [user for node in graph.find_nodes(op="get_attr", target=path) for user in node.users]

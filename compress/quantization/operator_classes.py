@@ -1,4 +1,4 @@
-"""Classes of ATen operators for quantization: heavy, joining, clamp, data movement, or unknown."""
+"""Classes of ATen operators for quantization: layers with weights, joins, clamps, data movements, and others."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ POOLS = (*AVERAGE_POOLS, "mean")
 # ONNX Runtime has integer kernels for these between Q and DQ; all inputs are activations.
 JOINS = ("add", "mul", *CONCATENATIONS, *UNIT_GATES, "leaky_relu", *POOLS)
 
-# Data movements: the output stays within the input's range, so it lies on the input's grid.
-# ONNX Runtime carries a DequantizeLinear through the first kind by itself, not through the second.
+# Data movements: their output stays within the input's range, so it can use the input's grid.
+# ONNX Runtime moves a DequantizeLinear through operators of the first kind, but not through those of the second.
 CARRIED = (
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "slice", "contiguous", "clone", "alias"),
     *("detach", "dropout", "feature_dropout", "movedim", "swapaxes", *TURNS, *MAX_POOLS, "to"),
@@ -53,9 +53,9 @@ class Weighted:
 
     Attributes:
         node: the layer.
-        data: the activation that goes in.
+        data: the input activation.
         weight: the ``get_attr`` node of the weight.
-        consumer: the node that reads ``weight`` on the way to the layer: itself, or a transpose.
+        consumer: the node that reads ``weight``: the layer itself, or a transpose before it.
         axis: output-channel axis of the weight as stored.
         bias: the ``get_attr`` node of the bias, if any.
     """
@@ -74,28 +74,28 @@ def is_qdq(node: object) -> bool:
 
 
 def is_dynamic(node: object) -> bool:
-    """Whether a node rounds a tensor to the grid of its own extremes."""
+    """Whether a node quantizes a tensor to a grid that it computes at run time from the tensor's extremes."""
     return isinstance(node, fx.Node) and operator_name(node) == "retort::dynamic_qdq"
 
 
 def rounds(node: object) -> bool:
-    """Whether a node does nothing but round its first argument to a grid."""
+    """Whether a node only rounds its first argument to a grid, static or dynamic."""
     return is_qdq(node) or is_dynamic(node)
 
 
 def operand(node: fx.Node, name: str) -> Any:
-    """An argument by name, its default when not given."""
+    """An argument by name, or its default if it is not given."""
     return train_eval_mode.argument(node, name)
 
 
 def operands(node: fx.Node) -> tuple[Any, Any, Any]:
-    """Data, weight and bias of a layer or product, by :data:`OPERANDS`; None for a bias that it does not take."""
+    """Data, weight and bias of a layer or product, by :data:`OPERANDS`; None for a bias that it does not have."""
     data, weight, bias = OPERANDS[name_of(node)]
     return operand(node, data), operand(node, weight), operand(node, bias) if bias else None
 
 
 def weighted(node: fx.Node) -> Weighted | None:
-    """The layer that ``node`` is, or None when it has no constant weight on the input's right."""
+    """``node`` as a layer, or None if its second operand is not a constant weight."""
     name = name_of(node)
     if name not in (*CONVOLUTIONS, *TRANSPOSED, *MATRIX_LAYERS):
         return None
@@ -128,7 +128,7 @@ def _swaps_two(node: fx.Node) -> bool:
 
 
 def moved(node: fx.Node) -> fx.Node | None:
-    """The tensor whose values ``node`` passes on; None when it computes something or gives a list of tensors."""
+    """The tensor whose values ``node`` only moves; None if it computes values or returns a list of tensors."""
     if node.target is operator.getitem and name_of(node.args[0]) in SPLITS:
         source = node.args[0].args[0]  # type: ignore[union-attr]
     elif name_of(node) in CONCATENATIONS:
@@ -150,12 +150,12 @@ def _only_moves(node: fx.Node) -> bool:
 
 
 def needs_copy(node: fx.Node) -> bool:
-    """Whether the runtime needs Q/DQ behind this movement to move integers: it carries a DQ to one reader only."""
+    """Whether a movement needs Q/DQ after it to move integers; the runtime moves a DQ only to a single reader."""
     return node.target is operator.getitem or name_of(node) in REQUANTIZED or len(node.users) > 1
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
-    """The limits of an activation that is a clamp around 0 and folds into the Q before it; None for others."""
+    """The limits of an activation that is a clamp around 0 and can fold into the Q after it; None for others."""
     name = name_of(node)
     if name in _RANGES:
         return _RANGES[name]
@@ -169,12 +169,12 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
 
 
 def fixed_grid(node: fx.Node) -> bool:
-    """Whether a gate's output is always in [0, 1]: its grid is then 1/256, on which hard-sigmoid is a mere shift."""
+    """Whether a gate's output is always in [0, 1]; its grid then has steps of 1/256 and needs no calibration."""
     return name_of(node) in UNIT_GATES
 
 
 def joined(node: fx.Node) -> list[fx.Node]:
-    """The activations that a joining operator reads; empty when it is none, or reads anything else."""
+    """The activations that a join reads; empty if the node is not a join or reads anything else."""
     name = name_of(node)
     if name not in JOINS or (name == "add" and operand(node, "alpha") != 1) or moved(node) is not None:
         return []
@@ -189,14 +189,14 @@ def joined(node: fx.Node) -> list[fx.Node]:
 
 
 def _is_global_pool(node: fx.Node) -> bool:
-    """Whether a mean has the form that :mod:`.rewrite` gives to global average pooling."""
+    """Whether a mean has the form in which :mod:`.prepare.integer_forms` writes global average pooling."""
     axes = operand(node, "dim") if len(node.args) > 1 else None
     spatial = isinstance(axes, list | tuple) and list(axes) in ([2], [2, 3], [2, 3, 4])
     return spatial and bool(operand(node, "keepdim"))
 
 
 def channels_first(node: fx.Node) -> bool:
-    """Whether a tensor of three axes is ``[N, C, L]``, as behind a convolution, and not ``[N, L, C]``."""
+    """Whether a tensor of three axes is ``[N, C, L]``, as after a convolution, and not ``[N, L, C]``."""
     while node.op == "call_function":
         name = name_of(node)
         if name in CONVOLUTIONS or name in TRANSPOSED:
@@ -208,7 +208,7 @@ def channels_first(node: fx.Node) -> bool:
 
 
 def kind_of(node: fx.Node) -> str:
-    """The word used for a node in facts: ``conv2d``, ``linear``, ``add``, ``pool`` …"""
+    """The name of a node's kind in facts: ``conv2d``, ``linear``, ``add``, ``pool`` …"""
     name = name_of(node)
     if name in POOLS:
         return "pool"

@@ -1,4 +1,4 @@
-"""The tensors to quantize and the names that people know their layers by."""
+"""The tensors to quantize, and the names of layers in the user's model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Point:
     """A tensor that is quantized once.
 
     Attributes:
-        value: the node that gives it.
+        value: the node that computes it.
         readers: the nodes that read the quantized tensor; None means all.
         bounds: limits of the clamp that folds into the Q.
     """
@@ -31,17 +31,17 @@ class Point:
 
 @dataclass
 class Placement:
-    """What to quantize.
+    """The tensors and layers to quantize.
 
     Attributes:
-        points: activations, in graph order, by the node that gives them.
+        points: activations, in graph order, by the node that computes them.
         layers: the layers that get an INT8 weight.
         joins: operators without weights that run in integers.
-        copies: data movements whose output needs the Q of its source again.
+        copies: data movements whose output needs the same Q as their source.
         groups: points that share one range where their clamps allow it (inputs and output of a concatenation).
-        dynamic: matrix products whose input is quantized while the model runs.
+        dynamic: matrix products whose input is quantized at run time.
         recurrent: recurrent layers that get INT8 weights.
-        floating: layers left in floating point, with the reason.
+        floating: layers that stay in floating point, with the reason.
     """
 
     points: dict[fx.Node, Point] = field(default_factory=dict)
@@ -62,14 +62,14 @@ def source_of(value: fx.Node) -> fx.Node:
 
 
 def tail_of(node: fx.Node) -> tuple[fx.Node, tuple[float, float]]:
-    """Where the Q of a node's output goes: behind the clamp that alone reads it, with the limits of that clamp."""
+    """The node after which the Q of ``node`` goes: a clamp that is its only reader, or itself; and the clamp's limits."""
     readers = list(node.users)
     bounds = clamp_bounds(readers[0]) if len(readers) == 1 else None
     return (readers[0], bounds) if bounds is not None else (node, UNBOUNDED)
 
 
 def name_in_model(node: fx.Node) -> str:
-    """The layer's name in the user's model (``layer1.0.conv1``), or the node's own."""
+    """The layer's name in the user's model (``layer1.0.conv1``), or the node's name."""
     layer = weighted(node)
     weight = layer.weight if layer is not None else _table(node)
     name = str(weight.target).rpartition(".")[0] if weight is not None else module_of(node)
@@ -77,7 +77,7 @@ def name_in_model(node: fx.Node) -> str:
 
 
 def _table(node: fx.Node) -> fx.Node | None:
-    """The table that an embedding reads, where it is a parameter."""
+    """The table that an embedding reads, if it is a parameter."""
     table = operand(node, "weight") if name_of(node) == "embedding" else None
     if isinstance(table, fx.Node) and is_qdq(table):
         table = table.args[0]
@@ -85,5 +85,5 @@ def _table(node: fx.Node) -> fx.Node | None:
 
 
 def excluded(node: fx.Node, patterns: Sequence[str]) -> bool:
-    """Whether a pattern fits the node's name or its layer's name in the model."""
+    """Whether a pattern matches the node's name or its layer's name in the model."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in (node.name, name_in_model(node)))

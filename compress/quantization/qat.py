@@ -16,7 +16,7 @@ from ..program import Program, clone, evaluating
 from ..training.checkpoint import discard
 from ..training.losses import Loss, Score, as_targets, task_loss
 from ..training.train import FitResult, fit
-from .correction.layer_matrices import coded_layers
+from .correction.layer_matrices import quantized_layers
 from .correction.learned_scales import learnable, refresh_ranges
 from .mixed_precision.partial_quantization import quantizer_of
 from .module_edit import fetch
@@ -31,22 +31,22 @@ def train_quantized(
 ) -> tuple[FitResult, dict[str, Any]]:
     """Train a quantized program, in place, through its fake-quantize nodes (Jacob et al., 2018).
 
-    Weights get the straight-through gradient and all scales but those of gates LSQ's (Esser et al., 2020); BatchNorm
-    has been folded before.
-    The soft targets are the FP32 program's. When the best epoch is worse on the validation split than the program was
-    before, the training is undone. A killed training resumes like any other.
+    Weights get the straight-through gradient; all scales except those of gates get the gradient of LSQ (Esser et al.,
+    2020). BatchNorm has been folded before. The FP32 program provides the soft targets. If the best epoch is worse on
+    the validation split than the program before training, the training is undone. An interrupted training resumes at
+    its last checkpoint.
 
     Args:
-        program: calibrated, best after the correction ladder.
-        teacher: the FP32 program; stays as it is.
+        program: calibrated, preferably after the corrections.
+        teacher: the FP32 program; it is not changed.
         options: epochs, learning rate and so on.
-        context: its train split is trained on, its validation split decides.
+        context: its train split is used for training, its validation split to select the best epoch.
 
     Returns:
-        What the training came to, and facts about it.
+        The result of the training, and facts about it.
 
     Raises:
-        DataError: no training samples, or none with labels where the loss needs them.
+        DataError: there are no training samples, or they have no labels and the loss needs labels.
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
     data, task = context.data, context.task
@@ -79,8 +79,8 @@ def train_quantized(
     }
 
 
-def forget(scratch: Path | None) -> None:
-    """Delete the checkpoint, once the program is stored."""
+def discard_checkpoint(scratch: Path | None) -> None:
+    """Delete the checkpoint after the program is stored."""
     discard(scratch, LABEL)
 
 
@@ -113,8 +113,8 @@ def _score(program: Program, data: Splits, task: Task, batch_size: int = 256) ->
 
 
 def _keep_biases(program: Program) -> None:
-    """Raise scales with which a bias, stored as INT32 on the grid input scale times weight scale, would overflow."""
-    for layer in coded_layers(program.module):
+    """Raise weight scales so that no bias overflows; it is stored as INT32 in steps of input scale times weight scale."""
+    for layer in quantized_layers(program.module):
         source = quantizer_of(layer.data)
         if layer.bias is None or source is None or not is_qdq(source):
             continue

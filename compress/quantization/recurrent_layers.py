@@ -1,8 +1,7 @@
-"""Recurrent layers: their weight matrices become INT8, one scale per gate row; activations stay floating point.
+"""Recurrent layers: their weight matrices become INT8, with one scale per row; activations stay in floating point.
 
 No runtime has a recurrent kernel with fixed activation scales. The exporter chooses the kernel for ``cpu`` by the rule
-of :mod:`retort.core.dynamic_kernels`; TensorRT computes recurrent layers in floating point, so for it nothing is
-changed.
+of :mod:`retort.core.dynamic_kernels`. TensorRT computes recurrent layers in floating point, so nothing changes for it.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ class Recurrent:
     """A recurrent layer with constant weights.
 
     Attributes:
-        node: the layer; all its sublayers and directions.
+        node: the layer, with all its sublayers and directions.
         weights: ``get_attr`` nodes of its matrices, ``[gates · H, inputs]`` each.
-        hidden: size of its state.
+        hidden: size of its hidden state.
     """
 
     node: fx.Node
@@ -46,16 +45,16 @@ class Recurrent:
 
     @property
     def integer(self) -> bool:
-        """Whether the exporter will let it compute in integers."""
+        """Whether the exporter chooses an integer kernel for it."""
         return runs_in_integers(self.kind, self.hidden)
 
 
 def recurrent(node: fx.Node, target: Target, shapes: Shapes) -> Recurrent | None:
-    """The recurrent layer that a node is and whose weights can be INT8 on the target; None for others."""
+    """``node`` as a recurrent layer whose weights can be INT8 on the target; None for other nodes."""
     if target != "cpu" or name_of(node) not in RECURRENT:
         return None
     weights = [item for item in operand(node, "params") if isinstance(item, fx.Node)]
-    if projects(node):  # its recurrent matrix is a product of two, made at export
+    if projects(node):  # its recurrent matrix is a product of two matrices, which is computed at export
         return None
     if any(item.op != "get_attr" or shapes[item][1] != torch.float32 for item in weights):
         return None
@@ -70,7 +69,7 @@ def projects(node: fx.Node) -> bool:
 
 
 def module_of(node: fx.Node) -> str:
-    """The name of a recurrent layer in the user's model; empty for what is none."""
+    """The name of a recurrent layer in the user's model; empty for other nodes."""
     if name_of(node) not in RECURRENT:
         return ""
     first: fx.Node = operand(node, "params")[0]
@@ -80,7 +79,7 @@ def module_of(node: fx.Node) -> str:
 
 
 def why_floating(layer: Recurrent) -> str:
-    """Why a layer with INT8 weights computes in floating point."""
+    """The reason why a layer with INT8 weights computes in floating point."""
     if layer.kind not in LEAST_HIDDEN:
         return (
             "weights are INT8 in the file and FP32 at run time, because ONNX Runtime has no integer kernel for "
@@ -96,7 +95,7 @@ def quantize_recurrent(program: Program, layers: list[Recurrent], options: Quant
     """Put a fake-quantize on every weight matrix of the layers, in place.
 
     Returns:
-        Per scale buffer: the parameter and its axis, as ``meta["quantization"]["weights"]`` holds them.
+        For each scale buffer, the parameter and its axis, as in ``meta["quantization"]["weights"]``.
 
     Raises:
         ModelError: a weight has NaN or infinite values.
@@ -117,12 +116,12 @@ def quantize_recurrent(program: Program, layers: list[Recurrent], options: Quant
 def round_rows(
     module: fx.GraphModule, reader: fx.Node, name: str, limit: int, facts: Facts, suffix: str = ""
 ) -> fx.Node:
-    """A fake-quantize of a parameter, one scale per row, before the node that reads it.
+    """Insert a fake-quantize of a parameter, with one scale per row, before the node that reads it.
 
     Args:
         limit: largest code.
-        facts: gets the scale buffer with its parameter and axis.
-        suffix: of the buffers' name, where a parameter is rounded for several uses.
+        facts: the scale buffer is added to it, with its parameter and axis.
+        suffix: appended to the buffers' name if a parameter is quantized for several uses.
     """
     scales = weight_scales(fetch(module, name), 0, None, 1.0, name) * (WEIGHT_MAX / limit)
     path = free_path(module, f"quantization.{name.replace('.', '_')}{suffix}")

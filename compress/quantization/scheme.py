@@ -1,4 +1,4 @@
-"""Number grids: from the range of a tensor to the scale and zero point that the target runs fastest."""
+"""Quantization grids: scale and zero point for the range of a tensor, in the scheme that the target runs fastest."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class Range:
     high: float
 
     def union(self, other: Range) -> Range:
-        """The smallest range that holds both."""
+        """The smallest range that contains both."""
         return Range(min(self.low, other.low), max(self.high, other.high))
 
     def inside(self, bounds: tuple[float, float]) -> bool:
-        """Whether no value lies beyond ``bounds``."""
+        """Whether the range lies within ``bounds``."""
         return bounds[0] <= self.low and self.high <= bounds[1]
 
     @property
     def constant_zero(self) -> bool:
-        """Whether nothing but zero was seen."""
+        """Whether the only value seen is zero."""
         return max(abs(self.low), abs(self.high)) <= _SMALLEST_SPAN
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where a tensor's integer codes lie: ``value = (code - zero_point) * scale``, code in ``[qmin, qmax]``."""
+    """The meaning of a tensor's integer codes: ``value = (code - zero_point) * scale``, code in ``[qmin, qmax]``."""
 
     scale: float
     zero_point: int
@@ -51,7 +51,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a target wants its activations (compress.md 3); weights are symmetric INT8 per output channel for all."""
+    """A target's form of activations (compress.md 3); weights are symmetric INT8 per output channel for all targets."""
 
     qmin: int
     qmax: int
@@ -67,8 +67,8 @@ SCHEMES: dict[Target, Scheme] = {
 def gate_grid(scheme: Scheme) -> Grid:
     """The grid of a sigmoid or hard-sigmoid, whose range is known.
 
-    On steps of 1/256 hard-sigmoid of an UINT8 tensor is a shift of its codes by 128 at scale 6/256, so that a runtime
-    can do it by table (compress.md 3).
+    With steps of 1/256, hard-sigmoid of a UINT8 tensor at scale 6/256 only shifts the codes by 128, so that a runtime
+    can compute it by a table (compress.md 3).
     """
     return Grid(1 / 127, 0, scheme.qmin, scheme.qmax) if scheme.symmetric else Grid(1 / 256, 0, 0, 255)
 
@@ -77,8 +77,8 @@ def activation_grid(span: Range, scheme: Scheme, bounds: tuple[float, float] = U
     """The grid of an activation; 0 is always on it, and its scale is positive and finite.
 
     Args:
-        span: the calibrated range. When it holds nothing but zero, ``[0, 1]`` stands in for it.
-        scheme: the target's form.
+        span: the calibrated range. If it contains only zero, ``[0, 1]`` is used instead.
+        scheme: the target's scheme.
         bounds: limits of the clamp before the Q; the grid does not reach beyond them, so that the runtime may drop
             the clamp (ONNX Runtime keeps the convolution in floating point otherwise).
     """
@@ -110,15 +110,15 @@ def weight_scales(
 ) -> torch.Tensor:
     """Symmetric scales per output channel, ``max|w| / 127``.
 
-    A scale never gets so small that the bias, which the runtime stores as INT32 on the grid
-    ``input_scale * weight_scale``, would overflow: a dead channel keeps its bias.
+    Scales are large enough that the bias, which the runtime stores as INT32 in steps of ``input_scale * weight_scale``,
+    does not overflow. So a channel whose weights are nearly 0 keeps its bias.
 
     Args:
         weight: the FP32 weight.
         axis: its output-channel axis, of size C.
         bias: ``[C]`` (of fewer groups' worth for a grouped transposed convolution), or None.
         input_scale: scale of the layer's input.
-        name: what to call the weight in an error.
+        name: name of the weight in error messages.
 
     Returns:
         float32 ``[C]``, all positive and finite.

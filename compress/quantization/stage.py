@@ -14,7 +14,7 @@ from .fidelity import compare
 from .int8_program import Gains, Quantized, is_quantized, quantize_program, quantize_with
 from .mixed_precision.partial_quantization import units_of
 from .mixed_precision.plan import write_plan
-from .qat import forget
+from .qat import discard_checkpoint
 
 __all__ = ["is_quantized", "quantize", "quantize_program"]
 PLAN = "plan.yaml"
@@ -46,7 +46,7 @@ def quantize(
         save_program(result, folder / "model.pt2")
         facts["size_bytes"] = (folder / "model.pt2").stat().st_size
         write_plan(folder / PLAN, result, units_of(result), found.floats, found.gate)
-    forget(context.scratch)
+    discard_checkpoint(context.scratch)
     _report(facts, context.console)
     return load_artifact(place.directory)
 
@@ -61,9 +61,10 @@ def _facts(found: Quantized) -> dict[str, Any]:
         "integer_macs_percent": scheme["integer_macs_percent"],
         "float_nodes": scheme["float_nodes"],
     }
-    if found.rungs:
-        facts["correction"] = [rung.facts() for rung in found.rungs]
-        facts["timing"] = {"correction_seconds": {rung.rung: round(rung.seconds, 2) for rung in found.rungs}}
+    if found.corrections:
+        facts["correction"] = [correction.facts() for correction in found.corrections]
+        seconds = {correction.name: round(correction.seconds, 2) for correction in found.corrections}
+        facts["timing"] = {"correction_seconds": seconds}
     if found.lines:
         facts["sensitivity"] = [line.facts() for line in found.lines]
     if found.gate:

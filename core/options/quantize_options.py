@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from .option_types import Count, Options, Positive
 from .train_options import RecoverOptions
 
-Rung = Literal["none", "auto", "full", "equalise", "hessian", "adaround", "bias", "ranges"]
+Correction = Literal["none", "auto", "full", "equalise", "hessian", "adaround", "bias", "ranges"]
 
 
 def listed(value: Any) -> Any:
@@ -43,7 +43,7 @@ class QuantizeOptions(Options):
     exclude: tuple[str, ...] = Field(
         default=(), description="Patterns of node names. Matching nodes stay in floating point."
     )
-    correction: Annotated[tuple[Rung, ...], BeforeValidator(listed)] = Field(
+    correction: Annotated[tuple[Correction, ...], BeforeValidator(listed)] = Field(
         default=("auto",),
         description="Corrections to try after calibration. Each is kept only if it lowers the error on held-out "
         "samples. none tries nothing, auto takes seconds, full takes minutes; or name single corrections.",

@@ -14,7 +14,7 @@ from .prune_options import PruneOptions as PruneOptions
 from .prune_options import SparsifyOptions as SparsifyOptions
 from .quantize_options import QatOptions as QatOptions
 from .quantize_options import QuantizeOptions as QuantizeOptions
-from .quantize_options import Rung as Rung
+from .quantize_options import Correction as Correction
 from .train_options import RecoverOptions as RecoverOptions
 from .train_options import TrainOptions as TrainOptions
 

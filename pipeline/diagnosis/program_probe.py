@@ -8,7 +8,7 @@ import numpy as np
 
 from ...compress.graph.devices import as_array
 from ...compress.program import Program
-from ...compress.quantization.correction.layer_matrices import coded_layers, is_matrix, scales_of, to_matrix
+from ...compress.quantization.correction.layer_matrices import quantized_layers, is_matrix, scales_of, to_matrix
 from ...compress.quantization.correction.layerwise import feeds_of
 from ...compress.quantization.mixed_precision.partial_quantization import Partial
 from ...compress.quantization.mixed_precision.sensitivity import Sensitivity, sensitivity
@@ -37,7 +37,7 @@ def tensors_of(program: Program, split: Split) -> list[Seen]:
     quantized = {node.args[0] for node in nodes}
     gates = [node for node in program.module.graph.nodes if fixed_grid(node) and node not in quantized]
     parts: dict[fx.Node, list[Any]] = {node: [] for node in (*nodes, *gates)}
-    for values in Partial(program, program, feeds).exactly():
+    for values in Partial(program, program, feeds).fp32_values():
         for node in parts:
             shown: Any = node.args[0] if is_qdq(node) else node
             parts[node].append(as_array(values[shown]))
@@ -65,7 +65,7 @@ def _seen(program: Program, node: fx.Node, values: Any) -> Seen:
 def axis_faults(program: Program) -> list[Finding]:
     """Weights whose scales are not along their output channels."""
     found = []
-    for layer in coded_layers(program.module):
+    for layer in quantized_layers(program.module):
         name = name_of(layer.node)
         weight = fetch(program.module, layer.weight)
         inputs = {"linear": 1, **dict.fromkeys(TRANSPOSED, 0)}.get(name, 1 if name.startswith("conv") else -1)
@@ -82,7 +82,7 @@ def stale_weights(program: Program) -> list[Finding]:
     ratios: list[torch.Tensor] = []
     if program.meta.get("quantization", {}).get("trained"):
         return []  # learned scales may differ from those of the largest weights
-    for layer in coded_layers(program.module):
+    for layer in quantized_layers(program.module):
         if layer.limit >= _FULL_CODES and is_matrix(layer):
             weight = to_matrix(layer, fetch(program.module, layer.weight).detach())
             held = scales_of(program.module, layer) * layer.limit

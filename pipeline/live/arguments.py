@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 
 from ...core.dynamic_kernels import RecurrentForm
 from ...core.options.option_types import Importance, Normalization
-from ...core.options.stage_options import Provider, Rung, Target, Task
+from ...core.options.stage_options import Provider, Correction, Target, Task
 
 Nested = Mapping[str, Any]
 Share = float | str
@@ -117,7 +117,7 @@ class QuantizeArguments(TypedDict, total=False):
     samples: int
     batch_size: int
     exclude: Names
-    correction: Rung | Sequence[Rung]
+    correction: Correction | Sequence[Correction]
     weight_bits: int
     first_layer: Literal["auto", "int8", "float"]
     form: Literal["static", "dynamic", "auto"]

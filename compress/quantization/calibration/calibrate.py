@@ -1,4 +1,4 @@
-"""Calibration: the FP32 program runs over the calibration split once, and every point's range is gathered."""
+"""Calibration: runs the FP32 program once over the calibration split and computes the range of every point."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FEWEST = {"auto": 1, "minmax": 1, "moving": 1, "percentile": 4, "mse": 4, "entr
 
 
 def new_observer(options: QuantizeOptions, scheme: Scheme) -> Observer:
-    """The observer that a method asks for."""
+    """The observer of the calibration method that the options select."""
     made: dict[str, Callable[[], Observer]] = {
         "auto": MinMax,
         "minmax": MinMax,
@@ -54,16 +54,16 @@ def calibrate(
         program: the program that the placement was made for; it stays as it is.
         placement: the tensors to watch.
         split: calibration samples, of which at most ``options.samples`` are read, ``options.batch_size`` at a time.
-        options: method and sizes.
+        options: the method, the number of samples and the batch size.
         console: shows a progress bar.
-        target: whose grids the ranges are for.
+        target: the target for whose grids the ranges are computed.
 
     Returns:
-        One range per point; points of a group share theirs where the clamps before them allow it.
+        One range per point. The points of a group share one range if the clamps before them allow it.
 
     Raises:
-        DataError: there are too few samples for the method, or a sample or an activation (the message names it) has
-            NaN or infinite values.
+        DataError: there are too few samples for the method, or a sample or an activation (which the message names)
+            has NaN or infinite values.
         InputError: the samples do not fit the program's signature.
     """
     if len(split) == 0:
@@ -88,13 +88,13 @@ def calibrate(
 
 
 def _warn_of_constants(ranges: Mapping[fx.Node, Range], console: Console) -> None:
-    """Name the activations that calibration saw only one value of."""
+    """Warn of the activations that had the same value in all calibration samples."""
     names = [name_in_model(value) for value, span in ranges.items() if span.low == span.high and not fixed_grid(value)]
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         console.warn(
             f"{shown}: calibration saw only one value, so the scale is a guess. Check that the samples are "
-            "preprocessed as in training and cover all classes"
+            "preprocessed as in training and that they cover all classes"
         )
 
 
@@ -106,7 +106,7 @@ def watch(
     console: Console = SILENT,
     label: str = "calibrate",
 ) -> None:
-    """Run the program over calibration samples and show tensors to those who watch them.
+    """Run the program over calibration samples and pass the observed tensors to their observers.
 
     Raises:
         DataError: NaN or infinite values in the samples or in an activation (which is named).
@@ -126,7 +126,7 @@ def watch(
 
 
 def _equalise(group: list[fx.Node], ranges: dict[fx.Node, Range], placement: Placement) -> None:
-    """One range for all of a group, unless it would reach beyond the clamp of a member."""
+    """Give all members of a group one range, unless it exceeds the clamp of a member."""
     joint = ranges[group[0]]
     for value in group[1:]:
         joint = joint.union(ranges[value])
@@ -135,7 +135,7 @@ def _equalise(group: list[fx.Node], ranges: dict[fx.Node, Range], placement: Pla
 
 
 class _Watcher(fx.Interpreter):
-    """Runs the graph and shows the watched tensors to their observers."""
+    """Runs the graph and passes the observed tensors to their observers."""
 
     def __init__(self, module: fx.GraphModule, observers: Mapping[fx.Node, Watcher]) -> None:
         super().__init__(module)
@@ -143,7 +143,7 @@ class _Watcher(fx.Interpreter):
         self.broken: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node and show its output."""
+        """Run a node and pass its output to its observer."""
         value = super().run_node(n)
         observer = self._observers.get(n)
         if observer is not None and not observer.update(value) and self.broken is None:
@@ -151,13 +151,13 @@ class _Watcher(fx.Interpreter):
         return value
 
 
-class _Detective(fx.Interpreter):
+class _FirstNotFinite(fx.Interpreter):
     """Finds the first node whose output is not finite."""
 
     found: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node and look at its output."""
+        """Run a node and check its output."""
         value = super().run_node(n)
         if self.found is None and n.op == "call_function" and not _finite(value):
             self.found = n
@@ -170,9 +170,9 @@ def _finite(value: Any) -> bool:
 
 
 def _not_finite(program: Program, tensors: list[torch.Tensor], seen: fx.Node | None) -> DataError:
-    detective = _Detective(program.module)
-    detective.run(*tensors)
-    node = detective.found or seen
+    search = _FirstNotFinite(program.module)
+    search.run(*tensors)
+    node = search.found or seen
     name = "an output" if node is None else f"the activation of '{name_in_model(node)}' ({node.name})"
     return DataError(
         f"calibration: {name} has NaN or infinite values",

@@ -1,4 +1,4 @@
-"""Ranges that trade clipped outliers against finer steps: by squared error, and by relative entropy."""
+"""Ranges that clip outliers to get finer steps: chosen by squared error or by relative entropy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SquaredError(Histogram):
     """The range with the least squared error: ``step^2 / 12`` for every value inside, the distance for those outside.
 
     Args:
-        scheme: the target's form; a symmetric one has one limit for both sides.
+        scheme: the target's quantization scheme. A symmetric scheme has one limit for both sides.
     """
 
     def __init__(self, scheme: Scheme) -> None:
@@ -40,12 +40,12 @@ class SquaredError(Histogram):
         steps = (shares[:, None] * high - shares[None, :] * low) / (self.scheme.qmax - self.scheme.qmin)
         error = above[:, None] + below[None, :] + total * steps.square() / 12
         row, column = divmod(int(error.argmin()), CANDIDATES)
-        # a side without values beyond 0 costs nothing: its share is of no account
+        # a side without values has no error, so its share has no effect
         return Range(max(seen.low, float(shares[column]) * low), min(seen.high, float(shares[row]) * high))
 
 
 def _clipped(counts: torch.Tensor, centres: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
-    """Squared distance to each limit, summed over the values above it."""
+    """Sum of the squared distances to each limit over the values above it."""
     sums = [(counts * centres**power).flip(0).cumsum(0).flip(0) for power in (0, 1, 2)]
     nothing = torch.zeros(1, dtype=torch.float64)
     index = torch.searchsorted(centres, limits, right=True)
@@ -54,9 +54,9 @@ def _clipped(counts: torch.Tensor, centres: torch.Tensor, limits: torch.Tensor) 
 
 
 class Entropy(Histogram):
-    """The range whose 128 levels lose the least information: Kullback-Leibler divergence (Migacz, 2017).
+    """The range whose 128 levels lose the least information by the Kullback-Leibler divergence (Migacz, 2017).
 
-    Both ends shrink by the same share; what lies outside counts for the outermost bins.
+    Both ends shrink by the same share. Values outside the range are counted in the outermost bins.
     """
 
     def _chosen(self, seen: Range) -> Range:
@@ -74,7 +74,7 @@ class Entropy(Histogram):
 
 
 def _divergence(counts: np.ndarray[tuple[int], np.dtype[np.float64]], first: int, last: int) -> float:
-    """How much the bins ``[first, last)``, with all else clipped to them, lose on 128 levels."""
+    """Divergence of the bins ``[first, last)``, to which all other values are clipped, from their 128 levels."""
     if last - first <= _LEVELS:
         return float("inf")
     inside = counts[first:last]

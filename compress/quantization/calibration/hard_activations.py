@@ -1,9 +1,9 @@
-"""Hard-swish and hard-sigmoid as integer kernels do them best: grids on which a gate's codes are its input's.
+"""Grids of hard-swish and hard-sigmoid on which the integer codes of the gate equal those of its input.
 
-``hardswish(x) = x * clamp(x + 3, 0, 6) / 6`` needs nothing of ``x`` below -3. On a grid that begins at -3, in steps
-``s`` of which 3 is a multiple, the gate of a code is the code itself on steps of ``s / 6``, clipped at 1: the runtime
-multiplies a tensor with its own clipped codes, and the gate is not rounded at all. Measured with ONNX Runtime 1.31, one
-thread, per million elements: 0.04 ms for the clip, 0.13 for the sum that brings other grids to codes of the gate.
+``hardswish(x) = x * clamp(x + 3, 0, 6) / 6`` does not depend on values of ``x`` below -3. If the grid of ``x`` begins
+at -3 and its step ``s`` divides 3, the gate has the same code as ``x`` on a grid of step ``s / 6``, clipped at 1. The
+runtime then multiplies a tensor by its own clipped codes, and the gate is not rounded. Measured with ONNX Runtime 1.31,
+one thread, per million elements: the clip takes 0.04 ms; the sum that converts codes of other grids takes 0.13 ms.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .observers import Observer
 
 _SLOPE, _BEGIN = 6.0, 3.0
 _FEWEST = -2.0
-"""A tensor that hardly reaches below zero would lose too many of its codes to a grid from -3 on."""
+"""Largest minimum of a tensor for such a grid: above it, too few values would use the codes between -3 and 0."""
 
 
 def gate_of(placement: Placement, value: fx.Node) -> fx.Node | None:
-    """The hard-sigmoid with whose output ``value`` is multiplied, when nothing else reads either."""
+    """The hard-sigmoid of ``value`` whose output ``value`` is multiplied by, if nothing else reads either of them."""
     readers = set(value.users)
     gates = [node for node in readers if name_of(node) == "hardsigmoid"]
     if value not in placement.points or name_of(value) in CONCATENATIONS or len(readers) != 2 or len(gates) != 1:
@@ -41,7 +41,7 @@ def gate_of(placement: Placement, value: fx.Node) -> fx.Node | None:
 
 
 def shared_codes(placement: Placement, ranges: Mapping[fx.Node, Range], target: Target) -> dict[fx.Node, Grid]:
-    """The grids of inputs and gates of hard-swish that share their codes."""
+    """Grids for the inputs and gates of hard-swish on which both have the same codes."""
     found: dict[fx.Node, Grid] = {}
     for value in placement.points if not SCHEMES[target].symmetric else ():
         gate, span = gate_of(placement, value), ranges[value]
@@ -54,8 +54,8 @@ def shared_codes(placement: Placement, ranges: Mapping[fx.Node, Range], target: 
     return found
 
 
-def share_again(module: fx.GraphModule) -> None:
-    """Bring the grids of hard-swish together again, in place, where training has moved the scale of the input.
+def restore_shared_codes(module: fx.GraphModule) -> None:
+    """Make the codes of input and gate of hard-swish equal again, in place, after training changed the input's scale.
 
     The scale changes by less than half a step in the codes from -3 to 0.
     """
@@ -79,7 +79,7 @@ def _grid_of(module: fx.GraphModule, node: fx.Node) -> list[torch.Tensor]:
 
 
 class FromGate:
-    """An observer of what a hard-swish reads, to which all below -3 is -3."""
+    """Observes the input of a hard-swish, with values below -3 raised to -3."""
 
     def __init__(self, inner: Observer) -> None:
         self._inner = inner
@@ -94,9 +94,10 @@ class FromGate:
 
 
 def fold_gates(program: Program, exclude: Sequence[str]) -> None:
-    """Write a hard-sigmoid that alone reads a convolution as a clamp to [0, 1], in place: 1/6 goes into the weight.
+    """Replace a hard-sigmoid that is the only reader of a convolution by a clamp to [0, 1], in place.
 
-    The clamp folds into the convolution's Q, so that the gate costs nothing; the weight's codes stay what they were.
+    The factor 1/6 moves into the convolution's weight, whose codes do not change. The clamp folds into the
+    convolution's Q, so the gate takes no time.
     """
     module = program.module
     for node in list(module.graph.nodes):

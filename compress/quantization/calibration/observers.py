@@ -1,4 +1,4 @@
-"""Ranges of activations, gathered batch by batch in memory that does not grow with the number of samples."""
+"""Observers: compute ranges of activations batch by batch, in memory that does not grow with the number of samples."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ BINS = 8192
 # Small enough that the indices of a chunk stay in the cache; counting is then twice as fast as torch.histc.
 _CHUNK = 1 << 16
 _RUN = 16
-"""Neighbours that are counted together: a line of the cache."""
+"""Number of neighbouring values that are counted together: one cache line."""
 _SMALLEST_EXPONENT = -100
 _FADING = 0.9
 MOST, PLENTY = 1 << 18, 1 << 22
-"""Values of a tensor that are counted in a batch, and in all batches before a quarter of that is enough."""
+"""Largest number of values counted per batch, and number of counted values after which a quarter of that is used."""
 
 
 class Watcher(Protocol):
-    """Sees a tensor once per batch."""
+    """Receives a tensor once per batch."""
 
     def update(self, value: torch.Tensor) -> bool:
-        """Take in a batch; false, with nothing taken in, when it has NaN or infinite values."""
+        """Record a batch; false, and nothing is recorded, if it has NaN or infinite values."""
         ...
 
 
 class Observer(Watcher, Protocol):
-    """Learns the range of a tensor."""
+    """Computes the range of a tensor."""
 
     def range(self) -> Range:
         """The range to quantize."""
@@ -58,7 +58,7 @@ class MinMax:
 
 
 class MovingAverage:
-    """Extremes of the batches, averaged with weights that fall by a tenth from one batch to the one before it."""
+    """Exponential moving average of the extremes of the batches, with decay 0.9."""
 
     def __init__(self) -> None:
         self.low, self.high, self.weight = 0.0, 0.0, 0.0
@@ -80,11 +80,11 @@ class MovingAverage:
 
 
 class Histogram:
-    """A histogram whose limits double when a value lies beyond; what range it gives is the business of subclasses.
+    """A histogram whose limits double when a value exceeds them; subclasses compute a range from it.
 
-    It spans ``[-limit, limit]`` with ``limit`` a power of two; doubling it merges bins two by two, so no count is ever
-    split or guessed. Of a tensor with more than :data:`MOST` values in a batch, evenly spaced runs stand for all, of
-    later batches fewer (:data:`PLENTY`); the extremes are those of all.
+    It spans ``[-limit, limit]`` with ``limit`` a power of two. Doubling merges pairs of bins, so counts stay exact. If a
+    batch of a tensor has more than :data:`MOST` values, evenly spaced runs of values are counted; once :data:`PLENTY`
+    values have been counted, a quarter as many are used per batch. The extremes are those of all values.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Histogram:
         flat = value.detach().reshape(-1)
         most = MOST if self.counted < PLENTY else MOST // 4
         every = flat.numel() // most | 1 if flat.numel() > most else 1
-        while every > 1 and math.gcd(every, flat.numel()) > 1:  # else some channels would never be seen
+        while every > 1 and math.gcd(every, flat.numel()) > 1:  # else some channels would never be counted
             every += 2
         if self.limit == 0.0:
             self.zeros += flat.numel()
@@ -148,10 +148,10 @@ class Histogram:
 
 
 class Percentile(Histogram):
-    """The range that holds a share of the values, exact within one bin, ``limit / 4096``.
+    """The range that contains a given share of the values, exact to one bin, ``limit / 4096``.
 
     Args:
-        percent: share of values inside, in percent; the same number is cut off at either end.
+        percent: share of values inside, in percent; half of the others are cut off at each end.
     """
 
     def __init__(self, percent: float) -> None:

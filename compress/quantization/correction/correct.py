@@ -21,8 +21,8 @@ from ...program import Program, clone, cost, predict
 from ..module_edit import fetch, readers_of
 from ..operator_classes import is_qdq
 from .equalization import equalise
-from .layer_matrices import Coded, channel_axis, coded_layers, is_matrix
-from .layerwise import Chunks, Output, feeds_of, walk
+from .layer_matrices import QuantizedLayer, channel_axis, quantized_layers, is_matrix
+from .layerwise import Chunks, Output, feeds_of, visit_layers
 from .learned_ranges import learn_ranges
 from .rounding import gram_of, improve
 
@@ -35,22 +35,24 @@ _LEAST_GAIN_DB = 0.05
 _RANGE_STEPS, _RANGE_MACS = 120, 2e11
 
 Build = Callable[[Program], Program]
-"""From a folded FP32 program to its INT8 form."""
+"""Makes an INT8 program from a folded FP32 program."""
 
 
 @dataclass(frozen=True)
-class Rung:
+class CorrectionResult:
     """The result of one correction on the held-out samples.
 
     Attributes:
+        name: the correction, as the option ``correction`` names it.
         before_db: centred SQNR before it, in dB; None if infinite.
         after_db: centred SQNR after it, in dB.
         agreement: share of samples with the same class as FP32; None for outputs that are not classes.
+        kept: whether the program keeps the correction.
         detail: what it changed.
-        seconds: its duration.
+        seconds: its duration, in seconds.
     """
 
-    rung: str
+    name: str
     before_db: float | None
     after_db: float | None
     agreement: float | None
@@ -59,12 +61,14 @@ class Rung:
     seconds: float
 
     def facts(self) -> dict[str, Any]:
-        """All fields except the duration, as JSON-ready values."""
-        return {key: value for key, value in asdict(self).items() if key != "seconds"}
+        """All fields except the duration, as JSON-ready values; the key of the name is ``rung``."""
+        return {"rung": self.name} | {
+            key: value for key, value in asdict(self).items() if key not in ("name", "seconds")
+        }
 
 
 class Judge:
-    """Scores a program by its first floating-point output against the FP32 program's on held-out samples."""
+    """Compares the first floating-point output of a program with that of the FP32 program on held-out samples."""
 
     def __init__(self, reference: Program, split: Split, batch_size: int) -> None:
         self.split, self.batch_size = split, batch_size
@@ -73,7 +77,7 @@ class Judge:
         self.wanted: Array | None = None if self.name is None else outputs[self.name]
 
     def score(self, program: Program) -> tuple[float, float | None]:
-        """Centred SQNR in decibels and, where the output holds classes, the agreement."""
+        """Centred SQNR in dB and, if the output contains classes, the agreement."""
         if self.name is None or self.wanted is None:
             return float("inf"), None
         found = predict(program, self.split, self.batch_size)[self.name]
@@ -84,14 +88,14 @@ class Judge:
         return sqnr_db(self.wanted, found), agreement
 
 
-def rungs_of(options: QuantizeOptions) -> tuple[str, ...]:
+def corrections_of(options: QuantizeOptions) -> tuple[str, ...]:
     """The corrections that the options select, in the order in which they are applied."""
     asked: set[str] = set(options.correction)
     if "full" in asked:
         return FULL
     if "auto" in asked:
         asked |= set(AUTO)
-    return tuple(rung for rung in FULL if rung in asked)
+    return tuple(name for name in FULL if name in asked)
 
 
 def divide(split: Split, samples: int) -> tuple[Split, Split]:
@@ -101,7 +105,7 @@ def divide(split: Split, samples: int) -> tuple[Split, Split]:
     return Subset(split, chosen[~held]), Subset(split, chosen[held])
 
 
-def climb(
+def apply_corrections(
     original: Program,
     folded: Program,
     build: Build,
@@ -109,7 +113,7 @@ def climb(
     judge: Judge,
     options: QuantizeOptions,
     console: Console = SILENT,
-) -> tuple[Program, Program, list[Rung]]:
+) -> tuple[Program, Program, list[CorrectionResult]]:
     """Apply the corrections one after the other, and keep those that help.
 
     Args:
@@ -126,9 +130,9 @@ def climb(
     best = build(clone(base))
     exact = clone(best)
     score, _ = judge.score(best)
-    done: list[Rung] = []
-    for name in rungs_of(options):
-        if not coded_layers(best.module):
+    done: list[CorrectionResult] = []
+    for name in corrections_of(options):
+        if not quantized_layers(best.module):
             break
         if name in _FILLS and "sparsity" in original.meta:
             continue  # they change every weight of a layer, including its zeros
@@ -137,9 +141,9 @@ def climb(
         if name == "equalise":
             detail, found = _equalised(form, build, split, options, console)
         else:
-            detail, found = _mended(name, best, exact, original, split, options, console)
+            detail, found = _corrected(name, best, exact, original, split, options, console)
         after, agreement = judge.score(found) if found is not None else (score, None)
-        done.append(new_rung(name, score, (after, agreement), detail, time.perf_counter() - started))
+        done.append(new_result(name, score, (after, agreement), detail, time.perf_counter() - started))
         if done[-1].kept and found is not None:
             best, score = found, after
             if name == "equalise":
@@ -147,21 +151,23 @@ def climb(
     return best, exact, done
 
 
-def new_rung(name: str, before: float, after: tuple[float, float | None], detail: str, seconds: float) -> Rung:
+def new_result(
+    name: str, before: float, after: tuple[float, float | None], detail: str, seconds: float
+) -> CorrectionResult:
     """The result of a correction from scores of :class:`Judge`; it is kept if it gains at least 0.05 dB."""
     kept = after[0] > before + _LEAST_GAIN_DB
-    return Rung(name, _db(before), _db(after[0]), after[1], kept, detail, seconds)
+    return CorrectionResult(name, _db(before), _db(after[0]), after[1], kept, detail, seconds)
 
 
 def _equalised(
     form: Program, build: Build, split: Split, options: QuantizeOptions, console: Console
 ) -> tuple[str, Program | None]:
     pairs, clamps = equalise(form, split, options.samples, options.batch_size, console)
-    detail = f"{pairs} pairs of layers" + (f", {clamps} clamps without effect became ReLU" if clamps else "")
+    detail = f"{pairs} pairs of layers" + (f", {clamps} clamps without effect replaced by ReLU" if clamps else "")
     return (detail, build(clone(form))) if pairs else ("no suitable pair of layers", None)
 
 
-def _mended(
+def _corrected(
     name: str,
     best: Program,
     exact: Program,
@@ -177,7 +183,7 @@ def _mended(
         return f"{steps} steps", found
     feeds = feeds_of(exact, split, options.samples)
     visitor = _Bias(found) if name == "bias" else _Rounding(found, exact, name)
-    walk(found, exact, feeds, visitor, name, console)
+    visit_layers(found, exact, feeds, visitor, name, console)
     return visitor.detail, found
 
 
@@ -186,21 +192,21 @@ def _range_steps(program: Program) -> int:
 
 
 def _is_shared(graph: fx.Graph, path: str) -> bool:
-    """Whether two nodes read a weight, quantized or not: layers, or a layer and a look-up of its rows."""
+    """Whether several nodes read a weight or its quantized form: layers, or a layer and an embedding."""
     readers = readers_of(graph, path)
     return len(readers) > 1 or any(is_qdq(node) and len(node.users) > 1 for node in readers)
 
 
 class _Rounding:
-    """Rounds the weights of one layer after the other."""
+    """Improves the rounding of the weights, one layer after the other."""
 
     def __init__(self, program: Program, exact: Program, method: str) -> None:
         self.module, self.exact, self.method = program.module, exact.module, method
-        paths = [layer.weight for layer in coded_layers(program.module)]
+        paths = [layer.weight for layer in quantized_layers(program.module)]
         self.shared = {path for path in paths if _is_shared(program.module.graph, path)}
         self.shares: list[float] = []
 
-    def __call__(self, layer: Coded, data: Chunks, wanted: Chunks, output: Output) -> None:
+    def __call__(self, layer: QuantizedLayer, data: Chunks, wanted: Chunks, output: Output) -> None:
         if layer.weight in self.shared or not is_matrix(layer):
             return
         gram = gram_of(layer, self.module, data, wanted)
@@ -214,13 +220,13 @@ class _Rounding:
 
 
 class _Bias:
-    """Takes the mean error of each channel out of the bias (Nagel et al., 2019, section 4.2, empirical form)."""
+    """Corrects the bias by the mean error of each channel (Nagel et al., 2019, section 4.2, empirical form)."""
 
     def __init__(self, program: Program) -> None:
         self.module = program.module
         self.count = 0
 
-    def __call__(self, layer: Coded, data: Chunks, wanted: Chunks, output: Output) -> None:
+    def __call__(self, layer: QuantizedLayer, data: Chunks, wanted: Chunks, output: Output) -> None:
         if layer.bias is None or fetch(self.module, layer.bias).dim() != 1:
             return
         shift, count = torch.zeros(()), 0
@@ -248,22 +254,22 @@ def check_samples(split: Split, options: QuantizeOptions) -> bool:
     """
     count = min(len(split), options.samples)
     if count >= FEWEST:
-        return bool(rungs_of(options))
+        return bool(corrections_of(options))
     if set(options.correction) <= {"auto", "none"}:
         return False
     raise DataError(
-        f"{count} calibration samples are too few for {', '.join(rungs_of(options))}, because some are held out to "
+        f"{count} calibration samples are too few for {', '.join(corrections_of(options))}, because some are held out to "
         "judge the result",
         f"give at least {FEWEST} samples (`data.calibration`, `quantize.samples`), or set `correction: none`",
     )
 
 
-def show(rungs: Sequence[Rung], console: Console) -> None:
+def show(results: Sequence[CorrectionResult], console: Console) -> None:
     """Print the gain and the duration of each correction."""
-    for rung in rungs:
-        step = f"{_shown(rung.before_db)} -> {_shown(rung.after_db)} dB"
-        verdict = "kept" if rung.kept else "dropped"
-        console.say(f"            {rung.rung:<9} {step:<22} {verdict:<8} {rung.seconds:6.1f} s  {rung.detail}")
+    for result in results:
+        step = f"{_shown(result.before_db)} -> {_shown(result.after_db)} dB"
+        verdict = "kept" if result.kept else "dropped"
+        console.say(f"            {result.name:<9} {step:<22} {verdict:<8} {result.seconds:6.1f} s  {result.detail}")
 
 
 def _shown(value: float | None) -> str:

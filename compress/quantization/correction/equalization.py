@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: channels that differ in size are evened out between two layers, and no output changes."""
+"""Cross-layer equalisation: channel ranges are balanced between two consecutive layers; FP32 outputs do not change."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _RELU = torch.ops.aten.relu.default
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers with nothing between them that minds a positive factor per channel.
+    """Two layers between which every operator commutes with a positive factor per channel.
 
     Attributes:
-        first: gives the channels.
-        second: alone reads them.
-        clamps: clamps at 6 and the like between them, which must never bite.
+        first: the layer that computes the channels.
+        second: the only layer that reads them.
+        clamps: clamps between them, such as ReLU6, which must have no effect on any sample.
     """
 
     first: Weighted
@@ -41,19 +41,20 @@ class Pair:
 def equalise(
     program: Program, split: Split, samples: int, batch_size: int = 32, console: Console = SILENT
 ) -> tuple[int, int]:
-    """Even out the channels between consecutive layers, in place (Nagel et al., 2019, section 4.1).
+    """Equalise the channels between consecutive layers, in place (Nagel et al., 2019, section 4.1).
 
-    Weights have a scale per output channel, so the first layer's own range costs nothing; in its place in eq. 11 stands
-    the range of the activation between the two layers, which has one scale for all channels: channel ``i`` is divided
-    by ``sqrt(max|x_i| / max|w_i|)``. A depthwise second layer has a scale per channel too: its input becomes wholly
-    even. A clamp such as ReLU6 becomes a ReLU where no sample ever reached it.
+    Weights have a scale per output channel, so the range of the first layer's weight does not matter. In eq. 11 it is
+    replaced by the range of the activation between the two layers, which has one scale for all channels: channel ``i``
+    is divided by ``sqrt(max|x_i| / max|w_i|)``. If the second layer is depthwise, its weight has a scale per channel
+    too, so all channels of its input get the same range. A clamp such as ReLU6 becomes a ReLU if no sample reached its
+    upper limit.
 
     Args:
-        program: folded, in evaluation form, not yet quantized.
+        program: folded, in evaluation mode, not yet quantized.
         split: calibration samples, of which at most ``samples`` are used.
 
     Returns:
-        Pairs evened out, and clamps replaced.
+        The number of equalised pairs, and the number of replaced clamps.
     """
     shapes = shapes_of(program)
     pairs = [pair for node in program.module.graph.nodes if (pair := _pair(node, shapes)) is not None]
@@ -113,7 +114,7 @@ def _passes(node: fx.Node, shapes: Shapes) -> bool:
 
 
 def _same_axis(first: Weighted, second: Weighted, shapes: Shapes) -> bool:
-    """Whether the channels that one gives are those that the other reads."""
+    """Whether the output channels of the first layer are the input channels of the second."""
     given, taken = shapes[first.node][0], shapes[second.data][0]
     matrix = name_of(second.node) == "linear"
     axis = len(taken) - 1 if matrix else 1
@@ -132,7 +133,7 @@ def _observe(
     batch_size: int,
     console: Console,
 ) -> tuple[dict[fx.Node, torch.Tensor], dict[fx.Node, float]]:
-    """Largest size of each channel of the watched tensors, and the highest value that reached each clamp."""
+    """Largest absolute value of each channel of the watched tensors, and the largest input of each clamp."""
     seen = _Channels(program.module, watched, clamps)
     device, total = device_of(program), min(samples, len(split))
     with evaluating(program), torch.inference_mode(), console.progress("equalise", total) as bar:
@@ -152,7 +153,7 @@ class _Channels(fx.Interpreter):
         self.highest: dict[fx.Node, float] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node and note what it reached."""
+        """Run a node and record its largest values."""
         value = super().run_node(n)
         if n in self.sources:
             clamp = self.sources[n]
@@ -166,7 +167,7 @@ class _Channels(fx.Interpreter):
 
 
 def _scale(module: fx.GraphModule, pair: Pair, largest: torch.Tensor) -> None:
-    """Divide the first layer's channels and multiply what the second reads of them."""
+    """Divide the first layer's output channels by the factors, and multiply the second layer's weight by them."""
     weight = fetch(module, str(pair.second.weight.target))
     factors = _factors(pair.second, weight.detach(), largest.to(weight.dtype))
     first = fetch(module, str(pair.first.weight.target))

@@ -1,4 +1,4 @@
-"""Layers of a quantized program as matrices: their weights, and the rows that a calibration batch sends through."""
+"""Layers of a quantized program as matrix products: their weights, and rows of inputs and outputs of a batch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..operator_classes import is_qdq, operand, operands
 
 
 @dataclass(frozen=True)
-class Coded:
+class QuantizedLayer:
     """A layer whose weight is quantized.
 
     Attributes:
         node: the layer.
-        data: the activation that goes in.
+        data: the input activation.
         weight: path of the FP32 weight.
         scale: path of its scales.
         axis: output-channel axis of the weight as stored.
@@ -38,12 +38,12 @@ class Coded:
 
     @property
     def groups(self) -> int:
-        """Groups of a convolution; 1 for a matrix."""
+        """Groups of a convolution; 1 for a linear layer."""
         convolves = name_of(self.node) in (*CONVOLUTIONS, *TRANSPOSED)
         return int(operand(self.node, "groups")) if convolves else 1
 
 
-def coded(node: fx.Node) -> Coded | None:
+def quantized_layer(node: fx.Node) -> QuantizedLayer | None:
     """The quantized layer that a node is, or None."""
     name = name_of(node)
     if name not in (*CONVOLUTIONS, *TRANSPOSED, *MATRIX_LAYERS):
@@ -55,51 +55,56 @@ def coded(node: fx.Node) -> Coded | None:
         return None
     path = str(bias.target) if isinstance(bias, fx.Node) and bias.op == "get_attr" else None
     source, scale, _, axis, _, limit = weight.args
-    return Coded(node, data, str(source.target), str(scale.target), int(axis), int(limit), path)
+    return QuantizedLayer(node, data, str(source.target), str(scale.target), int(axis), int(limit), path)
 
 
-def coded_layers(module: fx.GraphModule) -> list[Coded]:
+def quantized_layers(module: fx.GraphModule) -> list[QuantizedLayer]:
     """All quantized layers, in graph order."""
-    return [layer for node in module.graph.nodes if (layer := coded(node)) is not None]
+    return [layer for node in module.graph.nodes if (layer := quantized_layer(node)) is not None]
 
 
-def is_matrix(layer: Coded) -> bool:
-    """Whether :func:`to_matrix` takes the layer; transposed convolutions have no such form here."""
+def is_matrix(layer: QuantizedLayer) -> bool:
+    """Whether :func:`to_matrix` supports the layer; it does not support transposed convolutions."""
     return name_of(layer.node) not in TRANSPOSED
 
 
-def to_matrix(layer: Coded, weight: torch.Tensor) -> torch.Tensor:
-    """The weight as ``[groups, outputs per group, inputs per group and output]``."""
+def to_matrix(layer: QuantizedLayer, weight: torch.Tensor) -> torch.Tensor:
+    """The weight as ``[groups, outputs per group, inputs per output]``."""
     rows = weight.movedim(layer.axis, 0)
     return rows.reshape(layer.groups, rows.shape[0] // layer.groups, -1)
 
 
-def from_matrix(layer: Coded, matrix: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def from_matrix(layer: QuantizedLayer, matrix: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Inverse of :func:`to_matrix`, in the layout and dtype of ``like``."""
     moved = like.movedim(layer.axis, 0).shape
     return matrix.reshape(moved).movedim(0, layer.axis).to(like.dtype).contiguous()
 
 
-def scales_of(module: fx.GraphModule, layer: Coded) -> torch.Tensor:
+def scales_of(module: fx.GraphModule, layer: QuantizedLayer) -> torch.Tensor:
     """Scales of the output channels, ``[groups, outputs per group]``."""
     return fetch(module, layer.scale).detach().reshape(layer.groups, -1)
 
 
-def channel_axis(layer: Coded, rank: int) -> int:
+def channel_axis(layer: QuantizedLayer, rank: int) -> int:
     """Axis of the channels in the layer's output."""
     convolves = name_of(layer.node) in (*CONVOLUTIONS, *TRANSPOSED)
     return 1 if convolves else rank - 1
 
 
 def rows_of(
-    layer: Coded, data: torch.Tensor, wanted: torch.Tensor, kernel: torch.Size, limit: int, random: torch.Generator
+    layer: QuantizedLayer,
+    data: torch.Tensor,
+    wanted: torch.Tensor,
+    kernel: torch.Size,
+    limit: int,
+    random: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of the layer's matrix product, at most ``limit`` of them, drawn at random.
 
     Args:
-        data: what goes in: ``[N, C, …]`` for a convolution, ``[…, K]`` for a matrix.
-        wanted: what shall come out.
-        kernel: spatial shape of the weight; empty for a matrix.
+        data: the layer's input: ``[N, C, …]`` for a convolution, ``[…, K]`` for a linear layer.
+        wanted: the output that the layer should have.
+        kernel: spatial shape of the weight; empty for a linear layer.
 
     Returns:
         Inputs ``[groups, R, K]`` and outputs ``[groups, R, outputs per group]``.
@@ -125,14 +130,14 @@ def _draw(total: int, limit: int, random: torch.Generator) -> torch.Tensor:
 
 
 def _patches(
-    layer: Coded,
+    layer: QuantizedLayer,
     data: torch.Tensor,
     kernel: torch.Size,
     places: torch.Size,
     samples: torch.Tensor,
     positions: torch.Tensor,
 ) -> torch.Tensor:
-    """What the kernel sees at some output positions: ``[R, C, kernel elements]``."""
+    """The input values that the kernel reads at the given output positions: ``[R, C, kernel elements]``."""
     rank = len(kernel)
     stride, dilation = (_each(operand(layer.node, name), rank) for name in ("stride", "dilation"))
     padded = functional.pad(data, _padding(layer, kernel, dilation))
@@ -156,7 +161,7 @@ def _each(value: int | list[int], rank: int) -> list[int]:
     return values * rank if len(values) == 1 else values
 
 
-def _padding(layer: Coded, kernel: torch.Size, dilation: list[int]) -> list[int]:
+def _padding(layer: QuantizedLayer, kernel: torch.Size, dilation: list[int]) -> list[int]:
     """Padding in the order of :func:`torch.nn.functional.pad`: last axis first."""
     given = operand(layer.node, "padding")
     if given == "valid":

@@ -1,4 +1,4 @@
-"""A quantized program and its FP32 form run side by side, node by node, so that each layer can be mended."""
+"""Runs a quantized program and its FP32 form in parallel, node by node, so that each layer can be corrected."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ...graph.devices import as_tensor
 from ...program import Program, evaluating
 from ..module_edit import shapes_of
 from ..operator_classes import rounds
-from .layer_matrices import Coded, coded_layers
+from .layer_matrices import QuantizedLayer, quantized_layers
 
 MEMORY_BYTES = 512 << 20
 CHUNK = 8
 
 Chunks = list[torch.Tensor]
 Output = Callable[[], Chunks]
-Visit = Callable[[Coded, Chunks, Chunks, Output], None]
-"""Layer, what goes in in the quantized program, what comes out in the FP32 one, and a call that gives what the
-quantized layer gives at present; one tensor per chunk of samples."""
+Visit = Callable[[QuantizedLayer, Chunks, Chunks, Output], None]
+"""Receives a layer, its input in the quantized program, its output in the FP32 program, and a function that computes
+the present output of the quantized layer; each has one tensor per chunk of samples."""
 
 
 def feeds_of(program: Program, split: Split, most: int) -> list[list[torch.Tensor]]:
-    """Inputs of the first samples of a split, in chunks; as many as the activations of both forms leave room for."""
+    """Inputs of the first samples of a split, in chunks; as many as fit in memory with the activations of both forms."""
     room = max(CHUNK, MEMORY_BYTES // max(1, 2 * live_bytes(program)))
     return [
         [as_tensor(value, torch.device("cpu")) for value in program.signature.validate(inputs).values()]
@@ -37,7 +37,7 @@ def feeds_of(program: Program, split: Split, most: int) -> list[list[torch.Tenso
 
 
 def live_bytes(program: Program) -> int:
-    """Largest number of bytes of activations alive at once, per sample."""
+    """Peak memory of the activations, in bytes per sample."""
     shapes = shapes_of(program)
     rows = max((value.shape[0] for value in program.example.values() if value.dim()), default=1)
     alive = most = 0
@@ -56,7 +56,7 @@ def _bytes(node: fx.Node, shapes: Any) -> int:
 
 
 def with_ends(graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
-    """Every node with the values that nobody needs after it."""
+    """Every node, with the values that no later node reads."""
     last: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         for source in (node, *node.all_input_nodes):
@@ -69,12 +69,12 @@ def with_ends(graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
 
 
 class Form:
-    """One form of the program: the values of its nodes that are still needed.
+    """Runs one form of the program node by node and keeps the values that later nodes read.
 
     Args:
-        program: runs in evaluation form.
+        program: the program, in evaluation mode.
         feeds: inputs by chunk.
-        exact: take fake-quantize nodes for the identity.
+        exact: treat fake-quantize nodes as the identity.
     """
 
     def __init__(self, program: Program, feeds: Sequence[Sequence[torch.Tensor]], exact: bool) -> None:
@@ -84,7 +84,7 @@ class Form:
         self.inputs = {node: [feed[index] for feed in feeds] for index, node in enumerate(holders)}
 
     def run(self, node: fx.Node) -> None:
-        """Compute a node for every chunk; what depends on no input is computed where it is read."""
+        """Compute a node for every chunk; values that depend on no input are computed when they are read."""
         if node.op == "placeholder":
             self.values[node] = self.inputs[node]
         elif any(source in self.values for source in node.all_input_nodes):
@@ -123,7 +123,7 @@ def _apply(node: fx.Node, look: Callable[[fx.Node], Any]) -> Any:
     return args if node.op == "output" else node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def walk(
+def visit_layers(
     quantized: Program,
     reference: Program,
     feeds: Sequence[Sequence[torch.Tensor]],
@@ -131,18 +131,19 @@ def walk(
     label: str,
     console: Console = SILENT,
 ) -> None:
-    """Show every quantized layer, in graph order, to ``visit``, which may change its weight or bias.
+    """Call ``visit`` for every quantized layer, in graph order; it may change the layer's weight or bias.
 
-    What a layer is shown has passed through all that was changed before it, so later layers make up for what earlier
-    ones could not. The whole network runs once per form.
+    The input of a layer is computed with the already corrected layers before it, so later layers can compensate for
+    the remaining error of earlier ones. Each form of the network runs once.
 
     Args:
-        quantized: the program to mend.
-        reference: the same graph with the FP32 weights; its fake-quantize nodes are passed over.
+        quantized: the program to correct.
+        reference: the same graph with the FP32 weights; its fake-quantize nodes are treated as the identity.
         feeds: calibration inputs, see :func:`feeds_of`.
-        label: what the progress bar is called.
+        visit: the correction of one layer.
+        label: the label of the progress bar.
     """
-    layers = {layer.node: layer for layer in coded_layers(quantized.module)}
+    layers = {layer.node: layer for layer in quantized_layers(quantized.module)}
     with evaluating(quantized), evaluating(reference), torch.no_grad(), console.progress(label, len(layers)) as bar:
         forms = Form(quantized, feeds, exact=False), Form(reference, feeds, exact=True)
         pairs = zip(with_ends(quantized.module.graph), with_ends(reference.module.graph), strict=True)

@@ -1,4 +1,4 @@
-"""Range learning: activation scales follow the gradient of the outputs' error against the FP32 program."""
+"""Range learning: trains the activation scales to reduce the error of the outputs against the FP32 program."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def learn_ranges(
 ) -> None:
     """Learn the scales of all activations together, in place (LSQ's gradient: Esser et al., 2020, eq. 3).
 
-    The loss is the squared error of every floating-point output, each in units of its own variance, on calibration
-    samples in a fixed order; no label is needed. The rate falls to zero, and the last scales are kept.
+    The loss is the squared error of every floating-point output, divided by the variance of that output, on
+    calibration samples in a fixed order; no labels are needed. The learning rate decreases linearly to zero, and the
+    last scales are kept.
 
     Args:
-        quantized: its weights stay as they are.
+        quantized: the program whose scales are learned; its weights do not change.
         reference: the FP32 program.
-        samples: of the split at most.
-        steps: of the optimizer; each takes 8 samples.
+        samples: largest number of samples of the split to use.
+        steps: number of optimizer steps, of 8 samples each.
     """
     feeds = feeds_of(reference, split, samples)
     frozen = [parameter for parameter in quantized.module.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""Scales that can be learned: each becomes the exponential of a parameter for a while, and a plain buffer again."""
+"""Learnable scales: during training each scale is the exponential of a parameter; afterwards it is a buffer again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from ...program import Program
-from ..calibration.hard_activations import share_again
+from ..calibration.hard_activations import restore_shared_codes
 from ..module_edit import fetch, put
 from ..operator_classes import clamp_bounds, fixed_grid, is_qdq
 
@@ -24,11 +24,11 @@ class Scale:
     """A scale buffer of a quantized program.
 
     Attributes:
-        path: of the buffer.
+        path: path of the buffer.
         zero_point: path of its zero points.
         weight: whether it belongs to a weight.
-        fixed: whether it must stay: the grid of a gate.
-        most: largest value that keeps the grid inside the clamp before it.
+        fixed: whether it must not change, as the grid of a gate.
+        most: largest scale with which the grid stays inside the clamp before it.
     """
 
     path: str
@@ -60,12 +60,12 @@ def _most(source: fx.Node, zero: int, low: int, high: int) -> float:
         for bound, steps in ((bounds[0], zero - low), (bounds[1], high - zero))
         if steps > 0 and math.isfinite(bound) and bound != 0
     ]
-    # a hair below, so that float32 rounding never carries the outermost code over the clamp
+    # slightly smaller, so that float32 rounding never puts the outermost code outside the clamp
     return min(limits, default=math.inf) * (1 - 1e-6)
 
 
 def refresh_ranges(program: Program) -> None:
-    """Bring the calibrated ranges in the program's meta in line with scales that have been learned."""
+    """Update the calibrated ranges in the program's meta after its scales were learned."""
     activations = program.meta.get("quantization", {}).get("activations", {})
     for node in program.module.graph.nodes:
         path = str(node.args[1].target) if is_qdq(node) else ""
@@ -76,10 +76,13 @@ def refresh_ranges(program: Program) -> None:
 
 @contextmanager
 def learnable(program: Program, weights: bool) -> Iterator[list[nn.Parameter]]:
-    """Activation scales, and those of weights if asked, as parameters; afterwards buffers with the learned values.
+    """Make the activation scales learnable inside the context; afterwards they are buffers with the learned values.
 
-    A parameter is the logarithm of its scales, so that an optimizer's step changes them by a share of themselves and
-    none gets to zero. Activations that start on the very same grid (inputs of a concatenation) stay on one.
+    A parameter is the logarithm of its scales, so an optimizer step changes them relative to their size and they stay
+    positive. Activations that start on the same grid (inputs of a concatenation) keep a common grid.
+
+    Args:
+        weights: make the scales of weights learnable too.
 
     Yields:
         The parameters.
@@ -96,12 +99,12 @@ def learnable(program: Program, weights: bool) -> Iterator[list[nn.Parameter]]:
     finally:
         for group in opened:
             group.close()
-        share_again(program.module)
+        restore_shared_codes(program.module)
         program.module.recompile()
 
 
 class _Opened:
-    """Scales that share a parameter, and the edits that put it in their place."""
+    """Scales that share a parameter, and the graph edits that replace the scales by it."""
 
     def __init__(self, module: fx.GraphModule, scales: list[Scale]) -> None:
         self.module, self.scales = module, scales
@@ -127,7 +130,7 @@ class _Opened:
         return chain
 
     def close(self) -> None:
-        """Write the learned values into the buffers and let the graph read those again."""
+        """Write the learned values into the buffers and make the graph read the buffers again."""
         value = fetch(self.module, self.path).detach().exp().clamp(max=self.most)
         for scale in self.scales:
             fetch(self.module, scale.path).copy_(value)

@@ -1,4 +1,4 @@
-"""Rounding of weights by what it does to a layer's output: Hessian rounding (GPTQ) and learned rounding (AdaRound)."""
+"""Rounding of weights that minimises the error of a layer's output: Hessian rounding (GPTQ) and AdaRound."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from ..module_edit import fetch
-from .layer_matrices import Coded, from_matrix, rows_of, scales_of, to_matrix
+from .layer_matrices import QuantizedLayer, from_matrix, rows_of, scales_of, to_matrix
 from .layerwise import Chunks
 
 _DAMPING = 0.01
@@ -21,10 +21,10 @@ _WARM, _START_BETA, _END_BETA, _RATE, _WEIGHT = 0.2, 20.0, 2.0, 0.05, 1.0
 
 @dataclass(frozen=True)
 class Gram:
-    """The squared error of a layer's output as a function of its weight, whatever the number of samples.
+    """The mean squared error of a layer's output as a function of its weight; its size is independent of the samples.
 
-    ``error(W) = tr(W H Wᵀ) − 2 tr(W X) + const`` with ``H = E[x xᵀ]`` and ``X = E[x (y − b)ᵀ]``, where ``x`` is what
-    the quantized program sends in and ``y`` what the FP32 layer gave.
+    ``error(W) = tr(W H Wᵀ) − 2 tr(W X) + const`` with ``H = E[x xᵀ]`` and ``X = E[x (y − b)ᵀ]``, where ``x`` is the
+    layer's input in the quantized program and ``y`` its output in the FP32 program.
 
     Attributes:
         hessian: ``[G, K, K]``.
@@ -39,8 +39,8 @@ class Gram:
         return ((weight @ self.hessian - 2 * self.cross) * weight).sum(-1)
 
 
-def gram_of(layer: Coded, module: fx.GraphModule, data: Chunks, wanted: Chunks) -> Gram:
-    """Gather the statistics of a layer from what goes in and what shall come out."""
+def gram_of(layer: QuantizedLayer, module: fx.GraphModule, data: Chunks, wanted: Chunks) -> Gram:
+    """Compute the statistics of a layer from its input and the output that it should have."""
     weight = fetch(module, layer.weight)
     kernel = weight.shape[2:] if weight.dim() > 2 else torch.Size()
     inputs = to_matrix(layer, weight.detach()).shape[-1]
@@ -59,20 +59,20 @@ def gram_of(layer: Coded, module: fx.GraphModule, data: Chunks, wanted: Chunks) 
 
 
 def nearest(weight: torch.Tensor, scale: torch.Tensor, limit: int) -> torch.Tensor:
-    """Codes times scales by rounding to nearest; ``scale`` broadcasts."""
+    """The weight rounded to the nearest value on its grid; ``scale`` broadcasts."""
     return (weight / scale).round().clamp(-limit, limit) * scale
 
 
 def hessian_rounding(weight: torch.Tensor, scale: torch.Tensor, limit: int, gram: Gram) -> torch.Tensor:
-    """Round column by column and let the columns left make up for the error (Frantar et al., 2022, algorithm 1).
+    """Round column by column and compensate the error in the remaining columns (Frantar et al., 2022, algorithm 1).
 
-    Before it, the weight moves to the least-squares answer for the inputs that the quantized program really sends.
+    First the weight is replaced by the least-squares solution for the layer's inputs in the quantized program.
 
     Args:
         weight: FP32, ``[G, O, K]``.
         scale: ``[G, O]``.
         limit: largest code.
-        gram: of the layer.
+        gram: statistics of the layer.
 
     Returns:
         Weights on the grid, ``[G, O, K]``.
@@ -93,7 +93,7 @@ def _damped(gram: Gram) -> torch.Tensor:
 
 
 def _fitted(weight: torch.Tensor, gram: Gram) -> torch.Tensor:
-    """The least-squares weight for the inputs that the quantized program sends, held near the given one."""
+    """The least-squares weight for the inputs in the quantized program, regularised towards the given weight."""
     start = weight.double()
     missing = gram.cross.double() - start @ gram.hessian.double()
     step: torch.Tensor = torch.linalg.solve(_damped(gram), missing, left=False)
@@ -117,10 +117,10 @@ def _by_columns(columns: torch.Tensor, scale: torch.Tensor, limit: int, inverse:
 
 
 def learned_rounding(weight: torch.Tensor, scale: torch.Tensor, limit: int, gram: Gram) -> torch.Tensor:
-    """Learn for each weight whether it is rounded up or down (Nagel et al., 2020, eq. 21 to 25).
+    """Learn for each weight whether it is rounded up or down (AdaRound: Nagel et al., 2020, eq. 21 to 25).
 
-    The reconstruction error is the layer's own, before its activation function, over all rows at once: with its Gram
-    matrix a step costs the same for any number of samples, and no step is left to chance.
+    The reconstruction error is that of the layer before its activation function, over all rows at once. It is computed
+    from the Gram matrix, so the cost of a step is independent of the number of samples and the result is deterministic.
 
     Args: as :func:`hessian_rounding`.
     """
@@ -151,16 +151,16 @@ def learned_rounding(weight: torch.Tensor, scale: torch.Tensor, limit: int, gram
 
 
 def _noise(weight: torch.Tensor, step: torch.Tensor, limit: int, gram: Gram) -> torch.Tensor:
-    """Mean error that rounding one weight to nearest makes; errors are counted in it."""
+    """Mean error of rounding to nearest; it is the unit in which errors are measured."""
     change = nearest(weight, step, limit) - weight
     return ((change @ gram.hessian) * change).mean().clamp_min(1e-20)
 
 
-def improve(layer: Coded, module: fx.GraphModule, weight: torch.Tensor, gram: Gram, method: str) -> float:
-    """Put the better of the layer's present codes and newly rounded ones into its weight, channel by channel.
+def improve(layer: QuantizedLayer, module: fx.GraphModule, weight: torch.Tensor, gram: Gram, method: str) -> float:
+    """Round a layer's weight again and keep, for each channel, the codes with the smaller error: the old or the new.
 
     Args:
-        weight: the FP32 weight that the layer had at first.
+        weight: the original FP32 weight of the layer.
         method: ``hessian`` or ``adaround``.
 
     Returns:

@@ -1,10 +1,10 @@
-"""SmoothQuant: outlying channels of an activation are divided by factors that the weights behind it take over.
+"""SmoothQuant: divides outlier channels of an activation by factors, and multiplies the following weights by them.
 
-Xiao et al., 2023: ``x W = (x / s) (s W)``. In Transformers a few channels of what a layer norm or a GELU gives are up
-to a hundred times larger than the others; one grid for all of them leaves the others a handful of codes. Here the
-strength of the migration is chosen per tensor by the error of the quantized layers on calibration rows, and 0 (nothing)
-is one of the choices. The division goes into the layer norm's own weights where nobody else reads it, else it is a
-multiplication. The cosine of a MiniLM encoder to its FP32 form rises from 0.9929 to 0.9983 by it.
+Xiao et al., 2023: ``x W = (x / s) (s W)``. In Transformers a few output channels of a layer norm or a GELU are up to a
+hundred times larger than the others, so a common grid leaves very few codes for the others. The strength of the
+migration is chosen per tensor by the error of the quantized layers on calibration rows; no migration is one of the
+choices. The division moves into the weights of the layer norm if nothing else reads its output; otherwise it is a
+multiplication. It raises the cosine similarity of a MiniLM encoder to its FP32 form from 0.9929 to 0.9983.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from ..scheme import SCHEMES, WEIGHT_MAX, Range, Scheme, activation_grid
 ROWS = 512
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LEAST_GAIN = 0.6
-"""A tensor is smoothed only where the squared error falls below this share."""
+"""A tensor is smoothed only if the squared error falls below this share of the error without smoothing."""
 _FEWEST_CHANNELS = 16
-# heads of convolutional nets read codes of a pooling: nothing may stand between
+# the classifier of a convolutional network reads the codes of a pooling; a multiplication between them would prevent it
 _TOKENS_RANK = 3
 _SMALLEST = 1e-5
 
 
 @dataclass
 class _Channels:
-    """What is kept of a tensor: the extremes of every channel, and some rows, evenly taken from the batches."""
+    """Statistics of a tensor: the extremes of every channel, and some rows, drawn evenly from the batches."""
 
     low: torch.Tensor | None = None
     high: torch.Tensor | None = None
@@ -63,7 +63,7 @@ class _Channels:
         return True
 
     def _keep(self, flat: torch.Tensor) -> None:
-        """Each batch seen so far keeps about the same number of rows."""
+        """Keep about the same number of rows of each batch."""
         share = max(1, ROWS // self.seen)
         fresh = flat[torch.linspace(0, flat.shape[0] - 1, min(share, flat.shape[0])).long()]
         if self.rows is None:
@@ -80,18 +80,18 @@ def smooth(
     target: Target,
     console: Console = SILENT,
 ) -> list[dict[str, Any]]:
-    """Smooth the inputs of linear layers, in place, wherever it makes the layers' INT8 outputs more exact.
+    """Smooth the inputs of linear layers, in place, if this makes the INT8 outputs of the layers more accurate.
 
     Args:
-        program: FP32, in evaluation form.
+        program: FP32, in evaluation mode.
         split: calibration samples.
-        options: sizes, exclusions, ``smooth``.
-        target: whose grids the activations will lie on.
+        options: numbers of samples, exclusions, ``smooth``.
+        target: the target whose grids the activations will use.
         console: shows progress.
 
     Returns:
-        One entry per smoothed tensor: its ``node``, the ``layers`` behind it, the ``strength``, and the squared error
-        that was left (``error_ratio``).
+        One entry per smoothed tensor: its ``node``, the ``layers`` that read it, the ``strength``, and the squared
+        error as a share of the error before (``error_ratio``).
     """
     shapes = shapes_of(program)
     ends = (options.first_layer, options.last_layer)
@@ -115,7 +115,7 @@ def smooth(
 
 
 def _groups(layers: Sequence[Weighted], shapes: Shapes) -> dict[fx.Node, list[Weighted]]:
-    """Tensors that linear layers read and that no integer node gives, with those layers."""
+    """Tensors that linear layers read and that no integer node computes, with those layers."""
     groups: dict[fx.Node, list[Weighted]] = {}
     for layer in layers:
         if name_of(layer.node) in MATRIX_LAYERS:
@@ -131,7 +131,7 @@ def _groups(layers: Sequence[Weighted], shapes: Shapes) -> dict[fx.Node, list[We
 
 
 def _stands_alone(value: fx.Node, layers: Sequence[Weighted]) -> bool:
-    """Whether a Q follows ``value`` anyway: it comes from no layer whose output would be quantized at once."""
+    """Whether no integer layer computes ``value``, so that it is quantized for its readers in any case."""
     source = source_of(value)
     while clamp_bounds(source) is not None and isinstance(source.args[0], fx.Node):
         source = source_of(source.args[0])
@@ -146,7 +146,7 @@ def _matrix(module: fx.GraphModule, layer: Weighted) -> torch.Tensor:
 
 
 def _best(seen: _Channels, weights: Sequence[torch.Tensor], scheme: Scheme) -> tuple[float, torch.Tensor, float] | None:
-    """The strength with the least error, the factors and the share of the error that is left; None for no gain."""
+    """The strength with the least error, its factors and its share of the error before; None if nothing is gained."""
     if seen.rows is None or seen.low is None or seen.high is None:
         return None
     largest = torch.maximum(seen.low.abs(), seen.high.abs()).clamp_min(_SMALLEST)
@@ -190,7 +190,7 @@ def _error(
 def _divide(
     module: fx.GraphModule, value: fx.Node, members: Sequence[Weighted], factors: torch.Tensor, shapes: Shapes
 ) -> None:
-    """Divide a tensor by the factors, and multiply the weights behind it by them."""
+    """Divide a tensor by the factors, and multiply the weights of the layers that read it by them."""
     for layer in members:
         path = str(layer.weight.target)
         weight = fetch(module, path)
@@ -222,9 +222,10 @@ def _divide(
 
 
 def _own_values(value: fx.Node, readers: set[fx.Node], shapes: Shapes) -> Weighted | None:
-    """The projection of attention's values whose columns are ``value``'s, when nobody else reads either.
+    """The value projection of an attention whose output is ``value``, if nothing else reads the tensors in between.
 
-    Attention mixes rows and leaves columns apart: what they are divided by may be divided out of the projection.
+    Attention computes weighted sums of rows and does not mix columns, so a factor per column can be moved into the
+    projection.
     """
     merge = _real(value, shapes)
     swap = _before(merge, shapes) if name_of(merge) in RESHAPES else None
@@ -261,7 +262,7 @@ def _own_values(value: fx.Node, readers: set[fx.Node], shapes: Shapes) -> Weight
 
 
 def _real(node: Any, shapes: Shapes) -> fx.Node:
-    """The node itself, or the first before it that is no movement to the very same shape."""
+    """The node before all data movements that keep the shape; the node itself if it is not such a movement."""
     while moved(node) is not None and shapes.get(node) == shapes.get(moved(node)):  # type: ignore[arg-type]
         node = moved(node)
     assert isinstance(node, fx.Node)
@@ -269,13 +270,13 @@ def _real(node: Any, shapes: Shapes) -> fx.Node:
 
 
 def _before(node: fx.Node, shapes: Shapes) -> fx.Node | None:
-    """What a node works on, behind movements that change nothing; None where that is no one tensor."""
+    """The input of a node, before data movements that keep the shape; None if it is not a single tensor."""
     source = node.args[0] if node.args else None
     return _real(source, shapes) if isinstance(source, fx.Node) else None
 
 
 def _own_norm(module: fx.GraphModule, value: fx.Node, readers: set[fx.Node]) -> list[str] | None:
-    """Paths of the weights of the layer norm that gives ``value`` to these readers alone; None for anything else."""
+    """Paths of the weights of the layer norm that computes ``value``, if only these readers read it; None otherwise."""
     if name_of(value) != "layer_norm" or set(value.users) != readers or len(operand(value, "normalized_shape")) != 1:
         return None
     affine = [item for item in (operand(value, "weight"), operand(value, "bias")) if item is not None]

@@ -1,4 +1,4 @@
-"""A quantized program run with some of its layers back in FP32, layer by layer or in any selection."""
+"""Runs a quantized program with any selection of its layers in FP32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ....core.tensors import Array
 from ...graph.cost import node_macs
 from ...graph.devices import as_array
 from ...program import Program, evaluating, ordered
-from ..correction.layer_matrices import Coded, coded
+from ..correction.layer_matrices import QuantizedLayer, quantized_layer
 from ..module_edit import shapes_of
 from ..operator_classes import JOINS, clamp_bounds, is_qdq, kind_of, moved, rounds
 from ..recurrent_layers import module_of
@@ -23,7 +23,7 @@ from ..recurrent_layers import module_of
 
 @dataclass(frozen=True)
 class Unit:
-    """What is integer or not as a whole: a layer, or an operator without weights.
+    """The smallest part of a program that is either integer or FP32: a layer, or an operator without weights.
 
     Attributes:
         name: the layer's name in the user's model, or the node's.
@@ -31,13 +31,13 @@ class Unit:
         node: the operator.
         layer: its weight, scale and bias; None for an operator without weights.
         quantizers: fake-quantize nodes of its weight, inputs and output.
-        cost: multiply-accumulates; for an operator without weights, values computed.
+        cost: multiply-accumulates; for an operator without weights, the number of computed values.
     """
 
     name: str
     kind: str
     node: fx.Node
-    layer: Coded | None
+    layer: QuantizedLayer | None
     quantizers: frozenset[fx.Node]
     cost: int
 
@@ -47,7 +47,7 @@ def units_of(program: Program) -> list[Unit]:
     macs, shapes = node_macs(program.module, ordered(program)), shapes_of(program)
     found, taken = [], set()
     for node in program.module.graph.nodes:
-        layer = coded(node)
+        layer = quantized_layer(node)
         inputs = [item for value in node.all_input_nodes if (item := quantizer_of(value)) is not None]
         if layer is None and (name_of(node) not in (*JOINS, *RECURRENT) or not inputs):
             continue
@@ -61,7 +61,7 @@ def units_of(program: Program) -> list[Unit]:
 
 
 def quantizer_of(value: fx.Node) -> fx.Node | None:
-    """The fake-quantize that a value comes from, behind movements of data."""
+    """The fake-quantize that a value comes from, through data movements; None if there is none."""
     while not rounds(value):
         earlier = moved(value)
         if earlier is None:
@@ -81,8 +81,8 @@ class Partial:
     """Runs a quantized program with some of its units in FP32.
 
     Args:
-        quantized: with corrected weights and biases.
-        exact: the same graph with those of the FP32 program.
+        quantized: the program with corrected weights and biases.
+        exact: the same graph with the weights and biases of the FP32 program.
         feeds: inputs by chunk.
     """
 
@@ -94,10 +94,10 @@ class Partial:
         self.own = {path for layer in layers for path in (layer.weight, layer.bias) if path is not None}
 
     def predict(self, chosen: Collection[Unit]) -> Array:
-        """The first floating-point output, for all samples, when only the chosen units are integer."""
-        return np.concatenate([self.answer(self.run(known, chosen), known) for known in self.exactly()])
+        """The first floating-point output, for all samples, if only the chosen units are integer."""
+        return np.concatenate([self.first_output(self.run(known, chosen), known) for known in self.fp32_values()])
 
-    def exactly(self) -> Iterator[dict[fx.Node, Any]]:
+    def fp32_values(self) -> Iterator[dict[fx.Node, Any]]:
         """All values of the FP32 form, chunk by chunk."""
         with evaluating(self.quantized), torch.inference_mode():
             for feed in self.feeds:
@@ -113,7 +113,7 @@ class Partial:
         return values[node.args[0]] if rounds(node) else _call(node, values)  # type: ignore[index]
 
     def run(self, known: dict[fx.Node, Any], chosen: Collection[Unit]) -> dict[fx.Node, Any]:
-        """The values that differ from FP32 when the chosen units are integer."""
+        """The values that differ from FP32 if the chosen units are integer."""
         active = frozenset().union(*(unit.quantizers for unit in chosen)) if chosen else frozenset()
         layers = [unit.layer for unit in chosen if unit.layer is not None]
         paths = {path for layer in layers for path in (layer.weight, layer.bias) if path is not None}
@@ -130,7 +130,7 @@ class Partial:
                 values[node] = _call(node, values, known)
         return values
 
-    def answer(self, values: dict[fx.Node, Any], known: dict[fx.Node, Any]) -> Array:
+    def first_output(self, values: dict[fx.Node, Any], known: dict[fx.Node, Any]) -> Array:
         """The first floating-point output among the values of one chunk."""
         node = self.nodes[-1]
         outputs = values.get(node, known[node])[0]

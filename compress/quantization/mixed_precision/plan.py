@@ -25,7 +25,7 @@ from .sensitivity import Sensitivity
 
 _SAMPLES = 256
 _MACS_PER_VALUE = 64
-_HEADER = """# Which layers are INT8 and which stay in floating point. Change `int8` to `float` or back, and replay it:
+_HEADER = """# Which layers are INT8 and which stay in floating point. Change `int8` to `float` or back, and use the plan:
 # `retort quantize PROGRAM --data … --plan THIS_FILE`, or `plan: THIS_FILE` in a recipe.
 """
 
@@ -44,11 +44,11 @@ class Gate:
     task: Task = "classification"
 
     def describe(self) -> str:
-        """In words."""
+        """The bound in words."""
         return f"a drop of at most {self.max_drop:g}" if self.max_drop is not None else f"{self.min_sqnr:g} dB of SQNR"
 
     def passes(self, wanted: Array, found: Array, targets: Array | None) -> bool:
-        """Whether outputs are good enough."""
+        """Whether the outputs ``found`` meet the bound, compared with the FP32 outputs ``wanted``."""
         if not np.isfinite(found).all():
             return False
         if self.max_drop is None:
@@ -86,7 +86,7 @@ def choose(
     """The layers that must stay in floating point; none if the bound is met without them.
 
     Layers are ranked by their noise divided by their cost in FP32 (measured milliseconds, or else multiply-accumulates;
-    a greedy solution of the knapsack problem). Bisection finds the shortest head of that list that meets the bound.
+    a greedy solution of the knapsack problem). Bisection finds the shortest prefix of that list that meets the bound.
     Then each of its layers, the most expensive first, returns to INT8 if the bound is still met.
 
     Args:
@@ -154,7 +154,7 @@ def _prices(units: Sequence[Unit], gains: Mapping[str, float]) -> dict[str, floa
 
 
 def _price(unit: Unit) -> int:
-    """What a unit costs in FP32; one without weights breaks a chain of integers: each value moves to FP32 and back."""
+    """Cost of a unit in FP32; without weights, the cost of converting its values from integers to FP32 and back."""
     return max(1, unit.cost if unit.layer is not None else _MACS_PER_VALUE * unit.cost)
 
 
@@ -163,7 +163,7 @@ def _without(units: Sequence[Unit], out: Sequence[Unit]) -> list[Unit]:
 
 
 def patterns(names: Sequence[str]) -> tuple[str, ...]:
-    """Exclusion patterns that fit these names and no others."""
+    """Exclusion patterns that match exactly these names."""
     return tuple(glob.escape(name) for name in names)
 
 
@@ -190,14 +190,14 @@ def read_plan(path: Path, names: Sequence[str]) -> list[str]:
     try:
         body: Any = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}", "write it again with `mixed: auto`") from error
+        raise UserError(f"{path} is not valid YAML: {error}", "create it again with `mixed: auto`") from error
     layers = body.get("layers") if isinstance(body, Mapping) else None
     if not isinstance(layers, Mapping) or not set(layers.values()) <= {"int8", "float"}:
         raise UserError(f"{path} is not a quantization plan", "it needs `layers:`, each with `int8` or `float`")
     unknown = [name for name in layers if name not in names]
     if unknown:
-        told = "; ".join(f"'{name}'{_close(str(name), names)}" for name in unknown[:5])
-        raise UserError(f"{path}: the model has no layer {told}", "`retort quantize … --sensitivity` lists the names")
+        listed = "; ".join(f"'{name}'{_close(str(name), names)}" for name in unknown[:5])
+        raise UserError(f"{path}: the model has no layer {listed}", "`retort quantize … --sensitivity` lists the names")
     return [str(name) for name, form in layers.items() if form == "float"]
 
 

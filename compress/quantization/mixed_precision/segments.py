@@ -10,7 +10,7 @@ from torch import fx
 
 from ....core.aten_names import RECURRENT, name_of
 from ...program import Program
-from ..correction.layer_matrices import coded
+from ..correction.layer_matrices import quantized_layer
 from ..module_edit import shapes_of
 from ..operator_classes import rounds, weighted
 from ..points import name_in_model
@@ -37,7 +37,7 @@ class Segment:
 
 
 def segments(program: Program) -> list[Segment]:
-    """Cut a quantized program before every layer that all data reach as one tensor, in graph order."""
+    """Split a quantized program before every layer whose input tensor carries all data, in graph order."""
     nodes, shapes = list(program.module.graph.nodes), shapes_of(program)
     rows = max((value.shape[0] for value in program.example.values() if value.dim()), default=1)
     order = {node: index for index, node in enumerate(nodes)}
@@ -62,14 +62,14 @@ def segments(program: Program) -> list[Segment]:
 
 
 def _origin(node: fx.Node) -> fx.Node:
-    """The tensor before all rounding."""
+    """The tensor before its fake-quantize nodes."""
     while rounds(node):
         node = node.args[0]  # type: ignore[assignment]
     return node
 
 
 def _layer_name(node: fx.Node) -> str:
-    layer = coded(node)
+    layer = quantized_layer(node)
     if layer is not None:
         return layer.weight.rpartition(".")[0] or node.name
     if name_of(node) in RECURRENT:
@@ -97,7 +97,7 @@ def placements(
     even = dict.fromkeys(batches, 1.0)
     views = [even, *({**dict.fromkeys(batches, 0.1), batch: 1.0} for batch in batches)]
     views.append(dict.fromkeys(batches, 0.0) | {batches[0]: 0.5, batches[-1]: 0.2})
-    solid = [name for part in parts for name in part.units]
+    integers = [name for part in parts for name in part.units]
     found: list[list[str]] = []
     for view in views:
         shares = {batch: weight / whole[batch] for batch, weight in view.items()}
@@ -107,7 +107,7 @@ def placements(
             [sum(shares[batch] * crossing[batch][index] for batch in batches) for index in range(len(parts))],
         )
         names = [name for index in chosen for name in parts[index].units]
-        if names and len(names) < len(solid) and names not in found:
+        if names and len(names) < len(integers) and names not in found:
             found.append(names)
     return found
 
@@ -121,8 +121,8 @@ def fastest(floating: Sequence[float], integer: Sequence[float], crossing: Seque
 
     Args:
         floating: time of each part in floating point.
-        integer: and in integers.
-        crossing: time of changing between the two behind each part.
+        integer: time of each part in integers.
+        crossing: time of the conversion between the two after each part.
     """
     best: tuple[tuple[float, list[int]], tuple[float, list[int]]] = ((0.0, []), (0.0, []))
     for index, pair in enumerate(zip(floating, integer)):

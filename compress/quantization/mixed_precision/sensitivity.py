@@ -29,12 +29,12 @@ class Sensitivity:
     """The effect on the output if only one layer is INT8.
 
     Attributes:
-        layer: its name in the model, or the operator's.
-        kind: of operator.
-        sqnr_db: centred SQNR of the output if only this layer is integer, in dB; None if nothing changes.
+        layer: the layer's name in the model, or the operator's name.
+        kind: kind of operator, such as ``conv2d``.
+        sqnr_db: centred SQNR of the output if only this layer is integer, in dB; None if the output does not change.
         agreement: share of samples whose class does not change; None for outputs that are not classes.
         accuracy_drop: loss of accuracy on those samples, if they have labels.
-        cost: multiply-accumulates, or values computed.
+        cost: multiply-accumulates, or the number of computed values.
         cause: ``outlier channel``, ``clipping``, ``few levels``, ``saturation``, ``constant``, ``outlier weight`` or
             ``rounding``.
         detail: the cause in numbers.
@@ -50,18 +50,18 @@ class Sensitivity:
     detail: str
 
     def facts(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """All fields, as JSON-ready values."""
         return asdict(self)
 
 
 def sensitivity(
     quantized: Program, exact: Program, split: Split, samples: int = _SAMPLES, console: Console = SILENT
 ) -> list[Sensitivity]:
-    """Measure every integer layer alone; the result starts with the most harmful one.
+    """Measure the effect of each integer layer alone; the most harmful layer comes first.
 
     Args:
         quantized: an INT8 program.
-        exact: the same graph with the FP32 weights; see :class:`.partial.Partial`.
+        exact: the same graph with the FP32 weights; see :class:`.partial_quantization.Partial`.
         split: samples, with labels or without, of which at most ``samples`` are used.
 
     Returns:
@@ -74,12 +74,12 @@ def sensitivity(
     found: list[list[Array]] = [[] for _ in partial.units]
     causes: list[tuple[str, str]] = []
     with console.progress("sensitivity", len(feeds) * len(partial.units)) as bar:
-        for known in partial.exactly():
-            wanted.append(partial.answer({}, known))
+        for known in partial.fp32_values():
+            wanted.append(partial.first_output({}, known))
             if not causes:
                 causes = [cause_of(unit, known) for unit in partial.units]
             for unit, parts in zip(partial.units, found):
-                parts.append(partial.answer(partial.run(known, [unit]), known))
+                parts.append(partial.first_output(partial.run(known, [unit]), known))
                 bar.advance(note=unit.name)
     reference = np.concatenate(wanted)
     lines = [
@@ -101,13 +101,13 @@ def _line(unit: Unit, wanted: Array, found: Array, targets: Array | None, cause:
 
 
 def cause_of(unit: Unit, values: dict[fx.Node, Any]) -> tuple[str, str]:
-    """Why INT8 costs a unit accuracy: the first of several tests that one of its tensors fails.
+    """The cause of a unit's loss of accuracy: the first of several tests that one of its tensors fails.
 
     Args:
-        values: of the FP32 form, from :meth:`.partial.Partial.exactly`.
+        values: values of the FP32 form, from :meth:`.partial_quantization.Partial.fp32_values`.
 
     Returns:
-        The cause, and its numbers.
+        The cause, and its numbers in words.
     """
     for node in sorted(unit.quantizers, key=lambda item: item.name):
         if is_dynamic(node) or node.args[0].op == "get_attr":  # type: ignore[union-attr]

@@ -1,1 +1,1 @@
-"""Placement: where Q/DQ nodes go."""
+"""Placement: which tensors get Q/DQ nodes."""

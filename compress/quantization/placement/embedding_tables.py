@@ -1,6 +1,7 @@
-"""Embedding tables in INT8, one scale per row: a quarter of the bytes, looked up as codes and scaled afterwards.
+"""Embedding tables in INT8 with one scale per row, which take a quarter of the memory.
 
-A table that is small, or that an operator computes, stays in floating point.
+The codes are looked up first and scaled afterwards. A table that is small, or that an operator computes, stays in
+floating point.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..recurrent_layers import Facts, round_rows
 from ..scheme import WEIGHT_MAX
 
 LEAST = 1 << 14
-"""Numbers that a table has at least: below, what is saved is not worth the nodes."""
+"""Smallest number of values of a quantized table; in a smaller one the saving is not worth the additional nodes."""
 
 
 def quantize_tables(program: Program, exclude: Sequence[str]) -> Facts:
@@ -29,7 +30,7 @@ def quantize_tables(program: Program, exclude: Sequence[str]) -> Facts:
         exclude: patterns of node or layer names that stay in floating point.
 
     Returns:
-        Per scale buffer: the parameter and its axis.
+        For each scale buffer, the parameter and its axis.
 
     Raises:
         ModelError: a table has NaN or infinite values.
@@ -49,7 +50,7 @@ def quantize_tables(program: Program, exclude: Sequence[str]) -> Facts:
 
 
 def _lookups(module: fx.GraphModule, shapes: Shapes) -> Mapping[fx.Node, fx.Node]:
-    """Embeddings that read a large constant table of FP32 numbers, and the table."""
+    """Embeddings that read a large constant FP32 table, with the table."""
     found = {}
     for node in module.graph.nodes:
         table = operand(node, "weight") if name_of(node) == "embedding" else None

@@ -1,4 +1,4 @@
-"""Writing a placement into the program: ``retort::qdq`` nodes whose scales and zero points are buffers."""
+"""Inserts a placement into the program: ``retort::qdq`` nodes whose scales and zero points are buffers."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def apply(
     target: Target,
     options: QuantizeOptions,
 ) -> None:
-    """Insert the fake-quantize nodes, in place; weights stay FP32 parameters behind theirs.
+    """Insert the fake-quantize nodes, in place; weights stay FP32 parameters and are quantized when they are read.
 
-    ``program.meta["quantization"]`` says what was done: ``target``, ``method``, ``activations`` (per scale buffer:
+    ``program.meta["quantization"]`` records the result: ``target``, ``method``, ``activations`` (per scale buffer:
     the calibrated ``low`` and ``high`` and the ``node``), ``weights`` (per scale buffer: the parameter), ``kinds``
     (integer nodes per kind), ``integer_macs_percent`` and ``float_nodes`` with reasons.
     """
@@ -70,7 +70,7 @@ def apply(
 
 
 def summary(placement: Placement, macs: Mapping[str, int]) -> dict[str, Any]:
-    """What became integer and what did not, JSON-ready."""
+    """Which nodes are integer and which are not, as JSON-ready values."""
     recurrent = [layer.node for layer in placement.recurrent if layer.integer]
     done_by = [*(layer.node for layer in (*placement.layers, *placement.dynamic)), *recurrent]
     kinds = Counter(map(kind_of, (*done_by, *placement.joins)))
@@ -87,7 +87,7 @@ def summary(placement: Placement, macs: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _grid(value: fx.Node, placement: Placement, ranges: Mapping[fx.Node, Range], target: Target) -> Grid:
-    """The grid of a point; tensors of one group with one range get one grid."""
+    """The grid of a point; tensors of one group get the same grid if they have the same range."""
     if fixed_grid(value):
         return gate_grid(SCHEMES[target])
     bounds = placement.points[value].bounds
@@ -126,12 +126,12 @@ def _insert_point(module: fx.GraphModule, placement: Placement, value: fx.Node, 
 
 
 def _behind_inputs(graph: fx.Graph, value: fx.Node) -> fx.Node:
-    """``value``, or the last placeholder when it is one: inputs stay together at the top."""
+    """``value``, or the last placeholder if it is a placeholder, because placeholders must stay together at the top."""
     return graph.find_nodes(op="placeholder")[-1] if value.op == "placeholder" else value
 
 
 def _input_scale(layer: Weighted, grids: Mapping[fx.Node, Grid]) -> float:
-    """Scale of what a layer reads: of its input, or of the tensor that was moved there."""
+    """Scale of a layer's input, or of the tensor from which data movements make that input."""
     value = layer.data if layer.data in grids else source_of(layer.data)
     return grids[value].scale
 
@@ -171,7 +171,7 @@ def _wrap_weight(module: fx.GraphModule, layers: list[Weighted], first: fx.Node,
 
 
 def _requantize(module: fx.GraphModule, step: fx.Node, source: fx.Node) -> None:
-    """Put ``step``'s output on its source's grid again: numerically nothing, but the runtime then moves integers."""
+    """Quantize the output of ``step`` on its source's grid again: no value changes, but the runtime moves integers."""
     old = set(step.users)
     node = call_after(module.graph, step, _qdq, (step, *source.args[1:]))
     step.replace_all_uses_with(node, lambda user: user in old)

@@ -1,4 +1,4 @@
-"""Reasons why a heavy node stays in floating point: limits of the target's integer kernels."""
+"""Limits of the target's integer kernels, for which a layer stays in floating point."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TWO_ACTIVATIONS = ("matmul", "bmm", "baddbmm", "addbmm", "einsum", "mm", ATTENT
 
 
 def reason(node: fx.Node, layer: Weighted | None, target: Target, shapes: Shapes) -> str | None:
-    """Why a heavy node cannot be integer on ``target``; None when it can."""
+    """The reason why a node with multiply-accumulates cannot be integer on ``target``; None if it can."""
     name = name_of(node)
     if layer is None:
         return _weightless(name)
@@ -47,10 +47,11 @@ def _weightless(name: str) -> str:
 
 
 def slow_first_layer(node: fx.Node, weight: torch.Size) -> str | None:
-    """Why a convolution of the inputs is faster in floating point on ``cpu``; None when INT8 is.
+    """The reason why a convolution of the model's inputs is faster in floating point on ``cpu``; None if it is not.
 
-    Overlapping 3x3 windows of 3 channels, conversions included, one thread: to 16 channels INT8 is 0.6 times as fast as
-    FP32, to 32 0.7, to 64 1.0; 7x7 to 64 1.2. Gathering 27 bytes per window costs more than the few products save.
+    Speed of INT8 relative to FP32 with overlapping 3x3 windows of 3 channels, conversions included, one thread: 0.6 for
+    16 output channels, 0.7 for 32, 1.0 for 64; 7x7 to 64 channels: 1.2. Gathering 27 bytes per window takes longer than
+    the faster multiplications save.
     """
     stride = operand(node, "stride")
     little = len(weight) == 4 and weight[1] <= _FEW_INPUTS and math.prod(weight) <= _LITTLE_WORK
@@ -60,11 +61,11 @@ def slow_first_layer(node: fx.Node, weight: torch.Size) -> str | None:
 
 
 def slow_last_layer(weight: torch.Size) -> str | None:
-    """Why a linear layer that reads and gives ``[N, C]`` in floating point is faster so on ``cpu``; None when INT8 is.
+    """The reason why a linear layer with FP32 input and output ``[N, C]`` is faster in FP32 on ``cpu``; None if not.
 
-    One thread, Q, QGemm and the sum of the bias against Gemm, in microseconds at batch 1 and 32: 64 x 64 11.2 and 13.5
-    against 9.2 and 12.3, 512 x 10 11.3 and 18.0 against 10.2 and 17.0, 1024 x 10 11.6 and 23.7 against 11.0 and 25.8,
-    256 x 256 15.3 and 21.7 against 13.7 and 47.4.
+    Microseconds at batch 1 and 32, one thread, of Q, QGemm and the sum of the bias against Gemm: 64 x 64: 11.2 and 13.5
+    against 9.2 and 12.3; 512 x 10: 11.3 and 18.0 against 10.2 and 17.0; 1024 x 10: 11.6 and 23.7 against 11.0 and 25.8;
+    256 x 256: 15.3 and 21.7 against 13.7 and 47.4.
     """
     if math.prod(weight) > _SMALL_PRODUCT:
         return None
@@ -72,10 +73,10 @@ def slow_last_layer(weight: torch.Size) -> str | None:
 
 
 def _cpu_convolution(node: fx.Node, weight: torch.Size) -> str | None:
-    """What ONNX Runtime's integer convolutions lack, or do slower than FP32.
+    """The reason why ONNX Runtime cannot run a convolution in integers, or runs it slower than FP32; None if neither.
 
-    Grouped, one thread, INT8 against FP32: 4 channels per group 0.2 to 0.4 times as fast, 8 0.7 to 0.9, 16 0.65 alone
-    and 1.2 among integer neighbours, 32 1.4; with a 1x1 kernel 8 0.4, 16 0.5, 32 0.7, 80 1.2.
+    Speed of grouped convolutions in INT8 relative to FP32, one thread, by channels per group: 4: 0.2 to 0.4, 8: 0.7 to
+    0.9, 16: 0.65 alone and 1.2 between integer layers, 32: 1.4; with a 1x1 kernel 8: 0.4, 16: 0.5, 32: 0.7, 80: 1.2.
     """
     if name_of(node) in TRANSPOSED:
         return "ONNX Runtime has no integer kernel for transposed convolutions"
@@ -86,7 +87,7 @@ def _cpu_convolution(node: fx.Node, weight: torch.Size) -> str | None:
 
 
 def _tensorrt_convolution(node: fx.Node, weight: torch.Size) -> str | None:
-    """Channel counts that TensorRT's INT8 convolutions take (tensorrt.md 1.7)."""
+    """The reason why TensorRT's INT8 convolutions do not support the channel counts (tensorrt.md 1.7); None if they do."""
     groups = int(operand(node, "groups"))
     transposed = name_of(node) in TRANSPOSED
     outputs = weight[1] * groups if transposed else weight[0]

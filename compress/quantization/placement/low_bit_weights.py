@@ -1,11 +1,11 @@
-"""Weights in fewer than 8 bits, kept in INT8 codes: smaller after compression, and a hard test for corrections."""
+"""Low-bit weights: fewer than 8 bits, stored as INT8 codes, so that a compressed file is smaller."""
 
 from __future__ import annotations
 
 import torch
 
 from ...program import Program
-from ..correction.layer_matrices import coded_layers, is_matrix, to_matrix
+from ..correction.layer_matrices import quantized_layers, is_matrix, to_matrix
 from ..correction.rounding import nearest
 from ..module_edit import fetch
 from ..scheme import WEIGHT_MAX
@@ -17,16 +17,16 @@ _SMALLEST_SHARE = 0.35
 def narrow_weights(program: Program, bits: int) -> None:
     """Give every quantized weight ``2^bits - 1`` codes, in place.
 
-    The scale of a channel is the one, of several between 35 % and all of its largest weight, with the least squared
-    error.
+    Each channel's range is the one with the least squared error among several between 35 % and 100 % of its largest
+    weight.
 
     Args:
-        bits: 2 to 8; 8 leaves everything as it is.
+        bits: 2 to 8; with 8 nothing changes.
     """
     if bits == 8:
         return
     limit = 2 ** (bits - 1) - 1
-    for layer in coded_layers(program.module):
+    for layer in quantized_layers(program.module):
         scale = fetch(program.module, layer.scale)
         quantizer = next(
             node for node in program.module.graph.find_nodes(op="get_attr", target=layer.scale) for node in node.users

@@ -1,9 +1,9 @@
-"""Keeps ONNX Runtime from quantizing, on its own, the layers that were left in floating point.
+"""Prevents ONNX Runtime from quantizing the layers that stay in floating point.
 
-Its WeightBiasQuantization pass turns every convolution, transposed convolution and Gemm with an FP32 weight that stands
-between a DequantizeLinear and a QuantizeLinear (a Relu or Clip may follow it) into INT8 with one scale for the whole
-weight: an excluded layer would lose its accuracy silently, and a transposed convolution, which has no integer kernel,
-would dequantize its weight on every run. The pass does not look through a Max, and no pass removes one.
+Its WeightBiasQuantization pass converts every convolution, transposed convolution and Gemm with an FP32 weight between
+a DequantizeLinear and a QuantizeLinear (a Relu or Clip may follow it) to INT8 with one scale for the whole weight. An
+excluded layer would silently lose accuracy, and a transposed convolution, which has no integer kernel, would dequantize
+its weight on every run. The pass does not match if a Max is in between, and no pass removes a Max.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ZERO = "quantization.zero"
 
 
 def guard_floats(module: fx.GraphModule, placement: Placement) -> None:
-    """Put a maximum behind each floating layer between two fake-quantizes; it takes the place of a ReLU there."""
+    """Insert a maximum after each floating-point layer between two fake-quantize nodes; it replaces a ReLU there."""
     for node in placement.floating:
         if name_of(node) not in _TOUCHED or not is_qdq(source_of(node.all_input_nodes[0])):
             continue

@@ -23,13 +23,13 @@ from .target_rules import Cpu, TensorRT
 
 End = Literal["auto", "int8", "float"]
 Ends = tuple[End, End]
-"""What is wanted of the layers that read the inputs, and of those behind which no other comes."""
+"""Requested precision of the layers that read the model's inputs, and of the layers that no other layer follows."""
 
 
 def eligible(
     program: Program, target: Target, exclude: Sequence[str], shapes: Shapes, ends: Ends = ("auto", "auto")
 ) -> tuple[dict[fx.Node, Weighted], dict[fx.Node, str]]:
-    """Layers that can be integer on the target, and the heavy nodes that cannot, with the reason.
+    """Layers that can be integer on the target, and the nodes with multiply-accumulates that cannot, with the reason.
 
     Raises:
         UserError: a pattern of ``exclude`` matches no node.
@@ -57,7 +57,7 @@ def eligible(
 
 
 def _last(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """The layers whose output reaches no other."""
+    """The layers whose output reaches no other layer."""
     leads: set[fx.Node] = set()
     last = set()
     for node in reversed(nodes):
@@ -71,7 +71,7 @@ def _last(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def _at_an_end(layer: Weighted, last: bool, target: Target, shapes: Shapes, ends: Ends) -> str | None:
-    """Why the first or the last layer stays in floating point."""
+    """The reason why a first or last layer stays in floating point; None if it does not."""
     if last and ends[1] == "float":
         return "last layer (quantize.last_layer)"
     head = last and name_of(layer.node) == "linear" and len(shapes[layer.data][0]) == 2
@@ -86,7 +86,7 @@ def _at_an_end(layer: Weighted, last: bool, target: Target, shapes: Shapes, ends
 
 
 def _reads_floats(layer: Weighted) -> bool:
-    """Whether no integer node gives the layer's input, so that it has to be quantized for it alone."""
+    """Whether no integer node computes the layer's input, so that the input must be quantized for this layer alone."""
     source = source_of(layer.data)
     while clamp_bounds(source) is not None:
         source = source_of(source.all_input_nodes[0])
@@ -111,14 +111,14 @@ def place(
     ends: Ends = ("auto", "auto"),
     dynamic: bool = False,
 ) -> Placement:
-    """Choose what becomes integer.
+    """Choose the layers and operators that become integer, and the tensors that are quantized.
 
     Args:
-        program: folded, in evaluation form.
-        target: which runtime's kernels to serve.
+        program: folded, in evaluation mode.
+        target: the runtime whose kernels are used.
         exclude: patterns of node or layer names that stay in floating point.
-        ends: what is wanted of the first and the last layers (``quantize.first_layer``, ``quantize.last_layer``).
-        dynamic: quantize what goes into matrix products while the model runs.
+        ends: precision of the first and the last layers (``quantize.first_layer``, ``quantize.last_layer``).
+        dynamic: quantize the inputs of matrix products at run time.
 
     Raises:
         UserError: a pattern of ``exclude`` matches no node.

@@ -1,4 +1,4 @@
-"""Where the Qs go, per target: whole integer nodes for ``cpu``, only what TensorRT's kernels want for ``tensorrt``."""
+"""Placement rules per target: complete integer nodes for ``cpu``, the inputs of INT8 kernels for ``tensorrt``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..points import Placement, Point, excluded, source_of, tail_of
 
 
 class Builder:
-    """What both targets share: adding readers to the point of a tensor."""
+    """The part that both targets share: adding readers to the point of a tensor."""
 
     def __init__(
         self,
@@ -32,30 +32,30 @@ class Builder:
         self.result = Placement(layers=list(layers.values()), floating=floating)
 
     def joinable(self, node: fx.Node) -> bool:
-        """Whether a join reads and gives FP32 tensors only and is not excluded."""
+        """Whether a node is a join that reads and returns only FP32 tensors and is not excluded."""
         inputs = joined(node)
         floats = all(self.shapes.get(value, (None, None))[1] == torch.float32 for value in (*inputs, node))
         return bool(inputs) and floats and not excluded(node, self.exclude)
 
     def add(self, value: fx.Node, reader: fx.Node) -> None:
-        """Let ``reader`` read the quantized ``value``."""
+        """Record that ``reader`` reads the quantized ``value``."""
         old = self.result.points.get(value)
         if old is None or old.readers is not None:
             readers = frozenset({reader}) | (old.readers if old is not None and old.readers else frozenset())
             self.result.points[value] = Point(value, readers)
 
     def finish(self) -> Placement:
-        """The placement, points in graph order."""
+        """The placement, with its points in graph order."""
         points = self.result.points
         self.result.points = {value: points[value] for value in sorted(points, key=self.order.__getitem__)}
         return self.result
 
 
 class Cpu(Builder):
-    """A node is wholly integer or wholly floating point (compress.md 3)."""
+    """Placement for ONNX Runtime: each node is completely integer or completely floating point (compress.md 3)."""
 
     def placement(self) -> Placement:
-        """Convolutions and the joins that they feed are integer; a linear layer gives integers where they are read."""
+        """Make convolutions and the joins after them integer; a linear layer returns integers if an integer node reads them."""
         self._choose_joins()
         self.integer = sorted({*self.layers, *self.joins}, key=self.order.__getitem__)
         for node in self.integer:
@@ -76,7 +76,7 @@ class Cpu(Builder):
         return self.finish()
 
     def _covered(self, value: fx.Node) -> fx.Node:
-        """The point that quantizes ``value``: its source's where that has one, else its own."""
+        """The tensor whose point quantizes ``value``: its source if that has a point, else itself."""
         source = source_of(value)
         return source if source in self.result.points else value
 
@@ -85,51 +85,51 @@ class Cpu(Builder):
 
     @staticmethod
     def _first_move(value: fx.Node, source: fx.Node) -> fx.Node:
-        """The movement that reads ``source`` on the way to ``value``."""
+        """The first data movement on the path from ``source`` to ``value``."""
         while (earlier := moved(value)) is not source:
             assert earlier is not None
             value = earlier
         return value
 
     def _choose_joins(self) -> None:
-        """Start from all joins; drop those that no integers feed, or whose integers nobody reads."""
+        """Start from all joins; drop those without integer inputs, and those whose output no integer node reads."""
         self.joins = {node for node in self.graph.nodes if self.joinable(node)}
         while True:
-            solid = self._solid()
-            drop = {node for node in self.joins if not self._worth(node, solid)}
+            integers = self._integer_tensors()
+            drop = {node for node in self.joins if not self._worth(node, integers)}
             if not drop:
                 return
             self.joins -= drop
 
-    def _solid(self) -> set[fx.Node]:
-        """Tensors whose producer gives codes anyway: convolutions, joins, and what moves or clamps their output."""
-        solid: set[fx.Node] = set()
+    def _integer_tensors(self) -> set[fx.Node]:
+        """Tensors that integer nodes compute: outputs of convolutions and joins, and their movements and clamps."""
+        integers: set[fx.Node] = set()
         for node in self.graph.nodes:
             convolution = node in self.layers and name_of(node).startswith("conv")
-            passes = moved(node) in solid
-            clamps = clamp_bounds(node) is not None and self._ends_in(node, solid)
-            if convolution or passes or clamps or (node in self.joins and self._fed(node, solid)):
-                solid.add(node)
-        return solid
+            passes = moved(node) in integers
+            clamps = clamp_bounds(node) is not None and self._ends_in(node, integers)
+            if convolution or passes or clamps or (node in self.joins and self._fed(node, integers)):
+                integers.add(node)
+        return integers
 
-    def _ends_in(self, node: fx.Node, solid: set[fx.Node]) -> bool:
-        """Whether the clamp ``node`` folds into the Q of the integer node before it."""
+    def _ends_in(self, node: fx.Node, integers: set[fx.Node]) -> bool:
+        """Whether the clamp ``node`` folds into the Q after the integer node before it."""
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        return source in solid and (source in self.layers or source in self.joins) and tail_of(source)[0] is node
+        return source in integers and (source in self.layers or source in self.joins) and tail_of(source)[0] is node
 
     @staticmethod
-    def _fed(node: fx.Node, solid: set[fx.Node]) -> bool:
-        return any(value in solid for value in joined(node))
+    def _fed(node: fx.Node, integers: set[fx.Node]) -> bool:
+        return any(value in integers for value in joined(node))
 
-    def _worth(self, node: fx.Node, solid: set[fx.Node]) -> bool:
-        return self._fed(node, solid) and self._read_as_codes(node)
+    def _worth(self, node: fx.Node, integers: set[fx.Node]) -> bool:
+        return self._fed(node, integers) and self._read_as_codes(node)
 
     def _gives_codes(self, node: fx.Node) -> bool:
         return not (node in self.layers and not name_of(node).startswith("conv")) or self._read_as_codes(node)
 
     def _read_as_codes(self, node: fx.Node) -> bool:
-        """Whether an integer node reads the output, behind its clamp and any movements."""
+        """Whether an integer node reads the output, directly or after its clamp and data movements."""
         pending = [tail_of(node)[0]]
         while pending:
             for user in pending.pop().users:
@@ -150,10 +150,10 @@ class Cpu(Builder):
 
 
 class TensorRT(Builder):
-    """Inputs of layers and the identity side of residual adds only (tensorrt.md 1.7, placement)."""
+    """Placement for TensorRT: only inputs of layers and the identity side of residual adds (tensorrt.md 1.7)."""
 
     def placement(self) -> Placement:
-        """Q in front of every layer; outputs of layers stay in floating point."""
+        """Quantize the input of every layer; the outputs of layers stay in floating point."""
         for node, layer in self.layers.items():
             self.add(layer.data, node)
         depths = self._depths()
@@ -173,14 +173,14 @@ class TensorRT(Builder):
         return self.finish()
 
     def _depths(self) -> dict[fx.Node, int]:
-        """Layers on the longest way from an input to each node."""
+        """Number of layers on the longest path from an input to each node."""
         depths: dict[fx.Node, int] = {}
         for node in self.graph.nodes:
             depths[node] = max((depths[item] for item in node.all_input_nodes), default=0) + (node in self.layers)
         return depths
 
     def _identity(self, node: fx.Node, depths: dict[fx.Node, int]) -> fx.Node | None:
-        """The input of an add that is not the deeper convolution's, which fuses with the add in floating point."""
+        """The identity input of a residual add: the other input is the deeper convolution, which fuses with the add."""
         left, right = joined(node)
         fused = [side for side in (left, right) if side in self.layers and name_of(side).startswith("conv")]
         if not fused or left is right:

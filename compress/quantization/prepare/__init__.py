@@ -1,1 +1,1 @@
-"""Rewrites of a program before Q/DQ nodes are placed."""
+"""Rewrites of a program before the placement of Q/DQ nodes."""

@@ -1,10 +1,10 @@
-"""Attention masks that CPUs compute fast: a moderate number in the place of the lowest, where it is as good.
+"""Attention masks that CPUs compute fast: masked scores are lowered by a moderate number, not by the largest one.
 
-A masked score of -3.4e38 becomes a weight of 1e-39 in ONNX Runtime's softmax, a number below the normal range that
-slows softmax and the product behind it down: six times on 64 tokens of which a third is padding. A masked score that
-lies 40 to 60 below the largest of its row becomes a weight between 1e-26 and 1e-18: nothing, and fast, its products
-with small values included (84 below, a whole encoder took twice as long). Calibration says how far scores lie apart,
-hence what to lower masked ones by; that they stay 40 below comes first.
+A masked score of -3.4e38 becomes a weight of about 1e-39 in ONNX Runtime's softmax. Such a denormal number slows down
+the softmax and the following product: by a factor of six with 64 tokens of which a third is padding. A masked score 40
+to 60 below the largest of its row becomes a weight between 1e-26 and 1e-18, which is negligible and fast, also in
+products with small values; at 84 below, an encoder took twice as long. Calibration measures the range of the scores,
+from which the amount is computed. That masked scores stay 40 below the largest has priority over speed.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from .batch_norm_folding import finish
 
 SAMPLES = 32
 NORMAL = 60.0
-"""exp(-87) is the smallest normal number, and the weights' products with the values must be normal, too."""
+"""Largest distance that is fast: exp(-87) is the smallest normal number, and products with the values must be normal."""
 MARGIN = 40.0
-"""How far below the largest score of its row a masked one must stay, as far as calibration can tell."""
+"""Smallest distance of a masked score from the largest score of its row, by the scores seen in calibration."""
 
 
 def soften_masks(
     program: Program, split: Split, options: QuantizeOptions, console: Console = SILENT
 ) -> dict[str, float]:
-    """Write boolean attention masks as sums, in place.
+    """Replace boolean attention masks by numbers that are added to the scores, in place.
 
     Args:
-        program: FP32, in evaluation form.
+        program: FP32, in evaluation mode.
         split: calibration samples, of which at most 32 are read.
-        options: sizes.
+        options: number of samples and batch size.
         console: shows progress.
 
     Returns:
-        What masked scores are lowered by, per mask.
+        For each mask, the amount by which masked scores are lowered.
     """
     shapes = shapes_of(program)
     masked: dict[fx.Node, list[fx.Node]] = {}
@@ -66,13 +66,13 @@ def soften_masks(
 
 
 class _Gap:
-    """How far masked scores lie above the largest of their row at most, and how far below."""
+    """Largest distance of masked scores above and below the largest unmasked score of their row."""
 
     def __init__(self) -> None:
         self.above = self.below = 0.0
 
     def update(self, scores: torch.Tensor, mask: torch.Tensor) -> None:
-        """Take in scores ``[..., L, S]``; rows that are masked altogether or not at all say nothing."""
+        """Record scores ``[..., L, S]``; rows that are completely masked, or not masked at all, are ignored."""
         mask = mask.expand(scores.shape)
         largest = scores.masked_fill(~mask, -math.inf).amax(-1, keepdim=True)
         distance = torch.where(mask | ~torch.isfinite(largest), 0.0, scores - largest)
@@ -86,7 +86,7 @@ class _Scores(fx.Interpreter):
         self._gaps = gaps
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node; look at the scores of a masked attention first."""
+        """Run a node; for a masked attention, record its scores before."""
         if name_of(n) == ATTENTION and isinstance(operand(n, "attn_mask"), fx.Node):
             query, key, mask = (self.env[operand(n, name)] for name in ("query", "key", "attn_mask"))
             if mask.dtype == torch.bool and query.shape[1] % key.shape[1] == 0:
@@ -108,7 +108,7 @@ def _measured(program: Program, split: Split, options: QuantizeOptions, console:
 
 
 def _write(module: fx.GraphModule, mask: fx.Node, nodes: list[fx.Node], amount: float) -> None:
-    """Let the attentions read ``0`` where the mask is true and ``-amount`` where it is false."""
+    """Make the attentions read ``0`` where the mask is true and ``-amount`` where it is false."""
     inverse = call_after(module.graph, mask, torch.ops.aten.logical_not.default, (mask,))
     numbers = call_after(module.graph, inverse, torch.ops.aten._to_copy.default, (inverse,))
     numbers.kwargs = {"dtype": torch.float32}

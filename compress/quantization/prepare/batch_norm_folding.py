@@ -1,4 +1,4 @@
-"""BatchNorm folded into the layer before it, with its evaluation statistics."""
+"""Folds BatchNorm with its evaluation statistics into the layer before it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ TOLERANCE = 1e-4
 
 
 def fold_batch_norms(program: Program, tolerance: float = TOLERANCE) -> Program:
-    """Fold every BatchNorm, with its evaluation statistics, into the layer that alone feeds it.
+    """Fold every BatchNorm, with its evaluation statistics, into the layer before it.
 
-    Layers: convolution, transposed convolution, and linear on ``[N, C]``. A BatchNorm stays where the layer's output
-    is used elsewhere too, where it follows something else (an add, a concatenation), or where it has no running
-    statistics. The program given is left untouched.
+    Layers are convolutions, transposed convolutions, and linear layers on ``[N, C]``. A BatchNorm stays if the layer's
+    output has other readers, if it follows another operator (an add, a concatenation), or if it has no running
+    statistics. The given program is not changed.
 
     Args:
         program: any captured program.
-        tolerance: largest error accepted on the example, relative to the largest output.
+        tolerance: largest accepted error on the example, relative to the largest output.
 
     Returns:
-        A new program in evaluation form.
+        A new program in evaluation mode.
 
     Raises:
-        VerificationError: the folded program does not compute the same.
+        VerificationError: the folded program does not compute the same outputs.
     """
     result = clone(program)
     set_training(result, False)
@@ -47,7 +47,7 @@ def fold_batch_norms(program: Program, tolerance: float = TOLERANCE) -> Program:
 
 
 def _foldable(node: fx.Node, shapes: Shapes) -> Weighted | None:
-    """The layer that a BatchNorm can go into."""
+    """The layer into which a BatchNorm can be folded."""
     if name_of(node) != "batch_norm" or operand(node, "running_mean") is None or operand(node, "training"):
         return None
     source = operand(node, "input")
@@ -84,12 +84,12 @@ def _fold(module: fx.GraphModule, node: fx.Node, layer: Weighted) -> None:
 
 
 def rescale(module: fx.GraphModule, layer: Weighted, factor: torch.Tensor, shift: torch.Tensor) -> None:
-    """Let a layer give ``y * factor + shift`` in place of ``y``.
+    """Change a layer's weight and bias so that it computes ``y * factor + shift`` instead of ``y``.
 
     Args:
-        layer: its bias, if any, is a parameter.
+        layer: the layer; its bias, if any, is a parameter.
         factor: float64 ``[C]``, per output channel.
-        shift: likewise.
+        shift: float64 ``[C]``, per output channel.
     """
     weight = fetch(module, str(layer.weight.target)).detach()
     bias = torch.zeros_like(shift) if layer.bias is None else fetch(module, str(layer.bias.target)).detach().double()
@@ -101,7 +101,7 @@ def rescale(module: fx.GraphModule, layer: Weighted, factor: torch.Tensor, shift
 
 
 def _spread(factor: torch.Tensor, weight: torch.Tensor, layer: Weighted) -> torch.Tensor:
-    """``factor`` per output channel, shaped like the weight; a transposed one holds them group by group."""
+    """``factor`` per output channel, shaped like the weight; a transposed convolution stores channels by group."""
     if name_of(layer.node) not in TRANSPOSED:
         return factor.reshape(-1, *[1] * (weight.dim() - 1))
     groups = int(operand(layer.node, "groups"))
@@ -110,7 +110,7 @@ def _spread(factor: torch.Tensor, weight: torch.Tensor, layer: Weighted) -> torc
 
 
 def _replace(module: fx.GraphModule, layer: Weighted, name: str, path: str, value: torch.Tensor) -> None:
-    """Give the layer a parameter of its own; a shared one stays for its other readers."""
+    """Give the layer a new parameter; a shared parameter stays for its other readers."""
     readers = [node for node in module.graph.find_nodes(op="get_attr", target=path) if node.users]
     if any(set(node.users) != {layer.node} for node in readers):
         path = free_path(module, f"{path}_folded")
@@ -126,7 +126,7 @@ def _replace(module: fx.GraphModule, layer: Weighted, name: str, path: str, valu
 
 
 def finish(program: Program) -> None:
-    """Drop what is no longer used, check the graph and compile it."""
+    """Remove unused nodes and parameters, check the graph and recompile it."""
     program.module.graph.eliminate_dead_code()
     drop_unused(program.module)
     program.module.graph.lint()
@@ -144,6 +144,6 @@ def _verify(wanted: list[torch.Tensor], found: list[torch.Tensor], tolerance: fl
         if not error <= tolerance:
             raise VerificationError(
                 f"folding BatchNorm changed output {index} by {error:.1e} of its largest value",
-                "please report this model, and quantize it with the BatchNorm layers in evaluation",
+                "please report this model, and quantize it with the BatchNorm layers in evaluation mode",
                 error=error,
             )

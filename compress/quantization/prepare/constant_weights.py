@@ -1,7 +1,7 @@
-"""Weights that a program computes from parameters alone, made parameters: they can then be stored as INT8.
+"""Replaces weights that a program computes from parameters alone by new parameters, which can be stored as INT8.
 
-``weight_norm`` and other parametrisations compute a weight anew on every call, and ``MultiheadAttention`` cuts its
-three projections out of one; without this, such layers stay in floating point.
+``weight_norm`` and other parametrisations compute a weight on every call, and ``MultiheadAttention`` slices its three
+projections from one parameter. Without this step, such layers would stay in floating point.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _LAYERS = (*CONVOLUTIONS, *TRANSPOSED, *MATRIX_LAYERS)
 
 
 def store_computed(program: Program) -> list[str]:
-    """Replace computed weights and biases by parameters of their value, in place.
+    """Replace computed weights and biases by parameters with the same values, in place.
 
     Args:
-        program: in evaluation form.
+        program: the program, in evaluation mode.
 
     Returns:
         Paths of the new parameters, in graph order.
@@ -44,7 +44,7 @@ def store_computed(program: Program) -> list[str]:
 
 
 def _is_computed(value: fx.Node) -> bool:
-    """Whether a value depends on parameters alone and is more than one, or one turned."""
+    """Whether a value is computed from parameters alone; a parameter itself or its transpose does not count."""
     if value.op == "get_attr" or (name_of(value) in TURNS and _is_parameter(value.args[0])):
         return False
     pending, read = [value], False

@@ -1,4 +1,4 @@
-"""The same numbers in operators that have integer kernels: spatial means, lone BatchNorms, gated activations."""
+"""Rewrites spatial means, unfolded BatchNorms and gated activations into equivalent operators with integer kernels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _GATES = {"hardswish": _aten.hardsigmoid.default, "silu": _aten.sigmoid.default}
 
 
 def rewrite(program: Program, target: Target, exclude: Sequence[str] = ()) -> None:
-    """Rewrite in place what the target's kernels know under another name; no number changes beyond rounding.
+    """Rewrite operators, in place, into forms for which the target has integer kernels; results change by rounding only.
 
-    * Global average pooling and means over all spatial axes take one form, a mean with kept axes (both targets).
+    * Global average pooling and means over all spatial axes become a mean that keeps the axes (both targets).
     * A BatchNorm that could not be folded and reads integers becomes a depthwise 1x1 convolution (``cpu``).
-    * A hard-sigmoid that alone reads a convolution becomes a clamp, which its Q does (``cpu``).
+    * A hard-sigmoid that is the only reader of a convolution becomes a clamp, which folds into its Q (``cpu``).
     * ``hardswish(x)`` and ``silu(x)`` of integers become ``x * hardsigmoid(x)`` and ``x * sigmoid(x)`` (``cpu``).
     """
     _pool_means(program)
@@ -37,9 +37,9 @@ def rewrite(program: Program, target: Target, exclude: Sequence[str] = ()) -> No
 
 
 def _pool_means(program: Program) -> None:
-    """Write global average pooling in one form, a mean with kept axes.
+    """Write global average pooling as a mean that keeps the axes.
 
-    The exporter decomposes adaptive pooling into views by strides where the tensor is laid out channels last.
+    The exporter would decompose adaptive pooling into strided views if the tensor has the channels-last layout.
     """
     shapes = shapes_of(program)
     graph = program.module.graph
@@ -63,7 +63,7 @@ def _global_pool_rank(node: fx.Node) -> int | None:
 
 
 def _mean_rank(node: fx.Node, shapes: Shapes) -> int | None:
-    """Number of spatial axes that a mean takes in, when it takes in all of them and nothing else."""
+    """Number of spatial axes of a mean over exactly all spatial axes; None for other means."""
     source = node.args[0] if node.args else None
     if name_of(node) != "mean" or not isinstance(source, fx.Node) or source not in shapes or len(node.args) < 2:
         return None
@@ -73,7 +73,7 @@ def _mean_rank(node: fx.Node, shapes: Shapes) -> int | None:
     if axes is None or operand(node, "dtype") is not None or dtype != torch.float32 or rank not in (1, 2, 3):
         return None
     whole = sorted(int(axis) % len(shape) for axis in axes) == list(range(2, len(shape)))
-    # [N, L, C] of a Transformer looks like [N, C, L]: a lone axis counts as spatial only behind a convolution.
+    # [N, L, C] of a Transformer looks like [N, C, L], so a single axis is spatial only after a convolution.
     return rank if whole and (rank > 1 or _behind_convolution(source)) else None
 
 
@@ -86,34 +86,34 @@ def _behind_convolution(node: fx.Node) -> bool:
 
 
 def _integer_forms(program: Program, exclude: Sequence[str]) -> None:
-    """Walk the graph with the set of tensors that will be integers, and rewrite what reads them."""
+    """Track the tensors that will be integers in graph order, and rewrite the operators that read them."""
     shapes = dict(shapes_of(program))
-    solid: set[fx.Node] = set()
+    integers: set[fx.Node] = set()
     for node in list(program.module.graph.nodes):
         if excluded(node, exclude):
             continue
         source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         if name_of(node) == "batch_norm" and source is not None and _is_affine(node, shapes):
-            if source in solid or source.op == "placeholder":
-                solid.add(_as_convolution(program.module, node, len(shapes[node][0]) - 2))
-        elif name_of(node) in _GATES and source in solid:
+            if source in integers or source.op == "placeholder":
+                integers.add(_as_convolution(program.module, node, len(shapes[node][0]) - 2))
+        elif name_of(node) in _GATES and source in integers:
             gate = call_after(program.module.graph, node, _GATES[name_of(node)], (source,))
             product = call_after(program.module.graph, gate, _aten.mul.Tensor, (source, gate))
             _substitute(node, product)
-            solid.add(product)
-        elif _stays_solid(node, solid):
-            solid.add(node)
+            integers.add(product)
+        elif _stays_integer(node, integers):
+            integers.add(node)
 
 
-def _stays_solid(node: fx.Node, solid: set[fx.Node]) -> bool:
+def _stays_integer(node: fx.Node, integers: set[fx.Node]) -> bool:
     if name_of(node) in CONVOLUTIONS:
         return weighted(node) is not None
-    passes = moved(node) in solid or any(value in solid for value in joined(node))
-    return passes or (clamp_bounds(node) is not None and node.args[0] in solid)
+    passes = moved(node) in integers or any(value in integers for value in joined(node))
+    return passes or (clamp_bounds(node) is not None and node.args[0] in integers)
 
 
 def _is_affine(node: fx.Node, shapes: Shapes) -> bool:
-    """Whether a BatchNorm has constant statistics and an axis layout that a convolution shares."""
+    """Whether a BatchNorm has constant statistics and an input whose axes a convolution supports."""
     statistics = [operand(node, name) for name in ("weight", "bias", "running_mean", "running_var")]
     constant = all(item is None or item.op == "get_attr" for item in statistics) and None not in statistics[2:]
     shape, dtype = shapes[node]
@@ -145,6 +145,6 @@ def _as_convolution(module: fx.GraphModule, node: fx.Node, rank: int) -> fx.Node
 
 
 def _substitute(old: fx.Node, new: fx.Node) -> None:
-    """Let all readers of ``old`` read ``new``, which does not read ``old``, and drop ``old``."""
+    """Replace ``old`` by ``new``, which must not read ``old``, and remove ``old``."""
     old.replace_all_uses_with(new)
     old.graph.erase_node(old)

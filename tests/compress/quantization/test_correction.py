@@ -15,14 +15,14 @@ from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, clone, predict
 from retort.compress.quantization import fold_batch_norms, quantize_program
 from retort.compress.quantization.correction.equalization import equalise
-from retort.compress.quantization.correction.layer_matrices import coded_layers, rows_of, to_matrix
+from retort.compress.quantization.correction.layer_matrices import quantized_layers, rows_of, to_matrix
 from retort.compress.quantization.correction.learned_scales import learnable, scales_in
 from retort.compress.quantization.correction.rounding import Gram, hessian_rounding, learned_rounding, nearest
 from retort.compress.quantization.module_edit import fetch
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import DataError
 from retort.core.metrics.task_metrics import sqnr_db
-from retort.core.options.stage_options import QuantizeOptions, Rung
+from retort.core.options.stage_options import QuantizeOptions, Correction
 
 
 class Net(nn.Module):
@@ -64,7 +64,7 @@ def program() -> Program:
     return capture(net, {"x": DATA.inputs["x"][:2]})
 
 
-def quantized(program: Program, *rungs: Rung, **options: Any) -> Program:
+def quantized(program: Program, *rungs: Correction, **options: Any) -> Program:
     chosen = QuantizeOptions(correction=rungs, method="minmax", samples=96, **options)
     return quantize_program(program, chosen, DATA, "cpu")
 
@@ -114,7 +114,7 @@ def test_a_clamp_that_bites_keeps_its_pair_apart(program: Program) -> None:
 
 
 @pytest.mark.parametrize("method", ["hessian", "adaround"])
-def test_rounding_against_activations_mends_four_bit_weights(program: Program, method: Rung) -> None:
+def test_rounding_against_activations_mends_four_bit_weights(program: Program, method: Correction) -> None:
     """With 4-bit weights either rounding wins at least four decibels over rounding to nearest, on fresh samples."""
     plain, rounded = (noise_db(program, quantized(program, rung, weight_bits=4)) for rung in ("none", method))
     assert rounded > plain + 4
@@ -166,7 +166,7 @@ def test_the_ladder_is_deterministic(program: Program) -> None:
 def test_corrected_weights_lie_on_the_grid(program: Program) -> None:
     """After learned rounding a weight is exactly a code times its scale, so export stores what was judged."""
     result = quantized(program, "hessian", weight_bits=4)
-    for layer in coded_layers(result.module):
+    for layer in quantized_layers(result.module):
         codes = fetch(result.module, layer.weight) / fetch(result.module, layer.scale).reshape(
             [-1 if axis == layer.axis else 1 for axis in range(fetch(result.module, layer.weight).dim())]
         )
@@ -205,7 +205,9 @@ def test_rows_times_the_weight_matrix_are_the_layers_output(
     options = QuantizeOptions(correction=("none",), first_layer="int8")
     split = ArraySplit({"x": x.numpy()})
     made = (quantize_program(program, options, split, target) for target in ("cpu", "tensorrt"))
-    found = next(filter(None, (coded_layers(result.module) for result in made)))  # each target leaves out some layers
+    found = next(
+        filter(None, (quantized_layers(result.module) for result in made))
+    )  # each target leaves out some layers
     bias = known(layer.bias).detach()
     wanted = program.module(x)[0].detach() - (bias.reshape(-1, *[1] * rank) if rank else bias)
     kernel = layer.weight.shape[2:]

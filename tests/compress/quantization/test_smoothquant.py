@@ -14,7 +14,7 @@ from retort.compress.quantization import quantize_program
 from retort.compress.quantization.correction.smoothquant import smooth
 from retort.core.data.splits import ArraySplit
 from retort.core.metrics.task_metrics import sqnr_db
-from retort.core.options.stage_options import QuantizeOptions, Rung
+from retort.core.options.stage_options import QuantizeOptions, Correction
 
 OPTIONS = QuantizeOptions(method="minmax", correction=("none",))
 Case = tuple[Program, ArraySplit, bool]
@@ -130,7 +130,7 @@ class Tied(nn.Module):
 
 
 @pytest.mark.parametrize("correction", ["none", "hessian"])
-def test_a_weight_that_is_looked_up_as_well_stays(correction: Rung) -> None:
+def test_a_weight_that_is_looked_up_as_well_stays(correction: Correction) -> None:
     """The rows of a tied embedding are nobody's to scale or to move: the program that INT8 stands for is the same."""
     torch.manual_seed(0)
     tokens = torch.randint(0, 40, (32, 6))
