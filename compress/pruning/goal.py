@@ -14,7 +14,7 @@ from ...core.options.stage_options import PruneOptions
 from ..program import Program, cost
 from .coupling.groups import Grouping
 from .coupling.labels import Mask
-from .latency.latency_budget import Clock, Measured
+from .latency.latency_budget import LatencyBudget, Measured
 from .latency.latency_table import Timer
 from .resume import Steps, ramp
 from .selection.cost_model import NAMES, counted
@@ -28,38 +28,38 @@ class Goal:
     Attributes:
         shares: shares of the whole; the last one is the budget.
         whole: cost of the original program, in the unit of the budget.
-        clock: the latency budget, if the budget is a latency.
+        latency: the latency budget, if the budget is a latency.
     """
 
     shares: list[float]
     whole: int
     name: str
-    clock: Clock | None
+    latency: LatencyBudget | None
 
     @staticmethod
-    def of(original: Program, options: PruneOptions, clock: Clock | None) -> Goal:
+    def of(original: Program, options: PruneOptions, latency: LatencyBudget | None) -> Goal:
         """The goal of a pruning that starts with this program."""
         spent, measure = cost(original), measure_of(options)
-        share = share_of(options, spent) if clock is None else clock.asked()[0]
-        name = NAMES[measure] if clock is None else "time"
-        return Goal(ramp(options, share), counted(spent, measure), name, clock)
+        share = share_of(options, spent) if latency is None else latency.requested()[0]
+        name = NAMES[measure] if latency is None else "time"
+        return Goal(ramp(options, share), counted(spent, measure), name, latency)
 
     def check(self, original: Program, options: PruneOptions) -> Grouping:
         """The groups, after a check that the patterns match and the last budget can be reached."""
-        if self.clock is not None:
+        if self.latency is not None:
             return groups_of(original, options)
         return plan(original, options, self.shares[-1] * self.whole)[1]
 
     def facts(self, program: Program) -> dict[str, Any]:
         """The requested and the measured latency of the finished program, if the budget is a latency."""
-        return {"latency": self.clock.facts(program)} if self.clock is not None else {}
+        return {"latency": self.latency.facts(program)} if self.latency is not None else {}
 
     def clear(self) -> None:
         """Remove what was kept for a killed run."""
-        if self.clock is not None:
-            self.clock.measured.clear()
+        if self.latency is not None:
+            self.latency.measured.clear()
 
-    def asked(self, step: int, console: Console) -> float:
+    def share_after(self, step: int, console: Console) -> float:
         """The share to keep after a step, which is said."""
         share = self.shares[step]
         console.say(f"cut {step + 1} of {len(self.shares)}: keep {share:.1%} of the {self.name}")
@@ -67,21 +67,21 @@ class Goal:
 
     def choose(self, step: int, options: PruneOptions) -> Callable[[Program, Ranked], Mask]:
         """What chooses the cut of a step."""
-        if self.clock is not None:
-            return self.clock.decide(step, self.shares[step], exact=step == options.cuts - 1)
+        if self.latency is not None:
+            return self.latency.decide(step, self.shares[step], exact=step == options.cuts - 1)
         return self.counted(step, options)
 
     def counted(self, step: int, options: PruneOptions) -> Callable[[Program, Ranked], Mask]:
         """What a ranking would remove in a step; a share of the time counts as one of the multiply-accumulates."""
         target = self.shares[step] * self.whole
         macs = {"macs": self.shares[step], "latency": None, "latency_ms": None, "timer": None}
-        asked = options if self.clock is None else options.model_copy(update=macs)
+        asked = options if self.latency is None else options.model_copy(update=macs)
         return lambda program, ranked: decide(program, ranked, asked, target)
 
 
-def clock_of(
+def latency_budget_of(
     original: Program, options: PruneOptions, timer: Timer | None, steps: Steps, tables: Path | None, console: Console
-) -> Clock | None:
+) -> LatencyBudget | None:
     """The latency budget, if there is one.
 
     Raises:
@@ -93,4 +93,4 @@ def clock_of(
         raise UserError("prune: the budget is a latency, but there is no timer to measure it", "give a timer")
     measured = Measured(steps.scratch, stable_hash([steps.identity, timer.identity]))
     measured.load()
-    return Clock(original, options, timer, measured, tables, console)
+    return LatencyBudget(original, options, timer, measured, tables, console)

@@ -36,8 +36,8 @@ def describe(grouping: Grouping) -> dict[str, Any]:
         {
             "name": group.name,
             "layers": group.layers,
-            "parameter": group.makers[0].parameter,
-            "dim": group.makers[0].dim,
+            "parameter": group.producers[0].parameter,
+            "dim": group.producers[0].dim,
             "channels_before": group.channels,
         }
         for group in grouping.free
@@ -87,7 +87,7 @@ def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None
     if counting and (got > asked or got < asked - _COARSE):
         console.warn(f"{got:.1%} of the {NAMES[measure_of(options)]} are left, but the budget is {asked:.1%}")
     if "latency" in facts:
-        _tell_latency(console, facts["latency"])
+        _report_latency(console, facts["latency"])
     for reason in facts["unknown_operators"]:
         console.warn(f"channels are locked, {reason}")
     rankings = {(done["importance"], done.get("importance_unmeasured", "")) for done in facts["steps"]}
@@ -105,7 +105,7 @@ def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None
             )
 
 
-def _tell_latency(console: Console, found: dict[str, Any]) -> None:
+def _report_latency(console: Console, found: dict[str, Any]) -> None:
     low, high, speed = found["got_low_ms"], found["got_high_ms"], found["speedup"]["value"]
     ends = "(not bounded: too few rounds)" if None in (low, high) else f"[{low:.4g}, {high:.4g}]"
     text = f"{found['got_ms']:.4g} ms {ends}, budget {found['asked_ms']:.4g} ms, speedup {speed:.2f}x"

@@ -18,7 +18,7 @@ from ...core.system.memory import give_back
 from ..distillation.distill import recover
 from ..program import Program, cost, load_program, store
 from ..training.checkpoint import discard, state_hash
-from .goal import Goal, clock_of
+from .goal import Goal, latency_budget_of
 from .latency.latency_table import Timer
 from .manifest_facts import describe, facts_of, proof_facts, warn
 from .proof.onnx_check import FileCheck, prove_file
@@ -62,7 +62,7 @@ def prune(
     _require_dense(original)
     steps = Steps(context.scratch, _identity(original, options, context))
     program = steps.load()
-    goal = Goal.of(original, options, clock_of(original, options, timer, steps, tables, console))
+    goal = Goal.of(original, options, latency_budget_of(original, options, timer, steps, tables, console))
     if program is None:
         program = original
         steps.groups = describe(goal.check(original, options))
@@ -70,7 +70,7 @@ def prune(
     del original  # whoever needs it again reads it: from the first proof on, only the pruned program is held
     samples = Samples(data.calibration, task, options.score_batch, options.score_samples, context.seed, console)
     for step in range(len(steps.done), options.cuts):
-        asked, now = goal.asked(step, console), _at(options, step)
+        asked, now = goal.share_after(step, console), _at(options, step)
         trial = Trial(data.calibration, task, goal.counted(step, now), console=console)
         pruned = cut_and_prove(program, now, goal.choose(step, now), samples, trial)
         program = pruned.program

@@ -19,7 +19,7 @@ from .coupling.propagate import Coupling, couple
 from .proof.prove import Proof, prove
 from .selection.cost_budget import choose
 from .selection.cost_model import Measure, counted, unit_costs
-from .selection.cut_options import build_ladders, fixed_widths, least_cut, remove, restrict
+from .selection.cut_options import build_group_cuts, fixed_widths, least_cut, remove, restrict
 from .selection.importance import DATA_DRIVEN, Evidence, Scores, normalized, score
 from .surgery.slice_parameters import cut
 
@@ -126,19 +126,19 @@ def cut_and_prove(
     """
     program = shared(program)
     set_training(program, False)
-    clock = [time.process_time()]
+    times = [time.process_time()]
     candidates = rankings(program, options, evidence)
-    clock.append(time.process_time())
+    times.append(time.process_time())
     ranked = candidates[0] if judge is None else judge(program, candidates)
     removed = decide(program, ranked)
     give_back()
-    clock.append(time.process_time())
+    times.append(time.process_time())
     coupling = ranked.grouping.coupling
     result = cut(program, coupling, removed)
-    clock.append(time.process_time())
+    times.append(time.process_time())
     proof = prove(program, result, coupling, removed, options.tolerance)
-    clock.append(time.process_time())
-    spent = {name: end - start for name, start, end in zip(_PHASES, clock, clock[1:])}
+    times.append(time.process_time())
+    spent = {name: end - start for name, start, end in zip(_PHASES, times, times[1:])}
     return Pruned(
         result, ranked.grouping, proof, cost(result), ranked.criterion, ranked.normalize, ranked.unmeasured, spent
     )
@@ -189,7 +189,7 @@ def _scores(
 
 
 def _ways(criterion: Importance, options: PruneOptions) -> tuple[Normalization, ...]:
-    """How scores may be made comparable; the clock weighs costs itself."""
+    """How scores may be made comparable; the times weighs costs itself."""
     if options.normalize != "auto":
         return (options.normalize,)
     if criterion == "random":
@@ -221,8 +221,8 @@ def decide(program: Program, ranked: Ranked, options: PruneOptions, target: floa
     """
     grouping = ranked.grouping
     if not options.budgets:
-        ladders = build_ladders(grouping, ranked.scores, options.min_channels, 1, ranked.fixed)
-        return remove(len(grouping.coupling.unions), ladders, least_cut(ladders))
+        group_cuts = build_group_cuts(grouping, ranked.scores, options.min_channels, 1, ranked.fixed)
+        return remove(len(grouping.coupling.unions), group_cuts, least_cut(group_cuts))
     return choose(
         program,
         grouping,

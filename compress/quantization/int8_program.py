@@ -16,7 +16,7 @@ from ...core.options.stage_options import QuantizeOptions, Target
 from ..program import Program, clone, set_training
 from .calibration.calibrate import calibrate
 from .correction.auto_method import choose_method
-from .correction.correct import Judge, CorrectionResult, check_samples, apply_corrections, divide, new_result, show
+from .correction.correct import CorrectionResult, Judge, apply_corrections, check_samples, divide, new_result, show
 from .correction.smoothquant import smooth
 from .dynamic_quantization import is_wanted
 from .mixed_precision.plan import Gate, choose, gate_of, met, patterns, read_plan

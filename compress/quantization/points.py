@@ -62,7 +62,7 @@ def source_of(value: fx.Node) -> fx.Node:
 
 
 def tail_of(node: fx.Node) -> tuple[fx.Node, tuple[float, float]]:
-    """The node after which the Q of ``node`` goes: a clamp that is its only reader, or itself; and the clamp's limits."""
+    """The node after which the Q of ``node`` goes (a clamp that is its only reader, or itself), and its limits."""
     readers = list(node.users)
     bounds = clamp_bounds(readers[0]) if len(readers) == 1 else None
     return (readers[0], bounds) if bounds is not None else (node, UNBOUNDED)

@@ -113,7 +113,7 @@ def _score(program: Program, data: Splits, task: Task, batch_size: int = 256) ->
 
 
 def _keep_biases(program: Program) -> None:
-    """Raise weight scales so that no bias overflows; it is stored as INT32 in steps of input scale times weight scale."""
+    """Raise weight scales so that no bias overflows as INT32 in steps of input scale times weight scale."""
     for layer in quantized_layers(program.module):
         source = quantizer_of(layer.data)
         if layer.bias is None or source is None or not is_qdq(source):

@@ -12,9 +12,9 @@ from .option_types import Options as Options
 from .option_types import from_string as from_string
 from .prune_options import PruneOptions as PruneOptions
 from .prune_options import SparsifyOptions as SparsifyOptions
+from .quantize_options import Correction as Correction
 from .quantize_options import QatOptions as QatOptions
 from .quantize_options import QuantizeOptions as QuantizeOptions
-from .quantize_options import Correction as Correction
 from .train_options import RecoverOptions as RecoverOptions
 from .train_options import TrainOptions as TrainOptions
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...compress.graph.devices import as_array
 from ...compress.program import Program
-from ...compress.quantization.correction.layer_matrices import quantized_layers, is_matrix, scales_of, to_matrix
+from ...compress.quantization.correction.layer_matrices import is_matrix, quantized_layers, scales_of, to_matrix
 from ...compress.quantization.correction.layerwise import feeds_of
 from ...compress.quantization.mixed_precision.partial_quantization import Partial
 from ...compress.quantization.mixed_precision.sensitivity import Sensitivity, sensitivity

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 
 from ...core.dynamic_kernels import RecurrentForm
 from ...core.options.option_types import Importance, Normalization
-from ...core.options.stage_options import Provider, Correction, Target, Task
+from ...core.options.stage_options import Correction, Provider, Target, Task
 
 Nested = Mapping[str, Any]
 Share = float | str

@@ -73,7 +73,7 @@ class LocalTimer:
         clock = "CPU time" if self.threads == 1 else "time"
         return f"{cpu_model()}, {runtime}, {self.threads} threads, batch {self.batch}, {clock}"
 
-    def pieces(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
+    def subgraphs(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
         """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
         from ...benchmarks.timing.blocks import no_collections
         from ...benchmarks.timing.candidates import callable_of
@@ -133,7 +133,7 @@ class CallbackTimer:
         """The function's name, for messages."""
         return self.name.partition("@")[0]
 
-    def pieces(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
+    def subgraphs(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
         """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
         models = [*split(_exported(program), outputs), nothing()]
         return without_call([self._ask(model.SerializeToString()) for model in models])
@@ -184,8 +184,8 @@ def nothing() -> onnx.ModelProto:
 
 def without_call(times: Sequence[float]) -> list[float]:
     """Times of subgraphs without the overhead of a call, which is the last of them."""
-    *pieces, call = times
-    return [max(time - call, LEAST_SHARE * time) for time in pieces]
+    *subgraphs, call = times
+    return [max(time - call, LEAST_SHARE * time) for time in subgraphs]
 
 
 def split(model: onnx.ModelProto, outputs: Sequence[Sequence[str]]) -> list[onnx.ModelProto]:
@@ -211,7 +211,7 @@ def split(model: onnx.ModelProto, outputs: Sequence[Sequence[str]]) -> list[onnx
         nodes = [node for node in model.graph.node if any(name in seen for name in node.output)]
         inputs = [item for item in model.graph.input if item.name in seen]
         held = [weights[name] for name in weights if name in seen]
-        graph = onnx.helper.make_graph(nodes, "piece", inputs, [values[name] for name in names], held)
+        graph = onnx.helper.make_graph(nodes, "subgraph", inputs, [values[name] for name in names], held)
         parts.append(onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version))
     return parts
 

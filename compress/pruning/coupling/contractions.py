@@ -35,7 +35,7 @@ def convolution(c: Coupler, node: fx.Node, a: Arguments) -> Value:
         x = c.keep(x, [2] if whole else [1], node)
         w = c.keep(w, [1, 2] if whole else [0], node)
     out = c.contract(node, [(x, ("n", "g", "i")), (w, letters)], ("n", "g", "o"))
-    c.make(node, a["weight"], 1 if transposed else 0)
+    c.produce(node, a["weight"], 1 if transposed else 0)
     return _finish_convolution(c, node, a, out)
 
 
@@ -64,7 +64,7 @@ def linear(c: Coupler, node: fx.Node, a: Arguments) -> Value:
         node, [(source, (*batch, "i")), (weight, weight_letters)], (*batch, "o") if len(weight.shape) > 1 else batch
     )
     if len(weight.shape) > 1:
-        c.make(node, a["weight"], 0)
+        c.produce(node, a["weight"], 0)
     return out if a["bias"] is None else c.meet(node, [out, c.of(a["bias"])])
 
 
@@ -73,7 +73,7 @@ def bilinear(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     first, weight, second = c.of(a["input1"]), c.of(a["weight"]), c.of(a["input2"])
     batch = _letters(len(first.shape) - 1)
     out = c.contract(node, [(first, (*batch, "i")), (weight, ("o", "i", "j")), (second, (*batch, "j"))], (*batch, "o"))
-    c.make(node, a["weight"], 0)
+    c.produce(node, a["weight"], 0)
     return out if a["bias"] is None else c.meet(node, [out, c.of(a["bias"])])
 
 
@@ -98,7 +98,7 @@ def _product(c: Coupler, node: fx.Node, first: Value, second: Value, a: Argument
     for key, dim in (("other", -1), ("mat2", -1), ("batch2", -1)):
         operand = a.get(key)
         if isinstance(operand, fx.Node) and made_of_parameters(operand) and len(second.shape) > 1:
-            c.make(node, operand, len(second.shape) + dim)
+            c.produce(node, operand, len(second.shape) + dim)
     return result
 
 
@@ -124,7 +124,7 @@ def einsum(c: Coupler, node: fx.Node, a: Arguments) -> Value:
         if made_of_parameters(item):
             for dim, letter in enumerate(term):
                 if letter in out and letter not in others:
-                    c.make(node, item, dim)
+                    c.produce(node, item, dim)
     return c.contract(node, list(zip(values, terms)), out)
 
 
@@ -202,14 +202,14 @@ def _recurrent_weights(
     products = [(params[0], rows, source), (params[1], rows, state)]
     if carried is not hiddens:
         products.append((params.pop(), state, Value((len(hiddens),), [hiddens])))
-        c.make(node, products[-1][0], 0)
+        c.produce(node, products[-1][0], 0)
     for weight, made, read in products:
         share = math.prod(c.shape(weight)) / total
         known = c.contract(node, [(made, ("o",)), (read, ("i",)), (c.of(weight), ("o", "i"))], ("o",), share)
         c.meet(node, [known, made])
     for bias in params[2:]:
         c.meet(node, [c.of(bias), rows])
-    c.make(node, products[-1][0], 1)
+    c.produce(node, products[-1][0], 1)
 
 
 def _recurrent_outputs(c: Coupler, node: fx.Node, labels: Sequence[torch.Tensor]) -> tuple[Value, ...]:
@@ -221,7 +221,7 @@ def embedding(c: Coupler, node: fx.Node, a: Arguments) -> Value:
     """Rows looked up by index: the columns are channels."""
     weight = c.keep(c.of(a["weight"]), [0], node)
     shape = c.shape(node)
-    c.make(node, a["weight"], 1)
+    c.produce(node, a["weight"], 1)
     return c.settled(shape, [array[0].expand(shape) for array in weight.arrays], weight.why)
 
 

@@ -1,4 +1,4 @@
-"""What the coupling rules share: the labels of every node so far, concrete shapes, cost terms and makers."""
+"""What the coupling rules share: the labels of every node so far, concrete shapes, cost terms and producers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Maker:
+class Producer:
     """A parameter dimension that makes channels: the rows of a convolution or linear layer.
 
     Attributes:
@@ -72,7 +72,7 @@ class Coupler:
     parameters: dict[str, list[Tensor]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     terms: list[Term] = field(default_factory=list)
-    makers: list[Maker] = field(default_factory=list)
+    producers: list[Producer] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     _first_names: dict[int, str] = field(default_factory=dict)
 
@@ -152,7 +152,7 @@ class Coupler:
         left = consume(self.unions, met, summed, node.name not in self.narrow)
         return _gather(left, space, out)
 
-    def make(self, node: fx.Node, weight: fx.Node, dim: int, shared: int = 1) -> None:
+    def produce(self, node: fx.Node, weight: fx.Node, dim: int, shared: int = 1) -> None:
         """Record that ``dim`` of a weight makes channels.
 
         Args:
@@ -165,7 +165,9 @@ class Coupler:
         if labels is not None:
             fitting = [place for place in fitting if np.array_equal(self.unions.find(ids[place].numpy()), labels)]
         if name and fitting:
-            self.makers.append(Maker(self.aliases[name], fitting[0], node.name, ids[fitting[0]][: size // shared]))
+            self.producers.append(
+                Producer(self.aliases[name], fitting[0], node.name, ids[fitting[0]][: size // shared])
+            )
 
     def _along(self, weight: fx.Node, dim: int) -> Ids | None:
         """Classes of the labels along one dimension of a weight, which may have been transposed; None for no labels."""

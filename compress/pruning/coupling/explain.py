@@ -108,11 +108,13 @@ class _Words:
         """Channels of the leading layer per unit; a unit that the layer does not have takes part in another one."""
         if not len(group.units):
             return 0, 0
-        made = np.bincount(self._unions.find(group.makers[0].ids.numpy()), minlength=len(self._unions))[group.units]
+        made = np.bincount(self._unions.find(group.producers[0].ids.numpy()), minlength=len(self._unions))[group.units]
         return (int(made[made > 0].min()), int(made.max())) if made.any() else (1, 1)
 
     def _kind(self, group: Group, mask: Mask) -> str:
-        names = [operator_name(self._nodes[maker.node]) for maker in group.makers if maker.node in self._nodes]
+        names = [
+            operator_name(self._nodes[producer.node]) for producer in group.producers if producer.node in self._nodes
+        ]
         if any(name in RECURRENT for name in names):
             return "hidden state"
         heads = self._in_attention(mask)

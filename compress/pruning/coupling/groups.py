@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...program import Program
-from .coupler import Maker
+from .coupler import Producer
 from .labels import Ids
 from .layer_patterns import matching
 from .propagate import Coupling
@@ -20,13 +20,13 @@ class Group:
     """Layers whose channels go together.
 
     Attributes:
-        makers: parameter dimensions that make these channels, in graph order.
+        producers: parameter dimensions that make these channels, in graph order.
         units: classes that can be removed, in channel order; each is one channel, or several that go together.
         channels: size of the leading layer's dimension.
         reason: why nothing of it can be removed; empty when ``units`` is not.
     """
 
-    makers: list[Maker]
+    producers: list[Producer]
     units: Ids
     channels: int
     reason: str = ""
@@ -34,12 +34,12 @@ class Group:
     @property
     def name(self) -> str:
         """The leading layer."""
-        return layer_name(self.makers[0])
+        return layer_name(self.producers[0])
 
     @property
     def layers(self) -> list[str]:
         """All its layers, without repetition."""
-        return list(dict.fromkeys(layer_name(maker) for maker in self.makers))
+        return list(dict.fromkeys(layer_name(producer) for producer in self.producers))
 
 
 @dataclass
@@ -51,42 +51,42 @@ class Grouping:
     locked: list[Group] = field(default_factory=list)
 
 
-def layer_name(maker: Maker) -> str:
+def layer_name(producer: Producer) -> str:
     """``layer1.0.conv1`` for its parameter ``layer1.0.conv1.weight``."""
-    return maker.parameter.rpartition(".")[0] or maker.parameter
+    return producer.parameter.rpartition(".")[0] or producer.parameter
 
 
 def find_groups(coupling: Coupling) -> Grouping:
-    """Join the makers that share classes into groups."""
+    """Join the producers that share classes into groups."""
     grouping = Grouping(coupling)
     owner: dict[int, Group] = {}
-    for maker in coupling.makers:
-        ids = maker.ids.numpy()
+    for producer in coupling.producers:
+        ids = producer.ids.numpy()
         roots = coupling.unions.find(ids)
         free = roots[~coupling.unions.locked(ids)]
         if len(free) == 0:
-            _add_locked(grouping, maker, coupling.unions.why(ids))
+            _add_locked(grouping, producer, coupling.unions.why(ids))
             continue
         found = list({id(owner[root]): owner[root] for root in free.tolist() if root in owner}.values())
         group = _merge(grouping, found) if found else Group([], np.empty(0, np.int64), len(ids))
         if not found:
             grouping.free.append(group)
-        group.makers.append(maker)
+        group.producers.append(producer)
         group.units = _in_order(np.concatenate([group.units, free]))
         owner.update(dict.fromkeys(group.units.tolist(), group))
     return grouping
 
 
-def _add_locked(grouping: Grouping, maker: Maker, reason: str) -> None:
-    known = next((group for group in grouping.locked if group.makers[0].parameter == maker.parameter), None)
+def _add_locked(grouping: Grouping, producer: Producer, reason: str) -> None:
+    known = next((group for group in grouping.locked if group.producers[0].parameter == producer.parameter), None)
     if known is None:
-        grouping.locked.append(Group([maker], np.empty(0, np.int64), len(maker.ids), reason))
+        grouping.locked.append(Group([producer], np.empty(0, np.int64), len(producer.ids), reason))
 
 
 def _merge(grouping: Grouping, groups: Sequence[Group]) -> Group:
     first = groups[0]
     for other in groups[1:]:
-        first.makers += other.makers
+        first.producers += other.producers
         first.units = np.concatenate([first.units, other.units])
         grouping.free.remove(other)
     return first
@@ -111,7 +111,7 @@ def exclude(program: Program, coupling: Coupling, patterns: Iterable[str]) -> No
 
 
 def _lock_made(coupling: Coupling, name: str, why: str) -> None:
-    made = [maker.ids for maker in coupling.makers if maker.parameter == name]
+    made = [producer.ids for producer in coupling.producers if producer.parameter == name]
     for ids in made or coupling.parameters.get(name, []):
         if len(ids):
             coupling.unions.lock(ids, why)

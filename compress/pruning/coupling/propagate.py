@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from ....core.aten_names import operator_name
 from ...program import Program
 from .broadcasting import keep_whole
-from .coupler import Arguments, Coupler, Maker, Result, Term, Unsupported, start
+from .coupler import Arguments, Coupler, Producer, Result, Term, Unsupported, start
 from .labels import Ids, Mask, Unions, Value, core, settle, varying
 from .rules import find_rule
 from .shapes import bind, describe
@@ -33,7 +33,7 @@ class Coupling:
         values: labels of every tensor node, each array varying along one dimension.
         parameters: labels of every parameter and buffer per dimension, by its first name.
         aliases: first name of every name of a parameter or buffer.
-        makers: parameter dimensions that make channels.
+        producers: parameter dimensions that make channels.
         terms: what the multiply-accumulates of every node depend on.
         unknown: operators without a rule, by node name, with the reason their labels are locked.
         narrow: contractions whose head dimension is cut and not whole heads.
@@ -43,7 +43,7 @@ class Coupling:
     values: dict[str, Result]
     parameters: dict[str, list[Tensor]]
     aliases: dict[str, str]
-    makers: list[Maker]
+    producers: list[Producer]
     terms: list[Term]
     unknown: dict[str, str]
     narrow: frozenset[str] = frozenset()
@@ -96,7 +96,7 @@ def _pass(program: Program, narrow: frozenset[str]) -> tuple[Coupling, dict[str,
         values,
         coupler.parameters,
         coupler.aliases,
-        coupler.makers,
+        coupler.producers,
         coupler.terms,
         coupler.unknown,
         narrow,

@@ -19,13 +19,13 @@ from ....core.metrics.ratio import Ratio, mean_of
 from ....core.options.stage_options import PruneOptions
 from ...program import Program
 from ..coupling.labels import Mask
-from ..selection.cut_options import build_ladders, remove
+from ..selection.cut_options import build_group_cuts, remove
 from ..step import Ranked
 from ..surgery.slice_parameters import cut
 from .latency_table import Compared, Table, Timer
 from .predictor import Curves, State, path
 from .search import TOLERANCE, OutOfReachError, Search
-from .subgraphs import Pieces
+from .subgraphs import Subgraphs
 
 _FINAL = 2
 """Times that the finished program is timed; twice as many before a miss is told."""
@@ -74,7 +74,7 @@ class Measured:
 
 
 @dataclass
-class Clock:
+class LatencyBudget:
     """The latency budget of one pruning.
 
     Attributes:
@@ -91,7 +91,7 @@ class Clock:
     console: Console = SILENT
     tried: list[float] = field(default_factory=list)
 
-    def asked(self) -> tuple[float, float]:
+    def requested(self) -> tuple[float, float]:
         """The asked share of the dense program's time, and that time in milliseconds.
 
         Raises:
@@ -123,10 +123,10 @@ class Clock:
         def _decide(program: Program, ranked: Ranked) -> Mask:
             search = self.search(step, program, ranked)
             try:
-                state = search.land(share) if exact else search.states[search.propose(share)]
+                state = search.reach(share) if exact else search.states[search.propose(share)]
             except OutOfReachError as error:
                 raise self._out_of_reach(share, error.best) from error
-            return remove(len(ranked.grouping.coupling.unions), search.curves.ladders, state)
+            return remove(len(ranked.grouping.coupling.unions), search.curves.group_cuts, state)
 
         return _decide
 
@@ -134,22 +134,22 @@ class Clock:
         """The candidates of a step, from no cut to the deepest, with their predicted times."""
         options, grouping = self.options, ranked.grouping
         align = 1 if options.align == "auto" else options.align
-        ladders, fine = (
-            build_ladders(grouping, ranked.scores, options.min_channels, align, ranked.fixed) for _ in range(2)
+        group_cuts, fine = (
+            build_group_cuts(grouping, ranked.scores, options.min_channels, align, ranked.fixed) for _ in range(2)
         )
-        pieces = Pieces(program, options.batch, grouping.coupling.narrow)
-        if len(pieces.coupling.unions) != len(grouping.coupling.unions):  # labels that depend on the batch size
-            pieces = Pieces(program, len(next(iter(program.example.values()))), grouping.coupling.narrow)
+        subgraphs = Subgraphs(program, options.batch, grouping.coupling.narrow)
+        if len(subgraphs.coupling.unions) != len(grouping.coupling.unions):  # labels that depend on the batch size
+            subgraphs = Subgraphs(program, len(next(iter(program.example.values()))), grouping.coupling.narrow)
         table = Table(self.timer, self.folder, self.console)
-        curves = Curves(grouping, ladders, pieces, table)
-        self._tell(table, curves.requests)
+        curves = Curves(grouping, group_cuts, subgraphs, table)
+        self._report_table(table, curves.requests)
         start = 1.0 if step == 0 else self._share([step, "start"], program)
         states = path(curves, options.scope)
         times = [curves.total_ms(state) for state in states]
-        fine_steps = [ladder.steps if options.align == "auto" else [] for ladder in fine]
+        fine_steps = [group_cut.steps if options.align == "auto" else [] for group_cut in fine]
         return Search(self._measure(step, program, ranked, curves), curves, states, times, fine_steps, {0: start})
 
-    def _tell(self, table: Table, wanted: int) -> None:
+    def _report_table(self, table: Table, wanted: int) -> None:
         """Say how much of the table was there, and what has no time of its own.
 
         Raises:
@@ -168,7 +168,7 @@ class Clock:
         coupling = ranked.grouping.coupling
 
         def _timed(state: State, again: bool) -> float:
-            candidate = cut(program, coupling, remove(len(coupling.unions), curves.ladders, state))
+            candidate = cut(program, coupling, remove(len(coupling.unions), curves.group_cuts, state))
             share = self._share([step, sorted(state.items()), again], candidate)
             self.tried.append(share)
             self.console.say(f"candidate {len(self.tried)}: {share:.3f}x of the dense time{', again' if again else ''}")
@@ -180,7 +180,7 @@ class Clock:
         return 1 / self.compare(key, candidate).speedup.value
 
     def _out_of_reach(self, asked: float, best: float) -> UserError:
-        dense = self.asked()[1]
+        dense = self.requested()[1]
         return UserError(
             f"prune: {asked:.3g}x of the dense time ({asked * dense:.4g} ms) cannot be reached; the best found takes"
             f" {best:.3g}x ({best * dense:.4g} ms)",
@@ -195,7 +195,7 @@ class Clock:
         Raises:
             VerificationError: it is not faster.
         """
-        share, dense = self.asked()
+        share, dense = self.requested()
         speedup = self._final(program, _FINAL)
         if _verdict(speedup, share) == "missed":  # by the program, or by the machine's mood
             speedup = self._final(program, 2 * _FINAL)

@@ -1,4 +1,4 @@
-"""The latency table: what every piece costs at every width, measured once per device and kept on disk."""
+"""The latency table: what every subgraph costs at every width, measured once per device and kept on disk."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ....core.metrics.ratio import Ratio
 from ....core.system.cache import cache_folder
 from ...program import Program
 from ..coupling.labels import Mask
-from .subgraphs import Piece, Pieces
+from .subgraphs import Subgraph, Subgraphs
 
-Request = tuple[Piece, Mask]
+Request = tuple[Subgraph, Mask]
 
 _TOGETHER = 40
 _TOGETHER_BYTES = 1 << 27
@@ -52,7 +52,7 @@ class Timer(Protocol):
         """See the class."""
         ...
 
-    def pieces(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
+    def subgraphs(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
         """Milliseconds of each of the independent parts of a program, which are told by their outputs."""
         ...
 
@@ -62,15 +62,15 @@ class Timer(Protocol):
 
 
 class Table:
-    """Times by the key of a piece.
+    """Times by the key of a subgraph.
 
     Args:
         timer: measures what is not there yet.
         folder: where the table's file is; one per identity of the timer.
 
     Attributes:
-        measured: how many pieces were measured, not found.
-        unknown: why pieces cannot be measured alone, by key; they count as free.
+        measured: how many subgraphs were measured, not found.
+        unknown: why subgraphs cannot be measured alone, by key; they count as free.
     """
 
     def __init__(self, timer: Timer, folder: Path | None = None, console: Console = SILENT) -> None:
@@ -82,7 +82,7 @@ class Table:
     def __getitem__(self, key: str) -> float:
         return self._ms.get(key, 0.0)
 
-    def fill(self, pieces: Pieces, requests: dict[str, Request]) -> None:
+    def fill(self, subgraphs: Subgraphs, requests: dict[str, Request]) -> None:
         """Measure what is missing, and keep it.
 
         Raises:
@@ -90,17 +90,17 @@ class Table:
         """
         missing = {key: request for key, request in requests.items() if key not in self._ms}
         with self.console.progress("latency", len(missing)) as bar:
-            for batch in _batches(pieces, missing):
-                found = self._measure(pieces, batch)
+            for batch in _batches(subgraphs, missing):
+                found = self._measure(subgraphs, batch)
                 self._ms |= found
                 self.measured += len(found)
                 self._write()
                 bar.advance(len(batch))
 
-    def _measure(self, pieces: Pieces, batch: dict[str, Request]) -> dict[str, float]:
+    def _measure(self, subgraphs: Subgraphs, batch: dict[str, Request]) -> dict[str, float]:
         try:
-            program, outputs = pieces.assemble(list(batch.values()))
-            return dict(zip(batch, self.timer.pieces(program, outputs), strict=True))
+            program, outputs = subgraphs.assemble(list(batch.values()))
+            return dict(zip(batch, self.timer.subgraphs(program, outputs), strict=True))
         except UserError:
             raise
         except Exception as error:  # what cannot be exported or run alone raises whatever its runtime does
@@ -110,7 +110,7 @@ class Table:
                 return {}
             keys = list(batch)
             halves = keys[: len(keys) // 2], keys[len(keys) // 2 :]
-            parts = [self._measure(pieces, {key: batch[key] for key in half}) for half in halves]
+            parts = [self._measure(subgraphs, {key: batch[key] for key in half}) for half in halves]
             return {**parts[0], **parts[1]}
 
     def _read(self) -> dict[str, float]:
@@ -136,12 +136,12 @@ class Table:
         write_atomically(self.path, json.dumps(stored).encode())
 
 
-def _batches(pieces: Pieces, requests: dict[str, Request]) -> list[dict[str, Request]]:
-    """Pieces to export together: few enough, and not too large."""
+def _batches(subgraphs: Subgraphs, requests: dict[str, Request]) -> list[dict[str, Request]]:
+    """Subgraphs to export together: few enough, and not too large."""
     batches: list[dict[str, Request]] = []
     size = 0
     for key, request in requests.items():
-        own = pieces.weight_bytes(request[0])
+        own = subgraphs.weight_bytes(request[0])
         if not batches or len(batches[-1]) == _TOGETHER or size + own > _TOGETHER_BYTES:
             batches.append({})
             size = 0

@@ -1,4 +1,4 @@
-"""What a cut saves on the clock: the time of every piece as a function of how many units each group loses."""
+"""What a cut saves on the clock: the time of every subgraph as a function of how many units each group loses."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from functools import cached_property
 import numpy as np
 
 from ..coupling.groups import Grouping
-from ..selection.cut_options import Ladder, least_cut, remove
+from ..selection.cut_options import GroupCuts, least_cut, remove
 from .latency_table import Request, Table
-from .subgraphs import Pieces
+from .subgraphs import Subgraphs
 
 State = dict[int, int]
-"""How many units every ladder loses."""
+"""How many units every group_cut loses."""
 
 _POINTS = 12
 _FASTER = 0.98
 
 
-def grid(ladder: Ladder) -> list[int]:
+def grid(group_cut: GroupCuts) -> list[int]:
     """The widths of a group that are measured: at most about a dozen, at multiples of 8, 4 or 2 where it has many."""
-    per_unit = ladder.group.channels / max(len(ladder.group.units), 1)
-    base = 8 if ladder.group.channels >= 64 else 4 if ladder.group.channels >= 32 else 2
-    multiple = 1 if per_unit != 1 else base * max(1, round(ladder.group.channels / _POINTS / base))
-    total = len(ladder.group.units)
-    found = [count for count in ladder.steps if (total - count) % multiple == 0 or count == ladder.steps[0]]
-    return [*found, ladder.steps[-1]] if found[-1] != ladder.steps[-1] and len(found) < 2 else found
+    per_unit = group_cut.group.channels / max(len(group_cut.group.units), 1)
+    base = 8 if group_cut.group.channels >= 64 else 4 if group_cut.group.channels >= 32 else 2
+    multiple = 1 if per_unit != 1 else base * max(1, round(group_cut.group.channels / _POINTS / base))
+    total = len(group_cut.group.units)
+    found = [count for count in group_cut.steps if (total - count) % multiple == 0 or count == group_cut.steps[0]]
+    return [*found, group_cut.steps[-1]] if found[-1] != group_cut.steps[-1] and len(found) < 2 else found
 
 
 @dataclass
 class _Curve:
-    """Time of a piece relative to its whole width, over the counts that a group may lose."""
+    """Time of a subgraph relative to its whole width, over the counts that a group may lose."""
 
     counts: list[int]
     ratios: list[float]
@@ -46,43 +46,43 @@ class _Curve:
 class Curves:
     """The predicted time of a program under any cut.
 
-    A piece takes its measured time at full width times one measured ratio per group that it depends on.
+    A subgraph takes its measured time at full width times one measured ratio per group that it depends on.
 
     Attributes:
-        ladders: the ways to cut each group, kept to counts that are measured and worth it.
-        requests: how many different pieces the table had to know.
+        group_cuts: the ways to cut each group, kept to counts that are measured and worth it.
+        requests: how many different subgraphs the table had to know.
     """
 
-    def __init__(self, grouping: Grouping, ladders: list[Ladder], pieces: Pieces, table: Table) -> None:
-        self.ladders, self._pieces, self._table = ladders, pieces, table
+    def __init__(self, grouping: Grouping, group_cuts: list[GroupCuts], subgraphs: Subgraphs, table: Table) -> None:
+        self.group_cuts, self._subgraphs, self._table = group_cuts, subgraphs, table
         self._size = len(grouping.coupling.unions)
-        self._base = least_cut(ladders)
+        self._base = least_cut(group_cuts)
         owner = np.full(self._size, -1)
-        for place, ladder in enumerate(ladders):
-            owner[ladder.group.units] = place
-        touched = [sorted({int(owner[root]) for root in pieces.touched(item)} - {-1}) for item in pieces.all]
-        self._touched = [[place for place in places if len(ladders[place].steps) > 1] for places in touched]
-        self._grids = [grid(ladder) for ladder in ladders]
+        for place, group_cut in enumerate(group_cuts):
+            owner[group_cut.group.units] = place
+        touched = [sorted({int(owner[root]) for root in subgraphs.touched(item)} - {-1}) for item in subgraphs.all]
+        self._touched = [[place for place in places if len(group_cuts[place].steps) > 1] for places in touched]
+        self._grids = [grid(group_cut) for group_cut in group_cuts]
         self._measure()
-        for place, ladder in enumerate(ladders):
-            ladder.steps = self._worth(place)
+        for place, group_cut in enumerate(group_cuts):
+            group_cut.steps = self._worth(place)
 
     def _requests(self) -> Iterable[tuple[int, int, int, str, Request]]:
-        """Piece, group (or -1 for full width), count, key and what to measure."""
-        for index, piece in enumerate(self._pieces.all):
+        """Subgraph, group (or -1 for full width), count, key and what to measure."""
+        for index, subgraph in enumerate(self._subgraphs.all):
             states = [(-1, 0, self._base)]
             for place in self._touched[index]:
                 states += [(place, count, {**self._base, place: count}) for count in self._grids[place][1:]]
             for place, count, state in states if self._touched[index] else ():
-                mask = remove(self._size, self.ladders, state)
-                yield index, place, count, self._pieces.key(piece, mask), (piece, mask)
+                mask = remove(self._size, self.group_cuts, state)
+                yield index, place, count, self._subgraphs.key(subgraph, mask), (subgraph, mask)
 
     def _measure(self) -> None:
         listed = list(self._requests())
         requests = {key: request for *_, key, request in listed}
         self.requests = len(requests)
-        self._table.fill(self._pieces, requests)
-        self._full = [0.0] * len(self._pieces.all)
+        self._table.fill(self._subgraphs, requests)
+        self._full = [0.0] * len(self._subgraphs.all)
         self._curves: dict[tuple[int, int], _Curve] = {}
         for index, place, count, key, _ in listed:
             if place < 0:
@@ -99,8 +99,8 @@ class Curves:
             found.setdefault(place, []).append(index)
         return found
 
-    def piece_ms(self, index: int, state: State) -> float:
-        """Time of one piece."""
+    def subgraph_ms(self, index: int, state: State) -> float:
+        """Time of one subgraph."""
         time = self._full[index]
         for place in self._touched[index]:
             curve = self._curves.get((index, place))
@@ -108,20 +108,20 @@ class Curves:
         return time
 
     def total_ms(self, state: State) -> float:
-        """Time of all pieces that depend on a group."""
-        return sum(self.piece_ms(index, state) for index in range(len(self._full)) if self._touched[index])
+        """Time of all subgraphs that depend on a group."""
+        return sum(self.subgraph_ms(index, state) for index in range(len(self._full)) if self._touched[index])
 
     def saved_ms(self, state: State, place: int, count: int) -> float:
         """What is won by cutting one group further."""
         after = {**state, place: count}
-        return sum(self.piece_ms(i, state) - self.piece_ms(i, after) for i in self._of_group.get(place, ()))
+        return sum(self.subgraph_ms(i, state) - self.subgraph_ms(i, after) for i in self._of_group.get(place, ()))
 
     def _worth(self, place: int) -> list[int]:
         """The counts at which the clock shows a gain over every smaller one."""
         kept = [self._base[place]]
-        best = sum(self.piece_ms(i, self._base) for i in self._of_group.get(place, ()))
+        best = sum(self.subgraph_ms(i, self._base) for i in self._of_group.get(place, ()))
         for count in self._grids[place][1:]:
-            time = sum(self.piece_ms(i, {**self._base, place: count}) for i in self._of_group.get(place, ()))
+            time = sum(self.subgraph_ms(i, {**self._base, place: count}) for i in self._of_group.get(place, ()))
             if time < best * _FASTER:
                 kept.append(count)
                 best = time
@@ -134,16 +134,16 @@ def path(curves: Curves, scope: str) -> list[State]:
     Global: the next move is the one that saves the most time per importance lost (a greedy solution of the knapsack);
     per layer: all groups shrink alike.
     """
-    state = least_cut(curves.ladders)
+    state = least_cut(curves.group_cuts)
     states = [dict(state)]
     if scope == "layer":
-        moves = [(c / len(x.group.units), i, c) for i, x in enumerate(curves.ladders) for c in x.steps[1:]]
+        moves = [(c / len(x.group.units), i, c) for i, x in enumerate(curves.group_cuts) for c in x.steps[1:]]
         for _, place, count in sorted(moves):
             state[place] = count
             states.append(dict(state))
         return states
     while True:
-        found = [(*_best_move(curves, state, place), place) for place in range(len(curves.ladders))]
+        found = [(*_best_move(curves, state, place), place) for place in range(len(curves.group_cuts))]
         gain, count, place = max(found, default=(0.0, 0, 0))
         if gain <= 0:
             return states
@@ -156,10 +156,10 @@ def _best_move(curves: Curves, state: State, place: int) -> tuple[float, int]:
 
     A unit weighs its score by the units that are left beside it: the last ones of a layer are dear.
     """
-    ladder, now = curves.ladders[place], state[place]
-    losses = ladder.scores / (len(ladder.group.units) - np.arange(len(ladder.units)))
+    group_cut, now = curves.group_cuts[place], state[place]
+    losses = group_cut.scores / (len(group_cut.group.units) - np.arange(len(group_cut.units)))
     best = (0.0, now)
-    for count in ladder.steps:
+    for count in group_cut.steps:
         if count > now:
             loss = max(float(losses[now:count].sum()), 1e-12)
             best = max(best, (curves.saved_ms(state, place, count) / loss, count))

@@ -66,7 +66,7 @@ class Search:
         places = range(low + 1, len(self.states) if high is None else high)
         return min(places, key=lambda place: abs(self.predict(place) - _AIM * asked))
 
-    def land(self, asked: float) -> State:
+    def reach(self, asked: float) -> State:
         """Time candidates until one takes the asked share of the dense time.
 
         Raises:
@@ -118,7 +118,7 @@ class Search:
 
     def _neighbours(self, before: State, after: State) -> Iterable[tuple[float, State]]:
         """States that differ from one of two in one group, or that exchange a step of one group for one of another."""
-        steps = [ladder.steps for ladder in self.curves.ladders]
+        steps = [group_cut.steps for group_cut in self.curves.group_cuts]
         found = [{**state, place: count} for state in (before, after) for place in state for count in steps[place]]
         if len(steps) <= _EXCHANGED:
             for state in (before, after):

@@ -1,7 +1,8 @@
-"""Pieces of a program: an operator with the chain that follows it, as a model of its own at any width.
+"""Subgraphs of a program for timing: an operator with the chain that follows it, as a separate model at any width.
 
-What a width costs is measured on pieces, because runtimes fuse an operator with what follows it; a piece is made by the
-same rules as a cut (labels, slices, rewritten constants), so whatever can be cut can be measured.
+The time of a width is measured on subgraphs, because runtimes fuse an operator with the operators after it. A subgraph
+is cut by the same rules as the program (labels, slices, rewritten constants), so everything that can be cut can be
+measured.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SIZE = 0.1
 
 
 @dataclass
-class Piece:
+class Subgraph:
     """Operators that are measured together.
 
     Attributes:
@@ -39,11 +40,11 @@ class Piece:
     nodes: list[fx.Node]
 
 
-class Pieces:
-    """All pieces of a program at one batch size.
+class Subgraphs:
+    """All subgraphs of a program at one batch size.
 
     Args:
-        batch: rows that every piece is made for.
+        batch: rows that every subgraph is made for.
         narrow: see :class:`retort.compress.pruning.coupling.propagate.Coupling`.
 
     Attributes:
@@ -56,10 +57,10 @@ class Pieces:
         self.concrete = propagate(self.program)
         self.all = _split(self.program.module.graph, self.coupling)
 
-    def touched(self, piece: Piece) -> set[int]:
-        """Classes that the widths of a piece depend on."""
+    def touched(self, subgraph: Subgraph) -> set[int]:
+        """Classes that the widths of a subgraph depend on."""
         unions, found = self.coupling.unions, set()
-        for node in piece.nodes:
+        for node in subgraph.nodes:
             for item in (node, *node.all_input_nodes):
                 value = self.coupling.values.get(item.name)
                 for part in value if isinstance(value, tuple) else (value,):
@@ -67,19 +68,19 @@ class Pieces:
                         found.update(unions.find(core(array).numpy().reshape(-1)).tolist())
         return found
 
-    def key(self, piece: Piece, removed: Mask) -> str:
-        """What the time of a piece depends on, as a hash: its operators, their constants and the shapes they meet."""
+    def key(self, subgraph: Subgraph, removed: Mask) -> str:
+        """Hash of everything that the time of a subgraph depends on: its operators, their constants and shapes."""
         sizes = Sizes(self.coupling, removed)
-        said = []
-        for node in piece.nodes:
+        parts = []
+        for node in subgraph.nodes:
             known = [self._shape(item, sizes) for item in node.all_input_nodes]
             constants = fx.map_arg((node.args, node.kwargs), lambda item: None)
-            said.append([str(node.target), known, str(constants), self._shape(node, sizes)])
-        return str(stable_hash(said))
+            parts.append([str(node.target), known, str(constants), self._shape(node, sizes)])
+        return str(stable_hash(parts))
 
-    def weight_bytes(self, piece: Piece) -> int:
-        """Bytes of the parameters of a piece, uncut."""
-        read = [item for node in piece.nodes for item in node.all_input_nodes if item.op == "get_attr"]
+    def weight_bytes(self, subgraph: Subgraph) -> int:
+        """Bytes of the parameters of a subgraph, uncut."""
+        read = [item for node in subgraph.nodes for item in node.all_input_nodes if item.op == "get_attr"]
         weights = [self.concrete[item] for item in read]
         return sum(item.numel() * item.element_size() for item in weights if isinstance(item, Tensor))
 
@@ -89,14 +90,14 @@ class Pieces:
             return str(value) if not isinstance(value, list | tuple) else "parts"
         return [str(value.dtype), sizes.shape(node) if sizes.value(node) is not None else list(value.shape)]
 
-    def assemble(self, requests: Sequence[tuple[Piece, Mask]]) -> tuple[Program, list[list[str]]]:
-        """One program that holds pieces side by side, and the names of each one's outputs.
+    def assemble(self, requests: Sequence[tuple[Subgraph, Mask]]) -> tuple[Program, list[list[str]]]:
+        """One program that holds subgraphs side by side, and the names of each one's outputs.
 
         Args:
-            requests: pieces, and what is removed from them as masks over labels.
+            requests: subgraphs, and what is removed from them as masks over labels.
         """
         graph, root = fx.Graph(), nn.Module()
-        smalls = [self._small(piece, gone, root, f"p{place}") for place, (piece, gone) in enumerate(requests)]
+        smalls = [self._graph_of(item, gone, root, f"p{place}") for place, (item, gone) in enumerate(requests)]
         example = {f"p{place}_{name}": feed for place, (_, feeds) in enumerate(smalls) for name, feed in feeds.items()}
         inputs = {name: graph.placeholder(name) for name in example}
         results = [_inlined(graph, small, inputs, f"p{place}_") for place, (small, _) in enumerate(smalls)]
@@ -110,8 +111,10 @@ class Pieces:
         outputs = tuple(_spec(name, value) for name, value in zip(flat, values))
         return Program(module, Signature(taken, outputs), example), names
 
-    def _small(self, piece: Piece, removed: Mask, root: nn.Module, prefix: str) -> tuple[fx.Graph, dict[str, Tensor]]:
-        """A graph of one piece, its nodes named as in the program, and its inputs."""
+    def _graph_of(
+        self, subgraph: Subgraph, removed: Mask, root: nn.Module, prefix: str
+    ) -> tuple[fx.Graph, dict[str, Tensor]]:
+        """A graph of one subgraph, its nodes named as in the program, and its inputs."""
         sizes, graph = Sizes(self.coupling, removed), fx.Graph()
         env: dict[fx.Node, Any] = {}
         feeds: dict[str, Tensor] = {}
@@ -123,7 +126,7 @@ class Pieces:
                 env[node] = self._constant(node, removed, root, f"{prefix}_{node.name}", graph)
             elif not isinstance(self.concrete[node], Tensor | list | tuple):
                 return int(self.concrete[node]) if not isinstance(self.concrete[node], float) else self.concrete[node]
-            elif node in piece.nodes or made_of_parameters(node):
+            elif node in subgraph.nodes or made_of_parameters(node):
                 args, kwargs = fx.map_arg((node.args, node.kwargs), _copied)
                 env[node] = graph.create_node("call_function", node.target, args, kwargs, name=node.name)
                 rewrite(env[node], sizes)
@@ -132,7 +135,7 @@ class Pieces:
                 env[node] = graph.placeholder(node.name)
             return env[node]
 
-        ends = [_copied(node) for node in piece.nodes if _seen_outside(node, piece, self.concrete)]
+        ends = [_copied(node) for node in subgraph.nodes if _seen_outside(node, subgraph, self.concrete)]
         graph.output(tuple(ends))
         return graph, feeds
 
@@ -159,32 +162,32 @@ def _inlined(graph: fx.Graph, small: fx.Graph, inputs: dict[str, fx.Node], prefi
     return [copied[node] for node in small.output_node().args[0]]  # type: ignore[union-attr, index]
 
 
-def _split(graph: fx.Graph, coupling: Coupling) -> list[Piece]:
-    """Every computed tensor in one piece; an operator that multiplies, or that several read, begins a new one."""
+def _split(graph: fx.Graph, coupling: Coupling) -> list[Subgraph]:
+    """Every computed tensor in one subgraph; an operator that multiplies, or that several read, begins a new one."""
     heavy = {term.node for term in coupling.terms}
-    owner: dict[fx.Node, Piece] = {}
+    owner: dict[fx.Node, Subgraph] = {}
     for node in graph.nodes:
         if node.op != "call_function" or node.name not in coupling.values or made_of_parameters(node):
             continue
         if node.target is python_operator.getitem:
-            piece: Piece | None = owner.get(node.args[0])
+            subgraph: Subgraph | None = owner.get(node.args[0])
         else:
-            piece = None if node.name in heavy else _followed(node, owner)
-        piece = piece or Piece([])
-        piece.nodes.append(node)
-        owner[node] = piece
-    return list({id(piece): piece for piece in owner.values()}.values())
+            subgraph = None if node.name in heavy else _followed(node, owner)
+        subgraph = subgraph or Subgraph([])
+        subgraph.nodes.append(node)
+        owner[node] = subgraph
+    return list({id(subgraph): subgraph for subgraph in owner.values()}.values())
 
 
-def _followed(node: fx.Node, owner: dict[fx.Node, Piece]) -> Piece | None:
+def _followed(node: fx.Node, owner: dict[fx.Node, Subgraph]) -> Subgraph | None:
     last = [item for item in node.all_input_nodes if item in owner and item is owner[item].nodes[-1]]
     chains = [owner[item] for item in last if len(item.users) == 1]
     return chains[-1] if chains else None
 
 
-def _seen_outside(node: fx.Node, piece: Piece, concrete: dict[fx.Node, Any]) -> bool:
+def _seen_outside(node: fx.Node, subgraph: Subgraph, concrete: dict[fx.Node, Any]) -> bool:
     return isinstance(concrete[node], Tensor) and (
-        not node.users or any(user not in piece.nodes for user in node.users)
+        not node.users or any(user not in subgraph.nodes for user in node.users)
     )
 
 

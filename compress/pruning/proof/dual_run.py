@@ -57,7 +57,7 @@ class Side:
             return value
         kept = isinstance(value, nn.Parameter)
         if self.noise is not None and kept and value.is_floating_point():
-            value = self.noise.moved(str(node.target), value)
+            value = self.noise.perturbed(str(node.target), value)
         wide = value.double() if self.wide and value.is_floating_point() else value
         return wide if kept or wide is not value else value.clone()
 
@@ -72,7 +72,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Twin:
+class ComparedValue:
     """A value on both sides.
 
     Attributes:
@@ -124,7 +124,7 @@ class Run:
     masks: Masks
     outputs: list[Any] = field(default_factory=list)
 
-    def twins(self) -> Iterator[Twin]:
+    def compared_values(self) -> Iterator[ComparedValue]:
         """Every tensor that both programs compute, in graph order.
 
         Raises:
@@ -138,28 +138,28 @@ class Run:
         left: dict[fx.Node, Any] = {}
         right: dict[fx.Node, Any] = {}
         theirs, ours = self.dense.module.graph.nodes, self.pruned.module.graph.nodes
-        twin_of = dict(zip(theirs, ours, strict=True))
+        counterpart_of = dict(zip(theirs, ours, strict=True))
         order = _late(theirs)
         last = {item: node for node in order for item in node.all_input_nodes}
         for node in order:
-            twin = twin_of[node]
+            counterpart = counterpart_of[node]
             if node.op == "output":
                 results: Any = node.args[0]
                 self.outputs = list(fx.map_arg(results, left.__getitem__))
                 return
             if node.op == "placeholder":
                 left[node] = next(feeds)
-                right[twin] = left[node].clone()
+                right[counterpart] = left[node].clone()
                 continue
             left[node] = _run_dense(self.dense, node, left, self.masks)
-            right[twin] = _run_pruned(self.pruned, twin, right)
+            right[counterpart] = _run_pruned(self.pruned, counterpart, right)
             scale = max((magnitude(left[item]) for item in node.all_input_nodes), default=0.0)
-            for value, (one, two) in zip(self.masks.values(node), _tensors(left[node], right[twin])):
-                yield Twin(node, one, two, scale, self.masks.kept_indices(value))
+            for value, (one, two) in zip(self.masks.values(node), _tensors(left[node], right[counterpart])):
+                yield ComparedValue(node, one, two, scale, self.masks.kept_indices(value))
             for item in (node, *node.all_input_nodes):
                 if last.get(item) is node or item not in last:
                     left.pop(item, None)
-                    right.pop(twin_of[item], None)
+                    right.pop(counterpart_of[item], None)
 
 
 def _late(nodes: Iterable[fx.Node]) -> list[fx.Node]:

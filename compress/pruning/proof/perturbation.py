@@ -34,7 +34,7 @@ class Noise:
     removed: Mask
     cut: bool
 
-    def moved(self, name: str, tensor: Tensor) -> Tensor:
+    def perturbed(self, name: str, tensor: Tensor) -> Tensor:
         """A parameter with its noise; as it is where it is none of the original's."""
         leader = self.coupling.aliases.get(name)
         if leader is None:

@@ -1,15 +1,16 @@
 """The proof of a cut: the pruned program equals the original with the removed channels masked to zero.
 
-What "masked to zero" means. The original graph runs node by node with its own parameters and constants, and every
-value that an operator computes is set to zero where its channel is removed, so that whoever consumes it (the columns
-of the next contraction, a sum, an attention product) reads zeros there, whatever the activation makes of zero.
-Statistics over channels (normalisations, means, maxima …) count only what is kept, which is computed here from masks
-and plain formulas. Nothing of surgery takes part: no parameter is sliced, no size rewritten, no group counted. The
-pruned program runs beside it as plain code that knows of no label, and every floating-point value it computes is
-compared with the kept part of its twin. A wrong rule (channels not united, a constant not rewritten) makes them differ.
+Meaning of "masked to zero": the original graph runs node by node with its own parameters and constants, and every
+value that an operator computes is set to zero where its channel is removed. So all readers of the value (the columns of
+the next contraction, a sum, an attention product) read zeros there, even if the activation function maps zero to
+another value. Statistics over channels (normalisations, means, maxima …) include only the kept channels; they are
+computed here from masks and plain formulas. No code of the surgery is used: no parameter is sliced, no size rewritten,
+no group counted. The pruned program runs in parallel without labels, and every floating-point value that it computes is
+compared with the kept part of the masked value. A wrong rule (channels not united, a constant not rewritten) makes the
+two differ.
 
-It is done at two batch sizes with the program's own parameters, and once with parameters moved at random, so that a
-branch that a zero weight hides (a zero-initialised residual) is proven too.
+The proof runs at two batch sizes with the program's own parameters, and once with random noise added to the parameters,
+so that a branch behind a zero weight (a zero-initialised residual) is proven too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ...program import Program, ordered
 from ..coupling.labels import Mask
 from ..coupling.propagate import Coupling, couple
 from ..coupling.shapes import bind, describe
-from .dual_run import DoesNotRunError, Run, Side, Twin, magnitude, side
+from .dual_run import ComparedValue, DoesNotRunError, Run, Side, magnitude, side
 from .masked_reference import Masks
 from .perturbation import Noise
 
@@ -169,18 +170,18 @@ class _Trials:
         run = Run(dense, pruned, feeds, Masks(labels, self.removed))
         worst, outputs, first = 0.0, 0.0, ""
         results = {item.name for item in dense.module.graph.output_node().all_input_nodes}
-        for twin in run.twins():
-            error = _deviation(twin, exact=twin.node.name in results)
+        for value in run.compared_values():
+            error = _deviation(value, exact=value.node.name in results)
             worst = max(worst, error)
-            outputs = max(outputs, error) if twin.node.name in results else outputs
+            outputs = max(outputs, error) if value.node.name in results else outputs
             if error > self.tolerance and not first:
-                first = f"{describe(twin.node)} (relative error {error:.2g})"
+                first = f"{describe(value.node)} (relative error {error:.2g})"
             if first and (dtype == "float64" or outputs > self.tolerance):
                 raise VerificationError(
                     f"the cut is rejected: the pruned program differs from the masked one, first at {first}, where at "
                     f"most {self.tolerance:g} is accepted",
                     "the original program is unchanged; exclude this layer, and please report the operator",
-                    node=twin.node.name,
+                    node=value.node.name,
                     error=error,
                 )
         return (worst if dtype == "float64" else outputs), outputs, _case(self.before, feeds, run.outputs)
@@ -220,7 +221,7 @@ def _feeds(program: Program, size: int) -> dict[str, Tensor]:
     return feeds
 
 
-def _deviation(twin: Twin, exact: bool) -> float:
+def _deviation(value: ComparedValue, exact: bool) -> float:
     """Largest difference by the largest magnitude; infinite when the shapes differ.
 
     Differences far below the magnitude of what the values were made from are rounding.
@@ -228,13 +229,13 @@ def _deviation(twin: Twin, exact: bool) -> float:
     Args:
         exact: integers must be equal; else they are left to the values that follow from them.
     """
-    if twin.shape != twin.pruned.shape:
+    if value.shape != value.pruned.shape:
         return math.inf
-    if not twin.masked.is_floating_point() or twin.masked.numel() == 0:
-        return math.inf if exact and not all(torch.equal(one, two) for one, two in twin.parts()) else 0.0
-    largest = max(_FLOOR * twin.scale, torch.finfo(torch.float32).tiny)
+    if not value.masked.is_floating_point() or value.masked.numel() == 0:
+        return math.inf if exact and not all(torch.equal(one, two) for one, two in value.parts()) else 0.0
+    largest = max(_FLOOR * value.scale, torch.finfo(torch.float32).tiny)
     worst = 0.0
-    for one, two in twin.parts():
+    for one, two in value.parts():
         largest = max(largest, magnitude(one))
         worst = max(worst, float(_difference(one, two)), key=lambda item: math.inf if math.isnan(item) else item)
     return math.inf if math.isnan(worst) else worst / largest

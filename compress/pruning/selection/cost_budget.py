@@ -12,7 +12,7 @@ from ...program import Program
 from ..coupling.groups import Grouping
 from ..coupling.labels import Mask
 from .cost_model import NAMES, CostModel, Measure
-from .cut_options import Ladder, build_ladders, least_cut, most_cut, remove
+from .cut_options import GroupCuts, build_group_cuts, least_cut, most_cut, remove
 from .importance import Scores
 
 AUTO_ALIGN = (8, 4, 2, 1)
@@ -51,24 +51,24 @@ def choose(
     model = CostModel(program, grouping, measure)
     whole = model(np.zeros(len(grouping.coupling.unions), bool))
     for step in AUTO_ALIGN if align == "auto" else (align,):
-        ladders = build_ladders(grouping, scores, min_channels, step, fixed)
+        group_cuts = build_group_cuts(grouping, scores, min_channels, step, fixed)
         last = align != "auto" or step == AUTO_ALIGN[-1]
-        found = _fit(model, ladders, target, whole, scope, measure, last)
+        found = _fit(model, group_cuts, target, whole, scope, measure, last)
         if found is not None and (last or model(found) >= target - AUTO_MISS * whole):
             return found
     raise AssertionError("the last step returns or raises")
 
 
 def _fit(
-    model: CostModel, ladders: list[Ladder], target: float, whole: float, scope: str, measure: Measure, last: bool
+    model: CostModel, group_cuts: list[GroupCuts], target: float, whole: float, scope: str, measure: Measure, last: bool
 ) -> Mask | None:
     """The mildest cut that fits; None (or, with the last step, an error) when none does."""
     size = model.size
 
     def _fits(state: dict[int, int]) -> bool:
-        return model(remove(size, ladders, state)) <= target
+        return model(remove(size, group_cuts, state)) <= target
 
-    least = model(remove(size, ladders, most_cut(ladders)))
+    least = model(remove(size, group_cuts, most_cut(group_cuts)))
     if least > target:
         if last:
             raise UserError(
@@ -78,26 +78,26 @@ def _fit(
                 least=least / whole,
             )
         return None
-    counts = _search(ladders, scope, _fits)
-    _refill(ladders, counts, _fits)
-    return remove(size, ladders, counts)
+    counts = _search(group_cuts, scope, _fits)
+    _refill(group_cuts, counts, _fits)
+    return remove(size, group_cuts, counts)
 
 
-def _search(ladders: list[Ladder], scope: str, fits: Fits) -> dict[int, int]:
+def _search(group_cuts: list[GroupCuts], scope: str, fits: Fits) -> dict[int, int]:
     """The mildest cut that fits, by bisection over a threshold on the scores or over one ratio."""
     if scope == "global":
-        points = np.unique(np.concatenate([ladder.scores for ladder in ladders] or [np.zeros(0)])).tolist()
+        points = np.unique(np.concatenate([group_cut.scores for group_cut in group_cuts] or [np.zeros(0)])).tolist()
 
         def _state(point: float) -> dict[int, int]:
-            return {i: x.at_most(int(np.searchsorted(x.scores, point, side="right"))) for i, x in enumerate(ladders)}
+            return {i: x.at_most(int(np.searchsorted(x.scores, point, side="right"))) for i, x in enumerate(group_cuts)}
     else:
-        points = sorted({count / len(x.group.units) for x in ladders for count in x.steps if count})
+        points = sorted({count / len(x.group.units) for x in group_cuts for count in x.steps if count})
 
         def _state(point: float) -> dict[int, int]:
-            return {i: x.at_most(int(point * len(x.group.units) + 1e-9)) for i, x in enumerate(ladders)}
+            return {i: x.at_most(int(point * len(x.group.units) + 1e-9)) for i, x in enumerate(group_cuts)}
 
-    if fits(least_cut(ladders)):
-        return least_cut(ladders)
+    if fits(least_cut(group_cuts)):
+        return least_cut(group_cuts)
     low, high = 0, len(points) - 1
     while low < high:
         middle = (low + high) // 2
@@ -105,15 +105,15 @@ def _search(ladders: list[Ladder], scope: str, fits: Fits) -> dict[int, int]:
     return _state(points[low])
 
 
-def _refill(ladders: list[Ladder], counts: dict[int, int], fits: Fits) -> None:
+def _refill(group_cuts: list[GroupCuts], counts: dict[int, int], fits: Fits) -> None:
     """Give back what still fits, the most important first."""
-    open_places = {place for place, count in counts.items() if count > ladders[place].steps[0]}
+    open_places = {place for place, count in counts.items() if count > group_cuts[place].steps[0]}
     while open_places:
-        place = max(open_places, key=lambda item: (ladders[item].scores[counts[item] - 1], -item))
+        place = max(open_places, key=lambda item: (group_cuts[item].scores[counts[item] - 1], -item))
         before = counts[place]
-        counts[place] = ladders[place].at_most(before - 1)
+        counts[place] = group_cuts[place].at_most(before - 1)
         if not fits(counts):
             counts[place] = before
             open_places.discard(place)
-        elif counts[place] == ladders[place].steps[0]:
+        elif counts[place] == group_cuts[place].steps[0]:
             open_places.discard(place)

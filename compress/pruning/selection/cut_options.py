@@ -16,7 +16,7 @@ from .importance import Scores
 
 
 @dataclass
-class Ladder:
+class GroupCuts:
     """The ways to cut one group: its removable units, least important first, and how many of them may go.
 
     Attributes:
@@ -33,26 +33,26 @@ class Ladder:
         return self.steps[max(int(np.searchsorted(self.steps, count, side="right")) - 1, 0)]
 
 
-def build_ladders(
+def build_group_cuts(
     grouping: Grouping, scores: Scores, min_channels: int, align: int, fixed: Mapping[int, float] | None = None
-) -> list[Ladder]:
-    """One ladder for every group that can be cut.
+) -> list[GroupCuts]:
+    """One group_cut for every group that can be cut.
 
     Args:
         min_channels: channels that every layer, and every part that a layer is split into, keeps.
         align: kept channels of a cut layer are a multiple of this.
-        fixed: share of the channels to keep, by place of the group; such a ladder has one step.
+        fixed: share of the channels to keep, by place of the group; such a group_cut has one step.
     """
     protected = _protected(grouping, scores, min_channels)
-    ladders = []
+    group_cuts = []
     for place, group in enumerate(grouping.free):
         units = group.units[~protected[group.units]]
         units = units[np.argsort(scores[units], kind="stable")]
         steps = _steps(grouping, group, units, align)
         if fixed and place in fixed:
             steps = [_fixed(group, units, fixed[place], min_channels)]
-        ladders.append(Ladder(group, units, scores[units], steps))
-    return ladders
+        group_cuts.append(GroupCuts(group, units, scores[units], steps))
+    return group_cuts
 
 
 def fixed_widths(program: Program, grouping: Grouping, layers: Mapping[str, float]) -> dict[int, float]:
@@ -65,9 +65,9 @@ def fixed_widths(program: Program, grouping: Grouping, layers: Mapping[str, floa
     found: dict[int, float] = {}
     for pattern, share in layers.items():
         wanted = {grouping.coupling.aliases.get(name, name) for name in matching(pattern, names, "layers")}
-        places = [i for i, group in enumerate(grouping.free) if any(m.parameter in wanted for m in group.makers)]
+        places = [i for i, group in enumerate(grouping.free) if any(m.parameter in wanted for m in group.producers)]
         if not places:
-            locked = [group for group in grouping.locked if any(m.parameter in wanted for m in group.makers)]
+            locked = [group for group in grouping.locked if any(m.parameter in wanted for m in group.producers)]
             reason = f": {locked[0].name} {locked[0].reason}" if locked else ", because it produces no channels"
             raise UserError(
                 f"prune.layers: no layer that '{pattern}' matches can be cut{reason}",
@@ -88,7 +88,7 @@ def restrict(program: Program, grouping: Grouping, patterns: Iterable[str]) -> N
     found = [name for pattern in patterns for name in matching(pattern, names, "only")]
     wanted = {grouping.coupling.aliases.get(name, name) for name in found}
     for group in list(grouping.free) if found else ():
-        outside = [maker.parameter for maker in group.makers if maker.parameter not in wanted]
+        outside = [producer.parameter for producer in group.producers if producer.parameter not in wanted]
         if outside:
             grouping.free.remove(group)
             group.reason = f"is coupled with {outside[0]}, which `only` does not match"
@@ -96,22 +96,22 @@ def restrict(program: Program, grouping: Grouping, patterns: Iterable[str]) -> N
             grouping.locked.append(group)
 
 
-def remove(size: int, ladders: list[Ladder], counts: Mapping[int, int]) -> Mask:
-    """The mask over ``size`` labels that removes so many units of every ladder."""
+def remove(size: int, group_cuts: list[GroupCuts], counts: Mapping[int, int]) -> Mask:
+    """The mask over ``size`` labels that removes so many units of every group_cut."""
     mask = np.zeros(size, bool)
     for place, count in counts.items():
-        mask[ladders[place].units[:count]] = True
+        mask[group_cuts[place].units[:count]] = True
     return mask
 
 
-def least_cut(ladders: list[Ladder]) -> dict[int, int]:
+def least_cut(group_cuts: list[GroupCuts]) -> dict[int, int]:
     """The mildest state: what the user fixed, and nothing else."""
-    return {place: ladder.steps[0] for place, ladder in enumerate(ladders)}
+    return {place: group_cut.steps[0] for place, group_cut in enumerate(group_cuts)}
 
 
-def most_cut(ladders: list[Ladder]) -> dict[int, int]:
+def most_cut(group_cuts: list[GroupCuts]) -> dict[int, int]:
     """Everything gone that may go."""
-    return {place: ladder.steps[-1] for place, ladder in enumerate(ladders)}
+    return {place: group_cut.steps[-1] for place, group_cut in enumerate(group_cuts)}
 
 
 def _fixed(group: Group, units: Ids, share: float, min_channels: int) -> int:
@@ -139,8 +139,8 @@ def _steps(grouping: Grouping, group: Group, units: Ids, align: int) -> list[int
     rank[units] = np.arange(len(units))
     steps = set(range(len(units) + 1))
     if align > 1:
-        for maker in group.makers:
-            ranks = np.sort(rank[grouping.coupling.unions.find(maker.ids.numpy())])
+        for producer in group.producers:
+            ranks = np.sort(rank[grouping.coupling.unions.find(producer.ids.numpy())])
             kept = len(ranks) - np.searchsorted(ranks, np.arange(len(units) + 1))
             steps &= {count for count, left in enumerate(kept.tolist()) if left == len(ranks) or left % align == 0}
     return sorted(steps | {0})

@@ -72,23 +72,23 @@ class Samples:
         """
         generator, count = torch.Generator().manual_seed(self.seed), 0
         dims = list(parameter_dims(program, grouping))
-        said = [torch.zeros(len(roots), dtype=torch.float64) for *_, roots in dims]
+        sums = [torch.zeros(len(roots), dtype=torch.float64) for *_, roots in dims]
         places: dict[Tensor, list[int]] = {}
         for place, (_, tensor, _, _) in enumerate(dims):
             places.setdefault(tensor, []).append(place)
 
-        def _listen(tensor: Tensor) -> None:
+        def _accumulate(tensor: Tensor) -> None:
             for place in places.get(tensor, ()):
-                said[place] += _said(tensor, dims[place][2], criterion)
+                sums[place] += _contribution(tensor, dims[place][2], criterion)
             tensor.grad = None
 
-        with _differentiable(program, _listen), torch.enable_grad():
+        with _differentiable(program, _accumulate), torch.enable_grad():
             for inputs, targets in self._batches(program):
-                self._descend(program, inputs, targets, generator, criterion)
+                self._backward(program, inputs, targets, generator, criterion)
                 count += 1
-        return [Part(roots, finite(item / count)) for item, (*_, roots) in zip(said, dims)]
+        return [Part(roots, finite(item / count)) for item, (*_, roots) in zip(sums, dims)]
 
-    def _descend(
+    def _backward(
         self,
         program: Program,
         inputs: Tensors,
@@ -113,7 +113,7 @@ class Samples:
     def _loss(self, outputs: Tensors, inputs: Tensors, targets: Tensor | None, generator: torch.Generator) -> Tensor:
         """The task's loss; without targets on classes (or values) drawn from the model's own prediction."""
         if targets is None:
-            targets = _drawn(first(outputs).detach().float(), self.task, generator)
+            targets = _sampled_targets(first(outputs).detach().float(), self.task, generator)
         return (CrossEntropy() if self.task == "classification" else squared_error)(outputs, inputs, targets)
 
     def _activations(self, program: Program, grouping: Grouping) -> list[Part]:
@@ -128,7 +128,7 @@ class Samples:
         return [Part(roots, finite(watcher.sums[node.name, dim] / count)) for node, dim, roots in watched]
 
 
-def _said(tensor: Tensor, dim: int, criterion: Importance) -> Tensor:
+def _contribution(tensor: Tensor, dim: int, criterion: Importance) -> Tensor:
     """What one batch's gradient says of every index along a dimension, ``float64[n]``."""
     assert tensor.grad is not None, "heard only once its gradient is there"
     if criterion == "taylor":
@@ -136,7 +136,7 @@ def _said(tensor: Tensor, dim: int, criterion: Importance) -> Tensor:
     return 0.5 * along(dim, lambda weight, slope: (weight * slope).double().square(), tensor.detach(), tensor.grad)
 
 
-def _drawn(scores: Tensor, task: Task, generator: torch.Generator) -> Tensor:
+def _sampled_targets(scores: Tensor, task: Task, generator: torch.Generator) -> Tensor:
     if task == "regression":
         return scores + torch.randn(scores.shape, generator=generator)
     chances = classes_second(scores).movedim(1, -1).softmax(-1)
@@ -150,14 +150,14 @@ def _outputs(program: Program, inputs: Tensors) -> Tensors:
 
 
 @contextmanager
-def _differentiable(program: Program, listen: Callable[[Tensor], None]) -> Iterator[None]:
+def _differentiable(program: Program, accumulate: Callable[[Tensor], None]) -> Iterator[None]:
     """Gradients for every floating-point parameter, frozen ones too, for a while; each is heard once a batch."""
     program.module.zero_grad(set_to_none=True)  # a training leaves its last ones behind
     frozen = [item for item in program.module.parameters() if not item.requires_grad and item.is_floating_point()]
     for item in frozen:
         item.requires_grad_(True)
     wanted = [item for item in program.module.parameters() if item.requires_grad]
-    hooks = [item.register_post_accumulate_grad_hook(listen) for item in wanted]
+    hooks = [item.register_post_accumulate_grad_hook(accumulate) for item in wanted]
     try:
         yield
     finally:
@@ -175,8 +175,8 @@ def _watched(program: Program, grouping: Grouping) -> list[tuple[fx.Node, int, I
     read = [item for name in readers for item in nodes[name].all_input_nodes if item.op == "call_function"]
     found = [entry for node in dict.fromkeys(read) for entry in _channel_dims(node, grouping)]
     seen = {int(root) for _, _, roots in found for root in roots}
-    makers = dict.fromkeys(nodes[maker.node] for group in grouping.free for maker in group.makers)
-    users = [item for node in makers for item in (node, *node.users)]
+    producers = dict.fromkeys(nodes[producer.node] for group in grouping.free for producer in group.producers)
+    users = [item for node in producers for item in (node, *node.users)]
     late = [entry for node in users for entry in _channel_dims(node, grouping)]
     result = [*found, *(entry for entry in late if not seen.issuperset(entry[2].tolist()))]
     if not result:

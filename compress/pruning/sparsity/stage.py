@@ -105,7 +105,7 @@ def make_sparse(program: Program, options: SparsifyOptions, inputs: Inputs) -> d
                 weight.copy_(from_matrix(place, reconstruct(as_matrix(place, weight), hessian, options), weight))
     program.meta[KEY] = {
         "pattern": options.pattern,
-        "layers": {place.parameter: _told(program, place) for place in taken},
+        "layers": {place.parameter: _layer_facts(program, place) for place in taken},
     }
     check(program)
     return {place.parameter: "reconstruct" if place in fine else "magnitude" for place in taken}
@@ -134,7 +134,7 @@ def _chunks(program: Program, places: list[MaskedWeight]) -> Iterator[list[Maske
         yield chunk
 
 
-def _told(program: Program, place: MaskedWeight) -> dict[str, int]:
+def _layer_facts(program: Program, place: MaskedWeight) -> dict[str, int]:
     weight = fetch(program.module, place.parameter)
     return {"axis": place.axis, "values": weight.numel(), "zeros": int((weight == 0).sum())}
 
@@ -147,10 +147,10 @@ def check(program: Program) -> None:
     """
     held = program.meta.get(KEY, {})
     kept, _, size = str(held.get("pattern", "")).partition(":")
-    for name, told in held.get("layers", {}).items():
+    for name, recorded in held.get("layers", {}).items():
         weight = fetch(program.module, name)
-        full = size and bool(((grouped(weight, told["axis"], int(size)) != 0).sum(1) > int(kept)).any())
-        if int((weight == 0).sum()) < told["zeros"] or full:
+        full = size and bool(((grouped(weight, recorded["axis"], int(size)) != 0).sum(1) > int(kept)).any())
+        if int((weight == 0).sum()) < recorded["zeros"] or full:
             raise VerificationError(
                 f"'{name}' has lost zeros of its pattern {held['pattern']}",
                 "run `retort sparsify` after all other cuts",
@@ -158,12 +158,12 @@ def check(program: Program) -> None:
 
 
 def _facts(program: Program, options: SparsifyOptions, layers: dict[str, str]) -> dict[str, Any]:
-    told = program.meta[KEY]["layers"]
+    recorded = program.meta[KEY]["layers"]
     listed = [
-        {"name": name, "zeros": told[name]["zeros"] / told[name]["values"], "method": method}
+        {"name": name, "zeros": recorded[name]["zeros"] / recorded[name]["values"], "method": method}
         for name, method in layers.items()
     ]
-    total = sum(item["zeros"] for item in told.values()) / sum(item["values"] for item in told.values())
+    total = sum(item["zeros"] for item in recorded.values()) / sum(item["values"] for item in recorded.values())
     dense = [
         {"name": place.parameter, "reason": place.skipped} for place in find_places(program, options) if place.skipped
     ]

@@ -82,8 +82,8 @@ class MovingAverage:
 class Histogram:
     """A histogram whose limits double when a value exceeds them; subclasses compute a range from it.
 
-    It spans ``[-limit, limit]`` with ``limit`` a power of two. Doubling merges pairs of bins, so counts stay exact. If a
-    batch of a tensor has more than :data:`MOST` values, evenly spaced runs of values are counted; once :data:`PLENTY`
+    It spans ``[-limit, limit]`` with ``limit`` a power of two. Doubling merges pairs of bins, so counts stay exact. If
+    a batch of a tensor has more than :data:`MOST` values, evenly spaced runs of values are counted; once :data:`PLENTY`
     values have been counted, a quarter as many are used per batch. The extremes are those of all values.
     """
 

@@ -21,7 +21,7 @@ from ...program import Program, clone, cost, predict
 from ..module_edit import fetch, readers_of
 from ..operator_classes import is_qdq
 from .equalization import equalise
-from .layer_matrices import QuantizedLayer, channel_axis, quantized_layers, is_matrix
+from .layer_matrices import QuantizedLayer, channel_axis, is_matrix, quantized_layers
 from .layerwise import Chunks, Output, feeds_of, visit_layers
 from .learned_ranges import learn_ranges
 from .rounding import gram_of, improve
@@ -257,9 +257,9 @@ def check_samples(split: Split, options: QuantizeOptions) -> bool:
         return bool(corrections_of(options))
     if set(options.correction) <= {"auto", "none"}:
         return False
+    names = ", ".join(corrections_of(options))
     raise DataError(
-        f"{count} calibration samples are too few for {', '.join(corrections_of(options))}, because some are held out to "
-        "judge the result",
+        f"{count} calibration samples are too few for {names}, because some are held out to judge the result",
         f"give at least {FEWEST} samples (`data.calibration`, `quantize.samples`), or set `correction: none`",
     )
 

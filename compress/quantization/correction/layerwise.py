@@ -28,7 +28,7 @@ the present output of the quantized layer; each has one tensor per chunk of samp
 
 
 def feeds_of(program: Program, split: Split, most: int) -> list[list[torch.Tensor]]:
-    """Inputs of the first samples of a split, in chunks; as many as fit in memory with the activations of both forms."""
+    """Inputs of the first samples of a split, in chunks; as many as fit in memory with both forms' activations."""
     room = max(CHUNK, MEMORY_BYTES // max(1, 2 * live_bytes(program)))
     return [
         [as_tensor(value, torch.device("cpu")) for value in program.signature.validate(inputs).values()]

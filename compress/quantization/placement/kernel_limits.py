@@ -87,7 +87,7 @@ def _cpu_convolution(node: fx.Node, weight: torch.Size) -> str | None:
 
 
 def _tensorrt_convolution(node: fx.Node, weight: torch.Size) -> str | None:
-    """The reason why TensorRT's INT8 convolutions do not support the channel counts (tensorrt.md 1.7); None if they do."""
+    """The reason why TensorRT has no INT8 convolution for the channel counts (tensorrt.md 1.7); None if it has one."""
     groups = int(operand(node, "groups"))
     transposed = name_of(node) in TRANSPOSED
     outputs = weight[1] * groups if transposed else weight[0]

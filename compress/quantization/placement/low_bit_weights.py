@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...program import Program
-from ..correction.layer_matrices import quantized_layers, is_matrix, to_matrix
+from ..correction.layer_matrices import is_matrix, quantized_layers, to_matrix
 from ..correction.rounding import nearest
 from ..module_edit import fetch
 from ..scheme import WEIGHT_MAX

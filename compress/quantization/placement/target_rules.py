@@ -55,7 +55,7 @@ class Cpu(Builder):
     """Placement for ONNX Runtime: each node is completely integer or completely floating point (compress.md 3)."""
 
     def placement(self) -> Placement:
-        """Make convolutions and the joins after them integer; a linear layer returns integers if an integer node reads them."""
+        """Make convolutions and the joins after them integer; linear layers return integers only to integer nodes."""
         self._choose_joins()
         self.integer = sorted({*self.layers, *self.joins}, key=self.order.__getitem__)
         for node in self.integer:

@@ -27,7 +27,7 @@ from .batch_norm_folding import finish
 
 SAMPLES = 32
 NORMAL = 60.0
-"""Largest distance that is fast: exp(-87) is the smallest normal number, and products with the values must be normal."""
+"""Largest fast distance: exp(-87) is the smallest normal number, and products with the values must be normal too."""
 MARGIN = 40.0
 """Smallest distance of a masked score from the largest score of its row, by the scores seen in calibration."""
 

@@ -22,7 +22,7 @@ _GATES = {"hardswish": _aten.hardsigmoid.default, "silu": _aten.sigmoid.default}
 
 
 def rewrite(program: Program, target: Target, exclude: Sequence[str] = ()) -> None:
-    """Rewrite operators, in place, into forms for which the target has integer kernels; results change by rounding only.
+    """Rewrite operators, in place, into forms for which the target has integer kernels; only rounding changes.
 
     * Global average pooling and means over all spatial axes become a mean that keeps the axes (both targets).
     * A BatchNorm that could not be folded and reads integers becomes a depthwise 1x1 convolution (``cpu``).

@@ -20,7 +20,7 @@ from retort.compress.pruning import couple, prune, prune_program
 from retort.compress.pruning.coupling import contractions
 from retort.compress.pruning.coupling.coupler import Unsupported
 from retort.compress.pruning.latency.latency_table import Table
-from retort.compress.pruning.latency.subgraphs import Piece, Pieces
+from retort.compress.pruning.latency.subgraphs import Subgraph, Subgraphs
 from retort.compress.pruning.proof import masked_reference
 from retort.compress.pruning.selection import gradients
 from retort.compress.pruning.selection.gradients import Samples
@@ -236,14 +236,14 @@ def _(x: torch.Tensor) -> torch.Tensor:
 def test_a_defect_in_timing_pieces_is_no_piece_that_cannot_be_timed(
     defect: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A mistake in putting pieces together is not counted as a piece that is free."""
+    """A mistake in putting subgraphs together is not counted as a subgraph that is free."""
 
     class Timer:
         identity, threads, batch = "double", 1, 1
 
     table = Table(Timer(), tmp_path, SILENT)  # type: ignore[arg-type]
-    pieces = Pieces(mlp(), 1, frozenset())
-    monkeypatch.setattr(Pieces, "assemble", raising(defect))
+    subgraphs = Subgraphs(mlp(), 1, frozenset())
+    monkeypatch.setattr(Subgraphs, "assemble", raising(defect))
     with pytest.raises(type(defect)):
-        table._measure(pieces, {"piece": (Piece([]), np.zeros(1, np.bool_))})
+        table._measure(subgraphs, {"subgraph": (Subgraph([]), np.zeros(1, np.bool_))})
     assert table.unknown == {}

@@ -16,11 +16,11 @@ from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, clone, cost, load_program, store
 from retort.compress.pruning import prune
 from retort.compress.pruning.coupling.shapes import propagate
-from retort.compress.pruning.latency.latency_budget import Clock, Measured
+from retort.compress.pruning.latency.latency_budget import LatencyBudget, Measured
 from retort.compress.pruning.latency.latency_table import Compared, Table
 from retort.compress.pruning.latency.predictor import Curves, path
 from retort.compress.pruning.latency.search import TOLERANCE
-from retort.compress.pruning.latency.subgraphs import Pieces
+from retort.compress.pruning.latency.subgraphs import Subgraphs
 from retort.compress.pruning.step import cut_and_prove, rank
 from retort.compress.pruning.surgery.slice_parameters import cut
 from retort.core.artifact import Artifact
@@ -64,7 +64,7 @@ class Device:
         padded = [self.pad * math.ceil(size / self.pad) for size in weight[:2]]
         return float(values[node].numel() / weight[0] * math.prod(padded) * math.prod(weight[2:]) * 1e-6)
 
-    def pieces(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
+    def subgraphs(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
         """Time of what each group of outputs is made from."""
         values, names = propagate(program), [spec.name for spec in program.signature.outputs]
         ends = dict(zip(names, program.module.graph.output_node().args[0]))  # type: ignore[arg-type]
@@ -104,25 +104,25 @@ def options(**given: object) -> PruneOptions:
     return PruneOptions.model_validate({"recover": None, "latency": 0.5, **given})
 
 
-def clock(program: Program, folder: Path, asked: PruneOptions, device: Device | None = None) -> Clock:
-    return Clock(program, asked, device or Device(), Measured(None, ""), folder)
+def clock(program: Program, folder: Path, asked: PruneOptions, device: Device | None = None) -> LatencyBudget:
+    return LatencyBudget(program, asked, device or Device(), Measured(None, ""), folder)
 
 
 def test_pieces_cut_to_a_width_compute_what_the_cut_program_computes(program: Program) -> None:
-    """Every operator stands in exactly one piece, and a piece at a width has the shapes of the cut program."""
+    """Every operator stands in exactly one subgraph, and a subgraph at a width has the shapes of the cut program."""
     ranked = rank(program, options())
-    pieces = Pieces(program, 3, ranked.grouping.coupling.narrow)
-    nodes = [node.name for piece in pieces.all for node in piece.nodes]
+    subgraphs = Subgraphs(program, 3, ranked.grouping.coupling.narrow)
+    nodes = [node.name for subgraph in subgraphs.all for node in subgraph.nodes]
     assert sorted(nodes) == sorted(n.name for n in program.module.graph.nodes if n.op == "call_function")
     mask = torch.zeros(len(ranked.grouping.coupling.unions), dtype=torch.bool).numpy()
     for group in ranked.grouping.free:
         mask[group.units[: len(group.units) // 2]] = True
-    assembled, outputs = pieces.assemble([(piece, mask) for piece in pieces.all])
+    assembled, outputs = subgraphs.assemble([(subgraph, mask) for subgraph in subgraphs.all])
     small = propagate(cut(program, ranked.grouping.coupling, mask))
     by_name = {node.name: tuple(value.shape) for node, value in small.items() if isinstance(value, torch.Tensor)}
     specs = {spec.name: spec.shape for spec in assembled.signature.outputs}
-    for piece, names in zip(pieces.all, outputs):
-        assert specs[names[-1]][1:] == by_name[piece.nodes[-1].name][1:]
+    for subgraph, names in zip(subgraphs.all, outputs):
+        assert specs[names[-1]][1:] == by_name[subgraph.nodes[-1].name][1:]
 
 
 @pytest.mark.parametrize("asked", [0.8, 0.5, 0.3])
@@ -153,7 +153,7 @@ def test_the_path_gets_faster_step_by_step(program: Program, tmp_path: Path) -> 
         all(after[place] >= before[place] for place in before)
         for before, after in zip(search.states, search.states[1:])
     )
-    widths = {(64 - count) % 8 for ladder in search.curves.ladders for count in ladder.steps[:-1]}
+    widths = {(64 - count) % 8 for group_cut in search.curves.group_cuts for count in group_cut.steps[:-1]}
     assert widths == {0}
 
 
@@ -161,12 +161,12 @@ def test_layer_scope_shrinks_all_groups_alike(program: Program, tmp_path: Path) 
     """With the scope `layer` the share that goes is about the same in every group, halfway down the path."""
     wanted = options(scope="layer")
     ranked = rank(program, wanted)
-    pieces = Pieces(program, 1, ranked.grouping.coupling.narrow)
+    subgraphs = Subgraphs(program, 1, ranked.grouping.coupling.narrow)
     search = clock(program, tmp_path, wanted).search(0, program, ranked)
     table = Table(Device(), tmp_path)
-    curves = Curves(ranked.grouping, search.curves.ladders, pieces, table)
+    curves = Curves(ranked.grouping, search.curves.group_cuts, subgraphs, table)
     middle = path(curves, "layer")[len(path(curves, "layer")) // 2]
-    shares = [middle[i] / len(ladder.group.units) for i, ladder in enumerate(curves.ladders)]
+    shares = [middle[i] / len(group_cut.group.units) for i, group_cut in enumerate(curves.group_cuts)]
     assert max(shares) - min(shares) <= 0.25
     assert table.measured == 0
 
@@ -209,24 +209,24 @@ def test_milliseconds_that_are_met_already_are_told(program: Program, tmp_path: 
     """A budget above what the program takes is refused with that number."""
     wanted = PruneOptions(latency_ms=1e6, recover=None)
     with pytest.raises(UserError, match="but the program already takes only"):
-        clock(program, tmp_path, wanted).asked()
+        clock(program, tmp_path, wanted).requested()
 
 
 def test_the_table_is_kept_and_a_damaged_one_is_measured_anew(
     program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second pruning measures no piece; truncated or altered tables are not believed, and that is said."""
+    """A second pruning measures no subgraph; truncated or altered tables are not believed, and that is said."""
     wanted = options()
     ranked = rank(program, wanted)
 
     def filled() -> Table:
-        cuts = ladders()
+        cuts = group_cuts()
         table = Table(Device(), tmp_path, Console("text"))
-        Curves(ranked.grouping, cuts, Pieces(program, 1, ranked.grouping.coupling.narrow), table)
+        Curves(ranked.grouping, cuts, Subgraphs(program, 1, ranked.grouping.coupling.narrow), table)
         return table
 
-    def ladders() -> list[Any]:
-        return clock(program, tmp_path, wanted).search(0, program, ranked).curves.ladders
+    def group_cuts() -> list[Any]:
+        return clock(program, tmp_path, wanted).search(0, program, ranked).curves.group_cuts
 
     assert filled().measured == 0
     file = next(tmp_path.glob("*.json"))

@@ -167,7 +167,7 @@ def test_looked_up_rows_move_like_their_table(cut_side: bool, monkeypatch: pytes
     side = cut(program, coupling, removed) if cut_side else program
     table = dict(side.module.named_parameters())["table.weight"].detach()
     given, ids = perturbation.Noise(program, coupling, removed, cut_side), program.example["ids"]
-    whole = given.moved("table.weight", table)
+    whole = given.perturbed("table.weight", table)
     assert table.shape[1] == (12 if cut_side else 24)
     assert float(whole.std()) > 0.05
     torch.testing.assert_close(given.looked_up("table.weight", ids, table[ids]), whole[ids], rtol=0, atol=0)

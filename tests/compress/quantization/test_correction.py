@@ -22,7 +22,7 @@ from retort.compress.quantization.module_edit import fetch
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import DataError
 from retort.core.metrics.task_metrics import sqnr_db
-from retort.core.options.stage_options import QuantizeOptions, Correction
+from retort.core.options.stage_options import Correction, QuantizeOptions
 
 
 class Net(nn.Module):

@@ -14,7 +14,7 @@ from retort.compress.quantization import quantize_program
 from retort.compress.quantization.correction.smoothquant import smooth
 from retort.core.data.splits import ArraySplit
 from retort.core.metrics.task_metrics import sqnr_db
-from retort.core.options.stage_options import QuantizeOptions, Correction
+from retort.core.options.stage_options import Correction, QuantizeOptions
 
 OPTIONS = QuantizeOptions(method="minmax", correction=("none",))
 Case = tuple[Program, ArraySplit, bool]

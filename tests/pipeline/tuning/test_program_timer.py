@@ -19,7 +19,7 @@ from retort.cli.flags import build_options
 from retort.compress.capture.capture_program import capture
 from retort.compress.graph.cost import measure
 from retort.compress.program import Program, reexport, save_program
-from retort.compress.pruning.latency.latency_budget import Clock, Measured
+from retort.compress.pruning.latency.latency_budget import LatencyBudget, Measured
 from retort.compress.pruning.step import cut_and_prove
 from retort.core.errors import UserError
 from retort.core.options.recipe import parse_recipe
@@ -179,11 +179,11 @@ def parse_faults(raw: dict[str, Any]) -> str:
 
 
 def test_local_times_are_of_the_files_that_would_be_shipped() -> None:
-    """Pieces and whole programs are timed in ONNX Runtime, and a ratio has an interval around it."""
+    """Subgraphs and whole programs are timed in ONNX Runtime, and a ratio has an interval around it."""
     program = program_of()
     timer = LocalTimer(2, 1, {"x": np.ones((2, 16), np.float32)})
     assert "onnxruntime" in timer.identity
-    assert timer.pieces(program, [["output"]])[0] > 0
+    assert timer.subgraphs(program, [["output"]])[0] > 0
     found = timer.compare(program, program)
     assert found.ms > 0
     speedup = known(found.speedup)
@@ -215,7 +215,7 @@ def test_a_latency_on_this_machine_lands(tmp_path: Path) -> None:
     program = capture(nn.Sequential(*layers), {"image": images})
     options = PruneOptions(latency=0.5, batch=4, recover=None)
     timer = LocalTimer(4, 1, {"image": images.numpy()})
-    clock = Clock(program, options, timer, Measured(None, ""), tmp_path)
+    clock = LatencyBudget(program, options, timer, Measured(None, ""), tmp_path)
     whole = measure(program.module, program.example).macs
     pruned = cut_and_prove(program, options, clock.decide(0, 0.5, True))
     found = clock.facts(pruned.program)
