@@ -14,7 +14,7 @@ from ..core.artifact import Artifact, load_artifact, raise_if_not
 from ..core.console import Console
 
 if TYPE_CHECKING:
-    from ..compress.pruning import Row
+    from ..compress.pruning.coupling.explain import Row
 
 _HELP = "Cut nothing. Show which layers are coupled, the step of their channels, and which layers are locked and why."
 _SHOWN = 2
@@ -28,7 +28,7 @@ def groups_of(artifact: Artifact, excluded: Sequence[str] = ()) -> list[Row]:
         UserError: a pattern matches nothing.
     """
     from ..compress.program import load_program
-    from ..compress.pruning import explain
+    from ..compress.pruning.coupling.explain import explain
 
     raise_if_not(artifact, "program")
     return explain(load_program(artifact.main), excluded)

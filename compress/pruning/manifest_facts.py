@@ -7,8 +7,8 @@ from typing import Any
 from ...core.console import Console
 from ...core.options.stage_options import PruneOptions
 from ..graph.cost import Cost
+from ..graph.module_edit import fetch
 from ..program import Program, cost
-from .coupling.coupler import fetch
 from .coupling.groups import Grouping
 from .proof.onnx_check import NOT_ASKED
 from .proof.prove import Proof

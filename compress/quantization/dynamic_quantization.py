@@ -14,8 +14,8 @@ from torch import fx
 
 from ...core.errors import UserError
 from ...core.options.stage_options import QuantizeOptions, Target
+from ..graph.module_edit import call_after
 from ..program import Program
-from .module_edit import call_after
 from .operator_classes import Weighted
 
 _dynamic = torch.ops.retort.dynamic_qdq.default

@@ -12,6 +12,7 @@ from ...core.data.splits import Splits
 from ...core.errors import DataError
 from ...core.options.stage_options import QatOptions, Task
 from ..distillation.distill import soft_target_loss
+from ..graph.module_edit import fetch
 from ..program import Program, clone, evaluating
 from ..training.checkpoint import discard
 from ..training.losses import Loss, Score, as_targets, task_loss
@@ -19,7 +20,6 @@ from ..training.train import FitResult, fit
 from .correction.layer_matrices import quantized_layers
 from .correction.learned_scales import learnable, refresh_ranges
 from .mixed_precision.partial_quantization import quantizer_of
-from .module_edit import fetch
 from .operator_classes import is_qdq
 
 LABEL = "qat"

@@ -14,8 +14,8 @@ from torch import fx
 from ...core.aten_names import RECURRENT, name_of
 from ...core.dynamic_kernels import LEAST_HIDDEN, runs_in_integers
 from ...core.options.stage_options import QuantizeOptions, Target
+from ..graph.module_edit import Shapes, fetch, free_path, put
 from ..program import Program
-from .module_edit import Shapes, fetch, free_path, put
 from .operator_classes import operand
 from .scheme import WEIGHT_MAX, weight_scales
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...compress.graph.devices import as_array
+from ...compress.graph.module_edit import fetch
 from ...compress.program import Program
 from ...compress.quantization.correction.layer_matrices import is_matrix, quantized_layers, scales_of, to_matrix
 from ...compress.quantization.correction.layerwise import feeds_of
 from ...compress.quantization.mixed_precision.partial_quantization import Partial
 from ...compress.quantization.mixed_precision.sensitivity import Sensitivity, sensitivity
-from ...compress.quantization.module_edit import fetch
 from ...compress.quantization.operator_classes import channels_first, fixed_grid, is_qdq
 from ...compress.quantization.scheme import SCHEMES, gate_grid
 from ...core.aten_names import TRANSPOSED, name_of

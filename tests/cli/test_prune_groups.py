@@ -11,7 +11,7 @@ import torch
 from retort.__main__ import main
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, store
-from retort.compress.pruning import Row, explain
+from retort.compress.pruning.coupling.explain import Row, explain
 from retort.core.context import Place
 from retort.core.errors import UserError
 from retort.examples import awkward, networks

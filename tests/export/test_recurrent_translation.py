@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, reexport, save_program
-from retort.compress.pruning import prune_program
+from retort.compress.pruning.step import prune_program
 from retort.compress.quantization.placement.place import place
 from retort.core.options.stage_options import PruneOptions
 from retort.export.translate import to_onnx

@@ -38,11 +38,15 @@ CONTEXT = Context(Splits(SPLIT, SPLIT, SPLIT, SPLIT))
 PARENT = Artifact(Path("parent"), Manifest("program", "train", "parent"))
 
 CHANGED = {
+    "compress/capture/capture.py": {"capture", "distill"},
+    "compress/capture/capture_program.py": {"capture", "distill"},
     "compress/capture/embedding_bag.py": {"capture", "train", "distill", "prune", "sparsify", "quantize"},
     "compress/onnx_import/recurrent_operators.py": {"capture", "distill"},
     "compress/training/loop.py": {"train", "distill", "prune", "sparsify", "quantize"},
-    "compress/pruning/coupling/rules.py": {"prune", "sparsify"},
-    "compress/pruning/sparsity/sparsegpt.py": {"prune", "sparsify"},
+    "compress/pruning/coupling/coupler.py": {"prune"},
+    "compress/pruning/coupling/rules.py": {"prune"},
+    "compress/pruning/selection/importance.py": {"prune"},
+    "compress/pruning/sparsity/sparsegpt.py": {"sparsify"},
     "compress/quantization/calibration/observers.py": {"quantize"},
     "core/backends/ort.py": {"capture", "distill", "prune", "quantize", "export", "pack", "engine"},
     "core/session.py": {"capture", "distill", "prune", "quantize", "export", "pack", "engine"},

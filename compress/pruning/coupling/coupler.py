@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from ....core.faults import first_line
+from ...graph.module_edit import fetch
 from ...program import Program
 from .broadcasting import consume, disjoint, keep_whole, meet
 from .labels import Ids, Unions, Value, along, compact, lock_all, varying
@@ -219,15 +220,6 @@ def place(value: Value, rank: int, dim: int) -> Value:
     """A vector placed along ``dim`` of an otherwise broadcasting value of ``rank`` dimensions."""
     shape = tuple(value.shape[0] if axis == dim else 1 for axis in range(rank))
     return Value(shape, [array.reshape(shape) for array in value.arrays], value.why)
-
-
-def fetch(module: torch.nn.Module, path: str) -> Tensor:
-    """A parameter or buffer by its dotted name."""
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    result: Tensor = value
-    return result
 
 
 def behind(node: fx.Node) -> str | None:

@@ -17,9 +17,10 @@ from torch import Tensor, fx, nn
 
 from ....core.artifact import stable_hash
 from ....core.tensors import Signature, TensorSpec
+from ...graph.module_edit import fetch
 from ...graph.rows import rows
 from ...program import Program
-from ..coupling.coupler import fetch, made_of_parameters
+from ..coupling.coupler import made_of_parameters
 from ..coupling.labels import Mask, Value, core
 from ..coupling.propagate import Coupling, couple
 from ..coupling.shapes import propagate

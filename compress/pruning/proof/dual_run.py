@@ -18,8 +18,8 @@ from ....core.aten_names import operator_name
 from ....core.errors import VerificationError
 from ....core.faults import raise_own_fault
 from ...graph import train_eval_mode
+from ...graph.module_edit import fetch
 from ...program import Program, shared
-from ..coupling.coupler import fetch
 from ..coupling.shapes import describe
 from .masked_reference import Masks, run_masked
 from .perturbation import Noise

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...graph.module_edit import fetch
 from ...program import Program
-from ..coupling.coupler import fetch
 from ..coupling.labels import Ids, Mask
 from ..coupling.propagate import Coupling
 from ..surgery.slice_parameters import kept_of, sliced

@@ -11,8 +11,8 @@ from torch import Tensor, fx
 
 from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, OPERANDS, RECURRENT, operator_name
 from ....core.options.stage_options import SparsifyOptions
+from ...graph.module_edit import fetch
 from ...program import Program
-from ..coupling.coupler import fetch
 from ..coupling.layer_patterns import matching
 from ..coupling.shapes import bind
 

@@ -17,9 +17,9 @@ from torch.nn import functional
 from ....core.aten_names import MATRIX_LAYERS, operator_name
 from ....core.errors import DataError
 from ....core.options.stage_options import SparsifyOptions
+from ...graph.module_edit import fetch
 from ...program import Program
 from ...training.losses import Tensors
-from ..coupling.coupler import fetch
 from ..coupling.shapes import bind
 from .masks import MaskedWeight
 

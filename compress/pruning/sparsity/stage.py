@@ -17,10 +17,10 @@ from ....core.formats.program_file import fit_context
 from ....core.options.stage_options import SparsifyOptions
 from ...distillation.distill import recover
 from ...graph.devices import as_tensor
+from ...graph.module_edit import fetch
 from ...program import Program, clone, load_program, set_training, store
 from ...training.checkpoint import discard
 from ...training.losses import Tensors
-from ..coupling.coupler import fetch
 from .masks import KEY, MaskedWeight, find_places, grouped, magnitude_masks
 from .sparsegpt import HESSIAN_BYTES, LARGEST, as_matrix, columns, from_matrix, hessians, reconstruct
 

@@ -16,8 +16,8 @@ from torch import fx
 
 from ....core.aten_names import CONCATENATIONS, CONVOLUTIONS, name_of
 from ....core.options.stage_options import Target
+from ...graph.module_edit import call_after, fetch
 from ...program import Program
-from ..module_edit import call_after, fetch
 from ..operator_classes import is_qdq, operand, weighted
 from ..points import Placement, excluded
 from ..prepare.batch_norm_folding import rescale

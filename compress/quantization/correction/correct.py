@@ -17,8 +17,8 @@ from ....core.errors import DataError
 from ....core.metrics.task_metrics import evaluate, sqnr_db
 from ....core.options.stage_options import QuantizeOptions
 from ....core.tensors import Array
+from ...graph.module_edit import fetch, readers_of
 from ...program import Program, clone, cost, predict
-from ..module_edit import fetch, readers_of
 from ..operator_classes import is_qdq
 from .equalization import equalise
 from .layer_matrices import QuantizedLayer, channel_axis, is_matrix, quantized_layers

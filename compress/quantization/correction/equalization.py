@@ -12,8 +12,8 @@ from ....core.aten_names import CONVOLUTIONS, name_of
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split, batches
 from ...graph.devices import as_tensor
+from ...graph.module_edit import Shapes, fetch, readers_of, shapes_of
 from ...program import Program, device_of, evaluating
-from ..module_edit import Shapes, fetch, readers_of, shapes_of
 from ..operator_classes import Weighted, clamp_bounds, operand, weighted
 
 # Each of these gives s * f(x) for s * x, channel by channel, when s > 0.

@@ -10,7 +10,7 @@ from torch import fx
 from torch.nn import functional
 
 from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, TRANSPOSED, TURNS, name_of
-from ..module_edit import fetch
+from ...graph.module_edit import fetch
 from ..operator_classes import is_qdq, operand, operands
 
 

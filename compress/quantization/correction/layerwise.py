@@ -12,8 +12,8 @@ from torch import fx
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split, batches
 from ...graph.devices import as_tensor
+from ...graph.module_edit import shapes_of
 from ...program import Program, evaluating
-from ..module_edit import shapes_of
 from ..operator_classes import rounds
 from .layer_matrices import QuantizedLayer, quantized_layers
 

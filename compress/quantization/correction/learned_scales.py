@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from ...graph.module_edit import fetch, put
 from ...program import Program
 from ..calibration.hard_activations import restore_shared_codes
-from ..module_edit import fetch, put
 from ..operator_classes import clamp_bounds, fixed_grid, is_qdq
 
 _aten = torch.ops.aten

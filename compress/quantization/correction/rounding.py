@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ..module_edit import fetch
+from ...graph.module_edit import fetch
 from .layer_matrices import QuantizedLayer, from_matrix, rows_of, scales_of, to_matrix
 from .layerwise import Chunks
 

@@ -20,9 +20,9 @@ from ....core.aten_names import ATTENTION, MATRIX_LAYERS, RESHAPES, name_of
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split
 from ....core.options.stage_options import QuantizeOptions, Target
+from ...graph.module_edit import Shapes, call_after, fetch, free_path, has, put, readers_of, shapes_of
 from ...program import Program
 from ..calibration.calibrate import watch
-from ..module_edit import Shapes, call_after, fetch, free_path, has, put, readers_of, shapes_of
 from ..operator_classes import Weighted, clamp_bounds, moved, operand, weighted
 from ..placement.place import eligible
 from ..points import name_in_model, source_of

@@ -14,9 +14,9 @@ from ....core.aten_names import RECURRENT, name_of
 from ....core.tensors import Array
 from ...graph.cost import node_macs
 from ...graph.devices import as_array
+from ...graph.module_edit import shapes_of
 from ...program import Program, evaluating, ordered
 from ..correction.layer_matrices import QuantizedLayer, quantized_layer
-from ..module_edit import shapes_of
 from ..operator_classes import JOINS, clamp_bounds, is_qdq, kind_of, moved, rounds
 from ..recurrent_layers import module_of
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from ....core.aten_names import RECURRENT, name_of
+from ...graph.module_edit import shapes_of
 from ...program import Program
 from ..correction.layer_matrices import quantized_layer
-from ..module_edit import shapes_of
 from ..operator_classes import rounds, weighted
 from ..points import name_in_model
 from ..recurrent_layers import module_of

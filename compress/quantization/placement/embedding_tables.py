@@ -12,8 +12,8 @@ import torch
 from torch import fx
 
 from ....core.aten_names import name_of
+from ...graph.module_edit import Shapes, shapes_of
 from ...program import Program
-from ..module_edit import Shapes, shapes_of
 from ..operator_classes import operand
 from ..points import excluded
 from ..recurrent_layers import Facts, round_rows

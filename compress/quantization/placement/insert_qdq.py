@@ -12,10 +12,10 @@ from torch import fx
 
 from ....core.options.stage_options import QuantizeOptions, Target
 from ...graph.cost import node_macs
+from ...graph.module_edit import call_after, fetch, free_path, put
 from ...program import Program, ordered
 from ..calibration.hard_activations import shared_codes
 from ..dynamic_quantization import quantize_inputs
-from ..module_edit import call_after, fetch, free_path, put
 from ..operator_classes import Weighted, fixed_grid, kind_of
 from ..points import Placement, name_in_model, source_of
 from ..recurrent_layers import quantize_recurrent

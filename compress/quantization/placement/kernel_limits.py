@@ -9,7 +9,7 @@ from torch import fx
 
 from ....core.aten_names import ATTENTION, CONVOLUTIONS, RECURRENT, RECURRENT_CELLS, TRANSPOSED, name_of
 from ....core.options.stage_options import Target
-from ..module_edit import Shapes
+from ...graph.module_edit import Shapes
 from ..operator_classes import Weighted, operand
 
 _CHANNELS_PER_GROUP = 16

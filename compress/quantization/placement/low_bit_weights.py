@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from ...graph.module_edit import fetch
 from ...program import Program
 from ..correction.layer_matrices import is_matrix, quantized_layers, to_matrix
 from ..correction.rounding import nearest
-from ..module_edit import fetch
 from ..scheme import WEIGHT_MAX
 
 _CANDIDATES = 14

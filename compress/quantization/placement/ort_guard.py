@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from ....core.aten_names import CONVOLUTIONS, TRANSPOSED, name_of
-from ..module_edit import call_after, put
+from ...graph.module_edit import call_after, put
 from ..operator_classes import is_qdq
 from ..points import Placement, source_of
 

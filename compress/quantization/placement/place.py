@@ -13,8 +13,8 @@ from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, RECURRENT, name_of
 from ....core.errors import UserError
 from ....core.options.stage_options import Target
 from ...graph.cost import node_macs
+from ...graph.module_edit import Shapes, shapes_of
 from ...program import Program, ordered
-from ..module_edit import Shapes, shapes_of
 from ..operator_classes import JOINS, Weighted, clamp_bounds, weighted
 from ..points import Placement, Point, excluded, name_in_model, source_of, tail_of
 from ..recurrent_layers import Recurrent, recurrent, why_floating

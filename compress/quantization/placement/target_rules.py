@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from ....core.aten_names import CONCATENATIONS, SPLITS, name_of
-from ..module_edit import Shapes
+from ...graph.module_edit import Shapes
 from ..operator_classes import Weighted, clamp_bounds, joined, moved, needs_copy
 from ..points import Placement, Point, excluded, source_of, tail_of
 

@@ -20,8 +20,8 @@ from ....core.console import SILENT, Console
 from ....core.data.splits import Split, batches
 from ....core.options.stage_options import QuantizeOptions
 from ...graph.devices import as_tensor
+from ...graph.module_edit import call_after, shapes_of
 from ...program import Program, device_of, evaluating
-from ..module_edit import call_after, shapes_of
 from ..operator_classes import operand
 from .batch_norm_folding import finish
 

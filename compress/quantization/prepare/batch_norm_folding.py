@@ -9,8 +9,8 @@ from ....core.aten_names import CONVOLUTIONS, TRANSPOSED, name_of
 from ....core.errors import VerificationError
 from ....core.metrics.relative_error import error_by_largest
 from ...graph.devices import as_array
+from ...graph.module_edit import Shapes, drop_unused, fetch, free_path, has, put, shapes_of
 from ...program import Program, clone, ordered, set_training
-from ..module_edit import Shapes, drop_unused, fetch, free_path, has, put, shapes_of
 from ..operator_classes import Weighted, operand, weighted
 
 TOLERANCE = 1e-4

@@ -12,8 +12,8 @@ import torch
 from torch import fx, nn
 
 from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, OPERANDS, TRANSPOSED, TURNS, name_of
+from ...graph.module_edit import fetch, free_path, put
 from ...program import Program
-from ..module_edit import fetch, free_path, put
 from ..operator_classes import operand
 from .batch_norm_folding import finish
 

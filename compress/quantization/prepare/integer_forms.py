@@ -10,9 +10,9 @@ from torch import fx, nn
 
 from ....core.aten_names import CONVOLUTIONS, name_of
 from ....core.options.stage_options import Target
+from ...graph.module_edit import Shapes, call_after, fetch, free_path, put, shapes_of
 from ...program import Program
 from ..calibration.hard_activations import fold_gates
-from ..module_edit import Shapes, call_after, fetch, free_path, put, shapes_of
 from ..operator_classes import clamp_bounds, joined, moved, operand, weighted
 from ..points import excluded
 from .batch_norm_folding import finish

@@ -7,7 +7,7 @@ from torch import nn
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, cost, set_training
-from retort.compress.pruning import prune_program
+from retort.compress.pruning.step import prune_program
 from retort.core.options.stage_options import PruneOptions
 
 IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, cost, load_program, reexport, save_program, set_training
-from retort.compress.pruning import prune_program
+from retort.compress.pruning.step import prune_program
 from retort.core.options.stage_options import PruneOptions
 from retort.export.translate import to_onnx
 

@@ -10,10 +10,12 @@ from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, cost
-from retort.compress.pruning import couple, cut, prune_program
 from retort.compress.pruning.coupling.groups import find_groups
+from retort.compress.pruning.coupling.propagate import couple
 from retort.compress.pruning.selection.cost_model import CostModel
 from retort.compress.pruning.selection.importance import score
+from retort.compress.pruning.step import prune_program
+from retort.compress.pruning.surgery.slice_parameters import cut
 from retort.core.errors import UserError
 from retort.core.options.stage_options import PruneOptions
 

@@ -12,10 +12,12 @@ from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program
-from retort.compress.pruning import couple, explain, prune_program
 from retort.compress.pruning.coupling.broadcasting import consume, keep_whole, meet
+from retort.compress.pruning.coupling.explain import explain
 from retort.compress.pruning.coupling.groups import Grouping, exclude, find_groups
 from retort.compress.pruning.coupling.labels import Unions, Value, along, compact, core, varying
+from retort.compress.pruning.coupling.propagate import couple
+from retort.compress.pruning.step import prune_program
 from retort.core.errors import UserError
 from retort.core.options.stage_options import PruneOptions
 

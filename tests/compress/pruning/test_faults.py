@@ -16,14 +16,16 @@ from torch.nn import functional as F
 from retort.__main__ import main
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, store
-from retort.compress.pruning import couple, prune, prune_program
 from retort.compress.pruning.coupling import contractions
 from retort.compress.pruning.coupling.coupler import Unsupported
+from retort.compress.pruning.coupling.propagate import couple
 from retort.compress.pruning.latency.latency_table import Table
 from retort.compress.pruning.latency.subgraphs import Subgraph, Subgraphs
 from retort.compress.pruning.proof import masked_reference
 from retort.compress.pruning.selection import gradients
 from retort.compress.pruning.selection.gradients import Samples
+from retort.compress.pruning.stage import prune
+from retort.compress.pruning.step import prune_program
 from retort.core.artifact import Artifact
 from retort.core.console import SILENT, Console
 from retort.core.context import Context, Place

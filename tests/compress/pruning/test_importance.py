@@ -14,12 +14,11 @@ from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, clone, cost, evaluating, predict
-from retort.compress.pruning import prune_program
 from retort.compress.pruning.coupling.groups import Grouping
 from retort.compress.pruning.resume import ramp, recovery_of
 from retort.compress.pruning.selection.gradients import Samples
 from retort.compress.pruning.selection.importance import NORMS, normalized, score
-from retort.compress.pruning.step import groups_of
+from retort.compress.pruning.step import groups_of, prune_program
 from retort.compress.training.train import fit
 from retort.core.console import Console
 from retort.core.context import Context

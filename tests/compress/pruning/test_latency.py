@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, clone, cost, load_program, store
-from retort.compress.pruning import prune
 from retort.compress.pruning.coupling.shapes import propagate
 from retort.compress.pruning.latency.latency_budget import LatencyBudget, Measured
 from retort.compress.pruning.latency.latency_table import Compared, Table
 from retort.compress.pruning.latency.predictor import Curves, path
 from retort.compress.pruning.latency.search import TOLERANCE
 from retort.compress.pruning.latency.subgraphs import Subgraphs
+from retort.compress.pruning.stage import prune
 from retort.compress.pruning.step import cut_and_prove, rank
 from retort.compress.pruning.surgery.slice_parameters import cut
 from retort.core.artifact import Artifact

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, store
-from retort.compress.pruning import prune_program
 from retort.compress.pruning.coupling import rules
 from retort.compress.pruning.proof.onnx_check import FileProof, prove_file
+from retort.compress.pruning.step import prune_program
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits

@@ -13,11 +13,14 @@ from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program
-from retort.compress.pruning import Coupling, couple, cut, prove, prune_program
 from retort.compress.pruning.coupling import rules
 from retort.compress.pruning.coupling.groups import find_groups
+from retort.compress.pruning.coupling.propagate import Coupling, couple
 from retort.compress.pruning.proof import perturbation
+from retort.compress.pruning.proof.prove import prove
+from retort.compress.pruning.step import prune_program
 from retort.compress.pruning.surgery import rewrite_constants, slice_parameters
+from retort.compress.pruning.surgery.slice_parameters import cut
 from retort.core.errors import UserError, VerificationError
 from retort.core.options.stage_options import PruneOptions
 

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, load_program, reexport, store
-from retort.compress.pruning import prune, sparsify
 from retort.compress.pruning.sparsity.masks import find_places
 from retort.compress.pruning.sparsity.sparsegpt import as_matrix, from_matrix, hessians
-from retort.compress.pruning.sparsity.stage import check, make_sparse
+from retort.compress.pruning.sparsity.stage import check, make_sparse, sparsify
+from retort.compress.pruning.stage import prune
 from retort.compress.quantization import quantize
 from retort.core.artifact import Artifact
 from retort.core.context import Context, Place

@@ -15,7 +15,7 @@ from torch import nn
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, cost, load_program, store
-from retort.compress.pruning import prune
+from retort.compress.pruning.stage import prune
 from retort.compress.pruning.surgery import slice_parameters
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Context, Place
@@ -27,7 +27,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from retort.compress.pruning import prune
+from retort.compress.pruning.stage import prune
 from retort.core.artifact import load_artifact
 from retort.core.console import Bar, Console
 from retort.core.context import Context, Place

@@ -13,9 +13,9 @@ from torch import nn
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, load_program, predict, store
-from retort.compress.pruning import prune, prune_program
 from retort.compress.pruning.selection.gradients import Samples
-from retort.compress.pruning.step import Ranked, cut_and_prove, decide, rankings
+from retort.compress.pruning.stage import prune
+from retort.compress.pruning.step import Ranked, cut_and_prove, decide, prune_program, rankings
 from retort.compress.pruning.trial_cuts import Trial
 from retort.core.console import Console
 from retort.core.context import Context, Place

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from retort.compress.capture.capture_program import capture
+from retort.compress.graph.module_edit import fetch
 from retort.compress.graph.train_eval_mode import TRAINS
 from retort.compress.program import Program, clone, load_program, save_program
 from retort.compress.quantization import quantize_program
-from retort.compress.quantization.module_edit import fetch
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits

@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn import functional
 
 from retort.compress.capture.capture_program import capture
+from retort.compress.graph.module_edit import fetch
 from retort.compress.graph.train_eval_mode import TRAINS
 from retort.compress.program import Program, clone, save_program
 from retort.compress.quantization import quantize_program
-from retort.compress.quantization.module_edit import fetch
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
