@@ -23,7 +23,7 @@ from retort.pipeline import stages
 from retort.pipeline.tuning import quantization_form
 from retort.pipeline.tuning.quantization_form import Form, Times, Trial, decide
 
-AUTO = QuantizeOptions(form="auto", method="minmax", correction=("none",))
+AUTO = QuantizeOptions(form="auto", method="minmax", correction=("none",), timed=False)
 FASTER, SLOWER, EQUAL = Ratio(1.2, 1.1, 1.3, 0.95), Ratio(0.8, 0.7, 0.9, 0.95), Ratio(1.0, 0.9, 1.1, 0.95)
 NOISY = replace(FASTER, doubts=("the machine was busy",))
 Trials = dict[Form, Trial]
