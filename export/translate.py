@@ -22,7 +22,7 @@ from ..core.workarounds import free_time
 from .finalize import finish, name_ports, told_of_neighbours
 from .ort import transformer_fusions
 from .ort.qlinear_fusions import CPU_FORMS, gates_by_clip
-from .ort.workarounds import keep_padding, linear_rules, parse_operators_once, without_guards
+from .ort.workarounds import exact_constants, keep_padding, linear_rules, parse_operators_once, without_guards
 from .qdq.retarget import retarget
 from .qdq.write_dynamic import translate, write_dynamic
 from .qdq.write_embeddings import write_tables
@@ -139,7 +139,7 @@ def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose
         # strides disagree (Swin: "Cannot view a tensor with shape …").
-        with quiet(), torch.no_grad(), free_time(), linear_rules(), without_guards(program):
+        with quiet(), torch.no_grad(), free_time(), linear_rules(), exact_constants(), without_guards(program):
             result = torch.onnx.export(
                 program, dynamo=True, opset_version=opset, custom_translation_table=table, verbose=False
             )

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from retort.compress.program import load_program, reexport, save_program
 from retort.core.errors import CaptureError, InputError, ModelError, UserError, VerificationError
 from retort.core.session import SessionOptions, open_session
 from retort.core.tensors import Signature, TensorSpec
-from retort.export.ort.workarounds import linear_rules
 from retort.export.qdq.retarget import without_quantization
 from retort.export.translate import OPSETS, to_onnx
 
@@ -427,19 +425,6 @@ def test_a_program_is_copied_whatever_its_input_is_called() -> None:
     x = torch.randn(2, 4)
     copied = without_quantization(program)
     assert torch.equal(copied.module(check_guards=False)(x)[0], program.module(check_guards=False)(x)[0])
-
-
-def test_rules_that_compare_all_nodes_with_all_are_left_out_and_put_back() -> None:
-    """While a program is written every rewriting rule starts from one node; afterwards all rules are there again."""
-    rewriter: Any = import_module("onnxscript.rewriter")
-    before = rewriter._DEFAULT_REWRITE_RULES
-    with linear_rules():
-        during = rewriter._DEFAULT_REWRITE_RULES
-    assert rewriter._DEFAULT_REWRITE_RULES is before
-    assert 0 < len(during) < len(before)
-    patterns = [rule._target_pattern for rule in before if hasattr(rule, "_target_pattern")]
-    assert [pattern for pattern in patterns if not pattern.has_single_output_node]
-    assert all(rule._target_pattern.has_single_output_node for rule in during if hasattr(rule, "_target_pattern"))
 
 
 class Halves(nn.Module):

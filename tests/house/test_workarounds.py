@@ -230,7 +230,8 @@ def test_every_patch_says_what_it_is_there_for() -> None:
         *(shared.free_time, shared.drop_formulas),
         *(compressing.free_lengths, compressing.fixed_sizes, compressing.masks_unseen),
         *(compressing.experts_computed_by, compressing.forget_accelerator),
-        *(exporting.keep_padding, exporting.parse_operators_once, exporting.linear_rules, exporting.without_guards),
+        *(exporting.keep_padding, exporting.parse_operators_once, exporting.linear_rules),
+        *(exporting.exact_constants, exporting.without_guards),
     ]
     for function in functions:
         text = str(function.__doc__)

@@ -47,6 +47,56 @@ def test_some_rules_of_the_exporter_still_compare_all_nodes_with_all() -> None:
     assert all(map(exporting.starts_from_one_node, during))
 
 
+def run(model: onnx.ModelProto, x: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """The outputs by ONNX Runtime, of a model with one input."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, {session.get_inputs()[0].name: x}))
+
+
+class Logarithm(nn.Module):
+    """A power spectrum with the small constant that keeps its logarithm finite."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.least = least
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.log(x * x + self.least)
+
+
+def test_the_exporter_still_drops_small_constants() -> None:
+    """Without the patch `x * x + 1e-10` loses its constant, so that zeros become minus infinity."""
+    program = torch.export.export(Logarithm(1e-10), (torch.rand(2, 3),))
+    made = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert made is not None
+    assert "Add" not in {node.op_type for node in made.model.graph}, "remove export.ort.workarounds.exact_constants"
+
+
+@pytest.mark.parametrize("least", [1e-7, 1.1e-8, 1e-8, 9e-9, 1e-9, 1e-10, 1e-12, 1e-30])
+def test_a_small_constant_stays_in_the_file(least: float) -> None:
+    """`log(x * x + c)` of zeros is `log(c)` in the file as in the program, however small the constant is."""
+    program = capture(Logarithm(least), {"x": torch.rand(4, 3)})
+    (answer,) = run(to_onnx(reexport(program), program.signature), np.zeros((2, 3), np.float32))
+    np.testing.assert_allclose(answer, np.full((2, 3), np.log(np.float32(least))), rtol=1e-5)
+
+
+class NearlyNeutral(nn.Module):
+    """Constants that are almost 0 or almost 1, beside some that are exactly that."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x / (x.abs().sum(1, keepdim=True) + 1e-9), x - 1e-9, x * 1.000001, x / 0.999999, x * 1.0 + 0.0
+
+
+def test_a_constant_that_is_almost_neutral_stays_in_the_file() -> None:
+    """Sums, differences, products and quotients keep constants that are not exactly 0 or 1."""
+    program = capture(NearlyNeutral(), {"x": torch.rand(4, 3)})
+    model = to_onnx(reexport(program), program.signature)
+    for x in (np.zeros((2, 3), np.float32), np.full((2, 3), 1e-9, np.float32), np.ones((2, 3), np.float32)):
+        expected = NearlyNeutral()(torch.from_numpy(x))
+        for one, two in zip(expected, run(model, x), strict=True):
+            np.testing.assert_allclose(two, one.numpy(), rtol=1e-7, atol=0)
+
+
 def test_conditions_on_sizes_still_stop_an_export(tmp_path: Path) -> None:
     """A loaded program whose conditions fail while it is translated is written all the same, and keeps its methods."""
     program = capture(nn.Linear(4, 3).eval(), {"input": torch.randn(4, 4)})
