@@ -151,7 +151,8 @@ def prove(
     candidate = Widened(candidate) if options.half_io else candidate
     floating = eager[1] if quantized else None
     tolerance = max(options.tolerance, ACCEPTED.get(options.precision, 0.0))
-    parity = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, plainer is not None)
+    half = options.precision != "fp32"
+    parity = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, plainer is not None, half)
     candidate.close()
     facts: dict[str, Any] = {
         "parity": [item.to_dict() for item in parity.differences],

@@ -1,20 +1,7 @@
-"""Comparison of a program and its file on the same inputs, and the accepted difference.
-
-Floating point: the largest error, relative to the largest magnitude of that output, must stay within a tolerance.
-
-INT8: the runtime's integer kernels round where PyTorch's fake-quantization rounds, but they add in another order, keep
-the bias as INT32 and scale once. A value that lies near the middle between two codes then falls to the other side, one
-whole step away, and deep networks amplify that until the two runs differ as two independent roundings do: measured on
-residual networks of 3 to 36 blocks, the distance between them is up to 1.2 times the quantization noise, which is the
-distance between the INT8 program and the same program without fake-quantization. So the noise is the yardstick: the
-file may be :data:`RMS_FACTOR` times as far in the root mean square, and :data:`MAX_FACTOR` times in the largest error;
-or, where the noise is smaller still, 30 dB below the part of the output that differs between samples. Of few distinct
-numbers (two scores of two samples) two independent roundings differ more by chance: :func:`chance` widens both factors.
-"""
+"""Comparison of a program and its file on the same inputs, within the bounds of :mod:`retort.export.verify.bounds`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,15 +14,10 @@ from ...core.faults import first_line, raise_own_fault
 from ...core.metrics.relative_error import decibels, differences, largest_magnitude, root_mean_square
 from ...core.session import Session
 from ...core.tensors import BATCH, Feeds, Signature, multiple
+from .bounds import DYNAMIC_FLOOR, FLOOR, POOL_ROWS, Bound, accepted_by, bounds_of
+from .hard_inputs import Hard, check_hard
 
 Numbers = NDArray[Any]
-RMS_FACTOR = 2.0
-_CHANCE = ((24, 1.0), (16, 1.15), (8, 1.75), (0, 3.65))
-MAX_FACTOR = 3.0
-FLOOR = 10 ** (-30 / 20)
-DYNAMIC_FLOOR = 10 ** (-20 / 20)
-POOL_ROWS = 16
-_TINY = 1e-8
 
 
 @dataclass(frozen=True)
@@ -89,25 +71,12 @@ class Parity:
         differences: one entry per output and size.
         unchecked: why there was no comparison at half the length of the dynamic axes; empty if there was one, and for a
             program in which only the batch axis is dynamic.
+        hard: one entry per kind of inputs that are hard to compute.
     """
 
     differences: list[Difference]
     unchecked: str = ""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The accepted errors of one output, in its own units.
-
-    Attributes:
-        scale: the output's largest magnitude.
-        max_error: largest accepted error.
-        rms_error: largest accepted root mean square of the error; None in floating point.
-    """
-
-    scale: float
-    max_error: float
-    rms_error: float | None
+    hard: tuple[Hard, ...] = ()
 
 
 def check(
@@ -118,6 +87,7 @@ def check(
     tolerance: float,
     floating: Session | None = None,
     dynamic: bool = False,
+    half: bool = False,
 ) -> Parity:
     """Compare a program and its file at several batch sizes.
 
@@ -128,7 +98,9 @@ def check(
         batch_sizes: rows per run; each size sees at least :data:`POOL_ROWS` rows in all.
         tolerance: largest relative error in floating point.
         floating: the program without fake-quantization, if it is quantized.
-        dynamic: the file quantizes activations that the program does not; then :data:`DYNAMIC_FLOOR` is accepted.
+        dynamic: the file quantizes activations that the program does not; then :data:`DYNAMIC_FLOOR` is accepted, and
+            inputs that are no samples are left out.
+        half: the file computes in half precision.
 
     Returns:
         One entry per output and size, and the reason if a comparison was not possible.
@@ -138,7 +110,7 @@ def check(
     """
     sizes = list(batch_sizes) if _has_batch(program.signature) else [1]
     pool = rows(program.signature, samples, max(POOL_ROWS, *sizes))
-    bounds = _bounds(program, floating, pool, tolerance, DYNAMIC_FLOOR if dynamic else FLOOR)
+    bounds = bounds_of(program, floating, pool, tolerance, DYNAMIC_FLOOR if dynamic else FLOOR)
     found: list[Difference] = []
     for size in sizes:
         feeds = list(_chunks(program.signature, pool, size))
@@ -156,7 +128,9 @@ def check(
             "nothing was written; increase export.tolerance only if you know the cause of the difference",
             differences=[item.to_dict() for item in found],
         )
-    return Parity(found, shorter.unchecked)
+    few = rows(program.signature, pool, min(sizes))
+    hard = [] if dynamic else check_hard(program, candidate, few, accepted_by(bounds, floating), half)
+    return Parity(found, shorter.unchecked, tuple(hard))
 
 
 def rows(signature: Signature, samples: Feeds, count: int) -> dict[str, Numbers]:
@@ -188,42 +162,6 @@ def _chunks(signature: Signature, pool: Feeds, size: int) -> Iterator[dict[str, 
             else np.asarray(pool[spec.name])
             for spec in signature.inputs
         }
-
-
-def _bounds(
-    program: Session, floating: Session | None, pool: Feeds, tolerance: float, share: float
-) -> dict[str, Bound]:
-    reference = program.run(pool)
-    plain = floating.run(pool) if floating is not None else None
-    return {
-        name: _bound(value, None if plain is None else plain[name], tolerance, share)
-        for name, value in reference.items()
-    }
-
-
-def _bound(value: Numbers, plain: Numbers | None, tolerance: float, least: float) -> Bound:
-    if value.dtype.kind != "f":
-        share = 0.0 if plain is None else max(float(np.mean(value != plain)), 1 / POOL_ROWS)
-        return Bound(1.0, 1.0 if share else 0.0, RMS_FACTOR * math.sqrt(share))
-    finite = _finite(value)
-    scale = max(largest_magnitude(finite), _TINY)
-    if plain is None:
-        return Bound(scale, tolerance * scale, None)
-    noise = _finite(value - plain)
-    centred = finite - finite.mean(axis=0) if finite.shape == value.shape and value.ndim else finite
-    floor = max(least * root_mean_square(centred), tolerance * scale)
-    wider = chance(np.unique(noise.reshape(len(noise), -1), axis=0).size if noise.ndim else 1)
-    largest = max(wider * MAX_FACTOR * largest_magnitude(noise), MAX_FACTOR * floor)
-    return Bound(scale, largest, max(wider * RMS_FACTOR * root_mean_square(noise), floor))
-
-
-def chance(count: int) -> float:
-    """By how much the root mean squares of two equal noises may differ more than twice, from ``count`` numbers each.
-
-    The 99.9 % quantile of their ratio is the square root of that of F with as many degrees of freedom: 7.3, 3.5, 2.3
-    and 1.9 for 4, 8, 16 and 24 numbers.
-    """
-    return next(factor for least, factor in _CHANCE if count >= least)
 
 
 def _compare(name: str, size: int, pairs: list[tuple[Numbers, Numbers]], bound: Bound) -> Difference:
@@ -281,11 +219,6 @@ def _cut(array: Numbers, shape: tuple[int | str, ...], free: set[str]) -> Number
             step = multiple(str(size))[0]
             array = np.take(array, np.arange(max(1, array.shape[axis] // (2 * step)) * step), axis=axis)
     return array
-
-
-def _finite(value: Numbers) -> Numbers:
-    mask = np.isfinite(value)
-    return value.astype(np.float64) if mask.all() else value[mask].astype(np.float64)
 
 
 def _sqnr(signal: Numbers, error: Numbers) -> float:

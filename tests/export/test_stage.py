@@ -28,7 +28,8 @@ from retort.core.session import open_session
 from retort.core.tensors import Signature, TensorSpec
 from retort.export import stage, translate
 from retort.export.ort.kernels import integer_kernels
-from retort.export.verify.parity import RMS_FACTOR, chance, check, rows
+from retort.export.verify.bounds import RMS_FACTOR, chance
+from retort.export.verify.parity import check, rows
 
 Array = np.ndarray[Any, Any]
 

@@ -1,0 +1,147 @@
+"""Inputs that no set of samples holds (silence, constants, extremes): a file computes what its program does there, too.
+
+Real samples rarely show what happens at a logarithm of zero, at a division by a sum that vanishes, or in a softmax of
+huge values; users' data do sooner or later. An output may differ there by as much as the program's own output changes
+when its inputs are disturbed by rounding: at ties (the largest of equal values) no two runtimes agree, and need not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.errors import VerificationError
+from ...core.metrics.relative_error import differences, largest_magnitude
+from ...core.session import Session
+from ...core.tensors import Feeds
+
+Numbers = NDArray[Any]
+Accepted = Callable[[dict[str, Numbers], dict[str, Numbers]], dict[str, float]]
+FLOATS: dict[str, Callable[[Numbers], Numbers]] = {
+    "zeros": np.zeros_like,
+    "ones": np.ones_like,
+    "one constant": lambda value: np.full_like(value, value.mean()),
+    "the samples negated": np.negative,
+    "the samples times 1e-6": lambda value: value * np.asarray(1e-6, value.dtype),
+    "denormal numbers": lambda value: np.full_like(value, 1e-40),
+    "the samples times 1000": lambda value: value * np.asarray(1e3, value.dtype),
+}
+INTEGERS: dict[str, Callable[[Numbers], Numbers]] = {
+    "zeros": lambda value: np.full_like(value, value.min()),
+    "ones": lambda value: np.full_like(value, value.max()),
+    "one constant": lambda value: np.full_like(value, value.flat[0]),
+}
+"""Integers stay among those of the samples: what else a vocabulary or a category has, is not known."""
+IN_RANGE = ("zeros", "ones", "one constant", "the samples negated")
+"""What half precision can represent."""
+DISTURBED, TRIES, OWN = 1e-6, 3, 3.0
+"""Relative size of a rounding-like disturbance, how many are tried, and how much more the file may differ."""
+
+
+@dataclass(frozen=True)
+class Hard:
+    """The largest difference of one kind of inputs.
+
+    Attributes:
+        inputs: the kind, in words.
+        output: the output that differs most.
+        share: the largest difference, in units of the accepted one; above 1 where the program itself is unsteady.
+    """
+
+    inputs: str
+    output: str
+    share: float
+
+
+def check_hard(
+    program: Session, candidate: Session, feeds: Feeds, accepted: Accepted, half: bool = False
+) -> list[Hard]:
+    """Compare a program and its file on inputs that are hard to compute.
+
+    Args:
+        program: the reference.
+        candidate: the file.
+        feeds: a few real rows, which give shapes, types and magnitudes.
+        accepted: the largest accepted difference per output, in its own units, of given inputs and outputs.
+        half: the file computes in half precision, which cannot represent the extremes.
+
+    Returns:
+        One entry per kind of inputs.
+
+    Raises:
+        VerificationError: an output differs by more than is accepted, and by more than the program's own output
+            changes with rounding; or it is NaN or infinite on one side alone.
+    """
+    found = []
+    for inputs, made in hard_feeds(feeds, half):
+        expected, actual = program.run(made), candidate.run(made)
+        bounds, worst = accepted(made, expected), Hard(inputs, "", 0.0)
+        for name, value in expected.items():
+            error = error_of(value, actual[name])
+            if error > bounds[name] and error > OWN * _own_change(program, made, feeds, name, value):
+                raise _refused(inputs, name, value, actual[name])
+            worst = max(worst, Hard(inputs, name, error / max(bounds[name], 1e-30)), key=lambda item: item.share)
+        found.append(worst)
+    return found
+
+
+def hard_feeds(feeds: Feeds, half: bool = False) -> Iterator[tuple[str, dict[str, Numbers]]]:
+    """Every kind of hard inputs with its name; kinds that change none of the inputs are left out."""
+    for kind, change in FLOATS.items():
+        if half and kind not in IN_RANGE:
+            continue
+        made = {name: _changed(np.asarray(value), change, INTEGERS.get(kind)) for name, value in feeds.items()}
+        if any(not np.array_equal(made[name], value) for name, value in feeds.items()):
+            yield kind, made
+
+
+def _changed(
+    value: Numbers, floats: Callable[[Numbers], Numbers], integers: Callable[[Numbers], Numbers] | None
+) -> Numbers:
+    if not value.size or value.dtype.kind == "b":
+        return value
+    if value.dtype.kind == "f":
+        with np.errstate(over="ignore", under="ignore"):
+            return floats(value)
+    return value if integers is None else integers(value)
+
+
+def error_of(expected: Numbers, actual: Numbers) -> float:
+    """The largest difference; infinite for other shapes, and where only one side is NaN or infinite."""
+    if expected.shape != actual.shape:
+        return math.inf
+    error = largest_magnitude(differences(expected, actual, equal_nan=True))
+    return math.inf if math.isnan(error) else error
+
+
+def _own_change(program: Session, made: Feeds, feeds: Feeds, name: str, value: Numbers) -> float:
+    """How far the program's own output moves when its inputs are disturbed as rounding would."""
+    random, moved = np.random.default_rng(0), 0.0
+    for _ in range(TRIES):
+        disturbed = {key: _disturbed(np.asarray(given), np.asarray(feeds[key]), random) for key, given in made.items()}
+        moved = max(moved, error_of(value, program.run(disturbed)[name]))
+    return moved
+
+
+def _disturbed(value: Numbers, sample: Numbers, random: np.random.Generator) -> Numbers:
+    if value.dtype.kind != "f" or not value.size:
+        return value
+    size = DISTURBED * np.maximum(np.abs(value), largest_magnitude(sample))
+    return np.asarray(value + size * random.uniform(-1, 1, value.shape), value.dtype)
+
+
+def _refused(inputs: str, name: str, expected: Numbers, actual: Numbers) -> VerificationError:
+    message = f"the file does not compute the same as the program on {inputs}: output '{name}'"
+    if expected.shape != actual.shape:
+        detail = f" has the shape {list(actual.shape)} instead of {list(expected.shape)}"
+    else:
+        where = int(np.argmax(np.nan_to_num(np.abs(differences(expected, actual, equal_nan=True)), nan=np.inf)))
+        detail = f" is {actual.flat[where]:.6g} instead of {expected.flat[where]:.6g}"
+    return VerificationError(
+        message + detail, "nothing was written; please report this model", inputs=inputs, output=name
+    )

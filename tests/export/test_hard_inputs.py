@@ -1,0 +1,94 @@
+"""Hard inputs: silence, constants and extremes are compared, ties are no faults, and nothing undefined passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import reexport
+from retort.core.backends.eager import EagerSession
+from retort.core.errors import VerificationError
+from retort.core.session import SessionOptions, open_session
+from retort.export.translate import to_onnx
+from retort.export.verify.hard_inputs import FLOATS, hard_feeds
+from retort.export.verify.parity import check
+
+FEEDS = {"x": np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)}
+
+
+class Spectrum(nn.Module):
+    """A logarithm that a small constant keeps finite, and a division that one keeps defined."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.log(x * x + 1e-10), x / (x.abs().sum(1, keepdim=True) + 1e-9)
+
+
+class Largest(nn.Module):
+    """The position of the largest value, and the values in order."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.argmax(1), x.sort(1, descending=True).values
+
+
+class Roots(nn.Module):
+    """NaN for negative numbers, infinity at zero."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.sqrt(x), 1 / x
+
+
+def compared(net: nn.Module, model: onnx.ModelProto | None = None) -> dict[str, float]:
+    """The largest difference of every kind of inputs, in units of the accepted one."""
+    program = capture(net, {"x": torch.from_numpy(FEEDS["x"])})
+    exported = reexport(program)
+    file = open_session((model or to_onnx(exported, program.signature)).SerializeToString(), SessionOptions(threads=1))
+    eager = EagerSession(exported.module(check_guards=False), program.signature, "cpu", 0)
+    return {item.inputs: item.share for item in check(eager, file, FEEDS, (1, 4), 1e-3).hard}
+
+
+@pytest.mark.parametrize("net", [Spectrum(), Largest(), Roots(), nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4))])
+def test_a_right_file_passes_on_all_hard_inputs(net: nn.Module) -> None:
+    """Logarithms, ties, NaN, infinities and normalised constants are the same in file and program."""
+    shares = compared(net)
+    assert list(shares) == list(FLOATS)
+    assert max(shares.values()) <= 1
+
+
+def without(model: onnx.ModelProto, least: float) -> onnx.ModelProto:
+    """The model with every constant below ``least`` replaced by zero."""
+    changed = onnx.ModelProto.FromString(model.SerializeToString())
+    for tensor in changed.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32 and value.size == 1 and 0 < abs(value.item()) < least:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(value), tensor.name))
+    return changed
+
+
+def test_a_file_that_lost_a_small_constant_is_refused() -> None:
+    """On random samples the file without 1e-10 is equal to 1e-7; on zeros it is infinite, which is found and said."""
+    program = capture(Spectrum(), {"x": torch.from_numpy(FEEDS["x"])})
+    wrong = without(to_onnx(reexport(program), program.signature), 1e-6)
+    session = onnxruntime.InferenceSession(wrong.SerializeToString(), providers=["CPUExecutionProvider"])
+    right = Spectrum()(torch.from_numpy(FEEDS["x"]))[0].numpy()
+    np.testing.assert_allclose(session.run(None, {session.get_inputs()[0].name: FEEDS["x"]})[0], right, rtol=1e-5)
+    with pytest.raises(VerificationError, match=r"on zeros: output 'output.*' is (-inf|nan) instead of"):
+        compared(Spectrum(), wrong)
+
+
+def test_kinds_of_inputs_keep_types_and_known_integers() -> None:
+    """Floats take every kind; integers stay among those of the samples, booleans as they are."""
+    feeds = {"x": FEEDS["x"], "words": np.array([[5, 9, 7]]), "mask": np.array([[True, False]])}
+    made = dict(hard_feeds(feeds))
+    assert list(made) == list(FLOATS)
+    for item in made.values():
+        assert {name: value.dtype for name, value in item.items()} == {n: v.dtype for n, v in feeds.items()}
+        assert set(item["words"].flat) <= {5, 9, 7}
+        assert item["mask"] is feeds["mask"]
+    assert list(dict(hard_feeds({"words": feeds["words"]}))) == ["zeros", "ones", "one constant"]
+    assert "denormal numbers" not in dict(hard_feeds(feeds, half=True))
