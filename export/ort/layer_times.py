@@ -26,7 +26,10 @@ _KEPT = 0.5
 """Share of a node's fastest runs whose mean is its time, because other processes disturbed them least."""
 _SIZES = (1 << 10, 1 << 17)
 _CALLS_MS = 0.003
-"""Number of added small nodes; alone in a file, the call of the session would hide their time."""
+"""What two small nodes more cost in a file: alone in a file, the call of the session would hide their time.
+
+Measured with ONNX Runtime 1.31 on an x86-64 server with AVX-512 VNNI; it only ranks placements that are timed later.
+"""
 
 _RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Scan")
 

@@ -1,4 +1,9 @@
-"""Limits of the target's integer kernels, for which a layer stays in floating point."""
+"""Limits of the target's integer kernels, for which a layer stays in floating point.
+
+The limits of ``cpu`` were measured with ONNX Runtime 1.31 on an x86-64 server with AVX-512 VNNI; the suite
+:mod:`retort.benchmarks.suites.kernel_limits` measures them on another machine (docs/benchmarks/kernel_limits.md: they
+hold with AMX). They only decide where the search begins: whole files are timed afterwards.
+"""
 
 from __future__ import annotations
 
