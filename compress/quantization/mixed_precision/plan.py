@@ -25,7 +25,7 @@ from .sensitivity import Sensitivity
 
 _SAMPLES = 256
 _MACS_PER_VALUE = 64
-"""What a value that is only moved or rounded costs, in multiply-accumulates: a rough rank, used without measured times."""
+"""What a value that is only moved or rounded costs, in multiply-accumulates: used where no times were measured."""
 _HEADER = """# Which layers are INT8 and which stay in floating point. Change `int8` to `float` or back, and use it with
 # `retort quantize PROGRAM --data … --plan THIS_FILE`, or `plan: THIS_FILE` in a recipe.
 """

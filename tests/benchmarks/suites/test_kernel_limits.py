@@ -13,8 +13,8 @@ from torch import nn
 
 from retort.benchmarks.suites.kernel_limits import CASES, Case, Place, chain, contradicts
 from retort.compress.capture.capture_program import capture
+from retort.compress.graph.module_edit import shapes_of
 from retort.compress.program import Program
-from retort.compress.quantization.module_edit import shapes_of
 from retort.compress.quantization.operator_classes import weighted
 from retort.compress.quantization.placement import kernel_limits
 from retort.core.aten_names import CONVOLUTIONS, name_of
