@@ -1,7 +1,7 @@
 """Limits of the target's integer kernels, for which a layer stays in floating point.
 
 The limits of ``cpu`` were measured with ONNX Runtime 1.31 on an x86-64 server with AVX-512 VNNI; the suite
-:mod:`retort.benchmarks.suites.kernel_limits` measures them on another machine (docs/benchmarks/kernel_limits.md: they
+:mod:`retort.benchmarks.suites.integer_kernels` measures them on another machine (docs/benchmarks/integer_kernels.md: they
 hold with AMX). They only decide where the search begins: whole files are timed afterwards.
 """
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from retort.benchmarks.suites.kernel_limits import CASES, Case, Place, chain, contradicts
+from retort.benchmarks.suites.integer_kernels import CASES, Case, Place, chain, contradicts
 from retort.compress.capture.capture_program import capture
 from retort.compress.graph.module_edit import shapes_of
 from retort.compress.program import Program

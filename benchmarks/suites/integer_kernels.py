@@ -1,6 +1,6 @@
 """Where ONNX Runtime's integer kernels are slower than its FP32 kernels on this machine, beside the limits in the code.
 
-    python -m retort.benchmarks.suites.kernel_limits
+    python -m retort.benchmarks.suites.integer_kernels
 
 INT8 placement for `cpu` leaves a few kinds of layers in FP32 before anything is timed
 (`compress/quantization/placement/kernel_limits.py`). Those limits were measured on one machine. Here each case is
@@ -188,7 +188,7 @@ def contradicts(case: Case, ratio: Ratio) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the suite and print its table, then one JSON line."""
     parser = argparse.ArgumentParser(
-        prog="retort.benchmarks.suites.kernel_limits", description=(__doc__ or "").splitlines()[0]
+        prog="retort.benchmarks.suites.integer_kernels", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for one comparison")
     given = parser.parse_args(arguments)
