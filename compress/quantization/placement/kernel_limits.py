@@ -1,8 +1,8 @@
 """Limits of the target's integer kernels, for which a layer stays in floating point.
 
-The limits of ``cpu`` were measured with ONNX Runtime 1.31 on an x86-64 server with AVX-512 VNNI; the suite
-:mod:`retort.benchmarks.suites.integer_kernels` measures them on another machine (docs/benchmarks/integer_kernels.md: they
-hold with AMX). They only decide where the search begins: whole files are timed afterwards.
+The limits of ``cpu`` were measured with ONNX Runtime 1.31 on an x86-64 server with AVX-512 VNNI. The suite
+:mod:`retort.benchmarks.suites.integer_kernels` measures them on another machine; with AMX they hold
+(docs/benchmarks/integer_kernels.md). They only decide where the search begins: whole files are timed afterwards.
 """
 
 from __future__ import annotations
