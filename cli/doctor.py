@@ -51,15 +51,15 @@ def doctor(
 
 
 def _doctor_of_models(models: list[Path], context: Context, fix: Path | None) -> None:
-    from ..pipeline.diagnosis.diagnose import diagnose, mend, show
+    from ..pipeline.diagnosis.diagnose import diagnose, show
+    from ..pipeline.diagnosis.diagnose import fix as requantize
 
     found = diagnose(models, context)
     show(found, context.console)
     facts = found.facts()
     if fix is not None:
-        mended = mend(load_artifact(models[0]), fix, context)
-        facts["mended"] = mended
-        context.console.result({}, f"fixed: {fix}: centred SQNR {mended.get('sqnr_centred_db')} dB")
+        facts["mended"] = fixed = requantize(load_artifact(models[0]), fix, context)
+        context.console.result({}, f"fixed: {fix}: centred SQNR {fixed.get('sqnr_centred_db')} dB")
     if context.console.mode == "json":
         context.console.result(facts)
     elif found.first is None and not found.findings:

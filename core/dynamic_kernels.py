@@ -14,7 +14,7 @@ RecurrentForm = Literal["auto", "integer", "weights"]
 OPERATORS = frozenset(["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"])
 """Nodes whose scale comes from the whole batch: the result of a row depends on the other rows (serve.md H17)."""
 
-NEIGHBOURS = "rows influence each other: INT8 scales are computed from the whole batch at run time"
+DEPENDENT_ROWS = "rows influence each other: INT8 scales are computed from the whole batch at run time"
 
 LEAST_HIDDEN = {"lstm": 96, "gru": 384}
 """Smallest hidden sizes at which integer kernels are not slower at batch 1 (measured)."""

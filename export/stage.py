@@ -16,7 +16,7 @@ from ..core.backends.ort import SIGNATURE_KEY
 from ..core.console import SILENT, Console
 from ..core.context import Context, Place
 from ..core.data.splits import rows_of
-from ..core.dynamic_kernels import NEIGHBOURS
+from ..core.dynamic_kernels import DEPENDENT_ROWS
 from ..core.errors import DataError, UserError, VerificationError
 from ..core.formats.program_file import fit_context
 from ..core.options.stage_options import ExportOptions, Target
@@ -273,7 +273,7 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
     console.stage("export", _summary(facts))
     if not facts["batch_invariant"]:
         remedy = "`export.recurrent: weights` and `quantize.form: static` avoid it"
-        console.warn(f"{NEIGHBOURS}; requests are served one at a time ({remedy})")
+        console.warn(f"{DEPENDENT_ROWS}; requests are served one at a time ({remedy})")
     if facts["parity_unchecked"]:
         console.warn(f"the file was not compared at a shorter length: {facts['parity_unchecked']}")
     names = facts.get("kernels", {}).get("unfused_names", ()) if facts["target"] == "cpu" else ()

@@ -47,7 +47,7 @@ def run_stage(name: str, options: Options, parent: Artifact, place: Place, conte
         place: place of the stage's result, or of the ONNX file if one was given.
 
     Raises:
-        UserError: there is no such stage, or an INT8 program was placed for another target and cannot be placed anew.
+        UserError: there is no such stage, or an INT8 program for another target cannot be quantized again.
     """
     if parent.kind != "graph" or name not in stages_that(take="program"):
         return _run(name, options, parent, place, context)

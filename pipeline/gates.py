@@ -43,7 +43,7 @@ class GateResult:
         return self.verdict == "passed"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """All fields, as JSON-ready values."""
         return {**asdict(self), "passed": self.passed}
 
 
@@ -87,12 +87,12 @@ def _bound(gate: Gate) -> tuple[str, float, bool]:
 
 def _ending(verdict: str, interval: Interval, doubts: Sequence[str]) -> str:
     if doubts:
-        return f"CANNOT TELL, the measurement is NOISY: {'; '.join(doubts)}"
+        return f"CANNOT TELL, because the measurement is NOISY: {'; '.join(doubts)}"
     if verdict != "cannot tell":
         return {"passed": "passed", "failed": "MISSED"}[verdict]
     if not (isfinite(interval.low) or isfinite(interval.high)):
-        return "CANNOT TELL, the interval is not bounded: a longer measurement would"
-    return "CANNOT TELL, the interval spans the bound: more samples or a longer measurement would"
+        return "CANNOT TELL, because the interval is not bounded: measure longer"
+    return "CANNOT TELL, because the interval spans the bound: use more samples or measure longer"
 
 
 def _sentence(gate: Gate, interval: Interval, against: str, metric: str) -> str:

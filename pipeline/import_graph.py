@@ -1,4 +1,4 @@
-"""The files of the package that a function can run: its part of its module, and everything imported from there."""
+"""The code of the package that a function can run: its part of its module, and everything imported from there."""
 
 from __future__ import annotations
 

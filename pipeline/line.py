@@ -1,4 +1,4 @@
-"""A recipe in its folder: what is planned, what is made so far, and what finished artifacts let us skip."""
+"""A recipe in its run folder: the planned stages, the finished artifacts, and their reuse."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What a walk of the line left behind.
+    """The result of a run.
 
     Attributes:
         folder: the run's folder.
         artifacts: finished artifacts by stage name, in order.
-        gates: every gate's verdict, in the order they were checked.
-        result: the measurement of the bench stage, or None without one.
-        report: the HTML report, or None without one.
-        reused: names of the stages whose artifact was there already.
+        gates: the verdicts of the gates, in the order in which they were checked.
+        result: the measurement of the bench stage, or None without that stage.
+        report: the HTML report, or None without that stage.
+        reused: names of the stages whose artifact existed already.
     """
 
     folder: Path
@@ -48,7 +48,7 @@ class Outcome:
 
 
 class Line:
-    """One walk of one recipe in one folder."""
+    """One run of one recipe in one folder."""
 
     def __init__(self, recipe: Recipe, base: Path, folder: Path, console: Console) -> None:
         self.recipe = recipe
@@ -65,7 +65,7 @@ class Line:
 
     @cached_property
     def raw_data(self) -> Splits:
-        """The data under the names that their source gives them."""
+        """The data with the input names of their source."""
         return load_data(self.recipe.data, self.base, self.recipe.seed)
 
     @cached_property
@@ -75,32 +75,32 @@ class Line:
 
     @property
     def context(self) -> Context:
-        """What the stages share."""
+        """The context that all stages share."""
         recipe = self.recipe
         return Context(self.raw_data, self.base, recipe.task, recipe.target, recipe.seed, self.console)
 
     @cached_property
     def data(self) -> Splits:
-        """The data under the names of the model's inputs."""
+        """The data with the names of the model's inputs."""
         return fit_to(self.raw_data, read_signature(self.outcome.artifacts["capture"].main))
 
     def program(self, name: str, options: Options) -> Artifact:
-        """What a stage on programs makes of the newest program."""
+        """The artifact that a stage on programs makes from the newest program."""
         return self.make(name, options, [self.outcome.artifacts[self.last_program()]], partial(run_stage, name))
 
     def last_program(self) -> str:
-        """Name of the newest program stage."""
+        """Name of the last finished program stage."""
         return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES][-1]
 
     def shipped(self) -> str:
-        """Name of the program stage that is exported: the newest, without one that turned out slower."""
+        """Name of the program stage that is exported: the last one, except for a stage that proved to be slower."""
         return [name for name in self.outcome.artifacts if name in PROGRAM_STAGES and name != self.left_out][-1]
 
     def graph(self, name: str) -> Artifact:
-        """The ONNX graph of a program stage: what is measured, and for the last program what is shipped."""
+        """The ONNX graph of a program stage, which is measured; the graph of the last program is also shipped."""
         options = next((o for _, o in self.plan if isinstance(o, ExportOptions)), ExportOptions())
         shipped = "export" in self.numbers and name == self._last_planned()
-        if not shipped:  # what the shipped file is compared with stays in FP32
+        if not shipped:  # the files with which the shipped file is compared stay in FP32
             options = options.model_copy(update={"precision": "fp32", "half_io": False})
         label = "export" if shipped else f"{name}-graph"
         return self.make("export", options, [self.outcome.artifacts[name]], partial(run_stage, "export"), label)
@@ -116,12 +116,12 @@ class Line:
         run: Callable[[Any, Any, Place, Context], Artifact],
         label: str | None = None,
     ) -> Artifact:
-        """Reuse the artifact that a stage of the table left behind for equal inputs, or run the stage.
+        """Reuse the artifact of a stage for equal inputs, or run the stage.
 
         Args:
             parents: one artifact, or the model that the recipe names.
             run: the stage's function.
-            label: names the folder; the stage's own name by default.
+            label: label of the folder; by default the name of the stage.
         """
         key, label = key_of(stage, options, parents, self.context), label or stage
 
@@ -140,7 +140,7 @@ class Line:
         extra: Mapping[str, object] | None = None,
         label: str | None = None,
     ) -> Artifact:
-        """Reuse what was measured before of equal artifacts, or measure it with ``make``."""
+        """Reuse the measurement of equal artifacts, or measure with ``make``."""
         key = key_of_measurement(name, options, parents, self.context, make, extra)
         return self._kept(label or name, key, parents, make)
 

@@ -1,4 +1,4 @@
-"""What the line measures: test outputs of every graph, gates, the served endpoint, latency, and the report."""
+"""Measurements of a run: test outputs of every graph, gates, the served endpoint, and latency."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def reference_of(line: Line) -> str:
-    """The stage that the others are compared with: the trained model as it came, or as `train` left it."""
+    """The stage with which the others are compared: ``train`` if the recipe has it, else ``capture``."""
     return "train" if "train" in line.numbers else "capture"
 
 
 def predictions(line: Line, stage: str) -> Predictions:
-    """Outputs of a stage's graph on the test split, and the targets; computed once and kept.
+    """Outputs of a stage's graph on the test split, and the targets; they are computed once and stored.
 
-    A program stage is measured as the ONNX file that would be shipped of it, ``serve`` as its endpoint answered.
+    A program stage is measured by its ONNX file, ``serve`` by the responses of its endpoint.
     """
     if stage == "serve":
         return load_predictions(line.outcome.artifacts["serve"])
@@ -78,13 +78,13 @@ def accuracy(line: Line, stage: str, against: str | None, confidence: float = 0.
     reference = None if against is None or against == stage else predictions(line, against)
     own = predictions(line, stage)
     if reference is not None:
-        reference = reference.first(len(own.main()))  # `serve.samples` may have asked for fewer
+        reference = reference.first(len(own.main()))  # `serve.samples` may limit the number of samples
     seed = line.recipe.seed
     return measure_accuracy(line.recipe.metric_name, own, reference, confidence=confidence, seed=seed)
 
 
 def check_gate(line: Line, gate: Gate) -> GateResult:
-    """Measure what a gate asks for and judge it."""
+    """Measure the value that a gate bounds, and compare it with the bound."""
     against = gate.against or reference_of(line)
     if against == gate.after:
         raise UserError(f"the gate after {gate.after} compares it with itself", "name another stage as `against`")
@@ -92,7 +92,7 @@ def check_gate(line: Line, gate: Gate) -> GateResult:
         found = accuracy(line, gate.after, against, gate.confidence).drop
         if found is None:
             raise UserError(
-                f"the metric '{line.recipe.metric_name}' has no drop that a gate could bound", "choose another `metric`"
+                f"the metric '{line.recipe.metric_name}' has no drop that a gate can bound", "choose another `metric`"
             )
         interval = found
     elif gate.size_ratio is not None:
@@ -105,7 +105,7 @@ def check_gate(line: Line, gate: Gate) -> GateResult:
 
 
 def graph_of(line: Line, stage: str) -> Artifact:
-    """The graph that stands for a stage: of its program, or the one that is shipped."""
+    """The graph that represents a stage: that of its program, or the shipped one."""
     return line.graph(stage if stage in PROGRAM_STAGES else line.shipped())
 
 
@@ -137,7 +137,7 @@ def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> d
 
 
 def serve(line: Line, options: ServeOptions) -> Artifact:
-    """Start TorchServe, ask it for the whole test split, compare with the local session bit for bit, stop it."""
+    """Start TorchServe, send it the test split, compare the responses bit for bit with a local session, and stop it."""
     archive, graph = line.outcome.artifacts["pack"], line.outcome.artifacts["export"]
 
     def _make(place: Place) -> Artifact:
@@ -162,14 +162,14 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
                 f"the served outputs of {archive.path} differ from the local session's on the same {count} samples",
                 "run `retort doctor`: the worker may use another runtime version or other threads",
             )
-        line.console.stage("serve", f"{count} samples over HTTP, bit for bit as the local session's")
+        line.console.stage("serve", f"{count} samples over HTTP, equal to the local session bit for bit")
         return save_predictions(place, "serve", Predictions(served, test.read(range(count))[1]), facts)
 
     return line.measure("serve", options, [archive], _make)
 
 
 def local_outputs(graph: Artifact, split: Split, rows: int, count: int, threads: int = 1) -> dict[str, Array]:
-    """What the local session gives for the requests that :func:`serve` sends: ``rows`` samples at a time."""
+    """Outputs of a local session for the requests that :func:`serve` sends, each with ``rows`` samples."""
     session = open_session(graph.main, SessionOptions(threads=threads))
     parts = [session.run(split.read(range(i, min(i + rows, count)))[0]) for i in range(0, count, rows)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

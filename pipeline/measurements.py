@@ -1,4 +1,4 @@
-"""Measured figures as artifacts: ratios and facts that a later run or another command finds again."""
+"""Measured values as artifacts: ratios and facts that a later run or another command can reuse."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_ratios(place: Place, ratios: Mapping[str, Ratio]) -> Artifact:
 
 
 def ratios_in(artifact: Artifact) -> dict[str, Ratio]:
-    """Inverse of :func:`save_ratios`; a NOISY measurement is read once, so that the next run measures again."""
+    """Inverse of :func:`save_ratios`; a NOISY measurement is deleted after it is read, so the next run repeats it."""
     found = {name: Ratio.from_dict(raw) for name, raw in artifact.facts.items()}
     if any(ratio.doubts for ratio in found.values()):
         shutil.rmtree(artifact.path, ignore_errors=True)

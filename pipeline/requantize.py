@@ -17,8 +17,8 @@ from .stages import quantize
 def for_target(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
     """The artifact that a stage uses instead of an INT8 program that was quantized for another target.
 
-    Each target needs its QuantizeLinear nodes at other places (compress.md 3); on another target a file is rejected or
-    slower than FP32. So the FP32 program from which it was made is quantized for the target with the same options.
+    Each target needs QuantizeLinear nodes at other places (compress.md 3); on another target, a file is rejected or
+    slower than FP32. So the FP32 program from which it was made is quantized for that target with the same options.
 
     Args:
         name: name of the stage; only ``quantize`` and ``export`` need this.
@@ -43,10 +43,10 @@ def for_target(name: str, options: Options, parent: Artifact, place: Place, cont
             "quantize", f"{parent.path} is for {made_for}, so {origin.path} is quantized for {wanted}"
         )
         return origin
-    return _placed_anew(parent, origin, made_for, wanted, place, context)
+    return _requantized(parent, origin, made_for, wanted, place, context)
 
 
-def _placed_anew(
+def _requantized(
     parent: Artifact, origin: Artifact, made_for: str, wanted: Target, place: Place, context: Context
 ) -> Artifact:
     given = QuantizeOptions.model_validate(parent.manifest.options)

@@ -1,4 +1,4 @@
-"""The line, walked: which stage follows which, the gates after each, and one run of a folder at a time."""
+"""Runs a recipe: the stages in order, the gates after each stage, and a lock for the run's folder."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {
 
 
 def run(recipe_path: Path, runs: Path = RUNS, console: Console = SILENT, until: str | None = None) -> Outcome:
-    """Walk the line that a recipe describes, reusing every artifact that is already finished.
+    """Run the stages of a recipe; artifacts that are already finished are reused.
 
     Args:
-        runs: the folder that holds one folder per recipe.
-        until: the last stage to run; all of them when absent.
+        runs: folder that contains one folder per recipe.
+        until: the last stage to run; by default all stages run.
 
     Raises:
         RecipeError: the recipe has faults.
-        GateError: a gate was missed; everything made so far is kept.
-        MachineError: another run of the same recipe is going on in ``runs``.
+        GateError: a gate was missed; finished artifacts are kept.
+        MachineError: another run of the same recipe is active in ``runs``.
     """
     recipe = load_recipe(recipe_path)
     folder = runs / recipe.name
     with exclusive(folder):
-        return walk(Line(recipe, recipe_path.resolve().parent, folder, console), until)
+        return run_line(Line(recipe, recipe_path.resolve().parent, folder, console), until)
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process, and sweep what a killed run left half-written.
+    """Lock a run's folder for this process, and delete incomplete artifacts of a killed run.
 
     Raises:
-        MachineError: another process holds it.
+        MachineError: another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -59,18 +59,18 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise MachineError(
-                f"another `retort run` is at work in {folder}", "wait for it, or give --runs another folder"
+                f"another `retort run` uses {folder}", "wait until it ends, or choose another folder with --runs"
             ) from error
         for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
             shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
-def walk(line: Line, until: str | None = None) -> Outcome:
-    """Run or reuse every stage in order, checking the gates after each.
+def run_line(line: Line, until: str | None = None) -> Outcome:
+    """Run or reuse every stage in order, and check the gates after each stage.
 
     Raises:
-        GateError: a gate was missed; everything made so far is kept.
+        GateError: a gate was missed; finished artifacts are kept.
     """
     for name, options in line.plan:
         _step(line, name, options)
@@ -97,11 +97,11 @@ def _step(line: Line, name: str, options: Options) -> None:
     before = line.last_program() if isinstance(options, QuantizeOptions) else ""
     line.outcome.artifacts[name] = artifact
     if isinstance(options, QuantizeOptions):
-        _tell_speed(line, options, before)
+        _report_speed(line, options, before)
 
 
-def _tell_speed(line: Line, options: QuantizeOptions, before: str) -> None:
-    """How fast INT8 is beside the program before it; leaves it out where FP32 is faster and shall be shipped then."""
+def _report_speed(line: Line, options: QuantizeOptions, before: str) -> None:
+    """Report the speed of INT8 against the program before it; with `prefer: fastest`, skip INT8 if it is not faster."""
     fastest = line.recipe.prefer == "fastest"
     if not (options.timed or fastest):
         return
@@ -109,7 +109,7 @@ def _tell_speed(line: Line, options: QuantizeOptions, before: str) -> None:
     faster = is_faster(speed_of(options, made[before], made["quantize"], line.context))
     line.left_out = "quantize" if fastest and not faster else None
     if line.left_out:
-        line.console.warn("the FP32 program is shipped, as `prefer: fastest` asks")
+        line.console.warn("the FP32 program is shipped, because it is faster and the recipe has `prefer: fastest`")
 
 
 def _check(line: Line, gate: Gate) -> None:
@@ -119,7 +119,7 @@ def _check(line: Line, gate: Gate) -> None:
     if not result.passed:
         raise GateError(
             result.sentence,
-            "loosen the gate or change the stage; what is made so far is kept and reused",
+            "loosen the gate or change the stage; finished artifacts are kept and reused",
             gate=gate.model_dump(),
             folder=str(line.folder),
         )

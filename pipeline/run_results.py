@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..benchmarks.compare_models import ran_on
 from ..core.artifact import Artifact, load_artifact, new_artifact, stable_hash
 from ..core.context import Place
-from ..core.dynamic_kernels import NEIGHBOURS
+from ..core.dynamic_kernels import DEPENDENT_ROWS
 from ..core.options.stage_options import BenchOptions, ReportOptions
 from ..core.options.stage_table import PROGRAM_STAGES, stages_that
 from .measure import accuracy, compare, graph_of, reference_of
@@ -22,7 +22,7 @@ JUDGED = (*PROGRAM_STAGES, *stages_that(make="graph"), "serve")
 
 
 def measured_stages(line: Line) -> list[str]:
-    """The stages with a row in the result, from the reference on, in order."""
+    """The stages that have a row in the result: all from the reference on, in order."""
     names = list(line.outcome.artifacts)
     return [name for name in names[names.index(reference_of(line)) :] if name in {*JUDGED, "pack"}]
 
@@ -62,8 +62,8 @@ def _measure(
 
     line.console.stage("bench", f"{len(graphs)} models in interleaved blocks, batch {list(options.batch_sizes)}")
     timed = compare(line, graphs, options)
-    told = line.console.track(list(graphs.items()), "memory") if options.provider == "cpu" else ()
-    memory = {name: measure_memory(graph.main) for name, graph in told}
+    measured = line.console.track(list(graphs.items()), "memory") if options.provider == "cpu" else ()
+    memory = {name: measure_memory(graph.main) for name, graph in measured}
     entries = [_entry(line, name, graphs, timed, memory, options.confidence) for name in stages]
     return new_result(
         line.recipe.name,
@@ -102,19 +102,19 @@ def _entry(
         macs=facts.get("macs"),
         seconds=facts.get("timing", {}).get("seconds"),
         history=facts.get("history", []) if name in graphs else [],
-        notes=_notes(name, shipped) + _neighbours(artifact),
+        notes=_notes(name, shipped) + _dependent_rows(artifact),
     )
 
 
 def _notes(name: str, shipped: str) -> list[str]:
     if name == "export":
         return [f"the ONNX file of `{shipped}`, which is shipped"]
-    return ["over HTTP, bit for bit equal to the local session"] if name == "serve" else []
+    return ["over HTTP, equal to the local session bit for bit"] if name == "serve" else []
 
 
-def _neighbours(artifact: Artifact) -> list[str]:
-    """The note about a file whose rows are not independent."""
-    return [] if artifact.facts.get("batch_invariant", True) else [NEIGHBOURS]
+def _dependent_rows(artifact: Artifact) -> list[str]:
+    """The note about a file whose rows depend on each other."""
+    return [] if artifact.facts.get("batch_invariant", True) else [DEPENDENT_ROWS]
 
 
 def report(line: Line, options: ReportOptions) -> Artifact:

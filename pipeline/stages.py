@@ -1,4 +1,4 @@
-"""The stages, each with the same four arguments; what a stage needs of another room, it is given here."""
+"""The stages, each with the same four arguments; functions that a stage needs from other packages are passed here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
 
 
 def prune(options: PruneOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Remove coupled channels, prove every cut in PyTorch and in ONNX Runtime, recover."""
+    """Remove coupled channels, prove every cut in PyTorch and in ONNX Runtime, and train to recover."""
     from ..compress.pruning.stage import prune as stage
     from ..export.verify.pruned_file import check_outputs
     from .tuning.program_timer import timer_for
@@ -56,14 +56,14 @@ def prune(options: PruneOptions, parent: Artifact, place: Place, context: Contex
 
 
 def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Zero weights, unstructured or N:M, and recover."""
+    """Set weights to zero, unstructured or N:M, and train to recover."""
     from ..compress.pruning.sparsity.stage import sparsify as stage
 
     return stage(options, parent, place, context)
 
 
 def quantize(options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Place and calibrate INT8 fake-quantize nodes; on cpu, what is slower so than in FP32 stays in FP32."""
+    """Insert and calibrate INT8 fake-quantize nodes; on cpu, layers that are faster in FP32 stay in FP32."""
     from .tuning.int8_speed import never_slower
 
     raise_if_not(parent, "program")
@@ -73,12 +73,12 @@ def quantize(options: QuantizeOptions, parent: Artifact, place: Place, context: 
 
 
 def _quantize_once(options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """`float_layers` of the options stay in floating point."""
+    """Quantize once; `float_layers` of the options stay in floating point."""
     from ..compress.quantization.stage import quantize as stage
     from .tuning.mixed_precision import gains_of
     from .tuning.quantization_form import choose_form
 
-    # a training is resumed on the very same program, so nothing that is measured anew may decide on it
+    # a training must resume on the same program, so no new measurement may influence it
     measured = options.timed and context.target == "cpu" and options.qat is None
     gains = gains_of(parent, options, context.data) if measured else None
     make = choose_form if options.form == "auto" and context.target == "cpu" else stage

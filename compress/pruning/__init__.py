@@ -1,1 +1,1 @@
-"""Structured pruning by coupled labels: which channels go together, which of them go, and the proof of every cut."""
+"""Structured pruning by coupled channel labels: the groups of channels, the choice of a cut, and its proof."""

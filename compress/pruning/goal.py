@@ -28,6 +28,7 @@ class Goal:
     Attributes:
         shares: shares of the whole; the last one is the budget.
         whole: cost of the original program, in the unit of the budget.
+        name: name of that unit, for messages.
         latency: the latency budget, if the budget is a latency.
     """
 
@@ -55,24 +56,24 @@ class Goal:
         return {"latency": self.latency.facts(program)} if self.latency is not None else {}
 
     def clear(self) -> None:
-        """Remove what was kept for a killed run."""
+        """Remove the measurements that were stored for an interrupted run."""
         if self.latency is not None:
             self.latency.measured.clear()
 
     def share_after(self, step: int, console: Console) -> float:
-        """The share to keep after a step, which is said."""
+        """The share to keep after a step, which is also printed."""
         share = self.shares[step]
         console.say(f"cut {step + 1} of {len(self.shares)}: keep {share:.1%} of the {self.name}")
         return share
 
     def choose(self, step: int, options: PruneOptions) -> Callable[[Program, Ranked], Mask]:
-        """What chooses the cut of a step."""
+        """The function that chooses the cut of a step."""
         if self.latency is not None:
             return self.latency.decide(step, self.shares[step], exact=step == options.cuts - 1)
         return self.counted(step, options)
 
     def counted(self, step: int, options: PruneOptions) -> Callable[[Program, Ranked], Mask]:
-        """What a ranking would remove in a step; a share of the time counts as one of the multiply-accumulates."""
+        """The function that chooses the cut of a step by cost; a share of time is taken as a share of the MACs."""
         target = self.shares[step] * self.whole
         macs = {"macs": self.shares[step], "latency": None, "latency_ms": None, "timer": None}
         asked = options if self.latency is None else options.model_copy(update=macs)
@@ -85,7 +86,7 @@ def latency_budget_of(
     """The latency budget, if there is one.
 
     Raises:
-        UserError: nothing measures it.
+        UserError: there is no timer.
     """
     if not options.timed:
         return None

@@ -1,4 +1,4 @@
-"""What the pruning stage writes into its manifest, and what it warns of."""
+"""The facts that the pruning stage writes into its manifest, and its warnings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COARSE = 0.02
 
 
 def proof_facts(proof: Proof) -> dict[str, Any]:
-    """A proof as plain values."""
+    """A proof as JSON-ready values."""
     return {
         "relative_error": proof.error,
         "output_relative_error": proof.outputs,
@@ -31,7 +31,7 @@ def proof_facts(proof: Proof) -> dict[str, Any]:
 
 
 def describe(grouping: Grouping) -> dict[str, Any]:
-    """The groups before the first cut as plain values."""
+    """The groups before the first cut, as JSON-ready values."""
     free = [
         {
             "name": group.name,
@@ -47,7 +47,7 @@ def describe(grouping: Grouping) -> dict[str, Any]:
 
 
 def facts_of(before: Cost, program: Program, options: PruneOptions, steps: Steps) -> dict[str, Any]:
-    """Everything about a finished pruning; ``before`` is what the original costs."""
+    """All facts about a finished pruning; ``before`` is the cost of the original program."""
     after, measure = cost(program), measure_of(options)
     groups = [
         {
@@ -81,7 +81,7 @@ def facts_of(before: Cost, program: Program, options: PruneOptions, steps: Steps
 
 
 def warn(console: Console, facts: dict[str, Any], options: PruneOptions) -> None:
-    """Tell what was missed and what stayed whole."""
+    """Warn of a missed budget, locked channels, and rankings or proofs that were not possible as usual."""
     asked, got = facts["asked"], facts["got"]
     counting = bool(options.budgets) and not options.timed
     if counting and (got > asked or got < asked - _COARSE):

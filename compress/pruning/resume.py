@@ -1,4 +1,4 @@
-"""How a pruning goes on over several cuts: what each step keeps, how long it recovers, and what a killed run left."""
+"""Schedule of a pruning with several cuts: the share kept by each step, its recovery, and resuming a killed run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _STATE = "prune-steps.json"
 def ramp(options: PruneOptions, share: float) -> list[float]:
     """Share of the cost to keep after every step, ending at ``share``.
 
-    Geometric: every step keeps the same ratio; cubic: most goes early, ``s + (1 - s)(1 - t)³`` (Zhu and Gupta, 2017).
+    Geometric: every step keeps the same ratio. Linear: every step removes the same amount. Cubic: early steps remove
+    most, ``s + (1 - s)(1 - t)³`` (Zhu and Gupta, 2017).
     """
     kind = options.ramp or ("cubic" if options.schedule == "gradual" else "geometric")
     times = [(step + 1) / options.cuts for step in range(options.cuts)]
@@ -29,7 +30,7 @@ def ramp(options: PruneOptions, share: float) -> list[float]:
 
 
 def recovery_of(options: PruneOptions, step: int) -> RecoverOptions | None:
-    """The training after a step: all epochs each time, or, in the gradual schedule, all epochs over all steps."""
+    """The training after a step: all epochs, or, in the gradual schedule, a part of the epochs."""
     asked = options.recover
     if asked is None or options.schedule != "gradual":
         return asked
@@ -41,7 +42,7 @@ def recovery_of(options: PruneOptions, step: int) -> RecoverOptions | None:
 
 @dataclass
 class Steps:
-    """What is done so far, kept in ``scratch`` where there is such a folder."""
+    """The finished steps, stored in ``scratch`` if there is such a folder."""
 
     scratch: Path | None
     identity: str
@@ -60,7 +61,7 @@ class Steps:
         return load_program(self.scratch / _PROGRAM.format(step=len(self.done)))
 
     def add(self, program: Program, facts: dict[str, Any]) -> None:
-        """Keep a finished step; the list is written after the program it names."""
+        """Store a finished step; the list is written after the program that it names."""
         self.done.append(facts)
         if self.scratch is None:
             return
@@ -70,7 +71,7 @@ class Steps:
         write_atomically(self.scratch / _STATE, json.dumps(state).encode())
 
     def clear(self) -> None:
-        """Remove what was kept."""
+        """Delete the stored steps."""
         if self.scratch is None:
             return
         for path in [self.scratch / _STATE, *self.scratch.glob(_PROGRAM.format(step="*"))]:

@@ -1,4 +1,4 @@
-"""The pruning stage: proven cuts, one or a schedule of them, with recovery training after each; killed runs resume."""
+"""The pruning stage: one proven cut or a schedule of cuts, each followed by recovery training; killed runs resume."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def prune(
     timer: Timer | None = None,
     tables: Path | None = None,
 ) -> Artifact:
-    """The stage that removes coupled channels, proves every cut and recovers.
+    """The stage that removes coupled channels, proves every cut and trains to recover.
 
     Args:
-        parent: the program to prune; it stays as it is.
-        context: its scratch folder holds finished steps and resumable checkpoints; it is empty of them afterwards.
-        check_file: writes, runs and compares the file made of every cut; None to prove in PyTorch alone.
-        timer: measures programs where the budget is a latency.
-        tables: folder of the latency tables; the user's cache when None.
+        parent: the program to prune; it is not changed.
+        context: its scratch folder stores finished steps and checkpoints, which are deleted at the end.
+        check_file: writes, runs and compares the ONNX file of every cut; None to prove in PyTorch only.
+        timer: measures programs if the budget is a latency.
+        tables: folder of the latency tables; the user's cache if None.
 
     Raises:
-        ArtifactError: ``parent`` is no program.
+        ArtifactError: ``parent`` is not a program.
         UserError: a pattern matches nothing, or the budget cannot be reached.
-        VerificationError: a proof failed, or the program is not faster where that was asked for.
+        VerificationError: a proof failed, or the budget is a latency and the program is not faster.
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
     raise_if_not(parent, "program")
@@ -67,7 +67,7 @@ def prune(
         program = original
         steps.groups = describe(goal.check(original, options))
     before, uncut = cost(original), partial(load_program, parent.main)
-    del original  # whoever needs it again reads it: from the first proof on, only the pruned program is held
+    del original  # it is loaded again if needed, so that only the pruned program is in memory after the first proof
     samples = Samples(data.calibration, task, options.score_batch, options.score_samples, context.seed, console)
     for step in range(len(steps.done), options.cuts):
         asked, now = goal.share_after(step, console), _at(options, step)
@@ -87,10 +87,10 @@ def prune(
 
 
 def _require_dense(program: Program) -> None:
-    """Refuse what a cut would break.
+    """Refuse a program with a sparsity pattern that a cut would break.
 
     Raises:
-        UserError: the weights are sparse in a pattern that counts channels.
+        UserError: the weights have an N:M pattern, which is formed by channels.
     """
     pattern = str(program.meta.get(KEY, {}).get("pattern", ""))
     if ":" in pattern:
@@ -101,7 +101,7 @@ def _require_dense(program: Program) -> None:
 
 
 def _at(options: PruneOptions, step: int) -> PruneOptions:
-    """The options of a step: fixed widths are cut in the first, and stay from then on."""
+    """The options of a step: fixed widths are cut in the first step and do not change afterwards."""
     kept = dict.fromkeys(options.layers, 1.0)
     return options.model_copy(update={"layers": kept}) if step and kept else options
 
@@ -117,7 +117,7 @@ def _cut_facts(pruned: Pruned, asked: float, whole: int, options: PruneOptions) 
 
 
 def _file_facts(uncut: Callable[[], Program], pruned: Pruned, check: FileCheck | None) -> dict[str, Any]:
-    """The proof of the file, and what every phase took."""
+    """The proof of the file, and the CPU time of every phase."""
     started = time.process_time()
     give_back()
     file = prove_file(uncut, pruned.program, pruned.proof, check)
@@ -139,7 +139,7 @@ def _label(step: int) -> str:
 def _recover(
     program: Program, uncut: Callable[[], Program], options: PruneOptions, context: Context, step: int
 ) -> dict[str, Any] | None:
-    """Train a program after a cut, by default on the outputs of the uncut one; its facts, or None without training."""
+    """Train a program after a cut, by default on the outputs of the original; its facts, or None without training."""
     training = recovery_of(options, step)
     if training is None:
         return None

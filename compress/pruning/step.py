@@ -1,4 +1,4 @@
-"""One proven cut: couple, rank, choose, cut, prove."""
+"""One proven cut: coupling, ranking, choice, cut and proof."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Pruned:
     """A program after a proven cut.
 
     Attributes:
-        program: in evaluation form.
+        program: the pruned program, in evaluation mode.
         grouping: the groups of the program before the cut.
-        proof: how well they agree.
-        cost: of the pruned program.
-        criterion: what its channels were ranked by.
+        proof: the proof of the cut.
+        cost: cost of the pruned program.
+        criterion: the importance by which channels were ranked.
         normalize: how their scores were made comparable.
-        unmeasured: why channels could not be ranked by gradients where ``auto`` would have; empty when they could.
-        cpu_seconds: what each phase took.
+        unmeasured: why ``auto`` could not rank channels by gradients; empty if it could.
+        cpu_seconds: CPU time of each phase, in seconds.
     """
 
     program: Program
@@ -53,13 +53,14 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A program's groups and how important their units are.
+    """A program's groups and the importance of their units.
 
     Attributes:
+        scores: score of every unit, as an array over labels.
         fixed: share of channels to keep that the user fixed, by place of the group.
-        criterion: what gave the scores.
+        criterion: the importance that the scores measure.
         normalize: how they were made comparable.
-        unmeasured: why there is no ranking by gradients where ``auto`` would have one.
+        unmeasured: why ``auto`` could not rank channels by gradients; empty if it could.
     """
 
     grouping: Grouping
@@ -71,18 +72,18 @@ class Ranked:
 
 
 Judge = Callable[[Program, Sequence[Ranked]], Ranked]
-"""Takes one of several rankings of a program."""
+"""Chooses one of several rankings of a program."""
 
 
 def measure_of(options: PruneOptions) -> Measure:
-    """What the budget of the options counts; multiply-accumulates where it counts nothing."""
+    """The measure of the options' budget; multiply-accumulates if the budget is not a cost."""
     if options.size is not None or options.size_bytes is not None:
         return "bytes"
     return "parameters" if options.parameters is not None else "macs"
 
 
 def share_of(options: PruneOptions, spent: Cost) -> float:
-    """The share of a program's cost that the options ask to keep; 1 where they name no budget that is counted."""
+    """The share of a program's cost that the options keep; 1 if the budget is not a cost."""
     if options.size_bytes is not None:
         return min(1.0, options.size_bytes / max(spent.parameter_bytes, 1))
     given = [item for item in (options.macs, options.parameters, options.size) if item is not None]
@@ -92,12 +93,12 @@ def share_of(options: PruneOptions, spent: Cost) -> float:
 def prune_program(
     program: Program, options: PruneOptions, target: float | None = None, evidence: Evidence | None = None
 ) -> Pruned:
-    """Cut a program once and prove it; the program given stays as it is.
+    """Cut a program once and prove the cut; the given program is not changed.
 
     Args:
-        options: budget, importance, scope and limits; the schedule and ``recover`` are not looked at.
-        target: cost to keep, in the unit of the budget; the options' share of the program's own when None.
-        evidence: what data-driven importance looks at.
+        options: budget, importance, scope and limits; the schedule and ``recover`` are not used.
+        target: cost to keep, in the unit of the budget; if None, the options' share of the program's cost.
+        evidence: computes data-driven importance.
 
     Raises:
         UserError: a pattern matches nothing, or the budget cannot be reached.
@@ -119,10 +120,10 @@ def cut_and_prove(
     evidence: Evidence | None = None,
     judge: Judge | None = None,
 ) -> Pruned:
-    """Cut what ``decide`` chooses from a program's ranked groups, and prove it.
+    """Cut what ``decide`` chooses from a program's ranked groups, and prove the cut.
 
     Args:
-        judge: takes one of the rankings that the options leave open; the first when None.
+        judge: chooses one of the rankings that the options allow; the first is used if None.
     """
     program = shared(program)
     set_training(program, False)
@@ -150,10 +151,10 @@ def rank(program: Program, options: PruneOptions, evidence: Evidence | None = No
 
 
 def rankings(program: Program, options: PruneOptions, evidence: Evidence | None = None) -> list[Ranked]:
-    """A program's groups, ranked in every way that the options leave open, the most promising first.
+    """A program's groups, ranked in every way that the options allow, the most promising first.
 
     Raises:
-        UserError: a pattern matches nothing, or the importance needs what is not there.
+        UserError: a pattern matches nothing, or the importance needs data or layers that do not exist.
     """
     grouping = groups_of(program, options)
     fixed = fixed_widths(program, grouping, options.layers)
@@ -169,10 +170,10 @@ def rankings(program: Program, options: PruneOptions, evidence: Evidence | None 
 def _scores(
     program: Program, grouping: Grouping, options: PruneOptions, evidence: Evidence | None
 ) -> tuple[list[tuple[Importance, Scores]], str]:
-    """What gives scores, and the scores as they come; for ``auto`` gradients where samples and graph have them.
+    """Scores without normalisation; ``auto`` uses gradients if the samples and the graph allow it.
 
     Returns:
-        The scores by what gives them, and why ``auto`` has none from gradients; empty when it has, or none are asked.
+        Pairs of importance and scores, and why ``auto`` could not use gradients; empty if it could, or was not chosen.
     """
 
     def _by(criterion: Importance) -> tuple[Importance, Scores]:
@@ -189,7 +190,7 @@ def _scores(
 
 
 def _ways(criterion: Importance, options: PruneOptions) -> tuple[Normalization, ...]:
-    """How scores may be made comparable; the times weighs costs itself."""
+    """The normalisations that the options allow; with a latency budget, costs are measured and not used here."""
     if options.normalize != "auto":
         return (options.normalize,)
     if criterion == "random":
@@ -201,7 +202,7 @@ def _ways(criterion: Importance, options: PruneOptions) -> tuple[Normalization, 
 
 
 def groups_of(program: Program, options: PruneOptions) -> Grouping:
-    """The groups of a program, without those that the options leave out.
+    """The groups of a program, in which those that the options exclude are locked.
 
     Raises:
         UserError: a pattern matches nothing.
@@ -214,7 +215,7 @@ def groups_of(program: Program, options: PruneOptions) -> Grouping:
 
 
 def decide(program: Program, ranked: Ranked, options: PruneOptions, target: float) -> Mask:
-    """What to remove so that a counted budget is met; with ``layers`` alone, what they fix.
+    """The classes to remove so that a budget of cost is met; with ``layers`` alone, those that they fix.
 
     Raises:
         UserError: the budget cannot be reached.
@@ -237,7 +238,7 @@ def decide(program: Program, ranked: Ranked, options: PruneOptions, target: floa
 
 
 def plan(program: Program, options: PruneOptions, target: float) -> tuple[Coupling, Grouping, Mask]:
-    """What to remove, without removing it; units are taken as equally important.
+    """The classes that would be removed if all units were equally important.
 
     Raises:
         UserError: a pattern matches nothing, or the budget cannot be reached.

@@ -1,7 +1,7 @@
-"""Which ranking to follow: every candidate is cut once on trial, and the one whose outputs change least is taken.
+"""Choice of a ranking by trial cuts: the program is cut by every ranking, and the one whose outputs change least wins.
 
-Scores of different groups are made comparable in one of several ways, and none of them is best on every model: a
-Transformer keeps far more with plain Taylor scores, a residual CNN with scores per cost. So it is measured.
+Scores of different groups can be made comparable in several ways, and none of them is best for every model: a
+Transformer keeps far more accuracy with plain Taylor scores, a residual CNN with scores per cost. So it is measured.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class _DoesNotRunError(Exception):
 
 @dataclass
 class Trial:
-    """Cuts by every ranking, and compares the outputs with those before the cut.
+    """Cuts a program by every ranking, and compares the outputs with those before the cut.
 
     Attributes:
-        choose: what a ranking would remove.
-        limit: samples at most; fewer where outputs are large, so that memory stays bounded.
-        losses: what every candidate lost, after a call: its importance, its normalisation and the loss.
+        choose: returns the classes that a ranking would remove.
+        limit: largest number of samples; fewer are used if outputs are large, so that memory stays bounded.
+        losses: the result of every candidate after a call: its importance, its normalisation and its loss.
         refused: rankings by which the budget cannot be reached, with the reason.
     """
 
@@ -56,12 +56,12 @@ class Trial:
     refused: list[str] = field(default_factory=list)
 
     def __call__(self, program: Program, candidates: Sequence[Ranked]) -> Ranked:
-        """The candidate that loses least; the first where none can be cut on trial."""
+        """The candidate with the smallest loss; the first if no trial cut is possible."""
         masks: dict[bytes, tuple[Mask, Ranked]] = {}
         for ranked in candidates if len(candidates) > 1 else ():
             try:
                 mask = self.choose(program, ranked)
-            except UserError as error:  # out of reach for this ranking; where it is for all, the real cut says so
+            except UserError as error:  # not reachable by this ranking; if by none, the real cut reports it
                 self.refused.append(f"{ranked.criterion}, {ranked.normalize}: {error.message}")
                 continue
             masks.setdefault(mask.tobytes(), (mask, ranked))
@@ -69,7 +69,7 @@ class Trial:
             return next((ranked for _, ranked in masks.values()), candidates[0])
         try:
             known = list(self._known(program))
-        except UserError as error:  # no samples, or samples that the program does not take in these batches
+        except UserError as error:  # no samples, or the program does not accept them in batches of this size
             self.console.warn(
                 f"trial cuts are not possible: {error.message}; channels are ranked by {candidates[0].criterion}"
             )
@@ -80,7 +80,7 @@ class Trial:
             for mask, ranked in masks.values():
                 try:
                     loss = judge(cut(program, ranked.grouping.coupling, mask))
-                except _DoesNotRunError:  # a wrong cut is not hidden behind a right one: the proof names its operator
+                except _DoesNotRunError:  # do not hide a wrong cut by choosing another: the proof names its operator
                     return ranked
                 self.losses.append({"importance": ranked.criterion, "normalize": ranked.normalize, "loss": loss})
                 best = min(best, (loss, ranked), key=lambda item: item[0])
@@ -89,10 +89,10 @@ class Trial:
         return best[1]
 
     def _judge(self, known: Sequence[tuple[list[Tensor], list[Tensor]]]) -> Callable[[Program], float]:
-        """Measures how far a program's outputs are from known ones; 0 for the same.
+        """The function that measures the difference between a program's outputs and known ones; 0 if they are equal.
 
-        Classification: Kullback-Leibler divergence of the predicted classes; else the mean over the outputs of squared
-        error by variance.
+        Classification: Kullback-Leibler divergence of the predicted classes. Otherwise: the squared error divided by
+        the variance, averaged over the outputs.
         """
 
         def _loss(candidate: Program) -> float:
@@ -117,7 +117,7 @@ class Trial:
                     return
 
     def _compare(self, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, int]:
-        """The loss of a batch, and its rows."""
+        """The loss of a batch, and its number of rows."""
         rows = len(wanted[0]) if wanted else 0
         ours = [value.float() for value in found if value.is_floating_point()]
         theirs = [value.float() for value in wanted]
@@ -138,6 +138,6 @@ def _run(candidate: Program, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _chances(scores: Tensor) -> Tensor:
-    """Logarithms of the predicted classes' probabilities, ``[predictions, classes]``."""
+    """Log-probabilities of the classes, ``[predictions, classes]``."""
     logarithms = classes_second(scores).movedim(1, -1).log_softmax(-1)
     return logarithms.reshape(-1, logarithms.shape[-1])

@@ -1,4 +1,4 @@
-"""What is wrong with a model: its forms compared on the same samples, the first that breaks, and why."""
+"""Diagnosis of a model: its forms are compared on the same samples, and the first broken form is explained."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ AGREEMENT, SAFE_AGREEMENT = 0.97, 0.99
 
 
 def diagnose(models: Sequence[Path], context: Context) -> Diagnosis:
-    """Compare forms of a model and explain the first that breaks.
+    """Compare forms of a model and explain the first broken one.
 
     Args:
         models: ``.pt2`` or ``.onnx`` files or artifacts; the first is the reference. From a single FP32 program the
-            other forms are made: its ONNX file, its INT8 program, the Q/DQ file.
-        context: data, task and target. Outputs are compared on the validation split, or without one on the
-            calibration split.
+            other forms are made: its ONNX file, its INT8 program, and the Q/DQ file.
+        context: data, task and target. Outputs are compared on the validation split, or on the calibration split if
+            there is none.
 
     Raises:
-        UserError: no model.
+        UserError: there is no model.
         RetortError: a file cannot be read, or the data do not fit it.
     """
     if not models:
-        raise UserError("no model to look at", "give a .pt2, an .onnx or an artifact")
+        raise UserError("no model was given", "give a .pt2, an .onnx or an artifact")
     with tempfile.TemporaryDirectory() as folder:
         forms = [_form(load_artifact(path)) for path in models]
         errors: list[Form] = []
@@ -66,7 +66,7 @@ def _form(artifact: Artifact, name: str = "") -> Form:
 
 
 def _make_line(forms: list[Form], program: Artifact, context: Context, folder: Path) -> list[Form]:
-    """Make the ONNX file, the INT8 program and its file; gives the forms that could not be made."""
+    """Make the ONNX file, the INT8 program and its file; return the forms that could not be made."""
     options = QuantizeOptions(correction=("none",), timed=False)
     steps: tuple[tuple[str, Callable[[], Artifact]], ...] = (
         ("ONNX file", lambda: stages.export(ExportOptions(), program, Place(folder / "onnx"), context)),
@@ -128,7 +128,7 @@ def _judge(form: Form, found: Array, wanted: Array, targets: Array | None, first
 
 
 def _is_broken(noise_db: float, agreement: float | None, quantized: bool) -> bool:
-    """Outputs that hold classes may be noisy as long as the classes stay: training moves them."""
+    """Whether a form is broken; outputs that are class scores may be noisy as long as the classes stay the same."""
     if not quantized:
         return noise_db < FLOAT_DB
     if agreement is None:
@@ -136,11 +136,11 @@ def _is_broken(noise_db: float, agreement: float | None, quantized: bool) -> boo
     return agreement < AGREEMENT or noise_db < VERY_POOR_DB or (noise_db < INT8_DB and agreement < SAFE_AGREEMENT)
 
 
-def mend(artifact: Artifact, directory: Path, context: Context) -> dict[str, Any]:
-    """Quantize a program anew with the whole correction ladder and, if need be, layers in floating point.
+def fix(artifact: Artifact, directory: Path, context: Context) -> dict[str, Any]:
+    """Quantize a program again with all corrections and, if needed, with some layers in floating point.
 
     Returns:
-        How far the result is from FP32.
+        The difference between the result and FP32.
     """
     options = QuantizeOptions(correction=("full",), mixed="auto", min_sqnr=INT8_DB)
     made = stages.quantize(options, artifact, Place(directory), context)

@@ -1,4 +1,4 @@
-"""What this machine has for each part of the pipeline, what is missing, and the command that installs it."""
+"""Check of this machine: what each part of the pipeline needs, what is missing, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -143,13 +143,13 @@ def _threads(root: Path) -> Check:
 
 def _quiet(root: Path) -> Check:
     pressure, governor = machine.pressure_now(root), machine.governor(root)
-    told = [f"processes waited for a CPU in {pressure:.0f} % of the last 10 s"] if pressure is not None else []
-    told += [f"governor {governor}"] if governor else []
+    found = [f"processes waited for a CPU in {pressure:.0f} % of the last 10 s"] if pressure is not None else []
+    found += [f"governor {governor}"] if governor else []
     if pressure is not None and pressure > PRESSURE_LIMIT_PERCENT:
-        return Check("quiet", "warn", "; ".join(told), "stop other work before measuring latency")
+        return Check("quiet", "warn", "; ".join(found), "stop other work before measuring latency")
     if governor in {"powersave", "ondemand", "conservative"}:
-        return Check("quiet", "warn", "; ".join(told), "sudo cpupower frequency-set -g performance")
-    return Check("quiet", "ok", "; ".join(told) or "this system does not report its load")
+        return Check("quiet", "warn", "; ".join(found), "sudo cpupower frequency-set -g performance")
+    return Check("quiet", "ok", "; ".join(found) or "this system does not report its load")
 
 
 def _disk(folder: Path) -> Check:

@@ -29,7 +29,7 @@ class Form:
     error: str = ""
 
     def facts(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """All fields, as JSON-ready values."""
         return {**asdict(self), "path": str(self.path)}
 
 
@@ -46,7 +46,7 @@ class Diagnosis:
         return next((form for form in self.forms if form.broken), None)
 
     def facts(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The diagnosis as JSON-ready values."""
         first = self.first
         return {
             "forms": [form.facts() for form in self.forms],

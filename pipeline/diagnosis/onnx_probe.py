@@ -63,14 +63,14 @@ def tensors_of(path: Path, feeds: Feeds) -> list[Seen]:
 
 
 def _origin(name: str, writers: dict[str, onnx.NodeProto]) -> str:
-    """The tensor behind a chain of Q and DQ."""
+    """The tensor before a chain of Q and DQ nodes."""
     while name in writers and writers[name].op_type in ("QuantizeLinear", "DequantizeLinear"):
         name = writers[name].input[0]
     return name
 
 
 def _bypass(model: onnx.ModelProto, quantizers: list[onnx.NodeProto]) -> None:
-    """Let readers of a dequantized activation read the original value; readers of codes are not changed."""
+    """Make readers of a dequantized activation read the original value; readers of codes are not changed."""
     coded = {node.output[0]: node.input[0] for node in quantizers}
     plain = {
         node.output[0]: coded[node.input[0]]
@@ -142,7 +142,7 @@ def weight_faults(path: Path, parameters: dict[str, Array]) -> list[Finding]:
     """Weights of the file that have another order than in the program, or other values.
 
     Args:
-        parameters: of the program, by name.
+        parameters: the parameters of the program, by name.
     """
     found = []
     for name, values in _constants(onnx.load(str(path))).items():

@@ -31,7 +31,7 @@ _FULL_CODES, _FITS, _OFF = 64, (0.85, 1.1), 0.3
 
 
 def tensors_of(program: Program, split: Split) -> list[Seen]:
-    """All quantized activations and hard activations of a program on samples, computed by its FP32 form."""
+    """All quantized activations and gates of a program on samples, computed by its FP32 form."""
     feeds = feeds_of(program, split, _SAMPLES)
     nodes = [node for node in program.module.graph.nodes if is_qdq(node) and node.args[0].op != "get_attr"]
     quantized = {node.args[0] for node in nodes}
@@ -46,7 +46,7 @@ def tensors_of(program: Program, split: Split) -> list[Seen]:
 
 
 def _gate(node: fx.Node, values: Any) -> Seen:
-    """A hard activation in floating point, with the grid that it would get."""
+    """A gate in floating point, with the grid that it would get."""
     grid = gate_grid(SCHEMES["cpu"])
     return seen(node.name, name_of(node), values, grid.scale, grid.zero_point, (grid.qmin, grid.qmax))
 

@@ -19,19 +19,19 @@ _MANY, _SOME = 0.3, 0.15
 _ALIKE, _MOSTLY = 3.0, 0.75
 _OUTLIER, _POOR_DB, _SATURATED = 8.0, 15.0, 0.7
 _WHOLLY_SATURATED = 0.9
-_BLATANT, _BESIDE, _SPARE = 2.5, 0.05, 0.3
-"""What no sound calibration leaves: values so many times beyond a grid, or a share of it beside and unused."""
+_BLATANT, _MISSED, _SPARE = 2.5, 0.05, 0.3
+"""Limits that no correct calibration exceeds: reach of the values, and missed and unused shares of the grid."""
 
 REMEDY = {
     "preprocessing scale": "scale the inputs in calibration and in production as in training",
     "outlier channel": "try `--correction full` (equalisation), or leave the layer in floating point (`mixed: auto`)",
     "clipping": "calibrate again, with `method: minmax` if rare values matter",
-    "calibration set": "calibrate on samples of all kinds that the model will process",
+    "calibration set": "calibrate on samples of all kinds and classes that the model will process",
     "swapped channels": "give the channels in the order of training (RGB or BGR), or export again",
     "other weights": "export again from this program",
     "weight axis": "quantize weights along their output channels",
     "zero point": "calibrate again, and write the file with this version",
-    "batch dependence": "put the model into evaluation before capture or export: `model.eval()`",
+    "batch dependence": "set the model to evaluation mode before capture or export: `model.eval()`",
     "saturation": "leave this activation and the layer before it in floating point, or train with a smaller learning "
     "rate",
     "stale calibration": "calibrate again after every change of the weights",
@@ -52,7 +52,7 @@ class Finding:
 
     @property
     def remedy(self) -> str:
-        """What to do next."""
+        """The next step for the user."""
         return REMEDY[self.cause]
 
 
@@ -61,17 +61,17 @@ class Seen:
     """A quantized tensor on samples.
 
     Attributes:
-        name: of the tensor or the layer that gives it.
-        op: operator that gives it, in lower case; empty for an input.
+        name: name of the tensor, or of the layer that computes it.
+        op: operator that computes it, in lower case; empty for an input.
         low: 0.1th percentile of its FP32 values.
-        high: 99.9th percentile.
-        extent: 99.9th percentile of their sizes.
+        high: 99.9th percentile of its FP32 values.
+        extent: 99.9th percentile of their absolute values.
         grid_low: smallest value of its grid.
-        grid_high: largest.
+        grid_high: largest value of its grid.
         saturated: share of values at the limits of a gate.
-        channel: the channel that reaches furthest.
-        outlier: how many times as far as the median channel.
-        noise_db: what quantizing it leaves of the median channel's signal.
+        channel: the channel with the largest absolute value.
+        outlier: that value divided by the one of the median channel.
+        noise_db: signal-to-noise ratio of the median channel after quantization, in dB.
     """
 
     name: str
@@ -104,7 +104,7 @@ def seen(
     """Measure a tensor ``[N, …]`` and its grid.
 
     Args:
-        channels_first: whether three axes are ``[N, C, L]``, as behind a convolution, and not ``[N, L, C]``.
+        channels_first: whether three axes are ``[N, C, L]``, as after a convolution, and not ``[N, L, C]``.
     """
     flat = values.astype(np.float64)
     low, high = (float(item) for item in np.percentile(flat, [100 - _ROBUST, _ROBUST]))
@@ -135,7 +135,7 @@ def seen(
 
 
 def faults(tensors: Sequence[Seen]) -> list[Finding]:
-    """Faults of the calibration: of the inputs' scale, of zero points, of single ranges or of all of them."""
+    """Faults of the calibration: of the inputs' scale, of zero points, of single ranges or of all ranges."""
     found = [item for tensor in tensors if (item := _input(tensor) if not tensor.op else _zero_point(tensor))]
     if found:
         return sorted(found, key=lambda item: item.cause != "preprocessing scale")
@@ -151,21 +151,21 @@ def faults(tensors: Sequence[Seen]) -> list[Finding]:
         detail = f"{len(narrow)} of {len(inner)} ranges are too narrow and {len(wide)} far too wide"
         return [Finding("stale calibration", "the whole model", f"{detail}, so they belong to other weights")]
     if len(narrow) >= max(3, _MANY * len(inner)):
-        detail = f"{len(narrow)} of {len(inner)} ranges are too narrow, none too wide"
-        told = f"{detail}: calibration saw only some kinds of samples"
-        return [Finding("calibration set", "the whole model", told)]
+        detail = f"{len(narrow)} of {len(inner)} ranges are too narrow and none is too wide"
+        reason = "so the calibration set contains only some kinds of samples"
+        return [Finding("calibration set", "the whole model", f"{detail}, {reason}")]
     return [_clipped(tensor) for tensor in sorted(narrow, key=lambda item: -item.reach)]
 
 
 def blatant(tensors: Sequence[Seen]) -> list[Finding]:
-    """Faults of the calibration that show even where outputs do not suffer: zero points, ranges far too narrow."""
-    beside = [found for tensor in tensors if tensor.op and (found := _zero_point(tensor, _BESIDE, _SPARE))]
+    """Faults of the calibration that are certain even if outputs are good: zero points, ranges far too narrow."""
+    shifted = [found for tensor in tensors if tensor.op and (found := _zero_point(tensor, _MISSED, _SPARE))]
     narrow = [tensor for tensor in tensors if tensor.reach > _BLATANT]
-    return beside or [_clipped(tensor) for tensor in sorted(narrow, key=lambda item: -item.reach)]
+    return shifted or [_clipped(tensor) for tensor in sorted(narrow, key=lambda item: -item.reach)]
 
 
 def saturated(tensors: Sequence[Seen]) -> list[Finding]:
-    """Hard activations whose values are mostly at their limits."""
+    """Gates whose values are mostly at their limits."""
     return [
         Finding("saturation", tensor.name, f"{tensor.saturated:.0%} of its values are at its limits")
         for tensor in tensors
@@ -189,8 +189,8 @@ def _input(tensor: Seen) -> Finding | None:
     if _INPUT_WIDE <= tensor.reach <= _INPUT_NARROW:
         return None
     detail = (
-        f"the samples reach {tensor.extent:.4g}, the grid [{tensor.grid_low:.4g}, {tensor.grid_high:.4g}]: "
-        f"{max(tensor.reach, 1 / max(tensor.reach, 1e-12)):.3g} times apart"
+        f"the samples reach {tensor.extent:.4g}, but the grid is [{tensor.grid_low:.4g}, {tensor.grid_high:.4g}]: "
+        f"they differ by a factor of {max(tensor.reach, 1 / max(tensor.reach, 1e-12)):.3g}"
     )
     return Finding("preprocessing scale", tensor.name, detail)
 

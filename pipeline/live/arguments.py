@@ -1,6 +1,6 @@
-"""The keyword arguments of the functions for editors and type checkers: the options of the stages.
+"""The keyword arguments of the functions, for editors and type checkers: the options of the stages.
 
-A test keeps them equal to the options, which check the values and have the defaults and descriptions.
+A test checks that they equal the options, which validate the values and define defaults and descriptions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Names = Sequence[str]
 
 
 class SharedArguments(TypedDict, total=False):
-    """What all verbs on programs take."""
+    """Arguments of all functions on programs."""
 
     data: Any
     task: Task | None

@@ -36,7 +36,7 @@ class CaptureRequest(CaptureOptions):
     """The options of ``retort.capture``."""
 
     output_names: tuple[str, ...] | None = Field(
-        default=None, description="one name per output of an nn.Module; by default `output`, or what the model says"
+        default=None, description="one name per output of an nn.Module; by default `output`, or the model's own names"
     )
     weights: str | None = Field(
         default=None, description="for a factory: a .safetensors file, or a state dict read with weights_only=True"

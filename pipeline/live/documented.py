@@ -44,7 +44,7 @@ def with_options(options: type[Options], leave_out: tuple[str, ...] = ()) -> Cal
         function.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[*own, *fields], return_annotation=_Bare(signature.return_annotation)
         )
-        function.__doc__ = _told(inspect.getdoc(function) or "", options, names)
+        function.__doc__ = _with_section(inspect.getdoc(function) or "", options, names)
         return function
 
     return _decorate
@@ -77,7 +77,7 @@ def _inside(annotation: Any) -> str:
     return f" A mapping; its options and their defaults: {listed}."
 
 
-def _told(doc: str, options: type[Options], names: list[str]) -> str:
+def _with_section(doc: str, options: type[Options], names: list[str]) -> str:
     """The docstring with a section about the options after the arguments."""
     lines = [HEADING]
     for name in names:

@@ -33,10 +33,10 @@ from .workspace import ScriptConsole, Workspace, finished, same_or_new
 
 TRAINING = {
     "train": "give (inputs, targets)",
-    "distill": "give (inputs, targets), or alpha=1.0, which learns from the teacher's outputs alone",
-    "recover": "give (inputs, targets); or recover={'alpha': 1.0}, which learns from the outputs before the cut alone; "
+    "distill": "give (inputs, targets), or alpha=1.0, which learns only from the teacher's outputs",
+    "recover": "give (inputs, targets); or recover={'alpha': 1.0}, which learns only from the outputs before the cut; "
     "or recover=None",
-    "qat": "give (inputs, targets), or qat={'alpha': 1.0}, which learns from the FP32 outputs alone",
+    "qat": "give (inputs, targets), or qat={'alpha': 1.0}, which learns only from the FP32 outputs",
 }
 
 
@@ -47,7 +47,7 @@ class Request:
     Attributes:
         data: samples in any form; None for those that were last used with the model.
         task: None for the task that the type of the targets implies.
-        target: hardware that the model is made for.
+        target: hardware for which the model is made.
         seed: random seed.
         folder: folder in which artifacts are stored and reused.
         progress: show stages and progress bars on stderr.

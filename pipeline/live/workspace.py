@@ -34,7 +34,7 @@ class Workspace:
         return Place(self.folder / f"{stage}-{key[:12]}", key, parents)
 
     def scratch(self, place: Place) -> Path:
-        """The folder of the checkpoints of what goes to ``place``."""
+        """The folder for checkpoints of the artifact at ``place``."""
         return self.folder / ".scratch" / place.directory.name
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
@@ -68,7 +68,7 @@ def same_or_new(folder: str | Path | None, known: Workspace | None) -> Workspace
 
 
 def _callers_level() -> int:
-    """How far above the console the line of the user's script is."""
+    """Number of stack frames between the console and the line of the user's script."""
     root, level, frame = str(Path(__file__).resolve().parents[2]), 2, sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(root):
         frame, level = frame.f_back, level + 1

@@ -1,1 +1,1 @@
-"""Decisions that need measurements of finished files: the form of INT8, and the layers that stay in FP32."""
+"""Decisions that need timings of exported files: the form of INT8, layers that stay in FP32, and latency budgets."""

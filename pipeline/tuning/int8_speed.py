@@ -1,7 +1,7 @@
-"""Never slower: INT8 is timed against FP32, and quantized again without the layers that are faster in floating point.
+"""INT8 that is never slower: it is timed against FP32, and layers that are faster in FP32 stay in FP32.
 
-The one loop behind `retort quantize`, recipes and scripts. What was searched and measured lies beside the program,
-under its key, so that whoever asks next finds the same.
+`retort quantize`, recipes and scripts all use this loop. Results of the search and of measurements are stored next to
+the program with its key, so that later calls reuse them.
 """
 
 from __future__ import annotations
@@ -28,124 +28,126 @@ BLOCKS, BUDGET_S = 12, 3.0
 _SHOWN = 3
 
 Ratios = dict[str, Ratio]
-"""Times as fast as FP32, by batch size."""
+"""Speedup over FP32, by batch size."""
 Floats = Mapping[str, str]
 """Layers and operators that stay in floating point for speed, each with the measured reason."""
 
 
 class Stage(Protocol):
-    """Quantizes a program once, without a look at the clock."""
+    """Quantizes a program once, without timing it."""
 
     def __call__(self, options: QuantizeOptions, parent: Artifact, place: Place, context: Context, /) -> Artifact:
-        """As any stage."""
+        """See :func:`retort.pipeline.stages.quantize`."""
         ...
 
 
 def never_slower(stage: Stage, options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Quantize; where INT8 is slower than FP32, quantize again without what is faster in FP32.
+    """Quantize; if INT8 is slower than FP32, quantize again with the layers that are faster in FP32 left in FP32.
 
-    A training is not done twice, and is resumed on the same program: with ``qat`` the search comes before it.
+    With ``qat`` the search is done before the training, because a training must not run twice and must resume on the
+    same program.
 
     Args:
         stage: quantizes once.
         parent: an FP32 program.
 
     Returns:
-        The program; what was measured of it is what :func:`speed_of` tells.
+        The program; :func:`speed_of` returns its measured speed.
     """
     if not options.timed or context.target != "cpu":
         return stage(options, parent, place, context)
     if options.plan is not None or options.float_layers:
         return _timed(stage(options, parent, place, context), options, parent, place, context)
     if options.qat is not None:
-        slow = _begun(parent, options, place, context)
+        slow = _searched_before_training(parent, options, place, context)
         return _timed(stage(_without(options, slow), parent, place, context), options, parent, place, context)
-    # beside, until it is known to stay: a run that is killed must not leave it for the finished one
+    # in a hidden folder until it is final, because a killed run must not leave it as the finished program
     first = stage(options, parent, replace(place, directory=_first(place.directory)), context)
     ratios = _measured(options, parent, first, place, context)
     slow = _searched(parent, options, place, context) if is_slower(ratios) else {}
     if not slow:
         settle(first.path, place.directory)
         return load_artifact(place.directory)
-    shutil.rmtree(_beside(place, "", "speed").directory, ignore_errors=True)
+    shutil.rmtree(_place_for(place, "", "speed").directory, ignore_errors=True)
     made = stage(_without(options, slow), parent, place, context)
     shutil.rmtree(first.path, ignore_errors=True)
     return _timed(made, options, parent, place, context)
 
 
 def speed_of(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
-    """How many times as fast as FP32 a quantized program is, as it was measured or measured now; says what came out.
+    """The speedup of a quantized program over FP32, measured unless it was measured before; the result is printed.
 
     Args:
-        options: that it was made with.
+        options: the options with which it was quantized.
         parent: the FP32 program, or the graph that was imported.
-        made: the quantized program, or the graph it was exported as.
+        made: the quantized program, or the graph that was exported from it.
 
     Returns:
-        By batch size; empty for other targets than ``cpu``, and where one of the two cannot be run, which is said.
+        The speedup by batch size; empty for targets other than ``cpu``, or, with a warning, if one of the two does not
+        run.
     """
     if context.target != "cpu":
         return {}
     program = _program_beside(made)
     ratios = _measured(options, parent, program, Place(program.path, program.key), context)
     if ratios:
-        _say(ratios, program.facts.get("float_nodes", []), context.console)
+        _report_speed(ratios, program.facts.get("float_nodes", []), context.console)
     return ratios
 
 
 def is_slower(ratios: Ratios) -> bool:
-    """Whether INT8 is slower than FP32 at a batch size, or cannot be told from it.
+    """Whether INT8 is not certainly faster than FP32 at every batch size.
 
-    After too few rounds for an interval the value decides.
+    If there were too few rounds for an interval, the value decides.
     """
     return any((ratio.value if ratio.low is None else ratio.low) <= 1 for ratio in ratios.values())
 
 
 def is_faster(ratios: Ratios) -> bool:
-    """Whether INT8 is faster on average over the batch sizes; also where it could not be timed."""
+    """Whether INT8 is faster on average over the batch sizes, or could not be timed."""
     return not ratios or mean_of(ratios.values()) > 1
 
 
 def look_for_faster(program: Artifact, options: QuantizeOptions, context: Context) -> Mapping[str, Any] | None:
-    """What to leave in floating point for speed, see :func:`.mixed_precision.search`; what was tried is told.
+    """Search for layers to leave in floating point for speed (:func:`.mixed_precision.search`), and report the trials.
 
     Returns:
-        None where a form of the program cannot be made or timed, which is said.
+        The result of the search; None, with a warning, if a form of the program cannot be made or timed.
     """
     try:
         found = mixed_precision.search(program, options, context.data, context.console)
-    except RetortError as error:  # what is made is good all the same
-        context.console.warn(f"no faster placement was looked for: {error.message}")
+    except RetortError as error:  # the quantized program is valid without the search
+        context.console.warn(f"no faster placement was searched for: {error.message}")
         return None
-    _tell_tried(found, context.console)
+    _report_tried(found, context.console)
     return found
 
 
 def _timed(made: Artifact, options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """The program, once its speed is measured."""
+    """Measure the speed of the program, and return the program."""
     _measured(options, parent, made, place, context)
     return made
 
 
 def _measured(options: QuantizeOptions, parent: Artifact, made: Artifact, place: Place, context: Context) -> Ratios:
-    """Times as fast as FP32, stored; empty where one of the two cannot be run, which is said and not stored."""
-    beside = _beside(place, made.key, "speed")
-    stored = _stored(beside)
+    """The speedup over FP32, which is stored; empty, with a warning and not stored, if one of the two does not run."""
+    store = _place_for(place, made.key, "speed")
+    stored = _stored(store)
     if stored is not None:
         return ratios_in(stored)
     try:
         found = _compared(options, parent, made, context)
-    except RetortError as error:  # what was made is good all the same
+    except RetortError as error:  # the quantized program is valid without the measurement
         context.console.warn(f"INT8 was not timed against FP32: {error.message}")
         return {}
-    save_ratios(beside, found)
+    save_ratios(store, found)
     return found
 
 
 def _searched(parent: Artifact, options: QuantizeOptions, place: Place, context: Context) -> Floats:
-    """What stays in floating point; stored, unless the search failed or the machine was too noisy to decide."""
-    beside = _beside(place, place.key, "placement")
-    stored = _stored(beside) if place.key else None
+    """Layers that stay in floating point; stored, unless the search failed or the machine was too noisy to decide."""
+    store = _place_for(place, place.key, "placement")
+    stored = _stored(store) if place.key else None
     if stored is not None:
         kept: Floats = stored.facts["float"]
         return kept
@@ -153,19 +155,19 @@ def _searched(parent: Artifact, options: QuantizeOptions, place: Place, context:
     if found is None:
         return {}
     if not found["doubts"]:
-        save_facts(beside, found)
+        save_facts(store, found)
     slow: Floats = found["float"]
     return slow
 
 
-def _begun(parent: Artifact, options: QuantizeOptions, place: Place, context: Context) -> Floats:
-    """What a training began with, whatever a search says since: resumed, it must meet the same program."""
+def _searched_before_training(parent: Artifact, options: QuantizeOptions, place: Place, context: Context) -> Floats:
+    """The placement with which a training started; a resumed training must use the same one, so no search runs."""
     path = None if context.scratch is None else context.scratch / "placement.json"
     if path is not None and path.is_file():
         stored = json.loads(path.read_text())
         if stored["key"] == place.key:
-            begun: Floats = stored["float"]
-            return begun
+            known: Floats = stored["float"]
+            return known
     slow = _searched(parent, options, place, context)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,19 +183,19 @@ def _first(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}-first")
 
 
-def _beside(place: Place, key: str, what: str) -> Place:
-    """Where what was measured lies: under the program's own name, with a key of its own."""
+def _place_for(place: Place, key: str, what: str) -> Place:
+    """The place of a measurement next to the program, with its own key."""
     return Place(place.directory.with_name(f"{place.directory.name}-{what}"), stable_hash([what, key]))
 
 
 def _stored(place: Place) -> Artifact | None:
-    """What was measured before under this key."""
+    """The stored measurement with this key, or None."""
     found = load_artifact(place.directory) if is_finished(place.directory) else None
     return found if found is not None and found.key == place.key else None
 
 
 def _program_beside(made: Artifact) -> Artifact:
-    """The INT8 program that a graph was exported from, where it lies beside it."""
+    """The INT8 program from which a graph was exported, if it is stored next to it; else the artifact itself."""
     beside = made.path.with_name(f"{made.path.name}-program")
     return load_artifact(beside) if made.kind == "graph" and is_finished(beside) else made
 
@@ -212,7 +214,7 @@ def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, contex
 
 
 def _opener(artifact: Artifact) -> Callable[[], Session]:
-    """Opens it as it is exported for the CPU."""
+    """A function that opens a session on the artifact, exported for the CPU."""
     from ...export.translate import to_onnx
 
     graph: Path | bytes = artifact.main
@@ -221,14 +223,14 @@ def _opener(artifact: Artifact) -> Callable[[], Session]:
     return lambda: open_session(graph, SessionOptions(threads=1))
 
 
-def _say(ratios: Ratios, floating: Sequence[Mapping[str, str]], console: Console) -> None:
-    """The ratios, the verdict where INT8 is not faster, and which layers are not INT8."""
-    shown = ", ".join(f"{ratio.value:.2f} at batch {batch} ({ratio.span})" for batch, ratio in ratios.items())
-    console.stage("quantize", f"times as fast as FP32: {shown}")
+def _report_speed(ratios: Ratios, floating: Sequence[Mapping[str, str]], console: Console) -> None:
+    """Print the ratios; if INT8 is not faster, also warn and list the layers that are not INT8."""
+    shown = ", ".join(f"{ratio.value:.2f}x at batch {batch} ({ratio.span})" for batch, ratio in ratios.items())
+    console.stage("quantize", f"speedup over FP32: {shown}")
     slower = [batch for batch, ratio in ratios.items() if ratio.verdict == "slower"]
     unknown = {batch: ratio.why_undecided for batch, ratio in ratios.items() if ratio.verdict == "cannot tell"}
     if slower:
-        remedy = "ship the FP32 program where that batch size counts (`prefer: fastest` in a recipe does by itself)"
+        remedy = "ship the FP32 program if that batch size matters (`prefer: fastest` in a recipe does this)"
         console.warn(f"INT8 is slower than FP32 at batch {' and '.join(slower)}: {remedy}")
     for batch, why in unknown.items():
         console.warn(f"whether INT8 is faster than FP32 at batch {batch} cannot be told: {why}")
@@ -236,20 +238,21 @@ def _say(ratios: Ratios, floating: Sequence[Mapping[str, str]], console: Console
         console.warn(_in_floating_point(floating))
 
 
-def _tell_tried(found: Mapping[str, Any], console: Console) -> None:
+def _report_tried(found: Mapping[str, Any], console: Console) -> None:
     for item in found["tried"]:
         kept = "kept" if found["float"] and set(item["float"]) == set(found["float"]) else "tried"
         shown = ", ".join(f"{ratio['value']:.2f}x at batch {batch}" for batch, ratio in item["speed"].items())
         what = f"{len(item['float'])} layers and operators in floating point" if item["float"] else "all in INT8"
         console.say(f"            {kept}: {what}: {shown}")
     if found["doubts"]:
-        console.warn(f"the times of placements decide nothing, and all layers stay INT8: {'; '.join(found['doubts'])}")
+        doubts = "; ".join(found["doubts"])
+        console.warn(f"placements could not be compared, so all layers stay INT8: {doubts}")
     elif not found["float"]:
-        console.say("            no placement was found that is nowhere slower than FP32 and faster on average")
+        console.say("            no placement is faster than FP32 on average and not slower at any batch size")
 
 
 def _in_floating_point(nodes: Sequence[Mapping[str, str]]) -> str:
-    """The layers that are not INT8, each with its reason; what takes the time was not measured here."""
+    """The layers that are not INT8, each with its reason."""
     if not nodes:
         return "all layers are INT8"
     shown = [f"{node['layer']} stays in floating point ({node['reason']})" for node in nodes[:_SHOWN]]

@@ -1,4 +1,4 @@
-"""Which layers INT8 leaves in floating point for speed: solved from measured times, then proven end to end."""
+"""Layers that stay in floating point for speed: candidates from measured layer times, compared as complete files."""
 
 from __future__ import annotations
 
@@ -25,33 +25,42 @@ if TYPE_CHECKING:
 CHOICES, BLOCKS, BLOCK_MS, BUDGET_S = 3, 16, 4.0, 6.0
 SAMPLES, ROWS = 16, 8
 WORTH = 1.01
-"""How many times faster than FP32 a choice is at least, on average over the batch sizes, to be worth anything."""
+"""Smallest speedup over FP32, on average over the batch sizes, for which a choice is used."""
 _NEAR = 0.99
-_BESIDE: dict[str, Any] = {"method": "minmax", "correction": ("none",), "smooth": False}
-_ALONE: dict[str, Any] = {"qat": None, "mixed": "none", "sensitivity": False, "samples": SAMPLES, "batch_size": ROWS}
+_ROUGH: dict[str, Any] = {
+    "method": "minmax",
+    "correction": ("none",),
+    "smooth": False,
+    "samples": SAMPLES,
+    "batch_size": ROWS,
+    "qat": None,
+    "mixed": "none",
+    "sensitivity": False,
+}
+"""Options of a quantization that is only timed."""
 
 Speed = Mapping[int, Ratio]
-"""Times as fast as FP32 by batch size."""
+"""Speedup over FP32 by batch size."""
 
 
 def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Console) -> dict[str, Any]:
-    """Look for a placement that is nowhere slower than FP32, on this machine and one thread.
+    """Search for a placement that is not slower than FP32 at any batch size, on this machine with one thread.
 
-    The layers of the FP32 and of the INT8 file are timed by ONNX Runtime's profiler; dynamic programming over the
-    stretches between single tensors gives the choices that are fastest for several weighings of the batch sizes; those
-    are exported and timed in interleaved blocks beside both files. For timing, ranges are rough and nothing is
-    corrected.
+    ONNX Runtime's profiler times the layers of the FP32 and of the INT8 file. Dynamic programming over the segments
+    between single tensors gives the choices that are fastest for several weights of the batch sizes. These are exported
+    and timed in interleaved blocks together with both files. For timing, ranges are approximate and no corrections are
+    applied.
 
     Args:
         parent: the FP32 program.
-        options: of the quantization that is to come.
-        data: calibration samples are run.
+        options: options of the planned quantization.
+        data: its calibration samples are run.
         console: shows progress.
 
     Returns:
-        JSON-ready: ``float``, the layers to leave in floating point with the measured reason (empty when nothing is
-        gained), ``tried``, the ratio to FP32 of every choice by batch size, and ``doubts``, why the times decided
-        nothing where they were NOISY.
+        JSON-ready: ``float``, the layers to leave in floating point with the measured reason (empty if nothing is
+        gained), ``tried``, the speedup over FP32 of every choice by batch size, and ``doubts``, why NOISY times could
+        not decide.
     """
     from ...compress.program import load_program
     from ...compress.quantization.mixed_precision.segments import placements, segments
@@ -83,7 +92,7 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
 
 
 def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
-    """Measures, for mixed precision, what INT8 saves in each layer; the sum over the batch sizes, by share of time."""
+    """A function that measures the time that INT8 saves in each layer: shares of the total time, summed over batch sizes."""
 
     def _gains(quantized: Program) -> dict[str, float]:
         from ...compress.program import load_program
@@ -107,15 +116,15 @@ def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
 
 
 def decide(speeds: Mapping[str, Speed]) -> str:
-    """The choice that is fastest on average among those that are nowhere surely slower than FP32.
+    """The choice that is fastest on average among those that are not certainly slower than FP32 at a batch size.
 
-    What was measured on too noisy a machine is not chosen.
+    A choice with a NOISY measurement is not used.
 
     Args:
-        speeds: of ``int8``, in which everything is integer, and of the other choices.
+        speeds: speedups of ``int8``, in which everything is integer, and of the other choices.
 
     Returns:
-        Its name; ``int8`` where no choice is worth anything.
+        Its name; ``int8`` if no choice is fast enough.
     """
     fair = [
         name
@@ -130,10 +139,10 @@ def decide(speeds: Mapping[str, Speed]) -> str:
 
 
 def _quick(program: Program, options: QuantizeOptions, data: Splits, floats: Sequence[str]) -> Program:
-    """As fast as the real one, in no time: rough ranges, no corrections."""
+    """Quantize with approximate ranges and no corrections, which is sufficient for timing."""
     from ...compress.quantization import quantize_program
 
-    rough = {**_BESIDE, **_ALONE, "form": "static" if options.form == "auto" else options.form}
+    rough = {**_ROUGH, "form": "static" if options.form == "auto" else options.form}
     return quantize_program(program, options.model_copy(update=rough), data.calibration, "cpu", floats=tuple(floats))
 
 
@@ -174,13 +183,13 @@ def _compared(
 
 
 def _facts(speed: Speed) -> dict[str, dict[str, Any]]:
-    """JSON-ready."""
+    """The speedups as JSON-ready values."""
     return {str(batch): ratio.to_dict() for batch, ratio in speed.items()}
 
 
 def _reason(unit: str, parts: Sequence[Segment], times: Sequence[Mapping[int, Mapping[str, float]]]) -> str:
-    """What the stretch of a unit took in both forms at the smallest batch, in a sentence."""
+    """The times of a unit's segment in both forms at the smallest batch size, in a sentence."""
     part = next(part for part in parts if unit in part.units)
     batch = min(times[0])
     exact, integer = (sum(found[batch].get(layer, 0.0) for layer in part.layers) for found in times)
-    return f"for speed: its stretch takes {integer:.3f} ms in INT8 and {exact:.3f} in FP32 at batch {batch}"
+    return f"for speed: its segment takes {integer:.3f} ms in INT8 and {exact:.3f} ms in FP32 at batch {batch}"

@@ -29,14 +29,14 @@ Function = Callable[[str, int], float]
 NOTHING = np.zeros(1, np.float32)
 
 BLOCKS, BLOCK_MS, BUDGET_S = 30, 4.0, 6.0
-PIECE_ROUNDS, PIECE_BLOCK_MS = 7, 1.0
+SUBGRAPH_ROUNDS, SUBGRAPH_BLOCK_MS = 7, 1.0
 LEAST_SHARE = 0.02
 """Smallest share of a subgraph's time that remains after the overhead of a call is subtracted."""
 CONFIDENCE = 0.95
 
 
 def timer_for(options: PruneOptions, samples: Feeds, base: Path) -> Timer:
-    """The timer of these options: ONNX Runtime on this machine, or the user's function.
+    """The timer that the options select: ONNX Runtime on this machine, or the user's function.
 
     Args:
         samples: real inputs, repeated to the batch size.
@@ -55,8 +55,8 @@ def timer_for(options: PruneOptions, samples: Feeds, base: Path) -> Timer:
 class LocalTimer:
     """ONNX Runtime on this machine; a :class:`retort.compress.pruning.latency.latency_table.Timer`.
 
-    Subgraphs are timed in turns, and the fastest of their blocks is used, because other processes disturb it least.
-    Whole programs are compared as everywhere (:mod:`retort.benchmarks.timing.latency`), with several openings of both.
+    Subgraphs are timed in interleaved blocks, and the fastest block is used, because other processes disturb it least.
+    Whole programs are compared as in a benchmark (:mod:`retort.benchmarks.timing.latency`), in several sessions each.
     """
 
     batch: int
@@ -66,7 +66,7 @@ class LocalTimer:
 
     @property
     def identity(self) -> str:
-        """Processor, runtime, threads and batch."""
+        """Processor, runtime, threads and batch size."""
         from ...benchmarks.machine import cpu_model, package_version
 
         runtime = f"onnxruntime {package_version('onnxruntime')}"
@@ -89,7 +89,7 @@ class LocalTimer:
             calls[str(index)] = callable_of((sessions[-1], feeds), self.batch)
         clocks = clocks_for(self.threads, "cpu", sessions, calls.values())
         with no_collections():
-            best = best_times_ms(calls, clocks, PIECE_ROUNDS, PIECE_BLOCK_MS)
+            best = best_times_ms(calls, clocks, SUBGRAPH_ROUNDS, SUBGRAPH_BLOCK_MS)
         return without_call(list(best.values()))
 
     def compare(self, dense: Program, candidate: Program) -> Compared:
@@ -125,11 +125,11 @@ class CallbackTimer:
 
     @property
     def identity(self) -> str:
-        """The function's name, threads and batch."""
+        """The function's name and source, threads and batch size."""
         return f"{self.name}, {self.threads} threads, batch {self.batch}"
 
     @property
-    def spoken(self) -> str:
+    def label(self) -> str:
         """The function's name, for messages."""
         return self.name.partition("@")[0]
 
@@ -148,8 +148,8 @@ class CallbackTimer:
         second = _exported(candidate).SerializeToString()
         turns = [(self._ask(first), self._ask(second)) for _ in range(rounds_needed(CONFIDENCE))]
         ours, theirs = [turn[1] for turn in turns], [turn[0] for turn in turns]
-        told: dict[str, Any] = {"candidate": "candidate", "reference": "dense", "clock": "device"}
-        ratio = ratio_interval(theirs, ours, CONFIDENCE, **told)
+        names: dict[str, Any] = {"candidate": "candidate", "reference": "dense", "clock": "device"}
+        ratio = ratio_interval(theirs, ours, CONFIDENCE, **names)
         return Compared(float(np.median(theirs)), float(np.median(ours)), ratio)
 
     def _ask(self, model: bytes) -> float:
@@ -161,11 +161,11 @@ class CallbackTimer:
             except RetortError:
                 raise
             except Exception as error:  # the user's function may raise anything
-                what = f"the timer '{self.spoken}' raised {type(error).__name__}: {error}"
+                what = f"the timer '{self.label}' raised {type(error).__name__}: {error}"
                 raise UserError(what, f"fix the error in {place(error)}") from error
         if isinstance(found, bool) or not isinstance(found, int | float | np.number) or not 0 < float(found) < 1e9:
             raise UserError(
-                f"the timer '{self.spoken}' returned {found!r}, which is not a time in milliseconds",
+                f"the timer '{self.label}' returned {found!r}, which is not a time in milliseconds",
                 "return a positive number",
             )
         return float(found)
@@ -183,7 +183,7 @@ def nothing() -> onnx.ModelProto:
 
 
 def without_call(times: Sequence[float]) -> list[float]:
-    """Times of subgraphs without the overhead of a call, which is the last of them."""
+    """Times of subgraphs without the overhead of a call, which is the last time."""
     *subgraphs, call = times
     return [max(time - call, LEAST_SHARE * time) for time in subgraphs]
 
@@ -192,7 +192,7 @@ def split(model: onnx.ModelProto, outputs: Sequence[Sequence[str]]) -> list[onnx
     """The independent parts of a model, each identified by its outputs."""
     import onnx
 
-    makers = {name: node for node in model.graph.node for name in node.output}
+    producers = {name: node for node in model.graph.node for name in node.output}
     weights = {item.name: item for item in model.graph.initializer}
     values = {item.name: item for item in (*model.graph.input, *model.graph.output)}
     parts = []
@@ -204,7 +204,7 @@ def split(model: onnx.ModelProto, outputs: Sequence[Sequence[str]]) -> list[onnx
             if name in seen or not name:
                 continue
             seen.add(name)
-            node = makers.get(name)
+            node = producers.get(name)
             if node is not None and node not in used:
                 used.append(node)
                 queue += [*node.input, *captured(node)]
@@ -227,7 +227,7 @@ def _signature(model: onnx.ModelProto, whole: Signature) -> Signature:
 
 
 def _exported(program: Program) -> onnx.ModelProto:
-    """The ONNX file of a program that would be shipped, in FP32 for the CPU."""
+    """The ONNX model of a program, as it would be shipped in FP32 for the CPU."""
     from ...compress.program import reexport
     from ...export.translate import to_onnx
 

@@ -48,7 +48,7 @@ class Trial:
     speedup: Mapping[int, Ratio]
 
     def facts(self) -> dict[str, Any]:
-        """JSON-ready; an open end of an interval is None."""
+        """All fields as JSON-ready values; an unbounded end of an interval is None."""
         times = {str(batch): ratio.to_dict() for batch, ratio in self.speedup.items()}
         return {"sqnr_db": round(self.sqnr_db, 2), "accuracy_drop": self.drop, "speedup": times}
 
@@ -119,8 +119,8 @@ def decide(trials: Mapping[Form, Trial], against: Mapping[int, Ratio], options: 
     if all(ratio.verdict == "cannot tell" for ratio in against.values()):
         doubts = "; ".join(dict.fromkeys(doubt for ratio in against.values() for doubt in ratio.doubts))
         why = f", because the measurement is NOISY ({doubts})" if doubts else ""
-        told = f"no difference in speed can be shown{why}, and its rows are independent"
-        return "static", f"{told} (dynamic/static {shown})"
+        reason = f"no difference in speed can be shown{why}, and its rows are independent"
+        return "static", f"{reason} (dynamic against static {shown})"
     return ("dynamic" if mean_of(against.values()) > 1 else "static"), f"it is faster (dynamic against static {shown})"
 
 
@@ -135,7 +135,7 @@ def _accurate(trial: Trial, trials: Mapping[Form, Trial], options: QuantizeOptio
 def _tried(
     parent: Artifact, made: Mapping[Form, Artifact], data: Splits, console: Console
 ) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
-    """Both forms measured as exported; the dynamic one only where its file differs in kind."""
+    """Measure the exported files of both forms; only the static form is returned if the files have the same kind."""
     from ...export.translate import to_onnx
 
     programs = {"fp32": parent, **{str(form): item for form, item in made.items()}}
@@ -182,7 +182,7 @@ Times = dict[int, Ratio]
 
 
 def _timed(files: Mapping[str, bytes], split: Split, console: Console) -> tuple[dict[Form, Times], Times]:
-    """Speed-ups over FP32 of each form, and of the dynamic over the static one, in the same interleaved blocks."""
+    """Speedups of each form over FP32, and of the dynamic over the static form, in the same interleaved blocks."""
     from ...benchmarks.timing.latency import compare_sessions
 
     samples = split.read(range(min(ROWS, len(split))))[0]

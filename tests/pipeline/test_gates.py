@@ -42,7 +42,7 @@ def test_a_noisy_measurement_passes_and_misses_no_gate() -> None:
     for interval in (Interval(64.0, 44.0, 84.0, 0.95), Interval(1.0, 0.9, 1.1, 0.95)):
         result = judge(SPEED, interval, "train", "accuracy", ["blocks scatter by 40 %"])
         assert (result.verdict, result.passed) == ("cannot tell", False)
-        assert result.sentence.endswith("CANNOT TELL, the measurement is NOISY: blocks scatter by 40 %")
+        assert result.sentence.endswith("CANNOT TELL, because the measurement is NOISY: blocks scatter by 40 %")
 
 
 def test_an_open_interval_is_null_and_said() -> None:

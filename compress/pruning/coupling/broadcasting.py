@@ -1,4 +1,4 @@
-"""How labels meet: element by element, along what must stay whole, and in what a contraction sums over."""
+"""Operations on channel labels: union element by element, dimensions that must stay complete, and summation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .labels import Unions, Value, core, settle, varying
 
 
 def keep_whole(unions: Unions, value: Value, dims: Collection[int], why: str) -> Value:
-    """Forbid removal along ``dims``: unite the labels along them; lock what varies along nothing else."""
+    """Forbid removal along ``dims``: unite the labels along them, and lock the labels that vary only along them."""
     arrays, reason = [], value.why
     for array in value.arrays:
         inside = varying(array) & set(dims)
@@ -27,11 +27,12 @@ def keep_whole(unions: Unions, value: Value, dims: Collection[int], why: str) ->
 
 
 def consume(unions: Unions, value: Value, dims: Collection[int], whole: bool = True) -> Value:
-    """Sum over ``dims``: labels that vary along them alone are used up.
+    """Sum over ``dims``: labels that vary only along them do not reach the output.
 
     Args:
-        whole: labels that vary along ``dims`` and others (head and head dimension) are united along ``dims``, which
-            leaves whole heads; else along the others, which leaves the summed dimension.
+        whole: unite labels that vary along ``dims`` and along other dimensions (head and head dimension) along
+            ``dims``, so that complete heads can be removed; else along the others, so that parts of the summed
+            dimension can be removed.
 
     Returns:
         The value with size 1 along ``dims``.
@@ -53,7 +54,7 @@ def consume(unions: Unions, value: Value, dims: Collection[int], whole: bool = T
 
 
 def _free_classes(unions: Unions, array: Tensor, inside: set[int]) -> int:
-    """Free classes left when the array's labels are united along ``inside``."""
+    """Number of free classes after the array's labels are united along ``inside``."""
     locked = unions.locked(core(array).numpy()).any(axis=tuple(sorted(inside)))
     return int((~locked).sum())
 
@@ -66,11 +67,11 @@ def _first_along(array: Tensor, dims: Iterable[int]) -> Tensor:
 
 
 def meet(unions: Unions, operands: Sequence[Value], where: str) -> Value:
-    """Bring values together element by element, with broadcasting: labels that meet are united.
+    """Combine values element by element, with broadcasting: labels at the same place are united.
 
     Args:
-        operands: values of one rank, with size 1 where they broadcast.
-        where: what to say of a label that meets a fixed dimension.
+        operands: values of equal rank, with size 1 in broadcast dimensions.
+        where: the reason to record if a label is combined with a fixed dimension.
     """
     result = settle(unions, operands[0])
     for other in operands[1:]:
@@ -94,7 +95,7 @@ def _meet_two(unions: Unions, a: Value, b: Value, where: str) -> Value:
 
 
 def _pair(first: list[Tensor], second: list[Tensor], common: set[int]) -> list[tuple[Tensor, Tensor]]:
-    """Partners one to one, those with the largest overlap along common dimensions first, then the outermost."""
+    """Pairs of arrays, one to one: those with the largest overlap along common dimensions first, then the outermost."""
 
     def _fit(one: Tensor, two: Tensor) -> tuple[int, int, int]:
         shared = varying(one) & varying(two) & common
@@ -109,7 +110,7 @@ def _pair(first: list[Tensor], second: list[Tensor], common: set[int]) -> list[t
 
 
 def disjoint(unions: Unions, value: Value) -> Value:
-    """One array of labels per dimension: where movement brings two into one, the one with more to gain stays."""
+    """Keep one array of labels per dimension; if a movement merged two, the one with more removable classes stays."""
     value = settle(unions, value)
     if sum(len(varying(array)) for array in value.arrays) == len(set().union(*map(varying, value.arrays))):
         return value

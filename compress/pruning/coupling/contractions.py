@@ -1,4 +1,4 @@
-"""Coupling rules of contractions: they consume the labels of what they sum over and make those of their output."""
+"""Coupling rules of contractions: they consume the labels of the summed dimensions and produce those of the output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def convolution(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def _regroup(c: Coupler, value: Value, shape: Sequence[int]) -> Value:
-    """Leading two dimensions as ``shape``; what follows, constant by now, is left out."""
+    """The leading two dimensions reshaped to ``shape``, without the spatial dimensions, which are constant here."""
     arrays = [array.flatten(2)[:, :, 0] if array.dim() > 2 else array for array in value.arrays]
     return c.settled(shape, [array.reshape(tuple(shape)) for array in arrays], value.why)
 
@@ -103,7 +103,7 @@ def _product(c: Coupler, node: fx.Node, first: Value, second: Value, a: Argument
 
 
 def add_product(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """``addmm`` and ``baddbmm``: a product plus something that broadcasts to it."""
+    """``addmm`` and ``baddbmm``: a product plus a tensor that broadcasts to it."""
     first, second = c.of(a.get("mat1", a.get("batch1"))), c.of(a.get("mat2", a.get("batch2")))
     return c.meet(node, [_product(c, node, first, second, a), c.of(a["self"])])
 
@@ -140,7 +140,7 @@ def _letters(count: int) -> tuple[str, ...]:
 
 
 def attention(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """``softmax(q k^T + mask) v``: whole heads, or head dimension, by the coupler's policy."""
+    """``softmax(q k^T + mask) v``: complete heads or the head dimension can be removed, see :attr:`Coupler.narrow`."""
     query, key, value = (c.of(a[name]) for name in ("query", "key", "value"))
     if a["enable_gqa"]:
         key, value = (_repeat_heads(c, item, query.shape[-3] // item.shape[-3]) for item in (key, value))
@@ -218,7 +218,7 @@ def _recurrent_outputs(c: Coupler, node: fx.Node, labels: Sequence[torch.Tensor]
 
 
 def embedding(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """Rows looked up by index: the columns are channels."""
+    """Rows selected by index; the columns are channels."""
     weight = c.keep(c.of(a["weight"]), [0], node)
     shape = c.shape(node)
     c.produce(node, a["weight"], 1)

@@ -1,4 +1,4 @@
-"""What the coupling rules share: the labels of every node so far, concrete shapes, cost terms and producers."""
+"""The state that the coupling rules share: labels of the visited nodes, concrete shapes, cost terms and producers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Arguments = Mapping[str, Any]
 
 
 class Unsupported(Exception):
-    """A rule meets a form of its operator that it does not cover."""
+    """A rule does not cover this form of its operator."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """A share of a node's multiply-accumulates, proportional to the product of its space's kept sizes."""
+    """A share of a node's multiply-accumulates, proportional to the product of the kept sizes of ``space``."""
 
     node: str
     share: float
@@ -36,7 +36,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Producer:
-    """A parameter dimension that makes channels: the rows of a convolution or linear layer.
+    """A parameter dimension that produces channels, such as the rows of a convolution or linear layer.
 
     Attributes:
         parameter: dotted name.
@@ -57,9 +57,9 @@ class Coupler:
 
     Attributes:
         concrete: every node's fake tensor, size or tuple.
-        narrow: contractions that, where heads and head dimension are both labelled, keep all heads and give up parts
-            of the head dimension; the others keep whole heads.
-        heads: labels of the heads that a contraction keeps whole, by node name.
+        narrow: contractions in which, if heads and head dimension both have labels, parts of the head dimension are
+            removed from all heads; in the others, complete heads are removed.
+        heads: labels of the heads that a contraction keeps complete, by node name.
         parameters: labels of every parameter and buffer per dimension, by the first name of its storage.
         aliases: first name of every parameter and buffer.
     """
@@ -85,7 +85,7 @@ class Coupler:
         """
         value = self.values.get(node)
         if not isinstance(value, Value):
-            raise Unsupported("takes something else than a tensor")
+            raise Unsupported("has an input that is not a tensor")
         return value
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -93,14 +93,14 @@ class Coupler:
         return tuple(self.concrete[node].shape)
 
     def fill(self, argument: Any) -> Any:
-        """An argument with nodes replaced by their concrete values."""
+        """An argument in which nodes are replaced by their concrete values."""
         return fx.map_arg(argument, lambda node: self.concrete[node])
 
     def run(self, node: fx.Node, source: fx.Node, array: Tensor) -> Any:
-        """Run the node's own operator on a label array in place of ``source``.
+        """Run the node's operator with a label array instead of ``source``.
 
         Raises:
-            Unsupported: the operator refuses labels.
+            Unsupported: the operator does not run on labels.
         """
 
         def _substitute(item: fx.Node) -> Any:
@@ -114,7 +114,7 @@ class Coupler:
         args, kwargs = fx.map_arg((node.args, kwargs), _substitute)
         try:
             return target(*args, **kwargs)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what an operator says of labels
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # the operator does not accept labels
             raise Unsupported(f"does not run on labels: {first_line(error)}") from error
 
     def fresh(self, shape: Sequence[int], dims: Collection[int]) -> list[Tensor]:
@@ -122,18 +122,19 @@ class Coupler:
         return [along(self.unions.fresh(shape[dim], weak=True), shape, dim) for dim in dims if shape[dim] > 1]
 
     def settled(self, shape: Sequence[int], arrays: Sequence[Tensor], why: str = "") -> Value:
-        """A value of these arrays, with every label replaced by its class and one array per dimension."""
+        """A value with these arrays, in which labels are replaced by their class and each dimension has one array."""
         return disjoint(self.unions, Value(tuple(shape), [compact(array) for array in arrays], why))
 
     def keep(self, value: Value, dims: Collection[int], node: fx.Node) -> Value:
         """Forbid removal along ``dims`` because of ``node``."""
-        return keep_whole(self.unions, value, {dim % len(value.shape) for dim in dims}, f"{describe(node)} fixes it")
+        why = f"{describe(node)} needs all of its channels"
+        return keep_whole(self.unions, value, {dim % len(value.shape) for dim in dims}, why)
 
     def meet(self, node: fx.Node, operands: Sequence[Value]) -> Value:
-        """Bring operands of any rank together element by element, aligned at the right."""
+        """Combine operands of any rank element by element, aligned at the last dimension."""
         rank = max(len(value.shape) for value in operands)
         aligned = [lift(value, rank) for value in operands]
-        return meet(self.unions, aligned, f"meets values without channels in {describe(node)}")
+        return meet(self.unions, aligned, f"is combined with values without channels in {describe(node)}")
 
     def contract(
         self,
@@ -142,10 +143,10 @@ class Coupler:
         out: Sequence[str],
         share: float = 1.0,
     ) -> Value:
-        """An Einstein summation: operands meet letter by letter, letters that ``out`` lacks are summed over."""
+        """An Einstein summation: operands are combined letter by letter, and letters not in ``out`` are summed over."""
         space = list(dict.fromkeys(letter for _, letters in operands for letter in letters))
         spread = [_spread(value, letters, space) for value, letters in operands]
-        met = meet(self.unions, spread, f"meets values without channels in {describe(node)}")
+        met = meet(self.unions, spread, f"is combined with values without channels in {describe(node)}")
         self.terms.append(Term(node.name, share, met))
         summed = [place for place, letter in enumerate(space) if letter not in out]
         mixed = [array for array in met.arrays if varying(array) & set(summed) and varying(array) - set(summed)]
@@ -154,10 +155,10 @@ class Coupler:
         return _gather(left, space, out)
 
     def produce(self, node: fx.Node, weight: fx.Node, dim: int, shared: int = 1) -> None:
-        """Record that ``dim`` of a weight makes channels.
+        """Record that ``dim`` of a weight produces channels.
 
         Args:
-            shared: how many times the dimension's labels are repeated in it (gates of a recurrent layer).
+            shared: how many times the labels are repeated along the dimension (gates of a recurrent layer).
         """
         name = behind(weight)
         ids = self.parameters[self.aliases[name]] if name else []
@@ -171,7 +172,7 @@ class Coupler:
             )
 
     def _along(self, weight: fx.Node, dim: int) -> Ids | None:
-        """Classes of the labels along one dimension of a weight, which may have been transposed; None for no labels."""
+        """Classes of the labels along one dimension of a weight, transposed or not; None if it has no labels."""
         for array in self.of(weight).arrays:
             if varying(array) == {dim}:
                 place = tuple(slice(None) if axis == dim else 0 for axis in range(array.dim()))
@@ -179,7 +180,7 @@ class Coupler:
         return None
 
     def parameter(self, node: fx.Node) -> Value:
-        """Labels of a parameter or buffer: fresh on first meeting, the same for every name of one storage."""
+        """Labels of a parameter or buffer: new ones at its first use, and the same for all names of one storage."""
         tensor = fetch(self.module, str(node.target))
         shape = tuple(tensor.shape)
         name = self._first_names.setdefault(id(tensor), str(node.target))
@@ -195,7 +196,7 @@ class Coupler:
             lock_all(self.unions, item, why)
 
     def fixed(self, node: fx.Node, why: str) -> Result | None:
-        """The node's output without labels; None when it holds no tensor."""
+        """The node's output without labels; None if it contains no tensor."""
         result = self.concrete[node]
         if isinstance(result, Tensor):
             return Value(tuple(result.shape), [], why)
@@ -210,14 +211,14 @@ def start(program: Program, narrow: frozenset[str]) -> Coupler:
 
 
 def lift(value: Value, rank: int) -> Value:
-    """The value with dimensions of size 1 put before its own, up to ``rank``."""
+    """The value with leading dimensions of size 1 added up to ``rank``."""
     extra = (1,) * (rank - len(value.shape))
     shape = (*extra, *value.shape)
     return Value(shape, [array.expand(shape) for array in value.arrays], value.why)
 
 
 def place(value: Value, rank: int, dim: int) -> Value:
-    """A vector placed along ``dim`` of an otherwise broadcasting value of ``rank`` dimensions."""
+    """A vector along ``dim`` of a value of ``rank`` dimensions whose other dimensions have size 1."""
     shape = tuple(value.shape[0] if axis == dim else 1 for axis in range(rank))
     return Value(shape, [array.reshape(shape) for array in value.arrays], value.why)
 

@@ -1,4 +1,4 @@
-"""Coupling rules of data movement: the very same operator runs on the label arrays."""
+"""Coupling rules of data movement: the operator itself runs on the label arrays."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def source_of(node: fx.Node) -> fx.Node:
     """The tensor that a node moves: its first argument.
 
     Raises:
-        Unsupported: it is something else.
+        Unsupported: its first argument is not a tensor.
     """
     first = node.args[0] if node.args else next(iter(node.kwargs.values()))
     if not isinstance(first, fx.Node):
-        raise Unsupported("takes its input in an unusual form")
+        raise Unsupported("has an input in an unusual form")
     return first
 
 
@@ -50,7 +50,7 @@ def move(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def moved(c: Coupler, node: fx.Node, value: Value) -> Result:
-    """Run the node on every label array of ``value``, which stands for its first argument."""
+    """Run the node on every label array of ``value``, which replaces its first argument."""
     results = [c.run(node, source_of(node), array) for array in value.arrays]
     concrete = c.concrete[node]
     if isinstance(concrete, Tensor):
@@ -60,7 +60,7 @@ def moved(c: Coupler, node: fx.Node, value: Value) -> Result:
 
 
 def expand(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """A constant along its expanded dimensions: any subset of them will do, so they get fresh labels."""
+    """An expansion: any part of the expanded dimensions can be removed, so they get new labels."""
     source = c.of(source_of(node))
     result = moved(c, node, source)
     assert isinstance(result, Value)
@@ -71,7 +71,7 @@ def expand(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def repeat(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """Like an expansion where a single index is repeated; labels follow elsewhere."""
+    """An expansion in dimensions where a single index is repeated; labels are repeated in the others."""
     source = c.of(source_of(node))
     result = moved(c, node, source)
     assert isinstance(result, Value)
@@ -83,7 +83,7 @@ def repeat(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def like_other(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """``expand_as``, ``view_as`` …: moved, and of the shape of the other operand."""
+    """``expand_as``, ``view_as`` …: a movement to the shape of the other operand."""
     result = moved(c, node, c.of(source_of(node)))
     assert isinstance(result, Value)
     if "expand" in str(node.target):
@@ -92,10 +92,10 @@ def like_other(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def concatenate(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """Labels along the joined dimension follow each other; along the others they are united."""
+    """Labels are concatenated along the joined dimension and united along the others."""
     listed = a.get("tensors")
     if not isinstance(listed, list | tuple):
-        raise Unsupported("takes its inputs in an unusual form")
+        raise Unsupported("has inputs in an unusual form")
     values = [c.of(item) for item in listed]
     return join(c, node, [value for value in values if value.shape != (0,)], int(a["dim"]) % len(c.shape(node)))
 
@@ -122,7 +122,7 @@ def join(c: Coupler, node: fx.Node, values: Sequence[Value], dim: int) -> Value:
         across.append(Value((*value.shape[:dim], 1, *value.shape[dim + 1 :]), flat, value.why))
         sides.append([array for array in value.arrays if dim in varying(array)])
     shape = c.shape(node)
-    met = meet(c.unions, across, f"meets values without channels in {describe(node)}")
+    met = meet(c.unions, across, f"is combined with values without channels in {describe(node)}")
     joined = []
     if any(sides):
         fixed = torch.full((), FIXED, dtype=torch.int64)
@@ -132,13 +132,13 @@ def join(c: Coupler, node: fx.Node, values: Sequence[Value], dim: int) -> Value:
 
 
 def select(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """One index of a dimension must stay; where it is a part of a split dimension, all its parts go together."""
+    """The selected index must stay; if the dimension is a part of a split one, all its indices go together."""
     source = c.of(source_of(node))
     dim = int(a["dim"]) % len(source.shape)
     arrays = []
     for array in source.arrays:
         if varying(array) == {dim}:
-            c.unions.lock(array.select(dim, int(c.fill(a["index"]))), f"{describe(node)} takes this one index")
+            c.unions.lock(array.select(dim, int(c.fill(a["index"]))), f"{describe(node)} selects this index")
             arrays.append(array)
         else:
             arrays += c.keep(Value(source.shape, [array]), [dim], node).arrays
@@ -146,7 +146,7 @@ def select(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def whole(*names: str) -> _Rule:
-    """A movement that needs the dimensions in these arguments whole."""
+    """The rule of a movement that needs all channels of the dimensions in these arguments."""
 
     def _rule(c: Coupler, node: fx.Node, a: Arguments) -> Result:
         source = c.of(source_of(node))
@@ -161,7 +161,7 @@ def _as_list(value: Any) -> list[int]:
 
 
 def cut(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """A slice: its bounds move with the channels, unless it has a step."""
+    """A slice: its bounds are rewritten with the channels; a slice with a step needs all channels."""
     source = c.of(source_of(node))
     if a.get("step", 1) != 1 or not all(isinstance(a.get(name, 0), int | None) for name in ("start", "end", "length")):
         source = c.keep(source, [int(a["dim"])], node)
@@ -169,7 +169,7 @@ def cut(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def reshape(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Sizes are rewritten with the channels; at most one size that is computed in the graph can follow."""
+    """Sizes are rewritten with the channels; at most one size that the graph computes can be rewritten."""
     result = moved(c, node, c.of(source_of(node)))
     sizes = a.get("size", a.get("shape"))
     if isinstance(result, Value) and isinstance(sizes, list | tuple):
@@ -181,7 +181,7 @@ def reshape(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def pad(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """Zeros put beside channels stay; every other padding needs its dimensions whole."""
+    """Padded zeros cannot be removed; any padding with other values needs all channels of its dimensions."""
     source = c.of(source_of(node))
     shape, rank = c.shape(node), len(source.shape)
     amounts = [c.fill(item) for item in (a["pad"] if "pad" in a else a["padding"])]
@@ -200,7 +200,7 @@ def pad(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def gated(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """``glu``: the two halves of a dimension meet."""
+    """``glu``: the labels of the two halves of a dimension are united."""
     source = c.of(source_of(node))
     dim = int(a["dim"]) % len(source.shape)
     half = source.shape[dim] // 2
@@ -212,7 +212,7 @@ def gated(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def creator(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """A constant filled with one number: any part of it will do, so it gets fresh labels."""
+    """A constant filled with one number: any part of it can be removed, so it gets new labels."""
     sizes = a["size"]
     shape = c.shape(node)
     return Value(shape, c.fresh(shape, [dim for dim, size in enumerate(sizes) if isinstance(size, int)]))

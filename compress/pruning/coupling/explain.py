@@ -63,7 +63,7 @@ def explain(program: Program, excluded: Iterable[str] = ()) -> list[Row]:
 
 
 class _Words:
-    """What the rows of one program share."""
+    """Builds the rows of one program."""
 
     def __init__(self, program: Program, grouping: Grouping) -> None:
         self._nodes = {node.name: node for node in program.module.graph.nodes}
@@ -76,7 +76,7 @@ class _Words:
         self._sums = [(node, self._carried(node)) for node in self._nodes.values() if operator_name(node) in _ADDS]
 
     def row(self, group: Group) -> Row:
-        """One line."""
+        """The row of a group."""
         mask = np.zeros(len(self._unions), bool)
         mask[group.units] = True
         return Row(
@@ -105,7 +105,7 @@ class _Words:
         return touched / self._total
 
     def _step(self, group: Group) -> tuple[int, int]:
-        """Channels of the leading layer per unit; a unit that the layer does not have takes part in another one."""
+        """Smallest and largest number of channels of the leading layer per unit, of the units that it has."""
         if not len(group.units):
             return 0, 0
         made = np.bincount(self._unions.find(group.producers[0].ids.numpy()), minlength=len(self._unions))[group.units]
@@ -125,7 +125,7 @@ class _Words:
         return "channels" if any("conv" in name for name in names) else "features"
 
     def _in_attention(self, mask: Mask) -> str:
-        """Heads vary along the batch of a product of two activations, the head dimension along its matrices."""
+        """Heads are a batch dimension of a product of two activations; the head dimension is one of the matrices."""
         for rank, dim, ids in self._factors:
             if mask[ids].any():
                 return "head dimension" if dim >= rank - 2 else "heads"

@@ -20,10 +20,10 @@ class Group:
     """Layers whose channels go together.
 
     Attributes:
-        producers: parameter dimensions that make these channels, in graph order.
+        producers: parameter dimensions that produce these channels, in graph order.
         units: classes that can be removed, in channel order; each is one channel, or several that go together.
         channels: size of the leading layer's dimension.
-        reason: why nothing of it can be removed; empty when ``units`` is not.
+        reason: why no unit can be removed; empty if ``units`` is not.
     """
 
     producers: list[Producer]
@@ -33,18 +33,18 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The leading layer."""
+        """The name of the leading layer."""
         return layer_name(self.producers[0])
 
     @property
     def layers(self) -> list[str]:
-        """All its layers, without repetition."""
+        """The names of all its layers, without repetition."""
         return list(dict.fromkeys(layer_name(producer) for producer in self.producers))
 
 
 @dataclass
 class Grouping:
-    """All groups of a program, those that can be cut first to last, then the locked ones."""
+    """All groups of a program: ``free`` can be cut, ``locked`` cannot."""
 
     coupling: Coupling
     free: list[Group] = field(default_factory=list)
@@ -52,12 +52,12 @@ class Grouping:
 
 
 def layer_name(producer: Producer) -> str:
-    """``layer1.0.conv1`` for its parameter ``layer1.0.conv1.weight``."""
+    """The name of a producer's layer: ``layer1.0.conv1`` for the parameter ``layer1.0.conv1.weight``."""
     return producer.parameter.rpartition(".")[0] or producer.parameter
 
 
 def find_groups(coupling: Coupling) -> Grouping:
-    """Join the producers that share classes into groups."""
+    """Collect the producers that share classes into groups."""
     grouping = Grouping(coupling)
     owner: dict[int, Group] = {}
     for producer in coupling.producers:
@@ -99,7 +99,7 @@ def _in_order(roots: Ids) -> Ids:
 
 
 def exclude(program: Program, coupling: Coupling, patterns: Iterable[str]) -> None:
-    """Lock the channels that the parameters or layers with these names make.
+    """Lock the channels that the parameters or layers with these names produce.
 
     Raises:
         UserError: a pattern matches nothing.
@@ -118,6 +118,6 @@ def _lock_made(coupling: Coupling, name: str, why: str) -> None:
 
 
 def trainable(program: Program, coupling: Coupling) -> dict[str, torch.Tensor]:
-    """The parameters (not the buffers) that the graph uses, each once, by their first name."""
+    """The parameters (not buffers) that the graph uses, each once under its first name."""
     names = dict(program.module.named_parameters(remove_duplicate=False))
     return {name: names[name] for name in coupling.parameters if name in names}

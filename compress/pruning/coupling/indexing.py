@@ -1,4 +1,4 @@
-"""Coupling rules of look-ups and patches: movement whose operator cannot simply run on labels."""
+"""Coupling rules of indexing and patches: movements whose operator cannot run on labels directly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pixel_shuffle(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def patches(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """``im2col``: ``[N, C, H, W]`` to ``[N, C x k, L]``; the elements of a patch carry their channel's label."""
+    """``im2col``: ``[N, C, H, W]`` to ``[N, C x k, L]``; the elements of a patch have their channel's label."""
     source = c.keep(c.of(source_of(node)), [-2, -1], node)
     shape = c.shape(node)
     if len(shape) != 3:
@@ -44,21 +44,21 @@ def folded(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def gather(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Look-up along one dimension by a tensor of indices, which has the output's shape."""
+    """Selection along one dimension by a tensor of indices, which has the output's shape."""
     return _apart(c, node, int(a["dim"]), [c.of(source_of(node)), c.of(a["index"])])
 
 
 def scatter(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Values added or put at indices along one dimension; each channel along the others is on its own."""
+    """Values added or written at indices along one dimension; the other dimensions are independent."""
     return _apart(c, node, int(a["dim"]), [c.of(a[name]) for name in ("self", "index", "src")])
 
 
 def _apart(c: Coupler, node: fx.Node, dim: int, operands: list[Value]) -> Result:
-    """Operands meet along all dimensions but ``dim``, which they keep whole."""
+    """Combine operands along all dimensions except ``dim``, of which all channels must stay."""
     shape = c.shape(node)
     dim %= len(shape)
     if any(size != wanted for x in operands for axis, (size, wanted) in enumerate(zip(x.shape, shape)) if axis != dim):
-        raise Unsupported("looks up a part of its other dimensions")
+        raise Unsupported("selects a part of its other dimensions")
     operands = [c.keep(item, [dim], node) for item in operands]
     index = tuple(slice(0, 1) if axis == dim else slice(None) for axis in range(len(shape)))
     flat = tuple(1 if axis == dim else size for axis, size in enumerate(shape))
@@ -67,7 +67,7 @@ def _apart(c: Coupler, node: fx.Node, dim: int, operands: list[Value]) -> Result
 
 
 def index(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Look-up by integer tensors: the dimensions that are looked up stay whole."""
+    """Selection by integer tensors: all channels of the indexed dimensions must stay."""
     source = c.of(source_of(node))
     indices = a["indices"]
     for item in indices:
@@ -79,7 +79,7 @@ def index(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def index_select(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Look-up along one dimension."""
+    """Selection along one dimension."""
     c.lock(c.of(a["index"]), f"{describe(node)} uses it as an index")
     return moved(c, node, c.keep(c.of(source_of(node)), [int(a["dim"])], node))
 

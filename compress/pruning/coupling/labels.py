@@ -1,8 +1,8 @@
 """Channel labels: which channel each index of a value belongs to, and which channels must go together.
 
-A value carries a short list of label arrays. Each has the value's shape, with stride 0 along every dimension in which
-it does not vary, so that an array over 64 channels of a ``[2, 64, 56, 56]`` activation holds 64 numbers, and data
-movement is one call of the very same operator. An element is removed when any of its labels is.
+A value has a short list of label arrays. Each has the value's shape, with stride 0 along every dimension in which it
+does not vary. So an array over 64 channels of a ``[2, 64, 56, 56]`` activation stores 64 numbers, and a data movement
+is one call of the same operator. An element is removed if any of its labels is removed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 FIXED = 0
-"""The label of what can never be removed, such as channels padded in."""
+"""The label of elements that can never be removed, such as padding."""
 
-EMPTY = "without it a value would have no channel left"
+EMPTY = "without it, a value would have no channels left"
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -26,11 +26,11 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class Value:
-    """What is known of one tensor.
+    """The labels of one tensor.
 
     Attributes:
-        shape: its concrete sizes at the example's batch.
-        arrays: label arrays of that shape; dimensions that none varies along are fixed.
+        shape: its concrete sizes at the example's batch size.
+        arrays: label arrays of that shape; dimensions along which none varies are fixed.
         why: why the other dimensions are fixed, for the report.
     """
 
@@ -54,7 +54,7 @@ class Unions:
         return self._count
 
     def fresh(self, count: int, weak: bool = False) -> Tensor:
-        """``count`` new labels, ``int64[count]``; weak ones give way where two kinds of labels meet in a dimension."""
+        """``count`` new labels, ``int64[count]``; weak labels are dropped if a dimension gets other labels too."""
         start, self._count = self._count, self._count + count
         if self._count > len(self._parent):
             room = max(2 * len(self._parent), self._count)
@@ -65,7 +65,7 @@ class Unions:
         return torch.arange(start, self._count)
 
     def find(self, ids: Ids) -> Ids:
-        """The class of every label: its smallest member that stands for it."""
+        """The class of every label, represented by its smallest member."""
         roots: Ids = self._parent[ids]
         while True:
             above = self._parent[roots]
@@ -75,7 +75,7 @@ class Unions:
             roots = above
 
     def unite(self, first: Tensor, second: Tensor) -> None:
-        """Make labels at equal places (after broadcasting) members of one class."""
+        """Unite the classes of labels at equal places (after broadcasting)."""
         a, b = np.broadcast_arrays(self.find(core(first).numpy()), self.find(core(second).numpy()))
         differ = a != b
         if not differ.any():
@@ -112,12 +112,12 @@ class Unions:
         return result
 
     def strength(self, ids: Ids) -> int:
-        """How much is to be gained by keeping an array of labels apart: its free classes that are not weak."""
+        """Number of free, not weak classes in an array of labels."""
         roots = np.unique(self.find(ids))
         return int((~self._weak[roots] & (self._reason[roots] == 0)).sum())
 
     def why(self, ids: Ids) -> str:
-        """The reason of the first locked class among ``ids``; empty when all are free."""
+        """The reason of the first locked class among ``ids``; empty if all are free."""
         reasons = self._reason[self.find(ids.reshape(-1))]
         return self._reasons[int(reasons[reasons != 0][0])] if reasons.any() else ""
 
@@ -155,9 +155,9 @@ def flat_ids(array: Tensor, dim: int) -> Ids:
 
 
 def settle(unions: Unions, value: Value) -> Value:
-    """The value with every label replaced by its class; arrays that are wholly locked are left out.
+    """The value with every label replaced by its class, without arrays that are completely locked.
 
-    One class for all of a value must stay, so it is locked.
+    If all elements of a value belong to one class, that class must stay, so it is locked.
     """
     arrays, why = [], value.why
     for array in value.arrays:

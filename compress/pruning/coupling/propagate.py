@@ -1,7 +1,7 @@
-"""The coupling engine: labels pushed through a captured graph tell which channels must go together.
+"""The coupling engine: propagates labels through a captured graph to find which channels must go together.
 
-Specification: compress.md 2. Every operator has a rule, or locks what it touches; data movement has no rule of
-its own per operator. What no rule forbids can be removed, and the proof checks every removal.
+Specification: compress.md 2. Every operator has a rule, or its inputs and outputs are locked; data movements share one
+rule. Everything that no rule forbids can be removed, and the proof checks every removal.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Coupling:
         values: labels of every tensor node, each array varying along one dimension.
         parameters: labels of every parameter and buffer per dimension, by its first name.
         aliases: first name of every name of a parameter or buffer.
-        producers: parameter dimensions that make channels.
-        terms: what the multiply-accumulates of every node depend on.
+        producers: parameter dimensions that produce channels.
+        terms: the dimensions on which the multiply-accumulates of every node depend.
         unknown: operators without a rule, by node name, with the reason their labels are locked.
-        narrow: contractions whose head dimension is cut and not whole heads.
+        narrow: contractions in which parts of the head dimension are removed instead of complete heads.
     """
 
     unions: Unions
@@ -49,7 +49,7 @@ class Coupling:
     narrow: frozenset[str] = frozenset()
 
     def kept(self, value: Value, removed: Mask) -> list[Ids | None]:
-        """Kept indices of every dimension, or None where all are kept.
+        """Kept indices of every dimension, or None if all are kept.
 
         Args:
             removed: removed classes, as a boolean mask over labels.
@@ -66,11 +66,11 @@ class Coupling:
 
 
 def couple(program: Program, narrow: frozenset[str] | None = None) -> Coupling:
-    """Push labels through a program and find what goes together.
+    """Propagate labels through a program and find the channels that go together.
 
     Args:
-        narrow: contractions whose head dimension is cut and not whole heads, by node name; when None, those whose
-            heads turn out to be locked.
+        narrow: contractions in which parts of the head dimension are removed instead of complete heads, by node name;
+            if None, those whose heads are locked.
     """
     first, heads = _pass(program, narrow or frozenset())
     if narrow is not None:
@@ -107,7 +107,7 @@ def _pass(program: Program, narrow: frozenset[str]) -> tuple[Coupling, dict[str,
 
 def _visit(c: Coupler, node: fx.Node) -> Result | None:
     if node.op == "placeholder":
-        return c.fixed(node, f"meets the input '{node.target}'")
+        return c.fixed(node, f"is combined with the input '{node.target}'")
     if node.op == "get_attr":
         return c.parameter(node) if isinstance(c.concrete[node], Tensor) else None
     if node.target is python_operator.getitem:
@@ -125,26 +125,26 @@ def _visit(c: Coupler, node: fx.Node) -> Result | None:
         return _checked(c, node, rule(c, node, bind(node)))
     except Unsupported as error:
         return _lock_unknown(c, node, str(error))
-    except Exception as error:  # a defect of the rule, which must not pass for a property of the model
+    except Exception as error:  # a defect of the rule, which must not be reported as a property of the model
         error.add_note(f"while coupling {describe(node)}")
         raise
 
 
 def _read_number(c: Coupler, node: fx.Node) -> None:
-    """A size needs the dimension it reads whole; any other number read from a tensor locks that tensor."""
+    """A size needs all channels of its dimension; any other number that is read from a tensor locks that tensor."""
     for item in node.all_input_nodes:
         value = c.values.get(item)
         if isinstance(value, Value) and operator_name(node) == "sym_size":
             c.keep(value, [int(bind(node)["dim"])], node)
         elif value is not None:
-            _lock_unknown(c, node, "it reads a number from it")
+            _lock_unknown(c, node, "it converts a tensor to a number")
 
 
 def _checked(c: Coupler, node: fx.Node, result: Result) -> Result:
     expected = c.fixed(node, "")
     found, wanted = _shapes(result), _shapes(expected)
     if found != wanted:
-        raise Unsupported(f"its rule expects the shapes {found} where it gives {wanted}")
+        raise Unsupported(f"its rule expects the shapes {found}, but the operator returns {wanted}")
     return result
 
 
@@ -162,7 +162,7 @@ def _tensors(c: Coupler, node: fx.Node) -> Iterator[Result]:
 
 def _lock_unknown(c: Coupler, node: fx.Node, reason: str) -> Result | None:
     touched = list(_tensors(c, node))
-    why = f"touched by {describe(node)}: {reason}" if touched else f"meets what {describe(node)} makes"
+    why = f"used by {describe(node)}: {reason}" if touched else f"is combined with the output of {describe(node)}"
     if any(item.arrays for value in touched for item in (value if isinstance(value, tuple) else (value,))):
         c.unknown[node.name] = why
     for value in touched:
@@ -179,7 +179,7 @@ def _lock_outputs(c: Coupler, program: Program, node: fx.Node) -> None:
 
 
 def _make_rectangular(coupling: Coupling) -> None:
-    """Unite labels until every array varies along one dimension, so that what is kept is always a full product."""
+    """Unite labels until every array varies along one dimension, so that the kept part is always rectangular."""
     spaces = [*_flat(coupling.values), *((term.space, term) for term in coupling.terms)]
     changed = True
     while changed:
@@ -200,7 +200,7 @@ def _flat(values: dict[str, Result]) -> Iterator[tuple[Value, Any]]:
 
 
 def _flatten(unions: Unions, array: Tensor, shape: tuple[int, ...]) -> None:
-    """Unite along all dimensions but the one that leaves the most."""
+    """Unite the labels along all dimensions except the one with the most removable indices."""
     dims = sorted(varying(array))
     locked = unions.locked(core(array).numpy())
 

@@ -24,7 +24,7 @@ POINTWISE = words("""
     float half double relu6 rrelu type_as nan_to_num __and__ __or__ __xor__ where fill_diagonal
     real imag conj _conj complex polar
 """)
-"""Operators that compute element by element though they do not carry PyTorch's ``pointwise`` tag."""
+"""Operators that compute element by element although they do not have PyTorch's ``pointwise`` tag."""
 
 _CASTS = frozenset(("type_as", "to", "_to_copy"))
 TRIANGLES = frozenset(("tril", "triu"))
@@ -32,7 +32,7 @@ ALONG = words("""
     softmax _softmax log_softmax _log_softmax softmin cumsum cumprod cummax cummin logcumsumexp sort
     topk argsort kthvalue msort
 """)
-"""Operators that mix along one dimension, which they need whole, and work apart along the others."""
+"""Operators that combine all elements along one dimension, and are independent along the others."""
 
 FOURIER = words("""
     fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2
@@ -42,12 +42,12 @@ FOURIER = words("""
 STATISTICS = words("""
     mean sum nansum amax amin var std var_mean std_mean linalg_vector_norm norm prod any all max min
 """)
-"""Reductions that make sense over the kept channels alone."""
+"""Reductions that are also meaningful over the kept channels alone."""
 
 WHOLE_STATISTICS = words("""
     argmax argmin logsumexp median nanmedian mode count_nonzero
 """)
-"""Reductions whose result would change meaning with channels removed."""
+"""Reductions whose result would change its meaning if channels were removed."""
 
 _POOL = re.compile(r"^(?:adaptive_)?(?:max|avg)_pool(\d)d(?:_with_indices)?$")
 _UPSAMPLE = re.compile(r"^_?upsample_[a-z_]*?(\d)d(?:_aa)?$")
@@ -62,7 +62,7 @@ def is_pointwise(node: fx.Node) -> bool:
 
 
 def pointwise(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Labels that meet are united."""
+    """Labels of the operands are united element by element."""
     operands = [item for key, item in a.items() if isinstance(item, fx.Node) and _is_tensor(c, item)]
     if operator_name(node) in _CASTS:
         operands = operands[:1]
@@ -70,7 +70,7 @@ def pointwise(c: Coupler, node: fx.Node, a: Arguments) -> Result:
         return affine(c, node, c.of(a["self"]), [a["weight"]], 1)
     shape = c.shape(node)
     if not operands:
-        return Value(shape, [], f"made by {describe(node)}")
+        return Value(shape, [], f"created by {describe(node)}")
     result = c.meet(node, [c.of(item) for item in operands])
     if result.shape != shape:
         raise Unsupported("changes shape")
@@ -82,7 +82,7 @@ def _is_tensor(c: Coupler, node: fx.Node) -> bool:
 
 
 def affine(c: Coupler, node: fx.Node, value: Value, vectors: Sequence[Any], dim: int) -> Value:
-    """Vectors along ``dim`` meet the value."""
+    """Unite the labels of vectors along ``dim`` with those of the value."""
     operands = [value]
     for vector in vectors:
         if isinstance(vector, fx.Node):
@@ -104,7 +104,7 @@ def trailing_norm(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def group_norm(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """Whole groups go, or equally many channels of every group, whichever is finer."""
+    """Complete groups are removed, or equally many channels of every group, whichever is finer."""
     source, groups = c.of(a["input"]), int(a["num_groups"])
     shape = source.shape
     inside = shape[1] // groups
@@ -116,12 +116,12 @@ def group_norm(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def weight_norm(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """``g v / |v|``: the norm is taken over what is kept."""
+    """``g v / |v|``: the norm is computed over the kept part."""
     return c.meet(node, [c.of(a["v"]), c.of(a["g"])])
 
 
 def fake_quantize(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """``retort::qdq``: scales per channel meet their channels."""
+    """``retort::qdq``: labels of scales per channel are united with those of their channels."""
     source = c.of(a["x"])
     vectors = [a[name] for name in ("scale", "zero_point")]
     dim = int(a["axis"])
@@ -129,14 +129,14 @@ def fake_quantize(c: Coupler, node: fx.Node, a: Arguments) -> Value:
 
 
 def reduced_dims(rank: int, a: Arguments) -> list[int]:
-    """The dimensions that a reduction reduces; all when it names none."""
+    """The dimensions that a reduction reduces; all if it names none."""
     dims = a.get("dim")
     listed = list(dims) if isinstance(dims, list | tuple) else [dims] if dims is not None else []
     return [int(dim) % rank for dim in listed] if rank and listed else list(range(rank))
 
 
 def reduction(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Labels along reduced dimensions are used up: the statistic is taken over what is kept."""
+    """Labels along reduced dimensions end here: the statistic is computed over the kept part."""
     if isinstance(a.get("other"), fx.Node):
         return pointwise(c, node, a)
     source = c.of(_input(a))
@@ -148,7 +148,7 @@ def reduction(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def used_up(c: Coupler, node: fx.Node, source: Value, dims: Collection[int], keepdim: bool) -> Result:
-    """The value reduced over ``dims``; labels that vary along them and others stay whole along them."""
+    """The value reduced over ``dims``; labels that also vary along other dimensions are united along ``dims``."""
     mixed = [array for array in source.arrays if varying(array) & set(dims) and varying(array) - set(dims)]
     pure = [array for array in source.arrays if not any(array is other for other in mixed)]
     source = Value(source.shape, [*pure, *c.keep(Value(source.shape, mixed), dims, node).arrays], source.why)
@@ -157,25 +157,25 @@ def used_up(c: Coupler, node: fx.Node, source: Value, dims: Collection[int], kee
 
 
 def likeness(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """``cosine_similarity`` and ``pairwise_distance``: two values meet, and a dimension of theirs is used up."""
+    """``cosine_similarity`` and ``pairwise_distance``: two values are combined and reduced over a dimension."""
     met = c.meet(node, [c.of(a["x1"]), c.of(a["x2"])])
     return used_up(c, node, met, [int(a.get("dim", -1)) % len(met.shape)], bool(a.get("keepdim", False)))
 
 
 def shrink(c: Coupler, node: fx.Node, value: Value, dims: Collection[int], keepdim: bool) -> Result:
-    """The value without ``dims``, along which no label varies any more, in the shape of every output."""
+    """The value without ``dims``, along which no label varies, in the shape of every output."""
     index = tuple((slice(0, 1) if keepdim else 0) if dim in dims else slice(None) for dim in range(len(value.shape)))
     arrays = [array[index] for array in value.arrays]
     fixed = c.fixed(node, value.why)
     if fixed is None:
-        raise Unsupported("gives something else than tensors")
+        raise Unsupported("has an output that is not a tensor")
     if isinstance(fixed, tuple):
         return tuple(c.settled(item.shape, arrays, value.why) for item in fixed)
     return c.settled(fixed.shape, arrays, value.why)
 
 
 def resized(c: Coupler, node: fx.Node, value: Value, dims: Sequence[int]) -> Result:
-    """The value with ``dims`` kept whole and of another size in every output."""
+    """The value with all channels of ``dims`` kept, which have another size in every output."""
     kept = c.keep(value, dims, node)
     places = {dim % len(value.shape) for dim in dims}
     index = tuple(slice(0, 1) if dim in places else slice(None) for dim in range(len(value.shape)))
@@ -195,18 +195,18 @@ def along(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def fourier(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """Fourier transforms work along the dimensions they name, all by default, and apart along the others."""
+    """Fourier transforms need all channels of the dimensions they name, which are all by default."""
     source = c.of(_input(a))
     return resized(c, node, source, reduced_dims(len(source.shape), a))
 
 
 def triangle(c: Coupler, node: fx.Node, a: Arguments) -> Value:
-    """``tril`` and ``triu`` need their last two dimensions whole."""
+    """``tril`` and ``triu`` need all channels of their last two dimensions."""
     return c.keep(c.of(_input(a)), [-2, -1], node)
 
 
 def spatial(rank: int) -> Rule:
-    """Pooling and resampling work on each channel apart and need their ``rank`` last dimensions whole."""
+    """Pooling and resampling compute each channel separately and need all of their last ``rank`` dimensions."""
 
     def _rule(c: Coupler, node: fx.Node, a: Arguments) -> Result:
         return resized(c, node, c.of(_input(a)), range(-rank, 0))
@@ -215,7 +215,7 @@ def spatial(rank: int) -> Rule:
 
 
 def unpool(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """``max_unpool``: values and their places go together, every channel in its own plane."""
+    """``max_unpool``: values and their indices have the same channels, which are independent of each other."""
     return resized(c, node, c.meet(node, [c.of(a["self"]), c.of(a["indices"])]), range(-len(a["output_size"]), 0))
 
 
@@ -229,7 +229,7 @@ def pairs(c: Coupler, node: fx.Node, a: Arguments) -> Result:
 
 
 def sample_grid(c: Coupler, node: fx.Node, a: Arguments) -> Result:
-    """``grid_sampler``: channels pass, rows (heads in the batch, too) meet the grid's, the grid stays whole."""
+    """``grid_sampler``: channels keep their labels, batch rows are united with those of the grid, the grid stays."""
     grid = c.of(a["grid"])
     rank = len(grid.shape) - 2
     grid = c.keep(grid, range(1, rank + 2), node)
@@ -243,7 +243,7 @@ def _input(a: Arguments) -> Any:
 
 
 def find_rule(node: fx.Node) -> Rule | None:
-    """The rule for a node's operator; None for an operator that nobody knows."""
+    """The rule for a node's operator; None if there is none."""
     name = operator_name(node)
     rule = RULES.get(name) or data_movement.RULES.get(name) or indexing.RULES.get(name) or contractions.RULES.get(name)
     if rule is not None:

@@ -1,4 +1,4 @@
-"""Concrete values of every node of a captured graph at the example's batch: fake tensors, sizes, tuples of them."""
+"""Concrete values of every node of a captured graph at the example's batch size: fake tensors, sizes, and tuples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def propagate(program: Program) -> dict[fx.Node, Any]:
     """Run the program on fake tensors.
 
     Returns:
-        For every node but the output its value; shapes are concrete, with the example's batch.
+        The value of every node except the output; shapes are concrete, with the example's batch size.
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         runner = _Recorder(program.module, mode)
@@ -29,7 +29,7 @@ def propagate(program: Program) -> dict[fx.Node, Any]:
 
 
 class _Recorder(fx.Interpreter):
-    """Keeps what every node gave; recurrent layers are not unrolled."""
+    """Records the value of every node; recurrent layers are not unrolled."""
 
     def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(module)
@@ -38,14 +38,14 @@ class _Recorder(fx.Interpreter):
         self._fakes: dict[int, torch.Tensor] = {}
 
     def fetch_attr(self, target: str) -> Any:
-        """A fake tensor in place of a parameter or buffer."""
+        """A fake tensor instead of a parameter or buffer."""
         value = super().fetch_attr(target)
         if not isinstance(value, torch.Tensor):
             return value
         return self._fakes.setdefault(id(value), self._mode.from_tensor(value))
 
     def run_node(self, n: fx.Node) -> Any:
-        """One node."""
+        """Run a node and record its value."""
         if n.op == "call_function" and operator_name(n) in RECURRENT:
             arguments = bind(n, *self.fetch_args_kwargs_from_env(n))
             result = _recurrent(arguments) if "hx" in arguments and "input" in arguments else super().run_node(n)
@@ -61,7 +61,7 @@ def words(text: str) -> frozenset[str]:
 
 
 def bind(node: fx.Node, args: Any = None, kwargs: Any = None) -> dict[str, Any]:
-    """All arguments of an operator by name, defaults filled in."""
+    """All arguments of an operator by name, including defaults."""
     args, kwargs = (node.args if args is None else args), (node.kwargs if kwargs is None else kwargs)
     if not isinstance(node.target, torch._ops.OpOverload):
         return {**dict(enumerate(args)), **kwargs}
@@ -71,7 +71,7 @@ def bind(node: fx.Node, args: Any = None, kwargs: Any = None) -> dict[str, Any]:
 
 
 def describe(node: fx.Node) -> str:
-    """Where a node came from: operator, node, the user's submodule and source line where they are known."""
+    """The origin of a node: operator, node name, and the user's submodule and source line if they are known."""
     module = owner(node)
     lines = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
     sources = [line for line in lines if line.startswith("File ") and _OURS not in line]

@@ -1,1 +1,1 @@
-"""Pruning to a latency that is measured."""
+"""Pruning to a measured latency."""

@@ -28,16 +28,16 @@ from .search import TOLERANCE, OutOfReachError, Search
 from .subgraphs import Subgraphs
 
 _FINAL = 2
-"""Times that the finished program is timed; twice as many before a miss is told."""
+"""Number of final measurements of the finished program; twice as many before a miss is reported."""
 _STATE = "prune-latency.json"
 
 
 @dataclass
 class Measured:
-    """What was timed so far, kept in ``scratch`` so that a killed run goes the same way again.
+    """The measurements so far, stored in ``scratch`` so that a resumed run takes the same decisions.
 
     Attributes:
-        found: comparisons with the dense program, by what was compared.
+        found: comparisons with the dense program, by a key of the compared program.
     """
 
     scratch: Path | None
@@ -45,7 +45,7 @@ class Measured:
     found: dict[str, Compared] = field(default_factory=dict)
 
     def load(self) -> None:
-        """Take up what an interrupted run of the same pruning has measured."""
+        """Load the measurements of an interrupted run of the same pruning."""
         file = self.scratch / _STATE if self.scratch else None
         if file is None or not file.is_file():
             return
@@ -57,7 +57,7 @@ class Measured:
             }
 
     def get(self, key: object, measure: Callable[[], Compared]) -> Compared:
-        """What is known under a key, measured where it is not."""
+        """The measurement with this key, which is made if it does not exist."""
         name = str(stable_hash(key))
         if name not in self.found:
             self.found[name] = measure()
@@ -68,7 +68,7 @@ class Measured:
         return self.found[name]
 
     def clear(self) -> None:
-        """Remove what was kept."""
+        """Delete the stored measurements."""
         if self.scratch is not None:
             (self.scratch / _STATE).unlink(missing_ok=True)
 
@@ -78,9 +78,9 @@ class LatencyBudget:
     """The latency budget of one pruning.
 
     Attributes:
-        original: the dense program that everything is compared with.
-        folder: of the latency table; the user's cache when None.
-        tried: share of the dense time of every candidate that was timed, in order.
+        original: the dense program with which candidates are compared.
+        folder: folder of the latency table; the user's cache if None.
+        tried: share of the dense time of every timed candidate, in order.
     """
 
     original: Program
@@ -92,10 +92,10 @@ class LatencyBudget:
     tried: list[float] = field(default_factory=list)
 
     def requested(self) -> tuple[float, float]:
-        """The asked share of the dense program's time, and that time in milliseconds.
+        """The requested share of the dense program's time, and that time in milliseconds.
 
         Raises:
-            UserError: the dense program already takes less.
+            UserError: the dense program already takes less time than the budget.
         """
         dense = self.compare("dense", self.original).dense_ms
         share = self.options.latency if self.options.latency_ms is None else self.options.latency_ms / dense
@@ -110,14 +110,14 @@ class LatencyBudget:
         return share, dense
 
     def compare(self, key: object, candidate: Program) -> Compared:
-        """Time a candidate beside the dense program, unless that was done before."""
+        """Time a candidate together with the dense program, unless that was done before."""
         return self.measured.get(key, lambda: self.timer.compare(self.original, candidate))
 
     def decide(self, step: int, share: float, exact: bool) -> Callable[[Program, Ranked], Mask]:
-        """What chooses the cut of a step so that this share of the dense time is left.
+        """The function that chooses the cut of a step so that this share of the dense time is left.
 
         Args:
-            exact: time candidates until one lands; else the table's prediction is enough.
+            exact: time candidates until one meets the budget; otherwise use the table's prediction.
         """
 
         def _decide(program: Program, ranked: Ranked) -> Mask:
@@ -131,7 +131,7 @@ class LatencyBudget:
         return _decide
 
     def search(self, step: int, program: Program, ranked: Ranked) -> Search:
-        """The candidates of a step, from no cut to the deepest, with their predicted times."""
+        """The candidates of a step, from no cut to the largest, with their predicted times."""
         options, grouping = self.options, ranked.grouping
         align = 1 if options.align == "auto" else options.align
         group_cuts, fine = (
@@ -150,10 +150,10 @@ class LatencyBudget:
         return Search(self._measure(step, program, ranked, curves), curves, states, times, fine_steps, {0: start})
 
     def _report_table(self, table: Table, wanted: int) -> None:
-        """Say how much of the table was there, and what has no time of its own.
+        """Print how many subgraphs were measured, and warn of those that cannot be timed.
 
         Raises:
-            UserError: nothing could be timed.
+            UserError: no subgraph could be timed.
         """
         self.console.say(f"latency table: {table.measured} subgraphs measured, {wanted - table.measured} already known")
         if table.unknown:
@@ -190,14 +190,14 @@ class LatencyBudget:
         )
 
     def facts(self, program: Program) -> dict[str, Any]:
-        """The finished program timed beside the dense one.
+        """The latency of the finished program, timed together with the dense one.
 
         Raises:
-            VerificationError: it is not faster.
+            VerificationError: the finished program is not faster.
         """
         share, dense = self.requested()
         speedup = self._final(program, _FINAL)
-        if _verdict(speedup, share) == "missed":  # by the program, or by the machine's mood
+        if _verdict(speedup, share) == "missed":  # measure again, because the cause can be noise of the machine
             speedup = self._final(program, 2 * _FINAL)
         if speedup.value <= 1 or speedup.tendency == "slower":
             raise VerificationError(
@@ -228,7 +228,7 @@ class LatencyBudget:
 
 
 def _pooled(found: Sequence[Ratio]) -> Ratio:
-    """Several measurements as one: their geometric mean, and the range of all."""
+    """Several measurements combined: their geometric mean, and the range of all intervals."""
     lows, highs = [item.low for item in found if item.low], [item.high for item in found if item.high]
     low, high = (min(lows), max(highs)) if all(item.bounded for item in found) else (None, None)
     doubts = tuple(dict.fromkeys(doubt for item in found for doubt in item.doubts))
@@ -237,7 +237,7 @@ def _pooled(found: Sequence[Ratio]) -> Ratio:
 
 
 def _verdict(speedup: Ratio, share: float) -> str:
-    """Whether the asked share was met within the tolerance, as far as the measurement can tell."""
+    """Whether the requested share was met within the tolerance: ``landed``, ``missed`` or ``cannot tell``."""
     if speedup.low is None or speedup.high is None or speedup.verdict == "cannot tell":
         return "cannot tell"
     low, high = 1 / speedup.high / share - 1, 1 / speedup.low / share - 1

@@ -1,4 +1,4 @@
-"""The latency table: what every subgraph costs at every width, measured once per device and kept on disk."""
+"""The latency table: the time of every subgraph at every width, measured once per device and stored on disk."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _TOGETHER_BYTES = 1 << 27
 
 @dataclass(frozen=True)
 class Compared:
-    """Two programs timed side by side.
+    """Two programs timed in interleaved blocks.
 
     Attributes:
-        dense_ms: median time per call of the first.
-        ms: of the second.
-        speedup: how many times faster the second is.
+        dense_ms: median time per call of the first program.
+        ms: median time per call of the second program.
+        speedup: how many times faster the second program is.
     """
 
     dense_ms: float
@@ -41,10 +41,10 @@ class Compared:
 
 
 class Timer(Protocol):
-    """A device that can be asked how long programs take, with its threads and batch size.
+    """Measures how long programs take on a device, with a number of threads and a batch size.
 
     Attributes:
-        identity: device, runtime, threads and batch; times are kept under it.
+        identity: device, runtime, threads and batch size; times are stored under it.
     """
 
     @property
@@ -53,11 +53,11 @@ class Timer(Protocol):
         ...
 
     def subgraphs(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
-        """Milliseconds of each of the independent parts of a program, which are told by their outputs."""
+        """Milliseconds of each of the independent subgraphs of a program, which are named by their outputs."""
         ...
 
     def compare(self, dense: Program, candidate: Program) -> Compared:
-        """Time two programs in turns."""
+        """Time two programs in interleaved blocks."""
         ...
 
 
@@ -65,8 +65,8 @@ class Table:
     """Times by the key of a subgraph.
 
     Args:
-        timer: measures what is not there yet.
-        folder: where the table's file is; one per identity of the timer.
+        timer: measures times that the table does not contain yet.
+        folder: folder of the table's file; there is one file per identity of the timer.
 
     Attributes:
         measured: how many subgraphs were measured, not found.
@@ -83,7 +83,7 @@ class Table:
         return self._ms.get(key, 0.0)
 
     def fill(self, subgraphs: Subgraphs, requests: dict[str, Request]) -> None:
-        """Measure what is missing, and keep it.
+        """Measure the missing times, and store them.
 
         Raises:
             StorageError: the table cannot be written.
@@ -103,7 +103,7 @@ class Table:
             return dict(zip(batch, self.timer.subgraphs(program, outputs), strict=True))
         except UserError:
             raise
-        except Exception as error:  # what cannot be exported or run alone raises whatever its runtime does
+        except Exception as error:  # a subgraph that cannot be exported or run can raise any error of its runtime
             raise_own_fault(error)
             if len(batch) == 1:
                 self.unknown |= dict.fromkeys(batch, f"{type(error).__name__}: {error}")
@@ -125,7 +125,7 @@ class Table:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             good = False
         if not good:
-            self.console.warn(f"the latency table {self.path} is damaged; it is measured again")
+            self.console.warn(f"the latency table {self.path} is damaged, so it is measured again")
             return {}
         return found
 

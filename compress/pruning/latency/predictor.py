@@ -14,14 +14,14 @@ from .latency_table import Request, Table
 from .subgraphs import Subgraphs
 
 State = dict[int, int]
-"""How many units every group_cut loses."""
+"""Number of removed units, by place of the group."""
 
 _POINTS = 12
 _FASTER = 0.98
 
 
 def grid(group_cut: GroupCuts) -> list[int]:
-    """The widths of a group that are measured: at most about a dozen, at multiples of 8, 4 or 2 where it has many."""
+    """The widths of a group that are measured: about a dozen at most, as multiples of 8, 4 or 2 for wide groups."""
     per_unit = group_cut.group.channels / max(len(group_cut.group.units), 1)
     base = 8 if group_cut.group.channels >= 64 else 4 if group_cut.group.channels >= 32 else 2
     multiple = 1 if per_unit != 1 else base * max(1, round(group_cut.group.channels / _POINTS / base))
@@ -38,7 +38,7 @@ class _Curve:
     ratios: list[float]
 
     def __call__(self, count: int) -> float:
-        """At any count; between measured ones that of the wider, for narrower is not always faster."""
+        """The ratio at any count; between measured counts, that of the wider, because narrower is not always faster."""
         place = int(np.searchsorted(self.counts, count, side="right")) - 1
         return self.ratios[max(place, 0)]
 
@@ -46,7 +46,7 @@ class _Curve:
 class Curves:
     """The predicted time of a program under any cut.
 
-    A subgraph takes its measured time at full width times one measured ratio per group that it depends on.
+    The time of a subgraph is its measured time at full width, times one measured ratio per group that it depends on.
 
     Attributes:
         group_cuts: the ways to cut each group, kept to counts that are measured and worth it.
@@ -112,12 +112,12 @@ class Curves:
         return sum(self.subgraph_ms(index, state) for index in range(len(self._full)) if self._touched[index])
 
     def saved_ms(self, state: State, place: int, count: int) -> float:
-        """What is won by cutting one group further."""
+        """Predicted time saved by a further cut of one group."""
         after = {**state, place: count}
         return sum(self.subgraph_ms(i, state) - self.subgraph_ms(i, after) for i in self._of_group.get(place, ()))
 
     def _worth(self, place: int) -> list[int]:
-        """The counts at which the clock shows a gain over every smaller one."""
+        """The counts that are measurably faster than every smaller count."""
         kept = [self._base[place]]
         best = sum(self.subgraph_ms(i, self._base) for i in self._of_group.get(place, ()))
         for count in self._grids[place][1:]:
@@ -129,10 +129,10 @@ class Curves:
 
 
 def path(curves: Curves, scope: str) -> list[State]:
-    """States from no cut to the deepest, each a little faster than the one before, at the least loss of importance.
+    """States from no cut to the largest, each faster than the one before with the least loss of importance.
 
-    Global: the next move is the one that saves the most time per importance lost (a greedy solution of the knapsack);
-    per layer: all groups shrink alike.
+    Scope ``global``: the next move is the one that saves the most time per lost importance (a greedy solution of the
+    knapsack problem). Scope ``layer``: all groups shrink by the same ratio.
     """
     state = least_cut(curves.group_cuts)
     states = [dict(state)]
@@ -152,9 +152,9 @@ def path(curves: Curves, scope: str) -> list[State]:
 
 
 def _best_move(curves: Curves, state: State, place: int) -> tuple[float, int]:
-    """The most time saved per importance lost by cutting one group further, and to which count.
+    """The largest saving of time per lost importance by a further cut of one group, and its count.
 
-    A unit weighs its score by the units that are left beside it: the last ones of a layer are dear.
+    The score of a unit is divided by the number of units that are left, so the last units of a layer are expensive.
     """
     group_cut, now = curves.group_cuts[place], state[place]
     losses = group_cut.scores / (len(group_cut.group.units) - np.arange(len(group_cut.units)))

@@ -1,4 +1,4 @@
-"""Landing on an asked time: candidates from slow to fast are measured until one takes what was asked for."""
+"""Search for a requested latency: candidates from slow to fast are timed until one meets it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .predictor import Curves, State
 
 TOLERANCE = 0.05
-"""How far from the asked latency a program may be, as a share of it."""
+"""Largest accepted deviation from the requested latency, as a share of it."""
 _CLOSE, _EAGER = 0.025, 4
 _AIM = 0.985
 _TRIES = 10
@@ -22,7 +22,7 @@ class OutOfReachError(Exception):
     """No candidate is fast enough.
 
     Attributes:
-        best: share of the dense time that the fastest takes.
+        best: share of the dense time that the fastest candidate takes.
     """
 
     def __init__(self, best: float) -> None:
@@ -32,13 +32,13 @@ class OutOfReachError(Exception):
 
 @dataclass
 class Search:
-    """A walk along candidates, from slow to fast, towards an asked share of the dense time.
+    """A search among candidates, from slow to fast, for a requested share of the dense time.
 
     Attributes:
-        measure: times a candidate, the first time or again: its share of the dense time.
-        states: candidates, each with less time predicted than the one before.
+        measure: times a candidate, for the first time or again, and returns its share of the dense time.
+        states: candidates, each with a smaller predicted time than the one before.
         times: their predicted times, in milliseconds.
-        fine: counts between two candidates that may be tried where both miss, by place of the group.
+        fine: counts between two candidates that can be tried if both miss, by place of the group.
         known: measured share of the dense time, by place of the candidate.
     """
 
@@ -50,7 +50,7 @@ class Search:
     known: dict[int, float]
 
     def predict(self, place: int) -> float:
-        """Share of the dense time, by the line through the two nearest measured candidates around a place."""
+        """Share of the dense time, by linear interpolation between the two nearest measured candidates."""
         known = sorted(self.known)
         if len(known) == 1:
             first = known[0]
@@ -62,12 +62,12 @@ class Search:
         return self.known[two] + slope * (self.times[place] - self.times[two])
 
     def propose(self, asked: float, low: int = -1, high: int | None = None) -> int:
-        """The candidate between two places whose predicted share is nearest to what is asked."""
+        """The candidate between two places whose predicted share is nearest to the requested one."""
         places = range(low + 1, len(self.states) if high is None else high)
         return min(places, key=lambda place: abs(self.predict(place) - _AIM * asked))
 
     def reach(self, asked: float) -> State:
-        """Time candidates until one takes the asked share of the dense time.
+        """Time candidates until one takes the requested share of the dense time.
 
         Raises:
             OutOfReachError: the fastest candidate is too slow.
@@ -88,11 +88,11 @@ class Search:
         return self.states[best]
 
     def _next(self, asked: float) -> int | None:
-        """The place to time next: inside the bracket; None when there is nothing left to try."""
+        """The place to time next, inside the bracket; None if there is nothing left to try."""
         slow = [place for place, share in self.known.items() if share > asked]
         fast = [place for place, share in self.known.items() if share <= asked]
         low, high = max(slow, default=-1), min(fast, default=None)
-        if high is not None and high <= low:  # noise turned two around
+        if high is not None and high <= low:  # two candidates are in the wrong order because of noise
             low = max((place for place in slow if place < high), default=-1)
         end = len(self.states) if high is None else high
         if low + 1 >= end:
@@ -102,9 +102,10 @@ class Search:
         return self.propose(asked, low, high)
 
     def _refine(self, low: int, high: int) -> bool:
-        """Put other cuts between two neighbours; False when there are none.
+        """Insert other cuts between two neighbouring candidates; False if there are none.
 
-        Cuts that differ from one of the two in other groups; then finer cuts of the group in which they differ.
+        These are cuts that differ from one of the two in other groups, or else finer cuts of the group in which the
+        two differ.
         """
         before, after = self.states[low], self.states[high]
         start, end = self.times[low], self.times[high]
@@ -117,7 +118,7 @@ class Search:
         return self._insert(high, sorted(found, reverse=True, key=lambda item: item[0]))
 
     def _neighbours(self, before: State, after: State) -> Iterable[tuple[float, State]]:
-        """States that differ from one of two in one group, or that exchange a step of one group for one of another."""
+        """States that differ from one of the two in one group, or that exchange a step between two groups."""
         steps = [group_cut.steps for group_cut in self.curves.group_cuts]
         found = [{**state, place: count} for state in (before, after) for place in state for count in steps[place]]
         if len(steps) <= _EXCHANGED:
@@ -131,7 +132,7 @@ class Search:
         return [(self.curves.total_ms(state), state) for state in found if state not in self.states]
 
     def _insert(self, high: int, found: list[tuple[float, State]]) -> bool:
-        """Put states in front of a place; what is known moves along."""
+        """Insert states before a place, and move the known measurements accordingly."""
         self.times[high:high] = [time for time, _ in found]
         self.states[high:high] = [state for _, state in found]
         self.known = {place + (len(found) if place >= high else 0): item for place, item in self.known.items()}
@@ -142,6 +143,6 @@ class Search:
         return self.known[place]
 
     def _confirm(self, place: int) -> float:
-        """Time a candidate once more: what one measurement says may be the machine's mood."""
+        """Time a candidate once more, because a single measurement can be disturbed by the machine."""
         self.known[place] = math.sqrt(self.known[place] * self.measure(self.states[place], True))
         return self.known[place]

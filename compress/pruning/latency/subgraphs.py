@@ -35,7 +35,7 @@ class Subgraph:
     """Operators that are measured together.
 
     Attributes:
-        nodes: in graph order, the first is what the others follow.
+        nodes: in graph order; the first is the operator that the others follow.
     """
 
     nodes: list[fx.Node]
@@ -45,11 +45,11 @@ class Subgraphs:
     """All subgraphs of a program at one batch size.
 
     Args:
-        batch: rows that every subgraph is made for.
+        batch: batch size of every subgraph.
         narrow: see :class:`retort.compress.pruning.coupling.propagate.Coupling`.
 
     Attributes:
-        coupling: labels at that batch size, the same as at any other.
+        coupling: labels at that batch size, which are the same as at any other.
     """
 
     def __init__(self, program: Program, batch: int, narrow: frozenset[str]) -> None:
@@ -59,7 +59,7 @@ class Subgraphs:
         self.all = _split(self.program.module.graph, self.coupling)
 
     def touched(self, subgraph: Subgraph) -> set[int]:
-        """Classes that the widths of a subgraph depend on."""
+        """Classes on which the widths of a subgraph depend."""
         unions, found = self.coupling.unions, set()
         for node in subgraph.nodes:
             for item in (node, *node.all_input_nodes):
@@ -80,7 +80,7 @@ class Subgraphs:
         return str(stable_hash(parts))
 
     def weight_bytes(self, subgraph: Subgraph) -> int:
-        """Bytes of the parameters of a subgraph, uncut."""
+        """Bytes of the parameters of a subgraph before the cut."""
         read = [item for node in subgraph.nodes for item in node.all_input_nodes if item.op == "get_attr"]
         weights = [self.concrete[item] for item in read]
         return sum(item.numel() * item.element_size() for item in weights if isinstance(item, Tensor))
@@ -92,10 +92,10 @@ class Subgraphs:
         return [str(value.dtype), sizes.shape(node) if sizes.value(node) is not None else list(value.shape)]
 
     def assemble(self, requests: Sequence[tuple[Subgraph, Mask]]) -> tuple[Program, list[list[str]]]:
-        """One program that holds subgraphs side by side, and the names of each one's outputs.
+        """One program that contains independent subgraphs, and the names of the outputs of each.
 
         Args:
-            requests: subgraphs, and what is removed from them as masks over labels.
+            requests: subgraphs, each with a mask over labels of what is removed from it.
         """
         graph, root = fx.Graph(), nn.Module()
         smalls = [self._graph_of(item, gone, root, f"p{place}") for place, (item, gone) in enumerate(requests)]
@@ -153,7 +153,7 @@ class Subgraphs:
 
 
 def _inlined(graph: fx.Graph, small: fx.Graph, inputs: dict[str, fx.Node], prefix: str) -> list[fx.Node]:
-    """Copy a small graph into a large one, whose inputs have its own's names with a prefix; its results."""
+    """Copy a small graph into a large one, whose inputs have the same names with a prefix; return the results."""
     copied: dict[fx.Node, fx.Node] = {}
     for node in small.nodes:
         if node.op == "placeholder":
@@ -164,7 +164,7 @@ def _inlined(graph: fx.Graph, small: fx.Graph, inputs: dict[str, fx.Node], prefi
 
 
 def _split(graph: fx.Graph, coupling: Coupling) -> list[Subgraph]:
-    """Every computed tensor in one subgraph; an operator that multiplies, or that several read, begins a new one."""
+    """Divide all computed tensors into subgraphs; a contraction, or the reader of a shared tensor, starts a new one."""
     heavy = {term.node for term in coupling.terms}
     owner: dict[fx.Node, Subgraph] = {}
     for node in graph.nodes:

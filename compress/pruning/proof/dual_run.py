@@ -1,7 +1,7 @@
-"""The two sides of a proof, run node by node: the masked original and the pruned program, in double precision.
+"""The dual run of a proof: the masked original and the pruned program run node by node in double precision.
 
-Neither side is a copy: both share their parameters with the programs, which are widened one by one as nodes fetch
-them and freed behind their last use, so that a proof takes the memory of two sets of activations.
+Both sides share their parameters with the programs. A parameter is converted to double precision when a node reads it
+and freed after its last use, so that a proof needs the memory of two sets of activations only.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _SLICE = 1 << 18
 
 
 class DoesNotRunError(Exception):
-    """The original graph does not run; says at which node and why."""
+    """The original graph does not run; the message names the node and the reason."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One program in evaluation form and in one precision.
+    """One program in evaluation mode and in one precision.
 
     Attributes:
-        module: shares parameters and buffers with the program; its graph is its own.
+        module: shares parameters and buffers with the program, but has its own graph.
         wide: whether it computes in double precision.
-        noise: what moves parameters; None to take them as they are.
+        noise: noise that is added to the parameters; None for unchanged parameters.
     """
 
     module: fx.GraphModule
@@ -46,9 +46,9 @@ class Side:
     noise: Noise | None = None
 
     def attribute(self, node: fx.Node) -> Any:
-        """A parameter, buffer or body that a node fetches; nothing the graph does to it reaches the program.
+        """The parameter, buffer or subgraph that a node reads; writes of the graph to it do not reach the program.
 
-        A table that rows are looked up in stays as it is: what is looked up is moved and widened (:meth:`looked_up`).
+        The table of an embedding is returned unchanged: :meth:`looked_up` converts the selected rows instead.
         """
         value: Any = fetch(self.module, str(node.target))
         if not isinstance(value, Tensor):
@@ -62,7 +62,7 @@ class Side:
         return wide if kept or wide is not value else value.clone()
 
     def looked_up(self, node: fx.Node, args: Sequence[Any], result: Any) -> Any:
-        """A node's result, moved and widened where it is rows of a table."""
+        """A node's result; rows of an embedding table get their noise and are converted to double precision."""
         if operator_name(node) != "embedding":
             return result
         rows, table = result.double() if self.wide else result, node.args[0]
@@ -73,14 +73,14 @@ class Side:
 
 @dataclass(frozen=True)
 class ComparedValue:
-    """A value on both sides.
+    """A value that both sides compute.
 
     Attributes:
-        node: of the original graph.
-        masked: the original's, of which a part is kept.
-        pruned: the pruned program's.
-        scale: largest magnitude of what it was made from.
-        kept: indices along every dimension; None where all are.
+        node: its node in the original graph.
+        masked: the value in the masked original, of which a part is kept.
+        pruned: the value in the pruned program.
+        scale: largest magnitude of the inputs from which it was computed.
+        kept: kept indices along every dimension; None if all are kept.
     """
 
     node: fx.Node
@@ -91,12 +91,12 @@ class ComparedValue:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the kept part."""
+        """Shape of the kept part."""
         kept = [*self.kept, *[None] * self.masked.dim()]
         return tuple(size if item is None else len(item) for size, item in zip(self.masked.shape, kept))
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The kept part of the masked value beside the pruned one, in slices of the first dimension."""
+        """Pairs of the kept part of the masked value and the pruned value, in slices of the first dimension."""
         if not self.masked.dim():
             yield self.masked, self.pruned
             return
@@ -112,10 +112,10 @@ class ComparedValue:
 
 @dataclass
 class Run:
-    """One run of both sides.
+    """One dual run of both sides.
 
     Attributes:
-        outputs: the masked program's, once the run is over.
+        outputs: outputs of the masked program after the run.
     """
 
     dense: Side
@@ -163,7 +163,7 @@ class Run:
 
 
 def _late(nodes: Iterable[fx.Node]) -> list[fx.Node]:
-    """Nodes in graph order, those that fetch a parameter right before their first user: few are held at once."""
+    """Nodes in graph order, but parameters are read directly before their first use, so that few are in memory."""
     order: dict[fx.Node, None] = {}
     for node in nodes:
         if node.op != "get_attr" or not node.users:
@@ -172,7 +172,7 @@ def _late(nodes: Iterable[fx.Node]) -> list[fx.Node]:
 
 
 def side(program: Program, wide: bool, noise: Noise | None = None) -> Side:
-    """A program in evaluation form, in double precision where ``wide``; shares its parameters."""
+    """A side for a program in evaluation mode, in double precision if ``wide``; it shares the parameters."""
     module = shared(program).module
     train_eval_mode.apply(module, False)
     if wide:
@@ -181,7 +181,7 @@ def side(program: Program, wide: bool, noise: Noise | None = None) -> Side:
 
 
 def _widen(module: fx.GraphModule) -> None:
-    """Turn the dtypes written into the graph, and what its bodies hold, to double precision."""
+    """Convert the dtypes in the graph's arguments, and the constants of its subgraphs, to double precision."""
 
     def _wide(item: Any) -> Any:
         return torch.float64 if isinstance(item, torch.dtype) and item.is_floating_point else item
@@ -196,7 +196,7 @@ def _widen(module: fx.GraphModule) -> None:
 
 
 def _is_table(node: fx.Node, value: Any) -> bool:
-    """Whether a node fetches a parameter that is nothing but a table of which embeddings look rows up."""
+    """Whether a node reads a parameter that is used only as the table of embeddings."""
     read = all(operator_name(user) == "embedding" and user.args[0] is node for user in node.users)
     return read and node.op == "get_attr" and isinstance(value, nn.Parameter) and value.is_floating_point()
 
@@ -204,7 +204,7 @@ def _is_table(node: fx.Node, value: Any) -> bool:
 def _run_dense(given: Side, node: fx.Node, env: dict[fx.Node, Any], masks: Masks) -> Any:
     if node.op == "get_attr":
         value = given.attribute(node)
-        if _is_table(node, value):  # no row of it goes, and what is looked up is masked
+        if _is_table(node, value):  # no row is removed, and the selected rows are masked
             return value
         own = isinstance(value, Tensor) and value is not fetch(given.module, str(node.target))
         return masks.zeroed(value, masks.values(node), in_place=own)
@@ -239,7 +239,7 @@ def _tensors(first: Any, second: Any) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def magnitude(value: Any) -> float:
-    """Largest finite magnitude of a floating-point tensor; 0 for anything else."""
+    """Largest finite magnitude of a floating-point tensor; 0 for other values."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() == 0:
         return 0.0
     low, high = torch.aminmax(value)

@@ -1,4 +1,4 @@
-"""One node of the original graph with removed channels masked to zero: the dense side of the proof."""
+"""Runs a node of the original graph with removed channels masked to zero: the reference side of the proof."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Masks:
     """Which elements of every value are kept.
 
     Args:
-        coupling: labels at the batch that is run.
+        coupling: labels at the batch size of the run.
         removed: boolean mask over labels.
     """
 
@@ -33,12 +33,12 @@ class Masks:
         self.removed = removed
 
     def values(self, node: fx.Node) -> Sequence[Value]:
-        """Labels of every tensor that a node gives."""
+        """Labels of every output tensor of a node."""
         value = self.coupling.values.get(node.name, ())
         return value if isinstance(value, tuple) else (value,)
 
     def keep(self, value: Value) -> Keep | None:
-        """True where an element is kept, broadcasting to the value's shape; None when all are."""
+        """True where an element is kept, broadcastable to the value's shape; None if all are kept."""
         result: Keep | None = None
         for array in value.arrays:
             gone = torch.from_numpy(self.removed[self.coupling.unions.find(core(array).numpy())])
@@ -47,7 +47,7 @@ class Masks:
         return result
 
     def zeroed(self, result: Any, values: Sequence[Value], in_place: bool = False) -> Any:
-        """The tensors of a node's result with removed elements set to zero; a lone tensor ``in_place`` if asked."""
+        """The tensors of a node's result with removed elements set to zero; a single tensor can be changed in place."""
         if isinstance(result, list | tuple):
             return type(result)(self.zeroed(item, [value]) for item, value in zip(result, values, strict=True))
         keep = self.keep(values[0]) if isinstance(result, Tensor) and values else None
@@ -56,19 +56,19 @@ class Masks:
         return result.masked_fill_(~keep, 0) if in_place else result.masked_fill(~keep, 0)
 
     def settled(self, node: fx.Node, result: Any) -> Any:
-        """A node's result with removed elements set to zero; in place where the operator writes in place."""
+        """A node's result with removed elements set to zero; in place if the operator writes in place."""
         mutable = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
         keep = self.keep(self.values(node)[0]) if mutable and isinstance(result, Tensor) else None
         return self.zeroed(result, self.values(node)) if keep is None else result.masked_fill_(~keep, 0)
 
     def kept_indices(self, value: Value) -> list[Tensor | None]:
-        """The kept indices along every dimension of a tensor; None where all are."""
+        """The kept indices along every dimension of a tensor; None if all are kept."""
         found = self.coupling.kept(value, self.removed)
         return [None if indices is None else torch.from_numpy(indices) for indices in found]
 
 
 def run_masked(node: fx.Node, args: Any, kwargs: Any, masks: Masks) -> Any:
-    """Run a node of the original graph on masked values; its result is masked in turn."""
+    """Run a node of the original graph on masked values, and mask its result."""
     target: Any = node.target
     statistic = STATISTICS.get(operator_name(node))
     if statistic is not None:
@@ -82,7 +82,7 @@ def run_masked(node: fx.Node, args: Any, kwargs: Any, masks: Masks) -> Any:
 
 
 def _only_moves(node: fx.Node) -> bool:
-    """Whether a result holds nothing but elements that were masked when they were computed."""
+    """Whether a result contains only elements that were masked when they were computed."""
     name = operator_name(node)
     return (
         name in (MOVES | LOOKUPS)
@@ -134,7 +134,7 @@ def _group_norm(a: dict[str, Any], keep: Keep) -> Tensor:
 
 
 def _channel_norm(a: dict[str, Any], keep: Keep) -> Tensor:
-    """Batch norm and instance norm; running statistics are used where the operator uses them."""
+    """Batch norm and instance norm; running statistics are used if the operator uses them."""
     x = a["input"]
     shape = (1, -1, *[1] * (x.dim() - 2))
     own = a["training"] if "training" in a else a["use_input_stats"]
@@ -216,4 +216,4 @@ STATISTICS: dict[str, Callable[[dict[str, Any], Keep], Any]] = {
     "amin": _extreme(-1),
     "prod": _product,
 }
-"""Operators whose result depends on how many channels there are, or to which zero is not neutral."""
+"""Operators whose result depends on the number of channels, or for which zero is not neutral."""

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 Outputs = tuple[Mapping[str, Array], Sequence[Array]]
 FileCheck = Callable[["ExportedProgram", Signature, Sequence[Outputs]], float | None]
-"""Writes a program as a file, runs it on the inputs of every case and compares it with the outputs of that case.
+"""Writes a program as a file, runs the file on the inputs of every case and compares the outputs with the case.
 
-Gives the largest relative error, or None where the file's numbers cannot be judged in this way (INT8). Raises
-VerificationError when it is too large, CaptureError when the program cannot be written.
+Returns the largest relative error, or None if the outputs cannot be compared in this way (INT8). Raises
+VerificationError if the error is too large, CaptureError if the program cannot be written.
 """
 
 
 @dataclass(frozen=True)
 class FileProof:
-    """What came of the comparison.
+    """The result of the comparison.
 
     Attributes:
-        error: largest relative error of an output of the file; None when there was no comparison.
-        reason: why there was none.
+        error: largest relative error of an output of the file; None if there was no comparison.
+        reason: why there was no comparison.
     """
 
     error: float | None
@@ -43,18 +43,18 @@ NOT_ASKED = FileProof(None, "not asked for")
 
 
 def prove_file(before: Callable[[], Program], after: Program, proof: Proof, check: FileCheck | None) -> FileProof:
-    """Compare the file made of a pruned program with the masked program, at both batch sizes of its proof.
+    """Compare the ONNX file of a pruned program with the masked program, at both batch sizes of its proof.
 
-    A model of which no file can be made, cut or uncut, is not refused: the reason is given instead. Where outputs hang
-    on rounding (a score and a mask of -1e10 in one sum), double precision says nothing of the file: then it has to give
-    what the pruned program, proven to be the masked one, gives in its own precision.
+    A model that cannot be written as a file, before and after the cut, is not rejected; the reason is recorded. If
+    outputs depend on rounding (a score and a mask of -1e10 in one sum), they cannot be compared with double precision.
+    Then the file must agree with the pruned program, which is proven to equal the masked one, in its own precision.
 
     Args:
-        before: reads the uncut program, which only a failure asks for.
-        check: how to write, run and compare; None not to.
+        before: loads the program before the cut; it is called only after a failure.
+        check: writes, runs and compares the file; None to skip the comparison.
 
     Raises:
-        VerificationError: the file is off, or the cut is what makes it impossible to write one.
+        VerificationError: the outputs of the file differ, or the program can be written only before the cut.
     """
     if check is None:
         return NOT_ASKED

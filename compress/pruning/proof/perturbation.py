@@ -1,4 +1,4 @@
-"""What moves parameters at random in a proof: the same noise in the original and, cut, in the pruned program."""
+"""Random noise on parameters for a proof: the same noise in the original and, cut, in the pruned program."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SLICE = 1 << 18
 
 @dataclass(frozen=True)
 class Noise:
-    """Moves the parameters of one side of a proof, a slice at a time, so that no second set of them is held.
+    """Adds noise to the parameters of one side of a proof, in slices, so that no second set of parameters is in memory.
 
     Attributes:
-        before: the program that was cut.
+        before: the program before the cut.
         coupling: its labels.
-        removed: the classes that were removed, as a mask over labels.
-        cut: whether the side is the pruned program, whose parameters are parts of the original's.
+        removed: the removed classes, as a mask over labels.
+        cut: whether the side is the pruned program, whose parameters are parts of the original ones.
     """
 
     before: Program
@@ -35,7 +35,7 @@ class Noise:
     cut: bool
 
     def perturbed(self, name: str, tensor: Tensor) -> Tensor:
-        """A parameter with its noise; as it is where it is none of the original's."""
+        """A parameter with its noise; unchanged if it is not a parameter of the original."""
         leader = self.coupling.aliases.get(name)
         if leader is None:
             return tensor
@@ -49,12 +49,12 @@ class Noise:
         return moved
 
     def looked_up(self, name: str, indices: Tensor, rows: Tensor) -> Tensor:
-        """Rows of a table with their noise.
+        """Rows of an embedding table with their noise.
 
         Args:
-            name: of the table, of which no row was cut.
-            indices: of the rows, of any shape.
-            rows: the table at ``indices``: their shape and the table's width.
+            name: name of the table, of which no row was removed.
+            indices: indices of the rows, of any shape.
+            rows: the selected rows, with the shape of ``indices`` and the table's width.
         """
         leader = self.coupling.aliases.get(name)
         if leader is None:
@@ -70,7 +70,7 @@ class Noise:
         return (kept_of(self.coupling, leader, self.removed) if self.cut else []) or [None]
 
     def _slices(self, leader: str) -> Iterator[tuple[int, Tensor]]:
-        """The noise of a parameter, some rows after the others, each with the place of its first."""
+        """The noise of a parameter in slices of rows, each with the index of its first row."""
         tensor = _rows(fetch(self.before.module, leader).detach())
         generator = torch.Generator().manual_seed(list(self.coupling.parameters).index(leader))
         spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
@@ -82,7 +82,7 @@ class Noise:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """A scalar as one row."""
+    """The tensor; a scalar becomes one row."""
     return tensor if tensor.dim() else tensor.unsqueeze(0)
 
 

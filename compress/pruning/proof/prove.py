@@ -42,7 +42,7 @@ _ROUNDINGS = 16
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs, and what the masked program gives for them: what a file made of the pruned program has to give.
+    """Inputs, and the outputs of the masked program, which the file of the pruned program must reproduce.
 
     Attributes:
         feeds: one array per input.
@@ -55,15 +55,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Proof:
-    """A proof that held.
+    """A successful proof.
 
     Attributes:
         error: largest relative error of any value.
         outputs: largest relative error of an output.
-        dtype: ``float64``, or the program's own where its graph does not run in double precision.
-        batches: batch sizes it was done at.
-        cases: the inputs at each batch size and what the masked program gives for them.
-        reason: why it was not done in double precision; empty when it was.
+        dtype: ``float64``, or the program's own dtype if its graph does not run in double precision.
+        batches: batch sizes of the proof.
+        cases: the inputs and the outputs of the masked program at each batch size.
+        reason: why the proof did not run in double precision; empty if it did.
     """
 
     error: float
@@ -78,15 +78,15 @@ def prove(before: Program, after: Program, coupling: Coupling, removed: Mask, to
     """Prove a cut.
 
     Args:
-        before: the program that was cut, unchanged.
+        before: the program before the cut.
         after: the pruned program.
         coupling: labels of ``before``.
-        removed: the classes that were removed, as a mask over labels.
-        tolerance: largest relative error to accept: the largest deviation in a value by its largest magnitude.
+        removed: the removed classes, as a mask over labels.
+        tolerance: largest accepted relative error: the largest difference in a value, divided by its largest magnitude.
 
     Raises:
-        VerificationError: they differ; names the first operator whose value does.
-        UserError: the program runs in half precision alone, whose rounding is larger than the tolerance.
+        VerificationError: the programs differ; the message names the first operator whose value differs.
+        UserError: the program runs only in half precision, whose rounding error is larger than the tolerance.
     """
     trials = _Trials(before, after, coupling, removed, tolerance)
     with _few_threads(before), torch.no_grad():
@@ -123,7 +123,7 @@ def _check_tolerance(tolerance: float, dtype: str) -> None:
 
 @dataclass(frozen=True)
 class _Trials:
-    """Both programs at two batch sizes, then once more with moved parameters."""
+    """Dual runs of both programs: at two batch sizes, then once more with noise on the parameters."""
 
     before: Program
     after: Program
@@ -132,7 +132,7 @@ class _Trials:
     tolerance: float
 
     def run(self, dtype: str) -> Proof:
-        """All trials in one precision."""
+        """Run all trials in one precision."""
         known = len(_first(self.before.example))
         sizes = (known, known - 1 if known > 2 else known + 1)
         wide = dtype == "float64"
@@ -166,7 +166,7 @@ class _Trials:
     def _lock_step(
         self, dense: Side, pruned: Side, feeds: dict[str, Tensor], labels: Coupling, dtype: str
     ) -> tuple[float, float, Case]:
-        """Largest error of any value and of an output; in single precision the outputs alone decide."""
+        """Largest error of any value and of an output; below double precision only the outputs decide."""
         run = Run(dense, pruned, feeds, Masks(labels, self.removed))
         worst, outputs, first = 0.0, 0.0, ""
         results = {item.name for item in dense.module.graph.output_node().all_input_nodes}
@@ -195,7 +195,7 @@ def _case(program: Program, feeds: Mapping[str, Tensor], outputs: list[Tensor]) 
 
 @contextmanager
 def _few_threads(program: Program) -> Iterator[None]:
-    """One thread where convolutions are grouped: in double precision every group would wait for all threads."""
+    """Use one thread if convolutions are grouped: in double precision, every group would wait for all threads."""
     before = torch.get_num_threads()
     grouped = any("groups" in bind(node) and bind(node)["groups"] != 1 for node in program.module.graph.nodes)
     torch.set_num_threads(1 if grouped else before)
@@ -222,12 +222,12 @@ def _feeds(program: Program, size: int) -> dict[str, Tensor]:
 
 
 def _deviation(value: ComparedValue, exact: bool) -> float:
-    """Largest difference by the largest magnitude; infinite when the shapes differ.
+    """Largest difference divided by the largest magnitude; infinite if the shapes differ.
 
-    Differences far below the magnitude of what the values were made from are rounding.
+    The magnitude is at least a small share of that of the inputs, so that cancellation does not count as an error.
 
     Args:
-        exact: integers must be equal; else they are left to the values that follow from them.
+        exact: integers must be equal; otherwise they are checked only through the values computed from them.
     """
     if value.shape != value.pruned.shape:
         return math.inf
@@ -242,7 +242,7 @@ def _deviation(value: ComparedValue, exact: bool) -> float:
 
 
 def _difference(one: Tensor, two: Tensor) -> Tensor:
-    """The largest difference of two tensors; equal infinities and NaN beside NaN do not differ."""
+    """The largest difference of two tensors; equal infinities and two NaN do not count as a difference."""
     same = (one == two) | (one.isnan() & two.isnan())
     return torch.where(same, 0.0, (one - two).abs()).max()
 

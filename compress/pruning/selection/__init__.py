@@ -1,1 +1,1 @@
-"""Selection: which channels are removed."""
+"""Selection of the channels to remove."""

@@ -1,4 +1,4 @@
-"""How much to cut: the units to remove so that the asked multiply-accumulates, parameters or bytes are left."""
+"""Choice of the units to remove so that a budget of multiply-accumulates, parameters or bytes is met."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .cut_options import GroupCuts, build_group_cuts, least_cut, most_cut, remov
 from .importance import Scores
 
 AUTO_ALIGN = (8, 4, 2, 1)
-"""Steps of channel counts that ``align: auto`` tries: vector units like the coarse ones, narrow nets need fine ones."""
+"""Steps of channel counts that ``align: auto`` tries: coarse ones suit vector units, narrow networks need fine ones."""
 AUTO_MISS = 0.02
 _MILD = "lower min_channels or align, or exclude fewer layers"
 
@@ -40,13 +40,13 @@ def choose(
     Args:
         target: cost to keep, in the unit of ``measure``.
         scope: rank units across all groups, or cut every group by the same ratio.
-        min_channels: channels that every layer, and every part that a layer is split into, keeps.
-        align: kept channels of a cut layer are a multiple of this; ``auto``: of the coarsest of 8, 4, 2 and 1 that
+        min_channels: smallest number of channels of every layer, and of every part into which a layer is split.
+        align: kept channels of a cut layer are a multiple of this; ``auto`` takes the coarsest of 8, 4, 2 and 1 that
             misses the target by no more than 2 % of the whole.
-        fixed: share of channels to keep, by place of the group, whatever the budget.
+        fixed: share of channels to keep, by place of the group, regardless of the budget.
 
     Raises:
-        UserError: locked channels and minimum widths do not allow it; says what is the least possible.
+        UserError: locked channels and minimum widths do not allow the target; the message gives the smallest share.
     """
     model = CostModel(program, grouping, measure)
     whole = model(np.zeros(len(grouping.coupling.unions), bool))
@@ -62,7 +62,7 @@ def choose(
 def _fit(
     model: CostModel, group_cuts: list[GroupCuts], target: float, whole: float, scope: str, measure: Measure, last: bool
 ) -> Mask | None:
-    """The mildest cut that fits; None (or, with the last step, an error) when none does."""
+    """The smallest cut that meets the target; if there is none, None or, with the last step, an error."""
     size = model.size
 
     def _fits(state: dict[int, int]) -> bool:
@@ -84,7 +84,7 @@ def _fit(
 
 
 def _search(group_cuts: list[GroupCuts], scope: str, fits: Fits) -> dict[int, int]:
-    """The mildest cut that fits, by bisection over a threshold on the scores or over one ratio."""
+    """The smallest cut that meets the target, by bisection over a threshold of the scores or over one ratio."""
     if scope == "global":
         points = np.unique(np.concatenate([group_cut.scores for group_cut in group_cuts] or [np.zeros(0)])).tolist()
 
@@ -106,7 +106,7 @@ def _search(group_cuts: list[GroupCuts], scope: str, fits: Fits) -> dict[int, in
 
 
 def _refill(group_cuts: list[GroupCuts], counts: dict[int, int], fits: Fits) -> None:
-    """Give back what still fits, the most important first."""
+    """Restore units as long as the target is still met, the most important first."""
     open_places = {place for place, count in counts.items() if count > group_cuts[place].steps[0]}
     while open_places:
         place = max(open_places, key=lambda item: (group_cuts[item].scores[counts[item] - 1], -item))

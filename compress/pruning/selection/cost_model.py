@@ -1,4 +1,4 @@
-"""What a program costs as a function of what is removed from it: multiply-accumulates, parameters or bytes."""
+"""Cost of a program as a function of the removed channels: multiply-accumulates, parameters or bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def counted(spent: Cost, measure: Measure) -> int:
 
 
 def unit_costs(program: Program, grouping: Grouping, measure: Measure) -> NDArray[np.float64]:
-    """What the first unit of every group costs, as a share of the whole, for all its units; an array over labels."""
+    """Cost of a unit of every group, as a share of the whole; an array over labels (measured on the first unit)."""
     model = CostModel(program, grouping, measure)
     removed = np.zeros(model.size, bool)
     whole, result = model(removed), np.ones(model.size)
@@ -35,7 +35,7 @@ def unit_costs(program: Program, grouping: Grouping, measure: Measure) -> NDArra
 
 
 class CostModel:
-    """Cost of a program as a function of which classes are removed; exact for the operators with a coupling rule.
+    """Cost of a program as a function of the removed classes; exact for operators with a coupling rule.
 
     Args:
         measure: what to count.
@@ -96,7 +96,7 @@ class CostModel:
         self._constant = sum(_weight(item) for item in program.module.parameters() if id(item) not in known)
 
     def __call__(self, removed: Mask) -> float:
-        """The cost when the classes in the mask (over labels) are removed."""
+        """The cost if the classes in the mask (over labels) are removed."""
         kept = np.zeros(0)
         if len(self._flat):
             kept = np.add.reduceat(~removed[self._flat], self._starts, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The ways to cut each group: which units go first, how many may go, and what the user fixed."""
+"""Possible cuts of each group: the order of its units, how many can be removed, and what the user fixed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .importance import Scores
 
 @dataclass
 class GroupCuts:
-    """The ways to cut one group: its removable units, least important first, and how many of them may go.
+    """The possible cuts of one group: its removable units, least important first, and how many can be removed.
 
     Attributes:
         steps: allowed numbers of removed units, ascending; the first is 0 unless the user fixed the width.
@@ -29,19 +29,19 @@ class GroupCuts:
     steps: list[int]
 
     def at_most(self, count: int) -> int:
-        """The largest allowed number of removed units up to ``count``; the least one where there is none."""
+        """The largest allowed number of removed units up to ``count``; the smallest allowed number if there is none."""
         return self.steps[max(int(np.searchsorted(self.steps, count, side="right")) - 1, 0)]
 
 
 def build_group_cuts(
     grouping: Grouping, scores: Scores, min_channels: int, align: int, fixed: Mapping[int, float] | None = None
 ) -> list[GroupCuts]:
-    """One group_cut for every group that can be cut.
+    """The possible cuts of every group that is not locked.
 
     Args:
-        min_channels: channels that every layer, and every part that a layer is split into, keeps.
+        min_channels: smallest number of channels of every layer, and of every part into which a layer is split.
         align: kept channels of a cut layer are a multiple of this.
-        fixed: share of the channels to keep, by place of the group; such a group_cut has one step.
+        fixed: share of the channels to keep, by place of the group; such a group has one possible cut.
     """
     protected = _protected(grouping, scores, min_channels)
     group_cuts = []
@@ -56,10 +56,10 @@ def build_group_cuts(
 
 
 def fixed_widths(program: Program, grouping: Grouping, layers: Mapping[str, float]) -> dict[int, float]:
-    """The share of channels to keep that the user fixed, by place of the group; later patterns win.
+    """The share of channels to keep that the user fixed, by place of the group; later patterns have priority.
 
     Raises:
-        UserError: a pattern matches nothing, or only layers whose channels cannot go.
+        UserError: a pattern matches nothing, or only layers whose channels cannot be removed.
     """
     names = [name for name, _ in program.module.named_parameters(remove_duplicate=False)]
     found: dict[int, float] = {}
@@ -71,7 +71,7 @@ def fixed_widths(program: Program, grouping: Grouping, layers: Mapping[str, floa
             reason = f": {locked[0].name} {locked[0].reason}" if locked else ", because it produces no channels"
             raise UserError(
                 f"prune.layers: no layer that '{pattern}' matches can be cut{reason}",
-                "`retort prune --explain` lists the layers that can",
+                "`retort prune --explain` lists the layers that can be cut",
                 pattern=pattern,
             )
         found |= dict.fromkeys(places, share)
@@ -79,7 +79,7 @@ def fixed_widths(program: Program, grouping: Grouping, layers: Mapping[str, floa
 
 
 def restrict(program: Program, grouping: Grouping, patterns: Iterable[str]) -> None:
-    """Lock every group that spans a layer which no pattern matches.
+    """Lock every group that contains a layer which no pattern matches.
 
     Raises:
         UserError: a pattern matches nothing.
@@ -97,7 +97,7 @@ def restrict(program: Program, grouping: Grouping, patterns: Iterable[str]) -> N
 
 
 def remove(size: int, group_cuts: list[GroupCuts], counts: Mapping[int, int]) -> Mask:
-    """The mask over ``size`` labels that removes so many units of every group_cut."""
+    """The mask over ``size`` labels that removes the given number of units of every group."""
     mask = np.zeros(size, bool)
     for place, count in counts.items():
         mask[group_cuts[place].units[:count]] = True
@@ -105,20 +105,20 @@ def remove(size: int, group_cuts: list[GroupCuts], counts: Mapping[int, int]) ->
 
 
 def least_cut(group_cuts: list[GroupCuts]) -> dict[int, int]:
-    """The mildest state: what the user fixed, and nothing else."""
+    """The smallest cut: what the user fixed, and nothing else."""
     return {place: group_cut.steps[0] for place, group_cut in enumerate(group_cuts)}
 
 
 def most_cut(group_cuts: list[GroupCuts]) -> dict[int, int]:
-    """Everything gone that may go."""
+    """The largest cut: all units that can be removed."""
     return {place: group_cut.steps[-1] for place, group_cut in enumerate(group_cuts)}
 
 
 def _fixed(group: Group, units: Ids, share: float, min_channels: int) -> int:
-    """How many units go so that about this share of the group is left.
+    """Number of units to remove so that about this share of the group is left.
 
     Raises:
-        UserError: fewer are left than every layer has to keep.
+        UserError: fewer channels would be left than every layer must keep.
     """
     per_unit = group.channels / max(len(group.units), 1)
     kept = max(round(share * group.channels / per_unit), 0)
@@ -147,7 +147,7 @@ def _steps(grouping: Grouping, group: Group, units: Ids, align: int) -> list[int
 
 
 def _protected(grouping: Grouping, scores: Scores, least: int) -> Mask:
-    """The most important units of every set of channels that some value or parameter has along a dimension."""
+    """The most important units, so that no dimension of a value or parameter has fewer than ``least`` channels."""
     unions = grouping.coupling.unions
     removable = np.zeros(len(unions), bool)
     for group in grouping.free:

@@ -1,4 +1,4 @@
-"""What data say of channels: gradients and activations, summed up per channel in one pass and in constant memory."""
+"""Data-driven importance of channels: gradients and activations, summed per channel in one pass and constant memory."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _WHERE = "the calibration split"
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples that data-driven importance looks at; an
+    """The samples from which data-driven importance is computed; an
     :data:`retort.compress.pruning.selection.importance.Evidence`.
 
     Attributes:
         batch: samples per gradient. The Hessian's diagonal is approximated by the empirical Fisher information, the
-            mean of squared gradients; the smaller the batch, the closer.
-        limit: samples at most.
-        seed: of the classes drawn where samples have no targets.
+            mean of squared gradients; smaller batches approximate it better.
+        limit: largest number of samples.
+        seed: seed of the classes that are drawn if samples have no targets.
     """
 
     split: Split
@@ -46,10 +46,10 @@ class Samples:
     console: Console = SILENT
 
     def __call__(self, program: Program, grouping: Grouping, criterion: Importance) -> list[Part]:
-        """One pass over the samples.
+        """Compute the importance in one pass over the samples.
 
         Raises:
-            DataError: there are no samples, or their targets do not fit.
+            DataError: there are no samples, or their targets do not fit the task.
         """
         with evaluating(program):
             if criterion == "activation":
@@ -68,7 +68,7 @@ class Samples:
     def _gradients(self, program: Program, grouping: Grouping, criterion: Importance) -> list[Part]:
         """``|Σ w · g|`` per batch and channel (taylor), or ``½ Σ (w · g)²`` (obd), averaged over batches.
 
-        A parameter's gradient is looked at and freed as soon as it is there.
+        The gradient of a parameter is used and freed as soon as it is computed.
         """
         generator, count = torch.Generator().manual_seed(self.seed), 0
         dims = list(parameter_dims(program, grouping))
@@ -96,28 +96,28 @@ class Samples:
         generator: torch.Generator,
         criterion: Importance,
     ) -> None:
-        """Gradients of one batch.
+        """Compute the gradients of one batch.
 
         Raises:
-            DataError: PyTorch cannot compute them: an operator has no gradient, or no loss fits the outputs.
+            DataError: PyTorch cannot compute them, because an operator has no gradient or no loss fits the outputs.
         """
         try:
             loss = self._loss(_outputs(program, inputs), inputs, targets, generator)
             loss.backward()
-        except RuntimeError as error:  # what PyTorch says of this model; a mistake of ours is of another class
+        except RuntimeError as error:  # PyTorch's error about this model; defects of Retort have other classes
             raise DataError(
                 f"importance '{criterion}' cannot be computed for this model: {first_line(error)}",
                 "use an importance without gradients, such as group_norm or activation",
             ) from error
 
     def _loss(self, outputs: Tensors, inputs: Tensors, targets: Tensor | None, generator: torch.Generator) -> Tensor:
-        """The task's loss; without targets on classes (or values) drawn from the model's own prediction."""
+        """The task's loss; without targets, on classes (or values) drawn from the model's own prediction."""
         if targets is None:
             targets = _sampled_targets(first(outputs).detach().float(), self.task, generator)
         return (CrossEntropy() if self.task == "classification" else squared_error)(outputs, inputs, targets)
 
     def _activations(self, program: Program, grouping: Grouping) -> list[Part]:
-        """Mean magnitude per channel of what contractions read; of what makes the channel where nothing reads it."""
+        """Mean magnitude per channel of the inputs of contractions; for channels that none reads, of the producers."""
         watched = _watched(program, grouping)
         watcher = _Watcher(program.module, watched)
         count = 0
@@ -129,8 +129,8 @@ class Samples:
 
 
 def _contribution(tensor: Tensor, dim: int, criterion: Importance) -> Tensor:
-    """What one batch's gradient says of every index along a dimension, ``float64[n]``."""
-    assert tensor.grad is not None, "heard only once its gradient is there"
+    """The contribution of one batch's gradient to the score of every index along a dimension, ``float64[n]``."""
+    assert tensor.grad is not None, "the hook runs only after the gradient is computed"
     if criterion == "taylor":
         return along(dim, lambda weight, slope: (weight * slope).double(), tensor.detach(), tensor.grad).abs()
     return 0.5 * along(dim, lambda weight, slope: (weight * slope).double().square(), tensor.detach(), tensor.grad)
@@ -151,8 +151,8 @@ def _outputs(program: Program, inputs: Tensors) -> Tensors:
 
 @contextmanager
 def _differentiable(program: Program, accumulate: Callable[[Tensor], None]) -> Iterator[None]:
-    """Gradients for every floating-point parameter, frozen ones too, for a while; each is heard once a batch."""
-    program.module.zero_grad(set_to_none=True)  # a training leaves its last ones behind
+    """Compute gradients of all floating-point parameters, also of frozen ones, and pass them to ``accumulate``."""
+    program.module.zero_grad(set_to_none=True)  # a training can leave gradients behind
     frozen = [item for item in program.module.parameters() if not item.requires_grad and item.is_floating_point()]
     for item in frozen:
         item.requires_grad_(True)
@@ -169,7 +169,7 @@ def _differentiable(program: Program, accumulate: Callable[[Tensor], None]) -> I
 
 
 def _watched(program: Program, grouping: Grouping) -> list[tuple[fx.Node, int, Ids]]:
-    """Values to look at: node, dimension and the class of every index along it."""
+    """Values to observe: node, dimension and the class of every index along it."""
     coupling, nodes = grouping.coupling, {node.name: node for node in program.module.graph.nodes}
     readers = dict.fromkeys(term.node for term in coupling.terms)
     read = [item for name in readers for item in nodes[name].all_input_nodes if item.op == "call_function"]
@@ -194,7 +194,7 @@ def _channel_dims(node: fx.Node, grouping: Grouping) -> Iterator[tuple[fx.Node, 
 
 
 class _Watcher(fx.Interpreter):
-    """Runs a graph and sums up magnitudes along the watched dimensions."""
+    """Runs a graph and sums magnitudes along the watched dimensions."""
 
     def __init__(self, module: fx.GraphModule, watched: list[tuple[fx.Node, int, Ids]]) -> None:
         super().__init__(module)
@@ -204,7 +204,7 @@ class _Watcher(fx.Interpreter):
             self._dims.setdefault(node.name, []).append(dim)
 
     def run_node(self, n: fx.Node) -> Any:
-        """One node."""
+        """Run a node and add the magnitudes of its value."""
         result = super().run_node(n)
         for dim in self._dims.get(n.name, ()):
             rows = result.detach().double().abs().movedim(dim, 0).reshape(result.shape[dim], -1).mean(1)

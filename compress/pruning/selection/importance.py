@@ -1,4 +1,4 @@
-"""Importance of channels: what every parameter and activation that a unit couples says of it, comparable across groups.
+"""Importance of channels, from all parameters or activations that a unit couples, comparable across groups.
 
 Sources: weight norms (Li et al., 2017), group norm over all coupled parameters (Fang et al., 2023), BatchNorm scales
 (Liu et al., 2017), first-order Taylor expansion (Molchanov et al., 2019), diagonal of the Hessian (LeCun et al., 1990).
@@ -27,12 +27,12 @@ Combine = Literal["relative", "sum", "root"]
 NORMS = (*CHANNEL_NORMS, *TRAILING_NORMS, "group_norm", "native_layer_norm")
 DATA_DRIVEN = ("taylor", "obd", "activation")
 _SLICE = 1 << 20
-"""Numbers that are measured at once."""
+"""Number of values that are processed at once."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one dimension of a parameter or activation says of the channels along it.
+    """The contribution of one dimension of a parameter or activation to the scores of the channels along it.
 
     Attributes:
         roots: class of every index, ``int64[n]``.
@@ -44,7 +44,7 @@ class Part:
 
 
 Evidence = Callable[[Program, Grouping, Importance], list[Part]]
-"""Looks at data: a program, its groups and the importance to the parts of every dimension."""
+"""Computes the parts of every dimension from data, for a program, its groups and an importance."""
 
 
 def score(
@@ -58,27 +58,28 @@ def score(
 ) -> Scores:
     """One score per label class; higher is more important.
 
-    A unit's score joins all its parts: for ``l1``, ``l2``, ``bn_scale`` and ``activation`` their mean, each part by
-    its own mean; for ``group_norm`` the root of the sum of squares; for ``taylor`` and ``obd`` the sum.
+    A unit's score combines all its parts: for ``l1``, ``l2``, ``bn_scale`` and ``activation`` it is their mean, after
+    each part is divided by its own mean; for ``group_norm`` the root of the sum of squares; for ``taylor`` and ``obd``
+    the sum.
 
     Args:
-        normalize: see :func:`normalized`; ``auto`` is the mean, and nothing for random.
-        evidence: what data-driven criteria look at.
+        normalize: see :func:`normalized`; ``auto`` is the mean, and no normalisation for ``random``.
+        evidence: computes data-driven criteria.
 
     Returns:
-        An array over labels; only the entries of the groups' units mean anything.
+        An array over labels; only the entries of the groups' units are meaningful.
 
     Raises:
         UserError: the criterion needs data, or a normalisation layer, and there is none.
     """
     size = len(grouping.coupling.unions)
     how: Combine
-    assert criterion != "auto", "which criterion it is depends on the evidence"
+    assert criterion != "auto", "the caller resolves auto, which depends on the evidence"
     if criterion == "random":
         scores: Scores = np.random.default_rng(seed).uniform(0.5, 1.5, size)
     elif criterion in DATA_DRIVEN:
         if evidence is None:
-            raise UserError(f"importance '{criterion}' needs data, and there are none", "give data, or use l2")
+            raise UserError(f"importance '{criterion}' needs data, but no data are given", "give data, or use l2")
         how = "relative" if criterion == "activation" else "sum"
         scores = combine(evidence(program, grouping, criterion), size, how)
     elif criterion == "bn_scale":
@@ -90,10 +91,10 @@ def score(
 
 
 def combine(parts: Iterable[Part], size: int, how: Combine) -> Scores:
-    """Join parts into one score per class.
+    """Combine parts into one score per class.
 
     Args:
-        how: ``relative``: the mean of the parts, each by its own mean; ``sum``; ``root``: of the sum.
+        how: ``relative``: the mean of the parts, each divided by its own mean; ``sum``; ``root``: the root of the sum.
     """
     total, count = np.zeros(size), np.zeros(size)
     for part in parts:
@@ -110,15 +111,15 @@ def combine(parts: Iterable[Part], size: int, how: Combine) -> Scores:
 
 
 def normalized(scores: Scores, grouping: Grouping, how: Normalization, costs: Scores | None = None) -> Scores:
-    """Make the scores of different groups comparable; a group whose measure is 0 gets 1 throughout.
+    """Make the scores of different groups comparable; all scores of a group whose divisor is 0 become 1.
 
     Args:
-        how: what a group's scores are divided by: their mean, maximum or sum, what one of its units costs or the root
-            of that; ``standard`` subtracts the mean and divides by the standard deviation.
-        costs: of every unit, as an array over labels; for ``cost`` and ``root_cost``.
+        how: the divisor of a group's scores: their mean, maximum or sum, the cost of one of its units or the root of
+            that cost; ``standard`` subtracts the mean and divides by the standard deviation.
+        costs: cost of every unit, as an array over labels; for ``cost`` and ``root_cost``.
     """
     if how in ("cost", "root_cost"):
-        assert costs is not None, "whoever asks for costs knows them"
+        assert costs is not None, "the caller gives costs if the normalisation needs them"
         spent = np.maximum(costs, np.finfo(np.float64).tiny)
         result: Scores = scores / (spent if how == "cost" else np.sqrt(spent))
         return result
@@ -135,7 +136,7 @@ def normalized(scores: Scores, grouping: Grouping, how: Normalization, costs: Sc
 
 
 def parameter_dims(program: Program, grouping: Grouping) -> Iterable[tuple[str, torch.Tensor, int, NDArray[np.int64]]]:
-    """Every parameter dimension along which something may go: name, tensor, dimension, class of every index."""
+    """Every parameter dimension with removable channels: name, tensor, dimension, and class of every index."""
     unions = grouping.coupling.unions
     for name, tensor in trainable(program, grouping.coupling).items():
         for dim, ids in enumerate(grouping.coupling.parameters[name]):
@@ -154,10 +155,10 @@ def _norms(program: Program, grouping: Grouping, criterion: Importance) -> Itera
 
 
 def along(dim: int, measure: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
-    """Sums over all dimensions but one of what is measured of tensors of one shape, a slice at a time.
+    """Sums of an elementwise measure of tensors of equal shape over all dimensions except one, computed in slices.
 
     Args:
-        measure: elementwise; gives ``float64``.
+        measure: elementwise; returns ``float64``.
 
     Returns:
         ``float64[n]``, where n is the size of dimension ``dim``.
@@ -173,13 +174,13 @@ def along(dim: int, measure: Callable[..., torch.Tensor], *tensors: torch.Tensor
 
 
 def finite(values: torch.Tensor) -> Scores:
-    """As an array; values that are not finite count as the largest."""
+    """The values as an array, in which values that are not finite become the largest float."""
     result: Scores = torch.nan_to_num(values, nan=float(torch.finfo(torch.float32).max)).numpy()
     return result
 
 
 def _scales(program: Program, grouping: Grouping) -> Scores:
-    """Scales of normalisation layers; groups that have none are ranked by their weights' norms."""
+    """Scales of normalisation layers; groups without such layers are ranked by the norms of their weights."""
     aliases, weights = grouping.coupling.aliases, set()
     for node in program.module.graph.nodes:
         weight = bind(node).get("weight") if operator_name(node) in NORMS else None

@@ -1,1 +1,1 @@
-"""Sparsity: weights that become zero in place."""
+"""Sparsity: weights that are set to zero without changing shapes."""

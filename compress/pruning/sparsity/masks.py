@@ -1,4 +1,4 @@
-"""Weights that may become zero: where they are, along which axis N:M runs, and the masks that magnitude chooses."""
+"""Sparsity masks: the weights that can become sparse, the axis of N:M patterns, and the choice by magnitude."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..coupling.layer_patterns import matching
 from ..coupling.shapes import bind
 
 KEY = "sparsity"
-"""Key of ``program.meta`` under which the pattern and the sparse parameters are."""
+"""Key of ``program.meta`` that holds the pattern and the sparse parameters."""
 
 
 @dataclass(frozen=True)
 class MaskedWeight:
-    """A weight that may become sparse.
+    """A weight that can become sparse.
 
     Attributes:
         parameter: its first name.
-        node: the operator that multiplies with it.
-        axis: of the input channels, which N:M runs along.
-        skipped: why it stays dense; empty when it does not.
+        node: the operator that multiplies by it.
+        axis: axis of the input channels, along which N:M patterns are formed.
+        skipped: why it stays dense; empty if it becomes sparse.
     """
 
     parameter: str
@@ -77,7 +77,7 @@ def _unfit(tensor: Tensor, axis: int, options: SparsifyOptions) -> str:
 
 
 def grouped(weight: Tensor, axis: int, size: int) -> Tensor:
-    """A view ``[rows, size]`` (or a copy) whose rows are the groups of ``size`` values along ``axis``."""
+    """The weight as ``[rows, size]``, a view if possible, whose rows are groups of ``size`` values along ``axis``."""
     return weight.movedim(axis, -1).reshape(-1, size)
 
 
@@ -93,7 +93,7 @@ def keep_largest(weight: Tensor, axis: int, group: tuple[int, int]) -> Tensor:
 def magnitude_masks(
     weights: Sequence[Tensor], places: Sequence[MaskedWeight], options: SparsifyOptions
 ) -> list[Tensor]:
-    """What magnitude keeps of every weight, as boolean masks."""
+    """Boolean masks of the weights that magnitude pruning keeps."""
     if options.group is not None:
         return [keep_largest(weight, place.axis, options.group) for weight, place in zip(weights, places)]
     if options.scope == "layer":
@@ -104,7 +104,7 @@ def magnitude_masks(
 
 
 def _largest(values: Tensor, sparsity: float) -> Tensor:
-    """A mask without the smallest share of values; of equals the first go."""
+    """A mask without the smallest share of values; of equal values, the first are removed."""
     gone = round(sparsity * values.numel())
     order = values.reshape(-1).argsort(stable=True)
     mask = torch.ones(values.numel(), dtype=torch.bool)

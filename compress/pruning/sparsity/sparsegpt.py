@@ -1,8 +1,8 @@
-"""SparseGPT: which weights of a layer go, and how the others make up for them (Frantar and Alistarh, 2023).
+"""SparseGPT: removes weights of a layer and adjusts the others to compensate (Frantar and Alistarh, 2023).
 
-Per layer, ``min ‖W X - W' X‖²`` over sparse ``W'``: columns are treated one after another; what a zeroed weight loses
-is put on the columns to its right by the inverse of the damped Hessian ``H = X Xᵀ``, whose Cholesky factor holds all
-that is needed. ``X`` streams through in batches, so that memory does not grow with the samples.
+Per layer, it minimises ``‖W X - W' X‖²`` over sparse ``W'``. Columns are processed in order; the error of a removed
+weight is compensated in the columns to its right by the inverse of the damped Hessian ``H = X Xᵀ``, of which only the
+Cholesky factor is needed. ``H`` is accumulated batch by batch, so that memory does not grow with the samples.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .masks import MaskedWeight
 
 BLOCK = 128
 LARGEST = 4608
-"""Columns up to which a Hessian is made; wider layers are pruned by magnitude."""
+"""Largest number of columns for which a Hessian is computed; wider layers are pruned by magnitude."""
 HESSIAN_BYTES = 1 << 28
 
 
 def columns(place: MaskedWeight, weight: Tensor) -> int:
-    """How many columns a layer has as a matrix; 0 where it has no such form (groups, recurrent layers)."""
+    """Number of columns of a layer as a matrix; 0 if it has no such form (groups, recurrent layers)."""
     kind = operator_name(place.node)
     if kind in ("conv1d", "conv2d"):
         plain = bind(place.node)["groups"] == 1 and not isinstance(bind(place.node)["padding"], str)
@@ -39,7 +39,7 @@ def columns(place: MaskedWeight, weight: Tensor) -> int:
 
 
 def as_matrix(place: MaskedWeight, weight: Tensor) -> Tensor:
-    """``[out, columns]`` with the input channels innermost, as a copy in double precision."""
+    """The weight as ``[out, columns]``, with the input channels innermost, as a copy in double precision."""
     if place.axis == 0:
         return weight.detach().double().T.clone()
     return weight.detach().double().movedim(1, -1).reshape(len(weight), -1).clone()
@@ -71,7 +71,7 @@ def hessians(program: Program, places: Sequence[MaskedWeight], inputs: Iterable[
 
 
 class _Watcher(fx.Interpreter):
-    """Runs a graph and sums up ``X Xᵀ`` of what the watched layers read."""
+    """Runs a graph and sums ``X Xᵀ`` of the inputs of the watched layers."""
 
     def __init__(self, module: fx.GraphModule, places: dict[str, MaskedWeight]) -> None:
         super().__init__(module)
@@ -79,7 +79,7 @@ class _Watcher(fx.Interpreter):
         self._places = places
 
     def run_node(self, n: fx.Node) -> Any:
-        """One node; what it reads is looked at before it runs."""
+        """Run a node after adding the product of its input."""
         place = self._places.get(n.name)
         if place is not None:
             given = bind(n)
@@ -92,7 +92,7 @@ class _Watcher(fx.Interpreter):
 
 
 def _rows(value: Tensor, node: fx.Node, weight: Tensor) -> Tensor:
-    """What a layer reads as ``float64[rows, columns]``, in the order of :func:`as_matrix`."""
+    """A layer's input as ``float64[rows, columns]``, in the column order of :func:`as_matrix`."""
     kind, value = operator_name(node), value.detach().double()
     if kind not in ("conv1d", "conv2d"):
         return value.reshape(-1, value.shape[-1])
@@ -111,7 +111,7 @@ def _rows(value: Tensor, node: fx.Node, weight: Tensor) -> Tensor:
 
 
 def reconstruct(weight: Tensor, hessian: Tensor, options: SparsifyOptions) -> Tensor:
-    """The sparse matrix that does what a dense one does, as nearly as may be.
+    """The sparse matrix whose outputs are nearest to those of a dense one.
 
     Args:
         weight: ``float64[out, columns]``; changed.
@@ -132,7 +132,7 @@ def reconstruct(weight: Tensor, hessian: Tensor, options: SparsifyOptions) -> Te
 
 
 def _block(weight: Tensor, inverse: Tensor, options: SparsifyOptions) -> Tensor:
-    """Prune a block of columns in place; what the columns to its right have to make up for, ``[out, block]``."""
+    """Prune a block of columns in place; return the errors to compensate in the later columns, ``[out, block]``."""
     losses = torch.zeros_like(weight)
     scale = inverse.diagonal().square()
     gone = torch.zeros_like(weight, dtype=torch.bool)

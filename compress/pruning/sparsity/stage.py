@@ -1,4 +1,4 @@
-"""The sparsify stage: zeros in the weights, unstructured or N:M, kept through recovery and named to the export."""
+"""The sparsify stage: sets weights to zero, unstructured or N:M, and keeps the zeros through recovery and export."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
     """The stage that makes weights sparse and recovers.
 
     Args:
-        parent: the program; it stays as it is.
+        parent: the program; it is not changed.
 
     Raises:
-        ArtifactError: ``parent`` is no program.
-        UserError: a pattern matches nothing, or no layer can have the zeros.
+        ArtifactError: ``parent`` is not a program.
+        UserError: a pattern matches nothing, or no layer can be sparse.
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
     raise_if_not(parent, "program")
@@ -64,7 +64,7 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
 
 
 def calibration(program: Program, split: Split, options: SparsifyOptions, console: Console) -> Iterator[Tensors]:
-    """The calibration inputs in batches, under a progress bar."""
+    """The calibration inputs in batches, with a progress bar."""
     total = min(len(split), options.samples)
     with console.progress("hessian", -(-total // options.batch)) as bar:
         for raw, _ in batches(split, options.batch, options.samples):
@@ -74,16 +74,16 @@ def calibration(program: Program, split: Split, options: SparsifyOptions, consol
 
 
 def make_sparse(program: Program, options: SparsifyOptions, inputs: Inputs) -> dict[str, str]:
-    """Zero weights of a program in place and note them in its ``meta``.
+    """Set weights of a program to zero, in place, and record them in its ``meta``.
 
     Args:
-        inputs: gives calibration inputs, anew each time.
+        inputs: returns a new iterator over calibration inputs at each call.
 
     Returns:
-        What chose the zeros of every sparse layer, by parameter: ``magnitude`` or ``reconstruct``.
+        The method of every sparse layer, by parameter: ``magnitude`` or ``reconstruct``.
 
     Raises:
-        UserError: no layer can have the zeros; says why.
+        UserError: no layer can be sparse; the message gives the reason.
     """
     set_training(program, False)
     places = find_places(program, options)
@@ -120,7 +120,7 @@ def _fits(program: Program, place: MaskedWeight) -> bool:
 
 
 def _chunks(program: Program, places: list[MaskedWeight]) -> Iterator[list[MaskedWeight]]:
-    """Layers whose Hessians are held at a time; later ones see what the earlier ones have become."""
+    """Layers whose Hessians are in memory together; later chunks are calibrated with the pruned earlier layers."""
     chunk: list[MaskedWeight] = []
     size = 0
     for place in places:
@@ -140,10 +140,10 @@ def _layer_facts(program: Program, place: MaskedWeight) -> dict[str, int]:
 
 
 def check(program: Program) -> None:
-    """Whether the sparse parameters still have the zeros that ``meta`` tells of.
+    """Check that the sparse parameters still have the zeros that ``meta`` records.
 
     Raises:
-        VerificationError: zeros were lost; names the first layer.
+        VerificationError: zeros were lost; the message names the first layer.
     """
     held = program.meta.get(KEY, {})
     kept, _, size = str(held.get("pattern", "")).partition(":")

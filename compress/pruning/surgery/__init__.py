@@ -1,1 +1,1 @@
-"""Surgery: parameters and constants of a program cut to the channels that stay."""
+"""Surgery: removes channels from the parameters and constants of a program."""

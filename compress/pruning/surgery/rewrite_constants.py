@@ -1,4 +1,4 @@
-"""Rewriting the constants of a graph after a cut: sizes in reshapes, bounds of slices, group counts, scales."""
+"""Rewrites the constants of a graph after a cut: sizes in reshapes, bounds of slices, numbers of groups, scales."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _aten = torch.ops.aten
 
 @dataclass
 class Sizes:
-    """What is kept of every value.
+    """The kept part of every value.
 
     Attributes:
         coupling: labels by node name.
@@ -49,7 +49,7 @@ class Sizes:
         return value if isinstance(value, Value) else None
 
     def kept(self, node: Any) -> list[Ids | None]:
-        """Kept indices per dimension; None where all are kept."""
+        """Kept indices per dimension; None if all are kept."""
         value = self.value(node)
         return self.coupling.kept(value, self.removed) if value is not None else []
 
@@ -74,13 +74,13 @@ class Sizes:
 
 
 def rewrite(node: fx.Node, sizes: Sizes) -> None:
-    """Fit one node to what is kept of its inputs and output."""
+    """Adapt the constants of one node to the kept part of its inputs and output."""
     if node.op == "call_function" and operator_name(node) in REWRITES:
         REWRITES[operator_name(node)](node, sizes)
 
 
 def _listed(name: str, lead: bool = False) -> Callable[[fx.Node, Sizes], None]:
-    """Operators that give the sizes of their output in argument ``name``."""
+    """The rewrite of operators that have the sizes of their output in argument ``name``."""
 
     def _apply(node: fx.Node, sizes: Sizes) -> None:
         kept, after = sizes.kept(node), sizes.shape(node)
@@ -185,7 +185,7 @@ def _attention(node: fx.Node, sizes: Sizes) -> None:
 
 
 def _squeeze(node: fx.Node, sizes: Sizes) -> None:
-    """Without dimensions named, a dimension cut down to one channel would be squeezed too."""
+    """Name the dimensions to squeeze; otherwise a dimension cut to one channel would be squeezed too."""
     source: Any = node.args[0]
     if node.target is _aten.squeeze.default and any(kept is not None for kept in sizes.kept(source)):
         node.target = _aten.squeeze.dims

@@ -1,4 +1,4 @@
-"""Cutting a program: parameters and buffers sliced, constants in the graph rewritten; the input stays as it was."""
+"""Cuts a program: slices parameters and buffers and rewrites constants in the graph; the input is not changed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cut(program: Program, coupling: Coupling, removed: Mask) -> Program:
 
 
 def kept_of(coupling: Coupling, name: str, removed: Mask) -> list[Ids | None]:
-    """Kept indices of every dimension of a parameter or buffer; None where all are kept."""
+    """Kept indices of every dimension of a parameter or buffer; None if all are kept."""
     kept: list[Ids | None] = []
     for ids in coupling.parameters[name]:
         gone = removed[coupling.unions.find(ids.numpy())]

@@ -1,1 +1,1 @@
-"""Data of a script as splits: loaders, datasets, arrays, batches and iterables."""
+"""Data of a script converted to splits: loaders, datasets, arrays, batches and iterables."""

@@ -1,4 +1,4 @@
-"""Loaders, datasets and iterables as splits: they are read into memory if they fit, else sample by sample."""
+"""Loaders, datasets and iterables converted to splits: in memory if they fit, else read sample by sample."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class Reader:
 
 
 def _within(limit_bytes: int, batches: Iterable[Batch]) -> list[Batch] | None:
-    """All batches; None when they take more than that."""
+    """All batches; None if they need more memory than the limit."""
     parts, held = [], 0
     for inputs, targets in batches:
         parts.append((inputs, targets))

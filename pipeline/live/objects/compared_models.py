@@ -1,4 +1,4 @@
-"""What is to be compared, and on which samples: models of any make as live objects that run."""
+"""The models and the samples of a comparison: models of any kind are converted to live objects."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .programs import Program
 
 
 def candidates(models: Any, data: Any) -> dict[str, Program | ModelFile]:
-    """What is to be compared as live objects; a module is captured.
+    """The models of a comparison as live objects; a module is captured.
 
     Raises:
-        UserError: no mapping, no models, or something that is no model.
+        UserError: the models are not a mapping, there are none, or a value is not a model.
     """
     if not isinstance(models, Mapping) or not models:
         raise UserError("`compare` takes models by name", "retort.compare({'before': one, 'after': other}, data=test)")
@@ -29,7 +29,7 @@ def candidates(models: Any, data: Any) -> dict[str, Program | ModelFile]:
             found[str(name)] = capture_module(model, data, CaptureRequest(), Workspace())
         elif isinstance(getattr(model, "backend", None), str) and hasattr(model, "run"):
             raise UserError(
-                f"'{name}' is a session, which does not tell its file", "give its file, its Graph or its Program"
+                f"'{name}' is a session, whose file is not known", "give its file, its Graph or its Program"
             )
         else:
             found[str(name)] = opened(model)
@@ -37,18 +37,18 @@ def candidates(models: Any, data: Any) -> dict[str, Program | ModelFile]:
 
 
 def test_splits(models: Mapping[str, Program | ModelFile], data: Any) -> Splits:
-    """The samples that models are compared on: those that are given, or what the last of them remembers.
+    """The samples of a comparison: the given ones, or those that were last used with the last model.
 
     Raises:
         DataError: there are none.
-        UserError: the first model is a file that does not run.
+        UserError: the first model is a file that cannot be run.
     """
     if data is None:
         known = [model.data for model in models.values() if model.data is not None]
         if not known:
-            raise DataError("no data are given", REMEDY)
+            raise DataError("no data were given", REMEDY)
         return known[-1]
     first = next(iter(models.values()))
     if not isinstance(first, Program | Runnable):
-        raise UserError(f"{first.path} is a {first.kind}, which does not run by itself", "compare its ONNX file")
+        raise UserError(f"{first.path} is a {first.kind}, which cannot be run", "compare its ONNX file")
     return as_splits(data, first.signature, "test")

@@ -60,8 +60,8 @@ class Result(MeasuredResult):
         from ....benchmarks.report.html_report import verdict
 
         columns, rows = self.table()
-        told = "".join(f"<p>{sentence}</p>" for sentence in map(notebook.text, [*verdict(self), *self.notes]))
-        return notebook.table(rows, self.title, columns) + told
+        notes = "".join(f"<p>{sentence}</p>" for sentence in map(notebook.text, [*verdict(self), *self.notes]))
+        return notebook.table(rows, self.title, columns) + notes
 
     @staticmethod
     def of(found: MeasuredResult) -> Result:

@@ -87,17 +87,18 @@ class ModelFile(os.PathLike[str]):
         return sum(entry.size_bytes for entry in self.artifact.manifest.files.values() if self.path.is_file())
 
     def __repr__(self) -> str:
-        told = [f"{label} {text}" for label, text in self._lines() if label not in ("input", "output")]
-        where = f"{size_text(self.path.stat().st_size)} in {self.path}" if self.path.exists() else f"gone: {self.path}"
-        return f"{type(self).__name__}{self._head()}\n  " + "\n  ".join([*told, where])
+        lines = [f"{label} {text}" for label, text in self._lines() if label not in ("input", "output")]
+        exists = self.path.exists()
+        where = f"{size_text(self.path.stat().st_size)} in {self.path}" if exists else f"deleted: {self.path}"
+        return f"{type(self).__name__}{self._head()}\n  " + "\n  ".join([*lines, where])
 
     def _head(self) -> str:
         return ""
 
     def _repr_html_(self) -> str:
-        size = size_text(self.path.stat().st_size) if self.path.exists() else "gone"
+        size = size_text(self.path.stat().st_size) if self.path.exists() else "deleted"
         notes = [("note", note) for note in self.notes]
-        return table([*self._lines(), ("size", size), *notes, ("lies", str(self.path))], type(self).__name__)
+        return table([*self._lines(), ("size", size), *notes, ("path", str(self.path))], type(self).__name__)
 
 
 class Runnable(ModelFile):
@@ -158,10 +159,10 @@ class Graph(Runnable):
 
     def _lines(self) -> list[tuple[str, str]]:
         facts = self.artifact.facts
-        told = [("target", f"{facts['target']}, opset {facts['opset']}")] if "opset" in facts else []
+        lines = [("target", f"{facts['target']}, opset {facts['opset']}")] if "opset" in facts else []
         errors = [item["error"] for item in facts.get("parity", ())]
-        told += [("parity", f"{max(errors):.1e} of the outputs' scale against PyTorch")] if errors else []
-        return [*self._ports(), *told]
+        lines += [("parity", f"{max(errors):.1e} of the outputs' scale against PyTorch")] if errors else []
+        return [*self._ports(), *lines]
 
 
 class Engine(Runnable):
@@ -171,7 +172,7 @@ class Engine(Runnable):
     suffix = ".plan"
 
     def _head(self) -> str:
-        return f" ({self.stage})"  # a plan opens only beside its GPU
+        return f" ({self.stage})"  # the signature of a plan can be read only on its GPU
 
     def _lines(self) -> list[tuple[str, str]]:
         found = self.artifact.facts.get("engine")

@@ -11,7 +11,7 @@ _CELL = "text-align:left;padding:2px 12px 2px 0;vertical-align:top"
 
 
 def table(rows: Iterable[Sequence[str]], heading: str = "", columns: Sequence[str] = ()) -> str:
-    """Rows as an HTML table; everything is escaped."""
+    """Rows as an HTML table; all text is escaped."""
     title = f"<div><b>{escape(heading)}</b></div>" if heading else ""
     head = "".join(f'<th style="{_CELL}">{escape(column)}</th>' for column in columns)
     body = "".join(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Program:
     """A model between capture and export; ``capture``, the stages and ``load`` create it.
 
-    Call it to run it in evaluation: ``program(x)`` takes tensors or arrays, by position or by name, and returns the
-    same kind. Stages never change a program; each stage returns a new one.
+    Call it to run it in evaluation mode: ``program(x)`` takes tensors or arrays, by position or by name, and returns
+    the same kind. Stages never change a program; each stage returns a new one.
 
     Attributes:
         stage: the stage that created it (``capture``, ``prune`` …).
@@ -94,8 +94,7 @@ class Program:
 
     @property
     def artifact(self) -> Artifact:
-        """The program as an artifact on disk, as the functions of ``retort.pipeline.stages`` take it; written when
-        needed.
+        """The program as an artifact on disk, for the functions of ``retort.pipeline.stages``; it is written if needed.
 
         Raises:
             ModelError: the module was converted to another dtype.
@@ -132,7 +131,7 @@ class Program:
         return save_artifact(self.artifact, Path(path), ".pt2", "export it with `retort.export(program, path)`")
 
     def __call__(self, *values: Any, **named: Any) -> Any:
-        """Run the program in evaluation, without gradients.
+        """Run the program in evaluation mode, without gradients.
 
         Args:
             values: tensors or arrays ``[N, …]``, in the order of the signature.
@@ -170,8 +169,9 @@ class Program:
         facts = self.facts
         where = "in memory" if self._artifact is None else self._artifact.path
         size = facts.get("parameter_bytes") or facts.get("size_bytes")
-        told = f"{facts.parameters:,} parameters" + (f" ({size_text(size)})" if size else "")
-        return f"Program ({self.stage}): {ports(self.signature)}\n  {told}, {facts.macs:,} MACs per sample\n  {where}"
+        parameters = f"{facts.parameters:,} parameters" + (f" ({size_text(size)})" if size else "")
+        macs = f"{facts.macs:,} MACs per sample"
+        return f"Program ({self.stage}): {ports(self.signature)}\n  {parameters}, {macs}\n  {where}"
 
     def _repr_html_(self) -> str:
         facts, signature = self.facts, self.signature
@@ -179,7 +179,7 @@ class Program:
         rows += [("output", spec.describe()) for spec in signature.outputs]
         rows += [("parameters", f"{facts.parameters:,}"), ("MACs per sample", f"{facts.macs:,}")]
         where = "in memory" if self._artifact is None else str(self._artifact.path)
-        return table([*rows, *[("note", note) for note in self.notes], ("lies", where)], f"Program ({self.stage})")
+        return table([*rows, *[("note", note) for note in self.notes], ("path", where)], f"Program ({self.stage})")
 
     def _program(self) -> Captured:
         if self._captured is None:

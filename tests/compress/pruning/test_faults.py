@@ -163,7 +163,7 @@ def test_the_command_line_calls_a_defect_a_defect(
 @OWN
 def test_a_defect_of_an_importance_changes_no_criterion(defect: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake in the code that looks at gradients is not taken for a model without any."""
-    monkeypatch.setattr(gradients, "_said", raising(defect))
+    monkeypatch.setattr(gradients, "_contribution", raising(defect))
     for asked in ("taylor", "auto"):
         samples = Samples(split(24), "classification")
         with pytest.raises(type(defect)):

@@ -187,7 +187,7 @@ def test_what_an_importance_needs_and_lacks_is_told() -> None:
     """Without data, or without normalisation layers, the criterion that needs them is refused with a way out."""
     torch.manual_seed(0)
     program = capture(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), {"x": torch.randn(4, 6)})
-    with pytest.raises(UserError, match="importance 'taylor' needs data, and there are none"):
+    with pytest.raises(UserError, match="importance 'taylor' needs data, but no data are given"):
         prune_program(program, options(importance="taylor"))
     with pytest.raises(UserError, match="'bn_scale' needs normalisation layers"):
         prune_program(program, options(importance="bn_scale"))

@@ -233,7 +233,7 @@ def test_the_table_is_kept_and_a_damaged_one_is_measured_anew(
     for content in (file.read_text()[:100], file.read_text().replace('"ms": {"', '"ms": {"0'), "[]"):
         file.write_text(content)
         assert len(Table(Device(), tmp_path, Console("text"))._ms) == 0
-        assert "is damaged; it is measured again" in capsys.readouterr().err.replace("\n", " ")
+        assert "is damaged, so it is measured again" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_tables_of_devices_are_kept_apart(program: Program, tmp_path: Path) -> None:

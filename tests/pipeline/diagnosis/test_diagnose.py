@@ -30,7 +30,7 @@ from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import UserError
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions
 from retort.pipeline import stages
-from retort.pipeline.diagnosis.diagnose import diagnose, mend
+from retort.pipeline.diagnosis.diagnose import diagnose, fix
 from retort.pipeline.diagnosis.forms import Diagnosis
 
 PLAIN = QuantizeOptions(correction=("none",), method="minmax")
@@ -280,7 +280,7 @@ def test_a_broken_model_is_mended_on_request(program: Program, data: Splits, tmp
     for name in ("gate.weight", "last.weight"):
         fetch(broken.module, name).data[:, 5] = 0.0
     path = saved(broken, tmp_path / "fp32.pt2")
-    result = mend(load_artifact(path), tmp_path / "mended", Context(data))
+    result = fix(load_artifact(path), tmp_path / "mended", Context(data))
     assert result["sqnr_centred_db"] > 23
     assert known(diagnose([path, tmp_path / "mended"], Context(data)).forms[1].agreement) > 0.97
 

@@ -276,7 +276,7 @@ def test_a_net_that_int8_slows_down_is_shipped_as_preferred(
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(PREFER=prefer))
     outcome = run.run(tmp_path / "recipe.yaml", tmp_path / "runs", Console())
     told = " ".join(capsys.readouterr().err.split())
-    assert "times as fast as FP32" in told
+    assert "speedup over FP32" in told
     assert "1 stays in floating point (excluded by the recipe)" in told
     shipped = operators(outcome.artifacts["export"].main)
     assert ("QuantizeLinear" in shipped) is (prefer == "asked")
@@ -357,7 +357,7 @@ def test_too_few_rounds_for_an_interval_are_no_reason_to_search() -> None:
 )
 def test_what_is_told_is_what_was_measured(ratio: Ratio, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Slower and "cannot tell" are told apart, noise is named, and no cause is claimed that was not measured."""
-    int8_speed._say({"1": ratio}, [], Console())
+    int8_speed._report_speed({"1": ratio}, [], Console())
     shown = " ".join(capsys.readouterr().err.split())
     assert int8_speed.is_faster({"1": ratio}) is (ratio.value > 1)
     assert told in shown
