@@ -181,14 +181,14 @@ def this_command() -> str:
 
 def tool() -> dict[str, str]:
     """Version of Retort, and the commit if it runs from a checkout."""
-    told = {"name": "retort", "version": package_version("retort") or "unknown"}
+    found = {"name": "retort", "version": package_version("retort") or "unknown"}
     root = Path(__file__).resolve().parents[1]
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
         done = subprocess.run(command, capture_output=True, text=True, check=False) if _has_git() else None
         if done is not None and done.returncode == 0:
-            told["git"] = done.stdout.strip()
-    return told
+            found["git"] = done.stdout.strip()
+    return found
 
 
 def _has_git() -> bool:

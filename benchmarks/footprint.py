@@ -114,10 +114,10 @@ def measure_memory(model: Path, batch: int = 1, threads: int = 1) -> Memory:
         raise MachineError(
             f"the process that runs {model.name} ended unexpectedly: {last[0]}", "free some memory, or try batch 1"
         )
-    told = json.loads(lines[-1])
-    if "error" in told:
-        raise getattr(errors, told["error"]["code"])(told["error"]["message"], told["error"]["remedy"])
-    return Memory(**told)
+    found = json.loads(lines[-1])
+    if "error" in found:
+        raise getattr(errors, found["error"]["code"])(found["error"]["message"], found["error"]["remedy"])
+    return Memory(**found)
 
 
 def zero_feeds(signature: Signature, batch: int) -> dict[str, Array]:
@@ -225,10 +225,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     try:
-        told: dict[str, Any] = asdict(_in_this_process(given.model, given.batch, given.threads))
+        found: dict[str, Any] = asdict(_in_this_process(given.model, given.batch, given.threads))
     except RetortError as error:
-        told = {"error": {"code": type(error).__name__, "message": error.message, "remedy": error.remedy}}
-    sys.stdout.write(json.dumps(told) + "\n")
+        found = {"error": {"code": type(error).__name__, "message": error.message, "remedy": error.remedy}}
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

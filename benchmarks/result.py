@@ -1,8 +1,8 @@
-"""The one schema of a measured run: what was measured, of which file, on which machine, by which command.
+"""The schema of a measured run: the measurements, the measured files, the machine and the command.
 
-Version 2, after benchmarks.md 2.6. Numbers are finite; an unbounded end of an interval is null. The blocks' times
-are kept, so that any ratio between any two stages can be computed again. Version 1, which knew the time that passes
-only and wrote a zero for a lower end that was not bounded, is read as well.
+Version 2 (benchmarks.md 2.6). Numbers are finite; an unbounded end of an interval is null. The times of the blocks are
+stored, so that the ratio between any two stages can be computed again. Version 1 can be read too; it had only
+wall-clock times, and a zero for an unbounded lower end.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class PercentileEntry(Entry):
 
 
 class LatencyEntry(Entry):
-    """One stage at one batch size; times are per call, by the clock of the run."""
+    """One stage at one batch size; times are per call, measured by the clock of the run."""
 
     median_ms: Spread = Field(description="lower quartile over rounds of low quantiles; medians in version 1")
-    wall_ms: Spread | None = Field(default=None, description="by the time that passes; null where version 1 wrote it")
+    wall_ms: Spread | None = Field(default=None, description="wall-clock time; null in results of version 1")
     percentiles: tuple[PercentileEntry, ...]
     mean_ms: float = Field(ge=0)
     rows_per_second: float = Field(ge=0)
@@ -62,7 +62,7 @@ class LatencyEntry(Entry):
 
 
 class MemoryEntry(Entry):
-    """Memory of a fresh process that loads and runs the model."""
+    """Memory of a new process that loads and runs the model."""
 
     peak_bytes: int = Field(ge=0)
     baseline_bytes: int = Field(ge=0)
@@ -71,10 +71,10 @@ class MemoryEntry(Entry):
 
 
 class StageEntry(Entry):
-    """What was measured of one stage's artifact."""
+    """The measurements of one stage's artifact."""
 
     stage: str = Field(min_length=1)
-    sha256: Sha256 = Field(description="of the file that was measured")
+    sha256: Sha256 = Field(description="hash of the measured file")
     key: str = Field(default="", description="key of the stage's artifact")
     kind: str
     file: str
@@ -88,13 +88,13 @@ class StageEntry(Entry):
     sqnr_db: float | None = None
     latency: dict[int, LatencyEntry] = Field(default_factory=dict, description="by batch size")
     memory: MemoryEntry | None = None
-    seconds: float | None = Field(default=None, ge=0, description="time the stage took")
+    seconds: float | None = Field(default=None, ge=0, description="duration of the stage")
     history: tuple[dict[str, float], ...] = Field(default=(), description="one entry per epoch")
     notes: tuple[str, ...] = ()
 
 
 class NoiseEntry(Entry):
-    """How quiet the machine was."""
+    """Disturbances of the machine during the measurement."""
 
     status: Literal["VALID", "NOISY"]
     reasons: tuple[str, ...] = ()
@@ -103,20 +103,20 @@ class NoiseEntry(Entry):
     spread_percent: float | None = None
     drift_percent: float | None = None
     remarks: tuple[str, ...] = ()
-    interrupted_percent: float | None = Field(default=None, description="samples left out because they lost the CPU")
+    interrupted_percent: float | None = Field(default=None, description="samples excluded because they lost the CPU")
     attempts: int = Field(default=1, ge=1)
 
 
 class LatencyRun(Entry):
-    """How one batch size was timed."""
+    """Facts about the timing of one batch size."""
 
     batch: int = Field(ge=1)
     reference: str
     threads: int = Field(ge=0)
     rounds: int = Field(ge=1)
     stopped: str
-    clock: ClockName = Field(default="wall", description="the clock that decides")
-    turns: tuple[int, ...] = Field(default=(), description="rounds at which sessions were opened anew")
+    clock: ClockName = Field(default="wall", description="the clock of the ratios")
+    turns: tuple[int, ...] = Field(default=(), description="rounds at which sessions were opened again")
     resolution_ns: int
     seconds: float
     noise: NoiseEntry
@@ -150,7 +150,7 @@ class Result(Entry):
     tool: dict[str, str]
     env: dict[str, Any]
     data: dict[str, Any] = Field(default_factory=dict, description="fingerprint and sample count of the test split")
-    reference: str = Field(description="the stage that drops and ratios refer to")
+    reference: str = Field(description="the reference stage of drops and ratios")
     stages: tuple[StageEntry, ...] = Field(min_length=1)
     runs: tuple[LatencyRun, ...] = ()
     gates: tuple[GateEntry, ...] = ()
@@ -159,7 +159,7 @@ class Result(Entry):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, raw: Any) -> Any:
-        """Version 1 is version 2 with fields less, all of which have defaults."""
+        """Read version 1 as version 2; the fields that it lacks have defaults."""
         return {**raw, "schema": SCHEMA} if isinstance(raw, dict) and raw.get("schema") == OLDER else raw
 
     @model_validator(mode="after")
@@ -168,7 +168,7 @@ class Result(Entry):
         if len(set(names)) != len(names):
             raise ValueError("two stages have the same name")
         if self.reference not in names:
-            raise ValueError(f"the reference '{self.reference}' is no stage")
+            raise ValueError(f"the reference '{self.reference}' is not a stage")
         timed, run = {batch for stage in self.stages for batch in stage.latency}, {run.batch for run in self.runs}
         if timed - run:
             raise ValueError(f"latencies at batch {sorted(timed - run)} have no run")
@@ -178,7 +178,7 @@ class Result(Entry):
         """The entry of a stage.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no stage with that name.
         """
         return {stage.stage: stage for stage in self.stages}[name]
 
@@ -192,7 +192,7 @@ def from_json(text: str | bytes, where: str = "the result") -> Result:
     """Inverse of :func:`to_json`.
 
     Raises:
-        ArtifactError: naming every fault with its key path.
+        ArtifactError: the text is not a valid result; the message lists every fault with its key path.
     """
     try:
         raw = json.loads(text)
@@ -207,7 +207,7 @@ def from_json(text: str | bytes, where: str = "the result") -> Result:
 
 
 def validate(raw: Mapping[str, Any] | Any) -> list[str]:
-    """Every departure from the schema as ``key.path: what``; empty for a valid result."""
+    """Every fault as ``key.path: message``; empty for a valid result."""
     try:
         Result.model_validate(raw)
     except ValidationError as error:
@@ -233,8 +233,8 @@ def load_result(path: Path) -> Result:
     """Read a result file.
 
     Raises:
-        MissingFileError: nothing there.
-        ArtifactError: not a result, with every fault.
+        MissingFileError: the file does not exist.
+        ArtifactError: the file is not a result; the message lists every fault.
     """
     if not path.is_file():
         raise MissingFileError(f"no such result: {path}", "measure with `retort bench`")

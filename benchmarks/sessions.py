@@ -14,7 +14,7 @@ LATENCY_SAMPLES = 256
 
 
 def opener(artifact: Artifact, options: BenchOptions) -> Callable[[], Session]:
-    """Opens an artifact's model with the options of a measurement."""
+    """A function that opens an artifact's model with the options of a measurement."""
     settings = session_options(options)
     return lambda: open_session(artifact.main, settings)
 
@@ -42,7 +42,7 @@ def session_options(options: BenchOptions) -> SessionOptions:
 
 
 def _ranges(options: BenchOptions) -> dict[str, tuple[int, int, int]]:
-    """The given ranges; the range of the batch covers the timed batch sizes and that of accuracy."""
+    """The given ranges; the range of the batch axis covers the timed batch sizes and the batch size of accuracy."""
     from ..core.options.axis_ranges import parse_axis
     from .accuracy import ROWS
 

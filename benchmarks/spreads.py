@@ -34,13 +34,13 @@ class Spread(Entry):
 
     @staticmethod
     def of(interval: Interval) -> Spread:
-        """The same interval, JSON-ready."""
+        """An interval as JSON-ready values."""
         ends = (_finite(number) for number in (interval.value, interval.low, interval.high))
         value, low, high = ends
         return Spread(value=value, low=low, high=high, confidence=interval.confidence)
 
     def interval(self) -> Interval:
-        """The same interval, for computing."""
+        """The interval for computations, with infinite ends."""
         value = math.inf if self.value is None else self.value
         low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
         return Interval(value, low, high, self.confidence)
@@ -50,11 +50,11 @@ class RatioEntry(Spread):
     """How many times faster than the reference, see :class:`retort.core.metrics.ratio.Ratio`."""
 
     value: float | None = Field(gt=0)
-    candidate: str = Field(default="", description="name of what is compared")
-    reference: str = Field(default="", description="name of what it is compared with")
+    candidate: str = Field(default="", description="name of the candidate")
+    reference: str = Field(default="", description="name of the reference")
     rounds: int = Field(default=0, ge=0)
     clock: ClockName = "wall"
-    wall: float | None = Field(default=None, description="the same ratio by the time that passes")
+    wall: float | None = Field(default=None, description="the same ratio in wall-clock time")
     doubts: tuple[str, ...] = ()
 
     @model_validator(mode="before")
@@ -65,11 +65,11 @@ class RatioEntry(Spread):
 
     @staticmethod
     def of_ratio(ratio: Ratio) -> RatioEntry:
-        """The same ratio, JSON-ready."""
+        """A ratio as JSON-ready values."""
         return RatioEntry(**ratio.to_dict())
 
     def ratio(self) -> Ratio:
-        """The same ratio, for computing."""
+        """The ratio for computations."""
         return Ratio.from_dict(self.model_dump())
 
     def interval(self) -> Interval:

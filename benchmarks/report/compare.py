@@ -1,4 +1,4 @@
-"""Two results side by side: what changed for each stage that both have, and whether it can be told."""
+"""Comparison of two results: the change of each stage that both contain, and whether it is certain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..spreads import RatioEntry
 from ..timing.statistics import LOW, MEDIAN_RESAMPLES, Verdict, low, rounds_needed
 from . import formatting
 
-# Two runs of one file on one machine differ by memory layout and neighbours; benchmarks.md B9 allows 5 % when loaded.
+# Two runs of one file on one machine differ by memory layout and other load; benchmarks.md B9 allows 5 % under load.
 BETWEEN_RUNS = 0.05
 MACHINE_KEYS = ("machine", "kernel", "memory_bytes")
 
@@ -30,11 +30,11 @@ class Change:
 
     Attributes:
         size_ratio: bytes after / before.
-        drop: how much worse the metric became, with an interval that holds for independent samples; on the same samples
-            it is wider than need be. None when either has no metric, or another one.
+        drop: how much worse the metric became, with an interval for independent samples; on the same samples it is
+            wider than necessary. None if either stage has no metric, or another one.
         speed: by batch size, how many times faster the second is.
-        verdicts: by batch size; ``cannot tell`` within 5 %, the spread between runs, and where either run is NOISY or
-            the two were timed by different clocks.
+        verdicts: by batch size; ``cannot tell`` for changes within 5 %, the spread between runs, and if either run is
+            NOISY or the two were timed by different clocks.
     """
 
     stage: str
@@ -48,7 +48,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two results; ``notes`` say what stands in the way of comparing them."""
+    """Two results; ``notes`` explain what limits the comparison."""
 
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
@@ -58,9 +58,9 @@ def compare_files(before: Path, after: Path) -> Comparison:
     """Compare two result files.
 
     Raises:
-        MissingFileError: one is not there.
-        ArtifactError: one is not a result.
-        UserError: they share no stage.
+        MissingFileError: a file does not exist.
+        ArtifactError: a file is not a result.
+        UserError: the results have no common stage.
     """
     return compare_results(load_result(before), load_result(after))
 
@@ -69,13 +69,13 @@ def compare_results(before: Result, after: Result) -> Comparison:
     """Compare two results stage by stage.
 
     Raises:
-        UserError: they share no stage.
+        UserError: the results have no common stage.
     """
     known = {stage.stage: stage for stage in before.stages}
     shared = [stage for stage in after.stages if stage.stage in known]
     if not shared:
         raise UserError(
-            "the two results share no stage",
+            "the two results have no common stage",
             f"the first has {', '.join(known)}; the second {', '.join(stage.stage for stage in after.stages)}",
         )
     doubts = {batch: _doubts(before, after, batch) for batch in {run.batch for run in after.runs}}
@@ -84,7 +84,7 @@ def compare_results(before: Result, after: Result) -> Comparison:
 
 
 def comparison_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows for a terminal."""
+    """Columns and rows of the table for a terminal."""
     batches = sorted({batch for change in comparison.changes for batch in change.speed})
     columns = [
         "stage",
@@ -97,7 +97,7 @@ def comparison_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
-    """JSON-ready."""
+    """The comparison as JSON-ready values."""
     return {
         "notes": list(comparison.notes),
         "stages": [
@@ -117,7 +117,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
 def unpaired_drop(name: str, before: Spread, after: Spread) -> Interval:
     """How much worse a metric became between two sets of samples.
 
-    Combines the two intervals as R. G. Newcombe, Statistics in Medicine 17 (1998), 873-890, method 10 does.
+    The two intervals are combined by method 10 of R. G. Newcombe, Statistics in Medicine 17 (1998), 873-890.
     """
     one, two = (before, after) if HIGHER_IS_BETTER[name] else (after, before)
     first, second = one.interval(), two.interval()
@@ -127,17 +127,19 @@ def unpaired_drop(name: str, before: Spread, after: Spread) -> Interval:
     return Interval(value, low, high, min(before.confidence, after.confidence))
 
 
-def unpaired_speed(before: LatencyEntry, after: LatencyEntry, confidence: float, seed: int = 0, **told: Any) -> Ratio:
+def unpaired_speed(
+    before: LatencyEntry, after: LatencyEntry, confidence: float, seed: int = 0, **attributes: Any
+) -> Ratio:
     """How many times faster ``after`` is, from the blocks of two separate runs.
 
     Args:
-        told: further attributes of the ratio.
+        attributes: further attributes of the ratio.
     """
     generator = np.random.default_rng(seed)
     one, two = np.array(before.blocks_ms), np.array(after.blocks_ms)
     rounds = min(len(one), len(two))
     if rounds < rounds_needed(confidence):
-        return Ratio(_value(before, after), None, None, confidence, rounds=rounds, **told)
+        return Ratio(_value(before, after), None, None, confidence, rounds=rounds, **attributes)
     draws = [
         np.quantile(values[generator.integers(0, len(values), (MEDIAN_RESAMPLES, len(values)))], LOW, axis=1)
         for values in (one, two)
@@ -145,11 +147,11 @@ def unpaired_speed(before: LatencyEntry, after: LatencyEntry, confidence: float,
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws[0] / draws[1], [tail, 1 - tail])
     value = _value(before, after)
-    return Ratio(value, min(float(low), value), max(float(high), value), confidence, rounds=rounds, **told)
+    return Ratio(value, min(float(low), value), max(float(high), value), confidence, rounds=rounds, **attributes)
 
 
 def _value(before: LatencyEntry, after: LatencyEntry) -> float:
-    """The ratio of the times that count, over the blocks where there are any."""
+    """The ratio of the times, computed from the blocks if there are any."""
     times = [
         low(entry.blocks_ms) if entry.blocks_ms else entry.median_ms.value or math.inf for entry in (before, after)
     ]
@@ -185,12 +187,12 @@ def _verdict(speed: Ratio) -> Verdict:
 
 
 def _doubts(before: Result, after: Result, batch: int) -> tuple[str, ...]:
-    """Why times at a batch size cannot be compared between two results."""
+    """The reasons why times at a batch size cannot be compared between two results."""
     runs = [next((run for run in result.runs if run.batch == batch), None) for result in (before, after)]
     pairs = [(name, run) for name, run in zip(("first", "second"), runs, strict=True) if run is not None]
     found = [f"the {name} run was NOISY at batch {batch}" for name, run in pairs if run.noise.status == "NOISY"]
     if len({run.clock for _, run in pairs}) > 1:
-        found.append("one was timed by the CPU time of the thread, the other by the time that passes")
+        found.append("one was timed by the CPU time of the thread, the other by wall-clock time")
     return tuple(found)
 
 
@@ -199,14 +201,14 @@ def _notes(before: Result, after: Result) -> list[str]:
     if [before.env.get(key) for key in MACHINE_KEYS] != [after.env.get(key) for key in MACHINE_KEYS] or _cpu(
         before
     ) != _cpu(after):
-        notes.append("the results come from different machines: times cannot be compared")
+        notes.append("the results come from different machines, so times cannot be compared")
     if _data(before) != _data(after):
-        notes.append("the test data differ: the loss compares two different sets of samples")
+        notes.append("the test data differ, so the loss compares two different sets of samples")
     for name, result in (("first", before), ("second", after)):
         if any(run.noise.status == "NOISY" for run in result.runs):
-            notes.append(f"the {name} run was NOISY: its times decide nothing")
+            notes.append(f"the {name} run was NOISY, so no decision can be based on its times")
     if {run.clock for run in before.runs} != {run.clock for run in after.runs} and before.runs and after.runs:
-        notes.append("the results were timed by different clocks: their times cannot be compared")
+        notes.append("the results were timed by different clocks, so their times cannot be compared")
     return notes
 
 

@@ -74,9 +74,9 @@ def drawn(ax: Axes, title: str) -> str:
     inside = re.sub(r'<g id="[^"]*">', "<g>", inside).replace("xlink:href=", "href=")
     for name, stand_in in COLOUR.items():
         inside = inside.replace(stand_in, f"var(--{name})")
-    told = escape(title)
+    shown = escape(title)
     box = view[1] if view else f"0 0 {WIDTH} {WIDTH}"
-    return f'<svg viewBox="{box}" role="img" aria-label="{told}"><title>{told}</title>{inside}</svg>'
+    return f'<svg viewBox="{box}" role="img" aria-label="{shown}"><title>{shown}</title>{inside}</svg>'
 
 
 def _figure(ax: Axes) -> Figure:

@@ -52,7 +52,7 @@ def digits_short(value: float) -> str:
 
 
 def tick(value: float) -> str:
-    """``value`` on an axis whose zero must read 0."""
+    """``value`` on an axis on which zero is shown as 0."""
     return minus(f"{round(value, 9):.4g}")
 
 
@@ -121,7 +121,7 @@ def percent(confidence: float) -> str:
 
 
 def minus(text: str) -> str:
-    """A true minus sign, and none before zero."""
+    """Replace hyphens by minus signs, and remove the sign of zero."""
     return text.lstrip("-") if not text.strip("-+0., %dBp") else text.replace("-", "−")
 
 

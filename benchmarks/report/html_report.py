@@ -141,7 +141,7 @@ def _loss_words(result: Result, stage: StageEntry) -> str:
 
 
 def _negative(name: str, loss: float) -> float:
-    """The change of the metric: minus the loss, but an error that grew has grown."""
+    """The change of the metric: minus the loss, or the loss itself for error metrics."""
     return loss if name in formatting.PLAIN else -loss
 
 

@@ -1,11 +1,11 @@
-"""What calibration costs: time beside min-max and memory above the model, for every method, on a ResNet-18.
+"""Cost of calibration: time relative to min-max and memory above the model, for every method, on a ResNet-18.
 
     python -m retort.benchmarks.suites.calibration
 
-Each method runs in a process of its own: a captured ResNet-18 (random weights) sees generated images of 3×224×224, one
-batch after the other, and is quantized without corrections. CPU seconds and not wall time, so that a busy machine
-changes little. Memory is the peak of the resident set above what the process held once it had opened and closed the
-model (its libraries, that is), less the model's bytes. Prints a table and one JSON line.
+Each method runs in a separate process. A captured ResNet-18 (random weights) runs on generated images of 3×224×224,
+batch by batch, and is quantized without corrections. CPU seconds are measured instead of wall-clock time, so that other
+load has little influence. Memory is the peak of the resident set, minus the memory of the process after it opened and
+closed the model (its libraries), minus the model's bytes. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SAMPLES, BATCH, SIDE = 512, 8, 224
 
 @dataclass(frozen=True)
 class Images:
-    """Smooth coloured noise, made when it is read: nothing is held."""
+    """Smooth coloured noise, which is generated when it is read and not stored."""
 
     count: int
 
@@ -54,7 +54,7 @@ class Images:
         return {"pixel_values": made.repeat(8, 2).repeat(8, 3).astype(np.float32)}, None
 
     def fingerprint(self) -> str:
-        """Its length says all."""
+        """The number of images determines the content."""
         return f"images {self.count}"
 
 
@@ -80,7 +80,7 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
         "smooth": False,
         "timed": False,
     }
-    open_session(captured.main).close()  # the libraries that open it are no cost of calibration
+    open_session(captured.main).close()  # the libraries that open it do not belong to the cost of calibration
     give_back()
     before, started = resident_bytes(), time.process_time()
     forget_peak()
@@ -97,7 +97,7 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
 
 
 def run(methods: Sequence[str], console: Console) -> list[dict[str, Any]]:
-    """Measure methods one after the other, each in a fresh process."""
+    """Measure methods one after the other, each in a new process."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for job in ("capture", *methods):
@@ -128,8 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="retort.benchmarks.suites.calibration", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("methods", nargs="*", default=list(METHODS), help="which methods; all by default")
-    parser.add_argument("--job", nargs=2, metavar=("JOB", "FOLDER"), help="capture, or a method, in this process")
+    parser.add_argument("methods", nargs="*", default=list(METHODS), help="calibration methods; all by default")
+    parser.add_argument("--job", nargs=2, metavar=("JOB", "FOLDER"), help="run `capture` or a method in this process")
     given = parser.parse_args(arguments)
     unknown = sorted(set(given.methods) - set(METHODS))
     if unknown:

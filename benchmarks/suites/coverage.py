@@ -1,11 +1,11 @@
-"""Which architectures can be pruned: half of the multiply-accumulates of each go, proven, exported and trained on.
+"""Coverage of pruning: half of the multiply-accumulates of each architecture are removed, proven, exported and trained.
 
     python -m retort.benchmarks.suites.coverage --out coverage.jsonl
 
-Every model walks two stages of a recipe, from the root module `stages`, which benchmarks import in this folder alone:
-capture; then prune to the share asked for, or to the least its locked channels allow, with the proof in PyTorch and in
-ONNX Runtime at two batch sizes, and a step of recovery training on random targets. A line per model is appended to the
-file, and a model that went well and stands there already is not run again.
+Every model goes through two stages of `retort.pipeline.stages`: capture, and prune to the requested share, or to the
+smallest share that its locked channels allow, with the proof in PyTorch and in ONNX Runtime at two batch sizes, and a
+step of recovery training on random targets. One line per model is appended to the file; a model that is already in the
+file without a fault is not run again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MARGIN = 0.005
 
 
 def models(wanted: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Module and name of every model of the suite, or of those wanted.
+    """Module and name of every model of the suite, or of the given names.
 
     Raises:
         UserError: the suite has no such model.
@@ -54,7 +54,7 @@ def models(wanted: Sequence[str] = ()) -> list[tuple[str, str]]:
 
 
 def measure(zoo: str, name: str, share: float, folder: Path) -> dict[str, Any]:
-    """Walk one model through the stages; what went wrong stands in the row instead of being raised."""
+    """Run the stages on one model; errors are recorded in the row and not raised."""
     row: dict[str, Any] = {"model": name, "asked": share}
     started = time.perf_counter()
     try:
@@ -69,7 +69,7 @@ def measure(zoo: str, name: str, share: float, folder: Path) -> dict[str, Any]:
         row["untrained"] = _without_gradient(pruned, data)
     except RetortError as error:
         row["fault"] = f"{type(error).__name__}: {error.message}"
-    except Exception as error:  # a fault of ours is a result of this suite, not its end
+    except Exception as error:  # a defect of Retort is a result of this suite and must not end it
         row["fault"] = f"crash: {type(error).__name__}: {error}"[:500]
     row["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return row
@@ -121,7 +121,7 @@ def _pruned_facts(pruned: Artifact) -> dict[str, Any]:
 
 
 def _without_gradient(pruned: Artifact, data: Splits) -> list[str]:
-    """Parameters of the pruned model that its outputs send no gradient, or one that is not finite."""
+    """Parameters of the pruned model that get no gradient, or a gradient that is not finite."""
     import torch
 
     from ...core.backends.eager import load_exported
@@ -136,7 +136,7 @@ def _without_gradient(pruned: Artifact, data: Splits) -> list[str]:
 
 
 def run(wanted: Sequence[str], share: float, path: Path, console: Console) -> list[dict[str, Any]]:
-    """Measure every model that the file does not hold yet, one line each; all rows, in the order of the suite."""
+    """Measure every model that is not in the file yet, one line each; return all rows in the order of the suite."""
     path.parent.mkdir(parents=True, exist_ok=True)
     have = {row["model"]: row for row in _lines(path) if row["asked"] == share and "fault" not in row}
     for zoo, name in models(wanted):
@@ -156,12 +156,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def is_proven(row: dict[str, Any]) -> bool:
-    """Whether the cut holds in PyTorch and in ONNX Runtime and the pruned model trains."""
+    """Whether the cut is proven in PyTorch and in ONNX Runtime, and the pruned model can be trained."""
     return "fault" not in row and row["file_error"] is not None and math.isfinite(row["training_loss"])
 
 
 def is_pruned(row: dict[str, Any]) -> bool:
-    """Whether at least 40 % of the multiply-accumulates went."""
+    """Whether at least 40 % of the multiply-accumulates were removed."""
     return is_proven(row) and row["macs_after"] <= 0.6 * row["macs_before"]
 
 

@@ -1,18 +1,18 @@
-"""Which architectures export: at any batch and length, byte for byte again, for both targets, in INT8, and back again.
+"""Coverage of export: dynamic shapes, reproducible bytes, both targets, INT8, and import of the exported file.
 
     python -m retort.benchmarks.suites.exporting --out exporting.jsonl
 
-Every model of the coverage suite is captured, with a free sequence where its code allows, and walks these parts, from
-the root module `stages`:
+Every model of the coverage suite is captured, with a dynamic sequence length if its code allows it, and goes through
+these parts:
 
 * export: for TensorRT (checker, lint, ONNX Runtime against PyTorch at batch sizes 1, 2 and 5 and at a shorter and a
-  longer length), twice, with the same bytes, and parsed by the TensorRT that is here;
-* sizes: pictures once more with a free height and width where the model's code allows, at three sizes;
-* import: the file is captured again and compared with it at two shapes;
-* int8 and int8-tensorrt: quantized with default settings for that target, exported and run, and parsed;
-* engine (with ``--parts engine``): built by the TensorRT that is here, as it is and in FP16.
+  longer length), twice, with identical bytes, and parsed by the installed TensorRT;
+* sizes: image models with dynamic height and width if their code allows it, at three sizes;
+* import: the file is captured again, and the program is compared with the file at two shapes;
+* int8 and int8-tensorrt: quantized with default settings for the target, exported, run, and (for TensorRT) parsed;
+* engine (with ``--parts engine``): built by the installed TensorRT, as exported and in FP16.
 
-A line per model and part is appended to the file; one that went well and stands there is not run again.
+One line per model and part is appended to the file; a part that is in the file without a fault is not run again.
 """
 
 from __future__ import annotations
@@ -58,22 +58,22 @@ _PRECISIONS: tuple[Literal["file", "fp16"], ...] = ("file", "fp16")
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the suite: where it comes from, and its program."""
+    """A model of the suite: its source and its program."""
 
     source: ModelSpec
     captured: Artifact
 
 
 def capture(name: str, source: ModelSpec, folder: Path, context: Context, trials: Sequence[Axes]) -> Artifact:
-    """The model as a program with the first of the given sets of free axes that its code allows."""
+    """The model as a program with the first of the given sets of dynamic axes that its code allows."""
     for number, dynamic in enumerate(trials):
-        with suppress(RetortError):  # the model itself takes that one size only
+        with suppress(RetortError):  # the model supports only one size
             return stages.capture(CaptureOptions(dynamic=dynamic), source, Place(folder / f"{name}-{number}"), context)
     return stages.capture(CaptureOptions(), source, Place(folder / name), context)
 
 
 def check_export(model: Model, folder: Path, context: Context) -> Row:
-    """Exported twice for TensorRT, compared at other shapes, parsed."""
+    """Export twice for TensorRT, compare at other shapes, and parse."""
     options = ExportOptions(batch_sizes=BATCHES, golden=max(BATCHES))
     started = time.perf_counter()
     graph = stages.export(options, model.captured, Place(folder / "graph"), context)
@@ -90,7 +90,7 @@ def check_export(model: Model, folder: Path, context: Context) -> Row:
 
 
 def _parsed(graph: Artifact, context: Context) -> Row:
-    """How many layers the TensorRT that is here makes of a file, or why it refuses it."""
+    """Number of layers that the installed TensorRT makes from a file, or the reason why it rejects the file."""
     try:
         return {"parsed_layers": sum(dispatch.explain(EngineOptions(), graph, context).counts.values())}
     except RetortError as error:  # a finding about TensorRT, not a fault of the file
@@ -98,7 +98,7 @@ def _parsed(graph: Artifact, context: Context) -> Row:
 
 
 def check_sizes(model: Model, folder: Path, context: Context) -> Row:
-    """Captured with free height and width where its code allows, exported, and compared at other sizes."""
+    """Capture with dynamic height and width if the model allows it, export, and compare at other sizes."""
     trials = sides(context.data.train.read(range(1))[0])
     captured = capture("sized", model.source, folder, context, trials) if trials else model.captured
     axes = free(read_signature(captured.main))
@@ -112,7 +112,7 @@ def check_sizes(model: Model, folder: Path, context: Context) -> Row:
 
 
 def check_import(model: Model, folder: Path, context: Context) -> Row:
-    """Exported, captured from the file, and compared with the file."""
+    """Export, capture from the file, and compare with the file."""
     place = Place(folder / "graph")
     options = ExportOptions(target="cpu", batch_sizes=(2,))
     graph = (
@@ -129,7 +129,7 @@ def check_import(model: Model, folder: Path, context: Context) -> Row:
 
 
 def check_int8(target: Target, model: Model, folder: Path, context: Context) -> Row:
-    """Quantized with default settings, exported, run, and compared with the FP32 program."""
+    """Quantize with default settings, export, run, and compare with the FP32 program."""
     context = replace(context, target=target)
     started = time.perf_counter()
     made = stages.quantize(QuantizeOptions(timed=False), model.captured, Place(folder / f"int8-{target}"), context)
@@ -142,7 +142,7 @@ def check_int8(target: Target, model: Model, folder: Path, context: Context) -> 
 
 
 def check_engine(model: Model, folder: Path, context: Context) -> Row:
-    """Built as it is and in FP16, from a program with a free batch alone."""
+    """Build an engine as exported and in FP16, from a program with a dynamic batch size only."""
     options = ExportOptions(batch_sizes=BATCHES, golden=max(BATCHES))
     graph = stages.export(options, model.captured, Place(folder / "for-engine"), context)
     spec = read_signature(model.captured.main).inputs[0]
@@ -184,14 +184,14 @@ def _sha256(path: Path) -> str:
 
 
 def measure(zoo: str, name: str, parts: Sequence[str], folder: Path) -> list[Row]:
-    """Walk one model through the parts; what went wrong stands in the row instead of being raised."""
+    """Run the parts on one model; errors are recorded in the rows and not raised."""
     started = time.perf_counter()
     try:
         data = load_data(DataSpec(source=f"{zoo}:samples", args={"name": name, "count": SAMPLES}), Path.cwd())
         context = Context(data, target="tensorrt", scratch=folder / "scratch")
         source = ModelSpec(source=f"{zoo}:build", args={"name": name})
         model = Model(source, capture("captured", source, folder, context, lengths(data.train.read(range(1))[0])))
-    except Exception as error:  # a fault of ours is a result of this suite, not its end
+    except Exception as error:  # a defect of Retort is a result of this suite and must not end it
         return [{"model": name, "part": part, "fault": _fault("capture", error)} for part in parts]
     rows: list[Row] = [{"model": name, "part": part, "capture_s": time.perf_counter() - started} for part in parts]
     for row in rows:
@@ -215,16 +215,16 @@ def _fault(step: str, error: Exception) -> str:
 def run(
     wanted: Sequence[str], path: Path, console: Console, parts: Sequence[str] = DEFAULT_PARTS
 ) -> dict[str, dict[str, Row]]:
-    """Measure every model and part that the file does not hold yet; rows by model and part, in the suite's order."""
+    """Measure every model and part that is not in the file yet; return rows by model and part in the suite's order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     have = {(row["model"], row["part"]): row for row in lines}
     for zoo, name in models(wanted):
-        lacking = [part for part in parts if "fault" in have.get((name, part), {"fault": ""})]
-        if not lacking:
+        missing = [part for part in parts if "fault" in have.get((name, part), {"fault": ""})]
+        if not missing:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            rows = measure(zoo, name, lacking, Path(folder))
+            rows = measure(zoo, name, missing, Path(folder))
         with path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         have |= {(name, row["part"]): row for row in rows}
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="retort.benchmarks.suites.exporting", description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", help="names of models; all by default")
     parser.add_argument("--out", type=Path, default=Path("runs/exporting.jsonl"), help="file to append to")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="what to measure")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="parts to measure")
     given = parser.parse_args(arguments)
     console = Console()
     found = run(given.models, given.out, console, given.parts)

@@ -1,4 +1,4 @@
-"""The export suite's shapes: which axes may be free, feeds of other sizes, and how far two files are apart."""
+"""Shapes of the export suite: possible dynamic axes, inputs of other sizes, and the difference of two files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def lengths(inputs: Mapping[str, Array]) -> list[Axes]:
-    """Which axes of words, states and sound may be free, the most likely first."""
+    """Possible dynamic axes of texts, state sequences and audio, the most likely first."""
     ranks = {key: value.ndim for key, value in inputs.items()}
     if all(value.ndim == 2 and (value.dtype.kind == "i" or value.shape[1] > _WAVE) for value in inputs.values()):
         return [{key: {1: "sequence"} for key in ranks}]
@@ -32,18 +32,18 @@ def lengths(inputs: Mapping[str, Array]) -> list[Axes]:
 
 
 def sides(inputs: Mapping[str, Array]) -> list[Axes]:
-    """Height and width of pictures."""
+    """Height and width of images."""
     pictures = [key for key, value in inputs.items() if value.ndim == 4]
     return [{key: {2: "height", 3: "width"} for key in pictures}] if pictures else []
 
 
 def free(signature: Signature) -> list[str]:
-    """Names of the free axes besides the batch."""
+    """Names of the dynamic axes except the batch."""
     return sorted({size for spec in signature.inputs for size in spec.shape if isinstance(size, str) and size != BATCH})
 
 
 def other_shapes(signature: Signature, context: Context) -> list[dict[str, Array]]:
-    """Feeds of three rows, and where axes are free one row that is longer and three that are shorter."""
+    """Inputs of three rows; with dynamic axes, also one longer row and three shorter rows."""
     inputs = context.data.train.read(range(3))[0]
     feeds = {spec.name: spec.cast(inputs[spec.name]) for spec in signature.inputs}
     if not free(signature):
@@ -65,10 +65,10 @@ def _resized(signature: Signature, feeds: Mapping[str, Array], rows: int, factor
 
 
 def compare(program: Path, graph: Path, cases: Sequence[dict[str, Array]]) -> list[Row]:
-    """Program and file on the same feeds: the shape of the first input, and the largest relative error.
+    """Compare program and file on the same inputs: the shape of the first input, and the largest relative error.
 
     Raises:
-        AssertionError: they differ at a shape that the program takes.
+        AssertionError: they differ at a shape that the program supports.
     """
     eager, runtime = open_session(program), open_session(graph, SessionOptions(threads=1))
     found: list[Row] = []
@@ -76,7 +76,7 @@ def compare(program: Path, graph: Path, cases: Sequence[dict[str, Array]]) -> li
         shape = [int(size) for size in next(iter(feeds.values())).shape]
         try:
             wanted = eager.run(feeds)
-        except Exception as error:  # what a model raises at a size that it does not take
+        except Exception as error:  # a model can raise any error at a size that it does not support
             found.append({"shape": shape, "refused": str(error).splitlines()[0][:120] if str(error) else "yes"})
             continue
         outputs = zip(wanted.values(), runtime.run(feeds).values(), strict=True)
@@ -99,7 +99,7 @@ def decibels(program: Path, graph: Path, context: Context) -> float | None:
     """Centred SQNR of the file's first floating-point output against the FP32 program.
 
     Returns:
-        None where there is no such output, or where it is the same for all samples, as a random model's may be.
+        None if there is no such output, or if it is the same for all samples, which happens with random weights.
     """
     eager, runtime = open_session(program), open_session(graph, SessionOptions(threads=1))
     feeds = eager.signature.validate(context.data.validation.read(range(len(context.data.validation)))[0])

@@ -1,4 +1,4 @@
-"""The export suite as a command and as a table: one line per model, one count per part."""
+"""The table of the export suite: one line per model, and counts per part."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def line(name: str, rows: dict[str, Row]) -> list[str]:
 
 
 def _shapes(row: Row) -> str:
-    """``3e-07 at 3`` of the shapes that the program takes."""
+    """``3e-07 at 3``: the largest error, and the number of shapes that the program supports."""
     errors = [item["error"] for item in row.get("shapes", ()) if "error" in item]
     return f"{max(errors):.0e} at {len(errors)}" if errors else NONE
 
 
 def _verdict(row: Row) -> str:
-    """Layers that the parser makes of the file, or that it refuses it."""
+    """The number of layers that the parser makes from the file, or ``refused``."""
     return f"{row['parsed_layers']}" if "parsed_layers" in row else "refused" if "parser" in row else NONE
 
 
@@ -55,7 +55,7 @@ def _engine(row: Row) -> list[str]:
 
 
 def counts(found: dict[str, dict[str, Row]]) -> dict[str, Any]:
-    """How many models went well, by part; how many have free axes, and how many the parser takes."""
+    """Number of models without a fault, by part; with dynamic axes; and accepted by the parser."""
     rows = list(found.values())
     good = {part: sum(part in row and "fault" not in row[part] for row in rows) for part in PARTS}
     exports = [row["export"] for row in rows if "export" in row]

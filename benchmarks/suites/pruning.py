@@ -1,12 +1,12 @@
-"""Retort's pruning beside Torch-Pruning's, on the same trained nets and data, with equal budgets and equal recovery.
+"""Comparison with Torch-Pruning on the same trained networks and data, with equal budgets and equal recovery.
 
     python -m retort.benchmarks.suites.pruning --peer PEER_FOLDER
 
-Makes an environment for the peer in that folder (this one's packages, and Torch-Pruning beside them), trains five nets,
-cuts each with both tools to the same share of multiply-accumulates, recovers both by the same distillation, measures
-accuracy pair by pair and latency in ONNX Runtime in interleaved blocks, and prints a table and one JSON line. Several
-seeds are several trained nets: accuracies are means over them, the lead is that of all their test samples together,
-latency is the median over them.
+Creates an environment for the peer in that folder (the packages of this environment and Torch-Pruning), trains five
+networks, cuts each with both tools to the same share of multiply-accumulates, recovers both by the same distillation,
+measures accuracy on paired samples and latency in ONNX Runtime in interleaved blocks, and prints a table and one JSON
+line. With several seeds, each network is trained several times: accuracies are means, latencies are medians, and the
+lead is computed from all test samples together.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ NET = "retort.examples.pruning_nets"
 
 
 def prepare(folder: Path) -> Path:
-    """The Python of the peer's environment, made on first use.
+    """The Python of the peer's environment, which is created at the first use.
 
     Raises:
-        MachineError: it cannot be made.
+        MachineError: the environment cannot be created.
     """
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
@@ -79,7 +79,7 @@ def prepare(folder: Path) -> Path:
 
 
 def measure(name: str, python: Path, folder: Path, console: Console, epochs: int, seed: int) -> dict[str, Any]:
-    """One net through both tools."""
+    """Measure one network with both tools."""
     source = {"bert": f"{NET}:sentences", "recurrent": f"{NET}:digit_rows"}.get(name, "digits")
     context = Context(
         load_data(DataSpec(source=source), Path.cwd()), console=console, scratch=folder / "scratch", seed=seed
@@ -101,7 +101,7 @@ def measure(name: str, python: Path, folder: Path, console: Console, epochs: int
 
 
 Made = tuple[dict[str, Any], Artifact | None]
-"""What a tool did, and its program where it made one."""
+"""The result of a tool, and its program if it made one."""
 
 
 def _own(dense: Artifact, share: float, folder: Path, context: Context) -> tuple[dict[str, Any], Artifact | None]:
@@ -115,7 +115,7 @@ def _own(dense: Artifact, share: float, folder: Path, context: Context) -> tuple
 
 
 def _peer(name: str, python: Path, dense: Artifact, folder: Path, context: Context) -> Made:
-    """The peer's cut, captured as anyone's model; a module that does not run as a program counts as failed."""
+    """The peer's cut, captured like any user's model; a module that cannot be captured counts as failed."""
     weights, job = folder / "weights.safetensors", folder / "job.json"
     _save_weights(dense, weights)
     data = fit_to(context.data, read_signature(dense.main))
@@ -143,7 +143,7 @@ def _peer(name: str, python: Path, dense: Artifact, folder: Path, context: Conte
 
 
 def _save_weights(program: Artifact, path: Path) -> None:
-    """The trained parameters and buffers under the names that the network gives them."""
+    """Save the trained parameters and buffers with the names of the network."""
     from safetensors.torch import save_file
 
     from ...core.backends.eager import load_exported
@@ -194,11 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="retort.benchmarks.suites.pruning", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument(
-        "--peer", type=Path, required=True, help="folder of the peer's environment; made when it is empty"
+        "--peer", type=Path, required=True, help="folder of the peer's environment, which is created if it is empty"
     )
-    parser.add_argument("--nets", nargs="*", default=list(NETS), choices=NETS, help="which nets; all by default")
+    parser.add_argument("--nets", nargs="*", default=list(NETS), choices=NETS, help="networks; all by default")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of recovery; training takes three times as many")
-    parser.add_argument("--seeds", type=int, default=1, help="how often every net is trained and cut, each time anew")
+    parser.add_argument("--seeds", type=int, default=1, help="number of times that every network is trained and cut")
     given = parser.parse_args(arguments)
     console = Console("text")
     python = prepare(given.peer.resolve())
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One row of several seeds' rows; a tool that failed once failed."""
+    """Combine the rows of several seeds into one; a tool that failed once counts as failed."""
     row = {key: value for key, value in rows[0].items() if key not in ("seed", "scores", "targets")}
     keys = [key for key in ("torch_pruning", "retort") if all(item[key]["ok"] for item in rows)]
     for key in ("torch_pruning", "retort"):
@@ -244,7 +244,7 @@ def together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _compared(graphs: dict[str, dict[str, Artifact]], context: Context) -> dict[str, Any]:
-    """Accuracy of every file, its scores after recovery, and the latency of all."""
+    """Accuracy of every file, its outputs after recovery, and the latency of all files."""
     data = fit_to(context.data, open_session(graphs["dense"]["after"].main).signature)
     found: dict[str, Any] = {"scores": {}, "accuracy": {key: {} for key in graphs}}
     for key, files in graphs.items():

@@ -1,10 +1,10 @@
-"""What pruning itself costs: CPU seconds of every phase and peak memory, by size and by depth of the model.
+"""Cost of pruning itself: CPU seconds of every phase and peak memory, by size and by depth of the model.
 
     python -m retort.benchmarks.suites.pruning_cost
 
 Each model is captured in one process and pruned to half of its multiply-accumulates, with all proofs, in another. CPU
-seconds and not wall time, so that a busy machine changes little. Memory is the peak of the resident set of the pruning
-process above what it held before it opened the model.
+seconds are measured instead of wall-clock time, so that other load has little influence. Memory is the peak of the
+resident set of the pruning process, minus its memory before it opened the model.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _context(name: str, folder: Path) -> Context:
 
 
 def run(names: Sequence[str], console: Console) -> list[dict[str, Any]]:
-    """Measure models one after the other, each in a fresh process."""
+    """Measure models one after the other, each in a new process."""
     rows = []
     for name in names:
         console.say(f"pruning {name}")
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the suite and print its table, then one JSON line."""
     parser = argparse.ArgumentParser(prog="retort.benchmarks.suites.pruning_cost")
     parser.add_argument("models", nargs="*", default=list(MODELS), help="names of models; all by default")
-    parser.add_argument("--job", nargs=2, metavar=("JOB", "FOLDER"), help="capture or measure, in this process")
+    parser.add_argument("--job", nargs=2, metavar=("JOB", "FOLDER"), help="run `capture` or `measure` in this process")
     given = parser.parse_args(arguments)
     console = Console("json" if given.job else "text")
     if given.job:

@@ -1,9 +1,10 @@
-"""Milliseconds as a budget: what was asked for and what was got, on several kinds of networks.
+"""Pruning with a latency budget: the requested and the measured latency on several kinds of networks.
 
     python -m retort.benchmarks.suites.pruning_latency
 
-Each network (random weights: only the clock matters) is cut to a share of its own time at a batch size, one thread, in
-ONNX Runtime; the finished file is timed beside the dense one in interleaved blocks. Prints a table and one JSON line.
+Each network (with random weights, because only time matters) is cut to a share of its latency at a batch size, with one
+thread, in ONNX Runtime. The finished file and the dense file are timed in interleaved blocks. Prints a table and one
+JSON line.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ CASES: dict[str, tuple[str, str, int, float]] = {
     "bert_b32": ("bert", f"{_NETS}:sentences", 32, 0.5),
     "resnet18_b1": ("resnet18", "", 1, 0.5),
 }
-"""Network, data, batch size and the share of its time that is asked for."""
+"""Network, data, batch size and the requested share of its latency."""
 
 
 def measure(name: str, console: Console) -> dict[str, Any]:
-    """One case."""
+    """Measure one case."""
     net, source, batch, share = CASES[name]
     sized = {"name": net}
     spec = ModelSpec(source=f"{_NETS}:{net}") if source else ModelSpec(source=f"{_ZOO}:full_size", args=sized)
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="retort.benchmarks.suites.pruning_latency", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("cases", nargs="*", default=list(CASES), help="which cases; all by default")
+    parser.add_argument("cases", nargs="*", default=list(CASES), help="cases; all by default")
     given = parser.parse_args(arguments)
     unknown = sorted(set(given.cases) - set(CASES))
     if unknown:
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.stage("suite", name)
         rows.append(measure(name, console))
         console.say(json.dumps(rows[-1]))
-    console.table("asked and got", COLUMNS, table(rows))
+    console.table("requested and measured latency", COLUMNS, table(rows))
     console.result({}, json.dumps({"machine": describe(fingerprint()), "rows": rows}))
 
 

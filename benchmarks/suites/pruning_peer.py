@@ -1,9 +1,9 @@
-"""Torch-Pruning in a Python environment of its own: one model cut to a share of its multiply-accumulates.
+"""Torch-Pruning in a separate Python environment: cuts one model to a share of its multiply-accumulates.
 
     PEER/bin/python -m retort.benchmarks.suites.pruning_peer JOB.json
 
-The job names a network of the examples, its weights, example inputs and the share to keep; the pruned module and a JSON
-of what happened are written beside it. Nothing of Retort takes part but the network's definition.
+The job names a network of the examples, its weights, example inputs and the share to keep. The pruned module and its
+results as JSON are written next to the job. Of Retort, only the definition of the network is used.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ STEP = 8
 
 
 def load(path: str) -> Any:
-    """A module as :func:`main` saved it; a factory for ``retort capture``."""
+    """Load a module that :func:`main` saved; a factory for ``retort capture``."""
     import torch
 
     return torch.load(path, weights_only=False)
 
 
 def main(job: Path) -> None:
-    """Do a job."""
+    """Run a job."""
     asked = json.loads(job.read_text())
     started = time.perf_counter()
     try:
         found = _prune(asked)
-    except Exception as error:  # whatever the peer raises is its result
-        said = str(error).splitlines()[0] if str(error) else f"in {_place(error)}"
-        found = {"ok": False, "error": f"{type(error).__name__}: {said}"}
+    except Exception as error:  # any error of the peer is its result
+        message = str(error).splitlines()[0] if str(error) else f"in {_place(error)}"
+        found = {"ok": False, "error": f"{type(error).__name__}: {message}"}
     found["all_seconds"] = time.perf_counter() - started
     job.with_suffix(".result").write_text(json.dumps(found))
 
@@ -80,7 +80,7 @@ def _prune(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cut(tp: Any, net: Any, inputs: Any, ratio: float) -> None:
-    """As its documentation shows: group magnitude, the classifier left out, heads named, BERT's sizes mended."""
+    """Prune as in the documentation: group magnitude, without the classifier, with named heads; fix BERT's sizes."""
     from torch import nn
 
     last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]

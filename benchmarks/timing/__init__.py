@@ -1,1 +1,1 @@
-"""Timing: several models against one of them, by interleaved blocks, with an interval for every ratio."""
+"""Timing: compares several models with a reference in interleaved blocks, with an interval for every ratio."""

@@ -1,8 +1,8 @@
-"""Timing one block: samples of calls enough to be seen by the clock, and nothing collected meanwhile.
+"""Timing of one block: each sample has enough calls for the clock's resolution, and no garbage is collected meanwhile.
 
-What else runs on the machine only ever makes a call longer, and a long call more often than a short one; so the time
-of a candidate is a low quantile of its samples, which means the same for both. Samples during which the kernel gave the
-CPU to another process are left out and counted (benchmarks.md 2.2, 2.3).
+Other processes can only make a call longer, and they disturb long calls more often than short ones. So the time of a
+candidate is a low quantile of its samples, which is comparable between long and short calls. Samples during which the
+kernel gave the CPU to another process are excluded and counted (benchmarks.md 2.2, 2.3).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ RESOLUTIONS_PER_SAMPLE = 200
 SAMPLES_PER_BLOCK = 10_000
 CALLS_PER_SAMPLE = 1 << 20
 LONG = 50
-"""Blocks that a call may last and still be timed three times before anything is measured."""
+"""Largest duration of a call, in blocks, for which it is timed three times in the calibration."""
 SOUND, QUANTILE = 0.25, 0.05
-"""Share of the median below which a sample is the clock's fault, and the quantile that is a candidate's time."""
+"""Share of the median below which a sample is an error of the clock, and the quantile that is a candidate's time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a candidate is timed: ``calls`` per sample, ``samples`` per block."""
+    """The plan of a candidate's timing: ``calls`` per sample, ``samples`` per block."""
 
     calls: int
     samples: int
@@ -39,12 +39,12 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What one block of one candidate took, in nanoseconds per call, one entry per sample.
+    """The times of one block of one candidate, in nanoseconds per call, one entry per sample.
 
     Attributes:
         spent: by the deciding clock.
-        passed: by the time that passes.
-        interrupted: whether the CPU was lost to another process meanwhile.
+        passed: by wall-clock time.
+        interrupted: whether another process got the CPU during the sample.
     """
 
     spent: Floats
@@ -53,12 +53,12 @@ class Block:
 
     @property
     def value(self) -> float:
-        """The time of the candidate by the deciding clock; of interrupted samples where there are no others."""
+        """The time of the candidate by the deciding clock; interrupted samples are used only if there are no others."""
         return _typical(self.spent, ~self.interrupted)
 
     @property
     def wall(self) -> float:
-        """The same by the time that passes."""
+        """The same time by wall-clock time."""
         return _typical(self.passed, ~self.interrupted)
 
     @property
@@ -69,21 +69,21 @@ class Block:
 
 def _typical(values: Floats, kept: NDArray[np.bool_]) -> float:
     chosen = values[kept] if kept.any() else values
-    # a thread's clock may be read before the kernel has brought it up to date
+    # a thread's clock can be read before the kernel has updated it
     sound = chosen[chosen >= SOUND * np.median(chosen)]
     return float(np.quantile(sound, QUANTILE, method="median_unbiased"))
 
 
 def pooled(blocks: Sequence[Block]) -> Block:
-    """Several blocks of one candidate as one."""
+    """Several blocks of one candidate combined into one."""
     spent, passed = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("spent", "passed"))
     return Block(spent, passed, np.concatenate([block.interrupted for block in blocks]))
 
 
 def calibrate(call: Call, block_ms: float, resolution_ns: int, clock: Clock) -> Plan:
-    """How many calls make a sample of at least 200 clock steps, and how many samples a block of ``block_ms``.
+    """Choose the calls per sample, for at least 200 clock steps, and the samples per block, for ``block_ms``.
 
-    A call that is much longer than a block is timed once.
+    A call that takes much longer than a block is timed once.
     """
     least = RESOLUTIONS_PER_SAMPLE * max(1, resolution_ns)
     call()
@@ -119,7 +119,7 @@ def _time(call: Call, calls: int, clock: Clock) -> int:
 
 
 def clock_step(clock: Clock) -> int:
-    """The smallest step of the clock that can be seen, in its units."""
+    """The smallest observed step of the clock, in its units."""
     readings = [clock() for _ in range(200)]
     steps = [after - before for before, after in pairwise(readings) if after > before]
     return min(steps, default=1)
@@ -127,7 +127,7 @@ def clock_step(clock: Clock) -> int:
 
 @contextmanager
 def no_collections() -> Iterator[None]:
-    """Keep Python's garbage collector still."""
+    """Disable Python's garbage collector within this context."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""Candidates of a timing: calls, sessions on real samples, and models that are opened again for every turn."""
+"""Candidates of a timing: calls, sessions on real samples, and models whose sessions are opened several times."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ...core.tensors import BATCH, Array, Feeds
 from .clocks import Call, Clocks, clocks_for
 
 Opener = Callable[[], Session]
-"""Opens a model; several openings show how much the times of one file differ between openings."""
+"""Opens a model; several sessions show how much the times of one file differ between sessions."""
 Candidate = Call | tuple[Session | Opener, Feeds]
 
 
 class Bench:
-    """The candidates as calls; models are opened again for every turn if possible."""
+    """The candidates as calls; models are opened again when :meth:`open` is called again."""
 
     def __init__(self, candidates: Mapping[str, Candidate], batch: int) -> None:
         self.candidates, self.batch = candidates, batch
@@ -28,7 +28,7 @@ class Bench:
         self.opening_s = 0.0
 
     def open(self) -> dict[str, Call]:
-        """All calls by name; sessions of an earlier opening are freed first."""
+        """All calls by name; sessions that were opened before are closed first."""
         if self.ready:
             calls, self.ready = self.ready, {}
             return calls
@@ -36,7 +36,7 @@ class Bench:
         return {name: self._call(candidate) for name, candidate in self.candidates.items()}
 
     def close(self) -> None:
-        """Free the sessions that were opened here."""
+        """Close the sessions that were opened here."""
         for session in self.opened:
             session.close()
         self.opened = []

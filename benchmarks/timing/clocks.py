@@ -1,4 +1,4 @@
-"""Which clock decides: the CPU time of the thread that does all of the work, or else the time that passes."""
+"""The deciding clock of a timing: CPU time if one thread does all of the work, otherwise wall-clock time."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ TRIES = 3
 COARSEST_S = 1e-5
 CPU_DEVICES = frozenset({"CPUExecutionProvider", "cpu"})
 IN_THREAD = frozenset({"onnxruntime", "eager"})
-"""Backends that compute in the calling thread when they are given one thread; OpenVINO has a thread of its own."""
+"""Backends that compute in the calling thread if they have one thread; OpenVINO computes in a separate thread."""
 
 
 @dataclass(frozen=True)
 class Clocks:
-    """What is read around a sample of calls.
+    """The clocks and counters that are read before and after a sample of calls.
 
     Attributes:
-        deciding: nanoseconds, never going back.
-        wall: nanoseconds of the time that passes.
-        switches: how often the kernel has taken the CPU from what is timed.
-        name: of the deciding clock.
-        root: where the kernel's ``proc`` is; a folder without one in simulations.
+        deciding: the deciding clock in nanoseconds, monotonic.
+        wall: wall-clock time in nanoseconds.
+        switches: number of involuntary context switches.
+        name: name of the deciding clock.
+        root: folder that contains the kernel's ``proc``; a folder without it in simulations.
     """
 
     deciding: Clock
@@ -44,7 +44,7 @@ class Clocks:
 
 
 def _counter(who: str) -> Callable[[], int]:
-    """Involuntary context switches of this thread or of the process; always 0 where the system does not count them."""
+    """A counter of involuntary context switches of the thread or process; always 0 if the system has none."""
     try:
         resource: Any = importlib.import_module("resource")
         kind = getattr(resource, who)
@@ -59,18 +59,18 @@ WALL = Clocks(time.perf_counter_ns, time.perf_counter_ns, _counter("RUSAGE_SELF"
 
 
 def single(clock: Clock) -> Clocks:
-    """The one clock of a simulation, on a machine of which nothing else is known."""
+    """Clocks of a simulation: one clock, and a machine without further information."""
     return Clocks(clock, clock, lambda: 0, "wall", Path("nowhere"))
 
 
 def clocks_for(threads: int, provider: str, sessions: Iterable[Session], calls: Iterable[Call]) -> Clocks:
-    """The thread's CPU time where one thread of the CPU does all of the work, else the time that passes.
+    """The thread's CPU time if one CPU thread does all of the work, otherwise wall-clock time.
 
     Args:
-        threads: that the sessions were opened with.
-        provider: ``cpu``, or where else the sessions run.
-        sessions: those of the candidates that are sessions.
-        calls: all candidates; each is run a few times to see that it computes in this thread.
+        threads: number of threads of the sessions.
+        provider: ``cpu``, or the other provider on which the sessions run.
+        sessions: the candidates that are sessions.
+        calls: all candidates; each runs a few times to check that it computes in this thread.
     """
     if threads != 1 or provider != "cpu" or time.get_clock_info("thread_time").resolution > COARSEST_S:
         return WALL
@@ -85,10 +85,11 @@ def on_cpu(session: Session) -> bool:
 
 
 def runs_here(call: Call) -> bool:
-    """Whether a call computes in the calling thread, and neither waits for another one nor for a device.
+    """Whether a call computes in the calling thread, and waits neither for another thread nor for a device.
 
-    A call that gives up the CPU by itself and passes much more time than it computes, waits; one during which other
-    threads of the process compute, hands its work to them. One such try in three may be another thread's doing.
+    A call waits if it gives up the CPU voluntarily and its wall-clock time is much longer than its CPU time. It passes
+    its work to other threads if these compute meanwhile. One such trial of three is tolerated, because another thread
+    may have caused it.
     """
     call()
     return sum(_here(call) for _ in range(TRIES)) >= 2
@@ -106,7 +107,7 @@ def _here(call: Call) -> bool:
 
 
 def _waits() -> int:
-    """How often this thread has given up the CPU by itself."""
+    """Number of voluntary context switches of this thread."""
     try:
         resource: Any = importlib.import_module("resource")
         return int(resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw)

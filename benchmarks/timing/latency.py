@@ -1,10 +1,11 @@
-"""Latency of several models against one of them, by randomised interleaved blocks in one process.
+"""Latency of several models compared with a reference, in randomised interleaved blocks in one process.
 
-A block is a run of one candidate; a round is a few blocks of every candidate in random order and counts with a low
-quantile of the calls that were not interrupted; the round is the unit of inference. The lower quartile over the rounds
-is the time, and times of the same rounds make a ratio, so that what disturbs the machine disturbs both sides
-(benchmarks.md 2.2, 2.3). Where one thread does all of the work its CPU time decides, which other processes hardly
-touch, and the time that passes stands beside it; elsewhere the time that passes decides.
+A block is a series of calls of one candidate. A round has a few blocks of every candidate in random order; its time is
+a low quantile of the calls that were not interrupted. Rounds are the independent observations of the statistics. The
+time of a candidate is the lower quartile over the rounds, and a ratio uses times of the same rounds, so that
+disturbances of the machine affect both sides (benchmarks.md 2.2, 2.3). If one thread does all of the work, its CPU time
+decides, because other processes hardly influence it, and wall-clock time is reported too. Otherwise wall-clock time
+decides.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ PERCENTILES = (50.0, 90.0, 99.0)
 
 @dataclass(frozen=True)
 class CandidateLatency:
-    """What was measured of one candidate. Times are per call, in milliseconds.
+    """The measurements of one candidate. Times are per call, in milliseconds.
 
     Attributes:
         median_ms: lower quartile over the rounds, by the deciding clock, with its interval.
-        wall_ms: the same by the time that passes; the same numbers where that clock decides.
-        percentiles: of the time that passes, over all calls; the value is None where they are too few.
+        wall_ms: the same in wall-clock time; equal to ``median_ms`` if that clock decides.
+        percentiles: percentiles of the wall-clock time over all calls; the value is None if there are too few calls.
         ratio: how many times faster than the reference, with its interval; None for the reference itself.
-        p_value: of "as fast as the reference", by sign flips over rounds.
-        block_medians_ms: one per round, in order of time, by the deciding clock.
-        warmup_ms: the same before measuring began.
-        rows_per_second: throughput at that time.
+        p_value: p value of the hypothesis "as fast as the reference", by sign flips over rounds.
+        block_medians_ms: time of each round, in order, by the deciding clock.
+        warmup_ms: times of the warm-up blocks.
+        rows_per_second: throughput at ``median_ms``.
     """
 
     name: str
@@ -70,13 +71,13 @@ class LatencyComparison:
     """All candidates at one batch size.
 
     Attributes:
-        candidates: by name, in the order given.
-        clock: that decided.
+        candidates: by name, in the given order.
+        clock: name of the deciding clock.
         noise: whether the measurement is valid, and what disturbed it.
-        rounds: blocks per candidate.
-        stopped: ``precise`` when all intervals were narrow enough, ``budget`` when the time was spent.
-        resolution_ns: smallest step of the clock that was seen.
-        turns: rounds at which sessions were opened anew.
+        rounds: number of rounds.
+        stopped: ``precise`` if all intervals were narrow enough, ``budget`` if the time was used up.
+        resolution_ns: smallest observed step of the clock.
+        turns: rounds at which sessions were opened again.
     """
 
     reference: str
@@ -93,10 +94,10 @@ class LatencyComparison:
     turns: tuple[int, ...] = ()
 
     def ratio_of(self, name: str) -> Ratio:
-        """How many times as fast as the reference a candidate is.
+        """The speedup of a candidate over the reference.
 
         Raises:
-            KeyError: it is the reference, or no candidate.
+            KeyError: the name is the reference, or not a candidate.
         """
         ratio = self.candidates[name].ratio
         if ratio is None:
@@ -104,14 +105,14 @@ class LatencyComparison:
         return ratio
 
     def between(self, name: str, against: str, seed: int = 0) -> Ratio:
-        """How many times as fast one candidate is as another one that is not the reference, from the same rounds."""
+        """The speedup of one candidate over another one that is not the reference, from the same rounds."""
         theirs, ours = (self.candidates[item].block_medians_ms for item in (against, name))
-        told: dict[str, Any] = {"candidate": name, "reference": against, "clock": self.clock, "doubts": self.doubts}
-        return ratio_interval(theirs, ours, self.confidence, seed, **told)
+        names: dict[str, Any] = {"candidate": name, "reference": against}
+        return ratio_interval(theirs, ours, self.confidence, seed, **names, clock=self.clock, doubts=self.doubts)
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why nothing may be decided by it; empty when it is valid."""
+        """Why no decision can be based on the measurement; empty if it is valid."""
         return self.noise.reasons if self.noise.status == "NOISY" else ()
 
 
@@ -126,10 +127,10 @@ def compare_sessions(
     """Compare sessions that share their inputs, at every batch size of the options.
 
     Args:
-        sessions: opened, or to be opened, with the options' threads; what is to be opened is opened several times, so
-            that intervals hold over openings.
-        samples: real inputs; batches are made of them by repetition.
-        reference: name of the candidate that the ratios refer to; the first when absent.
+        sessions: sessions with the options' threads, or functions that open them. Functions are called several times,
+            so that intervals include the differences between sessions.
+        samples: real inputs, which are repeated to the batch size.
+        reference: name of the reference of the ratios; the first candidate by default.
 
     Returns:
         One comparison per batch size.
@@ -152,17 +153,17 @@ def compare_latency(
 ) -> LatencyComparison:
     """Time all candidates in one process, in rounds of randomly ordered blocks.
 
-    Rounds go on until there are ``options.blocks`` and every ratio is known to ± 2 %, or ``options.budget_s`` is spent;
-    calls so slow that there would be no interval then get up to ten budgets. A NOISY measurement is begun again while
-    the budget lasts; what stays NOISY is told and decides nothing.
+    Rounds continue until there are ``options.blocks`` and every ratio is known to ± 2 %, or ``options.budget_s`` is
+    used up; calls that are too slow for an interval in that time get up to ten budgets. A NOISY measurement starts
+    again if the budget allows it; if it stays NOISY, this is reported, and no decision is based on it.
 
     Args:
         candidates: calls without arguments, or sessions with real samples that are repeated to ``batch`` rows.
-        reference: name of the candidate that the ratios refer to; the first when absent.
-        clocks: by default the thread's CPU time where one thread does all of the work, else the time that passes.
+        reference: name of the reference of the ratios; the first candidate by default.
+        clocks: by default CPU time if one thread does all of the work, otherwise wall-clock time.
 
     Raises:
-        UserError: there is no candidate, or none of the reference's name.
+        UserError: there is no candidate, or none has the reference's name.
         InputError: the samples do not fit a session.
     """
     if not candidates or (reference is not None and reference not in candidates):
@@ -179,16 +180,16 @@ def compare_latency(
     finally:
         bench.close()
     found = _summary(run, batch, options)
-    _tell(found, console)
+    _report(found, console)
     return found
 
 
-def _tell(found: LatencyComparison, console: Console) -> None:
-    """What a person must know who reads the ratios."""
+def _report(found: LatencyComparison, console: Console) -> None:
+    """Warn of a NOISY measurement, and print the remarks on a valid one."""
     if found.noise.status == "NOISY":
         times = f", {found.noise.attempts} times" if found.noise.attempts > 1 else ""
         reasons = "; ".join(found.noise.reasons)
-        console.warn(f"latency at batch {found.batch} is NOISY{times} and decides nothing: {reasons}")
+        console.warn(f"latency at batch {found.batch} is NOISY{times}, so no decision can be based on it: {reasons}")
     elif found.noise.remarks:
         console.say(f"            latency at batch {found.batch}: {'; '.join(found.noise.remarks)}")
 

@@ -1,4 +1,4 @@
-"""How disturbed the machine was while something was timed, from what the kernel counts anyway."""
+"""Disturbances of the machine during a timing, from the kernel's counters and the times themselves."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Noise:
     """A verdict on a measurement, with its reasons.
 
     Attributes:
-        status: NOISY results decide nothing and pass no gate.
+        status: a NOISY measurement supports no decision and passes no gate.
         reasons: why it is NOISY.
-        remarks: what a reader should know of a valid measurement, such as a load that the clock does not count.
-        pressure_percent: share of the time in which some process waited for a CPU (PSI); None where not counted.
-        steal_percent: share of CPU time that the hypervisor took; None where not counted.
+        remarks: remarks on a valid measurement, such as a load that the clock does not count.
+        pressure_percent: share of the time in which some process waited for a CPU (PSI); None if not counted.
+        steal_percent: share of CPU time that the hypervisor took; None if not counted.
         spread_percent: robust coefficient of variation of the blocks' times, of the worst candidate.
         drift_percent: change of the blocks' times from the first to the last third, of the worst candidate.
-        interrupted_percent: share of the samples that lost the CPU to another process and were left out.
-        attempts: how often it was measured, all but the last of them NOISY.
+        interrupted_percent: share of the samples that lost the CPU to another process and were excluded.
+        attempts: number of measurements, of which all but the last were NOISY.
     """
 
     status: Status
@@ -49,18 +49,18 @@ class Noise:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a measurement shows of the machine beside its times.
+    """Observations of the machine during a measurement, in addition to the times.
 
     Attributes:
         pressure_percent: see :class:`Noise`.
         steal_percent: see :class:`Noise`.
         interrupted_percent: see :class:`Noise`.
-        clock: ``thread`` does not count the time of other processes, so that their load is a remark and no reason.
-        rounds: that were timed.
-        needed: rounds that an interval needs.
-        seconds: that the measurement took.
-        moved: candidates whose ratio moved during the measurement by more than its intervals allow, in words.
-        spoiled: rounds in which every sample of some candidate was interrupted, and which had to be used all the same.
+        clock: ``thread`` does not count the time of other processes, so their load is only a remark.
+        rounds: number of timed rounds.
+        needed: number of rounds that an interval needs.
+        seconds: duration of the measurement.
+        moved: candidates whose ratio changed during the measurement by more than its intervals allow, in words.
+        spoiled: number of used rounds in which every sample of some candidate was interrupted.
     """
 
     pressure_percent: float | None = None
@@ -79,7 +79,7 @@ class Watch:
     """Counts CPU pressure and steal between its creation and :meth:`read`.
 
     Args:
-        root: where ``proc`` is; another folder in tests.
+        root: folder that contains ``proc``; another folder in tests.
     """
 
     root: Path = Path("/")
@@ -90,7 +90,7 @@ class Watch:
         self._steal = _steal_ticks(self.root)
 
     def read(self) -> tuple[float | None, float | None]:
-        """Pressure and steal in percent of the time since the start; None where the kernel does not count."""
+        """Pressure and steal in percent of the time since the start; None if the kernel does not count them."""
         elapsed = max(time.monotonic() - self._started, 1e-3)
         pressure, steal = _pressure_us(self.root), _steal_ticks(self.root)
         waited = None if pressure is None or self._pressure is None else (pressure - self._pressure) / elapsed / 1e4
@@ -101,11 +101,11 @@ class Watch:
 
 
 def judge(blocks: dict[str, Floats], seen: Seen, attempts: int = 1) -> Noise:
-    """VALID, or NOISY with every reason.
+    """Judge a measurement: VALID, or NOISY with every reason.
 
     Args:
         blocks: times of the blocks in order, per candidate.
-        attempts: how often it was measured by now.
+        attempts: number of measurements so far.
     """
     spreads = {name: spread_percent(values) for name, values in blocks.items()}
     drifts = {name: drift_percent(values) for name, values in blocks.items()}
@@ -124,7 +124,7 @@ def judge(blocks: dict[str, Floats], seen: Seen, attempts: int = 1) -> Noise:
 
 
 def _disturbed(seen: Seen) -> list[str]:
-    """What the kernel counted beyond its limit."""
+    """Descriptions of the kernel's counters that exceed their limits."""
     pressure, steal, found = seen.pressure_percent, seen.steal_percent, []
     if pressure is not None and pressure > PRESSURE_LIMIT_PERCENT:
         found.append(
@@ -139,7 +139,7 @@ def _too_little(seen: Seen) -> list[str]:
     found = []
     if seen.rounds < seen.needed:
         found.append(
-            f"only {seen.rounds} of the {seen.needed} rounds that an interval needs fitted into {seen.seconds:.0f} s"
+            f"an interval needs {seen.needed} rounds, but only {seen.rounds} were possible in {seen.seconds:.0f} s"
         )
     if seen.spoiled:
         found.append(f"in {seen.spoiled} of {seen.rounds} rounds a candidate lost the CPU in every sample")
@@ -171,7 +171,7 @@ def _pressure_us(root: Path) -> int | None:
 
 
 def _steal_ticks(root: Path) -> tuple[int, int] | None:
-    """Ticks stolen and ticks counted in all since boot."""
+    """Stolen ticks and all ticks since boot."""
     try:
         ticks = [int(word) for word in (root / "proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
         return (ticks[7], sum(ticks)) if len(ticks) == 8 else None

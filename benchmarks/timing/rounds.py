@@ -1,4 +1,4 @@
-"""One measurement under way: rounds of randomly ordered blocks, in turns between which sessions are opened anew."""
+"""One measurement: rounds of randomly ordered blocks, in turns between which sessions are opened again."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ WARMUP_ROUNDS = (3, 20)
 WARMUP_AGREEMENT = 0.05
 WARMUP_SHARE = 0.25
 CHECK_GROWTH = 1.15
-"""Rounds until the next look at the intervals, as a multiple of the rounds until this one."""
+"""Number of rounds at the next check of the intervals, as a multiple of the present number."""
 PARTS, ROUNDS, TURN = 4, 12, 4
-"""Blocks of a round, rounds at least of calls shorter than a block, rounds of a turn of what is not opened anew."""
+"""Blocks per round, smallest number of rounds for calls shorter than a block, rounds per turn without new sessions."""
 OPENING_SHARE = 0.05
-"""Of the budget that one opening may take; what takes longer is opened once."""
+"""Largest share of the budget for opening the sessions; if it takes longer, they are opened once."""
 GROWTH = 10
-"""How many budgets a slow call may take until there are rounds enough for an interval."""
+"""Largest number of budgets that a slow call may use until there are enough rounds for an interval."""
 
 
 class Run:
-    """Rounds of blocks of all candidates, until every ratio is known well enough or the time is spent.
+    """Rounds of blocks of all candidates, until every ratio is known precisely enough or the time is used up.
 
     Args:
-        opened: gives the calls by name, of sessions that are opened anew each time.
-        opening_s: how long an opening took; None where another one would be the same.
-        reference: the candidate that ratios refer to.
+        opened: opens new sessions and returns the calls by name.
+        opening_s: duration of the first opening, in seconds; None if the candidates cannot be opened again.
+        reference: the reference of the ratios.
 
     Attributes:
         turns: the round at which each turn begins.
-        stopped: ``precise`` when all intervals were narrow enough, ``budget`` when the time was spent.
-        attempts: how often it was begun; all but the last were NOISY.
+        stopped: ``precise`` if all intervals were narrow enough, ``budget`` if the time was used up.
+        attempts: number of starts; all measurements but the last were NOISY.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Run:
         self.noise = Noise("VALID")
 
     def elapsed_s(self) -> float:
-        """Seconds since the measurement began, calibration and warm-up included."""
+        """Seconds since the start of the measurement, including calibration and warm-up."""
         return (self.clocks.wall() - self.started) / 1e9
 
     def prepare(self) -> None:
-        """Open, calibrate, then warm up until the last three blocks of every candidate agree."""
+        """Open sessions, calibrate, and warm up until the last three blocks of every candidate agree."""
         self.calls = self.opened()
         plan = partial(calibrate, block_ms=self.options.block_ms, resolution_ns=self.resolution_ns)
         self.plans = {name: plan(call, clock=self.clocks.deciding) for name, call in self.calls.items()}
@@ -86,7 +86,7 @@ class Run:
                 self.warmup_ns[name].append(block.value)
 
     def step(self) -> bool:
-        """One round, in a new turn where it is time for one; whether there is more to do."""
+        """Time one round, in a new turn if it is due; return whether more rounds are needed."""
         if self.rounds:
             self._turn()
         blocks = self._blocks(self.parts)
@@ -95,33 +95,33 @@ class Run:
         return not self._finished()
 
     def times_ns(self, name: str) -> list[float]:
-        """By the deciding clock, per call, one per round."""
+        """Times per call by the deciding clock, one per round."""
         return [blocks[name].value for blocks in self.rounds]
 
     def wall_ns(self, name: str) -> list[float]:
-        """The same by the time that passes."""
+        """Wall-clock times per call, one per round."""
         return [blocks[name].wall for blocks in self.rounds]
 
     def calls_ns(self, name: str) -> Floats:
-        """Time that passed in each call; a spoiled round's calls are among them."""
+        """Wall-clock time of each call, including the calls of spoiled rounds."""
         return np.concatenate([blocks[name].passed for blocks in (*self.rounds, *self.spoiled)])
 
     def ratio(self, name: str, rounds: slice = slice(None)) -> Ratio:
-        """How many times faster than the reference, from the rounds so far."""
+        """The speedup over the reference, from the rounds so far."""
         options, reference = self.options, self.reference
         times = (self.times_ns(reference)[rounds], self.times_ns(name)[rounds])
-        told: dict[str, Any] = {"candidate": name, "reference": reference, "clock": self.clocks.name}
-        found = ratio_interval(*times, options.confidence, options.seed, **told)
+        names: dict[str, Any] = {"candidate": name, "reference": reference, "clock": self.clocks.name}
+        found = ratio_interval(*times, options.confidence, options.seed, **names)
         if self.clocks.name != "thread":
             return found
         return replace(found, wall=low(self.wall_ns(reference)[rounds]) / low(self.wall_ns(name)[rounds]))
 
     def others(self) -> list[str]:
-        """All but the reference."""
+        """All candidates except the reference."""
         return [name for name in self.calls if name != self.reference]
 
     def _turn(self) -> None:
-        """Open anew, where that takes no longer than measuring did since; what cannot be has turns of equal length."""
+        """Open the sessions again if this takes no longer than the rounds since; otherwise turns have equal length."""
         if self.opening_s is None or self.opening_s > OPENING_SHARE * self.options.budget_s:
             if len(self.rounds) - self.turns[-1] >= TURN:
                 self.turns.append(len(self.rounds))
@@ -136,7 +136,7 @@ class Run:
         self._blocks(1)
 
     def _blocks(self, parts: int) -> dict[str, Block]:
-        """So many blocks of every candidate, each time in random order, pooled."""
+        """Time ``parts`` blocks of every candidate, each time in random order, and combine them."""
         names = list(self.calls)
         found: dict[str, list[Block]] = {name: [] for name in names}
         for _ in range(parts):
@@ -146,7 +146,7 @@ class Run:
         return {name: pooled(blocks) for name, blocks in found.items()}
 
     def _finished(self) -> bool:
-        """Whether it is over; a NOISY measurement is begun again while there is time."""
+        """Whether the measurement is finished; a NOISY one starts again if there is enough time."""
         kept, elapsed = len(self.rounds), self.elapsed_s()
         grown = GROWTH if kept + len(self.spoiled) < self.least else 1
         if elapsed >= grown * self.options.budget_s:
@@ -162,7 +162,7 @@ class Run:
         return bool(self.stopped)
 
     def _wanted(self) -> int:
-        """Rounds at least."""
+        """Smallest number of rounds."""
         return max(math.ceil(self.options.blocks / self.parts), self.least, ROUNDS if self.parts > 1 else 0)
 
     def _precise(self) -> bool:
@@ -180,7 +180,7 @@ class Run:
         self.watch, self.check = Watch(self.clocks.root), 0
 
     def _judge(self) -> None:
-        """Say what is to be thought of it; rounds that were spoiled count where there are too few others."""
+        """Judge the noise of the measurement; spoiled rounds are used if there are too few others."""
         spoiled = 0
         if len(self.rounds) < self.least and self.spoiled:
             spoiled = len(self.spoiled)
@@ -207,12 +207,12 @@ class Run:
         for name in self.others():
             one, two = self.ratio(name, slice(half)), self.ratio(name, slice(half, None))
             if _apart(one, two):
-                found.append(f"the ratio of '{name}' moved from {one.text} to {two.text} while it was measured")
+                found.append(f"the ratio of '{name}' changed from {one.text} to {two.text} during the measurement")
         return found
 
 
 def _apart(one: Ratio, two: Ratio) -> bool:
-    """Whether two intervals exclude each other, and by more than what a load does to a valid ratio."""
+    """Whether two intervals are disjoint, with a gap larger than the effect of load on a valid ratio."""
     first, second = one.interval, two.interval
     gap = max(first.low / second.high, second.low / first.high)
     return math.isfinite(gap) and gap > 1 + MOVED
@@ -224,7 +224,7 @@ def _settled(values: Sequence[float]) -> bool:
 
 
 def best_times_ms(calls: Mapping[str, Call], clocks: Clocks, rounds: int, block_ms: float) -> dict[str, float]:
-    """The best block of each call, in milliseconds per call, from blocks in turns: for parts too small to compare."""
+    """Time of the fastest block of each call in ms per call, from interleaved blocks; for small subgraphs."""
     step = clock_step(clocks.deciding)
     plans = {name: calibrate(call, block_ms, step, clocks.deciding) for name, call in calls.items()}
     best = dict.fromkeys(calls, math.inf)

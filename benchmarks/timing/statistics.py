@@ -1,6 +1,6 @@
-"""The statistics of latency: percentiles only where the sample count allows, and ratios of paired blocks.
+"""Statistics of latency: percentiles if the number of samples allows them, and ratios of paired blocks.
 
-Percentile bounds follow MLPerf LoadGen's early stopping (binomial test, benchmarks.md 2.2); ratios follow the block
+Percentile bounds follow MLPerf LoadGen's early stopping (binomial test, benchmarks.md 2.2). Ratios follow the block
 design of the same section: rounds of randomly ordered blocks, their lower quartile, and its bootstrap over rounds.
 """
 
@@ -23,20 +23,20 @@ PERCENTILE_CONFIDENCE = 0.99
 MEDIAN_RESAMPLES = 4_000
 FLIPS = 4_000
 LOW, FLOOR = 0.25, 0.01
-"""Quantile over rounds, and what no number of rounds tells: two openings of one file differ by about a percent."""
+"""Quantile over rounds, and smallest half width of an interval: two sessions of one file differ by about 1 %."""
 
 
 @dataclass(frozen=True)
 class Percentile:
-    """A percentile, or None where the samples are too few to print one.
+    """A percentile, with the value None if there are too few samples.
 
     Attributes:
         percentile: such as 99.0.
         value: the empirical percentile in the unit of the samples.
-        low: distribution-free two-sided interval.
-        high: see ``low``.
-        n: samples there are.
-        needed: samples from which it may be printed.
+        low: lower end of the distribution-free two-sided interval.
+        high: upper end of that interval.
+        n: number of samples.
+        needed: number of samples that the percentile needs.
     """
 
     percentile: float
@@ -49,11 +49,11 @@ class Percentile:
 
 @cache
 def samples_needed(percentile: float, discarded: int = 1, confidence: float = PERCENTILE_CONFIDENCE) -> int:
-    """Samples from which a percentile may be printed while leaving out the ``discarded`` worst ones.
+    """Number of samples that a percentile needs if the ``discarded`` worst samples are excluded.
 
     Args:
         percentile: such as 90.
-        discarded: 1 is LoadGen's minimum, 0 means that the maximum itself bounds the percentile.
+        discarded: 1 is LoadGen's minimum; with 0, the maximum itself bounds the percentile.
     """
     low, high = discarded + 1, discarded + 2
     while discards_allowed(high, percentile, confidence) < discarded:
@@ -68,7 +68,7 @@ def samples_needed(percentile: float, discarded: int = 1, confidence: float = PE
 
 @lru_cache(maxsize=1024)
 def discards_allowed(n: int, percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> int:
-    """How many of the worst of ``n`` samples early stopping allows for; -1 when even the maximum says nothing.
+    """How many of the worst of ``n`` samples early stopping may discard; -1 if even the maximum is no bound.
 
     The largest t with P[Bin(n, 1 - p) ≤ t] ≤ 1 - confidence.
     """
@@ -76,16 +76,16 @@ def discards_allowed(n: int, percentile: float, confidence: float = PERCENTILE_C
 
 
 def percentile_bound(samples: Floats, percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> float | None:
-    """The value that the true percentile stays below with the stated confidence, as LoadGen estimates it.
+    """An upper bound of the true percentile with the stated confidence, as LoadGen estimates it.
 
-    LoadGen discards t samples by its test and reports the t-th worst value. None when there are too few samples.
+    LoadGen discards t samples by its test and reports the t-th worst value. None if there are too few samples.
     """
     allowed = discards_allowed(len(samples), percentile, confidence)
     return None if allowed < 0 else float(np.sort(samples)[len(samples) - max(allowed, 1)])
 
 
 def percentile_interval(samples: Floats, percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> Percentile:
-    """A percentile with the two-sided interval that order statistics give for any distribution.
+    """A percentile with the two-sided interval from order statistics, which is valid for any distribution.
 
     Args:
         samples: one-dimensional, in any unit.
@@ -102,12 +102,12 @@ def percentile_interval(samples: Floats, percentile: float, confidence: float = 
 
 
 def rounds_needed(confidence: float) -> int:
-    """Rounds below which no interval of a median can reach the confidence: 2 · 0.5ⁿ > 1 - confidence."""
+    """Smallest n for which an interval of a median of n rounds reaches the confidence: 2 · 0.5ⁿ ≤ 1 - confidence."""
     return max(2, math.ceil(math.log2(2 / (1 - confidence))))
 
 
 def median_interval(values: Floats, confidence: float, seed: int = 0) -> Interval:
-    """Bootstrap interval of the median; unbounded when there are fewer than :func:`rounds_needed` values."""
+    """Bootstrap interval of the median; unbounded if there are fewer than :func:`rounds_needed` values."""
     value = float(np.median(values))
     if len(values) < rounds_needed(confidence):
         return Interval(value, -math.inf, math.inf, confidence)
@@ -118,41 +118,41 @@ def median_interval(values: Floats, confidence: float, seed: int = 0) -> Interva
 
 
 def low(values: Sequence[float] | Floats) -> float:
-    """The time that counts: the lower quartile over rounds, which a load of the machine hardly moves.
+    """The time of a candidate: the lower quartile over rounds, which load on the machine hardly changes.
 
-    A processor that others share is now fast and now slow, and slows down one model more than another: the median of
-    ratios is somewhere between the two states, and elsewhere when it is measured again.
+    A shared processor alternates between fast and slow states, which slow down models by different factors. The median
+    of ratios would lie somewhere between these states, and at another value when it is measured again.
     """
     return float(np.quantile(np.asarray(values, np.float64), LOW))
 
 
 def low_interval(values: Floats, confidence: float, seed: int = 0) -> Interval:
-    """The time that counts with its bootstrap interval; unbounded for fewer values than :func:`rounds_needed`."""
+    """The lower quartile with its bootstrap interval; unbounded for fewer values than :func:`rounds_needed`."""
     logs = _low_difference(np.log(values), np.zeros(len(values)), confidence, seed)
     low_end, high_end = (math.exp(end) if math.isfinite(end) else end for end in (logs.low, logs.high))
     return Interval(math.exp(logs.value), low_end, high_end, confidence)
 
 
 def ratio_interval(
-    reference: Sequence[float], candidate: Sequence[float], confidence: float, seed: int = 0, /, **told: Any
+    reference: Sequence[float], candidate: Sequence[float], confidence: float, seed: int = 0, /, **attributes: Any
 ) -> Ratio:
-    """How many times faster the candidate is: the ratio of the times that count, with its interval.
+    """How many times faster the candidate is: the ratio of the lower quartiles, with its interval.
 
-    Rounds are drawn again together, so that what disturbs both sides of a round stays together.
+    The bootstrap draws complete rounds, so that disturbances of both sides of a round stay together.
 
     Args:
-        reference: its time in each round.
-        candidate: of the same rounds.
-        told: further attributes of the ratio: what it is a ratio of, by which clock, with which doubts.
+        reference: time of the reference in each round.
+        candidate: time of the candidate in the same rounds.
+        attributes: further attributes of the ratio: names, clock and doubts.
     """
     theirs, ours = (np.log(np.asarray(values, np.float64)) for values in (reference, candidate))
-    return from_logs(_low_difference(theirs, ours, confidence, seed), rounds=len(reference), **told)
+    return from_logs(_low_difference(theirs, ours, confidence, seed), rounds=len(reference), **attributes)
 
 
 def _low_difference(first: Floats, second: Floats, confidence: float, seed: int) -> Interval:
-    """Difference of the lower quartiles of paired values, as far to either side as the bootstrap goes to one of them.
+    """Difference of the lower quartiles of paired values, with a symmetric interval of the larger bootstrap deviation.
 
-    Among few rounds of a machine with two states the bootstrap sees one side only.
+    With few rounds on a machine with two states, the bootstrap would cover only one side.
     """
     value, n = float(np.quantile(first, LOW) - np.quantile(second, LOW)), len(first)
     if n < rounds_needed(confidence):
@@ -171,14 +171,14 @@ def log_ratios(reference: Sequence[float], candidate: Sequence[float]) -> Floats
 
 
 def sign_flip_p(values: Floats, seed: int = 0) -> float:
-    """Two-sided p of the hypothesis that the values scatter evenly around 0, by flipping signs at random."""
+    """Two-sided p value of the hypothesis that the values are symmetric around 0, by random sign flips."""
     signs: NDArray[np.int64] = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, len(values))) * 2 - 1
     flipped = np.abs(np.median(signs * values, axis=1))
     return float((1 + np.sum(flipped >= abs(np.median(values)) * (1 - 1e-12))) / (FLIPS + 1))
 
 
 def _binomial_cdf(n: int, p: float) -> Floats:
-    """P[Bin(n, p) ≤ k] for k = 0 … n, summed in logs so that it holds for any n."""
+    """P[Bin(n, p) ≤ k] for k = 0 … n, computed with logarithms so that it is accurate for any n."""
     k = np.arange(n, dtype=np.float64)
     steps = np.log((n - k) / (k + 1)) + math.log(p) - math.log1p(-p)
     logs = np.concatenate([[0.0], np.cumsum(steps)]) + n * math.log1p(-p)

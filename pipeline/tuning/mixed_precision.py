@@ -92,7 +92,7 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
 
 
 def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
-    """A function that measures the time that INT8 saves in each layer: shares of the total time, summed over batch sizes."""
+    """A function that measures the time that INT8 saves per layer: shares of the total, summed over batch sizes."""
 
     def _gains(quantized: Program) -> dict[str, float]:
         from ...compress.program import load_program

@@ -354,7 +354,7 @@ def test_comparison_of_two_results(found: result.Result, tmp_path: Path) -> None
     only = again.model_copy(
         update={"stages": (again.stages[0].model_copy(update={"stage": "base"}),), "reference": "base"}
     )
-    with pytest.raises(UserError, match="share no stage"):
+    with pytest.raises(UserError, match="have no common stage"):
         compare.compare_results(found, only)
 
 
