@@ -1,8 +1,8 @@
-"""Does what a page tells a reader to do, in a folder of its own: `python docs/walk.py [--write] docs/tutorial.md …`.
+"""Runs the commands of pages in a temporary folder: `python docs/run_pages.py [--write] docs/tutorial.md …`.
 
-A page gives files (a code block after `<!-- file: NAME -->`) and commands (lines that begin with `$` in a `console`
-block, each followed by its result, with its progress after `<!-- with progress -->`, or by nothing after
-`<!-- not shown -->`). With `--write`, what was printed now takes the place of what stands there.
+A page contains files (a code block after `<!-- file: NAME -->`) and commands (lines that begin with `$` in a `console`
+block). Each command is followed by its result, by its progress and its result after `<!-- with progress -->`, or by
+nothing after `<!-- not shown -->`. With `--write`, the outputs in the page are replaced by the present outputs.
 """
 
 from __future__ import annotations
@@ -28,62 +28,62 @@ STEP = re.compile(
 )
 COMMAND = re.compile(r"^\$ (?P<command>.*?(?:\\\n.*?)*)\n(?P<shown>.*?)(?=^\$ |\Z)", re.S | re.M)
 PORT = "8080"
-"""Pages name this port; a free one takes its place while they are walked."""
+"""The port that pages name; a free port is used instead when they are run."""
 SECONDS = 1200
 READY = "ready:"
 
 
 @dataclass(frozen=True)
 class Done:
-    """A command of a page, run.
+    """A command of a page that was run.
 
     Attributes:
-        shown: what the page says that it prints.
-        mark: what the page shows of it besides its result.
-        out: what it printed as its result.
-        told: what it printed about its progress.
+        shown: the output that the page shows.
+        mark: the comment before the command's block, which selects what the page shows.
+        out: its standard output, which is its result.
+        progress: its standard error, which is its progress.
     """
 
     command: str
     shown: str
     code: int
     out: str
-    told: str
+    progress: str
     mark: str = ""
 
     @property
     def printed(self) -> str:
-        """What a terminal would show, progress first."""
-        return "".join(f"{line.rstrip()}\n" for line in (self.told + self.out).splitlines())
+        """The output as in a terminal, progress first."""
+        return "".join(f"{line.rstrip()}\n" for line in (self.progress + self.out).splitlines())
 
     @property
     def on_page(self) -> str:
-        """What a page shows of it."""
+        """The part of the output that the page shows."""
         if "not shown" in self.mark:
             return ""
-        return self.printed if "progress" in self.mark else replace(self, told="").printed
+        return self.printed if "progress" in self.mark else replace(self, progress="").printed
 
 
 @dataclass
-class Walk:
-    """A page under way in ``folder``, with what it left running."""
+class PageRun:
+    """A run of a page in ``folder``, with the processes that it started in the background."""
 
     folder: Path
     port: str = field(default_factory=lambda: free_port())
     running: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def run(self, command: str, shown: str) -> Done:
-        """Run one command; one that ends with ``&`` goes on until the page ends."""
+        """Run one command; a command that ends with ``&`` runs until the page ends."""
         given = command.replace(PORT, self.port)
         if given.rstrip().endswith("&"):
-            return Done(command, shown, *self._start(given.rstrip().removesuffix("&")), told="")
+            return Done(command, shown, *self._start(given.rstrip().removesuffix("&")), progress="")
         done = subprocess.run(
             ["bash", "-c", given], cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=SECONDS
         )
-        out, told = (
+        out, progress = (
             text.replace(self.port, PORT).replace(f"{self.folder}/", "") for text in (done.stdout, done.stderr)
         )
-        return Done(command, shown, done.returncode, out, told)
+        return Done(command, shown, done.returncode, out, progress)
 
     def _start(self, command: str) -> tuple[int, str]:
         log = self.folder / f".{len(self.running)}.log"
@@ -100,53 +100,53 @@ class Walk:
         return 0 if READY in text else 1, text.replace(self.port, PORT)
 
     def stop(self) -> None:
-        """End what still runs, as Ctrl-C does."""
+        """Stop the processes that still run, as Ctrl-C does."""
         for process in self.running:
             process.send_signal(signal.SIGINT)
             process.wait(60)
 
 
 def free_port() -> str:
-    """A port that nobody uses now."""
+    """A port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
 
 
 def environment() -> dict[str, str]:
-    """Our environment, with this Python's commands first and plain text of a fixed width."""
+    """The environment of the commands: this Python's commands come first, and output is plain text of a fixed width."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     plain = {"COLUMNS": "112", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return {**os.environ, **plain, "PATH": path}
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Walk]:
-    """A walk that leaves nothing running."""
-    walk = Walk(folder)
+def started(folder: Path) -> Iterator[PageRun]:
+    """A run of a page; its background processes are stopped at the end."""
+    run = PageRun(folder)
     try:
-        yield walk
+        yield run
     finally:
-        walk.stop()
+        run.stop()
 
 
-def walk_page(text: str, folder: Path) -> Iterator[Done]:
-    """Write the files of a page and run its commands, in order; stops after the first that fails."""
-    with started(folder) as walk:
+def run_page(text: str, folder: Path) -> Iterator[Done]:
+    """Write the files of a page and run its commands, in order; stop after the first command that fails."""
+    with started(folder) as run:
         for step in STEP.finditer(text):
             if step["file"]:
                 (folder / step["file"]).parent.mkdir(parents=True, exist_ok=True)
-                (folder / step["file"]).write_text(step["content"].replace(PORT, walk.port))
+                (folder / step["file"]).write_text(step["content"].replace(PORT, run.port))
                 continue
             for found in COMMAND.finditer(step["console"]):
-                done = walk.run(found["command"], found["shown"])
+                done = run.run(found["command"], found["shown"])
                 yield replace(done, mark=step["mark"] or "")
                 if done.code:
                     return
 
 
 def mask(text: str) -> list[str]:
-    """The lines of an output without what differs from run to run: numbers, hashes, units, rules of tables."""
+    """The lines of an output without parts that differ between runs: numbers, hashes, units, and lines of tables."""
     plain = re.sub(r"[━─┃│┏┓┗┛┡┩└┘┌┐┳┻╇┴┬┼+|?]", " ", text)
     plain = re.sub(r"\b[0-9a-f]{12,64}\b", "#", plain)
     plain = re.sub(r"[-−+~]?\d[\d.,e]*", "#", plain)
@@ -155,7 +155,7 @@ def mask(text: str) -> list[str]:
 
 
 def rewritten(text: str, done: list[Done]) -> str:
-    """A page with what its commands printed now."""
+    """A page with the present outputs of its commands."""
     printed = iter(done)
 
     def console(step: re.Match[str]) -> str:
@@ -169,12 +169,12 @@ def rewritten(text: str, done: list[Done]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Walk pages and say how each command went; the exit status is that of the first that failed."""
+    """Run pages and print the output of each command; the exit status is that of the first command that failed."""
     for name in (argument for argument in arguments if argument != "--write"):
         page, done = Path(name), []
         text = page.read_text()
         with tempfile.TemporaryDirectory() as folder:
-            for item in walk_page(text, Path(folder)):
+            for item in run_page(text, Path(folder)):
                 sys.stdout.write(f"$ {item.command}\n{item.printed}")
                 sys.stdout.flush()
                 done.append(item)

@@ -1,0 +1,46 @@
+"""The commands of the tutorial and the how-to pages work in the order of the pages."""
+
+from __future__ import annotations
+
+import os
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_PAGES: dict[str, Any] = runpy.run_path(str(ROOT / "docs/run_pages.py"), run_name="run_pages")
+PAGES = [ROOT / "docs/tutorial.md", *sorted((ROOT / "docs/how-to").glob("*.md"))]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_of_pages_succeed(page: Path, tmp_path: Path) -> None:
+    """Every command of a page succeeds; with RETORT_COMPARE_PAGES it also prints the words that the page shows.
+
+    Which words are printed (a verdict on speed, a layer that stays in FP32) depends on the processor and its load.
+    """
+    ran = 0
+    for done in RUN_PAGES["run_page"](page.read_text(), tmp_path):
+        assert done.code == 0, f"$ {done.command}\n{done.printed}"
+        shown = "not shown" not in done.mark and "RETORT_COMPARE_PAGES" in os.environ
+        unexpected = [line for line in RUN_PAGES["mask"](done.out) if line not in RUN_PAGES["mask"](done.shown)]
+        assert not shown or unexpected == [], f"$ {done.command}"
+        ran += 1
+    assert ran == page.read_text().count("\n$ ")
+
+
+def test_masks_leave_words() -> None:
+    """Only the words of outputs are compared, because numbers, hashes and units may differ between runs."""
+    one, two = "│fp32 │ 1.5 ms │ 3.0× [2.9, 3.1]│\n", "│fp32   │ 780 µs │ 2.71× [2.70, 2.72] │\n"
+    assert RUN_PAGES["mask"](one) == RUN_PAGES["mask"](two) == ["fp# # # [# #]"]
+    assert RUN_PAGES["mask"]("a 0123456789ab\n") == ["a #"]
+
+
+def test_pages_are_rewritten_with_the_present_outputs() -> None:
+    """The output of a command replaces the output in the page; files and other text do not change."""
+    page = "text\n<!-- file: a.py -->\n```python\nprint(1)\n```\n```console\n$ python a.py\nold\n$ true\n```\n"
+    done = RUN_PAGES["Done"]("python a.py", "old", 0, "1\n", ""), RUN_PAGES["Done"]("true", "", 0, "", "")
+    assert RUN_PAGES["rewritten"](page, list(done)) == page.replace("old\n", "1\n")
