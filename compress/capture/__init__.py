@@ -1,1 +1,1 @@
-"""From a module to a captured program."""
+"""Capture of a module as a program."""

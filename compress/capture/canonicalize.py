@@ -1,4 +1,4 @@
-"""One name per operator: aliases get their usual name, and recurrent cells are expanded into basic operators.
+"""Canonical forms: aliases of operators get their usual name, and recurrent cells become basic operators.
 
 Every later transform handles ``mul`` and ``linear``, and need not handle ``multiply`` or ``lstm_cell``.
 """
@@ -13,12 +13,12 @@ import torch
 from torch import fx
 
 from ...core.aten_names import SYNONYMS
-from ..graph.node_writer import Pen
+from ..graph.node_writer import NodeWriter
 
 _aten = torch.ops.aten
 
 
-def respell(graph: fx.Graph) -> None:
+def canonicalize(graph: fx.Graph) -> None:
     """Give every node the usual name of its operator, with the same arguments, and expand the recurrent cells."""
     for node in list(graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
@@ -30,7 +30,7 @@ def respell(graph: fx.Graph) -> None:
             node.kwargs = {names[key]: value for key, value in node.kwargs.items()}
             node.target = usual
         elif node.target in _CELLS:
-            _open(graph, node)
+            _expand_cell(graph, node)
         elif node.target in (_aten.rsub.Scalar, _aten.rsub.Tensor):
             _widen_first(graph, node)
     graph.eliminate_dead_code()
@@ -56,18 +56,18 @@ def _widen_first(graph: fx.Graph, node: fx.Node) -> None:
     first: Any = node.args[0]
     kind = node.meta["val"].dtype
     if kind.is_floating_point and not first.meta["val"].is_floating_point():
-        node.args = (Pen(graph, node)(_aten.to.dtype, first, kind), *node.args[1:])
+        node.args = (NodeWriter(graph, node)(_aten.to.dtype, first, kind), *node.args[1:])
 
 
-def _open(graph: fx.Graph, node: fx.Node) -> None:
+def _expand_cell(graph: fx.Graph, node: fx.Node) -> None:
     names = [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
     given = {"b_ih": None, "b_hh": None, **dict(zip(names, node.args)), **node.kwargs}
-    pen = Pen(graph, node)
+    write = NodeWriter(graph, node)
     hidden: Any = given["hx"]
     state = hidden[0] if isinstance(hidden, list | tuple) else hidden
-    inputs = pen(_aten.linear.default, given["input"], given["w_ih"], given["b_ih"])
-    carried = pen(_aten.linear.default, state, given["w_hh"], given["b_hh"])
-    results = _CELLS[node.target](pen, inputs, carried, hidden)
+    inputs = write(_aten.linear.default, given["input"], given["w_ih"], given["b_ih"])
+    carried = write(_aten.linear.default, state, given["w_hh"], given["b_hh"])
+    results = _CELLS[node.target](write, inputs, carried, hidden)
     for user in list(node.users) if len(results) > 1 else ():
         user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
         graph.erase_node(user)
@@ -76,33 +76,33 @@ def _open(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _chunks(pen: Pen, value: Any, count: int) -> list[Any]:
-    parts = pen(_aten.chunk.default, value, count, 1)
-    return [pen(operator.getitem, parts, index) for index in range(count)]
+def _chunks(write: NodeWriter, value: Any, count: int) -> list[Any]:
+    parts = write(_aten.chunk.default, value, count, 1)
+    return [write(operator.getitem, parts, index) for index in range(count)]
 
 
-def _lstm(pen: Pen, inputs: Any, carried: Any, states: Any) -> Sequence[Any]:
-    gates = _chunks(pen, pen(_aten.add.Tensor, inputs, carried), 4)
-    take, forget, give = (pen(_aten.sigmoid.default, gates[index]) for index in (0, 1, 3))
-    new = pen(_aten.mul.Tensor, take, pen(_aten.tanh.default, gates[2]))
-    cell = pen(_aten.add.Tensor, pen(_aten.mul.Tensor, forget, states[1]), new)
-    return pen(_aten.mul.Tensor, give, pen(_aten.tanh.default, cell)), cell
+def _lstm(write: NodeWriter, inputs: Any, carried: Any, states: Any) -> Sequence[Any]:
+    gates = _chunks(write, write(_aten.add.Tensor, inputs, carried), 4)
+    take, forget, give = (write(_aten.sigmoid.default, gates[index]) for index in (0, 1, 3))
+    new = write(_aten.mul.Tensor, take, write(_aten.tanh.default, gates[2]))
+    cell = write(_aten.add.Tensor, write(_aten.mul.Tensor, forget, states[1]), new)
+    return write(_aten.mul.Tensor, give, write(_aten.tanh.default, cell)), cell
 
 
-def _gru(pen: Pen, inputs: Any, carried: Any, state: Any) -> Sequence[Any]:
-    fresh, old = _chunks(pen, inputs, 3), _chunks(pen, carried, 3)
-    reset, keep = (pen(_aten.sigmoid.default, pen(_aten.add.Tensor, old[index], fresh[index])) for index in (0, 1))
-    candidate = pen(_aten.add.Tensor, fresh[2], pen(_aten.mul.Tensor, reset, old[2]))
-    new = pen(_aten.tanh.default, candidate)
-    moved = pen(_aten.mul.Tensor, pen(_aten.sub.Tensor, state, new), keep)
-    return (pen(_aten.add.Tensor, moved, new),)
+def _gru(write: NodeWriter, inputs: Any, carried: Any, state: Any) -> Sequence[Any]:
+    fresh, old = _chunks(write, inputs, 3), _chunks(write, carried, 3)
+    reset, keep = (write(_aten.sigmoid.default, write(_aten.add.Tensor, old[index], fresh[index])) for index in (0, 1))
+    candidate = write(_aten.add.Tensor, fresh[2], write(_aten.mul.Tensor, reset, old[2]))
+    new = write(_aten.tanh.default, candidate)
+    moved = write(_aten.mul.Tensor, write(_aten.sub.Tensor, state, new), keep)
+    return (write(_aten.add.Tensor, moved, new),)
 
 
-def _plain(activation: Any) -> Callable[[Pen, Any, Any, Any], Sequence[Any]]:
-    return lambda pen, inputs, carried, state: (pen(activation, pen(_aten.add.Tensor, inputs, carried)),)
+def _plain(activation: Any) -> Callable[[NodeWriter, Any, Any, Any], Sequence[Any]]:
+    return lambda write, inputs, carried, state: (write(activation, write(_aten.add.Tensor, inputs, carried)),)
 
 
-_CELLS: dict[Any, Callable[[Pen, Any, Any, Any], Sequence[Any]]] = {
+_CELLS: dict[Any, Callable[[NodeWriter, Any, Any, Any], Sequence[Any]]] = {
     _aten.lstm_cell.default: _lstm,
     _aten.gru_cell.default: _gru,
     _aten.rnn_tanh_cell.default: _plain(_aten.tanh.default),

@@ -34,7 +34,7 @@ class Captured:
     """A checked graph: the module in evaluation form with its nodes marked, its signature and its example.
 
     Attributes:
-        notes: what the user should know about the way it was captured.
+        notes: remarks for the user about the way in which it was captured.
     """
 
     module: fx.GraphModule
@@ -71,7 +71,7 @@ class _Flat(nn.Module):
         self.names: list[str] = []
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """All tensors the model returns, in order; their names go to ``names``."""
+        """All tensors that the model returns, in order; their names are stored in ``names``."""
         result = self.inner(*values) if self._keywords is None else self.inner(**dict(zip(self._keywords, values)))
         flat = flatten(result)
         self.names = [name for name, _ in flat]
@@ -142,7 +142,7 @@ def _best_form(
     if fault is not None:
         raise CaptureError(
             f"the captured program does not agree with the model: {fault}",
-            "look in `forward` for random numbers, global state and Python numbers computed from data",
+            "check `forward` for random numbers, global state and Python numbers computed from data",
         )
     return form, notes
 
@@ -163,7 +163,7 @@ def _export(flat: _Flat, feeds: Tensors, dynamic: Dynamic) -> Form:
 
 
 def _references(flat: _Flat, given: Tensors, feeds: Tensors) -> Checks:
-    """The outputs of the model itself in evaluation.
+    """The outputs of the model itself in evaluation mode.
 
     Raises:
         ModelError: the model does not run on the example.
@@ -186,14 +186,14 @@ def _references(flat: _Flat, given: Tensors, feeds: Tensors) -> Checks:
                 "take sizes from the input (`x.size(0)`, `x.flatten(1)`) instead of writing them as numbers",
             ) from error
     with nudged(flat.inner) as values:
-        _forget(flat)
+        _drop_caches(flat)
         moved = _reference(flat, feeds)
-    _forget(flat)
+    _drop_caches(flat)
     return Checks(plain, moved, {inside(name): value for name, value in values.items()})
 
 
-def _forget(model: nn.Module) -> None:
-    """Make the model drop values that it caches between runs in evaluation; it does so in ``train``."""
+def _drop_caches(model: nn.Module) -> None:
+    """Make the model drop values that it caches between runs in evaluation; ``train`` deletes them."""
     model.train()
     model.eval()
 

@@ -14,10 +14,10 @@ import torch
 from torch import fx
 
 from ..graph import train_eval_mode
-from .canonicalize import respell
-from .embedding_bag import open_bags
+from .canonicalize import canonicalize
+from .embedding_bag import expand_embedding_bags
 from .inline_no_grad import inline_no_grad
-from .per_sample_conv import open_per_sample
+from .per_sample_conv import expand_per_sample_convolutions
 
 _aten = torch.ops.aten
 _CHECKS = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"}
@@ -54,9 +54,9 @@ def finish(
     _drop_counters(graph)
     _guard_inputs(graph)
     _make_functional(graph)
-    respell(graph)
-    open_per_sample(graph)
-    open_bags(graph)
+    canonicalize(graph)
+    expand_per_sample_convolutions(graph)
+    expand_embedding_bags(graph)
     _drop_checks(graph)
     graph.eliminate_dead_code(_has_effect)
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
@@ -167,11 +167,11 @@ def _make_functional(graph: fx.Graph) -> None:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     for node in list(graph.nodes):
-        twin = _twin(node)
-        if twin is None or not _is_fresh(node.args[0]):
+        replacement = _out_of_place(node)
+        if replacement is None or not _is_fresh(node.args[0]):
             continue
         changed = node.args[0]
-        node.target = twin
+        node.target = replacement
         changed.replace_all_uses_with(node, _after(graph, node).__contains__)
 
 
@@ -204,7 +204,7 @@ def _only_read(node: fx.Node) -> bool:
     )
 
 
-def _twin(node: fx.Node) -> Any:
+def _out_of_place(node: fx.Node) -> Any:
     """The out-of-place operator with the same arguments, when the node is in-place on its first one."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
@@ -213,9 +213,9 @@ def _twin(node: fx.Node) -> Any:
     if target.namespace != "aten" or not name.endswith("_") or name.endswith("__"):
         return None
     packet = getattr(_aten, name[:-1], None)
-    twin = getattr(packet, target._overloadname, None)
-    same = twin is not None and _arguments(twin) == _arguments(target)
-    return twin if same and isinstance(node.args[0], fx.Node) else None
+    replacement = getattr(packet, target._overloadname, None)
+    same = replacement is not None and _arguments(replacement) == _arguments(target)
+    return replacement if same and isinstance(node.args[0], fx.Node) else None
 
 
 def _arguments(target: torch._ops.OpOverload) -> list[tuple[str, str]]:

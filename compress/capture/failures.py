@@ -1,4 +1,4 @@
-"""Error messages that tell the author of a model why it could not be captured and what to change."""
+"""Error messages that explain why a model cannot be captured and what its author can change."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _difference(got: torch.Tensor, wanted: torch.Tensor) -> str | None:
 
 
 def own_place(frames: traceback.StackSummary) -> str:
-    """`` at model.py line 12 (`if x.sum() > 0:`)``: the innermost frame that is the model's own; empty if none is."""
+    """`` at model.py line 12 (`if x.sum() > 0:`)``: the innermost frame of the model's own code; empty if none is."""
     for frame in reversed(frames):
         path = Path(frame.filename).resolve()
         outside = not path.is_relative_to(_TORCH) and not (path.is_relative_to(_HERE / "compress"))

@@ -14,9 +14,9 @@ _aten = torch.ops.aten
 
 
 def inline_no_grad(module: fx.GraphModule) -> None:
-    """Replace every body under ``no_grad`` by its nodes; no gradient passes its detached outputs, as before.
+    """Replace every body under ``no_grad`` by its nodes; its outputs are detached, so gradients stop there as before.
 
-    A body that switches gradients on again is not changed.
+    A body that enables gradients again is not changed.
     """
     while True:
         nodes = [node for node in module.graph.nodes if _is_switch(node)]
@@ -62,7 +62,7 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _replace(graph: fx.Graph, node: fx.Node, results: list[Any]) -> None:
-    """Every ``getitem`` of the body's outputs by the detached value."""
+    """Replace every ``getitem`` of the body's outputs by the detached value."""
     for user in list(node.users):
         value: Any = results[user.args[1]]  # type: ignore[index]
         if not node.args[0] and isinstance(user.meta.get("val"), torch.Tensor) and user.meta["val"].is_floating_point():

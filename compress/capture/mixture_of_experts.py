@@ -1,9 +1,9 @@
 """Mixtures of experts of `transformers` as products of fixed shape: every expert computes every token in the trace.
 
 The library's own forms sort tokens by expert, which needs an operator that no other runtime has, or copy an expert's
-matrices for each token, which moves more data than it computes. Here the experts are a batch of matrices, and their
-outputs are added with the router's weights, which are zero for experts that were not chosen. The result is the same,
-with more products.
+matrices for each token, which moves much data. Here the experts are a batch of matrices, and their outputs are added
+with the router's weights, which are zero for experts that were not chosen. The result is the same, with more
+multiplications.
 """
 
 from __future__ import annotations

@@ -20,15 +20,15 @@ def preserved(model: nn.Module) -> Iterator[Callable[[], set[str]]]:
     """Restore the state of the model at the end.
 
     Yields:
-        A call that puts the model into training form and returns the names of the submodules that stay frozen: those
-        in evaluation inside a model in training, and those whose ``train`` method keeps them there.
+        A function that switches the model to training mode and returns the names of the submodules that stay frozen:
+        those in evaluation mode inside a model in training, and those whose ``train`` method keeps them there.
     """
     found = {child: child.training for child in model.modules()}
     momenta = [child for child in model.modules() if isinstance(child, _Averaging) and child.momentum is None]
     state = torch.get_rng_state()
 
     def train() -> set[str]:
-        """Into training form."""
+        """Switch to training mode."""
         model.train()
         if found[model]:
             _set_modes(found)
@@ -36,7 +36,7 @@ def preserved(model: nn.Module) -> Iterator[Callable[[], set[str]]]:
 
     with same_buffers(model):
         try:
-            # A cumulative average divides by a counter read from data, which no graph can hold.
+            # A cumulative average divides by a counter read from data, which a graph cannot contain.
             _set_momentum(momenta, 0.1)
             yield train
         finally:

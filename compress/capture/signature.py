@@ -1,4 +1,4 @@
-"""The signature of a captured graph: names, dtypes, and axes by name where their size is a symbol."""
+"""The signature of a captured graph: names, dtypes and shapes, with names for symbolic sizes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_signature(
         dynamic: further dynamic axes by input.
         names: output names.
         inputs: the graph's inputs with symbolic sizes, in order.
-        outputs: likewise its outputs; a size computed from a symbol keeps its formula, such as ``2*batch``.
+        outputs: the graph's outputs; a size computed from a symbol keeps its formula, such as ``2*batch``.
 
     Raises:
         ModelError: numpy does not have the dtype of an input or output.
@@ -66,7 +66,7 @@ def _input_spec(name: str, tensor: torch.Tensor, axes: Mapping[int, str]) -> Ten
 
 
 def _symbols(specs: Sequence[TensorSpec], values: Sequence[torch.Tensor]) -> dict[str, str]:
-    """The axis name behind each symbol of the graph."""
+    """The axis name of each symbol of the graph."""
     pairs = [(str(size), axis) for spec, value in zip(specs, values) for size, axis in zip(value.shape, spec.shape)]
     return {multiple(symbol)[1]: axis for symbol, axis in pairs if isinstance(axis, str)}
 

@@ -76,8 +76,8 @@ def trace(
                 )
         except RetortError:
             raise
-        except Exception as error:  # torch.export raises a dozen unrelated classes, and whatever the model raises
-            if not isinstance(error, TypeError):  # `len` of the model's own modules is a function of ours meanwhile
+        except Exception as error:  # torch.export raises many unrelated classes, and any error of the model
+            if not isinstance(error, TypeError):  # here, `len` in the model's modules is a function of Retort
                 raise_own_fault(error)
             if not proven and _hold_anyway(str(error), bounds):
                 proven = True
@@ -107,13 +107,13 @@ def _shapes(axes: Axes, bounds: Mapping[str, Bounds], steps: Mapping[str, int]) 
 
 
 def _fixes(text: str) -> dict[str, str]:
-    """What ``torch.export`` suggests per axis: ``Dim('n', max=512)``, a number, or a formula."""
+    """The suggestion of ``torch.export`` for each axis: ``Dim('n', max=512)``, a number, or a formula."""
     _, _, suggested = text.partition("Suggested fixes:")
     return dict(_FIX.findall(suggested.split("\n\n")[0]))
 
 
 def _suggested(text: str) -> tuple[dict[str, Bounds], dict[str, int]]:
-    """The suggested bounds and steps, when those are all that is suggested."""
+    """The suggested bounds and steps; empty if anything else is suggested."""
     bounds: dict[str, Bounds] = {}
     steps: dict[str, int] = {}
     for name, fix in _fixes(text).items():
@@ -129,7 +129,7 @@ def _suggested(text: str) -> tuple[dict[str, Bounds], dict[str, int]]:
 
 
 def _narrowed(text: str, bounds: Mapping[str, Bounds]) -> dict[str, Bounds]:
-    """Narrower bounds, where the program only takes exception to a few sizes at either end (a slice of length 1)."""
+    """Narrower bounds, if the program rejects only a few sizes at either end (a slice of length 1)."""
     found: dict[str, Bounds] = {}
     for name, held in _guards(text):
         low, high = found.get(name, bounds.get(name, (None, None)))
@@ -186,14 +186,13 @@ def _constraint(text: str, places: Mapping[int, str]) -> CaptureError | None:
         if not name.startswith("_"):
             bound = re.sub(r"^Dim\('\w+', (.*)\)$", r"\1", fix)
             return CaptureError(
-                f"the model does not work for every size of the {what}, only for {_spoken(name, bound)}",
+                f"the model does not work for every size of the {what}, only for {_bound_in_words(name, bound)}",
                 "do not branch on that size in `forward`, or keep the axis fixed",
                 axis=name,
             )
     for name, source, condition in _GUARD.findall(text):
         return CaptureError(
-            f"the model does not work for every size of the {_axis(name)}, only if "
-            f"{condition.replace(source, name)} only",
+            f"the model does not work for every size of the {_axis(name)}, only if {condition.replace(source, name)}",
             "do not branch on that size in `forward`, or keep the axis fixed",
             axis=name,
         )
@@ -204,7 +203,7 @@ def _axis(name: str) -> str:
     return "batch" if name == BATCH else f"axis '{name}'"
 
 
-def _spoken(name: str, bound: str) -> str:
+def _bound_in_words(name: str, bound: str) -> str:
     """``sizes up to 100`` for ``max=100``, ``multiples of 2`` for ``2*_batch``."""
     match = re.fullmatch(rf"(\d+)\*_{name}", bound)
     if match:

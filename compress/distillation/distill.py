@@ -32,7 +32,7 @@ from ..training.train import fit, training_facts
 
 
 class SoftTargetLoss:
-    """``alpha · soft + (1 - alpha) · hard``, both means over the batch; the teacher runs in evaluation form.
+    """``alpha · soft + (1 - alpha) · hard``, both means over the batch; the teacher runs in evaluation mode.
 
     Classification: soft is ``T² · KL(softmax(teacher / T) ‖ softmax(student / T))`` over the class axis (Hinton et
     al., 2015, section 2). Regression: soft is the mean squared error to the teacher's outputs.
@@ -56,7 +56,7 @@ class SoftTargetLoss:
         )
 
     def __call__(self, outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-        """The loss of one batch; targets may be None when ``alpha`` is 1."""
+        """The loss of one batch; targets may be None if ``alpha`` is 1."""
         student = first(outputs)
         total = torch.zeros((), device=student.device)
         if self.alpha > 0:
@@ -91,10 +91,10 @@ def soft_target_loss(
     """The distillation loss for :func:`retort.compress.training.train.fit`.
 
     Args:
-        teacher: it is not trained; it is put into evaluation form, and moved to the student's device on first use.
-        temperature: softens both distributions; classification only.
+        teacher: it is not trained; it is set to evaluation mode, and moved to the student's device at its first use.
+        temperature: softens both distributions; for classification only.
         alpha: weight of the soft loss, 0 to 1; at 1 no targets are needed.
-        hard: the loss on the targets; cross entropy or mean squared error when None.
+        hard: the loss on the targets; cross entropy or mean squared error if None.
     """
     return SoftTargetLoss(teacher, temperature, alpha, task, hard)
 
@@ -106,7 +106,7 @@ def recover(
 
     Args:
         teacher: the unchanged program; it is only evaluated.
-        label: names the checkpoint in the scratch folder of ``context``.
+        label: name of the checkpoint in the scratch folder of ``context``.
 
     Returns:
         The facts of the training.
@@ -146,7 +146,7 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
 
 
 def _for_student(context: Context, parent: Artifact, student: Program) -> Context:
-    """A context whose data have the student's names: by name, or else in the order of the teacher's inputs."""
+    """A context whose data have the student's input names, assigned by name or in the order of the teacher's inputs."""
     named = {spec.name for spec in student.signature.inputs} <= set(context.data.train.read([0])[0])
     given = context if named else fit_context(context, parent.main)
     return replace(context, data=fit_to(given.data, student.signature))

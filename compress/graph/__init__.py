@@ -1,1 +1,1 @@
-"""Operations on captured graphs that all parts of compression share."""
+"""Operations on captured graphs that all parts of compression use."""

@@ -34,8 +34,8 @@ class Cost:
     """The cost of a program.
 
     Attributes:
-        parameters: number of trainable values, shared ones counted once.
-        parameter_bytes: bytes they take in their own dtype.
+        parameters: number of trainable values; shared ones are counted once.
+        parameter_bytes: their bytes in their own dtype.
         macs: multiply-accumulates of convolutions, matrix products, attention and recurrent layers for one sample.
     """
 
@@ -86,7 +86,7 @@ def _device(module: fx.GraphModule) -> torch.device:
 
 
 class _Counter(fx.Interpreter):
-    """Runs a graph in evaluation form, on fake tensors or without a mode on real ones, and counts as it goes."""
+    """Runs a graph in evaluation mode on fake tensors (without a fake mode on real ones), and counts operations."""
 
     def __init__(self, module: fx.GraphModule, mode: FakeTensorMode | None) -> None:
         super().__init__(module)
@@ -95,7 +95,7 @@ class _Counter(fx.Interpreter):
         self._fakes: dict[int, torch.Tensor] = {}
 
     def fetch_attr(self, target: str) -> Any:
-        """A fake tensor in place of a parameter or buffer."""
+        """A fake tensor instead of a parameter or buffer."""
         value = super().fetch_attr(target)
         if self._mode is None or not isinstance(value, torch.Tensor):
             return value
@@ -124,7 +124,7 @@ class _Counter(fx.Interpreter):
         return self.call_function(node.target, args, kwargs)
 
     def _wrapped(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        """Count bodies under no_grad or autocast as part of the graph; of two branches count the dearer one."""
+        """Count bodies under no_grad or autocast as part of the graph, and only the more expensive of two branches."""
         bodies = [index for index, item in enumerate(args) if isinstance(item, fx.GraphModule)]
         kind = node.target.name()  # type: ignore[union-attr]
         if not bodies or not kind.startswith(("wrap_", "cond")):
@@ -134,8 +134,8 @@ class _Counter(fx.Interpreter):
             operands = operands[0]
         inner = [_Counter(args[index], self._mode) for index in bodies]
         results = [counter.run(*operands) for counter in inner]
-        dearer = max(inner, key=lambda counter: sum(counter.macs.values()))
-        self.macs.update({f"{node.name}.{name}": count for name, count in dearer.macs.items()})
+        larger = max(inner, key=lambda counter: sum(counter.macs.values()))
+        self.macs.update({f"{node.name}.{name}": count for name, count in larger.macs.items()})
         return results[0]
 
 
@@ -144,7 +144,7 @@ def _schema(node: fx.Node) -> list[Any]:
 
 
 def _bind(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of an operator by name, defaults filled in."""
+    """All arguments of an operator by name, including defaults."""
     schema = _schema(node)
     bound = {item.name: item.default_value for item in schema}
     return {**bound, **dict(zip((item.name for item in schema), args)), **kwargs}
@@ -197,7 +197,7 @@ def _einsum(named: dict[str, Any], result: torch.Tensor) -> int:
 
 
 def _spell_ellipsis(terms: list[str], ranks: list[int]) -> list[str]:
-    """Digits in place of ``...``, aligned at the right."""
+    """Replace ``...`` by digits, aligned at the right."""
     spelled = []
     for term, rank in zip(terms, ranks):
         extra = rank - len(term.replace("...", ""))

@@ -9,7 +9,7 @@ from .train_eval_mode import graphs
 
 
 def as_tensor(value: Array, device: torch.device | str = "cpu") -> torch.Tensor:
-    """A tensor of an array's values; shares memory with it on the CPU where numpy allows writing."""
+    """A tensor of an array's values; on the CPU it shares memory with the array if numpy allows writing."""
     return torch.from_numpy(value if value.flags.writeable else value.copy()).to(device)
 
 
@@ -21,7 +21,7 @@ def as_array(value: torch.Tensor) -> Array:
 
 
 def move_module(module: torch.nn.Module, device: torch.device | str) -> None:
-    """Move parameters, buffers and the devices that capture wrote into the graph."""
+    """Move parameters and buffers, and change the devices in the graph's arguments."""
     module.to(device)
     for graph in graphs(module):
         for node in graph.graph.nodes:

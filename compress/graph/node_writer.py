@@ -1,4 +1,4 @@
-"""Writing nodes into a graph in place of another one."""
+"""Writing of new nodes that replace another node of a graph."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from torch import fx
 
 
-class Pen:
-    """Writes nodes before another one, with its origin and their values."""
+class NodeWriter:
+    """Writes nodes before another one, with the origin of that node and with example values."""
 
     def __init__(self, graph: fx.Graph, node: fx.Node) -> None:
         self._graph, self._node = graph, node
 
     def __call__(self, target: Any, *args: Any) -> Any:
-        """A node that calls ``target``."""
+        """Write a node that calls ``target``."""
         with self._graph.inserting_before(self._node):
             made = self._graph.call_function(target, args)
         made.meta = {**self._node.meta, "val": target(*fx.map_arg(args, lambda item: item.meta["val"]))}

@@ -11,7 +11,7 @@ from torch import fx
 from ...core.errors import ArtifactError
 
 TRAINS = "retort_trains"
-"""Key in ``node.meta``: the value of the node's mode argument while training; absent when it never trains."""
+"""Key in ``node.meta``: the value of the node's mode argument in training; absent if it has no training mode."""
 
 STACK = "nn_module_stack"
 _SWITCHES = ("train", "training", "use_input_stats")
@@ -37,12 +37,12 @@ def mode_argument(node: fx.Node) -> str | None:
 
 
 def mode_nodes(module: torch.nn.Module) -> list[fx.Node]:
-    """All nodes with a mode argument, in execution order: the order that ordinals count."""
+    """All nodes with a mode argument, in execution order, which is the order of ordinals."""
     return [node for graph in graphs(module) for node in graph.graph.nodes if mode_argument(node)]
 
 
 def argument(node: fx.Node, name: str) -> Any:
-    """The value of a node's argument, its schema default when it is not given.
+    """The value of a node's argument, or its schema default if it is not given.
 
     Raises:
         KeyError: the operator has no such argument.
@@ -54,7 +54,7 @@ def argument(node: fx.Node, name: str) -> Any:
 
 
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
-    """Set an argument by name, filling in schema defaults before it where they were left out."""
+    """Set an argument by name, and insert schema defaults for omitted arguments before it."""
     position, _ = _position(node, name)
     schema = _schema(node)[position]
     if name in node.kwargs or schema.kwarg_only:
@@ -67,9 +67,9 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
 
 
 def mark_training_form(module: torch.nn.Module) -> None:
-    """Mark every node of a graph captured in training form whose mode is on.
+    """Mark every node that is in training mode, in a graph captured in training mode.
 
-    A normalisation without running statistics uses the batch's own in evaluation too, so it has no mode.
+    A normalisation without running statistics uses batch statistics in evaluation too, so it has no mode.
     """
     for node in mode_nodes(module):
         value = argument(node, _name(node))
@@ -78,21 +78,21 @@ def mark_training_form(module: torch.nn.Module) -> None:
 
 
 def mark_evaluation_form(module: torch.nn.Module, training: torch.nn.Module | None, frozen: set[str]) -> None:
-    """Mark the nodes of a graph captured in evaluation form.
+    """Mark the nodes of a graph captured in evaluation mode.
 
     Args:
-        training: the same model in training form, if it could be captured: a node takes the mode of the
-            corresponding node (same submodule, same operator, same position among equal nodes).
-        frozen: names of submodules that stay in evaluation while the model trains.
+        training: the same model in training mode, if it could be captured: a node gets the mode of the corresponding
+            node (same submodule, same operator, same position among equal nodes).
+        frozen: names of submodules that stay in evaluation mode in training.
     """
-    twins = dict(_labelled(training)) if training is not None else {}
+    counterparts = dict(_labelled(training)) if training is not None else {}
     for label, node in _labelled(module):
         value = argument(node, _name(node))
         if value or _always_on(node):
             continue
-        twin = twins.get(label)
-        if twin is not None:
-            trains = argument(twin, _name(twin))
+        counterpart = counterparts.get(label)
+        if counterpart is not None:
+            trains = argument(counterpart, _name(counterpart))
         else:
             trains = _name(node) != _DROPOUT and owner(node) not in frozen
         if trains:
@@ -100,7 +100,7 @@ def mark_evaluation_form(module: torch.nn.Module, training: torch.nn.Module | No
 
 
 def apply(module: torch.nn.Module, training: bool) -> None:
-    """Flip every marked node to training or to evaluation."""
+    """Switch every marked node to training or to evaluation."""
     for node in mode_nodes(module):
         if TRAINS in node.meta:
             name = _name(node)
@@ -116,7 +116,7 @@ def off(name: str) -> Mode:
 
 
 def random_nodes(module: torch.nn.Module) -> list[fx.Node]:
-    """Nodes that draw random numbers whatever the mode (stochastic depth, noise)."""
+    """Nodes that draw random numbers in every mode (stochastic depth, noise)."""
     return [
         node
         for graph in graphs(module)
@@ -128,7 +128,7 @@ def random_nodes(module: torch.nn.Module) -> list[fx.Node]:
 
 
 def to_json(module: torch.nn.Module) -> list[dict[str, Any]]:
-    """The marks as JSON: ordinal among the mode nodes, operator, and the value while training."""
+    """The marks as JSON: ordinal among the mode nodes, operator, and the value in training."""
     return [
         {"ordinal": index, "op": str(node.target), "train": node.meta[TRAINS]}
         for index, node in enumerate(mode_nodes(module))
@@ -137,10 +137,10 @@ def to_json(module: torch.nn.Module) -> list[dict[str, Any]]:
 
 
 def from_json(module: torch.nn.Module, marks: Sequence[dict[str, Any]], where: str) -> None:
-    """Set the marks that :func:`to_json` gave on a graph with the same operators.
+    """Set the marks from :func:`to_json` on a graph with the same operators.
 
     Args:
-        where: the file, for the error.
+        where: the file, for error messages.
 
     Raises:
         ArtifactError: the marks do not fit the graph.
@@ -157,7 +157,7 @@ def from_json(module: torch.nn.Module, marks: Sequence[dict[str, Any]], where: s
 
 
 def owner(node: fx.Node) -> str:
-    """Dotted name of the user's submodule that a node came from; empty for the model itself or when unknown."""
+    """Dotted name of the user's submodule from which a node came; empty for the model itself or if unknown."""
     stack = list((node.meta.get(STACK) or {}).values())
     return str(stack[-1][0]).split("@")[0] if stack else ""
 

@@ -1,7 +1,7 @@
-"""Patches of private parts of PyTorch, transformers and accelerate that compression needs; each says why it is there.
+"""Patches of private parts of PyTorch, transformers and accelerate that compression needs, each with its reason.
 
-See :mod:`retort.core.workarounds` for the rule. `FakeTensorMode`, `DataDependentOutputException` and `pytree` are no
-patches: PyTorch documents what they do and gives them no public name yet (torch 2.13).
+See :mod:`retort.core.workarounds` for the rule. `FakeTensorMode`, `DataDependentOutputException` and `pytree` are not
+patched: PyTorch documents them, but they have no public name yet (torch 2.13).
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ __all__ = [
     "pytree",
 ]  # fmt: skip
 
-_FEW = 25  # up to which PyTorch itself takes differences
+_FEW = 25  # up to this number of rows, PyTorch itself computes differences
 _EXPERTS = "transformers.integrations.moe"
 
 
 @contextmanager
 def free_lengths(model: nn.Module) -> Iterator[None]:
-    """Keep sizes symbolic where the code of a model or of PyTorch would read them.
+    """Keep sizes symbolic if the code of a model or of PyTorch would convert them to numbers.
 
-    Patched: ``len`` in the modules that define the model, where it gives what ``x.size(0)`` gives; ``torch.cdist``,
-    which follows its definition, or for long second lists a product. Seen in torch 2.13.
+    Patched: ``len`` in the modules that define the model, which returns ``x.size(0)``; ``torch.cdist``, which is
+    computed by its definition, or by a product if the second argument has many rows. Seen in torch 2.13.
 
     Upstream: https://github.com/pytorch/pytorch/pull/185804 for ``len`` (closed); no upstream issue found for ``cdist``
     in ``torch.export``.
 
-    Without it: Python makes a number of ``len(x)``, which fixes the batch; ``torch.cdist`` chooses another kernel above
-    25 rows, which bounds the batch.
+    Without it: Python converts ``len(x)`` to a number, which fixes the batch size; ``torch.cdist`` chooses another
+    kernel above 25 rows, which bounds the batch size.
     """
     names = {type(child).__module__ for child in model.modules()}
     spaces = [vars(sys.modules[name]) for name in names if name in sys.modules and name.partition(".")[0] != "torch"]
@@ -78,24 +78,24 @@ def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str
 
 @contextmanager
 def fixed_sizes(place: Callable[[traceback.StackSummary], str]) -> Iterator[dict[int, str]]:
-    """Record where a symbolic size became a number.
+    """Record the line of code at which a symbolic size became a number.
 
-    Patched: ``ShapeEnv._set_replacement`` of ``torch.fx.experimental.symbolic_shapes``, which notes where it was called
-    from. Seen in torch 2.13.
+    Patched: ``ShapeEnv._set_replacement`` of ``torch.fx.experimental.symbolic_shapes``, which records its caller. Seen
+    in torch 2.13.
 
     Upstream: no upstream issue found.
 
-    Without it: ``torch.export`` says that an axis became a constant, and not by which line of the model.
+    Without it: ``torch.export`` reports that an axis became a constant, but not the responsible line of the model.
 
     Args:
-        place: the model's own line in a stack, in words.
+        place: describes the model's own line in a stack.
 
     Yields:
-        What ``place`` says behind each number.
+        The description for each number.
     """
     found: dict[int, str] = {}
     plain = getattr(ShapeEnv, "_set_replacement", None)
-    if plain is None:  # the message lacks the line, and nothing else changes
+    if plain is None:  # only the line is missing in the message
         yield found
         return
 
@@ -117,10 +117,10 @@ def masks_unseen() -> Iterator[None]:
 
     Patched: ``torch.nn.modules.transformer._detect_is_causal_mask``. Seen in torch 2.13.
 
-    Upstream: https://github.com/pytorch/pytorch/pull/91171 brought it in, and notes that it cannot be traced; no issue.
+    Upstream: https://github.com/pytorch/pytorch/pull/91171 added it, and states that it cannot be traced; no issue.
 
-    Without it: an encoder compares the values of a mask with a causal one, which a trace cannot decide
-    (``GuardOnDataDependentSymNode``) and which changes no output.
+    Without it: an encoder compares the values of a mask with a causal mask, which a trace cannot evaluate
+    (``GuardOnDataDependentSymNode``) and which does not change any output.
     """
     detect = transformer._detect_is_causal_mask
     transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
@@ -132,14 +132,14 @@ def masks_unseen() -> Iterator[None]:
 
 @contextmanager
 def experts_computed_by(function: Callable[..., torch.Tensor]) -> Iterator[None]:
-    """Mixtures of experts of transformers compute with ``function``; nothing where transformers is not in use.
+    """Make mixtures of experts of transformers compute with ``function``; no effect if transformers is not in use.
 
     Patched: ``transformers.integrations.moe.ExpertsInterface.get_interface``. Seen in transformers 5.
 
-    Upstream: https://github.com/huggingface/transformers/pull/42697 brought the interface in. A function may be
-    registered in it, but a model takes it only when its configuration names it, which is not ours to change.
+    Upstream: https://github.com/huggingface/transformers/pull/42697 added the interface. A function can be registered,
+    but a model uses it only if its configuration names it, and Retort must not change the user's configuration.
 
-    Without it: tokens are sorted by expert, in an operator that no other runtime has, or each token gathers a copy of
+    Without it: tokens are sorted by expert with an operator that no other runtime has, or each token gathers a copy of
     its experts' matrices.
     """
     interface = getattr(sys.modules.get(_EXPERTS), "ExpertsInterface", None)
@@ -155,13 +155,13 @@ def experts_computed_by(function: Callable[..., torch.Tensor]) -> Iterator[None]
 
 
 def forget_accelerator() -> None:
-    """Let the next ``Accelerator`` choose its device and precision.
+    """Allow the next ``Accelerator`` to choose another device and precision.
 
     Used: ``accelerate.state.AcceleratorState._reset_state``. Seen in accelerate 1.
 
-    Upstream: https://github.com/huggingface/accelerate/issues/2463 (closed without a public way).
+    Upstream: https://github.com/huggingface/accelerate/issues/2463 (closed without a public function).
 
-    Without it: a process keeps its first device and precision for good, and another one raises ``ValueError``.
+    Without it: a process keeps its first device and precision, and another one raises ``ValueError``.
     """
     from accelerate.state import AcceleratorState
 

@@ -1,4 +1,4 @@
-"""Operators that work element by element, and reductions."""
+"""Elementwise operators and reductions."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def _conv_transpose(call: Call) -> torch.Tensor:
     if call.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or call.get("output_shape"):
         raise call.refuse("its padding is defined by the size of the output")
     before, after = pads[:rank], pads[rank:]
-    # PyTorch crops both sides alike; what ONNX crops more at the end goes to the output padding, or is cut off.
+    # PyTorch crops both sides equally; a larger crop of ONNX at the end reduces the output padding, or is cut off.
     smaller = [min(pair) for pair in zip(before, after)]
     if before != smaller:
         raise call.refuse("it crops more at the beginning than at the end")
@@ -62,7 +62,7 @@ def _of_rank(call: Call, table: dict[int, Any], rank: int) -> Callable[..., torc
 def _padded(
     call: Call, value: torch.Tensor, kernel: list[int], stride: list[int], dilation: list[int], fill: float
 ) -> tuple[torch.Tensor, list[int]]:
-    """The value and the padding that is left to the operator: the symmetric one; an uneven one is applied here."""
+    """The value and the padding of the operator, which must be symmetric; an asymmetric padding is applied here."""
     pads, rank = call.get("pads") or [0] * 2 * len(kernel), len(kernel)
     automatic = call.get("auto_pad", "NOTSET")
     if automatic in ("SAME_UPPER", "SAME_LOWER"):
@@ -125,13 +125,13 @@ def _global_maximum(call: Call) -> torch.Tensor:
 
 def _batch_norm(call: Call) -> torch.Tensor:
     weight, bias, mean, variance = (call.tensor(index) for index in (1, 2, 3, 4))
-    if call.get("training_mode", 0):  # of the batch itself, in evaluation too: how weights are standardised
+    if call.get("training_mode", 0):  # uses batch statistics in evaluation too, as in weight standardisation
         return functional.batch_norm(call.tensor(0), None, None, weight, bias, True, 0.0, call.get("epsilon", 1e-5))
     if not all(name.endswith(TRACKED) for name in call.node.inputs[3:5]):  # they are computed in the graph
         shape = [1, -1] + [1] * (call.tensor(0).dim() - 2)
         scale = weight / torch.sqrt(variance + call.get("epsilon", 1e-5))
         return call.tensor(0) * scale.reshape(shape) + (bias - mean * scale).reshape(shape)
-    # ONNX says how much of the old average stays, PyTorch how much of the new one comes in.
+    # The momentum of ONNX is the weight of the old average, that of PyTorch the weight of the new value.
     momentum = 1 - call.get("momentum", 0.9)
     return functional.batch_norm(
         call.tensor(0), mean, variance, weight, bias, call.training, momentum, call.get("epsilon", 1e-5)

@@ -1,4 +1,4 @@
-"""An ONNX graph as an ``nn.Module``: its weights as parameters under their names, its operators as PyTorch's."""
+"""An ONNX graph as an ``nn.Module``: weights become parameters with their names, operators become PyTorch's."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ class Imported(nn.Module):
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
             raise_own_fault(error)
             if type(error).__module__.startswith("torch"):
-                raise  # what tracing raises about symbolic sizes is handled, or explained, where it is traced
+                raise  # errors about symbolic sizes are handled or explained by the capture
             raise ModelError(
                 f"{node.describe()} cannot be imported: {type(error).__name__}: {first_line(error)}",
                 "capture the PyTorch model instead, or export it with another operator there",
             ) from error
 
     def _store(self, constants: dict[str, NDArray[Any]]) -> None:
-        """Numbers about shapes stay numbers; weights become parameters, statistics and tables buffers."""
+        """Keep numbers about shapes as numbers; make weights parameters, and statistics and tables buffers."""
         roles = _roles(self._nodes)
         taken: Counter[str] = Counter()
         for name in roles:
@@ -117,7 +117,7 @@ class Imported(nn.Module):
 
 
 def _roles(nodes: tuple[Node, ...]) -> dict[str, str]:
-    """How constants are used: as a number, an index (whose rank counts), a statistic, a weight, or as whatever fits."""
+    """The role of each constant: a number, an index (whose rank matters), a statistic, a weight, or any of these."""
     roles: dict[str, str] = {}
     rank = {"any": 0, "index": 1, "number": 2, "statistic": 3, "weight": 4}
     for node in nodes:
@@ -145,7 +145,7 @@ def _is_number(array: NDArray[Any]) -> bool:
 def _attach(
     module: nn.Module, name: str, value: torch.Tensor, trained: bool, taken: Counter[str]
 ) -> tuple[nn.Module, str]:
-    """Store a tensor under its dotted name, in submodules made for it."""
+    """Store a tensor under its dotted name, in submodules that are created for it."""
     parts = [re.sub(r"\W", "_", part) or "_" for part in name.strip("./").split(".")]
     owner = module
     for part in parts[:-1]:
@@ -168,10 +168,10 @@ def _attach(
 
 
 def _prepared(graph: Graph, constants: dict[str, NDArray[Any]]) -> tuple[Node, ...]:
-    """Products with constants as linear layers with their bias, recurrent layers with PyTorch's weights.
+    """The nodes, with products by constants as linear layers with bias, and recurrent layers with PyTorch's weights.
 
     Raises:
-        ModelError: an operator that is not known.
+        ModelError: an operator is not supported.
     """
     readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
@@ -234,7 +234,7 @@ def _bias_after(node: Node, readers: list[Node], graph: Graph, constants: dict[s
 
 
 def _with_own_statistics(node: Node, constants: dict[str, NDArray[Any]]) -> Node:
-    """Exporters let a scale of ones and a variance of ones be one constant; here one is trained and one is tracked."""
+    """Separate a scale and a variance that share one constant, because one is trained and the other is tracked."""
     names = list(node.inputs)
     for index in _STATISTICS[node.operator]:
         if names[index] in constants:

@@ -1,4 +1,4 @@
-"""Operators that move, cut, join and repeat values without computing with them."""
+"""Data movement operators, which move, slice, concatenate and repeat values without computing new ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _reshape(call: Call) -> torch.Tensor:
     if not call.get("allowzero", 0):
         shape = [value.shape[axis] if _is(size, 0) else size for axis, size in enumerate(shape)]
     if call.batch is not None and shape and _is(shape[0], call.batch):
-        # The file was written for one batch size; its first axis is the batch, whatever that is now.
+        # The file was written for one batch size; the first axis is the batch axis, which is dynamic now.
         shape[0] = value.shape[0] if any(_is(size, -1) for size in shape[1:]) else -1
     return value.reshape(shape)
 
@@ -227,7 +227,7 @@ def _nearest(call: Call, value: torch.Tensor, size: list[Any], frame: str) -> to
     whole_steps = all(isinstance(a, int) and isinstance(b, int) and a % b == 0 for a, b in zip(size, value.shape[2:]))
     if frame == "asymmetric" and (rounding == "floor" or call.opset < 11):
         return functional.interpolate(value, size=size, mode="nearest")
-    # Enlarged by a whole number, every frame picks the same neighbours but for ties, which half_pixel does not meet.
+    # With an integer factor, all coordinate frames select the same neighbours except for ties, which half_pixel avoids.
     if whole_steps and frame in ("half_pixel", "pytorch_half_pixel"):
         return functional.interpolate(value, size=size, mode="nearest-exact")
     raise call.refuse(f"it selects neighbours by '{rounding}' with the coordinate transformation '{frame}'")

@@ -20,10 +20,10 @@ class Call:
     """The inputs of an operator.
 
     Attributes:
-        values: tensors, host values (see :mod:`retort.compress.onnx_import.shape_arithmetic`), or None where an input
-            is left out.
+        values: tensors, host values (see :mod:`retort.compress.onnx_import.shape_arithmetic`), or None for omitted
+            inputs.
         opset: version of the standard operators.
-        training: whether the module is in training form.
+        training: whether the module is in training mode.
         batch: the fixed batch size of the file, or None if it is dynamic.
     """
 
@@ -34,11 +34,11 @@ class Call:
     batch: int | None = None
 
     def get(self, name: str, default: Any = None) -> Any:
-        """An attribute."""
+        """The value of an attribute."""
         return self.node.attributes.get(name, default)
 
     def has(self, index: int) -> bool:
-        """Whether that input is present."""
+        """Whether an input is present."""
         return index < len(self.values) and self.values[index] is not None
 
     def tensor(self, index: int) -> torch.Tensor:
@@ -47,11 +47,11 @@ class Call:
         return value if isinstance(value, torch.Tensor) else as_tensor(value)
 
     def optional(self, index: int) -> torch.Tensor | None:
-        """An input as a tensor, or None where it is left out."""
+        """An input as a tensor, or None if it is omitted."""
         return self.tensor(index) if self.has(index) else None
 
     def host(self, index: int, attribute: str = "", default: Any = None) -> Any:
-        """Sizes and numbers: an input, or in older opsets an attribute of that name.
+        """Sizes and numbers: an input, or in older opsets an attribute with the given name.
 
         Raises:
             ModelError: the sizes are computed from data.
@@ -72,7 +72,7 @@ class Call:
         return None if found is None else [int(axis) for axis in whole(found)]
 
     def refuse(self, what: str) -> ModelError:
-        """The error that this operator cannot be read, and why."""
+        """The error that this operator cannot be imported, with the reason."""
         return ModelError(
             f"{self.node.describe()} cannot be imported: {what}",
             "capture the PyTorch model instead, or export it with another operator there",

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN nodes: their weights in PyTorch's order of gates, and the layer run on them."""
+"""LSTM, GRU and RNN nodes: their weights in PyTorch's order of gates, and the layer that uses them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REMEDY = "capture the PyTorch model instead"
 
 
 def weights_of(node: Node, constants: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-    """Weights of all directions as PyTorch lists them: input, recurrent, and two biases each.
+    """Weights of all directions in PyTorch's order: input, recurrent, and two biases each.
 
     Raises:
         ModelError: the layer has peepholes, clipping, lengths or other activations, which PyTorch does not have.
@@ -63,7 +63,7 @@ def _require_plain(node: Node) -> None:
 
 
 def _run(call: Call) -> tuple[torch.Tensor, ...]:
-    """Values are the series ``[T, N, I]``, the first states or None, and the weights."""
+    """Run the layer; the values are the sequence ``[T, N, I]``, the initial states or None, and the weights."""
     series, kind = call.tensor(0), call.node.operator
     states, weights = list(call.values[1:3]), list(call.values[3:])
     both = call.get("direction", "forward") == "bidirectional"

@@ -1,6 +1,6 @@
-"""Shape arithmetic: the numbers that ONNX graphs compute about sizes, as Python numbers instead of tensors.
+"""Shape arithmetic: computations of ONNX graphs with sizes, done with Python numbers instead of tensors.
 
-A value here is a number (which may be a symbolic size) or a flat list of them.
+A host value is a number (which may be a symbolic size) or a flat list of numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TAKEN = frozenset(
 
 
 def compute(kind: str, given: Sequence[Host], attributes: dict[str, Any], outputs: int) -> Any:
-    """The result of an operator on host values; a tuple where it has several outputs; None when it has no form here."""
+    """The result of an operator on host values, a tuple for several outputs; None if it is not supported here."""
     if kind in _BINARY:
         return _pairs(_BINARY[kind], given)
     if kind in _UNARY:

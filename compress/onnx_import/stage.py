@@ -1,4 +1,4 @@
-"""From an ONNX file to a program, which is compared with ONNX Runtime on the same samples."""
+"""Import of an ONNX file as a program, which is compared with ONNX Runtime on the same samples."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _fitted(graph: Graph, samples: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _fixed_batch(path: Path) -> int | None:
-    """The batch size written into the file, if all its inputs agree on one."""
+    """The fixed batch size of the file, if all its inputs have the same one."""
     graph = onnx.load(path, load_external_data=False).graph
     constants = {item.name for item in graph.initializer}
     inputs = [item.type.tensor_type.shape.dim for item in graph.input if item.name not in constants]
@@ -92,7 +92,7 @@ def _require_agreement(path: Path, graph: Graph, program: Program, feeds: dict[s
 
 
 def _in_batches(session: Any, feeds: dict[str, Array], size: int, count: int, name: str) -> Any:
-    """What the runtime gives, asked for ``size`` rows at a time, as many whole batches as there are."""
+    """Outputs of the runtime in batches of ``size`` rows, for all complete batches."""
     parts = []
     for start in range(0, max(count - size, 0) + 1, size):
         part = {key: np.resize(value[start : start + size], (size, *value.shape[1:])) for key, value in feeds.items()}

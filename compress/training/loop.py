@@ -157,12 +157,12 @@ class Loop:
             self.best = copies(self.average or self.program.module.state_dict())
 
     def keep_best(self) -> None:
-        """Put the best weights into the program."""
+        """Load the best weights into the program."""
         if self.best is not None:
             self.program.module.load_state_dict(self.best)
 
     def state(self) -> State:
-        """Everything that the next epoch depends on."""
+        """Everything on which the next epoch depends."""
         scaler = self.machine.scaler
         return {
             "model": self.program.module.state_dict(),
@@ -188,13 +188,13 @@ class Loop:
         restore_random(state["random"])
 
     def _keep_zeros(self) -> None:
-        """Zeros of a sparse program stay zeros."""
+        """Reset the zeros of a sparse program."""
         with torch.no_grad():
             for weight, mask in self.zeros:
                 weight.mul_(mask)
 
     def _update_average(self) -> None:
-        """Exponential moving average, with a shorter memory while there is little to remember."""
+        """Update the exponential moving average, with a smaller decay in the first steps."""
         if self.average is None or self.options.ema is None:
             return
         decay = min(self.options.ema, (1 + self.at.step) / (10 + self.at.step))
@@ -206,7 +206,7 @@ class Loop:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The average's weights in the program for a while."""
+        """Use the averaged weights in the program within this context."""
         if self.average is None:
             yield
             return
@@ -243,7 +243,7 @@ class Loop:
 
 
 def zero_masks(program: Program) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
-    """The sparse parameters that ``program.meta["sparsity"]`` names, and what of them is not zero."""
+    """The sparse parameters that ``program.meta["sparsity"]`` names, with masks of their nonzero values."""
     named = dict(program.module.named_parameters(remove_duplicate=False))
     names = program.meta.get("sparsity", {}).get("layers", {})
     return [(named[name], named[name].detach() != 0) for name in names if name in named]

@@ -151,7 +151,7 @@ def shaped_like(targets: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor
 
 
 class Score:
-    """The validation metric, summed up batch by batch: accuracy or mean squared error; the loss without targets."""
+    """The validation metric, summed batch by batch: accuracy or mean squared error; the loss without targets."""
 
     def __init__(self, task: Task) -> None:
         self.name = METRIC[task]

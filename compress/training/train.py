@@ -59,7 +59,7 @@ class FitResult:
 def fit(
     program: Program, options: TrainOptions, context: Context, loss: Loss | None = None, label: str = "train"
 ) -> FitResult:
-    """Train a program in place. Afterwards it has its best weights, in evaluation form, on the CPU.
+    """Train a program in place. Afterwards it has its best weights, in evaluation mode, on the CPU.
 
     The seed determines the order of samples, the optimizer's steps and all random numbers. An interrupted training
     resumes from its checkpoint; on the CPU it ends with exactly the same weights.
@@ -109,7 +109,7 @@ def train(options: TrainOptions, parent: Artifact, place: Place, context: Contex
     """The stage that trains a program on its task.
 
     Raises:
-        ArtifactError: ``parent`` is no program.
+        ArtifactError: ``parent`` is not a program.
         RetortError: as :func:`fit`.
     """
     raise_if_not(parent, "program")
@@ -162,7 +162,7 @@ def _machine(options: TrainOptions) -> Accelerator:
         UserError: the training was started in several processes.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise MachineError(f"PyTorch {torch.__version__} sees no GPU", "set `device: cpu`, or install a CUDA build")
+        raise MachineError(f"PyTorch {torch.__version__} finds no GPU", "set `device: cpu`, or install a CUDA build")
     on_cpu = options.device == "cpu" or not torch.cuda.is_available()
     if on_cpu and options.precision == "fp16":
         raise MachineError("half precision (fp16) needs a GPU", "set `precision: bf16` or `no`")

@@ -52,4 +52,4 @@ def test_an_open_interval_is_null_and_said() -> None:
     assert (result.low, result.high) == (None, None)
     json.dumps(result.to_dict(), allow_nan=False)
     assert "not bounded to not bounded" in result.sentence
-    assert "a longer measurement would" in result.sentence
+    assert "not bounded: measure longer" in result.sentence

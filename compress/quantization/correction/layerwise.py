@@ -147,13 +147,13 @@ def visit_layers(
     with evaluating(quantized), evaluating(reference), torch.no_grad(), console.progress(label, len(layers)) as bar:
         forms = Form(quantized, feeds, exact=False), Form(reference, feeds, exact=True)
         pairs = zip(with_ends(quantized.module.graph), with_ends(reference.module.graph), strict=True)
-        for (node, done), (twin, twin_done) in pairs:
-            forms[1].run(twin)
+        for (node, done), (counterpart, counterpart_done) in pairs:
+            forms[1].run(counterpart)
             if node in layers and layers[node].data in forms[0].values:
-                data, wanted = forms[0].values[layers[node].data], forms[1].values[twin]
+                data, wanted = forms[0].values[layers[node].data], forms[1].values[counterpart]
                 visit(layers[node], data, wanted, functools.partial(forms[0].compute, node))
                 bar.advance(note=node.name)
             forms[0].run(node)
-            for form, ended in zip(forms, (done, twin_done)):
+            for form, ended in zip(forms, (done, counterpart_done)):
                 for item in ended:
                     form.values.pop(item, None)

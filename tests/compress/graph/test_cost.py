@@ -119,7 +119,7 @@ def test_parameters_are_counted_once_and_in_their_bytes() -> None:
     assert cost(half).parameter_bytes == 40
 
 
-def test_the_dearer_branch_counts() -> None:
+def test_the_more_expensive_branch_counts() -> None:
     """Of two branches of torch.cond the one with more multiply-accumulates is counted."""
 
     class Branches(nn.Module):
