@@ -31,8 +31,16 @@ def test_the_exporter_still_parses_its_operators_each_time() -> None:
     first, second = listed(), listed()
     kept = first is second or first[0] is second[0]
     assert not kept, "onnxscript keeps them itself: remove export.ort.workarounds.parse_operators_once"
+    schemas: Any = importlib.import_module("torch.onnx._internal.exporter._schemas")
+    read = getattr(schemas.op_signature_from_function, "__wrapped__", schemas.op_signature_from_function)
+    function, domain = first[0].function, first[0].function.function_ir.domain
+    kept = read(function, domain) is read(function, domain)
+    assert not kept, "the exporter keeps them itself: remove that half of export.ort.workarounds.parse_operators_once"
     exporting.parse_operators_once()
     assert lazy.get_torchlib_ops() is lazy.get_torchlib_ops()
+    found = schemas.op_signature_from_function(function, domain)
+    assert found is schemas.op_signature_from_function(function, domain)
+    assert found == read(function, domain)
 
 
 def test_some_rules_of_the_exporter_still_compare_all_nodes_with_all() -> None:
