@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfil
 # The inner loop: tests that need no torch, which the plugin tests/without_torch.py refuses to import.
 QUICK := tests/house/test_house.py tests/house/test_packaging.py tests/house/test_quick.py \
 	tests/house/test_readme.py tests/house/test_tensorrt_names.py \
-	tests/core/data tests/core/metrics tests/core/options/test_recipe.py \
+	tests/core/data tests/core/facts tests/core/metrics tests/core/options/test_recipe.py \
 	tests/core/test_artifact.py tests/core/test_tensors.py \
 	tests/benchmarks/test_machine.py tests/benchmarks/timing/test_statistics.py tests/benchmarks/test_trtexec_log.py \
 	tests/export/trt/test_optimization_profiles.py \

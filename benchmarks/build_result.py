@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.artifact import Artifact, sha256_file
+from ..core.facts.any_facts import AnyFacts
 from .accuracy import Accuracy
 from .footprint import Memory, file_size, parameters_in_file
 from .machine import fingerprint, package_version
@@ -61,7 +62,8 @@ def stage_entry(
     main = artifact.main
     known = artifact.manifest.files.get(main.name)
     size = file_size(main, compressed)
-    counted = parameters if parameters is not None else artifact.facts.get("parameters")
+    facts = artifact.facts_as(AnyFacts)
+    counted = parameters if parameters is not None else facts.parameters
     timed = {batch: run.candidates[stage] for batch, run in (latency or {}).items() if stage in run.candidates}
     return StageEntry(
         stage=stage,
@@ -72,7 +74,7 @@ def stage_entry(
         size_bytes=size.size_bytes,
         gzip_bytes=size.gzip_bytes,
         parameters=counted if counted is not None else parameters_in_file(main),
-        macs=macs if macs is not None else artifact.facts.get("macs"),
+        macs=macs if macs is not None else facts.macs,
         metric=None if accuracy is None else metric_entry(accuracy),
         drop=None if accuracy is None or accuracy.drop is None else Spread.of(accuracy.drop),
         agreement=None if accuracy is None or accuracy.agreement is None else Spread.of(accuracy.agreement),

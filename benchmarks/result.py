@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from ..core.artifact import write_atomically
 from ..core.errors import ArtifactError, MissingFileError
 from ..core.metrics.ratio import ClockName
 from ..core.options.stage_options import MetricName
+from ..core.system.atomic_files import write_atomically
 from .spreads import Entry, RatioEntry
 from .spreads import Spread as Spread
 

@@ -8,16 +8,16 @@ from typing import Any
 
 from ..core.artifact import Artifact
 from ..core.console import Console
+from ..core.facts.any_facts import AnyFacts
 from ..core.formats.program_file import read_signature
 from ..core.tensors import Signature
 
 
 def tell(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:
     """Print what a command wrote, as one line of text or as JSON."""
-    facts = artifact.facts
-    shown = [
-        f"{facts[key]:,} {label}" for key, label in (("parameters", "parameters"), ("macs", "MACs")) if key in facts
-    ]
+    facts = artifact.facts_as(AnyFacts)
+    counts = ((facts.parameters, "parameters"), (facts.macs, "MACs"))
+    shown = [f"{count:,} {label}" for count, label in counts if count is not None]
     text = f"{artifact.path}  ({', '.join([artifact.kind, *shown])})"
     screen.result({**described(artifact), **(more or {})}, text)
 
@@ -37,9 +37,9 @@ def described(artifact: Artifact) -> dict[str, Any]:
 
 def row(artifact: Artifact) -> tuple[str, ...]:
     """An artifact as a line of `retort show`."""
-    facts = artifact.facts
+    facts = artifact.facts_as(AnyFacts)
     size = sum(entry.size_bytes for entry in artifact.manifest.files.values())
-    counts = [f"{facts[key]:,}" if key in facts else "" for key in ("parameters", "macs")]
+    counts = ["" if count is None else f"{count:,}" for count in (facts.parameters, facts.macs)]
     return artifact.path.name, artifact.kind, artifact.key[:12], f"{size:,}", *counts
 
 

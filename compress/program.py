@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,12 +15,14 @@ import torch
 from pydantic import BaseModel
 from torch import fx
 
-from ..core.artifact import Artifact, load_artifact, new_artifact, write_atomically
+from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.backends.eager import PROGRAM_FILE, SIGNATURE_FILE, load_exported, quiet
 from ..core.console import SILENT, Console
 from ..core.context import Place
 from ..core.data.splits import Split, batches
 from ..core.errors import ArtifactError, DataError
+from ..core.facts.program_facts import ProgramFacts
+from ..core.system.atomic_files import write_atomically
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .capture.cleanup import drop_traces, finish
 from .capture.torch_export import trace
@@ -235,19 +237,19 @@ def store(
     place: Place,
     stage: str,
     options: BaseModel | None = None,
-    facts: Mapping[str, Any] | None = None,
+    facts: ProgramFacts | None = None,
 ) -> Artifact:
-    """Write a program as an artifact; its parameters, MACs and bytes are added to the facts.
+    """Write a program as an artifact; its parameters, MACs and bytes are counted and set in the facts.
 
     Raises:
         StorageError: the disk is full or not writable.
     """
-    spent = cost(program)
-    held: dict[str, Any] = {**asdict(spent), **(facts or {})}
-    tools = {"torch": str(torch.__version__)}
-    with new_artifact(place, "program", stage, options=options, facts=held, tools=tools) as folder:
-        save_program(program, folder / "model.pt2")
-        held["size_bytes"] = (folder / "model.pt2").stat().st_size
+    counted, tools = asdict(cost(program)), {"torch": str(torch.__version__)}
+    with new_artifact(place, "program", stage, options=options, tools=tools) as draft:
+        path = draft.folder / "model.pt2"
+        save_program(program, path)
+        size_bytes = path.stat().st_size
+        draft.facts = (facts or ProgramFacts()).model_copy(update={**counted, "size_bytes": size_bytes})
     return load_artifact(place.directory)
 
 

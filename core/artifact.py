@@ -5,39 +5,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from .context import Place
-from .errors import ArtifactError, MissingFileError, StorageError
-from .system.streams import write_steadily
+from .errors import ArtifactError, MissingFileError
+from .facts.record import Record
+from .kinds import KINDS, Kind, kind_of_suffix
+from .system.atomic_files import settle, storage_errors, write_atomically
 
-Kind = Literal["program", "graph", "engine", "archive", "bundle", "measurement", "report"]
 MANIFEST = "manifest.json"
-MAIN_FILE: dict[str, str] = {
-    "program": "model.pt2",
-    "graph": "model.onnx",
-    "engine": "model.plan",
-    "archive": "model.mar",
-    "bundle": "bundle.json",
-    "measurement": "measurement.json",
-    "report": "report.html",
-}
-SUFFIX_KIND: dict[str, Kind] = {
-    ".pt2": "program",
-    ".onnx": "graph",
-    ".plan": "engine",
-    ".mar": "archive",
-    ".html": "report",
-}
+Found = TypeVar("Found", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -92,13 +77,29 @@ class Artifact:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Measured facts, JSON-ready."""
+        """What its stage found out, JSON-ready; :meth:`facts_as` gives the typed object."""
         return self.manifest.facts
+
+    def facts_as(self, kind: type[Found]) -> Found:
+        """What its stage found out, as the stage's own class or as one that asks for less.
+
+        Raises:
+            ArtifactError: the manifest does not have these facts.
+        """
+        try:
+            return kind.model_validate(self.facts)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ArtifactError(
+                f"{self.path} does not have the facts that are read of it: {where}: {first['msg']}",
+                "run its stage again",
+            ) from error
 
     @property
     def main(self) -> Path:
         """The main file, such as ``model.onnx``."""
-        return self.path if self.path.is_file() else self.file(MAIN_FILE[self.kind])
+        return self.path if self.path.is_file() else self.file(KINDS[self.kind].main_file)
 
     def file(self, name: str) -> Path:
         """Path of one of the artifact's files.
@@ -109,6 +110,19 @@ class Artifact:
         if name not in self.manifest.files:
             raise ArtifactError(f"{self.path} has no file '{name}'", f"it has {', '.join(sorted(self.manifest.files))}")
         return self.path / name
+
+
+@dataclass
+class Draft:
+    """An artifact that is being written.
+
+    Attributes:
+        folder: the scratch folder for its files.
+        facts: what the stage found out; set before the end.
+    """
+
+    folder: Path
+    facts: Record = field(default_factory=Record)
 
 
 def sha256_file(path: Path) -> str:
@@ -125,37 +139,19 @@ def stable_hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
 
 
-_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
-
-
-@contextmanager
-def storage_errors(what: str, *more: int) -> Iterator[None]:
-    """Turn errors of a full or read-only disk, and the codes ``more``, into a :class:`StorageError` naming the path."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        code = getattr(error, "errno", None)
-        text = str(error)
-        if code not in {*_UNWRITABLE, *more} and "No space left" not in text:
-            raise
-        remedy = "free some space or choose another folder with --out or --runs; finished stages are kept"
-        raise StorageError(f"cannot write {what}: {os.strerror(code) if code else text}", remedy) from error
-
-
 @contextmanager
 def new_artifact(
     place: Place,
     kind: Kind,
     stage: str,
     options: BaseModel | None = None,
-    facts: dict[str, Any] | None = None,
     tools: dict[str, str] | None = None,
-) -> Iterator[Path]:
-    """Write an artifact atomically. Yields a scratch folder, which becomes the folder of ``place`` on success.
+) -> Iterator[Draft]:
+    """Write an artifact atomically. Yields a draft, whose scratch folder becomes the folder of ``place`` on success.
 
-    The hashes of all files in the scratch folder go into the manifest, which is written last; then the folder is
-    renamed. ``facts`` may be filled in meanwhile. After an exception the folder is deleted. Without a key in ``place``
-    the hash of the content is the key.
+    The hashes of all files in the scratch folder and the facts of the draft go into the manifest, which is written
+    last; then the folder is renamed. After an exception the folder is deleted. Without a key in ``place`` the hash of
+    the content is the key.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -166,11 +162,13 @@ def new_artifact(
         try:
             with storage_errors(str(directory), errno.ENOENT):  # a file system such as /proc reports ENOENT
                 scratch.mkdir(parents=True)
-            yield scratch
+            draft = Draft(scratch)
+            yield draft
             files = _entries(scratch)
             key = place.key or stable_hash({name: entry.sha256 for name, entry in files.items()})
             given = options.model_dump(mode="json") if options is not None else {}
-            manifest = Manifest(kind, stage, key, place.parents, given, files, facts or {}, tools or {})
+            facts = draft.facts.to_json()
+            manifest = Manifest(kind, stage, key, place.parents, given, files, facts, tools or {})
             write_atomically(scratch / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
             settle(scratch, directory)
         finally:
@@ -180,33 +178,6 @@ def new_artifact(
 def _entries(folder: Path) -> dict[str, FileEntry]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): FileEntry(sha256_file(path), path.stat().st_size) for path in paths}
-
-
-def settle(scratch: Path, directory: Path) -> None:
-    """Move a finished folder to its place and delete a folder that was there before."""
-    old = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.old"
-    if directory.exists():
-        directory.rename(old)
-    scratch.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
-    """Write a file atomically: a reader sees the old content or the new content, never a part of it.
-
-    Raises:
-        StorageError: the disk is full or not writable.
-    """
-    scratch = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    with storage_errors(str(path)):
-        try:
-            with scratch.open("wb") as stream:
-                stream.write(content) if isinstance(content, bytes) else write_steadily(stream, content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
 
 
 def is_finished(directory: Path) -> bool:
@@ -237,11 +208,11 @@ def load_artifact(path: Path, verify: bool = True) -> Artifact:
 def _bare(path: Path) -> Artifact:
     if path.name == MANIFEST:
         return load_artifact(path.parent)
-    kind = SUFFIX_KIND.get(path.suffix)
+    kind = kind_of_suffix(path.suffix)
     if kind is None:
         raise ArtifactError(
             f"{path} is not a kind of file that Retort reads",
-            f"give a stage folder or one of {', '.join(SUFFIX_KIND)}",
+            f"give a stage folder or one of {', '.join(entry.suffix for entry in KINDS.values() if entry.suffix)}",
         )
     entry = FileEntry(sha256_file(path), path.stat().st_size)
     return Artifact(path, Manifest(kind, "file", entry.sha256, files={path.name: entry}))
@@ -253,7 +224,7 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{folder} has no {MANIFEST}: not an artifact, or an unfinished one", "run its stage again")
     try:
         raw = json.loads(path.read_text())
-        if raw["kind"] not in get_args(Kind):
+        if raw["kind"] not in KINDS:
             raise ValueError(f"unknown kind {raw['kind']!r}")
         files = {name: FileEntry(**entry) for name, entry in raw.pop("files").items()}
         return Manifest(**{**raw, "parents": tuple(raw["parents"])}, files=files)
@@ -281,15 +252,14 @@ def raise_if_not(artifact: Artifact, *kinds: Kind) -> None:
         ArtifactError: ``artifact`` is of another kind.
     """
     if artifact.kind not in kinds:
-        makes = {"program": "capture", "graph": "export", "engine": "engine", "archive": "pack", "bundle": "pack"}
-        remedy = f"make one with `retort {makes.get(kinds[0], 'run')}`"
+        remedy = f"make one with `retort {KINDS[kinds[0]].made_by}`"
         raise ArtifactError(f"{artifact.path} is a {artifact.kind}; this needs a {' or '.join(kinds)}", remedy)
 
 
 __all__ = [
     "Artifact",
+    "Draft",
     "FileEntry",
-    "Kind",
     "Manifest",
     "is_finished",
     "load_artifact",
@@ -297,6 +267,4 @@ __all__ = [
     "raise_if_not",
     "sha256_file",
     "stable_hash",
-    "storage_errors",
-    "write_atomically",
 ]

@@ -14,12 +14,14 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from ..core import errors
-from ..core.artifact import MAIN_FILE, SUFFIX_KIND, Manifest
+from ..core.artifact import Manifest
+from ..core.kinds import KINDS
 from ..core.options.recipe import Recipe
 from ..core.options.stage_options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
 from ..core.options.stage_table import STAGES
 from ..core.tensors import TensorSpec
 from .api_page import api
+from .facts_page import facts, fields_told
 from .markdown import default, sentence, shown, table, told, type_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,17 +155,17 @@ def _tree(error: type[errors.RetortError]) -> Iterator[type[errors.RetortError]]
 
 def artifacts_page() -> str:
     """Kinds of artifacts, their files and their manifests."""
-    suffixes = {kind: suffix for suffix, kind in SUFFIX_KIND.items()}
     kinds = [
-        (f"`{kind}`", f"`{file}`", f"`{suffixes[kind]}`" if kind in suffixes else "–")
-        for kind, file in MAIN_FILE.items()
+        (f"`{kind}`", f"`{entry.main_file}`", f"`{entry.suffix}`" if entry.suffix else "–")
+        for kind, entry in KINDS.items()
     ]
     made = table(("kind", "main file", "a bare file of this kind"), kinds)
-    return filled("artifacts", {"kinds": made, "manifest": _fields(Manifest), "tensor": _fields(TensorSpec)})
+    parts = {"kinds": made, "manifest": _fields(Manifest), "tensor": _fields(TensorSpec), "facts": facts()}
+    return filled("artifacts", parts)
 
 
 def _fields(kind: Any) -> str:
-    documented = dict(re.findall(r"^ +(\w+): (.*(?:\n {12,}.*)*)", kind.__doc__ or "", re.M))
+    documented = fields_told(kind)
     rows = [(f"`{field.name}`", sentence(documented.get(field.name, ""))) for field in dataclasses.fields(kind)]
     return table(("field", "what it holds"), rows)
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, write_atomically
+from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ..core.backends.ort import SIGNATURE_KEY
 from ..core.console import SILENT, Console
 from ..core.context import Context, Place
 from ..core.data.splits import rows_of
 from ..core.dynamic_kernels import DEPENDENT_ROWS
 from ..core.errors import DataError, UserError, VerificationError
+from ..core.facts.any_facts import AnyFacts
+from ..core.facts.export_facts import ExportFacts, HalfPrecision
 from ..core.formats.program_file import fit_context
 from ..core.options.stage_options import ExportOptions, Target
 from ..core.session import Session, SessionOptions, open_session
+from ..core.system.atomic_files import write_atomically
 from ..core.tensors import Array, Feeds, Signature
 from .files import EXTERNAL_ABOVE_BYTES
 from .finalize import told_of_neighbours
@@ -28,7 +31,7 @@ from .half_precision.check import ACCEPTED, Widened, runnable
 from .half_precision.convert import LEAST_OPSET, half_signature, to_half
 from .lint import lint
 from .ort.kernels import integer_kernels
-from .verify.parity import check, rows
+from .verify.parity import Parity, check, rows
 from .verify.sparsity import verify_sparsity
 
 if TYPE_CHECKING:
@@ -85,24 +88,32 @@ def write_graph(
     model = build(program, signature, wanted, opset, options.recurrent)
     signature = told_of_neighbours(model, signature)
     model, written, half = in_half(model, options, signature, samples)
-    facts: dict[str, Any] = {"target": wanted, "opset": opset, "quantized": is_quantized(program)}
-    facts |= _carried(artifact) | half | {"batch_invariant": written.batch_invariant}
+    origin, quantized = artifact.facts_as(AnyFacts), is_quantized(program)
     _sign(model, options, place)
-    with new_artifact(place, "graph", "export", options=options, facts=facts, tools=_tools()) as folder:
-        path = write_model(model, folder)
+    with new_artifact(place, "graph", "export", options=options, tools=_tools()) as draft:
+        path = write_model(model, draft.folder)
         verify_file(path, wanted)
-        facts |= verify_sparsity(onnx.load(str(path)), stored["meta"])
-        facts |= {"size_bytes": sum(file.stat().st_size for file in folder.iterdir()), "nodes": model.graph.num_nodes()}
-        facts |= prove(program, signature, path, samples, options, _plainer(program, signature, wanted, opset))
-        write_atomically(folder / "signature.json", written.to_json().encode())
-        _write_golden(loadable(path, options.precision), samples, options.golden, folder / "golden.npz")
-    _tell(facts, console)
+        parity = prove(program, signature, path, samples, options, _plainer(program, signature, wanted, opset))
+        draft.facts = found = ExportFacts(
+            target=wanted,
+            opset=opset,
+            quantized=quantized,
+            batch_invariant=written.batch_invariant,
+            nodes=model.graph.num_nodes(),
+            size_bytes=sum(file.stat().st_size for file in draft.folder.iterdir()),
+            parity=tuple(parity.differences),
+            parity_unchecked=parity.unchecked,
+            kernels=integer_kernels(path) if quantized and options.precision == "fp32" else None,
+            precision=None if options.precision == "fp32" else options.precision,
+            half=half,
+            sparsity=verify_sparsity(onnx.load(str(path)), stored["meta"]),
+            parameters=origin.parameters,
+            macs=origin.macs,
+        )
+        write_atomically(draft.folder / "signature.json", written.to_json().encode())
+        _write_golden(loadable(path, options.precision), samples, options.golden, draft.folder / "golden.npz")
+    _tell(found, console)
     return load_artifact(place.directory)
-
-
-def _carried(artifact: Artifact) -> dict[str, Any]:
-    """The facts of a program that its graph adopts."""
-    return {name: artifact.facts[name] for name in ("parameters", "macs") if name in artifact.facts}
 
 
 def _plainer(program: ExportedProgram, signature: Signature, target: Target, opset: int) -> bytes | None:
@@ -123,16 +134,12 @@ def prove(
     samples: Feeds,
     options: ExportOptions,
     plainer: bytes | None = None,
-) -> dict[str, Any]:
+) -> Parity:
     """Compare a file with the program from which it was made.
 
     Args:
         plainer: for a file whose recurrent layers quantize at run time, the form with FP32 kernels. It must meet the
             usual bounds; the file itself may add the rounding of activations, which the program does not have.
-
-    Returns:
-        Facts: ``parity`` per output and size, ``parity_unchecked`` with the reason where a shorter input could not be
-        compared, and ``kernels`` when the program is quantized.
 
     Raises:
         VerificationError: the difference is too large.
@@ -154,24 +161,19 @@ def prove(
     half = options.precision != "fp32"
     parity = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, plainer is not None, half)
     candidate.close()
-    facts: dict[str, Any] = {
-        "parity": [item.to_dict() for item in parity.differences],
-        "parity_unchecked": parity.unchecked,
-    }
-    counted = quantized and options.precision == "fp32"  # a file in half precision is not for a CPU
-    return facts | ({"kernels": integer_kernels(path).to_dict()} if counted else {})
+    return parity
 
 
 def in_half(
     model: ir.Model, options: ExportOptions, signature: Signature, samples: Feeds
-) -> tuple[ir.Model, Signature, dict[str, Any]]:
+) -> tuple[ir.Model, Signature, HalfPrecision | None]:
     """The model in half precision where the options request it and the samples show that it is safe.
 
     Returns:
-        The model, its signature (with FP16 inputs and outputs if requested), and facts about the types of its nodes.
+        The model, its signature (with FP16 inputs and outputs if requested), and what was converted; None in FP32.
     """
     if options.precision == "fp32":
-        return model, signature, {}
+        return model, signature, None
     made, report = to_half(
         ir.to_proto(model),
         options.precision,
@@ -183,7 +185,7 @@ def in_half(
     written = half_signature(signature, made)
     done = ir.from_proto(made)
     done.metadata_props[SIGNATURE_KEY] = written.to_json()
-    return done, written, {"precision": options.precision, "half": report.to_dict()}
+    return done, written, report.facts()
 
 
 def loadable(path: Path, precision: str) -> Path | bytes:
@@ -269,14 +271,14 @@ def _tools() -> dict[str, str]:
     return {name: version(name) for name in TOOLS}
 
 
-def _tell(facts: dict[str, Any], console: Console) -> None:
+def _tell(facts: ExportFacts, console: Console) -> None:
     console.stage("export", _summary(facts))
-    if not facts["batch_invariant"]:
+    if not facts.batch_invariant:
         remedy = "`export.recurrent: weights` and `quantize.form: static` avoid it"
         console.warn(f"{DEPENDENT_ROWS}; requests are served one at a time ({remedy})")
-    if facts["parity_unchecked"]:
-        console.warn(f"the file was not compared at a shorter length: {facts['parity_unchecked']}")
-    names = facts.get("kernels", {}).get("unfused_names", ()) if facts["target"] == "cpu" else ()
+    if facts.parity_unchecked:
+        console.warn(f"the file was not compared at a shorter length: {facts.parity_unchecked}")
+    names = facts.kernels.unfused_names if facts.kernels is not None and facts.target == "cpu" else ()
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         console.warn(
@@ -285,14 +287,12 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
         )
 
 
-def _summary(facts: dict[str, Any]) -> str:
-    worst = max((item["error"] for item in facts["parity"]), default=0.0)
-    text = f"{facts['size_bytes'] / 1e6:.2f} MB, {facts['nodes']} nodes, parity {worst:.1e}"
-    if "half" in facts:
-        half = facts["half"]
-        text += f", {half['half_nodes']} nodes in {facts['precision']}, {len(half['kept_fp32'])} in FP32"
-    if "kernels" in facts:
-        kernels = facts["kernels"]
-        heavy = sum(kernels["integer"].values()), sum(kernels["floating"].values())
+def _summary(facts: ExportFacts) -> str:
+    worst = max((item.error for item in facts.parity), default=0.0)
+    text = f"{facts.size_bytes / 1e6:.2f} MB, {facts.nodes} nodes, parity {worst:.1e}"
+    if facts.half is not None:
+        text += f", {facts.half.half_nodes} nodes in {facts.precision}, {len(facts.half.kept_fp32)} in FP32"
+    if facts.kernels is not None:
+        heavy = facts.kernels.integer_heavy, facts.kernels.floating_heavy
         text += f", {heavy[0]} of {sum(heavy)} heavy nodes in integer kernels"
     return text

@@ -12,6 +12,8 @@ from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.context import Place
 from ..core.data.splits import Split
 from ..core.errors import UserError, VerificationError
+from ..core.facts.measurement_facts import ServeFacts, ServeTiming
+from ..core.facts.record import Record
 from ..core.metrics.intervals import Interval
 from ..core.metrics.ratio import Ratio
 from ..core.options.stage_options import BenchOptions, Gate, Options, ServeOptions
@@ -46,19 +48,20 @@ def predictions(line: Line, stage: str) -> Predictions:
         from ..benchmarks.accuracy import predict
 
         session = open_session(graph.main, SessionOptions(threads=0))
-        return save_predictions(place, "outputs", predict(session, line.data.test, console=line.console), {})
+        return save_predictions(place, "outputs", predict(session, line.data.test, console=line.console))
 
     return load_predictions(line.measure("outputs", Options(), [graph], _make, {}, f"{stage}-outputs"))
 
 
-def save_predictions(place: Place, stage: str, found: Predictions, facts: dict[str, Any]) -> Artifact:
+def save_predictions(place: Place, stage: str, found: Predictions, facts: ServeFacts | None = None) -> Artifact:
     """Write test outputs and targets as a measurement artifact."""
     arrays: dict[str, Any] = {f"out.{name}": array for name, array in found.outputs.items()}
     if found.targets is not None:
         arrays["targets"] = found.targets
-    with new_artifact(place, "measurement", stage, facts=facts) as folder:
-        np.savez(folder / "outputs.npz", **arrays)
-        (folder / "measurement.json").write_text(json.dumps(facts, default=str))
+    with new_artifact(place, "measurement", stage) as draft:
+        draft.facts = facts or Record()
+        np.savez(draft.folder / "outputs.npz", **arrays)
+        (draft.folder / "measurement.json").write_text(json.dumps(draft.facts.to_json()))
     return load_artifact(place.directory)
 
 
@@ -151,13 +154,13 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
             served = predict_split(server.client(), test, rows, console=line.console, limit=options.samples)
             started = server.startup_s
         count, threads = len(next(iter(served.values()))), int(archive.manifest.options.get("threads", 1))
-        facts = {
-            "samples": count,
-            "rows_per_request": rows,
-            "bit_identical": same_bits(served, local_outputs(graph, test, rows, count, threads)),
-            "timing": {"startup_s": started},
-        }
-        if not facts["bit_identical"]:
+        facts = ServeFacts(
+            samples=count,
+            rows_per_request=rows,
+            bit_identical=same_bits(served, local_outputs(graph, test, rows, count, threads)),
+            timing=ServeTiming(startup_s=started),
+        )
+        if not facts.bit_identical:
             raise VerificationError(
                 f"the served outputs of {archive.path} differ from the local session's on the same {count} samples",
                 "run `retort doctor`: the worker may use another runtime version or other threads",

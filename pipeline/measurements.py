@@ -5,28 +5,30 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from typing import Any
 
 from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.context import Place
+from ..core.facts.measurement_facts import RatioFacts
+from ..core.facts.record import Record
 from ..core.metrics.ratio import Ratio
 
 
-def save_facts(place: Place, facts: Mapping[str, Any]) -> Artifact:
-    """Write JSON-ready facts as a measurement artifact."""
-    with new_artifact(place, "measurement", "gate", facts=dict(facts)) as folder:
-        (folder / "measurement.json").write_text(json.dumps(facts, allow_nan=False))
+def save_facts(place: Place, facts: Record) -> Artifact:
+    """Write facts as a measurement artifact."""
+    with new_artifact(place, "measurement", "gate") as draft:
+        draft.facts = facts
+        (draft.folder / "measurement.json").write_text(json.dumps(facts.to_json(), allow_nan=False))
     return load_artifact(place.directory)
 
 
 def save_ratios(place: Place, ratios: Mapping[str, Ratio]) -> Artifact:
     """Write ratios as a measurement artifact."""
-    return save_facts(place, {name: ratio.to_dict() for name, ratio in ratios.items()})
+    return save_facts(place, RatioFacts.model_validate(ratios))
 
 
 def ratios_in(artifact: Artifact) -> dict[str, Ratio]:
     """Inverse of :func:`save_ratios`; a NOISY measurement is deleted after it is read, so the next run repeats it."""
-    found = {name: Ratio.from_dict(raw) for name, raw in artifact.facts.items()}
+    found = dict(artifact.facts_as(RatioFacts).ratios)
     if any(ratio.doubts for ratio in found.values()):
         shutil.rmtree(artifact.path, ignore_errors=True)
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from ..core.context import Context, Place
 from ..core.errors import UserError
+from ..core.facts.quantize_facts import QuantizeFacts
 from ..core.formats.program_file import stored_target
 from ..core.options.stage_options import Options, QuantizeOptions, Target
 from .stages import quantize
@@ -72,8 +73,7 @@ def _refused(what: str, origin: Artifact | None, wanted: str) -> UserError:
 def quantized_for(program: Artifact) -> Target | None:
     """The target that a program is quantized for; None if it is in floating point. It is read without torch."""
     if program.manifest.stage == "quantize":
-        target: Target | None = program.facts.get("target")
-        return target
+        return program.facts_as(QuantizeFacts).target
     return stored_target(program.main)
 
 

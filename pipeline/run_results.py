@@ -9,6 +9,8 @@ from ..benchmarks.compare_models import ran_on
 from ..core.artifact import Artifact, load_artifact, new_artifact, stable_hash
 from ..core.context import Place
 from ..core.dynamic_kernels import DEPENDENT_ROWS
+from ..core.facts.any_facts import AnyFacts
+from ..core.facts.program_facts import Epoch
 from ..core.options.stage_options import BenchOptions, ReportOptions
 from ..core.options.stage_table import PROGRAM_STAGES, stages_that
 from .measure import accuracy, compare, graph_of, reference_of
@@ -38,8 +40,8 @@ def bench(line: Line, options: BenchOptions) -> Artifact:
         from ..benchmarks.result import save_result
 
         result = _measure(line, options, stages, graphs, gates)
-        with new_artifact(place, "measurement", "bench") as folder:
-            save_result(result, folder / "measurement.json")
+        with new_artifact(place, "measurement", "bench") as draft:
+            save_result(result, draft.folder / "measurement.json")
         return load_artifact(place.directory)
 
     artifact = line.measure("bench", options, parents, _make, {"gates": stable_hash(gates)})
@@ -88,7 +90,7 @@ def _entry(
 
     shipped = line.shipped()
     program = name if name in graphs else shipped
-    facts = line.outcome.artifacts[program].facts
+    facts = line.outcome.artifacts[program].facts_as(AnyFacts)
     artifact = graphs.get(name) or line.outcome.artifacts["pack" if name == "serve" else name]
     in_process = name in graphs or name == "export"
     latency = {batch: replace(run, candidates={name: run.candidates[program]}) for batch, run in timed.items()}
@@ -98,12 +100,16 @@ def _entry(
         accuracy=accuracy(line, name, reference_of(line), confidence) if name in JUDGED else None,
         latency=latency if in_process else None,
         memory=memory.get(program) if in_process else None,
-        parameters=facts.get("parameters"),
-        macs=facts.get("macs"),
-        seconds=facts.get("timing", {}).get("seconds"),
-        history=facts.get("history", []) if name in graphs else [],
+        parameters=facts.parameters,
+        macs=facts.macs,
+        history=[_numbers(epoch) for epoch in facts.history] if name in graphs else [],
         notes=_notes(name, shipped) + _dependent_rows(artifact),
     )
+
+
+def _numbers(epoch: Epoch) -> dict[str, float]:
+    """An epoch without the metric if there is no validation split."""
+    return {name: value for name, value in epoch.to_json().items() if value is not None}
 
 
 def _notes(name: str, shipped: str) -> list[str]:
@@ -114,7 +120,7 @@ def _notes(name: str, shipped: str) -> list[str]:
 
 def _dependent_rows(artifact: Artifact) -> list[str]:
     """The note about a file whose rows depend on each other."""
-    return [] if artifact.facts.get("batch_invariant", True) else [DEPENDENT_ROWS]
+    return [] if artifact.facts_as(AnyFacts).batch_invariant else [DEPENDENT_ROWS]
 
 
 def report(line: Line, options: ReportOptions) -> Artifact:
@@ -126,8 +132,8 @@ def report(line: Line, options: ReportOptions) -> Artifact:
 
         result = load_bench(parent)
         shown = result.model_copy(update={"title": options.title}) if options.title else result
-        with new_artifact(place, "report", "report") as folder:
-            write_report(shown, folder / "report.html")
+        with new_artifact(place, "report", "report") as draft:
+            write_report(shown, draft.folder / "report.html")
         return load_artifact(place.directory)
 
     artifact = line.measure("report", options, [parent], _make)

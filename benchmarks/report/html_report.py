@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from ...core.artifact import write_atomically
+from ...core.system.atomic_files import write_atomically
 from ..machine import describe, int8_outlook
 from ..result import LatencyEntry, PercentileEntry, Result, StageEntry
 from . import formatting

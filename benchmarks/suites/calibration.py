@@ -28,6 +28,7 @@ from ...core.artifact import load_artifact
 from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.splits import Batch, Splits
+from ...core.facts.quantize_facts import QuantizeFacts
 from ...core.options.stage_options import CaptureOptions, ModelSpec, QuantizeOptions
 from ...core.session import open_session
 from ...core.system.memory import give_back
@@ -92,7 +93,7 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
         "cpu_s": seconds,
         "above_model_bytes": peak - before - size,
         "model_bytes": size,
-        "integer_macs_percent": made.facts["integer_macs_percent"],
+        "integer_macs_percent": made.facts_as(QuantizeFacts).integer_macs_percent,
     }
 
 

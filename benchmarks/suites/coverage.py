@@ -29,6 +29,7 @@ from ...core.context import Context, Place
 from ...core.data.data_sources import load_data
 from ...core.data.splits import ArraySplit, Splits
 from ...core.errors import RetortError, UserError
+from ...core.facts.prune_facts import PruneFacts
 from ...core.formats.program_file import read_signature
 from ...core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, PruneOptions, RecoverOptions
 from ...pipeline import stages
@@ -102,21 +103,21 @@ def _prune(captured: Artifact, share: float, folder: Path, context: Context) -> 
 
 
 def _pruned_facts(pruned: Artifact) -> dict[str, Any]:
-    facts = pruned.facts
-    (step,) = facts["steps"]
-    proof = step["proof"]
+    facts = pruned.facts_as(PruneFacts)
+    (step,) = facts.steps
+    assert step.recovery is not None
     return {
-        "macs_before": facts["macs_before"],
-        "macs_after": facts["macs_after"],
-        "parameters_before": facts["parameters_before"],
-        "parameters_after": facts["parameters_after"],
-        "proof_error": proof["relative_error"],
-        "proof_dtype": proof["dtype"],
-        "file_error": step["file"]["error"],
-        "file_reason": step["file"]["reason"],
-        "locked": sorted({item["reason"] for item in facts["locked"]}),
-        "unknown": facts["unknown_operators"],
-        "training_loss": step["recovery"]["history"][-1]["loss"],
+        "macs_before": facts.macs_before,
+        "macs_after": facts.macs_after,
+        "parameters_before": facts.parameters_before,
+        "parameters_after": facts.parameters_after,
+        "proof_error": step.proof.relative_error,
+        "proof_dtype": step.proof.dtype,
+        "file_error": step.file.error,
+        "file_reason": step.file.reason,
+        "locked": sorted({item.reason for item in facts.locked}),
+        "unknown": list(facts.unknown_operators),
+        "training_loss": step.recovery.history[-1].loss,
     }
 
 

@@ -35,6 +35,10 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import load_data
 from ...core.errors import RetortError
+from ...core.facts.engine_facts import EngineFacts
+from ...core.facts.export_facts import ExportFacts
+from ...core.facts.program_facts import ProgramFacts
+from ...core.facts.quantize_facts import QuantizeFacts
 from ...core.formats.program_file import read_signature
 from ...core.options.stage_options import (
     CaptureOptions,
@@ -77,10 +81,11 @@ def check_export(model: Model, folder: Path, context: Context) -> Row:
     options = ExportOptions(batch_sizes=BATCHES, golden=max(BATCHES))
     started = time.perf_counter()
     graph = stages.export(options, model.captured, Place(folder / "graph"), context)
-    row: Row = {"export_s": time.perf_counter() - started, "nodes": graph.facts["nodes"], "opset": graph.facts["opset"]}
+    facts = graph.facts_as(ExportFacts)
+    row: Row = {"export_s": time.perf_counter() - started, "nodes": facts.nodes, "opset": facts.opset}
     again = stages.export(options, model.captured, Place(folder / "again"), context)
     row["same_bytes"] = _sha256(graph.main) == _sha256(again.main)
-    row["parity"] = max((item["error"] for item in graph.facts["parity"]), default=0.0)
+    row["parity"] = max((item.error for item in facts.parity), default=0.0)
     signature = read_signature(model.captured.main)
     row |= {
         "axes": free(signature),
@@ -123,7 +128,7 @@ def check_import(model: Model, folder: Path, context: Context) -> Row:
     started = time.perf_counter()
     back = stages.capture(CaptureOptions(), ModelSpec(source=str(graph.main)), Place(folder / "imported"), context)
     row: Row = {"import_s": time.perf_counter() - started}
-    row["parameters"] = [model.captured.facts["parameters"], back.facts["parameters"]]
+    row["parameters"] = [item.facts_as(ProgramFacts).parameters for item in (model.captured, back)]
     row["shapes"] = compare(back.main, graph.main, other_shapes(read_signature(model.captured.main), context))
     return row
 
@@ -133,10 +138,13 @@ def check_int8(target: Target, model: Model, folder: Path, context: Context) -> 
     context = replace(context, target=target)
     started = time.perf_counter()
     made = stages.quantize(QuantizeOptions(timed=False), model.captured, Place(folder / f"int8-{target}"), context)
-    row: Row = {"quantize_s": time.perf_counter() - started, "integer_macs": made.facts["integer_macs_percent"]}
+    row: Row = {
+        "quantize_s": time.perf_counter() - started,
+        "integer_macs": made.facts_as(QuantizeFacts).integer_macs_percent,
+    }
     graph = stages.export(ExportOptions(batch_sizes=(1, 4)), made, Place(folder / f"int8-graph-{target}"), context)
-    kernels = graph.facts.get("kernels", {})
-    row |= {kind: sum(kernels.get(kind, {}).values()) for kind in ("integer", "floating")}
+    kernels = graph.facts_as(ExportFacts).kernels
+    row |= {"integer": kernels.integer_heavy if kernels else 0, "floating": kernels.floating_heavy if kernels else 0}
     row["sqnr_db"] = decibels(model.captured.main, graph.main, context)
     return row | (_parsed(graph, context) if target == "tensorrt" else {})
 
@@ -167,15 +175,15 @@ CHECKS: dict[str, Callable[[Model, Path, Context], Row]] = {
 
 
 def _engine_facts(made: Artifact) -> Row:
-    facts = made.facts
-    half = facts.get("half", {})
+    facts = made.facts_as(EngineFacts)
+    errors = facts.half.errors if facts.half is not None else None
     return {
-        "seconds": facts["timing"]["seconds"],
-        "plan_bytes": facts["plan_bytes"],
-        "weights_bytes": facts["weights_bytes"],
-        "peak_bytes": facts["peak_bytes"],
-        "error": max(half.get("errors", {}).values(), default=None),
-        "kept_fp32": len(half.get("kept_fp32", ())),
+        "seconds": facts.timing.seconds,
+        "plan_bytes": facts.plan_bytes,
+        "weights_bytes": facts.weights_bytes,
+        "peak_bytes": facts.peak_bytes,
+        "error": max((errors or {}).values(), default=None),
+        "kept_fp32": len(facts.half.kept_fp32) if facts.half is not None else 0,
     }
 
 

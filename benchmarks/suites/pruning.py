@@ -31,6 +31,7 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to, load_data
 from ...core.errors import MachineError, RetortError
+from ...core.facts.program_facts import ProgramFacts
 from ...core.formats.program_file import read_signature
 from ...core.metrics.task_metrics import paired_difference
 from ...core.options.stage_options import (
@@ -86,18 +87,22 @@ def measure(name: str, python: Path, folder: Path, console: Console, epochs: int
     )
     captured = stages.capture(CaptureOptions(), ModelSpec(source=f"{NET}:{name}"), Place(folder / "capture"), context)
     dense = stages.train(TrainOptions(epochs=3 * epochs), captured, Place(folder / "train"), context)
-    row: dict[str, Any] = {"net": name, "seed": seed, "macs": dense.facts["macs"]}
+    row: dict[str, Any] = {"net": name, "seed": seed, "macs": _macs(dense)}
     cuts = {"dense": dense}
     row["torch_pruning"], peer = _peer(name, python, dense, folder, context)
     share = SHARE
     if peer is not None:
         cuts["torch_pruning"] = peer
-        row["torch_pruning"]["share"] = share = peer.facts["macs"] / dense.facts["macs"]
+        row["torch_pruning"]["share"] = share = _macs(peer) / _macs(dense)
     row["retort"], own = _own(dense, min(share, 1.0), folder, context)
     if own is not None:
         cuts["retort"] = own
     graphs = {key: _shipped(key, cut, dense, folder, context, epochs) for key, cut in cuts.items()}
     return row | _compared(graphs, context)
+
+
+def _macs(program: Artifact) -> int:
+    return program.facts_as(ProgramFacts).macs
 
 
 Made = tuple[dict[str, Any], Artifact | None]
@@ -111,7 +116,7 @@ def _own(dense: Artifact, share: float, folder: Path, context: Context) -> tuple
     except RetortError as error:
         return {"ok": False, "error": error.message}, None
     seconds = time.perf_counter() - started
-    return {"ok": True, "share": made.facts["macs"] / dense.facts["macs"], "seconds": seconds}, made
+    return {"ok": True, "share": _macs(made) / _macs(dense), "seconds": seconds}, made
 
 
 def _peer(name: str, python: Path, dense: Artifact, folder: Path, context: Context) -> Made:

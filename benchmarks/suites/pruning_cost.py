@@ -23,6 +23,8 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import load_data
 from ...core.data.splits import ArraySplit
+from ...core.facts.program_facts import ProgramFacts
+from ...core.facts.prune_facts import PruneFacts
 from ...core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, PruneOptions
 from ...pipeline import stages
 from ..footprint import forget_peak, peak_bytes, resident_bytes
@@ -52,14 +54,14 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     before = resident_bytes()
     forget_peak()
     pruned = stages.prune(PruneOptions(macs=0.5, recover=None), captured, Place(folder / "pruned"), context)
-    peak = peak_bytes()
+    peak, facts = peak_bytes(), pruned.facts_as(PruneFacts)
     return {
         "model": name,
-        "parameters": captured.facts["parameters"],
+        "parameters": captured.facts_as(ProgramFacts).parameters,
         "model_bytes": captured.main.stat().st_size,
-        **{f"{phase}_cpu_s": seconds for phase, seconds in pruned.facts["timing"]["cpu_seconds"].items()},
+        **{f"{phase}_cpu_s": seconds for phase, seconds in facts.timing.cpu_seconds.items()},
         "peak_bytes": max(0, peak - before),
-        "proof_error": pruned.facts["proof_relative_error"],
+        "proof_error": facts.proof_relative_error,
     }
 
 

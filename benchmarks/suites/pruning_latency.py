@@ -21,6 +21,8 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import load_data
 from ...core.errors import RetortError
+from ...core.facts.program_facts import ProgramFacts
+from ...core.facts.prune_facts import PruneFacts
 from ...core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, PruneOptions
 from ...pipeline import stages
 from ..machine import describe, fingerprint
@@ -55,10 +57,19 @@ def measure(name: str, console: Console) -> dict[str, Any]:
             pruned = stages.prune(options, captured, Place(Path(folder) / "pruned"), context)
         except RetortError as error:
             return row | {"error": error.message, "seconds": time.perf_counter() - started}
-        facts = pruned.facts["latency"]
-    timed = {key: facts[key] for key in ("dense_ms", "asked_ms", "got_ms", "got_low_ms", "got_high_ms", "verdict")}
-    macs = pruned.facts["macs"] / captured.facts["macs"]
-    return row | timed | {"macs_share": macs, "tried": len(facts["tried"]), "seconds": time.perf_counter() - started}
+        facts, dense = pruned.facts_as(PruneFacts), captured.facts_as(ProgramFacts)
+    assert facts.latency is not None
+    return row | {
+        "dense_ms": facts.latency.dense_ms,
+        "asked_ms": facts.latency.asked_ms,
+        "got_ms": facts.latency.got_ms,
+        "got_low_ms": facts.latency.got_low_ms,
+        "got_high_ms": facts.latency.got_high_ms,
+        "verdict": facts.latency.verdict,
+        "macs_share": facts.macs / dense.macs,
+        "tried": len(facts.latency.tried),
+        "seconds": time.perf_counter() - started,
+    }
 
 
 COLUMNS = ("net", "batch", "dense ms", "asked ms", "got ms", "off by", "MACs left", "timed", "seconds", "verdict")

@@ -32,6 +32,7 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to, load_data
 from ...core.errors import RetortError
+from ...core.facts.quantize_facts import QuantizeFacts
 from ...core.formats.program_file import read_signature
 from ...core.metrics.task_metrics import evaluate, paired_difference, sqnr_db
 from ...core.options.stage_options import BenchOptions, CaptureOptions, DataSpec, ExportOptions, ModelSpec, TrainOptions
@@ -158,7 +159,8 @@ def _own(tool: str, net: str, program: Path, folder: Path) -> State:
         state["peak_mb"] = max(state["peak_mb"], peak)
         if code:
             return {**state, "ok": False, "error": output[-200:]}
-    return {**state, "file": str(load_artifact(graph).main), "facts": load_artifact(made).facts.get("correction", [])}
+    tried = load_artifact(made).facts_as(QuantizeFacts).correction or ()
+    return {**state, "file": str(load_artifact(graph).main), "facts": [item.to_json() for item in tried]}
 
 
 def _run(command: Sequence[str], folder: Path) -> tuple[int, float, float, str]:

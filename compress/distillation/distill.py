@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -12,6 +11,7 @@ from ...core.artifact import Artifact, raise_if_not
 from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to
 from ...core.errors import ModelError
+from ...core.facts.program_facts import DistillFacts, Training
 from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import DistillOptions, RecoverOptions, Task
 from ...core.tensors import TensorSpec
@@ -99,9 +99,7 @@ def soft_target_loss(
     return SoftTargetLoss(teacher, temperature, alpha, task, hard)
 
 
-def recover(
-    program: Program, teacher: Program, options: RecoverOptions, context: Context, label: str
-) -> dict[str, Any]:
+def recover(program: Program, teacher: Program, options: RecoverOptions, context: Context, label: str) -> Training:
     """Train a program in place after weights were removed from it, by default on its previous outputs.
 
     Args:
@@ -139,7 +137,7 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
     hard = task_loss(options, context.data, context.task, student) if options.alpha < 1 else None
     loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, hard)
     result = fit(student, options, context, loss, "distill")
-    facts = {**training_facts(result), "teacher_parameters": cost(teacher).parameters}
+    facts = DistillFacts(**dict(training_facts(result)), teacher_parameters=cost(teacher).parameters)
     stored = store(student, place, "distill", options=options, facts=facts)
     discard(context.scratch, "distill")
     return stored

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...core.artifact import stable_hash
 from ...core.console import Console
 from ...core.errors import UserError
+from ...core.facts.prune_facts import PruneLatency
 from ...core.options.stage_options import PruneOptions
 from ..program import Program, cost
 from .coupling.groups import Grouping
@@ -51,9 +51,9 @@ class Goal:
             return groups_of(original, options)
         return plan(original, options, self.shares[-1] * self.whole)[1]
 
-    def facts(self, program: Program) -> dict[str, Any]:
+    def reached(self, program: Program) -> PruneLatency | None:
         """The requested and the measured latency of the finished program, if the budget is a latency."""
-        return {"latency": self.latency.facts(program)} if self.latency is not None else {}
+        return self.latency.facts(program) if self.latency is not None else None
 
     def clear(self) -> None:
         """Remove the measurements that were stored for an interrupted run."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ...core.artifact import write_atomically
+from ...core.facts.prune_facts import LockedGroup, PruneStep
+from ...core.facts.record import Record
 from ...core.options.stage_options import PruneOptions, RecoverOptions
+from ...core.system.atomic_files import write_atomically
 from ..program import Program, load_program, save_program
 
 _PROGRAM = "prune-step.{step}.pt2"
@@ -40,14 +41,46 @@ def recovery_of(options: PruneOptions, step: int) -> RecoverOptions | None:
     return asked.model_copy(update={"epochs": epochs})
 
 
+class FreeGroup(Record):
+    """A group of channels that can be cut, before the first cut.
+
+    Attributes:
+        name: name of its leading layer.
+        layers: names of the layers that it spans.
+        parameter: the leading layer's parameter.
+        dim: its dimension that holds the channels.
+        channels_before: size of that dimension.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    parameter: str
+    dim: int
+    channels_before: int
+
+
+class Groups(Record):
+    """The groups before the first cut.
+
+    Attributes:
+        free: those that can be cut.
+        locked: those that cannot.
+        unknown: why channels are locked by operators without a rule.
+    """
+
+    free: tuple[FreeGroup, ...] = ()
+    locked: tuple[LockedGroup, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
 @dataclass
 class Steps:
     """The finished steps, stored in ``scratch`` if there is such a folder."""
 
     scratch: Path | None
     identity: str
-    done: list[dict[str, Any]] = field(default_factory=list)
-    groups: dict[str, Any] = field(default_factory=dict)
+    done: list[PruneStep] = field(default_factory=list)
+    groups: Groups = field(default_factory=Groups)
 
     def load(self) -> Program | None:
         """The program after the last finished step of the same pruning, or None."""
@@ -57,17 +90,19 @@ class Steps:
         state = json.loads(path.read_text())
         if state["identity"] != self.identity or not state["done"]:
             return None
-        self.done, self.groups = state["done"], state["groups"]
+        self.done = [PruneStep.model_validate(step) for step in state["done"]]
+        self.groups = Groups.model_validate(state["groups"])
         return load_program(self.scratch / _PROGRAM.format(step=len(self.done)))
 
-    def add(self, program: Program, facts: dict[str, Any]) -> None:
+    def add(self, program: Program, facts: PruneStep) -> None:
         """Store a finished step; the list is written after the program that it names."""
         self.done.append(facts)
         if self.scratch is None:
             return
         self.scratch.mkdir(parents=True, exist_ok=True)
         save_program(program, self.scratch / _PROGRAM.format(step=len(self.done)))
-        state = {"identity": self.identity, "done": self.done, "groups": self.groups}
+        done = [step.to_json() for step in self.done]
+        state = {"identity": self.identity, "done": done, "groups": self.groups.to_json()}
         write_atomically(self.scratch / _STATE, json.dumps(state).encode())
 
     def clear(self) -> None:

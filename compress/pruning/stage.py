@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ...core.artifact import Artifact, raise_if_not, stable_hash
 from ...core.context import Context, Place
 from ...core.errors import UserError
+from ...core.facts.program_facts import Training
+from ...core.facts.prune_facts import FileProof, PruneStep
 from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import PruneOptions
 from ...core.system.memory import give_back
@@ -74,11 +75,12 @@ def prune(
         trial = Trial(data.calibration, task, goal.counted(step, now), console=console)
         pruned = cut_and_prove(program, now, goal.choose(step, now), samples, trial)
         program = pruned.program
-        cut = {**_cut_facts(pruned, asked, goal.whole, options), **_file_facts(uncut, pruned, check_file)}
+        file, seconds = _prove_file(uncut, pruned, check_file)
         recovery = _recover(program, uncut, options, context, step)
-        steps.add(program, {**cut, "trials": trial.losses, "trials_refused": trial.refused, "recovery": recovery})
+        got = counted(pruned.cost, measure_of(options)) / max(goal.whole, 1)
+        steps.add(program, _step_facts(pruned, (asked, got), trial, file, recovery, seconds))
         discard(context.scratch, _label(step))
-    facts = facts_of(before, program, options, steps) | goal.facts(program)
+    facts = facts_of(before, program, options, steps, goal.reached(program))
     warn(console, facts, options)
     stored = store(program, place, "prune", options=options, facts=facts)
     steps.clear()
@@ -106,24 +108,40 @@ def _at(options: PruneOptions, step: int) -> PruneOptions:
     return options.model_copy(update={"layers": kept}) if step and kept else options
 
 
-def _cut_facts(pruned: Pruned, asked: float, whole: int, options: PruneOptions) -> dict[str, Any]:
-    got = counted(pruned.cost, measure_of(options)) / max(whole, 1)
-    ranking = {
-        "importance": pruned.criterion,
-        "normalize": pruned.normalize,
-        "importance_unmeasured": pruned.unmeasured,
-    }
-    return {"asked": asked, "got": got, **ranking, "proof": proof_facts(pruned.proof)}
+def _step_facts(
+    pruned: Pruned,
+    shares: tuple[float, float],
+    trial: Trial,
+    file: FileProof,
+    recovery: Training | None,
+    cpu_seconds: dict[str, float],
+) -> PruneStep:
+    """The facts of one cut; ``shares`` are the requested and the reached one."""
+    asked, got = shares
+    return PruneStep(
+        asked=asked,
+        got=got,
+        importance=pruned.criterion,
+        normalize=pruned.normalize,
+        importance_unmeasured=pruned.unmeasured,
+        proof=proof_facts(pruned.proof),
+        file=file,
+        trials=tuple(trial.losses),
+        trials_refused=tuple(trial.refused),
+        recovery=recovery,
+        cpu_seconds=cpu_seconds,
+    )
 
 
-def _file_facts(uncut: Callable[[], Program], pruned: Pruned, check: FileCheck | None) -> dict[str, Any]:
-    """The proof of the file, and the CPU time of every phase."""
+def _prove_file(
+    uncut: Callable[[], Program], pruned: Pruned, check: FileCheck | None
+) -> tuple[FileProof, dict[str, float]]:
+    """The proof of the file, and the CPU time of each phase in seconds."""
     started = time.process_time()
     give_back()
     file = prove_file(uncut, pruned.program, pruned.proof, check)
     give_back()
-    spent = {**pruned.cpu_seconds, "prove_file": time.process_time() - started}
-    return {"file": asdict(file), "cpu_seconds": spent}
+    return file, {**pruned.cpu_seconds, "prove_file": time.process_time() - started}
 
 
 def _identity(program: Program, options: PruneOptions, context: Context) -> str:
@@ -138,7 +156,7 @@ def _label(step: int) -> str:
 
 def _recover(
     program: Program, uncut: Callable[[], Program], options: PruneOptions, context: Context, step: int
-) -> dict[str, Any] | None:
+) -> Training | None:
     """Train a program after a cut, by default on the outputs of the original; its facts, or None without training."""
     training = recovery_of(options, step)
     if training is None:

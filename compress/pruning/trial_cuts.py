@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch.nn import functional
 from ...core.console import SILENT, Console
 from ...core.data.splits import Split, batches
 from ...core.errors import UserError
+from ...core.facts.prune_facts import TrialLoss
 from ...core.faults import raise_own_fault
 from ...core.options.stage_options import Task
 from ...core.system.memory import give_back
@@ -52,7 +52,7 @@ class Trial:
     limit: int = 128
     batch: int = 32
     console: Console = SILENT
-    losses: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[TrialLoss] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
     def __call__(self, program: Program, candidates: Sequence[Ranked]) -> Ranked:
@@ -82,7 +82,7 @@ class Trial:
                     loss = judge(cut(program, ranked.grouping.coupling, mask))
                 except _DoesNotRunError:  # do not hide a wrong cut by choosing another: the proof names its operator
                     return ranked
-                self.losses.append({"importance": ranked.criterion, "normalize": ranked.normalize, "loss": loss})
+                self.losses.append(TrialLoss(importance=ranked.criterion, normalize=ranked.normalize, loss=loss))
                 best = min(best, (loss, ranked), key=lambda item: item[0])
                 give_back()
                 bar.advance()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...core.console import SILENT, Console
 from ...core.data.splits import Split, Subset
+from ...core.facts.quantize_facts import Fidelity
 from ...core.metrics.task_metrics import evaluate, sqnr_db
 from ..program import Program, predict
 
@@ -16,7 +15,7 @@ SAMPLES = 256
 
 def compare(
     reference: Program, quantized: Program, split: Split, batch_size: int = 32, console: Console = SILENT
-) -> dict[str, Any]:
+) -> Fidelity:
     """Signal-to-noise ratio of the first floating-point output, and the agreement of its classes if it has classes.
 
     Args:
@@ -27,22 +26,23 @@ def compare(
         console: shows progress bars.
 
     Returns:
-        ``samples``, ``sqnr_db`` (raw), ``sqnr_centred_db`` (only the variation between samples counts as signal) and,
-        for outputs ``[N, C]`` with at least two columns, ``agreement``: the share of samples with equal argmax.
+        ``agreement`` is the share of samples with equal argmax, for outputs ``[N, C]`` with at least two columns.
         Infinite values become None, because JSON has no infinity.
     """
     chosen = Subset(split, np.unique(np.linspace(0, len(split) - 1, min(len(split), SAMPLES)).astype(np.int64)))
     wanted = predict(reference, chosen, batch_size, console)
     found = predict(quantized, chosen, batch_size, console)
     name = next((key for key, value in wanted.items() if value.dtype.kind == "f"), None)
-    facts: dict[str, Any] = {"samples": len(chosen)}
     if name is None:
-        return facts
-    facts["sqnr_db"] = _finite(sqnr_db(wanted[name], found[name], centred=False))
-    facts["sqnr_centred_db"] = _finite(sqnr_db(wanted[name], found[name]))
+        return Fidelity(samples=len(chosen))
+    measured = Fidelity(
+        samples=len(chosen),
+        sqnr_db=_finite(sqnr_db(wanted[name], found[name], centred=False)),
+        sqnr_centred_db=_finite(sqnr_db(wanted[name], found[name])),
+    )
     if wanted[name].ndim == 2 and wanted[name].shape[1] > 1:
-        facts["agreement"] = evaluate("agreement", found[name], wanted[name])
-    return facts
+        return measured.model_copy(update={"agreement": evaluate("agreement", found[name], wanted[name])})
+    return measured
 
 
 def _finite(value: float) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ...core.console import SILENT, Console
 from ...core.context import Context
 from ...core.data.splits import Split
 from ...core.errors import DataError, RetortError, UserError
+from ...core.facts.quantize_facts import QatFacts, Sensitivity
 from ...core.options.stage_options import QuantizeOptions, Target
 from ..program import Program, clone, set_training
 from .calibration.calibrate import calibrate
@@ -20,7 +21,7 @@ from .correction.correct import CorrectionResult, Judge, apply_corrections, chec
 from .correction.smoothquant import smooth
 from .dynamic_quantization import is_wanted
 from .mixed_precision.plan import Gate, choose, gate_of, met, patterns, read_plan
-from .mixed_precision.sensitivity import Sensitivity, sensitivity, table
+from .mixed_precision.sensitivity import sensitivity, table
 from .operator_classes import is_qdq
 from .placement.embedding_tables import quantize_tables
 from .placement.insert_qdq import apply
@@ -48,7 +49,7 @@ class Quantized:
         lines: results of the sensitivity analysis; empty if it was not requested.
         floats: names of the layers that stay in floating point to meet the bound, for speed, or by the plan.
         gate: the bound of mixed precision in words.
-        training: facts about quantization-aware training.
+        training: facts about quantization-aware training, if there was one.
     """
 
     program: Program
@@ -57,7 +58,7 @@ class Quantized:
     lines: Sequence[Sensitivity] = ()
     floats: Sequence[str] = ()
     gate: str = ""
-    training: dict[str, Any] = field(default_factory=dict)
+    training: QatFacts | None = None
 
 
 def is_quantized(program: Program) -> bool:
@@ -222,7 +223,7 @@ def _calibrated(
     )
     corrections = [*tried, *applied]
     result.meta["quantization"] |= notes
-    result.meta["quantization"]["correction"] = [correction.facts() for correction in corrections]
+    result.meta["quantization"]["correction"] = [correction.facts().to_json() for correction in corrections]
     show(corrections, console)
     return Quantized(result, exact, corrections, floats=tuple(floats))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ...core.context import Context
 from ...core.data.splits import Splits
 from ...core.errors import DataError
+from ...core.facts.quantize_facts import QatFacts
 from ...core.options.stage_options import QatOptions, Task
 from ..distillation.distill import soft_target_loss
 from ..graph.module_edit import fetch
@@ -28,7 +28,7 @@ _BIAS_CODES = 2.0**30
 
 def train_quantized(
     program: Program, teacher: Program, options: QatOptions, context: Context
-) -> tuple[FitResult, dict[str, Any]]:
+) -> tuple[FitResult, QatFacts]:
     """Train a quantized program, in place, through its fake-quantize nodes (Jacob et al., 2018).
 
     Weights get the straight-through gradient; all scales except those of gates get the gradient of LSQ (Esser et al.,
@@ -68,15 +68,15 @@ def train_quantized(
         )
     refresh_ranges(program)
     program.meta["quantization"]["trained"] = kept
-    return result, {
-        "metric": start.name,
-        "before": start.value,
-        "after": end.value,
-        "kept": kept,
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        "history": list(result.history),
-    }
+    return result, QatFacts(
+        metric=start.name,
+        before=start.value,
+        after=end.value,
+        kept=kept,
+        epochs=result.epochs,
+        best_epoch=result.best_epoch,
+        history=result.history,
+    )
 
 
 def discard_checkpoint(scratch: Path | None) -> None:

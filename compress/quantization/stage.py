@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ...core.console import Console
 from ...core.context import Context, Place
+from ...core.facts.quantize_facts import Fidelity, FloatNode, MixedPrecision, QuantizeFacts, QuantizeTiming
 from ...core.formats.program_file import fit_context
-from ...core.options.stage_options import QuantizeOptions
+from ...core.options.stage_options import QuantizeOptions, Target
 from ..program import cost, load_program, save_program
 from .fidelity import compare
 from .int8_program import Gains, Quantized, is_quantized, quantize_program, quantize_with
@@ -38,45 +37,44 @@ def quantize(
     reference, context = load_program(parent.main), fit_context(context, parent.main)
     found = quantize_with(reference, options, context, gains)
     result = found.program
-    facts: dict[str, Any] = {"target": context.target, **_facts(found)}
-    if options.float_layers:
-        facts["float_for_speed"] = dict(options.float_layers)
-    facts["against_fp32"] = compare(reference, result, context.data.judging, options.batch_size, context.console)
-    with new_artifact(place, "program", "quantize", options=options, facts=facts) as folder:
-        save_program(result, folder / "model.pt2")
-        facts["size_bytes"] = (folder / "model.pt2").stat().st_size
-        write_plan(folder / PLAN, result, units_of(result), found.floats, found.gate)
+    against = compare(reference, result, context.data.judging, options.batch_size, context.console)
+    with new_artifact(place, "program", "quantize", options=options) as draft:
+        path = draft.folder / "model.pt2"
+        save_program(result, path)
+        draft.facts = facts = _facts(found, options, context.target, against, path.stat().st_size)
+        write_plan(draft.folder / PLAN, result, units_of(result), found.floats, found.gate)
     discard_checkpoint(context.scratch)
     _report(facts, context.console)
     return load_artifact(place.directory)
 
 
-def _facts(found: Quantized) -> dict[str, Any]:
+def _facts(
+    found: Quantized, options: QuantizeOptions, target: Target, against_fp32: Fidelity, size_bytes: int
+) -> QuantizeFacts:
     scheme, measured = found.program.meta["quantization"], cost(found.program)
-    facts: dict[str, Any] = {
-        "parameters": measured.parameters,
-        "macs": measured.macs,
-        "method": scheme["method"],
-        "quantized_nodes": scheme["kinds"],
-        "integer_macs_percent": scheme["integer_macs_percent"],
-        "float_nodes": scheme["float_nodes"],
-    }
-    if found.corrections:
-        facts["correction"] = [correction.facts() for correction in found.corrections]
-        seconds = {correction.name: round(correction.seconds, 2) for correction in found.corrections}
-        facts["timing"] = {"correction_seconds": seconds}
-    if found.lines:
-        facts["sensitivity"] = [line.facts() for line in found.lines]
-    if found.gate:
-        facts["mixed"] = {"gate": found.gate, "float": list(found.floats)}
-    if found.training:
-        facts["qat"] = found.training
-    return facts
+    seconds = {correction.name: round(correction.seconds, 2) for correction in found.corrections}
+    return QuantizeFacts(
+        parameters=measured.parameters,
+        macs=measured.macs,
+        size_bytes=size_bytes,
+        target=target,
+        method=scheme["method"],
+        quantized_nodes=scheme["kinds"],
+        integer_macs_percent=scheme["integer_macs_percent"],
+        float_nodes=tuple(FloatNode(**node) for node in scheme["float_nodes"]),
+        float_for_speed=dict(options.float_layers) or None,
+        against_fp32=against_fp32,
+        correction=tuple(correction.facts() for correction in found.corrections) or None,
+        timing=QuantizeTiming(correction_seconds=seconds) if seconds else None,
+        sensitivity=tuple(found.lines) or None,
+        mixed=MixedPrecision(gate=found.gate, float=tuple(found.floats)) if found.gate else None,
+        qat=found.training,
+    )
 
 
-def _report(facts: dict[str, Any], console: Console) -> None:
-    kinds = ", ".join(f"{count} {kind}" for kind, count in facts["quantized_nodes"].items()) or "nothing"
-    noise = facts["against_fp32"].get("sqnr_centred_db")
+def _report(facts: QuantizeFacts, console: Console) -> None:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in facts.quantized_nodes.items()) or "nothing"
+    noise = facts.against_fp32.sqnr_centred_db
     console.stage("quantize", f"{kinds} in INT8" + (f"; centred SQNR {noise} dB" if noise is not None else ""))
-    for node in facts["float_nodes"]:
-        console.say(f"            {node['layer']} ({node['op']}) stays in floating point: {node['reason']}")
+    for node in facts.float_nodes:
+        console.say(f"            {node.layer} ({node.op}) stays in floating point: {node.reason}")

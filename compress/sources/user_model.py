@@ -16,6 +16,7 @@ from ...core.context import Context, Place
 from ...core.data.references import importable, place, resolve
 from ...core.data.splits import Splits
 from ...core.errors import ArtifactError, CaptureError, MissingFileError, ModelError, RetortError, UserError
+from ...core.facts.program_facts import CaptureFacts
 from ...core.options.recipe import nearest
 from ...core.options.stage_options import CaptureOptions, ModelSpec
 from ..capture.capture_program import capture as capture_module
@@ -196,7 +197,7 @@ def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: C
     notes = list(program.meta.get(NOTES, ()))
     for note in notes:
         context.console.warn(note)
-    return store(program, place, "capture", options=described, facts={NOTES: notes} if notes else {})
+    return store(program, place, "capture", options=described, facts=CaptureFacts(notes=tuple(notes) or None))
 
 
 class _Captured(CaptureOptions):

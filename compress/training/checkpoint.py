@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...core.artifact import stable_hash, storage_errors, write_atomically
+from ...core.artifact import stable_hash
 from ...core.console import Console
+from ...core.system.atomic_files import storage_errors, write_atomically
 
 State = dict[str, Any]
 SUFFIX = ".checkpoint"

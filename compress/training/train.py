@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +15,7 @@ from ...core.artifact import Artifact, raise_if_not
 from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.errors import DataError, MachineError, UserError
+from ...core.facts.program_facts import Epoch, TrainFacts, Training, TrainTiming
 from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import TrainOptions
 from ..graph.workarounds import forget_accelerator
@@ -40,7 +40,7 @@ class FitResult:
     """The result of a training.
 
     Attributes:
-        history: per epoch: ``epoch`` (from 1), ``loss`` (mean over the training samples), ``metric`` (validation).
+        history: one entry per epoch.
         metric_name: ``accuracy``, ``mse``, or ``loss`` if the validation samples have no targets.
         best_metric: the metric of the kept weights; None without a validation split.
         best_epoch: the epoch of the kept weights.
@@ -48,7 +48,7 @@ class FitResult:
         seconds: duration of this run, without that of interrupted runs before.
     """
 
-    history: tuple[dict[str, Any], ...]
+    history: tuple[Epoch, ...]
     metric_name: str
     best_metric: float | None
     best_epoch: int
@@ -86,10 +86,9 @@ def fit(
         loop = Loop(program, data, options, loss, machine, context.task, context.seed)
         path = checkpoint_path(context.scratch, label) if context.scratch else None
         _run(loop, path, identity, context.console, label)
-    at = loop.at
-    return FitResult(
-        tuple(at.history), at.metric, at.best_metric, at.best_epoch, at.epoch, time.perf_counter() - started
-    )
+    at, seconds = loop.at, time.perf_counter() - started
+    history = tuple(Epoch(**epoch) for epoch in at.history)
+    return FitResult(history, at.metric, at.best_metric, at.best_epoch, at.epoch, seconds)
 
 
 def _run(loop: Loop, path: Path | None, identity: str, console: Console, label: str) -> None:
@@ -115,21 +114,21 @@ def train(options: TrainOptions, parent: Artifact, place: Place, context: Contex
     raise_if_not(parent, "program")
     program = load_program(parent.main)
     result = fit(program, options, fit_context(context, parent.main))
-    stored = store(program, place, "train", options=options, facts=training_facts(result))
+    stored = store(program, place, "train", options=options, facts=TrainFacts(**dict(training_facts(result))))
     discard(context.scratch, "train")
     return stored
 
 
-def training_facts(result: FitResult) -> dict[str, Any]:
+def training_facts(result: FitResult) -> Training:
     """Facts about a training for a manifest; all except ``timing`` are the same in every run."""
-    return {
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        "best_metric": result.best_metric,
-        "metric": result.metric_name,
-        "history": list(result.history),
-        "timing": {"train_seconds": result.seconds},
-    }
+    return Training(
+        epochs=result.epochs,
+        best_epoch=result.best_epoch,
+        best_metric=result.best_metric,
+        metric=result.metric_name,
+        history=result.history,
+        timing=TrainTiming(train_seconds=result.seconds),
+    )
 
 
 def _identity(program: Program, options: TrainOptions, context: Context, loss: Loss) -> str:

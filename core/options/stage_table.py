@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..artifact import Kind
+from ..kinds import Kind
 from .stage_options import (
     BenchOptions,
     CaptureOptions,

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ...core.errors import UserError
+from ...core.facts.export_facts import HalfPrecision
 from ...core.formats.onnx_graphs import captured
 from ...core.tensors import Feeds, Signature
 from ..lint.graph_view import DEQUANTIZE, HEAVY, QUANTIZE, View, label
@@ -77,9 +78,13 @@ class HalfReport:
     kept: dict[str, str] = field(default_factory=dict)
     casts: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, counts instead of the names of what is in half precision."""
-        return {"half_nodes": len(self.half), "kept_fp32": self.kept, "casts": self.casts}
+    def facts(self, errors: dict[str, float] | None = None) -> HalfPrecision:
+        """The facts for a manifest, with a count instead of the names of what is in half precision.
+
+        Args:
+            errors: largest error of each output, relative to its largest value, if they were measured.
+        """
+        return HalfPrecision(half_nodes=len(self.half), kept_fp32=self.kept, casts=self.casts, errors=errors)
 
 
 def to_half(

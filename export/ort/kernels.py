@@ -6,15 +6,14 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime
 
 from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError, MissingFileError
+from ...core.facts.export_facts import Kernels
 from ...core.faults import first_line
 from ...core.formats.onnx_graphs import all_nodes
 
@@ -51,41 +50,6 @@ FLOATING_HEAVY = frozenset(
     ]
 )
 CONVERSIONS = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """Nodes of the optimised graph, by operator.
-
-    Attributes:
-        integer: heavy nodes (convolution, matrix product, recurrence) that compute in integers.
-        floating: heavy nodes that compute in floating point.
-        integer_light: other integer nodes (QLinearAdd, QLinearGlobalAveragePool …).
-        conversions: remaining Quantize, Dequantize and DynamicQuantizeLinear nodes.
-        floating_names: names of the heavy nodes that compute in floating point.
-        unfused_names: names of those that dequantize an operand on every run, which is slower than FP32.
-    """
-
-    integer: dict[str, int] = field(default_factory=dict)
-    floating: dict[str, int] = field(default_factory=dict)
-    integer_light: dict[str, int] = field(default_factory=dict)
-    conversions: dict[str, int] = field(default_factory=dict)
-    floating_names: tuple[str, ...] = ()
-    unfused_names: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
-    @property
-    def integer_heavy(self) -> int:
-        """Number of heavy nodes that compute in integers."""
-        return sum(self.integer.values())
-
-    @property
-    def floating_heavy(self) -> int:
-        """Number of heavy nodes that compute in floating point."""
-        return sum(self.floating.values())
 
 
 def integer_kernels(path: Path | str) -> Kernels:

@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...core.artifact import write_atomically
 from ...core.backends.cuda import find_device
 from ...core.backends.trt_versions import Flavor, load_flavor
 from ...core.errors import ArtifactError, Interrupted, MachineError, RetortError, UserError, VerificationError
+from ...core.system.atomic_files import write_atomically
 from .callbacks import Emit, Journal, new_logger, new_monitor
 from .engine_layers import describe_layers, describe_tensors
 from .timing_cache import CacheKey, locked, read_cache, write_cache

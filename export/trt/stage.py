@@ -9,11 +9,22 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file, write_atomically
+from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
 from ...core.errors import ArtifactError, UserError, VerificationError
+from ...core.facts.engine_facts import (
+    BuildDevice,
+    BuildTiming,
+    EngineFacts,
+    GraphOrigin,
+    PlanFacts,
+    PlanSource,
+    TimingCache,
+)
+from ...core.facts.export_facts import HalfPrecision
 from ...core.options.stage_options import EngineOptions
+from ...core.system.atomic_files import write_atomically
 from ...core.system.cache import cache_folder
 from ...core.tensors import Signature, TensorSpec
 from ..files import graph_signature, load_graph, read_graph, save_graph, shape_inputs
@@ -67,8 +78,8 @@ def build_engine(options: EngineOptions, artifact: Artifact, place: Place, conso
     _refuse_silent_faults(model, path, options, console)
     cache = None if options.timing_cache == "off" else prepare_folder(_folder(options))
     console.stage("engine", f"{path.name}, {_shown(profiles)}")
-    facts: dict[str, Any] = {}
-    with new_artifact(place, "engine", "engine", options=options, facts=facts) as folder:
+    with new_artifact(place, "engine", "engine", options=options) as draft:
+        folder = draft.folder
         source, half = _in_precision(options, artifact, signature, folder, console)
         made = run_build(_request(source, folder / "model.plan", profiles, options, cache), console)
         if (folder / "model.plan").stat().st_size != made["plan_bytes"]:
@@ -79,22 +90,21 @@ def build_engine(options: EngineOptions, artifact: Artifact, place: Place, conso
         write_atomically(folder / "signature.json", signature.to_json().encode())
         if (artifact.path / _GOLDEN).is_file():
             (folder / _GOLDEN).write_bytes((artifact.path / _GOLDEN).read_bytes())
-        facts |= _facts(made, profiles, options, path) | half
-        facts |= {name: artifact.facts[name] for name in ("parameters", "macs", "target") if name in artifact.facts}
-    console.stage("engine", _summary(facts))
+        draft.facts = found = _facts(made, profiles, options, artifact, half)
+    console.stage("engine", _summary(found))
     return load_artifact(place.directory)
 
 
 def _in_precision(
     options: EngineOptions, artifact: Artifact, signature: Signature, folder: Path, console: Console
-) -> tuple[Path, dict[str, Any]]:
-    """The file from which to build, and facts: the given file, or one in half precision next to the plan.
+) -> tuple[Path, HalfPrecision | None]:
+    """The file from which to build: the given file, or one in half precision next to the plan, and what was converted.
 
     Raises:
         VerificationError: half precision changes the outputs too much.
     """
     if options.precision == "file":
-        return artifact.main, {}
+        return artifact.main, None
     golden = artifact.path / _GOLDEN
     if golden.is_file():
         stored = np.load(golden)
@@ -109,7 +119,7 @@ def _in_precision(
     require_close(errors, options.precision, CODED_ACCEPTED if coded else None)
     path = folder / "model.onnx"
     save_graph(made, path)
-    return path, {"half": {**report.to_dict(), "errors": errors}}
+    return path, report.facts(errors)
 
 
 def explain(options: EngineOptions, artifact: Artifact, console: Console = SILENT) -> Explanation:
@@ -211,21 +221,38 @@ def _request(
     )
 
 
-def _facts(made: dict[str, Any], profiles: tuple[Profile, ...], options: EngineOptions, path: Path) -> dict[str, Any]:
-    where = {
-        "runtime": made["runtime"],
-        "version": made["version"],
-        "device": made["device"],
-        "hardware": options.hardware,
-        "version_compatible": options.version_compatible,
-        "profiles": [{name: str(found) for name, found in profile.items()} for profile in profiles],
-        "shape_inputs": made["shape_inputs"],
-        "source": {"file": path.name, "sha256": sha256_file(path)},
-        "rebuild": rebuild_command(path, options),
-    }
-    counted = {name: made[name] for name in ("plan_bytes", "weights_bytes", "peak_bytes", "timing_cache")}
-    seconds = {"seconds": round(made["seconds"], 3), "parse_s": round(made["parse_s"], 3)}
-    return {"engine": where, "layers": histogram(made["layers"]), **counted, "timing": seconds}
+def _facts(
+    made: dict[str, Any],
+    profiles: tuple[Profile, ...],
+    options: EngineOptions,
+    graph: Artifact,
+    half: HalfPrecision | None,
+) -> EngineFacts:
+    path, origin = graph.main, graph.facts_as(GraphOrigin)
+    where = PlanFacts(
+        runtime=made["runtime"],
+        version=made["version"],
+        device=BuildDevice(**made["device"]),
+        hardware=options.hardware,
+        version_compatible=options.version_compatible,
+        profiles=tuple({name: str(found) for name, found in profile.items()} for profile in profiles),
+        shape_inputs=tuple(made["shape_inputs"]),
+        source=PlanSource(file=path.name, sha256=sha256_file(path)),
+        rebuild=rebuild_command(path, options),
+    )
+    return EngineFacts(
+        engine=where,
+        layers=histogram(made["layers"]),
+        plan_bytes=made["plan_bytes"],
+        weights_bytes=made["weights_bytes"],
+        peak_bytes=made["peak_bytes"],
+        timing_cache=TimingCache(**made["timing_cache"]),
+        timing=BuildTiming(seconds=round(made["seconds"], 3), parse_s=round(made["parse_s"], 3)),
+        half=half,
+        parameters=origin.parameters,
+        macs=origin.macs,
+        target=origin.target,
+    )
 
 
 def rebuild_command(path: Path, options: EngineOptions) -> str:
@@ -247,12 +274,11 @@ def _shown(profiles: tuple[Profile, ...]) -> str:
     return " | ".join(parts) if any(parts) else "fixed shapes"
 
 
-def _summary(facts: dict[str, Any]) -> str:
-    where = facts["engine"]
-    device = where["device"]["name"] or "no GPU: built in advance"
-    weights = facts["weights_bytes"]
+def _summary(facts: EngineFacts) -> str:
+    where, weights = facts.engine, facts.weights_bytes
+    device = where.device.name or "no GPU: built in advance"
     shown = f", weights {weights / 1e6:.2f} MB" if weights is not None else ""
     return (
-        f"{facts['plan_bytes'] / 1e6:.2f} MB{shown}, {where['runtime']} {where['version']} ({device}), "
-        f"{facts['timing']['seconds']:.1f} s, peak {facts['peak_bytes'] / 1e6:.0f} MB"
+        f"{facts.plan_bytes / 1e6:.2f} MB{shown}, {where.runtime} {where.version} ({device}), "
+        f"{facts.timing.seconds:.1f} s, peak {facts.peak_bytes / 1e6:.0f} MB"
     )

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...core.artifact import stable_hash, write_atomically
+from ...core.artifact import stable_hash
 from ...core.errors import StorageError
+from ...core.system.atomic_files import write_atomically
 
 MAGIC = b"retort-timing-1\n"
 """A file starts with this line and the SHA-256 of the bytes, because TensorRT also accepts damaged bytes."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import InputError, VerificationError
+from ...core.facts.export_facts import ParityEntry
 from ...core.faults import first_line, raise_own_fault
 from ...core.metrics.relative_error import decibels, differences, largest_magnitude, root_mean_square
 from ...core.session import Session
@@ -18,49 +19,6 @@ from .bounds import DYNAMIC_FLOOR, FLOOR, POOL_ROWS, Bound, accepted_by, bounds_
 from .hard_inputs import Hard, check_hard
 
 Numbers = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The difference of one output at one batch size.
-
-    Attributes:
-        output: its name.
-        batch_size: rows per run.
-        error: the largest error, relative to the largest magnitude of the output.
-        tolerance: the largest accepted error.
-        rms_error: root mean square of the error, relative to the same magnitude.
-        rms_tolerance: the largest accepted root mean square; None in floating point.
-        sqnr_db: signal-to-noise ratio between program and file, in dB; 300 if they are equal.
-        agreement: share of rows with the same largest entry; None for outputs that are not rows of scores.
-    """
-
-    output: str
-    batch_size: int
-    error: float
-    tolerance: float
-    rms_error: float
-    rms_tolerance: float | None
-    sqnr_db: float
-    agreement: float | None = None
-
-    @property
-    def refused(self) -> bool:
-        """Whether it is too far; a NaN on one side alone is."""
-        within = self.rms_tolerance is None or self.rms_error <= self.rms_tolerance
-        return not (self.error <= self.tolerance and within)
-
-    def describe(self) -> str:
-        """``off by 2.0e-02 of its scale (1.0e-03 is accepted, 33.5 dB)``, in the measure that is too large."""
-        if self.rms_tolerance is not None and self.error <= self.tolerance:
-            measure = f"{self.rms_error:.2e} of its scale in the root mean square ({self.rms_tolerance:.2e}"
-        else:
-            measure = f"{self.error:.2e} of its scale ({self.tolerance:.2e}"
-        return f"off by {measure} is accepted, {self.sqnr_db:.1f} dB)"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {**asdict(self), "refused": self.refused}
 
 
 @dataclass(frozen=True)
@@ -74,7 +32,7 @@ class Parity:
         hard: one entry per kind of inputs that are hard to compute.
     """
 
-    differences: list[Difference]
+    differences: list[ParityEntry]
     unchecked: str = ""
     hard: tuple[Hard, ...] = ()
 
@@ -111,7 +69,7 @@ def check(
     sizes = list(batch_sizes) if _has_batch(program.signature) else [1]
     pool = rows(program.signature, samples, max(POOL_ROWS, *sizes))
     bounds = bounds_of(program, floating, pool, tolerance, DYNAMIC_FLOOR if dynamic else FLOOR)
-    found: list[Difference] = []
+    found: list[ParityEntry] = []
     for size in sizes:
         feeds = list(_chunks(program.signature, pool, size))
         expected, actual = [program.run(batch) for batch in feeds], [_run(candidate, batch, size) for batch in feeds]
@@ -124,9 +82,9 @@ def check(
     if off is not None:
         raise VerificationError(
             f"the file does not compute the same as the program: at batch size {off.batch_size}, output "
-            f"'{off.output}' is {off.describe()}",
+            f"'{off.output}' is {_described(off)}",
             "nothing was written; increase export.tolerance only if you know the cause of the difference",
-            differences=[item.to_dict() for item in found],
+            differences=[item.to_json() for item in found],
         )
     few = rows(program.signature, pool, min(sizes))
     hard = [] if dynamic else check_hard(program, candidate, few, accepted_by(bounds, floating), half)
@@ -164,7 +122,7 @@ def _chunks(signature: Signature, pool: Feeds, size: int) -> Iterator[dict[str, 
         }
 
 
-def _compare(name: str, size: int, pairs: list[tuple[Numbers, Numbers]], bound: Bound) -> Difference:
+def _compare(name: str, size: int, pairs: list[tuple[Numbers, Numbers]], bound: Bound) -> ParityEntry:
     expected, actual = (np.concatenate([np.atleast_1d(pair[side]).reshape(-1) for pair in pairs]) for side in (0, 1))
     if expected.shape != actual.shape or expected.dtype != actual.dtype:
         return _difference(name, size, bound, np.full(1, np.inf), -300.0, None)
@@ -176,10 +134,33 @@ def _compare(name: str, size: int, pairs: list[tuple[Numbers, Numbers]], bound: 
     return _difference(name, size, bound, error, sqnr, _agreement(pairs))
 
 
-def _difference(name: str, size: int, bound: Bound, error: Numbers, sqnr: float, agreement: float | None) -> Difference:
+def _difference(
+    name: str, size: int, bound: Bound, error: Numbers, sqnr: float, agreement: float | None
+) -> ParityEntry:
     largest, rms = largest_magnitude(error) / bound.scale, root_mean_square(error) / bound.scale
+    tolerance = bound.max_error / bound.scale
     allowed = None if bound.rms_error is None else bound.rms_error / bound.scale
-    return Difference(name, size, largest, bound.max_error / bound.scale, rms, allowed, sqnr, agreement)
+    within = largest <= tolerance and (allowed is None or rms <= allowed)  # false for a NaN on one side alone
+    return ParityEntry(
+        output=name,
+        batch_size=size,
+        error=largest,
+        tolerance=tolerance,
+        rms_error=rms,
+        rms_tolerance=allowed,
+        sqnr_db=sqnr,
+        agreement=agreement,
+        refused=not within,
+    )
+
+
+def _described(off: ParityEntry) -> str:
+    """``off by 2.0e-02 of its scale (1.0e-03 is accepted, 33.5 dB)``, in the measure that is too large."""
+    if off.rms_tolerance is not None and off.error <= off.tolerance:
+        measure = f"{off.rms_error:.2e} of its scale in the root mean square ({off.rms_tolerance:.2e}"
+    else:
+        measure = f"{off.error:.2e} of its scale ({off.tolerance:.2e}"
+    return f"off by {measure} is accepted, {off.sqnr_db:.1f} dB)"
 
 
 def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str, Bound]) -> Parity:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ...core.errors import VerificationError
+from ...core.facts.export_facts import FileSparsity, SparseWeight
 
 WEIGHTS = {
     **dict.fromkeys(("Conv", "FusedConv", "ConvInteger", "Gemm", "MatMul", "FusedMatMul", "MatMulInteger"), 1),
@@ -24,24 +24,7 @@ _SECOND = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 _GROUP = (2, 4)
 
 
-@dataclass(frozen=True)
-class TensorSparsity:
-    """What is zero in one weight.
-
-    Attributes:
-        name: of the initializer.
-        values: how many it has.
-        zeros: how many are zero.
-        valid: whether no group of M along the input channels holds more than N values that are not zero.
-    """
-
-    name: str
-    values: int
-    zeros: int
-    valid: bool
-
-
-def read_sparsity(model: onnx.ModelProto, group: tuple[int, int] = _GROUP) -> list[TensorSparsity]:
+def read_sparsity(model: onnx.ModelProto, group: tuple[int, int] = _GROUP) -> list[SparseWeight]:
     """The zeros of every weight of a convolution, product or recurrent layer, each once.
 
     Args:
@@ -50,7 +33,7 @@ def read_sparsity(model: onnx.ModelProto, group: tuple[int, int] = _GROUP) -> li
     """
     held = {item.name: item for item in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
-    found: dict[str, TensorSparsity] = {}
+    found: dict[str, SparseWeight] = {}
     for node in model.graph.node:
         for name, axis in _weights(node):
             known = _initializer(name, axis, held, makers)
@@ -93,14 +76,14 @@ def _initializer(
     return name, values != (zero if np.ndim(zero) == 0 or np.size(zero) == 1 else np.asarray(zero).flat[0]), axis
 
 
-def _measured(name: str, full: NDArray[Any], axis: int, group: tuple[int, int]) -> TensorSparsity:
+def _measured(name: str, full: NDArray[Any], axis: int, group: tuple[int, int]) -> SparseWeight:
     kept, size = group
     moved = np.moveaxis(full, axis, -1)
     valid = moved.shape[-1] % size == 0 and bool((moved.reshape(-1, size).sum(1) <= kept).all())
-    return TensorSparsity(name, full.size, int(full.size - np.count_nonzero(full)), valid)
+    return SparseWeight(name=name, values=full.size, zeros=int(full.size - np.count_nonzero(full)), valid=valid)
 
 
-def verify_sparsity(model: onnx.ModelProto, meta: Mapping[str, Any]) -> dict[str, Any]:
+def verify_sparsity(model: onnx.ModelProto, meta: Mapping[str, Any]) -> FileSparsity | None:
     """Whether a file still has the zeros of the program that it was made from.
 
     Weights are merged, renamed and turned on their way into a file, so all are taken together.
@@ -109,13 +92,13 @@ def verify_sparsity(model: onnx.ModelProto, meta: Mapping[str, Any]) -> dict[str
         meta: the program's ``meta``; its ``sparsity`` holds the pattern, and per parameter its values and zeros.
 
     Returns:
-        The fact ``sparsity``: pattern, share of zeros and every sparse weight; nothing for a dense program.
+        Pattern, share of zeros and every sparse weight; None for a dense program.
 
     Raises:
         VerificationError: zeros were lost, or too few weights hold the pattern.
     """
     if "sparsity" not in meta:
-        return {}
+        return None
     pattern, layers = str(meta["sparsity"]["pattern"]), meta["sparsity"]["layers"].values()
     kept, _, size = pattern.partition(":")
     found = read_sparsity(model, (int(kept), int(size)) if size else _GROUP)
@@ -128,7 +111,7 @@ def verify_sparsity(model: onnx.ModelProto, meta: Mapping[str, Any]) -> dict[str
             f"the file has {zeros} zeros in weights with the pattern {pattern}, but the program has {told_zeros}; "
             f"these are dense: {lost}",
             "make `sparsify` the last stage before `quantize` that changes weights",
-            weights=[asdict(item) for item in found],
+            weights=[item.to_json() for item in found],
         )
     share = zeros / max(values, 1)
-    return {"sparsity": {"pattern": pattern, "zeros": share, "weights": [asdict(item) for item in sparse]}}
+    return FileSparsity(pattern=pattern, zeros=share, weights=tuple(sparse))

@@ -15,6 +15,7 @@ from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to
 from ...core.data.splits import Subset
 from ...core.errors import RetortError, UserError
+from ...core.facts.quantize_facts import QuantizeFacts
 from ...core.metrics.task_metrics import evaluate, sqnr_db
 from ...core.options.stage_options import ExportOptions, QuantizeOptions
 from ...core.session import SessionOptions, open_session
@@ -143,8 +144,8 @@ def fix(artifact: Artifact, directory: Path, context: Context) -> dict[str, Any]
         The difference between the result and FP32.
     """
     options = QuantizeOptions(correction=("full",), mixed="auto", min_sqnr=INT8_DB)
-    made = stages.quantize(options, artifact, Place(directory), context)
-    return {**made.facts["against_fp32"], "float": made.facts["mixed"]["float"]}
+    facts = stages.quantize(options, artifact, Place(directory), context).facts_as(QuantizeFacts)
+    return {**facts.against_fp32.to_json(), "float": list(facts.mixed.float) if facts.mixed else []}
 
 
 def show(diagnosis: Diagnosis, screen: Console) -> None:

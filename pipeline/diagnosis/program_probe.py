@@ -12,12 +12,13 @@ from ...compress.program import Program
 from ...compress.quantization.correction.layer_matrices import is_matrix, quantized_layers, scales_of, to_matrix
 from ...compress.quantization.correction.layerwise import feeds_of
 from ...compress.quantization.mixed_precision.partial_quantization import Partial
-from ...compress.quantization.mixed_precision.sensitivity import Sensitivity, sensitivity
+from ...compress.quantization.mixed_precision.sensitivity import sensitivity
 from ...compress.quantization.operator_classes import channels_first, fixed_grid, is_qdq
 from ...compress.quantization.scheme import SCHEMES, gate_grid
 from ...core.aten_names import TRANSPOSED, name_of
 from ...core.console import SILENT, Console
 from ...core.data.splits import Split
+from ...core.facts.quantize_facts import Sensitivity
 from .tensor_symptoms import Finding, Seen, seen
 
 if TYPE_CHECKING:

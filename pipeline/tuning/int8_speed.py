@@ -11,16 +11,19 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from ...core.artifact import Artifact, is_finished, load_artifact, settle, stable_hash, write_atomically
+from ...core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to
 from ...core.errors import RetortError
+from ...core.facts.measurement_facts import PlacementFacts
+from ...core.facts.quantize_facts import FloatNode, QuantizeFacts
 from ...core.metrics.ratio import Ratio, mean_of
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
 from ...core.session import Session, SessionOptions, open_session
+from ...core.system.atomic_files import settle, write_atomically
 from ..measurements import ratios_in, save_facts, save_ratios
 from . import mixed_precision
 
@@ -91,8 +94,13 @@ def speed_of(options: QuantizeOptions, parent: Artifact, made: Artifact, context
     program = _program_beside(made)
     ratios = _measured(options, parent, program, Place(program.path, program.key), context)
     if ratios:
-        _report_speed(ratios, program.facts.get("float_nodes", []), context.console)
+        _report_speed(ratios, _float_nodes(program), context.console)
     return ratios
+
+
+def _float_nodes(program: Artifact) -> Sequence[FloatNode]:
+    """The operators of a quantized program that stay in floating point; none of another artifact."""
+    return program.facts_as(QuantizeFacts).float_nodes if program.manifest.stage == "quantize" else ()
 
 
 def is_slower(ratios: Ratios) -> bool:
@@ -108,7 +116,7 @@ def is_faster(ratios: Ratios) -> bool:
     return not ratios or mean_of(ratios.values()) > 1
 
 
-def look_for_faster(program: Artifact, options: QuantizeOptions, context: Context) -> Mapping[str, Any] | None:
+def look_for_faster(program: Artifact, options: QuantizeOptions, context: Context) -> PlacementFacts | None:
     """Search for layers to leave in floating point for speed (:func:`.mixed_precision.search`), and report the trials.
 
     Returns:
@@ -149,15 +157,13 @@ def _searched(parent: Artifact, options: QuantizeOptions, place: Place, context:
     store = _place_for(place, place.key, "placement")
     stored = _stored(store) if place.key else None
     if stored is not None:
-        kept: Floats = stored.facts["float"]
-        return kept
+        return stored.facts_as(PlacementFacts).float
     found = look_for_faster(parent, options, context)
     if found is None:
         return {}
-    if not found["doubts"]:
+    if not found.doubts:
         save_facts(store, found)
-    slow: Floats = found["float"]
-    return slow
+    return found.float
 
 
 def _searched_before_training(parent: Artifact, options: QuantizeOptions, place: Place, context: Context) -> Floats:
@@ -223,7 +229,7 @@ def _opener(artifact: Artifact) -> Callable[[], Session]:
     return lambda: open_session(graph, SessionOptions(threads=1))
 
 
-def _report_speed(ratios: Ratios, floating: Sequence[Mapping[str, str]], console: Console) -> None:
+def _report_speed(ratios: Ratios, floating: Sequence[FloatNode], console: Console) -> None:
     """Print the ratios; if INT8 is not faster, also warn and list the layers that are not INT8."""
     shown = ", ".join(f"{ratio.value:.2f}x at batch {batch} ({ratio.span})" for batch, ratio in ratios.items())
     console.stage("quantize", f"speedup over FP32: {shown}")
@@ -238,23 +244,23 @@ def _report_speed(ratios: Ratios, floating: Sequence[Mapping[str, str]], console
         console.warn(_in_floating_point(floating))
 
 
-def _report_tried(found: Mapping[str, Any], console: Console) -> None:
-    for item in found["tried"]:
-        kept = "kept" if found["float"] and set(item["float"]) == set(found["float"]) else "tried"
-        shown = ", ".join(f"{ratio['value']:.2f}x at batch {batch}" for batch, ratio in item["speed"].items())
-        what = f"{len(item['float'])} layers and operators in floating point" if item["float"] else "all in INT8"
+def _report_tried(found: PlacementFacts, console: Console) -> None:
+    for item in found.tried:
+        kept = "kept" if found.float and set(item.float) == set(found.float) else "tried"
+        shown = ", ".join(f"{ratio.value:.2f}x at batch {batch}" for batch, ratio in item.speed.items())
+        what = f"{len(item.float)} layers and operators in floating point" if item.float else "all in INT8"
         console.say(f"            {kept}: {what}: {shown}")
-    if found["doubts"]:
-        doubts = "; ".join(found["doubts"])
+    if found.doubts:
+        doubts = "; ".join(found.doubts)
         console.warn(f"placements could not be compared, so all layers stay INT8: {doubts}")
-    elif not found["float"]:
+    elif not found.float:
         console.say("            no placement is faster than FP32 on average and not slower at any batch size")
 
 
-def _in_floating_point(nodes: Sequence[Mapping[str, str]]) -> str:
+def _in_floating_point(nodes: Sequence[FloatNode]) -> str:
     """The layers that are not INT8, each with its reason."""
     if not nodes:
         return "all layers are INT8"
-    shown = [f"{node['layer']} stays in floating point ({node['reason']})" for node in nodes[:_SHOWN]]
+    shown = [f"{node.layer} stays in floating point ({node.reason})" for node in nodes[:_SHOWN]]
     rest = len(nodes) - _SHOWN
     return "; ".join(shown) + (f"; and {rest} more layers" if rest > 0 else "")

@@ -10,6 +10,7 @@ from ...core.artifact import Artifact
 from ...core.console import Console
 from ...core.data.data_sources import fit_to
 from ...core.data.splits import Splits
+from ...core.facts.measurement_facts import PlacementFacts, TriedPlacement
 from ...core.metrics.ratio import Ratio, mean_of
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
 from ...core.session import Session, SessionOptions, open_session
@@ -43,7 +44,7 @@ Speed = Mapping[int, Ratio]
 """Speedup over FP32 by batch size."""
 
 
-def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Console) -> dict[str, Any]:
+def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Console) -> PlacementFacts:
     """Search for a placement that is not slower than FP32 at any batch size, on this machine with one thread.
 
     ONNX Runtime's profiler times the layers of the FP32 and of the INT8 file. Dynamic programming over the segments
@@ -56,11 +57,6 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
         options: options of the planned quantization.
         data: its calibration samples are run.
         console: shows progress.
-
-    Returns:
-        JSON-ready: ``float``, the layers to leave in floating point with the measured reason (empty if nothing is
-        gained), ``tried``, the speedup over FP32 of every choice by batch size, and ``doubts``, why NOISY times could
-        not decide.
     """
     from ...compress.program import load_program
     from ...compress.quantization.mixed_precision.segments import placements, segments
@@ -79,16 +75,17 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
     crossing = {batch: [fixed + each * part.values * batch for part in parts] for batch in batches}
     choices = placements(parts, times[0], times[1], crossing)[:CHOICES]
     if not choices:
-        return {"float": {}, "tried": [], "doubts": []}
+        return PlacementFacts(float={}, tried=(), doubts=())
     files = {"fp32": exact, "int8": integer}
     for index, names in enumerate(console.track(choices, "placements")):
         files[str(index)] = _exported(_quick(program, options, fitted, names))
     speeds = _compared(files, samples, batches, console)
     kept = decide(speeds)
     chosen = choices[int(kept)] if kept != "int8" else []
-    tried = [{"float": choices[int(name)] if name != "int8" else [], "speed": _facts(speeds[name])} for name in speeds]
+    tried = [_tried(choices[int(name)] if name != "int8" else (), speed) for name, speed in speeds.items()]
     doubts = sorted({doubt for speed in speeds.values() for ratio in speed.values() for doubt in ratio.doubts})
-    return {"float": {name: _reason(name, parts, times) for name in chosen}, "tried": tried, "doubts": doubts}
+    slow = {name: _reason(name, parts, times) for name in chosen}
+    return PlacementFacts(float=slow, tried=tuple(tried), doubts=tuple(doubts))
 
 
 def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
@@ -182,9 +179,8 @@ def _compared(
     return {name: {batch: runs[batch].ratio_of(name) for batch in batches} for name in files if name != "fp32"}
 
 
-def _facts(speed: Speed) -> dict[str, dict[str, Any]]:
-    """The speedups as JSON-ready values."""
-    return {str(batch): ratio.to_dict() for batch, ratio in speed.items()}
+def _tried(floats: Sequence[str], speed: Speed) -> TriedPlacement:
+    return TriedPlacement(float=tuple(floats), speed={str(batch): ratio for batch, ratio in speed.items()})
 
 
 def _reason(unit: str, parts: Sequence[Segment], times: Sequence[Mapping[int, Mapping[str, float]]]) -> str:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to
 from ...core.data.splits import Split, Splits, Subset
+from ...core.facts.quantize_facts import FormChoice, FormTrial, QuantizeFacts
 from ...core.metrics.ratio import Ratio, mean_of
 from ...core.metrics.task_metrics import evaluate, sqnr_db
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
@@ -47,10 +48,10 @@ class Trial:
     drop: float | None
     speedup: Mapping[int, Ratio]
 
-    def facts(self) -> dict[str, Any]:
-        """All fields as JSON-ready values; an unbounded end of an interval is None."""
-        times = {str(batch): ratio.to_dict() for batch, ratio in self.speedup.items()}
-        return {"sqnr_db": round(self.sqnr_db, 2), "accuracy_drop": self.drop, "speedup": times}
+    def facts(self) -> FormTrial:
+        """The facts for a manifest; an unbounded end of an interval is None."""
+        times = {str(batch): ratio for batch, ratio in self.speedup.items()}
+        return FormTrial(sqnr_db=round(self.sqnr_db, 2), accuracy_drop=self.drop, speedup=times)
 
     def describe(self) -> str:
         """``24.1 dB, 3.12x at batch 1, 2.90x at batch 32``."""
@@ -87,11 +88,12 @@ def choose_form(
     for form, trial in trials.items() if against else ():
         console.say(f"            {form:<8} {trial.describe()}")
     console.stage("quantize", f"{kept} form: {why}")
-    measured = {str(form): trial.facts() for form, trial in trials.items()} if against else {}
-    facts = {**made[kept].facts, "form": {"kept": kept, "why": why, **measured}}
-    with new_artifact(place, "program", "quantize", options=options, facts=facts) as folder:
+    measured = {form: trial.facts() for form, trial in trials.items()} if against else {}
+    choice = FormChoice(kept=kept, why=why, static=measured.get("static"), dynamic=measured.get("dynamic"))
+    with new_artifact(place, "program", "quantize", options=options) as draft:
+        draft.facts = made[kept].facts_as(QuantizeFacts).model_copy(update={"form": choice})
         for name in made[kept].manifest.files:
-            shutil.copyfile(made[kept].path / name, folder / name)
+            shutil.copyfile(made[kept].path / name, draft.folder / name)
     shutil.rmtree(scratch, ignore_errors=True)
     return load_artifact(place.directory)
 

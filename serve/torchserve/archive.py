@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
 from ...core.errors import ArtifactError, UserError
+from ...core.facts.pack_facts import PackFacts, PackTiming
 from ...core.options.stage_options import PackOptions
 from ..bundle import read_graph, write_bundle
 from ..engine import MODEL, Engine, smallest_golden
@@ -85,14 +85,14 @@ def write_archive(
         StorageError: the disk is full or not writable.
     """
     parts = read_graph(artifact)
-    facts: dict[str, Any] = {}
-    with new_artifact(place, "archive", "pack", options=options, facts=facts) as folder:
+    with new_artifact(place, "archive", "pack", options=options) as draft:
+        folder = draft.folder
         settings = write_bundle(folder / "bundle", parts, settings_of(options, policy or Policy()))
         engine = Engine.load(folder / "bundle")
         _answer_golden(engine)
         engine.close()
         write_mar(folder / "model.mar", mar_members(folder / "bundle", settings, options, engine.load_s))
-        facts.update(_facts(folder, engine))
+        draft.facts = _facts(folder, engine)
         if not parts.signature.batch_invariant:
             console.warn("rows of this model influence each other, so requests are run one by one and never as a batch")
     return load_artifact(place.directory)
@@ -149,15 +149,15 @@ def _manifest(settings: Settings, handler: str) -> bytes:
     return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
-def _facts(folder: Path, engine: Engine) -> dict[str, Any]:
-    return {
-        "size_bytes": (folder / "model.mar").stat().st_size,
-        "model_bytes": (folder / "bundle" / MODEL).stat().st_size,
-        "golden_error": engine.golden_error,
-        "timing": {"load_s": round(engine.load_s, 3)},
-        "exact_batch_sizes": sorted(engine.executor.plan.sizes),
-        "batch_invariant": engine.signature.batch_invariant,
-    }
+def _facts(folder: Path, engine: Engine) -> PackFacts:
+    return PackFacts(
+        size_bytes=(folder / "model.mar").stat().st_size,
+        model_bytes=(folder / "bundle" / MODEL).stat().st_size,
+        golden_error=engine.golden_error,
+        timing=PackTiming(load_s=round(engine.load_s, 3)),
+        exact_batch_sizes=tuple(sorted(engine.executor.plan.sizes)),
+        batch_invariant=engine.signature.batch_invariant,
+    )
 
 
 @dataclass(frozen=True)

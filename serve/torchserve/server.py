@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ...core.artifact import Artifact, raise_if_not, storage_errors
+from ...core.artifact import Artifact, raise_if_not
 from ...core.console import SILENT, Console
 from ...core.errors import MachineError, ServingError
 from ...core.options.stage_options import ServeOptions
+from ...core.system.atomic_files import storage_errors
 from ...core.system.java import Java, find_java
 from ...core.tensors import Signature
 from ..client import Client

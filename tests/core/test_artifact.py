@@ -11,12 +11,14 @@ from retort.core import artifact as module
 from retort.core.artifact import is_finished, load_artifact, new_artifact
 from retort.core.context import Place
 from retort.core.errors import ArtifactError, MissingFileError, StorageError
+from retort.core.facts.record import Record
 
 
 def write(folder: Path, content: bytes = b"weights") -> Path:
     """A finished artifact of one file."""
-    with new_artifact(Place(folder, "k"), "graph", "export", facts={"n": 1}) as scratch:
-        (scratch / "model.onnx").write_bytes(content)
+    with new_artifact(Place(folder, "k"), "graph", "export") as draft:
+        draft.facts = Record.model_validate({"n": 1})
+        (draft.folder / "model.onnx").write_bytes(content)
     return folder
 
 
@@ -28,8 +30,8 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
     """An exception while writing leaves neither an artifact nor a scratch folder."""
-    with pytest.raises(KeyboardInterrupt), new_artifact(Place(tmp_path / "a"), "graph", "export") as scratch:
-        (scratch / "model.onnx").write_bytes(b"half")
+    with pytest.raises(KeyboardInterrupt), new_artifact(Place(tmp_path / "a"), "graph", "export") as draft:
+        (draft.folder / "model.onnx").write_bytes(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 

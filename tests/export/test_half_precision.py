@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from known import known, typed
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from trt_oracle import Oracle
@@ -24,6 +25,7 @@ from retort.core.artifact import load_artifact
 from retort.core.context import Place
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import UserError, VerificationError
+from retort.core.facts.export_facts import ExportFacts
 from retort.core.options.stage_options import EngineOptions, ExportOptions, QuantizeOptions
 from retort.core.session import open_session
 from retort.export import stage
@@ -240,8 +242,9 @@ def test_the_export_stage_writes_half(
         Place(tmp_path / "g"),
         samples,
     )
-    assert made.facts["precision"] == precision
-    assert made.facts["half"]["half_nodes"] >= 4
+    facts = typed(made, ExportFacts)
+    assert facts.precision == precision
+    assert known(facts.half).half_nodes >= 4
     wanted = TensorProto.BFLOAT16 if precision == "bf16" else TensorProto.FLOAT16
     model = onnx.load(str(made.main))
     types = View(model).types

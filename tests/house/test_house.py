@@ -157,6 +157,29 @@ def test_torch_stays_in_its_rooms() -> None:
     assert found == []
 
 
+DICT = ("get", "items", "keys", "values")
+
+
+def test_facts_are_read_as_fields() -> None:
+    """No room reads what a stage found out by a string key: `artifact.facts_as(kind)` has fields that mypy checks."""
+    found = [
+        f"{where}:{node.lineno}"
+        for where, tree in sources(*ROOMS)
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Subscript) and is_facts(node.value))
+        or (
+            isinstance(node, ast.Attribute) and node.attr in ("get", "items", "keys", "values") and is_facts(node.value)
+        )
+    ]
+    assert found == []
+
+
+def is_facts(node: ast.expr) -> bool:
+    """Whether an expression is the facts of an artifact; those of an error are arguments of its class."""
+    of_error = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "error"
+    return isinstance(node, ast.Attribute) and node.attr == "facts" and not of_error
+
+
 def test_runtime_half_needs_only_numpy() -> None:
     """What an archive carries imports the standard library and numpy, nothing else, at module level."""
     allowed = {*sys.stdlib_module_names, "numpy", "retort"}

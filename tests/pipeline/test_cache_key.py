@@ -49,6 +49,8 @@ CHANGED = {
     "compress/pruning/sparsity/sparsegpt.py": {"sparsify"},
     "compress/quantization/calibration/observers.py": {"quantize"},
     "core/backends/ort.py": {"capture", "distill", "prune", "quantize", "export", "pack", "engine"},
+    "core/facts/engine_facts.py": {"engine"},
+    "core/facts/prune_facts.py": {"prune", "sparsify"},
     "core/session.py": {"capture", "distill", "prune", "quantize", "export", "pack", "engine"},
     "export/translate.py": {"prune", "quantize", "export"},
     "export/lint/fixes.py": set(),

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from known import known
+from known import known, typed
 from PIL import Image
 from safetensors.torch import save_file
 
 from retort.core.errors import ArtifactError, CaptureError, GateError, MachineError, ModelError, RetortError
+from retort.core.facts.facts_table import FACTS
 from retort.core.session import open_session
 from retort.pipeline import run
 
@@ -121,6 +122,8 @@ def test_whole_line_then_all_reused(project: Path) -> None:
         ["capture", "train", "distill", "prune", "quantize", "export", "pack", "bench", "report"]
     )
     assert [gate.verdict for gate in first.gates] == ["passed"]
+    for name, artifact in first.artifacts.items():
+        typed(artifact, FACTS[name])
     assert first.report is not None
     assert first.report.read_text().count("<svg") >= 2
     stages = {stage.stage: stage for stage in known(first.result).stages}

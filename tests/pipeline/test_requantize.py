@@ -17,6 +17,7 @@ from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import UserError
+from retort.core.facts.quantize_facts import QuantizeFacts
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions, Target
 from retort.export.lint import lint
 from retort.pipeline import dispatch
@@ -31,8 +32,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("runs")
     net = nn.Sequential(nn.Conv2d(3, 16, 3, 3), nn.Hardswish(), nn.Conv2d(16, 16, 1), nn.Flatten(), nn.Linear(256, 4))
-    with new_artifact(Place(folder / "capture", "fp32"), "program", "capture") as made:
-        save_program(capture(net.eval(), {"x": torch.randn(2, 3, 12, 12)}), made / "model.pt2")
+    with new_artifact(Place(folder / "capture", "fp32"), "program", "capture") as draft:
+        save_program(capture(net.eval(), {"x": torch.randn(2, 3, 12, 12)}), draft.folder / "model.pt2")
     parent = load_artifact(folder / "capture")
     dispatch.run_stage("quantize", ROUGH, parent, Place(folder / "int8", "int8", ("fp32",)), _context(folder))
     return folder
@@ -105,8 +106,9 @@ def test_a_trained_int8_program_is_not_trained_again_unasked(runs: Path, tmp_pat
     capture_, int8 = _copied(runs, tmp_path, "capture", "int8")
     told = QuantizeOptions.model_validate({**int8.manifest.options, "qat": {"epochs": 1}})
     place = Place(tmp_path / "trained", "trained", (capture_.key,))
-    with new_artifact(place, "program", "quantize", options=told, facts=int8.facts) as folder:
-        shutil.copyfile(int8.main, folder / "model.pt2")
+    with new_artifact(place, "program", "quantize", options=told) as draft:
+        draft.facts = int8.facts_as(QuantizeFacts)
+        shutil.copyfile(int8.main, draft.folder / "model.pt2")
     with pytest.raises(UserError, match="trained in INT8 for cpu"):
         dispatch.run_stage(
             "export", ExportOptions(target="tensorrt"), load_artifact(tmp_path / "trained"), Place(tmp_path / "out"),

@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from ....core.artifact import stable_hash, write_atomically
+from ....core.artifact import stable_hash
 from ....core.console import SILENT, Console
 from ....core.errors import UserError, VerificationError
+from ....core.facts.prune_facts import LatencyVerdict, PruneLatency
 from ....core.metrics.ratio import Ratio, mean_of
 from ....core.options.stage_options import PruneOptions
+from ....core.system.atomic_files import write_atomically
 from ...program import Program
 from ..coupling.labels import Mask
 from ..selection.cut_options import build_group_cuts, remove
@@ -189,7 +190,7 @@ class LatencyBudget:
             best_ms=best * dense,
         )
 
-    def facts(self, program: Program) -> dict[str, Any]:
+    def facts(self, program: Program) -> PruneLatency:
         """The latency of the finished program, timed together with the dense one.
 
         Raises:
@@ -206,22 +207,22 @@ class LatencyBudget:
                 speedup=speedup.to_dict(),
             )
         got = 1 / speedup.value
-        return {
-            "asked_ms": share * dense,
-            "asked_share": share,
-            "dense_ms": dense,
-            "got_ms": got * dense,
-            "got_low_ms": None if speedup.high is None else dense / speedup.high,
-            "got_high_ms": None if speedup.low is None else dense / speedup.low,
-            "got_share": got,
-            "speedup": speedup.to_dict(),
-            "within": abs(got / share - 1) <= TOLERANCE,
-            "verdict": _verdict(speedup, share),
-            "device": self.timer.identity,
-            "batch": self.options.batch,
-            "threads": self.options.threads,
-            "tried": self.tried,
-        }
+        return PruneLatency(
+            asked_ms=share * dense,
+            asked_share=share,
+            dense_ms=dense,
+            got_ms=got * dense,
+            got_low_ms=None if speedup.high is None else dense / speedup.high,
+            got_high_ms=None if speedup.low is None else dense / speedup.low,
+            got_share=got,
+            speedup=speedup,
+            within=abs(got / share - 1) <= TOLERANCE,
+            verdict=_verdict(speedup, share),
+            device=self.timer.identity,
+            batch=self.options.batch,
+            threads=self.options.threads,
+            tried=tuple(self.tried),
+        )
 
     def _final(self, program: Program, turns: int) -> Ratio:
         return _pooled([self.compare(f"final {turn}", program).speedup for turn in range(turns)])
@@ -236,7 +237,7 @@ def _pooled(found: Sequence[Ratio]) -> Ratio:
     return replace(found[0], value=mean_of(found), low=low, high=high, doubts=doubts, rounds=rounds, wall=None)
 
 
-def _verdict(speedup: Ratio, share: float) -> str:
+def _verdict(speedup: Ratio, share: float) -> LatencyVerdict:
     """Whether the requested share was met within the tolerance: ``landed``, ``missed`` or ``cannot tell``."""
     if speedup.low is None or speedup.high is None or speedup.verdict == "cannot tell":
         return "cannot tell"

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ....core.artifact import stable_hash, storage_errors, write_atomically
+from ....core.artifact import stable_hash
 from ....core.console import SILENT, Console
 from ....core.errors import UserError
 from ....core.faults import raise_own_fault
 from ....core.metrics.ratio import Ratio
+from ....core.system.atomic_files import storage_errors, write_atomically
 from ....core.system.cache import cache_folder
 from ...program import Program
 from ..coupling.labels import Mask

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from ....core.errors import CaptureError, VerificationError
+from ....core.facts.prune_facts import FileProof
 from ....core.tensors import Array, Signature
 from ...graph.devices import as_array, as_tensor
 from ...program import Program, device_of, evaluating, reexport
@@ -26,20 +26,7 @@ VerificationError if the error is too large, CaptureError if the program cannot 
 """
 
 
-@dataclass(frozen=True)
-class FileProof:
-    """The result of the comparison.
-
-    Attributes:
-        error: largest relative error of an output of the file; None if there was no comparison.
-        reason: why there was no comparison.
-    """
-
-    error: float | None
-    reason: str = ""
-
-
-NOT_ASKED = FileProof(None, "not asked for")
+NOT_ASKED = FileProof(error=None, reason="not asked for")
 
 
 def prove_file(before: Callable[[], Program], after: Program, proof: Proof, check: FileCheck | None) -> FileProof:
@@ -68,7 +55,7 @@ def prove_file(before: Callable[[], Program], after: Program, proof: Proof, chec
                 f"{refused.message}",
                 "the original program is unchanged; exclude the layer that the message names, and please report it",
             ) from refused
-        return FileProof(None, refused.message)
+        return FileProof(error=None, reason=refused.message)
 
 
 def _compared(after: Program, proof: Proof, cases: Sequence[Outputs], check: FileCheck) -> FileProof:
@@ -80,10 +67,11 @@ def _compared(after: Program, proof: Proof, cases: Sequence[Outputs], check: Fil
         if proof.dtype != "float64" or not own:
             raise
         return FileProof(
-            check(exported, after.signature, own),
-            "outputs depend on rounding, so they were compared in the program's own precision",
+            error=check(exported, after.signature, own),
+            reason="outputs depend on rounding, so they were compared in the program's own precision",
         )
-    return FileProof(error, "" if error is not None else "the program is quantized, so the export stage compares it")
+    reason = "" if error is not None else "the program is quantized, so the export stage compares it"
+    return FileProof(error=error, reason=reason)
 
 
 def _outputs(program: Program, feeds: Mapping[str, Array]) -> list[Array]:
@@ -101,4 +89,4 @@ def _can_be_written(program: Program, check: FileCheck) -> bool:
     return True
 
 
-__all__ = ["FileCheck", "FileProof", "prove_file"]
+__all__ = ["NOT_ASKED", "FileCheck", "prove_file"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from ....core.console import Console
 from ....core.context import Context, Place
 from ....core.data.splits import Split, batches
 from ....core.errors import UserError, VerificationError
+from ....core.facts.prune_facts import DenseLayer, SparseLayer, SparsifyFacts
 from ....core.formats.program_file import fit_context
 from ....core.options.stage_options import SparsifyOptions
 from ...distillation.distill import recover
@@ -52,11 +52,12 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
 
     layers = make_sparse(program, options, _inputs)
     facts = _facts(program, options, layers)
-    console.stage("sparsify", f"{facts['zeros']:.1%} of the weights of {len(facts['layers'])} layers are zero")
-    for item in facts["dense"]:
-        console.say(f"{item['name']} stays dense, because it {item['reason']}")
+    console.stage("sparsify", f"{facts.zeros:.1%} of the weights of {len(facts.layers)} layers are zero")
+    for item in facts.dense:
+        console.say(f"{item.name} stays dense, because it {item.reason}")
     if options.recover is not None:
-        facts["recovery"] = recover(program, original, options.recover, context, _LABEL)
+        recovery = recover(program, original, options.recover, context, _LABEL)
+        facts = facts.model_copy(update={"recovery": recovery})
     check(program)
     stored = store(program, place, "sparsify", options=options, facts=facts)
     discard(context.scratch, _LABEL)
@@ -157,14 +158,16 @@ def check(program: Program) -> None:
             )
 
 
-def _facts(program: Program, options: SparsifyOptions, layers: dict[str, str]) -> dict[str, Any]:
+def _facts(program: Program, options: SparsifyOptions, layers: dict[str, str]) -> SparsifyFacts:
     recorded = program.meta[KEY]["layers"]
     listed = [
-        {"name": name, "zeros": recorded[name]["zeros"] / recorded[name]["values"], "method": method}
+        SparseLayer(name=name, zeros=recorded[name]["zeros"] / recorded[name]["values"], method=method)
         for name, method in layers.items()
     ]
     total = sum(item["zeros"] for item in recorded.values()) / sum(item["values"] for item in recorded.values())
     dense = [
-        {"name": place.parameter, "reason": place.skipped} for place in find_places(program, options) if place.skipped
+        DenseLayer(name=place.parameter, reason=place.skipped)
+        for place in find_places(program, options)
+        if place.skipped
     ]
-    return {"pattern": options.pattern, "zeros": total, "layers": listed, "dense": dense}
+    return SparsifyFacts(pattern=options.pattern, zeros=total, layers=tuple(listed), dense=tuple(dense))

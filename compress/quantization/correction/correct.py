@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import fx
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split, Subset
 from ....core.errors import DataError
+from ....core.facts.quantize_facts import CorrectionFacts
 from ....core.metrics.task_metrics import evaluate, sqnr_db
 from ....core.options.stage_options import QuantizeOptions
 from ....core.tensors import Array
@@ -60,11 +60,10 @@ class CorrectionResult:
     detail: str
     seconds: float
 
-    def facts(self) -> dict[str, Any]:
-        """All fields except the duration, as JSON-ready values; the key of the name is ``rung``."""
-        return {"rung": self.name} | {
-            key: value for key, value in asdict(self).items() if key not in ("name", "seconds")
-        }
+    def facts(self) -> CorrectionFacts:
+        """All fields except the duration; the key of the name is ``rung``."""
+        fields = {key: value for key, value in asdict(self).items() if key not in ("name", "seconds")}
+        return CorrectionFacts(rung=self.name, **fields)
 
 
 class Judge:

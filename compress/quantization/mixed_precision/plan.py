@@ -15,13 +15,13 @@ import yaml
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split, Subset
 from ....core.errors import MissingFileError, UserError
+from ....core.facts.quantize_facts import Sensitivity
 from ....core.metrics.task_metrics import evaluate, sqnr_db
 from ....core.options.stage_options import QuantizeOptions, Task
 from ....core.tensors import Array
 from ...program import Program, predict
 from ..correction.layerwise import feeds_of
 from .partial_quantization import Partial, Unit
-from .sensitivity import Sensitivity
 
 _SAMPLES = 256
 _MACS_PER_VALUE = 64

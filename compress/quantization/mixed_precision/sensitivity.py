@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import fx
 from ....core.aten_names import SATURATING, name_of
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split
+from ....core.facts.quantize_facts import Sensitivity
 from ....core.metrics.task_metrics import evaluate, sqnr_db
 from ....core.tensors import Array
 from ...program import Program
@@ -22,36 +22,6 @@ from .partial_quantization import Partial, Unit
 
 _SAMPLES = 48
 _OUTLIER, _FEW_LEVELS, _SATURATED, _CLIPPED = 8.0, 12.0, 0.7, 0.5
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """The effect on the output if only one layer is INT8.
-
-    Attributes:
-        layer: the layer's name in the model, or the operator's name.
-        kind: kind of operator, such as ``conv2d``.
-        sqnr_db: centred SQNR of the output if only this layer is integer, in dB; None if the output does not change.
-        agreement: share of samples whose class does not change; None for outputs that are not classes.
-        accuracy_drop: loss of accuracy on those samples, if they have labels.
-        cost: multiply-accumulates, or the number of computed values.
-        cause: ``outlier channel``, ``clipping``, ``few levels``, ``saturation``, ``constant``, ``outlier weight`` or
-            ``rounding``.
-        detail: the cause in numbers.
-    """
-
-    layer: str
-    kind: str
-    sqnr_db: float | None
-    agreement: float | None
-    accuracy_drop: float | None
-    cost: int
-    cause: str
-    detail: str
-
-    def facts(self) -> dict[str, Any]:
-        """All fields, as JSON-ready values."""
-        return asdict(self)
 
 
 def sensitivity(
@@ -97,7 +67,16 @@ def _line(unit: Unit, wanted: Array, found: Array, targets: Array | None, cause:
     if classes and targets is not None and targets.dtype.kind in "iu" and targets.shape == (len(wanted),):
         drop = float(evaluate("accuracy", wanted, targets) - evaluate("accuracy", found, targets))
     shown = round(noise, 2) if np.isfinite(noise) else (None if noise > 0 else -999.0)
-    return Sensitivity(unit.name, unit.kind, shown, agreement, drop, unit.cost, *cause)
+    return Sensitivity(
+        layer=unit.name,
+        kind=unit.kind,
+        sqnr_db=shown,
+        agreement=agreement,
+        accuracy_drop=drop,
+        cost=unit.cost,
+        cause=cause[0],
+        detail=cause[1],
+    )
 
 
 def cause_of(unit: Unit, values: dict[fx.Node, Any]) -> tuple[str, str]:

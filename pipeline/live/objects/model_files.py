@@ -8,8 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....core.artifact import Artifact, Kind
+from ....core.artifact import Artifact
 from ....core.data.splits import Splits
+from ....core.facts.engine_facts import EngineFacts
+from ....core.facts.export_facts import ExportFacts
+from ....core.kinds import Kind
 from ....core.options.stage_options import Provider
 from ....core.session import PROVIDERS, Session, SessionOptions, open_session
 from ....core.tensors import Signature
@@ -158,11 +161,12 @@ class Graph(Runnable):
     suffix = ".onnx"
 
     def _lines(self) -> list[tuple[str, str]]:
-        facts = self.artifact.facts
-        lines = [("target", f"{facts['target']}, opset {facts['opset']}")] if "opset" in facts else []
-        errors = [item["error"] for item in facts.get("parity", ())]
-        lines += [("parity", f"{max(errors):.1e} of the outputs' scale against PyTorch")] if errors else []
-        return [*self._ports(), *lines]
+        if not self.artifact.facts:
+            return self._ports()
+        facts = self.artifact.facts_as(ExportFacts)
+        errors = [item.error for item in facts.parity]
+        parity = [("parity", f"{max(errors):.1e} of the outputs' scale against PyTorch")] if errors else []
+        return [*self._ports(), ("target", f"{facts.target}, opset {facts.opset}"), *parity]
 
 
 class Engine(Runnable):
@@ -175,12 +179,12 @@ class Engine(Runnable):
         return f" ({self.stage})"  # the signature of a plan can be read only on its GPU
 
     def _lines(self) -> list[tuple[str, str]]:
-        found = self.artifact.facts.get("engine")
-        if found is None:
+        if not self.artifact.facts:
             return []
-        device = found["device"]["name"] or "no GPU of this machine"
-        profiles = "; ".join(f"{name} {shapes}" for profile in found["profiles"] for name, shapes in profile.items())
-        return [("built by", f"{found['runtime']} {found['version']} for {device}"), ("profiles", profiles)]
+        found = self.artifact.facts_as(EngineFacts).engine
+        device = found.device.name or "no GPU of this machine"
+        profiles = "; ".join(f"{name} {shapes}" for profile in found.profiles for name, shapes in profile.items())
+        return [("built by", f"{found.runtime} {found.version} for {device}"), ("profiles", profiles)]
 
 
 class Report(ModelFile):

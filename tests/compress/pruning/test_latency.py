@@ -202,7 +202,7 @@ def test_what_cannot_be_told_is_called_so(
             return Compared(1.0, 0.5, Ratio(2 * gain, 2 * gain * (1 - spread), 2 * gain * (1 + spread), 0.95))
 
     found = clock(program, tmp_path, options(latency=0.5), Noisy()).facts(program)
-    assert found["verdict"] == verdict
+    assert found.verdict == verdict
 
 
 def test_milliseconds_that_are_met_already_are_told(program: Program, tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, store
 from retort.compress.pruning.coupling import rules
-from retort.compress.pruning.proof.onnx_check import FileProof, prove_file
+from retort.compress.pruning.proof.onnx_check import prove_file
 from retort.compress.pruning.step import prune_program
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import CaptureError, VerificationError
+from retort.core.facts.prune_facts import FileProof
 from retort.core.options.stage_options import PruneOptions
 from retort.export.verify import pruned_file
 from retort.export.verify.pruned_file import check_outputs, deviation

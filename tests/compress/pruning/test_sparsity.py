@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from known import typed
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,6 +24,7 @@ from retort.core.artifact import Artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import UserError, VerificationError
+from retort.core.facts.prune_facts import SparsifyFacts
 from retort.core.options.stage_options import (
     ExportOptions,
     PruneOptions,
@@ -100,7 +102,9 @@ def test_two_of_four_run_along_the_input_channels(method: str) -> None:
 
 def test_layers_that_cannot_take_the_pattern_are_named(model: Artifact) -> None:
     """Channels that are no multiple of 4 stay dense, each with its reason; exclusions too."""
-    facts = run(model, options(exclude=("out",))).facts
+    made = run(model, options(exclude=("out",)))
+    facts = made.facts
+    typed(made, SparsifyFacts)
     assert {item["name"]: item["reason"] for item in facts["dense"]} == {
         "stem.weight": "has 3 input channels, which is not a multiple of 4",
         "deep.weight": "has 1 input channels, which is not a multiple of 4",
@@ -200,7 +204,7 @@ def test_lost_zeros_are_refused() -> None:
     model = to_onnx(reexport(dense), dense.signature)
     with pytest.raises(VerificationError, match="zeros in weights with the pattern 2:4, but the program has"):
         verify_sparsity(model, program.meta)
-    assert verify_sparsity(model, dense.meta) == {}
+    assert verify_sparsity(model, dense.meta) is None
     with torch.no_grad():
         program.module.get_parameter("wide.weight").add_(1e-3)
     with pytest.raises(VerificationError, match=r"'wide\.weight' has lost zeros"):

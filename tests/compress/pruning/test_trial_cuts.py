@@ -64,7 +64,7 @@ def test_the_ranking_whose_cut_changes_the_outputs_least_is_taken(program: Progr
     """Scores that say what a branch is worth beat scores that count every layer alike, and the trial sees it."""
     judged = trial(program, task)
     taken = judged(program, candidates(program, task))
-    losses = {(item["importance"], item["normalize"]): item["loss"] for item in judged.losses}
+    losses = {(item.importance, item.normalize): item.loss for item in judged.losses}
     assert losses[taken.criterion, taken.normalize] == min(losses.values())
     assert losses["taylor", "mean"] > 100 * min(losses.values())
     feeds = split(32, 5).read(range(32))[0]

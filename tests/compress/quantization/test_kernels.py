@@ -18,10 +18,11 @@ from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, predict, save_program
 from retort.compress.quantization import quantize_program
 from retort.core.data.splits import ArraySplit
+from retort.core.facts.export_facts import Kernels
 from retort.core.options.stage_options import QuantizeOptions
 from retort.core.session import open_session
 from retort.export.ort.integer_share import integer_share
-from retort.export.ort.kernels import Kernels, integer_kernels
+from retort.export.ort.kernels import integer_kernels
 from retort.export.translate import to_onnx
 
 

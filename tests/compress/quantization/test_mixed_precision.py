@@ -144,8 +144,8 @@ def test_a_gate_that_is_met_leaves_nothing_in_floating_point(program: Program, d
 @pytest.fixture
 def artifact(broken: Program, tmp_path: Path) -> Artifact:
     """The broken network as an artifact."""
-    with new_artifact(Place(tmp_path / "fp32", "parent"), "program", "train") as folder:
-        save_program(broken, folder / "model.pt2")
+    with new_artifact(Place(tmp_path / "fp32", "parent"), "program", "train") as draft:
+        save_program(broken, draft.folder / "model.pt2")
     return load_artifact(tmp_path / "fp32")
 
 
@@ -202,8 +202,9 @@ def test_training_recovers_a_network_that_calibration_broke(program: Program, da
     assert accuracy(before, data.test) < fp32 - 0.02
     found = run(program, data, qat=QatOptions(epochs=16, learning_rate=2e-3), **options)
     assert accuracy(found.program, data.test) >= fp32 - 0.003
-    assert found.training["kept"]
-    assert found.training["after"] > found.training["before"]
+    training = known(found.training)
+    assert training.kept
+    assert known(training.after) > known(training.before)
     scales = [value for name, value in found.program.module.named_buffers() if name.endswith("scale")]
     assert all(bool((value > 0).all()) for value in scales)
     assert len(scales) == len([name for name, _ in before.module.named_buffers() if name.endswith("scale")])
@@ -214,7 +215,7 @@ def test_training_that_makes_it_worse_is_undone(program: Program, data: Splits) 
     options = {"correction": "none", "samples": 64}
     before = run(program, data, **options).program
     found = run(program, data, qat=QatOptions(epochs=1, learning_rate=0.5, schedule="constant"), **options)
-    assert not found.training["kept"]
+    assert not known(found.training).kept
     one, two = (predict(item, data.test)["output"] for item in (before, found.program))
     assert np.array_equal(one, two)
 

@@ -120,8 +120,8 @@ def programs(data: Splits) -> dict[str, Program]:
 @pytest.fixture
 def artifact(programs: dict[str, Program], tmp_path: Path) -> Artifact:
     """The residual network as a program artifact."""
-    with new_artifact(Place(tmp_path / "fp32", "parent"), "program", "train") as folder:
-        save_program(programs["residual"], folder / "model.pt2")
+    with new_artifact(Place(tmp_path / "fp32", "parent"), "program", "train") as draft:
+        save_program(programs["residual"], draft.folder / "model.pt2")
     return load_artifact(tmp_path / "fp32")
 
 
@@ -359,8 +359,8 @@ def test_constant_activations_are_warned_of_by_name(
 
 def test_only_programs_are_quantized(tmp_path: Path, data: Splits) -> None:
     """A graph is refused with what to make instead."""
-    with new_artifact(Place(tmp_path / "graph"), "graph", "export") as folder:
-        (folder / "model.onnx").write_bytes(b"x")
+    with new_artifact(Place(tmp_path / "graph"), "graph", "export") as draft:
+        (draft.folder / "model.onnx").write_bytes(b"x")
     with pytest.raises(ArtifactError, match="needs a program"):
         quantize(
             QuantizeOptions(),

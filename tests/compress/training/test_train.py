@@ -78,7 +78,7 @@ def test_every_optimizer_learns(optimizer: str) -> None:
     """With each optimizer the loss falls and the test set is mostly right."""
     program, data = net(), splits(200)
     result = run(program, data, optimizer=optimizer, epochs=8, learning_rate=0.1 if optimizer == "sgd" else 0.01)
-    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+    assert result.history[-1].loss < 0.5 * result.history[0].loss
     scores = predict(program, data.test)["output"]
     assert (scores.argmax(1) == known(in_memory(data.test).targets)).mean() > 0.85
     assert not program.module.training

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from known import typed
 from onnx import TensorProto, helper, numpy_helper
 
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.console import Bar, Console
 from retort.core.context import Place
 from retort.core.errors import ArtifactError, Interrupted, MachineError, RetortError, UserError, VerificationError
+from retort.core.facts.engine_facts import EngineFacts
 from retort.core.options.stage_options import EngineOptions
 from retort.core.tensors import Signature
 from retort.export.trt.build_process import BuildRequest, run_build
@@ -94,6 +96,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 def test_an_engine_says_where_it_runs(engines: dict[str, Artifact]) -> None:
     """The manifest has version, device, profiles, source hash and the command that builds it again."""
     facts = engines["fp32"].facts
+    typed(engines["fp32"], EngineFacts)
     assert facts["engine"]["runtime"] == "tensorrt_rtx"
     assert facts["engine"]["version"].count(".") >= 2
     assert facts["engine"]["profiles"] == [{"t0": "1x64x8x8:4x64x8x8:8x64x8x8"}]

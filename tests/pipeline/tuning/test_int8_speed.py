@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from retort.core.console import Console
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import MachineError
+from retort.core.facts.measurement_facts import PlacementFacts
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import QatOptions, QuantizeOptions
 from retort.core.tensors import Signature
@@ -50,7 +51,8 @@ stages:
 
 SLOW, FAST = Ratio(0.8, 0.7, 0.9, 0.95), Ratio(1.5, 1.4, 1.6, 0.95)
 ROUGH = QuantizeOptions(method="minmax", correction=("none",), smooth=False, samples=8, batch_size=8)
-FOUND: dict[str, Any] = {"float": {"0": "for speed: told"}, "tried": [], "doubts": []}
+FOUND = PlacementFacts(float={"0": "for speed: told"}, tried=(), doubts=())
+BUSY = PlacementFacts(float={}, tried=(), doubts=("busy",))
 
 
 def call(arguments: list[str]) -> object:
@@ -82,7 +84,9 @@ def context(tmp_path: Path) -> Context:
 class Clock:
     """Stands for the machine: what it says of each program in turn, and what a search for placements finds."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, said: list[Ratio], found: list[Any]) -> None:
+    def __init__(
+        self, patch: pytest.MonkeyPatch, said: list[Ratio], found: Sequence[PlacementFacts | BaseException]
+    ) -> None:
         self.said, self.found, self.timed, self.searched = iter(said), iter(found), 0, 0
         patch.setattr(int8_speed, "_compared", self.compared)
         patch.setattr(mixed_precision, "search", self.search)
@@ -92,13 +96,13 @@ class Clock:
         self.timed += 1
         return {"1": next(self.said)}
 
-    def search(self, *_: object) -> dict[str, Any]:
+    def search(self, *_: object) -> PlacementFacts:
         """The next finding, or what it raises."""
         self.searched += 1
-        found: Any = next(self.found)
+        found = next(self.found)
         if isinstance(found, BaseException):
             raise found
-        return dict(found)
+        return found
 
 
 @pytest.mark.parametrize("first", [SLOW, FAST])
@@ -108,7 +112,7 @@ def test_only_what_is_slower_is_searched_and_made_again(
     """A program that is faster everywhere is kept; one that is not is made again without what is faster in FP32."""
     clock, place = Clock(monkeypatch, [first, FAST], [FOUND]), Place(tmp_path / "int8", "k")
     made = stages.quantize(ROUGH, parent, place, context)
-    assert made.facts.get("float_for_speed", {}) == (FOUND["float"] if first is SLOW else {})
+    assert made.facts.get("float_for_speed", {}) == (FOUND.float if first is SLOW else {})
     assert (made.key, made.path) == ("k", place.directory)
     assert (clock.timed, clock.searched) == ((2, 1) if first is SLOW else (1, 0))
     assert int8_speed.speed_of(ROUGH, parent, made, context) == {"1": FAST}
@@ -122,7 +126,7 @@ def test_a_killed_search_goes_on_with_what_was_measured(
     """The first program takes its place only once it is known to stay; its time is not measured twice."""
     place, clock = (
         Place(tmp_path / "int8", "k"),
-        Clock(monkeypatch, [SLOW], [KeyboardInterrupt(), {**FOUND, "float": {}}]),
+        Clock(monkeypatch, [SLOW], [KeyboardInterrupt(), FOUND.model_copy(update={"float": {}})]),
     )
     with pytest.raises(KeyboardInterrupt):
         stages.quantize(ROUGH, parent, place, context)
@@ -135,7 +139,11 @@ def test_a_killed_search_goes_on_with_what_was_measured(
 
 
 @pytest.mark.parametrize(
-    "failed", [MachineError("no session here", "use another machine"), {**FOUND, "float": {}, "doubts": ["busy"]}]
+    "failed",
+    [
+        MachineError("no session here", "use another machine"),
+        BUSY,
+    ],
 )
 def test_a_search_that_failed_or_was_noisy_is_not_taken_for_nothing_found(
     parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failed: Any
@@ -145,10 +153,10 @@ def test_a_search_that_failed_or_was_noisy_is_not_taken_for_nothing_found(
     first = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
     assert "float_for_speed" not in first.facts
     again = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
-    assert again.facts["float_for_speed"] == FOUND["float"]
+    assert again.facts["float_for_speed"] == FOUND.float
     assert clock.searched == 2
     last = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
-    assert last.facts["float_for_speed"] == FOUND["float"]
+    assert last.facts["float_for_speed"] == FOUND.float
     assert clock.searched == 2
 
 
@@ -185,7 +193,7 @@ def test_a_training_is_searched_first_and_keeps_the_placement_it_began_with(
     assert clock.searched == 1
     other = replace(context, scratch=tmp_path / "elsewhere")
     int8_speed.never_slower(train, options, parent, place, other)
-    assert asked[-1] == FOUND["float"]
+    assert asked[-1] == FOUND.float
 
 
 def test_recipes_and_commands_make_one_program_and_tell_one_figure(
@@ -196,7 +204,7 @@ def test_recipes_and_commands_make_one_program_and_tell_one_figure(
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own_net.py").write_text(NET)
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(PREFER="asked"))
-    clock = Clock(monkeypatch, [SLOW, FAST], [{**FOUND, "float": {"3": "for speed: told"}}])
+    clock = Clock(monkeypatch, [SLOW, FAST], [FOUND.model_copy(update={"float": {"3": "for speed: told"}})])
     made = run.run(tmp_path / "recipe.yaml", tmp_path / "runs", until="quantize").artifacts
     assert made["quantize"].facts["float_for_speed"] == {"3": "for speed: told"}
     words = ["--samples", "32", "--method", "minmax", "--correction", "none", "--exclude", "1", "--data", "digits"]

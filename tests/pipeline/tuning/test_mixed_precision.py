@@ -176,16 +176,16 @@ def test_a_search_names_what_is_faster_in_floating_point(
     context = Context(splits, scratch=tmp_path / "scratch")
     _pretend(monkeypatch, slow="left")
     found = mixed_precision.search(parent, ROUGH, splits, context.console)
-    assert {"left", "right"} <= set(found["float"]) < {"left", "right", "add", "stem"}
-    assert "in INT8 and" in found["float"]["left"]
+    assert {"left", "right"} <= set(found.float) < {"left", "right", "add", "stem"}
+    assert "in INT8 and" in found.float["left"]
     made = stages.quantize(
-        ROUGH.model_copy(update={"float_layers": found["float"]}), parent, Place(tmp_path / "int8"), context
+        ROUGH.model_copy(update={"float_layers": found.float}), parent, Place(tmp_path / "int8"), context
     )
     reasons = {node["layer"]: node["reason"] for node in made.facts["float_nodes"]}
     assert reasons["right"].startswith("for speed")
-    assert made.facts["float_for_speed"] == found["float"]
+    assert made.facts["float_for_speed"] == found.float
     plan = yaml.safe_load((made.path / "plan.yaml").read_text())["layers"]
-    assert {name for name, form in plan.items() if form == "float"} == set(found["float"])
+    assert {name for name, form in plan.items() if form == "float"} == set(found.float)
     again = ROUGH.model_copy(update={"plan": str(made.path / "plan.yaml")})
     replayed = stages.quantize(again, parent, Place(tmp_path / "replayed"), context)
     assert [node["layer"] for node in replayed.facts["float_nodes"]] == [*reasons]

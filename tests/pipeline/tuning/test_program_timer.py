@@ -219,7 +219,7 @@ def test_a_latency_on_this_machine_lands(tmp_path: Path) -> None:
     whole = measure(program.module, program.example).macs
     pruned = cut_and_prove(program, options, clock.decide(0, 0.5, True))
     found = clock.facts(pruned.program)
-    low, high = (found[name] / found["asked_ms"] for name in ("got_low_ms", "got_high_ms"))
-    assert found["tried"]
+    low, high = (known(end) / found.asked_ms for end in (found.got_low_ms, found.got_high_ms))
+    assert found.tried
     assert pruned.cost.macs < whole
-    assert found["verdict"] == "landed" if low >= 0.95 and high <= 1.05 else found["verdict"] != "landed"
+    assert found.verdict == "landed" if low >= 0.95 and high <= 1.05 else found.verdict != "landed"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from known import known, typed
 from torch import nn
 
 from retort.compress.capture.capture_program import capture
@@ -16,6 +17,7 @@ from retort.compress.program import save_program
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
+from retort.core.facts.quantize_facts import QuantizeFacts
 from retort.core.formats.program_file import read_signature
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import QuantizeOptions
@@ -59,7 +61,7 @@ def test_accuracy_decides_before_speed(
 def test_facts_of_an_open_interval_are_plain_json() -> None:
     """Where too few rounds fit the budget an interval has no end, which is null in JSON."""
     facts = Trial(24.0, None, {32: Ratio(2.7, None, None, 0.95)}).facts()
-    found = json.loads(json.dumps(facts, allow_nan=False))["speedup"]["32"]
+    found = json.loads(json.dumps(facts.to_json(), allow_nan=False))["speedup"]["32"]
     assert (found["value"], found["low"], found["high"]) == (2.7, None, None)
 
 
@@ -88,14 +90,14 @@ def test_both_are_made_measured_and_told(tmp_path: Path, monkeypatch: pytest.Mon
     save_program(capture(Mixer(), {"x": torch.zeros(2, 6, 32)}), tmp_path / "net.pt2")
     context = Context(_splits((6, 32)), scratch=tmp_path / "scratch")
     made = stages.quantize(AUTO, load_artifact(tmp_path / "net.pt2"), Place(tmp_path / "int8", "k"), context)
-    facts = made.facts["form"]
-    assert facts["why"]
-    for form in ("static", "dynamic"):
-        assert facts[form]["sqnr_db"] > 25
-        assert set(facts[form]["speedup"]) == {"1", "32"}
+    choice = known(typed(made, QuantizeFacts).form)
+    assert choice.why
+    for trial in (known(choice.static), known(choice.dynamic)):
+        assert trial.sqnr_db > 25
+        assert set(trial.speedup) == {"1", "32"}
     assert made.key == "k"
     assert (made.path / "plan.yaml").is_file()
-    assert read_signature(made.main).batch_invariant is (facts["kept"] == "static")
+    assert read_signature(made.main).batch_invariant is (choice.kept == "static")
     assert not any((tmp_path / ".scratch").iterdir())
 
 

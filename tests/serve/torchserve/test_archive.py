@@ -52,7 +52,8 @@ def _model(path: Path) -> Path:
 
 
 def _graph(folder: Path, change: Callable[[dict[str, Any]], object] | None = None) -> Artifact:
-    with new_artifact(Place(folder), "graph", "export") as scratch:
+    with new_artifact(Place(folder), "graph", "export") as draft:
+        scratch = draft.folder
         session = open_session(_model(scratch / "model.onnx"))
         x = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
         golden = {"in.x": x, "out.y": session.run({"x": x})["y"]}

@@ -82,7 +82,8 @@ def _images(rows: int) -> dict[str, Any]:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A small CNN, packed so that concurrent requests meet in one batch."""
     folder = tmp_path_factory.mktemp("archive")
-    with new_artifact(Place(folder / "graph"), "graph", "export") as scratch:
+    with new_artifact(Place(folder / "graph"), "graph", "export") as draft:
+        scratch = draft.folder
         _model(scratch / "model.onnx")
         session, feeds = open_session(scratch / "model.onnx"), _images(4)
         (scratch / "signature.json").write_text(session.signature.to_json())

@@ -1,0 +1,22 @@
+"""What is read of artifacts of any stage, and of bare files, whose manifests have no facts."""
+
+from __future__ import annotations
+
+from .program_facts import Epoch
+from .record import Record
+
+
+class AnyFacts(Record):
+    """What artifacts of several stages have in common; a field has its default where the stage does not know it.
+
+    Attributes:
+        parameters: number of trainable values.
+        macs: multiply-accumulates for one sample.
+        batch_invariant: false if the outputs of a sample depend on the samples beside it in a batch.
+        history: the epochs of its training.
+    """
+
+    parameters: int | None = None
+    macs: int | None = None
+    batch_invariant: bool = True
+    history: tuple[Epoch, ...] = ()

@@ -1,0 +1,35 @@
+"""What the pack stage finds out: the size of an archive, and how the packed model answers on this machine."""
+
+from __future__ import annotations
+
+from .record import Record
+
+
+class PackTiming(Record):
+    """Durations of a packing.
+
+    Attributes:
+        load_s: time to open the packed model, in seconds.
+    """
+
+    load_s: float
+
+
+class PackFacts(Record):
+    """Facts of the pack stage.
+
+    Attributes:
+        size_bytes: bytes of the archive.
+        model_bytes: bytes of the model in it.
+        golden_error: largest error of the golden outputs on this machine, relative to their range.
+        timing: durations.
+        exact_batch_sizes: batch sizes at which every row equals its result alone, bit for bit.
+        batch_invariant: false if the outputs of a sample depend on the samples beside it in a batch.
+    """
+
+    size_bytes: int
+    model_bytes: int
+    golden_error: float
+    timing: PackTiming
+    exact_batch_sizes: tuple[int, ...]
+    batch_invariant: bool

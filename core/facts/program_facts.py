@@ -1,0 +1,89 @@
+"""What stages find out about a program: its size, its capture and its training."""
+
+from __future__ import annotations
+
+from .record import Record
+
+
+class ProgramFacts(Record):
+    """Facts of every program; the stage that writes the file counts them.
+
+    Attributes:
+        parameters: number of trainable values, shared ones counted once.
+        parameter_bytes: bytes of these values in their own type; missing for an INT8 program.
+        macs: multiply-accumulates for one sample.
+        size_bytes: bytes of the ``.pt2`` file.
+    """
+
+    parameters: int = 0
+    parameter_bytes: int | None = None
+    macs: int = 0
+    size_bytes: int = 0
+
+
+class CaptureFacts(ProgramFacts):
+    """Facts of the capture stage.
+
+    Attributes:
+        notes: what was changed or fixed so that the model could be captured, if anything.
+    """
+
+    notes: tuple[str, ...] | None = None
+
+
+class Epoch(Record):
+    """One epoch of a training.
+
+    Attributes:
+        epoch: its number, from 1.
+        loss: mean loss over the training samples.
+        metric: the metric on the validation split; None without one.
+    """
+
+    epoch: int
+    loss: float
+    metric: float | None
+
+
+class TrainTiming(Record):
+    """Durations of a training.
+
+    Attributes:
+        train_seconds: duration of the last run, without interrupted runs before it.
+    """
+
+    train_seconds: float
+
+
+class Training(Record):
+    """The result of a training; all fields except ``timing`` are the same in every run.
+
+    Attributes:
+        epochs: number of epochs.
+        best_epoch: the epoch whose weights were kept.
+        best_metric: the metric of the kept weights; None without a validation split.
+        metric: name of the metric: ``accuracy``, ``mse``, or ``loss`` if the validation samples have no targets.
+        history: one entry per epoch.
+        timing: durations; missing in the steps of a pruning.
+    """
+
+    epochs: int
+    best_epoch: int
+    best_metric: float | None
+    metric: str
+    history: tuple[Epoch, ...]
+    timing: TrainTiming | None = None
+
+
+class TrainFacts(ProgramFacts, Training):
+    """Facts of the train stage."""
+
+
+class DistillFacts(TrainFacts):
+    """Facts of the distill stage.
+
+    Attributes:
+        teacher_parameters: number of trainable values of the teacher.
+    """
+
+    teacher_parameters: int
