@@ -33,9 +33,9 @@ def _guarded(given: list[str]) -> int:
         code = _app()(given, prog_name="retort", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except RetortError as error:
-        return _tell(error, given)
+        return _report(error, given)
     except KeyboardInterrupt:
-        return _tell(Interrupted("stopped", "finished stages are kept: the same command goes on from there"), given)
+        return _report(Interrupted("stopped", "finished stages are kept: the same command goes on from there"), given)
     except BrokenPipeError:
         return 0
     except Exception as error:  # the last resort: anything that is not one of ours is our defect
@@ -54,10 +54,12 @@ def _foreign(error: Exception, given: list[str]) -> int:
     usage = getattr(error, "format_message", None)
     if usage is not None:  # a usage error of the command line; its class is private to typer
         message = str(usage()).rstrip(".")
-        return _tell(UserError(message + _nearest_command(message, given), "`--help` shows what is there"), given)
+        return _report(UserError(message + _nearest_command(message, given), "`--help` shows what is there"), given)
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
     message = f"internal error: {type(error).__name__}: {error}{where}"
-    return _tell(RetortError(message, "this is a defect of Retort; run again with --debug and report it"), given, error)
+    return _report(
+        RetortError(message, "this is a defect of Retort; run again with --debug and report it"), given, error
+    )
 
 
 def _nearest_command(message: str, given: list[str]) -> str:
@@ -68,7 +70,7 @@ def _nearest_command(message: str, given: list[str]) -> str:
     return nearest(given[0], [command.name or "" for command in _app().registered_commands])
 
 
-def _tell(error: RetortError, given: list[str], cause: Exception | None = None) -> int:
+def _report(error: RetortError, given: list[str], cause: Exception | None = None) -> int:
     if "--debug" in given:
         traceback.print_exception(cause or error)
     if "--json" in given:

@@ -265,8 +265,8 @@ def place_of(name: str, options: Options, parent: Artifact | ModelSpec, context:
         return Place(out, key, keys)
     folder = RUNS / f"{name}-{key[:12]}"
     if isinstance(parent, Artifact) and not is_finished(folder):
-        beside = parent.path.parent.glob(f"[0-9][0-9]-{name}-{key[:12]}")
-        folder = next((path for path in beside if is_finished(path)), folder)
+        stages = parent.path.parent.glob(f"[0-9][0-9]-{name}-{key[:12]}")
+        folder = next((path for path in stages if is_finished(path)), folder)
     return Place(folder, key, keys)
 
 

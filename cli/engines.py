@@ -110,30 +110,30 @@ def lint(
     raise_if_not(source, "graph")
     loaded = load_graph(source.main)
     findings = check(loaded, target)
-    mended = _mend(loaded, target, fix, screen) if fix is not None else None
+    fixed = _fix(loaded, target, fix, screen) if fix is not None else None
     shown = [item for item in findings if advice or item.verdict != "advice"]
     rows = [(item.rule, item.verdict, item.node, item.message, item.remedy) for item in shown]
     if rows:
         screen.table(f"{model}, for {target}", ["rule", "verdict", "node", "what is wrong", "remedy"], rows, words=True)
     serious = sum(item.verdict != "advice" for item in findings)
     text = f"{serious} faults, {len(findings) - serious} hints on speed"
-    screen.result({"findings": [item.to_dict() for item in shown], "faults": serious, "fix": mended}, text)
-    left = serious if mended is None else mended["faults_left"]
+    screen.result({"findings": [item.to_dict() for item in shown], "faults": serious, "fix": fixed}, text)
+    left = serious if fixed is None else fixed["faults_left"]
     if left:
         raise typer.Exit(VerificationError.exit_code)
 
 
-def _mend(loaded: ModelProto, target: Target, path: Path, screen: Console) -> dict[str, Any]:
+def _fix(loaded: ModelProto, target: Target, path: Path, screen: Console) -> dict[str, Any]:
     from onnx import ModelProto as Model
 
     from ..export.files import save_graph
     from ..export.lint import lint as check
     from ..export.lint.change import measure_change
-    from ..export.lint.fixes import fix as mend
+    from ..export.lint.fixes import fix
 
     fixed = Model()
     fixed.CopyFrom(loaded)
-    done = mend(fixed)
+    done = fix(fixed)
     change, obstacle = measure_change(loaded, fixed)
     left = sum(item.verdict != "advice" for item in check(fixed, target))
     save_graph(fixed, path)

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from ..core.errors import UserError
-from ..core.options.quantities import SPOKEN
+from ..core.options.quantities import UNIT_TEXT
 from ..core.options.recipe import nearest
 from ..core.options.stage_options import ModelSpec, Options
 
@@ -23,7 +23,7 @@ def flag_type(annotation: Any) -> Any:
     """The type that the command line reads for an option, or None if only `--set` can set it."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return str if SPOKEN in args[1:] else flag_type(args[0])
+        return str if UNIT_TEXT in args[1:] else flag_type(args[0])
     if origin in (Union, UnionType):
         inner = [flag_type(arg) for arg in args if arg is not type(None)]
         return inner[0] | None if len(inner) == 1 and inner[0] is not None else None
@@ -41,7 +41,7 @@ def stage_flags(options: type[Options]) -> dict[str, inspect.Parameter]:
     """One keyword parameter per plain option of a stage, in the form that typer reads."""
     flags = {}
     for name, field in options.model_fields.items():
-        kind = str if SPOKEN in field.metadata else flag_type(field.annotation)
+        kind = str if UNIT_TEXT in field.metadata else flag_type(field.annotation)
         if kind is None:
             continue
         default = None if field.is_required() else field.get_default(call_default_factory=True)

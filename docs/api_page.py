@@ -10,7 +10,7 @@ from typing import Any
 
 import retort
 
-from .markdown import told
+from .markdown import as_markdown
 
 WIDTH = 118
 SECTION = re.compile(r"^(Args|Options|Returns|Raises|Example|Attributes):\n((?:    .*\n?|\n)*)", re.M)
@@ -47,7 +47,7 @@ def _class(name: str, kind: type) -> str:
     parts = [f"### retort.{name}", _described(inspect.getdoc(kind) or "")]
     for member, value in sorted(_members(kind).items()):
         call = "()" if callable(value) or isinstance(value, (classmethod, staticmethod)) else ""
-        text = told(inspect.getdoc(value) or "").split("\n\n")[0]
+        text = as_markdown(inspect.getdoc(value) or "").split("\n\n")[0]
         parts.append(_bullet(f"{member}{call}", text))
     head, members = parts[:2], parts[2:]
     return "\n\n".join([*head, *(["\n".join(["**Members**\n", *members])] if members else [])])
@@ -57,11 +57,11 @@ def _members(kind: type) -> dict[str, Any]:
     """Public methods and properties with a docstring, those that the class inherits from ours included."""
     found: dict[str, Any] = {}
     for base in reversed([base for base in kind.__mro__ if base.__module__.startswith("retort.")]):
-        found |= {name: value for name, value in vars(base).items() if not name.startswith("_") and _told(value)}
+        found |= {name: value for name, value in vars(base).items() if not name.startswith("_") and _documented(value)}
     return found
 
 
-def _told(value: Any) -> bool:
+def _documented(value: Any) -> bool:
     known = callable(value) or isinstance(value, (property, classmethod, staticmethod))
     return known and bool(inspect.getdoc(value))
 
@@ -69,7 +69,7 @@ def _told(value: Any) -> bool:
 def _described(doc: str) -> str:
     """A Google-style docstring: its sections as lists, its example as code."""
     head = SECTION.split(doc, maxsplit=1)[0]
-    parts = [told(head)]
+    parts = [as_markdown(head)]
     for title, body in SECTION.findall(doc):
         text = inspect.cleandoc(body)
         if title == "Example":
@@ -93,4 +93,4 @@ def _bullet(name: str, meaning: str) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(told(text).split())
+    return " ".join(as_markdown(text).split())

@@ -23,7 +23,7 @@ def facts() -> str:
 
 def _ratio() -> str:
     """The section of the speedup, which is a record of ``core.metrics``."""
-    rows = [(f"`{name}`", sentence(text)) for name, text in fields_told(Ratio).items()]
+    rows = [(f"`{name}`", sentence(text)) for name, text in field_descriptions(Ratio).items()]
     return f"### Ratio\n\n{_first(Ratio)}\n\n{table(('field', 'what it holds'), rows)}"
 
 
@@ -31,7 +31,7 @@ def _first(kind: type) -> str:
     return sentence((kind.__doc__ or "").partition("Attributes:")[0])
 
 
-def fields_told(kind: Any) -> dict[str, str]:
+def field_descriptions(kind: Any) -> dict[str, str]:
     """What the docstrings of a class and its bases say of its fields, by name."""
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
@@ -40,17 +40,17 @@ def fields_told(kind: Any) -> dict[str, str]:
 
 
 def _section(title: str, kind: type[Record]) -> str:
-    known = fields_told(kind)
+    known = field_descriptions(kind)
     rows = [(f"`{name}`", _type(field), sentence(known[name])) for name, field in kind.model_fields.items()]
     first = "" if title.startswith("Facts") else f"{_first(kind)}\n\n"
     return f"### {title}\n\n{first}{table(('fact', 'type', 'what it holds'), rows)}"
 
 
 def _type(field: FieldInfo) -> str:
-    told = type_name(field.annotation).replace("Ratio", "[Ratio](#ratio)")
+    words = type_name(field.annotation).replace("Ratio", "[Ratio](#ratio)")
     if type(None) not in get_args(field.annotation):
-        return told
-    return f"{told}, or missing" if field.default is None else f"{told}, or null"
+        return words
+    return f"{words}, or missing" if field.default is None else f"{words}, or null"
 
 
 def _inner(kinds: list[type[Record]]) -> Iterator[type[Record]]:

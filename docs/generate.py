@@ -21,8 +21,8 @@ from ..core.options.stage_options import DataSpec, Gate, ModelSpec, Options, Qat
 from ..core.options.stage_table import STAGES
 from ..core.tensors import TensorSpec
 from .api_page import api
-from .facts_page import facts, fields_told
-from .markdown import default, sentence, shown, table, told, type_name
+from .facts_page import facts, field_descriptions
+from .markdown import as_markdown, default, sentence, shown, table, type_name
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"
@@ -99,7 +99,11 @@ def _command(name: str, call: Callable[..., Any]) -> str:
     flags: list[Flag] = [(p, *get_args(p.annotation)[:2]) for p in found if p.name not in ("json", "debug")]
     arguments = [flag for flag in flags if _is_argument(flag[2])]
     words = [f"[{p.name.upper()}]" if p.default is not p.empty else p.name.upper() for p, _, _ in arguments]
-    parts = [f"## retort {name}", told(call.__doc__ or ""), f"    {' '.join(['retort', name, *words, '[OPTIONS]'])}"]
+    parts = [
+        f"## retort {name}",
+        as_markdown(call.__doc__ or ""),
+        f"    {' '.join(['retort', name, *words, '[OPTIONS]'])}",
+    ]
     for title, group in (("argument", arguments), ("option", [flag for flag in flags if flag not in arguments])):
         rows = [(_flag(*flag), _flag_type(flag[1]), _default(flag[0]), sentence(flag[2].help or "")) for flag in group]
         parts += [table((title, "type", "default", "what it does"), rows)] if rows else []
@@ -165,7 +169,7 @@ def artifacts_page() -> str:
 
 
 def _fields(kind: Any) -> str:
-    documented = fields_told(kind)
+    documented = field_descriptions(kind)
     rows = [(f"`{field.name}`", sentence(documented.get(field.name, ""))) for field in dataclasses.fields(kind)]
     return table(("field", "what it holds"), rows)
 

@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 
 BOUNDS: dict[type, str] = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", Any: "any"}
-SPOKEN = {
+UNITS = {
     "as_share": "share, such as `0.5`, `0.5x` or `50%`",
     "as_bytes": "bytes, such as `2 MB`",
     "as_milliseconds": "milliseconds, such as `2` or `800 us`",
@@ -32,22 +32,22 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def told(text: str) -> str:
+def as_markdown(text: str) -> str:
     """A docstring or description as Markdown: RST roles and double backticks become code."""
     return re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text)).replace("``", "`").strip()
 
 
 def sentence(text: str) -> str:
     """A description as one cell of a table."""
-    return " ".join(told(text).split())
+    return " ".join(as_markdown(text).split())
 
 
 def type_name(kind: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
     """What a value may be, in words: `whole number ≥ 1`, `one of cpu, tensorrt`, `list of text`."""
     origin, args = get_origin(kind), get_args(kind)
-    spoken = [SPOKEN[name] for item in metadata if (name := _validator(item)) in SPOKEN]
-    if spoken:
-        return spoken[0]
+    unit = [UNITS[name] for item in metadata if (name := _validator(item)) in UNITS]
+    if unit:
+        return unit[0]
     if origin is Annotated:
         return type_name(args[0], [*metadata, *args[1:]])
     if origin in (Union, UnionType):

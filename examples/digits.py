@@ -1,4 +1,4 @@
-"""The models of the digits example: a residual CNN that teaches and a smaller one that learns."""
+"""The models of the digits example: a residual CNN as the teacher and a smaller one as the student."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut (He et al., 2016)."""
+    """Two 3×3 convolutions with a shortcut (He et al., 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Real text at hand everywhere: docstrings of installed packages, told apart by a small BERT trained from scratch."""
+"""Text that is available everywhere: docstrings of installed packages, which a small BERT learns to classify."""
 
 from __future__ import annotations
 

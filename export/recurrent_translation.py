@@ -1,8 +1,8 @@
 """Recurrent layers that the exporter does not support: ``nn.RNN`` as ONNX ``RNN``, and LSTMs with projections.
 
-ONNX has no projection. With ``h = P m`` for the unprojected state ``m``, the gates read ``W x + R P m``: an LSTM with
-the recurrent matrix ``R P``, whose outputs are projected afterwards. The initial ``h`` enters as an input of the first
-step. It is the same function; the recurrent product is larger than the model's own (Sak et al., 2014).
+ONNX has no projection. With ``h = P m`` for the unprojected state ``m``, the gates compute ``W x + R P m``. This is an
+LSTM with the recurrent matrix ``R P``, whose outputs are projected afterwards. The initial ``h`` becomes an additional
+input of the first step. The function is the same, but its recurrent product is larger (Sak et al., 2014).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops import core
 
-op: Any = opset18  # its annotations know no Python numbers, which it takes
+op: Any = opset18  # its annotations do not include Python numbers, which it accepts
 
 
 def forms() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -41,7 +41,7 @@ def _relu(
 def _stack(
     kind: str, value: Any, hx: Any, params: Sequence[Any], biases: bool, layers: int, both: bool, batch_first: bool
 ) -> Any:  # fmt: skip
-    """All layers: ``[N, T, I]`` or ``[T, N, I]`` and ``[L·D, N, H]`` to the steps' and the last states."""
+    """All layers: from ``[N, T, I]`` or ``[T, N, I]`` and ``[L·D, N, H]`` to all states and the last ones."""
     ways = 2 if both else 1
     each = len(params) // (layers * ways)
     if batch_first:
@@ -97,7 +97,7 @@ def _lstm(
 
 
 def _projected(value: Any, first: Sequence[Any], cell: Any, weights: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
-    """One layer, ``[T, N, I]`` to ``[T, N, D·P]`` and the last states; ``first`` are initial ``h[1, N, P]`` or None."""
+    """One layer: from ``[T, N, I]`` to ``[T, N, D·P]`` and the last states; ``first`` is the initial ``h[1, N, P]``."""
     matrices = []
     for number, way in enumerate(weights):
         columns = [way[0]]
@@ -125,13 +125,13 @@ def _projected(value: Any, first: Sequence[Any], cell: Any, weights: Sequence[Se
 
 
 def _gates(weight: Any) -> Any:
-    """Rows in PyTorch's order (in, forget, cell, out) as ``[1, …]`` in that of ONNX (in, out, forget, cell)."""
+    """Rows in PyTorch's order (in, forget, cell, out) as ``[1, …]`` in ONNX's order (in, out, forget, cell)."""
     parts = op.Split(weight, num_outputs=4, axis=0)
     return op.Unsqueeze(op.Concat(parts[0], parts[3], parts[1], parts[2], axis=0), [0])
 
 
 def _at_first_step(value: Any, state: Any, last: bool) -> Any:
-    """``[T, N, P]``: the state at the first step, or the last for the way back, and zeros elsewhere."""
+    """``[T, N, P]``: the state at the first step (at the last one for the reverse direction), zeros elsewhere."""
     steps = op.Squeeze(op.Shape(value, start=0, end=1), [0])
     place = op.Sub(steps, 1) if last else op.Mul(steps, 0)
     mask = op.CastLike(op.Equal(op.Range(0, steps, 1), place), state)
@@ -139,7 +139,7 @@ def _at_first_step(value: Any, state: Any, last: bool) -> Any:
 
 
 def _zero(value: Any) -> bool:
-    """Whether a state is all zeros by the node that makes it."""
+    """Whether the node that computes a state shows that it is all zeros."""
     node = value.producer()
     while node is not None and node.op_type in ("Expand", "Cast", "CastLike", "Identity"):
         value = node.inputs[0]

@@ -1,7 +1,7 @@
 """Graph passes that change no values: dead and repeated nodes, no-ops, constants, pooling, names.
 
-Each pass takes a model and returns it with whether it changed (the convention of onnx-ir's own passes, which serve
-where they fit). Fake-quantize nodes pass through untouched.
+Each pass takes a model and returns the model and whether it changed. This is the convention of onnx-ir's own passes,
+which are used where possible. Fake-quantize nodes are not changed.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ def merge_equal(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def remove_noops(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Drop identities, inference dropouts, casts to the same type, and movements that move nothing."""
+    """Remove identities, inference dropouts, casts to the same type, and data movements without effect."""
     changed = False
     for node in every_node(model):
         source = node.inputs[0] if node.inputs else None
         if source is None or node.graph is None or not _does_nothing(node, source):
             continue
         if node.outputs[0].is_graph_output() and (source.is_graph_input() or source.is_initializer()):
-            continue  # ONNX wants a node between an input and an output
+            continue  # ONNX requires a node between an input and an output
         if node.outputs[0].is_graph_output() and source.is_graph_output():
-            continue  # both names must live
+            continue  # both names must be kept
         substitute(node.outputs[0], source)
         changed = True
     return model, changed
@@ -92,11 +92,12 @@ def fold_constants(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def pool_globally(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Write a mean over all spatial axes as GlobalAveragePool, which has an integer kernel where ReduceMean has none.
+    """Write a mean over all spatial axes as GlobalAveragePool, because ReduceMean has no integer kernel.
 
-    An AveragePool whose window covers all of its input is one as well; TensorRT takes no window that is larger than it.
+    An AveragePool whose window covers its whole input is rewritten as well; TensorRT rejects windows larger than the
+    input.
 
-    A mean over the last axis of a rank-3 tensor is left alone unless its input is quantized: it is as likely the
+    A mean over the last axis of a rank-3 tensor is not rewritten unless its input is quantized, because it may be the
     first step of a normalisation.
     """
     changed = False
@@ -115,7 +116,7 @@ def pool_globally(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def sort_topologically(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Put every node after those it reads from."""
+    """Put every node after the nodes that it reads from."""
     return model, common.TopologicalSortPass()(model).modified
 
 
@@ -132,7 +133,7 @@ def _does_nothing(node: ir.Node, source: ir.Value) -> bool:
 
 
 def _fold_splits(model: ir.Model) -> bool:
-    """Store the parts of a split constant, which the optimizer would compute at run time (cross-attention)."""
+    """Store the parts of a split constant, which would otherwise be computed at run time (cross-attention)."""
     changed = False
     for node in every_node(model):
         feeds = [constant(value) for value in node.inputs] if is_op(node, "Split") else [None]
@@ -157,7 +158,7 @@ def _same_shape(one: tuple[int | str | None, ...] | None, two: tuple[int | str |
 
 
 def _pays(node: ir.Node) -> bool | None:
-    """Whether folding keeps the file small: large constants are folded when all their readers are."""
+    """Whether folding keeps the file small: a large constant is folded only if all its readers are."""
     if is_op(node, "QuantizeLinear", "DequantizeLinear") or is_qdq(node):
         return False
     if is_op(node, *_SLOW):
@@ -170,7 +171,7 @@ def _pays(node: ir.Node) -> bool | None:
 
 
 def _freed(value: ir.Value) -> bool:
-    """Whether nothing would read ``value`` any more once its foldable readers are folded, without them growing."""
+    """Whether ``value`` has no readers left after its foldable readers are folded, and these do not become larger."""
     readers = [use.node for use in value.uses()]
     if value.is_graph_output() or any(constant(item) is None for node in readers for item in node.inputs if item):
         return False
@@ -214,7 +215,7 @@ def _pool(model: ir.Model, node: ir.Node) -> None:
     if keep:
         substitute(node.outputs[0], pooled)
         return
-    # Reshape and not Flatten: ONNX Runtime carries a DequantizeLinear through the first only.
+    # Reshape and not Flatten: ONNX Runtime moves a DequantizeLinear past the first only.
     target = add_constant(model, f"{name}_shape", np.asarray([0, -1], dtype=np.int64))
     flat = insert_before(node, "Reshape", [pooled, target], {}, f"{name}_flat", ir.Shape(shape[:2]), dtype)
     substitute(node.outputs[0], flat)

@@ -112,12 +112,12 @@ def write_graph(
         )
         write_atomically(draft.folder / "signature.json", written.to_json().encode())
         _write_golden(loadable(path, options.precision), samples, options.golden, draft.folder / "golden.npz")
-    _tell(found, console)
+    _report(found, console)
     return load_artifact(place.directory)
 
 
 def _plainer(program: ExportedProgram, signature: Signature, target: Target, opset: int) -> bytes | None:
-    """The file of a program whose integer scales depend on the batch, with those layers in FP32; None for others."""
+    """For a program whose integer scales depend on the batch, its file with those layers in FP32; None for others."""
     from .translate import build
 
     if signature.batch_invariant:
@@ -151,9 +151,9 @@ def prove(
     references = [program, without_quantization(program)] if quantized else [program]
     eager = [EagerSession(item.module(check_guards=False), signature, "cpu", 0) for item in references]
     if plainer is not None and options.precision == "fp32":
-        twin = open_session(plainer, SessionOptions(threads=1))
-        check(eager[0], twin, samples, options.batch_sizes, options.tolerance, eager[1] if quantized else None)
-        twin.close()
+        plain = open_session(plainer, SessionOptions(threads=1))
+        check(eager[0], plain, samples, options.batch_sizes, options.tolerance, eager[1] if quantized else None)
+        plain.close()
     candidate: Session = open_session(loadable(path, options.precision), SessionOptions(threads=1))
     candidate = Widened(candidate) if options.half_io else candidate
     floating = eager[1] if quantized else None
@@ -271,7 +271,7 @@ def _tools() -> dict[str, str]:
     return {name: version(name) for name in TOOLS}
 
 
-def _tell(facts: ExportFacts, console: Console) -> None:
+def _report(facts: ExportFacts, console: Console) -> None:
     console.stage("export", _summary(facts))
     if not facts.batch_invariant:
         remedy = "`export.recurrent: weights` and `quantize.form: static` avoid it"

@@ -80,7 +80,7 @@ def build(
     opset: int | None = None,
     recurrent: RecurrentForm = "auto",
 ) -> ir.Model:
-    """Translate a program that :func:`retort.export.qdq.retarget.retarget` has brought into the target's form."""
+    """Translate a program that :func:`retort.export.qdq.retarget.retarget` has converted to the target's form."""
     version = opset or OPSETS[target]
     axes = _axes(program, signature)
     model = _translate(program, version)
@@ -111,7 +111,7 @@ def build(
 
 
 def _qdq(x: Any, scale: Any, zero_point: Any, axis: int = -1, qmin: int = -128, qmax: int = 127) -> Any:
-    """What stands for ``retort::qdq`` until :func:`retort.export.qdq.write_qdq.write_qdq` replaces it."""
+    """The node that represents ``retort::qdq`` until :func:`retort.export.qdq.write_qdq.write_qdq` replaces it."""
     return _QDQ(x, scale, zero_point, axis=axis, qmin=qmin, qmax=qmax)
 
 
@@ -186,7 +186,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _failed_node(error: BaseException) -> torch.fx.Node | None:
-    # The exporter's message names the node but not its module or line; the frames it failed in hold it.
+    # The exporter's message names the node but not its module or line; the node is in the frames of its traceback.
     found: torch.fx.Node | None = None
     for cause in _causes(error):
         trace = cause.__traceback__
@@ -201,13 +201,13 @@ def _failed_node(error: BaseException) -> torch.fx.Node | None:
 def _module(node: torch.fx.Node) -> str:
     stack = [entry for entry in (node.meta.get("nn_module_stack") or {}).values() if entry]
     path = re.sub(r"^L\['self'\]\.?", "", str(stack[-1][0])) if stack else ""
-    # Capture wraps the user's model into a module of ours, whose name for it is none of the user's.
+    # Capture wraps the user's model in a module of Retort, so the first part of the path is not the user's.
     wrapped = bool(stack) and "retort." in str(stack[0][1])
     return path.partition(".")[2] if wrapped else path
 
 
 def _parameter_before(node: torch.fx.Node, program: ExportedProgram) -> str:
-    """The nearest parameter on the way to ``node``: what still tells where a node is when a file kept no traces."""
+    """The nearest parameter that ``node`` depends on: it locates a node if the file has no stack traces."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     level, seen = [node], {node}

@@ -57,8 +57,8 @@ def _requantized(
         "export",
         f"{parent.path} was quantized for {made_for}, so {origin.path} is quantized for {wanted} with the same options",
     )
-    beside = place.directory.with_name(f"{place.directory.name}-for-{wanted}")
-    return quantize(given, origin, Place(beside, "", (origin.key,)), replace(context, target=wanted))
+    folder = place.directory.with_name(f"{place.directory.name}-for-{wanted}")
+    return quantize(given, origin, Place(folder, "", (origin.key,)), replace(context, target=wanted))
 
 
 def _refused(what: str, origin: Artifact | None, wanted: str) -> UserError:

@@ -127,7 +127,7 @@ def sizes(result: Result) -> Plot:
             first = stage.stage == result.reference
             share = "" if first else f", ÷ {formatting.digits(reference / max(stage.size_bytes, 1))}"
             ax.barh(row, stage.size_bytes, height=0.62, color=COLOUR["ref" if first else "s0"])
-            _beside(ax, (stage.size_bytes, row), formatting.bytes_text(stage.size_bytes) + share)
+            _label(ax, (stage.size_bytes, row), formatting.bytes_text(stage.size_bytes) + share)
         svg = drawn(ax, "size on disk")
     return Plot("size on disk", f"Bytes of the file, and how many times smaller than {result.reference} it is.", svg)
 
@@ -209,7 +209,7 @@ def _intervals(
             colour = COLOUR[f"s{row.series % SERIES}"]
             whisker(ax, (span[0], span[2]), k, colour)
             dot(ax, min(max(span[1], ax.get_xlim()[0]), ax.get_xlim()[1]), k, colour)
-            _beside(ax, (1.0, k), row.shown, ("axes fraction", "data"))
+            _label(ax, (1.0, k), row.shown, ("axes fraction", "data"))
             if row.bound is not None:
                 ax.vlines(row.bound, k - 0.35, k + 0.35, colors=COLOUR["bad"], linewidth=2.5)
         svg = drawn(ax, title)
@@ -226,7 +226,7 @@ def _rows(ax: Axes, labels: Sequence[str]) -> None:
     ax.grid(visible=False, axis="y")
 
 
-def _beside(ax: Axes, place: tuple[float, float], text: str, coordinates: Coordinates = "data") -> None:
+def _label(ax: Axes, place: tuple[float, float], text: str, coordinates: Coordinates = "data") -> None:
     """Text to the right of a place, also outside the plot."""
     ax.annotate(text, place, xycoords=coordinates, xytext=(8, 0), textcoords="offset points", va="center",
                 color=COLOUR["soft"], annotation_clip=False)  # fmt: skip

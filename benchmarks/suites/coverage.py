@@ -181,7 +181,7 @@ def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         "proof",
         "ONNX",
         "prune s",
-        "locked beside outputs",
+        "locked, except outputs",
     ]
     return columns, [_line(row) for row in rows]
 

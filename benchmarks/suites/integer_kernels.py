@@ -1,12 +1,13 @@
-"""Where ONNX Runtime's integer kernels are slower than its FP32 kernels on this machine, beside the limits in the code.
+"""Measures which layers ONNX Runtime's integer kernels compute more slowly than its FP32 kernels on this machine.
 
     python -m retort.benchmarks.suites.integer_kernels
 
 INT8 placement for `cpu` leaves a few kinds of layers in FP32 before anything is timed
-(`compress/quantization/placement/kernel_limits.py`). Those limits were measured on one machine. Here each case is
-measured on this one: a chain of integer layers with the layer in question in INT8, against the same chain with that
-layer in FP32; one thread, interleaved, with the interval of the ratio. Prints a table and one JSON line; a row whose
-verdict contradicts the code is marked, and is worth a look before INT8 is judged on such a machine.
+(`compress/quantization/placement/kernel_limits.py`). Those limits were measured on one machine. This suite compares
+them with measurements on the machine on which it runs: for each case, a chain of integer layers with the tested layer
+in INT8 is compared with the same chain with that layer in FP32, on one thread, interleaved, with the interval of the
+ratio. It prints a table and one JSON line. A row that contradicts the limits is marked; check such layers before you
+draw conclusions about INT8 on that machine.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 Place = Literal["int8", "fp32"]
 SIDE, SCALE, ZERO = 28, 0.05, 0
-"""With a zero point of 0 the quantization of a value takes over its ReLU, as in the files that Retort writes."""
+"""With a zero point of 0, quantization replaces the ReLU before it, as in the files that Retort writes."""
 BUDGET_S, QUANTIZED = 10.0, "_float"
 
 
@@ -47,12 +48,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Case:
-    """A chain of layers, one of which is in question.
+    """A chain of layers, one of which is tested.
 
     Attributes:
-        layers: all of them; every other layer is INT8.
-        asked: position of the layer in question.
-        placed: where the code places that layer.
+        layers: all layers; all except the tested one are INT8.
+        asked: position of the tested layer.
+        placed: the type in which Retort places that layer.
         batch: rows.
         side: height and width of the images.
     """
@@ -94,7 +95,7 @@ CASES = (
 
 
 def chain(case: Case, asked: Place) -> onnx.ModelProto:
-    """The chain with the layer in question in INT8 or in FP32."""
+    """The chain with the tested layer in INT8 or in FP32."""
     from onnx import TensorProto, helper
 
     random = np.random.default_rng(0)
@@ -124,7 +125,7 @@ def _add(
     integer: bool,
     random: np.random.Generator,
 ) -> str:
-    """Append a layer to the graph; the name of its output."""
+    """Append a layer to the graph; return the name of its output."""
     from onnx import helper
 
     name, source = f"layer{index}", value
@@ -144,7 +145,7 @@ def _add(
         pads, stride = [layer.weight[2] // 2] * 4, [layer.stride] * 2
         attributes: dict[str, Any] = {"pads": pads, "strides": stride, "group": layer.groups}
         nodes.append(helper.make_node("Conv", [source, f"{name}_weight"], [f"{name}_sum"], **attributes))
-    # behind a Relu, ONNX Runtime would quantize the FP32 weights on its own
+    # before a Relu, ONNX Runtime would quantize the FP32 weights itself
     end = ("Relu", [f"{name}_sum"]) if integer else ("Max", [f"{name}_sum", "lowest"])
     nodes.append(helper.make_node(*end, [f"{name}_out"]))
     return _fake_quantized(nodes, f"{name}_q", f"{name}_out") if integer else f"{name}_out"
@@ -165,7 +166,7 @@ def _constant(name: str, value: Any) -> onnx.TensorProto:
 
 
 def measure(case: Case, budget_s: float = BUDGET_S) -> Ratio:
-    """How many times faster the chain is with the layer in INT8 than with it in FP32."""
+    """The speedup of the chain with the tested layer in INT8 over the chain with it in FP32."""
     sessions = {
         place: open_session(chain(case, place).SerializeToString(), SessionOptions(threads=1))
         for place in ("fp32", "int8")
@@ -181,7 +182,7 @@ def measure(case: Case, budget_s: float = BUDGET_S) -> Ratio:
 
 
 def contradicts(case: Case, ratio: Ratio) -> bool:
-    """Whether this machine is surely faster with the layer where the code does not place it."""
+    """Whether the layer is significantly faster on this machine in the type that Retort does not choose."""
     return ratio.verdict == ("faster" if case.placed == "fp32" else "slower")
 
 

@@ -141,4 +141,4 @@ def _report_latency(console: Console, found: PruneLatency) -> None:
     if found.verdict == "missed":
         console.warn(f"{text}: not within 5%")
     else:
-        console.stage("prune", text + (": whether within 5% cannot be told" if found.verdict != "landed" else ""))
+        console.stage("prune", text + (": whether it is within 5% is unknown" if found.verdict != "landed" else ""))

@@ -207,11 +207,11 @@ def _require(wanted: Sequence[str], available: Sequence[str], runtime: Any) -> N
 
 def _readable(error: Exception, shown: str) -> RetortError:
     text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-    told = str(error).rpartition("FAIL : ")[2].strip()[:300]
-    if "xternal data" in told or "External initializer" in told:
+    reason = str(error).rpartition("FAIL : ")[2].strip()[:300]
+    if "xternal data" in reason or "External initializer" in reason:
         remedy = "copy the complete file into the same folder, or export the model again"
         return ArtifactError(
-            f"{shown} cannot be loaded with the weights that it stores in another file: {told}", remedy
+            f"{shown} cannot be loaded with the weights that it stores in another file: {reason}", remedy
         )
     if type(error).__name__ in {"InvalidProtobuf", "NoSuchFile", "InvalidGraph", "InvalidArgument", "Fail"}:
         return ArtifactError(f"{shown} cannot be loaded: {text}", "the file is truncated or damaged: export it again")

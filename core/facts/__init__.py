@@ -1,1 +1,1 @@
-"""What every stage finds out, as typed objects: one class per stage, which its manifest holds as JSON."""
+"""The facts of every stage as typed objects: one class per stage, which its manifest holds as JSON."""

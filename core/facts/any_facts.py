@@ -1,4 +1,4 @@
-"""What is read of artifacts of any stage, and of bare files, whose manifests have no facts."""
+"""Facts that are read from artifacts of any stage, and from bare files, whose manifests have no facts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .record import Record
 
 
 class AnyFacts(Record):
-    """What artifacts of several stages have in common; a field has its default where the stage does not know it.
+    """Facts that artifacts of several stages have; a field has its default if the stage does not provide it.
 
     Attributes:
         parameters: number of trainable values.

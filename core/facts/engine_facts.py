@@ -1,4 +1,4 @@
-"""What the engine stage finds out: where a TensorRT plan can run, the types of its layers, and what it took."""
+"""Facts of the engine stage: where a TensorRT plan can run, the types of its layers, and the cost of its build."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class BuildTiming(Record):
 
 
 class GraphOrigin(Record):
-    """What an engine adopts from the manifest of its graph, which may be a bare file without one.
+    """Facts that an engine copies from the manifest of its graph, which may be a bare file without one.
 
     Attributes:
         parameters: number of trainable values of the program.

@@ -1,4 +1,4 @@
-"""What the export stage finds out: parity with PyTorch, kernels, half precision and zeros of the ONNX file."""
+"""Facts of the export stage: parity with PyTorch, kernels, half precision and zeros of the ONNX file."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Kernels(Record):
 
 
 class HalfPrecision(Record):
-    """What a conversion to half precision changed.
+    """The result of a conversion to half precision.
 
     Attributes:
         half_nodes: number of nodes that compute in half precision.

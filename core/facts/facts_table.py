@@ -1,4 +1,4 @@
-"""The class of the facts of every stage; apart from the table of stages, so that a key covers its own stage alone."""
+"""The class of each stage's facts. It is not in the table of stages, so that a key covers only its own stage."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ FACTS: dict[str, type[Record]] = {
     "bench": Record,
     "report": Record,
 }
-"""By name of the stage, in the order of a run; the base class for a stage that finds out nothing."""
+"""By name of the stage, in the order of a run; the base class for a stage without facts."""

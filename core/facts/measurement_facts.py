@@ -1,4 +1,4 @@
-"""What measurements find out: the served endpoint, speedups by name, and the placements that were timed."""
+"""Facts of measurements: the served endpoint, speedups by name, and the placements that were timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pack stage finds out: the size of an archive, and how the packed model answers on this machine."""
+"""Facts of the pack stage: the size of an archive, and how the packed model answers on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stages find out about a program: its size, its capture and its training."""
+"""Facts about a program: its size, its capture and its training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pruning finds out: its cuts and their proofs, the measured latency, and the zeros of a sparse program."""
+"""Facts of pruning: its cuts and their proofs, the measured latency, and the zeros of a sparse program."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FileProof(Record):
 
 
 class TrialLoss(Record):
-    """What a trial cut by one ranking lost.
+    """The loss of a trial cut by one ranking.
 
     Attributes:
         importance: what the ranking measures.

@@ -1,4 +1,4 @@
-"""What quantization finds out: what is INT8 and what is not, corrections, sensitivity, and the difference from FP32."""
+"""Facts of quantization: which layers are INT8, corrections, sensitivity, and the difference from FP32."""
 
 from __future__ import annotations
 

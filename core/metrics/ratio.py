@@ -118,15 +118,15 @@ def open_ends(low: float | None, high: float | None) -> Iterable[tuple[str, floa
         yield name, end if end is not None and math.isfinite(end) and end > 0 else None
 
 
-def from_logs(logs: Interval, **told: Any) -> Ratio:
+def from_logs(logs: Interval, **attributes: Any) -> Ratio:
     """The ratio whose logarithm has this interval.
 
     Args:
-        told: further attributes of the ratio.
+        attributes: further attributes of the ratio.
     """
     ends = (math.exp(end) if math.isfinite(end) and abs(end) < 700 else None for end in (logs.low, logs.high))
     low, high = ends
-    return Ratio(math.exp(logs.value), low, high, logs.confidence, **told)
+    return Ratio(math.exp(logs.value), low, high, logs.confidence, **attributes)
 
 
 def mean_of(ratios: Iterable[Ratio]) -> float:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-SPOKEN = "spoken"
+UNIT_TEXT = "unit-text"
 """Marks a number that the command line reads as text, because it may have a unit."""
 
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z%×]*)\s*")
@@ -50,8 +50,8 @@ def _schema(kind: str) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"type": kind}, {"type": "string"}]})
 
 
-Share = Annotated[float, BeforeValidator(as_share), Field(gt=0, le=1), _schema("number"), SPOKEN]
-Bytes = Annotated[int, BeforeValidator(as_bytes), Field(ge=1), _schema("integer"), SPOKEN]
-Milliseconds = Annotated[float, BeforeValidator(as_milliseconds), Field(gt=0), _schema("number"), SPOKEN]
-Step = Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], BeforeValidator(as_step), _schema("integer"), SPOKEN]
+Share = Annotated[float, BeforeValidator(as_share), Field(gt=0, le=1), _schema("number"), UNIT_TEXT]
+Bytes = Annotated[int, BeforeValidator(as_bytes), Field(ge=1), _schema("integer"), UNIT_TEXT]
+Milliseconds = Annotated[float, BeforeValidator(as_milliseconds), Field(gt=0), _schema("number"), UNIT_TEXT]
+Step = Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], BeforeValidator(as_step), _schema("integer"), UNIT_TEXT]
 """A channel step: a whole number, or ``auto``."""

@@ -27,7 +27,7 @@ class Widened:
         self.backend, self.providers = inner.backend, inner.providers
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Run one batch; what comes out in FP16 is FP32 then."""
+        """Run one batch; FP16 outputs are converted to FP32."""
         found = self.inner.run(feeds)
         return {name: value.astype(np.float32) if value.dtype == np.float16 else value for name, value in found.items()}
 
@@ -64,7 +64,7 @@ def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rounded(view: View, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """A node that computes in FP32, and its BF16 outputs rounded."""
+    """A node that computes in FP32, with its BF16 outputs rounded."""
     names = [name for name in node.output if view.types.get(name) == _HALF]
     for item in node.attribute:
         if node.op_type == "Cast" and item.name == "to" and item.i == _HALF:

@@ -58,7 +58,7 @@ BLOCKED = frozenset(
     )
 )
 _HALF_OK = {"fp16": frozenset(("HardSwish", "Einsum", "BatchNormalization", "Mish")), "bf16": frozenset(("Einsum",))}
-"""Of those, kinds that lose nothing in one of the two types."""
+"""Operators of :data:`BLOCKED` that keep their accuracy in one of the two types."""
 LONG_REDUCE = 1024
 _REDUCES = ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "GlobalAveragePool")
 _DENORMAL_SHARE = 0.05
@@ -146,7 +146,7 @@ def to_half(
 
 
 class _Chooser:
-    """Decides node by node."""
+    """Decides for each node whether it computes in half precision."""
 
     def __init__(
         self,

@@ -23,12 +23,12 @@ def largest_magnitudes(
 
     Args:
         model: an FP32 or INT8 graph that ONNX Runtime runs.
-        names: values that some node makes, or inputs.
+        names: names of computed values or inputs.
         signature: the model's inputs.
         feeds: the calibration samples, one batch.
 
     Returns:
-        Magnitudes by name; infinite or NaN where the samples overflow already.
+        Magnitudes by name; infinite or NaN where the samples already overflow in FP32.
 
     Raises:
         VerificationError: ONNX Runtime does not run the graph.

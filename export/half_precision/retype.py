@@ -1,4 +1,4 @@
-"""Half precision written into a graph: constants retyped, casts where FP32 and half precision meet."""
+"""Writes half precision into a graph: converts constants, and inserts casts between FP32 and half precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RECURRENT = ("GRU", "LSTM", "RNN")
 
 
 class Rewriter:
-    """Retypes constants and puts casts where FP32 and half precision meet."""
+    """Converts constants and inserts casts between FP32 and half precision."""
 
     def __init__(self, view: View, kind: int, floats: set[str], chosen: set[int], keep_io: bool) -> None:
         self.view, self.kind, self.floats, self.chosen = view, kind, floats, chosen
@@ -64,7 +64,10 @@ class Rewriter:
         self.nodes.append(node)
 
     def _as(self, name: str, low: bool) -> str:
-        """``name`` in the wanted type: itself, a copy of a constant, or a cast that others share."""
+        """The value ``name`` in the wanted type: itself, a converted copy of a constant, or the output of a cast.
+
+        All readers of a value share one cast.
+        """
         if (name in self.half) == low:
             return name
         if (name, low) not in self.casts:
@@ -81,10 +84,11 @@ class Rewriter:
         return self.casts[name, low]
 
     def _summed(self, cast: str) -> str:
-        """A cast value and nothing: TensorRT-RTX 1.7.1 builds no recurrent layer of one direction right behind a cast.
+        """A cast value plus zero, for the input of a recurrent layer.
 
-        Its compiler pulls the cast into the loop over time and then cuts the steps from a value of another shape
-        ("Mismatched number of elements in reshape op"); a sum keeps them apart.
+        TensorRT-RTX 1.7.1 cannot build a recurrent layer with one direction directly after a cast. Its compiler moves
+        the cast into the loop over time and then slices the steps from a value of another shape ("Mismatched number of
+        elements in reshape op"). The addition between them prevents this.
         """
         zero = numpy_helper.from_array(np.zeros((), np.float32), f"{cast}_nothing")
         self.fresh.append(zero)
@@ -92,7 +96,7 @@ class Rewriter:
         return f"{cast}_apart"
 
     def _retype(self, node: onnx.NodeProto) -> None:
-        """Attributes that hold a type or a number of that type."""
+        """Change the attributes of a node that hold an element type or a number of that type."""
         for item in node.attribute:
             if node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.FLOAT:
                 item.i = self.kind

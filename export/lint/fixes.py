@@ -58,7 +58,7 @@ def fix(model: onnx.ModelProto) -> dict[str, int]:
         The number of fixes by rule.
     """
     editor = Editor(model)
-    done = {rule: mend(editor) for rule, mend in FIXES.items()}
+    done = {rule: apply(editor) for rule, apply in FIXES.items()}
     if any(done.values()):
         _drop_unread(model)
     return {rule: count for rule, count in done.items() if count}

@@ -61,7 +61,7 @@ class Finding:
     verdict: Verdict = "reject"
 
     def to_dict(self) -> dict[str, str]:
-        """JSON-ready values."""
+        """Values for JSON."""
         return dict(vars(self))
 
     def __str__(self) -> str:
@@ -106,11 +106,11 @@ class View:
         return (node for node in self.graph.node if node.op_type in (QUANTIZE, DEQUANTIZE))
 
     def array(self, node: onnx.NodeProto, index: int) -> Numbers | None:
-        """The constant that ``node`` reads at ``index``; None when it is absent, computed or stored elsewhere."""
+        """The constant that ``node`` reads at ``index``; None if it is absent, computed, or in a separate file."""
         return self.constant(node.input[index]) if index < len(node.input) else None
 
     def constant(self, name: str) -> Numbers | None:
-        """A constant by name; None when it is none, or stands in a file beside the model."""
+        """A constant by name; None if the value is not a constant, or is stored in a separate file of weights."""
         if name not in self._arrays:
             tensor = self.stored.get(name)
             elsewhere = tensor is None or tensor.data_location == TensorProto.EXTERNAL
@@ -118,7 +118,7 @@ class View:
         return self._arrays[name]
 
     def stored_type(self, node: onnx.NodeProto, index: int) -> int:
-        """Element type of the constant that ``node`` reads at ``index``; 0 when it is none."""
+        """Element type of the constant that ``node`` reads at ``index``; 0 if that input is not a constant."""
         name = node.input[index] if index < len(node.input) else ""
         return self.stored[name].data_type if name in self.stored else 0
 
@@ -128,17 +128,17 @@ class View:
 
     @cached_property
     def order(self) -> list[onnx.NodeProto]:
-        """The nodes, each after those it reads from."""
+        """The nodes in topological order: each node comes after those that it reads from."""
         return sorted_nodes(self.graph)
 
     @cached_property
     def inferred(self) -> tuple[dict[str, onnx.TypeProto], list[str]]:
-        """Types and shapes of all values as ONNX infers them, and what it complains about."""
+        """Types and shapes of all values as ONNX infers them, and the errors that it finds."""
         return infer(self.model, self.order)
 
     @cached_property
     def types(self) -> dict[str, int]:
-        """Element types as TensorRT takes them: what a DequantizeLinear gives has its scale's type in every opset."""
+        """Element types as TensorRT reads them: in every opset, a DequantizeLinear's output has its scale's type."""
         types = {name: int(known.tensor_type.elem_type) for name, known in self.inferred[0].items()}
         types |= {name: int(tensor.data_type) for name, tensor in self.stored.items()}
         for node in self.order:
@@ -149,11 +149,11 @@ class View:
         return types
 
     def type_of(self, name: str) -> int:
-        """Element type of a value; 0 when it is not known."""
+        """Element type of a value; 0 if it is unknown."""
         return self.types.get(name, 0)
 
     def shape_of(self, name: str) -> tuple[int | None, ...] | None:
-        """Sizes of a value, None for those not known; None when its rank is not known."""
+        """Sizes of a value, with None for unknown ones; None instead of a list if its rank is unknown."""
         if name in self.stored:
             return tuple(self.stored[name].dims)
         known = self.inferred[0].get(name)
@@ -163,27 +163,27 @@ class View:
 
 
 def infer(model: onnx.ModelProto, order: list[onnx.NodeProto]) -> tuple[dict[str, onnx.TypeProto], list[str]]:
-    """Types and shapes without touching large weights.
+    """Types and shapes of a graph, inferred without reading large weights.
 
     Returns:
-        Types by value name, and one text per node that ONNX's rules refuse.
+        Types by value name, and one message per node that violates ONNX's rules.
     """
     slim = _without_weights(model, order)
     complaints: list[str] = []
     try:
         done = onnx.shape_inference.infer_shapes(slim, strict_mode=True, data_prop=True)
-    except Exception as error:  # InferenceError, and RuntimeError for what C++ throws
+    except Exception as error:  # InferenceError, and RuntimeError for exceptions from C++
         complaints = [line for line in str(error).splitlines() if "op_type:" in line] or str(error).splitlines()[:1]
         try:
             done = onnx.shape_inference.infer_shapes(slim)
-        except Exception:  # types are then known for inputs and constants alone
+        except Exception:  # then only the types of inputs and constants are known
             done = slim
     values = (*done.graph.input, *done.graph.value_info, *done.graph.output)
     return {value.name: value.type for value in values}, complaints
 
 
 def sorted_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes after those they read from, otherwise in their order; those in a cycle come last."""
+    """The nodes in topological order, otherwise in their given order; nodes in a cycle come last."""
     made = {name for node in graph.node for name in node.output}
     waiting: dict[str, list[int]] = {}
     lacking = [0] * len(graph.node)
@@ -225,7 +225,7 @@ def _without_weights(model: onnx.ModelProto, order: list[onnx.NodeProto]) -> onn
 
 
 def _typed_by_scale(model: onnx.ModelProto, order: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes, with what DequantizeLinear gives in its scale's type, as TensorRT takes it; ONNX does from 19 on."""
+    """The nodes, with outputs of DequantizeLinear in the type of its scale: TensorRT's rule, ONNX's from opset 19."""
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=0)
     halves = {t.name: t.data_type for t in model.graph.initializer if t.data_type in _HALVES} if opset < 19 else {}
     for node in order:
@@ -246,7 +246,7 @@ def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
 
 
 def integers(node: onnx.NodeProto, name: str) -> tuple[int, ...]:
-    """An attribute of several integers; empty when it is absent."""
+    """An attribute that is a list of integers; empty if it is absent."""
     return next((tuple(item.ints) for item in node.attribute if item.name == name), ())
 
 

@@ -1,4 +1,4 @@
-"""Operators that NVIDIA's ONNX parser does not take, asked of the live parser of TensorRT-RTX 1.7 (no plugins)."""
+"""Operators that NVIDIA's ONNX parser does not support, as the parser of TensorRT-RTX 1.7 reports (no plugins)."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ UNSUPPORTED = frozenset(
         *("SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "SwiGLU", "TfIdfVectorizer", "Unique"),
     )
 )
-"""Of ONNX's own domain."""
+"""Operators of ONNX's own domain that the parser does not support."""
 FOREIGN = frozenset(
     (
         *("Attention", "DequantizeLinear", "Gelu", "GroupQueryAttention", "MatMulNBits", "MultiHeadAttention"),
         *("QuantizeLinear", "RotaryEmbedding", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"),
     )
 )
-"""Of other domains: the ones that it does take."""
+"""Operators of other domains that the parser supports."""

@@ -129,7 +129,7 @@ def _is_quantized(view: View, name: str) -> bool:
 
 
 def _computed_by(view: View, name: str) -> onnx.NodeProto | None:
-    """The heavy node that makes a value, looking through Q/DQ and normalisation."""
+    """The heavy node that computes a value, looking through Q/DQ and normalisation."""
     for _ in range(_WALK):
         maker = view.maker.get(name)
         if maker is None or maker.op_type in HEAVY:

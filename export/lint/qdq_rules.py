@@ -261,7 +261,7 @@ def output_axis(user: onnx.NodeProto, index: int, rank: int) -> int | None:
 
 
 def _fits_blocks(scales: tuple[int, ...], shape: tuple[int, ...], axis: int) -> bool:
-    """Whether the parser takes scales of rank 2 for blocks along the axis."""
+    """Whether the parser reads scales of rank 2 as scales of blocks along the axis."""
     if len(scales) != 2 or len(shape) != 2:
         return False
     along = axis % 2
@@ -282,7 +282,7 @@ def _scales(view: View, node: onnx.NodeProto) -> int:
 
 
 def _codes_have_type(view: View, node: onnx.NodeProto) -> bool:
-    """Whether the codes that a DequantizeLinear reads say their type themselves."""
+    """Whether the codes that a DequantizeLinear reads have a type that the file states."""
     maker = view.maker.get(node.input[0])
     if maker is not None and maker.op_type == QUANTIZE:
         return bool(_output_type(maker) or (len(maker.input) > 2 and maker.input[2]))

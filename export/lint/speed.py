@@ -1,4 +1,4 @@
-"""How long a lint takes: a quantized graph of 1,000 nodes and 100 MB, linted a few times.
+"""Measures the time of a lint on a quantized graph of 1,000 nodes and 100 MB.
 
 Run it with `python -m retort.export.lint.speed`.
 """

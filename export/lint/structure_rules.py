@@ -168,7 +168,7 @@ def _copied(size: int, shape: tuple[int | None, ...], axis: int) -> int:
 
 def _fits(shape: list[int], wanted: list[int]) -> bool:
     if wanted.count(-1) > 1:
-        return True  # a copied size that is not known
+        return True  # a copied size that is unknown
     rest = prod(size for size in wanted if size != -1)
     total = prod(shape)
     return total == rest if -1 not in wanted else rest != 0 and total % rest == 0
@@ -200,4 +200,4 @@ RULES: tuple[Rule, ...] = (
     r01_axes,
 )
 GENERAL: tuple[Rule, ...] = (q22_unique_and_sorted, s01_shapes, s02_reshapes, s03_channels)
-"""Those that hold for every target."""
+"""Rules that hold for every target."""

@@ -44,7 +44,7 @@ _TAKES_UINT8 = frozenset(("Cast", "CastLike", "Shape", "Size", "Equal", QUANTIZE
 _STRICT = (TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.FLOAT)
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 _LENIENT = frozenset((("Clip", 1), ("Clip", 2), ("Pad", 2)))
-"""Operands that the parser converts, though ONNX wants one type."""
+"""Operands that the parser converts, although ONNX requires equal types."""
 
 
 def q17_one_type(view: View) -> Iterator[Finding]:

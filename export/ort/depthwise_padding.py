@@ -1,9 +1,10 @@
-"""Depthwise convolutions with full vectors: channels of zeros are added up to a multiple of 16.
+"""Adds channels of zeros to depthwise convolutions, up to a multiple of 16, so that their kernels use full vectors.
 
-ONNX Runtime's integer depthwise kernel handles 16 channels at a time and the rest one by one: measured on 1.31 at batch
-32, 72 channels of 16 x 16 take 1.7 ms and 80 take 0.7 (120 of 8 x 8 with a 5 x 5 kernel: 1.4, and 0.5 for 128). The
-channels are added in the convolution that computes them and in the convolutions that read them, where their weights are
-zero, so no output changes. If any other node reads or computes them, nothing is changed.
+ONNX Runtime's integer depthwise kernel computes 16 channels at a time and the remaining ones one by one: measured with
+ONNX Runtime 1.31 at batch 32, 72 channels of 16 x 16 take 1.7 ms and 80 take 0.7 ms (120 channels of 8 x 8 with a
+5 x 5 kernel take 1.4 ms, and 128 take 0.5 ms). The channels are added in the convolution that computes them and in the
+convolutions that read them, where their weights are zero, so no output changes. If any other node reads or computes
+them, nothing is changed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _BINARY = ("Add", "Mul", "Max", "Min")
 
 @dataclass
 class _Lane:
-    """The values that share one count of channels, and the convolutions at its ends."""
+    """Values that must have the same number of channels, and the convolutions that compute and read them."""
 
     channels: int
     values: set[ir.Value] = field(default_factory=set)
@@ -34,7 +35,7 @@ class _Lane:
 
 
 def widen_depthwise(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Bring the channels of integer depthwise convolutions to a multiple of 16."""
+    """Increase the channels of integer depthwise convolutions to a multiple of 16."""
     changed = False
     for node in every_node(model):
         if node.graph is not model.graph or not _is_depthwise(node) or not _is_integer(node):
@@ -56,7 +57,7 @@ def _is_depthwise(node: ir.Node) -> bool:
 
 
 def _lane(start: ir.Node) -> _Lane | None:
-    """Everything that the channels of a depthwise convolution run through; None where it cannot be widened."""
+    """All values and nodes that have the channels of a depthwise convolution; None if one cannot be widened."""
     lane = _Lane(attribute(start, "group", 1))
     source = start.inputs[0]
     if lane.channels % VECTOR == 0 or source is None:
@@ -82,7 +83,10 @@ def _lane(start: ir.Node) -> _Lane | None:
 
 
 def _before(node: ir.Node, lane: _Lane) -> list[ir.Value] | None:
-    """The values behind which ``node`` makes the channels: none for a convolution; None when it cannot make more."""
+    """The inputs that must be widened so that ``node`` computes more channels.
+
+    An empty list for a convolution, which computes them from its weight; None if ``node`` cannot compute more.
+    """
     if _is_depthwise(node) or _passes(node):
         return _carried(node, lane)
     if is_op(node, "Conv") and attribute(node, "group", 1) == 1 and _weights(node) is not None:
@@ -92,7 +96,7 @@ def _before(node: ir.Node, lane: _Lane) -> list[ir.Value] | None:
 
 
 def _behind(node: ir.Node, index: int, lane: _Lane) -> list[ir.Value] | None:
-    """The values that carry the channels on from ``node``; None when it cannot read more of them."""
+    """The outputs that have the channels that ``node`` reads; None if ``node`` cannot read more channels."""
     if index == 0 and is_op(node, "Conv") and attribute(node, "group", 1) == 1 and _weights(node) is not None:
         lane.readers.append(node)
         return []
@@ -104,7 +108,7 @@ def _behind(node: ir.Node, index: int, lane: _Lane) -> list[ir.Value] | None:
 
 
 def _passes(node: ir.Node) -> bool:
-    """Whether ``node`` computes each channel from itself alone."""
+    """Whether ``node`` computes each channel only from the same channel of its input."""
     if len([output for output in node.outputs if output.uses() or output.is_graph_output()]) != 1:
         return False
     if is_qdq(node):
@@ -121,13 +125,13 @@ def _single(value: ir.Value | None) -> bool:
 
 
 def _carried(node: ir.Node, lane: _Lane) -> list[ir.Value]:
-    """The inputs of a node that hold the lane's channels, not one value for all of them."""
+    """The inputs of a node that have these channels, without those that have one value for all channels."""
     data = node.inputs if is_op(node, *_BINARY) else node.inputs[:1]
     return [v for v in data if v is not None and constant(v) is None and (dims(v) or (0, 0))[1] == lane.channels]
 
 
 def _weights(node: ir.Node) -> tuple[Numbers, ir.Node | None] | None:
-    """A convolution's weight and the fake-quantize on it; None when it is no constant."""
+    """A convolution's weight and its fake-quantize node; None if the weight is not a constant."""
     value = node.inputs[1]
     maker = value.producer() if value is not None else None
     array = constant(maker.inputs[0] if is_qdq(maker) and maker is not None else value)
@@ -151,7 +155,7 @@ def _widen(model: ir.Model, lane: _Lane) -> None:
 
 
 def _grow(model: ir.Model, node: ir.Node, axis: int, extra: int) -> None:
-    """Add zeros to a convolution's weight, and with its outputs (axis 0) to its bias."""
+    """Add zeros to a convolution's weight along an axis, and to its bias if that is the output axis 0."""
     found = _weights(node)
     assert found is not None
     weight, quantizer = found

@@ -29,7 +29,7 @@ class Share:
     Attributes:
         integer: in integer kernels.
         floating: in floating-point kernels.
-        floating_nodes: those of each floating node, by name.
+        floating_nodes: the multiply-accumulates of each floating-point node, by its name.
     """
 
     integer: int
@@ -91,7 +91,7 @@ def _shapes(listed: list[dict[str, list[int]]]) -> list[list[int]]:
 
 
 def _products(node: onnx.NodeProto, event: dict[str, Any], sizes: Mapping[str, tuple[int, ...]]) -> int:
-    """Multiply-accumulates of a node, from the shapes it ran with and those of its weights."""
+    """Multiply-accumulates of a node, from the shapes of its values during the run and of its weights."""
     outputs, inputs = _shapes(event["output_type_shape"]), _shapes(event["input_type_shape"])
     weights = [sizes[name] for name in node.input if name in sizes and len(sizes[name]) >= 2]
     if node.op_type in _RECURRENT:

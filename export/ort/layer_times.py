@@ -26,7 +26,7 @@ _KEPT = 0.5
 """Share of a node's fastest runs whose mean is its time, because other processes disturbed them least."""
 _SIZES = (1 << 10, 1 << 17)
 _CALLS_MS = 0.003
-"""What two small nodes more cost in a file: alone in a file, the call of the session would hide their time.
+"""The cost of two more small nodes in a file; if they were alone in a file, the session's call would hide it.
 
 Measured with ONNX Runtime 1.31 on an x86-64 server with AVX-512 VNNI; it only ranks placements that are timed later.
 """
@@ -108,7 +108,7 @@ def _renamed(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[onnx.ModelP
 
 
 def _owners(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The layers in the order of the graph, and for each node the index of the last one before it."""
+    """The layers in the order of the graph, and for each node the index of the last layer before it."""
     known = sorted(layers, key=len, reverse=True)
     weights = {item.name: name for item in model.graph.initializer if (name := _layer(item.name, known))}
     computed = {item.name for item in model.graph.initializer}
@@ -188,7 +188,7 @@ def _nodes_ms(file: bytes, feeds: Feeds) -> dict[str, float]:
 
 
 def _runs() -> Iterator[None]:
-    """As many runs as the budget allows."""
+    """Yields once per run, for as many runs as the time budget allows."""
     started = time.perf_counter()
     for index in range(_MOST_RUNS):
         if index >= _FEWEST_RUNS and time.perf_counter() - started > _BUDGET_S:
@@ -197,7 +197,7 @@ def _runs() -> Iterator[None]:
 
 
 def _fast(times: Sequence[int]) -> float:
-    """Mean of the faster part, without the first runs."""
+    """Mean of the fastest runs, without the first runs."""
     settled = sorted(times[_WARMUP:] or times)
     return float(np.mean(settled[: max(1, int(_KEPT * len(settled)))]))
 

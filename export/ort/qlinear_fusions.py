@@ -1,10 +1,11 @@
-"""Rewrites of a graph into equal forms that ONNX Runtime's CPU kernels fuse.
+"""Rewrites of a graph into equivalent forms that ONNX Runtime fuses into its integer CPU kernels.
 
-Measured with ONNX Runtime 1.31: ``Gemm`` with a bias between DequantizeLinear nodes becomes QGemm only when a
-QuantizeLinear follows it, at once or behind a Relu whose zero point is the lowest code; otherwise it runs in floating
-point and dequantizes its weight each time (an MLP with GELU: 2.5 times slower than FP32). ``Gemm`` without bias always
-becomes QGemm, ``MatMul`` of rank 3 and more always MatMulIntegerToFloat, and the ``Add`` behind costs nothing
-measurable (2.1 times faster than FP32). A ``MatMul`` of rank 2 with an ``Add`` is turned into ``Gemm`` first.
+Measured with ONNX Runtime 1.31: a ``Gemm`` with a bias after DequantizeLinear nodes becomes QGemm only if a
+QuantizeLinear follows it, directly or after a Relu whose zero point is the lowest code. Otherwise it runs in floating
+point and dequantizes its weight on every run (an MLP with GELU is then 2.5 times slower than FP32). A ``Gemm`` without
+bias always becomes QGemm, a ``MatMul`` of rank 3 or more always becomes MatMulIntegerToFloat, and the cost of the
+``Add`` after them is not measurable (2.1 times faster than FP32). A ``MatMul`` of rank 2 with an ``Add`` is rewritten
+as ``Gemm`` first.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _CARRIES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", 
 def requantize_moved(model: ir.Model) -> tuple[ir.Model, bool]:
     """Repeat a fake-quantize after the data movements before a heavy node; its values are already on that grid.
 
-    ONNX Runtime carries a DequantizeLinear through some movements itself (Reshape) and not through others (Flatten).
+    ONNX Runtime itself moves a DequantizeLinear past some data movements (Reshape), but not past others (Flatten).
     """
     made: dict[ir.Value, ir.Value] = {}
     for node in every_node(model):
@@ -84,11 +85,11 @@ def products_as_gemm(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def gates_by_sum(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Write ``q(HardSigmoid(q(x)))`` as the sum of ``x`` and a constant whose codes are read on another grid.
+    """Write ``q(HardSigmoid(q(x)))`` as the sum of ``x`` and a constant, dequantized with another scale.
 
     ``clamp(alpha x + beta, 0, 1)`` on steps of ``s`` has the codes of ``x + beta / alpha`` on steps of ``s / alpha``:
-    the runtime saturates them. Measured per million elements, one thread: 0.11 ms so (QLinearAdd), 0.3 by a table
-    (QLinearLeakyRelu of slope 1), 0.9 as DequantizeLinear, HardSigmoid, QuantizeLinear.
+    the runtime saturates them. Time per million elements on one thread: 0.11 ms in this form (QLinearAdd), 0.3 ms with
+    a look-up table (QLinearLeakyRelu of slope 1), 0.9 ms as DequantizeLinear, HardSigmoid, QuantizeLinear.
     """
     changed = False
     for node in every_node(model):
@@ -108,10 +109,10 @@ def gates_by_sum(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def gates_by_clip(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Write ``q(HardSigmoid(dq(c)))`` as the clipped codes ``c`` where it says the same.
+    """Write ``q(HardSigmoid(dq(c)))`` as the clipped codes ``c`` where both are equal.
 
-    ``clamp(alpha s (c - z) + beta, 0, 1)`` on steps of ``alpha s`` is ``min(c, 1 / (alpha s))`` when
-    ``alpha s z = beta``. Measured per million elements, one thread: 0.04 ms. Runs on the written Q/DQ form.
+    ``clamp(alpha s (c - z) + beta, 0, 1)`` on steps of ``alpha s`` is ``min(c, 1 / (alpha s))`` if
+    ``alpha s z = beta``. It takes 0.04 ms per million elements on one thread. This pass runs after Q/DQ is written.
     """
     changed = False
     for node in every_node(model):
@@ -137,7 +138,7 @@ def gates_by_clip(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def _same_codes(node: ir.Node, source: ir.Node, reader: ir.Node) -> bool:
-    """Whether a hard-sigmoid between two grids leaves the codes what they are, but for a limit."""
+    """Whether a hard-sigmoid between two grids does not change the codes except by clipping them."""
     numbers = [constant(value) for value in (*source.inputs[1:3], *reader.inputs[1:3])]
     if any(array is None or array.size != 1 for array in numbers):
         return False
@@ -175,10 +176,11 @@ def _factor(node: ir.Node, name: str, default: float) -> float:
 
 
 def pools_channels_last(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Transpose ``[N, C, 1, 1]`` to ``[N, 1, 1, C]`` on its way to ``[N, C]``, which moves nothing.
+    """Insert a transpose from ``[N, C, 1, 1]`` to ``[N, 1, 1, C]`` before a reshape to ``[N, C]``; it moves no data.
 
-    ONNX Runtime runs its integer convolutions channels last and carries that form on only where a transpose can be
-    cancelled. In front of a Reshape it goes back: a global pooling of codes then takes 3 to 7 times as long.
+    ONNX Runtime runs its integer convolutions in channels-last layout, and keeps that layout for the following nodes
+    only if a later transpose cancels the conversion. Before a Reshape it converts back, and a global pooling of codes
+    then takes 3 to 7 times as long.
     """
     changed = False
     for node in every_node(model):
@@ -199,7 +201,7 @@ def pools_channels_last(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def _origin(value: ir.Value | None) -> ir.Node | None:
-    """The per-tensor fake-quantize whose values ``value`` holds, if movements are all that lies between."""
+    """The per-tensor fake-quantize from which ``value`` comes, if there are only data movements between them."""
     node = value.producer() if value is not None else None
     while is_op(node, *_CARRIES) and node is not None and node.inputs[0] is not None:
         node = node.inputs[0].producer()
@@ -207,7 +209,7 @@ def _origin(value: ir.Value | None) -> ir.Node | None:
 
 
 def _quantized(node: ir.Node) -> bool:
-    """Whether both factors were just dequantized."""
+    """Whether both factors are outputs of dequantize nodes."""
     makers = [value.producer() if value is not None else None for value in node.inputs[:2]]
     return all(is_op(maker, "DequantizeLinear") or is_qdq(maker) for maker in makers)
 

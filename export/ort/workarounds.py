@@ -1,4 +1,4 @@
-"""Patches and forms for faults of ONNX Runtime and of the exporter's libraries; each says why it is there.
+"""Patches and graph forms that avoid faults of ONNX Runtime and of the exporter's libraries; each states its reason.
 
 See :mod:`retort.core.workarounds` for the rule.
 """
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 def keep_padding(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Name the axes of a padding in front of a maximum pooling.
+    """Write the axes of a padding before a maximum pooling explicitly.
 
-    A form, not a patch. Seen in ONNX Runtime 1.31.
+    A form of the graph, not a patch. Seen in ONNX Runtime 1.31.
 
-    Upstream: https://github.com/microsoft/onnxruntime/pull/18136 brought the fusion in; no upstream issue found.
+    Upstream: https://github.com/microsoft/onnxruntime/pull/18136 added the fusion; no upstream issue found.
     Another tool had the same fault: https://github.com/onnx/optimizer/pull/318.
 
-    Without it: the runtime folds a ``Pad`` with zeros into the ``MaxPool`` behind it, which pads with minus infinity.
-    Where a window at the border holds negative values alone, it gives another maximum. It leaves a ``Pad`` with axes as
-    it is.
+    Without it: ONNX Runtime fuses a ``Pad`` with zeros into the ``MaxPool`` after it, which pads with minus infinity.
+    The maximum of a window at the border is then wrong if all its values are negative. ONNX Runtime does not fuse a
+    ``Pad`` that has the optional input ``axes``.
     """
     changed = False
     for node in every_node(model):
@@ -50,7 +50,7 @@ def keep_padding(model: ir.Model) -> tuple[ir.Model, bool]:
 
 @functools.cache
 def parse_operators_once() -> None:
-    """Keep what the exporter learns about its own 500 operators.
+    """Keep the exporter's definitions of its 500 operators, which it parses.
 
     Patched: ``get_torchlib_ops`` of onnxscript's private module for torch, and ``op_signature_from_function`` of the
     exporter, for the rest of the process. Seen in torch 2.13 with onnxscript 0.7.
@@ -79,7 +79,7 @@ def linear_rules() -> Iterator[None]:
 
     Upstream: no upstream issue found.
 
-    Without it: they take minutes on a graph of some thousand nodes, and save nothing that the runtimes would notice.
+    Without it: these rules take minutes on a graph of some thousand nodes, and do not make it measurably faster.
     """
     rewriter: Any = import_module("onnxscript.rewriter")
     rules = getattr(rewriter, "_DEFAULT_REWRITE_RULES", None)
@@ -94,14 +94,14 @@ def linear_rules() -> Iterator[None]:
 
 
 def starts_from_one_node(rule: Any) -> bool:
-    """Whether a rewriting rule looks at each node once; groups of rules do."""
+    """Whether a rewriting rule visits each node once; groups of rules do."""
     pattern = getattr(rule, "_target_pattern", None)
     return pattern is None or bool(pattern.has_single_output_node)
 
 
 @contextmanager
 def exact_constants() -> Iterator[None]:
-    """The exporter's rewriting with rules that take a constant for another one only where the two are equal.
+    """The exporter's rewriting with rules that match a constant only if it is exactly equal.
 
     Patched: ``isclose`` as ``onnxscript.rewriter._matcher`` sees it. Seen in onnxscript 0.7.
 
@@ -132,10 +132,10 @@ def without_guards(program: ExportedProgram) -> Iterator[None]:
 
     Patched: ``module`` of this one program, which then leaves out ``_guards_fn``. Seen in torch 2.13.
 
-    Upstream: https://github.com/pytorch/pytorch/pull/161178 brought the conditions in; no upstream issue found.
+    Upstream: https://github.com/pytorch/pytorch/pull/161178 added the conditions; no upstream issue found.
 
-    Without it: the ONNX exporter runs a loaded program on symbols, where PyTorch cannot decide some conditions, and
-    gives up.
+    Without it: the ONNX exporter runs a loaded program on symbolic sizes, for which PyTorch cannot decide some
+    conditions, and the export fails.
     """
     own = vars(program)
     own["module"] = functools.partial(program.module, check_guards=False)

@@ -2,13 +2,14 @@
 
 An activation's range is ``[(qmin - zp) s, (qmax - zp) s]``.
 
-* ``cpu``: UINT8. A grid of 256 codes only moves, ``zp' = zp - qmin``: the same numbers (symmetric INT8 gets zero point
-  128). Values known to be non-negative (behind a ReLU …) would then waste the lower half, and ONNX Runtime could not
-  drop the ReLU; a symmetric grid becomes ``s' = s * 127 / 255, zp' = 0`` there, twice as fine over the same range.
+* ``cpu``: UINT8. A grid of 256 codes is only shifted, ``zp' = zp - qmin``, and represents the same numbers (symmetric
+  INT8 gets zero point 128). For values that are known to be non-negative (after a ReLU …) this would waste the lower
+  half of the codes, and ONNX Runtime could not remove the ReLU; there, a symmetric grid becomes
+  ``s' = s * 127 / 255, zp' = 0``, with half the step over the same range.
 * ``tensorrt``: symmetric INT8, ``s' = max(|low|, |high|) / 127, zp' = 0``.
 
-Weights are symmetric INT8 everywhere and stay as they are. The parity reference of a retargeted file is the program
-retargeted likewise, since both are made from it.
+Weights are symmetric INT8 for all targets and are not changed. A file for another target is compared with the program
+that was converted to the same target.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def convert(grid: Grid, target: Target, non_negative: bool = False) -> Grid:
     Args:
         grid: the grid in the program, with at most 8 bits.
         target: the target of the file.
-        non_negative: whether it is known that no value is negative.
+        non_negative: whether the values are known to be non-negative.
     """
     return _symmetric(grid) if target == "tensorrt" else _unsigned(grid, non_negative)
 
@@ -72,7 +73,7 @@ def _unsigned(grid: Grid, non_negative: bool) -> Grid:
 
 
 def _scale_within(high: float) -> float:
-    """``high / 255`` rounded down to float32: a grid that reaches beyond a clamp's limit keeps it from fusing."""
+    """``high / 255`` rounded down to float32, because a grid that exceeds a clamp's limit prevents its fusion."""
     scale = np.float32(high / WIDEST)
     while float(scale) * WIDEST > high:
         scale = np.nextafter(scale, np.float32(0))

@@ -1,7 +1,7 @@
 """A GRU in integers: a ``Scan`` over time with ``DynamicQuantizeMatMul``, after the products with all inputs.
 
-``z, r = σ(x W + h R + b)``, ``n = tanh(x W + b + r · (h R + b))``, ``h' = n + z · (h - n)``: the reset gate behind the
-product, as PyTorch and cuDNN have it (ONNX ``linear_before_reset``).
+``z, r = σ(x W + h R + b)``, ``n = tanh(x W + b + r · (h R + b))``, ``h' = n + z · (h - n)``: the reset gate is applied
+after the product, as in PyTorch and cuDNN (ONNX ``linear_before_reset``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def write_gru(model: ir.Model, node: ir.Node, inputs: Codes, recurrent: Codes) -
 
 
 def _biases(node: ir.Node, ways: int, hidden: int) -> tuple[Numbers, Numbers]:
-    """What is added to the products with inputs and with states, ``[D, 3H]`` each; all but one part joins the first."""
+    """The biases of the products with inputs and with states, ``[D, 3H]`` each.
+
+    All parts except the state's bias of ``n`` are added to the first product.
+    """
     given = constant(node.inputs[3]) if len(node.inputs) > 3 else None
     both = np.zeros((ways, 6 * hidden), np.float32) if given is None else given.astype(np.float32)
     first, second = both[:, : 3 * hidden].copy(), both[:, 3 * hidden :].copy()
@@ -62,7 +65,7 @@ def _product(
     bias: Numbers,
     base: str,
 ) -> ir.Value:
-    """``data`` times an INT8 matrix ``[outputs, inputs]``, the scale of ``data`` taken from its extremes."""
+    """``data`` times an INT8 matrix ``[outputs, inputs]``; the scale of ``data`` is computed from its extremes."""
     node = ir.Node("com.microsoft", "DynamicQuantizeMatMul", [data, *_matrix(model, codes, bias, base)], num_outputs=1)
     node.outputs[0].name, node.outputs[0].type = base, ir.TensorType(_FLOAT)
     assert place.graph is not None
@@ -123,7 +126,7 @@ def _scan(
 
 
 def _body(matrix: Sequence[ir.Value], sizes: ir.Value, base: str, hidden: int) -> ir.Graph:
-    """One step: the state and what the inputs give for the gates to the next state."""
+    """One time step: computes the next state from the state and the gates' products with the inputs."""
     kind = ir.TensorType(_FLOAT)
     before, gates, fresh = (
         ir.Value(name=f"{base}_{name}", shape=ir.Shape([None, width]), type=kind)

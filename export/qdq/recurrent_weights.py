@@ -1,4 +1,4 @@
-"""INT8 weights of recurrent nodes, traced through the reordering of gates to the node that reads them."""
+"""INT8 weights of recurrent nodes, traced back through the reordering of gates to their fake-quantize nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Codes:
 
 
 def codes_of(value: ir.Value | None, opset: int) -> Codes | None:
-    """The codes behind a weight; None when it is not a fake-quantized constant with one scale per row."""
+    """The codes and scales of a weight; None if it is not a fake-quantized constant with one scale per row."""
     found = follow(value, opset)
     if found is None or found[0].ndim != 3:
         return None
@@ -37,14 +37,14 @@ def codes_of(value: ir.Value | None, opset: int) -> Codes | None:
 
 
 def follow(value: ir.Value | None, opset: int) -> tuple[Numbers, Numbers] | None:
-    """Codes of a fake-quantized constant behind movements, and the scale of each; None for anything else."""
+    """Codes of a fake-quantized constant after data movements, and the scale of each code; None for other values."""
     return _follow(value, opset, {})
 
 
 def _follow(
     value: ir.Value | None, opset: int, known: dict[ir.Value, tuple[Numbers, Numbers] | None]
 ) -> tuple[Numbers, Numbers] | None:
-    """Codes of a value and the scale of each of them, computed by the movements between it and its fake-quantize."""
+    """Codes of a value and the scale of each code, moved by the nodes between the value and its fake-quantize."""
     if value is None:
         return None
     if value not in known:

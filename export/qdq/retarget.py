@@ -34,7 +34,7 @@ def retarget(program: ExportedProgram, target: Target) -> ExportedProgram:
 
 
 def _grid(node: Node, values: dict[str, Tensor], target: Target) -> Grid | None:
-    """The grid that ``node`` shall get; None when it stays as it is."""
+    """The new grid of ``node``; None if its grid is not changed."""
     axis, qmin, qmax = (int(value) for value in _integers(node))
     scale, zero = (_evaluate(item, values, node) for item in _arguments(node)[1:3])
     if not bool(scale.isfinite().all()) or not bool((scale > 0).all()):
@@ -61,7 +61,7 @@ def is_quantized(program: ExportedProgram) -> bool:
 
 
 def without_quantization(program: ExportedProgram) -> ExportedProgram:
-    """A copy of the program that computes in floating point: every fake-quantize passes its input on."""
+    """A copy of the program that computes in floating point, without fake-quantize nodes."""
     module, signature = _copied(program)
     for node in [node for node in module.graph.nodes if str(node.target) in (QDQ, DYNAMIC)]:
         node.replace_all_uses_with(source := node.args[0])
@@ -112,7 +112,7 @@ def _evaluate(item: Any, values: dict[str, Tensor], node: Node) -> Tensor:
 
 
 def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedProgram:
-    """A copy of the program whose named nodes read new constants; equal grids share theirs."""
+    """A copy of the program in which the named nodes read new constants; equal grids share their constants."""
     import torch
 
     module, signature = _copied(program)
@@ -133,7 +133,7 @@ def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedPr
 
 
 def _copied(program: ExportedProgram) -> tuple[Any, Any]:
-    """Graph and signature; a copied graph renames nodes called by a word of Python: `input` becomes `input_1`."""
+    """A copy of the graph and its signature. Copying renames nodes with the name of a Python built-in (`input_1`)."""
     with quiet():
         module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
     names = {old.name: new.name for old, new in zip(program.graph.nodes, module.graph.nodes, strict=True)}

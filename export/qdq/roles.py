@@ -39,7 +39,7 @@ _KEEP_SIGN = _MOVES | frozenset([*_POOLS, "mean", "amax", "retort::qdq"])
 
 
 def _name(node: Any) -> str:
-    """``conv2d`` for a node that calls ``aten.conv2d.default``; empty for a node that calls nothing."""
+    """The operator's name, such as ``conv2d`` for ``aten.conv2d.default``; empty for a node that is not a call."""
     return operator_name(node) if node.op == "call_function" else ""
 
 
@@ -48,7 +48,7 @@ def _inputs(node: Node) -> list[Node]:
 
 
 def is_constant(node: Any, values: dict[str, Tensor]) -> bool:
-    """Whether ``node`` depends on parameters, buffers and constants alone."""
+    """Whether ``node`` depends only on parameters, buffers and constants."""
     pending, seen = [node], set()
     while pending:
         current = pending.pop()
@@ -62,9 +62,9 @@ def is_constant(node: Any, values: dict[str, Tensor]) -> bool:
 
 
 def is_weight(node: Node, values: dict[str, Tensor]) -> bool:
-    """Whether a quantized constant is the factor of a convolution, a product or a recurrence, not what it works on.
+    """Whether a quantized constant is the weight of a convolution, a product or a recurrence, not its data input.
 
-    Positions that a small net turns into a bias are constants, too, and stand where activations do.
+    The data input can be constant as well, such as positions from which a small network computes a bias.
     """
     pending = [(node, user) for user in node.users]
     while pending:
@@ -78,9 +78,9 @@ def is_weight(node: Node, values: dict[str, Tensor]) -> bool:
 
 
 def _is_worked_on(value: Node, user: Node, values: dict[str, Tensor]) -> bool:
-    """Whether ``value`` is the input of a layer, or the left of a product whose right is constant as well."""
+    """Whether ``value`` is a layer's data input, or the left factor of a product whose right factor is constant too."""
     name = _name(user)
-    place = 1 if name in _PRODUCTS and OPERANDS[name].bias else 0  # what a product is added to stands before it
+    place = 1 if name in _PRODUCTS and OPERANDS[name].bias else 0  # the summand of addmm comes before its factors
     if user.args[place : place + 1] != (value,):
         return False
     if name in _PRODUCTS:
@@ -89,7 +89,7 @@ def _is_worked_on(value: Node, user: Node, values: dict[str, Tensor]) -> bool:
 
 
 def non_negative(node: Any) -> bool:
-    """Whether a value cannot be below zero, by the operators that it comes from."""
+    """Whether the operators that compute a value guarantee that it is not negative."""
     while hasattr(node, "op") and node.op == "call_function":
         name = _name(node)
         if name in _NON_NEGATIVE:

@@ -1,7 +1,7 @@
 """Matrix products whose input is quantized at run time, in the form that ONNX Runtime runs fastest on a CPU.
 
 ``DynamicQuantizeLinear`` runs once per tensor, even if several products read it, followed by ``MatMulIntegerToFloat``
-with the bias. ``DynamicQuantizeMatMul`` would compute the extremes for each product.
+with the bias. ``DynamicQuantizeMatMul`` would compute the extremes again for each product.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MICROSOFT = "com.microsoft"
 
 
 def _operator() -> Any:
-    """The operator that stands for ``retort::dynamic_qdq`` until :func:`write_dynamic` replaces it."""
+    """The operator that represents ``retort::dynamic_qdq`` until :func:`write_dynamic` replaces it."""
     parameter = onnx.defs.OpSchema.FormalParameter
     floats = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)"]
     schema = onnx.defs.OpSchema(
@@ -57,7 +57,7 @@ def translate(x: Any) -> Any:
 
 
 def write_dynamic(model: ir.Model, target: Target) -> tuple[ir.Model, bool]:
-    """Replace every ``DynamicQDQ`` and the products behind it; runs before Q/DQ is written.
+    """Replace every ``DynamicQDQ`` and the products that read it; runs before Q/DQ is written.
 
     Raises:
         ArtifactError: the target does not support this form.
@@ -89,7 +89,7 @@ def _write(model: ir.Model, node: ir.Node) -> None:
 
 
 def _weight(node: ir.Node, opset: int) -> tuple[Numbers, Numbers] | None:
-    """Codes ``[K, N]`` and scales ``[N]`` of the right factor of a product; None for anything else."""
+    """Codes ``[K, N]`` and scales ``[N]`` of the right factor of a product; None if it is not a quantized constant."""
     plain = is_op(node, "MatMul") or (is_op(node, "Gemm") and attribute(node, "transA", 0) == 0 and _unscaled(node))
     found = follow(node.inputs[1], opset) if plain else None
     if found is None or found[0].ndim != 2:
@@ -104,7 +104,7 @@ def _unscaled(node: ir.Node) -> bool:
 
 
 def _quantized(node: ir.Node) -> list[ir.Value]:
-    """Codes, scale and zero point of what a ``DynamicQDQ`` reads."""
+    """Codes, scale and zero point of the input of a ``DynamicQDQ``."""
     source, base = node.inputs[0], node.outputs[0].name or "value"
     made = ir.Node("", "DynamicQuantizeLinear", [source], num_outputs=3, name=f"node_{base}_codes")
     kinds = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
@@ -138,7 +138,7 @@ def _product(model: ir.Model, node: ir.Node, codes: list[ir.Value], weight: tupl
 
 
 def _bias(node: ir.Node, columns: int) -> tuple[ir.Node, ir.Value | None]:
-    """The last node of a product and its bias: of a Gemm its own, of a MatMul that of the Add behind it."""
+    """The last node of a product and its bias: a Gemm has its own bias, a MatMul is followed by an Add."""
     if is_op(node, "Gemm"):
         return node, node.inputs[2] if len(node.inputs) > 2 else None
     reader = sole_user(node.outputs[0])
@@ -151,7 +151,7 @@ def _bias(node: ir.Node, columns: int) -> tuple[ir.Node, ir.Value | None]:
 
 
 def _rounded(node: ir.Node, codes: list[ir.Value]) -> None:
-    """For readers that are no products: the rounded numbers themselves."""
+    """The dequantized values, for readers that are not products."""
     value = node.outputs[0]
     name = f"{value.name}_rounded"
     substitute(value, insert_before(node, "DequantizeLinear", codes, {}, name, value.shape, value.dtype))

@@ -101,7 +101,7 @@ def _store_words(model: ir.Model, base: str, codes: Numbers) -> tuple[ir.Value, 
 
 
 def _look_up_words(model: ir.Model, node: ir.Node, held: tuple[ir.Value, ...], width: int) -> ir.Value:
-    """Rows of words, taken apart from the lowest byte up; every division is exact."""
+    """Unpack rows of words from the lowest byte upwards; every division is exact."""
     (table, steps, middle), (indices, old) = held, (node.inputs[1], node.outputs[0])
     name = old.name or "lookup"
     rest = insert_before(node, "Gather", [table, indices], {"axis": 0}, f"{name}_words", None, _INT32)

@@ -1,7 +1,7 @@
 """Explicit Q/DQ: each ``retort::qdq`` of the program becomes INT8 initialisers and Quantize/DequantizeLinear.
 
-During translation an op stays whole, as a node ``QDQ`` of the domain ``retort``, so that no optimizer folds a
-dequantized weight back into FP32; :func:`write_qdq` replaces them last. Weights become INT8 initialisers followed by
+During translation each op is one node ``QDQ`` of the domain ``retort``, so that no optimizer folds a dequantized
+weight into an FP32 constant; :func:`write_qdq` replaces these nodes last. Weights become INT8 initialisers followed by
 DequantizeLinear (tensorrt.md Q09); transposes, reshapes and slices of a weight are done on its codes.
 """
 
@@ -40,12 +40,12 @@ def is_qdq(node: ir.Node | None) -> bool:
 
 
 def has_qdq(model: ir.Model) -> bool:
-    """Whether the program behind ``model`` is quantized."""
+    """Whether the program from which ``model`` was translated is quantized."""
     return any(is_qdq(node) for node in every_node(model))
 
 
 def merge_repeated(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Drop a fake-quantize whose input already lies on the very same grid (rounding twice rounds once)."""
+    """Remove a fake-quantize whose input is already on the same grid, because it changes no value."""
     changed = False
     for node in every_node(model):
         source = node.inputs[0].producer() if is_qdq(node) and node.inputs[0] is not None else None
@@ -56,7 +56,7 @@ def merge_repeated(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def quantize_before_reshape(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Swap ``x → reshape → qdq`` to ``x → qdq → reshape``: the same numbers, and the op before it fuses with its Q."""
+    """Change ``x → reshape → qdq`` to ``x → qdq → reshape``: equal, and the node before it fuses with the Q."""
     changed = False
     for node in every_node(model):
         move = node.inputs[0].producer() if is_qdq(node) and node.inputs[0] is not None else None
@@ -78,7 +78,7 @@ def attribute_axis(node: ir.Node) -> int:
 
 
 def copy_qdq(origin: ir.Node, value: ir.Value, place: ir.Node) -> ir.Value:
-    """``value`` behind a fake-quantize on the grid of ``origin``, put before ``place``."""
+    """The output of a new fake-quantize of ``value`` with the grid of ``origin``, inserted before ``place``."""
     output = ir.Value(name=f"{value.name}_requantized", shape=value.shape, type=value.type)
     attributes, grid = list(origin.attributes.values()), origin.inputs[3:5] or origin.inputs[1:3]
     copied = ir.Node(DOMAIN, OP, [value, *grid], attributes, outputs=[output], name=f"node_{output.name}")
@@ -189,7 +189,7 @@ def _write_weight(model: ir.Model, node: ir.Node, source: ir.Value) -> None:
 
 
 def _spread(values: Numbers, axis: int, rank: int) -> Numbers:
-    """``values`` shaped so that they broadcast along ``axis`` of a tensor of that rank."""
+    """``values`` reshaped so that they broadcast along ``axis`` of a tensor of that rank."""
     return values.reshape([-1 if dim == axis else 1 for dim in range(rank)]) if values.ndim else values
 
 
@@ -205,7 +205,7 @@ def _dequantize(model: ir.Model, place: ir.Node, base: str, codes: _Codes, dtype
 
 
 def _move_codes(model: ir.Model) -> None:
-    """Apply movements of dequantized weights to their codes, until none is left."""
+    """Apply data movements of dequantized weights to their codes, until none is left."""
     pending = [node for node in every_node(model) if is_op(node, "DequantizeLinear")]
     while pending:
         node = pending.pop()
@@ -216,7 +216,7 @@ def _move_codes(model: ir.Model) -> None:
 
 
 def _codes_of(node: ir.Node) -> _Codes | None:
-    """What a DequantizeLinear reads, when it is constant and symmetric."""
+    """The constant that a DequantizeLinear reads, if it is symmetric; else None."""
     values, scale, zero = (constant(value) for value in node.inputs)
     if values is None or scale is None or zero is None or zero.any():
         return None
@@ -224,7 +224,7 @@ def _codes_of(node: ir.Node) -> _Codes | None:
 
 
 def _moved(model: ir.Model, node: ir.Node, move: ir.Node, codes: _Codes) -> list[ir.Node]:
-    """Replace ``dequantize → move`` by the dequantize of moved codes; nothing when the scales do not follow."""
+    """Replace ``dequantize → move`` by the dequantize of moved codes, unless the scales cannot be moved as well."""
     rest = [constant(value) for value in move.inputs[1:]]
     feeds = [array for array in rest if array is not None]
     if len(feeds) != len(rest):
@@ -253,7 +253,7 @@ def _moved(model: ir.Model, node: ir.Node, move: ir.Node, codes: _Codes) -> list
 
 
 def _compress(full: Numbers) -> tuple[Numbers, int] | None:
-    """Scales spread over a whole tensor as ``(scales, axis)``, axis -1 for a single one; None along two axes."""
+    """Scales of a whole tensor as ``(scales, axis)``, axis -1 for a single scale; None if they vary along two axes."""
     if full.size == 0 or (full == full.flat[0]).all():
         return np.asarray(full.flat[0] if full.size else 1.0, dtype=np.float32).reshape(()), -1
     for axis in range(full.ndim):

@@ -44,7 +44,7 @@ def write_recurrent(model: ir.Model, form: RecurrentForm = "auto") -> tuple[ir.M
 
 
 def unpack_recurrent(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Write fake-quantized weights of recurrent nodes as the FP32 numbers that they stand for, for other targets."""
+    """Write fake-quantized weights of recurrent nodes as the FP32 values of their codes, for other targets."""
     opset, changed = model.graph.opset_imports.get("", 21), False
     for node in every_node(model) if has_qdq(model) else ():
         for place in (1, 2) if is_op(node, *KINDS) else ():
@@ -67,7 +67,7 @@ def _write(model: ir.Model, node: ir.Node, weights: tuple[Codes, Codes], form: R
 
 
 def _plain(node: ir.Node) -> bool:
-    """Whether a node is one that PyTorch's layers can give: no lengths, peepholes, clipping or other activations."""
+    """Whether PyTorch's layers can produce this node: no lengths, peepholes, clipping or other activations."""
     given = {place for place, value in enumerate(node.inputs) if value is not None}
     odd = set(node.attributes) & {"activations", "activation_alpha", "activation_beta", "clip"}
     odd |= {name for name in ("layout", "input_forget") if attribute(node, name, 0)}
@@ -105,7 +105,7 @@ def _write_lstm(model: ir.Model, node: ir.Node, inputs: Codes, recurrent: Codes)
 
 
 def _unpacked(model: ir.Model, node: ir.Node, place: int, codes: Codes) -> ir.Value:
-    """``Mul(Cast(codes), scales)``, shaped and typed like the weight that it stands for."""
+    """``Mul(Cast(codes), scales)``, with the shape and type of the weight that it replaces."""
     base, shape = _base(node, place), ir.Shape(codes.values.shape)
     stored = add_constant(model, f"{base}_quantized", codes.values)
     scales = add_constant(model, f"{base}_scale", codes.scales[:, :, None])

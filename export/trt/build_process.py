@@ -59,7 +59,7 @@ def run_build(request: BuildRequest, console: Console = SILENT) -> dict[str, Any
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C reaches us alone, and we stop the builder in order
+        start_new_session=True,  # only this process receives Ctrl-C; it then stops the builder
     )
     assert process.stdin is not None
     with _said_on_stderr(process.stderr) as noise, console.progress(label, 1) as bar:
@@ -77,7 +77,7 @@ def run_build(request: BuildRequest, console: Console = SILENT) -> dict[str, Any
 
 def _follow(process: subprocess.Popen[str], console: Console, bar: Bar, noise: deque[str]) -> dict[str, Any]:
     assert process.stdout is not None
-    done, told = 0, set[str]()
+    done, shown = 0, set[str]()
     for line in process.stdout:
         event = json.loads(line)
         if event["event"] == "done":
@@ -87,9 +87,9 @@ def _follow(process: subprocess.Popen[str], console: Console, bar: Bar, noise: d
             kind: type[RetortError] = getattr(errors, event["kind"], RetortError)
             raise kind(event["message"], event["remedy"], **event["facts"])
         if event["event"] == "log":
-            if event["text"] not in told:  # it says the same of every layer
+            if event["text"] not in shown:  # TensorRT repeats some warnings for every layer
                 console.warn(event["text"])
-            told.add(event["text"])
+            shown.add(event["text"])
             continue
         if "total" in event:
             bar.resize(event["total"])

@@ -45,7 +45,7 @@ def new_logger(trt: Any, journal: Journal) -> Any:
     """A logger that writes into the journal. One per process: a second one is ignored while a builder lives."""
 
     class Forward(trt.ILogger):  # type: ignore[misc]
-        """Passes every line on; an exception must not reach TensorRT."""
+        """Forwards every line; an exception must not reach TensorRT."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -59,10 +59,10 @@ def new_logger(trt: Any, journal: Journal) -> Any:
 
 
 def new_monitor(trt: Any, emit: Emit, cancelled: threading.Event) -> Any:
-    """A progress monitor that tells every step, and cancels once ``cancelled`` is set."""
+    """A progress monitor that reports every step, and cancels the build once ``cancelled`` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Tells how far the build is, and stops it when asked."""
+        """Reports the progress of the build, and stops it on request."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -81,6 +81,6 @@ def new_monitor(trt: Any, emit: Emit, cancelled: threading.Event) -> Any:
             return not cancelled.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
-            """A phase ends, which its last step has told."""
+            """A phase ends; its last step has already been reported."""
 
     return Monitor()

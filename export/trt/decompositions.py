@@ -15,19 +15,19 @@ LARGEST = 4096
 
 
 class _Writer:
-    """Puts nodes before a place; sizes are left to the runtime where the graph does not know them."""
+    """Inserts nodes before a place in the graph; sizes that the graph does not state are computed at run time."""
 
     def __init__(self, model: ir.Model, place: ir.Node) -> None:
         self.model, self.place, self.stem = model, place, place.outputs[0].name or "dft"
         self.count = 0
 
     def node(self, op: str, *inputs: ir.Value | None, **attributes: int | float | Sequence[int]) -> ir.Value:
-        """A node's output, in floating point."""
+        """A new node; returns its output, which is floating-point."""
         self.count += 1
         return insert_before(self.place, op, inputs, attributes, f"{self.stem}_{op}_{self.count}", None, None)
 
     def numbers(self, array: Numbers) -> ir.Value:
-        """A stored array."""
+        """A new constant."""
         return add_constant(self.model, f"{self.stem}_numbers", array)
 
 
@@ -47,13 +47,13 @@ def without_unsupported(model: ir.Model) -> tuple[ir.Model, bool]:
 
 @dataclass(frozen=True)
 class _Transform:
-    """What a ``DFT`` does.
+    """The parameters of a ``DFT``.
 
     Attributes:
-        axis: counted from the front.
-        size: of that axis, where it is known.
-        length: of the transform; None when it is the axis' own, or computed.
-        of_pairs: whether its values have an imaginary part.
+        axis: the transformed axis, counted from the front.
+        size: size of that axis, if it is known.
+        length: length of the transform; None if it is the size of the axis, or computed.
+        of_pairs: whether the input has an imaginary part.
     """
 
     axis: int
@@ -65,7 +65,7 @@ class _Transform:
 
     @property
     def to_real(self) -> bool:
-        """Whether it gives real values from one side of a spectrum."""
+        """Whether it computes real values from a one-sided spectrum."""
         return self.inverse and self.onesided
 
 
@@ -100,7 +100,7 @@ def _is_size(value: ir.Value, source: ir.Value | None, axis: int) -> bool:
 
 
 def _dft(model: ir.Model, node: ir.Node) -> ir.Value | None:
-    """``[..., N, ..., c]`` with real and imaginary part last becomes ``[..., c * N]`` times ``[c * N, d * M]``."""
+    """Write a DFT of ``[..., N, ..., c]``, complex parts last, as ``[..., c * N]`` times ``[c * N, d * M]``."""
     source, shape, transform = node.inputs[0], dims(node.inputs[0]), _transform(node)
     if source is None or shape is None or transform is None:
         return None
@@ -135,14 +135,14 @@ def _axis(node: ir.Node) -> int | None:
 
 
 def _matrix(transform: _Transform, size: int, length: int) -> Numbers:
-    """Rows: the real, then the imaginary parts of ``size`` values. Columns: those of what comes out."""
+    """The matrix of a DFT: rows for the real, then the imaginary parts of ``size`` inputs; columns for the outputs."""
     count = length // 2 + 1 if transform.onesided and not transform.inverse else length
     kept = min(size, length // 2 + 1 if transform.to_real else length)
     rows = np.arange(kept)[:, None]
     angle = 2 * np.pi / length * (rows * np.arange(count)[None] % length)
     cosine, sine = (np.zeros((size, count)) for _ in range(2))
     share: Numbers = np.asarray(1 / length if transform.inverse else 1.0)
-    if transform.to_real:  # every coefficient stands for its mirror image too, but the first and the middle one
+    if transform.to_real:  # each coefficient also represents its complex conjugate, except the first and the middle one
         share = share * np.where((rows == 0) | (2 * rows == length), 1.0, 2.0)
     cosine[:kept], sine[:kept] = np.cos(angle) * share, np.sin(angle) * (share if transform.inverse else -share)
     if transform.to_real:
@@ -152,7 +152,7 @@ def _matrix(transform: _Transform, size: int, length: int) -> Numbers:
 
 
 def _computed_matrix(write: _Writer, source: ir.Value, transform: _Transform) -> ir.Value:
-    """The same for a size that only the runtime knows; whole numbers up to 2**24 are exact in FP32."""
+    """Nodes that compute the matrix for a size known only at run time; integers up to 2**24 are exact in FP32."""
     zero, one = write.numbers(np.asarray(0)), write.numbers(np.asarray(1))
     whole = write.node("Gather", write.node("Shape", source), write.numbers(np.asarray(transform.axis)), axis=0)
     size = write.node("Cast", whole, to=int(ir.DataType.FLOAT))
@@ -181,7 +181,7 @@ def _computed_matrix(write: _Writer, source: ir.Value, transform: _Transform) ->
 
 
 def _fold(model: ir.Model, node: ir.Node) -> ir.Value | None:
-    """Patches ``[N, C * k, L]`` summed where they lie: a transposed convolution whose kernels each set one place."""
+    """Sum patches ``[N, C * k, L]`` at their positions, with a transposed convolution whose kernels have a single 1."""
     shape, image, block = dims(node.inputs[0]), constant(node.inputs[1]), constant(node.inputs[2])
     dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
     if shape is None or not isinstance(shape[1], int) or image is None or block is None or dtype is None:

@@ -1,4 +1,4 @@
-"""Layers of a parsed network with their types: TensorRT's own view of what is INT8, FP16 and FP32."""
+"""Layers of a parsed network with their types, as TensorRT reports them: INT8, FP16 or FP32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PASSING_POOLS = ("POOLING",)
 
 
 def describe_layers(network: Any) -> list[dict[str, Any]]:
-    """Every layer as plain values: name, type, input and output tensors with their types and shapes."""
+    """Every layer as values for JSON: name, type, input and output tensors with their types and shapes."""
     return [_layer(network.get_layer(index)) for index in range(network.num_layers)]
 
 
@@ -45,7 +45,7 @@ def _tensor(tensor: Any) -> dict[str, Any]:
 
 
 def histogram(layers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many layers of each kind compute in each precision, such as ``{"CONVOLUTION INT8": 7}``."""
+    """The number of layers by type and precision, such as ``{"CONVOLUTION INT8": 7}``."""
     precisions = layer_precisions(layers)
     counts = Counter(f"{layer['type']} {precisions[layer['name']]}" for layer in layers)
     return dict(sorted(counts.items()))
@@ -54,8 +54,8 @@ def histogram(layers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def layer_precisions(layers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The precision that each layer's multiplications can use, by name.
 
-    A layer whose inputs all come from DEQUANTIZE may run in INT8, because TensorRT fuses what stands around it; any
-    other runs in the type of its output.
+    A layer whose inputs all come from DEQUANTIZE may run in INT8, because TensorRT fuses it with its Q/DQ layers; any
+    other layer runs in the type of its output.
     """
     makers = {tensor["name"]: layer for layer in layers for tensor in layer["outputs"]}
     found = {}

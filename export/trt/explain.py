@@ -55,12 +55,12 @@ class Explanation:
     notes: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Values for JSON."""
         return asdict(self)
 
 
 def explain_network(layers: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> Explanation:
-    """Explain a network from TensorRT's own view of the file, before any fusion.
+    """Explain a network as TensorRT's parser reads the file, before any fusion.
 
     Args:
         layers: result of :func:`retort.export.trt.engine_layers.describe_layers`.

@@ -23,7 +23,7 @@ class Range:
         return ":".join("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
 
     def holds(self, shape: Dims) -> bool:
-        """Whether a shape lies inside."""
+        """Whether the profile contains a shape."""
         bounds = zip(self.min, shape, self.max, strict=False)
         return len(shape) == len(self.min) and all(low <= size <= high for low, size, high in bounds)
 

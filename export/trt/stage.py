@@ -65,7 +65,7 @@ def build_engine(options: EngineOptions, artifact: Artifact, place: Place, conso
     Raises:
         UserError: a profile does not fit the model.
         ArtifactError: TensorRT rejects the model; the message lists the nodes.
-        VerificationError: TensorRT would compute something else than the model (rules Q02, Q03, Q05, Q06).
+        VerificationError: TensorRT would not compute the same as the model (rules Q02, Q03, Q05, Q06).
         MachineError: TensorRT is not installed, needs a GPU, or crashed.
         StorageError: the plan or the timing cache cannot be written.
         Interrupted: Ctrl-C was pressed.

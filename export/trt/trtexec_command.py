@@ -12,11 +12,11 @@ LINES = ("10.x", "11.x")
 HARDWARE = {"this": "none", "ampere+": "ampere+", "same-capability": "sameComputeCapability"}
 _ONLY_10 = ("--stronglyTyped",)
 _LIKE_11 = ("--useCudaGraph", "--useSpinWait", "--noDataTransfers")
-"""What 11.x does by itself; without them figures of the two are not comparable."""
+"""Options of 10.x for what 11.x does by default; without them, times of the two are not comparable."""
 
 
 def commands(model: Path, profiles: tuple[Profile, ...], options: EngineOptions) -> dict[str, tuple[str, str]]:
-    """Per line of TensorRT the command that builds the plan, and the one that measures it at its usual shapes.
+    """For each release line of TensorRT: the command that builds the plan, and the one that times it.
 
     Args:
         profiles: as :func:`retort.export.trt.optimization_profiles.plan_profiles` gives them.

@@ -2,14 +2,15 @@
 
 Floating point: the largest error, relative to the largest magnitude of that output, must stay within a tolerance.
 
-INT8: the runtime's integer kernels round where PyTorch's fake-quantization rounds, but they add in another order, keep
-the bias as INT32 and scale once. A value that lies near the middle between two codes then falls to the other side, one
-whole step away, and deep networks amplify that until the two runs differ as two independent roundings do: measured on
-residual networks of 3 to 36 blocks, the distance between them is up to 1.2 times the quantization noise, which is the
-distance between the INT8 program and the same program without fake-quantization. So the noise is the yardstick: the
-file may be :data:`RMS_FACTOR` times as far in the root mean square, and :data:`MAX_FACTOR` times in the largest error;
-or, where the noise is smaller still, 30 dB below the part of the output that differs between samples. Of few distinct
-numbers (two scores of two samples) two independent roundings differ more by chance: :func:`chance` widens both factors.
+INT8: the runtime's integer kernels round at the same places as PyTorch's fake-quantization, but they add in another
+order, keep the bias as INT32 and scale once. A value near the middle between two codes may then be rounded to the other
+code, and deep networks amplify this until the two runs differ as two independent roundings do: measured on residual
+networks of 3 to 36 blocks, their distance is up to 1.2 times the quantization noise, which is the distance between the
+INT8 program and the same program without fake-quantization. So the bounds are relative to this noise: the root mean
+square of the error may be :data:`RMS_FACTOR` times the noise, and the largest error :data:`MAX_FACTOR` times. If the
+noise is very small, an error 30 dB below the part of the output that differs between samples is accepted. With few
+distinct numbers (two scores of two samples), two independent roundings differ more by chance, so :func:`chance`
+increases both factors.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .hard_inputs import Accepted
 
 Numbers = NDArray[Any]
 POOL_ROWS = 16
-"""Rows that a comparison sees at least."""
+"""Smallest number of rows in a comparison."""
 RMS_FACTOR = 2.0
 _CHANCE = ((24, 1.0), (16, 1.15), (8, 1.75), (0, 3.65))
 MAX_FACTOR = 3.0
@@ -81,16 +82,16 @@ def _bound(value: Numbers, plain: Numbers | None, tolerance: float, least: float
 
 
 def chance(count: int) -> float:
-    """By how much the root mean squares of two equal noises may differ more than twice, from ``count`` numbers each.
+    """The factor on the bounds for outputs of ``count`` numbers, whose root mean squares vary more by chance.
 
-    The 99.9 % quantile of their ratio is the square root of that of F with as many degrees of freedom: 7.3, 3.5, 2.3
-    and 1.9 for 4, 8, 16 and 24 numbers.
+    The 99.9 % quantile of the ratio of two such root mean squares is the square root of that of the F distribution with
+    ``count`` degrees of freedom each: 7.3, 3.5, 2.3 and 1.9 for 4, 8, 16 and 24 numbers.
     """
     return next(factor for least, factor in _CHANCE if count >= least)
 
 
 def accepted_by(bounds: dict[str, Bound], floating: Session | None) -> Accepted:
-    """What is accepted on inputs that are no samples: as on samples, by the scale and the noise of these outputs."""
+    """The accepted errors on inputs that are not samples, by the same rule, from the scale and noise of the outputs."""
 
     def largest(feeds: dict[str, Numbers], expected: dict[str, Numbers]) -> dict[str, float]:
         plain = None if floating is None else floating.run(feeds)
@@ -106,6 +107,6 @@ def accepted_by(bounds: dict[str, Bound], floating: Session | None) -> Accepted:
 
 
 def finite(value: Numbers) -> Numbers:
-    """The finite values in double precision; flat if some are not finite."""
+    """The finite values in double precision; a flat array if some values are not finite."""
     mask = np.isfinite(value)
     return value.astype(np.float64) if mask.all() else value[mask].astype(np.float64)

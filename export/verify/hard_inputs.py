@@ -1,8 +1,8 @@
-"""Inputs that no set of samples holds (silence, constants, extremes): a file computes what its program does there, too.
+"""Comparison of a program and its file on inputs that samples rarely contain: silence, constants, extreme values.
 
-Real samples rarely show what happens at a logarithm of zero, at a division by a sum that vanishes, or in a softmax of
-huge values; users' data do sooner or later. An output may differ there by as much as the program's own output changes
-when its inputs are disturbed by rounding: at ties (the largest of equal values) no two runtimes agree, and need not.
+Samples rarely contain inputs that lead to a logarithm of zero, a division by a sum of zero, or a softmax of huge
+values, but users' data sometimes do. On such inputs, an output may differ by as much as the program's own output
+changes when its inputs are disturbed by rounding: for ties (the maximum of equal values), runtimes need not agree.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ INTEGERS: dict[str, Callable[[Numbers], Numbers]] = {
     "ones": lambda value: np.full_like(value, value.max()),
     "one constant": lambda value: np.full_like(value, value.flat[0]),
 }
-"""Integers stay among those of the samples: what else a vocabulary or a category has, is not known."""
+"""Integers are taken from the samples, because the valid range of a vocabulary or a category is unknown."""
 IN_RANGE = ("zeros", "ones", "one constant", "the samples negated")
-"""What half precision can represent."""
+"""The kinds whose values half precision can represent."""
 DISTURBED, TRIES, OWN = 1e-6, 3, 3.0
-"""Relative size of a rounding-like disturbance, how many are tried, and how much more the file may differ."""
+"""Relative size of a rounding disturbance, number of tries, and the accepted multiple of the program's own change."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Hard:
     Attributes:
         inputs: the kind, in words.
         output: the output that differs most.
-        share: the largest difference, in units of the accepted one; above 1 where the program itself is unsteady.
+        share: the largest difference, in units of the accepted one; above 1 if the program itself is unstable.
     """
 
     inputs: str
@@ -112,7 +112,7 @@ def _changed(
 
 
 def error_of(expected: Numbers, actual: Numbers) -> float:
-    """The largest difference; infinite for other shapes, and where only one side is NaN or infinite."""
+    """The largest difference; infinite if the shapes differ or only one side is NaN or infinite."""
     if expected.shape != actual.shape:
         return math.inf
     error = largest_magnitude(differences(expected, actual, equal_nan=True))
@@ -120,7 +120,7 @@ def error_of(expected: Numbers, actual: Numbers) -> float:
 
 
 def _own_change(program: Session, made: Feeds, feeds: Feeds, name: str, value: Numbers) -> float:
-    """How far the program's own output moves when its inputs are disturbed as rounding would."""
+    """The change of the program's own output when its inputs are disturbed by rounding."""
     random, moved = np.random.default_rng(0), 0.0
     for _ in range(TRIES):
         disturbed = {key: _disturbed(np.asarray(given), np.asarray(feeds[key]), random) for key, given in made.items()}

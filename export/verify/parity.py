@@ -92,7 +92,7 @@ def check(
 
 
 def rows(signature: Signature, samples: Feeds, count: int) -> dict[str, Numbers]:
-    """``count`` rows of the samples, repeated in order where there are fewer; inputs without batch axis as they are."""
+    """``count`` rows of the samples, repeated in order if there are fewer; inputs without batch axis are unchanged."""
     result: dict[str, Numbers] = {}
     for spec in signature.inputs:
         array = np.asarray(samples[spec.name])
@@ -108,7 +108,7 @@ def _has_batch(signature: Signature) -> bool:
 
 
 def _chunks(signature: Signature, pool: Feeds, size: int) -> Iterator[dict[str, Numbers]]:
-    """The pool in runs of ``size`` rows, the last rows that fill no run left out."""
+    """The pool in runs of ``size`` rows, without the last rows that do not fill a run."""
     if not _has_batch(signature):
         yield dict(pool)
         return
@@ -164,7 +164,7 @@ def _described(off: ParityEntry) -> str:
 
 
 def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str, Bound]) -> Parity:
-    """Once more with every dynamic axis but the batch cut by half, where the program itself runs at that size."""
+    """Compare again with all dynamic axes except the batch cut by half, if the program itself runs at that size."""
     signature = program.signature
     free = {axis for spec in signature.inputs for axis in spec.shape if isinstance(axis, str) and axis != BATCH}
     if not free:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Case = tuple[Mapping[str, Array], Sequence[Array]]
 TOLERANCE = 1e-3
-"""Largest accepted error of an output in FP32, by its largest magnitude; ``export.tolerance`` is the same."""
+"""Largest accepted error of an FP32 output, relative to its largest magnitude; equal to ``export.tolerance``."""
 _ROUNDINGS = 64
 
 
@@ -36,15 +36,15 @@ def check_outputs(program: ExportedProgram, signature: Signature, cases: Sequenc
 
     Args:
         program: in evaluation form.
-        cases: feeds and what the outputs have to be, in signature order.
+        cases: feeds and the expected outputs, in signature order.
 
     Returns:
-        The largest error of an output relative to its largest magnitude; None for a quantized program, whose
-        roundings fall elsewhere in integer kernels.
+        The largest error of an output relative to its largest magnitude; None for a quantized program, because
+        integer kernels may round differently.
 
     Raises:
         CaptureError: the program has no ONNX form.
-        VerificationError: the file does not run or is off; names the first operator that is.
+        VerificationError: the file does not run, or an output differs; the message names the first such operator.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = _written(program, signature, Path(folder))
@@ -65,7 +65,7 @@ def check_outputs(program: ExportedProgram, signature: Signature, cases: Sequenc
 
 
 def _written(program: ExportedProgram, signature: Signature, folder: Path) -> Path:
-    """A file with its weights beside it: they go from the program to the disk, and the runtime maps them from there."""
+    """Write an ONNX file with a separate file of weights, which ONNX Runtime maps from disk to save memory."""
     path = folder / "model.onnx"
     ir.save(build(retarget(program, "cpu"), signature, "cpu"), path, external_data="weights.bin")
     return path
@@ -79,14 +79,14 @@ def _open(path: Path, signature: Signature) -> Session:
 
 
 def tolerance_of(output: Array) -> float:
-    """What is accepted of an output of this type: wider in half precision, nothing in integers."""
+    """The accepted error of an output of this type: larger in half precision, 0 for integers."""
     if output.dtype.kind != "f":
         return 0.0
     return max(TOLERANCE, _ROUNDINGS * float(np.spacing(np.ones((), output.dtype))))
 
 
 def deviation(expected: Array, found: Array) -> float:
-    """Largest difference by the largest magnitude; infinite for other shapes or a NaN on one side."""
+    """Largest difference relative to the largest magnitude; infinite for other shapes or a NaN on one side."""
     if expected.dtype.kind != "f":
         return 0.0 if np.array_equal(expected, found) else math.inf
     return error_by_largest(expected, found, float(np.finfo(np.float32).tiny), equal_nan=True)
@@ -130,7 +130,7 @@ def _refused(
 
 
 def first_off(program: ExportedProgram, model: onnx.ModelProto, feeds: Mapping[str, Array], tolerance: float) -> str:
-    """The first operator whose value in ONNX Runtime differs from PyTorch's, or nothing when no name is shared."""
+    """The first operator whose value in ONNX Runtime differs from PyTorch's; empty if no value has the same name."""
     expected = {name: (value, where) for name, value, where in node_values(program, feeds.values())}
     opened = onnx.ModelProto()
     opened.CopyFrom(model)

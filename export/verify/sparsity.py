@@ -18,7 +18,7 @@ WEIGHTS = {
     **dict.fromkeys(("QLinearConv", "QLinearMatMul"), 3),
     **dict.fromkeys(("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "LSTM", "GRU", "RNN"), 1),
 }
-"""Which input of an operator is its weight."""
+"""The index of the input that is an operator's weight."""
 _THROUGH = ("DequantizeLinear", "Transpose", "Identity", "Cast")
 _SECOND = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 _GROUP = (2, 4)
@@ -58,7 +58,7 @@ def _weights(node: onnx.NodeProto) -> Iterable[tuple[str, int]]:
 def _initializer(
     name: str, axis: int, held: Mapping[str, onnx.TensorProto], makers: Mapping[str, onnx.NodeProto]
 ) -> tuple[str, NDArray[Any], int] | None:
-    """The weight behind a name as what is not zero in it, and its axis; None when it is computed."""
+    """Which values of the named weight are not zero, and its input axis; None if the weight is computed."""
     zero: Any = 0
     while name not in held:
         node = makers.get(name)
@@ -86,7 +86,7 @@ def _measured(name: str, full: NDArray[Any], axis: int, group: tuple[int, int]) 
 def verify_sparsity(model: onnx.ModelProto, meta: Mapping[str, Any]) -> FileSparsity | None:
     """Whether a file still has the zeros of the program that it was made from.
 
-    Weights are merged, renamed and turned on their way into a file, so all are taken together.
+    The export merges, renames and transposes weights, so the zeros of all weights are compared together.
 
     Args:
         meta: the program's ``meta``; its ``sparsity`` holds the pattern, and per parameter its values and zeros.

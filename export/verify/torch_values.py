@@ -1,4 +1,4 @@
-"""What PyTorch computes at every operator of an exported program: what ONNX Runtime's values are held against."""
+"""The values that PyTorch computes at every operator of an exported program, for comparison with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def node_values(program: ExportedProgram, feeds: Iterable[Array]) -> list[tuple[str, Array, str]]:
-    """Name, value, and which operator it is and where it stands, in graph order; floating-point values alone."""
+    """Name, value, operator and source line of each floating-point value, in graph order."""
     import torch
 
     from ..translate import place
@@ -24,7 +24,7 @@ def node_values(program: ExportedProgram, feeds: Iterable[Array]) -> list[tuple[
 
     class Values(torch.fx.Interpreter):
         def run_node(self, n: Node) -> Any:
-            """One node, its value kept."""
+            """Run one node and keep its value."""
             result = super().run_node(n)
             if isinstance(result, torch.Tensor) and n.op == "call_function" and result.is_floating_point():
                 found.append((n.name, result.clone().numpy(), f"{n.target} '{n.name}'{place(n)}"))

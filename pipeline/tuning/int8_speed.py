@@ -202,8 +202,8 @@ def _stored(place: Place) -> Artifact | None:
 
 def _program_beside(made: Artifact) -> Artifact:
     """The INT8 program from which a graph was exported, if it is stored next to it; else the artifact itself."""
-    beside = made.path.with_name(f"{made.path.name}-program")
-    return load_artifact(beside) if made.kind == "graph" and is_finished(beside) else made
+    folder = made.path.with_name(f"{made.path.name}-program")
+    return load_artifact(folder) if made.kind == "graph" and is_finished(folder) else made
 
 
 def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
@@ -239,7 +239,7 @@ def _report_speed(ratios: Ratios, floating: Sequence[FloatNode], console: Consol
         remedy = "ship the FP32 program if that batch size matters (`prefer: fastest` in a recipe does this)"
         console.warn(f"INT8 is slower than FP32 at batch {' and '.join(slower)}: {remedy}")
     for batch, why in unknown.items():
-        console.warn(f"whether INT8 is faster than FP32 at batch {batch} cannot be told: {why}")
+        console.warn(f"whether INT8 is faster than FP32 at batch {batch} is unknown: {why}")
     if slower or unknown:
         console.warn(_in_floating_point(floating))
 

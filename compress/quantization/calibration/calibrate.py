@@ -51,7 +51,7 @@ def calibrate(
     """The range of every point of a placement.
 
     Args:
-        program: the program that the placement was made for; it stays as it is.
+        program: the program for which the placement was made; it is not changed.
         placement: the tensors to watch.
         split: calibration samples, of which at most ``options.samples`` are read, ``options.batch_size`` at a time.
         options: the method, the number of samples and the batch size.
