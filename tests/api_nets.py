@@ -57,11 +57,11 @@ class Texts(Dataset[dict[str, Tensor]]):
 
 
 def bert() -> nn.Module:
-    """A two-layer BERT for two classes."""
+    """A BERT of one layer for two classes."""
     transformers: Any = __import__("transformers")
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48,
         max_position_embeddings=16, num_labels=2,
     )  # fmt: skip
     model: nn.Module = transformers.BertForSequenceClassification(config)
