@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ...core.backends.fake_quantize import qdq
+from ...core.grid import Grid
 from .placement.place import Placement, place
 from .prepare.batch_norm_folding import fold_batch_norms
-from .scheme import SCHEMES, Grid, Range, Scheme
+from .scheme import SCHEMES, Range, Scheme
 from .stage import is_quantized, quantize, quantize_program
 
 __all__ = [

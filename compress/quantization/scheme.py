@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...core.errors import ModelError
+from ...core.grid import Grid
 from ...core.options.stage_options import Target
 
 UNBOUNDED = (-math.inf, math.inf)
@@ -37,16 +38,6 @@ class Range:
     def constant_zero(self) -> bool:
         """Whether the only value seen is zero."""
         return max(abs(self.low), abs(self.high)) <= _SMALLEST_SPAN
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The meaning of a tensor's integer codes: ``value = (code - zero_point) * scale``, code in ``[qmin, qmax]``."""
-
-    scale: float
-    zero_point: int
-    qmin: int
-    qmax: int
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import nn
 
 from ...core.artifact import Artifact
 from ...core.context import Context, Place
-from ...core.data.references import importable, place, resolve
+from ...core.data.references import call
 from ...core.data.splits import Splits
-from ...core.errors import ArtifactError, CaptureError, MissingFileError, ModelError, RetortError, UserError
+from ...core.errors import ArtifactError, CaptureError, MissingFileError, ModelError, UserError
 from ...core.facts.program_facts import CaptureFacts
 from ...core.options.recipe import nearest
 from ...core.options.stage_options import CaptureOptions, ModelSpec
@@ -39,18 +39,8 @@ def load_model(spec: ModelSpec, base: Path, seed: int = 0) -> nn.Module:
         ModelError: the factory raised or returned no ``torch.nn.Module``, or the weights do not fit.
         MissingFileError: the file of weights does not exist.
     """
-    factory = resolve(spec.source, base)
     torch.manual_seed(seed)
-    try:
-        with importable(base, Path.cwd()):
-            model = factory(**spec.args)
-    except RetortError:
-        raise
-    except Exception as error:  # the user's factory may raise anything
-        raise ModelError(
-            f"the model factory '{spec.source}' raised {type(error).__name__}: {error}",
-            f"fix the error in {place(error)}",
-        ) from error
+    model = call(spec.source, spec.args, base, "model factory", ModelError)
     if not isinstance(model, nn.Module):
         raise ModelError(f"'{spec.source}' returned a {type(model).__name__}", "return a torch.nn.Module")
     if spec.weights:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, MissingFileError, RetortError, UserError
+from ..errors import DataError, MissingFileError, UserError
 from ..options.recipe import nearest
 from ..options.stage_options import DataSpec
 from ..tensors import Array, Signature
 from .image_folder import image_splits
-from .references import importable, place, resolve
+from .references import call
 from .splits import ArraySplit, SequenceSplit, Split, Splits, Subset, check_finite
 
 Named = dict[str, Split]
@@ -53,7 +53,7 @@ def _read(spec: DataSpec, base: Path) -> tuple[Named, tuple[str, ...]]:
     if path.is_dir():
         return image_splits(path, **spec.args)
     if ":" in source:
-        return _from_user(_call(source, spec.args, base), source)
+        return _from_user(call(source, spec.args, base, "data function", DataError), source)
     if "/" in source or "." in source:
         raise MissingFileError(f"no such data: {path}", "check the path of `data.source`")
     raise UserError(
@@ -66,20 +66,6 @@ def _present(path: Path) -> Path:
     if not path.is_file():
         raise MissingFileError(f"no such file: {path}", "check the path of `data.source`")
     return path
-
-
-def _call(reference: str, args: Mapping[str, Any], base: Path) -> Any:
-    function = resolve(reference, base)
-    try:
-        with importable(base, Path.cwd()):
-            return function(**args)
-    except RetortError:
-        raise
-    except Exception as error:  # the user's function may raise anything
-        raise DataError(
-            f"the data function '{reference}' raised {type(error).__name__}: {error}",
-            f"fix the error in {place(error)}",
-        ) from error
 
 
 def _from_user(value: Any, source: str) -> tuple[Named, tuple[str, ...]]:

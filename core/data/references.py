@@ -6,13 +6,13 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..artifact import sha256_file, stable_hash
-from ..errors import UserError
+from ..errors import RetortError, UserError
 from ..options.recipe import nearest
 
 _IMPORTED: dict[str, str] = {}
@@ -67,6 +67,28 @@ def resolve(reference: str, base: Path) -> Callable[..., Any]:
         )
     result: Callable[..., Any] = found
     return result
+
+
+def call(reference: str, args: Mapping[str, Any], base: Path, what: str, kind: type[RetortError]) -> Any:
+    """Import a function of the user and call it, with its folder importable.
+
+    Args:
+        what: the function in words, such as ``model factory``.
+        kind: the error to raise.
+
+    Raises:
+        RetortError: of the given kind, if the function raised; errors of Retort pass as they are.
+    """
+    function = resolve(reference, base)
+    try:
+        with importable(base, Path.cwd()):
+            return function(**args)
+    except RetortError:
+        raise
+    except Exception as error:  # the user's function may raise anything
+        raise kind(
+            f"the {what} '{reference}' raised {type(error).__name__}: {error}", f"fix the error in {place(error)}"
+        ) from error
 
 
 def _forget_stale(module_name: str) -> None:

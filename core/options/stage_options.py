@@ -16,6 +16,7 @@ from .quantize_options import Correction as Correction
 from .quantize_options import QatOptions as QatOptions
 from .quantize_options import QuantizeOptions as QuantizeOptions
 from .train_options import RecoverOptions as RecoverOptions
+from .train_options import SoftTargetOptions
 from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
@@ -68,20 +69,11 @@ class CaptureOptions(Options):
     )
 
 
-class DistillOptions(TrainOptions):
+class DistillOptions(SoftTargetOptions):
     """Soft-target distillation (Hinton et al., 2015)."""
 
     student: Annotated[ModelSpec, BeforeValidator(from_string)] = Field(
         description="The smaller model that learns from the previous stage's program."
-    )
-    temperature: Positive = Field(
-        default=4.0, description="Temperature that softens the output distributions of the teacher and the student."
-    )
-    alpha: float = Field(
-        default=0.7,
-        ge=0,
-        le=1,
-        description="Weight of the soft loss, from 0 to 1. The loss against the targets gets the rest.",
     )
 
 

@@ -44,12 +44,9 @@ class TrainOptions(Options):
     checkpoint_epochs: Count = Field(default=1, description="Number of epochs between resumable checkpoints.")
 
 
-class RecoverOptions(TrainOptions):
-    """Recovery training after a cut. By default it distills from the program before the cut."""
+class SoftTargetOptions(TrainOptions):
+    """Training on the outputs of another program, besides the targets (Hinton et al., 2015)."""
 
-    epochs: Count = Field(default=5, description="Number of passes over the training split.")
-    learning_rate: Positive = Field(default=1e-3, description="Highest learning rate of the schedule.")
-    distill: bool = Field(default=True, description="Also learn from the outputs of the unchanged program.")
     temperature: Positive = Field(
         default=4.0, description="Temperature that softens the output distributions of the teacher and the student."
     )
@@ -59,3 +56,11 @@ class RecoverOptions(TrainOptions):
         le=1,
         description="Weight of the soft loss, from 0 to 1. The loss against the targets gets the rest.",
     )
+
+
+class RecoverOptions(SoftTargetOptions):
+    """Recovery training after a cut. By default it distills from the program before the cut."""
+
+    epochs: Count = Field(default=5, description="Number of passes over the training split.")
+    learning_rate: Positive = Field(default=1e-3, description="Highest learning rate of the schedule.")
+    distill: bool = Field(default=True, description="Also learn from the outputs of the unchanged program.")

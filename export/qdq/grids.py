@@ -14,33 +14,12 @@ that was converted to the same target.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from ...core.grid import Grid
 from ...core.options.stage_options import Target
 
 WIDEST = 255
-
-
-@dataclass(frozen=True)
-class Grid:
-    """``value = (code - zero_point) * scale``, with codes in ``[qmin, qmax]``; the scale is a float32 number."""
-
-    scale: float
-    zero_point: int
-    qmin: int
-    qmax: int
-
-    @property
-    def low(self) -> float:
-        """The smallest value."""
-        return (self.qmin - self.zero_point) * self.scale
-
-    @property
-    def high(self) -> float:
-        """The largest value."""
-        return (self.qmax - self.zero_point) * self.scale
 
 
 def convert(grid: Grid, target: Target, non_negative: bool = False) -> Grid:

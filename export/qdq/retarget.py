@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...core.backends.eager import quiet
 from ...core.errors import ArtifactError
+from ...core.grid import Grid
 from ...core.options.stage_options import Target
-from .grids import Grid, convert
+from .grids import convert
 from .roles import is_constant, is_weight, non_negative
 
 if TYPE_CHECKING:

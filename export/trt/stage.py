@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file
+from ...core.backends.trt_buffers import DTYPES
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
 from ...core.errors import ArtifactError, UserError, VerificationError
@@ -154,15 +155,6 @@ def engine_signature(signature: Signature, made: dict[str, Any]) -> Signature:
     Raises:
         VerificationError: the network has other inputs or outputs than the graph.
     """
-    kinds = {
-        "FLOAT": "float32",
-        "HALF": "float16",
-        "INT8": "int8",
-        "INT32": "int32",
-        "INT64": "int64",
-        "BOOL": "bool",
-        "UINT8": "uint8",
-    }
 
     def _typed(specs: tuple[TensorSpec, ...], tensors: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
         found = {tensor["name"]: tensor["dtype"] for tensor in tensors}
@@ -171,11 +163,11 @@ def engine_signature(signature: Signature, made: dict[str, Any]) -> Signature:
             raise VerificationError(
                 f"the network has no '{lacking[0]}'; it has {', '.join(found)}", "export the model again"
             )
-        strange = [spec.name for spec in specs if found[spec.name] not in kinds]
+        strange = [spec.name for spec in specs if found[spec.name] not in DTYPES]
         if strange:
             message = f"'{strange[0]}' is {found[strange[0]]}, which numpy does not know"
             raise UserError(message, "export with FP32 inputs and outputs")
-        return tuple(TensorSpec(spec.name, kinds[found[spec.name]], spec.shape) for spec in specs)
+        return tuple(TensorSpec(spec.name, DTYPES[found[spec.name]], spec.shape) for spec in specs)
 
     inputs, outputs = _typed(signature.inputs, made["inputs"]), _typed(signature.outputs, made["outputs"])
     return Signature(inputs, outputs, signature.batch_invariant)

@@ -15,13 +15,14 @@ import torch
 from torch import fx
 
 from ....core.aten_names import CONCATENATIONS, CONVOLUTIONS, name_of
+from ....core.grid import Grid
 from ....core.options.stage_options import Target
 from ...graph.module_edit import call_after, fetch
 from ...program import Program
 from ..operator_classes import is_qdq, operand, weighted
 from ..points import Placement, excluded
 from ..prepare.batch_norm_folding import rescale
-from ..scheme import SCHEMES, Grid, Range, gate_grid
+from ..scheme import SCHEMES, Range, gate_grid
 from .observers import Observer
 
 _SLOPE, _BEGIN = 6.0, 3.0

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ....core.grid import Grid
 from ....core.options.stage_options import QuantizeOptions, Target
 from ...graph.cost import node_macs
 from ...graph.module_edit import call_after, fetch, free_path, put
@@ -19,7 +20,7 @@ from ..dynamic_quantization import quantize_inputs
 from ..operator_classes import Weighted, fixed_grid, kind_of
 from ..points import Placement, name_in_model, source_of
 from ..recurrent_layers import quantize_recurrent
-from ..scheme import SCHEMES, WEIGHT_MAX, Grid, Range, activation_grid, gate_grid, weight_scales
+from ..scheme import SCHEMES, WEIGHT_MAX, Range, activation_grid, gate_grid, weight_scales
 from .ort_guard import guard_floats
 
 _qdq = torch.ops.retort.qdq.default

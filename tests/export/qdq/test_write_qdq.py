@@ -23,13 +23,14 @@ from retort.core.backends.fake_quantize import qdq
 from retort.core.backends.ort import exact_settings
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import ArtifactError
+from retort.core.grid import Grid
 from retort.core.metrics.task_metrics import sqnr_db
 from retort.core.options.stage_options import QuantizeOptions
 from retort.core.session import open_session
 from retort.core.tensors import Signature, TensorSpec
 from retort.export.lint import lint
 from retort.export.ort.kernels import integer_kernels
-from retort.export.qdq.grids import Grid, convert
+from retort.export.qdq.grids import convert
 from retort.export.qdq.retarget import is_quantized, retarget, without_quantization
 from retort.export.translate import to_onnx
 
