@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import runpy
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,13 +25,24 @@ def test_commands_of_pages_succeed(page: Path, tmp_path: Path) -> None:
     Which words are printed (a verdict on speed, a layer that stays in FP32) depends on the processor and its load.
     """
     ran = 0
-    for done in RUN_PAGES["run_page"](page.read_text(), tmp_path):
-        assert done.code == 0, f"$ {done.command}\n{done.printed}"
-        shown = "not shown" not in done.mark and "RETORT_COMPARE_PAGES" in os.environ
-        unexpected = [line for line in RUN_PAGES["mask"](done.out) if line not in RUN_PAGES["mask"](done.shown)]
-        assert not shown or unexpected == [], f"$ {done.command}"
-        ran += 1
+    with closing(RUN_PAGES["run_page"](page.read_text(), tmp_path)) as run:
+        for done in run:
+            assert done.code == 0, f"$ {done.command}\n{done.printed}"
+            shown = "not shown" not in done.mark and "RETORT_COMPARE_PAGES" in os.environ
+            unexpected = [line for line in RUN_PAGES["mask"](done.out) if line not in RUN_PAGES["mask"](done.shown)]
+            assert not shown or unexpected == [], f"$ {done.command}"
+            ran += 1
     assert ran == page.read_text().count("\n$ ")
+
+
+def test_a_page_that_fails_leaves_no_process(tmp_path: Path) -> None:
+    """Where a test stops in the middle of a page, the server that the page started in the background ends."""
+    code = f"import os, time; print(os.getpid(), '{RUN_PAGES['READY']}', flush=True); time.sleep(300)"
+    page = f'```console\n$ python -c "{code}" &\n$ true\n```\n'
+    with closing(RUN_PAGES["run_page"](page, tmp_path)) as run:
+        process = psutil.Process(int(next(run).out.split()[0]))
+        assert process.is_running()
+    assert not process.is_running()
 
 
 def test_masks_leave_words() -> None:
