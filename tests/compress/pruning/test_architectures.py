@@ -233,7 +233,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """Statistics and affine parameters as training leaves them, not as they are born."""
+    """Statistics and affine parameters as after training, not as initialised."""
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for module in model.modules():
@@ -271,7 +271,7 @@ def check_onnx(program: Program, path: Path) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_half_of_the_cost_goes_and_the_cut_is_proven(name: str) -> None:
-    """Every architecture loses half of its MACs to within 3 %, proven in double precision, and still trains."""
+    """Every architecture loses half of its MACs within 3 %, is proven in double precision, and can be trained."""
     program = captured(name)
     state = copy.deepcopy(program.module.state_dict())
     pruned = prune_program(program, options())
@@ -292,7 +292,7 @@ EXPORTED = [name if name in ("resnet", "hard_coded") else pytest.param(name, mar
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_a_pruned_program_is_saved_loaded_and_exported(name: str, tmp_path: Path) -> None:
-    """Save and load give the same outputs, and ONNX Runtime gives them too, at two batch sizes."""
+    """Saving and loading give the same outputs, and so does ONNX Runtime at two batch sizes."""
     pruned = prune_program(captured(name), options()).program
     save_program(pruned, tmp_path / "model.pt2")
     loaded = load_program(tmp_path / "model.pt2")
@@ -302,7 +302,7 @@ def test_a_pruned_program_is_saved_loaded_and_exported(name: str, tmp_path: Path
 
 
 def test_whole_heads_go() -> None:
-    """Attention loses whole heads: three of four heads leave a fused projection of a multiple of the head size."""
+    """Attention loses whole heads: three of four remain in a fused projection, in multiples of the head size."""
     program = captured("transformer_fused")
     pruned = prune_program(program, PruneOptions(macs=0.3, min_channels=1, recover=None)).program
     state = pruned.module.state_dict()
@@ -320,7 +320,7 @@ def test_a_pruned_program_is_pruned_again() -> None:
 
 
 def random_net(draw: np.random.Generator) -> nn.Module:
-    """A random small CNN: residuals, concatenations, groups, gates, splits, all sizes drawn."""
+    """A random small CNN: residuals, concatenations, groups, gates and splits with random sizes."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -366,7 +366,7 @@ def random_net(draw: np.random.Generator) -> nn.Module:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_cuts_of_random_nets_hold(seed: int) -> None:
-    """Whatever is cut from whatever small CNN, the proof holds and the budget is met."""
+    """For random cuts of random small CNNs, the proof succeeds and the budget is met."""
     draw = np.random.default_rng(seed)
     torch.manual_seed(seed)
     program = capture(random_net(draw), {"x": IMAGE})

@@ -1,4 +1,4 @@
-"""How much is cut: budgets are met from below, limits are kept, and what cannot be reached is said."""
+"""Budgets: they are met from below, limits are respected, and unreachable budgets are rejected."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def options(**given: object) -> PruneOptions:
 
 @pytest.mark.parametrize("measure", ["macs", "parameters"])
 def test_the_cost_model_is_exact(measure: str) -> None:
-    """What the model says of a random cut is what the pruned program costs."""
+    """The predicted cost of a random cut equals the cost of the pruned program."""
     program = program_of()
     coupling = couple(program)
     grouping = find_groups(coupling)
@@ -64,22 +64,22 @@ def test_the_cost_model_is_exact(measure: str) -> None:
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_budgets_are_met_from_below(measure: str, scope: str, share: float) -> None:
-    """The share left is at most what was asked, and within three points of it, though units are coarse here."""
+    """The remaining share is at most the requested one and within three points of it, with coarse units."""
     program = program_of()
     pruned = prune_program(program, options(**{measure: share, "scope": scope}))
     left = getattr(pruned.cost, measure) / getattr(cost(program), measure)
     assert share - 0.03 <= left <= share
 
 
-def test_all_that_is_asked_to_stay_stays() -> None:
-    """A share of 1 cuts nothing."""
+def test_a_share_of_one_cuts_nothing() -> None:
+    """A share of 1 removes no channels."""
     program = program_of()
     assert prune_program(program, options(macs=1.0)).cost == cost(program)
 
 
 @pytest.mark.parametrize("align", [4, 8])
 def test_kept_channels_are_multiples_of_the_alignment(align: int) -> None:
-    """Every layer that was cut keeps a multiple of the asked step."""
+    """Every layer that was cut keeps a multiple of the requested step."""
     program = program_of()
     pruned = prune_program(program, options(macs=0.5, align=align)).program
     before, after = program.module.state_dict(), pruned.module.state_dict()
@@ -97,7 +97,7 @@ def test_every_layer_keeps_its_minimum() -> None:
 
 
 def test_parts_of_a_split_keep_their_minimum_too() -> None:
-    """When all unimportant channels lie in one half of a split, that half keeps its minimum."""
+    """If all unimportant channels are in one half of a split, that half keeps its minimum."""
 
     class Halves(nn.Module):
         def __init__(self) -> None:
@@ -115,7 +115,7 @@ def test_parts_of_a_split_keep_their_minimum_too() -> None:
 
 
 def test_a_budget_out_of_reach_is_refused_with_the_least_possible() -> None:
-    """What locked channels do not allow is said, with the share that can be reached, and that share works."""
+    """If locked channels prevent the budget, the message has the smallest share, and that share can be reached."""
     program = program_of()
     with pytest.raises(UserError, match=r"1.0% of the multiply-accumulates cannot be reached") as caught:
         prune_program(program, options(macs=0.01, min_channels=8))
@@ -125,7 +125,7 @@ def test_a_budget_out_of_reach_is_refused_with_the_least_possible() -> None:
 
 
 def test_an_excluded_layer_keeps_its_width() -> None:
-    """Nothing of an excluded layer goes, and the others make up for it."""
+    """An excluded layer keeps all channels, and other layers lose more."""
     program = program_of()
     pruned = prune_program(program, options(macs=0.6, exclude=("wide.*",))).program
     assert pruned.module.get_parameter("wide.weight").shape[0] == 48
@@ -134,7 +134,7 @@ def test_an_excluded_layer_keeps_its_width() -> None:
 
 @pytest.mark.parametrize("criterion", ["l1", "l2"])
 def test_norms_keep_the_strong_channels(criterion: str) -> None:
-    """Channels made weak in all coupled parameters are the ones that go."""
+    """Channels with small values in all coupled parameters are removed."""
     torch.manual_seed(0)
     first, last = nn.Linear(192, 32), nn.Linear(32, 5)
     model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
@@ -149,7 +149,7 @@ def test_norms_keep_the_strong_channels(criterion: str) -> None:
 
 
 def test_scores_are_comparable_across_groups_and_seeded() -> None:
-    """Every group's mean score is 1 whatever its scale; random scores follow the seed."""
+    """The mean score of every group is 1 for any scale; random scores depend on the seed."""
     model = Net()
     with torch.no_grad():
         model.wide.weight *= 100

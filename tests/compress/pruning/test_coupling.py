@@ -1,4 +1,4 @@
-"""Which channels go together: groups, locks with their reasons, exclusions, and the table of ``--explain``."""
+"""Coupled channels: groups, locks with their reasons, exclusions, and the table of ``--explain``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _(x: torch.Tensor) -> torch.Tensor:
 
 
 class Net(nn.Module):
-    """A residual net whose middle is computed by ``middle``."""
+    """A residual network whose middle is computed by ``middle``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def groups_of(model: nn.Module) -> Grouping:
 
 
 def test_a_residual_couples_what_it_adds_and_the_output_is_locked() -> None:
-    """Stem and the branch's last layer go together, the branch's inside goes alone, the classifier stays."""
+    """The stem and the branch's last layer are one group, its inner layer another; the classifier is locked."""
     rows = explain(program_of(Net()))
     assert [(row.layers, row.channels, row.units) for row in rows] == [
         (("stem", "back"), 12, 12),
@@ -71,7 +71,7 @@ def test_a_residual_couples_what_it_adds_and_the_output_is_locked() -> None:
 
 
 def test_an_unknown_operator_locks_what_it_touches_and_is_named() -> None:
-    """An operator without a rule keeps its channels, tells its node, module and source line, and the rest is cut."""
+    """An operator without a rule locks its channels with node, module and source line; the others are cut."""
 
     class Unknown(Net):
         def middle(self, x: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_an_unknown_operator_locks_what_it_touches_and_is_named() -> None:
 
 
 def test_a_fourier_transform_keeps_the_dimensions_it_mixes() -> None:
-    """Along the transformed dimensions nothing goes; channels beside them do, with the proof."""
+    """Transformed dimensions are not cut; other channels are, with the proof."""
 
     class Spectral(Net):
         def middle(self, x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +106,7 @@ def test_a_fourier_transform_keeps_the_dimensions_it_mixes() -> None:
 
 
 def test_spectral_norm_goes_with_its_channels() -> None:
-    """The largest singular value is taken over what is kept: layers under spectral norm are cut, and proven."""
+    """The largest singular value is computed from the kept channels: layers with spectral norm are cut and proven."""
     model = Net()
     model.inner = nn.utils.parametrizations.spectral_norm(model.inner)  # type: ignore[assignment]
     program = program_of(model)
@@ -151,7 +151,7 @@ class Scattered(Net):
 
 
 class Deformed(Net):
-    """Five heads in the batch, each with places of its own to look at (deformable attention)."""
+    """Five heads in the batch, each with its own sampling positions (deformable attention)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,8 +165,8 @@ class Deformed(Net):
 
 
 @pytest.mark.parametrize("model", [Unpooled, Turned, Paired, Compared, Scattered, Deformed])
-def test_rarer_operators_let_their_channels_go(model: type[nn.Module]) -> None:
-    """Unpooling, numbers in pairs, bilinear layers, likenesses and sums at indices are cut, and the cut is proven."""
+def test_channels_of_rarer_operators_are_cut(model: type[nn.Module]) -> None:
+    """Unpooling, complex numbers, bilinear layers, similarities and indexed sums are cut, and the cut is proven."""
     program = program_of(model())
     assert not couple(program).unknown
     pruned = prune_program(program, PruneOptions(macs=0.5, min_channels=2))
@@ -174,7 +174,7 @@ def test_rarer_operators_let_their_channels_go(model: type[nn.Module]) -> None:
 
 
 def test_a_form_that_a_rule_does_not_cover_locks_too() -> None:
-    """A mask used as an index has a shape that depends on data: its operand is locked, nothing crashes."""
+    """A mask as an index has a shape that depends on data: its operand is locked, and nothing fails."""
 
     class Scatter(Net):
         def middle(self, x: torch.Tensor) -> torch.Tensor:
@@ -186,7 +186,7 @@ def test_a_form_that_a_rule_does_not_cover_locks_too() -> None:
 
 
 def test_a_softmax_over_channels_locks_them() -> None:
-    """Channels that are normalised against each other stay, with the softmax as the reason."""
+    """Channels that are normalised together are locked, with the softmax as the reason."""
 
     class Softmax(Net):
         def middle(self, x: torch.Tensor) -> torch.Tensor:
@@ -197,7 +197,7 @@ def test_a_softmax_over_channels_locks_them() -> None:
 
 
 def test_channels_that_meet_a_computed_range_stay() -> None:
-    """A value per channel that no parameter holds cannot be sliced, so its channels stay."""
+    """A value per channel that is not a parameter cannot be sliced, so its channels are locked."""
 
     class Ramp(Net):
         def middle(self, x: torch.Tensor) -> torch.Tensor:
@@ -208,7 +208,7 @@ def test_channels_that_meet_a_computed_range_stay() -> None:
 
 
 def test_a_single_channel_stays() -> None:
-    """A part that a split leaves with one channel keeps it."""
+    """A part of a split with only one channel keeps it."""
 
     class Gate(Net):
         def middle(self, x: torch.Tensor) -> torch.Tensor:
@@ -220,7 +220,7 @@ def test_a_single_channel_stays() -> None:
 
 
 def test_excluded_parameters_keep_their_channels() -> None:
-    """A pattern locks what the matching parameters make, and the reason is the pattern."""
+    """A pattern locks the outputs of the matching parameters, and the reason is the pattern."""
     program = program_of(Net())
     coupling = couple(program)
     exclude(program, coupling, ["inn*.weight"])
@@ -229,14 +229,14 @@ def test_excluded_parameters_keep_their_channels() -> None:
 
 
 def test_a_pattern_that_matches_nothing_gives_the_nearest_names() -> None:
-    """A misspelt exclusion is refused with the names it may have meant."""
+    """A misspelt exclusion is rejected with similar names."""
     with pytest.raises(UserError, match=r"no layer or parameter matches .iner.wieght.") as caught:
         prune_program(program_of(Net()), PruneOptions(macs=0.5, exclude=("iner.wieght",), recover=None))
     assert "inner.weight" in caught.value.remedy
 
 
 def test_unions_keep_the_first_reason_and_the_smallest_root() -> None:
-    """Classes merge to their smallest label; a lock spreads to what joins the class later."""
+    """Classes merge to their smallest label; a lock applies to labels that are added to the class later."""
     unions = Unions()
     ids = unions.fresh(6)
     unions.lock(ids[4:5], "because")
@@ -249,7 +249,7 @@ def test_unions_keep_the_first_reason_and_the_smallest_root() -> None:
 
 
 def test_arrays_are_stored_along_the_dimensions_they_vary_in() -> None:
-    """An array over channels of a large value holds one number per channel."""
+    """An array that varies only along the channels of a large value stores one number per channel."""
     array = along(torch.arange(5), (2, 5, 100, 100), 1)
     moved = compact(array.permute(0, 2, 3, 1).reshape(2, 10000, 5))
     assert varying(moved) == {2}
@@ -257,7 +257,7 @@ def test_arrays_are_stored_along_the_dimensions_they_vary_in() -> None:
 
 
 def test_labels_that_meet_something_fixed_are_locked() -> None:
-    """Along a common dimension one operand without labels locks the other; a broadcasting one does not."""
+    """On a common dimension, an operand without labels locks the other one; a broadcast operand does not."""
     unions = Unions()
     labels = Value((2, 4), [along(unions.fresh(4), (2, 4), 1)])
     assert len(meet(unions, [labels, Value((2, 1))], "here").arrays) == 1
@@ -267,7 +267,7 @@ def test_labels_that_meet_something_fixed_are_locked() -> None:
 
 @pytest.mark.parametrize(("whole", "left"), [(True, 3), (False, 0)])
 def test_a_sum_over_a_part_of_joint_labels_follows_the_policy(whole: bool, left: int) -> None:
-    """Of heads times head dimension, whole heads are left, or the head dimension is used up."""
+    """For heads times head dimension, a sum keeps whole heads or reduces the head dimension."""
     unions = Unions()
     joint = Value((3, 8), [unions.fresh(24).reshape(3, 8)])
     result = consume(unions, joint, [1], whole)
@@ -283,7 +283,7 @@ def test_a_dimension_kept_whole_unites_along_it() -> None:
 
 
 def test_explaining_leaves_the_program_alone() -> None:
-    """The table is made without a change to the program."""
+    """The table is computed without changing the program."""
     program = program_of(Net())
     code, weight = program.module.code, program.module.get_parameter("stem.weight").clone()
     explain(program)

@@ -1,4 +1,4 @@
-"""A defect in pruning surfaces as an internal error; what a model cannot have is told with its reason."""
+"""A defect in pruning is an internal error; a property of the model is reported with its reason."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Mlp(nn.Module):
 
 
 class Blunt(nn.Module):
-    """A net whose outputs send no gradient: they are classes."""
+    """A network whose outputs have no gradient, because they are class indices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def pruned(program: Program, folder: Path, targets: bool = True, console: Consol
 def test_a_defect_of_a_coupling_rule_is_no_property_of_the_model(
     defect: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a rule raises by mistake comes out as it is, with the operator it happened at, and locks nothing."""
+    """An exception in a rule is raised unchanged with the operator's name, and locks no channels."""
     program = mlp()
     monkeypatch.setitem(contractions.RULES, "linear", raising(defect))
     with pytest.raises(type(defect)) as caught:
@@ -100,7 +100,7 @@ def test_a_defect_of_a_coupling_rule_is_no_property_of_the_model(
 
 
 def test_what_a_coupling_rule_does_not_cover_is_locked_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rule says in words what it cannot handle, and the report repeats it."""
+    """A rule states in words what it does not support, and the report quotes it."""
 
     def _refuses(*args: object) -> NoReturn:
         raise Unsupported("comes in a form that nobody has seen")
@@ -112,7 +112,7 @@ def test_what_a_coupling_rule_does_not_cover_is_locked_with_its_reason(monkeypat
 
 
 def test_an_operator_that_refuses_labels_is_locked_with_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Movement runs the operator itself on labels; what PyTorch says then is the reason, and no internal error."""
+    """Labels are moved by the operator itself; an exception of PyTorch is the reason, not an internal error."""
 
     class Moved(nn.Module):
         def __init__(self) -> None:
@@ -138,7 +138,7 @@ def test_an_operator_that_refuses_labels_is_locked_with_what_it_says(monkeypatch
 def test_the_command_line_calls_a_defect_a_defect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`retort prune` ends with exit code 1 and says internal error, the operator, and what to do."""
+    """`retort prune` ends with exit code 1 and reports an internal error, the operator, and what to do."""
     model = store(mlp(), Place(tmp_path / "model"), "train")
     np.savez(tmp_path / "data.npz", x=split(24).read(range(24))[0]["x"], y=np.arange(24) % 3)
     monkeypatch.setitem(contractions.RULES, "linear", raising(KeyError("gone")))
@@ -162,7 +162,7 @@ def test_the_command_line_calls_a_defect_a_defect(
 
 @OWN
 def test_a_defect_of_an_importance_changes_no_criterion(defect: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake in the code that looks at gradients is not taken for a model without any."""
+    """An exception in the code for gradients is not taken for a model without gradients."""
     monkeypatch.setattr(gradients, "_contribution", raising(defect))
     for asked in ("taylor", "auto"):
         samples = Samples(split(24), "classification")
@@ -171,14 +171,14 @@ def test_a_defect_of_an_importance_changes_no_criterion(defect: Exception, monke
 
 
 def test_an_importance_that_was_asked_for_and_cannot_be_had_is_an_error() -> None:
-    """Who asks for gradients of a model that sends none is told so and what to use instead."""
+    """If gradients are requested for a model without gradients, the message says so and names alternatives."""
     with pytest.raises(DataError, match="importance 'taylor' cannot be computed for this model: element 0") as caught:
         prune_program(blunt(), options(importance="taylor"), evidence=Samples(split(24, False), "regression"))
     assert "group_norm" in caught.value.remedy
 
 
 def test_auto_without_gradients_is_said_and_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`auto` goes on with weights; the console and the facts of the step say why."""
+    """`auto` continues with weights; the console and the facts of the step have the reason."""
     made = pruned(blunt(), tmp_path, targets=False, console=Console())
     (step,) = made.facts["steps"]
     assert step["importance"] == "group_norm"
@@ -188,7 +188,7 @@ def test_auto_without_gradients_is_said_and_stored(tmp_path: Path, capsys: pytes
 
 
 def test_auto_with_gradients_has_nothing_to_say(tmp_path: Path) -> None:
-    """Where gradients are had, no reason stands in the facts."""
+    """If gradients are available, the facts have no reason."""
     (step,) = pruned(mlp(), tmp_path).facts["steps"]
     assert (step["importance_unmeasured"], step["proof"]["reason"], step["trials_refused"]) == ("", "", [])
 
@@ -197,14 +197,14 @@ def test_auto_with_gradients_has_nothing_to_say(tmp_path: Path) -> None:
 def test_a_defect_of_the_proof_is_no_graph_that_does_not_run(
     defect: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mistake in a masked statistic does not send the proof to a coarser precision."""
+    """An exception in a masked statistic does not lead to a proof in lower precision."""
     monkeypatch.setitem(masked_reference.STATISTICS, "layer_norm", raising(defect))
     with pytest.raises(type(defect)):
         prune_program(mlp(), options())
 
 
 def test_a_proof_in_a_coarser_precision_says_why() -> None:
-    """A graph with an operator that lacks double precision is proven in its own, and the proof holds the reason."""
+    """A graph with an operator without double precision is proven in its own, and the proof has the reason."""
 
     class Half(nn.Module):
         def __init__(self) -> None:
@@ -235,10 +235,10 @@ def _(x: torch.Tensor) -> torch.Tensor:
 
 
 @OWN
-def test_a_defect_in_timing_pieces_is_no_piece_that_cannot_be_timed(
+def test_a_defect_in_timing_subgraphs_is_raised(
     defect: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A mistake in putting subgraphs together is not counted as a subgraph that is free."""
+    """An exception during the construction of subgraphs does not count as a subgraph that takes no time."""
 
     class Timer:
         identity, threads, batch = "double", 1, 1

@@ -71,7 +71,7 @@ def options(**given: object) -> PruneOptions:
 
 
 def test_data_beats_chance_at_equal_cost(trained: tuple[Program, Splits]) -> None:
-    """Without any recovery, channels ranked by Taylor keep far more accuracy than the average of random ones."""
+    """Without recovery, channels ranked by Taylor keep much more accuracy than random channels on average."""
     program, data = trained
     kept = {}
     for name, seeds in (("taylor", (0,)), ("random", (0, 1, 2))):
@@ -84,7 +84,7 @@ def test_data_beats_chance_at_equal_cost(trained: tuple[Program, Splits]) -> Non
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_finds_channels_that_do_nothing(criterion: str) -> None:
-    """Channels whose weights and scales are almost zero score low; random alone does not know them."""
+    """Channels whose weights and scales are almost zero have low scores, except with random scores."""
     torch.manual_seed(0)
     net = Digits(8).eval()
     idle = torch.arange(16) % 2 == 0
@@ -124,7 +124,7 @@ class Counted(ArraySplit):
 
 @pytest.mark.parametrize("criterion", ["taylor", "obd", "activation"])
 def test_evidence_takes_one_pass_in_small_batches(trained: tuple[Program, Splits], criterion: str) -> None:
-    """Every sample up to the limit is read once, `score_batch` at a time, and the program is left as it was."""
+    """Every sample up to the limit is read once, in batches of `score_batch`, and the program is not changed."""
     program, data = trained
     inputs, targets = data.calibration.read(range(100))
     split = Counted(inputs, targets)
@@ -156,7 +156,7 @@ def test_taylor_is_what_a_gate_on_the_channel_would_feel() -> None:
 
 
 def test_samples_without_targets_use_the_models_own_classes(trained: tuple[Program, Splits]) -> None:
-    """Unlabelled data rank channels too, the same way for the same seed, close to how labels rank them."""
+    """Unlabelled data rank channels too: the same for the same seed, and similar to the ranking with labels."""
     program, data = trained
     bare = ArraySplit(data.calibration.read(range(128))[0])
     grouping = groups_of(program, options())
@@ -183,8 +183,8 @@ def test_normalisation_makes_groups_comparable(how: Any, expected: tuple[float, 
     assert np.array_equal(normalized(scores, Grouping(None, groups), "none"), scores)  # type: ignore[arg-type]
 
 
-def test_what_an_importance_needs_and_lacks_is_told() -> None:
-    """Without data, or without normalisation layers, the criterion that needs them is refused with a way out."""
+def test_a_criterion_without_its_requirements_is_rejected() -> None:
+    """Without data, or without normalisation layers, a criterion that needs them is rejected with alternatives."""
     torch.manual_seed(0)
     program = capture(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), {"x": torch.randn(4, 6)})
     with pytest.raises(UserError, match="importance 'taylor' needs data, but no data are given"):
@@ -195,7 +195,7 @@ def test_what_an_importance_needs_and_lacks_is_told() -> None:
 
 
 def test_the_default_is_the_best_that_can_be_had(trained: tuple[Program, Splits]) -> None:
-    """With data channels are ranked by Taylor; without, or where no loss fits the outputs, by group norm."""
+    """With data, channels are ranked by Taylor; without data, or if no loss fits the outputs, by group norm."""
     program, data = trained
     assert prune_program(program, options(), evidence=samples(data)).criterion == "taylor"
     assert prune_program(program, options()).criterion == "group_norm"
@@ -205,7 +205,7 @@ def test_the_default_is_the_best_that_can_be_had(trained: tuple[Program, Splits]
 
 
 def test_layers_are_forced_by_pattern(trained: tuple[Program, Splits]) -> None:
-    """Fixed layers get their share whatever the budget, the rest meet the budget; alone, nothing else is cut."""
+    """Layers with a fixed share get it for any budget, and the others meet the budget; else only they are cut."""
     program, _ = trained
     alone = prune_program(program, PruneOptions(layers={"hid*": "25%"}, recover=None)).program.module  # type: ignore[dict-item]
     assert (alone.get_parameter("hidden.weight").shape[0], alone.get_parameter("conv1.weight").shape[0]) == (8, 32)
@@ -215,7 +215,7 @@ def test_layers_are_forced_by_pattern(trained: tuple[Program, Splits]) -> None:
 
 
 def test_layers_outside_a_pattern_stay(trained: tuple[Program, Splits]) -> None:
-    """With `only`, nothing else is cut, and a group that reaches outside stays whole."""
+    """With `only`, no other layer is cut, and a group that contains another layer is not cut."""
     program, _ = trained
     cut = prune_program(program, options(macs=0.9, only=("stem",))).program.module
     assert cut.get_parameter("stem.weight").shape[0] < 16
@@ -241,7 +241,7 @@ def test_bad_layers_are_one_message(trained: tuple[Program, Splits], given: dict
 
 @pytest.mark.parametrize("budget", [{"size": "0.5x"}, {"size_bytes": "15 kB"}])
 def test_bytes_are_a_budget(trained: tuple[Program, Splits], budget: dict[str, Any]) -> None:
-    """Bytes of the parameters end at or a little below what was asked, as a share or outright."""
+    """The bytes of the parameters are equal to the budget or slightly less, given as a share or as a number."""
     program, _ = trained
     wanted = 15_000 if "size_bytes" in budget else 0.5 * cost(program).parameter_bytes
     got = prune_program(program, PruneOptions(recover=None, **budget)).cost.parameter_bytes
@@ -249,7 +249,7 @@ def test_bytes_are_a_budget(trained: tuple[Program, Splits], budget: dict[str, A
 
 
 def test_auto_alignment_is_as_coarse_as_the_budget_allows(trained: tuple[Program, Splits]) -> None:
-    """Widths are multiples of 8 where the budget is met with them, else of a smaller step."""
+    """Widths are multiples of 8 if the budget can be met with them, else of a smaller step."""
     program, _ = trained
     whole = cost(program).macs
     for share in (0.7, 0.5, 0.3):
@@ -287,14 +287,14 @@ def test_schedules_fall_as_they_say() -> None:
     ],
 )
 def test_options_that_contradict_are_refused(given: dict[str, Any], message: str) -> None:
-    """One sentence for two budgets, none, a schedule that is none, and quantities that cannot be read."""
+    """One sentence each for two budgets, no budget, an unknown schedule, and quantities that cannot be read."""
     with pytest.raises(ValueError, match=message):
         PruneOptions.model_validate(given)
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "activation", "group_norm"])
 def test_recurrent_and_attention_channels_are_ranked_too(criterion: str) -> None:
-    """Hidden units of an LSTM, whole heads and the hidden size of a Transformer all get scores from data."""
+    """Hidden units of an LSTM, whole heads and the hidden size of a Transformer get scores from data."""
 
     class Mixed(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Milliseconds as a budget: the table, the choice of widths, the landing, refusals, and how a killed run resumes."""
+"""Budgets in milliseconds: the table, the choice of widths, the final measurement, rejections, and resumption."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
-    """A dear layer (wide, on large maps) and a cheap one (hidden)."""
+    """A slow layer (wide, on large maps) and a fast one (hidden)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Net(nn.Module):
 
 
 class Device:
-    """Stands for a device that is not there: time follows multiply-accumulates, whose channels it pads."""
+    """A simulated device: its time is proportional to multiply-accumulates, and it pads channels."""
 
     def __init__(self, fixed_ms: float = 0.02, gain: float = 1.0, pad: int = 8) -> None:
         self.fixed_ms, self.gain, self.pad, self.asked = fixed_ms, gain, pad, 0
@@ -65,7 +65,7 @@ class Device:
         return float(values[node].numel() / weight[0] * math.prod(padded) * math.prod(weight[2:]) * 1e-6)
 
     def subgraphs(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
-        """Time of what each group of outputs is made from."""
+        """Times of the subgraphs for groups of outputs."""
         values, names = propagate(program), [spec.name for spec in program.signature.outputs]
         ends = dict(zip(names, program.module.graph.output_node().args[0]))  # type: ignore[arg-type]
         times = []
@@ -108,8 +108,8 @@ def clock(program: Program, folder: Path, asked: PruneOptions, device: Device | 
     return LatencyBudget(program, asked, device or Device(), Measured(None, ""), folder)
 
 
-def test_pieces_cut_to_a_width_compute_what_the_cut_program_computes(program: Program) -> None:
-    """Every operator stands in exactly one subgraph, and a subgraph at a width has the shapes of the cut program."""
+def test_subgraphs_of_a_width_compute_what_the_cut_program_computes(program: Program) -> None:
+    """Every operator is in exactly one subgraph, and a subgraph of some width has the shapes of the cut program."""
     ranked = rank(program, options())
     subgraphs = Subgraphs(program, 3, ranked.grouping.coupling.narrow)
     nodes = [node.name for subgraph in subgraphs.all for node in subgraph.nodes]
@@ -126,8 +126,8 @@ def test_pieces_cut_to_a_width_compute_what_the_cut_program_computes(program: Pr
 
 
 @pytest.mark.parametrize("asked", [0.8, 0.5, 0.3])
-def test_a_latency_lands_within_five_percent(program: Program, tmp_path: Path, asked: float) -> None:
-    """What the device measures of the cut program is what was asked for."""
+def test_a_latency_is_reached_within_five_percent(program: Program, tmp_path: Path, asked: float) -> None:
+    """The measured time of the cut program is within 5 % of the requested time."""
     wanted, device = options(latency=asked), Device(pad=4)
     pruned = cut_and_prove(program, wanted, clock(program, tmp_path, wanted, device).decide(0, asked, True))
     got = device.whole_ms(pruned.program) / device.whole_ms(program)
@@ -135,8 +135,8 @@ def test_a_latency_lands_within_five_percent(program: Program, tmp_path: Path, a
     assert device.asked <= 12
 
 
-def test_the_clock_decides_what_is_cut(program: Program, tmp_path: Path) -> None:
-    """The layer that takes the time is cut, to widths that the device runs well; the one that takes none stays."""
+def test_measured_times_decide_what_is_cut(program: Program, tmp_path: Path) -> None:
+    """The slow layer is cut to widths that are efficient on the device; the fast layer stays."""
     wanted = options(latency=0.5)
     pruned = cut_and_prove(program, wanted, clock(program, tmp_path, wanted).decide(0, 0.5, True)).program
     assert pruned.module.get_parameter("wide.weight").shape[0] < 64
@@ -145,7 +145,7 @@ def test_the_clock_decides_what_is_cut(program: Program, tmp_path: Path) -> None
 
 
 def test_the_path_gets_faster_step_by_step(program: Program, tmp_path: Path) -> None:
-    """Every state on the path removes more and is predicted to be faster; widths without a gain are left out."""
+    """Each state on the path removes more channels and is predicted to be faster; widths without a gain are skipped."""
     wanted = options()
     search = clock(program, tmp_path, wanted).search(0, program, rank(program, wanted))
     assert all(after < before for before, after in zip(search.times, search.times[1:]))
@@ -158,7 +158,7 @@ def test_the_path_gets_faster_step_by_step(program: Program, tmp_path: Path) -> 
 
 
 def test_layer_scope_shrinks_all_groups_alike(program: Program, tmp_path: Path) -> None:
-    """With the scope `layer` the share that goes is about the same in every group, halfway down the path."""
+    """With the scope `layer`, about the same share of each group is removed, here in the middle of the path."""
     wanted = options(scope="layer")
     ranked = rank(program, wanted)
     subgraphs = Subgraphs(program, 1, ranked.grouping.coupling.narrow)
@@ -172,7 +172,7 @@ def test_layer_scope_shrinks_all_groups_alike(program: Program, tmp_path: Path) 
 
 
 def test_a_target_out_of_reach_names_the_best(program: Program, tmp_path: Path) -> None:
-    """Where fixed costs forbid the target, the refusal says what the best candidate takes, and that is reachable."""
+    """If fixed costs prevent the target, the message has the time of the best candidate, which can be requested."""
     wanted = options(latency=0.1)
     device = Device(fixed_ms=1.0)
     with pytest.raises(UserError, match="cannot be reached; the best found takes") as caught:
@@ -183,7 +183,7 @@ def test_a_target_out_of_reach_names_the_best(program: Program, tmp_path: Path) 
 
 
 def test_a_program_that_is_not_faster_is_not_shipped(program: Program, tmp_path: Path) -> None:
-    """When the finished program turns out no faster than the dense one, it is refused."""
+    """If the finished program is not faster than the dense one, it is rejected."""
     wanted = options(latency=0.9)
     with pytest.raises(VerificationError, match="is not faster"):
         clock(program, tmp_path, wanted).facts(clone(program))
@@ -192,10 +192,10 @@ def test_a_program_that_is_not_faster_is_not_shipped(program: Program, tmp_path:
 @pytest.mark.parametrize(
     ("spread", "gain", "verdict"), [(0.005, 1.0, "landed"), (0.4, 1.0, "cannot tell"), (0.005, 0.8, "missed")]
 )
-def test_what_cannot_be_told_is_called_so(
+def test_an_interval_that_is_too_wide_is_undecided(
     program: Program, tmp_path: Path, spread: float, gain: float, verdict: str
 ) -> None:
-    """The verdict follows the interval: inside 5 %, outside, or too wide to tell, which is no failure."""
+    """The verdict depends on the interval: within 5 %, outside, or too wide to decide, which is not an error."""
 
     class Noisy(Device):
         def compare(self, dense: Program, candidate: Program) -> Compared:
@@ -205,17 +205,17 @@ def test_what_cannot_be_told_is_called_so(
     assert found.verdict == verdict
 
 
-def test_milliseconds_that_are_met_already_are_told(program: Program, tmp_path: Path) -> None:
-    """A budget above what the program takes is refused with that number."""
+def test_a_budget_that_is_already_met_is_rejected(program: Program, tmp_path: Path) -> None:
+    """A budget above the program's present time is rejected with that time."""
     wanted = PruneOptions(latency_ms=1e6, recover=None)
     with pytest.raises(UserError, match="but the program already takes only"):
         clock(program, tmp_path, wanted).requested()
 
 
-def test_the_table_is_kept_and_a_damaged_one_is_measured_anew(
+def test_the_table_is_kept_and_a_damaged_one_is_measured_again(
     program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second pruning measures no subgraph; truncated or altered tables are not believed, and that is said."""
+    """A second pruning measures no subgraph again; truncated or altered tables are discarded with a message."""
     wanted = options()
     ranked = rank(program, wanted)
 
@@ -237,7 +237,7 @@ def test_the_table_is_kept_and_a_damaged_one_is_measured_anew(
 
 
 def test_tables_of_devices_are_kept_apart(program: Program, tmp_path: Path) -> None:
-    """What one device took is not taken for another's time."""
+    """The times of one device are not used for another."""
     first, second = Device(), Device()
     second.identity = "another device"
     assert Table(first, tmp_path).path != Table(second, tmp_path).path
@@ -258,8 +258,8 @@ def run(model: Artifact, wanted: PruneOptions, name: str, device: Device) -> Art
     return prune(wanted, model, Place(folder / name), context, timer=device, tables=folder / "tables")
 
 
-def test_the_stage_reports_what_was_asked_and_got(program: Program, tmp_path: Path) -> None:
-    """Facts hold both latencies, the interval, the device and the candidates; only the last of two steps is timed."""
+def test_the_stage_reports_requested_and_measured_latency(program: Program, tmp_path: Path) -> None:
+    """Facts have both latencies, the interval, the device and the candidates; only the last of two steps is timed."""
     model = store(program, Place(tmp_path / "model"), "train")
     device = Device()
     milliseconds = 0.5 * device.whole_ms(program)
@@ -276,11 +276,11 @@ def test_the_stage_reports_what_was_asked_and_got(program: Program, tmp_path: Pa
 
 
 class Stopped(Exception):
-    """Stands in the test for the power going out."""
+    """Represents a power failure."""
 
 
 def test_a_stopped_run_measures_no_candidate_twice(program: Program, tmp_path: Path) -> None:
-    """Interrupted at its third comparison and run again, the stage asks only for what is missing, and ends alike."""
+    """If the stage is stopped at its third comparison and run again, it measures only the rest: same result."""
     model, wanted = store(program, Place(tmp_path / "model"), "train"), options(latency=0.45)
     whole = Device()
     straight = run(model, wanted, "straight", whole)
@@ -302,7 +302,7 @@ def test_a_stopped_run_measures_no_candidate_twice(program: Program, tmp_path: P
 
 
 def test_a_latency_without_a_timer_is_refused(program: Program, tmp_path: Path) -> None:
-    """The stage says that nothing measures the time it is asked for."""
+    """A latency budget without a timer is rejected with a message that says so."""
     model = store(program, Place(tmp_path / "model"), "train")
     with pytest.raises(UserError, match="no timer to measure it"):
         run(model, options(), "pruned", None)  # type: ignore[arg-type]

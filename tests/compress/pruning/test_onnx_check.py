@@ -1,4 +1,4 @@
-"""The proof of a cut in ONNX Runtime: the file of the pruned program gives what the masked program gives."""
+"""The proof of a cut in ONNX Runtime: the file of the pruned program computes the same as the masked program."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def disturbed(factor: float) -> Any:
 
 
 def test_the_file_agrees_with_the_masked_program_at_two_batch_sizes() -> None:
-    """What ONNX Runtime gives is what the original gives with the removed channels masked, to single precision."""
+    """ONNX Runtime's outputs equal those of the original with masked channels, in single precision."""
     seen: list[int] = []
 
     def check(program: Any, signature: Any, cases: Sequence[Any]) -> float | None:
@@ -84,7 +84,7 @@ def test_the_file_agrees_with_the_masked_program_at_two_batch_sizes() -> None:
 
 
 def test_a_file_that_is_off_is_refused_and_the_operator_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A weight changed on the way into the file is found at the convolution that uses it."""
+    """A weight that is changed in the file is found at the convolution that reads it."""
     monkeypatch.setattr(pruned_file, "build", disturbed(1.01))
     with pytest.raises(
         VerificationError, match=r"ONNX Runtime's output 'output' differs .* first at .*conv2d_1"
@@ -94,7 +94,7 @@ def test_a_file_that_is_off_is_refused_and_the_operator_named(monkeypatch: pytes
 
 
 def test_a_model_without_a_file_is_pruned_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator that ONNX lacks does not keep a model from being pruned; the reason stands in the result."""
+    """An operator without ONNX form does not prevent pruning; the reason is in the result."""
 
     @torch.library.custom_op("retort_tests::foreign", mutates_args=())
     def foreign(x: torch.Tensor) -> torch.Tensor:
@@ -112,7 +112,7 @@ def test_a_model_without_a_file_is_pruned_and_says_so(monkeypatch: pytest.Monkey
 
 
 def test_a_cut_that_keeps_the_file_from_being_written_is_refused() -> None:
-    """When the program can be written before the cut and not after it, the cut is at fault."""
+    """If the program can be exported before the cut but not after it, the cut is rejected."""
     program = program_of()
     whole = sum(item.numel() for item in program.module.parameters())
 
@@ -129,7 +129,7 @@ def test_a_cut_that_keeps_the_file_from_being_written_is_refused() -> None:
 
 @pytest.mark.parametrize(("kind", "compared"), [(torch.float16, True), (torch.bfloat16, False)])
 def test_half_precision_is_proven_within_its_rounding(kind: torch.dtype, compared: bool) -> None:
-    """A half-precision model is proven in double; its file within its own rounding, or not where no kernel runs it."""
+    """A half-precision model is proven in double precision; its file within its rounding, if a kernel exists."""
 
     class Half(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -169,7 +169,7 @@ def context_of(folder: Path) -> Context:
 
 
 def test_the_stage_proves_the_file_too(model: Artifact, tmp_path: Path) -> None:
-    """`retort prune` keeps in its manifest how far ONNX Runtime is from the masked program."""
+    """The manifest of `retort prune` has the difference between ONNX Runtime and the masked program."""
     pruned = stages.prune(OPTIONS, model, Place(tmp_path / "pruned"), context_of(tmp_path))
     (step,) = pruned.facts["steps"]
     assert 0 <= step["file"]["error"] < 1e-5
@@ -179,7 +179,7 @@ def test_the_stage_proves_the_file_too(model: Artifact, tmp_path: Path) -> None:
 def test_a_planted_wrong_rule_leaves_the_artifact_untouched(
     model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rule that does not unite what is added is caught, the sum is named, nothing is written, the input stays."""
+    """A rule that does not unite the operands of a sum is found, the sum is named, and no file is written."""
     right = rules.pointwise
 
     def wrong(c: Any, node: Any, a: Any) -> Any:
@@ -200,7 +200,7 @@ def test_a_planted_wrong_rule_leaves_the_artifact_untouched(
 
 
 class Doomed(nn.Module):
-    """Attention of which every score is masked by -1e10: in single precision nothing of the score is left."""
+    """Attention whose scores are all masked by -1e10, so that single precision loses the scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class Doomed(nn.Module):
 
 
 def test_outputs_that_hang_on_rounding_are_compared_in_single_precision() -> None:
-    """A file is not refused for what double precision sees and the model itself does not; a wrong file still is."""
+    """A file is not rejected for differences that only double precision shows; a wrong file still is."""
     torch.manual_seed(0)
     program = capture(Doomed().eval(), {"x": torch.randn(4, 7, 6)})
     file = proven(program, check_outputs)

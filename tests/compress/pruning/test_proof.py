@@ -59,7 +59,7 @@ def half_removed(program: Program, coupling: Coupling, seed: int = 0) -> Any:
 
 
 def test_a_right_cut_is_proven_at_two_batch_sizes() -> None:
-    """Rounding errors are all that is left between the pruned and the masked program."""
+    """The pruned and the masked program differ only by rounding."""
     pruned = prune_program(program_of(), OPTIONS)
     assert pruned.proof.error < 1e-12
     assert pruned.proof.dtype == "float64"
@@ -67,7 +67,7 @@ def test_a_right_cut_is_proven_at_two_batch_sizes() -> None:
 
 
 def test_a_rule_that_forgets_to_unite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an elementwise rule that follows its first operand alone, the cut is rejected and the sum is named."""
+    """With an elementwise rule that ignores its second operand, the cut is rejected and the sum is named."""
     right = rules.pointwise
 
     def wrong(c: Any, node: Any, a: Any) -> Any:
@@ -87,7 +87,7 @@ def test_a_rule_that_forgets_to_unite_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_rule_that_loses_labels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A normalisation that does not couple its own parameters no longer runs, and is named."""
+    """A normalisation that does not couple its parameters can no longer run, and is named."""
     monkeypatch.setitem(rules.RULES, "layer_norm", lambda c, node, a: c.of(a["input"]))
     with pytest.raises(VerificationError, match=r"layer_norm"):
         prune_program(program_of(), OPTIONS)
@@ -95,14 +95,14 @@ def test_a_rule_that_loses_labels_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("operator", "named"), [("reshape", "reshape"), ("conv2d", "conv2d")])
 def test_a_constant_left_as_it_was_is_refused(monkeypatch: pytest.MonkeyPatch, operator: str, named: str) -> None:
-    """A size or a group count that surgery does not rewrite is found, at its own node or where it is used."""
+    """A size or group count that surgery does not rewrite is found, at its node or at its reader."""
     monkeypatch.setitem(rewrite_constants.REWRITES, operator, lambda node, sizes: None)
     with pytest.raises(VerificationError, match=named):
         prune_program(program_of(), OPTIONS)
 
 
 def test_slicing_other_channels_than_planned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Surgery that keeps the right number of the wrong channels is found at the first parameter it touches."""
+    """Surgery that keeps the right number of wrong channels is found at the first parameter that it slices."""
     right = slice_parameters.kept_of
     monkeypatch.setattr(
         slice_parameters,
@@ -114,7 +114,7 @@ def test_slicing_other_channels_than_planned_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_branch_hidden_by_a_zero_weight_is_proven_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong rule behind a zero-initialised scale does not change any output, and is refused all the same."""
+    """A wrong rule before a scale that is initialised with zero does not change any output, and is found anyway."""
 
     class Hidden(Net):
         def __init__(self) -> None:
@@ -141,7 +141,7 @@ def test_a_branch_hidden_by_a_zero_weight_is_proven_too(monkeypatch: pytest.Monk
 
 
 class Words(nn.Module):
-    """A table of rows that is zero, on top of features that depend on the same channels."""
+    """A table whose rows are zero, on features that depend on the same channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def words() -> Program:
 
 @pytest.mark.parametrize("cut_side", [False, True])
 def test_looked_up_rows_move_like_their_table(cut_side: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise on rows is the noise of the whole table at these rows, wherever its slices end."""
+    """Noise on rows is the noise of the whole table at these rows, for any slices."""
     monkeypatch.setattr(perturbation, "_SLICE", 24 * 50)
     program = words()
     coupling = couple(program)
@@ -177,7 +177,7 @@ def test_looked_up_rows_move_like_their_table(cut_side: bool, monkeypatch: pytes
 
 
 def test_a_table_of_zeros_hides_no_wrong_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other columns of a zero table than planned leave the outputs as they were, and are refused all the same."""
+    """Wrong columns of a table of zeros do not change the outputs, and are found anyway."""
     assert prune_program(words(), OPTIONS).proof.error < 1e-12
     right = slice_parameters.kept_of
 
@@ -192,7 +192,7 @@ def test_a_table_of_zeros_hides_no_wrong_cut(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_statistics_over_channels_count_what_is_kept() -> None:
-    """Means, deviations and maxima over channels are taken over the kept ones, and so is the proof's."""
+    """Means, deviations and maxima over channels use only the kept ones, and so does the proof."""
 
     class Statistics(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -208,7 +208,7 @@ def test_statistics_over_channels_count_what_is_kept() -> None:
 
 
 def test_a_graph_with_a_fixed_precision_is_proven_in_single(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where double precision does not run, the outputs are compared in single precision, and the report says so."""
+    """If double precision is impossible, outputs are compared in single precision, and the report says so."""
 
     @torch.library.custom_op("retort_tests::single", mutates_args=())
     def single(x: torch.Tensor) -> torch.Tensor:
@@ -228,7 +228,7 @@ def test_a_graph_with_a_fixed_precision_is_proven_in_single(monkeypatch: pytest.
 
 
 def test_a_tolerance_below_the_rounding_of_half_precision_is_refused() -> None:
-    """Where the graph runs in bfloat16 alone, a tolerance that its rounding exceeds is refused with the least one."""
+    """If the graph runs only in bfloat16, a tolerance below its rounding is rejected with the smallest possible one."""
 
     @torch.library.custom_op("retort_tests::brain", mutates_args=())
     def brain(x: torch.Tensor) -> torch.Tensor:

@@ -91,7 +91,7 @@ def groups_of_four(weight: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", ["magnitude", "reconstruct"])
 def test_two_of_four_run_along_the_input_channels(method: str) -> None:
-    """Of every 4 weights along C (convolution) or in_features (linear) at most 2 are left, and half of all are zero."""
+    """Of every 4 weights along C (convolution) or in_features (linear), at most 2 are kept; half of all are zero."""
     program = program_of()
     make_sparse(program, options(method=method), inputs)
     state = program.module.state_dict()
@@ -101,7 +101,7 @@ def test_two_of_four_run_along_the_input_channels(method: str) -> None:
 
 
 def test_layers_that_cannot_take_the_pattern_are_named(model: Artifact) -> None:
-    """Channels that are no multiple of 4 stay dense, each with its reason; exclusions too."""
+    """Layers whose channels are not a multiple of 4, and excluded layers, stay dense, each with its reason."""
     made = run(model, options(exclude=("out",)))
     facts = made.facts
     typed(made, SparsifyFacts)
@@ -115,7 +115,7 @@ def test_layers_that_cannot_take_the_pattern_are_named(model: Artifact) -> None:
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_unstructured_magnitude_zeroes_the_asked_share(scope: str) -> None:
-    """The smallest weights go: per layer the asked share of each, globally the asked share of all."""
+    """The smallest weights become zero: the requested share of each layer, or of all weights."""
     program, before = program_of(), program_of().module.state_dict()
     make_sparse(program, options(pattern="unstructured", sparsity="70%", method="magnitude", scope=scope), inputs)
     after = program.module.state_dict()
@@ -133,7 +133,7 @@ def test_unstructured_magnitude_zeroes_the_asked_share(scope: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["2:4", "unstructured"])
 def test_reconstruction_does_less_harm_than_magnitude(pattern: str) -> None:
-    """On correlated inputs the outputs of a reconstructed model are much nearer to the dense ones."""
+    """For correlated inputs, the outputs of a reconstructed model are much closer to those of the dense one."""
     torch.manual_seed(0)
     mix = torch.randn(32, 32) @ torch.diag(torch.logspace(0, -2, 32))
     data = torch.randn(256, 32) @ mix
@@ -168,7 +168,7 @@ def test_hessians_are_those_of_the_layer_as_a_matrix() -> None:
 
 
 def test_zeros_survive_recovery_training_saving_and_loading(model: Artifact) -> None:
-    """After training with momentum, decay and averaging, every zero is still there, and the rest has moved."""
+    """After training with momentum, decay and averaging, every zero is still zero; other weights have changed."""
     recover = RecoverOptions(epochs=2, ema=0.9, optimizer="sgd", learning_rate=0.05)
     plain, trained = run(model, options(), "plain"), run(model, options(recover=recover), "trained")
     one, two = (load_program(item.main) for item in (plain, trained))
@@ -183,7 +183,7 @@ def test_zeros_survive_recovery_training_saving_and_loading(model: Artifact) -> 
 
 @pytest.mark.parametrize("quantized", [False, True])
 def test_the_shipped_file_holds_the_zeros(model: Artifact, quantized: bool) -> None:
-    """Export verifies the pattern in the ONNX file, in floating point and as INT8, and states it in its facts."""
+    """Export verifies the pattern in the ONNX file, in floating point and in INT8, and states it in its facts."""
     folder = model.path.parent
     made = run(model, options())
     if quantized:
@@ -197,7 +197,7 @@ def test_the_shipped_file_holds_the_zeros(model: Artifact, quantized: bool) -> N
 
 
 def test_lost_zeros_are_refused() -> None:
-    """A program whose zeros were filled, or a file without them, does not pass."""
+    """A program whose zeros were overwritten, or a file without them, is rejected."""
     program = program_of()
     make_sparse(program, options(), inputs)
     dense = program_of()
@@ -212,7 +212,7 @@ def test_lost_zeros_are_refused() -> None:
 
 
 def test_cuts_after_two_of_four_are_refused(model: Artifact) -> None:
-    """Structured pruning would break the pattern, so it has to come first."""
+    """Structured pruning would destroy the pattern, so it must come first."""
     sparse = run(model, options())
     given: dict[str, Any] = {"data": DATA, "task": "classification", "seed": 0, "scratch": model.path.parent / "s"}
     with pytest.raises(UserError, match="which a cut would break"):
@@ -220,7 +220,7 @@ def test_cuts_after_two_of_four_are_refused(model: Artifact) -> None:
 
 
 def test_bad_sparsity_is_one_message(model: Artifact) -> None:
-    """A pattern that matches nothing, one that no layer takes, and one that keeps everything."""
+    """Patterns without a match, unsupported by all layers, or without any zeros are rejected in one message."""
     with pytest.raises(UserError, match=r"no layer or parameter matches 'hiden'"):
         run(model, options(only=("hiden",)))
     with pytest.raises(UserError, match=r"no layer can have the pattern 2:4: stem\.weight has 3 input channels"):
@@ -230,7 +230,7 @@ def test_bad_sparsity_is_one_message(model: Artifact) -> None:
 
 
 def test_recurrent_and_transposed_weights_take_zeros() -> None:
-    """LSTM weights take 2:4 along their inputs; a matrix that is multiplied from the right along its rows."""
+    """LSTM weights have 2:4 along their inputs; a matrix that is a left factor has it along its rows."""
 
     class Mixed(nn.Module):
         def __init__(self) -> None:

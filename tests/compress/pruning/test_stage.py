@@ -82,7 +82,7 @@ def run(options: PruneOptions, model: Artifact, name: str = "pruned", key: str =
 
 
 def test_the_stage_writes_a_smaller_program_and_its_facts(model: Artifact) -> None:
-    """The manifest says what was asked and got, what was cut and what was locked and why, and how well it is proven."""
+    """The manifest has the requested and the reached share, what was cut or locked and why, and the proof's error."""
     options = PruneOptions(macs=0.5, steps=2, min_channels=2, recover=RecoverOptions(epochs=1))
     pruned = run(options, model, key="abc")
     facts = pruned.facts
@@ -101,14 +101,14 @@ def test_the_stage_writes_a_smaller_program_and_its_facts(model: Artifact) -> No
 
 
 def test_without_recovery_nothing_is_trained(model: Artifact) -> None:
-    """Kept weights are the input's own when recovery is switched off."""
+    """Without recovery, the kept weights equal those of the input."""
     pruned = load_program(run(PruneOptions(parameters=0.6, recover=None), model).main)
     kept = dict(pruned.module.named_parameters())["6.bias"]
     assert torch.equal(kept, dict(load_program(model.main).module.named_parameters())["6.bias"])
 
 
 def test_recovery_can_learn_from_the_labels_alone(model: Artifact) -> None:
-    """Without distillation the task's own loss is used, and the weights differ from those of a distilled recovery."""
+    """Without distillation, the task's own loss is used, and the weights differ from those of a distilled recovery."""
     states = []
     for name, distill in (("soft", True), ("hard", False)):
         options = PruneOptions(macs=0.6, recover=RecoverOptions(epochs=1, distill=distill))
@@ -117,7 +117,7 @@ def test_recovery_can_learn_from_the_labels_alone(model: Artifact) -> None:
 
 
 def test_gradual_cuts_share_one_recovery(model: Artifact) -> None:
-    """Three cuts on a cubic ramp, one epoch after each but the last, which gets the rest."""
+    """Three cuts on a cubic ramp: one epoch after each except the last, which gets the remaining epochs."""
     options = PruneOptions(macs=0.5, schedule="gradual", steps=3, min_channels=2, recover=RecoverOptions(epochs=4))
     steps = run(options, model).facts["steps"]
     assert [step["asked"] for step in steps] == pytest.approx([0.5 + 0.5 * (1 - t / 3) ** 3 for t in (1, 2, 3)])
@@ -126,7 +126,7 @@ def test_gradual_cuts_share_one_recovery(model: Artifact) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_bits(model: Artifact, tmp_path: Path) -> None:
-    """Killed with SIGKILL in the recovery of its second step, the stage ends in the weights of an undisturbed run."""
+    """Killed with SIGKILL in the recovery of its second step, it ends with the weights of an uninterrupted run."""
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
     killed = subprocess.run([sys.executable, str(script), str(tmp_path)], check=False, capture_output=True)
@@ -145,7 +145,7 @@ def test_a_killed_run_resumes_to_the_same_bits(model: Artifact, tmp_path: Path) 
 
 
 def test_steps_of_other_options_are_not_taken(model: Artifact) -> None:
-    """What an interrupted run with other options left in the scratch folder is not resumed."""
+    """Steps in the scratch folder of an interrupted run with other options are not reused."""
     folder = model.path.parent / "scratch"
     folder.mkdir()
     (folder / "prune-steps.json").write_text('{"identity": "other", "done": [{}], "groups": {}}')
@@ -154,7 +154,7 @@ def test_steps_of_other_options_are_not_taken(model: Artifact) -> None:
 
 
 def test_a_refused_cut_leaves_nothing_behind(model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the proof fails, no artifact is written and the input is as it was."""
+    """If the proof fails, no artifact is written and the input is not changed."""
     right = slice_parameters.kept_of
 
     def wrong(*given: Any) -> Any:
@@ -167,8 +167,8 @@ def test_a_refused_cut_leaves_nothing_behind(model: Artifact, monkeypatch: pytes
     load_artifact(model.path)
 
 
-def test_the_uncut_program_is_let_go_before_the_file_is_proven(model: Artifact) -> None:
-    """While the file of the cut program is made, nothing holds the dense weights any more."""
+def test_the_uncut_program_is_freed_before_the_file_is_proven(model: Artifact) -> None:
+    """While the file of the cut program is written, the dense weights are no longer in memory."""
     wanted = [tuple(item.shape) for item in load_program(model.main).module.parameters()]
 
     def check(*_: Any) -> float:
@@ -184,7 +184,7 @@ def test_the_uncut_program_is_let_go_before_the_file_is_proven(model: Artifact) 
 
 
 def test_a_budget_out_of_reach_is_refused_before_any_training(model: Artifact) -> None:
-    """The last step's budget is checked first, so that no recovery is spent on what cannot be reached."""
+    """The last step's budget is checked first, so that no training is wasted on an unreachable budget."""
     with pytest.raises(UserError, match="cannot be reached"):
         run(PruneOptions(macs=0.05, steps=3, min_channels=12), model)
     assert not (model.path.parent / "scratch").exists()

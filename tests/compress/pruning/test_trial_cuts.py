@@ -1,4 +1,4 @@
-"""Trial cuts: the ranking that changes the outputs least is the one that is followed."""
+"""Trial cuts: the ranking whose cut changes the outputs least is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from retort.core.options.stage_options import PruneOptions, Task
 
 
 class Uneven(nn.Module):
-    """Two branches of equal cost, of which one hardly matters."""
+    """Two branches of equal cost, one of which has little effect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def trial(program: Program, task: Task = "classification", **more: Any) -> Trial
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_the_ranking_whose_cut_changes_the_outputs_least_is_taken(program: Program, task: Task) -> None:
-    """Scores that say what a branch is worth beat scores that count every layer alike, and the trial sees it."""
+    """Scores by effect are better than scores that treat all layers alike, and the trial finds this."""
     judged = trial(program, task)
     taken = judged(program, candidates(program, task))
     losses = {(item.importance, item.normalize): item.loss for item in judged.losses}
@@ -85,7 +85,7 @@ def test_the_ranking_whose_cut_changes_the_outputs_least_is_taken(program: Progr
 
 
 def test_one_open_ranking_costs_no_trial(program: Program) -> None:
-    """With importance and normalisation given there is nothing to try, and nothing is run."""
+    """If importance and normalisation are given, there are no trials."""
     asked = OPTIONS.model_copy(update={"importance": "l2", "normalize": "mean"})
     judged = trial(program)
     taken = judged(program, rankings(program, asked))
@@ -93,7 +93,7 @@ def test_one_open_ranking_costs_no_trial(program: Program) -> None:
 
 
 def test_large_outputs_are_compared_on_fewer_samples(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a trial keeps in memory is bounded, and at least one batch is compared."""
+    """The memory of a trial is limited, and at least one batch is compared."""
     monkeypatch.setattr("retort.compress.pruning.trial_cuts._MOST", 10)
     asked: list[int] = []
     judged = trial(program, batch=8)
@@ -110,7 +110,7 @@ def test_large_outputs_are_compared_on_fewer_samples(program: Program, monkeypat
 
 
 def test_the_stage_says_what_was_tried_and_taken(program: Program, tmp_path: Path) -> None:
-    """The manifest holds the loss of every trial, and the ranking that was followed is the one with the least."""
+    """The manifest has the loss of every trial, and the ranking with the smallest loss was used."""
     model = store(program, Place(tmp_path / "model"), "train")
     data = Splits(split(96), split(32, 1), split(32, 2), split(32, 3))
     given = {"data": data, "task": "classification", "seed": 0, "scratch": tmp_path / "scratch"}
@@ -124,7 +124,7 @@ def test_the_stage_says_what_was_tried_and_taken(program: Program, tmp_path: Pat
 def test_without_samples_nothing_is_tried_and_that_is_said(
     program: Program, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty calibration split costs the trial, not the pruning: the first ranking is followed."""
+    """Without calibration samples there is no trial, and pruning uses the first ranking."""
     judged = trial(program, console=Console())
     ranked = candidates(program)
     judged.split = split(0)
@@ -133,7 +133,7 @@ def test_without_samples_nothing_is_tried_and_that_is_said(
 
 
 def test_samples_that_do_not_fit_stop_no_pruning(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
-    """Samples that the program refuses cost the trial and are named; the first ranking is followed."""
+    """If the program rejects the samples, there is no trial, the reason is reported, and the first ranking is used."""
     judged = trial(program, console=Console())
     judged.split = ArraySplit({"x": np.zeros((40, 11), np.float32)}, np.zeros(40, np.int64))
     ranked = candidates(program)

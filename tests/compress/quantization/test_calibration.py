@@ -1,4 +1,4 @@
-"""Number grids and observers: what a range becomes, and where a range comes from."""
+"""Grids and observers: the grid of a range, and the range of observed values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_grid_holds_zero_and_covers_its_range(one: float, other: float, ta
 
 
 def test_the_two_targets_have_the_forms_their_kernels_want() -> None:
-    """`cpu` is UINT8 with a free zero point; `tensorrt` is symmetric INT8 with scale max|x| / 127."""
+    """`cpu` has UINT8 with a free zero point; `tensorrt` has symmetric INT8 with scale max|x| / 127."""
     span = Range(-1.0, 3.0)
     cpu, gpu = (activation_grid(span, SCHEMES[target]) for target in ("cpu", "tensorrt"))
     assert (cpu.qmin, cpu.qmax, cpu.zero_point) == (0, 255, 64)
@@ -47,7 +47,7 @@ def test_the_two_targets_have_the_forms_their_kernels_want() -> None:
 
 
 def test_values_of_one_sign_use_all_codes_on_cpu() -> None:
-    """Behind a ReLU the zero point is the lowest code, so that the runtime can drop the ReLU."""
+    """After a ReLU, the zero point is the lowest code, so that the runtime can remove the ReLU."""
     grid = activation_grid(Range(0.2, 5.0), SCHEMES["cpu"])
     assert grid.zero_point == 0
     assert grid.scale * 255 == pytest.approx(5.0)
@@ -68,7 +68,7 @@ def test_a_grid_never_reaches_beyond_the_clamp_before_it(low: float, high: float
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 @pytest.mark.parametrize("span", [Range(0.0, 0.0), Range(0.0, 1e-20), Range(-1e-30, 0.0)])
 def test_a_dead_activation_gets_an_ordinary_scale(target: Target, span: Range) -> None:
-    """A tensor that is always zero does not lead to a zero, tiny or infinite scale."""
+    """A tensor that is always zero does not get a zero, tiny or infinite scale."""
     grid = activation_grid(span, SCHEMES[target])
     assert 1e-3 < grid.scale < 1e-1
     clamped = activation_grid(span, SCHEMES["cpu"], (0.0, 0.5))
@@ -76,13 +76,13 @@ def test_a_dead_activation_gets_an_ordinary_scale(target: Target, span: Range) -
 
 
 def test_a_constant_activation_keeps_its_value() -> None:
-    """A tensor that always holds 2.5 is represented to within half a step."""
+    """A tensor that is always 2.5 is represented with an error of at most half a step."""
     grid = activation_grid(Range(2.5, 2.5), SCHEMES["cpu"])
     assert abs(round(2.5 / grid.scale) * grid.scale - 2.5) <= grid.scale / 2
 
 
 def test_hard_sigmoid_on_the_gates_grid_is_a_shift_of_codes() -> None:
-    """On steps of 1/256, hard-sigmoid(x) and x requantized to 6/256 with zero point 128 are the same codes."""
+    """On steps of 1/256, hard-sigmoid(x) and x requantized to 6/256 with zero point 128 have the same codes."""
     grid = gate_grid(SCHEMES["cpu"])
     x = torch.linspace(-5, 5, 4001)
     gate = (torch.nn.functional.hardsigmoid(x) / grid.scale).round().clamp(0, 255)
@@ -111,7 +111,7 @@ def test_a_dead_channel_keeps_its_bias() -> None:
 
 
 def test_a_weight_that_is_not_finite_is_named() -> None:
-    """NaN weights are the model's fault, said with the parameter's name."""
+    """A weight with NaN is rejected with the parameter's name."""
     weight = torch.ones(2, 2)
     weight[0, 0] = math.nan
     with pytest.raises(ModelError, match=r"layer1\.weight"):
@@ -134,7 +134,7 @@ BATCHES = {
 @pytest.mark.parametrize("percent", [99.0, 99.9, 99.99])
 @pytest.mark.parametrize("name", sorted(BATCHES))
 def test_a_streamed_percentile_is_exact_within_a_bin(name: str, percent: float) -> None:
-    """Whatever the order and growth of the batches, the range equals numpy's percentile to within one bin."""
+    """For any order and growth of the batches, the range equals numpy's percentile to within one bin."""
     observer = Percentile(percent)
     batches = [batch.astype(np.float32) for batch in BATCHES[name]]
     assert all(observer.update(torch.from_numpy(batch)) for batch in batches)
@@ -148,7 +148,7 @@ def test_a_streamed_percentile_is_exact_within_a_bin(name: str, percent: float) 
 
 
 def test_the_histogram_does_not_depend_on_how_values_are_batched() -> None:
-    """One batch of all values, many small ones, and another order give the same range up to one bin."""
+    """All values in one batch, many small batches, and another order give the same range to within one bin."""
     values = torch.randn(6000) * torch.logspace(-2, 1, 6000)
     ways = [[values], list(values.split(7)), list(values.flip(0).split(100))]
     found = []
@@ -177,7 +177,7 @@ def test_an_observers_memory_does_not_grow_with_the_samples() -> None:
 
 
 def test_every_value_is_counted() -> None:
-    """Counts stay exact beyond the 16 million that a float32 counter holds; in huge batches some stand for all."""
+    """Counts are exact above 16 million, the limit of a float32 counter; huge batches are subsampled."""
     observer = Percentile(99.9)
     observer.update(torch.zeros(20_000_000))
     observer.update(torch.full((1,), 3.0))
@@ -188,7 +188,7 @@ def test_every_value_is_counted() -> None:
 
 
 def test_after_plenty_of_values_fewer_stand_for_all() -> None:
-    """Later batches of a long calibration are counted by a quarter of the values, which weigh as all of them."""
+    """Later batches of a long calibration are represented by a quarter of their values with four times the weight."""
     observer = Percentile(99.9)
     values = torch.randn(2 * MOST)
     for _ in range(2 * PLENTY // MOST):
@@ -212,7 +212,7 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {
 
 
 def squared_error(values: torch.Tensor, span: Range, scheme: Scheme) -> float:
-    """What quantizing the values on the grid of a range costs."""
+    """The squared error of quantizing the values on the grid of a range."""
     grid = activation_grid(span, scheme)
     codes = (values / grid.scale).round().add(grid.zero_point).clamp(grid.qmin, grid.qmax)
     return float(((codes - grid.zero_point) * grid.scale - values).square().sum())
@@ -221,7 +221,7 @@ def squared_error(values: torch.Tensor, span: Range, scheme: Scheme) -> float:
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 @pytest.mark.parametrize("name", ["growing", "one-sided", "negative"])
 def test_the_least_squared_error_is_about_the_least_there_is(name: str, target: Target) -> None:
-    """No range that extremes or percentiles give, nor any of a grid of shrunken ones, is more than a tenth better."""
+    """No range from extremes or percentiles, nor from a grid of smaller ranges, has an error less than 90 % of it."""
     values = torch.cat([torch.from_numpy(batch.astype(np.float32)) for batch in BATCHES[name]]).clamp(-1e4, 1e4)
     observer, scheme = SquaredError(SCHEMES[target]), SCHEMES[target]
     assert all(observer.update(part) for part in values.split(1000))
@@ -232,7 +232,7 @@ def test_the_least_squared_error_is_about_the_least_there_is(name: str, target: 
 
 
 def test_entropy_clips_a_lone_outlier_and_keeps_even_values() -> None:
-    """One value at a hundred times the spread of all others goes; a uniform distribution keeps its whole range."""
+    """A single outlier at a hundred times the spread is clipped; a uniform distribution keeps its whole range."""
     lone, even = Entropy(), Entropy()
     lone.update(torch.cat([torch.randn(100_000), torch.tensor([100.0, -100.0])]))
     even.update(torch.linspace(-2, 2, 100_000))
@@ -241,7 +241,7 @@ def test_entropy_clips_a_lone_outlier_and_keeps_even_values() -> None:
 
 
 def test_a_moving_average_forgets_an_early_outlier() -> None:
-    """The first batch's extreme weighs less with every batch that follows."""
+    """The weight of the first batch's extreme decreases with every batch that follows."""
     observer = MovingAverage()
     observer.update(torch.tensor([-50.0, 50.0]))
     for _ in range(40):
@@ -251,7 +251,7 @@ def test_a_moving_average_forgets_an_early_outlier() -> None:
 
 @pytest.mark.parametrize("name", sorted(OBSERVERS))
 def test_every_method_stays_within_what_it_saw(name: str) -> None:
-    """No method gives a range wider than the extremes, and zeros alone give zeros."""
+    """No method gives a range wider than the extremes, and values that are all zero give a range of zero."""
     observer, zeros = OBSERVERS[name](), OBSERVERS[name]()
     values = torch.randn(5000) * 3 + 1
     assert all(observer.update(part) for part in values.split(500))
@@ -264,7 +264,7 @@ def test_every_method_stays_within_what_it_saw(name: str) -> None:
 @pytest.mark.parametrize("make", OBSERVERS.values())
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_values_that_are_not_finite_are_reported(make: Callable[[], Observer], bad: float) -> None:
-    """An observer says so and keeps the range it had."""
+    """An observer reports them and keeps its range."""
     observer = make()
     assert observer.update(torch.tensor([1.0, 2.0]))
     before = observer.range()
@@ -282,7 +282,7 @@ def test_min_max_is_the_smallest_and_largest_value_seen() -> None:
 
 @pytest.mark.parametrize("shape", [(32, 197, 384), (4, 197, 768), (8, 64, 56, 56), (32, 196, 192)])
 def test_no_channel_is_left_out_of_a_histogram(shape: tuple[int, ...]) -> None:
-    """Where some values stand for all, every channel of the last axis is among them, whatever its width."""
+    """If a sample of values is counted, it contains every channel of the last axis for any width."""
     values = torch.zeros(shape)
     for channel in range(0, shape[-1], 16):
         values.zero_()[..., channel] = 1.0

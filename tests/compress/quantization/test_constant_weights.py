@@ -31,7 +31,7 @@ class Normed(nn.Module):
 
 
 class Crossed(nn.Module):
-    """Attention to another tensor: the projections are cut out of one packed weight."""
+    """Attention to another tensor: the projections are slices of one packed weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def test_weight_normalisation_is_computed_once() -> None:
 
 
 def test_projections_cut_out_of_a_packed_weight_are_integer() -> None:
-    """Queries, keys, values, the output and the head: five INT8 layers, none left out for a computed weight."""
+    """Queries, keys, values, the output and the head are five INT8 layers; none is excluded for a computed weight."""
     program, result, split = both(Crossed(), 6, 32)
     reasons = [item["reason"] for item in result.meta["quantization"]["float_nodes"]]
     assert not any("computed" in reason for reason in reasons)
@@ -70,7 +70,7 @@ def test_projections_cut_out_of_a_packed_weight_are_integer() -> None:
 
 
 def test_weights_that_depend_on_an_input_stay() -> None:
-    """A weight made of the input is no parameter, and nothing is stored."""
+    """A weight that is computed from the input is not a parameter, and nothing is stored."""
 
     class Dynamic(nn.Module):
         def __init__(self) -> None:

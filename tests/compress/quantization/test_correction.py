@@ -1,4 +1,4 @@
-"""The correction ladder: each rung mends a difficulty planted for it, and is dropped where it does not help."""
+"""Corrections: each one reduces an error that was planted for it, and is dropped if it does not help."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from retort.core.options.stage_options import Correction, QuantizeOptions
 
 
 class Net(nn.Module):
-    """Convolutions of every kind that the ladder meets, with ReLU and ReLU6 between them."""
+    """Convolutions of every kind that the corrections handle, with ReLU and ReLU6 between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ TEST = ArraySplit({"x": images(64, 1)})
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    """The network, captured."""
+    """The captured network."""
     torch.manual_seed(0)
     net = Net().eval()
     with torch.no_grad():
@@ -74,7 +74,7 @@ def noise_db(program: Program, other: Program) -> float:
 
 
 def with_outlier(program: Program) -> Program:
-    """The same function with one channel a hundred times larger between two layers, at two places."""
+    """The same function with a channel that is a hundred times larger between two layers, at two places."""
     result = clone(program)
     for first, second, factor in (("a", "b", 100.0), ("c", "d", 60.0)):
         fetch(result.module, f"{first}.weight").data[3] *= factor
@@ -85,8 +85,8 @@ def with_outlier(program: Program) -> Program:
     return result
 
 
-def test_equalisation_mends_outlier_channels(program: Program) -> None:
-    """A planted outlier channel costs INT8 more than ten decibels, and cross-layer equalisation gives them back."""
+def test_equalisation_corrects_outlier_channels(program: Program) -> None:
+    """A planted outlier channel costs INT8 more than 10 dB; cross-layer equalisation recovers them."""
     broken = with_outlier(program)
     healthy, bad, mended = (
         noise_db(program, quantized(*case)) for case in ((program, "none"), (broken, "none"), (broken, "equalise"))
@@ -96,15 +96,15 @@ def test_equalisation_mends_outlier_channels(program: Program) -> None:
 
 
 def test_equalisation_changes_no_output(program: Program) -> None:
-    """Up to rounding the FP32 network stays what it was; a ReLU6 that no sample reaches becomes a ReLU."""
+    """Except for rounding, the FP32 outputs do not change; a ReLU6 that no sample reaches becomes a ReLU."""
     form = fold_batch_norms(with_outlier(program))
     pairs, clamps = equalise(form, DATA, 96)
     assert (pairs, clamps) == (5, 1)
     assert noise_db(program, form) > 75
 
 
-def test_a_clamp_that_bites_keeps_its_pair_apart(program: Program) -> None:
-    """ReLU6 is not homogeneous: where samples reach it, the layers around it are left alone."""
+def test_layers_around_an_active_clamp_are_not_equalised(program: Program) -> None:
+    """ReLU6 is not homogeneous: if samples reach its limit, the layers around it are not equalised."""
     form = fold_batch_norms(program)
     fetch(form.module, "b.bias").data += 6.0
     before = clone(form)
@@ -114,14 +114,14 @@ def test_a_clamp_that_bites_keeps_its_pair_apart(program: Program) -> None:
 
 
 @pytest.mark.parametrize("method", ["hessian", "adaround"])
-def test_rounding_against_activations_mends_four_bit_weights(program: Program, method: Correction) -> None:
-    """With 4-bit weights either rounding wins at least four decibels over rounding to nearest, on fresh samples."""
+def test_rounding_by_activations_improves_four_bit_weights(program: Program, method: Correction) -> None:
+    """With 4-bit weights, each learned rounding gains at least 4 dB over rounding to nearest on new samples."""
     plain, rounded = (noise_db(program, quantized(program, rung, weight_bits=4)) for rung in ("none", method))
     assert rounded > plain + 4
 
 
-def test_bias_correction_takes_out_a_systematic_error(program: Program) -> None:
-    """Coarse weights shift the mean of the outputs; corrected biases leave a far smaller shift."""
+def test_bias_correction_removes_a_systematic_error(program: Program) -> None:
+    """Coarse weights shift the mean of the outputs; corrected biases leave a much smaller shift."""
     wanted = predict(program, TEST)["output"].mean(0)
     shifts = [
         np.abs(predict(quantized(program, rung, weight_bits=3), TEST)["output"].mean(0) - wanted).mean()
@@ -130,8 +130,8 @@ def test_bias_correction_takes_out_a_systematic_error(program: Program) -> None:
     assert shifts[1] < shifts[0] / 3
 
 
-def test_range_learning_cuts_off_rare_outliers(program: Program) -> None:
-    """Ranges that a few planted samples blew up are learned back: the outputs of ordinary samples win decibels."""
+def test_range_learning_clips_rare_outliers(program: Program) -> None:
+    """If a few samples made ranges too wide, learning narrows them, and the outputs of other samples gain decibels."""
     wild = DATA.inputs["x"].copy()
     wild[0] *= 30
     split = ArraySplit({"x": wild})
@@ -142,8 +142,8 @@ def test_range_learning_cuts_off_rare_outliers(program: Program) -> None:
     assert found[1] > found[0] + 1
 
 
-def test_a_rung_that_does_not_help_is_dropped(program: Program) -> None:
-    """What is kept has raised the held-out SQNR, what has not is gone, and the record says so for every rung."""
+def test_a_correction_that_does_not_help_is_dropped(program: Program) -> None:
+    """A correction is kept only if it raised the held-out SQNR, and the record has the result of each one."""
     result = quantized(program, "full")
     record = result.meta["quantization"]["correction"]
     assert [rung["rung"] for rung in record] == ["equalise", "ranges", "hessian", "adaround", "bias"]
@@ -155,8 +155,8 @@ def test_a_rung_that_does_not_help_is_dropped(program: Program) -> None:
     assert noise_db(program, result) > noise_db(program, quantized(program, "none"))
 
 
-def test_the_ladder_is_deterministic(program: Program) -> None:
-    """Twice the same ladder gives the same weights, scales and record, bit for bit."""
+def test_corrections_are_deterministic(program: Program) -> None:
+    """The same corrections applied twice give the same weights, scales and record, bit for bit."""
     one, two = (quantized(program, "auto", weight_bits=4) for _ in range(2))
     first, second = one.module.state_dict(), two.module.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -164,7 +164,7 @@ def test_the_ladder_is_deterministic(program: Program) -> None:
 
 
 def test_corrected_weights_lie_on_the_grid(program: Program) -> None:
-    """After learned rounding a weight is exactly a code times its scale, so export stores what was judged."""
+    """After learned rounding, a weight is exactly a code times its scale, so the export stores what was measured."""
     result = quantized(program, "hessian", weight_bits=4)
     for layer in quantized_layers(result.module):
         codes = fetch(result.module, layer.weight) / fetch(result.module, layer.scale).reshape(
@@ -174,8 +174,8 @@ def test_corrected_weights_lie_on_the_grid(program: Program) -> None:
         assert float(codes.detach().abs().max()) < 7.001
 
 
-def test_too_few_samples_are_refused_or_passed_over(program: Program) -> None:
-    """Eight samples are too few to hold some out: rungs asked for by name are refused, `auto` does without."""
+def test_too_few_samples_are_rejected_or_corrections_skipped(program: Program) -> None:
+    """Eight samples are too few to hold some out: corrections named by the user are rejected, `auto` skips them."""
     few = ArraySplit({"x": DATA.inputs["x"][:8]})
     with pytest.raises(DataError, match="8 calibration samples are too few for hessian"):
         quantize_program(program, QuantizeOptions(correction=("hessian",)), few, "cpu")
@@ -197,7 +197,7 @@ def test_too_few_samples_are_refused_or_passed_over(program: Program) -> None:
 def test_rows_times_the_weight_matrix_are_the_layers_output(
     layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear,
 ) -> None:
-    """Whatever stride, padding, dilation and groups: the gathered rows give what the layer gives."""
+    """For every stride, padding, dilation and group count, the gathered rows give the layer's output."""
     torch.manual_seed(0)
     rank = layer.weight.dim() - 2
     x = torch.randn(20, 6, *[9] * rank) if rank > 0 else torch.randn(20, 7, 6)
@@ -218,7 +218,7 @@ def test_rows_times_the_weight_matrix_are_the_layers_output(
 
 
 def test_hessian_and_learned_rounding_beat_nearest_on_correlated_inputs() -> None:
-    """On inputs with strong correlation both leave at most 70 % of the error of rounding to nearest."""
+    """For strongly correlated inputs, both leave at most 70 % of the error of rounding to nearest."""
     torch.manual_seed(0)
     mixing = torch.randn(12, 12) @ torch.diag(torch.linspace(0.05, 2, 12))
     x = torch.randn(500, 12) @ mixing
@@ -236,7 +236,7 @@ def test_hessian_and_learned_rounding_beat_nearest_on_correlated_inputs() -> Non
 
 
 def test_scales_are_parameters_for_a_while_and_buffers_again(program: Program) -> None:
-    """Opened scales train by shares of themselves; closed, the graph is what it was, with the learned values."""
+    """While training, scales are relative parameters; afterwards they are buffers with the learned values."""
     result = quantized(program, "none")
     code, chosen = result.module.code, [scale.path for scale in scales_in(result)]
     before = predict(result, TEST)["output"]

@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a placement: heavy nodes in integer kernels, and none quantized that was left out."""
+"""ONNX Runtime's kernels for a placement: heavy nodes are integer, and excluded nodes are not quantized."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Mlp(nn.Module):
 
 
 class LeftOut(nn.Module):
-    """Layers that stay in floating point among integer ones: excluded, narrow groups, transposed."""
+    """Layers that stay in floating point between integer ones: excluded, narrow groups, transposed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A network, what quantization made of it, its file for `cpu`, and data."""
+    """A network, its quantized program, its file for `cpu`, and data."""
 
     program: Program
     result: Program
@@ -161,7 +161,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
-    """Each network, made and exported when first asked for."""
+    """Each network, built and exported at its first use."""
 
     @lru_cache
     def make(name: str) -> Case:
@@ -182,7 +182,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
 
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"left out"}))
 def test_every_heavy_node_runs_in_an_integer_kernel(cases: Callable[[str], Case], name: str) -> None:
-    """No convolution or product is left in floating point, and the joins between them are integer too."""
+    """No convolution or product is in floating point, and the nodes between them are integer too."""
     kernels = cases(name).kernels()
     wanted = NETWORKS[name][2]
     found = {**kernels.integer, **kernels.integer_light}
@@ -192,14 +192,14 @@ def test_every_heavy_node_runs_in_an_integer_kernel(cases: Callable[[str], Case]
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "dense", "signal"])
 def test_codes_flow_from_the_input_to_the_head(cases: Callable[[str], Case], name: str) -> None:
-    """Values are quantized once, at the input, and become floating point in the last layer: nothing in between."""
+    """Values are quantized once, at the input, and dequantized once, after the last layer."""
     conversions = cases(name).kernels().conversions
     assert conversions == {"QuantizeLinear": 1}
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_nearly_all_products_run_in_integer_kernels(cases: Callable[[str], Case], name: str) -> None:
-    """At least 95 % of the multiply-accumulates, by the profile of a run; every node that is left has its reason."""
+    """A profile shows at least 95 % of the multiply-accumulates in integer kernels; every other node has a reason."""
     case = cases(name)
     share = integer_share(case.path, {key: value[:2] for key, value in case.split.inputs.items()})
     named = case.result.meta["quantization"]["float_nodes"]
@@ -214,7 +214,7 @@ def test_nearly_all_products_run_in_integer_kernels(cases: Callable[[str], Case]
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_the_runtime_computes_what_the_program_says(cases: Callable[[str], Case], name: str) -> None:
-    """ONNX Runtime's integer kernels and PyTorch's fake-quantize agree, and both are near FP32."""
+    """ONNX Runtime's integer kernels agree with PyTorch's fake-quantization, and both are close to FP32."""
     case = cases(name)
     reference, expected = (predict(item, case.split)["output"] for item in (case.program, case.result))
     found = open_session(case.path).run(case.split.inputs)["output"]
@@ -223,7 +223,7 @@ def test_the_runtime_computes_what_the_program_says(cases: Callable[[str], Case]
 
 
 def test_what_was_left_out_stays_in_floating_point_in_the_runtime(cases: Callable[[str], Case]) -> None:
-    """ONNX Runtime quantizes FP32 weights that stand between Q and DQ by itself; here it must not touch them."""
+    """ONNX Runtime quantizes FP32 weights between Q and DQ by itself; it must not do so for excluded layers."""
     case = cases("left out")
     kernels = case.kernels()
     reasons = {item["layer"]: item["reason"] for item in case.result.meta["quantization"]["float_nodes"]}

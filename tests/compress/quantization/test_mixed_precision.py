@@ -80,7 +80,7 @@ def program(data: Splits) -> Program:
 
 @pytest.fixture(scope="module")
 def broken(program: Program) -> Program:
-    """The same network with three dead channels of huge activations in front of a hard-swish: no ladder mends that."""
+    """The same network with three dead channels of huge activations before a hard-swish; no correction helps."""
     result = clone(program)
     beta = fetch(result.module, "wide_norm.bias")
     beta.data[:3] = torch.tensor([900.0, 700.0, 500.0])
@@ -97,7 +97,7 @@ def run(program: Program, data: Splits, **options: Any) -> Quantized:
 
 
 def test_the_layer_that_int8_breaks_is_named_with_its_cause(broken: Program, data: Splits) -> None:
-    """A layer fed by planted outlier channels comes out on top, with the channel's number; healthy layers do not."""
+    """A layer that reads planted outlier channels ranks first, with the channel's number; healthy layers do not."""
     lines = run(broken, data, correction=("none",), sensitivity=True).lines
     assert {line.layer.partition("_")[0] for line in lines[:2]} <= {"wide", "deeper", "mul", "hardsigmoid"}
     worst = next(line for line in lines if line.layer == "deeper")
@@ -109,7 +109,7 @@ def test_the_layer_that_int8_breaks_is_named_with_its_cause(broken: Program, dat
 
 
 def test_alone_in_int8_a_layer_makes_the_noise_that_the_whole_model_would(program: Program, data: Splits) -> None:
-    """The noise of all layers alone adds up to that of the INT8 model within a factor of two."""
+    """The noise of each layer alone in INT8 adds up to the noise of the INT8 model within a factor of two."""
     found = run(program, data, correction=("none",), sensitivity=True)
     alone = sum(10 ** (-known(line.sqnr_db) / 10) for line in found.lines)
     wanted, got = (predict(item, data.validation)["output"] for item in (program, found.program))
@@ -118,7 +118,7 @@ def test_alone_in_int8_a_layer_makes_the_noise_that_the_whole_model_would(progra
 
 
 def test_mixed_precision_leaves_the_fewest_layers_that_meet_the_gate(broken: Program, data: Splits) -> None:
-    """With the planted layers in floating point the gate is met, and with any one of them back in INT8 it is not."""
+    """The gate is met with the planted layers in floating point, and not met if any one of them is INT8."""
     gate = {"min_sqnr": 24.0, "correction": "none", "method": "minmax"}
     assert sqnr(broken, run(broken, data, **{**gate, "min_sqnr": None}).program, data) < 20
     found = run(broken, data, mixed="auto", **gate)
@@ -135,7 +135,7 @@ def sqnr(program: Program, other: Program, data: Splits) -> float:
 
 
 def test_a_gate_that_is_met_leaves_nothing_in_floating_point(program: Program, data: Splits) -> None:
-    """A healthy network stays wholly INT8."""
+    """A healthy network stays INT8 completely."""
     found = run(program, data, mixed="auto", max_drop=0.02)
     assert found.floats == ()
     assert accuracy(found.program, data.validation) >= accuracy(program, data.validation) - 0.02
@@ -150,7 +150,7 @@ def artifact(broken: Program, tmp_path: Path) -> Artifact:
 
 
 def test_a_plan_is_written_replayed_and_edited(artifact: Artifact, data: Splits, tmp_path: Path) -> None:
-    """The plan beside the program gives the same program again; an edited one leaves another layer out."""
+    """The plan next to the program gives the same program again; an edited plan excludes another layer."""
     options = QuantizeOptions(mixed="auto", min_sqnr=24.0, correction=("none",), method="minmax")
     first = quantize(options, artifact, Place(tmp_path / "one"), Context(data=data, target="cpu"))
     assert first.facts["mixed"]["gate"] == "24 dB of SQNR"
@@ -173,7 +173,7 @@ def test_a_plan_is_written_replayed_and_edited(artifact: Artifact, data: Splits,
 
 
 def test_a_plan_for_another_model_is_refused(program: Program, data: Splits, tmp_path: Path) -> None:
-    """Unknown layers are named with their nearest names; a missing or foreign file is told from a plan."""
+    """Unknown layers are listed with their nearest names; a missing file differs from a file that is not a plan."""
     path = tmp_path / "plan.yaml"
     path.write_text("layers: {steam: float, head: int8}")
     with pytest.raises(UserError, match=r"no layer 'steam' \(closest: stem"):
@@ -186,7 +186,7 @@ def test_a_plan_for_another_model_is_refused(program: Program, data: Splits, tmp
 
 
 def test_mixed_precision_without_a_gate_or_labels_is_refused(program: Program, data: Splits) -> None:
-    """It is said what to give."""
+    """The message says which option or data is missing."""
     with pytest.raises(UserError, match="needs a bound"):
         run(program, data, mixed="auto")
     bare = Splits(data.train, ArraySplit(in_memory(data.validation).inputs), data.calibration, data.test)
@@ -195,7 +195,7 @@ def test_mixed_precision_without_a_gate_or_labels_is_refused(program: Program, d
 
 
 def test_training_recovers_a_network_that_calibration_broke(program: Program, data: Splits) -> None:
-    """With 3-bit weights a depthwise network loses points; training through the nodes brings it to 0.3 of FP32."""
+    """With 3-bit weights a depthwise network loses accuracy; training recovers it to within 0.3 of FP32."""
     fp32 = accuracy(program, data.test)
     options = {"weight_bits": 3, "correction": "none"}
     before = run(program, data, **options).program
@@ -211,7 +211,7 @@ def test_training_recovers_a_network_that_calibration_broke(program: Program, da
 
 
 def test_training_that_makes_it_worse_is_undone(program: Program, data: Splits) -> None:
-    """A learning rate far too high leaves the program as calibration made it."""
+    """If the learning rate is far too high, the program stays as calibration made it."""
     options = {"correction": "none", "samples": 64}
     before = run(program, data, **options).program
     found = run(program, data, qat=QatOptions(epochs=1, learning_rate=0.5, schedule="constant"), **options)
@@ -221,7 +221,7 @@ def test_training_that_makes_it_worse_is_undone(program: Program, data: Splits) 
 
 
 class Unplugged(ArraySplit):
-    """A split that dies at a given read."""
+    """A split that raises an exception at a given read."""
 
     left = 10**9
 
@@ -233,7 +233,7 @@ class Unplugged(ArraySplit):
 
 
 def test_a_killed_training_goes_on_where_it_was(program: Program, data: Splits, tmp_path: Path) -> None:
-    """Stopped in its second epoch and started again, quantization-aware training ends in the very same bits."""
+    """A training that is stopped in its second epoch and started again ends with the same weights, bit for bit."""
     small = ArraySplit({"image": in_memory(data.train).inputs["image"][:96]}, known(in_memory(data.train).targets)[:96])
     options = QuantizeOptions(correction=("none",), samples=32, weight_bits=3, qat=QatOptions(epochs=3, batch_size=32))
     splits = Splits(small, data.validation, data.calibration, data.test)
@@ -250,7 +250,7 @@ def test_a_killed_training_goes_on_where_it_was(program: Program, data: Splits, 
 
 
 def test_training_needs_samples(program: Program, data: Splits) -> None:
-    """Without a train split it is refused before anything is calibrated."""
+    """Without a train split, it is rejected before calibration."""
     empty = ArraySplit({"image": np.zeros((0, 1, 8, 8), np.float32)}, np.zeros(0, np.int64))
     with pytest.raises(DataError, match="needs training samples"):
         run(program, Splits(empty, data.validation, data.calibration, data.test), qat=QatOptions(epochs=1))

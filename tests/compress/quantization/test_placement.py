@@ -1,4 +1,4 @@
-"""Where fake-quantize nodes go: whole integer nodes on `cpu`, residual branches on `tensorrt`, reasons elsewhere."""
+"""Where fake-quantize nodes are inserted: whole integer nodes on `cpu`, residual branches on `tensorrt`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def quantized(
     integers: int = 0,
     scale: float = 1.0,
 ) -> Program:
-    """The model captured and quantized on random data; `integers` makes it token ids below that number."""
+    """The model captured and quantized on random data; with `integers`, its inputs are token ids below that number."""
     torch.manual_seed(0)
     x = torch.randint(0, integers, (16, *shape)) if integers else scale * torch.randn(16, *shape)
     program = capture(model.eval(), {"x": x[:4]})
@@ -102,7 +102,7 @@ def test_all_of_a_residual_network_is_integer_on_cpu() -> None:
 
 
 def test_the_last_layer_gives_floating_point() -> None:
-    """Nobody reads the logits as integers, so they are not rounded to 256 values."""
+    """No node reads the logits as integers, so they are not rounded to 256 values."""
     program = quantized(Residual(), (3, 16, 16))
     outputs: Any = program.module.graph.output_node().args[0]
     output = outputs[0]
@@ -112,7 +112,7 @@ def test_the_last_layer_gives_floating_point() -> None:
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 def test_a_tensor_is_quantized_once(target: Target) -> None:
-    """However many layers read it, a tensor has one fake-quantize, except behind a movement of quantized values."""
+    """A tensor has one fake-quantize for all its readers, except after a movement of quantized values."""
     program = quantized(Residual(), (3, 16, 16), target)
     sources = [node.args[0] for node in program.module.graph.nodes if is_qdq(node)]
     assert len(sources) == len(set(sources))
@@ -121,7 +121,7 @@ def test_a_tensor_is_quantized_once(target: Target) -> None:
 
 
 def test_relu_stands_before_the_q_and_uses_all_its_codes() -> None:
-    """No ReLU is left behind a Q, and each Q behind a ReLU has zero point 0."""
+    """No ReLU follows a Q, and each Q after a ReLU has zero point 0."""
     program = quantized(Residual(), (3, 16, 16))
     for node in calls(program, "relu"):
         (reader,) = node.users
@@ -131,7 +131,7 @@ def test_relu_stands_before_the_q_and_uses_all_its_codes() -> None:
 
 
 def test_tensorrt_quantizes_layer_inputs_and_the_identity_side_of_adds_only() -> None:
-    """Conv outputs stay in floating point, and of a residual add only the shortcut carries Q/DQ."""
+    """Outputs of convolutions stay in floating point; of a residual add, only the shortcut has Q/DQ."""
     program = quantized(Residual(), (3, 16, 16), "tensorrt")
     for node in calls(program, "conv2d"):
         assert is_qdq(node.args[0])
@@ -157,7 +157,7 @@ def test_tensorrt_scales_are_symmetric() -> None:
 
 
 def test_an_excluded_layer_is_wholly_floating_point() -> None:
-    """Neither its weight nor its output is quantized as its own; it is named with the reason."""
+    """Neither its weight nor its output is quantized, and the report has its name and the reason."""
     program = quantized(Residual(), (3, 16, 16), exclude=("c", "head"))
     (node,) = [node for node in calls(program, "conv2d") if str(node.args[1].target) == "c.weight"]
     assert node.args[1].op == "get_attr"
@@ -165,7 +165,7 @@ def test_an_excluded_layer_is_wholly_floating_point() -> None:
 
 
 def test_an_exclusion_that_names_nothing_is_an_error_with_the_nearest_name() -> None:
-    """A typo does not silently quantize the layer."""
+    """A typing error does not quantize the layer silently."""
     with pytest.raises(UserError, match="'sterm'") as caught:
         quantized(Residual(), (3, 16, 16), exclude=("sterm",))
     assert "stem" in caught.value.remedy
@@ -189,7 +189,7 @@ class Mobile(nn.Module):
 
 
 def test_hard_swish_and_squeeze_and_excite_are_integer_on_cpu() -> None:
-    """All convolutions, products and poolings read and give codes; gates have steps of 1/256 or their input's codes."""
+    """All convolutions, products and poolings are integer; gates have steps of 1/256 or the grid of their input."""
     program = quantized(Mobile(), (3, 16, 16))
     assert all(is_integer(node) for node in calls(program, "conv2d") if "up" not in str(node.args[1].args[0].target))
     scheme = program.meta["quantization"]
@@ -203,7 +203,7 @@ def test_hard_swish_and_squeeze_and_excite_are_integer_on_cpu() -> None:
 
 
 def test_a_gate_shares_the_codes_of_its_input_and_is_not_rounded() -> None:
-    """Hard-sigmoid of every code from -3 on lies on the gate's grid, after its scale was learned as well."""
+    """Hard-sigmoid of every code from -3 upwards is on the gate's grid, also after its scale was learned."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3))
     program = quantized(model, (3, 8, 8), scale=20.0)
     (gate,) = calls(program, "hardsigmoid")
@@ -221,7 +221,7 @@ def test_a_gate_shares_the_codes_of_its_input_and_is_not_rounded() -> None:
 
 
 def test_a_hard_sigmoid_behind_a_convolution_is_its_clamp() -> None:
-    """A sixth goes into the weight and half into the bias: the same outputs, and no gate is left."""
+    """1/6 is folded into the weight and 1/2 into the bias: the outputs are the same, and the gate is gone."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Hardsigmoid(), nn.Conv2d(8, 8, 3))
     program = capture(model.eval(), {"x": torch.randn(4, 3, 8, 8)})
     folded = fold_batch_norms(program)
@@ -253,12 +253,12 @@ def scales_of_concatenation(program: Program) -> list[float]:
 
 
 def test_a_concatenation_has_one_scale_for_inputs_and_output() -> None:
-    """Equal grids make it a copy of codes."""
+    """With equal grids, a concatenation only copies codes."""
     assert len(set(scales_of_concatenation(quantized(Inception(nn.ReLU()), (3, 8, 8))))) == 1
 
 
 def test_a_concatenation_keeps_its_scales_apart_where_one_would_break_a_clamp() -> None:
-    """A shared zero point above 0 would keep the runtime from dropping the ReLU of the other branches."""
+    """A shared zero point above 0 would prevent the runtime from removing the ReLU of the other branches."""
     program = quantized(Inception(nn.Identity()), (3, 8, 8))
     assert len(set(scales_of_concatenation(program))) > 1
     for node in calls(program, "relu"):
@@ -284,7 +284,7 @@ class Moves(nn.Module):
 
 
 def test_data_movements_have_no_grid_of_their_own() -> None:
-    """What a movement leads to an integer node lies on the grid of its source."""
+    """The input of an integer node after data movements has the grid of their source."""
     program = quantized(Moves(), (3, 8, 8))
     assert program.meta["quantization"]["integer_macs_percent"] == 100
     assert all(is_integer(node) for node in calls(program, "conv2d"))
@@ -310,7 +310,7 @@ class Encoder(nn.Module):
 
 
 def test_a_transformers_linear_layers_are_integer_and_its_attention_is_named() -> None:
-    """Linear layers read codes and give floating point to the residual stream; attention stays, with the reason."""
+    """Linear layers read codes and write floating point to the residual stream; attention stays, with the reason."""
     program = quantized(Encoder(), (12,), integers=50)
     linear = calls(program, "linear")
     assert all(is_qdq(origin(node.args[0])) and is_qdq(node.args[1]) for node in linear)
@@ -335,7 +335,7 @@ class Recurrent(nn.Module):
 def test_narrow_recurrent_layers_compute_in_floating_point_and_are_named(
     kind: Callable[..., nn.Module], name: str
 ) -> None:
-    """Integers would slow them and a head so small down; the recurrent weights are INT8 in the file all the same."""
+    """Integer kernels are slower for such small layers; the recurrent weights are INT8 in the file anyway."""
     program = quantized(Recurrent(kind), (6, 8))
     assert program.meta["quantization"]["kinds"] == {}
     assert "hidden units" in reasons(program)["body"]
@@ -358,7 +358,7 @@ class Decoder(nn.Module):
 
 
 def test_a_transposed_convolution_is_integer_on_tensorrt_alone() -> None:
-    """Its scales run along axis 1; on `cpu` it has no integer kernel, is named, and is guarded against the runtime."""
+    """Its scales are along axis 1; on `cpu` it has no integer kernel, and the runtime must not quantize it."""
     on_cpu = quantized(Decoder(), (3, 8, 8))
     assert "transposed" in reasons(on_cpu)["up"]
     (node,) = calls(on_cpu, "conv_transpose2d")
@@ -384,7 +384,7 @@ def test_a_transposed_convolutions_scales_run_along_axis_one_on_tensorrt() -> No
 
 
 class Tied(nn.Module):
-    """One convolution and one matrix used twice, the latter also the other way round."""
+    """One convolution and one matrix that are used twice, the matrix also transposed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -396,7 +396,7 @@ class Tied(nn.Module):
 
 
 def test_a_weight_used_twice_is_quantized_once() -> None:
-    """Both calls of a convolution read one fake-quantized weight; a matrix read the other way gets its own axis."""
+    """Both calls of a convolution read one fake-quantized weight; a transposed matrix gets its own axis."""
     program = quantized(Tied(), (4, 8, 8))
     one, two = calls(program, "conv2d")
     assert one.args[1] is two.args[1]
@@ -410,7 +410,7 @@ def test_a_weight_used_twice_is_quantized_once() -> None:
 
 @pytest.mark.parametrize("form", ["t", "transpose", "permute", "mm", "addmm"])
 def test_matrix_products_with_a_parameter_count_as_linear_layers(form: str) -> None:
-    """Whatever way the product is written, the scales run along the output features."""
+    """For every form of the product, the scales are along the output features."""
 
     class Product(nn.Module):
         def __init__(self) -> None:
@@ -443,7 +443,7 @@ def test_narrow_groups_stay_in_floating_point_on_cpu() -> None:
 
 
 def test_operators_that_are_not_known_stay_in_floating_point() -> None:
-    """A network around an operator without an integer kernel is quantized around it."""
+    """The network around an operator without an integer kernel is quantized."""
 
     class Odd(nn.Module):
         def __init__(self) -> None:
@@ -460,7 +460,7 @@ def test_operators_that_are_not_known_stay_in_floating_point() -> None:
 
 
 def test_a_concatenation_of_one_tensor_is_a_movement() -> None:
-    """It passes its input on, so it gets no grid of its own (the first layer of a DenseNet block)."""
+    """It passes its input on, so it has no grid (the first layer of a DenseNet block)."""
 
     class Single(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""BatchNorm folding and the rewrites to operators with integer kernels: same numbers, fewer or fitter nodes."""
+"""BatchNorm folding and rewrites to operators with integer kernels change no output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from retort.core.options.stage_options import Target
 
 
 def settled(model: nn.Module) -> nn.Module:
-    """The model with statistics and affine parameters that are not the trivial ones."""
+    """The model with statistics and affine parameters that differ from their initial values."""
     generator = torch.Generator().manual_seed(0)
     for part in model.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
@@ -83,7 +83,7 @@ def test_a_batch_norm_folds_into_the_layer_before_it(name: str) -> None:
 
 
 def test_folding_leaves_the_program_it_was_given_untouched() -> None:
-    """The input keeps its BatchNorm, its values and its training mode."""
+    """The input program keeps its BatchNorm, its values and its training mode."""
     model = settled(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))).train()
     program = capture(model, {"x": torch.randn(4, 3, 8, 8)})
     before = {key: value.clone() for key, value in program.module.state_dict().items()}
@@ -96,7 +96,7 @@ def test_folding_leaves_the_program_it_was_given_untouched() -> None:
 
 
 class Shared(nn.Module):
-    """A convolution whose output is normalised and also used as it is."""
+    """A convolution whose output has two readers, a BatchNorm and another node."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Shared(nn.Module):
 
 
 class Twice(nn.Module):
-    """One convolution used twice, each time behind another BatchNorm."""
+    """One convolution that is used twice, each time with another BatchNorm after it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Twice(nn.Module):
 
 
 class Concatenated(nn.Module):
-    """A BatchNorm behind a concatenation."""
+    """A BatchNorm after a concatenation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,13 +130,13 @@ class Concatenated(nn.Module):
 
 
 def test_a_batch_norm_stays_where_the_layers_output_is_used_elsewhere() -> None:
-    """Folding would change the other reader's input."""
+    """Folding would change the input of the other reader."""
     program = capture(settled(Shared()), {"x": torch.randn(4, 3, 8, 8)})
     assert operators(fold_batch_norms(program)).count("batch_norm") == 1
 
 
 def test_a_batch_norm_behind_a_concatenation_stays() -> None:
-    """There is no single layer to fold it into."""
+    """There is no single layer into which it could be folded."""
     program = capture(settled(Concatenated()), {"x": torch.randn(4, 3, 8, 8)})
     assert operators(fold_batch_norms(program)).count("batch_norm") == 1
 
@@ -162,7 +162,7 @@ def test_a_layer_used_twice_gets_a_weight_for_each_of_its_norms() -> None:
     ids=["linear over another axis", "behind a ReLU", "without running statistics", "before the layer"],
 )
 def test_what_cannot_be_folded_stays(layers: list[nn.Module], shape: tuple[int, ...]) -> None:
-    """The BatchNorm is left in the graph and the outputs are unchanged."""
+    """The BatchNorm stays in the graph and the outputs do not change."""
     program = capture(settled(nn.Sequential(*copy.deepcopy(layers))), {"x": torch.randn(shape)})
     folded = fold_batch_norms(program)
     assert operators(folded).count("batch_norm") == 1
@@ -171,7 +171,7 @@ def test_what_cannot_be_folded_stays(layers: list[nn.Module], shape: tuple[int, 
 
 
 def test_a_fold_that_changes_the_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The numeric check stands behind the transform: a wrong fold raises instead of going on."""
+    """A numeric check follows the transformation: a wrong fold raises an error."""
     program = capture(settled(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))), {"x": torch.randn(4, 3, 8, 8)})
     monkeypatch.setattr(batch_norm_folding, "_spread", lambda factor, weight, layer: torch.ones(weight.shape))
     with pytest.raises(VerificationError, match="folding BatchNorm changed output 0"):
@@ -201,7 +201,7 @@ class Means(nn.Module):
 
 
 def test_global_pooling_has_one_form_and_no_other_mean_takes_it() -> None:
-    """Adaptive pooling to one value and means over all spatial axes are one operator; other means stay."""
+    """Adaptive pooling to one value and means over all spatial axes become one operator; other means do not."""
     program = capture(Means(), {"x": torch.randn(4, 3, 8, 8)})
     folded = fold_batch_norms(program)
     rewrite(folded, "tensorrt")
@@ -226,7 +226,7 @@ def test_global_pooling_has_one_form_and_no_other_mean_takes_it() -> None:
 def test_a_lone_batch_norm_of_integers_becomes_a_depthwise_convolution(
     layers: list[nn.Module], shape: tuple[int, ...]
 ) -> None:
-    """On `cpu` it gets an integer kernel that way; the outputs are the same to rounding."""
+    """On `cpu` it then has an integer kernel; the outputs are the same except for rounding."""
     program = capture(settled(nn.Sequential(*copy.deepcopy(layers))), {"x": torch.randn(shape)})
     folded = fold_batch_norms(program)
     rewrite(folded, "cpu")
@@ -237,7 +237,7 @@ def test_a_lone_batch_norm_of_integers_becomes_a_depthwise_convolution(
 
 @pytest.mark.parametrize("activation", [nn.Hardswish, nn.SiLU])
 def test_gated_activations_of_integers_become_products_on_cpu_alone(activation: type[nn.Module]) -> None:
-    """`x * hardsigmoid(x)` has integer kernels in ONNX Runtime; TensorRT keeps the fused activation."""
+    """`x * hardsigmoid(x)` has integer kernels in ONNX Runtime; TensorRT gets the fused activation."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), activation(), nn.Conv2d(8, 4, 3), nn.Flatten(), activation())
     program = capture(model, {"x": torch.randn(4, 3, 8, 8)})
     wanted: dict[Target, int] = {"cpu": 2, "tensorrt": 0}

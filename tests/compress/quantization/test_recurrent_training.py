@@ -37,7 +37,7 @@ class Series(nn.Module):
 
 
 def _splits() -> Splits:
-    """Classes by which of three channels swings most."""
+    """Samples whose class is the channel with the largest amplitude."""
     random = np.random.default_rng(0)
     values = random.normal(size=(448, STEPS, WIDTH)).astype(np.float32)
     labels = np.arange(448) % 3
@@ -61,7 +61,7 @@ def _splits() -> Splits:
 def test_a_recurrent_classifier_trains_in_int8(
     tmp_path: Path, kind: type[nn.Module], hidden: int, both: bool, kernel: str
 ) -> None:
-    """An untrained net whose weights have 4 bits learns in the shared loop, and its file has the kernel of its form."""
+    """An untrained network with 4-bit weights learns in the training loop, and its file has the kernel of its form."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     program = capture(Series(kind, hidden, both), {"x": torch.zeros(2, STEPS, WIDTH)})

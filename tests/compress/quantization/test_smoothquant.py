@@ -1,4 +1,4 @@
-"""SmoothQuant: outlying channels move into the weights, FP32 outputs stay, INT8 outputs get nearer."""
+"""SmoothQuant moves outlier channels into the weights: FP32 outputs do not change, and INT8 outputs improve."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Case = tuple[Program, ArraySplit, bool]
 
 
 class Feed(nn.Module):
-    """Two feed-forward blocks behind layer norms with outlying channels; the residual reads a norm, too, or not."""
+    """Two feed-forward blocks after layer norms with outlier channels, where the residual may read the norm as well."""
 
     def __init__(self, post: bool) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_the_fp32_outputs_stay(case: Case) -> None:
-    """What an activation is divided by, the weights behind it are multiplied by: the program computes the same."""
+    """The activation is divided and the weights after it are multiplied by the same factors: the outputs are equal."""
     program, split, _ = case
     smoothed = clone(program)
     facts = smooth(smoothed, split, OPTIONS, "cpu")
@@ -57,7 +57,7 @@ def test_the_fp32_outputs_stay(case: Case) -> None:
 
 
 def test_a_norm_that_nobody_else_reads_takes_the_factors(case: Case) -> None:
-    """Before a lone reader the division costs nothing: it goes into the norm; a residual makes it a product."""
+    """If a norm has only one reader, the division is folded into the norm; with a residual, a product is inserted."""
     program, split, post = case
     smoothed = clone(program)
     smooth(smoothed, split, OPTIONS, "cpu")
@@ -66,7 +66,7 @@ def test_a_norm_that_nobody_else_reads_takes_the_factors(case: Case) -> None:
 
 
 def test_int8_gets_nearer_to_fp32(case: Case) -> None:
-    """With outlying channels smoothing wins several decibels, and `smooth: false` leaves it out."""
+    """With outlier channels, smoothing gains several decibels; `smooth: false` switches it off."""
     program, split, _ = case
     wanted = predict(program, split)["output"]
     noise = {}
@@ -78,7 +78,7 @@ def test_int8_gets_nearer_to_fp32(case: Case) -> None:
 
 
 def test_where_nothing_is_gained_nothing_is_touched() -> None:
-    """Even channels leave the program as it was."""
+    """If all channels have a similar range, the program is not changed."""
     torch.manual_seed(0)
     x = torch.randn(32, 5, 32)
     program = capture(nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4)).eval(), {"x": x})
@@ -87,7 +87,7 @@ def test_where_nothing_is_gained_nothing_is_touched() -> None:
 
 
 class Joined(nn.Module):
-    """A class token before the tokens, as in CvT: what the layer reads is put together, with outlying channels."""
+    """A class token before the tokens, as in CvT: the layer reads a concatenation with outlier channels."""
 
     spread: Tensor
 
@@ -104,7 +104,7 @@ class Joined(nn.Module):
 
 
 def test_what_several_tensors_are_put_together_from_is_smoothed() -> None:
-    """A concatenation is nobody's projection: it is divided where it stands, and the outputs stay."""
+    """A concatenation is not the output of one layer, so it is divided itself, and the outputs do not change."""
     torch.manual_seed(0)
     x = torch.randn(32, 6, 32)
     program, split = capture(Joined().eval(), {"x": x[:4]}), ArraySplit({"x": x.numpy()})
@@ -115,7 +115,7 @@ def test_what_several_tensors_are_put_together_from_is_smoothed() -> None:
 
 
 class Tied(nn.Module):
-    """A language model whose output layer is its embedding, behind a norm with outlying channels."""
+    """A language model whose output layer shares the embedding's weight, after a norm with outlier channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Tied(nn.Module):
 
 @pytest.mark.parametrize("correction", ["none", "hessian"])
 def test_a_weight_that_is_looked_up_as_well_stays(correction: Correction) -> None:
-    """The rows of a tied embedding are nobody's to scale or to move: the program that INT8 stands for is the same."""
+    """The rows of a tied embedding must not be scaled: the program before quantization stays the same."""
     torch.manual_seed(0)
     tokens = torch.randint(0, 40, (32, 6))
     program = capture(Tied().eval(), {"tokens": tokens[:4]})

@@ -1,4 +1,4 @@
-"""The quantize stage on trained networks: accuracy kept, facts told, programs that save, load and train on."""
+"""The quantize stage on trained networks: accuracy, facts, and programs that can be saved, loaded and trained."""
 
 from __future__ import annotations
 
@@ -135,15 +135,15 @@ def accuracy(program: Program, split: Split) -> float:
 def test_a_trained_network_keeps_its_accuracy(
     programs: dict[str, Program], data: Splits, name: str, method: Method, target: Target
 ) -> None:
-    """INT8 costs at most one point of accuracy on the test set, whatever method and target."""
+    """INT8 costs at most one percentage point of accuracy on the test set, for every method and target."""
     program = quantize_program(programs[name], QuantizeOptions(method=method), data.calibration, target)
     before, after = accuracy(programs[name], data.test), accuracy(program, data.test)
     assert before > 0.9
     assert after >= before - 0.01
 
 
-def test_the_stage_writes_a_program_and_tells_what_it_did(artifact: Artifact, data: Splits, tmp_path: Path) -> None:
-    """The artifact holds a quantized program; its facts name kinds, floating nodes, noise and agreement."""
+def test_the_stage_writes_a_program_and_its_facts(artifact: Artifact, data: Splits, tmp_path: Path) -> None:
+    """The artifact has a quantized program; its facts list kinds, floating-point nodes, noise and agreement."""
     options = QuantizeOptions(samples=64, exclude=("body.1.short",), first_layer="int8")
     result = quantize(
         options, artifact, Place(tmp_path / "int8", "k", ("parent",)), Context(data=data, target="cpu", seed=0)
@@ -177,7 +177,7 @@ def test_quantizing_is_deterministic(programs: dict[str, Program], data: Splits)
 
 
 def test_the_batch_size_of_calibration_does_not_change_the_ranges(programs: dict[str, Program], data: Splits) -> None:
-    """Ranges are those of the samples, however they are batched."""
+    """The ranges depend on the samples, not on their batches."""
     found = []
     for size in (1, 7, 256):
         options = QuantizeOptions(method="minmax", samples=60, batch_size=size)
@@ -201,7 +201,7 @@ def test_the_program_given_is_left_untouched(programs: dict[str, Program], data:
 def test_a_quantized_program_is_saved_and_loaded_bit_for_bit(
     programs: dict[str, Program], data: Splits, tmp_path: Path
 ) -> None:
-    """Scales and zero points travel as buffers of the program, the ranges in its meta."""
+    """Scales and zero points are stored as buffers of the program, and the ranges in its meta."""
     program = quantize_program(programs["gated"], QuantizeOptions(samples=32), data.calibration, "cpu")
     save_program(program, tmp_path / "int8.pt2")
     loaded = load_program(tmp_path / "int8.pt2")
@@ -231,21 +231,21 @@ def test_a_quantized_program_trains_on(programs: dict[str, Program], data: Split
 
 
 def test_a_program_is_not_quantized_twice(programs: dict[str, Program], data: Splits) -> None:
-    """The second time is refused, with what to do instead."""
+    """A second quantization is rejected with a remedy."""
     program = quantize_program(programs["residual"], QuantizeOptions(samples=8), data.calibration, "cpu")
     with pytest.raises(UserError, match="already quantized"):
         quantize_program(program, QuantizeOptions(), data.calibration, "cpu")
 
 
 def test_an_empty_calibration_set_is_refused(programs: dict[str, Program]) -> None:
-    """There is nothing to take ranges from."""
+    """Without samples, ranges cannot be computed."""
     empty = ArraySplit({"image": np.zeros((0, 1, 8, 8), np.float32)})
     with pytest.raises(DataError, match="calibration set is empty"):
         quantize_program(programs["residual"], QuantizeOptions(), empty, "cpu")
 
 
 def test_samples_that_are_not_finite_are_refused(programs: dict[str, Program]) -> None:
-    """The input and the first bad sample are named."""
+    """The message has the input and the first bad sample."""
     images = np.zeros((10, 1, 8, 8), np.float32)
     images[7, 0, 3, 3] = np.nan
     with pytest.raises(DataError, match="'image' has NaN or infinite values"):
@@ -253,7 +253,7 @@ def test_samples_that_are_not_finite_are_refused(programs: dict[str, Program]) -
 
 
 def test_samples_of_another_shape_are_refused(programs: dict[str, Program]) -> None:
-    """Calibration data that the model cannot take is an input error, not a crash in the graph."""
+    """Calibration data of a wrong shape is an input error, not an exception in the graph."""
     wrong = ArraySplit({"image": np.zeros((4, 3, 8, 8), np.float32)})
     with pytest.raises(InputError, match="image"):
         quantize_program(programs["residual"], QuantizeOptions(), wrong, "cpu")
@@ -274,7 +274,7 @@ class Logarithm(nn.Module):
 
 @pytest.mark.parametrize("at_the_end", [False, True])
 def test_an_activation_that_is_not_finite_is_named(at_the_end: bool) -> None:
-    """The first node that overflows is named, not a later one that its values reach."""
+    """The message has the first node that overflows, not a later node that its values reach."""
     program = capture(Logarithm(at_the_end), {"image": torch.rand(4, 1, 8, 8) + 1})
     bad = ArraySplit({"image": np.full((6, 1, 8, 8), -50.0, np.float32)})
     with pytest.raises(DataError, match=r"'log' .* has NaN or infinite values"):
@@ -282,7 +282,7 @@ def test_an_activation_that_is_not_finite_is_named(at_the_end: bool) -> None:
 
 
 def test_a_constant_activation_is_quantized() -> None:
-    """A network whose ReLU never fires on the calibration set gets finite scales and finite outputs."""
+    """A network whose ReLU is always 0 on the calibration set gets finite scales and finite outputs."""
     first, second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
     model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
     with torch.no_grad():
@@ -301,7 +301,7 @@ def test_a_constant_activation_is_quantized() -> None:
 def test_calibration_holds_no_activation_beyond_its_batch(
     programs: dict[str, Program], data: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an observer saw of a batch is gone when the next batch comes."""
+    """Activations of a batch are freed before the next batch."""
     seen: list[weakref.ref[Tensor]] = []
     alive: list[int] = []
 
@@ -321,7 +321,7 @@ def test_calibration_holds_no_activation_beyond_its_batch(
 
 
 def test_at_most_the_asked_number_of_samples_is_read(programs: dict[str, Program], data: Splits) -> None:
-    """`samples` bounds what calibration reads, to the sample."""
+    """Calibration reads exactly `samples` samples."""
     read: list[int] = []
 
     class Counting(ArraySplit):
@@ -341,7 +341,7 @@ def test_at_most_the_asked_number_of_samples_is_read(programs: dict[str, Program
 def test_too_few_samples_for_a_method_are_refused(
     programs: dict[str, Program], data: Splits, method: Method, samples: int
 ) -> None:
-    """A histogram of a handful of samples says nothing: one sentence names the method and what it needs."""
+    """A histogram of a few samples is meaningless: one sentence has the method and the number that it needs."""
     options = QuantizeOptions(method=method, samples=samples, correction=("none",))
     with pytest.raises(DataError, match=rf"{samples} calibration samples are too few for the method '{method}'"):
         quantize_program(programs["residual"], options, data.calibration, "cpu")
@@ -350,7 +350,7 @@ def test_too_few_samples_for_a_method_are_refused(
 def test_constant_activations_are_warned_of_by_name(
     programs: dict[str, Program], data: Splits, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Blank images leave activations with one value: the first of them are named, and calibration goes on."""
+    """Blank images give activations with a single value: a warning lists the first, and calibration continues."""
     images = np.zeros_like(in_memory(data.calibration).inputs["image"])
     options = QuantizeOptions(method="minmax", correction=("none",), first_layer="int8")
     quantize_program(programs["residual"], options, ArraySplit({"image": images}), "cpu", Console())
@@ -358,7 +358,7 @@ def test_constant_activations_are_warned_of_by_name(
 
 
 def test_only_programs_are_quantized(tmp_path: Path, data: Splits) -> None:
-    """A graph is refused with what to make instead."""
+    """A graph is rejected with the command that makes a program."""
     with new_artifact(Place(tmp_path / "graph"), "graph", "export") as draft:
         (draft.folder / "model.onnx").write_bytes(b"x")
     with pytest.raises(ArtifactError, match="needs a program"):
@@ -372,7 +372,7 @@ def test_only_programs_are_quantized(tmp_path: Path, data: Splits) -> None:
 
 
 def test_a_network_without_layers_to_quantize_passes_through(data: Splits) -> None:
-    """Nothing becomes INT8, the outputs stay, and the facts say so."""
+    """No layer becomes INT8, the outputs are the same, and the facts state it."""
     program = capture(nn.Sequential(nn.Flatten(), nn.Softmax(1)), {"image": torch.rand(4, 1, 8, 8)})
     result = quantize_program(program, QuantizeOptions(), data.calibration, "cpu")
     assert result.meta["quantization"]["kinds"] == {}
