@@ -46,7 +46,7 @@ def problem(n: int = 130) -> tuple[ArraySplit, np.ndarray]:
 
 
 def test_outputs_of_all_samples_come_in_order() -> None:
-    """Running by batches gives what one run over everything gives, for every output."""
+    """Running in batches gives the same as one run over all samples, for every output."""
     split, weight = problem()
     found = predict(Linear(weight), split, batch_size=32)
     assert list(found.outputs) == ["scores", "total"]
@@ -56,7 +56,7 @@ def test_outputs_of_all_samples_come_in_order() -> None:
 
 
 def test_model_with_a_fixed_batch_sees_full_batches() -> None:
-    """The last batch is filled up for a model whose batch is fixed, and the filling is cut off again."""
+    """The last batch is padded for a model with a fixed batch size, and the padding is removed again."""
     split, weight = problem()
     session = Linear(weight, batch=16)
     found = predict(session, split)
@@ -84,7 +84,7 @@ def test_measure_against_a_reference() -> None:
 
 
 def test_values_are_judged_by_the_named_output() -> None:
-    """A regression output is chosen by name, and an unknown one is refused with those there are."""
+    """A regression output is chosen by name, and an unknown name is rejected with the existing ones."""
     split, weight = problem(60)
     truth = predict(Linear(weight), split)
     wanted = Predictions(truth.outputs, truth.outputs["total"])
@@ -96,7 +96,7 @@ def test_values_are_judged_by_the_named_output() -> None:
 
 
 def test_samples_without_labels_can_only_be_compared() -> None:
-    """Without targets accuracy is refused with a remedy, and agreement with a reference still works."""
+    """Without targets, accuracy is rejected with a remedy, but agreement with a reference is computed."""
     split, weight = problem(60)
     unlabelled = predict(Linear(weight), ArraySplit(split.inputs))
     with pytest.raises(DataError, match="needs targets") as caught:
@@ -106,14 +106,14 @@ def test_samples_without_labels_can_only_be_compared() -> None:
 
 
 def test_outputs_without_a_row_per_sample_are_refused() -> None:
-    """A model that drops rows is named, not measured."""
+    """A model that drops rows is rejected with its name."""
     split, weight = problem(40)
     with pytest.raises(ModelError, match="not one row per sample"):
         predict(Linear(weight, rows=3), split, batch_size=8)
 
 
 def test_a_stage_that_saw_fewer_samples_is_compared_on_those() -> None:
-    """The reference is cut to the samples that a served model was asked for."""
+    """The reference is limited to the samples that a served model answered."""
     whole = Predictions({"y": np.eye(4, dtype=np.float32)}, np.arange(4))
     assert measure_accuracy("accuracy", whole.first(2), whole.first(2)).n == 2
     assert whole.first(2).targets is not None

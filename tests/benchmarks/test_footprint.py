@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 
 def gemm(folder: Path, rows: int, quantized: bool = False, side_file: bool = False) -> Path:
-    """An ONNX file with one MatMul whose weight is ``[rows, 64]``, as FP32 or as INT8 behind DequantizeLinear."""
+    """An ONNX file with one MatMul whose weight is ``[rows, 64]``, in FP32, or in INT8 before DequantizeLinear."""
     rng = np.random.default_rng(0)
     nodes, weights = [], []
     if quantized:
@@ -46,7 +46,7 @@ def test_parameters_are_weights_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_size_includes_side_files(tmp_path: Path) -> None:
-    """Weights beside the model count as its bytes, and a missing side file is named."""
+    """A separate file of weights counts, and a missing one is reported by name."""
     whole = footprint.file_size(gemm(tmp_path, 500), compressed=True)
     assert whole.size_bytes > 500 * 64 * 4
     assert 0.5 * whole.size_bytes < known(whole.gzip_bytes) < whole.size_bytes
@@ -58,7 +58,7 @@ def test_size_includes_side_files(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_big_model_is_seen_and_ours_is_not(tmp_path: Path) -> None:
-    """100 MB of weights cost that much in a fresh process, a small model little, whatever this process holds."""
+    """100 MB of weights need that much in a new process, a small model little, whatever this process uses."""
     held = np.ones(400_000_000 // 8)
     small = footprint.measure_memory(gemm(tmp_path, 100))
     big = footprint.measure_memory(gemm(tmp_path, 400_000))
@@ -69,7 +69,7 @@ def test_memory_of_a_big_model_is_seen_and_ours_is_not(tmp_path: Path) -> None:
 
 
 def test_faults_of_the_child_come_back_as_ours(tmp_path: Path) -> None:
-    """A damaged file, a missing file and a dead process each give their own error with a remedy."""
+    """A damaged file, a missing file and a crashed process each give their own error with a remedy."""
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a model at all")
     with pytest.raises(ArtifactError, match="cannot be loaded") as caught:
@@ -84,7 +84,7 @@ def test_faults_of_the_child_come_back_as_ours(tmp_path: Path) -> None:
 
 
 def test_zero_feeds_fit_the_signature() -> None:
-    """Fixed axes keep their size, the batch axis gets the rows, other dynamic axes a small size."""
+    """Fixed axes keep their size, the batch axis has the rows, and other dynamic axes a small size."""
     signature = Signature(
         (TensorSpec("ids", "int64", ("batch", "length")), TensorSpec("x", "float32", ("batch", 3))), ()
     )

@@ -1,4 +1,4 @@
-"""The machine's fingerprint and the doctor, on this machine and on recorded ones."""
+"""The machine's fingerprint and the doctor, on this machine and with recorded files of others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Model\t\t: Raspberry Pi 5 Model B Rev 1.0
 
 @pytest.fixture
 def pi5(tmp_path: Path) -> Path:
-    """The files by which a Raspberry Pi 5 under a cgroup limit shows itself."""
+    """The system files of a Raspberry Pi 5 under a cgroup limit."""
     for name, text in PI5.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def pi5(tmp_path: Path) -> Path:
 
 
 def test_fingerprint_of_this_machine_is_complete_json() -> None:
-    """The fingerprint goes through JSON unchanged and names the processor, the cores and the packages that count."""
+    """The fingerprint is valid JSON and has the processor, the cores and the relevant packages."""
     found = machine.fingerprint()
     assert json.loads(json.dumps(found)) == found
     assert found["cpu"]["model"]
@@ -53,7 +53,7 @@ def test_fingerprint_of_this_machine_is_complete_json() -> None:
 
 
 def test_recorded_arm_board_is_understood(pi5: Path) -> None:
-    """A Pi 5 shows its name, dotprod, its governor, and half a core where the cgroup grants no more."""
+    """A Pi 5 has its name, dotprod, its governor, and half a core if the cgroup grants no more."""
     found = machine.fingerprint(pi5)
     assert found["cpu"]["model"] == "Raspberry Pi 5 Model B Rev 1.0"
     assert found["cpu"]["features"] == ["neon", "dotprod"]
@@ -65,7 +65,7 @@ def test_recorded_arm_board_is_understood(pi5: Path) -> None:
 
 
 def test_old_cgroups_and_unlimited_ones_are_read(tmp_path: Path) -> None:
-    """A v1 quota counts; ``max``, -1 and the number that stands for no limit mean no limit."""
+    """A v1 quota is read; ``max``, -1 and the largest number mean no limit."""
     base = tmp_path / "sys/fs/cgroup"
     (base / "cpu").mkdir(parents=True)
     (base / "memory").mkdir()
@@ -92,7 +92,7 @@ def test_old_cgroups_and_unlimited_ones_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_int8_outlook_follows_the_instruction_sets(features: tuple[str, ...], good: bool, word: str) -> None:
-    """INT8 is promising where integer dot products are in hardware and doubtful elsewhere, with the reason."""
+    """INT8 is promising if the hardware has integer dot products, and doubtful otherwise, with the reason."""
     found, why = machine.int8_outlook(features)
     assert found is good
     assert word in why
@@ -100,7 +100,7 @@ def test_int8_outlook_follows_the_instruction_sets(features: tuple[str, ...], go
 
 @pytest.mark.torch
 def test_doctor_looks_at_every_part_of_the_line(tmp_path: Path) -> None:
-    """Each part has a check with a detail, what does not work has a remedy, and no runtime but ONNX's is imported."""
+    """Each part has a check with details, each failure a remedy, and only ONNX Runtime is imported."""
     checks = {check.name: check for check in environment.doctor(tmp_path / "runs" / "deep")}
     assert {"torch", "onnx", "onnxruntime", "tensorrt", "torchserve", "java", "gpu", "int8 on cpu", "disk"} <= set(
         checks
@@ -120,7 +120,7 @@ def test_doctor_looks_at_every_part_of_the_line(tmp_path: Path) -> None:
 
 @pytest.mark.torch
 def test_doctor_warns_of_a_loaded_slow_machine(pi5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pressure, and more threads than cores, are warnings with the command that mends them."""
+    """Pressure, and more threads than cores, are warnings with the command that fixes them."""
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
     checks = {check.name: check for check in environment.doctor(Path(), pi5)}
     assert checks["quiet"].status == "warn"
@@ -130,7 +130,7 @@ def test_doctor_warns_of_a_loaded_slow_machine(pi5: Path, monkeypatch: pytest.Mo
 
 
 def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine with nothing installed every package is missing and pip's command is given."""
+    """On a machine without packages, every package is missing and pip's command is given."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     checks = {check.name: check for check in environment.doctor()}
     for name in ("torch", "onnx", "onnxscript", "onnxruntime", "torchserve", "tensorrt-rtx"):

@@ -35,7 +35,7 @@ GATE = {
 
 
 def timed(batch: int, slow: float = 1.0, seed: int = 0, blocks: int = 12, budget_s: float = 3) -> LatencyComparison:
-    """A comparison on a clock that calls advance by known amounts."""
+    """A comparison with a clock that calls advance by known amounts."""
     state, random = {"now": 0}, np.random.default_rng(seed)
 
     def clock() -> int:
@@ -89,7 +89,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> result.Result:
 
 
 def test_result_survives_json(found: result.Result, tmp_path: Path) -> None:
-    """A result written and read again is equal, and its text is valid by its own schema and validator."""
+    """A result that is written and read again is equal, and its text is valid by its schema and validator."""
     result.save_result(found, tmp_path / "measurement.json")
     assert result.load_result(tmp_path / "measurement.json") == found
     text = (tmp_path / "measurement.json").read_text()
@@ -102,7 +102,7 @@ def test_result_survives_json(found: result.Result, tmp_path: Path) -> None:
 
 
 def test_result_carries_what_was_measured(found: result.Result) -> None:
-    """Hash, bytes, metric, drop, ratio, raw blocks and the machine stand in the result."""
+    """The result has hash, bytes, metric, drop, ratio, block medians and the machine."""
     export = found.stage("export")
     assert export.size_bytes == 30_000
     assert known(export.metric).n == 300
@@ -118,7 +118,7 @@ def test_result_carries_what_was_measured(found: result.Result) -> None:
 
 
 def test_every_fault_of_a_result_is_named(found: result.Result, tmp_path: Path) -> None:
-    """Unknown keys, wrong types, disordered intervals and missing parts are all listed with their key paths."""
+    """Unknown keys, wrong types, unordered intervals and missing parts are all listed with their key paths."""
     raw = found.model_dump(mode="json", by_alias=True)
     raw["stages"][0]["size_bytes"] = -1
     raw["stages"][1]["drop"]["low"] = 9.0
@@ -140,15 +140,15 @@ def test_every_fault_of_a_result_is_named(found: result.Result, tmp_path: Path) 
 
 
 def test_inconsistent_results_are_refused(found: result.Result) -> None:
-    """A reference that is no stage, a doubled stage and a latency without its run are faults."""
+    """A reference that is not a stage, a duplicate stage and a latency without its run are faults."""
     raw = found.model_dump(mode="json", by_alias=True)
-    assert "no stage" in result.validate({**raw, "reference": "teacher"})[0]
+    assert "not a stage" in result.validate({**raw, "reference": "teacher"})[0]
     assert "same name" in result.validate({**raw, "stages": [raw["stages"][0]] * 2})[0]
     assert "no run" in result.validate({**raw, "runs": raw["runs"][:1]})[0]
 
 
 def test_unbounded_intervals_become_null() -> None:
-    """An interval without an end is null in JSON, comes back unbounded, and is told."""
+    """An interval without an end is null in JSON, is unbounded when read again, and is described so in text."""
     spread = result.Spread.of(Interval(2.0, -np.inf, np.inf, 0.95))
     assert (spread.low, spread.high) == (None, None)
     assert spread.interval() == Interval(2.0, -np.inf, np.inf, 0.95)
@@ -156,7 +156,7 @@ def test_unbounded_intervals_become_null() -> None:
 
 
 def test_table_has_a_row_per_stage_and_fits(found: result.Result) -> None:
-    """The terminal table names parameters, bytes, metric, drop and both latencies in at most 150 characters."""
+    """The terminal table has parameters, bytes, metric, drop and both latencies in at most 150 characters."""
     columns, rows = table.table_rows(found)
     assert columns[0] == "stage"
     assert [row[0] for row in rows] == list(SPEEDS)
@@ -189,7 +189,7 @@ def test_table_has_a_row_per_stage_and_fits(found: result.Result) -> None:
     ],
 )
 def test_numbers_read_well(shown: str, wanted: str) -> None:
-    """Units, digits and signs are those that people write."""
+    """Units, digits and signs are as people write them."""
     assert shown == wanted
 
 
@@ -225,7 +225,7 @@ class Reader(HTMLParser):
 
 
 def test_report_is_one_safe_small_file(found: result.Result, tmp_path: Path) -> None:
-    """The report is well-formed, below 300 KB, fetches nothing, runs no script, and escapes what users named."""
+    """The report is well-formed, below 300 KB, loads nothing, runs no script, and escapes the users' names."""
     html_report.write_report(found, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     reader = Reader()
@@ -242,7 +242,7 @@ def test_report_is_one_safe_small_file(found: result.Result, tmp_path: Path) -> 
 
 
 def test_report_says_the_verdict_first_and_keeps_the_evidence(found: result.Result) -> None:
-    """The headline gives speed, size and accuracy with intervals; hash, machine and command stand on the page."""
+    """The headline has speed, size and accuracy with intervals; hash, machine and command are on the page."""
     first = html_report.verdict(found)[0]
     speed = known(found.stage("export").latency[1].ratio)
     assert first.startswith(f"“export” is {speed.value:.2f}× faster than “train” at batch 1 (95 % CI")
@@ -257,7 +257,7 @@ def test_report_says_the_verdict_first_and_keeps_the_evidence(found: result.Resu
 
 
 def test_verdict_is_honest_about_slower_and_undecided(found: result.Result) -> None:
-    """A slower model is called slower, an interval across 1 decides nothing, and doubts are told."""
+    """A slower model is called slower, an interval that contains 1 decides nothing, and doubts are stated."""
     export = found.stage("export")
     entry = export.latency[1]
     slower = entry.model_copy(update={"ratio": spreads.RatioEntry(value=0.5, low=0.4, high=0.6, confidence=0.95), "verdict": "slower"})  # fmt: skip  # noqa: E501
@@ -279,7 +279,7 @@ def test_verdict_is_honest_about_slower_and_undecided(found: result.Result) -> N
 
 
 def test_report_of_the_least_possible_result(found: result.Result) -> None:
-    """A result with one stage and nothing measured but its size still makes a page."""
+    """A result with one stage and only its size gives a page."""
     only = result.StageEntry(stage="train", sha256="0" * 64, kind="program", file="model.pt2", size_bytes=10)
     bare = found.model_copy(update={"stages": (only,), "runs": (), "gates": (), "env": {}, "data": {}})
     page = html_report.render(bare)
@@ -288,7 +288,7 @@ def test_report_of_the_least_possible_result(found: result.Result) -> None:
 
 
 def test_report_of_a_run_too_short_for_intervals(tmp_path: Path) -> None:
-    """Where the time budget ended after a few rounds speed intervals are open in the table, the report and JSON."""
+    """If the time budget allows only a few rounds, speed intervals are open in the table, the report and JSON."""
     short = measured(tmp_path, blocks=2, budget_s=1e-9)
     ratio = short.stage("export").latency[1].ratio
     assert ratio is not None
@@ -303,7 +303,7 @@ def test_report_of_a_run_too_short_for_intervals(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["schema1.json", "schema1_open.json"])
 def test_results_of_version_1_still_open(name: str, found: result.Result) -> None:
-    """A file of the first schema is read, compared, tabled and reported; its zero bounds are open ends."""
+    """A file of the first schema can be read, compared, tabled and reported; zeros are read as open ends."""
     old = result.load_result(RESULTS / name)
     ratio = old.stage("export").latency[1].ratio
     assert ratio is not None
@@ -318,7 +318,7 @@ def test_results_of_version_1_still_open(name: str, found: result.Result) -> Non
 
 
 def test_noisy_runs_and_other_clocks_compare_to_nothing(found: result.Result, tmp_path: Path) -> None:
-    """A ratio between two results is "cannot tell" where one was NOISY or was timed by another clock."""
+    """A ratio between two results is "cannot tell" if one was NOISY or was timed with another clock."""
     slower = measured(tmp_path, slow=1.3, seed=5)
     noisy = [
         run.model_copy(update={"noise": result.NoiseEntry(status="NOISY", reasons=("load",))}) for run in found.runs
@@ -332,14 +332,14 @@ def test_noisy_runs_and_other_clocks_compare_to_nothing(found: result.Result, tm
 
 
 def test_regression_metrics_are_shown_in_their_own_unit(tmp_path: Path) -> None:
-    """For MSE the loss is an increase without percentage points, in table and report."""
+    """For MSE the loss is an increase and not in percentage points, in table and report."""
     found = measured(tmp_path, metric="mse")
     assert "pp" not in " ".join(cell for row in table.table_rows(found)[1] for cell in row)
     assert " with mse +" in html_report.verdict(found)[0]
 
 
 def test_comparison_of_two_results(found: result.Result, tmp_path: Path) -> None:
-    """Between two runs a slow-down of 30 % is told, a repetition of the same is not, and sizes and losses are shown."""
+    """A slow-down of 30 % between two runs is reported, a repetition is not; sizes and losses are shown."""
     again, slower = (measured(tmp_path, slow=factor, seed=5) for factor in (1.0, 1.3))
     same, changed = compare.compare_results(found, again), compare.compare_results(found, slower)
     assert {verdict for change in same.changes for verdict in change.verdicts.values()} == {"cannot tell"}
@@ -358,7 +358,7 @@ def test_comparison_of_two_results(found: result.Result, tmp_path: Path) -> None
         compare.compare_results(found, only)
 
 
-def test_compare_command_tells_the_stages_apart(
+def test_compare_command_has_a_verdict_per_stage(
     found: result.Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`retort compare` reads two result files and gives a verdict per stage and batch size as JSON."""

@@ -1,4 +1,4 @@
-"""trtexec's reports as results of ours: its log, its exported times, and what is neither."""
+"""trtexec's reports as results: its log, its exported times, and other texts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def plan(tmp_path: Path) -> Path:
 
 
 def test_a_log_is_read(tmp_path: Path) -> None:
-    """Figures, version, device, command and the warning come out of the text."""
+    """Times, version, device, command and the warning are read from the text."""
     (tmp_path / "log.txt").write_text(LOG)
     report = read_trtexec(tmp_path / "log.txt")
     assert report.latency["median"] == 1.72
@@ -61,7 +61,7 @@ def test_a_log_is_read(tmp_path: Path) -> None:
 
 
 def test_a_log_becomes_a_result(tmp_path: Path, plan: Path) -> None:
-    """The result is about the plan; trtexec's figures have no interval, and what it warned of is told."""
+    """The result is about the plan; trtexec's times have no interval, and its warnings are included."""
     (tmp_path / "log.txt").write_text(LOG)
     result = trtexec_result(tmp_path / "log.txt", plan, 8)
     entry = result.stage("engine").latency[8]
@@ -76,7 +76,7 @@ def test_a_log_becomes_a_result(tmp_path: Path, plan: Path) -> None:
 
 
 def test_exported_times_have_an_interval(tmp_path: Path, plan: Path) -> None:
-    """From single times the median gets its interval and the percentiles theirs."""
+    """From single times, the median and the percentiles have intervals."""
     times = np.random.default_rng(0).gamma(50, 0.03, 2000)
     ends = np.cumsum(times)
     rows = [
@@ -94,7 +94,7 @@ def test_exported_times_have_an_interval(tmp_path: Path, plan: Path) -> None:
 
 @pytest.mark.parametrize("text", ["nothing of the kind", '[{"other": 1}]', "[{broken", '[{"latencyMs": NaN}]'])
 def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
-    """Other texts are refused with the command that makes a report."""
+    """Other texts are rejected with the command that makes a report."""
     (tmp_path / "log.txt").write_text(text)
     with pytest.raises(ArtifactError) as caught:
         read_trtexec(tmp_path / "log.txt")
@@ -102,7 +102,7 @@ def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_missing_files_are_named(tmp_path: Path, plan: Path) -> None:
-    """Neither report nor plan may be absent."""
+    """Missing reports and missing plans are reported with their names."""
     with pytest.raises(MissingFileError, match="no such report"):
         read_trtexec(tmp_path / "none.txt")
     (tmp_path / "log.txt").write_text(LOG)
@@ -111,7 +111,7 @@ def test_missing_files_are_named(tmp_path: Path, plan: Path) -> None:
 
 
 def test_the_command_writes_a_report(tmp_path: Path, plan: Path) -> None:
-    """`retort trtexec` turns a log into the HTML report that other results get."""
+    """`retort trtexec` converts a log to the same HTML report that other results have."""
     (tmp_path / "log.txt").write_text(LOG)
     arguments = [str(tmp_path / "log.txt"), "--plan", str(plan), "--batch", "8", "--out", str(tmp_path / "r.html")]
     with pytest.raises(SystemExit) as caught:

@@ -1,4 +1,4 @@
-"""Keys: they cover the code that makes an artifact, whatever else determines it, and nothing that does not."""
+"""Keys cover the code that makes an artifact and everything else that determines it, and nothing else."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def before(copy: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("file", sorted(CHANGED))
 def test_an_edit_changes_the_keys_of_what_runs_the_file(copy: Path, before: dict[str, str], file: str) -> None:
-    """An edited file changes the key of every stage that can run it, and of no other."""
+    """An edited file changes the keys of all stages that can run it, and of no other stage."""
     path = copy / file
     original = path.read_text()
     path.write_text(original + "\n# edited\n")
@@ -112,7 +112,7 @@ def test_an_edit_changes_the_keys_of_what_runs_the_file(copy: Path, before: dict
 
 
 def test_the_part_of_a_stage_in_the_common_file_counts_for_it_alone(copy: Path, before: dict[str, str]) -> None:
-    """What is edited in the function of one stage changes the key of that stage only."""
+    """An edit in the function of one stage changes only the key of that stage."""
     path = copy / "pipeline/stages.py"
     original = path.read_text()
     path.write_text(
@@ -126,7 +126,7 @@ def test_the_part_of_a_stage_in_the_common_file_counts_for_it_alone(copy: Path, 
 
 
 def test_the_reader_of_imports_finds_what_the_syntax_tree_has() -> None:
-    """The fast reader finds every import of every module that a syntax tree has, apart from those for type checkers."""
+    """The fast reader finds every import in the syntax tree of every module, except those for type checkers."""
     wrong = {}
     for path in modules():
         text = path.read_text()
@@ -168,7 +168,7 @@ def _by_tree(text: str) -> tuple[set[tuple[int, str, str]], frozenset[str]]:
 
 @pytest.mark.parametrize(("stage", "module"), [("export", "export.stage"), ("pack", "serve.torchserve.archive")])
 def test_what_a_stage_loads_is_covered(stage: str, module: str) -> None:
-    """Every module of ours that is loaded with the code of a stage is among the files of its key."""
+    """Every module of Retort that is loaded with the code of a stage is among the files of its key."""
     code = (
         f"import sys, retort.{module}\n"
         "print(*[m.__file__ for n, m in sys.modules.items() if n.startswith('retort.') and m.__file__])"
@@ -180,7 +180,7 @@ def test_what_a_stage_loads_is_covered(stage: str, module: str) -> None:
 
 
 def test_one_formula_for_commands_and_recipes() -> None:
-    """Equal inputs give equal keys; each of options, parents, data, seed, task and target gives another one."""
+    """Equal inputs give equal keys; another value of any input gives another key."""
     base = key_of("quantize", QuantizeOptions(), [PARENT], CONTEXT)
     assert base == key_of("quantize", QuantizeOptions(), [PARENT], replace(CONTEXT, scratch=Path("elsewhere")))
     other = ArraySplit({"x": np.ones((4, 3), np.float32)}, np.zeros(4, np.int64))
@@ -211,7 +211,7 @@ def test_only_what_a_stage_depends_on_counts() -> None:
 
 
 def test_files_that_options_name_count_with_their_content(tmp_path: Path) -> None:
-    """A plan, a timer's module, a student's source and a model's weights are other inputs once they are edited."""
+    """A plan, a timer's module, a student's source and a model's weights are other inputs after an edit."""
     context = replace(CONTEXT, base=tmp_path)
     files = {name: tmp_path / name for name in ("plan.yaml", "mine.py", "weights.safetensors")}
     student = ModelSpec(source="mine:small", weights="weights.safetensors")
@@ -232,7 +232,7 @@ def test_files_that_options_name_count_with_their_content(tmp_path: Path) -> Non
 
 
 def test_every_stage_of_the_table_that_takes_something_has_its_function() -> None:
-    """The table and the functions agree, and each function takes options, parent, place and context, no more."""
+    """The table and the functions agree, and each function has options, parent, place and context as parameters."""
     for name in ON_ARTIFACTS:
         function = getattr(stages, name)
         code = function.__code__

@@ -1,4 +1,4 @@
-"""The line for NVIDIA GPUs: quantize, export with FP16 around INT8, and the engine, from one recipe."""
+"""The stages for NVIDIA GPUs: quantize, export with FP16 around INT8, and the engine, from one recipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ stages:
 
 
 def test_an_engine_needs_an_export() -> None:
-    """The engine stage stands after export, and the recipe says so."""
+    """The engine stage must come after export, and the error of the recipe says so."""
     with pytest.raises(Exception, match="`engine` needs `export` before it"):
         parse_recipe({"model": "m:f", "data": "digits", "stages": ["engine"]})
 
@@ -34,7 +34,7 @@ def test_an_engine_needs_an_export() -> None:
 @pytest.mark.trt
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 def test_the_line_ends_in_an_engine(tmp_path: Path) -> None:
-    """One recipe gives a plan whose convolutions are INT8 and the rest FP16; a second walk reuses everything."""
+    """One recipe gives a plan with INT8 convolutions and FP16 elsewhere; a second run reuses everything."""
     (tmp_path / "r.yaml").write_text(RECIPE)
     outcome = run.run(tmp_path / "r.yaml", tmp_path / "runs")
     engine = outcome.artifacts["engine"]

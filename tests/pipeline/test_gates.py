@@ -1,4 +1,4 @@
-"""Gates hold a whole interval against a bound and say so in one sentence."""
+"""Gates compare a whole interval with a bound and state the verdict in one sentence."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_sentence_names_stage_number_and_interval() -> None:
 
 
 def test_a_noisy_measurement_passes_and_misses_no_gate() -> None:
-    """Whatever its interval says, a NOISY ratio is "cannot tell", and the sentence names the noise."""
+    """For any interval, a NOISY ratio is "cannot tell", and the sentence states the noise."""
     for interval in (Interval(64.0, 44.0, 84.0, 0.95), Interval(1.0, 0.9, 1.1, 0.95)):
         result = judge(SPEED, interval, "train", "accuracy", ["blocks scatter by 40 %"])
         assert (result.verdict, result.passed) == ("cannot tell", False)
@@ -46,7 +46,7 @@ def test_a_noisy_measurement_passes_and_misses_no_gate() -> None:
 
 
 def test_an_open_interval_is_null_and_said() -> None:
-    """A ratio without an interval cannot tell; JSON has null and the sentence no infinity."""
+    """A ratio without an interval is "cannot tell"; JSON has null, and the sentence no infinity."""
     result = judge(SPEED, Interval(2.3, -math.inf, math.inf, 0.95), "train", "accuracy")
     assert result.verdict == "cannot tell"
     assert (result.low, result.high) == (None, None)

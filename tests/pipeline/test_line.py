@@ -1,4 +1,4 @@
-"""The line on a user's own model and data, from a folder outside the package."""
+"""Runs of recipes on a user's own model and data, from a folder outside the package."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder as a user has it: a model, a recipe, nothing of ours."""
+    """A folder as users have it: a model and a recipe."""
     (tmp_path / "own_net.py").write_text(NET)
     write(tmp_path, RECIPE.format(MODEL="own_net:large", DATA="digits"))
     return tmp_path
@@ -99,7 +99,7 @@ def short(folder: Path, model: str, data: str, *stages: str) -> Path:
 
 
 def retort(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The command line at work in ``folder``."""
+    """Run the command line in ``folder``."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "retort", *arguments]
     # Shells start background jobs deaf to SIGINT, and their children inherit it.
@@ -116,7 +116,7 @@ def retort(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_whole_line_then_all_reused(project: Path) -> None:
-    """A user's model walks the whole line; a second run makes nothing and says the same."""
+    """A user's model runs through all stages; a second run makes nothing and has the same result."""
     first = run.run(project / "recipe.yaml", project / "runs")
     assert list(first.artifacts) == (
         ["capture", "train", "distill", "prune", "quantize", "export", "pack", "bench", "report"]
@@ -153,7 +153,7 @@ def test_rerun_loads_no_runtime(project: Path) -> None:
 
 
 def test_changed_option_redoes_only_what_follows(project: Path) -> None:
-    """Editing a stage's options reuses what stands before it."""
+    """Editing a stage's options reuses the stages before it."""
     run.run(short(project, "own_net:large", "digits", "train: {epochs: 1}", "export"), project / "runs")
     added = "quantize: {samples: 32, timed: false}"
     changed = short(project, "own_net:large", "digits", "train: {epochs: 1}", added, "export")
@@ -169,7 +169,7 @@ def test_edited_model_is_captured_again(project: Path) -> None:
 
 
 def test_killed_run_goes_on_to_the_same_result(project: Path) -> None:
-    """A run that is killed in mid-training, again and again, ends with the very same file as one that was not."""
+    """A run that is killed several times during training ends with the same file as an uninterrupted run."""
     stages = [
         "train: {epochs: 6, batch_size: 32}",
         "prune: {macs: 0.6, importance: l2, recover: {epochs: 1}}",
@@ -189,7 +189,7 @@ def test_killed_run_goes_on_to_the_same_result(project: Path) -> None:
 
 
 def wait_for(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until training has left a new checkpoint in ``folder``."""
+    """Wait until the training has written a new checkpoint in ``folder``."""
     seen = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} if folder.exists() else {}
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
@@ -201,7 +201,7 @@ def wait_for(folder: Path, process: subprocess.Popen[str]) -> None:
 
 
 def stamp(path: Path) -> int | None:
-    """Modification time, or None when the file has gone."""
+    """Modification time, or None if the file no longer exists."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -209,7 +209,7 @@ def stamp(path: Path) -> int | None:
 
 
 def test_missed_gate_stops_the_line_and_keeps_the_work(project: Path) -> None:
-    """A gate that is missed stops the line with stage, number and interval; what was made stays."""
+    """A missed gate stops the run with stage, number and interval; finished artifacts stay."""
     recipe = short(
         project, "own_net:large", "digits", "train: {epochs: 1}", "distill: {student: 'own_net:small', epochs: 1}"
     )
@@ -220,7 +220,7 @@ def test_missed_gate_stops_the_line_and_keeps_the_work(project: Path) -> None:
 
 
 def test_gate_against_itself_is_refused(project: Path) -> None:
-    """A gate that would compare a stage with itself, and so always pass, is refused."""
+    """A gate that would compare a stage with itself, and so always pass, is rejected."""
     recipe = short(project, "own_net:small", "digits", "capture")
     recipe.write_text(recipe.read_text() + "gates:\n  - {after: capture, accuracy_drop: 0.01}\n")
     with pytest.raises(RetortError, match="compares it with itself"):
@@ -228,7 +228,7 @@ def test_gate_against_itself_is_refused(project: Path) -> None:
 
 
 def test_altered_artifact_is_refused(project: Path) -> None:
-    """A file that changed after it was written stops the run and is named."""
+    """A file that changed after it was written stops the run, and the message has its name."""
     recipe = short(project, "own_net:large", "digits", "capture")
     made = run.run(recipe, project / "runs").artifacts["capture"].main
     made.write_bytes(made.read_bytes()[:-10])
@@ -237,7 +237,7 @@ def test_altered_artifact_is_refused(project: Path) -> None:
 
 
 def test_two_runs_do_not_mix(project: Path) -> None:
-    """A second run of the same recipe in the same folder is refused while the first is at work."""
+    """A second run of the same recipe in the same folder is rejected while the first is running."""
     recipe = short(project, "own_net:large", "digits", "capture")
     with run.exclusive(project / "runs/own"), pytest.raises(MachineError, match="another `retort run`"):
         run.run(recipe, project / "runs")
@@ -245,7 +245,7 @@ def test_two_runs_do_not_mix(project: Path) -> None:
 
 @pytest.mark.parametrize("form", ["safetensors", "pt", "wrapped"])
 def test_weights_of_each_form_are_loaded(project: Path, form: str) -> None:
-    """Weights from safetensors, a state dict and a checkpoint around one give the eager model's outputs."""
+    """Weights from safetensors, a state dict and a checkpoint with one give the eager model's outputs."""
     sys.path.insert(0, str(project))
     try:
         import own_net  # type: ignore[import-not-found]
@@ -277,7 +277,7 @@ def test_weights_that_do_not_fit_are_listed(project: Path) -> None:
 
 
 def test_pickled_weights_are_refused(project: Path) -> None:
-    """A pickled module is refused, with the way to save it instead."""
+    """A pickled module is rejected with a better way to save it."""
     torch.save(torch.nn.Linear(2, 2), project / "net.pt")
     recipe = short(project, "{source: 'own_net:large', weights: net.pt}", "digits", "export")
     with pytest.raises(ArtifactError, match="pickled modules are rejected"):
@@ -295,7 +295,7 @@ def test_pickled_weights_are_refused(project: Path) -> None:
     ],
 )
 def test_bad_models_get_one_clear_message(project: Path, model: str, data: str, error: type, message: str) -> None:
-    """A factory that raises, control flow on data, a typo and a wrong input shape are each told in one message."""
+    """A factory that raises, data-dependent control flow, a typo and a wrong input shape give one message each."""
     recipe = short(project, model, data, "export")
     with pytest.raises(error, match=message) as caught:
         run.run(recipe, project / "runs")
@@ -304,7 +304,7 @@ def test_bad_models_get_one_clear_message(project: Path, model: str, data: str, 
 
 
 def test_npz_data(project: Path) -> None:
-    """Data in an npz walk the line."""
+    """A recipe runs with data in an npz file."""
     images = np.random.default_rng(0).random((80, 1, 8, 8), np.float32)
     np.savez(project / "own.npz", x=images, y=np.arange(80) % 10)
     outcome = run.run(short(project, "own_net:large", "own.npz", "train: {epochs: 1}", "export"), project / "runs")
@@ -312,7 +312,7 @@ def test_npz_data(project: Path) -> None:
 
 
 def test_image_folder_data(project: Path) -> None:
-    """A folder of images walks the line, and its classes are learned."""
+    """A recipe runs with a folder of images, and the model learns its classes."""
     for name, shade in (("dark", 30), ("light", 220)):
         (project / "pictures" / name).mkdir(parents=True)
         for index in range(30):

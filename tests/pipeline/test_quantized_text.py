@@ -1,4 +1,4 @@
-"""A BERT classifier trained here on real text goes through the whole line, in both forms of INT8."""
+"""A BERT classifier that is trained on real text runs through all stages, in both forms of INT8."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "retort.examples.documentation"
 
 
 def test_texts_become_numbers_of_one_length() -> None:
-    """A start, hashed words and zeros; the names that would give the source away are left out."""
+    """A start token, hashed words and zeros; names that reveal the source are left out."""
     ids = encode("Return the NumPy array of torch, sorted along an axis.")
     assert ids.shape == (LENGTH,)
     assert ids[0] == 1
@@ -39,7 +39,7 @@ def test_texts_become_numbers_of_one_length() -> None:
 
 @pytest.mark.slow
 def test_a_bert_classifier_keeps_its_accuracy_in_both_forms(tmp_path: Path) -> None:
-    """Trained on docstrings, quantized and exported: a point is lost at most; all but the small head is integer."""
+    """Trained on docstrings, quantized and exported, it loses at most a point; only the small head is not integer."""
     context = Context(load_data(DataSpec(source=f"{NAME}:splits"), Path.cwd()), scratch=tmp_path / "scratch")
     program = stages.capture(CaptureOptions(), ModelSpec(source=f"{NAME}:bert"), Place(tmp_path / "capture"), context)
     dense = stages.train(TrainOptions(epochs=5, learning_rate=1e-3), program, Place(tmp_path / "train"), context)

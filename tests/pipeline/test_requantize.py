@@ -1,4 +1,4 @@
-"""INT8 programs that meet another target: placed anew from their FP32 program, or refused with the command."""
+"""INT8 programs for another target: quantized again from their FP32 program, or rejected with the command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROUGH = QuantizeOptions(method="minmax", correction=("none",), smooth=False, sam
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A captured program and its INT8 form for cpu, side by side."""
+    """A captured program and its INT8 form for cpu, in one folder."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("runs")
     net = nn.Sequential(nn.Conv2d(3, 16, 3, 3), nn.Hardswish(), nn.Conv2d(16, 16, 1), nn.Flatten(), nn.Linear(256, 4))
@@ -49,8 +49,8 @@ def _copied(runs: Path, folder: Path, *names: str) -> list[Artifact]:
     return [load_artifact(shutil.copytree(runs / name, folder / name)) for name in names]
 
 
-def test_a_program_tells_its_target_and_its_origin(runs: Path, tmp_path: Path) -> None:
-    """The target stands in the artifact and in a bare file; the FP32 program is found by its key, beside it."""
+def test_a_program_has_its_target_and_its_origin(runs: Path, tmp_path: Path) -> None:
+    """The target is in the artifact and in a bare file; the FP32 program is found by its key, in the same folder."""
     int8 = load_artifact(runs / "int8")
     assert quantized_for(int8) == "cpu"
     assert quantized_for(load_artifact(int8.main)) == "cpu"
@@ -62,8 +62,8 @@ def test_a_program_tells_its_target_and_its_origin(runs: Path, tmp_path: Path) -
     assert origin_of(load_artifact(int8.main)) is None
 
 
-def test_an_export_for_another_target_is_placed_anew(runs: Path, tmp_path: Path) -> None:
-    """From a program for cpu comes the file that quantizing for TensorRT would have given, without a fault."""
+def test_an_export_for_another_target_is_quantized_again(runs: Path, tmp_path: Path) -> None:
+    """From a program for cpu, it gives the file that quantizing for TensorRT would have given, without a fault."""
     _, int8 = _copied(runs, tmp_path, "capture", "int8")
     options = ExportOptions(target="tensorrt", batch_sizes=(2,), golden=1)
     made = dispatch.run_stage("export", options, int8, Place(tmp_path / "file"), _context(tmp_path))
@@ -77,7 +77,7 @@ def test_an_export_for_another_target_is_placed_anew(runs: Path, tmp_path: Path)
 
 
 def test_quantizing_an_int8_program_for_another_target_starts_from_its_origin(runs: Path, tmp_path: Path) -> None:
-    """`retort quantize INT8 --target tensorrt` quantizes the FP32 program; for the same target it is refused."""
+    """`retort quantize INT8 --target tensorrt` quantizes the FP32 program; for the same target it is rejected."""
     _, int8 = _copied(runs, tmp_path, "capture", "int8")
     place = Place(tmp_path / "gpu", parents=("int8",))
     made = dispatch.run_stage("quantize", ROUGH, int8, place, _context(tmp_path, "tensorrt"))
@@ -91,7 +91,7 @@ def test_quantizing_an_int8_program_for_another_target_starts_from_its_origin(ru
 
 @pytest.mark.parametrize("name", ["quantize", "export"])
 def test_without_its_origin_it_is_refused_with_the_command(runs: Path, tmp_path: Path, name: str) -> None:
-    """A lone INT8 program for cpu is not bent into a file for TensorRT: the message says what to run."""
+    """An INT8 program for cpu without its FP32 program is not converted: the message has the command to run."""
     (int8,) = _copied(runs, tmp_path, "int8")
     options = ROUGH if name == "quantize" else ExportOptions()
     for given in (int8, load_artifact(int8.main)):
@@ -102,7 +102,7 @@ def test_without_its_origin_it_is_refused_with_the_command(runs: Path, tmp_path:
 
 
 def test_a_trained_int8_program_is_not_trained_again_unasked(runs: Path, tmp_path: Path) -> None:
-    """Quantization-aware training belongs to its target; exporting it for another is refused."""
+    """Quantization-aware training depends on the target; exporting the result for another target is rejected."""
     capture_, int8 = _copied(runs, tmp_path, "capture", "int8")
     told = QuantizeOptions.model_validate({**int8.manifest.options, "qat": {"epochs": 1}})
     place = Place(tmp_path / "trained", "trained", (capture_.key,))

@@ -1,4 +1,4 @@
-"""The report's plots: what matplotlib draws fits the page, and no number makes it fail."""
+"""The report's plots fit the page, and no value makes them fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def spread(low: float | None, value: float | None, high: float | None) -> result
 
 
 def stage(name: str, metric: float = 0.9, ms: float = 1.0, ratio: result.Spread | None = None) -> result.StageEntry:
-    """A stage that was judged and timed at one batch size."""
+    """A stage with accuracy and times at one batch size."""
     timed = result.LatencyEntry.model_construct(
         median_ms=spread(ms * 0.99, ms, ms * 1.01), ratio=ratio, verdict="cannot tell", blocks_ms=(), percentiles=()
     )
@@ -55,7 +55,7 @@ def test_open_and_missing_ends_are_drawn_to_the_border(ends: Ends, zero: float, 
 
 
 def test_the_same_numbers_give_the_same_bytes() -> None:
-    """Plots carry no date and no random name, so that a report of the same result is the same file."""
+    """Plots contain no date and no random name, so that a report of the same result is the same file."""
     found = outcome(stage("train"), stage("export", 0.88, 0.4, spread(0.5, 1.0, 2.0)))
     first, second = ([plot.svg for plot in plots.all_plots(found)] for _ in range(2))
     assert first == second
@@ -63,7 +63,7 @@ def test_the_same_numbers_give_the_same_bytes() -> None:
 
 
 def test_plots_take_the_colours_and_the_font_of_the_page() -> None:
-    """Colours are the page's own variables, light or dark; text is text without a family; nothing is fetched."""
+    """Plots use the page's variables for colours, light or dark, and text without a font family, and load nothing."""
     svg = plots.sizes(outcome(stage("train"), stage("a & <b> $x$"))).svg
     assert "var(--s0)" in svg
     assert "var(--ref)" in svg
@@ -72,7 +72,7 @@ def test_plots_take_the_colours_and_the_font_of_the_page() -> None:
 
 
 class Names(HTMLParser):
-    """Collects what is named and what is referred to."""
+    """Collects names and references."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Names(HTMLParser):
 
 
 def test_every_reference_inside_a_plot_has_its_target() -> None:
-    """What a drawing refers to by name is in the same drawing, once."""
+    """Every reference in a drawing has exactly one target in the same drawing."""
     for plot in plots.all_plots(outcome(stage("train"), stage("export", 0.88, 0.4))):
         names = Names()
         names.feed(plot.svg)
@@ -99,8 +99,8 @@ def test_every_reference_inside_a_plot_has_its_target() -> None:
     ("low", "high", "log"),
     [(0.0, 0.037, False), (-3.2, 9.9, False), (0.01, 70, True), (0.9, 1.1, True), (5, 5, True), (0.9, 0.9, False)],
 )
-def test_ticks_are_few_and_tell_values_apart(low: float, high: float, log: bool) -> None:
-    """Some ticks lie inside the plot, not too many, and no two have the same words."""
+def test_ticks_are_few_and_have_different_labels(low: float, high: float, log: bool) -> None:
+    """Some ticks are inside the plot, not too many, and all their labels differ."""
     with drawing.axes(200) as ax:
         drawing.scale(ax.xaxis, [low, high], log, formatting.tick)
         limits = ax.get_xlim()
@@ -111,7 +111,7 @@ def test_ticks_are_few_and_tell_values_apart(low: float, high: float, log: bool)
 
 
 def test_labels_keep_out_of_each_others_way() -> None:
-    """Five points close together get labels that do not overlap; two on one another share theirs."""
+    """Labels of five points that are close together do not overlap; two equal points share a label."""
     points = [(0.40 + 0.03 * k, 0.50 - 0.02 * k, f"stage {k}") for k in range(5)]
     with drawing.axes(330) as ax:
         drawing.scale(ax.xaxis, [0, 1])

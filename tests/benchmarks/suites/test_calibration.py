@@ -1,4 +1,4 @@
-"""The calibration suite: images made when read, the table's ratio, and bad names."""
+"""The calibration suite: images that are made when read, the table's ratio, and unknown names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from retort.benchmarks.suites import calibration
 
 
 def test_images_are_the_same_each_time_and_differ() -> None:
-    """The same index gives the same image, another index another, whatever is read beside it."""
+    """The same index gives the same image, and another index another image, independent of the batch."""
     images = calibration.Images(8)
     one, targets = images.read([3, 4])
     again, _ = images.read([4])
@@ -20,7 +20,7 @@ def test_images_are_the_same_each_time_and_differ() -> None:
 
 
 def test_the_table_compares_with_min_max(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every method's time stands beside that of min-max, its memory in megabytes; an unknown one is refused."""
+    """The table has every method's time relative to min-max and its memory in megabytes; unknown ones are rejected."""
     rows = [
         {"method": "minmax", "cpu_s": 20.0, "above_model_bytes": 100e6},
         {"method": "mse", "cpu_s": 25.0, "above_model_bytes": 120e6},

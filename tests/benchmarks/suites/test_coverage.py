@@ -1,4 +1,4 @@
-"""The coverage suite: models that others wrote and awkward ones are cut by half, proven, exported and trained on."""
+"""The coverage suite: models of others and difficult ones are pruned by half, proven, exported and trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODELS = coverage.models()
 
 
 def test_the_suite_is_as_wide_as_it_claims() -> None:
-    """At least 45 architectures come from transformers; recurrent nets, a U-Net and a DenseNet are our own."""
+    """At least 45 architectures are from transformers; recurrent networks, a U-Net and a DenseNet are our own."""
     names = [name for _, name in MODELS]
     assert len(set(names)) == len(names)
     assert sum("transformers_zoo" in zoo for zoo, _ in MODELS) >= 45
@@ -25,7 +25,7 @@ def test_the_suite_is_as_wide_as_it_claims() -> None:
 
 
 def test_rows_are_appended_and_taken_up_again(tmp_path: Path) -> None:
-    """A model that went well is not run again, one that failed is, and the table has a line for each."""
+    """A model that succeeded is not run again, a failed one is, and the table has a line for each."""
     pytest.importorskip("transformers")
     path = tmp_path / "coverage.jsonl"
     failed = {"model": "tied_words", "asked": 0.5, "fault": "crash: killed"}
@@ -43,7 +43,7 @@ def test_rows_are_appended_and_taken_up_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("zoo", "name"), MODELS, ids=[name for _, name in MODELS])
 def test_half_of_every_architecture_goes(zoo: str, name: str, tmp_path: Path) -> None:
-    """At least 40 % of the multiply-accumulates go, proven in PyTorch and in ONNX Runtime, and what is left trains."""
+    """At least 40 % of the multiply-accumulates are removed, proven in PyTorch and ONNX Runtime; the rest can train."""
     if "transformers" in zoo:
         pytest.importorskip("transformers")
     row = coverage.measure(zoo, name, 0.5, tmp_path)

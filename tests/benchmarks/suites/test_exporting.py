@@ -1,4 +1,4 @@
-"""The export suite: rows by model and part, taken up again; a fault stands in its row."""
+"""The export suite: rows by model and part, which are kept for the next run; a failure is recorded in its row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODELS = coverage.models()
 
 
 def test_rows_are_appended_and_taken_up_again(tmp_path: Path) -> None:
-    """A part that went well is not run again, one that failed is, and the table has a line for each model."""
+    """A part that succeeded is not run again, a failed one is, and the table has a line for each model."""
     path = tmp_path / "exporting.jsonl"
     path.write_text(json.dumps({"model": "lstm", "part": "export", "fault": "crash: killed"}) + "\n")
     found = exporting.run(["lstm"], path, SILENT, ["export", "sizes"])
@@ -36,7 +36,7 @@ def test_rows_are_appended_and_taken_up_again(tmp_path: Path) -> None:
 
 
 def test_axes_are_tried_by_the_kind_of_input() -> None:
-    """Words and sound have a length, pictures two sides, tables neither."""
+    """Text and audio have a length, images two sides, and tables no dynamic axis."""
     words, table = np.zeros((1, 12), np.int64), np.zeros((1, 12), np.float32)
     assert lengths({"words": words}) == [{"words": {1: "sequence"}}]
     assert lengths({"table": table}) == []
@@ -48,8 +48,8 @@ def test_axes_are_tried_by_the_kind_of_input() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fnet", "mobilevit_v2", "two_inputs", "conv_lstm"])
-def test_awkward_architectures_walk_all_parts(name: str, tmp_path: Path) -> None:
-    """Fourier layers, folded patches, several inputs and loops export for both targets, in INT8, and come back."""
+def test_difficult_architectures_pass_all_parts(name: str, tmp_path: Path) -> None:
+    """Fourier layers, folded patches, several inputs and loops are exported for both targets, in INT8, and imported."""
     pytest.importorskip("transformers")
     found = exporting.run([name], tmp_path / "rows.jsonl", SILENT)[name]
     assert {part: row["fault"] for part, row in found.items() if "fault" in row} == {}

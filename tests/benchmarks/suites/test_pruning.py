@@ -1,4 +1,4 @@
-"""The pruning suites: what several seeds come to, what the tables say, and bad names."""
+"""The pruning suites: the summary of several seeds, the tables, and unknown names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retort.benchmarks.suites import pruning, pruning_latency
 
 
 def row(seed: int, ours: float, theirs: float, ok: bool = True) -> dict[str, Any]:
-    """A seed's row in which a tool is right on a share of a hundred samples."""
+    """The row of a seed in which a tool classifies a share of a hundred samples correctly."""
     targets = np.arange(100) % 2
     scores = {}
     for key, share in (("retort", ours), ("torch_pruning", theirs)):
@@ -32,7 +32,7 @@ def row(seed: int, ours: float, theirs: float, ok: bool = True) -> dict[str, Any
 
 
 def test_seeds_are_pooled() -> None:
-    """Accuracy is the mean over seeds, the lead that of all samples together, latency the median."""
+    """Accuracy is the mean over seeds, the lead is that of all samples together, and latency is the median."""
     found = pruning.together([row(0, 0.9, 0.8), row(1, 0.8, 0.8)])
     assert found["accuracy"]["retort"]["after"] == pytest.approx(0.85)
     assert found["lead"]["value"] == pytest.approx(0.05)
@@ -43,14 +43,14 @@ def test_seeds_are_pooled() -> None:
 
 
 def test_a_tool_that_failed_once_failed() -> None:
-    """One seed's failure is the row's, with its reason, and there is no lead over it."""
+    """If one seed failed, the row has the failure and its reason, and no lead."""
     found = pruning.together([row(0, 0.9, 0.8), row(1, 0.8, 0.8, ok=False)])
     assert "lead" not in found
     assert any("IndexError" in line[2] for line in pruning.table([found]))
 
 
-def test_the_latency_table_says_what_was_asked_and_got(capsys: pytest.CaptureFixture[str]) -> None:
-    """A landed case shows how far off it is, a refused one its reason; an unknown name is answered with the names."""
+def test_the_latency_table_has_requested_and_measured_times(capsys: pytest.CaptureFixture[str]) -> None:
+    """A case that was reached has its deviation, a rejected case its reason; for an unknown name there is a list."""
     landed = {
         "net": "bert", "batch": 32, "asked_share": 0.5, "dense_ms": 4.0, "asked_ms": 2.0, "got_ms": 2.04,
         "got_low_ms": 2.0, "got_high_ms": 2.1, "verdict": "landed", "macs_share": 0.4, "tried": 3, "seconds": 9.0,

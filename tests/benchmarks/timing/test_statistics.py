@@ -44,13 +44,13 @@ loadgen.StartTestWithLogSettings(loadgen.ConstructSUT(issue, lambda: None), samp
     ],
 )
 def test_samples_needed_are_those_of_loadgen(percentile: float, needed: list[int]) -> None:
-    """The table of benchmarks.md 2.2 comes out exactly, for 0, 1, 2, 5 and 10 discarded samples."""
+    """The table of benchmarks.md 2.2 is reproduced exactly, for 0, 1, 2, 5 and 10 discarded samples."""
     assert [statistics.samples_needed(percentile, discarded) for discarded in (0, 1, 2, 5, 10)] == needed
 
 
 @pytest.mark.parametrize("count", [64, 65, 300])
 def test_bound_equals_loadgen_on_the_same_latencies(count: int, tmp_path: Path) -> None:
-    """LoadGen's early-stopping estimate of p90 is our bound, to the nanosecond, on the latencies it logged itself."""
+    """LoadGen's early-stopping estimate of p90 equals our bound to the nanosecond, on its own logged latencies."""
     pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed")
     subprocess.run([sys.executable, "-c", LOADGEN, str(tmp_path), str(count)], check=True, capture_output=True)
     trace = (tmp_path / "mlperf_log_trace.json").read_text()
@@ -63,7 +63,7 @@ def test_bound_equals_loadgen_on_the_same_latencies(count: int, tmp_path: Path) 
 
 
 def test_percentile_is_withheld_when_samples_are_too_few() -> None:
-    """With 661 samples there is a p90 and no p99, and the number that is needed is told."""
+    """With 661 samples there is a p90 but no p99, and the message has the number that is needed."""
     samples = np.random.default_rng(0).lognormal(size=661)
     p90, p99 = statistics.percentile_interval(samples, 90), statistics.percentile_interval(samples, 99)
     assert known(p90.low) <= known(p90.value) <= known(p90.high)
@@ -74,7 +74,7 @@ def test_percentile_is_withheld_when_samples_are_too_few() -> None:
 
 @pytest.mark.parametrize("percentile", [50.0, 90.0, 99.0])
 def test_percentile_interval_covers_heavy_tails(percentile: float) -> None:
-    """The 99 % interval holds the true percentile of a Pareto law in 99 % of 1,000 runs."""
+    """The 99 % interval contains the true percentile of a Pareto law in 99 % of 1,000 runs."""
     runs = np.random.default_rng(2).pareto(1.5, size=(1000, 700))
     truth = (1 - percentile / 100) ** (-1 / 1.5) - 1
     found = [statistics.percentile_interval(run, percentile) for run in runs]
@@ -90,7 +90,7 @@ def test_binomial_test_equals_scipy() -> None:
 
 
 def test_ratio_interval_covers_the_truth_under_shared_disturbance() -> None:
-    """Rounds whose disturbance hits both candidates leave the 95 % interval of the ratio at 93 % coverage or more."""
+    """If disturbances of a round affect both candidates, the 95 % interval of the ratio has at least 93 % coverage."""
     rng = np.random.default_rng(4)
     held, width = 0, []
     for seed in range(300):
@@ -106,7 +106,7 @@ def test_ratio_interval_covers_the_truth_under_shared_disturbance() -> None:
 
 @pytest.mark.parametrize("rounds", [8, 16, 32])
 def test_a_machine_with_two_states_gives_the_ratio_of_the_undisturbed_one(rounds: int) -> None:
-    """Where most rounds are slowed down, one model more than the other, the intervals hold the calm machine's ratio."""
+    """If most rounds are slowed down, one model more than the other, the intervals contain the undisturbed ratio."""
     rng = np.random.default_rng(3)
     held, values = 0, []
     for seed in range(300):
@@ -121,7 +121,7 @@ def test_a_machine_with_two_states_gives_the_ratio_of_the_undisturbed_one(rounds
 
 
 def test_few_rounds_give_no_interval() -> None:
-    """Five rounds cannot carry 95 % confidence: the interval has no ends and nothing is decided."""
+    """Five rounds are too few for 95 % confidence: the interval has no ends and there is no verdict."""
     ratio = statistics.ratio_interval([2.0] * 5, [1.0] * 5, 0.95)
     assert ratio.value == pytest.approx(2.0)
     assert (ratio.low, ratio.high, ratio.verdict) == (None, None, "cannot tell")

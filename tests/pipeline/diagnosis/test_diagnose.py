@@ -1,4 +1,4 @@
-"""The doctor on a model: ten planted faults, each named; a sound model left in peace."""
+"""The diagnosis of a model: each of ten planted faults is found, and a sound model has no finding."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    """Digits in three unlike colours."""
+    """Digits in three different colours."""
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
     grey, labels = (digits.images / 16).astype(np.float32)[order][:, None], digits.target[order]
@@ -84,13 +84,13 @@ def trained(data: Splits, seed: int) -> Program:
 
 @pytest.fixture(scope="module")
 def program(data: Splits) -> Program:
-    """The network, trained."""
+    """The trained network."""
     return trained(data, 0)
 
 
 @pytest.fixture(scope="module")
 def files(program: Program, data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound line: program, ONNX file, INT8 program, Q/DQ file."""
+    """The sound forms of the model: program, ONNX file, INT8 program, Q/DQ file."""
     folder = tmp_path_factory.mktemp("line")
     context = Context(data)
     save_program(program, folder / "fp32.pt2")
@@ -102,7 +102,7 @@ def files(program: Program, data: Splits, tmp_path_factory: pytest.TempPathFacto
 
 
 def named(found: Diagnosis) -> tuple[str, str]:
-    """The first cause and where it is."""
+    """The first cause and its place."""
     assert found.findings, found.forms
     return found.findings[0].cause, found.findings[0].where
 
@@ -112,8 +112,8 @@ def saved(program: Program, path: Path) -> Path:
     return path
 
 
-def test_a_sound_model_is_left_in_peace(files: Path, data: Splits) -> None:
-    """All four forms agree, nothing is broken, nothing is found."""
+def test_a_sound_model_has_no_finding(files: Path, data: Splits) -> None:
+    """All four forms agree, none is faulty, and there is no finding."""
     models = [files / "fp32.pt2", files / "fp32" / "model.onnx", files / "int8.pt2", files / "int8" / "model.onnx"]
     found = diagnose(models, Context(data))
     assert [form.name for form in found.forms] == ["program", "ONNX file", "INT8 program", "Q/DQ file"]
@@ -124,7 +124,7 @@ def test_a_sound_model_is_left_in_peace(files: Path, data: Splits) -> None:
 
 
 def test_fault_1_a_wrong_preprocessing_scale(program: Program, files: Path, data: Splits, tmp_path: Path) -> None:
-    """Calibrated on 0 to 255 and used on 0 to 1: the input is named, with the factor."""
+    """Calibrated on 0 to 255 and used on 0 to 1: the finding has the input and the factor."""
     wild = ArraySplit({"image": in_memory(data.calibration).inputs["image"] * 255})
     int8 = saved(quantize_program(program, PLAIN, wild, "cpu"), tmp_path / "int8.pt2")
     found = diagnose([files / "fp32.pt2", int8], Context(data))
@@ -134,7 +134,7 @@ def test_fault_1_a_wrong_preprocessing_scale(program: Program, files: Path, data
 
 
 def test_a_wrong_scale_of_the_data_is_seen_without_int8(files: Path, data: Splits) -> None:
-    """The samples themselves are far larger than those of capture."""
+    """The samples are much larger than those of the capture."""
     train = in_memory(data.train)
     loud = ArraySplit({"image": train.inputs["image"] * 255}, train.targets)
     wild = Splits(loud, loud, loud, loud)
@@ -144,7 +144,7 @@ def test_a_wrong_scale_of_the_data_is_seen_without_int8(files: Path, data: Split
 
 
 def test_fault_2_an_outlier_channel(program: Program, data: Splits, tmp_path: Path) -> None:
-    """From the FP32 program alone: the layer with the planted channel is named, and the channel."""
+    """From the FP32 program alone, the finding has the layer with the planted channel and the channel."""
     broken = clone(program)
     fetch(broken.module, "wide_norm.bias").data[5] = 2000.0
     for name in ("gate.weight", "last.weight"):
@@ -156,7 +156,7 @@ def test_fault_2_an_outlier_channel(program: Program, data: Splits, tmp_path: Pa
 
 
 def test_fault_3_a_clipped_activation(files: Path, data: Splits, tmp_path: Path) -> None:
-    """One grid five times too small: its tensor is named, and no other."""
+    """One grid is five times too small: the finding has its tensor, and there is no other."""
     broken = load_program(files / "int8.pt2")
     path = next(name for name, _ in broken.module.named_buffers() if "relu_1" in name and name.endswith("scale"))
     fetch(broken.module, path).div_(8)
@@ -166,7 +166,7 @@ def test_fault_3_a_clipped_activation(files: Path, data: Splits, tmp_path: Path)
 
 
 def test_fault_4_a_calibration_set_of_one_class(program: Program, files: Path, data: Splits, tmp_path: Path) -> None:
-    """A calibration split with nothing but ones is told from its labels."""
+    """A calibration split with only one class is found from its labels."""
     ones = np.flatnonzero(known(in_memory(data.train).targets) == 1)[:64]
     one_class = ArraySplit(
         {"image": in_memory(data.train).inputs["image"][ones]}, known(in_memory(data.train).targets)[ones]
@@ -176,10 +176,10 @@ def test_fault_4_a_calibration_set_of_one_class(program: Program, files: Path, d
     assert named(diagnose([files / "fp32.pt2", int8], context)) == ("calibration set", "the calibration split")
 
 
-def test_ranges_of_one_kind_of_sample_are_told_without_labels(
+def test_ranges_of_one_kind_of_sample_are_found_without_labels(
     program: Program, files: Path, data: Splits, tmp_path: Path
 ) -> None:
-    """Calibrated on pale images alone, most ranges are too narrow and none too wide."""
+    """If only pale images were used for calibration, most ranges are too narrow and none is too wide."""
     pale = in_memory(data.calibration).inputs["image"] * 0.45
     pale[:, 1] = 0.5
     int8 = saved(quantize_program(program, PLAIN, ArraySplit({"image": pale}), "cpu"), tmp_path / "int8.pt2")
@@ -187,7 +187,7 @@ def test_ranges_of_one_kind_of_sample_are_told_without_labels(
 
 
 def test_fault_5_swapped_channels(program: Program, files: Path, data: Splits, tmp_path: Path) -> None:
-    """An ONNX file made for BGR is told by the order that puts it right."""
+    """For an ONNX file that expects BGR, the finding has the order of channels that corrects it."""
     broken = clone(program)
     stem = fetch(broken.module, "stem.weight").data
     stem.copy_(stem[:, [2, 1, 0]].clone())
@@ -207,7 +207,7 @@ def edited(path: Path, edit: Callable[[onnx.ModelProto], None], target: Path) ->
 
 
 def test_fault_6_a_wrong_weight_axis(files: Path, data: Splits, tmp_path: Path) -> None:
-    """A square convolution whose scales run along its inputs is named with both axes."""
+    """For a square convolution whose scales are along its inputs, the finding has both axes."""
 
     def turn(model: onnx.ModelProto) -> None:
         names = {item.name: list(item.dims) for item in model.graph.initializer}
@@ -223,7 +223,7 @@ def test_fault_6_a_wrong_weight_axis(files: Path, data: Splits, tmp_path: Path) 
 
 
 def test_fault_7_a_wrong_zero_point(files: Path, data: Splits, tmp_path: Path) -> None:
-    """A ReLU's output quantized around 128 loses its upper half: the zero point is named."""
+    """A ReLU's output quantized around 128 loses its upper half: the finding has the zero point."""
 
     def shift(model: onnx.ModelProto) -> None:
         relu = next(node for node in model.graph.node if node.op_type == "QuantizeLinear" and "relu" in node.input[0])
@@ -240,7 +240,7 @@ def test_fault_7_a_wrong_zero_point(files: Path, data: Splits, tmp_path: Path) -
 
 
 def test_fault_8_batch_norm_left_in_training(program: Program, files: Path, data: Splits, tmp_path: Path) -> None:
-    """Outputs that depend on the neighbours in the batch are told as such."""
+    """Outputs that depend on other samples of the batch are reported as such."""
     broken = clone(program)
     for node in broken.module.graph.nodes:
         if "batch_norm" in str(node.target):
@@ -252,7 +252,7 @@ def test_fault_8_batch_norm_left_in_training(program: Program, files: Path, data
 
 
 def test_fault_9_a_saturated_sigmoid(program: Program, data: Splits, tmp_path: Path) -> None:
-    """A gate whose inputs are far too large, so that it knows only 0 and 1, is named."""
+    """A gate whose inputs are so large that its output is always 0 or 1 is found."""
     broken = clone(program)
     fetch(broken.module, "gate.weight").data *= 400
     found = diagnose([saved(broken, tmp_path / "fp32.pt2")], Context(data))
@@ -261,7 +261,7 @@ def test_fault_9_a_saturated_sigmoid(program: Program, data: Splits, tmp_path: P
 
 
 def test_fault_10_a_stale_calibration(files: Path, data: Splits, tmp_path: Path) -> None:
-    """Scales of one training with the weights of another."""
+    """Scales from one training with the weights of another are found."""
     fresh, stale = trained(data, 7), load_program(files / "int8.pt2")
     made = quantize_program(fresh, PLAIN, data.calibration, "cpu")
     state = stale.module.state_dict()
@@ -273,8 +273,8 @@ def test_fault_10_a_stale_calibration(files: Path, data: Splits, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_broken_model_is_mended_on_request(program: Program, data: Splits, tmp_path: Path) -> None:
-    """The ladder, and layers in floating point where it is not enough, bring the planted outlier back."""
+def test_a_broken_model_is_fixed_on_request(program: Program, data: Splits, tmp_path: Path) -> None:
+    """Corrections, and layers in floating point if they are not enough, fix the planted outlier."""
     broken = clone(program)
     fetch(broken.module, "wide_norm.bias").data[5] = 2000.0
     for name in ("gate.weight", "last.weight"):
@@ -286,14 +286,14 @@ def test_a_broken_model_is_mended_on_request(program: Program, data: Splits, tmp
 
 
 def test_no_model_is_refused(data: Splits) -> None:
-    """It is said what to give."""
+    """Without a model, the message says what to give."""
     with pytest.raises(UserError, match="no model"):
         diagnose([], Context(data))
 
 
 @pytest.mark.slow
 def test_the_command_prints_its_findings_as_json(files: Path) -> None:
-    """`retort doctor MODEL… --data … --json` is one line with forms, the first broken one and findings."""
+    """`retort doctor MODEL… --data … --json` prints one line with forms, the first faulty one and findings."""
     command = [sys.executable, "-m", "retort", "doctor", str(files / "fp32.pt2"), "--data", "digits", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     told = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The doctor on nets that its rules were not made for: the same ten faults planted in a CNN, a ViT, a BERT, an RNN."""
+"""The diagnosis of other networks: the same ten faults planted in a CNN, a ViT, a BERT and an RNN."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Text(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A net, its input, and where faults go: norm bias with what reads it, gate weight, a node to clip."""
+    """A network, its input, and places for faults: norm bias with its reader, gate weight, a node to clip."""
 
     build: Callable[[], nn.Module]
     inputs: str
@@ -124,7 +124,7 @@ CASES = {
 
 
 def _values(kind: str, labels: np.ndarray, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Samples whose class shows: in the orientation of stripes, in a channel's frequency, or in marker tokens."""
+    """Samples with visible classes: the orientation of stripes, a channel's frequency, or marker tokens."""
     rows = len(labels)
     if kind == "ids":
         ids = random.integers(10, 60, (rows, 16))
@@ -298,7 +298,7 @@ MENDED = {("vit", "outlier channel")}
 
 
 def _fits(name: str, fault: str) -> bool:
-    """Whether a net has what a fault is about."""
+    """Whether a network has the kind of node to which a fault applies."""
     case = CASES[name]
     has = {"float": case.inputs != "ids", "norm": case.batch_norm, "gate": bool(case.gate), "": True}
     return has[NEEDS.get(fault, "")]
@@ -306,7 +306,7 @@ def _fits(name: str, fault: str) -> bool:
 
 @pytest.mark.parametrize(("name", "fault"), [(n, f) for n in CASES for f in FAULTS if _fits(n, f)])
 def test_a_planted_fault_is_named_first(name: str, fault: str, tmp_path: Path) -> None:
-    """The first finding is the fault that was planted; one that smoothing has mended leaves nothing to find."""
+    """The first finding is the planted fault; if smoothing has already fixed the fault, there is no finding."""
     models, context = FAULTS[fault](name, tmp_path, Context(_data(CASES[name].inputs)))
     found = diagnose(models, context)
     if (name, fault) in MENDED:
@@ -318,8 +318,8 @@ def test_a_planted_fault_is_named_first(name: str, fault: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_sound_net_is_left_in_peace(name: str, tmp_path: Path) -> None:
-    """Nothing is found in a net that nothing was done to."""
+def test_a_sound_net_has_no_finding(name: str, tmp_path: Path) -> None:
+    """A network without a planted fault has no finding."""
     paths = [_saved(_trained(name), tmp_path / "fp32.pt2"), _saved(_int8(name), tmp_path / "int8.pt2")]
     found = diagnose(paths, Context(_data(CASES[name].inputs)))
     assert found.findings == []

@@ -1,4 +1,4 @@
-"""Never slower: INT8 is timed against FP32, what keeps it slow is named, and `prefer: fastest` ships the faster."""
+"""INT8 is timed against FP32, the layers that make it slow are listed, and `prefer: fastest` ships the faster one."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def context(tmp_path: Path) -> Context:
 
 
 class Clock:
-    """Stands for the machine: what it says of each program in turn, and what a search for placements finds."""
+    """A simulated machine: the ratio of each program in turn, and the result of a search for placements."""
 
     def __init__(
         self, patch: pytest.MonkeyPatch, said: list[Ratio], found: Sequence[PlacementFacts | BaseException]
@@ -97,7 +97,7 @@ class Clock:
         return {"1": next(self.said)}
 
     def search(self, *_: object) -> PlacementFacts:
-        """The next finding, or what it raises."""
+        """The next result, or the next exception."""
         self.searched += 1
         found = next(self.found)
         if isinstance(found, BaseException):
@@ -109,7 +109,7 @@ class Clock:
 def test_only_what_is_slower_is_searched_and_made_again(
     parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first: Ratio
 ) -> None:
-    """A program that is faster everywhere is kept; one that is not is made again without what is faster in FP32."""
+    """A program that is faster everywhere is kept; another one is made again without layers that are faster in FP32."""
     clock, place = Clock(monkeypatch, [first, FAST], [FOUND]), Place(tmp_path / "int8", "k")
     made = stages.quantize(ROUGH, parent, place, context)
     assert made.facts.get("float_for_speed", {}) == (FOUND.float if first is SLOW else {})
@@ -123,7 +123,7 @@ def test_only_what_is_slower_is_searched_and_made_again(
 def test_a_killed_search_goes_on_with_what_was_measured(
     parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The first program takes its place only once it is known to stay; its time is not measured twice."""
+    """The first program is stored only when it is final; its time is not measured twice."""
     place, clock = (
         Place(tmp_path / "int8", "k"),
         Clock(monkeypatch, [SLOW], [KeyboardInterrupt(), FOUND.model_copy(update={"float": {}})]),
@@ -148,7 +148,7 @@ def test_a_killed_search_goes_on_with_what_was_measured(
 def test_a_search_that_failed_or_was_noisy_is_not_taken_for_nothing_found(
     parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failed: Any
 ) -> None:
-    """Only a search that decided is stored: the next program of the same key is searched again."""
+    """Only a search with a result is stored; otherwise, the next program of the same key is searched again."""
     clock = Clock(monkeypatch, [SLOW, SLOW, FAST], [failed, FOUND])
     first = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
     assert "float_for_speed" not in first.facts
@@ -163,7 +163,7 @@ def test_a_search_that_failed_or_was_noisy_is_not_taken_for_nothing_found(
 def test_a_noisy_time_is_read_once(
     parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A NOISY ratio is told by whoever made it, and measured again by whoever asks next."""
+    """A NOISY ratio is returned to the first caller, and measured again for the next one."""
     noisy = replace(FAST, doubts=("the machine was busy",))
     clock = Clock(monkeypatch, [noisy, FAST], [])
     made = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
@@ -175,7 +175,7 @@ def test_a_noisy_time_is_read_once(
 def test_a_training_is_searched_first_and_keeps_the_placement_it_began_with(
     parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With qat the search comes before the one training; a stopped one is resumed on the same program."""
+    """With qat, the search comes before the only training; an interrupted training resumes on the same program."""
     options = ROUGH.model_copy(update={"qat": QatOptions(epochs=1)})
     place, asked = Place(tmp_path / "int8", "k"), []
     clock = Clock(monkeypatch, [FAST], [MachineError("no session", "another"), FOUND])
@@ -196,10 +196,10 @@ def test_a_training_is_searched_first_and_keeps_the_placement_it_began_with(
     assert asked[-1] == FOUND.float
 
 
-def test_recipes_and_commands_make_one_program_and_tell_one_figure(
+def test_recipes_and_commands_make_one_program_with_one_speedup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`retort quantize` with a recipe's options finds the recipe's program and its times, and measures nothing."""
+    """`retort quantize` with a recipe's options finds the recipe's program and times, and measures nothing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own_net.py").write_text(NET)
@@ -227,7 +227,7 @@ def test_a_doubled_clock_shows_the_three_verdicts(
     scatter: float,
     verdict: str,
 ) -> None:
-    """On a clock on which INT8 takes half, twice or all of the time of FP32 the verdict is what it should be."""
+    """If INT8 takes half, twice or the same time as FP32, the verdict is as expected."""
     now, random = [0], np.random.default_rng(0)
 
     def clock() -> int:
@@ -274,7 +274,7 @@ def _signature_of(program: Artifact) -> Signature:
 def test_a_net_that_int8_slows_down_is_shipped_as_preferred(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], prefer: str
 ) -> None:
-    """A net that measures slower in INT8: the reason is told; `fastest` ships FP32, `asked` INT8."""
+    """If INT8 is slower, the reason is reported; `fastest` ships FP32, `asked` INT8."""
     monkeypatch.setattr(int8_speed, "_compared", lambda *_: {"1": SLOW})
     monkeypatch.setattr(int8_speed, "look_for_faster", lambda *_: None)
     monkeypatch.chdir(tmp_path)
@@ -296,7 +296,7 @@ def test_a_net_that_int8_slows_down_is_shipped_as_preferred(
 def test_the_quantize_command_times_what_it_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`retort quantize` ends with the ratio to FP32 and what stays in floating point; `timed=false` leaves it out."""
+    """`retort quantize` ends with the speedup and the floating-point layers; `timed=false` does not measure it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     torch.set_num_threads(1)
@@ -329,7 +329,7 @@ def test_the_quantize_command_times_what_it_made(
 def test_what_cannot_be_timed_is_made_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A program that cannot be run as ONNX loses its timing, with the reason, and not the quantization."""
+    """A program that cannot run as ONNX is quantized without timing, and the reason is reported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own_net.py").write_text(NET)
@@ -347,7 +347,7 @@ def test_what_cannot_be_timed_is_made_all_the_same(
 
 
 def test_too_few_rounds_for_an_interval_are_no_reason_to_search() -> None:
-    """A large model that is timed twice and is twice as fast is not called slower."""
+    """A large model that is timed twice and is twice as fast is not reported as slower."""
     assert not int8_speed.is_slower({"32": Ratio(2.0, None, None, 0.95)})
     assert int8_speed.is_slower({"32": Ratio(0.9, None, None, 0.95)})
     assert int8_speed.is_slower({"1": Ratio(1.1, 0.99, 1.2, 0.95)})
@@ -363,8 +363,8 @@ def test_too_few_rounds_for_an_interval_are_no_reason_to_search() -> None:
         (Ratio(1.9, 1.8, 2.0, 0.95), ""),
     ],
 )
-def test_what_is_told_is_what_was_measured(ratio: Ratio, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Slower and "cannot tell" are told apart, noise is named, and no cause is claimed that was not measured."""
+def test_the_report_states_what_was_measured(ratio: Ratio, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """ "slower" and "cannot tell" differ, noise is reported, and no cause is stated that was not measured."""
     int8_speed._report_speed({"1": ratio}, [], Console())
     shown = " ".join(capsys.readouterr().err.split())
     assert int8_speed.is_faster({"1": ratio}) is (ratio.value > 1)

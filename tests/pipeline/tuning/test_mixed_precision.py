@@ -1,4 +1,4 @@
-"""Placement by time: segments, the solver, the choice between measured candidates, and what is made of it."""
+"""Placement by time: segments, the solver, the choice between timed candidates, and the resulting program."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def parent(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Artifa
 
 
 def test_a_program_is_cut_where_one_tensor_passes(quantized: Program) -> None:
-    """A residual block is one segment, the layers before and behind it are others; sizes are of the tensors between."""
+    """A residual block is one segment, and so are the layers before and after it; sizes are of boundary tensors."""
     parts = segments(quantized)
     assert [part.layers for part in parts] == [("stem",), ("left", "right"), ("out",), ("head",)]
     assert [part.values for part in parts] == [16 * 16, 16 * 16, 24, 0]
@@ -89,7 +89,7 @@ def test_a_program_is_cut_where_one_tensor_passes(quantized: Program) -> None:
 
 
 def test_the_solver_finds_what_trying_everything_finds() -> None:
-    """Dynamic programming gives the least sum of times and crossings of all 2^n placements."""
+    """Dynamic programming finds the minimum of times and conversions over all 2^n placements."""
     random = np.random.default_rng(0)
     for _ in range(30):
         floating, integer, crossing = random.uniform(0, 3, (3, 6))
@@ -109,7 +109,7 @@ def test_the_solver_finds_what_trying_everything_finds() -> None:
 
 
 def test_choices_leave_out_what_needs_no_search() -> None:
-    """A slow stretch is proposed for floating point; all or nothing is not; without integers it costs nothing."""
+    """A slow segment is proposed for floating point; a placement of all or nothing is not proposed."""
     parts = [Segment(("a",), ("a",), 4), Segment(("b",), ("b", "add"), 4), Segment(("c",), (), 0)]
     exact = {1: {"a": 1.0, "b": 1.0, "c": 1.0}, 32: {"a": 9.0, "b": 9.0, "c": 9.0}}
     mixed = {1: {"a": 0.5, "b": 3.0, "c": 1.0}, 32: {"a": 3.0, "b": 20.0, "c": 9.0}}
@@ -144,12 +144,12 @@ def test_choices_leave_out_what_needs_no_search() -> None:
     ],
 )
 def test_nowhere_slower_comes_before_faster_on_average(speeds: Mapping[str, Mapping[int, Ratio]], kept: str) -> None:
-    """What is surely slower somewhere is out; of the others the mean decides; a tie or noise is no gain."""
+    """A placement that is slower somewhere is rejected; of the others the mean decides; a tie or noise is no gain."""
     assert mixed_precision.decide(speeds) == kept
 
 
 def test_layers_are_timed_under_their_own_names(program: Program, quantized: Program) -> None:
-    """Every layer of the FP32 and of the INT8 file gets a time, and nothing else does."""
+    """Every layer of the FP32 and of the INT8 file has a time, and no other node has one."""
     feeds = {"x": np.zeros((2, 3, 12, 12), np.float32)}
     for item in (program, quantized):
         times = layer_times(
@@ -162,7 +162,7 @@ def test_layers_are_timed_under_their_own_names(program: Program, quantized: Pro
 
 @pytest.mark.slow
 def test_recurrent_layers_are_told_by_their_order() -> None:
-    """The exporter packs their weights under new names; their times are theirs all the same."""
+    """The exporter packs their weights under new names; their times are still assigned to them."""
     net = nn.Sequential(nn.LSTM(4, 6, batch_first=True))
     net_program = capture(net, {"x": torch.randn(2, 3, 4)})
     model = to_onnx(reexport(net_program), net_program.signature, "cpu")
@@ -172,7 +172,7 @@ def test_recurrent_layers_are_told_by_their_order() -> None:
 def test_a_search_names_what_is_faster_in_floating_point(
     parent: Artifact, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With a machine on which the block is slow in INT8 it stays in FP32, with the reason, in a plan that replays."""
+    """On a machine on which the block is slow in INT8, it stays in FP32, with the reason, in a plan for later runs."""
     context = Context(splits, scratch=tmp_path / "scratch")
     _pretend(monkeypatch, slow="left")
     found = mixed_precision.search(parent, ROUGH, splits, context.console)
@@ -195,7 +195,7 @@ def test_a_search_names_what_is_faster_in_floating_point(
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
-    """A machine on which one layer takes three times as long in INT8 and all others half as long."""
+    """A simulated machine on which one layer takes three times as long in INT8, and all others half as long."""
 
     def times(model: onnx.ModelProto, layers: list[str], feeds: Mapping[int, object]) -> dict[int, dict[str, float]]:
         if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
@@ -211,7 +211,7 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
 
 
 def test_prices_are_measured_where_they_can_be(quantized: Program) -> None:
-    """A layer that INT8 does not make faster costs next to nothing; one without a time costs by its work."""
+    """A layer that is not faster in INT8 costs almost nothing; a layer without a time costs by its operations."""
     units = units_of(quantized)
     prices = _prices(units, {"stem": 0.4, "left": -0.1, "right": 0.2})
     assert prices["left"] < 0.01 * prices["right"] < prices["stem"]
@@ -221,7 +221,7 @@ def test_prices_are_measured_where_they_can_be(quantized: Program) -> None:
 
 
 def test_few_samples_are_enough_for_the_prices_of_layers(parent: Artifact, program: Program) -> None:
-    """Mixed precision prices layers by time with a calibration set smaller than its batch."""
+    """Mixed precision times layers with a calibration set that is smaller than its batch."""
     values = np.random.default_rng(0).normal(size=(4, 3, 12, 12)).astype(np.float32)
     few = ArraySplit({"x": values}, np.zeros(4, np.int64))
     made = mixed_precision._quick(program, ROUGH, Splits(few, few, few, few), ())

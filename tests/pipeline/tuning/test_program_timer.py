@@ -1,4 +1,4 @@
-"""The clock behind a latency budget: parts of a model, the user's function, this machine, and the command line."""
+"""Timers for a latency budget: subgraphs of a model, the user's function, this machine, and the command line."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def command(*words: str) -> int:
 
 
 def test_parts_of_a_model_run_alone() -> None:
-    """Split by its outputs, each part holds its own nodes, weights and inputs, and passes the checker."""
+    """A model is split by its outputs; each part has its own nodes, weights and inputs, and passes the checker."""
 
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -90,14 +90,14 @@ def test_parts_of_a_model_run_alone() -> None:
 
 
 def test_the_cost_of_a_call_is_taken_off() -> None:
-    """Times are without what an empty model takes, and stay positive when noise makes them smaller than that."""
+    """The time of an empty model is subtracted, and results stay positive if noise makes them smaller than that."""
     assert without_call([5.0, 1.5, 1.0]) == [4.0, 0.5]
     assert without_call([0.9, 1.0]) == [pytest.approx(0.018)]
 
 
 @pytest.mark.parametrize(("name", "message"), [("broken", "raised OSError: the board is off"), ("silent", "None")])
 def test_a_timer_that_fails_is_named(folder: Path, name: str, message: str) -> None:
-    """What the user's function raises, or returns instead of a time, is told with its name."""
+    """An exception of the user's function, or a result that is not a time, is reported with its name."""
     options = PruneOptions(latency=0.5, timer=f"board:{name}")
     timer = timer_for(options, {}, folder)
     with pytest.raises(UserError, match=message) as caught:
@@ -106,19 +106,19 @@ def test_a_timer_that_fails_is_named(folder: Path, name: str, message: str) -> N
 
 
 def test_a_timer_that_fails_stops_the_pruning(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A board that is off ends the command with that message, and is not taken for a model that cannot be timed."""
+    """If a board is off, the command stops with that message; the model is not taken for one without times."""
     assert command("prune", "net.pt2", "--data", "data.npz", "--latency", "0.5x", "--timer", "board:broken") == 2
     assert "raised OSError: the board is off" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_timer_that_is_not_there_is_refused_with_the_nearest_name(folder: Path) -> None:
-    """A misspelt function is not looked for in vain."""
+    """For a misspelt function, the message has the nearest name."""
     with pytest.raises(UserError, match="did you mean 'measure'"):
         timer_for(PruneOptions(latency=0.5, timer="board:mesure"), {}, folder)
 
 
-def test_the_table_is_measured_anew_when_the_function_changes(folder: Path) -> None:
-    """The identity of a callback holds the content of its module."""
+def test_the_table_is_measured_again_when_the_function_changes(folder: Path) -> None:
+    """The identity of a function includes the content of its module."""
     options = PruneOptions(latency=0.5, timer="board:measure")
     before = timer_for(options, {}, folder).identity
     (folder / "board.py").write_text(DEVICE.replace("0.001", "0.002"))
@@ -128,7 +128,7 @@ def test_the_table_is_measured_anew_when_the_function_changes(folder: Path) -> N
 def test_prune_to_a_latency_on_another_device_from_the_command_line(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--latency 0.5x --timer board:measure` cuts until that function says half of the dense time, within 5 %."""
+    """`--latency 0.5x --timer board:measure` cuts until the function returns half of the dense time, within 5 %."""
     words = ["--data", "data.npz", "--latency", "0.5x", "--batch", "2", "--timer", "board:measure"]
     assert command("prune", "net.pt2", *words, "--set", "recover=null", "--json", "--out", "cut") == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)["facts"]["latency"]
@@ -139,7 +139,7 @@ def test_prune_to_a_latency_on_another_device_from_the_command_line(
 
 
 def test_a_latency_out_of_reach_is_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be reached ends with exit code 2, the best found, and no artifact."""
+    """An unreachable latency ends with exit code 2, the best value that was found, and no artifact."""
     words = ["--data", "data.npz", "--latency", "0.02x", "--timer", "board:measure", "--set", "recover=null"]
     assert command("prune", "net.pt2", *words, "--out", "cut") == 2
     assert "cannot be reached; the best found takes" in " ".join(capsys.readouterr().err.split())
@@ -147,7 +147,7 @@ def test_a_latency_out_of_reach_is_one_message(folder: Path, capsys: pytest.Capt
 
 
 def test_the_help_teaches_latency(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`retort prune --help` names the budget in time, its batch and its callback, with an example."""
+    """`retort prune --help` describes the latency budget, its batch and its function, with an example."""
     monkeypatch.setenv("COLUMNS", "200")
     assert command("prune", "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
@@ -191,7 +191,7 @@ def test_local_times_are_of_the_files_that_would_be_shipped() -> None:
 
 
 def test_callbacks_are_asked_in_turns() -> None:
-    """Dense and candidate are timed alternately, so that a drift of the device hits both."""
+    """Dense and candidate are timed alternately, so that a drift of the device affects both."""
     asked: list[int] = []
 
     def function(path: str, batch: int) -> float:
@@ -206,8 +206,8 @@ def test_callbacks_are_asked_in_turns() -> None:
 
 
 @pytest.mark.slow
-def test_a_latency_on_this_machine_lands(tmp_path: Path) -> None:
-    """Half of the time is asked for, by this machine's clock: a cut program comes, and a verdict by its times."""
+def test_a_latency_on_this_machine_is_reached(tmp_path: Path) -> None:
+    """Half of the time on this machine is requested: a cut program and a verdict on its times are the result."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 128, 3, 2, 1), nn.ReLU()]
     layers += [nn.Conv2d(128, 128, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 5)]

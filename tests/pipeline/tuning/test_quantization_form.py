@@ -1,4 +1,4 @@
-"""The choice between static and dynamic INT8: by accuracy first, then by speed, told in a sentence."""
+"""The choice between static and dynamic INT8: by accuracy first, then by speed, with the reason in a sentence."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def _trials(static_db: float, dynamic_db: float, drops: tuple[float | None, floa
 def test_accuracy_decides_before_speed(
     trials: Trials, against: Times, options: QuantizeOptions, kept: Form, why: str
 ) -> None:
-    """A form that misses the gate is out; of two that meet it the faster is kept, and in doubt the independent one."""
+    """A form that misses the gate is rejected; of two that meet it, the faster is kept, if unclear the static one."""
     form, reason = decide(trials, against, options)
     assert form == kept
     assert why in reason
 
 
 def test_facts_of_an_open_interval_are_plain_json() -> None:
-    """Where too few rounds fit the budget an interval has no end, which is null in JSON."""
+    """If there are too few rounds for an interval, its ends are null in JSON."""
     facts = Trial(24.0, None, {32: Ratio(2.7, None, None, 0.95)}).facts()
     found = json.loads(json.dumps(facts.to_json(), allow_nan=False))["speedup"]["32"]
     assert (found["value"], found["low"], found["high"]) == (2.7, None, None)
@@ -82,8 +82,8 @@ def _splits(shape: tuple[int, ...]) -> Splits:
     return Splits(split, split, split, split)
 
 
-def test_both_are_made_measured_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`form: auto` leaves one program with what both forms came to in its facts, and no candidate behind."""
+def test_both_forms_are_made_measured_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`form: auto` keeps one program with the results of both forms in its facts, and deletes the candidate."""
     monkeypatch.setattr(quantization_form, "BLOCKS", 8)
     monkeypatch.setattr(quantization_form, "BUDGET_S", 1.0)
     torch.manual_seed(0)
@@ -102,7 +102,7 @@ def test_both_are_made_measured_and_told(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_without_matrix_products_there_is_nothing_to_choose(tmp_path: Path) -> None:
-    """A net of convolutions has one form, which is kept and said."""
+    """A network of convolutions has only one form, which is kept and reported."""
     net = nn.Sequential(nn.Conv2d(3, 16, 3, stride=3), nn.ReLU(), nn.Conv2d(16, 4, 1))
     save_program(capture(net, {"x": torch.randn(2, 3, 6, 6)}), tmp_path / "net.pt2")
     context = Context(_splits((3, 6, 6)), scratch=tmp_path / "scratch")
