@@ -1,4 +1,4 @@
-"""Data of any make: what a script has in its hands becomes the same splits."""
+"""Data in any form that a script has become the same splits."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_samples_without_labels_have_none(data: Any) -> None:
     assert split.read([0])[1] is None
 
 
-def test_several_inputs_are_told_from_targets_by_the_signature() -> None:
-    """Of (a, b) both are inputs of a model with two; of (a, b, y) the last one is the target."""
+def test_the_signature_separates_inputs_from_targets() -> None:
+    """Of (a, b), both are inputs of a model with two; of (a, b, y), the last one is the target."""
     a, b = X, X[:, :2]
     assert Reader(TWO).read((a, b), "data").read([0])[1] is None
     for form in ((a, b, Y), ((a, b), Y), ({"b": b, "a": a}, Y), {"b": b, "label": Y, "a": a}):
@@ -101,7 +101,7 @@ def test_several_inputs_are_told_from_targets_by_the_signature() -> None:
 
 
 def test_batches_of_texts_keep_what_the_model_takes() -> None:
-    """Of a tokenizer's batch the labels are targets, and what the model does not take is left out."""
+    """Labels in a tokenizer's batch are targets, and entries that the model does not accept are left out."""
     inputs, labels = Reader(TEXT).read(DataLoader(Texts(), batch_size=16), "data").read(range(48))
     assert list(inputs) == ["input_ids", "attention_mask"]
     assert labels is not None
@@ -109,7 +109,7 @@ def test_batches_of_texts_keep_what_the_model_takes() -> None:
 
 
 def test_the_order_of_a_shuffling_loader_is_no_identity() -> None:
-    """Two passes of a loader that shuffles, in whatever batches, have one fingerprint; other samples have another."""
+    """Two passes of a shuffling loader, in any batches, have one fingerprint; other samples have another."""
     prints = {Reader(ONE).read(DataLoader(PAIR, size, shuffle=True), "data").fingerprint() for size in (4, 4, 9)}
     part = DataLoader(PAIR, 4, sampler=SubsetRandomSampler(range(20)))
     assert len(prints) == 1
@@ -117,8 +117,8 @@ def test_the_order_of_a_shuffling_loader_is_no_identity() -> None:
     assert Reader(ONE).read(part, "data").fingerprint() not in prints
 
 
-def test_a_dataset_is_read_afresh_each_time() -> None:
-    """Augmentation in a dataset draws anew for every epoch; in a loader it is read once."""
+def test_a_dataset_is_read_again_each_time() -> None:
+    """Augmentation in a dataset is random again in every epoch; a loader is read once."""
     split = Reader(ONE).read(Augmented(), "data")
     assert isinstance(split, SampleSplit)
     assert not np.array_equal(split.read([0])[0]["x"], split.read([0])[0]["x"])
@@ -127,14 +127,14 @@ def test_a_dataset_is_read_afresh_each_time() -> None:
 
 
 def test_a_generator_serves_several_stages() -> None:
-    """What a generator gave once is remembered as long as the generator is there."""
+    """The samples of a generator are kept as long as the generator exists."""
     stream = ((X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8))
     first, second = (Reader(ONE).read(stream, "data") for _ in range(2))
     assert first.fingerprint() == second.fingerprint()
 
 
 def test_what_is_too_large_is_read_sample_by_sample_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit a loader's dataset is read by index through its collate function; a stream is refused."""
+    """Above the limit, a loader's dataset is read by index with its collate function; a stream is rejected."""
     monkeypatch.setattr(samples, "LIMIT_BYTES", 100)
     split = Reader(ONE).read(DataLoader(PAIR, batch_size=8, shuffle=True), "data")
     assert isinstance(split, SampleSplit)
@@ -145,7 +145,7 @@ def test_what_is_too_large_is_read_sample_by_sample_or_refused(monkeypatch: pyte
 
 
 def test_one_set_is_divided_by_its_use() -> None:
-    """For training 15 % are held out; for a test all samples serve; a few samples serve for everything."""
+    """For training, 15 % are held out; for a test, all samples are used; few samples are used for every split."""
     splits = as_splits(PAIR, ONE, "train")
     assert (len(splits.train), len(splits.validation)) == (34, 6)
     assert len(as_splits(PAIR, ONE, "test").test) == 40
@@ -154,7 +154,7 @@ def test_one_set_is_divided_by_its_use() -> None:
 
 
 def test_splits_by_name_are_taken_as_they_are() -> None:
-    """A mapping of splits in any form gives those splits; what is missing is made of what is there."""
+    """A mapping of splits in any form gives those splits; missing ones are made from the others."""
     given = {"train": PAIR, "val": (X[:6], Y[:6]), "classes": ["no", "yes"]}
     splits = as_splits(given, ONE, "train")
     assert (len(splits.train), len(splits.validation), splits.classes) == (40, 6, ("no", "yes"))
@@ -164,7 +164,7 @@ def test_splits_by_name_are_taken_as_they_are() -> None:
 
 
 def test_the_task_follows_from_the_targets() -> None:
-    """Floating-point targets are regression, all others classification, unless the caller says."""
+    """Floating-point targets are regression, all others classification, unless the caller chooses."""
     values = as_splits((X, X[:, :1]), ONE, "train")
     assert (task_of(values, None), task_of(values, "classification")) == ("regression", "classification")
     assert task_of(as_splits(PAIR, ONE, "train"), None) == "classification"
@@ -189,8 +189,8 @@ FAULTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_does_not_fit_is_told(fault: str) -> None:
-    """Data that are no samples of the model are refused with what is wrong and a remedy."""
+def test_data_that_do_not_fit_are_rejected(fault: str) -> None:
+    """Data that do not fit the model are rejected with the reason and a remedy."""
     data, message = FAULTS[fault]
     with pytest.raises(DataError, match=message) as caught:
         as_splits(data, ONE, "train")
@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_told(fault: str) -> None:
 
 
 def test_an_unknown_source_names_the_nearest() -> None:
-    """A misspelt built-in set is told with the nearest one."""
+    """For a misspelt built-in set, the message has the nearest name."""
     with pytest.raises(UserError, match="did you mean 'digits'"):
         as_splits("digit", ONE, "train")
 
@@ -208,11 +208,11 @@ def forward_one(x: Any) -> None:
 
 
 def forward_more(x: Any, mask: Any = None) -> None:
-    """A forward with an input that may be left out."""
+    """A forward with an optional input."""
 
 
 def forward_text(input_ids: Any, attention_mask: Any = None, labels: Any = None) -> None:
-    """A forward that computes its loss where labels are given."""
+    """A forward that computes its loss if labels are given."""
 
 
 def forward_any(*values: Any) -> None:
@@ -236,5 +236,5 @@ def forward_any(*values: Any) -> None:
 def test_targets_are_left_out_of_an_example(
     forward: Callable[..., Any], example: Any, is_batch: bool, names: list[str]
 ) -> None:
-    """An example gives the inputs of the forward by their names; targets and strangers are left out."""
+    """An example has the inputs of the forward by name, without targets and unknown entries."""
     assert list(example_feeds(forward, example, is_batch)) == names

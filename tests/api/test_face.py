@@ -1,4 +1,4 @@
-"""The public face: its names come lazily, its help reads well, and its examples run."""
+"""The public interface: names are loaded lazily, help texts are complete, and examples run."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ VERBS = [*OPTIONS, "load", "open_session"]
 
 
 def run(code: str) -> str:
-    """What a fresh interpreter prints."""
+    """The output of a new interpreter."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def test_names_are_there_before_anything_is_loaded() -> None:
-    """`dir(retort)` shows every public name, and looking at it loads neither the face nor torch."""
+    """`dir(retort)` lists every public name, and does not load the interface or torch."""
     code = "import sys, retort; print(set(retort.__all__) <= set(dir(retort)), 'retort.api' in sys.modules)"
     assert run(code) == "True False"
 
 
 def test_root_and_face_publish_the_same_names() -> None:
-    """What the root hands on is what the face publishes, and every name is there."""
+    """The root package publishes the same names as the interface, and every name exists."""
     assert retort.__all__ == api.__all__
     assert all(getattr(retort, name) is getattr(api, name) for name in retort.__all__)
 
@@ -72,8 +72,8 @@ def test_unknown_names_are_refused_as_python_does() -> None:
 
 
 @pytest.mark.parametrize("first", ["import retort.export", "import retort", "from retort.export import lint"])
-def test_a_room_does_not_hide_a_verb(first: str) -> None:
-    """`retort.export` is the verb and the folder of that name, whichever is imported first."""
+def test_a_folder_does_not_hide_a_function(first: str) -> None:
+    """`retort.export` is both the function and the folder of that name, whichever is imported first."""
     code = f"{first}\nimport retort, retort.export.verify.parity as p\nimport retort.export.finalize\n"
     code += "print(retort.export is retort.api.export, p.__name__, retort.export.finalize.__name__)"
     assert run(code) == "True retort.export.verify.parity retort.export.finalize"
@@ -81,7 +81,7 @@ def test_a_room_does_not_hide_a_verb(first: str) -> None:
 
 @pytest.mark.parametrize("verb", OPTIONS)
 def test_keyword_arguments_are_the_options(verb: str) -> None:
-    """Editors see the fields of a stage's options, no more and no fewer, and so does `inspect.signature`."""
+    """Editors see exactly the fields of a stage's options, and so does `inspect.signature`."""
     options, own = OPTIONS[verb]
     wanted = set(options.model_fields) - set(own)
     typed = set(get_type_hints(getattr(arguments, f"{verb.capitalize()}Arguments")))
@@ -96,7 +96,7 @@ def test_keyword_arguments_are_the_options(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["prune", "sparsify", "quantize"])
 def test_overloads_take_what_the_verb_takes(verb: str) -> None:
-    """The overloads, which tell a checker that a program gives a program, name every keyword of the verb."""
+    """The overloads, which declare that a program gives a program, have every keyword of the function."""
     typed = get_type_hints(getattr(arguments, f"{verb.capitalize()}Call"))
     assert set(typed) == set(inspect.signature(getattr(api, verb)).parameters) - {"program"}
     assert len(get_overloads(getattr(api, verb))) == 3
@@ -104,7 +104,7 @@ def test_overloads_take_what_the_verb_takes(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", OPTIONS)
 def test_types_for_editors_take_the_defaults(verb: str) -> None:
-    """The default of every option is of the type that editors are told."""
+    """The default of every option has the type that is declared for editors."""
     options, own = OPTIONS[verb]
     hints = get_type_hints(getattr(arguments, f"{verb.capitalize()}Arguments"))
     for name in set(options.model_fields) - set(own):
@@ -115,7 +115,7 @@ def test_types_for_editors_take_the_defaults(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_reads_well(verb: str) -> None:
-    """Help has a summary, the arguments, what comes back and what is raised; options with their defaults."""
+    """Help has a summary, the arguments, the result and the exceptions; options have their defaults."""
     text = pydoc.render_doc(getattr(api, verb), renderer=pydoc.TextDoc())
     for section in ("Args:", "Returns:", "Raises:"):
         assert section in text, section
@@ -135,7 +135,7 @@ NEEDS_TENSORRT = [pytest.mark.trt, pytest.mark.skipif(find_spec("tensorrt_rtx") 
     "verb", [pytest.param(verb, marks=NEEDS_TENSORRT if verb == "engine" else ()) for verb in VERBS]
 )
 def test_examples_run(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example in the help of every verb runs and prints what it says."""
+    """The example in the help of every function runs and prints the shown output."""
     monkeypatch.chdir(tmp_path)
     function: Callable[..., Any] = getattr(api, verb)
     found = doctest.DocTestFinder(recurse=False).find(function, verb, globs={})

@@ -1,4 +1,4 @@
-"""Live objects: they leave the user's module alone, are kept, opened and shown, and tell what is wrong."""
+"""Live objects do not change the user's module, are saved, opened and shown, and report errors."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def graph(int8: Program) -> Graph:
 
 @pytest.fixture(scope="module")
 def result(program: Program, graph: Graph) -> Result:
-    """Both measured."""
+    """The measurements of both."""
     return retort.compare({"before": program, "after": graph}, data=loader(images()), **BRIEFLY)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_capture_leaves_the_module_as_it_was(training: bool) -> None:
-    """Mode, parameters, buffers, gradients, hooks and random state of the user's module stay."""
+    """Mode, parameters, buffers, gradients, hooks and random state of the user's module do not change."""
     net = Cnn().train(training)
     net.more.eval()
     calls: list[int] = []
@@ -74,7 +74,7 @@ def test_capture_leaves_the_module_as_it_was(training: bool) -> None:
 
 
 def test_capture_takes_what_a_script_has() -> None:
-    """A tensor, a tuple with targets, a mapping, a batch of a loader and the loader itself give the same program."""
+    """A tensor, a tuple with targets, a mapping, a loader's batch and the loader itself give the same program."""
     data = series()
     x, y = data.tensors
     for example in (x[:1], {"series": x[:4]}, next(iter(loader(data))), loader(data), data):
@@ -89,7 +89,7 @@ def test_capture_takes_what_a_script_has() -> None:
 
 
 def test_a_program_runs_on_tensors_and_arrays(program: Program) -> None:
-    """Tensors give tensors and arrays give arrays, by position or by name, whatever mode the module is in."""
+    """Tensors give tensors and arrays give arrays, by position or by name, in any mode of the module."""
     x = torch.randn(3, 1, 8, 8)
     program.module.train()
     outputs = program(x), program(image=x), program({"image": x})
@@ -114,7 +114,7 @@ def test_stages_never_change_what_they_are_given(program: Program) -> None:
 
 
 def test_facts_are_attributes_and_keys(program: Program, int8: Program) -> None:
-    """Facts read as attributes and as keys, do not change, and a misspelt one names the nearest."""
+    """Facts are read as attributes and as keys and are constant; for a misspelt one there is the nearest name."""
     assert program.facts.macs == program.facts["macs"] > 0
     assert int8.facts.against_fp32.samples == 7
     with pytest.raises(AttributeError, match="did you mean 'macs'"):
@@ -125,7 +125,7 @@ def test_facts_are_attributes_and_keys(program: Program, int8: Program) -> None:
 
 
 def test_data_are_remembered_from_stage_to_stage(program: Program) -> None:
-    """A stage without data takes those that its program was last given."""
+    """A stage without data uses the data that its program was last given."""
     small = retort.prune(program, macs=0.8, data=images(), recover=None)
     int8 = retort.quantize(small, **QUICK)
     assert int8.data is small.data
@@ -134,7 +134,7 @@ def test_data_are_remembered_from_stage_to_stage(program: Program) -> None:
 
 
 def test_a_work_folder_is_reused_and_a_temporary_one_goes(tmp_path: Path) -> None:
-    """With a folder equal calls find the artifact of before; without one nothing stays behind."""
+    """With a folder, equal calls find the earlier artifact; without one, no files are left."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     x = torch.randn(40, 6)
@@ -185,7 +185,7 @@ def test_everything_written_is_opened(program: Program, int8: Program, graph: Gr
 
 
 def test_an_onnx_file_goes_through_the_stages(program: Program, tmp_path: Path) -> None:
-    """What works on programs takes an ONNX file, live or by its path, and gives an ONNX file again."""
+    """Functions for programs accept an ONNX file, as an object or by its path, and give an ONNX file again."""
     file = tmp_path / "net.onnx"
     retort.export(program, file)
     small = retort.prune(file, macs=0.7, data=images(), recover=None)
@@ -198,7 +198,7 @@ def test_an_onnx_file_goes_through_the_stages(program: Program, tmp_path: Path) 
 
 
 def test_a_student_of_any_kind_learns(program: Program) -> None:
-    """Distillation takes a module, which stays as it was, or a program; without labels it wants `alpha=1`."""
+    """Distillation accepts a module, which is not changed, or a program; without labels it requires `alpha=1`."""
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     state = {name: value.clone() for name, value in student.state_dict().items()}
     made = retort.distill(program, student, data=images(), epochs=1)
@@ -213,7 +213,7 @@ def test_a_student_of_any_kind_learns(program: Program) -> None:
 
 
 def test_a_comparison_is_a_table_everywhere(result: Result, tmp_path: Path) -> None:
-    """A result prints and shows the same table, is kept as JSON that opens again, and as a report."""
+    """A result prints and shows the same table, and can be saved as JSON or as a report."""
     columns, rows = result.table()
     assert [row[0] for row in rows] == ["before", "after"]
     assert all(column in str(result) for column in columns)
@@ -227,7 +227,7 @@ def test_a_comparison_is_a_table_everywhere(result: Result, tmp_path: Path) -> N
 
 
 def test_a_module_and_a_file_are_compared(graph: Graph, tmp_path: Path) -> None:
-    """A module is captured to be compared, a path is opened; without labels outputs are timed alone."""
+    """A module is captured for the comparison, a path is opened; without labels, only times are measured."""
     file = graph.save(tmp_path / "net.onnx")
     found = retort.compare({"net": Cnn(), "file": file}, data=images().tensors[0], **BRIEFLY)
     assert [stage.kind for stage in found.stages] == ["program", "graph"]
@@ -235,7 +235,7 @@ def test_a_module_and_a_file_are_compared(graph: Graph, tmp_path: Path) -> None:
 
 
 def test_everything_shows_itself(program: Program, int8: Program, graph: Graph, result: Result, tmp_path: Path) -> None:
-    """Every object has a short `repr` that names what it is, and HTML that is escaped and never fails."""
+    """Every object has a short `repr` with its name, and HTML that is escaped and never fails."""
     archive = retort.pack(graph, name="net")
     run = retort.load(int8.path.parent)
     for item in (program, int8, graph, archive, run, program.facts, int8.facts):
@@ -251,14 +251,14 @@ def test_everything_shows_itself(program: Program, int8: Program, graph: Graph, 
 
 
 def test_what_a_stage_warns_of_is_kept_and_warned_of(program: Program) -> None:
-    """Warnings of a stage become Python warnings and notes of what it made."""
+    """Warnings of a stage become Python warnings and notes of its result."""
     with pytest.warns(UserWarning, match="but the budget is"):
         small = retort.prune(program, macs=0.7, data=images(), recover=None, align=16)
     assert any("but the budget is" in note for note in small.notes)
 
 
 def test_the_run_of_a_recipe_is_opened(tmp_path: Path) -> None:
-    """The folder of a run gives a live object for every stage: programs, files, the measured result and the report."""
+    """The folder of a run gives a live object for every stage: programs, files, the measurement and the report."""
     file = retort.capture(nn.Linear(4, 3), torch.randn(4, 4)).save(tmp_path / "net.pt2")
     bench = {"batch_sizes": [1], "blocks": 3, "block_ms": 1, "budget_s": 1}
     stages = [{"quantize": {"timed": False, "samples": 32, "correction": "none"}}, "export", {"bench": bench}, "report"]
@@ -273,7 +273,7 @@ def test_the_run_of_a_recipe_is_opened(tmp_path: Path) -> None:
 
 
 class Branching(nn.Module):
-    """Decides by its data."""
+    """A model whose control flow depends on its data."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """One way or the other."""
@@ -307,8 +307,8 @@ FAULTS: dict[str, tuple[Callable[[Program], Any], type[RetortError], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_told_with_a_remedy(program: Program, fault: str) -> None:
-    """What is wrong is one clear message with the next thing to do."""
+def test_errors_have_a_remedy(program: Program, fault: str) -> None:
+    """Each error is one clear message with a remedy."""
     act, kind, message = FAULTS[fault]
     with pytest.raises(kind) as caught:
         act(program)

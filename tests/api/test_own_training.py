@@ -1,4 +1,4 @@
-"""A training loop of the user's own on a program, and what comes after it: prune, quantize, export."""
+"""The user's own training loop on a program, followed by prune, quantize and export."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def taken(batch: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 
 def call(module: Any, inputs: Mapping[str, Any]) -> Any:
-    """A module on inputs, by name where it has several."""
+    """Call a module with inputs, by name if it has several."""
     return module(**inputs) if len(inputs) > 1 else module(*inputs.values())
 
 
 @pytest.mark.parametrize("family", CASES)
 def test_a_loop_of_ones_own_trains_the_program(family: str) -> None:
-    """A hand-written loop over `program.module` lowers the loss, and pruning, INT8 and the file work on its weights."""
+    """A hand-written loop over `program.module` lowers the loss; pruning, INT8 and the file use its weights."""
     make, data = CASES[family]
     torch.manual_seed(0)
     batches = loader(data())
@@ -79,7 +79,7 @@ def test_a_loop_of_ones_own_trains_the_program(family: str) -> None:
 
 
 def test_a_program_forgets_no_training() -> None:
-    """Every training step after a stage makes another artifact, and the next stage takes the newest weights."""
+    """Every training step after a stage gives another artifact, and the next stage uses the newest weights."""
     program = retort.capture(nn.Linear(4, 2), torch.randn(8, 4))
     first = program.artifact.key
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_a_program_forgets_no_training() -> None:
 
 
 def test_training_int8_by_hand_keeps_it_int8() -> None:
-    """An INT8 program trains on with its fake-quantize nodes, and is exported as INT8 afterwards."""
+    """An INT8 program is trained with its fake-quantize nodes, and is exported as INT8 afterwards."""
     data = images()
     int8 = retort.quantize(retort.capture(Cnn(), loader(data)), data=data, **QUICK)
     assert isinstance(int8, Program)
@@ -108,7 +108,7 @@ def test_training_int8_by_hand_keeps_it_int8() -> None:
 
 
 def test_the_module_is_a_plain_module() -> None:
-    """Parameters have the model's names, state dicts go in and out, copies share nothing, wrong inputs are told."""
+    """Parameters have the model's names, state dicts can be read and loaded, copies share nothing."""
     net = Cnn()
     program = retort.capture(net, torch.randn(4, 1, 8, 8))
     module = program.module
@@ -132,7 +132,7 @@ def test_the_module_is_a_plain_module() -> None:
 
 
 def test_live_objects_are_copied_and_not_pickled() -> None:
-    """A deep copy of a program is another program; pickling names `save` as the way."""
+    """A deep copy of a program is another program; pickling fails and recommends `save`."""
     import pickle
 
     program = retort.capture(nn.Linear(4, 2), torch.randn(8, 4))

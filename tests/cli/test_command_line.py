@@ -1,4 +1,4 @@
-"""The command line: help that teaches, one message per error, an exit code per kind, JSON on request."""
+"""The command line: help with examples, one message per error, an exit code per kind, JSON on request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMMANDS = [
 
 
 def call(*arguments: str) -> int:
-    """Exit code of a command run in this process."""
+    """Exit code of a command that runs in this process."""
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))
     assert isinstance(stopped.value.code, int)
@@ -58,13 +58,13 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_command_gives_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    """A misspelled command is answered with the nearest one and exit code 2."""
+    """For a misspelled command, the message has the nearest one, and the exit code is 2."""
     assert call("quantise") == 2
     assert "did you mean 'quantize'" in capsys.readouterr().err
 
 
 def test_init_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What `init` writes passes `check`, and `init` overwrites nothing unasked."""
+    """The recipe that `init` writes passes `check`, and `init` does not overwrite files without a flag."""
     path = tmp_path / "net.yaml"
     assert call("init", str(path), "--model", "net:build", "--data", "digits") == 0
     assert call("check", str(path)) == 0
@@ -97,7 +97,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_bad_flag_values_are_all_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Flags that do not fit are listed together, an unknown --set key with the nearest one."""
+    """Invalid flags are listed together, an unknown --set key with the nearest one."""
     model = tmp_path / "net.pt2"
     model.write_bytes(b"")
     assert call("prune", str(model), "--data", "digits", "--macs", "1.5", "--set", "recover.epoch=3") == 2
@@ -108,7 +108,7 @@ def test_bad_flag_values_are_all_named(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_stage_needs_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A stage that needs data says so and names the forms that data can take."""
+    """A stage without its data reports this and lists the forms that data can have."""
     model = tmp_path / "net.pt2"
     model.write_bytes(b"")
     assert call("quantize", str(model)) == 2
@@ -122,7 +122,7 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_module_runs_as_a_program() -> None:
-    """`python -m retort` is the same front door."""
+    """`python -m retort` is the same command line."""
     done = subprocess.run([sys.executable, "-m", "retort", "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert "Usage: retort" in done.stdout

@@ -1,4 +1,4 @@
-"""ONNX files as strangers have them: shown with their signature, refused in one sentence where they are not whole."""
+"""ONNX files of other tools: shown with their signature, rejected in one sentence if they are damaged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PRODUCT = helper.make_node("MatMul", ["x", "w"], ["y"])
 
 @pytest.fixture
 def apart(tmp_path: Path) -> Path:
-    """A model whose weights lie in a file beside it."""
+    """A model with a separate file of weights."""
     path = tmp_path / "apart.onnx"
     onnx.save(_model([PRODUCT]), path, save_as_external_data=True, location="apart.data", size_threshold=0)
     return path
@@ -47,8 +47,8 @@ def _told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int
     return int(caught.value.code or 0), seen.out + seen.err
 
 
-def test_show_tells_inputs_and_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`retort show model.onnx` prints name, type and axes of a file that anybody wrote, and has them in its JSON."""
+def test_show_lists_inputs_and_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`retort show model.onnx` prints name, type and axes of any file, and has them in its JSON."""
     path = tmp_path / "model.onnx"
     path.write_bytes(_model([PRODUCT]).SerializeToString())
     code, text = _told(["show", str(path)], capsys)
@@ -63,7 +63,7 @@ def test_show_tells_inputs_and_outputs(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("command", ["show", "lint", "engine"])
 def test_weights_that_are_not_there_are_named(command: str, apart: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command that reads the file says which weights are missing and what to do."""
+    """Every command that reads the file reports which weights are missing and a remedy."""
     apart.with_name("apart.data").unlink()
     code, text = _told([command, str(apart)], capsys)
     assert code == MissingFileError.exit_code
@@ -72,7 +72,7 @@ def test_weights_that_are_not_there_are_named(command: str, apart: Path, capsys:
 
 
 def test_every_reader_refuses_weights_that_end_too_early(apart: Path) -> None:
-    """Graph reader, weight reader, importer and ONNX Runtime see a truncated data file before they use it."""
+    """Graph reader, weight reader, importer and ONNX Runtime detect a truncated data file before using it."""
     assert numpy_helper.to_array(load_graph(apart).graph.initializer[0]).trace() == 4
     require_weights(onnx.load(apart, load_external_data=False), apart)
     os.truncate(apart.with_name("apart.data"), 20)
@@ -85,7 +85,7 @@ def test_every_reader_refuses_weights_that_end_too_early(apart: Path) -> None:
 
 
 def test_a_truncated_file_is_no_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file cut in the middle is said to be truncated, by `show` too, which prints nothing of it."""
+    """A truncated file is reported as such, by `show` too, which prints no part of it."""
     path = tmp_path / "cut.onnx"
     content = _model([PRODUCT]).SerializeToString()
     path.write_bytes(content[: len(content) - 3])
@@ -96,8 +96,8 @@ def test_a_truncated_file_is_no_onnx(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "kind" not in text
 
 
-def test_quantized_files_are_told_from_fused_ones(tmp_path: Path) -> None:
-    """Static, dynamic and fused integers, those in a loop's body too, are "quantized already", with the way out."""
+def test_quantized_files_and_fused_ones_are_recognised(tmp_path: Path) -> None:
+    """Static, dynamic and fused integers, also in a loop's body, are "quantized already", with a remedy."""
     inner = helper.make_graph(
         [helper.make_node("MatMulInteger", ["a", "b"], ["c"])],
         "body",
@@ -124,7 +124,7 @@ def test_quantized_files_are_told_from_fused_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["file/artifact", "/proc/artifact"])
 def test_a_folder_that_cannot_be_made_is_no_defect(place: str, tmp_path: Path) -> None:
-    """An output folder below a file, or where no folder can be, is refused as such."""
+    """An output folder inside a file, or at an impossible place, is rejected and is not an internal error."""
     if place.startswith("/proc") and not Path("/proc/self").exists():
         pytest.skip("no /proc here")
     (tmp_path / "file").touch()
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_made_is_no_defect(place: str, tmp_path: Path) -
 
 
 def test_show_takes_files_whose_outputs_are_no_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A classifier that gives a sequence of maps, as others export them, is shown without its ports."""
+    """A classifier whose output is a sequence of maps, as other tools export it, is shown without its outputs."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("SequenceConstruct", ["x"], ["y"])], "g", [x], [y])

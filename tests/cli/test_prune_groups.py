@@ -1,4 +1,4 @@
-"""`retort prune --explain`: every group in words a stranger understands, and nothing is cut."""
+"""`retort prune --explain`: every group in common terms, and no cut."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_recurrent_net_has_a_hidden_state() -> None:
 
 
 def test_attention_goes_by_heads_and_the_residual_stream_is_named() -> None:
-    """Heads go in steps of the head dimension; the hidden size spans every layer that adds to it."""
+    """Heads are cut in steps of the head dimension; the hidden size includes every layer that adds to it."""
     rows = rows_of(program_of(networks, "transformer_encoder"))
     kinds = {row.kind for row in rows.values() if row.units}
     assert kinds == {"residual stream", "heads", "features"}
@@ -47,7 +47,7 @@ def test_attention_goes_by_heads_and_the_residual_stream_is_named() -> None:
 
 
 def test_steps_are_what_goes_at_once() -> None:
-    """A depthwise layer that triples its channels loses three for each of its input's."""
+    """A depthwise layer that triples its channels loses three for each channel of its input."""
     rows = rows_of(program_of(awkward, "multiplied"))
     assert rows["stem.0"].kind == "channels"
     assert any(row.step == (1, 1) for row in rows.values() if row.units)
@@ -55,7 +55,7 @@ def test_steps_are_what_goes_at_once() -> None:
 
 
 def test_excluded_layers_are_locked_by_their_pattern() -> None:
-    """What the user excludes stands among the locked ones with the pattern; a wrong pattern is refused."""
+    """Layers that the user excludes are listed as locked with the pattern; a wrong pattern is rejected."""
     program = program_of(networks, "lstm")
     rows = {row.layers[0]: row for row in explain(program, ["embed*"])}
     assert rows["embed"].units == 0
@@ -65,7 +65,7 @@ def test_excluded_layers_are_locked_by_their_pattern() -> None:
 
 
 def test_the_command_prints_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command needs neither data nor a budget, prints the groups, and writes nothing."""
+    """The command needs no data and no budget, prints the groups, and writes nothing."""
     artifact = store(program_of(networks, "lstm"), Place(tmp_path / "lstm"), "capture")
     with pytest.raises(SystemExit, match="0"):
         main(["prune", str(artifact.path), "--explain"])

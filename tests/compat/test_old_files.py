@@ -1,4 +1,4 @@
-"""Files of earlier versions: programs, graphs, archives, recipes, results and runs still open and answer the same."""
+"""Files of earlier versions: programs, graphs, archives, recipes, results and runs can still be used."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ RECIPES = sorted(path.name for path in KEPT.glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the old files, so that nothing is written beside those that are kept."""
+    """A copy of the old files, so that the originals are not changed."""
     return Path(shutil.copytree(KEPT, tmp_path_factory.mktemp("old") / "files"))
 
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, np.ndarray]:
-    """The first samples, and what each model answered to them when it was written."""
+    """The first samples, and each model's outputs when it was written."""
     with np.load(KEPT / "outputs.npz") as stored:
         return dict(stored)
 
@@ -50,7 +50,7 @@ def _call(*arguments: str | Path) -> int:
 
 
 def _agrees(name: str, found: Any, answers: dict[str, np.ndarray]) -> None:
-    """FP32 to rounding; INT8 to a hundredth of its range, since another processor may round to the next step."""
+    """FP32 to rounding; INT8 to a hundredth of its range, because another processor may round differently."""
     expected = answers[name]
     allowed = np.abs(expected).max() * (1e-2 if "int8" in name else 1e-5)
     np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
@@ -62,19 +62,19 @@ def _samples(name: str, answers: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", IMAGES + TOKENS)
 def test_models_answer_as_they_did(name: str, old: Path, answers: dict[str, np.ndarray]) -> None:
-    """Every program and every graph opens from its folder and answers what it answered when it was written."""
+    """Every program and every graph opens from its folder and computes the outputs of that time."""
     _agrees(name, retort.load(old / name)(_samples(name, answers)), answers)
 
 
 @pytest.mark.parametrize("name", ["cnn", "int8"])
 def test_a_program_file_alone_opens(name: str, old: Path, answers: dict[str, np.ndarray]) -> None:
-    """A `.pt2` opens without the folder and the manifest that it was written with."""
+    """A `.pt2` opens without the folder and the manifest with which it was written."""
     _agrees(name, retort.load(old / name / "model.pt2")(answers["images"]), answers)
 
 
 @pytest.mark.parametrize("name", [*IMAGES, *TOKENS, "archive", "run"])
 def test_show_verifies_every_artifact(name: str, old: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`retort show` reads every manifest and finds its hashes right."""
+    """`retort show` reads every manifest and verifies its hashes."""
     assert _call("show", old / name) == 0
     assert "key" in capsys.readouterr().out
 
@@ -88,7 +88,7 @@ def test_show_verifies_every_artifact(name: str, old: Path, capsys: pytest.Captu
     ],
 )
 def test_int8_programs_export(name: str, operators: set[str], old: Path, answers: dict[str, np.ndarray]) -> None:
-    """An INT8 program exports to ONNX with its nodes and INT8 weights, and the file answers what the program did."""
+    """An INT8 program is exported to ONNX with its nodes and INT8 weights, and the file has the same outputs."""
     samples = _samples(name, answers)
     graph = retort.export(retort.load(old / name), data=samples)
     written = onnx.load(graph.path).graph
@@ -98,7 +98,7 @@ def test_int8_programs_export(name: str, operators: set[str], old: Path, answers
 
 
 def test_an_old_program_goes_on_through_the_stages(old: Path, answers: dict[str, np.ndarray]) -> None:
-    """A trained program is pruned, quantized by an old plan and exported by today's stages."""
+    """A trained program is pruned, quantized by an old plan and exported by the present stages."""
     data = (np.tile(answers["images"], (8, 1, 1, 1)), np.arange(56) % 3)
     pruned = retort.prune(retort.load(old / "trained"), data=data, macs=0.6, align=2, min_channels=2, recover=None)
     plan = old / "int8" / "plan.yaml"
@@ -109,7 +109,7 @@ def test_an_old_program_goes_on_through_the_stages(old: Path, answers: dict[str,
 
 
 def test_an_old_archive_is_verified_and_answers(old: Path, answers: dict[str, np.ndarray]) -> None:
-    """An archive passes today's verification, and its bundle answers in today's engine what its model answered."""
+    """An archive passes the present verification, and its bundle has the same outputs in the present engine."""
     assert open_mar(load_artifact(old / "archive")).name == "digits"
     engine = Engine.load(old / "archive" / "bundle")
     (answer,) = engine.answer([Incoming({"body": write_npz({"input": answers["images"]})}, {"body": NPZ})])
@@ -120,7 +120,7 @@ def test_an_old_archive_is_verified_and_answers(old: Path, answers: dict[str, np
 @pytest.mark.torchserve
 @pytest.mark.slow
 def test_an_old_archive_is_served(old: Path, answers: dict[str, np.ndarray], tmp_path: Path) -> None:
-    """Today's commands serve an old archive, which runs its own copy of the old runtime, and understand its replies."""
+    """The present commands serve an old archive, which runs its own copy of the old runtime."""
     with serve(ServeOptions(), load_artifact(old / "archive"), logs=tmp_path) as running:
         for form in ("npy", "npz", "json"):
             found = predict(running.url, running.name, {"input": answers["images"]}, form)
@@ -135,7 +135,7 @@ def test_old_recipes_are_valid(name: str, old: Path, capsys: pytest.CaptureFixtu
 
 
 def test_old_results_are_reported_and_compared(old: Path, tmp_path: Path) -> None:
-    """A result file and the measurement of an old run are tabled, reported and compared with each other."""
+    """A result file and the measurement of an old run can be tabled, reported and compared."""
     for source in (old / "result.json", old / "run"):
         assert _call("report", source, "--out", tmp_path / "report.html") == 0
         assert "<html" in (tmp_path / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""The captured program: it computes what the model computes, trains, and keeps its promises on disk."""
+"""The captured program computes the same as the model, can be trained, and is saved and loaded."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def outputs(program: Program, feeds: dict[str, torch.Tensor]) -> list[torch.Tens
 
 @tools.cache
 def captured(family: str) -> tuple[nn.Module, dict[str, torch.Tensor], Program]:
-    """A model whose running statistics have moved, its inputs and its program; shared, so clone before changing."""
+    """A model whose running statistics have changed, its inputs and its program; shared, so clone it first."""
     torch.manual_seed(0)
     model, feeds = FAMILIES[family]()
     with torch.no_grad():
@@ -132,7 +132,7 @@ def captured(family: str) -> tuple[nn.Module, dict[str, torch.Tensor], Program]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_program_agrees_trains_and_survives_the_disk(family: str, tmp_path: Path) -> None:
-    """Every family of models is captured bit for bit, gives gradients to all parameters, and comes back from disk."""
+    """Every family of models is captured bit for bit, gives gradients to all parameters, and can be loaded."""
     model, feeds, program = captured(family)
     program = clone(program)
     more = {name: torch.cat([tensor, tensor.flip(0), tensor[:1]]) for name, tensor in feeds.items()}
@@ -162,7 +162,7 @@ def test_program_agrees_trains_and_survives_the_disk(family: str, tmp_path: Path
 
 @pytest.mark.parametrize("family", ["cnn", "rnn", "transformer"])
 def test_training_is_random_and_evaluation_is_not(family: str) -> None:
-    """Switching the mode turns dropout on and off again, as often as asked."""
+    """Switching the mode turns dropout on and off again, any number of times."""
     _, feeds, program = captured(family)
     program = clone(program)
     for _ in range(2):
@@ -186,7 +186,7 @@ def test_training_form_equals_the_model_in_training() -> None:
 
 
 class Shared(nn.Module):
-    """Tied weights, a constant attribute, a non-persistent buffer, a literal tensor, and a buffer that counts."""
+    """Tied weights, a constant attribute, a non-persistent buffer, a literal tensor, and a counter buffer."""
 
     calls: torch.Tensor
 
@@ -205,7 +205,7 @@ class Shared(nn.Module):
 
 
 def test_shared_weights_constants_and_state_survive(tmp_path: Path) -> None:
-    """Ties stay ties, constants and non-persistent buffers come along, and a counting buffer still counts."""
+    """Tied weights stay tied, constants and non-persistent buffers are kept, and a counter still counts."""
     model, ids = Shared().eval(), torch.randint(0, 9, (2, 3))
     program = capture(model, {"ids": ids})
     assert float(model.calls) == 0
@@ -220,7 +220,7 @@ def test_shared_weights_constants_and_state_survive(tmp_path: Path) -> None:
 
 
 def test_program_shares_no_memory_with_its_model_or_clone() -> None:
-    """Training a program changes neither the model it came from nor a clone."""
+    """Training a program changes neither its model nor a clone."""
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.1))
     program = capture(model, {"x": torch.randn(2, 4)})
     copied = clone(program)
@@ -238,7 +238,7 @@ def test_program_shares_no_memory_with_its_model_or_clone() -> None:
 
 
 def test_inputs_are_not_written_to() -> None:
-    """A model that works in place on its input leaves the caller's array alone once captured."""
+    """After the capture, a model that works in place on its input does not change the caller's array."""
 
     class InPlace(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -254,7 +254,7 @@ def test_inputs_are_not_written_to() -> None:
 
 
 def test_in_place_operators_become_plain_ones_where_that_is_safe() -> None:
-    """The graph of a net with in-place ReLUs and additions has none left for other rooms to trip over."""
+    """The graph of a network with in-place ReLUs and additions has no in-place operator left."""
     program = captured("cnn")[2]
     names = [str(node.target) for node in program.module.graph.nodes if node.op == "call_function"]
     assert "aten.relu.default" in names
@@ -262,7 +262,7 @@ def test_in_place_operators_become_plain_ones_where_that_is_safe() -> None:
 
 
 def test_predict_gives_every_sample_once_in_order() -> None:
-    """Predicting in uneven batches equals one pass, leaves the mode alone, and refuses what it cannot join."""
+    """Predicting in uneven batches equals one pass, keeps the mode, and rejects outputs that cannot be joined."""
     model, _, program = captured("cnn")
     model, program = copy.deepcopy(model).eval(), clone(program)
     images = np.random.default_rng(0).standard_normal((11, 1, 8, 8)).astype(np.float32)
@@ -284,7 +284,7 @@ def test_predict_gives_every_sample_once_in_order() -> None:
 
 
 def test_move_rewrites_devices_written_into_the_graph() -> None:
-    """After a move, tensors that the graph makes itself are made on the new device too."""
+    """After a move, tensors that the graph creates are on the new device too."""
     program = clone(captured("rnn")[2])
     move(program, "meta")
     assert program.module(torch.empty(3, 3, 4, device="meta"))[0].shape == (3, 3)

@@ -1,4 +1,4 @@
-"""FP16 and BF16: chosen on real samples, verified in ONNX Runtime, taken by TensorRT's parser, with INT8 as well."""
+"""FP16 and BF16: selected by real samples, verified in ONNX Runtime, accepted by TensorRT's parser, also with INT8."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ needs_trt = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None,
 
 
 def chain(scale: float = 1.0, weight: float = 1.0, opset: int = 22) -> onnx.ModelProto:
-    """Multiply, ReLU, Softmax, multiply; the values between grow with ``scale``."""
+    """Multiply, ReLU, Softmax, multiply; the values between them grow with ``scale``."""
     values = {
         "a": np.eye(8, dtype=np.float32) * weight,
         "k": np.float32(scale),
@@ -86,7 +86,7 @@ def test_safe_nodes_go_to_half_and_ports_stay() -> None:
 
 
 def test_ports_may_be_half() -> None:
-    """Without casts at the borders the file takes and gives FP16."""
+    """Without casts at the inputs and outputs, the file reads and writes FP16."""
     made, report = converted(chain(), keep_io=False)
     ports = [value.type.tensor_type.elem_type for value in (*made.graph.input, *made.graph.output)]
     assert ports == [TensorProto.FLOAT16] * 2
@@ -94,7 +94,7 @@ def test_ports_may_be_half() -> None:
 
 
 def test_large_values_stay_in_fp32() -> None:
-    """Where the samples show values near the end of FP16's range, the node and its reason are told."""
+    """If samples have values near the limit of FP16, the node stays in FP32 with the reason."""
     _, report = converted(chain(scale=1e5))
     assert {"grow", "relu"} <= set(report.kept)
     assert "reaches" in report.kept["grow"]
@@ -104,13 +104,13 @@ def test_large_values_stay_in_fp32() -> None:
 
 
 def test_weights_outside_the_range_stay_in_fp32() -> None:
-    """A constant that FP16 cannot hold, or would flush to nothing, keeps its node in FP32."""
+    """A constant that FP16 cannot represent, or would round to zero, keeps its node in FP32."""
     assert "reaches 1e+05" in converted(chain(weight=1e5), largest=1e9)[1].kept["first"]
     assert "too small for FP16" in converted(chain(weight=1e-8))[1].kept["first"]
 
 
 def test_patterns_are_excluded() -> None:
-    """A pattern of node names keeps them in FP32."""
+    """Nodes whose names match a pattern stay in FP32."""
     assert converted(chain(), exclude=("la*",))[1].kept["last"] == "excluded"
 
 
@@ -121,8 +121,8 @@ def test_an_old_opset_is_refused_with_the_one_needed() -> None:
     assert "--opset 22" in caught.value.remedy
 
 
-def test_what_is_off_is_refused() -> None:
-    """The output and its error are named."""
+def test_a_large_error_is_rejected() -> None:
+    """The message has the output and its error."""
     with pytest.raises(VerificationError, match=r"the error of output 'y' is 5\.0e-02"):
         require_close({"y": 0.05}, "fp16")
     require_close({"y": 0.05}, "bf16")
@@ -132,7 +132,7 @@ def test_what_is_off_is_refused() -> None:
 @needs_trt
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_generated_graphs_convert(precision: str) -> None:
-    """Graphs of all kinds, with and without INT8, convert, pass lint and parser, and stay close."""
+    """Graphs of all kinds, with and without INT8, are converted, pass lint and parser, and stay close."""
     oracle, done = Oracle(), 0
     for seed in range(60):
         graph = graphs.generate(seed)
@@ -152,7 +152,7 @@ def test_generated_graphs_convert(precision: str) -> None:
 
 
 class Reader(nn.Module):
-    """A recurrent layer of one direction behind a layer in half precision."""
+    """A recurrent layer with one direction after a layer in half precision."""
 
     def __init__(self, kind: Callable[..., nn.Module]) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class Reader(nn.Module):
 @needs_trt
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_a_recurrent_layer_among_fp16_is_built(tmp_path: Path, kind: Callable[..., nn.Module]) -> None:
-    """A recurrent layer stays in FP32, and TensorRT builds it although it reads what was half precision."""
+    """A recurrent layer stays in FP32, and TensorRT builds it although it reads values from half precision."""
     torch.manual_seed(0)
     data = {"x": np.random.default_rng(0).normal(size=(8, 12, 6)).astype(np.float32)}
     program = capture(Reader(kind).eval(), {"x": torch.from_numpy(data["x"][:2])})
@@ -185,8 +185,8 @@ def test_a_recurrent_layer_among_fp16_is_built(tmp_path: Path, kind: Callable[..
     assert made.facts["plan_bytes"] > 0
 
 
-def test_int8_and_fp16_stand_together() -> None:
-    """Around INT8 nodes the rest is FP16, scales too, so that DequantizeLinear gives FP16."""
+def test_int8_and_fp16_work_together() -> None:
+    """Around INT8 nodes, everything else is FP16, scales too, so that the outputs of DequantizeLinear are FP16."""
     graph = next(g for g in map(graphs.generate, range(100)) if g.int8 and not g.half and g.opset >= 19)
     made, _ = converted(graph.model())
     view = View(made)
@@ -234,7 +234,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory, samples: dict[str, Array]
 def test_the_export_stage_writes_half(
     tmp_path: Path, programs: dict[str, Path], samples: dict[str, Array], program: str, precision: Any
 ) -> None:
-    """`precision` on the export stage: parity with PyTorch, golden vectors, and the facts say what stayed in FP32."""
+    """`precision` of the export stage: parity with PyTorch, golden vectors, and facts about FP32 nodes."""
     options = ExportOptions(precision=precision)
     made = stage.write_graph(
         options.model_copy(update={"target": "tensorrt"}),
@@ -253,7 +253,7 @@ def test_the_export_stage_writes_half(
 
 
 def test_half_ports_reach_the_session(tmp_path: Path, programs: dict[str, Path], samples: dict[str, Array]) -> None:
-    """With FP16 inputs and outputs the signature says so, and a session takes FP32 feeds all the same."""
+    """With FP16 inputs and outputs, the signature states so, and a session accepts FP32 feeds anyway."""
     options = ExportOptions(precision="fp16", half_io=True)
     made = stage.write_graph(
         options.model_copy(update={"target": "tensorrt"}),
@@ -268,7 +268,7 @@ def test_half_ports_reach_the_session(tmp_path: Path, programs: dict[str, Path],
 
 
 def test_bf16_is_not_for_a_cpu(tmp_path: Path, programs: dict[str, Path], samples: dict[str, Array]) -> None:
-    """ONNX Runtime has no BF16 kernels for the CPU, which is said before any work."""
+    """ONNX Runtime has no BF16 kernels for the CPU, which is reported at once."""
     with pytest.raises(UserError, match="no BF16 kernels"):
         stage.write_graph(
             ExportOptions(precision="bf16"), load_artifact(programs["fp32"]), Place(tmp_path / "g"), samples

@@ -1,4 +1,4 @@
-"""LSTMs whose states are projected: the same numbers in the file, both sizes prunable, floating point in INT8."""
+"""LSTMs with projections: the file computes the same, both sizes can be pruned, and INT8 leaves them in FP32."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from retort.export.translate import to_onnx
 
 
 class _Projected(nn.Module):
-    """Steps and last states of an LSTM with learned first states, or none."""
+    """All states and last states of an LSTM with learned initial states, or without."""
 
     def __init__(self, both: bool, starts: bool, layers: int = 2) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def _captured(model: nn.Module) -> Program:
 
 @pytest.mark.parametrize(("both", "starts"), [pytest.param(False, False, marks=pytest.mark.slow), (True, True)])
 def test_a_projected_lstm_is_written_as_it_computes(both: bool, starts: bool, tmp_path: Path) -> None:
-    """At any batch and length the file gives the model's steps and states, whatever state it starts from."""
+    """At any batch and length, the file computes the model's states for any initial state."""
     torch.manual_seed(0)
     model = _Projected(both, starts)
     save_program(_captured(model), tmp_path / "model.pt2")
@@ -63,7 +63,7 @@ def test_a_projected_lstm_is_written_as_it_computes(both: bool, starts: bool, tm
 
 
 def test_both_sizes_of_a_projected_lstm_are_pruned() -> None:
-    """Hidden units and projected ones are cut, proven, and the smaller layer runs at another length."""
+    """Hidden and projected units are cut and proven, and the smaller layer runs at another length."""
     torch.manual_seed(0)
     pruned = prune_program(_captured(_Head()), PruneOptions(macs=0.5, min_channels=2)).program
     sizes = {name.rpartition(".")[2]: list(value.shape) for name, value in pruned.module.named_parameters()}
@@ -75,7 +75,7 @@ def test_both_sizes_of_a_projected_lstm_are_pruned() -> None:
 
 
 def test_a_projected_lstm_stays_in_floating_point() -> None:
-    """Its recurrent matrix is a product that no kernel takes as codes: the linear layer alone is placed."""
+    """No integer kernel supports its recurrent matrix, which is a product: only the linear layer is quantized."""
     placed = place(_captured(_Head()), "cpu", ends=("auto", "int8"))
     assert not placed.recurrent
     assert any("lstm" in str(node.target) for node in placed.floating)

@@ -1,4 +1,4 @@
-"""Graph passes: each does its work on a small graph, says so, and changes no number."""
+"""Graph passes: each works on a small graph, reports it, and changes no value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def node(op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: A
 def graph(
     nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], constants: dict[str, Array] | None = None, rank: int = 4
 ) -> onnx.ModelProto:
-    """A model with input ``x`` of the rank, sizes ``[batch, 4, 4, 4]`` cut to it."""
+    """A model with input ``x`` of this rank, with sizes from ``[batch, 4, 4, 4]``."""
     sizes: list[str | int | None] = ["batch", 4, 4, 4]
     made = helper.make_graph(
         list(nodes),
@@ -42,7 +42,7 @@ def graph(
 
 
 def apply(step: passes.Pass, model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
-    """Run a pass; the result computes the same, and a second run changes nothing."""
+    """Run a pass; its result computes the same, and a second run changes nothing."""
     held = ir.from_proto(model)
     result, changed = step(held)
     assert result is held
@@ -62,7 +62,7 @@ def kinds(model: onnx.ModelProto) -> list[str]:
 
 
 def test_dead_nodes_and_constants_go() -> None:
-    """What reaches no output is removed."""
+    """Nodes that do not affect an output are removed."""
     model = graph([node("Relu", ["x"], ["y"]), node("Add", ["x", "c"], ["z"])], ["y"], {"c": np.ones(4, np.float32)})
     after, changed = apply(passes.remove_dead, model)
     assert changed
@@ -82,7 +82,7 @@ def test_dead_nodes_and_constants_go() -> None:
     ],
 )
 def test_nodes_that_do_nothing_go(op: str, constants: dict[str, Array], attributes: dict[str, Any]) -> None:
-    """Identities, casts to the same type and movements that move nothing are bypassed."""
+    """Identities, casts to the same type and data movements without effect are removed."""
     model = graph([node(op, ["x", *constants], ["a"], **attributes), node("Relu", ["a"], ["y"])], ["y"], constants)
     if op in ("Reshape", "Expand"):
         next(info for info in model.graph.value_info if info.name == "a").CopyFrom(
@@ -102,7 +102,7 @@ def test_nodes_that_do_something_stay() -> None:
 
 
 def test_constants_of_any_size_are_folded() -> None:
-    """A large weight that is transposed and cast at run time is stored as it is used."""
+    """A large weight that is transposed and cast at run time is stored in its final form."""
     weight = np.random.default_rng(1).normal(size=(300, 4)).astype(np.float32)
     nodes = [node("Transpose", ["w"], ["t"], perm=[1, 0]), node("MatMul", ["x", "t"], ["y"])]
     after, changed = apply(passes.fold_constants, graph(nodes, ["y"], {"w": weight}))
@@ -128,7 +128,7 @@ def test_parts_of_a_constant_are_stored_as_they_are_used() -> None:
 
 
 def test_constants_are_not_folded_where_the_file_would_grow() -> None:
-    """A constant spread over a large shape stays as it is."""
+    """A constant that is broadcast to a large shape is not folded."""
     nodes = [node("Expand", ["c", "s"], ["t"]), node("Add", ["x", "t"], ["y"])]
     constants = {"c": np.ones(4, np.float32), "s": np.array([64, 4, 4, 4])}
     held = ir.from_proto(graph(nodes, ["y"], constants))
@@ -138,7 +138,7 @@ def test_constants_are_not_folded_where_the_file_would_grow() -> None:
 
 @pytest.mark.parametrize(("keep", "last"), [(1, ["GlobalAveragePool"]), (0, ["GlobalAveragePool", "Reshape"])])
 def test_spatial_means_become_global_pools(keep: int, last: list[str]) -> None:
-    """A mean over all spatial axes is a GlobalAveragePool, with a reshape where the axes go."""
+    """A mean over all spatial axes is a GlobalAveragePool, with a reshape if the axes are removed."""
     model = graph([node("ReduceMean", ["x", "axes"], ["y"], keepdims=keep)], ["y"], {"axes": np.array([-1, 2])})
     after, changed = apply(passes.pool_globally, model)
     assert changed
@@ -147,13 +147,13 @@ def test_spatial_means_become_global_pools(keep: int, last: list[str]) -> None:
 
 @pytest.mark.parametrize(("axes", "rank"), [([1, 2], 4), ([2], 3), ([3], 4)])
 def test_other_means_stay(axes: list[int], rank: int) -> None:
-    """Means over channels, over part of the axes, or over what may be a feature axis are left alone."""
+    """Means over channels, over some of the axes, or over a possible feature axis are not changed."""
     model = graph([node("ReduceMean", ["x", "axes"], ["y"])], ["y"], {"axes": np.array(axes)}, rank)
     assert apply(passes.pool_globally, model)[1] is False
 
 
 def test_equal_nodes_and_constants_merge() -> None:
-    """Two nodes that compute the same from the same become one."""
+    """Two nodes with the same operator and inputs become one."""
     nodes = [node("Add", ["x", "a"], ["p"]), node("Add", ["x", "b"], ["q"]), node("Mul", ["p", "q"], ["y"])]
     model = graph(nodes, ["y"], {"a": np.ones(4, np.float32), "b": np.ones(4, np.float32)})
     after, changed = apply(passes.merge_equal, model)
@@ -162,7 +162,7 @@ def test_equal_nodes_and_constants_merge() -> None:
 
 
 def test_all_passes_together_stop() -> None:
-    """The passes run until nothing changes, and say whether anything did."""
+    """The passes run until nothing changes, and return whether anything did."""
     nodes = [node("Identity", ["x"], ["a"]), node("Relu", ["a"], ["b"]), node("Dropout", ["b"], ["y"])]
     after, changed = apply(passes.simplify, graph(nodes, ["y"]))
     assert changed
@@ -170,7 +170,7 @@ def test_all_passes_together_stop() -> None:
 
 
 def test_the_finished_graph_is_sorted_named_and_stripped() -> None:
-    """Names come from the signature, symbols become axis names, metadata and documentation go."""
+    """Names come from the signature, symbols become axis names, and metadata and documentation are removed."""
     model = graph([node("Relu", ["x"], ["y"]), node("Neg", ["y"], ["z"])], ["z"])
     model.doc_string = model.graph.node[0].doc_string = "from /home/somebody/net.py"
     held = ir.from_proto(model)
@@ -189,7 +189,7 @@ def test_the_finished_graph_is_sorted_named_and_stripped() -> None:
 
 
 def test_a_graph_that_does_not_fit_its_signature_is_refused() -> None:
-    """A number of outputs other than the signature's is told."""
+    """A number of outputs that differs from the signature's is rejected."""
     held = ir.from_proto(graph([node("Relu", ["x"], ["y"])], ["y"]))
     spec = TensorSpec("x", "float32", ("batch", 4, 4, 4))
     with pytest.raises(VerificationError, match="has 1 outputs, but the signature has 2"):
@@ -198,7 +198,7 @@ def test_a_graph_that_does_not_fit_its_signature_is_refused() -> None:
 
 @pytest.mark.parametrize(("window", "ceil", "last"), [(4, 0, "GlobalAveragePool"), (9, 1, "GlobalAveragePool")])
 def test_a_window_over_everything_is_a_global_pool(window: int, ceil: int, last: str) -> None:
-    """An average over a window that covers its whole input is the global one, also where it is larger than it."""
+    """An average over a window that covers its whole input is a global pool, also if the window is larger."""
     sizes = {"kernel_shape": [window, window], "ceil_mode": ceil, "strides": [window, window]}
     pooled = graph([node("AveragePool", ["x"], ["y"], **sizes)], ["y"])
     if window > 4:  # ONNX's inference has no size for it
@@ -210,6 +210,6 @@ def test_a_window_over_everything_is_a_global_pool(window: int, ceil: int, last:
 
 
 def test_a_smaller_window_stays() -> None:
-    """A window that leaves something out, or is padded, is no global pool."""
+    """A window that is smaller than the input, or is padded, is not a global pool."""
     for more in ({"kernel_shape": [3, 3]}, {"kernel_shape": [4, 4], "pads": [1, 1, 1, 1]}):
         assert not passes.pool_globally(ir.from_proto(graph([node("AveragePool", ["x"], ["y"], **more)], ["y"])))[1]

@@ -1,4 +1,4 @@
-"""The export stage: parity at several batch sizes, golden vectors, refusal of a file that is off."""
+"""The export stage: parity at several batch sizes, golden vectors, and rejection of a file that differs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def samples() -> dict[str, Array]:
-    """Real inputs: fewer than the rows that parity wants."""
+    """Real inputs, fewer than the rows of a comparison."""
     return {"image": np.random.default_rng(0).normal(size=(10, 3, 8, 8)).astype(np.float32)}
 
 
@@ -79,7 +79,7 @@ def graphs(
 
 
 def test_the_artifact_holds_model_signature_golden_and_facts(graphs: dict[str, Artifact]) -> None:
-    """All three files are there, the model carries signature and key, and the facts say what was found."""
+    """All three files exist, the model has signature and key, and the facts have the results."""
     for name, artifact in graphs.items():
         assert artifact.kind == "graph"
         assert set(artifact.manifest.files) == {"model.onnx", "signature.json", "golden.npz"}
@@ -101,7 +101,7 @@ def test_the_artifact_holds_model_signature_golden_and_facts(graphs: dict[str, A
 
 
 def test_golden_vectors_are_what_the_file_computes(graphs: dict[str, Artifact], samples: dict[str, Array]) -> None:
-    """A fresh session of the file gives the stored outputs for the stored inputs, bit for bit."""
+    """A new session of the file gives the stored outputs for the stored inputs, bit for bit."""
     for artifact in graphs.values():
         golden = np.load(artifact.file("golden.npz"))
         assert set(golden.files) == {"in.image", "out.scores", "out.features"}
@@ -121,7 +121,7 @@ def test_exporting_again_gives_the_same_files(
 
 
 def test_the_options_target_wins(programs: dict[str, Artifact], samples: dict[str, Array], tmp_path: Path) -> None:
-    """A CPU program is also written for TensorRT, in its opset, and agrees with the program in that form."""
+    """A CPU program is also exported for TensorRT, in its opset, and agrees with the program in that form."""
     options = ExportOptions(target="tensorrt", batch_sizes=(2,), golden=1)
     artifact = stage.write_graph(options, programs["int8"], Place(tmp_path / "trt"), samples)
     assert (artifact.facts["target"], artifact.facts["opset"]) == ("tensorrt", 20)
@@ -157,7 +157,7 @@ def test_a_file_that_is_not_the_program_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A wrong weight is caught, the message names output, batch size, error and tolerance, and nothing is left."""
+    """A wrong weight is found; the message has output, batch size, error and tolerance; no file is left."""
     write = stage.write_model
 
     def tampered(model: ir.Model, folder: Path) -> Path:
@@ -175,7 +175,7 @@ def test_a_file_that_is_not_the_program_is_refused(
 def test_a_full_disk_leaves_nothing(
     programs: dict[str, Artifact], samples: dict[str, Array], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An artifact that cannot be written is told as a storage error, and no part of it stays."""
+    """If an artifact cannot be written, there is a storage error, and no part of it is left."""
 
     def full(model: ir.Model, folder: Path) -> Path:
         (folder / "model.onnx").write_bytes(b"part")
@@ -190,20 +190,20 @@ def test_a_full_disk_leaves_nothing(
 
 
 def test_a_missing_sample_is_refused(programs: dict[str, Artifact], tmp_path: Path) -> None:
-    """Without a real sample there is nothing to check with."""
+    """Without a real sample, the file cannot be checked."""
     with pytest.raises(DataError, match="no sample for input 'image'"):
         stage.write_graph(ExportOptions(), programs["fp32"], Place(tmp_path / "out"), {"image": np.zeros((0, 3, 8, 8))})
 
 
 def test_only_programs_are_exported(graphs: dict[str, Artifact], samples: dict[str, Array], tmp_path: Path) -> None:
-    """A graph is refused with the stage that makes what is needed."""
+    """A graph is rejected with the stage that makes a program."""
     with pytest.raises(ArtifactError, match="this needs a program"):
         stage.write_graph(ExportOptions(), graphs["fp32"], Place(tmp_path / "out"), samples)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.95])
-def test_a_truncated_file_is_told(part: float, graphs: dict[str, Artifact], tmp_path: Path) -> None:
-    """A file cut off anywhere is refused by the session and by the kernel count, as a damaged file."""
+def test_a_truncated_file_is_rejected(part: float, graphs: dict[str, Artifact], tmp_path: Path) -> None:
+    """A truncated file is rejected by the session and by the kernel count as damaged."""
     content = graphs["int8"].main.read_bytes()
     path = tmp_path / "model.onnx"
     path.write_bytes(content[: int(part * len(content))])
@@ -213,8 +213,8 @@ def test_a_truncated_file_is_told(part: float, graphs: dict[str, Artifact], tmp_
         integer_kernels(path)
 
 
-def test_large_models_keep_their_weights_beside_the_graph(graphs: dict[str, Artifact], tmp_path: Path) -> None:
-    """Above the limit the weights go to a second file, which the session finds; below, all is in one."""
+def test_large_models_have_a_separate_file_of_weights(graphs: dict[str, Artifact], tmp_path: Path) -> None:
+    """Above the limit, the weights are in a separate file, which the session finds; below it, there is one file."""
     model = ir.load(graphs["fp32"].main)
     path = stage.write_model(model, tmp_path, external_above_bytes=1000)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
@@ -247,7 +247,7 @@ X = {"x": np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)}
 
 
 def test_parity_is_relative_to_the_scale_of_the_output() -> None:
-    """The same error passes beside large outputs and is refused beside small ones."""
+    """The same error passes for large outputs and is rejected for small ones."""
     large = check(Fixed(lambda x: x * 1000), Fixed(lambda x: x * 1000 + 0.1), X, (1, 8), 1e-3)
     assert [item.batch_size for item in large.differences] == [1, 8]
     assert all(item.error < 1e-4 and item.agreement == 1.0 for item in large.differences)
@@ -256,7 +256,7 @@ def test_parity_is_relative_to_the_scale_of_the_output() -> None:
 
 
 def test_parity_sees_what_happens_at_one_batch_size_only() -> None:
-    """An error that shows at a batch of 3 alone is refused at 3."""
+    """An error that occurs only at a batch of 3 is rejected at 3."""
     wrong = Fixed(lambda x: x + (len(x) == 3))
     assert check(Fixed(lambda x: x), wrong, X, (1, 8), 1e-3)
     with pytest.raises(VerificationError, match="at batch size 3"):
@@ -264,7 +264,7 @@ def test_parity_sees_what_happens_at_one_batch_size_only() -> None:
 
 
 def test_parity_judges_nan_and_infinity_by_their_places() -> None:
-    """NaN and infinities are right where the program has them, and wrong anywhere else."""
+    """NaN and infinities are accepted where the program has them, and rejected elsewhere."""
     masked = Fixed(lambda x: np.where(x > 1, -np.inf, x))
     assert check(masked, Fixed(lambda x: np.where(x > 1, -np.inf, x)), X, (2,), 1e-3).differences[0].error == 0
     for bad in (np.nan, np.inf):
@@ -273,7 +273,7 @@ def test_parity_judges_nan_and_infinity_by_their_places() -> None:
 
 
 def test_integer_outputs_must_be_equal() -> None:
-    """A class index is right or wrong."""
+    """A class index must be equal."""
     indices = Fixed(lambda x: x.argmax(1).astype(np.int64), "int64")
     again = Fixed(lambda x: x.argmax(1).astype(np.int64), "int64")
     assert check(indices, again, X, (4,), 1e-3).differences[0].error == 0
@@ -282,7 +282,7 @@ def test_integer_outputs_must_be_equal() -> None:
 
 
 def test_int8_is_judged_by_its_own_noise() -> None:
-    """Errors of the size of the quantization noise pass; three times as much, or a single shifted entry, do not."""
+    """Errors of the size of the quantization noise pass; three times as much, or a single wrong entry, do not."""
     step = 0.1
     rounded = Fixed(lambda x: (np.round(x / step) * step).astype(np.float32))
     exact = Fixed(lambda x: x)
@@ -296,7 +296,7 @@ def test_int8_is_judged_by_its_own_noise() -> None:
 
 
 def test_a_file_that_fails_at_a_batch_size_is_refused() -> None:
-    """What the runtime throws becomes a verification error that names the size."""
+    """An exception of the runtime becomes a verification error that has the batch size."""
 
     def fails(x: Array) -> Array:
         if len(x) == 3:
@@ -308,7 +308,7 @@ def test_a_file_that_fails_at_a_batch_size_is_refused() -> None:
 
 
 def test_samples_are_repeated_to_size() -> None:
-    """Fewer samples than rows are repeated in order; inputs without a batch axis stay as they are."""
+    """Fewer samples than rows are repeated in order; inputs without a batch axis are unchanged."""
     signature = Signature((TensorSpec("a", "float32", (2, "batch")), TensorSpec("b", "float32", (3,))), ())
     made = rows(signature, {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(3.0)}, 5)
     np.testing.assert_array_equal(made["a"], [[0, 1, 2, 0, 1], [3, 4, 5, 3, 4]])
@@ -316,7 +316,7 @@ def test_samples_are_repeated_to_size() -> None:
 
 
 def test_the_stored_weights_are_the_programs(graphs: dict[str, Artifact], programs: dict[str, Artifact]) -> None:
-    """FP32 weights in the file are the program's, value for value."""
+    """FP32 weights in the file equal those of the program."""
     exported = torch.export.load(programs["fp32"].main)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(graphs["fp32"].main).graph.initializer}
     for name, value in exported.state_dict.items():
@@ -324,7 +324,7 @@ def test_the_stored_weights_are_the_programs(graphs: dict[str, Artifact], progra
 
 
 def test_the_file_says_where_it_came_from(graphs: dict[str, Artifact]) -> None:
-    """Key, parents and options stand in the file itself, which may lose its manifest on the way."""
+    """Key, parents and options are in the file itself, which may be separated from its manifest."""
     kept = {item.key: item.value for item in onnx.load(str(graphs["fp32"].main)).metadata_props}
     assert kept["retort.key"] == "k1"
     assert json.loads(kept["retort.parents"]) == ["p"]
@@ -333,7 +333,7 @@ def test_the_file_says_where_it_came_from(graphs: dict[str, Artifact]) -> None:
 
 
 def test_few_numbers_are_judged_by_what_chance_does_to_them() -> None:
-    """Two independent noises of equal size pass in all but one of a thousand draws, however few numbers there are."""
+    """Two independent noises of equal size pass in all but one of a thousand cases, for any count of numbers."""
     draw = np.random.default_rng(0)
     for count in (4, 8, 16, 24, 64):
         one, two = draw.standard_normal((2, 4000, count))

@@ -1,4 +1,4 @@
-"""Translation of captured programs to ONNX: same numbers, names, axes, bytes; clear words where an op has no form."""
+"""Translation of captured programs to ONNX: outputs, names, axes, bytes, and errors for unsupported operators."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Recurrent(nn.Module):
 
 
 class Attention(nn.Module):
-    """A Transformer encoder layer whose length is free."""
+    """A Transformer encoder layer with a dynamic length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def exported(
     outputs: Mapping[str, tuple[int | str, ...]],
     **axes: dict[int, str],
 ) -> tuple[torch.export.ExportedProgram, Signature]:
-    """Export without capture, with axis 0 and ``axes`` dynamic; quicker, and in names that the test chooses."""
+    """Export without capture, with axis 0 and ``axes`` dynamic; faster, and with names that the test chooses."""
     named = {name: {0: "batch", **axes.get(name, {})} for name in feeds}
     dims: dict[str, Any] = {}
     shapes = tuple(
@@ -148,7 +148,7 @@ def test_a_residual_cnn_is_exported_with_a_dynamic_batch() -> None:
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_nets_are_exported(kind: type[nn.Module]) -> None:
-    """A bidirectional LSTM and GRU keep their batch axis and their numbers."""
+    """A bidirectional LSTM and GRU keep their batch axis and compute the same."""
     program, signature = exported(Recurrent(kind), {"series": torch.randn(4, 7, 6)}, {"scores": ("batch", 3)})
     model = to_onnx(program, signature)
     onnx.checker.check_model(model, full_check=True)
@@ -158,7 +158,7 @@ def test_recurrent_nets_are_exported(kind: type[nn.Module]) -> None:
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_the_time_axis_of_a_recurrent_net_is_free(kind: type[nn.Module], tmp_path: Path) -> None:
-    """Captured, saved and exported with a named time axis, a recurrent net takes series of any length, even 1."""
+    """Captured, saved and exported with a named time axis, a recurrent net accepts any length, even 1."""
     net = Recurrent(kind).eval()
     save_program(capture(net, {"series": torch.randn(4, 7, 6)}, dynamic={"series": {1: "time"}}), tmp_path / "net.pt2")
     model = to_onnx(tmp_path / "net.pt2")
@@ -172,7 +172,7 @@ def test_the_time_axis_of_a_recurrent_net_is_free(kind: type[nn.Module], tmp_pat
 
 
 def test_sizes_that_come_in_multiples_are_said_so(tmp_path: Path) -> None:
-    """A U-Net that halves and doubles gets axes such as 2*height; it runs at other sizes, and an odd one is refused."""
+    """A U-Net that halves and doubles has axes such as 2*height; it runs at other sizes and rejects odd ones."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -213,7 +213,7 @@ def test_a_transformer_keeps_its_length_axis() -> None:
 
 
 def test_a_hugging_face_encoder_with_two_inputs_and_named_outputs() -> None:
-    """A BERT that returns a dataclass becomes two named outputs, with batch and sequence free in both inputs."""
+    """A BERT that returns a dataclass has two named outputs, with dynamic batch and sequence in both inputs."""
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50
@@ -234,7 +234,7 @@ def test_a_hugging_face_encoder_with_two_inputs_and_named_outputs() -> None:
 
 
 class Awkward(nn.Module):
-    """Outputs that are each other, an input, and bear the names of inner values."""
+    """Outputs that are equal to each other or to an input, and have the names of inner values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ class Awkward(nn.Module):
 
 
 def test_output_names_that_collide_with_inner_values_are_kept_apart() -> None:
-    """Outputs named like inner values and parameters keep their names; every name in the file is made once."""
+    """Outputs named like inner values and parameters keep their names; every name in the file is unique."""
     names = {"linear": ("batch", 4), "layer.weight": ("batch", 4), "relu": ("batch", 4), "sum_1": ("batch",)}
     program, signature = exported(Awkward(), {"x": torch.randn(3, 4)}, names)
     model = to_onnx(program, signature)
@@ -259,8 +259,8 @@ def test_output_names_that_collide_with_inner_values_are_kept_apart() -> None:
     assert_same(program, model, {"x": torch.randn(5, 4)})
 
 
-def test_an_opset_that_cannot_be_reached_is_told() -> None:
-    """A wish for an older opset than the exporter writes is refused and not quietly ignored; a newer one is kept."""
+def test_an_opset_that_cannot_be_reached_is_rejected() -> None:
+    """An opset below the exporter's is rejected and not ignored; a newer one is used."""
     program, signature = exported(Attention(), {"tokens": torch.randn(4, 6, 16)}, {"scores": ("batch", 3)})
     with pytest.raises(UserError, match="cannot be written in opset 17"):
         to_onnx(program, signature, opset=17)
@@ -268,14 +268,14 @@ def test_an_opset_that_cannot_be_reached_is_told() -> None:
 
 
 def test_an_output_named_like_an_input_is_refused() -> None:
-    """ONNX has one name space, so the clash is told before anything is written."""
+    """ONNX has one name space, so the conflict is reported before anything is written."""
     program, signature = exported(nn.Linear(4, 4), {"x": torch.randn(3, 4)}, {"x": ("batch", 4)})
     with pytest.raises(ModelError, match="'x' is the name of both an input and an output"):
         to_onnx(program, signature)
 
 
-def test_an_axis_that_the_program_fixed_is_told() -> None:
-    """A signature that calls an axis dynamic does not hide that the program fixed it."""
+def test_an_axis_that_the_program_fixed_is_reported() -> None:
+    """If a signature calls an axis dynamic that is fixed in the program, this is an error."""
     program = torch.export.export(nn.Linear(4, 4).eval(), (torch.randn(3, 4),))
     signature = Signature((TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch", 4)),))
     with pytest.raises(VerificationError, match=r"axis 0 \('batch'\) of input 'x' is fixed to 3"):
@@ -283,7 +283,7 @@ def test_an_axis_that_the_program_fixed_is_told() -> None:
 
 
 def test_a_tied_weight_is_stored_once() -> None:
-    """A matrix that serves as embedding and as output layer does not double the file by a folded transpose."""
+    """A matrix that is both embedding and output layer is not stored twice by a folded transpose."""
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -302,7 +302,7 @@ def test_a_tied_weight_is_stored_once() -> None:
 
 @torch.library.custom_op("retort_test::odd", mutates_args=())
 def odd(x: torch.Tensor) -> torch.Tensor:
-    """An op that ONNX has no form for."""
+    """An operator without an ONNX form."""
     return x.flip(-1) * 2
 
 
@@ -312,7 +312,7 @@ def _(x: torch.Tensor) -> torch.Tensor:
 
 
 class Odd(nn.Module):
-    """Calls it."""
+    """Calls the operator."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -320,7 +320,7 @@ class Odd(nn.Module):
 
 
 class Holder(nn.Module):
-    """Calls it one module down."""
+    """Calls it in a submodule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -332,7 +332,7 @@ class Holder(nn.Module):
 
 
 def test_an_op_without_onnx_form_is_named_with_module_and_line() -> None:
-    """The error names the op, the module that calls it and the line, and what to do."""
+    """The error has the operator, the module that calls it and the line, and a remedy."""
     program, signature = exported(Holder(), {"x": torch.randn(3, 4)}, {"y": ("batch", 4)})
     with pytest.raises(CaptureError) as caught:
         to_onnx(program, signature)
@@ -343,7 +343,7 @@ def test_an_op_without_onnx_form_is_named_with_module_and_line() -> None:
 
 
 def test_an_op_without_onnx_form_is_found_when_the_file_kept_no_traces() -> None:
-    """Without traces the nearest parameter tells where the op is."""
+    """Without stack traces, the nearest parameter shows where the operator is."""
     program, signature = exported(Holder(), {"x": torch.randn(3, 4)}, {"y": ("batch", 4)})
     for node in program.graph.nodes:
         node.meta = {key: value for key, value in node.meta.items() if key == "val"}
@@ -352,7 +352,7 @@ def test_an_op_without_onnx_form_is_found_when_the_file_kept_no_traces() -> None
 
 
 def test_a_parameter_behind_the_shape_of_attention_masks_exports() -> None:
-    """Attention whose learned mask needs a gradient translates: strides agree throughout (Swin's relative bias)."""
+    """Attention whose learned mask needs a gradient is translated with consistent strides (Swin's relative bias)."""
 
     class Biased(nn.Module):
         def __init__(self) -> None:
@@ -378,7 +378,7 @@ sys.stdout.buffer.write(to_onnx(Path(sys.argv[1])).SerializeToString())
 
 
 def test_the_bytes_are_the_same_in_every_process(tmp_path: Path) -> None:
-    """Two processes with different hash seeds write the same bytes, which name no path, exporter or time."""
+    """Two processes with different hash seeds write the same bytes, which have no path, exporter name or time."""
     program = capture(Residual(), {"image": torch.randn(2, 3, 12, 12)})
     save_program(program, tmp_path / "model.pt2")
     here = to_onnx(tmp_path / "model.pt2").SerializeToString()
@@ -399,7 +399,7 @@ def test_the_bytes_are_the_same_in_every_process(tmp_path: Path) -> None:
 
 
 def test_a_saved_program_still_knows_the_line_of_an_op_without_onnx_form(tmp_path: Path) -> None:
-    """A program from a file names op, module and line as the one in memory does, after further stages, too."""
+    """The error for a program from a file has operator, module and line, also after further stages."""
     program = capture(Holder(), {"x": torch.randn(3, 4)})
     save_program(program, tmp_path / "once.pt2")
     save_program(load_program(tmp_path / "once.pt2"), tmp_path / "twice.pt2")
@@ -414,13 +414,13 @@ def test_a_saved_program_still_knows_the_line_of_an_op_without_onnx_form(tmp_pat
 
 
 def zipfile_text(path: Path) -> bytes:
-    """All that a ``.pt2`` file holds, unpacked."""
+    """The contents of a ``.pt2`` file, unpacked."""
     with zipfile.ZipFile(path) as archive:
         return b"".join(archive.read(name) for name in archive.namelist())
 
 
 def test_a_program_is_copied_whatever_its_input_is_called() -> None:
-    """`input`, which a plain Sequential calls it, is a word of Python that a copied graph renames."""
+    """`input`, the name in a plain Sequential, is a Python built-in, which a copied graph renames."""
     program, _ = exported(nn.Sequential(nn.Linear(4, 3)), {"input": torch.randn(3, 4)}, {"y": ("batch", 3)})
     x = torch.randn(2, 4)
     copied = without_quantization(program)
@@ -428,14 +428,14 @@ def test_a_program_is_copied_whatever_its_input_is_called() -> None:
 
 
 class Halves(nn.Module):
-    """Two slices that together are the whole, as rotary embeddings have them."""
+    """Two slices that together are the whole, as in rotary embeddings."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([-x[..., 4:], x[..., :4]], -1)
 
 
 def test_two_halves_are_written_right() -> None:
-    """Slices that the exporter would have joined to a split give the program's numbers."""
+    """Slices that the exporter would have joined to a split compute the same as the program."""
     values = torch.randn(3, 8)
     program = capture(Halves(), {"x": values})
     model = to_onnx(reexport(program), program.signature)

@@ -1,4 +1,4 @@
-"""One spelling per operator: PyTorch's second names and recurrent cells are gone after capture, the numbers are not."""
+"""Canonical form: aliases of operators and recurrent cells are replaced during capture, with equal outputs."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from retort.export.verify.pruned_file import check_outputs
 
 
 class _Named(nn.Module):
-    """Second names in functional, method, keyword and in-place form between two layers."""
+    """Aliases in functional, method, keyword and in-place form between two layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Named(nn.Module):
 
 
 class _Loop(nn.Module):
-    """A cell walked by hand along five steps."""
+    """A cell in a Python loop over five steps."""
 
     def __init__(self, cell: nn.Module) -> None:
         super().__init__()
@@ -64,15 +64,15 @@ def _operators(program: Program) -> set[str]:
     }
 
 
-def test_every_second_name_has_a_first_one() -> None:
-    """Each name of the table leads to an operator of this PyTorch that takes the same arguments."""
+def test_every_alias_has_a_canonical_operator() -> None:
+    """Each alias in the table has an operator of this PyTorch with the same arguments."""
     for name in SYNONYMS:
         packet = getattr(torch.ops.aten, name)
         assert any(_usual(getattr(packet, key)) is not None for key in packet.overloads()), name
 
 
-def test_second_names_are_gone_and_lock_nothing() -> None:
-    """A net written with second names computes the same, and the layers between them can be pruned."""
+def test_aliases_are_replaced_and_lock_nothing() -> None:
+    """A network with aliases computes the same, and the layers between them can be pruned."""
     torch.manual_seed(0)
     model, x = _Named().eval(), torch.randn(4, 6)
     program = capture(model, {"x": x})
@@ -85,7 +85,7 @@ def test_second_names_are_gone_and_lock_nothing() -> None:
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_a_loop_over_cells_is_made_of_sums(kind: str) -> None:
-    """A cell becomes linear layers and what joins them: the same numbers, and a state that can be pruned."""
+    """A cell becomes linear layers and elementwise operators: equal outputs, and a state that can be pruned."""
     torch.manual_seed(0)
     model, x = _Loop(CELLS[kind]()).eval(), torch.randn(4, 5, 6)  # type: ignore[no-untyped-call]
     program = capture(model, {"x": x})
@@ -97,7 +97,7 @@ def test_a_loop_over_cells_is_made_of_sums(kind: str) -> None:
 
 
 class _Masked(nn.Module):
-    """An integer mask turned to large negative numbers, as encoders do."""
+    """An integer mask that is converted to large negative numbers, as in encoders."""
 
     def __init__(self) -> None:
         super().__init__()

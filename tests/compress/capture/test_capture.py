@@ -1,4 +1,4 @@
-"""What capture accepts, how it names things, and how it says no."""
+"""Capture: models that it accepts, the names in the program, and its errors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Result:
     ],
 )
 def test_outputs_get_readable_names_without_collision(shape: Callable[[torch.Tensor], Any], names: list[str]) -> None:
-    """Tensors, tuples, dicts and dataclasses are flattened; None and numbers go; no name meets another or an input."""
+    """Tensors, tuples, dicts and dataclasses are flattened; None and numbers are dropped; names are unique."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Pair(nn.Module):
 
 
 def test_inputs_go_by_name_when_names_match_else_by_position() -> None:
-    """An example in another order is matched by name; other names are taken in forward's order."""
+    """An example in another order is matched by name; with other names, the order of forward is used."""
     model, left, right = Pair(), torch.randn(2, 4), torch.randn(2, 4)
     swapped = capture(model, {"right": right, "left": left})
     placed = capture(model, {"my input": left, "2nd": right})
@@ -98,13 +98,13 @@ def test_inputs_go_by_name_when_names_match_else_by_position() -> None:
     ],
 )
 def test_wrong_example_inputs_are_named(names: list[str], rows: int, word: str) -> None:
-    """Example inputs that do not fit forward are refused before anything is traced."""
+    """Example inputs that do not fit forward are rejected before the capture."""
     with pytest.raises(ModelError, match=word):
         capture(Pair(), {name: torch.randn(2, 4) for name in names})
 
 
 def test_ragged_example_and_wrong_output_names_are_refused() -> None:
-    """Inputs of different lengths, and output names that do not fit, are said plainly."""
+    """Inputs of different lengths, and output names that do not fit, are reported clearly."""
     with pytest.raises(ModelError, match="same number of rows"):
         capture(Pair(), {"left": torch.randn(2, 4), "right": torch.randn(3, 4)})
     example = {"left": torch.randn(2, 4), "right": torch.randn(2, 4)}
@@ -113,7 +113,7 @@ def test_ragged_example_and_wrong_output_names_are_refused() -> None:
 
 
 def test_one_row_is_enough_and_an_axis_can_be_dynamic() -> None:
-    """A single example row is repeated; a named further axis takes other sizes."""
+    """A single example row is repeated; another named axis accepts other sizes."""
     model = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
     program = capture(model, {"signal": np.zeros((1, 4, 7), np.float32)}, dynamic={"signal": {2: "time"}})
     assert program.signature.inputs[0].shape == ("batch", 4, "time")
@@ -132,13 +132,13 @@ def test_one_row_is_enough_and_an_axis_can_be_dynamic() -> None:
     ],
 )
 def test_dynamic_axes_that_do_not_fit_are_refused(dynamic: dict[str, dict[int, str]], word: str) -> None:
-    """Axes of unknown inputs, the batch axis, and axes of size 1 in the example are refused."""
+    """Axes of unknown inputs, the batch axis, and axes of size 1 in the example are rejected."""
     with pytest.raises(ModelError, match=word):
         capture(nn.Flatten(), {"signal": torch.zeros(2, 1, 7)}, dynamic=dynamic)
 
 
 def test_a_branch_that_no_output_reads_is_left_out() -> None:
-    """A layer behind which nothing but dropout comes is no part of the program."""
+    """A layer that is followed only by dropout and no output is not part of the program."""
 
     class Spare(nn.Module):
         def __init__(self) -> None:
@@ -155,7 +155,7 @@ def test_a_branch_that_no_output_reads_is_left_out() -> None:
 
 
 def test_transformer_with_a_mask_is_captured() -> None:
-    """nn.Transformer looks into its mask's values; capture gets by without, and the outputs are the same."""
+    """nn.Transformer reads its mask's values; the capture does not need them, and the outputs are equal."""
 
     class Translator(nn.Module):
         def __init__(self) -> None:
@@ -174,7 +174,7 @@ def test_transformer_with_a_mask_is_captured() -> None:
 
 
 def test_dtypes_that_arrays_cannot_hold_are_refused() -> None:
-    """A bfloat16 model is refused with the conversion that mends it, half and double precision are taken."""
+    """A bfloat16 model is rejected with a conversion as remedy; half and double precision are accepted."""
     with pytest.raises(ModelError, match=r"x: bfloat16.*\n.*model\.float\(\)"):
         capture(nn.Flatten(), {"x": torch.randn(2, 4, dtype=torch.bfloat16)})
     assert (
@@ -183,7 +183,7 @@ def test_dtypes_that_arrays_cannot_hold_are_refused() -> None:
 
 
 class Decides(nn.Module):
-    """Control flow on values."""
+    """Control flow that depends on values."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.sum() > 0:  # the line that the error must name
@@ -192,35 +192,35 @@ class Decides(nn.Module):
 
 
 class FixedBatch(nn.Module):
-    """A batch size written into the model."""
+    """A batch size that is a constant in the model."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(2, 4) + 1
 
 
 class LoopsOverBatch(nn.Module):
-    """A Python loop over rows, which unrolls."""
+    """A Python loop over rows, which is unrolled."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack([row * 2 for row in x])
 
 
 class EvenBatch(nn.Module):
-    """Another path for large batches."""
+    """Another branch for large batches."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2 if x.shape[0] > 100 else x + 1
 
 
 class UsesNumpy(nn.Module):
-    """Leaves PyTorch in the middle."""
+    """Leaves PyTorch in the middle of forward."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(x.detach().numpy() * 2)
 
 
 class AlwaysRandom(nn.Module):
-    """Dropout that forgets about evaluation."""
+    """Dropout that ignores evaluation mode."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.dropout(x, 0.5)
@@ -238,7 +238,7 @@ class AlwaysRandom(nn.Module):
     ],
 )
 def test_capture_failures_are_readable(model: nn.Module, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A model that cannot be captured is refused in its own terms, with file and line where there is one."""
+    """The error for a model that cannot be captured uses the model's terms, with file and line if known."""
     with pytest.raises(CaptureError) as caught:
         capture(model, {"x": torch.ones(2, 4)})
     text = str(caught.value)
@@ -249,7 +249,7 @@ def test_capture_failures_are_readable(model: nn.Module, words: list[str], capsy
 
 
 def test_length_of_a_tensor_is_a_size() -> None:
-    """``len(x)`` is as free as ``x.size(0)``, on the batch and on other axes, and compared with another length."""
+    """``len(x)`` is as dynamic as ``x.size(0)``, on the batch and on other axes, also in comparisons."""
 
     class Counted(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -264,7 +264,7 @@ def test_length_of_a_tensor_is_a_size() -> None:
 
 @pytest.mark.parametrize(("rows", "norm"), [(4, 2.0), (40, 2.0), (4, 1.0), (4, float("inf"))])
 def test_distances_are_taken_at_any_batch(rows: int, norm: float) -> None:
-    """``torch.cdist``, which goes another way from 26 rows on, bounds no batch and gives the model's distances."""
+    """``torch.cdist``, which has another algorithm from 26 rows on, does not limit the batch."""
 
     class Prototypes(nn.Module):
         def __init__(self) -> None:
@@ -280,7 +280,7 @@ def test_distances_are_taken_at_any_batch(rows: int, norm: float) -> None:
 
 
 def test_a_length_that_a_kernel_covers_is_refused_in_words() -> None:
-    """A pooling over the whole length fixes that axis: one readable refusal, though PyTorch's own is a page long."""
+    """A pooling over the whole length fixes that axis: one short error, although PyTorch's is a page long."""
 
     class Pooled(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -293,7 +293,7 @@ def test_a_length_that_a_kernel_covers_is_refused_in_words() -> None:
 
 
 def test_what_holds_at_every_size_is_no_bound(tmp_path: Path) -> None:
-    """Overlapping frames that are added keep a free length, though PyTorch cannot prove `n % (8 * n) != 0`."""
+    """Overlapping frames that are added keep a dynamic length, though PyTorch cannot prove `n % (8 * n) != 0`."""
 
     class Frames(nn.Module):
         def __init__(self) -> None:
@@ -316,7 +316,7 @@ def test_what_holds_at_every_size_is_no_bound(tmp_path: Path) -> None:
 
 
 def test_layers_may_bear_the_names_of_a_graphs_own_parts(tmp_path: Path) -> None:
-    """A layer called `code`, a buffer called `graph` and a parameter called `meta` are captured, saved and loaded."""
+    """A layer called `code`, a buffer called `graph` and a parameter called `meta` are captured and saved."""
 
     class Named(nn.Module):
         def __init__(self) -> None:
@@ -335,7 +335,7 @@ def test_layers_may_bear_the_names_of_a_graphs_own_parts(tmp_path: Path) -> None
 
 
 def test_model_that_raises_is_quoted() -> None:
-    """An exception inside forward comes back as the model's, with its own words."""
+    """An exception inside forward is reported as the model's, with its message."""
 
     class Raises(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -346,7 +346,7 @@ def test_model_that_raises_is_quoted() -> None:
 
 
 def test_model_is_left_as_it_was() -> None:
-    """Capture leaves modes, parameters, buffers, momentum and the random state alone."""
+    """Capture does not change modes, parameters, buffers, momentum and the random state."""
     norm = nn.BatchNorm1d(4, momentum=None)
     model = nn.Sequential(norm, nn.Dropout(0.1), nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)))
     model.train()

@@ -1,4 +1,4 @@
-"""Which sizes of an axis a captured program takes, and what is said of the others."""
+"""The sizes of an axis that a captured program accepts, and the errors for the others."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from retort.core.errors import CaptureError
 
 
 class Neighbours(nn.Module):
-    """Each step joined with the next one; what is left of one step alone is doubled."""
+    """Each step is concatenated with the next one; a single step is doubled."""
 
     def __init__(self, word: str = "") -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Neighbours(nn.Module):
 
 
 def test_an_axis_that_is_special_at_small_sizes_alone_is_free() -> None:
-    """A branch for a single step raises the smallest size of the axis, and the program is right at the others."""
+    """A branch for a single step raises the smallest size of the axis; other sizes are correct."""
     model = Neighbours().eval()
     program = capture(model, {"x": torch.randn(4, 6, 4)}, dynamic={"x": {1: "sequence"}})
     assert program.signature.inputs[0].shape == ("batch", "sequence", 4)
@@ -44,14 +44,14 @@ def test_an_axis_that_is_special_at_small_sizes_alone_is_free() -> None:
 
 
 def test_a_condition_on_an_axis_is_quoted() -> None:
-    """An axis that is special again and again is refused with the condition, in the name of the axis."""
+    """An axis with several special sizes is rejected with the condition, written with the name of the axis."""
     with pytest.raises(CaptureError, match=r"axis 'sequence', only if .*sequence"):
         capture(Neighbours("odd").eval(), {"x": torch.randn(4, 7, 4)}, dynamic={"x": {1: "sequence"}})
 
 
 @pytest.mark.parametrize("word", ["long", "last"])
 def test_an_axis_that_is_special_at_the_end_of_a_table_is_free(word: str) -> None:
-    """A condition that fails at the largest sizes alone lowers the largest size, and the axis stays free."""
+    """A condition that fails only at the largest sizes lowers the largest size; the axis stays dynamic."""
     model = Neighbours(word).eval()
     program = capture(model, {"x": torch.randn(4, 7, 4)}, dynamic={"x": {1: "sequence"}})
     x = torch.randn(2, 30, 4)

@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 
 class Bag(nn.Module):
-    """Words to one vector."""
+    """From words to one vector."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Bag(nn.Module):
     ],
 )
 def test_bags_are_a_look_up_and_a_reduction(given: dict[str, Any], weighted: bool) -> None:
-    """An embedding bag on rows of words leaves no bag: same values and gradients at other batches and lengths."""
+    """An embedding bag on rows of words is replaced: equal values and gradients at other batches and lengths."""
 
     def _feeds(rows: int, length: int) -> dict[str, torch.Tensor]:
         words = torch.randint(0, 20, (rows, length))

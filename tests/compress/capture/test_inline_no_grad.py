@@ -1,4 +1,4 @@
-"""Bodies under no_grad and values kept between runs: what a capture takes apart and what it lets the model forget."""
+"""Code under no_grad and values that a model caches: how a capture handles both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 class Frozen(nn.Module):
-    """A backbone under no_grad, in which one layer has its gradients on again where ``nested``."""
+    """A backbone under no_grad, in which one layer has gradients enabled again if ``nested``."""
 
     def __init__(self, nested: bool = False) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def program_of(model: nn.Module) -> Program:
 
 
 def test_a_backbone_under_no_grad_is_in_the_graph_and_gets_no_gradient() -> None:
-    """Its convolutions are counted and pruned as any others, and training leaves them as they are."""
+    """Its convolutions are counted and pruned like any others, and training does not change them."""
     program = program_of(Frozen())
     pruned = prune_program(program, PruneOptions(macs=0.5, min_channels=2, recover=None))
     assert pruned.cost.macs <= 0.5 * cost(program).macs
@@ -52,7 +52,7 @@ def test_a_backbone_under_no_grad_is_in_the_graph_and_gets_no_gradient() -> None
 
 
 def test_gradients_switched_on_again_stay_on() -> None:
-    """A body that enables gradients inside no_grad is not taken apart."""
+    """A body that enables gradients inside no_grad is not inlined."""
     program = program_of(Frozen(nested=True))
     set_training(program, True)
     program.module(IMAGE)[0].square().mean().backward()
@@ -60,8 +60,8 @@ def test_gradients_switched_on_again_stay_on() -> None:
     assert trained == {"out", "body"}
 
 
-def test_what_a_model_keeps_of_its_parameters_is_forgotten() -> None:
-    """A bias looked up once in evaluation and kept until the next training is still a parameter of the program."""
+def test_cached_values_of_parameters_are_discarded() -> None:
+    """A bias that evaluation caches until the next training is still a parameter of the program."""
 
     class Keeping(nn.Module):
         def __init__(self) -> None:

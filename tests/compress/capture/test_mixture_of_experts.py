@@ -1,4 +1,4 @@
-"""Mixtures of experts become products of fixed shape: the numbers are the library's, the file runs anywhere."""
+"""Mixtures of experts become products of fixed shape: equal outputs, and a file for every runtime."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class _Routed(torch.nn.Module):
     "kind", ["gated", pytest.param("transposed, with biases, interleaved", marks=pytest.mark.slow)]
 )
 def test_experts_are_captured_as_they_compute(kind: str, tmp_path: Path) -> None:
-    """Program and file give what the library's own form gives, at other shapes too, and the experts can be pruned."""
+    """Program and file compute the same as the library's form, at other shapes too; experts can be pruned."""
     torch.manual_seed(0)
     model = _Routed(kind).eval()
     program = capture(model, {"x": torch.randn(4, 5, 8)}, dynamic={"x": {1: "sequence"}})
@@ -70,7 +70,7 @@ def test_experts_are_captured_as_they_compute(kind: str, tmp_path: Path) -> None
 
 
 def test_the_library_keeps_its_own_form() -> None:
-    """Outside a capture experts compute as their configuration says, also after one that failed."""
+    """Outside a capture, experts compute as their configuration says, also after a failed capture."""
     own = ALL_EXPERTS_FUNCTIONS["batched_mm"]
     with pytest.raises(ZeroDivisionError), dense_experts():
         assert ALL_EXPERTS_FUNCTIONS.get_interface("batched_mm", None) is not own  # type: ignore[arg-type]

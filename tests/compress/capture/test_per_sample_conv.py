@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 
 
 class Modulated(nn.Module):
-    """StyleGAN2's way: a batch of kernels, the samples side by side in the channels, up by a transposed one."""
+    """As in StyleGAN2: a batch of kernels, samples in the channels, upsampled by a transposed convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Modulated(nn.Module):
 
 
 def test_kernels_per_sample_are_products_that_any_runtime_takes(tmp_path: Path) -> None:
-    """A group count that is the batch leaves no convolution: program and ONNX file agree with the model, any batch."""
+    """A convolution whose groups are the batch becomes a product: program and file agree with the model."""
     model = Modulated()
     program = capture(model, {"x": torch.randn(2, 4, 6, 8), "z": torch.randn(2, 3)})
     assert not [node for node in program.module.graph.nodes if "conv" in str(node.target)]

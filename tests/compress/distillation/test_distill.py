@@ -31,7 +31,7 @@ ANY = ModelSpec(source="a:b")
 
 
 def linear(classes: int = 3, width: int = 6, name: str = "x", drop: float = 0.0) -> Program:
-    """A linear classifier, with dropout when asked."""
+    """A linear classifier, optionally with dropout."""
     model = nn.Sequential(nn.Linear(width, classes), nn.Dropout(drop))
     return capture(model, {name: torch.randn(2, width)})
 
@@ -65,7 +65,7 @@ def test_regression_distils_the_teachers_values() -> None:
 
 
 def test_teacher_and_student_must_fit() -> None:
-    """Other classes and other inputs are refused before training; other names of equal inputs are taken by place."""
+    """Other classes and other inputs are rejected before training; equal inputs may have other names."""
     check_pair(linear(), linear(name="other"))
     with pytest.raises(ModelError, match=r"batch, 3\].*batch, 7\]"):
         check_pair(linear(3), linear(7))
@@ -74,7 +74,7 @@ def test_teacher_and_student_must_fit() -> None:
 
 
 def test_loss_knows_its_teacher() -> None:
-    """Losses with another teacher, temperature or weight have another identity, so no checkpoint is mixed up."""
+    """Losses with another teacher, temperature or weight have another identity, so checkpoints are not confused."""
     teacher = linear()
     other = clone(teacher)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def student() -> Program:
 
 
 def test_student_learns_the_digits_from_its_teacher(teacher: Any, tmp_path: Path) -> None:
-    """On real data a student below a fifth of the size comes within six points of its teacher's accuracy."""
+    """On real data, a student below a fifth of the size has at most six points less accuracy than its teacher."""
     data, options = digits(), DistillOptions(student=ANY, epochs=15, learning_rate=5e-3)
     arguments: dict[str, Any] = {"data": data, "task": "classification", "seed": 0, "scratch": tmp_path / "scratch"}
     artifact = distill(options, teacher, Place(tmp_path / "student"), Context(**arguments), student())
@@ -149,7 +149,7 @@ def test_student_learns_the_digits_from_its_teacher(teacher: Any, tmp_path: Path
 
 
 def test_labels_are_not_needed_when_alpha_is_one(teacher: Any, tmp_path: Path) -> None:
-    """Without any label a student still learns the task; with alpha below one that is refused."""
+    """Without labels, a student still learns the task; with alpha below one, this is rejected."""
     data = digits(labelled=False)
     arguments: dict[str, Any] = {"data": data, "task": "classification", "seed": 0, "scratch": tmp_path / "scratch"}
     options = DistillOptions(student=ANY, epochs=8, learning_rate=5e-3, alpha=1.0)
@@ -163,7 +163,7 @@ def test_labels_are_not_needed_when_alpha_is_one(teacher: Any, tmp_path: Path) -
 
 
 def test_only_a_program_teaches(tmp_path: Path) -> None:
-    """An artifact of another kind is refused with the command that makes the right one."""
+    """An artifact of another kind is rejected with the command that makes a program."""
     (tmp_path / "model.onnx").write_bytes(b"x")
     with pytest.raises(ArtifactError, match="needs a program"):
         distill(

@@ -1,4 +1,4 @@
-"""Costs of programs against counts made by hand."""
+"""Costs of programs compared with counts by hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Attend(nn.Module):
 
 
 class Products(nn.Module):
-    """Matrix products of every kind, and one between weights alone, which every batch pays once."""
+    """Matrix products of every kind, and one between weights alone, which is computed once per batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ CASES = [
 
 @pytest.mark.parametrize(("make", "shape", "macs"), CASES)
 def test_macs_equal_a_count_by_hand(make: type[nn.Module], shape: tuple[int, ...] | None, macs: int) -> None:
-    """Multiply-accumulates for one sample are those of the textbook, whatever the mode and the example's batch."""
+    """Multiply-accumulates per sample equal those of textbooks, for any mode and any example batch."""
     names = ["x"] if shape else ["left", "right"]
     program = capture(make(), {name: torch.randn(3, *(shape or (3,))) for name in names})
     assert cost(program).macs == macs
@@ -133,15 +133,15 @@ def test_the_more_expensive_branch_counts() -> None:
     assert cost(capture(Branches(), {"x": torch.randn(2, 4)})).macs == 32
 
 
-def test_macs_are_told_apart_by_node() -> None:
-    """Each heavy node has its own count, and together they are the whole."""
+def test_macs_are_counted_by_node() -> None:
+    """Each heavy node has its own count, and their sum is the total."""
     program = capture(Block(), {"x": torch.randn(2, 4, 8, 8)})
     counts = node_macs(program.module, program.example)
     assert counts == {"conv2d": 16 * 8 * 4 * 9, "conv2d_1": 16 * 8 * 8 * 9, "conv2d_2": 16 * 8 * 4, "linear": 24}
 
 
 class Clamped(nn.Module):
-    """A bound that is computed from a size, as a tensor, and read back as a number."""
+    """A bound that is computed from a size as a tensor, and read back as a number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,6 +154,6 @@ class Clamped(nn.Module):
 
 
 def test_numbers_read_from_tensors_do_not_stop_the_count() -> None:
-    """DeBERTa computes a bound from a free length and reads it with `.item()`: it is counted on real tensors."""
+    """DeBERTa computes a bound from a dynamic length and reads it with `.item()`: real tensors are used."""
     program = capture(Clamped(), {"x": torch.randn(4, 5, 4)}, dynamic={"x": {1: "sequence"}})
     assert cost(program).macs == 5 * 4 * 6

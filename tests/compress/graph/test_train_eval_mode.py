@@ -1,4 +1,4 @@
-"""Training and evaluation: every node that has a mode is found, and only what trains in the model trains."""
+"""Training and evaluation: every node with a mode is found, and only layers that train in the model train."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def every_mode() -> nn.Module:
 
 
 def test_all_operators_with_a_mode_are_switched() -> None:
-    """Each operator that behaves differently in training is marked, on in training and off in evaluation."""
+    """Each operator that behaves differently in training is marked and switched in both directions."""
     program = capture(every_mode(), {"x": torch.randn(2, 1, 4, 4)})
     marked = {mark["op"].split(".")[1].rstrip("_") for mark in train_eval_mode.to_json(program.module)}
     assert marked == {
@@ -70,7 +70,7 @@ def test_all_operators_with_a_mode_are_switched() -> None:
 
 
 def test_frozen_norm_stays_frozen() -> None:
-    """A BatchNorm in evaluation inside a model in training keeps its statistics; its neighbour moves."""
+    """A BatchNorm in evaluation inside a model in training keeps its statistics; another one updates them."""
     model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
     model[0].eval()
     program = capture(model, {"x": torch.randn(8, 4) + 3})
@@ -82,7 +82,7 @@ def test_frozen_norm_stays_frozen() -> None:
 
 
 class Stochastic(nn.Module):
-    """Drops its branch while training, and hides that behind a scale that starts at zero."""
+    """Drops its branch in training, which a scale initialised with zero hides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Stochastic(nn.Module):
 
 
 class Auxiliary(nn.Module):
-    """Returns a second output while training."""
+    """Returns a second output in training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Auxiliary(nn.Module):
 
 
 class QuietBranch(nn.Module):
-    """Adds a branch in training only, whose scale starts at zero: equal outputs at first, but not the same model."""
+    """Adds a branch in training only, whose scale is initialised with zero: equal outputs, but another model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class QuietBranch(nn.Module):
 
 @pytest.mark.parametrize("kind", [Stochastic, Auxiliary, QuietBranch])
 def test_branches_on_training_fall_back_to_the_evaluation_graph(kind: type[nn.Module]) -> None:
-    """Where training takes another path, the program follows evaluation, and its norms and dropouts still train."""
+    """If training has another branch, the program is that of evaluation; its norms and dropouts still train."""
     model = kind()
     program = capture(model, {"x": torch.randn(4, 4)})
     assert not train_eval_mode.random_nodes(program.module)

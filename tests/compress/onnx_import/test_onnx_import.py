@@ -1,4 +1,4 @@
-"""ONNX files as programs: operator by operator against ONNX Runtime, whole nets there and back, and clear refusals."""
+"""ONNX files as programs: single operators, whole networks after a round trip, and clear errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IMAGE = {"x": (2, 4, 6, 8)}
 def model_of(
     nodes: list[onnx.NodeProto], inputs: Mapping[str, tuple[int | str, ...]], constants: Arrays, opset: int = 21
 ) -> onnx.ModelProto:
-    """A model whose output is what the last node writes first."""
+    """A model whose output is the first output of the last node."""
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
         [helper.make_empty_tensor_value_info(nodes[-1].output[0])],
@@ -43,7 +43,7 @@ def model_of(
 
 
 def node(kind: str, inputs: str, outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
-    """A node; ``_`` leaves an input out."""
+    """A node; ``_`` omits an input."""
     names = ["" if name == "_" else name for name in inputs.split()]
     return helper.make_node(kind, names, outputs.split(), name=f"the_{kind}_{outputs.split()[0]}", **attributes)
 
@@ -228,7 +228,7 @@ CASES: dict[str, tuple[list[onnx.NodeProto], Arrays, int]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_operators_give_what_onnx_runtime_gives(name: str, tmp_path: Path) -> None:
-    """Every operator in its old and new form computes the runtime's numbers, from the file's weights."""
+    """Every operator in its old and new form computes the same as ONNX Runtime, with the file's weights."""
     nodes, constants, opset = CASES[name]
     path = tmp_path / "m.onnx"
     onnx.save(model_of(nodes, IMAGE, constants, opset), path)
@@ -249,7 +249,7 @@ def recurrent(kind: str, ways: int, **attributes: Any) -> tuple[list[onnx.NodePr
 @pytest.mark.parametrize("ways", [1, 2])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_recurrent_layers_keep_their_gates(kind: str, ways: int, tmp_path: Path) -> None:
-    """Gates are put into PyTorch's order, in both directions."""
+    """Gates are reordered to PyTorch's order, in both directions."""
     nodes, constants = recurrent(kind, ways, **({"linear_before_reset": 1} if kind == "GRU" else {}))
     path = tmp_path / "m.onnx"
     onnx.save(model_of(nodes, {"x": (7, 2, 3)}, constants), path)
@@ -299,7 +299,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor, dict[str, dict[int,
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_net_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
-    """There and back: same numbers at another batch and length, trainable weights under their names."""
+    """After a round trip: equal outputs at another batch and length, and trainable weights with their names."""
     build, example, dynamic, weight = NETS[name]
     torch.manual_seed(0)
     net = build().eval()
@@ -317,7 +317,7 @@ def test_a_net_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
 
 
 def test_a_file_of_one_batch_size_is_freed_from_it(tmp_path: Path) -> None:
-    """A graph written for batch 1, with its reshapes, becomes a program of any batch."""
+    """A graph written for batch 1, with its reshapes, becomes a program for any batch."""
     nodes = [node("Conv", "x w", "c"), node("Reshape", "c s", "f"), node("MatMul", "f m")]
     constants: Arrays = {"w": floats(2, 4, 3, 3), "s": ints(1, 48), "m": floats(48, 3)}
     onnx.save(model_of(nodes, {"x": (1, 4, 6, 8)}, constants), tmp_path / "m.onnx")
@@ -331,7 +331,7 @@ def test_a_file_of_one_batch_size_is_freed_from_it(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_imported_is_named(tmp_path: Path) -> None:
-    """Quantized, fused, unknown, peculiar and broken files are refused in one sentence each, naming the operator."""
+    """Quantized, fused, unknown, unusual and damaged files are rejected in one sentence with the operator."""
     path = tmp_path / "m.onnx"
 
     def refused(error: type[Exception], match: str, nodes: list[onnx.NodeProto], constants: Arrays) -> None:
@@ -358,7 +358,7 @@ def test_what_cannot_be_imported_is_named(tmp_path: Path) -> None:
 
 
 def test_an_import_that_disagrees_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an operator is read wrongly, the comparison with ONNX Runtime says so and no program comes out."""
+    """If an operator is read wrongly, the comparison with ONNX Runtime fails and there is no program."""
     from retort.compress.onnx_import import module
 
     monkeypatch.setitem(module.OPERATORS, "Relu", lambda call: call.tensor(0).abs())
@@ -370,7 +370,7 @@ def test_an_import_that_disagrees_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_quantize_takes_and_gives_an_onnx_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`retort quantize model.onnx` writes an INT8 file with Q/DQ whose answers stay near the float file's."""
+    """`retort quantize model.onnx` writes an INT8 file with Q/DQ whose outputs are close to the original's."""
     program = capture(
         nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)),
         {"image": torch.randn(2, 1, 8, 8)},

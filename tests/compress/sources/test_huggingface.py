@@ -1,4 +1,4 @@
-"""Directories that ``save_pretrained`` wrote: captured with their task, their names and their free axes."""
+"""Directories of ``save_pretrained``: captured with their task, their names and their dynamic axes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def retort(*arguments: str) -> int:
-    """Run the command line; its exit code."""
+    """Run the command line and return its exit code."""
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))
     return int(stopped.value.code or 0)
@@ -69,7 +69,7 @@ def test_a_directory_becomes_a_program_and_a_graph_of_any_length(
     ids=["llama", "vit"],
 )
 def test_the_saved_class_is_the_default(config: transformers.PretrainedConfig, tmp_path: Path) -> None:
-    """Without a task the class that was saved is captured, decoder without cache and image model alike."""
+    """Without a task, the saved class is captured, for a decoder without cache and for an image model."""
     torch.manual_seed(0)
     kinds = {"llama": transformers.LlamaForCausalLM, "vit": transformers.ViTForImageClassification}
     kinds[config.model_type](config).save_pretrained(tmp_path)
@@ -78,7 +78,7 @@ def test_the_saved_class_is_the_default(config: transformers.PretrainedConfig, t
 
 
 def test_what_cannot_be_captured_is_said(bert: Path, tmp_path: Path) -> None:
-    """A misspelt task, a task without weights, a pickled or broken directory, and an encoder-decoder are told apart."""
+    """A misspelt task, a task without weights, a bad directory, and an encoder-decoder have different errors."""
     with pytest.raises(UserError, match="text-classification"):
         load_pretrained(bert, "text-clasification")
     with pytest.raises(ModelError, match="qa_outputs"):
@@ -98,7 +98,7 @@ def test_what_cannot_be_captured_is_said(bert: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_wants_one_model(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """MODEL and --hf exclude each other, a directory without config.json is named, and a factory wants data."""
+    """MODEL and --hf exclude each other, a directory needs config.json, and a factory needs data."""
     assert retort("capture", "net:build", "--hf", str(bert)) == 2
     assert "not both" in capsys.readouterr().err
     assert retort("capture", "--hf", str(tmp_path)) != 0

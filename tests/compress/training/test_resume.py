@@ -1,4 +1,4 @@
-"""Interrupted trainings: whatever stopped them, they end in the bits of an undisturbed one."""
+"""Interrupted trainings end with the same bits as uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ torch.set_num_threads(1)
 
 
 def test_same_seed_same_weights_and_other_seed_others() -> None:
-    """Training is a function of its seed, whatever the global random state, which it leaves alone."""
+    """Training depends on its seed and not on the global random state, which it does not change."""
     results = []
     for noise, seed in ((1, 3), (2, 3), (1, 4)):
         torch.manual_seed(noise)
@@ -45,11 +45,11 @@ def test_same_seed_same_weights_and_other_seed_others() -> None:
 
 
 class Killed(Exception):
-    """Stands in the test for the power going out."""
+    """Represents a power failure."""
 
 
 class Unplugged(ArraySplit):
-    """A split that dies at a given read."""
+    """A split that raises an exception at a given read."""
 
     reads = 0
     limit = 10**9
@@ -64,7 +64,7 @@ class Unplugged(ArraySplit):
 @pytest.mark.parametrize("limit", [0, 3, 7, 15])
 @pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "optimizer": "sgd", "accumulate": 2, "checkpoint_epochs": 2}])
 def test_interrupted_training_resumes_bit_for_bit(limit: int, extra: dict[str, Any], tmp_path: Path) -> None:
-    """Stopped after any number of batches and run again, a training ends in the very same weights and history."""
+    """Stopped after any number of batches and run again, a training ends with the same weights and history."""
     whole, broken, original = net(), net(), blobs(65, 1)
     wanted = run(whole, **extra)
     data = splits(train=Unplugged(original.inputs, original.targets))
@@ -109,7 +109,7 @@ np.savez(folder / sys.argv[2], **{name: value.numpy() for name, value in program
 
 
 def test_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
-    """A process killed with SIGKILL in mid-training and run again ends in the bits of an undisturbed one."""
+    """A process that is killed with SIGKILL during training and run again ends with the same bits."""
     data = blobs(65, 1)
     np.savez(tmp_path / "data.npz", x=data.inputs["x"], y=known(data.targets))
     save_program(net(), tmp_path / "start.pt2")
@@ -134,8 +134,8 @@ def test_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert all(np.array_equal(whole[name], broken[name]) for name in whole.files)
 
 
-def test_checkpoint_of_another_training_is_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Other options, data, start or a damaged file: the checkpoint is left aside, said so, and the result is right."""
+def test_checkpoint_of_another_training_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With other options, data or start, or if damaged, a checkpoint is ignored with a message."""
     wanted = net()
     run(wanted, learning_rate=0.02)
     run(net(), scratch=tmp_path)

@@ -1,4 +1,4 @@
-"""The training loop: it learns, keeps the best weights, and stops with clear words."""
+"""The training loop learns, keeps the best weights, and stops with clear messages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_optimizer_learns(optimizer: str) -> None:
 
 
 def test_best_weights_are_kept_and_patience_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights of the best epoch come back, the later of equals, and patience counts epochs without a gain."""
+    """The weights of the best epoch are kept, the later of equal ones, and patience counts epochs without a gain."""
     metrics = iter([0.5, 0.7, 0.7, 0.6, 0.6, 0.6, 0.9])
     seen: list[dict[str, torch.Tensor]] = []
     original = loop.Loop.validate
@@ -73,7 +73,7 @@ def test_accumulated_batches_equal_one_large_batch() -> None:
 
 
 def test_last_batch_of_one_joins_the_one_before() -> None:
-    """No batch of a single sample reaches BatchNorm, and every sample is seen once."""
+    """No batch of a single sample reaches BatchNorm, and every sample is used once."""
     assert loop.plan(65, 16) == [(0, 16), (16, 32), (32, 48), (48, 65)]
     assert loop.plan(64, 16)[-1] == (48, 64)
     assert (loop.plan(1, 16), loop.plan(3, 1)) == ([(0, 1)], [(0, 1), (1, 2), (2, 3)])
@@ -103,7 +103,7 @@ def test_clipping_bounds_the_step() -> None:
 
 
 def test_average_of_weights_is_what_is_kept() -> None:
-    """With an exponential moving average, the kept weights are the average's: between start and the last step."""
+    """With an exponential moving average, the kept weights are the averages."""
     plain, averaged = net(), net()
     run(plain, epochs=1, batch_size=65, optimizer="sgd", schedule="constant", learning_rate=0.5, momentum=0)
     run(averaged, epochs=1, batch_size=65, optimizer="sgd", schedule="constant", learning_rate=0.5, momentum=0, ema=0.9)
@@ -113,7 +113,7 @@ def test_average_of_weights_is_what_is_kept() -> None:
 
 
 def test_schedules_have_their_shapes() -> None:
-    """Warm-up climbs, cosine and linear end near zero, steps fall tenfold, constant stays."""
+    """Warm-up increases, cosine and linear end near zero, steps divide by ten, constant does not change."""
 
     def curve(**options: Any) -> list[float]:
         chosen = TrainOptions(epochs=10, **options)
@@ -186,13 +186,13 @@ def _poisoned() -> ArraySplit:
     ],
 )
 def test_bad_data_is_named(data: Any, kind: type[Exception], words: str) -> None:
-    """Values that are not finite, classes out of range and missing targets are said with their place."""
+    """Values that are not finite, classes out of range and missing targets are reported with their place."""
     with pytest.raises(kind, match=words):
         run(net(), data())
 
 
 def test_divergence_is_an_error_with_a_remedy() -> None:
-    """A training whose loss is no number stops at once and names the learning rate."""
+    """A training whose loss is not finite stops at once, and the message suggests the learning rate."""
     with pytest.raises(UserError, match=r"diverged.*\n.*lower learning_rate \(now 1e\+30\)"):
         run(net(), learning_rate=1e30, optimizer="sgd")
     with pytest.raises(MachineError, match="fp16"):
@@ -200,7 +200,7 @@ def test_divergence_is_an_error_with_a_remedy() -> None:
 
 
 def test_frozen_parameters_stay_and_bfloat16_trains() -> None:
-    """Parameters frozen before capture do not move, also in mixed precision, which learns too."""
+    """Parameters frozen before the capture do not change, also in mixed precision, which learns too."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     model[0].requires_grad_(False)

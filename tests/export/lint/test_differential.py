@@ -1,4 +1,4 @@
-"""Lint against NVIDIA's own parser on generated graphs: every refusal predicted, no sound file accused."""
+"""Lint compared with NVIDIA's parser on generated graphs: rejections are predicted, and sound files have no fault."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Tally:
         return sum(self.counts.values())
 
     def judge(self, oracle: Any, model: onnx.ModelProto, fault: str, where: str) -> None:
-        """Ask both about one graph."""
+        """Lint and parse one graph."""
         answer, found = oracle.ask(model.SerializeToString()), lint(model)
         taken = answer["parsed"] and answer["outputs"] > 0
         self.counts[fault, taken] += 1
@@ -72,7 +72,7 @@ class Tally:
 
 
 def compare(oracle: Any, seeds: int) -> Tally:
-    """Both verdicts on the sound graph of each seed and on two with a fault."""
+    """Both verdicts on the sound graph of each seed and on two graphs with a fault."""
     tally, faults = Tally(), list(graphs.FAULTS)
     for seed in range(seeds):
         tally.judge(oracle, graphs.generate(seed).model(), "", f"sound graph {seed}")
@@ -86,14 +86,14 @@ def compare(oracle: Any, seeds: int) -> Tally:
 
 
 def require_agreement(tally: Tally) -> None:
-    """Nothing missed, nothing silent overlooked, and at most 0.5 % false alarms."""
+    """No rejection is missed, no silent fault is overlooked, and at most 0.5 % are false alarms."""
     assert tally.missed == []
     assert tally.silent == []
     assert len(tally.alarms) <= 0.005 * tally.total, tally.alarms[:10]
 
 
 def test_lint_predicts_the_parser(oracle: Any) -> None:
-    """On some hundred graphs each refusal is predicted and no sound graph is accused."""
+    """On some hundred graphs, each rejection is predicted and no sound graph has a fault."""
     tally = compare(oracle, FAST)
     require_agreement(tally)
     assert {fault for fault, _ in tally.counts} >= set(graphs.FAULTS)
@@ -115,7 +115,7 @@ def test_lint_predicts_the_parser_on_thousands(oracle: Any, capsys: pytest.Captu
 
 @pytest.mark.parametrize("fault", SILENT)
 def test_what_the_parser_takes_in_silence_is_found(oracle: Any, fault: str) -> None:
-    """Each of the faults that the parser lets pass has its finding, under its own rule."""
+    """Each of the faults that the parser accepts silently has its finding, under its own rule."""
     found = 0
     for seed in range(60):
         model = graphs.faulty(seed, fault)
@@ -127,7 +127,7 @@ def test_what_the_parser_takes_in_silence_is_found(oracle: Any, fault: str) -> N
 
 
 def test_junk_that_parses_is_no_network(oracle: Any) -> None:
-    """Two bytes that the parser takes for an empty network are a fault."""
+    """Two bytes that the parser reads as an empty network are a fault."""
     junk = b"\x08\x01"
     answer = oracle.ask(junk)
     assert answer["parsed"]
@@ -136,7 +136,7 @@ def test_junk_that_parses_is_no_network(oracle: Any) -> None:
 
 
 def test_the_operator_table_is_the_parsers() -> None:
-    """The list of operators that the parser does not take is what the live parser says of every operator of ONNX."""
+    """The table of unsupported operators agrees with the installed parser for every operator of ONNX."""
     import tensorrt_rtx as trt
 
     logger = trt.Logger(trt.Logger.ERROR)

@@ -1,4 +1,4 @@
-"""Mends: the fault is gone, NVIDIA's parser takes the file, and the outputs change by what the rule allows."""
+"""Fixes: the fault is gone, NVIDIA's parser accepts the file, and the outputs change only as the rule permits."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def serious(model: onnx.ModelProto) -> list[str]:
 
 
 @pytest.mark.parametrize(("fault", "rule", "allowed"), MENDED, ids=[item[0] for item in MENDED])
-def test_a_fault_is_mended(fault: str, rule: str, allowed: float | None) -> None:
-    """Graphs with the fault come out without any, and compute the same where the mend is exact."""
+def test_a_fault_is_fixed(fault: str, rule: str, allowed: float | None) -> None:
+    """Fixed graphs have no fault, and compute the same if the fix is exact."""
     found = 0
     for seed in range(120):
         model = graphs.faulty(seed, fault)
@@ -64,8 +64,8 @@ def test_a_fault_is_mended(fault: str, rule: str, allowed: float | None) -> None
     assert found
 
 
-def test_a_sound_graph_is_left_alone() -> None:
-    """Nothing is mended where nothing is wrong, and the bytes stay."""
+def test_a_sound_graph_is_not_changed() -> None:
+    """A graph without faults is not changed, and its bytes stay the same."""
     for seed in range(20):
         model = graphs.generate(seed).model()
         before = model.SerializeToString(deterministic=True)
@@ -75,8 +75,8 @@ def test_a_sound_graph_is_left_alone() -> None:
 
 @pytest.mark.trt
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
-def test_the_parser_takes_what_was_mended() -> None:
-    """What NVIDIA's parser refused before it takes after."""
+def test_the_parser_accepts_what_was_fixed() -> None:
+    """NVIDIA's parser accepts a graph after the fix that it rejected before."""
     oracle = Oracle()
     for fault in ("asymmetric uint8", "int32 bias", "unequal volumes", "operand of another type"):
         model = next(m for m in (graphs.faulty(seed, fault) for seed in range(100)) if m is not None)
@@ -88,7 +88,7 @@ def test_the_parser_takes_what_was_mended() -> None:
 
 
 def test_asymmetric_activations_keep_their_numbers() -> None:
-    """UINT8 with zero point 128 and INT8 with zero point 0 are the same numbers."""
+    """UINT8 with zero point 128 and INT8 with zero point 0 represent the same numbers."""
     values = {"s": np.float32(0.03), "z": np.uint8(128)}
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="q"),
@@ -111,8 +111,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[
     return int(caught.value.code or 0), json.loads(capsys.readouterr().out)
 
 
-def test_the_command_lists_and_mends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`retort lint` exits 5 with the findings; with --fix it writes a file that has none, and says what changed."""
+def test_the_command_lists_and_fixes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`retort lint` exits 5 with the findings; with --fix it writes a file without faults and reports the changes."""
     model = next(m for m in (graphs.faulty(seed, "int32 bias") for seed in range(50)) if m is not None)
     path, mended = tmp_path / "model.onnx", tmp_path / "mended.onnx"
     path.write_bytes(model.SerializeToString())
@@ -127,7 +127,7 @@ def test_the_command_lists_and_mends(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_what_is_no_model_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A truncated file is one message."""
+    """A truncated file is reported in one message."""
     (tmp_path / "model.onnx").write_bytes(b"no model")
     code, told = run(capsys, "lint", str(tmp_path / "model.onnx"))
     assert code == 3

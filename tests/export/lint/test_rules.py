@@ -1,4 +1,4 @@
-"""The rules for TensorRT: a sound file has no finding, each fault has its own, and NVIDIA's parser agrees."""
+"""The rules for TensorRT: a sound file has no finding, each fault has one, and NVIDIA's parser agrees."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pair(x: str, scale: str, zero: str | None, name: str, **attributes: Any) -> 
 
 
 def sound() -> onnx.ModelProto:
-    """A convolution with 4 output and 4 input channels in the form that TensorRT wants."""
+    """A convolution with 4 output and 4 input channels in the form that TensorRT requires."""
     constants: dict[str, Array] = {
         "s": np.array(0.1, np.float32),
         "z": np.array(0, np.int8),
@@ -90,7 +90,7 @@ def float_weight(model: onnx.ModelProto) -> None:
 
 
 def computed_scale(model: onnx.ModelProto) -> None:
-    """A scale that comes from a node."""
+    """A scale that a node computes."""
     model.graph.node.insert(0, helper.make_node("Abs", ["s"], ["s2"], name="abs"))
     at(model, "xd").input[1] = "s2"
 
@@ -107,19 +107,19 @@ def integer_operator(model: onnx.ModelProto) -> None:
 
 
 def wrong_axis(model: onnx.ModelProto) -> None:
-    """Scales along the input channels, of which there are as many."""
+    """Scales along the input channels, which have the same number."""
     at(model, "wd").attribute[0].i = 1
 
 
 def unsorted(model: onnx.ModelProto) -> None:
-    """The convolution before what it reads."""
+    """The convolution before the nodes that it reads."""
     conv = at(model, "conv")
     model.graph.node.remove(conv)
     model.graph.node.insert(0, conv)
 
 
 def twice(model: onnx.ModelProto) -> None:
-    """A value that is made twice."""
+    """A value that is computed twice."""
     model.graph.node.append(helper.make_node("Relu", ["y"], ["xd"], name="again"))
 
 
@@ -148,7 +148,7 @@ def serious(model: onnx.ModelProto) -> list[Finding]:
 
 
 def test_a_sound_file_has_no_finding() -> None:
-    """The reference model keeps every rule."""
+    """The reference model breaks no rule."""
     assert serious(sound()) == []
 
 
@@ -164,7 +164,7 @@ def test_each_fault_is_found(rule: str, where: str, break_it: Callable[[onnx.Mod
 
 @pytest.mark.parametrize(("transposed", "axis"), [(0, 1), (1, 0)])
 def test_the_weight_axis_of_gemm_follows_its_attribute(transposed: int, axis: int) -> None:
-    """Gemm's output channels lie on axis 1, or on axis 0 when the weight is transposed."""
+    """Gemm's output channels are on axis 1, or on axis 0 if the weight is transposed."""
     model = sound()
     model.graph.node.remove(at(model, "conv"))
     model.graph.node.append(helper.make_node("Gemm", ["xd", "wd", "b"], ["y"], name="gemm", transB=transposed))
@@ -177,7 +177,7 @@ def test_the_weight_axis_of_gemm_follows_its_attribute(transposed: int, axis: in
 
 
 def test_a_finding_says_rule_node_reason_and_remedy() -> None:
-    """Its text holds all four."""
+    """Its text contains all four."""
     assert str(Finding("Q01", "n", "is wrong", "mend it")) == "Q01 n: is wrong (mend it)"
 
 
@@ -218,7 +218,7 @@ needs_trt = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None,
 
 
 def parse(path: Path, *options: str) -> dict[str, Any]:
-    """NVIDIA's verdict, from a process of its own: what it does to a bad file may be a crash."""
+    """NVIDIA's verdict, from a separate process, because a bad file may crash it."""
     done = subprocess.run(
         [sys.executable, "-c", PARSE, str(path), *options], capture_output=True, text=True, timeout=300, check=False
     )
@@ -249,7 +249,7 @@ class Net(nn.Module):
 @pytest.mark.trt
 @needs_trt
 def test_the_parser_of_tensorrt_takes_our_file_and_builds_it(tmp_path: Path) -> None:
-    """NVIDIA's parser and builder take the INT8 file with its dynamic batch; the plan's weights shrink accordingly."""
+    """NVIDIA's parser and builder accept the INT8 file with its dynamic batch; the plan's weights are smaller."""
     from retort.compress.capture.capture_program import capture
     from retort.compress.program import reexport
     from retort.compress.quantization import quantize_program
@@ -282,7 +282,7 @@ REFUSED = {"Q01", "Q04", "Q07", "Q12", "Q13", "Q22"}
 @pytest.mark.trt
 @needs_trt
 def test_what_the_parser_of_tensorrt_refuses_is_found_by_lint(tmp_path: Path) -> None:
-    """Each of the faults that NVIDIA's parser refuses has a finding; the sound file passes both."""
+    """Each fault that NVIDIA's parser rejects has a finding; the sound file passes both."""
     path = tmp_path / "model.onnx"
     path.write_bytes(sound().SerializeToString())
     assert parse(path)["parsed"]
@@ -297,7 +297,7 @@ def test_what_the_parser_of_tensorrt_refuses_is_found_by_lint(tmp_path: Path) ->
 
 
 def test_an_fp32_file_has_no_finding() -> None:
-    """The rules say nothing about a model without Q/DQ, and its graph is sorted."""
+    """The rules find nothing in a model without Q/DQ, and its graph is sorted."""
     program = torch.export.export(
         nn.Linear(4, 4).eval(), (torch.randn(3, 4),), dynamic_shapes=({0: torch.export.Dim("b")},)
     )

@@ -1,4 +1,4 @@
-"""Forms for ONNX Runtime's CPU kernels: gates as sums, depthwise channels in whole vectors; no number changes."""
+"""Forms for ONNX Runtime's CPU kernels: gates as sums, depthwise channels in whole vectors, equal outputs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Made = Callable[..., Form]
 
 
 class Mobile(nn.Module):
-    """Expand, depthwise, squeeze-and-excite, project, with hard-swish; 40 channels, which fill no whole vectors."""
+    """Expand, depthwise, squeeze-and-excite, project, with hard-swish; 40 channels do not fill whole vectors."""
 
     def __init__(self, tail: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Mobile(nn.Module):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Per form of the network: samples, the quantized program and its file's path."""
+    """For each form of the network: samples, the quantized program and its file's path."""
 
     @lru_cache
     def make(tail: bool, target: Target = "cpu", size: float = 1.0) -> Form:
@@ -66,7 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def write(path: Path, passes: Sequence[Pass], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that a set of passes makes."""
+    """The file that a set of passes gives."""
     monkeypatch.setattr("retort.export.translate.CPU_FORMS", passes)
     target = path.with_name(f"{len(passes)}.onnx")
     onnx.save(to_onnx(path, target="cpu"), target)
@@ -84,7 +84,7 @@ def depthwise_groups(path: Path) -> list[int]:
 
 
 def test_gates_as_sums_change_no_bit_and_leave_no_conversion(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hard-sigmoid of codes becomes an integer sum: outputs equal to the last bit, nothing dequantized between."""
+    """Hard-sigmoid of codes becomes an integer sum: the outputs are bit-identical, and nothing is dequantized."""
     x, _, path = made(False, size=0.3)
     plain, summed = (
         write(path, without("gates_by_sum"), monkeypatch),
@@ -99,7 +99,7 @@ def test_gates_as_sums_change_no_bit_and_leave_no_conversion(made: Made, monkeyp
 
 
 def test_hard_swish_multiplies_codes_with_their_own_clipped_codes(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where its input reaches below -3 the gate is a Clip of codes: the program's numbers, and no sum or conversion."""
+    """If its input goes below -3, the gate is a Clip of codes: the same outputs without a sum or conversion."""
     x, result, path = made(False, size=20.0)
     target = write(path, qlinear_fusions.CPU_FORMS, monkeypatch)
     kernels = integer_kernels(target)
@@ -111,7 +111,7 @@ def test_hard_swish_multiplies_codes_with_their_own_clipped_codes(made: Made, mo
 
 
 def test_the_last_pooling_stays_channels_last(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime transposes in front of the first convolution alone, not in front of the pooling before the head."""
+    """ONNX Runtime transposes only before the first convolution, not before the pooling of the head."""
     _, _, path = made(False)
     counts = []
     for passes in (without("pools_channels_last"), qlinear_fusions.CPU_FORMS):
@@ -123,7 +123,7 @@ def test_the_last_pooling_stays_channels_last(made: Made, monkeypatch: pytest.Mo
 def test_gates_of_a_program_placed_for_tensorrt_keep_their_numbers_on_cpu(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gate on the symmetric grid of another target is brought to the CPU's: file and program still agree."""
+    """A gate on the symmetric grid of another target is converted to the CPU's: file and program agree."""
     x, result, path = made(False, "tensorrt")
     found = open_session(write(path, qlinear_fusions.CPU_FORMS, monkeypatch)).run({"x": x})["output"]
     expected = predict(result, ArraySplit({"x": x}))["output"]
@@ -133,7 +133,7 @@ def test_gates_of_a_program_placed_for_tensorrt_keep_their_numbers_on_cpu(
 def test_depthwise_channels_are_widened_to_whole_vectors_without_changing_a_bit(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """40 channels become 48 from the convolution that makes them to the one that reads them; outputs stay."""
+    """40 channels become 48 in the convolution that computes them and in the one that reads them; outputs are equal."""
     x, _, path = made(False)
     narrow, wide = (
         write(path, without("widen_depthwise"), monkeypatch),
@@ -146,7 +146,7 @@ def test_depthwise_channels_are_widened_to_whole_vectors_without_changing_a_bit(
 
 
 def test_channels_that_something_else_reads_stay_as_they_are(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a linear layer reads the depthwise channels, nothing is widened, and the file is the same."""
+    """If a linear layer reads the depthwise channels, nothing is widened, and the file is the same."""
     x, result, path = made(True)
     wide = write(path, qlinear_fusions.CPU_FORMS, monkeypatch)
     assert depthwise_groups(wide) == [40]
@@ -155,7 +155,7 @@ def test_channels_that_something_else_reads_stay_as_they_are(made: Made, monkeyp
 
 
 def test_a_model_in_floating_point_is_not_widened(tmp_path: Path) -> None:
-    """Only integer depthwise convolutions profit; FP32 ones keep their channels."""
+    """Only integer depthwise convolutions are faster with more channels; FP32 ones are not changed."""
     save_program(capture(Mobile(False).eval(), {"x": torch.randn(4, 3, 12, 12)}), tmp_path / "model.pt2")
     assert not widen_depthwise(ir.from_proto(to_onnx(tmp_path / "model.pt2", target="cpu")))[1]
 
@@ -164,7 +164,7 @@ def test_a_model_in_floating_point_is_not_widened(tmp_path: Path) -> None:
 def test_the_first_layer_stays_in_fp32_where_integers_are_slower(
     policy: Literal["auto", "int8", "float"], stays: list[str]
 ) -> None:
-    """A 3x3 convolution from 3 to 16 channels is left out by `auto`, with the reason; `int8` and `float` decide."""
+    """`auto` leaves a 3x3 convolution from 3 to 16 channels in FP32, with the reason; `int8` and `float` decide."""
     model = nn.Sequential()
     model.stem, model.act, model.body = nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3)
     model.flat, model.head = nn.Flatten(), nn.Linear(256, 4)
@@ -177,7 +177,7 @@ def test_the_first_layer_stays_in_fp32_where_integers_are_slower(
 
 
 def test_the_last_layer_can_stay_in_fp32() -> None:
-    """`last_layer: float` leaves out the layer behind which no other comes, and no other."""
+    """`last_layer: float` leaves only the last layer in FP32."""
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     x = torch.randn(16, 8)
     options = QuantizeOptions(method="minmax", last_layer="float", correction=("none",))

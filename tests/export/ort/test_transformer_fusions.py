@@ -1,4 +1,4 @@
-"""INT8 Transformers on cpu: cheap masks, sums apart from norms, biases in the products; numbers as the program's."""
+"""INT8 Transformers on cpu: efficient masks, separate sums and norms, biases in the products, equal outputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Case = tuple[Program, Program, Path, ArraySplit]
 
 
 class Encoder(nn.Module):
-    """Two post-norm layers with padding masks, as BERT has them."""
+    """Two post-norm layers with padding masks, as in BERT."""
 
     def __init__(self, width: int = 32, heads: int = 4) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Program, its INT8 form, the INT8 file, and samples of which a third is padding."""
+    """A program, its INT8 form, the INT8 file, and samples of which a third is padding."""
     torch.manual_seed(0)
     model = Encoder()
     for parameter in model.parameters():
@@ -81,7 +81,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def test_every_linear_layer_is_integer_with_its_bias_inside(case: Case) -> None:
-    """12 products of codes and weights, none in FP32, and no conversion but one Q per tensor that they read."""
+    """12 products of codes and weights, none in FP32, and only one Q per tensor that they read."""
     kernels = integer_kernels(case[2])
     assert kernels.integer == {"MatMulIntegerToFloat": 12}
     assert kernels.conversions == {"QuantizeLinear": 8}
@@ -91,7 +91,7 @@ def test_every_linear_layer_is_integer_with_its_bias_inside(case: Case) -> None:
 
 
 def test_nine_tenths_of_the_products_run_in_integer_kernels(case: Case) -> None:
-    """What is left in floating point are the two products of each attention, whose factors are activations."""
+    """Only the two products of each attention, whose factors are activations, are in floating point."""
     share = integer_share(case[2], {name: value[:2] for name, value in case[3].inputs.items()})
     assert share.percent >= 90
     assert len(share.floating_nodes) == 4
@@ -100,7 +100,7 @@ def test_nine_tenths_of_the_products_run_in_integer_kernels(case: Case) -> None:
 
 
 def test_the_runtime_fuses_no_sum_into_a_norm_and_looks_for_no_nan(case: Case) -> None:
-    """Neither SkipLayerNormalization nor IsNaN is left, which take longer than what they stand for."""
+    """The file has no SkipLayerNormalization and no IsNaN, which are slower than the nodes that they replace."""
     found = {node.op_type for node in optimized(case[2]).graph.node}
     assert not found & {"SkipLayerNormalization", "IsNaN", "BiasGelu"}
     assert {"Sum", "LayerNormalization", "Gelu"} <= found
@@ -118,7 +118,7 @@ def test_the_file_computes_what_the_program_says(case: Case, length: int) -> Non
 
 
 def test_softer_masks_change_no_output(case: Case) -> None:
-    """Masked scores are lowered by 40 to 60, far from subnormal products: the outputs stay to seven digits."""
+    """Masked scores are lowered by 40 to 60, which avoids subnormal products: outputs agree to seven digits."""
     program, _, _, split = case
     softened = clone(program)
     amounts = soften_masks(softened, split, OPTIONS)
@@ -129,7 +129,7 @@ def test_softer_masks_change_no_output(case: Case) -> None:
 
 
 def test_a_row_that_is_masked_altogether_stays_finite(case: Case) -> None:
-    """A sample of padding alone disturbs neither itself nor its neighbours."""
+    """A sample of padding alone gives finite outputs and does not affect other samples."""
     _, _, path, split = case
     inputs = {name: value[:3].copy() for name, value in split.inputs.items()}
     before = open_session(path).run(inputs)["output"]
@@ -140,7 +140,7 @@ def test_a_row_that_is_masked_altogether_stays_finite(case: Case) -> None:
 
 
 def test_a_file_in_fp32_keeps_sums_apart_too(case: Case, tmp_path: Path) -> None:
-    """Neither SkipLayerNormalization nor BiasGelu, keys transposed once, and the program's outputs to six digits."""
+    """It has no SkipLayerNormalization and no BiasGelu, transposes keys once, and agrees to six digits."""
     program, _, _, split = case
     save_program(program, tmp_path / "model.pt2")
     path = tmp_path / "model.onnx"

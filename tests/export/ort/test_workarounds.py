@@ -1,4 +1,4 @@
-"""Faults of ONNX Runtime and of the exporter's libraries: each workaround is still needed and does what it says."""
+"""Workarounds for ONNX Runtime and the exporter's libraries: each is still needed and works."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_exporter_still_parses_its_operators_each_time() -> None:
 
 
 def test_some_rules_of_the_exporter_still_compare_all_nodes_with_all() -> None:
-    """While a program is written every rewriting rule starts from one node; afterwards all rules are there again."""
+    """During an export, every rewriting rule starts from one node; afterwards all rules are there again."""
     rewriter: Any = importlib.import_module("onnxscript.rewriter")
     before = rewriter._DEFAULT_REWRITE_RULES
     assert not all(map(exporting.starts_from_one_node, before)), "remove export.ort.workarounds.linear_rules"
@@ -106,7 +106,7 @@ def test_a_constant_that_is_almost_neutral_stays_in_the_file() -> None:
 
 
 def test_conditions_on_sizes_still_stop_an_export(tmp_path: Path) -> None:
-    """A loaded program whose conditions fail while it is translated is written all the same, and keeps its methods."""
+    """A loaded program whose conditions fail during translation is exported anyway, and keeps its methods."""
     program = capture(nn.Linear(4, 3).eval(), {"input": torch.randn(4, 4)})
     save_program(program, tmp_path / "model.pt2")
     exported, signature, _ = load_exported(tmp_path / "model.pt2")
@@ -126,7 +126,7 @@ padded (float[1, 1, 4, 4] x) => (float[1, 1, 2, 2] y)
 
 
 def test_a_padding_is_still_folded_into_a_pooling_that_pads_otherwise() -> None:
-    """Zeros around values of -1 are the maximum at the border; the runtime says -1."""
+    """Zeros around values of -1 are the maximum at the border; the runtime computes -1."""
     model = onnx.parser.parse_model(PADDED).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     found = session.run(None, {"x": -np.ones((1, 1, 4, 4), np.float32)})[0]
@@ -135,7 +135,7 @@ def test_a_padding_is_still_folded_into_a_pooling_that_pads_otherwise() -> None:
 
 @pytest.mark.parametrize(("value", "target"), [(0.0, "cpu"), (0.0, "tensorrt"), (-0.5, "cpu"), (float("-inf"), "cpu")])
 def test_a_padding_before_a_maximum_pooling_keeps_its_value(value: float, target: Target) -> None:
-    """At the border the padded value takes part in the maximum, whatever the runtime makes of padding and pooling."""
+    """At the border, the padded value is part of the maximum, whether or not the runtime fuses the nodes."""
 
     class Padded(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Matrix products quantized while they run: the kernels of the file, its agreement with the program, and its rows."""
+"""Matrix products quantized at run time: the kernels of the file, agreement with the program, dependent rows."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _one(outputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_the_op_is_onnx_dynamic_quantize_linear() -> None:
-    """Codes, scale and zero point are the standard's: 0 is on the grid, constants and zeros come through."""
+    """Codes, scale and zero point follow the standard: 0 is on the grid; constants and zeros are correct."""
     values = torch.tensor([[0.5, -1.0, 2.0], [0.1, 0.0, 1.99]])
     scale = 3.0 / 255
     zero = round(1.0 / scale)
@@ -80,7 +80,7 @@ def test_the_op_is_onnx_dynamic_quantize_linear() -> None:
 
 
 def test_every_product_with_a_weight_is_integer_and_quantizes_its_input_once() -> None:
-    """Six products, five tensors that go into them, and no float product but attention's two."""
+    """There are six products that read five tensors, and only attention's two products are floating-point."""
     operators = [node.op_type for node in onnx.load_from_string(_file()).graph.node]
     assert operators.count("MatMulIntegerToFloat") == 7
     assert operators.count("DynamicQuantizeLinear") == 6
@@ -90,7 +90,7 @@ def test_every_product_with_a_weight_is_integer_and_quantizes_its_input_once() -
 
 
 def test_the_file_equals_the_program_and_is_near_fp32() -> None:
-    """The program rounds as the kernels do: to 80 dB equal, and within 25 dB of FP32, at another batch size, too."""
+    """The program rounds as the kernels do: equal to 80 dB, and within 25 dB of FP32, at another batch size too."""
     program, quantized = _programs()
     for rows in (1, 7):
         feeds = _series(rows, 3)
@@ -100,8 +100,8 @@ def test_the_file_equals_the_program_and_is_near_fp32() -> None:
         assert np.abs(found - _one(predict(program, split))).max() < 0.1 * np.abs(found).max()
 
 
-def test_rows_depend_on_their_neighbours_and_every_signature_says_so(tmp_path: object) -> None:
-    """Beside a loud row a row's answer moves; program, saved program and file all say that rows are not independent."""
+def test_rows_depend_on_each_other_and_every_signature_says_so(tmp_path: object) -> None:
+    """Next to a row of large values, a row's result changes; program, saved program and file all state this."""
     calm, loud = _series(1, 5)["x"], 30 * _series(1, 6)["x"]
     session = open_session(_file())
     alone, beside = (_one(session.run({"x": np.concatenate(rows)}))[0] for rows in ((calm,), (calm, loud)))
@@ -114,7 +114,7 @@ def test_rows_depend_on_their_neighbours_and_every_signature_says_so(tmp_path: o
 
 
 def test_the_corrections_and_the_analysis_know_the_form() -> None:
-    """The ladder climbs, every layer is a unit with its input's rounding, and sensitivity measures each alone."""
+    """Corrections work, every layer is a unit with its input's rounding, and sensitivity measures each alone."""
     program, quantized = _programs()
     split = ArraySplit(_series(32), None)
     units = units_of(quantized)
@@ -129,7 +129,7 @@ def test_the_corrections_and_the_analysis_know_the_form() -> None:
 
 
 def test_other_targets_refuse_the_form() -> None:
-    """TensorRT has no such kernels: neither quantizing for it nor exporting to it takes the form."""
+    """TensorRT has no such kernels: quantizing for it and exporting to it are rejected."""
     program, quantized = _programs()
     with pytest.raises(UserError, match="quantized at run time"):
         quantize_program(program, OPTIONS, ArraySplit(_series(8), None), "tensorrt")

@@ -1,4 +1,4 @@
-"""Embedding tables in INT8: what stands in the file, its agreement, its bytes, and what stays as it is."""
+"""Embedding tables in INT8: the file's nodes, agreement, size, and tables that are not quantized."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPTIONS = QuantizeOptions(method="minmax", correction=("none",))
 
 
 class Text(nn.Module):
-    """Words and places, one layer, and scores over all words, whose weights may be the table itself."""
+    """Words and positions, one layer, and scores over all words, whose weights may be the table itself."""
 
     def __init__(self, tied: bool, width: int = WIDTH) -> None:
         super().__init__()
@@ -71,14 +71,14 @@ def _outputs(program: Program) -> np.ndarray:
 
 
 def _tables(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """The constant tables that rows are looked up in."""
+    """The constant tables from which rows are looked up."""
     stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     return {n.output[0]: stored[n.input[0]] for n in model.graph.node if n.op_type == "Gather" and n.input[0] in stored}
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_rows_are_looked_up_as_codes_and_scaled(tied: bool) -> None:
-    """The file holds the large table in INT8, one scale per row, and gives what the program gives."""
+    """The file has the large table in INT8 with one scale per row, and computes the same as the program."""
     program = _quantized(tied=tied)
     model = _file(program)
     kinds = sorted((str(table.dtype), table.shape) for table in _tables(model).values())
@@ -93,7 +93,7 @@ def test_rows_are_looked_up_as_codes_and_scaled(tied: bool) -> None:
 
 
 def test_a_small_table_an_excluded_one_and_the_option_stay_in_floating_point() -> None:
-    """Positions are not worth the nodes; a table is excluded by its name in the model, or all are by the option."""
+    """The table of positions is too small; a table is excluded by its name in the model, or all by the option."""
     facts = _quantized().meta["quantization"]["weights"]
     assert "words.weight" in {item["parameter"] for name, item in facts.items() if "_rows" in name}
     assert "places.weight" not in {item["parameter"] for item in facts.values()}
@@ -105,7 +105,7 @@ def test_a_small_table_an_excluded_one_and_the_option_stay_in_floating_point() -
 
 @pytest.mark.parametrize("width", [WIDTH, 30])
 def test_tensorrt_looks_up_words_of_four_codes(width: int) -> None:
-    """For TensorRT a row is a quarter as many INT32 words, whatever its width, and gives the codes times its scale."""
+    """For TensorRT, a row has a quarter as many INT32 words, for any width, and gives codes times scale."""
     program = _quantized("tensorrt", width=width)
     assert any("_rows" in name for name in program.meta["quantization"]["weights"])
     model = _file(program, "tensorrt")
@@ -118,7 +118,7 @@ def test_tensorrt_looks_up_words_of_four_codes(width: int) -> None:
 
 
 def test_every_code_survives_its_word() -> None:
-    """All 255 codes at all four places come back from the words as they went in, in exact integers."""
+    """All 255 codes at all four places are unpacked unchanged, in exact integers."""
     codes = np.stack([np.roll(np.arange(-127, 128), number) for number in range(9)], 1).astype(np.int8)
     words, places = pack(codes), []
     for _ in range(3):
@@ -131,7 +131,7 @@ def test_every_code_survives_its_word() -> None:
 
 @pytest.mark.trt
 def test_int8_tables_shrink_an_engine(tmp_path: Path) -> None:
-    """In the plan of a text model INT8 weights and tables take at most 0.30 of the FP32 bytes, FP16 ones 0.51."""
+    """In the plan of a text model, INT8 weights and tables have at most 0.30 of the FP32 bytes, FP16 ones 0.51."""
     pytest.importorskip("tensorrt_rtx")
     sizes = {}
     made: list[tuple[str, Program, Literal["file", "fp16"]]] = [
@@ -151,7 +151,7 @@ def test_int8_tables_shrink_an_engine(tmp_path: Path) -> None:
 
 
 def test_gradients_reach_the_table() -> None:
-    """Quantization-aware training moves the words: the fake-quantize passes gradients through."""
+    """Quantization-aware training changes the table: gradients pass the fake-quantize."""
     program = _quantized()
     for item in program.module.parameters():
         item.requires_grad_(True)
@@ -163,7 +163,7 @@ def test_gradients_reach_the_table() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_broken_table_is_named(bad: float) -> None:
-    """A table with a value that is not finite is refused by its name."""
+    """A table with a value that is not finite is rejected with its name."""
     from retort.core.errors import RetortError
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""INT8 in the file: codes stored, axes right, one program for both targets, heavy nodes in integer kernels."""
+"""INT8 in the file: stored codes, correct axes, one program for both targets, integer kernels for heavy nodes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Weight(nn.Module):
 
 
 def program_of(net: nn.Module, *shape: int) -> tuple[torch.export.ExportedProgram, Signature]:
-    """A net of one input and one output, with a dynamic batch."""
+    """A network with one input and one output, with a dynamic batch."""
     example = torch.randn(4, *shape)
     exported = torch.export.export(net.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     with torch.no_grad():
@@ -93,7 +93,7 @@ def save(model: onnx.ModelProto, folder: Path) -> Path:
 
 
 def dequantized(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int, str, int]]:
-    """Per dequantized weight: codes, scales, axis, the operator that reads it, and its place among the inputs."""
+    """For each dequantized weight: codes, scales, axis, the operator that reads it, and the input's index."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {}
     for node in model.graph.node:
@@ -107,7 +107,7 @@ def dequantized(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray[Any, Any],
 
 
 def distance(program: torch.export.ExportedProgram, model: onnx.ModelProto, x: torch.Tensor) -> float:
-    """Root mean square of the difference between the program and the file, relative to the output's."""
+    """Root mean square of the difference between program and file, relative to that of the output."""
     options = exact_settings(onnxruntime)
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
@@ -130,7 +130,7 @@ def quantized_types(model: onnx.ModelProto) -> set[int]:
 
 
 class Block(nn.Module):
-    """A small residual CNN: what the quantizer is given below."""
+    """A small residual CNN that is quantized below."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ def test_every_heavy_node_of_a_quantized_cnn_runs_in_an_integer_kernel(
 
 
 def test_weights_are_stored_as_codes_and_biases_in_fp32(files: dict[str, onnx.ModelProto]) -> None:
-    """Every weight is INT8 in [-127, 127] behind one DequantizeLinear; no FP32 weight stays; zero points are there."""
+    """Every weight is INT8 in [-127, 127] with one DequantizeLinear; none is FP32; zero points are written."""
     model = files["cpu"]
     weights = dequantized(model)
     assert len(weights) == 5
@@ -202,7 +202,7 @@ def test_weights_are_stored_as_codes_and_biases_in_fp32(files: dict[str, onnx.Mo
 
 
 def test_one_program_is_written_for_both_targets(files: dict[str, onnx.ModelProto]) -> None:
-    """For TensorRT the same program has symmetric INT8 activations and keeps every rule; for the CPU it breaks them."""
+    """For TensorRT, the same program has symmetric INT8 activations and breaks no rule; for the CPU it does."""
     model = files["tensorrt"]
     onnx.checker.check_model(model, full_check=True)
     assert quantized_types(model) == {TensorProto.INT8}
@@ -211,7 +211,7 @@ def test_one_program_is_written_for_both_targets(files: dict[str, onnx.ModelProt
 
 
 def test_retargeting_leaves_the_given_program_alone(block: tuple[torch.export.ExportedProgram, Signature]) -> None:
-    """The program that was given still computes the same; one that has the target's form is returned as it is."""
+    """The given program still computes the same; one in the target's form is returned unchanged."""
     program, _ = block
     image = torch.randn(2, 3, 12, 12)
     with torch.no_grad():
@@ -237,7 +237,7 @@ def test_retargeting_leaves_the_given_program_alone(block: tuple[torch.export.Ex
 )
 @settings(max_examples=200, deadline=None)
 def test_a_retargeted_grid_covers_the_same_range(scale: float, zero: int, target: Any, signed: bool) -> None:
-    """The new grid has the target's form and holds every value of the old one to within a step."""
+    """The new grid has the target's form and contains every value of the old one to within a step."""
     scale = float(np.float32(scale))
     old = Grid(scale, zero, -128, 127) if signed else Grid(scale, zero + 128, 0, 255)
     new = convert(old, target)
@@ -262,12 +262,12 @@ def test_a_retargeted_grid_covers_the_same_range(scale: float, zero: int, target
     ],
 )
 def test_the_rule_of_retargeting(old: Grid, target: Any, non_negative: bool, new: Grid) -> None:
-    """A grid of 256 codes moves and keeps its numbers; others are spread over the same range."""
+    """A grid of 256 codes is shifted and represents the same numbers; others are spread over the same range."""
     assert convert(old, target, non_negative) == new
 
 
 def test_a_symmetric_grid_behind_a_relu_becomes_twice_as_fine() -> None:
-    """Non-negative values lose the empty half of a symmetric grid, and never reach beyond its end."""
+    """Non-negative values lose the unused half of a symmetric grid, and never exceed its end."""
     new = convert(Grid(0.5, 0, -128, 127), "cpu", non_negative=True)
     assert (new.zero_point, new.qmin, new.qmax) == (0, 0, 255)
     assert new.high == pytest.approx(63.5)
@@ -275,7 +275,7 @@ def test_a_symmetric_grid_behind_a_relu_becomes_twice_as_fine() -> None:
 
 
 class Symmetric(nn.Module):
-    """Quantized the way TensorRT wants it."""
+    """Quantized in the form that TensorRT requires."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -300,7 +300,7 @@ class Unfused(nn.Module):
 
 
 def test_a_layer_that_does_not_fuse_is_named(tmp_path: Path) -> None:
-    """The count tells which heavy node dequantizes its weight on every run."""
+    """The count has the name of the heavy node that dequantizes its weight on every run."""
     kernels = integer_kernels(save(to_onnx(*program_of(Unfused(), 3, 8, 8), "cpu"), tmp_path))
     assert kernels.floating == {"Conv": 1}
     assert kernels.unfused_names == kernels.floating_names
@@ -308,7 +308,7 @@ def test_a_layer_that_does_not_fuse_is_named(tmp_path: Path) -> None:
 
 
 def test_a_program_with_symmetric_activations_runs_in_integers_on_the_cpu(tmp_path: Path) -> None:
-    """Exported for the CPU, symmetric INT8 becomes UINT8 and the ReLU behind the convolution is fused."""
+    """Exported for the CPU, symmetric INT8 becomes UINT8 and the ReLU after the convolution is fused."""
     program, signature = program_of(Symmetric(), 3, 8, 8)
     model = to_onnx(program, signature, "cpu")
     assert quantized_types(model) == {TensorProto.UINT8}
@@ -318,7 +318,7 @@ def test_a_program_with_symmetric_activations_runs_in_integers_on_the_cpu(tmp_pa
 
 
 class Products(nn.Module):
-    """Linear layers in every form: rank 2 and 3, with and without bias, transposed, sliced, behind a reshape."""
+    """Linear layers in every form: rank 2 and 3, with and without bias, transposed, sliced, after a reshape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -336,7 +336,7 @@ class Products(nn.Module):
 
 
 def test_linear_layers_end_as_codes_without_any_movement(tmp_path: Path) -> None:
-    """Transposes and slices of a weight are done on its codes, its scales follow, and all products are integer."""
+    """Transposes and slices of a weight are applied to its codes and scales, and all products are integer."""
     program, signature = program_of(Products(), 5, 24)
     for_gpu = to_onnx(program, signature, "tensorrt")
     weights = dequantized(for_gpu)
@@ -358,7 +358,7 @@ def test_linear_layers_end_as_codes_without_any_movement(tmp_path: Path) -> None
 
 
 def test_a_transposed_convolution_has_its_scales_on_axis_one() -> None:
-    """ConvTranspose keeps its output channels on axis 1."""
+    """ConvTranspose has its output channels on axis 1."""
 
     class Up(nn.Module):
         def __init__(self) -> None:
@@ -378,7 +378,7 @@ def test_a_transposed_convolution_has_its_scales_on_axis_one() -> None:
 
 
 class Repeated(nn.Module):
-    """The same grid twice in a row, and a pool whose Q stands behind a reshape."""
+    """The same grid twice in a row, and a pool whose Q comes after a reshape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -390,7 +390,7 @@ class Repeated(nn.Module):
 
 
 def test_repeated_grids_merge_and_pools_are_integer(tmp_path: Path) -> None:
-    """A grid on the same grid is dropped, and the Q behind the reshape moves to the pool, which then is integer."""
+    """A second equal grid is removed, and the Q after the reshape moves to the pool, which is then integer."""
     model = to_onnx(*program_of(Repeated(), 4, 6, 6), "cpu")
     assert kinds(model).count("QuantizeLinear") == 2
     assert kinds(model).index("QuantizeLinear", 2) < kinds(model).index("Reshape")
@@ -399,7 +399,7 @@ def test_repeated_grids_merge_and_pools_are_integer(tmp_path: Path) -> None:
 
 
 class Addend(nn.Module):
-    """A quantized constant that is no weight."""
+    """A quantized constant that is not a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -412,7 +412,7 @@ class Addend(nn.Module):
 
 
 def test_a_quantized_addend_takes_the_form_of_the_activations(tmp_path: Path) -> None:
-    """A constant that is added is stored in the activations' type, so that the add is integer too."""
+    """A constant that is added is stored in the type of the activations, so that the add is integer too."""
     program, signature = program_of(Addend(), 4, 6)
     model = to_onnx(program, signature, "cpu")
     ((codes, scales, axis, _, _),) = dequantized(model).values()
@@ -422,7 +422,7 @@ def test_a_quantized_addend_takes_the_form_of_the_activations(tmp_path: Path) ->
 
 
 class Faulty(nn.Module):
-    """A fake-quantize that no target runs."""
+    """A fake-quantize that no target supports."""
 
     scale: torch.Tensor
     zero: torch.Tensor
@@ -454,7 +454,7 @@ class Faulty(nn.Module):
     ],
 )
 def test_grids_that_no_target_runs_are_refused(net: nn.Module, message: str) -> None:
-    """Asymmetric weights, activations per channel, bad scales and wide codes are named, with a remedy."""
+    """Asymmetric weights, activations per channel, bad scales and wide codes are rejected with a remedy."""
     program, _ = program_of(net, 2)
     with pytest.raises(ArtifactError, match=message) as caught:
         retarget(program, "cpu")
@@ -462,7 +462,7 @@ def test_grids_that_no_target_runs_are_refused(net: nn.Module, message: str) -> 
 
 
 class Positions(nn.Module):
-    """A small net turns constant coordinates into a bias, as in Swin v2."""
+    """A small network computes a bias from constant coordinates, as in Swin v2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -478,7 +478,7 @@ class Positions(nn.Module):
 @pytest.mark.parametrize("made_for", ["cpu", "tensorrt"])
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 def test_constants_that_layers_work_on_are_no_weights(made_for: Any, target: Any) -> None:
-    """A constant that a layer takes as its input lies on the grid of an activation, for either target."""
+    """A constant that is a layer's data input has the grid of an activation, for both targets."""
     torch.manual_seed(0)
     samples = {"x": np.random.default_rng(0).normal(size=(16, 8, 16)).astype(np.float32)}
     program = capture(Positions(), {"x": torch.from_numpy(samples["x"][:2])})

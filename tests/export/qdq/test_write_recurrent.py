@@ -1,4 +1,4 @@
-"""Recurrent nets in INT8: the kernels their files get, the numbers they give, and what becomes of rows side by side."""
+"""Recurrent networks in INT8: the kernels of their files, their outputs, and rows that depend on each other."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ NETS = [
 def test_wide_layers_compute_in_integers(
     kind: Callable[..., nn.Module], hidden: int, layers: int, both: bool, kernel: str
 ) -> None:
-    """The file has the integer kernel once per layer, takes any length and batch, and is about a quarter as large."""
+    """The file has one integer kernel per layer, accepts any length and batch, and has about a quarter of the size."""
     program, quantized = _captured(kind, hidden, layers, both), _quantized(kind, hidden, layers, both)
     plain, file = _file(program), _file(quantized)
     assert _operators(file).count(kernel) == layers * (2 if kernel == "Scan" and both else 1)
@@ -123,7 +123,7 @@ def test_wide_layers_compute_in_integers(
 def test_the_others_keep_fp32_kernels_and_pack_weights(
     kind: Callable[..., nn.Module], hidden: int, tmp_path: Path
 ) -> None:
-    """Their file equals the program to rounding, holds INT8 weights, and unpacks them once, when it is loaded."""
+    """Their file equals the program to rounding, has INT8 weights, and unpacks them once, when it is loaded."""
     program, quantized = _captured(kind, hidden), _quantized(kind, hidden)
     path = tmp_path / "model.onnx"
     path.write_bytes(_file(quantized))
@@ -141,18 +141,18 @@ def test_the_others_keep_fp32_kernels_and_pack_weights(
     assert "weights are INT8 in the file and FP32 at run time" in reason["reason"]
 
 
-def test_the_form_can_be_asked_for() -> None:
-    """`weights` keeps a wide LSTM in FP32, `integer` runs a narrow one in integers; a plain RNN has no such kernel."""
+def test_the_form_can_be_chosen() -> None:
+    """`weights` keeps a wide LSTM in FP32, `integer` makes a narrow one integer; a plain RNN has no such kernel."""
     assert "LSTM" in _operators(_file(_quantized(nn.LSTM, 128), "weights"))
     assert "DynamicQuantizeLSTM" in _operators(_file(_quantized(nn.LSTM, 32), "integer"))
     assert "RNN" in _operators(_file(_quantized(nn.RNN, 128), "integer"))
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_integers_make_rows_depend_on_their_neighbours_and_the_signature_says_so(
+def test_integers_make_rows_depend_on_each_other_and_the_signature_says_so(
     kind: Callable[..., nn.Module],
 ) -> None:
-    """A large row beside a small one changes the small one's answer; with FP32 kernels it does not."""
+    """A row of large values changes the result of a row of small values; with FP32 kernels it does not."""
     quantized = _quantized(kind, 32, 1, False, PLAIN.model_copy(update={"exclude": ("head",)}))
     calm, loud = _series(1, 9, 7)["x"], 20 * _series(1, 9, 8)["x"]
     forms: dict[RecurrentForm, bool] = {"integer": True, "weights": False}
@@ -165,14 +165,14 @@ def test_integers_make_rows_depend_on_their_neighbours_and_the_signature_says_so
 
 
 def test_old_signatures_are_read_as_independent() -> None:
-    """A signature written before rows could depend on each other says nothing, and reads as it was meant."""
+    """A signature of an earlier version has no entry for this and is read as independent."""
     assert Signature.from_json('{"inputs": [], "outputs": []}').batch_invariant
     told = Signature((), (), batch_invariant=False)
     assert Signature.from_json(told.to_json()) == told
 
 
-def test_the_whole_chain_tells_of_neighbours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Quantized, saved, exported with parity and packed: the artifact's facts, its signature and the archive say it."""
+def test_every_stage_states_that_rows_depend_on_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Quantized, saved, exported with parity and packed: facts, signature and archive state that rows depend."""
     quantized = _quantized(nn.LSTM, 128)
     save_program(quantized, tmp_path / "net.pt2")
     assert load_program(tmp_path / "net.pt2").meta["quantization"]["kinds"]["lstm"] == 1
@@ -189,7 +189,7 @@ def test_the_whole_chain_tells_of_neighbours(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_an_onnx_file_with_an_lstm_is_quantized_as_well(tmp_path: Path) -> None:
-    """Imported, quantized and written again, the LSTM of a file has the integer kernel and nearly the same answers."""
+    """Imported, quantized and exported, the LSTM of a file has the integer kernel and nearly the same outputs."""
     path = tmp_path / "plain.onnx"
     path.write_bytes(_file(_captured(nn.LSTM, 96, 2, True)))
     imported = import_onnx(path, _series(8))
@@ -200,7 +200,7 @@ def test_an_onnx_file_with_an_lstm_is_quantized_as_well(tmp_path: Path) -> None:
 
 
 def test_tensorrt_gets_floating_point_recurrence() -> None:
-    """Quantized for TensorRT nothing recurrent changes; a program for the CPU exported there is FP32 and clean."""
+    """Quantized for TensorRT, recurrent layers are not changed; a program for the CPU is exported there in FP32."""
     made = _quantized(nn.LSTM, 128, target="tensorrt")
     assert "lstm" not in made.meta["quantization"]["kinds"]
     assert "no integer kernel for lstm" in made.meta["quantization"]["float_nodes"][0]["reason"]
@@ -211,7 +211,7 @@ def test_tensorrt_gets_floating_point_recurrence() -> None:
 
 
 def test_inside_the_program_it_is_one_layer_among_others() -> None:
-    """Sensitivity, exclusion and fewer bits treat a recurrent layer like any other."""
+    """Sensitivity, exclusion and fewer bits work for a recurrent layer as for any other layer."""
     quantized = _quantized(nn.LSTM, 128)
     assert [(unit.name, unit.kind) for unit in units_of(quantized)] == [("body", "lstm"), ("head", "linear")]
     assert units_of(quantized)[0].cost == STEPS * 4 * 128 * (WIDTH + 128)

@@ -1,4 +1,4 @@
-"""What TensorRT's parser does not take is written with what it does, and what PyTorch writes is read back."""
+"""Operators that TensorRT's parser does not support are written with others, and can be imported again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Spectral(nn.Module):
 
 
 class GlobalFilter(nn.Module):
-    """A learned filter on the spectrum of a picture (Rao et al., 2021), and a Fourier layer over words."""
+    """A learned filter on the spectrum of an image (Rao et al., 2021), and a Fourier layer over words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class GlobalFilter(nn.Module):
 
 
 class Patches(nn.Module):
-    """Overlapping patches summed where they lie."""
+    """Overlapping patches that are summed at their positions."""
 
     def __init__(self, stride: int, padding: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Patches(nn.Module):
 
 
 class Along(nn.Module):
-    """A transform along the free axis, and back if wanted."""
+    """A transform along the dynamic axis, and optionally its inverse."""
 
     def __init__(self, back: bool) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ MODELS: dict[str, tuple[nn.Module, Sequence[int]]] = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_transforms_and_patches_reach_tensorrt_and_come_back(name: str, tmp_path: Path) -> None:
-    """The file for TensorRT has no fault and computes the same; the one for a CPU is captured again."""
+    """The file for TensorRT has no fault and computes the same; the one for a CPU can be imported."""
     module, shape = MODELS[name]
     torch.manual_seed(0)
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
@@ -103,7 +103,7 @@ def test_transforms_and_patches_reach_tensorrt_and_come_back(name: str, tmp_path
 
 @pytest.mark.parametrize("name", ["fft", "ifft"])
 def test_a_transform_of_any_length_is_computed_where_the_length_is_known(name: str, tmp_path: Path) -> None:
-    """With a free axis the matrix is made in the graph, for odd and even lengths alike."""
+    """With a dynamic axis, the matrix is computed in the graph, for odd and even lengths."""
     moved = Along(back=name == "ifft")
     program = capture(moved, {"x": torch.randn(4, 6, 12)}, dynamic={"x": {1: "length"}})
     model = to_onnx(reexport(program), program.signature, "tensorrt")
@@ -115,7 +115,7 @@ def test_a_transform_of_any_length_is_computed_where_the_length_is_known(name: s
 
 
 def test_a_short_time_transform_is_read_back(tmp_path: Path) -> None:
-    """STFT, which both runtimes take, can be captured from a file."""
+    """STFT, which both runtimes support, can be imported from a file."""
     window = torch.hann_window(16)
 
     def _spectrogram(x: torch.Tensor) -> torch.Tensor:

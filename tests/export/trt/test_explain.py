@@ -1,4 +1,4 @@
-"""What an engine computes in: from the parsed network, from the inspector's JSON; and the same as a trtexec command."""
+"""The types in which an engine computes, from the parsed network and from the inspector; trtexec commands."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ NEW_FORMAT = {
 
 
 def test_the_inspector_of_10_is_read() -> None:
-    """Precision, fused ONNX nodes and reformats come out of the format that 10.x writes; FP32 stands first."""
+    """Precision, fused ONNX nodes and reformats are read from the format of 10.x; FP32 comes first."""
     found = explain_inspector(json.dumps(OLD_FORMAT))
     assert [(row.layer, row.precision) for row in found.heavy] == [("conv2", "FP32"), ("conv1 + relu1", "INT8")]
     assert found.heavy[0].change.startswith("quantize the program")
@@ -68,21 +68,21 @@ def test_the_inspector_of_10_is_read() -> None:
 
 
 def test_the_inspector_of_11_is_read() -> None:
-    """Type and layout stand apart in 11.x."""
+    """In 11.x, type and layout are separate fields."""
     (row,) = explain_inspector(json.dumps(NEW_FORMAT)).heavy
     assert (row.layer, row.precision) == ("conv1", "FP16")
 
 
 @pytest.mark.parametrize("text", ["no json", "{}", json.dumps({"Layers": ["conv1", "conv2"]})])
-def test_what_tells_nothing_is_said(text: str) -> None:
-    """JSON of another kind, or of an engine without detailed verbosity, is refused with what to do."""
+def test_json_without_types_is_rejected(text: str) -> None:
+    """Other JSON, or JSON of an engine without detailed verbosity, is rejected with a remedy."""
     with pytest.raises(ArtifactError) as caught:
         explain_inspector(text)
     assert caught.value.remedy
 
 
 def test_the_command_of_each_line_has_what_that_line_needs() -> None:
-    """10.x is told to be strongly typed and to measure as 11.x does; both get the profiles and the options."""
+    """10.x gets options for strong typing and for timing as in 11.x; both get the profiles and the options."""
     spec = TensorSpec("x", "float32", ("batch", 3, 8, 8))
     options = EngineOptions(workspace_mib=64, tf32=False, hardware="ampere+", timing_cache="c")
     profiles = plan_profiles([spec], (1, 4, 8))
@@ -105,7 +105,7 @@ def test_the_command_of_each_line_has_what_that_line_needs() -> None:
 
 
 def half_quantized(path: Path) -> Path:
-    """Two convolutions, of which the first is INT8."""
+    """Two convolutions, of which only the first is INT8."""
     values: dict[str, Any] = {"s": np.float32(0.1), "z": np.int8(0), "w": np.ones((8, 8, 3, 3), np.int8)}
     values |= {"ws": np.full(8, 0.1, np.float32), "wz": np.zeros(8, np.int8), "v": np.ones((8, 8, 3, 3), np.float32)}
     nodes = [
@@ -132,8 +132,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[
 
 @pytest.mark.trt
 @needs_trt
-def test_explain_names_the_layer_that_stayed_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`retort engine --explain` builds nothing, and says which convolution is FP32, why, and what to change."""
+def test_explain_names_the_layer_in_floating_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`retort engine --explain` builds nothing, and reports which convolution is FP32, why, and a remedy."""
     code, told = run(capsys, "engine", str(half_quantized(tmp_path / "m.onnx")), "--explain")
     assert code == 0
     rows = {row["layer"]: row for row in told["heavy"]}
@@ -145,7 +145,7 @@ def test_explain_names_the_layer_that_stayed_behind(tmp_path: Path, capsys: pyte
 
 
 def test_emit_prints_both_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--emit trtexec` needs no TensorRT and prints a command per line of it."""
+    """`--emit trtexec` needs no TensorRT and prints a command for each release line."""
     code, told = run(capsys, "engine", str(half_quantized(tmp_path / "m.onnx")), "--emit", "trtexec")
     assert code == 0
     assert set(told) == {"10.x", "11.x"}

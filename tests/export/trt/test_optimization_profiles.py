@@ -1,4 +1,4 @@
-"""Profiles: derived from the signature, overridden by name, refused with what is wrong."""
+"""Profiles: derived from the signature, overridden by name, or rejected with the reason."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_an_input_given_again_begins_the_next_profile() -> None:
 
 
 def test_fixed_inputs_need_no_profile() -> None:
-    """An input without dynamic axes stands in no profile."""
+    """An input without dynamic axes is not in a profile."""
     assert plan_profiles([TensorSpec("x", "float32", (1, 3))], (1, 8)) == ({},)
 
 
 def test_a_range_holds_what_lies_inside() -> None:
-    """Both ends belong to it; another rank does not."""
+    """A range contains both ends, and no shape of another rank."""
     found = Range((1, 8), (2, 8), (4, 8))
     assert found.holds((1, 8))
     assert found.holds((4, 8))
@@ -63,8 +63,8 @@ def test_a_range_holds_what_lies_inside() -> None:
         (["sequence=1:2:3"], ["image=1x1x8x8"], "axis 1 of 'image' is fixed at 3 in the model"),
     ],
 )
-def test_what_does_not_fit_is_said(axes: list[str], given: list[str], message: str) -> None:
-    """Each fault has its own sentence and a remedy."""
+def test_a_wrong_profile_is_rejected(axes: list[str], given: list[str], message: str) -> None:
+    """Each fault has its own message and a remedy."""
     with pytest.raises(UserError) as caught:
         plan_profiles([IDS, IMAGE], (1, 8), axes=axes, given=given)
     assert message in caught.value.message
@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_said(axes: list[str], given: list[str], message: s
 
 @pytest.mark.parametrize(("axes", "given"), [(["2*height=8:9:16"], []), ([], ["x=1x3x7"])])
 def test_an_axis_with_a_step_takes_its_multiples(axes: list[str], given: list[str]) -> None:
-    """An axis that capture named ``2*height`` refuses odd sizes."""
+    """An axis that capture named ``2*height`` rejects odd sizes."""
     spec = TensorSpec("x", "float32", ("batch", 3, "2*height"))
     with pytest.raises(UserError, match=r"takes multiples of 2, not [79]"):
         plan_profiles([spec], (1,), axes=axes, given=given)

@@ -1,4 +1,4 @@
-"""Engines are built for real by TensorRT-RTX without a GPU: plans, profiles, errors, progress, cancellation, caches."""
+"""Engines are built by TensorRT-RTX without a GPU: plans, profiles, errors, progress, cancellation, caches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Values = list[tuple[str, Array]]
 
 
 def convolution(number: int, precision: str, values: Values) -> list[onnx.NodeProto]:
-    """One convolution and its ReLU in a precision, in the form that TensorRT wants."""
+    """One convolution and its ReLU in a precision, in the form that TensorRT requires."""
     rng = np.random.default_rng(number)
     weight = rng.normal(size=(CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
     x, y, w = f"t{number}", f"t{number + 1}", f"w{number}"
@@ -77,7 +77,7 @@ def saved(model: onnx.ModelProto, path: Path) -> Artifact:
 
 
 def built(model: onnx.ModelProto, folder: Path, console: Console | None = None, **options: Any) -> Artifact:
-    """The engine of a model, without a timing cache unless asked."""
+    """The engine of a model, by default without a timing cache."""
     chosen = EngineOptions(**{"timing_cache": "off", **options})
     return build_engine(
         chosen, saved(model, folder / "model.onnx"), Place(folder / "engine"), console=console or Console("silent")
@@ -94,7 +94,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
 
 def test_an_engine_says_where_it_runs(engines: dict[str, Artifact]) -> None:
-    """The manifest has version, device, profiles, source hash and the command that builds it again."""
+    """The manifest has version, device, profiles, source hash and the command that builds the engine again."""
     facts = engines["fp32"].facts
     typed(engines["fp32"], EngineFacts)
     assert facts["engine"]["runtime"] == "tensorrt_rtx"
@@ -108,14 +108,14 @@ def test_an_engine_says_where_it_runs(engines: dict[str, Artifact]) -> None:
 
 
 def test_weights_shrink_with_the_precision(engines: dict[str, Artifact]) -> None:
-    """INT8 weights take at most 0.30 and FP16 weights at most 0.51 of the bytes of FP32 ones, in TensorRT's count."""
+    """By TensorRT's count, INT8 weights have at most 0.30 and FP16 weights at most 0.51 of the FP32 bytes."""
     weights = {name: item.facts["weights_bytes"] for name, item in engines.items()}
     assert weights["int8"] <= 0.30 * weights["fp32"]
     assert weights["fp16"] <= 0.51 * weights["fp32"]
 
 
 def test_the_parsed_network_shows_each_precision(engines: dict[str, Artifact]) -> None:
-    """What stands in the file is what TensorRT parsed: strongly typed, layer by layer."""
+    """TensorRT parses the types in the file unchanged: strongly typed, layer by layer."""
     for name, label in (("fp32", "FP32"), ("fp16", "FP16"), ("int8", "INT8")):
         assert engines[name].facts["layers"][f"CONVOLUTION {label}"] == 3
     assert "QUANTIZE INT8" in engines["int8"].facts["layers"]
@@ -124,13 +124,13 @@ def test_the_parsed_network_shows_each_precision(engines: dict[str, Artifact]) -
 
 
 def test_equal_input_gives_equal_bytes(engines: dict[str, Artifact], tmp_path: Path) -> None:
-    """A plan built again is the same to the byte."""
+    """A plan that is built again has the same bytes."""
     again = built(network("int8"), tmp_path, batch_sizes=(1, 4, 8))
     assert again.manifest.files["model.plan"] == engines["int8"].manifest.files["model.plan"]
 
 
 def test_axes_by_name_and_several_profiles(tmp_path: Path) -> None:
-    """Height and width get their range by name; an input given twice makes two profiles."""
+    """Height and width have their range by name; an input that is given twice makes two profiles."""
     model = network(layers=1, axes=("batch", CHANNELS, "height", "width"))
     made = built(model, tmp_path, batch_sizes=(2,), axis=("height=8:16:32", "width=8:8:16"))
     assert made.facts["engine"]["profiles"] == [{"t0": "2x64x8x8:2x64x16x8:2x64x32x16"}]
@@ -139,14 +139,14 @@ def test_axes_by_name_and_several_profiles(tmp_path: Path) -> None:
 
 
 def test_an_axis_without_a_range_is_named(tmp_path: Path) -> None:
-    """A dynamic axis that nothing gives a range for is refused with the option that gives one."""
+    """A dynamic axis without a range is rejected with the option that sets one."""
     with pytest.raises(UserError, match="axis 'height' of input 't0'") as caught:
         built(network(layers=1, axes=("batch", CHANNELS, "height", 8)), tmp_path)
     assert "--axis height=" in caught.value.remedy
 
 
 def test_a_refused_node_is_named_with_op_and_reason(tmp_path: Path) -> None:
-    """The parser's errors come with node, operator, code and what to do."""
+    """The parser's errors have node, operator, code and a remedy."""
     model = network(layers=1)
     model.graph.node.append(helper.make_node("DynamicQuantizeLinear", ["scores"], ["a", "b", "c"], name="dql"))
     model.graph.output.append(helper.make_tensor_value_info("a", TensorProto.UINT8, None))
@@ -158,7 +158,7 @@ def test_a_refused_node_is_named_with_op_and_reason(tmp_path: Path) -> None:
 
 
 def test_types_do_not_mix(tmp_path: Path) -> None:
-    """A network is strongly typed: FP16 data with FP32 weights is refused, not converted."""
+    """A network is strongly typed: FP16 data with FP32 weights is rejected, not converted."""
     model = network("fp16", layers=1)
     weight = numpy_helper.to_array(model.graph.initializer[0]).astype(np.float32)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w0"))
@@ -168,14 +168,14 @@ def test_types_do_not_mix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("content", "reason"), [(b"\x08\x01", "contains no network"), (b"no model", "cannot be read")])
 def test_junk_is_no_network(tmp_path: Path, content: bytes, reason: str) -> None:
-    """What TensorRT's parser takes for an empty network is refused."""
+    """A file that TensorRT's parser reads as an empty network is rejected."""
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ArtifactError, match=reason):
         build_engine(EngineOptions(), load_artifact(tmp_path / "model.onnx"), Place(tmp_path / "engine"))
 
 
 def test_what_tensorrt_would_misread_is_refused_before(tmp_path: Path) -> None:
-    """A UINT8 zero point, which the parser takes for INT8, stops the build unless told to go on."""
+    """A UINT8 zero point, which the parser reads as INT8, stops the build unless the user allows it."""
     model = network("int8", layers=1)
     zero = next(tensor for tensor in model.graph.initializer if tensor.name == "z0")
     zero.CopyFrom(numpy_helper.from_array(np.asarray(np.uint8(0)), "z0"))
@@ -185,15 +185,15 @@ def test_what_tensorrt_would_misread_is_refused_before(tmp_path: Path) -> None:
 
 
 def test_a_profile_that_the_builder_refuses_is_a_user_error(tmp_path: Path) -> None:
-    """Where no profile reaches the builder, what it says comes back in one sentence."""
+    """If a profile cannot be used by the builder, its error is one sentence."""
     saved(network(layers=1), tmp_path / "model.onnx")
     with pytest.raises(UserError, match="no optimization profile"):
         run_build(BuildRequest(str(tmp_path / "model.onnx"), str(tmp_path / "x.plan")))
     assert not (tmp_path / "x.plan").exists()
 
 
-def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
-    """A model with its weights in a file of its own builds like any other."""
+def test_weights_in_a_separate_file_are_found(tmp_path: Path) -> None:
+    """A model with a separate file of weights is built like any other."""
     onnx.save(network(layers=1), str(tmp_path / "model.onnx"), save_as_external_data=True, size_threshold=0)
     made = build_engine(
         EngineOptions(timing_cache="off"), load_artifact(tmp_path / "model.onnx"), Place(tmp_path / "engine")
@@ -202,7 +202,7 @@ def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
 
 
 class Watched(Console):
-    """A console that keeps what it is told, and may stop at the n-th step."""
+    """A console that records its calls, and may raise an interrupt at the n-th step."""
 
     def __init__(self, stop_after: int = -1) -> None:
         super().__init__("silent")
@@ -217,32 +217,32 @@ class Watched(Console):
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Bar]:
-        """A bar that tells its console."""
+        """A bar that reports to its console."""
         with super().progress(label, total) as bar:
             yield Watching(bar, self)
 
 
 class Watching(Bar):
-    """The bar of a watched console."""
+    """The bar of a recording console."""
 
     def __init__(self, bar: Bar, console: Watched) -> None:
         self.__dict__.update(bar.__dict__)
         self.console = console
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
-        """Keep the note; stop as Ctrl-C does."""
+        """Record the note; raise the interrupt at the given step."""
         self.console.notes.append(note)
         if len(self.console.notes) == self.console.stop_after:
             raise KeyboardInterrupt
         super().advance(steps, note)
 
     def resize(self, total: int) -> None:
-        """Keep the total."""
+        """Record the total."""
         self.console.totals.append(total)
 
 
-def test_progress_is_told_phase_by_phase(tmp_path: Path) -> None:
-    """The progress monitor's phases reach the bar, and the number of steps with them."""
+def test_progress_is_reported_by_phase(tmp_path: Path) -> None:
+    """The phases of the progress monitor reach the bar, with the number of steps."""
     console = Watched()
     built(network(layers=1), tmp_path, console)
     assert {"Building engine", "Optimizing graph"} <= set(console.notes)
@@ -250,14 +250,14 @@ def test_progress_is_told_phase_by_phase(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_the_build_and_leaves_nothing(tmp_path: Path) -> None:
-    """An interrupt becomes Interrupted; neither a plan nor a half-written folder remains."""
+    """An interrupt becomes Interrupted; neither a plan nor an incomplete folder is left."""
     with pytest.raises(Interrupted):
         built(network(layers=20), tmp_path, Watched(stop_after=3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
 
 
-def test_a_timing_cache_is_kept_checked_and_written_anew(tmp_path: Path) -> None:
-    """The second build reads what the first wrote; a damaged file is a warning and is replaced."""
+def test_a_timing_cache_is_kept_checked_and_written_again(tmp_path: Path) -> None:
+    """The second build reads the cache of the first; a damaged file gives a warning and is replaced."""
     cache = str(tmp_path / "cache")
     first = built(network(layers=1), tmp_path, timing_cache=cache).facts["timing_cache"]
     assert first["read_bytes"] == 0 < first["written_bytes"]
@@ -272,7 +272,7 @@ def test_a_timing_cache_is_kept_checked_and_written_anew(tmp_path: Path) -> None
 
 
 def test_an_unwritable_cache_folder_is_named(tmp_path: Path) -> None:
-    """The folder, the reason and the option stand in one message."""
+    """The message has the folder, the reason and the option."""
     (tmp_path / "file").write_text("")
     with pytest.raises(RetortError, match="cannot be written") as caught:
         built(network(layers=1), tmp_path, timing_cache=str(tmp_path / "file" / "cache"))
@@ -289,7 +289,7 @@ LOGGER = "class ILogger:\n    def __init__(self): pass\nclass NetworkDefinitionC
 
 @pytest.mark.parametrize("kind", FAKES)
 def test_a_broken_installation_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """A package without libraries, without content, or that aborts, ends its process and not ours."""
+    """A package without libraries, without content, or that aborts, ends only the builder's process."""
     text, reason = FAKES[kind]
     (tmp_path / "tensorrt_rtx.py").write_text((LOGGER if kind == "crash" else "") + text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
@@ -298,20 +298,20 @@ def test_a_broken_installation_is_a_message(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_without_a_gpu_the_full_tensorrt_is_not_touched(tmp_path: Path) -> None:
-    """Asking for the full package where there is no driver is refused before any of its objects is made."""
+    """Without a driver, the full package is rejected before any of its objects is created."""
     with pytest.raises(MachineError, match=r"tensorrt is not installed|needs an NVIDIA GPU"):
         built(network(layers=1), tmp_path, runtime="tensorrt")
 
 
 def test_a_plan_can_be_asked_for_again() -> None:
-    """The command in the manifest repeats what was set, and nothing else."""
+    """The command in the manifest has exactly the options that were set."""
     options = EngineOptions(axis=("h=1:2:3",), level=5, tf32=False)
     assert rebuild_command(Path("m.onnx"), options) == "retort engine m.onnx --axis h=1:2:3 --level 5 --no-tf32"
     assert rebuild_command(Path("m.onnx"), EngineOptions()) == "retort engine m.onnx"
 
 
-def test_a_bare_file_is_brought_to_half_precision(tmp_path: Path) -> None:
-    """`precision` converts a file that somebody else wrote, keeps what was built from, and halves the weights."""
+def test_a_bare_file_is_converted_to_half_precision(tmp_path: Path) -> None:
+    """`precision` converts a file of another tool, keeps the converted file, and halves the weights."""
     made = built(network(layers=1), tmp_path, precision="fp16")
     assert made.facts["layers"]["CONVOLUTION FP16"] == 1
     assert made.facts["half"]["errors"]["scores"] < 1e-2
@@ -320,7 +320,7 @@ def test_a_bare_file_is_brought_to_half_precision(tmp_path: Path) -> None:
 
 
 def test_the_builders_memory_is_its_own(tmp_path: Path) -> None:
-    """What this process holds does not count as memory of the build."""
+    """Memory of this process does not count as memory of the build."""
     ballast = np.ones(100_000_000)
     made = built(network(layers=1), tmp_path)
     assert 50_000_000 < made.facts["peak_bytes"] < ballast.nbytes
