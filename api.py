@@ -11,7 +11,7 @@ from .core.errors import UserError
 from .core.options.stage_options import BenchOptions, MetricName, Provider
 from .core.session import PROVIDERS, Session, SessionOptions
 from .pipeline.live import running
-from .pipeline.live.capturing import CaptureRequest, capture_module, capture_source
+from .pipeline.live.capturing import CaptureRequest, capture_module, capture_source, require_model
 from .pipeline.live.compressing import distill, prune, quantize, sparsify, train
 from .pipeline.live.data.adapters import as_splits
 from .pipeline.live.documented import checked, with_options
@@ -93,9 +93,7 @@ def capture(
             )
         splits = running.splits_for_source(source, data, seed)
         return capture_source(source, request, splits, seed, workspace, console)
-    if not hasattr(model, "forward") or isinstance(model, type):
-        what = f"the class {model.__name__}" if isinstance(model, type) else f"something of type {type(model).__name__}"
-        raise UserError(f"{what} is not a model", "give an nn.Module object, a file, or package.module:factory")
+    require_model(model)
     program = capture_module(model, data if example is None else example, request, workspace)
     if data is not None and example is None:
         program.data = as_splits(data, program.signature, "calibrate", seed)

@@ -31,7 +31,7 @@ from .half_precision.check import ACCEPTED, Widened, runnable
 from .half_precision.convert import LEAST_OPSET, half_signature, to_half
 from .lint import lint
 from .ort.kernels import integer_kernels
-from .verify.parity import Parity, check, rows
+from .verify.parity import FileForm, Parity, check, rows
 from .verify.sparsity import verify_sparsity
 
 if TYPE_CHECKING:
@@ -158,8 +158,8 @@ def prove(
     candidate = Widened(candidate) if options.half_io else candidate
     floating = eager[1] if quantized else None
     tolerance = max(options.tolerance, ACCEPTED.get(options.precision, 0.0))
-    half = options.precision != "fp32"
-    parity = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, plainer is not None, half)
+    form: FileForm = "dynamic" if plainer is not None else "half" if options.precision != "fp32" else "static"
+    parity = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, form)
     candidate.close()
     return parity
 

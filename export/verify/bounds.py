@@ -93,7 +93,8 @@ def chance(count: int) -> float:
 def accepted_by(bounds: dict[str, Bound], floating: Session | None) -> Accepted:
     """The accepted errors on inputs that are not samples, by the same rule, from the scale and noise of the outputs."""
 
-    def largest(feeds: dict[str, Numbers], expected: dict[str, Numbers]) -> dict[str, float]:
+    def accepted(feeds: dict[str, Numbers], expected: dict[str, Numbers]) -> dict[str, float]:
+        """Per output, in its own units."""
         plain = None if floating is None else floating.run(feeds)
         found = {}
         for name, value in expected.items():
@@ -103,7 +104,7 @@ def accepted_by(bounds: dict[str, Bound], floating: Session | None) -> Accepted:
                 found[name] = max(found[name], MAX_FACTOR * largest_magnitude(finite(value - plain[name])))
         return found
 
-    return largest
+    return accepted
 
 
 def finite(value: Numbers) -> Numbers:

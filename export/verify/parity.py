@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from .bounds import DYNAMIC_FLOOR, FLOOR, POOL_ROWS, Bound, accepted_by, bounds_
 from .hard_inputs import Hard, check_hard
 
 Numbers = NDArray[Any]
+FileForm = Literal["static", "dynamic", "half"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ def check(
     batch_sizes: Sequence[int],
     tolerance: float,
     floating: Session | None = None,
-    dynamic: bool = False,
-    half: bool = False,
+    form: FileForm = "static",
 ) -> Parity:
     """Compare a program and its file at several batch sizes.
 
@@ -56,9 +56,9 @@ def check(
         batch_sizes: rows per run; each size sees at least :data:`POOL_ROWS` rows in all.
         tolerance: largest relative error in floating point.
         floating: the program without fake-quantization, if it is quantized.
-        dynamic: the file quantizes activations that the program does not; then :data:`DYNAMIC_FLOOR` is accepted, and
-            inputs that are no samples are left out.
-        half: the file computes in half precision.
+        form: how the file computes: ``dynamic`` with activations that are quantized at run time, which the program does
+            not do; then :data:`DYNAMIC_FLOOR` is accepted, and inputs that are no samples are left out. ``half`` in
+            half precision, which cannot represent the extremes.
 
     Returns:
         One entry per output and size, and the reason if a comparison was not possible.
@@ -68,7 +68,7 @@ def check(
     """
     sizes = list(batch_sizes) if _has_batch(program.signature) else [1]
     pool = rows(program.signature, samples, max(POOL_ROWS, *sizes))
-    bounds = bounds_of(program, floating, pool, tolerance, DYNAMIC_FLOOR if dynamic else FLOOR)
+    bounds = bounds_of(program, floating, pool, tolerance, DYNAMIC_FLOOR if form == "dynamic" else FLOOR)
     found: list[ParityEntry] = []
     for size in sizes:
         feeds = list(_chunks(program.signature, pool, size))
@@ -87,7 +87,9 @@ def check(
             differences=[item.to_json() for item in found],
         )
     few = rows(program.signature, pool, min(sizes))
-    hard = [] if dynamic else check_hard(program, candidate, few, accepted_by(bounds, floating), half)
+    hard: list[Hard] = []
+    if form != "dynamic":
+        hard = check_hard(program, candidate, few, accepted_by(bounds, floating), form == "half")
     return Parity(found, shorter.unchecked, tuple(hard))
 
 

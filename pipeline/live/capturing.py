@@ -171,3 +171,15 @@ def capture_source(
     place = workspace.place("capture", key_of("capture", options, [spec], context))
     made: Artifact = finished(place, console) or stages.capture(options, spec, place, context)
     return Program(workspace, made, data=data, notes=console.notes)
+
+
+def require_model(model: object) -> None:
+    """Reject a class, and what has no forward.
+
+    Raises:
+        UserError: it is not a module.
+    """
+    if hasattr(model, "forward") and not isinstance(model, type):
+        return
+    what = f"the class {model.__name__}" if isinstance(model, type) else f"something of type {type(model).__name__}"
+    raise UserError(f"{what} is not a model", "give an nn.Module object, a file, or package.module:factory")
