@@ -1,4 +1,4 @@
-"""What tests of faults share: defects that are raised from a line of the package."""
+"""Helpers for tests of defects: exceptions that are raised from a line of the package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OWN = pytest.mark.parametrize("defect", [KeyError("gone"), AssertionError("never
 
 
 def raising(defect: Exception) -> Callable[..., NoReturn]:
-    """A function of the package that fails: its frame lies in the file of a rule."""
+    """A function of the package that fails: its frame is in the file of a rule."""
     space: dict[str, Any] = {"defect": defect}
     source = "def fails(*args, **kwargs):\n    raise defect\n"
     exec(compile(source, rules.__file__, "exec"), space)

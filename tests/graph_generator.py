@@ -1,4 +1,4 @@
-"""Random ONNX graphs, valid ones and ones with a seeded fault per rule, for asking two judges about the same file."""
+"""Random ONNX graphs, valid ones and ones with one fault, for comparing two checkers on the same file."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Graph:
         self.outputs: list[str] = []
 
     def name(self, stem: str) -> str:
-        """A name that is not taken."""
+        """A name that is not used yet."""
         self.count += 1
         return f"{stem}_{self.count}"
 
     def node(self, op: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> str:
-        """A node; its first output."""
+        """Add a node and return its first output."""
         name = self.name(op)
         made = [f"{name}_y{index}" for index in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, made, name=name, **attributes))
@@ -58,14 +58,14 @@ class Graph:
         return np.random.default_rng(self.rng.randrange(1 << 30)).normal(size=shape).astype(self.dtype)
 
     def quantized(self, x: str) -> str:
-        """``x`` behind a Q/DQ pair, in graphs that have any."""
+        """``x`` after a Q/DQ pair, in graphs with Q/DQ."""
         if not self.int8:
             return x
         grid = [self.constant(self.dtype(0.05), "scale"), self.constant(np.int8(0), "zero")]
         return self.node(DQ, [self.node(Q, [x, *grid]), *grid])
 
     def stored_weight(self, array: np.ndarray[Any, Any], axis: int) -> str:
-        """A weight, as codes with a DequantizeLinear in graphs that have any."""
+        """A weight, as codes with a DequantizeLinear in graphs with Q/DQ."""
         if not self.int8:
             return self.constant(array, "w")
         codes = np.clip(np.rint(array.astype(np.float32) * 40), -127, 127).astype(np.int8)
@@ -240,7 +240,7 @@ def _activation(g: Graph, rng: random.Random) -> tuple[onnx.NodeProto, onnx.Node
 
 
 def _coded(g: Graph, rng: random.Random, channels: bool = True) -> onnx.NodeProto | None:
-    """The DequantizeLinear of a weight, with scales per channel if wanted."""
+    """The DequantizeLinear of a weight, optionally with scales per channel."""
     found = [n for n in _of(g, DQ) if n.input[0] in g.values and (g.values[n.input[1]].ndim == 1 or not channels)]
     return rng.choice(found) if found else None
 
@@ -300,7 +300,7 @@ def _infinite_scale(g: Graph, rng: random.Random) -> bool:
 
 
 def _per_channel(g: Graph, q: onnx.NodeProto, dq: onnx.NodeProto, rng: random.Random) -> None:
-    """As many scales as the model's input has channels: only the pair on the input is sure to fit."""
+    """As many scales as the model's input has channels: they are valid only for the pair on the input."""
     count = int(g.input_shape[1])
     for node in (q, dq):
         node.input[0] = "x" if node is q else node.input[0]
@@ -530,7 +530,7 @@ def _wide_codes(g: Graph, rng: random.Random) -> bool:
 
 
 def _quantized_at_run_time(g: Graph, node: onnx.NodeProto, rng: random.Random) -> None:
-    """The weight in floating point, with the QuantizeLinear that gives the codes."""
+    """The weight in floating point, with the QuantizeLinear that computes the codes."""
     codes, scale = g.values.pop(node.input[0]), g.values[node.input[1]]
     axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
     shape = [-1 if index == axis else 1 for index in range(codes.ndim)] if scale.ndim else []
@@ -545,13 +545,13 @@ _AGELESS |= {"GlobalAveragePool", "Flatten", "Gemm", "MatMul", "Transpose", "Res
 
 
 def _old_opset(g: Graph, node: onnx.NodeProto, rng: random.Random) -> bool:
-    """Scales per channel in an opset that knows one scale alone; only operators that have not changed since."""
+    """Scales per channel in an opset that supports only one scale; its operators have not changed since."""
     g.opset = rng.choice((10, 11, 12))
     return {item.op_type for item in g.nodes} <= _AGELESS | {Q, DQ} and not g.half
 
 
 def _half_scales_too_early(g: Graph, rng: random.Random) -> bool:
-    """FP16 scales in an opset that has none."""
+    """FP16 scales in an opset that does not support them."""
     g.opset = rng.choice((17, 18))
     return g.half and bool(_of(g, Q, DQ)) and not _of(g, "Gelu")
 
@@ -562,7 +562,7 @@ def _ancient_opset(g: Graph, rng: random.Random) -> bool:
 
 
 def _quantized_twice(g: Graph, q: onnx.NodeProto, dq: onnx.NodeProto, rng: random.Random) -> None:
-    """A second pair on the same value, with a reader of its own."""
+    """A second pair on the same value, with another reader."""
     again = helper.make_node(Q, list(q.input), [g.name("again")], name=g.name("again_q"))
     back = helper.make_node(DQ, [again.output[0], *dq.input[1:]], [g.name("back")], name=g.name("again_dq"))
     place = g.nodes.index(q)
@@ -621,6 +621,6 @@ FAULTS: dict[str, tuple[str, Fault]] = {
 
 
 def faulty(seed: int, fault: str) -> onnx.ModelProto | None:
-    """A graph with one fault; None when the graph of that seed has no place for it."""
+    """A graph with one fault; None if the graph of that seed has no place for it."""
     g = generate(seed)
     return g.model() if FAULTS[fault][1](g, random.Random(seed)) else None

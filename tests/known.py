@@ -1,4 +1,4 @@
-"""What a test takes to be there: a value that may be None by its type, a split in memory, facts of a class."""
+"""Assertions of tests: a value that may be None by its type, and a split that is in memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Found = TypeVar("Found", bound=Record)
 
 
 def known(value: T | None) -> T:
-    """The value; the test fails where there is none."""
+    """The value; the test fails if it is None."""
     assert value is not None
     return value
 
 
 def in_memory(split: Split) -> ArraySplit:
-    """The split with its arrays; the test fails where it is of another kind."""
+    """The split with its arrays; the test fails if it is of another kind."""
     assert isinstance(split, ArraySplit)
     return split
 

@@ -1,4 +1,4 @@
-"""What tests of workarounds share: a library without its patch has to fail in the way that the patch is there for."""
+"""Helpers for tests of workarounds: without its patch, a library must fail with the expected fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retort.core.backends.eager import quiet
 
 @contextmanager
 def needed(patch: str, expected: str) -> Iterator[None]:
-    """The fault that a patch is there for: something fails, and says why in the words that are expected."""
+    """Expect the fault that a patch avoids, with the expected words."""
     try:
         with quiet():
             yield

@@ -1,4 +1,4 @@
-"""NVIDIA's parser as a process that answers file after file, and is started again when one of them kills it."""
+"""NVIDIA's parser as a process for many files, which is started again if a file crashes it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ while True:
 
 
 class Oracle:
-    """Asks the parser about one file after another."""
+    """Parses one file after another."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self.crashes = 0
 
     def ask(self, content: bytes) -> dict[str, Any]:
-        """The parser's verdict; a crash counts as a refusal."""
+        """The parser's verdict; a crash counts as a rejection."""
         process = self.process = self.process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None

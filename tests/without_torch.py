@@ -1,4 +1,4 @@
-"""A pytest plugin for `make quick`: whatever imports torch fails, so that the inner loop never waits for it."""
+"""A pytest plugin for `make quick`: importing torch fails, so that these tests stay fast."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ REMEDY = "`make quick` runs without torch: mark the test `torch`, or take its fi
 
 
 class Refuse:
-    """The first finder of the process: it refuses torch and leaves every other module to the finders after it."""
+    """The first finder of the process: it rejects torch and leaves every other module to the other finders."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
-        """Raise for torch; not an ImportError, which code and tests that can do without torch would swallow."""
+        """Raise for torch; not an ImportError, which code and tests without torch would handle."""
         if name == "torch":
             raise AssertionError(REMEDY)
 

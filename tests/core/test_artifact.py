@@ -1,4 +1,4 @@
-"""Artifacts: whole or absent, and never silently altered."""
+"""Artifacts are complete or absent, and alterations are detected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(folder: Path, content: bytes = b"weights") -> Path:
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    """What was written is read back: kind, key, facts and the main file."""
+    """Kind, key, facts and the main file are read as they were written."""
     found = load_artifact(write(tmp_path / "a"))
     assert (found.kind, found.key, found.facts, found.main.read_bytes()) == ("graph", "k", {"n": 1}, b"weights")
 
@@ -37,7 +37,7 @@ def test_failure_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_rewriting_replaces_the_whole(tmp_path: Path) -> None:
-    """Writing an artifact again replaces it and leaves no old file behind."""
+    """Writing an artifact again replaces it and leaves no old file."""
     write(tmp_path / "a", b"one")
     write(tmp_path / "a", b"two")
     assert load_artifact(tmp_path / "a").main.read_bytes() == b"two"
@@ -45,7 +45,7 @@ def test_rewriting_replaces_the_whole(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fills up while an artifact is written gives a storage error and leaves nothing half-written."""
+    """A disk that becomes full while an artifact is written gives a storage error and leaves nothing incomplete."""
 
     def full(path: Path) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -57,7 +57,7 @@ def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_altered_file_is_refused(tmp_path: Path) -> None:
-    """A file whose hash differs from the manifest's is named with both hashes."""
+    """For a file whose hash differs from the manifest's, the message has the name and both hashes."""
     folder = write(tmp_path / "a")
     (folder / "model.onnx").write_bytes(b"other")
     with pytest.raises(ArtifactError, match="altered or truncated"):
@@ -74,7 +74,7 @@ def test_unfinished_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"kind": "cake"}', '{"kind": "graph", "files": {"a": 1}}'])
 def test_damaged_manifest_is_one_clear_error(tmp_path: Path, text: str) -> None:
-    """Whatever a manifest is damaged to, loading says so and what to do."""
+    """For any damage of a manifest, loading reports it with a remedy."""
     folder = write(tmp_path / "a")
     (folder / "manifest.json").write_text(text)
     with pytest.raises(ArtifactError, match="run its stage again"):
@@ -82,7 +82,7 @@ def test_damaged_manifest_is_one_clear_error(tmp_path: Path, text: str) -> None:
 
 
 def test_bare_file_is_wrapped(tmp_path: Path) -> None:
-    """A model file given by itself is an artifact whose key is its hash."""
+    """A single model file is an artifact whose key is its hash."""
     path = tmp_path / "net.onnx"
     path.write_bytes(b"x")
     found = load_artifact(path)
@@ -91,7 +91,7 @@ def test_bare_file_is_wrapped(tmp_path: Path) -> None:
 
 
 def test_missing_and_foreign_paths(tmp_path: Path) -> None:
-    """A path that is not there, and a file of a kind we do not read, are told apart."""
+    """A missing path, and a file of an unknown kind, give different errors."""
     with pytest.raises(MissingFileError):
         load_artifact(tmp_path / "none")
     (tmp_path / "a.txt").write_text("hello")

@@ -1,4 +1,4 @@
-"""The table of ATen names against PyTorch's own operators and their schemas."""
+"""The table of ATen names agrees with PyTorch's operators and their schemas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _families() -> list[str]:
 
 
 def test_names_of_nodes_follow_the_operator_and_not_its_overload() -> None:
-    """``name_of`` reads ATen operators alone, and keeps the underscore of those that work in place."""
+    """``name_of`` reads only ATen operators, and keeps the underscore of in-place operators."""
     assert name_of(_calls(aten.conv2d.default)) == name_of(_calls(aten.conv2d.padding)) == "conv2d"
     assert name_of(_calls(aten.relu_.default)) == "relu_"
     others = (torch.ops.retort.qdq.default, operator.getitem, aten.conv2d, torch.relu)
@@ -51,7 +51,7 @@ def test_every_name_is_an_operator_of_pytorch(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(OPERANDS))
 def test_operands_are_arguments_of_the_operator(name: str) -> None:
-    """Data, weight and bias are arguments of every overload, without a bias where the operator adds nothing."""
+    """Data, weight and bias are arguments of every overload, without a bias if the operator adds none."""
     for overload in getattr(aten, name).overloads():
         arguments = {item.name for item in getattr(getattr(aten, name), overload)._schema.arguments}
         assert {item for item in OPERANDS[name] if item} <= arguments

@@ -1,4 +1,4 @@
-"""A defect of Retort surfaces as an internal error; what a model or a library raises is told with its reason."""
+"""A defect of Retort is an internal error; an exception of a model or a library is reported with its reason."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def mlp() -> Program:
 
 
 class Fixed:
-    """A session that answers with a function of its input, whose second axis is dynamic."""
+    """A session that computes a function of its input, whose second axis is dynamic."""
 
     backend = "test"
     providers: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Fixed:
         self.signature = Signature((spec,), (replace(spec, name="y"),))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The answer."""
+        """The output."""
         return {"y": self.answer(feeds["x"])}
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ def _same(x: Array) -> Array:
 
 
 def test_parity_at_half_the_length_that_could_not_be_had_has_its_reason() -> None:
-    """A program that refuses shorter inputs is compared at its own length, and the reason is handed on."""
+    """A program that rejects shorter inputs is compared at its own length, and the reason is reported."""
 
     def _long(x: Array) -> Array:
         if x.shape[1] < 8:
@@ -92,7 +92,7 @@ def test_parity_at_half_the_length_that_could_not_be_had_has_its_reason() -> Non
 
 @OWN
 def test_a_defect_of_a_parity_check_is_no_skipped_check(defect: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What our own code raises at the shorter length, or in a session, comes out as it is."""
+    """An exception of Retort's own code at the shorter length, or in a session, is raised unchanged."""
     short = raising(defect)
     program = Fixed(lambda x: x if x.shape[1] == 8 else short())
     with pytest.raises(type(defect)):
@@ -105,7 +105,7 @@ def test_a_defect_of_a_parity_check_is_no_skipped_check(defect: Exception, monke
 
 
 def test_an_export_says_which_parity_check_could_not_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The console and the facts of the graph name the check and the reason."""
+    """The console and the facts of the graph have the check and the reason."""
 
     class Windows(nn.Module):
         def __init__(self) -> None:
@@ -129,7 +129,7 @@ def test_an_export_says_which_parity_check_could_not_be_run(tmp_path: Path, caps
 def test_a_defect_of_an_imported_operator_is_no_file_that_cannot_be_imported(
     defect: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A mistake in the code of an operator is not laid on the file."""
+    """An exception in the code of an operator is not reported as an error of the file."""
     program = mlp()
     path = tmp_path / "model.onnx"
     path.write_bytes(to_onnx(reexport(program), program.signature, "cpu").SerializeToString())
@@ -160,7 +160,7 @@ def test_a_model_captured_in_evaluation_alone_says_so() -> None:
 
 
 def test_whose_fault_it_is_shows_in_the_innermost_frame() -> None:
-    """A mistake counts as ours by the line that raised it; a model's, a library's and a refusal of ours do not."""
+    """An exception is Retort's if Retort's code raised it, not if a model, a library or a check did."""
 
     def _caught(function: Callable[[], object]) -> BaseException:
         with pytest.raises(Exception) as caught:
@@ -175,8 +175,8 @@ def test_whose_fault_it_is_shows_in_the_innermost_frame() -> None:
     assert not is_own_fault(KeyError("never raised"))
 
 
-def test_an_exception_without_a_message_is_told_by_its_class() -> None:
-    """The first line of nothing is no IndexError."""
+def test_an_exception_without_a_message_is_reported_by_its_class() -> None:
+    """An exception with an empty message is reported by its class."""
     assert first_line(RuntimeError()) == "RuntimeError"
     assert first_line(RuntimeError("\nsecond")) == "RuntimeError"
     assert first_line(RuntimeError("first\nsecond"), 3) == "fir"

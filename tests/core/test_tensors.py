@@ -1,4 +1,4 @@
-"""Signatures: feeds are checked by name, type, rank, fixed sizes and agreeing axes."""
+"""Signatures: feeds are checked for name, type, rank, fixed sizes and equal axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEEDS: dict[str, np.ndarray] = {"ids": np.zeros((2, 5), np.int64), "mask": np.on
 
 
 def test_json_round_trip() -> None:
-    """A signature survives its JSON."""
+    """A signature that is read from its JSON is equal."""
     assert Signature.from_json(SIGNATURE.to_json()) == SIGNATURE
 
 
@@ -43,7 +43,7 @@ def test_feeds_come_back_in_order() -> None:
     ],
 )
 def test_every_misfit_is_named(change: dict[str, np.ndarray | None], message: str) -> None:
-    """Each way in which feeds can be wrong gives a message that names it."""
+    """Each kind of wrong feeds gives a message that describes it."""
     changed: dict[str, np.ndarray | None] = {**FEEDS, **change}
     feeds = {name: value for name, value in changed.items() if value is not None}
     with pytest.raises(InputError, match=message):
@@ -51,7 +51,7 @@ def test_every_misfit_is_named(change: dict[str, np.ndarray | None], message: st
 
 
 def test_fixed_sizes_are_checked() -> None:
-    """A fixed axis refuses another size and says what it expects."""
+    """A fixed axis rejects another size and reports the expected one."""
     fixed = Signature((TensorSpec("x", "float32", ("batch", 4)),), ())
     with pytest.raises(InputError, match=r"has size 3 on axis 1, got \[2, 3\][\s\S]*float32\[batch, 4\]"):
         fixed.validate({"x": np.ones((2, 3))})
@@ -59,7 +59,7 @@ def test_fixed_sizes_are_checked() -> None:
 
 @given(st.integers(-(2**31), 2**31 - 1))
 def test_whole_floats_become_integers_exactly(value: int) -> None:
-    """A float that is a whole number in range is taken as that integer."""
+    """A float that is a whole number in range is converted to that integer."""
     assert int(IDS.cast(np.array([[float(value)]]))[0, 0]) == value
 
 
@@ -67,6 +67,6 @@ def test_whole_floats_become_integers_exactly(value: int) -> None:
     "text", ["", "[]", "{}", '{"inputs": [{"name": "x"}], "outputs": []}', '{"inputs": 1, "outputs": 2}']
 )
 def test_damaged_json_is_one_error(text: str) -> None:
-    """Whatever the text, a damaged signature is an artifact error."""
+    """For any text, a damaged signature is an artifact error."""
     with pytest.raises(ArtifactError, match="not a Retort signature"):
         Signature.from_json(text)

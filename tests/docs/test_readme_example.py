@@ -1,4 +1,4 @@
-"""The Python example of the README runs as it stands."""
+"""The Python example of the README runs unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 
 @pytest.mark.timeout(1600)
 def test_python_example_runs(tmp_path: Path) -> None:
-    """The Python example runs as it stands, in an empty folder, writes its file and prints the comparison."""
+    """The Python example runs unchanged in an empty folder, writes its file and prints the comparison."""
     code = README.split("<!-- example:begin -->\n```python\n")[1].split("```")[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     code += "\nassert graph(np.zeros((4, 1, 8, 8), np.float32)).shape == (4, 10)\n"

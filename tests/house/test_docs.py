@@ -1,4 +1,4 @@
-"""The pages of docs/ are whole: links lead somewhere, and what the code refers to is written down."""
+"""The pages of docs/ are complete: links have targets, and references in the code can be resolved."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def modules() -> Iterator[Path]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a page of docs/specs defines: numbers of headings, requirements and rules, and names of headings."""
+    """Targets of references in a page of docs/specs: numbers of headings, requirements and rules, and headings."""
     text = page.read_text()
     numbers = re.findall(r"^#+ (\d+(?:\.\d+)*)\b", text, re.M)
     requirements = re.findall(r"^(?:\* \*\*|\| )([A-Z]\d+)\b", text, re.M)
@@ -45,7 +45,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def named(tail: str) -> list[str]:
-    """The sections that follow the name of a page; both ends of ``H15 to H18`` and what lies between."""
+    """The sections after the name of a page, such as both ends of ``H15 to H18`` and all between them."""
     found: list[str] = []
     for word in re.findall(r"to|[A-Z]?\d+(?:\.\d+)*|placement", tail):
         if found and found[-1] == "to":
@@ -58,14 +58,14 @@ def named(tail: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=of_page)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link of a page names a file of the repository."""
+    """Every relative link of a page leads to a file of the repository."""
     targets = [target.partition("#")[0] for target in LINK.findall(page.read_text()) if "://" not in target]
     assert [target for target in targets if target and not (page.parent / target).exists()] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent != ROOT], ids=of_page)
 def test_lines_can_be_read(page: Path) -> None:
-    """Lines outside tables and code are at most 120 characters long, in pages that a person wrote."""
+    """Lines outside tables and code have at most 120 characters, in pages that a person wrote."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
     lines = [line for line in text.splitlines() if not line.startswith("|")]
     assert [line for line in lines if len(line) > WIDEST] == []
@@ -73,7 +73,7 @@ def test_lines_can_be_read(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```yaml" in page.read_text()], ids=of_page)
 def test_recipes_in_pages_are_valid(page: Path) -> None:
-    """Every whole recipe that a page shows passes the check."""
+    """Every complete recipe in a page passes the check."""
     blocks = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S)]
     recipes = [block for block in blocks if "stages" in block]
     assert all(parse_recipe(recipe).stages for recipe in recipes)
@@ -109,14 +109,14 @@ def test_no_page_is_lost() -> None:
 
 
 def test_reference_is_current() -> None:
-    """The pages of docs/reference are what the code says today."""
+    """The pages of docs/reference agree with the code."""
     command = [sys.executable, "-m", "retort.docs.generate", "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_reference_leaves_no_key_unexplained() -> None:
-    """Every key of a recipe, option of a command and field of a file says what it is."""
+    """Every key of a recipe, option of a command and field of a file has a description."""
     pages = sorted((ROOT / "docs/reference").glob("*.md"))
     empty = [
         f"{page.name}: {line}" for page in pages for line in page.read_text().splitlines() if line.endswith("|   |")
@@ -125,7 +125,7 @@ def test_reference_leaves_no_key_unexplained() -> None:
 
 
 def test_environment_variables_are_listed() -> None:
-    """Every environment variable that the code reads or sets by name stands in the reference."""
+    """Every environment variable that the code reads or sets by name is in the reference."""
     page = (ROOT / "docs/reference/environment.md").read_text()
     found = {name for path in modules() for name in environment_names(ast.parse(path.read_text()))}
     assert {"JAVA_HOME", "ORT_DISABLE_TELEMETRY"} <= found
@@ -133,7 +133,7 @@ def test_environment_variables_are_listed() -> None:
 
 
 def environment_names(tree: ast.Module) -> Iterator[str]:
-    """Names that a module asks `os.environ` for, or puts there, as literals."""
+    """Names that a module reads from or writes to `os.environ`, as literals."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("os.environ.") and node.args:
             asked = node.args[0]

@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, what stays light, and what the package holds."""
+"""The rules of the repository: allowed imports, modules that load quickly, and the contents of the package."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sources(*rooms: str) -> Iterator[tuple[str, ast.Module]]:
 
 
 def reached(where: str, tree: ast.Module) -> Iterator[tuple[int, str, str]]:
-    """Line, room and module of every import of ours, wherever in the file it stands."""
+    """Line, folder and module of every import of the package, anywhere in the file."""
     depth = where.count("/")
     for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom):
@@ -84,7 +84,7 @@ def outside(tree: ast.Module) -> set[str]:
 
 
 def test_rooms_import_only_what_they_may() -> None:
-    """Rooms meet through artifacts: no room imports another than the rules allow."""
+    """Folders communicate by artifacts: no folder imports another one unless the rules allow it."""
     broken = [
         f"{where}:{line} imports {module}"
         for where, tree in sources(*ROOMS)
@@ -95,7 +95,7 @@ def test_rooms_import_only_what_they_may() -> None:
 
 
 def test_benchmarks_use_only_the_client_of_serve() -> None:
-    """Load tests talk to an endpoint as anyone would: benchmarks import nothing of serve but its client."""
+    """Load tests use an endpoint like any client: benchmarks import only the client of serve."""
     used = {
         module for where, tree in sources("benchmarks") for _, room, module in reached(where, tree) if room == "serve"
     }
@@ -103,7 +103,7 @@ def test_benchmarks_use_only_the_client_of_serve() -> None:
 
 
 def test_only_suites_drive_the_line() -> None:
-    """The suites of benchmarks do what a recipe does, so they alone of benchmarks import the pipeline."""
+    """The suites of benchmarks run recipes, so only they import the pipeline in benchmarks."""
     broken = [
         f"{where}:{line} imports {module}"
         for where, tree in sources("benchmarks")
@@ -114,12 +114,12 @@ def test_only_suites_drive_the_line() -> None:
 
 
 def test_the_root_holds_three_modules() -> None:
-    """Every module but the public face and the two entry points stands in a room."""
+    """Every module except the public interface and the two entry points is in a folder."""
     assert {path.name for path in ROOT.glob("*.py")} <= ROOT_MODULES
 
 
 def test_a_name_stands_for_one_thing() -> None:
-    """No two modules bear one name, but those that mean the same in every room."""
+    """No two modules have one name, except those that mean the same in every folder."""
     places: dict[str, list[str]] = {}
     for where, _ in sources(*(room for room in ROOMS if room != "examples")):
         places.setdefault(where.rpartition("/")[2], []).append(where)
@@ -127,7 +127,7 @@ def test_a_name_stands_for_one_thing() -> None:
 
 
 def test_no_module_imports_in_a_circle() -> None:
-    """No module reaches itself through imports, wherever they stand in a file, imports for type checkers included."""
+    """No module imports itself indirectly, including imports inside functions and for type checkers."""
     modules = {
         where.removesuffix(".py").replace("/", "."): (where, tree)
         for where, tree in sources(*ROOMS)
@@ -141,7 +141,7 @@ def test_no_module_imports_in_a_circle() -> None:
 
 
 def imported(where: str, tree: ast.Module) -> set[str]:
-    """Dotted names that the relative imports of a module may stand for."""
+    """Possible dotted names of the relative imports of a module."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -152,7 +152,7 @@ def imported(where: str, tree: ast.Module) -> set[str]:
 
 
 def test_torch_stays_in_its_rooms() -> None:
-    """Torch is imported at module level only where programs are handled."""
+    """Torch is imported at module level only in folders that handle programs."""
     found = [where for where, tree in sources(*ROOMS) if "torch" in outside(tree) and not where.startswith(TORCH_MAY)]
     assert found == []
 
@@ -181,14 +181,14 @@ def is_facts(node: ast.expr) -> bool:
 
 
 def test_runtime_half_needs_only_numpy() -> None:
-    """What an archive carries imports the standard library and numpy, nothing else, at module level."""
+    """Modules that an archive contains import only the standard library and numpy at module level."""
     allowed = {*sys.stdlib_module_names, "numpy", "retort"}
     found = {where: outside(ast.parse((ROOT / where).read_text())) - allowed for where in RUNTIME_HALF}
     assert {where: extra for where, extra in found.items() if extra} == {}
 
 
 def test_package_list_is_complete() -> None:
-    """Every folder with an __init__.py is in the package list of pyproject.toml, and no other."""
+    """The package list of pyproject.toml has every folder with an __init__.py, and no other."""
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {path.parent for room in ROOMS for path in (ROOT / room).rglob("__init__.py")}
     assert listed == {
@@ -198,7 +198,7 @@ def test_package_list_is_complete() -> None:
 
 
 def test_top_level_is_what_users_ordered() -> None:
-    """The folders that users ordered stand at the top level under their names."""
+    """The folders that users requested are at the top level under their names."""
     assert {"pyproject.toml", "README.md", "compress", "export", "serve", "handlers", "benchmarks", "tests"} <= {
         path.name for path in ROOT.iterdir()
     }
@@ -211,13 +211,13 @@ def test_importing_loads_nothing_heavy(command: str) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """`retort --help` answers without loading torch, onnx or a runtime."""
+    """`retort --help` works without loading torch, onnx or a runtime."""
     code = "from retort.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     assert heavy_after(code) == ""
 
 
 def heavy_after(code: str) -> str:
-    """Names of heavy packages that are loaded after ``code`` ran in a fresh interpreter."""
+    """Names of heavy packages that are loaded after ``code`` ran in a new interpreter."""
     names = "('torch', 'onnx', 'onnxruntime', 'sklearn', 'matplotlib')"
     probe = f"import sys; print(*[m for m in {names} if m in sys.modules], file=sys.stderr)"
     command = [sys.executable, "-c", f"{code}\n{probe}"]
@@ -225,13 +225,13 @@ def heavy_after(code: str) -> str:
 
 
 def is_overload(node: ast.AST) -> bool:
-    """Whether a function only tells type checkers what another one takes and gives."""
+    """Whether a function only declares argument types and results to type checkers."""
     decorators = getattr(node, "decorator_list", [])
     return any(isinstance(item, ast.Name) and item.id == "overload" for item in decorators)
 
 
 def test_public_functions_say_what_they_do() -> None:
-    """Every public function and class of the rooms has a docstring, and every module says what it is for."""
+    """Every public function and class has a docstring, and so has every module."""
     silent = []
     for where, tree in sources(*ROOMS):
         if tree.body and not ast.get_docstring(tree):
@@ -248,7 +248,7 @@ def test_public_functions_say_what_they_do() -> None:
 @pytest.mark.torch
 @pytest.mark.parametrize("package", ["compress.quantization", "core.artifact", "compress.program"])
 def test_public_names_exist(package: str) -> None:
-    """Every name that a module publishes is there and documented."""
+    """Every name that a module publishes exists and is documented."""
     module = importlib.import_module(f"retort.{package}")
     published = module.__all__
     assert published == sorted(published, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
@@ -256,7 +256,7 @@ def test_public_names_exist(package: str) -> None:
 
 
 def test_root_hands_on_lazily() -> None:
-    """The root package imports the standard library alone, so that importing it costs nothing."""
+    """The root package imports only the standard library, so that importing it is fast."""
     tree = ast.parse((ROOT / "__init__.py").read_text())
     inner = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
     assert inner == []

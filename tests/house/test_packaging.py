@@ -1,4 +1,4 @@
-"""What is promised to whoever installs Retort: the Python versions, the packages, and the pins that CI uses."""
+"""Installation: the Python versions, the packages, and the pins of CI."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def imported(path: Path) -> set[str]:
 
 
 def distributions(tests: bool) -> set[str]:
-    """Distributions that the package or its tests import; the standard library and our own files left out."""
+    """Distributions that the package or its tests import, except the standard library and the package."""
     own = {"retort", "own_net", "secret_module", *(path.stem for path in modules(tests=True))}
     tops = {name.split(".")[0] for path in modules(tests) for name in imported(path)}
     return {canonicalize_name(NAMED_OTHERWISE.get(top, top)) for top in tops - sys.stdlib_module_names - own}
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:
-    """What the package and some of its extras require, by name; an extra that names another holds it."""
+    """The requirements of the package and some of its extras, by name, with those of nested extras."""
     lines = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
     found: dict[str, Requirement] = {}
     for line in lines:
@@ -93,7 +93,7 @@ def requirements(*extras: str) -> dict[str, Requirement]:
 
 
 def test_one_oldest_python_is_promised_everywhere() -> None:
-    """pyproject, ruff, mypy, README and CONTRIBUTING name the same oldest Python."""
+    """pyproject, ruff, mypy, README and CONTRIBUTING have the same oldest Python."""
     oldest = re.fullmatch(r">=(3\.\d+)", PROJECT["project"]["requires-python"])
     assert oldest is not None
     readme = re.findall(r"Python (3\.\d+)", (ROOT / "README.md").read_text())
@@ -108,7 +108,7 @@ def test_one_oldest_python_is_promised_everywhere() -> None:
 
 
 def test_what_the_package_imports_is_declared() -> None:
-    """Every package that a module imports is one that a user's extra installs; those of `dev` are for tests."""
+    """Every package that a module imports is installed by an extra for users; those of `dev` are for tests."""
     declared = set(requirements(*(extra for extra in EXTRAS if extra != "dev")))
     missing = distributions(tests=False) - declared - set(NOT_DECLARED)
     assert missing <= {"tensorrt-rtx"}  # used where it is installed, never needed
@@ -116,20 +116,20 @@ def test_what_the_package_imports_is_declared() -> None:
 
 
 def test_what_is_declared_is_imported() -> None:
-    """Every declared package is imported by the package or its tests, or has its reason here; no reason is stale."""
+    """Every declared package is imported by the package or its tests, or has a reason here."""
     declared, used = set(requirements(*EXTRAS)), distributions(tests=False) | distributions(tests=True)
     assert declared - used == set(NOT_IMPORTED)
     assert used & set(NOT_DECLARED) == set(NOT_DECLARED)
 
 
 def test_what_every_user_installs_is_imported_by_the_package() -> None:
-    """No package that a user installs is there for the tests' sake alone."""
+    """No package that every user installs is needed only by tests."""
     declared = set(requirements(*(extra for extra in EXTRAS if extra != "dev")))
     assert declared - distributions(tests=False) - set(NOT_IMPORTED) == set()
 
 
 def test_gpu_has_all_that_cpu_has() -> None:
-    """The extras `cpu` and `gpu` differ in the runtime alone."""
+    """The extras `cpu` and `gpu` differ only in the runtime."""
     cpu, gpu = (requirements(extra) for extra in ("cpu", "gpu"))
     assert {name: str(one) for name, one in cpu.items() if name not in RUNTIMES} == {
         name: str(one) for name, one in gpu.items() if name not in RUNTIMES
@@ -140,7 +140,7 @@ def test_gpu_has_all_that_cpu_has() -> None:
 
 
 def test_libraries_whose_private_parts_are_used_have_an_upper_bound() -> None:
-    """Whose private modules we import, and whose forms we patch, is bounded to what was tried."""
+    """Libraries whose private modules we import or patch have an upper bound: the version that was tested."""
     names = {name for path in modules(tests=False) for name in imported(path)}
     private = {name.split(".")[0] for name in names if re.search(r"\._[a-z]", name)}
     declared = requirements(*EXTRAS)
@@ -150,7 +150,7 @@ def test_libraries_whose_private_parts_are_used_have_an_upper_bound() -> None:
 
 
 def test_pins_agree_with_what_is_declared() -> None:
-    """Every declared package is pinned to a version that its range allows, and nothing else is pinned."""
+    """Every declared package is pinned to a version in its range, and no other package is pinned."""
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
     pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
     declared = requirements(*EXTRAS)
@@ -160,7 +160,7 @@ def test_pins_agree_with_what_is_declared() -> None:
 
 
 def test_each_package_has_one_range() -> None:
-    """A package that several extras name has the same range in each."""
+    """A package in several extras has the same range in each."""
     ranges: dict[str, set[str]] = {}
     for line in [*PROJECT["project"]["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]:
         one = Requirement(line)

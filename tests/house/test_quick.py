@@ -1,4 +1,4 @@
-"""The inner loop, `make quick`: its files are there, and none of them loads torch."""
+"""`make quick`: its files exist, and none of them loads torch."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def selected() -> list[str]:
-    """The files and folders that the Makefile names for `make quick`."""
+    """The files and folders of `make quick` in the Makefile."""
     found = re.search(r"^QUICK := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found is not None
     return found.group(1).replace("\\\n", " ").split()
 
 
 def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A pytest of its own that refuses to import torch."""
+    """A pytest process in which torch cannot be imported."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "without_torch", "-p", "no:cacheprovider", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_the_quick_selection_loads_without_torch() -> None:
-    """Every file that `make quick` names is there and can be collected where torch cannot be imported."""
+    """Every file of `make quick` exists and can be collected without torch."""
     done = without_torch("--collect-only", *selected())
     assert done.returncode == 0, done.stdout
 
 
 def test_a_test_that_imports_torch_fails_with_a_remedy(tmp_path: Path) -> None:
-    """Torch imported inside a test is refused as well, even where the test would do without it."""
+    """An import of torch inside a test is rejected as well, even if the test would handle its absence."""
     tested = tmp_path / "test_swallows.py"
     lines = ["def test_it():", "    try:", "        import torch", "    except ImportError:", "        pass"]
     tested.write_text("\n".join(lines))
@@ -42,5 +42,5 @@ def test_a_test_that_imports_torch_fails_with_a_remedy(tmp_path: Path) -> None:
 
 
 def test_ci_runs_the_inner_loop() -> None:
-    """CI runs `make quick`, so what only shows when a test runs is seen there."""
+    """CI runs `make quick`, so failures that occur only when a test runs are found there."""
     assert "make quick\n" in (ROOT / ".ci" / "run").read_text()

@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""The README shows what happens."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_readme_is_a_front_door() -> None:
-    """The README has about 120 lines; what is longer stands in docs/."""
+    """The README has about 120 lines; longer texts are in docs/."""
     assert len(README.splitlines()) <= 130
 
 
 def test_install_lines_name_what_is_there() -> None:
-    """The lines that a reader pastes pin torch as constraints.txt does, before the rest, and name extras that exist."""
+    """The lines for readers pin torch as in constraints.txt, before the other packages; their extras exist."""
     lines = README.split("<!-- install -->\n```sh\n")[1].split("```")[0].splitlines()
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -37,7 +37,7 @@ def test_examples_are_valid(path: Path) -> None:
 
 
 def test_commands_of_the_readme_exist() -> None:
-    """Every make target that README and CONTRIBUTING name is in the Makefile."""
+    """Every make target in README and CONTRIBUTING is in the Makefile."""
     named = set(re.findall(r"`?make ([a-z-]+)", README + (ROOT / "CONTRIBUTING.md").read_text()))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert named <= targets

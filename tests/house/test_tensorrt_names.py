@@ -1,4 +1,4 @@
-"""Every TensorRT name that our code uses exists in all supported versions, or stands behind a guard."""
+"""Every TensorRT name in the code exists in all supported versions, or has a guard."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ LIVE = [name for name in ("tensorrt_rtx", "tensorrt_lean", "tensorrt") if import
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
-    """The modules that handle objects of TensorRT."""
+    """The modules that use objects of TensorRT."""
     for name in FILES:
         if (ROOT / name).is_file():
             yield name, ast.parse((ROOT / name).read_text())
 
 
 def chain(node: ast.Attribute) -> tuple[str, ...]:
-    """``("trt", "BuilderFlag", "TF32")`` for ``trt.BuilderFlag.TF32``; empty where it begins with a call."""
+    """``("trt", "BuilderFlag", "TF32")`` for ``trt.BuilderFlag.TF32``; empty if it begins with a call."""
     parts: list[str] = []
     item: ast.expr = node
     while isinstance(item, ast.Attribute):
@@ -56,7 +56,7 @@ def attributes() -> Iterator[tuple[str, ast.Attribute, tuple[str, ...]]]:
 
 
 def module_chains() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """What is read from the module itself: classes, enums and their members."""
+    """Names that are read from the module itself: classes, enums and their members."""
     for where, _, parts in attributes():
         for start, part in enumerate(parts[:-1]):
             if part in MODULE_NAMES and parts[start + 1][0].isupper():
@@ -65,7 +65,7 @@ def module_chains() -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def own_names() -> set[str]:
-    """Attributes of ours, of numpy's arrays and of Python's own objects."""
+    """Attributes of Retort's classes, of numpy's arrays and of Python's own objects."""
     names: set[str] = set()
     for one in (str, bytes, dict, list, set, tuple, int, float, Path, np.ndarray, Cuda, Flavor, Any, builtins):
         names |= set(dir(one))
@@ -90,13 +90,13 @@ def surface(module: Any) -> set[str]:
 
 
 def test_no_name_is_used_that_some_version_lacks() -> None:
-    """What the table says is missing somewhere is never read as an attribute: only through a guard, by its name."""
+    """A name that is missing in some version is never read as an attribute, only with a guard."""
     used = [f"{where} {node.attr}" for where, node, _ in attributes() if node.attr in NOT_EVERYWHERE]
     assert used == []
 
 
 def test_guarded_names_are_in_the_table() -> None:
-    """What is asked for by name is known to be missing somewhere, or is an enum member that every version has."""
+    """Names with a guard are missing in some version, or are enum members that every version has."""
     everywhere = {"STRONGLY_TYPED", "AMPERE_PLUS", "__version__"}
     for where, tree in trees():
         for node in ast.walk(tree):
@@ -112,7 +112,7 @@ def test_guarded_names_are_in_the_table() -> None:
 @needs_trt
 @pytest.mark.parametrize("package", LIVE)
 def test_names_of_the_module_exist(package: str) -> None:
-    """Classes, enums and members that we name exist in each TensorRT that is installed here."""
+    """Classes, enums and members in the code exist in each TensorRT that is installed here."""
     module = importlib.import_module(package)
     lacking = []
     for where, parts in module_chains():
@@ -130,7 +130,7 @@ def test_names_of_the_module_exist(package: str) -> None:
 @pytest.mark.trt
 @needs_trt
 def test_methods_exist() -> None:
-    """Whatever attribute is neither ours nor Python's exists on some class of the live module."""
+    """Every other attribute exists in some class of the installed module."""
     import tensorrt_rtx
 
     live, own = surface(tensorrt_rtx), own_names()
@@ -156,7 +156,7 @@ def test_methods_exist() -> None:
 @pytest.mark.trt
 @needs_trt
 def test_the_table_agrees_with_what_is_installed() -> None:
-    """Names that the table says were removed are missing from the live module, and RTX's own are there."""
+    """Removed names are missing from the installed module, and names of RTX exist in it."""
     import tensorrt_rtx
 
     live = surface(tensorrt_rtx)

@@ -30,13 +30,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def traced(model: nn.Module, *inputs: torch.Tensor, **axes: Any) -> ExportedProgram:
-    """``torch.export`` as the toolkit calls it, with dynamic axes by position of the input."""
+    """``torch.export`` as Retort calls it, with dynamic axes by position of the input."""
     shapes = tuple(axes.get(f"input_{index}", {}) for index in range(len(inputs)))
     return torch.export.export(model, inputs, dynamic_shapes=shapes if axes else None, strict=False)
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer of a kind."""
+    """A recurrent layer of one kind."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_recurrent_layers_still_unroll_over_time(kind: str) -> None:
-    """PyTorch makes a constant of the number of steps; with the patch it stays free, and the tables are as before."""
+    """PyTorch makes the number of steps constant; with the patch it is dynamic, and the tables are restored."""
     from torch._decomp import decomposition_table
 
     axes: Any = {"input_0": {0: Dim("batch"), 1: Dim("time")}}
@@ -64,7 +64,7 @@ def test_recurrent_layers_still_unroll_over_time(kind: str) -> None:
 
 
 class Halved(nn.Module):
-    """Takes even heights only."""
+    """Accepts only even heights."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Mean of pairs of rows."""
@@ -72,7 +72,7 @@ class Halved(nn.Module):
 
 
 def test_formulas_of_a_loaded_program_still_break_its_decomposition() -> None:
-    """A program with an axis in steps of 2 comes back from a file with a formula among its symbols."""
+    """A program with an axis in steps of 2 has a formula as a symbol after loading."""
     height = Dim("_height")
     stored = io.BytesIO()
     with quiet():
@@ -86,7 +86,7 @@ def test_formulas_of_a_loaded_program_still_break_its_decomposition() -> None:
 
 
 class Counted(nn.Module):
-    """Asks for the length of its input."""
+    """Reads the length of its input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """One row per sample."""
@@ -111,7 +111,7 @@ class Distant(nn.Module):
     ids=["len", "cdist"],
 )
 def test_lengths_still_fix_the_batch(model: nn.Module, shape: tuple[int, ...], fault: str) -> None:
-    """`len(x)` and `torch.cdist` bind the batch; with the patch they do not, give the same, and are as before."""
+    """`len(x)` and `torch.cdist` fix the batch; with the patch they do not, with equal outputs."""
     distance, axes = torch.cdist, {"input_0": {0: Dim("batch")}}
     with needed("compress.graph.workarounds.free_lengths", fault):
         traced(model, torch.randn(shape), **axes)
@@ -124,7 +124,7 @@ def test_lengths_still_fix_the_batch(model: nn.Module, shape: tuple[int, ...], f
 
 
 def test_pytorch_still_does_not_name_the_line_that_fixes_a_size() -> None:
-    """The refusal of an export holds the axis and not the model's line; the patch knows the line."""
+    """The error of an export has the axis but not the model's line; the patch adds the line."""
     axes = {"input_0": {0: Dim("batch")}}
     with pytest.raises(Exception, match="specialized it to be a constant") as caught, quiet():
         traced(Counted(), torch.randn(4, 3, 2), **axes)
@@ -140,7 +140,7 @@ def _line(stack: Any) -> str:
 
 
 def test_a_mask_is_still_looked_at() -> None:
-    """An encoder compares its mask's values; with the patch it takes the mask as it is, and gives the same outputs."""
+    """An encoder compares its mask's values; with the patch it does not, and gives the same outputs."""
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
     inputs = torch.randn(2, 5, 8), torch.zeros(5, 5)
     before, detect = torch.backends.mha.get_fastpath_enabled(), nn.modules.transformer._detect_is_causal_mask
@@ -157,14 +157,14 @@ def test_a_mask_is_still_looked_at() -> None:
 
 
 def test_no_form_of_experts_is_dense_yet() -> None:
-    """Each form that transformers has for a trace sorts tokens by expert, or gathers matrices for each token."""
+    """Each form of transformers sorts tokens by expert, or gathers matrices for each token."""
     pytest.importorskip("transformers")
     from transformers import MixtralConfig
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
     from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
     def _copies(form: str) -> bool:
-        """Whether some value holds more numbers than all experts' matrices, or an operator is the library's own."""
+        """Whether a value has more numbers than all experts' matrices, or an operator is the library's own."""
         shape: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 12, "num_local_experts": 4}
         shape["experts_implementation"] = form
         experts = MixtralExperts(MixtralConfig(**shape)).eval()
@@ -210,7 +210,7 @@ PRIVATE = re.compile(
 
 
 def test_private_parts_are_touched_in_three_files() -> None:
-    """No module but the three of workarounds imports, replaces or calls a private part of a library."""
+    """Only the three modules of workarounds import, replace or call a private part of a library."""
     homes = {"core/workarounds.py", "compress/graph/workarounds.py", "export/ort/workarounds.py"}
     rooms = ("core", "compress", "export", "serve", "handlers", "benchmarks")
     files = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))] + sorted(ROOT.glob("*.py"))
@@ -225,7 +225,7 @@ def test_private_parts_are_touched_in_three_files() -> None:
 
 
 def test_every_patch_says_what_it_is_there_for() -> None:
-    """Each docstring holds what is patched, where it was seen, the upstream issue, and what goes wrong without it."""
+    """Each docstring has the patched name, its version, the upstream issue, and the fault without the patch."""
     functions: list[Callable[..., Any]] = [
         *(shared.free_time, shared.drop_formulas),
         *(compressing.free_lengths, compressing.fixed_sizes, compressing.masks_unseen),

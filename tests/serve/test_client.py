@@ -1,4 +1,4 @@
-"""The client and the watchdog against small stand-ins for a server: what breaks on the way is told, nothing hangs."""
+"""The client and the watchdog with simulated servers: every failure is reported, and nothing blocks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Reply = Callable[[bytes, int], tuple[int, str, bytes]]
 
 
 class _Site:
-    """An HTTP server whose answers a test decides."""
+    """An HTTP server whose answers the test chooses."""
 
     def __init__(self) -> None:
         self.reply: Reply = lambda body, count: (200, NPY, write_npy(2 * read_npy(body, Limits())))
@@ -75,7 +75,7 @@ class _Site:
 
 @pytest.fixture
 def site() -> Iterator[_Site]:
-    """A running stand-in."""
+    """A running simulated server."""
     made = _Site()
     yield made
     made.http.shutdown()
@@ -83,7 +83,7 @@ def site() -> Iterator[_Site]:
 
 
 def test_connections_are_kept_and_renewed(site: _Site) -> None:
-    """A client reuses its connection, and asks again on a new one when the server had closed it meanwhile."""
+    """A client reuses its connection, and repeats the request on a new one if the server has closed it."""
     client = Client(site.url)
     for drop in (False, True, True, False):
         site.drop_after_answer = drop
@@ -94,7 +94,7 @@ def test_connections_are_kept_and_renewed(site: _Site) -> None:
 
 
 def _plain(status: int, body: bytes, *_: object) -> tuple[int, str, bytes]:
-    """A reply without the fields that our servers give."""
+    """A reply without the fields of our servers."""
     return status, "text/html", body
 
 
@@ -103,7 +103,7 @@ def _plain(status: int, body: bytes, *_: object) -> tuple[int, str, bytes]:
     [(400, InputError), (404, InputError), (413, LimitError), (500, ServingError), (503, ServingError)],
 )
 def test_statuses_become_errors(site: _Site, status: int, kind: type[RetortError]) -> None:
-    """Each status becomes the fitting error, with the server's own words and fields, or without a body a plain one."""
+    """Each status becomes the right error, with the server's message and fields, or a plain one without a body."""
     body = json.dumps({"message": "bad axis", "remedy": "turn it", "input": "x", "code": 7}).encode()
     site.reply = lambda sent, count: (status, "application/json", body)
     with pytest.raises(kind, match=f"{status}: bad axis") as caught:
@@ -120,15 +120,15 @@ def test_statuses_become_errors(site: _Site, status: int, kind: type[RetortError
     ("kind", "body"),
     [(NPY, b"x"), (NPZ, b"x"), ("application/json", b"{}"), ("text/html", b"<p>"), ("application/json", b"[1")],
 )
-def test_answers_that_make_no_sense_are_told(site: _Site, kind: str, body: bytes) -> None:
-    """An answer that cannot be read is the server's fault, said so."""
+def test_answers_that_make_no_sense_are_reported(site: _Site, kind: str, body: bytes) -> None:
+    """An answer that cannot be read is reported as an error of the server."""
     site.reply = lambda sent, count: (200, kind, body)
     with pytest.raises(ServingError, match="cannot be read"):
         Client(site.url).predict(FEEDS)
 
 
 def test_a_split_is_asked_in_order_and_stops_at_the_first_failure(site: _Site) -> None:
-    """Answers are put together in the order of the samples; after a failure few further requests are sent."""
+    """Answers are joined in the order of the samples; after a failure, few further requests are sent."""
     split = ArraySplit({"x": np.arange(50, dtype=np.float32).reshape(50, 1)})
     client = Client(site.url)
     got = predict_split(client, split, rows_per_request=3, concurrency=5)["y"]
@@ -156,7 +156,7 @@ def test_named_outputs_come_from_npz_and_v2(site: _Site) -> None:
 
 
 def test_nobody_there_is_said(site: _Site) -> None:
-    """No listener, a listener that hangs up, one that never answers and a wrong address are each told."""
+    """No listener, a closed connection, a server without answers and a wrong address have their own errors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -191,7 +191,7 @@ time.sleep(99)
 
 @pytest.mark.parametrize("stubborn", [True, False])
 def test_stop_ends_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool) -> None:
-    """A process that hears SIGTERM ends at once; one that does not is killed after the grace, children included."""
+    """A process that handles SIGTERM ends at once; others are killed after the grace time, with children."""
     monkeypatch.setattr(process_module, "GRACE_S", 0.5)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -210,7 +210,7 @@ def test_stop_ends_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
 def test_killing_the_watchdog_ends_the_server(tmp_path: Path) -> None:
-    """A kill -9 of the watchdog itself takes the server along."""
+    """If the watchdog is killed with SIGKILL, the server ends as well."""
     process = Process(["sleep", "99"], tmp_path, tmp_path / "log")
     family = _family(process, 2)
     os.kill(process.pid, signal.SIGKILL)
@@ -254,10 +254,10 @@ FAILED = 'x - RETORT_LOAD_FAILED {"code": "%s", "message": "m", "remedy": "r", "
         ("other.log", "", False, ServingError, "wrote no log"),
     ],
 )
-def test_the_logs_tell_why_a_start_failed(
+def test_the_logs_have_the_reason_of_a_failed_start(
     tmp_path: Path, name: str, text: str, alive: bool, kind: type[RetortError], said: str
 ) -> None:
-    """The reason is found in whichever log it stands, and a healthy start has none."""
+    """The reason is found in any log, and a healthy start has none."""
     assert startup_failure(tmp_path, alive=True) is None
     (tmp_path / name).write_text(text + "\n")
     failure = startup_failure(tmp_path, alive)
@@ -266,7 +266,7 @@ def test_the_logs_tell_why_a_start_failed(
 
 
 def test_the_watchdog_needs_no_packages() -> None:
-    """The watchdog starts in isolated mode without site packages, so that no broken environment can stop it."""
+    """The watchdog starts in isolated mode without site packages, so it works in a broken environment."""
     watchdog = Path(process_module.__file__).with_name("watchdog.py")
     done = subprocess.run(
         [sys.executable, "-I", "-S", watchdog, "/nonexistent-scratch", "0.1", "sh", "-c", "exit 5"],
@@ -279,8 +279,8 @@ def test_the_watchdog_needs_no_packages() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"code": 404, "message": "Model not found"}', b"[]", b"<html>"])
-def test_a_management_address_that_describes_nothing_is_told(site: _Site, body: bytes) -> None:
-    """Questions to the management interface go over the client's connections and fail as its own do."""
+def test_errors_of_the_management_interface_are_reported(site: _Site, body: bytes) -> None:
+    """Requests to the management interface use the client's connections and have the same errors."""
     site.reply = lambda sent, count: (404, "application/json", body)
     with pytest.raises(ServingError, match="does not describe 'net'"):
         server_module._describe(site.url, "net")
@@ -291,7 +291,7 @@ def test_a_management_address_that_describes_nothing_is_told(site: _Site, body: 
 
 
 def test_one_module_speaks_http() -> None:
-    """No module but `serve/connection.py` opens HTTP connections."""
+    """Only `serve/connection.py` opens HTTP connections."""
     rooms = [path.parent for path in ROOT.glob("*/__init__.py")]
     paths = [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]
     speaks = re.compile(

@@ -1,4 +1,4 @@
-"""The engine behind the handler: every request gets the answer it would get alone, and a bad one only its own."""
+"""The engine of the handler: every request gets the same answer as alone, and a bad one only its own error."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def reader(text: Path) -> Engine:
 @SLOW
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12))
 def test_answers_equal_the_local_session_bit_for_bit(engine: Engine, cnn: Path, rows: list[int]) -> None:
-    """However requests are put together, each gets exactly what a local session gives for its rows."""
+    """In any batch, each request gets exactly what a local session gives for its rows."""
     local = open_session(cnn / "model.onnx")
     requests = [_images(count) for count in rows]
     answers = engine.answer([_ask(feeds) for feeds in requests])
@@ -156,7 +156,7 @@ def test_answers_equal_the_local_session_bit_for_bit(engine: Engine, cnn: Path, 
 
 
 def test_requests_do_run_together(reader: Engine) -> None:
-    """Eight single samples take one run of the model where the measurement allows it."""
+    """Eight single samples are one run of the model if the measurement allows it."""
     sizes: list[int] = []
     executor = Executor(_Counting(reader.session, sizes), reader.settings)
     executor.measure(reader.golden[0])
@@ -167,7 +167,7 @@ def test_requests_do_run_together(reader: Engine) -> None:
 
 
 class _Counting:
-    """A session that notes the batch sizes it runs, and fails as told."""
+    """A session that records the batch sizes of its runs, and fails on request."""
 
     def __init__(
         self, inner: Any, sizes: list[int], failing: Callable[[Arrays], Exception | None] | None = None
@@ -189,7 +189,7 @@ class _Counting:
 
 
 def test_rows_that_influence_each_other_are_found_and_kept_apart(tmp_path: Path) -> None:
-    """Dynamic quantization is noticed in the graph, and by measurement where nothing said so."""
+    """Dynamic quantization is found in the graph, and by measurement if nothing states it."""
     golden = {"x": RANDOM.normal(size=(4, 7)).astype(np.float32)}
     folder = _bundle(tmp_path / "bundle", _dynamic, golden)
     assert inspect_graph(folder / "model.onnx") == ((), True)
@@ -208,7 +208,7 @@ def test_rows_that_influence_each_other_are_found_and_kept_apart(tmp_path: Path)
 @SLOW
 @given(st.lists(st.sampled_from(["good", "index", "shape", "nan", "noise", "type", "none", "huge"]), max_size=12))
 def test_one_bad_request_spoils_no_other(reader: Engine, text: Path, kinds: list[str]) -> None:
-    """In any mixture each invalid request gets its own 4xx and each valid one its solo answer."""
+    """In any mixture, each invalid request gets its own 4xx and each valid one its usual answer."""
     local = open_session(text / "model.onnx")
     requests, expected = [], []
     for kind in kinds:
@@ -243,7 +243,7 @@ def _spoiled(kind: str, feeds: Arrays) -> Incoming:
 
 
 def test_a_failing_run_is_bisected(engine: Engine) -> None:
-    """When the model fails on one of sixteen requests, the others are found in few further runs."""
+    """If the model fails on one of sixteen requests, the others are found in few further runs."""
     sizes: list[int] = []
     feeds = [engine.signature.validate(_images(1)) for _ in range(16)]
     feeds[11]["image"][0, 0, 0, 0] = 1e9
@@ -258,7 +258,7 @@ def test_a_failing_run_is_bisected(engine: Engine) -> None:
 
 
 def test_memory_errors_halve_once_and_are_remembered(engine: Engine) -> None:
-    """A run that lacks memory is halved; the smaller limit holds for later batches; what still fails is 507."""
+    """A run without enough memory is halved; the smaller limit is kept; further failures are 507."""
     sizes: list[int] = []
 
     def failing(given: Arrays) -> Exception | None:
@@ -286,7 +286,7 @@ def test_more_rows_than_allowed_run_in_chunks(engine: Engine) -> None:
 
 
 def test_batches_are_padded_to_buckets_and_cut_again(text: Path) -> None:
-    """With buckets the model sees only their sizes, and nobody sees the padding."""
+    """With buckets, the model gets only their sizes, and the padding is removed from answers."""
     sizes: list[int] = []
     session = open_session(text / "model.onnx")
     executor = Executor(_Counting(session, sizes), Settings(buckets=(4, 16)))
@@ -301,7 +301,7 @@ def test_batches_are_padded_to_buckets_and_cut_again(text: Path) -> None:
 
 
 def test_other_shapes_than_the_measured_ones_run_alone(text: Path) -> None:
-    """Lengths that were not measured are not trusted to be independent of their neighbours."""
+    """Lengths that were not measured are not assumed to have independent rows."""
     sizes: list[int] = []
     engine = Engine.load(text)
     executor = Executor(_Counting(engine.session, sizes), engine.settings)
@@ -314,7 +314,7 @@ def test_other_shapes_than_the_measured_ones_run_alone(text: Path) -> None:
 
 @pytest.mark.parametrize("build", [_fixed, _sequence_first])
 def test_models_without_a_leading_batch_axis_are_served(tmp_path: Path, build: Callable[[Path], Path]) -> None:
-    """A fixed batch, or a batch on another axis, is answered as a local session answers it."""
+    """A fixed batch, or a batch on another axis, has the same answers as in a local session."""
     shape = (2, 3) if build is _fixed else (5, 2, 3)
     feeds = [{"x": RANDOM.normal(size=shape).astype(np.float32)} for _ in range(3)]
     engine = Engine.load(_bundle(tmp_path / "bundle", build, feeds[0]))
@@ -324,7 +324,7 @@ def test_models_without_a_leading_batch_axis_are_served(tmp_path: Path, build: C
 
 
 def test_describe_and_healthcheck_answer_alone(engine: Engine) -> None:
-    """Describe needs a request without parts; healthcheck runs the golden inputs; a spoofed header changes nothing."""
+    """Describe needs a request without parts; healthcheck runs the golden inputs; other headers are ignored."""
     described, health, prediction, unknown = engine.answer(
         [
             Incoming({}, headers={"describe": "True"}),
@@ -344,7 +344,7 @@ def test_describe_and_healthcheck_answer_alone(engine: Engine) -> None:
 
 @pytest.mark.parametrize("name", ["model.onnx", "signature.json", "golden.npz", "serving.json", SUMS])
 def test_altered_files_are_refused_at_load(tmp_path: Path, name: str) -> None:
-    """One flipped bit in any file of the bundle, and nothing is served."""
+    """If one bit in any file of the bundle is flipped, it is not loaded."""
     folder = _bundle(tmp_path / "bundle", _cnn, _images(2))
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -357,7 +357,7 @@ def test_altered_files_are_refused_at_load(tmp_path: Path, name: str) -> None:
 
 
 def test_a_model_that_computes_something_else_is_refused(tmp_path: Path) -> None:
-    """Golden outputs that do not come out stop the load: the self-test is real."""
+    """If golden outputs are not reproduced, the load fails."""
     model = _cnn(tmp_path / "m.onnx")
     session, feeds = open_session(model), _images(2)
     wrong = session.run(feeds)["logits"] * 1.1
@@ -377,7 +377,7 @@ def test_a_model_that_computes_something_else_is_refused(tmp_path: Path) -> None
 
 
 def test_threads_stay_within_the_workers_share() -> None:
-    """A worker takes what was asked for, but no more than its share of the cores, and at least one."""
+    """A worker gets the requested threads, but at most its share of the cores, and at least one."""
     assert thread_budget(Settings(threads=8, workers=2), cores=4) == 2
     assert thread_budget(Settings(threads=1, workers=1), cores=4) == 1
     assert thread_budget(Settings(threads=0, workers=8), cores=4) == 1
@@ -393,7 +393,7 @@ def _context(folder: Path, headers: list[dict[str, Any]]) -> Any:
 
 
 def test_the_handler_speaks_torchserves_protocol(cnn: Path) -> None:
-    """With TorchServe's own context: statuses per index, bytes out, content types and ASCII phrases set."""
+    """With TorchServe's own context: statuses per index, bytes, content types and ASCII phrases."""
     feeds = _images(1)
     headers = [{"body": {"content-type": kind}, "Accept": "*/*"} for kind in (NPY, JSON, "text/csv")]
     context = _context(cnn, headers)
@@ -416,7 +416,7 @@ PART = st.none() | st.integers() | st.binary(max_size=20) | st.text(max_size=5) 
 @SLOW
 @given(st.lists(st.dictionaries(st.sampled_from(["body", "data", "image", "x"]), PART, max_size=3), max_size=6))
 def test_handle_never_raises_and_answers_every_index(cnn: Path, data: list[dict[str, object]]) -> None:
-    """Whatever TorchServe hands over, there is one answer in bytes per request and no server error."""
+    """For any input from TorchServe, there is one answer in bytes per request and no server error."""
     context = _context(cnn, [{} for _ in data])
     if tensor._endpoint.engine is None:
         tensor.handle(None, context)
@@ -427,7 +427,7 @@ def test_handle_never_raises_and_answers_every_index(cnn: Path, data: list[dict[
 
 
 def test_a_failure_to_load_is_one_readable_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be loaded becomes a RuntimeError, the only kind TorchServe reports, and one line for the launcher."""
+    """A failed load becomes a RuntimeError, the only kind that TorchServe reports, with one line."""
     endpoint = Endpoint("1")
     with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError, match="SHA256SUMS cannot be read"):
         endpoint.handle(None, _context(tmp_path, []))
@@ -439,7 +439,7 @@ def test_a_failure_to_load_is_one_readable_line(tmp_path: Path, caplog: pytest.L
 
 
 def test_logs_hold_no_request_content_and_stay_few(cnn: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A thousand failures of one kind leave one line, without a word from the requests."""
+    """A thousand failures of one kind give one line, without any content of the requests."""
     endpoint = Endpoint("1")
     endpoint.initialize(_context(cnn, []))
     engine = endpoint.engine
@@ -456,7 +456,7 @@ def test_logs_hold_no_request_content_and_stay_few(cnn: Path, caplog: pytest.Log
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"threads": "2"}', '{"limits": {}, "extra": 1}', '{"limits": 3}'])
 def test_settings_that_do_not_fit_are_refused(text: str) -> None:
-    """Unknown keys, wrong types and another contract version are refused, with the reason."""
+    """Unknown keys, wrong types and another contract version are rejected, with the reason."""
     with pytest.raises(ArtifactError, match=r"serving\.json"):
         Settings.from_json(text)
     assert Settings.from_json(Settings(buckets=(1, 2)).to_json()) == Settings(buckets=(1, 2))

@@ -1,4 +1,4 @@
-"""What comes over the wire: every body is decoded exactly or refused with a reason, and nothing makes the code fall."""
+"""Requests: every body is decoded exactly or rejected with a reason, and none raises another exception."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _json(value: object, signature: Signature = ONE, **options: Any) -> Any:
 @QUICK
 @given(hnp.arrays(st.sampled_from(DTYPES), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))
 def test_npy_round_trip(array: np.ndarray[Any, Any]) -> None:
-    """Any numeric array survives npy and npz, and numpy itself reads what we write."""
+    """Any numeric array is equal after npy and npz, and numpy itself reads the files."""
     for got in (
         read_npy(write_npy(array), LIMITS),
         read_npz(write_npz({"x": array}), LIMITS)["x"],
@@ -72,7 +72,7 @@ def test_npy_round_trip(array: np.ndarray[Any, Any]) -> None:
     "array", [ROWS, np.asfortranarray(ROWS), ROWS.astype(">f4"), ROWS.astype(np.float64), ROWS[::-1]]
 )
 def test_what_numpy_saves_is_read(array: np.ndarray[Any, Any]) -> None:
-    """Fortran order, big endian, wider floats and views arrive as the signature's dtype with the same values."""
+    """Fortran order, big endian, wider floats and views get the signature's dtype with the same values."""
     stream = io.BytesIO()
     np.save(stream, array)
     got = _ask(stream.getvalue(), NPY).feeds["x"]
@@ -106,7 +106,7 @@ def _npy(header: str, data: bytes = b"", version: int = 1) -> bytes:
     ],
 )
 def test_bad_npy_is_refused(body: bytes) -> None:
-    """Pickles, structures, text, lies about the size and damaged headers are refused."""
+    """Pickles, structures, text, wrong sizes and damaged headers are rejected."""
     with pytest.raises(InputError):
         _ask(body, NPY)
 
@@ -120,7 +120,7 @@ def _zip(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
 
 
 def test_npz_bombs_are_refused_before_they_unpack() -> None:
-    """A small body that would unpack to more than allowed is refused, also when it lies about that."""
+    """A small body that would unpack to more than allowed is rejected, also if its header hides this."""
     bomb = _zip({"x.npy": bytes(50 << 20)})
     with pytest.raises(LimitError, match="too large"):
         read_npz(bomb, Limits(expanded_bytes=1 << 20))
@@ -182,21 +182,21 @@ def test_json_forms_mean_the_same(value: object) -> None:
         ({"inputs": [{"shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}, "name"),
     ],
 )
-def test_bad_json_is_told_what_is_wrong(value: object, said: str) -> None:
-    """Each fault of a JSON body is named in the message."""
+def test_faults_of_a_json_body_are_described(value: object, said: str) -> None:
+    """The message describes each fault of a JSON body."""
     with pytest.raises((InputError, LimitError), match=said):
         _json(value)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe\x00", b'{"x": 1, "x": 2}', b"[" * 200_000, b"1" * 5000, b"nul"])
 def test_text_that_is_not_json_is_refused(body: bytes) -> None:
-    """Broken, duplicated, endlessly nested and absurdly long JSON is refused."""
+    """Damaged JSON, and JSON with duplicate keys, deep nesting or huge numbers is rejected."""
     with pytest.raises((InputError, LimitError)):
         _ask(body, JSON)
 
 
 def test_an_outputs_list_chooses_outputs_and_the_id_comes_back() -> None:
-    """KServe V2: `outputs` selects, `id` is given back, datatypes are V2 names."""
+    """KServe V2: `outputs` selects, `id` is returned, and datatypes have V2 names."""
     inputs = [
         {"name": "ids", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]},
         {"name": "mask", "shape": [1, 2], "datatype": "FP32", "data": [1, 1]},
@@ -224,7 +224,7 @@ def test_named_parts_are_inputs() -> None:
 
 
 def test_signature_faults_name_input_expectation_and_finding() -> None:
-    """A refusal says which input, what was expected and what came, as fields of its own."""
+    """An error has the input, the expected and the actual value as separate fields."""
     with pytest.raises(InputError) as caught:
         _ask(write_npy(np.zeros((1, 3), np.float32)), NPY)
     body = json.loads(refuse(caught.value, "r1").body)
@@ -237,7 +237,7 @@ def test_signature_faults_name_input_expectation_and_finding() -> None:
 
 
 def test_symbolic_axes_must_agree() -> None:
-    """Two inputs that share a dynamic axis must have the same size there."""
+    """Two inputs with the same dynamic axis must have the same size there."""
     with pytest.raises(InputError, match="length"):
         _json({"ids": [[1, 2]], "mask": [[1.0, 2.0, 3.0]]}, TWO)
     with pytest.raises(InputError, match="exactly"):
@@ -245,7 +245,7 @@ def test_symbolic_axes_must_agree() -> None:
 
 
 def test_limits_come_first() -> None:
-    """Bytes, rows and axes beyond the limits are refused with 413."""
+    """Bytes, rows and axes above the limits are rejected with 413."""
     big = write_npy(np.zeros((300, 2), np.float32))
     for limits in (Limits(request_bytes=100), Limits(rows=299)):
         with pytest.raises(LimitError) as caught:
@@ -258,7 +258,7 @@ def test_limits_come_first() -> None:
 
 
 def test_nan_is_refused_unless_allowed_and_infinity_passes() -> None:
-    """NaN is refused by default in every form, may be allowed, and infinities always pass."""
+    """NaN is rejected by default in every form, may be allowed, and infinities are always accepted."""
     nan, inf = np.array([[np.nan, 1]], np.float32), np.array([[-np.inf, 1]], np.float32)
     for body, kind in ((write_npy(nan), NPY), (write_npz({"x": nan}), NPZ), (b"[[NaN, 1]]", JSON)):
         with pytest.raises(InputError, match="NaN"):
@@ -281,7 +281,7 @@ def test_nan_is_refused_unless_allowed_and_infinity_passes() -> None:
     ],
 )
 def test_accept_decides_the_form_of_the_answer(accept: str, kind: str, outputs: int, wanted: str) -> None:
-    """The answer comes as Accept prefers, and as the question came when it does not care."""
+    """The answer has the form of the Accept header, or of the request without one."""
     assert negotiate(accept, kind, outputs) == wanted
 
 
@@ -289,13 +289,13 @@ def test_accept_decides_the_form_of_the_answer(accept: str, kind: str, outputs: 
     ("accept", "outputs"), [("text/html", 1), ("application/x-npy", 2), ("application/json;q=0", 1)]
 )
 def test_an_answer_nobody_accepts_is_refused(accept: str, outputs: int) -> None:
-    """A form that cannot be written is refused before anything runs."""
+    """A form that cannot be written is rejected before the model runs."""
     with pytest.raises(InputError, match="the answer cannot"):
         negotiate(accept, JSON, outputs)
 
 
 def test_unknown_content_types_are_415_and_missing_ones_are_recognised() -> None:
-    """A type we do not read is 415; no type at all is told from the first bytes."""
+    """An unknown type is 415; without a type, the first bytes decide."""
     with pytest.raises(InputError) as caught:
         _ask(b"x", "application/octet-stream")
     assert refuse(caught.value).status == 415
@@ -305,7 +305,7 @@ def test_unknown_content_types_are_415_and_missing_ones_are_recognised() -> None
 
 
 def test_json_answers_are_exact_and_valid() -> None:
-    """Floats in JSON answers read back to the same bits; what is not finite becomes null."""
+    """Floats in JSON answers are read back with the same bits; values that are not finite are null."""
     request = _json(ROWS.tolist())
     values = np.array([[0.1, np.float32(1) / 3, 1e-45]], np.float32)
     back = np.array(json.loads(encode({"y": values}, request, ONE, Settings()).body), np.float32)
@@ -315,7 +315,7 @@ def test_json_answers_are_exact_and_valid() -> None:
 
 
 def test_instances_are_answered_as_predictions() -> None:
-    """V1 answers hold one prediction per instance, named where there are several outputs."""
+    """V1 answers have one prediction per instance, with names if there are several outputs."""
     request = _json({"instances": [[1, 2], [3, 4]]})
     made = {"y": np.array([[1, 2, 3], [4, 5, 6]], np.float32)}
     assert json.loads(encode(made, request, ONE, Settings()).body) == {"predictions": [[1, 2, 3], [4, 5, 6]]}
@@ -325,7 +325,7 @@ def test_instances_are_answered_as_predictions() -> None:
 
 
 def test_errors_keep_secrets_and_sizes() -> None:
-    """An internal error says nothing of what happened inside; texts in an answer stay short."""
+    """An internal error reveals no details; texts in an answer are short."""
     assert b"secret" not in refuse(RuntimeError("secret")).body
     assert refuse(RuntimeError("secret")).status == 500
     assert refuse(MemoryError()).status == 507
@@ -351,7 +351,7 @@ def _status(body: object, kind: str, signature: Signature) -> int:
 @QUICK
 @given(VALUES, st.sampled_from([ONE, TWO]))
 def test_any_json_is_decoded_or_refused(value: object, signature: Signature) -> None:
-    """No JSON value makes the decoder raise anything but errors that blame the request."""
+    """For any JSON value, the decoder raises only errors that describe the request."""
     assert _status(json.dumps(value).encode(), JSON, signature) in (200, 400, 413)
     assert _status(value, JSON, signature) in (200, 400, 413)
 
@@ -359,7 +359,7 @@ def test_any_json_is_decoded_or_refused(value: object, signature: Signature) -> 
 @QUICK
 @given(st.binary(max_size=300), st.integers(0, 400), st.sampled_from([NPY, NPZ, JSON, ""]), st.data())
 def test_mutated_bodies_are_decoded_or_refused(noise: bytes, at: int, kind: str, data: st.DataObject) -> None:
-    """Valid bodies with bytes overwritten, cut or inserted never raise anything but errors that blame the request."""
+    """For valid bodies with changed, missing or additional bytes, it raises only errors about the request."""
     valid = data.draw(st.sampled_from([write_npy(ROWS), write_npz({"x": ROWS}), json.dumps(JSON_FORMS[4]).encode()]))
     cut = data.draw(st.integers(0, len(noise)))
     assert _status(valid[:at] + noise + valid[at + cut :], kind, ONE) in (200, 400, 413)

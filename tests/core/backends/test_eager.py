@@ -1,4 +1,4 @@
-"""Programs on disk and in a Session: the same numbers, no code in the file, and clear words for a bad one."""
+"""Programs on disk and in a Session: equal outputs, no code in the file, and clear errors for bad files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Secret(nn.Module):
 
 
 def small() -> Program:
-    """A program with a mode, two outputs and a fact of its own."""
+    """A program with a mode, two outputs and an additional fact."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -87,7 +87,7 @@ def test_session_equals_the_program(saved: tuple[Program, Path]) -> None:
 
 
 class _Threads(TorchDispatchMode):
-    """Notes how many threads PyTorch may use at every operator."""
+    """Records PyTorch's number of threads at every operator."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -99,7 +99,7 @@ class _Threads(TorchDispatchMode):
 
 
 def test_session_keeps_to_its_threads_and_gives_them_back(saved: tuple[Program, Path]) -> None:
-    """A Session runs with as many threads as asked, and leaves PyTorch's setting as it was."""
+    """A Session runs with the requested number of threads, and restores PyTorch's setting."""
     before = torch.get_num_threads()
     for wanted in (1, 2):
         session = open_session(saved[1], SessionOptions(threads=wanted))
@@ -109,7 +109,7 @@ def test_session_keeps_to_its_threads_and_gives_them_back(saved: tuple[Program, 
 
 
 def test_gpu_session_without_a_gpu_is_refused(saved: tuple[Program, Path]) -> None:
-    """Asking for CUDA where there is none is a MachineError, not a silent CPU run."""
+    """Requesting CUDA on a machine without it is a MachineError; the CPU is not used silently."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(MachineError, match="sees no GPU"):
@@ -117,7 +117,7 @@ def test_gpu_session_without_a_gpu_is_refused(saved: tuple[Program, Path]) -> No
 
 
 def test_file_is_the_same_bytes_every_time_and_loads_whole(saved: tuple[Program, Path], tmp_path: Path) -> None:
-    """Saving again, or saving what was loaded, writes the same bytes; example and meta come back."""
+    """Saving again, or saving a loaded program, writes the same bytes; example and meta are kept."""
     program, path = saved
     set_training(program, True)
     save_program(program, tmp_path / "again.pt2")
@@ -134,7 +134,7 @@ def test_file_is_the_same_bytes_every_time_and_loads_whole(saved: tuple[Program,
 
 
 def test_file_needs_nothing_of_the_users_code(tmp_path: Path) -> None:
-    """A program saved from a user's module opens in a process where that module does not exist."""
+    """A program from a user's module opens in a process in which that module does not exist."""
     code = tmp_path / "code"
     code.mkdir()
     (code / "secret_module.py").write_text(USER_MODULE)
@@ -167,7 +167,7 @@ def test_file_needs_nothing_of_the_users_code(tmp_path: Path) -> None:
 
 
 def _rewritten(path: Path, target: Path, change: dict[str, bytes]) -> Path:
-    """A copy of a zip file with parts replaced or added, by the end of their names."""
+    """A copy of a zip file in which parts are replaced or added, by the end of their names."""
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
         names = source.namelist()
         for name in names:
@@ -190,7 +190,7 @@ class _Payload:
 
 
 def test_damaged_and_foreign_files_are_refused_in_one_line(saved: tuple[Program, Path], tmp_path: Path) -> None:
-    """Missing, empty, truncated, altered and foreign files each end in one clear line that names the file."""
+    """Missing, empty, truncated, altered and foreign files each give one clear line with the file's name."""
     _, path = saved
     whole = path.read_bytes()
     flipped = bytearray(whole)
@@ -220,7 +220,7 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(saved: tuple[Program,
 
 
 def test_file_cannot_run_code(saved: tuple[Program, Path], tmp_path: Path) -> None:
-    """A file with a pickled object, a library or a formula that calls Python is refused, and nothing of it runs."""
+    """A file with a pickled object, a library or a formula that calls Python is rejected, and no code runs."""
     _, path = saved
     marker = tmp_path / "ran"
     torch.save((_Payload(marker),), tmp_path / "payload", pickle_module=pickle)
@@ -240,7 +240,7 @@ def test_file_cannot_run_code(saved: tuple[Program, Path], tmp_path: Path) -> No
 
 
 def test_program_exported_by_somebody_else_opens(tmp_path: Path) -> None:
-    """A plain torch.export file gets names and shapes from its graph, and is put into evaluation form."""
+    """A plain torch.export file gets names and shapes from its graph, and is converted to evaluation form."""
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
     shapes = ({0: torch.export.Dim("n")},)
     torch.export.save(torch.export.export(model, (torch.randn(2, 4),), dynamic_shapes=shapes), tmp_path / "other.pt2")
@@ -252,7 +252,7 @@ def test_program_exported_by_somebody_else_opens(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_said_and_leaves_nothing(saved: tuple[Program, Path], tmp_path: Path) -> None:
-    """Saving to a disk that fills up is a StorageError, and no part of a file remains."""
+    """Saving to a full disk is a StorageError, and no part of a file is left."""
     small_disk = tmp_path / "disk"
     small_disk.mkdir()
     mounted = subprocess.run(

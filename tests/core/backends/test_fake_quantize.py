@@ -1,4 +1,4 @@
-"""The fake-quantize op: its numbers, its gradients, and its life through export and reload."""
+"""The fake-quantize operator: its values, its gradients, export and reload."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from retort.core.backends.fake_quantize import codes, qdq
 
 
 def reference(x: NDArray[Any], scale: Any, zero_point: Any, qmin: int, qmax: int) -> NDArray[np.float32]:
-    """numpy, float32 all the way, ties to even: QuantizeLinear then DequantizeLinear."""
+    """numpy in float32, ties to even: QuantizeLinear then DequantizeLinear."""
     ratio = (x / scale).astype(np.float32)
     code = np.clip(np.rint(ratio) + np.float32(zero_point), qmin, qmax).astype(np.float32)
     return ((code - np.float32(zero_point)) * scale).astype(np.float32)
@@ -33,7 +33,7 @@ FORMS = [(0, 255, 0), (0, 255, 128), (0, 255, 37), (-128, 127, 0), (-127, 127, 0
 
 @pytest.mark.parametrize(("qmin", "qmax", "zero_point"), FORMS)
 def test_per_tensor_numbers_equal_numpys_bit_for_bit(qmin: int, qmax: int, zero_point: int) -> None:
-    """Every code, every tie and values far outside the range give the bits that numpy gives."""
+    """Every code, every tie and values far outside the range give the same bits as numpy."""
     scale = np.float32(0.0371)
     ties = (np.arange(-300, 300, dtype=np.float32) + np.float32(0.5)) * scale
     x = np.concatenate([ties, np.random.default_rng(0).normal(0, 5, 4000).astype(np.float32), [0.0, 1e30, -1e30]])
@@ -44,7 +44,7 @@ def test_per_tensor_numbers_equal_numpys_bit_for_bit(qmin: int, qmax: int, zero_
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_per_channel_numbers_equal_numpys_bit_for_bit(axis: int) -> None:
-    """Each channel along the axis has its own scale and zero point, whatever the axis and memory layout."""
+    """Each channel along the axis has its own scale and zero point, for any axis and memory layout."""
     rng = np.random.default_rng(1)
     x = rng.normal(0, 2, (3, 4, 5)).astype(np.float32)
     count = x.shape[axis]
@@ -65,14 +65,14 @@ def test_per_channel_numbers_equal_numpys_bit_for_bit(axis: int) -> None:
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20),
 )
 def test_rounding_twice_rounds_once(scale: float, zero_point: int, values: list[float]) -> None:
-    """The op is idempotent, so repeating it behind a data movement changes nothing."""
+    """The operator is idempotent, so repeating it after a data movement changes nothing."""
     args = torch.tensor(scale), torch.tensor(zero_point), -1, -128, 127
     once = qdq(torch.tensor(values), *args)
     assert torch.equal(qdq(once, *args), once)
 
 
 def test_codes_are_what_the_op_dequantizes() -> None:
-    """`(codes - zero_point) * scale` is the op's output, and the codes have the type of their range."""
+    """`(codes - zero_point) * scale` is the operator's output, and the codes have the type of their range."""
     x = torch.randn(50) * 3
     for qmin, qmax, dtype in ((-127, 127, torch.int8), (0, 255, torch.uint8), (-1000, 1000, torch.int32)):
         scale, zero = torch.tensor([0.05]), torch.tensor([3])
@@ -82,7 +82,7 @@ def test_codes_are_what_the_op_dequantizes() -> None:
 
 
 def test_half_precision_keeps_its_type() -> None:
-    """Under mixed precision the op computes in float32 and gives back the type it was given."""
+    """Under mixed precision, the operator computes in float32 and returns the type of its input."""
     x = torch.randn(100, dtype=torch.bfloat16)
     y = qdq(x, torch.tensor(0.1), torch.tensor(0), -1, -128, 127)
     assert y.dtype == torch.bfloat16
@@ -148,7 +148,7 @@ def test_the_op_survives_export_save_and_load(training: bool) -> None:
 
 
 def test_scales_that_do_not_fit_are_refused_at_export() -> None:
-    """A per-channel scale of the wrong length is an error when shapes are propagated, not a broadcast."""
+    """A per-channel scale of the wrong length is an error in shape propagation and is not broadcast."""
     net = _Net()
     net.w_scale = torch.full((3,), 0.01)
     net.w_zero = torch.zeros(3).long()
@@ -157,7 +157,7 @@ def test_scales_that_do_not_fit_are_refused_at_export() -> None:
 
 
 def test_importing_again_keeps_the_op_that_is_there() -> None:
-    """A reload and a second copy of the file, as an archive carries one, leave the registered op in place."""
+    """A reload and a second copy of the file, as in an archive, do not replace the registered operator."""
     before = torch.ops.retort.qdq.default
     importlib.reload(module)
     spec = importlib.util.spec_from_file_location("copy_of_qdq", Path(module.__file__))

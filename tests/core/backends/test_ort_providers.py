@@ -1,4 +1,4 @@
-"""ONNX Runtime's other providers: chosen explicitly, and refused when they do not really run the model."""
+"""ONNX Runtime's other providers are chosen explicitly, and rejected if they do not run the model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 @needs_idle
 def test_a_provider_that_runs_nothing_is_refused(model: Path) -> None:
-    """A provider that is listed but takes no node would mean a silent run on the CPU."""
+    """A provider that is listed but runs no node would silently mean the CPU."""
     with pytest.raises(MachineError, match=rf"does not run on {IDLE} as requested") as caught:
         open_session(model, SessionOptions(providers=(IDLE, "CPUExecutionProvider")))
     assert caught.value.facts["nodes"] == {"CPUExecutionProvider": 2}
@@ -48,7 +48,7 @@ def test_a_provider_that_runs_nothing_is_refused(model: Path) -> None:
 
 @pytest.mark.parametrize("name", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
 def test_a_provider_that_is_not_installed_is_refused(model: Path, name: str) -> None:
-    """The provider's name and what there is instead stand in the message."""
+    """The message has the provider's name and the available ones."""
     if name in onnxruntime.get_available_providers():
         pytest.skip("it is installed")
     with pytest.raises(MachineError, match=f"has no {name}; it has"):
@@ -56,7 +56,7 @@ def test_a_provider_that_is_not_installed_is_refused(model: Path, name: str) -> 
 
 
 def test_operators_are_counted_by_provider(model: Path) -> None:
-    """ONNX Runtime says which provider runs which operator."""
+    """ONNX Runtime reports which provider runs which operator."""
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     inner = onnxruntime.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
@@ -66,7 +66,7 @@ def test_operators_are_counted_by_provider(model: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
 def test_a_gpu_provider_agrees_with_the_cpu(model: Path, name: str) -> None:
-    """On a GPU: the provider runs the model and gives the CPU's numbers."""
+    """On a GPU, the provider runs the model and agrees with the CPU."""
     if name not in onnxruntime.get_available_providers():
         pytest.skip(f"no {name} here")
     x = {"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
@@ -75,7 +75,7 @@ def test_a_gpu_provider_agrees_with_the_cpu(model: Path, name: str) -> None:
 
 
 def test_predict_asks_for_a_provider_by_name(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`retort predict --provider cuda` never runs on the CPU instead: it runs there or says why not."""
+    """`retort predict --provider cuda` never uses the CPU instead: it uses CUDA or reports the reason."""
     np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
     arguments = ["predict", str(model), "--input", str(tmp_path / "x.npy")]
     with pytest.raises(SystemExit) as caught:
@@ -105,21 +105,21 @@ def test_bench_times_a_provider_or_says_why_not(
 
 
 def test_a_program_is_not_run_by_a_provider_of_another_runtime(tmp_path: Path) -> None:
-    """PyTorch has no TensorRT provider: asked for it, a program is refused instead of run on the CPU."""
+    """PyTorch has no TensorRT provider: a program with this provider is rejected and not run on the CPU."""
     with pytest.raises(MachineError, match=r"net\.pt2 is a program: TensorrtExecutionProvider .* does not run it"):
         (tmp_path / "net.pt2").touch()
         open_session(tmp_path / "net.pt2", SessionOptions(providers=PROVIDERS["tensorrt"]))
 
 
 class Node:
-    """A node as ONNX Runtime tells of it."""
+    """A node as ONNX Runtime reports it."""
 
     def __init__(self, op_type: str) -> None:
         self.op_type = op_type
 
 
 class Part:
-    """Nodes that went to one provider."""
+    """Nodes of one provider."""
 
     def __init__(self, ep_name: str, operators: Sequence[str]) -> None:
         self.ep_name, self._nodes = ep_name, [Node(name) for name in operators]
@@ -130,7 +130,7 @@ class Part:
 
 
 class Runtime:
-    """Stands for an ONNX Runtime with GPU providers: records what it is asked, and computes with the real one."""
+    """A simulated ONNX Runtime with GPU providers, which records requests and computes with the real one."""
 
     def __init__(self, placed: dict[str, list[str]]) -> None:
         self.asked: list[tuple[list[str], list[dict[str, str]]]] = []
@@ -143,7 +143,7 @@ class Runtime:
         return list(PROVIDERS["tensorrt"])
 
     def InferenceSession(self, source: Any, settings: Any, names: list[str], options: list[dict[str, str]]) -> Any:
-        """A session on the CPU that says it runs where it was asked to."""
+        """A session on the CPU that reports the requested provider."""
         self.asked.append((names, options))
         inner = onnxruntime.InferenceSession(source, settings, ["CPUExecutionProvider"])
         parts = [Part(name, operators) for name, operators in self.placed.items()]
@@ -154,7 +154,7 @@ class Runtime:
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runtime:
-    """An ONNX Runtime that runs everything on TensorRT, and a cache folder of its own."""
+    """An ONNX Runtime that runs everything on TensorRT, with a temporary cache folder."""
     made = Runtime({"TensorrtExecutionProvider": ["MatMul", "Relu"]})
     monkeypatch.setattr(ort, "_runtime", lambda: made)
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
@@ -165,8 +165,8 @@ def _on_tensorrt(**given: Any) -> SessionOptions:
     return SessionOptions(providers=PROVIDERS["tensorrt"], **given)
 
 
-def test_tensorrt_is_told_its_profile_and_its_cache(model: Path, runtime: Runtime, tmp_path: Path) -> None:
-    """All three shapes come from the signature, engines are kept under the model's hash, and others build their own."""
+def test_tensorrt_gets_its_profile_and_its_cache(model: Path, runtime: Runtime, tmp_path: Path) -> None:
+    """All three shapes come from the signature; engines are stored under the model's hash."""
     open_session(model, _on_tensorrt())
     names, (given, *others) = runtime.asked[-1]
     assert tuple(names) == PROVIDERS["tensorrt"]
@@ -179,7 +179,7 @@ def test_tensorrt_is_told_its_profile_and_its_cache(model: Path, runtime: Runtim
 
 
 def test_ranges_and_options_may_be_given(model: Path, runtime: Runtime) -> None:
-    """A range by the axis' name, no cache, and options of the provider, which win over what is derived."""
+    """A range by the axis' name, no cache, and options of the provider, which override derived ones."""
     options = {"TensorrtExecutionProvider": {"trt_fp16_enable": "1"}}
     session = open_session(
         model, _on_tensorrt(ranges={"batch": (2, 4, 6)}, engine_cache="off", provider_options=options)
@@ -199,7 +199,7 @@ def test_ranges_and_options_may_be_given(model: Path, runtime: Runtime) -> None:
 
 
 def test_every_dynamic_axis_needs_a_range(tmp_path: Path, runtime: Runtime) -> None:
-    """Only the batch has a range of itself; a strange name, a disorder and a size between steps are told."""
+    """Only the batch has a default range; unknown names, wrong order and sizes between steps are reported."""
     port = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "2*height"])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "2*height"])
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [port], [out])
@@ -217,7 +217,7 @@ def test_every_dynamic_axis_needs_a_range(tmp_path: Path, runtime: Runtime) -> N
 
 
 def test_quantized_files_and_their_side_files_are_seen(model: Path, runtime: Runtime) -> None:
-    """Q/DQ switches INT8 on, and other external weights make another engine."""
+    """Q/DQ enables INT8, and other external weights give another engine."""
     made = onnx.load(model)
     made.graph.node[1].op_type = "QuantizeLinear"
     made.graph.node[1].input.extend(["scale", "zero"])
@@ -240,7 +240,7 @@ def test_quantized_files_and_their_side_files_are_seen(model: Path, runtime: Run
 
 
 def test_engines_need_a_folder(model: Path, runtime: Runtime, tmp_path: Path) -> None:
-    """A folder that cannot be written is refused before anything is built, with the way out."""
+    """A folder that is not writable is rejected before anything is built, with a remedy."""
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written") as caught:
         open_session(model, _on_tensorrt(engine_cache=str(tmp_path / "file" / "engines")))
@@ -248,7 +248,7 @@ def test_engines_need_a_folder(model: Path, runtime: Runtime, tmp_path: Path) ->
 
 
 def test_heavy_nodes_elsewhere_are_no_run_on_tensorrt(model: Path, runtime: Runtime) -> None:
-    """A product that CUDA took instead is refused with the counts, and so is a provider that took nothing."""
+    """A product that runs on CUDA is rejected with the counts, and so is a provider that runs nothing."""
     runtime.placed = {"TensorrtExecutionProvider": ["Relu"], "CUDAExecutionProvider": ["MatMul"]}
     with pytest.raises(MachineError, match=r"1 of its heavy nodes run on CUDAExecutionProvider \(MatMul\)"):
         open_session(model, _on_tensorrt())
@@ -258,7 +258,7 @@ def test_heavy_nodes_elsewhere_are_no_run_on_tensorrt(model: Path, runtime: Runt
 
 
 def test_bench_hands_ranges_and_options_on() -> None:
-    """The profile holds what is timed and what accuracy reads at a time; options of no provider are refused."""
+    """The profile contains the sizes of timing and of accuracy; options without a provider are rejected."""
     made = session_options(
         BenchOptions(
             provider="tensorrt",
@@ -277,7 +277,7 @@ def test_bench_hands_ranges_and_options_on() -> None:
 
 
 def test_integer_products_are_exact_on_every_processor(tmp_path: Path) -> None:
-    """The largest UINT8 codes times the largest INT8 weights give their sum, where 16-bit kernels would saturate."""
+    """The largest UINT8 codes times the largest INT8 weights are exact; 16-bit kernels would saturate."""
     codes, weights = np.full((2, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
     nodes = [
         onnx.helper.make_node("DequantizeLinear", ["x", "one", "zero"], ["xd"]),
@@ -301,7 +301,7 @@ def test_integer_products_are_exact_on_every_processor(tmp_path: Path) -> None:
 
 
 def test_a_weight_that_two_products_share_is_opened(tmp_path: Path) -> None:
-    """ONNX Runtime cannot make products exact where nodes share an INT8 weight; such a file still opens and runs."""
+    """If nodes share an INT8 weight, ONNX Runtime cannot make products exact; the file still runs."""
     held = {"one": np.float32(1), "zero": np.uint8(0), "w": np.full((8, 8), 3, np.int8), "large": np.float32(4)}
     nodes = [helper.make_node("DequantizeLinear", ["x", "one", "zero"], ["xd"])]
     for side in "ab":

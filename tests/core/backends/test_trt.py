@@ -1,4 +1,4 @@
-"""The TensorRT session: plans refused before they are loaded, profiles, graphs per shape and their fallback."""
+"""The TensorRT session: plans that are rejected before loading, profiles, CUDA graphs per shape, fallback."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def feeds(rows: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Rows of numbers of either sign."""
+    """Rows of positive and negative numbers."""
     return {"x": (np.arange(rows * 4, dtype=np.float32) - 5).reshape(rows, 4)}
 
 
 def contexts(session: Any) -> list[Any]:
-    """What the session's engine made."""
+    """The contexts that the session's engine created."""
     engine = session._engine
     assert isinstance(engine, Engine)
     return engine.contexts
 
 
 def test_a_plan_computes_and_frees_everything(driver: Any, tmp_path: Path) -> None:
-    """Outputs are those of the engine at every shape; closing gives all memory back."""
+    """Outputs are those of the engine at every shape; closing frees all memory."""
     session = open_session(plan(tmp_path))
     for rows in (1, 2, 16, 3, 2, 2, 16, 16):
         np.testing.assert_array_equal(session.run(feeds(rows))["y"], 2 * feeds(rows)["x"])
@@ -92,7 +92,7 @@ def test_a_plan_computes_and_frees_everything(driver: Any, tmp_path: Path) -> No
 
 
 def test_each_shape_is_recorded_once_and_launched_from_then_on(driver: Any, tmp_path: Path) -> None:
-    """The first call of a shape runs plainly, the second records, all later ones launch the recording."""
+    """The first call of a shape runs normally, the second records a graph, and later calls launch it."""
     session = open_session(plan(tmp_path))
     for _ in range(4):
         session.run(feeds(2))
@@ -106,7 +106,7 @@ def test_each_shape_is_recorded_once_and_launched_from_then_on(driver: Any, tmp_
 
 
 def test_without_graphs_nothing_is_recorded(driver: Any, tmp_path: Path) -> None:
-    """The option turns recording off."""
+    """The option switches recording off."""
     session = open_session(plan(tmp_path), SessionOptions(cuda_graphs=False))
     for _ in range(3):
         session.run(feeds(2))
@@ -114,7 +114,7 @@ def test_without_graphs_nothing_is_recorded(driver: Any, tmp_path: Path) -> None
 
 
 def test_a_void_recording_falls_back(driver: Any, tmp_path: Path) -> None:
-    """A network that cannot be recorded runs as before, and is not tried again."""
+    """A network that cannot be recorded runs as before, and recording is not tried again."""
     driver.void = True
     session = open_session(plan(tmp_path))
     for _ in range(4):
@@ -124,7 +124,7 @@ def test_a_void_recording_falls_back(driver: Any, tmp_path: Path) -> None:
 
 
 def test_the_nearest_profile_serves(driver: Any, tmp_path: Path) -> None:
-    """Of the profiles that hold a shape the one with the nearest usual shape is chosen."""
+    """Of the profiles that contain a shape, the one with the nearest usual shape is used."""
     session = open_session(plan(tmp_path))
     for rows in (1, 2, 8):
         session.run(feeds(rows))
@@ -132,7 +132,7 @@ def test_the_nearest_profile_serves(driver: Any, tmp_path: Path) -> None:
 
 
 def test_a_shape_outside_all_profiles_is_refused(driver: Any, tmp_path: Path) -> None:
-    """The message has the shape and what the engine serves."""
+    """The message has the shape and the shapes that the engine supports."""
     session = open_session(plan(tmp_path))
     with pytest.raises(InputError, match=r"no profile of the engine contains x \[17, 4\]") as caught:
         session.run(feeds(17))
@@ -140,7 +140,7 @@ def test_a_shape_outside_all_profiles_is_refused(driver: Any, tmp_path: Path) ->
 
 
 def test_the_oldest_shape_goes_first(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more shapes are kept than allowed."""
+    """At most the permitted number of shapes is kept; the oldest is removed first."""
     monkeypatch.setattr(trt, "BUCKETS", 2)
     session = open_session(plan(tmp_path))
     for rows in (16, 16, 8, 8, 4, 4):
@@ -150,7 +150,7 @@ def test_the_oldest_shape_goes_first(driver: Any, tmp_path: Path, monkeypatch: p
 
 
 def test_outputs_of_unknown_size_are_fetched_after_the_run(driver: Any, tmp_path: Path) -> None:
-    """Memory for them is asked for during the run; they are not recorded."""
+    """Their memory is allocated during the run; such networks are not recorded."""
     session = open_session(plan(tmp_path, b"dynamic"))
     for rows in (1, 4, 2):
         expected = 2 * feeds(rows)["x"]
@@ -173,7 +173,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_a_foreign_plan_is_refused_before_it_is_loaded(
     driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: dict[str, Any], reason: str
 ) -> None:
-    """Version and device are compared first; the message has one line of reason and the command to build again."""
+    """Version and device are compared first; the message has a one-line reason and the build command."""
     monkeypatch.setattr(Runtime, "deserialize_cuda_engine", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(ArtifactError, match=reason) as caught:
         open_session(plan(tmp_path, **built))
@@ -190,12 +190,12 @@ def test_a_foreign_plan_is_refused_before_it_is_loaded(
     ],
 )
 def test_a_portable_plan_is_taken(driver: Any, tmp_path: Path, built: dict[str, Any]) -> None:
-    """What was built to be portable, or ahead of time, runs elsewhere."""
+    """A plan that was built to be portable, or ahead of time, runs elsewhere."""
     assert open_session(plan(tmp_path, **built)).run(feeds(1))["y"].shape == (1, 4)
 
 
 def test_an_altered_or_bare_plan_is_refused(driver: Any, tmp_path: Path) -> None:
-    """Bytes that are not the manifest's, and a plan without a manifest, are not loaded."""
+    """Bytes that differ from the manifest's, and a plan without a manifest, are not loaded."""
     path = plan(tmp_path)
     path.write_bytes(b"another plan")
     with pytest.raises(ArtifactError, match="altered or truncated"):
@@ -209,13 +209,13 @@ def test_an_altered_or_bare_plan_is_refused(driver: Any, tmp_path: Path) -> None
 
 
 def test_what_tensorrt_cannot_load_is_an_error_with_its_reason(driver: Any, tmp_path: Path) -> None:
-    """A None engine is quoted from the log."""
+    """If there is no engine, the error quotes TensorRT's log."""
     with pytest.raises(ArtifactError, match="Magic tag does not match"):
         open_session(plan(tmp_path, b"broken"))
 
 
 def test_without_a_gpu_no_object_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing driver is found before TensorRT is touched: its runtime would crash."""
+    """A missing driver is detected before TensorRT is used, because its runtime would crash."""
     monkeypatch.setattr(trt_versions, "driver_fault", lambda: "no NVIDIA driver: libcuda.so.1 was not found")
     with pytest.raises(MachineError, match=r"not installed|needs an NVIDIA GPU") as caught:
         open_session(plan(tmp_path))
@@ -232,7 +232,7 @@ def test_the_driver_is_asked_without_a_context() -> None:
 
 
 def test_a_failing_call_of_the_driver_is_named() -> None:
-    """The call and the remedy stand in the message."""
+    """The message has the call and a remedy."""
     machine = Cuda(0, Driver())
     with pytest.raises(MachineError, match="cuMemFree_v2 failed"):
         machine.free(12345)
@@ -249,7 +249,7 @@ def test_an_unknown_runtime_is_refused() -> None:
 @pytest.mark.trt
 @needs_trt
 def test_the_double_has_only_what_the_real_module_has() -> None:
-    """Each name of the double exists in the live TensorRT-RTX, so that the session is tested against its surface."""
+    """Each name of the double exists in the installed TensorRT-RTX."""
     import tensorrt_rtx
 
     live = {Runtime: tensorrt_rtx.Runtime, Engine: tensorrt_rtx.ICudaEngine, Context: tensorrt_rtx.IExecutionContext}
@@ -266,7 +266,7 @@ def test_the_double_has_only_what_the_real_module_has() -> None:
 @pytest.mark.trt
 @pytest.mark.parametrize("graphs", [True, False])
 def test_a_real_engine_agrees_with_onnx_runtime(tmp_path: Path, graphs: bool) -> None:
-    """On a GPU: a plan built here gives ONNX Runtime's outputs at several shapes, recorded or not."""
+    """On a GPU, a plan that is built here agrees with ONNX Runtime at several shapes, recorded or not."""
     if driver_fault() is not None:
         pytest.skip("no GPU")
     from onnx import TensorProto, helper, numpy_helper
@@ -292,7 +292,7 @@ def test_a_real_engine_agrees_with_onnx_runtime(tmp_path: Path, graphs: bool) ->
 
 
 def test_tensors_that_numpy_lacks_are_refused(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine with BF16 ports is refused with the command that builds another."""
+    """An engine with BF16 inputs or outputs is rejected with the command that builds another one."""
     monkeypatch.setattr(Engine, "get_tensor_dtype", lambda *_: double.Kind("BF16"))
     with pytest.raises(ArtifactError, match="has 'x' in BF16"):
         open_session(plan(tmp_path))
@@ -301,14 +301,14 @@ def test_tensors_that_numpy_lacks_are_refused(driver: Any, tmp_path: Path, monke
 def test_another_engine_than_the_signature_is_refused(
     driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names that the signature does not have are told."""
+    """Names that are not in the signature are reported."""
     monkeypatch.setattr(Engine, "get_tensor_name", lambda self, index: "xz"[index])
     with pytest.raises(ArtifactError, match="tensors that differ from its signature: y, z"):
         open_session(plan(tmp_path))
 
 
 def test_values_of_shape_tensors_stay_on_the_host(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shape tensor is read from pinned host memory, and each of its values has a context of its own."""
+    """A shape tensor is read from pinned host memory, and each of its values has its own context."""
     monkeypatch.setattr(Engine, "is_shape_inference_io", lambda self, name: name == "n")
     monkeypatch.setattr(Engine, "num_io_tensors", 3)
     monkeypatch.setattr(Engine, "get_tensor_name", lambda self, index: "xyn"[index])

@@ -1,4 +1,4 @@
-"""Data sources: built-in sets, the user's function, an npz, an image folder; bad data is named."""
+"""Data sources: built-in sets, the user's function, an npz, an image folder; errors for bad data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load(source: str, base: Path, **keys: object) -> Splits:
 
 
 def test_digits_are_split_by_class_and_disjoint(tmp_path: Path) -> None:
-    """The built-in digits come in disjoint splits that hold the classes in equal shares."""
+    """The built-in digits are in disjoint splits that contain the classes in equal shares."""
     data = load("digits", tmp_path)
     parts = [as_arrays(part) for part in (data.train, data.validation, data.test)]
     rows = [row.tobytes() for part in parts for row in part.inputs["image"]]
@@ -39,7 +39,7 @@ def test_same_seed_same_data(tmp_path: Path) -> None:
 
 
 def test_npz_with_named_splits(tmp_path: Path) -> None:
-    """An npz with x_train, y_train, x_test, y_test keeps those splits and makes the others."""
+    """An npz with x_train, y_train, x_test, y_test keeps those splits, and the others are made from them."""
     x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
     np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x[:10], y_test=y[:10])
     data = load("d.npz", tmp_path)
@@ -52,13 +52,13 @@ def test_npz_with_named_splits(tmp_path: Path) -> None:
 
 
 def test_npz_with_two_inputs(tmp_path: Path) -> None:
-    """An npz may hold several inputs by name."""
+    """An npz may contain several inputs by name."""
     np.savez(tmp_path / "d.npz", input_ids=np.ones((20, 4), int), mask=np.ones((20, 4), int), y=np.arange(20) % 2)
     assert set(load("d.npz", tmp_path).train.read([0])[0]) == {"input_ids", "mask"}
 
 
 def test_image_folder(tmp_path: Path) -> None:
-    """A folder of one folder per class gives images in NCHW and the class names."""
+    """A folder with one folder per class gives images in NCHW and the class names."""
     for name, shade in (("dark", 10), ("light", 200)):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for index in range(12):
@@ -74,7 +74,7 @@ def test_image_folder(tmp_path: Path) -> None:
 
 
 def test_broken_image_is_named(tmp_path: Path) -> None:
-    """An image that cannot be read is named."""
+    """The error for an unreadable image has its name."""
     for name in ("a", "b"):
         (tmp_path / "p" / name).mkdir(parents=True)
         for index in range(6):
@@ -86,7 +86,7 @@ def test_broken_image_is_named(tmp_path: Path) -> None:
 
 
 def test_users_function_from_outside_the_package(tmp_path: Path) -> None:
-    """A function in a module beside the recipe is found and called with its arguments."""
+    """A function in a module next to the recipe is found and called with its arguments."""
     (tmp_path / "own_data_a.py").write_text(
         "import numpy as np\n"
         "def make(n):\n"
@@ -106,14 +106,14 @@ def test_function_that_raises_names_the_line(tmp_path: Path) -> None:
 
 
 def test_function_with_a_typo_gives_the_nearest(tmp_path: Path) -> None:
-    """A name that the module lacks is answered with the nearest one."""
+    """If the module has no such name, the message has the nearest one."""
     (tmp_path / "own_data_c.py").write_text("def splits(): ...\n")
     with pytest.raises(UserError, match="did you mean 'splits'"):
         load("own_data_c:split", tmp_path)
 
 
 def test_nan_is_named(tmp_path: Path) -> None:
-    """NaN in the data is refused with split, input and sample."""
+    """NaN in the data is rejected with split, input and sample."""
     x = np.zeros((40, 3), np.float32)
     x[7, 1] = np.nan
     np.savez(tmp_path / "d.npz", x_train=x, x_test=x[:5], x_validation=x[:5])
@@ -122,7 +122,7 @@ def test_nan_is_named(tmp_path: Path) -> None:
 
 
 def test_ragged_and_empty_sets_are_refused(tmp_path: Path) -> None:
-    """Arrays of different lengths, and an empty split, are refused."""
+    """Arrays of different lengths, and an empty split, are rejected."""
     np.savez(tmp_path / "ragged.npz", x=np.zeros((4, 2)), y=np.zeros(3, int))
     with pytest.raises(DataError, match="input has 4, targets has 3"):
         load("ragged.npz", tmp_path)
@@ -133,7 +133,7 @@ def test_ragged_and_empty_sets_are_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_sources_are_told_apart(tmp_path: Path) -> None:
-    """A misspelled built-in gets the nearest name, a missing file its path."""
+    """For a misspelled built-in, the message has the nearest name, for a missing file its path."""
     with pytest.raises(UserError, match="did you mean 'digits'"):
         load("digit", tmp_path)
     with pytest.raises(MissingFileError, match=r"none\.npz"):
@@ -144,7 +144,7 @@ def test_unknown_sources_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_inputs_take_the_models_names() -> None:
-    """Data and model may name a single input differently; the count must agree."""
+    """Data and model may have different names for a single input; the number of inputs must agree."""
     part = ArraySplit({"x": np.zeros((3, 2), np.float32)})
     data = Splits(part, part, part, part)
     output = TensorSpec("y", "float32", ("batch",))

@@ -1,4 +1,4 @@
-"""A ratio of two times: its verdict, its words, and what it is in JSON."""
+"""A ratio of two times: its verdict, its text, and its JSON."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from retort.core.metrics.ratio import Ratio, mean_of
 def test_a_verdict_needs_a_valid_measurement_with_its_whole_interval_on_one_side(
     low: float | None, high: float | None, doubts: tuple[str, ...], verdict: str, why: str
 ) -> None:
-    """There are three verdicts, and the third names its reason: the interval, too few rounds, or noise."""
+    """There are three verdicts, and "cannot tell" has a reason: the interval, too few rounds, or noise."""
     ratio = Ratio(1.1, low, high, 0.95, doubts=doubts)
     assert (ratio.verdict, ratio.why_undecided) == (verdict, why)
 
 
 def test_open_ends_are_null_in_json_and_words_in_text() -> None:
-    """No zero and no infinity is written or shown as if it were measured; a ratio comes back as it was."""
+    """An unknown end is never written as zero or infinity; a ratio that is read again is equal."""
     ratio = Ratio(2.25, None, None, 0.95, "int8", "fp32", 3, "thread", 2.1, ("few",))
     text = json.dumps(ratio.to_dict(), allow_nan=False)
     assert Ratio.from_dict(json.loads(text)) == ratio
@@ -39,12 +39,12 @@ def test_open_ends_are_null_in_json_and_words_in_text() -> None:
 
 
 def test_a_plain_interval_is_read_as_a_ratio() -> None:
-    """Files of earlier versions hold value, ends and confidence, with zero or infinity for what is not bounded."""
+    """Files of earlier versions have value, ends and confidence, with zero or infinity for unknown ends."""
     old = {"value": 2.0, "low": 0.0, "high": math.inf, "confidence": 0.95}
     assert Ratio.from_dict(old) == Ratio(2.0, None, None, 0.95)
     assert Ratio.from_dict({**old, "low": 1.9, "high": 2.1}) == Ratio(2.0, 1.9, 2.1, 0.95)
 
 
 def test_the_mean_of_ratios_is_geometric() -> None:
-    """Twice as fast and half as fast come to no change."""
+    """Twice as fast and half as fast have the mean 1."""
     assert mean_of([Ratio(2.0, None, None, 0.95), Ratio(0.5, None, None, 0.95)]) == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""Relative errors against numbers worked out by hand, where values are zero, undefined or missing too."""
+"""Relative errors compared with values by hand, also if values are zero, undefined or missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONE = np.array([[1.0, -4.0], [0.0, 2.0]], np.float32)
 
 
 def test_the_largest_difference_is_divided_by_the_largest_magnitude() -> None:
-    """The denominator is the reference's, whatever was found, and integers count as numbers."""
+    """The denominator is that of the reference, and integers are treated as numbers."""
     assert error_by_largest(ONE, ONE + np.array([0.0, 1.0], np.float32)) == pytest.approx(0.25)
     assert error_by_largest(ONE, 3 * ONE) == pytest.approx(2.0)
     assert error_by_largest(np.array([True, False]), np.array([True, True])) == 1.0
@@ -29,7 +29,7 @@ def test_the_largest_difference_is_divided_by_the_largest_magnitude() -> None:
 
 
 def test_small_references_have_a_smallest_denominator() -> None:
-    """Without one, a reference of zeros is taken as 1."""
+    """Without a smallest denominator, a reference of zeros has the denominator 1."""
     zeros, found = np.zeros(3), np.full(3, 1e-3)
     assert error_by_largest(zeros, found) == pytest.approx(1e-3)
     assert error_by_largest(zeros, found, least=1e-6) == pytest.approx(1e3)
@@ -37,7 +37,7 @@ def test_small_references_have_a_smallest_denominator() -> None:
 
 
 def test_undefined_values_are_never_a_small_error() -> None:
-    """NaN is an error beside anything; with ``equal_nan`` not beside NaN, and equal infinities are equal."""
+    """NaN is always an error, except with NaN if ``equal_nan``; equal infinities are equal."""
     odd = np.array([2.0, np.nan, np.inf])
     assert math.isnan(error_by_largest(odd, odd))
     assert error_by_largest(odd, odd, equal_nan=True) == 0.0
@@ -73,7 +73,7 @@ def test_the_parts_of_a_measure_follow_their_formulas() -> None:
 
 
 def test_sqnr_is_made_of_the_same_parts() -> None:
-    """The raw SQNR is the decibels of the mean squares, the centred one takes the mean over samples off the signal."""
+    """The raw SQNR is in decibels of the mean squares; the centred one subtracts the signal's mean over samples."""
     found = ONE + 0.1
     noise = root_mean_square(differences(ONE, found)) ** 2
     assert sqnr_db(ONE, found, centred=False) == pytest.approx(float(decibels(root_mean_square(ONE) ** 2, noise)))

@@ -30,7 +30,7 @@ def scores(rng: np.random.Generator, n: int, classes: int, skill: float = 2.0) -
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 80), st.integers(2, 9), st.integers(0, 10_000))
 def test_class_metrics_equal_scikit_learn(n: int, classes: int, seed: int) -> None:
-    """Accuracy, top-5 and the macro metrics are what scikit-learn computes, also when classes are missing."""
+    """Accuracy, top-5 and the macro metrics agree with scikit-learn, also if classes are missing."""
     outputs, targets = scores(np.random.default_rng(seed), n, classes)
     guess = outputs.argmax(axis=1)
     macro = {"average": "macro", "zero_division": 0}
@@ -47,7 +47,7 @@ def test_class_metrics_equal_scikit_learn(n: int, classes: int, seed: int) -> No
 
 
 def test_weighted_scores_equal_the_metric_on_repeated_samples() -> None:
-    """A scorer with weights gives what the metric gives when each sample is repeated that often."""
+    """A scorer with weights equals the metric on samples that are repeated that often."""
     outputs, targets = scores(np.random.default_rng(0), 50, 4)
     weights = np.random.default_rng(1).integers(0, 4, 50)
     chosen = np.repeat(np.arange(50), weights)
@@ -57,7 +57,7 @@ def test_weighted_scores_equal_the_metric_on_repeated_samples() -> None:
 
 
 def test_binary_and_dense_outputs_are_understood() -> None:
-    """One logit per sample decides at zero; dense scores are judged per position, wherever the class axis is."""
+    """One logit per sample is compared with zero; dense scores are judged per position, for any class axis."""
     logits, targets = np.array([[-1.0], [2.0], [3.0], [-4.0]]), np.array([0, 1, 0, 1])
     assert task_metrics.evaluate("accuracy", logits, targets) == 0.5
     assert task_metrics.evaluate("accuracy", logits[:, 0], targets) == 0.5
@@ -69,20 +69,20 @@ def test_binary_and_dense_outputs_are_understood() -> None:
 
 
 def test_constant_scores_are_not_rewarded_by_top_k() -> None:
-    """Equal scores rank in class order, so a model that says nothing gets top-5 by luck, not by ties."""
+    """Equal scores rank in class order, so a constant model has the top-5 accuracy of chance."""
     targets = np.arange(10)
     assert task_metrics.evaluate("top5", np.zeros((10, 10)), targets) == 0.5
 
 
 def test_errors_of_regression() -> None:
-    """MSE and MAE are means over all values; a trailing axis of one is no obstacle."""
+    """MSE and MAE are means over all values; a trailing axis of one is ignored."""
     outputs, targets = np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 0.0, 1.0])
     assert task_metrics.evaluate("mse", outputs, targets) == pytest.approx(13 / 3)
     assert task_metrics.evaluate("mae", outputs, targets) == pytest.approx(5 / 3)
 
 
 def test_sqnr_centred_does_not_flatter_a_constant_part() -> None:
-    """A large constant lifts the raw SQNR and leaves the centred one alone; a constant error is hidden by neither."""
+    """A large constant increases the raw SQNR but not the centred one; neither hides a constant error."""
     rng = np.random.default_rng(0)
     signal = rng.normal(size=(400, 5))
     noisy = signal + 0.1 * rng.normal(size=signal.shape)
@@ -96,7 +96,7 @@ def test_sqnr_centred_does_not_flatter_a_constant_part() -> None:
 
 
 def test_agreement_and_cosine_compare_with_a_reference() -> None:
-    """Agreement counts equal argmax, cosine ignores scale and calls two zero vectors equal."""
+    """Agreement counts equal argmax; cosine ignores scale and is 1 for two zero vectors."""
     reference = np.array([[1.0, 2.0], [3.0, 1.0], [0.0, 0.0]])
     other = np.array([[2.0, 4.0], [1.0, 3.0], [0.0, 0.0]])
     assert task_metrics.evaluate("agreement", other, reference) == pytest.approx(2 / 3)
@@ -104,7 +104,7 @@ def test_agreement_and_cosine_compare_with_a_reference() -> None:
 
 
 def test_wilson_covers_what_it_says() -> None:
-    """Averaged over proportions, Wilson's 95 % interval holds the truth in 94 to 97 % of all outcomes (exact sums)."""
+    """Averaged over proportions, Wilson's 95 % interval contains the truth in 94 to 97 % of all outcomes."""
     n = 120
     intervals = [wilson(k, n, 0.95) for k in range(n + 1)]
     chances = [coverage(p, n, intervals) for p in np.linspace(0.02, 0.98, 49)]
@@ -113,14 +113,14 @@ def test_wilson_covers_what_it_says() -> None:
 
 
 def coverage(p: float, n: int, intervals: list[Interval]) -> float:
-    """Exact probability that the interval of Bin(n, p) outcomes holds p."""
+    """Exact probability that the interval of Bin(n, p) outcomes contains p."""
     chance = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
     return sum(c for c, interval in zip(chance, intervals) if interval.low <= p <= interval.high)
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0.02, 0.02), (0.03, 0.01), (0.1, 0.05), (0.002, 0.0), (0.3, 0.2)])
 def test_paired_interval_covers_with_few_discordant_pairs(lost: float, gained: float) -> None:
-    """Tango's 95 % interval for the drop holds the truth in at least 93 % of samples, however rare the flips are."""
+    """Tango's 95 % interval for the drop contains the truth in at least 93 % of samples, for any rate of flips."""
     n, rng = 360, np.random.default_rng(3)
     draws = rng.multinomial(n, [lost, gained, 1 - lost - gained], size=4000)[:, :2]
     pairs, counts = np.unique(draws, axis=0, return_counts=True)
@@ -132,7 +132,7 @@ def test_paired_interval_covers_with_few_discordant_pairs(lost: float, gained: f
 
 
 def test_agreement_on_every_sample_is_no_certainty() -> None:
-    """With no discordant pair among n the interval still allows a drop of z²/(n + z²), and shrinks with n."""
+    """Without a discordant pair among n, the interval allows a drop of z²/(n + z²), which decreases with n."""
     interval = paired_proportions(0, 0, 360, 0.95)
     assert interval.value == 0
     assert interval.high == pytest.approx(1.959964**2 / (360 + 1.959964**2), rel=1e-3)
@@ -141,7 +141,7 @@ def test_agreement_on_every_sample_is_no_certainty() -> None:
 
 
 def test_perfect_macro_scores_are_no_certainty_either() -> None:
-    """A macro metric that is perfect, or equal in both models, still gets an interval with width."""
+    """A macro metric that is perfect, or equal in both models, still has an interval with a width."""
     targets = np.array([0] * 90 + [1] * 10)
     outputs = np.eye(2)[targets]
     assert task_metrics.metric_interval("f1", outputs, targets).low < 0.95
@@ -160,7 +160,7 @@ def weighted_ratio(above: Array, below: Array, weights: Array) -> Array:
 
 
 def test_bootstrap_covers_what_it_says() -> None:
-    """The 95 % BCa interval of a skewed mean and of an RMS ratio hold the truth in 93 to 97 % of 500 data sets."""
+    """The 95 % BCa interval of a skewed mean and an RMS ratio contains the truth in 93 to 97 % of 500 sets."""
     rng = np.random.default_rng(11)
     held = {"mean": 0, "ratio": 0}
     for trial in range(500):
@@ -174,13 +174,13 @@ def test_bootstrap_covers_what_it_says() -> None:
 
 
 def test_bootstrap_needs_two_samples() -> None:
-    """From a single sample nothing can be said about the spread."""
+    """A single sample gives no information about the spread."""
     interval = bootstrap(lambda weights: weights @ np.array([3.0]) / weights.sum(1), 1, 0.95)
     assert (interval.value, interval.low, interval.high) == (3.0, -math.inf, math.inf)
 
 
 def test_drop_is_positive_when_the_candidate_is_worse() -> None:
-    """Both for accuracy and for errors a worse candidate has a positive drop, and swapping models mirrors it."""
+    """For accuracy and for errors, a worse candidate has a positive drop, and swapping models negates it."""
     rng = np.random.default_rng(5)
     good, targets = scores(rng, 500, 8, skill=3.0)
     bad = good + 2 * rng.normal(size=good.shape)
@@ -199,7 +199,7 @@ def test_drop_is_positive_when_the_candidate_is_worse() -> None:
 
 
 def test_pairing_sees_what_separate_intervals_cannot() -> None:
-    """Two models that differ on few samples are told apart although their own intervals overlap."""
+    """Two models that differ on few samples are distinguished although their own intervals overlap."""
     rng = np.random.default_rng(7)
     outputs, targets = scores(rng, 4000, 10, skill=2.5)
     worse = outputs.copy()
@@ -235,14 +235,14 @@ def test_intervals_are_repeatable() -> None:
     ],
 )
 def test_bad_values_are_named(name: MetricName, outputs: np.ndarray, targets: np.ndarray, words: str) -> None:
-    """Wrong lengths, shapes, classes and NaN are refused with the place of the fault and a remedy."""
+    """Wrong lengths, shapes, classes and NaN are rejected with the place of the error and a remedy."""
     with pytest.raises(DataError, match=words) as caught:
         task_metrics.evaluate(name, outputs, targets)
     assert caught.value.remedy
 
 
 def test_unknown_metric_is_refused() -> None:
-    """A metric that does not exist is named with those that do."""
+    """For an unknown metric, the message lists the existing ones."""
     with pytest.raises(UserError, match="no such metric: 'auc'") as caught:
         task_metrics.evaluate("auc", np.zeros((2, 2)), np.zeros(2, int))  # type: ignore[arg-type]
     assert "accuracy" in caught.value.remedy

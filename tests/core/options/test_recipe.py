@@ -1,4 +1,4 @@
-"""Recipes: every fault is told at once, in its place, with the nearest spelling."""
+"""Recipes: all errors are reported at once, with their place and the nearest spelling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def faults(raw: object) -> list[str]:
 
 
 def test_three_typos_are_all_named(tmp_path: Path) -> None:
-    """A recipe with three typos is refused once, naming all three with line and nearest spelling."""
+    """A recipe with three typos is rejected once, with line and nearest spelling of each."""
     path = tmp_path / "typos.yaml"
     path.write_text(
         "model: net:build\ndata: digits\ntarget: cpuu\nstages:\n"
@@ -53,12 +53,12 @@ def test_short_and_long_forms_mean_the_same() -> None:
     ],
 )
 def test_order_of_stages_is_checked(stages: list[object], message: str) -> None:
-    """Stages that cannot follow each other are refused before anything runs."""
+    """Stages in an impossible order are rejected before anything runs."""
     assert any(message in fault for fault in faults({**GOOD, "stages": stages}))
 
 
 def test_gate_of_an_unknown_stage_is_named() -> None:
-    """A gate after a stage that the recipe does not have is a fault with the nearest name."""
+    """A gate after a stage that the recipe does not have is an error with the nearest name."""
     raw = {**GOOD, "gates": [{"after": "exprot", "size_ratio": 0.5}]}
     assert faults(raw) == ["gates.0.after: no stage 'exprot'; did you mean 'export'?"]
 
@@ -70,12 +70,12 @@ def test_gate_needs_exactly_one_bound() -> None:
 
 
 def test_values_out_of_range_say_their_range() -> None:
-    """A value outside its range names the bound and the value."""
+    """For a value out of range, the message has the bound and the value."""
     assert "less than or equal to 1, not 1.5" in faults({**GOOD, "stages": [{"prune": {"macs": 1.5}}, "export"]})[0]
 
 
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
-    """A file that is not YAML is refused with the line where it breaks."""
+    """A file that is not YAML is rejected with the line of the error."""
     path = tmp_path / "broken.yaml"
     path.write_text("model: net\n  data: [1\n")
     with pytest.raises(RecipeError, match="line 2"):
@@ -83,7 +83,7 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
 
 
 def test_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
-    """A recipe that is not there is an error with `retort init` as its remedy."""
+    """For a missing recipe, the remedy is `retort init`."""
     with pytest.raises(MissingFileError, match="retort init"):
         load_recipe(tmp_path / "none.yaml")
 

@@ -1,4 +1,4 @@
-"""The one table of stages: recipe, command line, line and messages all read it; commands reuse what recipes made."""
+"""The table of stages is the only one: recipes, commands, runs and messages use it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ stages:
 
 
 def test_recipe_command_line_and_line_know_the_same_stages() -> None:
-    """Every stage of the table is a key of recipes and a command; what works on no single artifact is the line's."""
+    """Every stage of the table is a key of recipes and a command, except those for several artifacts."""
     assert all(part.app is commands.app for part in (benchmarks, doctor, engines, serving))
     known = {command.name for command in commands.app.registered_commands}
     assert set(STAGES) <= known
@@ -42,7 +42,7 @@ def test_recipe_command_line_and_line_know_the_same_stages() -> None:
 
 @pytest.mark.parametrize("name", list(STAGES))
 def test_what_must_stand_before_a_stage_is_a_stage(name: str) -> None:
-    """A recipe of a stage and those before it in the table is sound, and its options have defaults or are named."""
+    """A recipe of a stage and those before it in the table is valid, and required options are listed."""
     entry = STAGES[name]
     assert entry.after is None or list(STAGES).index(entry.after) < list(STAGES).index(name)
     if entry.purpose:
@@ -52,7 +52,7 @@ def test_what_must_stand_before_a_stage_is_a_stage(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["program", "graph", "engine", "archive"])
 def test_the_wrong_kind_names_the_stage_that_makes_the_right_one(kind: str) -> None:
-    """The remedy of a refusal is the command of a stage of the table that makes what is needed."""
+    """The remedy is the command of a stage in the table that makes what is needed."""
     other = "report"
     with pytest.raises(ArtifactError) as caught:
         raise_if_not(Artifact(Path("x"), Manifest(other, "report", "k")), kind)  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def _command(arguments: list[str]) -> int:
 
 
 def _series(folder: Path) -> Path:
-    """A small net as a file of somebody else's, and data for it."""
+    """A small network as a file of another tool, and data for it."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
     batch = {"x": {0: torch.export.Dim("batch")}}
@@ -82,7 +82,7 @@ def _series(folder: Path) -> Path:
 def test_an_onnx_file_is_made_sparse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`retort sparsify model.onnx` works as `retort prune model.onnx` does: a file in, a file with zeros out."""
+    """`retort sparsify model.onnx` works like `retort prune model.onnx`: it writes a file with zeros."""
     monkeypatch.chdir(tmp_path)
     file = _series(tmp_path)
     arguments = ["sparsify", str(file), "--data", "data.npz", "--set", "recover=null", "--out", "sparse", "--json"]
@@ -96,7 +96,7 @@ def test_an_onnx_file_is_made_sparse(
 def test_a_command_reuses_what_a_recipe_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One formula of keys: the command with the options of a recipe's stage finds that stage's artifact."""
+    """Keys have one formula: the command with the options of a recipe's stage finds that stage's artifact."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(RECIPE)
     outcome = run(tmp_path / "small.yaml")
@@ -111,7 +111,7 @@ def test_a_command_reuses_what_a_recipe_made(
 
 
 def test_every_stage_of_a_recipe_has_its_options() -> None:
-    """A recipe with every stage that needs no more than a name gives each the options of the table."""
+    """A recipe with every stage that needs only a name gives each stage the options of the table."""
     names = [name for name in STAGES if name not in ("distill", "prune", "sparsify")]
     recipe = Recipe.model_validate({"model": "net:build", "data": "digits", "stages": names})
     assert [type(stage.options) for stage in recipe.stages] == [STAGES[name].options for name in names]

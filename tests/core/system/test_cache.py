@@ -1,4 +1,4 @@
-"""The one cache folder: where it is, who uses it, and how it is moved."""
+"""The cache folder: its place, its users, and how to change it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user without settings of their own."""
+    """A user without settings."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RETORT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -28,8 +28,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
 @pytest.mark.parametrize("installed", [True, False])
-def test_what_users_have_is_found_where_it_was(home: Path, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
-    """On Linux it is ~/.cache/retort, or under XDG_CACHE_HOME, on a serving host without platformdirs too."""
+def test_the_place_on_linux_does_not_change(home: Path, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    """On Linux it is ~/.cache/retort, or in XDG_CACHE_HOME, also on a serving host without platformdirs."""
     if not installed:
         monkeypatch.setattr(cache, "find_spec", lambda name: None)
     assert cache.cache_folder("timing") == home / ".cache" / "retort" / "timing"
@@ -38,17 +38,17 @@ def test_what_users_have_is_found_where_it_was(home: Path, monkeypatch: pytest.M
 
 
 def test_other_systems_have_their_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no variable, the folder is the one that platformdirs names."""
+    """Without a variable, the folder is that of platformdirs."""
     monkeypatch.delenv("RETORT_CACHE", raising=False)
     named = import_module("platformdirs").user_cache_dir("retort", appauthor=False)
     assert cache.cache_folder("engines") == Path(named) / "engines"
 
 
 def test_one_variable_moves_all_of_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RETORT_CACHE wins over everything, for latency tables and timing caches alike, and ~ is the home folder."""
+    """RETORT_CACHE has priority, for latency tables and timing caches, and ~ is expanded."""
 
     class Timer:
-        """A timer that is never asked."""
+        """A timer that is not called."""
 
         identity = "none"
 
@@ -59,8 +59,8 @@ def test_one_variable_moves_all_of_it(home: Path, monkeypatch: pytest.MonkeyPatc
     assert stage._folder(EngineOptions(timing_cache="~/other")) == home / "other"
 
 
-def test_no_other_module_makes_up_a_place() -> None:
-    """No module but `core/system/cache.py` names a cache folder of the system."""
+def test_no_other_module_has_a_cache_path() -> None:
+    """Only `core/system/cache.py` has the path of a cache folder of the system."""
     rooms = [path.parent for path in ROOT.glob("*/__init__.py")]
     paths = [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]
     named = re.compile(r'XDG_CACHE|user_cache|"\.cache"|~/\.cache/')

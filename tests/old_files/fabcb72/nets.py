@@ -1,4 +1,4 @@
-"""The nets and the data that the files of this folder were made of."""
+"""The networks and the data from which the files of this folder were made."""
 
 from __future__ import annotations
 

