@@ -1,8 +1,8 @@
-"""Retort takes a trained PyTorch model and gives back a smaller, faster one with the proof beside it.
+"""Retort makes a trained PyTorch model smaller and faster, and verifies the result.
 
 ``retort.capture``, ``train``, ``distill``, ``prune``, ``sparsify``, ``quantize``, ``export``, ``engine``, ``pack``,
-``compare``, ``open_session`` and ``load`` work on live objects; ``help(retort.prune)`` and so on tell more. Importing
-this package loads nothing: the names come from ``retort.api`` when they are first used.
+``compare``, ``open_session`` and ``load`` work on live objects; see ``help(retort.prune)`` for an example. Importing
+this package loads nothing: the names are imported from ``retort.api`` when they are first used.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def __getattr__(name: str) -> Any:
     # by a computed name, because the key of every artifact follows the imports of the code that makes it
     found = getattr(import_module(f"{__name__}.api"), name)
     room = sys.modules.get(f"{__name__}.{name}")
-    if room is not None:  # so that `retort.export.stage` is found through the verb of that name, too
+    if room is not None:  # so that `retort.export.stage` is found as an attribute of the function, too
         vars(found).update({key: value for key, value in vars(room).items() if isinstance(value, ModuleType)})
     return found
 
@@ -58,9 +58,10 @@ def __dir__() -> list[str]:
 
 
 class _Root(ModuleType):
-    """This package, in which a room does not hide the verb of its name: ``retort.export`` stays the verb.
+    """This package, in which a subpackage does not hide the function of the same name: ``retort.export``.
 
-    Python sets every room as an attribute when it is imported; ``from retort.export import stage`` does not need it.
+    Python sets every subpackage as an attribute of its parent when it is imported. Imports such as
+    ``from retort.export import stage`` do not need this attribute.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

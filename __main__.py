@@ -1,4 +1,4 @@
-"""The front door: one subcommand per stage, one message per error, an exit code that says which kind it was."""
+"""The command line: one subcommand per stage, one message per error, and an exit code for each kind of error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .core.errors import Interrupted, RetortError, UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `retort` and exit with the code of :mod:`retort.core.errors`; 0 when all went well."""
+    """Run `retort` and exit with the code of :mod:`retort.core.errors`; 0 without an error."""
     given = sys.argv[1:] if arguments is None else arguments
     if "--debug" not in given:
-        warnings.filterwarnings("ignore", category=FutureWarning)  # torch's, about its own internals
+        warnings.filterwarnings("ignore", category=FutureWarning)  # from torch, about its internals
     # waiting threads that spin make training ten times slower where other processes share the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _stop)
@@ -35,10 +35,12 @@ def _guarded(given: list[str]) -> int:
     except RetortError as error:
         return _report(error, given)
     except KeyboardInterrupt:
-        return _report(Interrupted("stopped", "finished stages are kept: the same command goes on from there"), given)
+        return _report(
+            Interrupted("stopped", "finished stages are kept; run the same command again to continue"), given
+        )
     except BrokenPipeError:
         return 0
-    except Exception as error:  # the last resort: anything that is not one of ours is our defect
+    except Exception as error:  # any exception that is not a RetortError is a defect of Retort
         return _foreign(error, given)
 
 

@@ -77,11 +77,11 @@ class Artifact:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What its stage found out, JSON-ready; :meth:`facts_as` gives the typed object."""
+        """The facts of its stage as values for JSON; :meth:`facts_as` gives the typed object."""
         return self.manifest.facts
 
     def facts_as(self, kind: type[Found]) -> Found:
-        """What its stage found out, as the stage's own class or as one that asks for less.
+        """The facts of its stage as an object of the stage's class, or of a class with fewer fields.
 
         Raises:
             ArtifactError: the manifest does not have these facts.
@@ -92,7 +92,7 @@ class Artifact:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise ArtifactError(
-                f"{self.path} does not have the facts that are read of it: {where}: {first['msg']}",
+                f"{self.path} does not have the required facts: {where}: {first['msg']}",
                 "run its stage again",
             ) from error
 
@@ -118,7 +118,7 @@ class Draft:
 
     Attributes:
         folder: the scratch folder for its files.
-        facts: what the stage found out; set before the end.
+        facts: the facts of the stage; set before the end.
     """
 
     folder: Path

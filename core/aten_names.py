@@ -1,7 +1,6 @@
-"""The one table of ATen operator names: how a node's name is read, and which operators form a family.
+"""The table of ATen operator names: how the name of a node is read, and which operators form a family.
 
-A rule that covers a family takes its members from here, and adds what it alone means. Names are strings, so that rooms
-that load no PyTorch can read them.
+A rule for a family takes its members from this table. Names are strings, so that code without PyTorch can use them.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 """Transposed convolutions."""
 GENERAL_CONVOLUTIONS = ("convolution", "_convolution")
-"""Convolutions with an argument that says whether they are transposed."""
+"""Convolutions with an argument that states whether they are transposed."""
 
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 RECURRENT_CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 
 MATRIX_LAYERS = ("linear", "addmm", "mm", "matmul")
-"""Products that a linear layer can be captured as."""
+"""Operators that a linear layer can become in a captured program."""
 VECTOR_PRODUCTS = ("mv", "dot", "vdot")
 ATTENTION = "scaled_dot_product_attention"
 
@@ -30,17 +29,17 @@ ADAPTIVE_AVERAGE_POOLS = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptiv
 UNIT_GATES = ("sigmoid", "hardsigmoid")
 """Activations whose output is always in [0, 1]."""
 SATURATING = (*UNIT_GATES, "tanh", "softmax")
-"""Activations that are flat at both ends."""
+"""Activations that are constant at both ends."""
 
 RESHAPES = ("view", "reshape", "_unsafe_view")
 TURNS = ("t", "numpy_T", "transpose", "permute")
-"""Operators that reorder axes; of a matrix, its transposes."""
+"""Operators that reorder axes; for a matrix they are transposes."""
 SPLITS = ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
 CONCATENATIONS = ("cat", "concat")
 BROADCASTS = ("expand", "broadcast_to")
 REPEATS = ("repeat", "tile")
 CREATORS = ("zeros", "ones", "full", "empty")
-"""Operators that fill a new tensor; with ``new_`` before the name they take device and type from another one."""
+"""Operators that create a tensor; with the prefix ``new_`` they take device and type from another tensor."""
 NEW_CREATORS = tuple(f"new_{name}" for name in CREATORS)
 
 SYNONYMS = {
@@ -54,7 +53,7 @@ SYNONYMS = {
     "special_expm1": "expm1", "special_log1p": "log1p", "special_round": "round", "special_logsumexp": "logsumexp",
     "special_softmax": "softmax",
 }  # fmt: skip
-"""Second names of operators, with the usual ones."""
+"""Aliases of operators, with their canonical names."""
 
 
 class Operands(NamedTuple):
@@ -63,7 +62,7 @@ class Operands(NamedTuple):
     Attributes:
         data: the left factor, an activation in a layer.
         weight: the right factor.
-        bias: what is added; None when the operator adds nothing.
+        bias: the summand; None if the operator adds nothing.
     """
 
     data: str
@@ -97,10 +96,10 @@ def name_of(node: object) -> str:
 
 
 def operator_name(node: Any) -> str:
-    """The name of what a node calls, whatever its library: ``relu`` for ``aten.relu_.default``, ``retort::qdq``.
+    """The name of what a node calls, in any library: ``relu`` for ``aten.relu_.default``, ``retort::qdq``.
 
-    Operators of ATen have no prefix and, where they work in place, the name of their twin that does not. Functions
-    that are no operators have their own name (``getitem``); nodes that call nothing have their target.
+    Operators of ATen have no prefix, and in-place operators have the name of the out-of-place operator. Functions that
+    are not operators have their own name (``getitem``). For nodes that are not calls, it is the target.
     """
     if name := name_of(node):
         return out_of_place(name)
@@ -109,7 +108,7 @@ def operator_name(node: Any) -> str:
 
 
 def out_of_place(name: str) -> str:
-    """``relu`` for ``relu_``; names that begin with an underscore stay as they are (``__and__``)."""
+    """``relu`` for ``relu_``; names that begin with an underscore are not changed (``__and__``)."""
     return name if name.startswith("_") or not name.endswith("_") else name[:-1]
 
 

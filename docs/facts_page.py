@@ -32,7 +32,7 @@ def _first(kind: type) -> str:
 
 
 def field_descriptions(kind: Any) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of its fields, by name."""
+    """The descriptions of fields in the docstrings of a class and its bases, by name."""
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         found |= dict(re.findall(r"^ +(\w+): (.*(?:\n {12,}.*)*)", one.__dict__.get("__doc__") or "", re.M))
@@ -54,7 +54,7 @@ def _type(field: FieldInfo) -> str:
 
 
 def _inner(kinds: list[type[Record]]) -> Iterator[type[Record]]:
-    """The records inside records, each once, in the order in which they are met."""
+    """The records inside records, each once, in the order of their first use."""
     seen: list[type[Record]] = []
     while kinds:
         fields = kinds.pop(0).model_fields.values()

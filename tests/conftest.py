@@ -1,4 +1,4 @@
-"""Garbage collections during the tests look at what the tests made, not at the million objects of imported packages."""
+"""Garbage collection during tests visits objects of the tests, not the million objects of imported packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _begun: set[Path] = set()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> None:
-    """Before the first test of a file, exempt all that is alive: without that a full collection takes 0.2 s or more.
+    """Before the first test of a file, exempt all existing objects; otherwise a full collection takes 0.2 s or more.
 
     Stages collect after every step that held a copy of a model, so a test of a small model took most of its time there.
     """

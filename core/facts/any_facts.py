@@ -12,7 +12,7 @@ class AnyFacts(Record):
     Attributes:
         parameters: number of trainable values.
         macs: multiply-accumulates for one sample.
-        batch_invariant: false if the outputs of a sample depend on the samples beside it in a batch.
+        batch_invariant: false if the outputs of a sample depend on the other samples in its batch.
         history: the epochs of its training.
     """
 

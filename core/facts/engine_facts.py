@@ -108,7 +108,7 @@ class EngineFacts(GraphOrigin):
         engine: where the plan can run.
         layers: number of layers by kind and type, such as ``CONVOLUTION INT8``.
         plan_bytes: bytes of the plan.
-        weights_bytes: bytes of the weights, if TensorRT tells.
+        weights_bytes: bytes of the weights, if TensorRT reports them.
         peak_bytes: largest memory of the build process.
         timing_cache: the use of the timing cache.
         timing: durations.

@@ -117,7 +117,7 @@ class ExportFacts(Record):
         target: the target that the file is made for.
         opset: its ONNX opset.
         quantized: whether it is quantized to INT8.
-        batch_invariant: false if the outputs of a sample depend on the samples beside it in a batch.
+        batch_invariant: false if the outputs of a sample depend on the other samples in its batch.
         nodes: number of nodes.
         size_bytes: bytes of the model and its weights.
         parity: the difference from PyTorch, per output and batch size.

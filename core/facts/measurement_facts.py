@@ -64,7 +64,7 @@ class PlacementFacts(Record):
         float: layers and operators to leave in floating point, each with the measured reason; empty if nothing is
             gained.
         tried: the placements that were timed.
-        doubts: why the times decide nothing, such as a noisy machine.
+        doubts: why no decision can be based on the times, such as a noisy machine.
     """
 
     float: dict[str, str]

@@ -24,7 +24,7 @@ class PackFacts(Record):
         golden_error: largest error of the golden outputs on this machine, relative to their range.
         timing: durations.
         exact_batch_sizes: batch sizes at which every row equals its result alone, bit for bit.
-        batch_invariant: false if the outputs of a sample depend on the samples beside it in a batch.
+        batch_invariant: false if the outputs of a sample depend on the other samples in its batch.
     """
 
     size_bytes: int

@@ -1,6 +1,6 @@
-"""The one walk over ONNX graphs that are protobuf messages: nodes, bodies of loops and branches, and what those read.
+"""Iteration over ONNX graphs that are protobuf messages: nodes, subgraphs of loops and branches, and what they read.
 
-A graph that is held as onnx-ir is walked by that library (``ir.traversal.RecursiveGraphIterator``).
+For graphs in onnx-ir, use that library's ``ir.traversal.RecursiveGraphIterator``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def nested(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def all_nodes(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
-    """The nodes in order, each followed by those of its bodies."""
+    """The nodes in order, each followed by the nodes of its subgraphs."""
     for node in graph.node:
         yield node
         for body in bodies(node):
@@ -34,7 +34,7 @@ def all_nodes(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
 
 
 def captured(node: NodeProto) -> Iterator[str]:
-    """Names that a node's bodies, and the bodies inside them, read from around them."""
+    """Names of outer values that a node's subgraphs read, at any depth."""
     for body in bodies(node):
         own = {item.name for item in (*body.input, *body.initializer)}
         own |= {name for one in body.node for name in one.output}

@@ -44,12 +44,12 @@ class Interval:
 
 
 def z_value(confidence: float) -> float:
-    """Standard normal quantile that a two-sided interval reaches to; 1.96 for 0.95."""
+    """Standard normal quantile of the ends of a two-sided interval; 1.96 for 0.95."""
     return NORMAL.inv_cdf((1 + confidence) / 2)
 
 
 def widened_z(n: int, confidence: float) -> float:
-    """The normal quantile to use with a bootstrap of ``n`` samples, wider when they are few (Hesterberg 2015)."""
+    """The normal quantile for a bootstrap of ``n`` samples, which is larger for few samples (Hesterberg 2015)."""
     return math.sqrt(n / (n - 1)) * _student(z_value(confidence), n - 1)
 
 
@@ -92,7 +92,7 @@ def paired_proportions(first_only: int, second_only: int, n: int, confidence: fl
 
 
 def _tango_root(b: int, c: int, n: int, z: float, low: float, high: float) -> float:
-    """Where Tango's score, which falls as the supposed difference rises, crosses ``z``."""
+    """The difference at which Tango's score equals ``z``; the score decreases with the assumed difference."""
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if _tango_score(b, c, n, middle) > z else (low, middle)
@@ -170,7 +170,7 @@ def _bca_levels(value: float, draws: Floats, acceleration: float, n: int, confid
 def _bca_level(bias: float, acceleration: float, z: float) -> float:
     shifted = bias + z
     stretch = 1 - acceleration * shifted
-    # Far out on a skewed statistic the transform turns over; the plain percentile is the safe side there.
+    # For very skewed statistics the transform is not monotonic; the plain percentile is used there.
     return NORMAL.cdf(bias + shifted / stretch) if stretch > 0.1 else NORMAL.cdf(z)
 
 

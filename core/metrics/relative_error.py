@@ -1,8 +1,8 @@
-"""How far numbers are from what they should be, relative to a denominator that the function's name tells.
+"""Errors of numbers relative to a reference; the name of each function has the denominator.
 
-The largest value is that of the reference; ratios of energies are in decibels. The proof of a cut compares values of a
-program one by one while they are on their device, and has the same measure for tensors
-(:mod:`retort.compress.pruning.proof.prove`); a served archive carries no metrics: it compares golden outputs itself.
+The largest value is that of the reference; ratios of energies are in decibels. The proof of a cut has the same measure
+for tensors on their device (:mod:`retort.compress.pruning.proof.prove`). An archive contains no metrics, so serving
+compares golden outputs with its own code.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Floats = NDArray[np.float64]
 
 
 def error_by_largest(reference: Array, found: Array, least: float = 0.0, equal_nan: bool = False) -> float:
-    """The largest difference, by the largest finite magnitude of the reference.
+    """The largest difference, divided by the largest finite magnitude of the reference.
 
     Args:
-        reference: what the values should be, any shape.
-        found: what they are.
-        least: the smallest denominator; where it is 0, a reference of zeros alone is taken as 1.
-        equal_nan: NaN beside NaN, and equal infinities, do not differ; else they make the error NaN.
+        reference: the expected values, of any shape.
+        found: the actual values.
+        least: the smallest denominator; if it is 0 and the reference is all zeros, the denominator is 1.
+        equal_nan: treat NaN in both, and equal infinities, as equal; otherwise they make the error NaN.
 
     Returns:
-        Infinite for other shapes and, with ``equal_nan``, for a value that is undefined on one side.
+        The error; infinite for different shapes and, with ``equal_nan``, for a value that is NaN only on one side.
     """
     if reference.shape != found.shape:
         return math.inf

@@ -1,4 +1,4 @@
-"""Facts: typed for who reads them, the same JSON in every manifest, and readable whichever version wrote them."""
+"""Facts are typed objects with the same JSON in every manifest, and manifests of other versions can be read."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MANIFESTS = sorted(path for path in OLD.rglob("manifest.json") if json.loads(pat
 
 
 def test_every_stage_has_a_class() -> None:
-    """The classes stand under the names of the one table of stages, in its order."""
+    """The classes have the names of the table of stages, in its order."""
     assert list(FACTS) == list(STAGES)
 
 
 def kept(value: Any, given: Any) -> bool:
-    """Whether every key and value of JSON is in other JSON, at any depth."""
+    """Whether every key and value of a JSON value is in another one, at any depth."""
     if isinstance(value, dict):
         return isinstance(given, dict) and all(name in given and kept(value[name], given[name]) for name in value)
     if isinstance(value, list):
@@ -49,7 +49,7 @@ def test_what_an_earlier_version_found_out_is_read_and_given_back(path: Path) ->
 
 
 def test_keys_of_a_newer_version_are_kept() -> None:
-    """A key that this version does not know is no error and is written again."""
+    """An unknown key is not an error and is written again."""
     raw = {"half_nodes": 1, "kept_fp32": {}, "casts": 2, "fp8_nodes": [3]}
     assert HalfPrecision.model_validate(raw).to_json() == raw
 
@@ -66,7 +66,7 @@ def test_what_does_not_apply_is_left_out() -> None:
 
 
 def test_ratios_by_name_are_read_as_ratios() -> None:
-    """Speedups by batch size come back as they were, whatever the batch sizes."""
+    """Speedups by batch size are equal after writing and reading, for any batch sizes."""
     ratios = {"1": Ratio(1.5, 1.4, None, 0.95, doubts=("busy",)), "32": Ratio(2.0, None, None, 0.95)}
     raw = json.loads(json.dumps(RatioFacts.model_validate(ratios).to_json()))
     assert raw == {name: ratio.to_dict() for name, ratio in ratios.items()}
@@ -74,11 +74,11 @@ def test_ratios_by_name_are_read_as_ratios() -> None:
 
 
 def test_other_facts_than_expected_are_one_clear_error(tmp_path: Path) -> None:
-    """Reading facts of another stage names the folder and the first key, and a class that asks for less reads them."""
+    """The error for facts of another stage has the folder and the first key; a class with fewer fields reads them."""
     with new_artifact(Place(tmp_path / "made"), "program", "train") as draft:
         draft.facts = Record.model_validate({"macs": 7})
         (draft.folder / "model.pt2").write_bytes(b"x")
     found = load_artifact(tmp_path / "made")
-    with pytest.raises(ArtifactError, match="made does not have the facts that are read of it: target"):
+    with pytest.raises(ArtifactError, match="made does not have the required facts: target"):
         found.facts_as(ExportFacts)
     assert found.facts_as(AnyFacts).macs == 7
