@@ -35,9 +35,7 @@ def _guarded(given: list[str]) -> int:
     except RetortError as error:
         return _report(error, given)
     except KeyboardInterrupt:
-        return _report(
-            Interrupted("stopped", "finished stages are kept; run the same command again to continue"), given
-        )
+        return _report(Interrupted("stopped", "finished stages are kept; run the command again to continue"), given)
     except BrokenPipeError:
         return 0
     except Exception as error:  # any exception that is not a RetortError is a defect of Retort
