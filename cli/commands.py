@@ -180,7 +180,7 @@ def capture(
     context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed=bool(data))
     place = place_of("capture", options, spec, context, out)
     made = reused(place, screen) or stages.capture(options, spec, place, context)
-    describe.tell(made, screen)
+    describe.print_artifact(made, screen)
 
 
 def _one_model(model: str, hf: Path | None) -> str:
@@ -221,7 +221,7 @@ def _stage_command(entry: StageEntry) -> None:
         more: dict[str, Any] = {}
         if isinstance(options, QuantizeOptions) and options.timed:
             more["speed"] = {batch: ratio.to_dict() for batch, ratio in speed_of(options, parent, made, shared).items()}
-        describe.tell(made, screen, more)
+        describe.print_artifact(made, screen, more)
 
     command.__doc__ = f"{entry.purpose}\n\n    Example: `{entry.example}`"
     finished = with_flags(command, entry.options)

@@ -13,7 +13,7 @@ from ..core.formats.program_file import read_signature
 from ..core.tensors import Signature
 
 
-def tell(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:
+def print_artifact(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:
     """Print what a command wrote, as one line of text or as JSON."""
     facts = artifact.facts_as(AnyFacts)
     counts = ((facts.parameters, "parameters"), (facts.macs, "MACs"))

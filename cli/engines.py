@@ -14,7 +14,7 @@ from ..core.errors import VerificationError
 from ..core.options.stage_options import EngineOptions, Target
 from ..pipeline.dispatch import run_stage
 from .commands import Debug, Json, Out, Settings, Source, _as_specs, app, console, context_of, place_of, reused
-from .describe import tell
+from .describe import print_artifact
 from .flags import build_options, with_flags
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def engine(
         return _emit(options, parent, screen)
     context = context_of("", [], "classification", "tensorrt", 0, screen, needed=False)
     place = place_of("engine", options, parent, context, out)
-    return tell(reused(place, screen) or run_stage("engine", options, parent, place, context), screen)
+    return print_artifact(reused(place, screen) or run_stage("engine", options, parent, place, context), screen)
 
 
 def _explain(options: EngineOptions, parent: Artifact, screen: Console) -> None:

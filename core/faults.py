@@ -1,6 +1,6 @@
 """Distinguishes defects of Retort's own code from exceptions of a model, a file or a library.
 
-Other people's code raises many classes of exceptions, so a handler has to be broad. :func:`is_own_fault` prevents it
+Other people's code raises many classes of exceptions, so a handler has to be broad. :func:`is_defect` prevents it
 from reporting a defect of Retort as a property of the user's model.
 """
 
@@ -14,7 +14,7 @@ ROOMS = frozenset(("core", "compress", "export", "serve", "handlers", "benchmark
 ROOT = Path(__file__).parents[1]
 
 
-def is_own_fault(error: BaseException) -> bool:
+def is_defect(error: BaseException) -> bool:
     """Whether an exception is a defect of Retort: its class is one of ``OWN``, and a line of this package raised it.
 
     An exception of a model, a data function or a library is raised by a line of their code, and does not count.
@@ -31,9 +31,9 @@ def is_own_fault(error: BaseException) -> bool:
     return len(inside) == 1 or inside[0] in ROOMS
 
 
-def raise_own_fault(error: BaseException) -> None:
+def raise_if_defect(error: BaseException) -> None:
     """Raise an exception again if it is a defect of Retort, else do nothing."""
-    if is_own_fault(error):
+    if is_defect(error):
         raise error
 
 

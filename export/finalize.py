@@ -66,7 +66,7 @@ def name_ports(model: ir.Model, signature: Signature) -> None:
     common.NameFixPass()(model)
 
 
-def told_of_neighbours(model: ir.Model, signature: Signature) -> Signature:
+def with_batch_dependence(model: ir.Model, signature: Signature) -> Signature:
     """The signature, which states whether the result of a row depends on other rows of the batch."""
     dynamic = any(node.op_type in OPERATORS for node in every_node(model))
     return replace(signature, batch_invariant=signature.batch_invariant and not dynamic)

@@ -26,7 +26,7 @@ from ..core.session import Session, SessionOptions, open_session
 from ..core.system.atomic_files import write_atomically
 from ..core.tensors import Array, Feeds, Signature
 from .files import EXTERNAL_ABOVE_BYTES
-from .finalize import told_of_neighbours
+from .finalize import with_batch_dependence
 from .half_precision.check import ACCEPTED, Widened, runnable
 from .half_precision.convert import LEAST_OPSET, half_signature, to_half
 from .lint import lint
@@ -86,7 +86,7 @@ def write_graph(
     console.stage("export", f"{artifact.path.name} for {wanted}, opset {opset}")
     program = retarget(exported, wanted)
     model = build(program, signature, wanted, opset, options.recurrent)
-    signature = told_of_neighbours(model, signature)
+    signature = with_batch_dependence(model, signature)
     model, written, half = in_half(model, options, signature, samples)
     origin, quantized = artifact.facts_as(AnyFacts), is_quantized(program)
     _sign(model, options, place)

@@ -19,7 +19,7 @@ from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.options.stage_options import Target
 from ..core.tensors import Signature
 from ..core.workarounds import free_time
-from .finalize import finish, name_ports, told_of_neighbours
+from .finalize import finish, name_ports, with_batch_dependence
 from .ort import transformer_fusions
 from .ort.qlinear_fusions import CPU_FORMS, gates_by_clip
 from .ort.workarounds import exact_constants, keep_padding, linear_rules, parse_operators_once, without_guards
@@ -107,7 +107,7 @@ def build(
         transformer_fusions.scale_with_bias(model)
         remove_dead(model)
     keep_padding(model)
-    return finish(model, told_of_neighbours(model, signature), axes, version)
+    return finish(model, with_batch_dependence(model, signature), axes, version)
 
 
 def _qdq(x: Any, scale: Any, zero_point: Any, axis: int = -1, qmin: int = -128, qmax: int = 127) -> Any:

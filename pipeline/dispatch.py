@@ -54,7 +54,7 @@ def run_stage(name: str, options: Options, parent: Artifact, place: Place, conte
     program = program_of(parent, context)
     if STAGES[name].makes != "program":
         return _run(name, options, program, place, context)
-    made = _run(name, options, program, replace(place, directory=program_beside(place.directory)), context)
+    made = _run(name, options, program, replace(place, directory=program_folder(place.directory)), context)
     return stages.export(ExportOptions(), made, Place(place.directory, place.key, (made.key,)), context)
 
 
@@ -67,7 +67,7 @@ def _run(name: str, options: Options, parent: Artifact, place: Place, context: C
     return artifact
 
 
-def program_beside(directory: Path) -> Path:
+def program_folder(directory: Path) -> Path:
     """The folder of the program from which a graph is exported."""
     return directory.with_name(f"{directory.name}-program")
 

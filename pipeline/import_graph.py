@@ -115,11 +115,11 @@ def reach(root: Path, entry: str) -> Reached:
                 files.add(target)
                 text = (root / target).read_text()
                 queue.append((target, imports_of(text)))
-                files |= {file for file in _beside(present, target) if file.rpartition("/")[2] in text}
+                files |= {file for file in _siblings(present, target) if file.rpartition("/")[2] in text}
     return Reached(tuple(sorted(files)), frozenset(foreign), source)
 
 
-def _beside(present: frozenset[str], module: str) -> list[str]:
+def _siblings(present: frozenset[str], module: str) -> list[str]:
     """Files next to a module that are not modules."""
     folder = module.rpartition("/")[0]
     return [file for file in present if not file.endswith(".py") and file.rpartition("/")[0] == folder]

@@ -223,11 +223,11 @@ def _error(got: Array | None, want: Array) -> float:
         return math.inf
     if want.size == 0 or want.dtype.kind != "f":
         return float(np.mean(got != want)) if want.size else 0.0
-    have, wish = got.astype(np.float64), want.astype(np.float64)
-    finite = np.isfinite(wish)
-    if not np.array_equal(have[~finite], wish[~finite], equal_nan=True):
+    actual, expected = got.astype(np.float64), want.astype(np.float64)
+    finite = np.isfinite(expected)
+    if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True):
         return math.inf
     if not finite.any():
         return 0.0
-    difference = float(np.abs(have[finite] - wish[finite]).max())
-    return difference / max(float(np.abs(wish[finite]).max()), 1e-12) if difference == difference else math.inf
+    difference = float(np.abs(actual[finite] - expected[finite]).max())
+    return difference / max(float(np.abs(expected[finite]).max()), 1e-12) if difference == difference else math.inf

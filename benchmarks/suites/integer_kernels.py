@@ -52,7 +52,7 @@ class Case:
 
     Attributes:
         layers: all layers; all except the tested one are INT8.
-        asked: position of the tested layer.
+        tested: position of the tested layer.
         placed: the type in which Retort places that layer.
         batch: rows.
         side: height and width of the images.
@@ -60,7 +60,7 @@ class Case:
 
     name: str
     layers: tuple[Layer, ...]
-    asked: int
+    tested: int
     placed: Place
     batch: int = 1
     side: int = SIDE
@@ -94,7 +94,7 @@ CASES = (
 )
 
 
-def chain(case: Case, asked: Place) -> onnx.ModelProto:
+def chain(case: Case, place: Place) -> onnx.ModelProto:
     """The chain with the tested layer in INT8 or in FP32."""
     from onnx import TensorProto, helper
 
@@ -104,7 +104,7 @@ def chain(case: Case, asked: Place) -> onnx.ModelProto:
     weights.append(_constant("lowest", np.float32(0)))
     value = "x"
     for index, layer in enumerate(case.layers):
-        integer = index != case.asked or asked == "int8"
+        integer = index != case.tested or place == "int8"
         value = _add(nodes, weights, layer, index, value, integer, random)
     first = case.layers[0].weight
     shape: list[str | int | None] = [BATCH, first[1], *[case.side] * (len(first) - 2)]

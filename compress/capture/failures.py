@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...core.errors import CaptureError
-from ...core.faults import raise_own_fault
+from ...core.faults import raise_if_defect
 from .preserve_state import same_buffers
 
 RELATIVE_TOLERANCE = 1e-4
@@ -19,7 +19,7 @@ _TORCH = Path(torch.__file__).resolve().parent
 
 def explain(error: BaseException) -> CaptureError:
     """A readable CaptureError for an exception of ``torch.export``."""
-    text, kind, place = str(error), type(error).__name__, own_place(traceback.extract_tb(error.__traceback__))
+    text, kind, place = str(error), type(error).__name__, model_place(traceback.extract_tb(error.__traceback__))
     if "data-dependent" in text.lower() or "DataDependent" in kind or "dynamic control flow" in text.lower():
         return CaptureError(
             f"the model branches on the values of its data{place}, which a captured graph cannot do",
@@ -43,7 +43,7 @@ def mismatch(
             with torch.no_grad(), same_buffers(module):
                 got = module(*(tensor.clone() for tensor in feeds.values()))
         except Exception as error:  # a specialised shape can cause any kind of error
-            raise_own_fault(error)
+            raise_if_defect(error)
             return f"with a batch of {size} it fails: {type(error).__name__}: {_brief(str(error))}"
         if len(got) != len(wanted):
             return f"it has {len(got)} outputs, the model has {len(wanted)}"
@@ -71,7 +71,7 @@ def _difference(got: torch.Tensor, wanted: torch.Tensor) -> str | None:
     return None if error <= RELATIVE_TOLERANCE * scale + 1e-6 else f"is off by {error:.3g} (values up to {scale:.3g})"
 
 
-def own_place(frames: traceback.StackSummary) -> str:
+def model_place(frames: traceback.StackSummary) -> str:
     """`` at model.py line 12 (`if x.sum() > 0:`)``: the innermost frame of the model's own code; empty if none is."""
     for frame in reversed(frames):
         path = Path(frame.filename).resolve()

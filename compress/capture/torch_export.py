@@ -15,11 +15,11 @@ from torch import nn
 
 from ...core.backends.eager import quiet
 from ...core.errors import CaptureError, RetortError
-from ...core.faults import raise_own_fault
+from ...core.faults import raise_if_defect
 from ...core.tensors import BATCH, multiple
 from ...core.workarounds import free_time
 from ..graph.workarounds import fixed_sizes, free_lengths
-from .failures import explain, own_place
+from .failures import explain, model_place
 from .mixture_of_experts import dense_experts
 
 Bounds = tuple[int | None, int | None]
@@ -65,7 +65,7 @@ def trace(
                 free_time(),
                 dense_experts(),
                 free_lengths(module),
-                fixed_sizes(own_place) as places,
+                fixed_sizes(model_place) as places,
             ):
                 return torch.export.export(
                     module,
@@ -78,8 +78,8 @@ def trace(
             raise
         except Exception as error:  # torch.export raises many unrelated classes, and any error of the model
             if not isinstance(error, TypeError):  # here, `len` in the model's modules is a function of Retort
-                raise_own_fault(error)
-            if not proven and _hold_anyway(str(error), bounds):
+                raise_if_defect(error)
+            if not proven and _always_true(str(error), bounds):
                 proven = True
                 continue
             found, stepped = _suggested(str(error))
@@ -143,7 +143,7 @@ def _narrowed(text: str, bounds: Mapping[str, Bounds]) -> dict[str, Bounds]:
     return found
 
 
-def _hold_anyway(text: str, bounds: Mapping[str, Bounds]) -> bool:
+def _always_true(text: str, bounds: Mapping[str, Bounds]) -> bool:
     """Whether the conditions that PyTorch could not prove are true for every size (`n % (8 * n) != 0`)."""
     guards = _guards(text)
     return len(guards) == len(_COMPLAINT.findall(text)) > 0 and all(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...core.errors import ModelError, RetortError
-from ...core.faults import first_line, raise_own_fault
+from ...core.faults import first_line, raise_if_defect
 from . import (
     elementwise_operators,
     fourier_operators,
@@ -91,7 +91,7 @@ class Imported(nn.Module):
         except RetortError:
             raise
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
-            raise_own_fault(error)
+            raise_if_defect(error)
             if type(error).__module__.startswith("torch"):
                 raise  # errors about symbolic sizes are handled or explained by the capture
             raise ModelError(

@@ -18,7 +18,7 @@ from ...core.console import SILENT, Console
 from ...core.data.splits import Split, batches
 from ...core.errors import UserError
 from ...core.facts.prune_facts import TrialLoss
-from ...core.faults import raise_own_fault
+from ...core.faults import raise_if_defect
 from ...core.options.stage_options import Task
 from ...core.system.memory import give_back
 from ..graph.devices import as_tensor
@@ -132,7 +132,7 @@ def _run(candidate: Program, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     try:
         outputs: Sequence[Tensor] = candidate.module(*inputs)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise_own_fault(error)
+        raise_if_defect(error)
         raise _DoesNotRunError from error
     return outputs
 

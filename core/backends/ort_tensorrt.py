@@ -58,10 +58,10 @@ def ranges_of(signature: Signature, given: Ranges) -> dict[str, tuple[int, int, 
     """
     axes = [size for spec in signature.inputs for size in spec.shape if isinstance(size, str)]
     shown = ", ".join(dict.fromkeys(axes)) or "none: every axis is fixed"
-    strange = [name for name in given if name not in axes and name != BATCH]
-    if strange:
+    unknown = [name for name in given if name not in axes and name != BATCH]
+    if unknown:
         raise UserError(
-            f"the model has no dynamic axis '{strange[0]}'; its dynamic axes are {shown}", "name one of them"
+            f"the model has no dynamic axis '{unknown[0]}'; its dynamic axes are {shown}", "name one of them"
         )
     found = {name: given[name] for name in axes if name in given} | ({} if BATCH in given else {BATCH: BATCHES})
     for name in axes:

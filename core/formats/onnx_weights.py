@@ -26,8 +26,8 @@ def require_weights(model: ModelProto, path: Path) -> None:
     for tensor in _tensors(model.graph):
         if tensor.data_location != tensor.EXTERNAL:
             continue
-        said = {item.key: item.value for item in tensor.external_data}
-        name, end = said.get("location", ""), int(said.get("offset", 0)) + int(said.get("length", 0))
+        entries = {item.key: item.value for item in tensor.external_data}
+        name, end = entries.get("location", ""), int(entries.get("offset", 0)) + int(entries.get("length", 0))
         file = path.parent / name
         remedy = f"copy the complete file {name} into the folder of {path.name}, or export the model again"
         if not file.is_file():

@@ -28,7 +28,7 @@ def class_labels(outputs: Array, targets: Array) -> tuple[Labels, Labels]:
         flat = outputs.reshape(wanted.shape)
         predicted, classes = (_decide(flat, None), 2) if flat.dtype.kind == "f" else (flat.astype(np.int64), None)
     else:
-        axis = _axis_beside(outputs.shape, wanted.shape)
+        axis = _class_axis_for(outputs.shape, wanted.shape)
         predicted, classes = _decide(outputs, axis), outputs.shape[axis]
     return predicted, _checked_classes(wanted, classes)
 
@@ -44,7 +44,7 @@ def _class_axis(shape: tuple[int, ...]) -> int | None:
     return None if len(shape) == 1 or shape[axis] == 1 else axis
 
 
-def _axis_beside(scores: tuple[int, ...], labels: tuple[int, ...]) -> int:
+def _class_axis_for(scores: tuple[int, ...], labels: tuple[int, ...]) -> int:
     if len(scores) == len(labels) + 1:
         if scores[:1] + scores[2:] == labels:
             return 1
@@ -72,7 +72,7 @@ def top_k(outputs: Array, targets: Array, k: int) -> Floats:
     predicted, wanted = class_labels(outputs, targets)
     if outputs.ndim == wanted.ndim or outputs.shape == (*wanted.shape, 1):
         return per_sample_mean((predicted == wanted).astype(np.float64))
-    scores: NDArray[Any] = np.moveaxis(outputs, _axis_beside(outputs.shape, wanted.shape), -1)
+    scores: NDArray[Any] = np.moveaxis(outputs, _class_axis_for(outputs.shape, wanted.shape), -1)
     own = np.take_along_axis(scores, wanted[..., None], axis=-1)
     earlier = np.arange(scores.shape[-1]) < wanted[..., None]
     ahead = (scores > own) | ((scores == own) & earlier)
@@ -93,10 +93,10 @@ def macro(name: str, predicted: Labels, wanted: Labels) -> Score:
 
     def _score(weights: Floats) -> Floats:
         spread = np.repeat(weights, positions, axis=1) if positions > 1 else weights
-        right, said, there = (summed(spread) for summed in sums)
-        total = {"precision": said, "recall": there, "f1": (said + there) / 2}[name]
-        ratio = np.divide(right, total, out=np.zeros_like(right), where=total > 0)
-        return np.asarray(ratio.sum(axis=1) / ((said + there) > 0).sum(axis=1), np.float64)
+        hits, guessed, actual = (summed(spread) for summed in sums)
+        total = {"precision": guessed, "recall": actual, "f1": (guessed + actual) / 2}[name]
+        ratio = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
+        return np.asarray(ratio.sum(axis=1) / ((guessed + actual) > 0).sum(axis=1), np.float64)
 
     return _score
 

@@ -174,8 +174,11 @@ class _Chooser:
             for node in self.view.order:
                 if node.op_type not in HEAVY:
                     continue
-                makers = [self.view.maker.get(name) for name in node.input[:2]]
-                group = [node, *(maker for maker in makers if maker is not None and maker.op_type == DEQUANTIZE)]
+                producers = [self.view.producer.get(name) for name in node.input[:2]]
+                group = [
+                    node,
+                    *(producer for producer in producers if producer is not None and producer.op_type == DEQUANTIZE),
+                ]
                 kept = [found[id(item)] for item in group if found[id(item)] is not None]
                 for item in group if kept and len(group) > 1 else ():
                     if found[id(item)] is None:

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...core.errors import VerificationError
-from ...core.faults import first_line, raise_own_fault
+from ...core.faults import first_line, raise_if_defect
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Feeds, Signature, TensorSpec
 
@@ -48,7 +48,7 @@ def largest_magnitudes(
         found = session.run(feeds)
         session.close()
     except Exception as error:  # exceptions of ONNX Runtime during a run have no common base class
-        raise_own_fault(error)
+        raise_if_defect(error)
         text = first_line(error)
         raise VerificationError(f"ONNX Runtime does not run the graph: {text}", "export the model again") from error
     return {name: float(found[f"{number}{_SUFFIX}"]) for number, name in enumerate(wanted)}

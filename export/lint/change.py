@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from ...core.errors import RetortError
-from ...core.faults import first_line, raise_own_fault
+from ...core.faults import first_line, raise_if_defect
 from ...core.metrics.relative_error import error_by_largest
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Array, Signature
@@ -29,7 +29,7 @@ def measure_change(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[dic
         except (RetortError, ValueError) as error:
             return {}, f"{name} does not run in ONNX Runtime: {getattr(error, 'message', error)}"
         except Exception as error:  # exceptions of ONNX Runtime during a run have no common base class
-            raise_own_fault(error)
+            raise_if_defect(error)
             return {}, f"{name} does not run in ONNX Runtime: {first_line(error)}"
     first, second = outputs
     return {name: error_by_largest(first[name], second[name]) for name in first}, ""

@@ -255,7 +255,7 @@ def _weight_values(view: View, node: onnx.NodeProto) -> Numbers | None:
     """The values of a weight, from its codes or from the input of its QuantizeLinear."""
     if view.is_constant(node.input[0]):
         return _dequantized(view, node)
-    array = view.array(view.maker[node.input[0]], 0)
+    array = view.array(view.producer[node.input[0]], 0)
     return None if array is None else np.asarray(array, np.float32)
 
 

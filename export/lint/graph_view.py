@@ -93,7 +93,7 @@ class View:
             for attribute in node.attribute
             if attribute.name == "value"
         }
-        self.maker = {name: node for node in self.graph.node for name in node.output if name}
+        self.producer = {name: node for node in self.graph.node for name in node.output if name}
         self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         for node in self.graph.node:
             for index, name in enumerate(node.input):

@@ -33,11 +33,11 @@ def p02_residual(view: View) -> Iterator[Finding]:
         if node.op_type != "Add" or len(node.input) != 2 or any(view.is_constant(name) for name in node.input):
             continue
         sides = [_is_quantized(view, name) for name in node.input]
-        makers = [_computed_by(view, name) for name in node.input]
-        if all(sides) and any(makers):
+        producers = [_computed_by(view, name) for name in node.input]
+        if all(sides) and any(producers):
             message = "has two quantized inputs, so it cannot be fused with the convolution before it"
             yield finding("P02", node, message, "leave the input from the convolution in floating point", "advice")
-        elif any(makers) and not any(sides) and _near_int8(view, node):
+        elif any(producers) and not any(sides) and _near_int8(view, node):
             message = "has no quantized input, so the residual is read in floating point"
             yield finding("P02", node, message, "quantize the input of the shortcut", "advice")
 
@@ -53,13 +53,13 @@ def p03_concat(view: View) -> Iterator[Finding]:
             yield finding("P03", node, "concatenates tensors of different scales", "give them one scale", "advice")
 
 
-def p04_own_pairs(view: View) -> Iterator[Finding]:
+def p04_pairs_of_movements(view: View) -> Iterator[Finding]:
     """P04: nodes that only move data have no Q/DQ of their own, because TensorRT moves Q/DQ through them."""
     for node in view.graph.node:
         if node.op_type not in _MOVES or not node.input or not _is_quantized(view, node.input[0]):
             continue
         taken = [user for user, index in view.readers.get(node.output[0], []) if user.op_type == QUANTIZE and not index]
-        own = view.maker.get(node.input[0])
+        own = view.producer.get(node.input[0])
         before, after = (
             view.array(item, 1) if item is not None else None for item in (own, taken[0] if taken else None)
         )
@@ -106,10 +106,10 @@ def _too_small(node: onnx.NodeProto, shape: tuple[int, ...]) -> str:
 
 
 def _weight_shape(view: View, name: str) -> tuple[int, ...] | None:
-    maker = view.maker.get(name)
-    if maker is not None and maker.op_type == DEQUANTIZE:
-        name = maker.input[0]
-        coded = view.maker.get(name)
+    producer = view.producer.get(name)
+    if producer is not None and producer.op_type == DEQUANTIZE:
+        name = producer.input[0]
+        coded = view.producer.get(name)
         name = coded.input[0] if coded is not None and coded.op_type == QUANTIZE else name
     return tuple(view.stored[name].dims) if name in view.stored else None
 
@@ -117,37 +117,39 @@ def _weight_shape(view: View, name: str) -> tuple[int, ...] | None:
 def _is_quantized(view: View, name: str) -> bool:
     """Whether a value comes from a DequantizeLinear, looking through nodes that move data."""
     for _ in range(_WALK):
-        maker = view.maker.get(name)
-        if maker is None:
+        producer = view.producer.get(name)
+        if producer is None:
             return False
-        if maker.op_type == DEQUANTIZE:
+        if producer.op_type == DEQUANTIZE:
             return True
-        if maker.op_type not in _MOVES:
+        if producer.op_type not in _MOVES:
             return False
-        name = maker.input[0]
+        name = producer.input[0]
     return False
 
 
 def _computed_by(view: View, name: str) -> onnx.NodeProto | None:
     """The heavy node that computes a value, looking through Q/DQ and normalisation."""
     for _ in range(_WALK):
-        maker = view.maker.get(name)
-        if maker is None or maker.op_type in HEAVY:
-            return maker
-        if maker.op_type not in (QUANTIZE, DEQUANTIZE, "BatchNormalization", "Identity"):
+        producer = view.producer.get(name)
+        if producer is None or producer.op_type in HEAVY:
+            return producer
+        if producer.op_type not in (QUANTIZE, DEQUANTIZE, "BatchNormalization", "Identity"):
             return None
-        name = maker.input[0]
+        name = producer.input[0]
     return None
 
 
 def _near_int8(view: View, node: onnx.NodeProto) -> bool:
-    makers = [_computed_by(view, name) for name in node.input]
-    return any(maker is not None and all(_is_quantized(view, name) for name in maker.input[:2]) for maker in makers)
+    producers = [_computed_by(view, name) for name in node.input]
+    return any(
+        producer is not None and all(_is_quantized(view, name) for name in producer.input[:2]) for producer in producers
+    )
 
 
 def _scale_behind(view: View, name: str) -> float | None:
-    maker = view.maker.get(name)
-    scale = view.array(maker, 1) if maker is not None and maker.op_type == DEQUANTIZE else None
+    producer = view.producer.get(name)
+    scale = view.array(producer, 1) if producer is not None and producer.op_type == DEQUANTIZE else None
     return float(scale.reshape(-1)[0]) if scale is not None and scale.size == 1 else None
 
 
@@ -155,7 +157,7 @@ RULES: tuple[Rule, ...] = (
     p01_all_inputs,
     p02_residual,
     p03_concat,
-    p04_own_pairs,
+    p04_pairs_of_movements,
     p05_average_pools,
     p06_small_products,
 )

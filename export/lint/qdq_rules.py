@@ -49,8 +49,8 @@ def q03_zero_point_present(view: View) -> Iterator[Finding]:
     """Q03: a QuantizeLinear states its type; without it, the type is UINT8 in ONNX and INT8 for the parser."""
     for node in view.pairs():
         given = len(node.input) > 2 and node.input[2] != ""
-        said = _output_type(node) or (node.op_type == DEQUANTIZE and _codes_have_type(view, node))
-        if not given and not said:
+        stated = _output_type(node) or (node.op_type == DEQUANTIZE and _codes_have_type(view, node))
+        if not given and not stated:
             message = "has no zero point, so its type is ambiguous"
             yield finding("Q03", node, message, "give an INT8 zero point", "silent")
 
@@ -246,8 +246,8 @@ RULES: tuple[Rule, ...] = (
 
 def holds_weight(view: View, node: onnx.NodeProto) -> bool:
     """Whether the data is a constant, directly or through a QuantizeLinear of one."""
-    maker = view.maker.get(node.input[0])
-    quantized = maker is not None and maker.op_type == QUANTIZE and view.is_constant(maker.input[0])
+    producer = view.producer.get(node.input[0])
+    quantized = producer is not None and producer.op_type == QUANTIZE and view.is_constant(producer.input[0])
     return view.is_constant(node.input[0]) or quantized
 
 
@@ -283,9 +283,9 @@ def _scales(view: View, node: onnx.NodeProto) -> int:
 
 def _codes_have_type(view: View, node: onnx.NodeProto) -> bool:
     """Whether the codes that a DequantizeLinear reads have a type that the file states."""
-    maker = view.maker.get(node.input[0])
-    if maker is not None and maker.op_type == QUANTIZE:
-        return bool(_output_type(maker) or (len(maker.input) > 2 and maker.input[2]))
+    producer = view.producer.get(node.input[0])
+    if producer is not None and producer.op_type == QUANTIZE:
+        return bool(_output_type(producer) or (len(producer.input) > 2 and producer.input[2]))
     return view.type_of(node.input[0]) != 0
 
 
@@ -296,5 +296,5 @@ def _data_type(view: View, node: onnx.NodeProto) -> int:
 def _weight_shape(view: View, node: onnx.NodeProto) -> tuple[int, ...]:
     name = node.input[0]
     if name not in view.stored:
-        name = view.maker[name].input[0]
+        name = view.producer[name].input[0]
     return tuple(view.stored[name].dims)

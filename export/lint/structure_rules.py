@@ -61,13 +61,13 @@ def _unmade(view: View, node: onnx.NodeProto, name: str, made: set[str]) -> Find
 def _is_cyclic(view: View, node: onnx.NodeProto, name: str) -> bool:
     own, seen, stack = set(node.output), set(), [name]
     while stack:
-        maker = view.maker.get(stack.pop())
-        if maker is None or id(maker) in seen:
+        producer = view.producer.get(stack.pop())
+        if producer is None or id(producer) in seen:
             continue
-        seen.add(id(maker))
-        if own & set(maker.output):
+        seen.add(id(producer))
+        if own & set(producer.output):
             return True
-        stack += maker.input
+        stack += producer.input
     return False
 
 

@@ -100,8 +100,8 @@ def t03_types_not_allowed(view: View) -> Iterator[Finding]:
 
 
 def _is_coded(view: View, name: str) -> bool:
-    maker = view.maker.get(name)
-    return maker is not None and maker.op_type == QUANTIZE
+    producer = view.producer.get(name)
+    return producer is not None and producer.op_type == QUANTIZE
 
 
 def allows(op: str, opset: int, index: int, kind: int) -> bool:

@@ -24,12 +24,12 @@ _BINARY = ("Add", "Mul", "Max", "Min")
 
 
 @dataclass
-class _Lane:
+class _Plan:
     """Values that must have the same number of channels, and the convolutions that compute and read them."""
 
     channels: int
     values: set[ir.Value] = field(default_factory=set)
-    makers: list[ir.Node] = field(default_factory=list)
+    producers: list[ir.Node] = field(default_factory=list)
     depthwise: list[ir.Node] = field(default_factory=list)
     readers: list[ir.Node] = field(default_factory=list)
 
@@ -40,9 +40,9 @@ def widen_depthwise(model: ir.Model) -> tuple[ir.Model, bool]:
     for node in every_node(model):
         if node.graph is not model.graph or not _is_depthwise(node) or not _is_integer(node):
             continue
-        lane = _lane(node)
-        if lane is not None:
-            _widen(model, lane)
+        plan = _plan(node)
+        if plan is not None:
+            _widen(model, plan)
             changed = True
     return model, changed
 
@@ -56,55 +56,55 @@ def _is_depthwise(node: ir.Node) -> bool:
     return shape is not None and shape[1] == 1 and 1 < attribute(node, "group", 1) == shape[0]
 
 
-def _lane(start: ir.Node) -> _Lane | None:
+def _plan(start: ir.Node) -> _Plan | None:
     """All values and nodes that have the channels of a depthwise convolution; None if one cannot be widened."""
-    lane = _Lane(attribute(start, "group", 1))
+    plan = _Plan(attribute(start, "group", 1))
     source = start.inputs[0]
-    if lane.channels % VECTOR == 0 or source is None:
+    if plan.channels % VECTOR == 0 or source is None:
         return None
     pending = [source]
     while pending:
         value = pending.pop()
-        if value in lane.values:
+        if value in plan.values:
             continue
-        lane.values.add(value)
+        plan.values.add(value)
         shape = dims(value)
-        if shape is None or len(shape) < 3 or shape[1] != lane.channels or value.is_graph_output():
+        if shape is None or len(shape) < 3 or shape[1] != plan.channels or value.is_graph_output():
             return None
         node = value.producer()
         steps = [
-            None if node is None else _before(node, lane),
-            *(_behind(use.node, use.idx, lane) for use in value.uses()),
+            None if node is None else _before(node, plan),
+            *(_behind(use.node, use.idx, plan) for use in value.uses()),
         ]
         if any(step is None for step in steps):
             return None
         pending += [item for step in steps if step is not None for item in step]
-    return lane
+    return plan
 
 
-def _before(node: ir.Node, lane: _Lane) -> list[ir.Value] | None:
+def _before(node: ir.Node, plan: _Plan) -> list[ir.Value] | None:
     """The inputs that must be widened so that ``node`` computes more channels.
 
     An empty list for a convolution, which computes them from its weight; None if ``node`` cannot compute more.
     """
     if _is_depthwise(node) or _passes(node):
-        return _carried(node, lane)
+        return _carried(node, plan)
     if is_op(node, "Conv") and attribute(node, "group", 1) == 1 and _weights(node) is not None:
-        lane.makers.append(node)
+        plan.producers.append(node)
         return []
     return None
 
 
-def _behind(node: ir.Node, index: int, lane: _Lane) -> list[ir.Value] | None:
+def _behind(node: ir.Node, index: int, plan: _Plan) -> list[ir.Value] | None:
     """The outputs that have the channels that ``node`` reads; None if ``node`` cannot read more channels."""
     if index == 0 and is_op(node, "Conv") and attribute(node, "group", 1) == 1 and _weights(node) is not None:
-        lane.readers.append(node)
+        plan.readers.append(node)
         return []
     if _is_depthwise(node) and index == 0 and _weights(node) is not None:
-        if node not in lane.depthwise:
-            lane.depthwise.append(node)
+        if node not in plan.depthwise:
+            plan.depthwise.append(node)
         return [node.outputs[0]]
-    return [*_carried(node, lane), node.outputs[0]] if _passes(node) else None
+    return [*_carried(node, plan), node.outputs[0]] if _passes(node) else None
 
 
 def _passes(node: ir.Node) -> bool:
@@ -124,34 +124,34 @@ def _single(value: ir.Value | None) -> bool:
     return array is not None and array.size == 1
 
 
-def _carried(node: ir.Node, lane: _Lane) -> list[ir.Value]:
+def _carried(node: ir.Node, plan: _Plan) -> list[ir.Value]:
     """The inputs of a node that have these channels, without those that have one value for all channels."""
     data = node.inputs if is_op(node, *_BINARY) else node.inputs[:1]
-    return [v for v in data if v is not None and constant(v) is None and (dims(v) or (0, 0))[1] == lane.channels]
+    return [v for v in data if v is not None and constant(v) is None and (dims(v) or (0, 0))[1] == plan.channels]
 
 
 def _weights(node: ir.Node) -> tuple[Numbers, ir.Node | None] | None:
     """A convolution's weight and its fake-quantize node; None if the weight is not a constant."""
     value = node.inputs[1]
-    maker = value.producer() if value is not None else None
-    array = constant(maker.inputs[0] if is_qdq(maker) and maker is not None else value)
+    producer = value.producer() if value is not None else None
+    array = constant(producer.inputs[0] if is_qdq(producer) and producer is not None else value)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if array is None or (bias is not None and constant(bias) is None):
         return None
-    return array, maker if is_qdq(maker) else None
+    return array, producer if is_qdq(producer) else None
 
 
-def _widen(model: ir.Model, lane: _Lane) -> None:
-    extra = -lane.channels % VECTOR
-    for node in (*lane.makers, *lane.depthwise):
+def _widen(model: ir.Model, plan: _Plan) -> None:
+    extra = -plan.channels % VECTOR
+    for node in (*plan.producers, *plan.depthwise):
         _grow(model, node, 0, extra)
-    for node in lane.readers:
+    for node in plan.readers:
         _grow(model, node, 1, extra)
-    for node in lane.depthwise:
-        node.attributes["group"] = ir.AttrInt64("group", lane.channels + extra)
-    for value in lane.values:
+    for node in plan.depthwise:
+        node.attributes["group"] = ir.AttrInt64("group", plan.channels + extra)
+    for value in plan.values:
         assert value.shape is not None
-        value.shape = ir.Shape([lane.channels + extra if axis == 1 else size for axis, size in enumerate(value.shape)])
+        value.shape = ir.Shape([plan.channels + extra if axis == 1 else size for axis, size in enumerate(value.shape)])
 
 
 def _grow(model: ir.Model, node: ir.Node, axis: int, extra: int) -> None:

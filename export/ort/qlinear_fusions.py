@@ -210,8 +210,8 @@ def _origin(value: ir.Value | None) -> ir.Node | None:
 
 def _quantized(node: ir.Node) -> bool:
     """Whether both factors are outputs of dequantize nodes."""
-    makers = [value.producer() if value is not None else None for value in node.inputs[:2]]
-    return all(is_op(maker, "DequantizeLinear") or is_qdq(maker) for maker in makers)
+    producers = [value.producer() if value is not None else None for value in node.inputs[:2]]
+    return all(is_op(producer, "DequantizeLinear") or is_qdq(producer) for producer in producers)
 
 
 def _plain(node: ir.Node) -> bool:

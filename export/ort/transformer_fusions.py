@@ -49,7 +49,7 @@ def _as_sums(model: ir.Model, reader: str) -> tuple[ir.Model, bool]:
     """Write each ``Add`` that is the data input of such a reader as ``Sum``, which no fusion matches."""
     changed = False
     for node in every_node(model):
-        if not is_op(node, "Add") or any(is_qdq(_maker(value)) for value in node.inputs):
+        if not is_op(node, "Add") or any(is_qdq(_producer(value)) for value in node.inputs):
             continue
         output = node.outputs[0]
         if any(is_op(use.node, reader) and use.idx == 0 for use in output.uses()):
@@ -63,10 +63,10 @@ def trust_masks(model: ir.Model) -> tuple[ir.Model, bool]:
     """Remove the search for NaN after a softmax whose mask is finite."""
     changed = False
     for node in every_node(model):
-        if not is_op(node, "Where") or not is_op(_maker(node.inputs[0]), "IsNaN"):
+        if not is_op(node, "Where") or not is_op(_producer(node.inputs[0]), "IsNaN"):
             continue
-        guard, weights = _maker(node.inputs[0]), node.inputs[2]
-        softmax = _maker(weights)
+        guard, weights = _producer(node.inputs[0]), node.inputs[2]
+        softmax = _producer(weights)
         if guard is None or guard.inputs[0] is not weights or not is_op(softmax, "Softmax") or softmax is None:
             continue
         if weights is not None and _finite_mask(softmax.inputs[0]):
@@ -77,10 +77,10 @@ def trust_masks(model: ir.Model) -> tuple[ir.Model, bool]:
 
 def _finite_mask(scores: ir.Value | None) -> bool:
     """Whether attention scores have no mask, or one whose two values are finite numbers."""
-    total = _maker(scores)
+    total = _producer(scores)
     if not is_op(total, "Add") or total is None:
         return is_op(total, "MatMul", "Mul", "Div")
-    masks = [_maker(value) for value in total.inputs]
+    masks = [_producer(value) for value in total.inputs]
     if not any(is_op(mask, "MatMul", "Mul", "Div") for mask in masks):
         return False
     choice = next((mask for mask in masks if is_op(mask, "Where")), None)
@@ -96,12 +96,12 @@ def transpose_once(model: ir.Model) -> tuple[ir.Model, bool]:
     """
     changed = False
     for node in every_node(model):
-        inner = _maker(node.inputs[0]) if is_op(node, "Reshape") else None
-        flat = _maker(inner.inputs[0]) if inner is not None and _permutes(inner, [0, 2, 1]) else None
+        inner = _producer(node.inputs[0]) if is_op(node, "Reshape") else None
+        flat = _producer(inner.inputs[0]) if inner is not None and _permutes(inner, [0, 2, 1]) else None
         source = flat.inputs[0] if flat is not None and is_op(flat, "Reshape") else None
         if source is None or len(dims(source) or ()) != _ROWS + 1 or not _is_swap(source, node):
             continue
-        first, order = _maker(source), [0, 1, 3, 2]
+        first, order = _producer(source), [0, 1, 3, 2]
         if first is not None and _permutes(first, [0, 2, 1, 3]):
             source, order = first.inputs[0], [0, 2, 3, 1]
         result = node.outputs[0]
@@ -122,7 +122,7 @@ def _is_swap(value: ir.Value, last: ir.Node) -> bool:
     sizes = dims(value)
     if shape is not None and sizes is not None and len(sizes) == len(shape) == _ROWS + 1:
         return all(isinstance(size, int) for size in sizes[1:]) and list(shape[1:]) == [sizes[1], sizes[3], sizes[2]]
-    parts = _maker(last.inputs[1])
+    parts = _producer(last.inputs[1])
     if not is_op(parts, "Concat") or parts is None:
         return False
     ranges = [_sliced(part, value) for part in parts.inputs]
@@ -131,8 +131,8 @@ def _is_swap(value: ir.Value, last: ir.Node) -> bool:
 
 def _sliced(part: ir.Value | None, value: ir.Value) -> tuple[int | None, int | None] | None:
     """Begin and end of the slice of the shape of ``value`` that this is; None for an open end."""
-    node = _maker(part)
-    whole = _maker(node.inputs[0]) if is_op(node, "Slice") and node is not None else None
+    node = _producer(part)
+    whole = _producer(node.inputs[0]) if is_op(node, "Slice") and node is not None else None
     if whole is None or node is None or not is_op(whole, "Shape") or whole.inputs[0] is not value:
         return None
     begin, end = (constant(item) for item in node.inputs[1:3])
@@ -164,7 +164,7 @@ def scale_scores(model: ir.Model) -> tuple[ir.Model, bool]:
 
 def _scaled(value: ir.Value | None) -> tuple[ir.Value, float] | None:
     """For a product with a constant scalar: the other factor, and the scalar."""
-    node = _maker(value)
+    node = _producer(value)
     if node is None or not is_op(node, "Mul"):
         return None
     source, factor = node.inputs[0], constant(node.inputs[1])
@@ -180,7 +180,7 @@ def scale_with_bias(model: ir.Model) -> tuple[ir.Model, bool]:
     for node in every_node(model):
         if not is_op(node, "MatMul") or len(dims(node.outputs[0]) or ()) < _ROWS:
             continue
-        data, weight = (_maker(value) for value in node.inputs)
+        data, weight = (_producer(value) for value in node.inputs)
         if not is_op(data, "DequantizeLinear") or not is_op(weight, "DequantizeLinear"):
             continue
         assert data is not None
@@ -228,7 +228,7 @@ def _write_product(node: ir.Node, data: ir.Node, weight: ir.Node, columns: int) 
     substitute(old, output)
 
 
-def _maker(value: ir.Value | None) -> ir.Node | None:
+def _producer(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
 
 

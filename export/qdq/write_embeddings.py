@@ -43,11 +43,11 @@ def _lookups(model: ir.Model) -> list[tuple[ir.Node, ir.Value, Numbers, Numbers]
     opset, found = model.graph.opset_imports.get("", 21), []
     for node in every_node(model) if has_qdq(model) else ():
         table = node.inputs[0] if is_op(node, "Gather") and attribute(node, "axis", 0) == 0 else None
-        maker = table.producer() if table is not None else None
-        if table is None or maker is None or not is_qdq(maker) or attribute_axis(maker) != 0:
+        producer = table.producer() if table is not None else None
+        if table is None or producer is None or not is_qdq(producer) or attribute_axis(producer) != 0:
             continue
         known = follow(table, opset)
-        rows = constant(maker.inputs[1])
+        rows = constant(producer.inputs[1])
         if known is not None and rows is not None and known[0].ndim == 2:
             found.append((node, table, known[0], rows.astype(np.float32).reshape(-1)))
     return found

@@ -62,7 +62,7 @@ def run_build(request: BuildRequest, console: Console = SILENT) -> dict[str, Any
         start_new_session=True,  # only this process receives Ctrl-C; it then stops the builder
     )
     assert process.stdin is not None
-    with _said_on_stderr(process.stderr) as noise, console.progress(label, 1) as bar:
+    with _lines_of_stderr(process.stderr) as noise, console.progress(label, 1) as bar:
         try:
             process.stdin.write(json.dumps(asdict(request)) + "\n")
             process.stdin.flush()
@@ -110,7 +110,7 @@ def _crashed(process: subprocess.Popen[str], noise: deque[str]) -> MachineError:
 
 
 @contextmanager
-def _said_on_stderr(stream: IO[str] | None) -> Iterator[deque[str]]:
+def _lines_of_stderr(stream: IO[str] | None) -> Iterator[deque[str]]:
     assert stream is not None
     lines: deque[str] = deque(maxlen=40)
     reader = threading.Thread(target=lambda: lines.extend(line.rstrip() for line in stream), daemon=True)

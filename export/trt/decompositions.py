@@ -88,14 +88,14 @@ def _transform(node: ir.Node) -> _Transform | None:
 
 def _is_size(value: ir.Value, source: ir.Value | None, axis: int) -> bool:
     """Whether a number is the size of that axis of ``source``, as the exporter computes it."""
-    maker = value.producer()
-    while is_op(maker, "Squeeze", "Reshape") and maker is not None and maker.inputs[0] is not None:
-        maker = maker.inputs[0].producer()
+    producer = value.producer()
+    while is_op(producer, "Squeeze", "Reshape") and producer is not None and producer.inputs[0] is not None:
+        producer = producer.inputs[0].producer()
     return (
-        maker is not None
-        and is_op(maker, "Shape")
-        and maker.inputs[0] is source
-        and attribute(maker, "start", 0) == axis
+        producer is not None
+        and is_op(producer, "Shape")
+        and producer.inputs[0] is source
+        and attribute(producer, "start", 0) == axis
     )
 
 

@@ -57,12 +57,12 @@ def layer_precisions(layers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     A layer whose inputs all come from DEQUANTIZE may run in INT8, because TensorRT fuses it with its Q/DQ layers; any
     other layer runs in the type of its output.
     """
-    makers = {tensor["name"]: layer for layer in layers for tensor in layer["outputs"]}
+    producers = {tensor["name"]: layer for layer in layers for tensor in layer["outputs"]}
     found = {}
     for layer in layers:
         outputs = layer["outputs"]
         own = NAMES.get(outputs[0]["dtype"], outputs[0]["dtype"]) if outputs else "?"
-        quantized = [_quantized_type(tensor["name"], makers) for tensor in layer["inputs"]]
+        quantized = [_quantized_type(tensor["name"], producers) for tensor in layer["inputs"]]
         if layer["type"] in HEAVY and quantized and all(quantized[:2]):
             own = str(quantized[0])
         if layer["type"] == "QUANTIZE":
@@ -71,16 +71,16 @@ def layer_precisions(layers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _quantized_type(name: str, makers: Mapping[str, Mapping[str, Any]]) -> str | None:
+def _quantized_type(name: str, producers: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The integer type that a tensor was dequantized from, looking through layers that move data; None for none."""
     for _ in range(8):
-        maker = makers.get(name)
-        if maker is None:
+        producer = producers.get(name)
+        if producer is None:
             return None
-        if maker["type"] == "DEQUANTIZE":
-            kind = str(maker["inputs"][0]["dtype"])
+        if producer["type"] == "DEQUANTIZE":
+            kind = str(producer["inputs"][0]["dtype"])
             return NAMES.get(kind, kind)
-        if maker["type"] not in (*_PASSES, *_PASSING_POOLS) or not maker["inputs"]:
+        if producer["type"] not in (*_PASSES, *_PASSING_POOLS) or not producer["inputs"]:
             return None
-        name = maker["inputs"][0]["name"]
+        name = producer["inputs"][0]["name"]
     return None

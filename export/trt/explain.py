@@ -67,9 +67,9 @@ def explain_network(layers: Sequence[Mapping[str, Any]], findings: Sequence[Find
         findings: results of the lint, whose advice explains single nodes.
     """
     precisions = layer_precisions(layers)
-    makers = {tensor["name"]: layer for layer in layers for tensor in layer["outputs"]}
+    producers = {tensor["name"]: layer for layer in layers for tensor in layer["outputs"]}
     advice = {item.node: item for item in findings}
-    rows = [_row(layer, precisions[layer["name"]], makers, advice) for layer in layers if layer["type"] in HEAVY]
+    rows = [_row(layer, precisions[layer["name"]], producers, advice) for layer in layers if layer["type"] in HEAVY]
     counts = Counter(f"{layer['type']} {precisions[layer['name']]}" for layer in layers)
     changed = [_cast(layer) for layer in layers if layer["type"] in ("CAST", "QUANTIZE", "DEQUANTIZE")]
     casts = tuple(item for item in changed if item["kind"] == "CAST")
@@ -109,7 +109,7 @@ def explain_inspector(text: str) -> Explanation:
 def _row(
     layer: Mapping[str, Any],
     precision: str,
-    makers: Mapping[str, Mapping[str, Any]],
+    producers: Mapping[str, Mapping[str, Any]],
     advice: Mapping[str, Finding],
 ) -> Row:
     name, kind = str(layer["name"]), str(layer["type"])
@@ -118,7 +118,7 @@ def _row(
         return Row(name, kind, precision, found.message, found.remedy)
     if precision not in ("FP32", "FP16", "BF16"):
         return Row(name, kind, precision)
-    bare = [t["name"] for t in layer["inputs"][:2] if _maker_type(t["name"], makers) != "DEQUANTIZE"]
+    bare = [t["name"] for t in layer["inputs"][:2] if _producer_type(t["name"], producers) != "DEQUANTIZE"]
     change = "quantize the program"
     if precision == "FP32":
         change += ", or export with --precision fp16"
@@ -131,9 +131,9 @@ def _row(
     )
 
 
-def _maker_type(name: str, makers: Mapping[str, Mapping[str, Any]]) -> str:
-    maker = makers.get(name)
-    return str(maker["type"]) if maker is not None else ""
+def _producer_type(name: str, producers: Mapping[str, Mapping[str, Any]]) -> str:
+    producer = producers.get(name)
+    return str(producer["type"]) if producer is not None else ""
 
 
 def _cast(layer: Mapping[str, Any]) -> dict[str, str]:

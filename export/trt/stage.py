@@ -163,9 +163,9 @@ def engine_signature(signature: Signature, made: dict[str, Any]) -> Signature:
             raise VerificationError(
                 f"the network has no '{lacking[0]}'; it has {', '.join(found)}", "export the model again"
             )
-        strange = [spec.name for spec in specs if found[spec.name] not in DTYPES]
-        if strange:
-            message = f"'{strange[0]}' is {found[strange[0]]}, which numpy does not know"
+        unsupported = [spec.name for spec in specs if found[spec.name] not in DTYPES]
+        if unsupported:
+            message = f"'{unsupported[0]}' is {found[unsupported[0]]}, which numpy does not support"
             raise UserError(message, "export with FP32 inputs and outputs")
         return tuple(TensorSpec(spec.name, DTYPES[found[spec.name]], spec.shape) for spec in specs)
 

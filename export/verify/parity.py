@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import InputError, VerificationError
 from ...core.facts.export_facts import ParityEntry
-from ...core.faults import first_line, raise_own_fault
+from ...core.faults import first_line, raise_if_defect
 from ...core.metrics.relative_error import decibels, differences, largest_magnitude, root_mean_square
 from ...core.session import Session
 from ...core.tensors import BATCH, Feeds, Signature, multiple
@@ -176,7 +176,7 @@ def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str
     try:
         expected = program.run(feeds)
     except (RuntimeError, IndexError, ValueError) as error:  # the model itself does not support that size
-        raise_own_fault(error)
+        raise_if_defect(error)
         shown = ", ".join(f"{name}: {list(value.shape)}" for name, value in feeds.items())
         return Parity([], f"the program does not run on inputs of half the length ({shown}): {first_line(error)}")
     actual = _run(candidate, feeds, size)
@@ -189,7 +189,7 @@ def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Numbers]:
     except InputError:
         raise
     except Exception as error:  # the exceptions of onnxruntime have no narrower common base class
-        raise_own_fault(error)
+        raise_if_defect(error)
         raise VerificationError(
             f"the ONNX file does not run at batch size {size}, but the program does: {first_line(error, 300)}",
             "nothing was written; please report this model",

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ...core.backends.ort import CPU, exact_settings, start_session
 from ...core.errors import ArtifactError, CaptureError, VerificationError
-from ...core.faults import first_line, raise_own_fault
+from ...core.faults import first_line, raise_if_defect
 from ...core.metrics.relative_error import error_by_largest
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Array, Signature
@@ -96,7 +96,7 @@ def _outputs(session: Session, feeds: Mapping[str, Array], wanted: Sequence[Arra
     try:
         found = session.run(feeds)
     except Exception as error:  # onnxruntime's exceptions share no narrower base class
-        raise_own_fault(error)
+        raise_if_defect(error)
         text = first_line(error, 300)
         raise VerificationError(
             f"the cut is rejected: its ONNX file does not run at batch size {_rows(feeds)}: {text}",

@@ -32,11 +32,11 @@ def read_sparsity(model: onnx.ModelProto, group: tuple[int, int] = _GROUP) -> li
         group: N and M; 2:4 by default.
     """
     held = {item.name: item for item in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
+    producers = {name: node for node in model.graph.node for name in node.output}
     found: dict[str, SparseWeight] = {}
     for node in model.graph.node:
         for name, axis in _weights(node):
-            known = _initializer(name, axis, held, makers)
+            known = _initializer(name, axis, held, producers)
             if known is not None and known[0] not in found:
                 found[known[0]] = _measured(*known, group)
     return list(found.values())
@@ -56,12 +56,12 @@ def _weights(node: onnx.NodeProto) -> Iterable[tuple[str, int]]:
 
 
 def _initializer(
-    name: str, axis: int, held: Mapping[str, onnx.TensorProto], makers: Mapping[str, onnx.NodeProto]
+    name: str, axis: int, held: Mapping[str, onnx.TensorProto], producers: Mapping[str, onnx.NodeProto]
 ) -> tuple[str, NDArray[Any], int] | None:
     """Which values of the named weight are not zero, and its input axis; None if the weight is computed."""
     zero: Any = 0
     while name not in held:
-        node = makers.get(name)
+        node = producers.get(name)
         if node is None or node.op_type not in _THROUGH:
             return None
         if node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2] in held:
@@ -103,12 +103,12 @@ def verify_sparsity(model: onnx.ModelProto, meta: Mapping[str, Any]) -> FileSpar
     kept, _, size = pattern.partition(":")
     found = read_sparsity(model, (int(kept), int(size)) if size else _GROUP)
     sparse = [item for item in found if item.zeros and (item.valid or not size)]
-    told_zeros, told_values = (sum(int(item[key]) for item in layers) for key in ("zeros", "values"))
+    program_zeros, program_values = (sum(int(item[key]) for item in layers) for key in ("zeros", "values"))
     zeros, values = sum(item.zeros for item in sparse), sum(item.values for item in sparse)
-    if zeros < told_zeros or (size and values < told_values):
+    if zeros < program_zeros or (size and values < program_values):
         lost = ", ".join(item.name for item in found if item not in sparse) or "none"
         raise VerificationError(
-            f"the file has {zeros} zeros in weights with the pattern {pattern}, but the program has {told_zeros}; "
+            f"the file has {zeros} zeros in weights with the pattern {pattern}, but the program has {program_zeros}; "
             f"these are dense: {lost}",
             "make `sparsify` the last stage before `quantize` that changes weights",
             weights=[item.to_json() for item in found],

@@ -91,7 +91,7 @@ def speed_of(options: QuantizeOptions, parent: Artifact, made: Artifact, context
     """
     if context.target != "cpu":
         return {}
-    program = _program_beside(made)
+    program = _stored_program(made)
     ratios = _measured(options, parent, program, Place(program.path, program.key), context)
     if ratios:
         _report_speed(ratios, _float_nodes(program), context.console)
@@ -200,7 +200,7 @@ def _stored(place: Place) -> Artifact | None:
     return found if found is not None and found.key == place.key else None
 
 
-def _program_beside(made: Artifact) -> Artifact:
+def _stored_program(made: Artifact) -> Artifact:
     """The INT8 program from which a graph was exported, if it is stored next to it; else the artifact itself."""
     folder = made.path.with_name(f"{made.path.name}-program")
     return load_artifact(folder) if made.kind == "graph" and is_finished(folder) else made

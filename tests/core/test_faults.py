@@ -22,7 +22,7 @@ from retort.compress.program import Program, reexport, store
 from retort.core.console import Console
 from retort.core.context import Place
 from retort.core.errors import VerificationError
-from retort.core.faults import first_line, is_own_fault
+from retort.core.faults import first_line, is_defect
 from retort.core.options.stage_options import ExportOptions
 from retort.core.tensors import Array, Signature, TensorSpec
 from retort.export import stage
@@ -167,12 +167,12 @@ def test_whose_fault_it_is_shows_in_the_innermost_frame() -> None:
             function()
         return caught.value
 
-    assert is_own_fault(_caught(raising(KeyError("gone"))))
-    assert not is_own_fault(_caught(lambda: dict[str, str]()["gone"]))  # this file is a user's
-    assert not is_own_fault(_caught(lambda: json.loads("{")))
-    assert not is_own_fault(_caught(raising(RuntimeError("of a library"))))
-    assert not is_own_fault(_caught(raising(VerificationError("off"))))
-    assert not is_own_fault(KeyError("never raised"))
+    assert is_defect(_caught(raising(KeyError("gone"))))
+    assert not is_defect(_caught(lambda: dict[str, str]()["gone"]))  # this file is a user's
+    assert not is_defect(_caught(lambda: json.loads("{")))
+    assert not is_defect(_caught(raising(RuntimeError("of a library"))))
+    assert not is_defect(_caught(raising(VerificationError("off"))))
+    assert not is_defect(KeyError("never raised"))
 
 
 def test_an_exception_without_a_message_is_reported_by_its_class() -> None:

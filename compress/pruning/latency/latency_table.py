@@ -12,7 +12,7 @@ from typing import Protocol
 from ....core.artifact import stable_hash
 from ....core.console import SILENT, Console
 from ....core.errors import UserError
-from ....core.faults import raise_own_fault
+from ....core.faults import raise_if_defect
 from ....core.metrics.ratio import Ratio
 from ....core.system.atomic_files import storage_errors, write_atomically
 from ....core.system.cache import cache_folder
@@ -105,7 +105,7 @@ class Table:
         except UserError:
             raise
         except Exception as error:  # a subgraph that cannot be exported or run can raise any error of its runtime
-            raise_own_fault(error)
+            raise_if_defect(error)
             if len(batch) == 1:
                 self.unknown |= dict.fromkeys(batch, f"{type(error).__name__}: {error}")
                 return {}

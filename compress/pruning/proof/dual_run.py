@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from ....core.aten_names import operator_name
 from ....core.errors import VerificationError
-from ....core.faults import raise_own_fault
+from ....core.faults import raise_if_defect
 from ...graph import train_eval_mode
 from ...graph.module_edit import fetch
 from ...program import Program, shared
@@ -212,7 +212,7 @@ def _run_dense(given: Side, node: fx.Node, env: dict[fx.Node, Any], masks: Masks
     try:
         return given.looked_up(node, args, run_masked(node, args, kwargs, masks))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise_own_fault(error)
+        raise_if_defect(error)
         raise DoesNotRunError(f"{describe(node)}: {error}") from error
 
 
@@ -223,7 +223,7 @@ def _run_pruned(given: Side, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
     try:
         return given.looked_up(node, args, node.target(*args, **kwargs))  # type: ignore[operator]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise_own_fault(error)
+        raise_if_defect(error)
         raise VerificationError(
             f"the cut is rejected: the pruned program does not run at {describe(node)}: {error}",
             "the original program is unchanged; exclude this layer, and please report the operator",

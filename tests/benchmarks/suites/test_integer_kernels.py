@@ -23,7 +23,7 @@ from retort.core.metrics.ratio import Ratio
 
 def one_layer(case: Case) -> Program:
     """The layer in question as a program."""
-    layer = case.layers[case.asked]
+    layer = case.layers[case.tested]
     if len(layer.weight) == 2:
         return capture(nn.Linear(layer.weight[1], layer.weight[0]), {"x": torch.randn(2, layer.weight[1])})
     outputs, per_group, kernel, _ = layer.weight
@@ -34,25 +34,25 @@ def one_layer(case: Case) -> Program:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_suite_states_where_the_code_places_a_layer(case: Case) -> None:
     """The column `placed in` of every row is what the limits of `cpu` decide for such a layer."""
-    program, layer = one_layer(case), case.layers[case.asked]
+    program, layer = one_layer(case), case.layers[case.tested]
     shapes = shapes_of(program)
     node = next(node for node in program.module.graph.nodes if name_of(node) in (*CONVOLUTIONS, "linear"))
     if len(layer.weight) == 2:
         reason = kernel_limits.slow_last_layer(torch.Size(layer.weight))
-    elif case.asked == 0:
+    elif case.tested == 0:
         reason = kernel_limits.slow_first_layer(node, torch.Size(layer.weight))
     else:
         reason = kernel_limits.reason(node, weighted(node), "cpu", shapes)
     assert case.placed == ("int8" if reason is None else "fp32"), reason
 
 
-@pytest.mark.parametrize(("asked", "integer"), [("int8", 3), ("fp32", 2)])
-def test_only_the_layer_in_question_is_in_floating_point(asked: Place, integer: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("place", "integer"), [("int8", 3), ("fp32", 2)])
+def test_only_the_layer_in_question_is_in_floating_point(place: Place, integer: int, tmp_path: Path) -> None:
     """ONNX Runtime runs all of the chain in integer kernels, or all but that layer."""
     case = next(case for case in CASES if case.name == "8 channels per group, 3x3")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "run.onnx"), 4
-    onnxruntime.InferenceSession(chain(case, asked).SerializeToString(), options, ["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(chain(case, place).SerializeToString(), options, ["CPUExecutionProvider"])
     counts = Counter(node.op_type for node in onnx.load(str(tmp_path / "run.onnx")).graph.node)
     assert counts["QLinearConv"] == integer
     assert sum(counts[name] for name in ("Conv", "FusedConv")) == 3 - integer
