@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from ...core.artifact import Artifact
+from ...core.console import SILENT, Console
 from ...core.context import Context, Place
 from ...core.data.references import call
 from ...core.data.splits import Splits
-from ...core.errors import ArtifactError, CaptureError, MissingFileError, ModelError, UserError
+from ...core.errors import CaptureError, MissingFileError, ModelError, UserError
 from ...core.facts.program_facts import CaptureFacts
-from ...core.options.recipe import nearest
 from ...core.options.stage_options import CaptureOptions, ModelSpec
 from ..capture.capture_program import capture as capture_module
 from ..onnx_import import import_onnx
 from ..program import NOTES, Program, load_program, store
 from .huggingface import example_of, free_axes, is_pretrained, load_pretrained
+from .saved_weights import load_weights
 
 CHECKED_ROWS = 4
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
-def load_model(spec: ModelSpec, base: Path, seed: int = 0) -> nn.Module:
+def load_model(spec: ModelSpec, base: Path, seed: int = 0, console: Console = SILENT) -> nn.Module:
     """Call the factory of ``spec`` and load the weights.
 
     Args:
         base: folder in which relative paths and modules are looked up, in addition to the current folder.
         seed: random seed that is set before the factory is called, so that new weights are the same each time.
+        console: shows where in the file the weights were found.
 
     Raises:
         ModelError: the factory raised or returned no ``torch.nn.Module``, or the weights do not fit.
@@ -44,77 +41,9 @@ def load_model(spec: ModelSpec, base: Path, seed: int = 0) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"'{spec.source}' returned a {type(model).__name__}", "return a torch.nn.Module")
     if spec.weights:
-        load_weights(model, base / spec.weights)
+        for note in load_weights(model, base / spec.weights):
+            console.say(f"            {note}")
     return model
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a ``.safetensors`` file, or a state dict read with ``weights_only=True``.
-
-    Raises:
-        MissingFileError: the file does not exist.
-        ArtifactError: the file is truncated, or contains pickled objects.
-        ModelError: keys are missing or unknown, or have another shape.
-    """
-    if not path.is_file():
-        raise MissingFileError(f"no such weights: {path}", "check the path of `weights`")
-    state = _unwrap(_read_state(path))
-    own = model.state_dict()
-    faults = _shape_faults(own, state) + _key_faults(own, state)
-    if faults:
-        shown = "".join(f"\n  {fault}" for fault in faults[:12])
-        more = f"\n  and {len(faults) - 12} more" if len(faults) > 12 else ""
-        raise ModelError(
-            f"the weights in {path} do not fit the model:{shown}{more}", "give the weights of this architecture"
-        )
-    model.load_state_dict(state)
-
-
-def _read_state(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ArtifactError(
-                f"{path} is not a complete safetensors file: {error}", "save or copy the file again"
-            ) from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises zipfile, pickle and runtime errors alike
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(
-            f"{path} cannot be read as a state dict: {first}",
-            "save it with torch.save(model.state_dict(), path) or as safetensors; pickled modules are rejected",
-        ) from error
-
-
-def _unwrap(state: Any) -> dict[str, torch.Tensor]:
-    for key in WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    tensors = isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values())
-    if not tensors or not state:
-        raise ArtifactError(
-            "the file of weights contains no state dict", "save it with torch.save(model.state_dict(), path)"
-        )
-    prefixes = ("module.", "_orig_mod.")
-    for prefix in prefixes:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return dict(state)
-
-
-def _key_faults(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    missing = [f"missing: {key}{nearest(key, sorted(set(given) - set(own)))}" for key in own if key not in given]
-    return missing + [f"not in the model: {key}" for key in given if key not in own]
-
-
-def _shape_faults(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
-    return [
-        f"{key} has shape {list(given[key].shape)} in the file and {list(own[key].shape)} in the model"
-        for key in own
-        if key in given and own[key].shape != given[key].shape
-    ]
 
 
 def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -> Program:
@@ -144,7 +73,8 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
             "--data is required, because capture needs example inputs",
             "give a built-in data set, package.module:function, a .npz file or a folder",
         )
-    return capture_module(load_model(spec, base, context.seed), data.example(), dynamic=options.dynamic or None)
+    model = load_model(spec, base, context.seed, context.console)
+    return capture_module(model, data.example(), dynamic=options.dynamic or None)
 
 
 def _import(spec: ModelSpec, base: Path, data: Splits | None) -> Program:

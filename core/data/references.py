@@ -16,6 +16,7 @@ from ..errors import RetortError, UserError
 from ..options.recipe import nearest
 
 _IMPORTED: dict[str, str] = {}
+KEY_SEPARATOR = "#"
 
 
 @contextmanager
@@ -123,14 +124,20 @@ def place(error: BaseException) -> str:
     return f"{code.co_filename}, line {trace.tb_lineno}, in {code.co_name}"
 
 
+def file_and_key(path: Path) -> tuple[Path, str]:
+    """A path as it is if there is such a file, else the file before the last ``#`` and the key behind it."""
+    name, separator, key = path.name.rpartition(KEY_SEPARATOR)
+    return (path, "") if path.is_file() or not separator or not name else (path.with_name(name), key)
+
+
 def source_identity(reference: str, base: Path) -> str:
     """Identify the code of a ``module:name`` or file reference; the result changes when the file changes.
 
     The module is located but not imported, so that a run which reuses all artifacts loads no heavy package.
     """
-    path = base / reference
+    path, key = file_and_key(base / reference)
     if path.is_file():
-        return sha256_file(path)
+        return sha256_file(path) + f"{KEY_SEPARATOR}{key}" * bool(key)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in {".json", ".safetensors"})
         return stable_hash([[file.name, sha256_file(file)] for file in files])

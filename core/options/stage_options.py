@@ -38,7 +38,8 @@ class ModelSpec(Options):
     )
     weights: str | None = Field(
         default=None,
-        description="File of trained weights: .safetensors, or a state dict that is read with `weights_only=True`.",
+        description="File of trained weights: .safetensors, or a checkpoint that torch.save wrote. The state dict is "
+        "found below wrappers and prefixes; `file.ckpt#ema` chooses one of several by its key.",
     )
 
 

@@ -280,7 +280,7 @@ def test_pickled_weights_are_refused(project: Path) -> None:
     """A pickled module is rejected with a better way to save it."""
     torch.save(torch.nn.Linear(2, 2), project / "net.pt")
     recipe = short(project, "{source: 'own_net:large', weights: net.pt}", "digits", "export")
-    with pytest.raises(ArtifactError, match="pickled modules are rejected"):
+    with pytest.raises(ArtifactError, match="contains pickled Python objects besides tensors"):
         run.run(recipe, project / "runs")
 
 

@@ -1,0 +1,219 @@
+"""Checkpoints as people have them: the state dict of a model is found in a file, below its wrappers and prefixes.
+
+What ``model.load_state_dict(state, strict=True)`` takes is taken, with the load hooks of the modules: renamed keys of
+``weight_norm``, BatchNorm without ``num_batches_tracked``. Trainers put a state dict under a key (``state_dict``,
+``model``, ``params_ema``) and prefixes before its names (``module.``, ``_orig_mod.``, ``model.``).
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ...core.data.references import KEY_SEPARATOR, file_and_key
+from ...core.errors import ArtifactError, MissingFileError, ModelError
+from ...core.options.recipe import nearest
+
+PREFERRED = ("state_dict", "model_state_dict", "model", "net", "module", "params")
+"""Keys under which a trainer stores the trained model itself, not an average of it or another network."""
+DEPTH, SHOWN = 3, 12
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A state dict in a checkpoint.
+
+    Attributes:
+        where: keys that lead to it, joined by dots; empty for the file itself.
+        prefix: what stands before every name of the model, such as ``module.``.
+        state: tensors by the names of the model; with the metadata of PyTorch if nothing was removed.
+        unused: names of the file that do not begin with the prefix.
+    """
+
+    where: str
+    prefix: str
+    state: State
+    unused: tuple[str, ...] = ()
+
+
+def load_weights(model: nn.Module, path: Path) -> list[str]:
+    """Load a ``.safetensors`` file, or a checkpoint read with ``weights_only=True``, into a model.
+
+    Args:
+        model: gets the weights; it stays as it is if they do not fit.
+        path: the file; behind ``#`` may stand the keys that lead to the state dict: ``last.ckpt#ema.state_dict``.
+
+    Returns:
+        Notes for the user: where in the file the weights were found, and what was not used.
+
+    Raises:
+        MissingFileError: the file does not exist.
+        ArtifactError: the file is truncated, contains pickled objects, or has no state dict.
+        ModelError: keys are missing or unknown, or have another shape; or several state dicts fit.
+    """
+    file, wanted = file_and_key(path)
+    if not file.is_file():
+        raise MissingFileError(f"no such weights: {file}", "check the path of `weights`")
+    content = _read(file)
+    found = [item for item in _state_dicts(content) if not wanted or item[0] == wanted]
+    if not found:
+        raise _nothing(file, wanted, content)
+    tries = [option for where, state in found for option in _options(model, where, state)]
+    fits = [option for option in tries if _fits(model, option.state)]
+    chosen = _chosen(fits, file) if fits else None
+    if chosen is None:
+        raise _misfit(model, file, tries)
+    model.load_state_dict(chosen.state)
+    return _notes(chosen, fits)
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ArtifactError(
+                f"{path} is not a complete safetensors file: {error}", "save or copy the file again"
+            ) from error
+    if _is_torchscript(path):
+        raise ArtifactError(
+            f"{path} is a TorchScript program, not a state dict",
+            "save its weights: torch.save(torch.jit.load(path).state_dict(), 'weights.pt')",
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises zipfile, pickle and runtime errors alike
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    remedy = "save it with torch.save(model.state_dict(), path) or as safetensors"
+    text = str(error)
+    named = re.search(r"GLOBAL ([\w.]+\.\w+)|[Uu]nsupported (?:global|class)\W+(?:GLOBAL )?([\w.]+)", text)
+    if named:
+        return ArtifactError(
+            f"{path} contains pickled Python objects besides tensors ({named[1] or named[2]}), which can run code and "
+            "are never loaded",
+            remedy,
+        )
+    reason = text.splitlines()[0] if text and "eights only" not in text else "it is no file of torch.save"
+    return ArtifactError(f"{path} cannot be read as a state dict: {reason}", remedy)
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _state_dicts(content: Any, where: str = "", depth: int = DEPTH) -> Iterator[tuple[str, State]]:
+    """Every mapping from names to tensors in a checkpoint, the outermost first, with the keys that lead to it."""
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        return
+    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if tensors:
+        yield where, content if len(tensors) == len(content) else tensors  # type: ignore[misc]
+    if depth:
+        for key, value in content.items():
+            yield from _state_dicts(value, f"{where}.{key}" if where else key, depth - 1)
+
+
+def _options(model: nn.Module, where: str, state: State) -> Iterator[Found]:
+    """The state dict as it is, and without the prefix under which most names of the model stand in it."""
+    yield Found(where, "", state)
+    own, counts = set(model.state_dict()), Counter[str]()
+    for name in state:
+        parts = name.split(".")
+        for index in range(1, len(parts)):
+            if ".".join(parts[index:]) in own:
+                counts[".".join(parts[:index]) + "."] += 1
+    for prefix, _ in counts.most_common(2):
+        inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        yield Found(where, prefix, inside, tuple(name for name in state if not name.startswith(prefix)))
+
+
+def _fits(model: nn.Module, state: State) -> bool:
+    """Whether PyTorch takes the state dict strictly; the model is as before."""
+    before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    try:
+        model.load_state_dict(state)
+    except Exception:  # PyTorch raises RuntimeError; hooks of the user's modules may raise anything
+        return False
+    finally:
+        model.load_state_dict(before, strict=False)
+    return True
+
+
+def _chosen(fits: list[Found], file: Path) -> Found:
+    """The one that fits, or the trained model among several; an error if that is not clear."""
+    places = list(dict.fromkeys(item.where for item in fits))
+    if len(places) == 1:
+        return fits[0]
+    preferred = [item for item in fits if item.where.rpartition(".")[2] in ("", *PREFERRED)]
+    if len({item.where for item in preferred}) == 1:
+        return preferred[0]
+    raise ModelError(
+        f"{file} has several sets of weights that fit the model: {', '.join(places)}",
+        f"choose one: `weights: {file.name}{KEY_SEPARATOR}{places[0]}`",
+    )
+
+
+def _notes(chosen: Found, fits: list[Found]) -> list[str]:
+    notes = []
+    if chosen.where or chosen.prefix:
+        under = f"under '{chosen.where}'" if chosen.where else "in the file"
+        without = f", without the prefix '{chosen.prefix}'" if chosen.prefix else ""
+        notes.append(f"the weights were found {under}{without}")
+    others = [item for item in dict.fromkeys(item.where for item in fits) if item != chosen.where]
+    if others:
+        notes.append(
+            f"the file has other weights that fit: {', '.join(others)} (choose with `{KEY_SEPARATOR}{others[0]}`)"
+        )
+    if chosen.unused:
+        more = f" and {len(chosen.unused) - 3} more" if len(chosen.unused) > 3 else ""
+        notes.append(f"not used of the file: {', '.join(chosen.unused[:3])}{more}")
+    return notes
+
+
+def _nothing(file: Path, wanted: str, content: Any) -> ArtifactError:
+    places = [where or "the file itself" for where, _ in _state_dicts(content)]
+    if wanted and places:
+        return ArtifactError(f"{file} has no state dict under '{wanted}'", f"it has: {', '.join(places)}")
+    keys = ", ".join(map(str, list(content)[:SHOWN])) if isinstance(content, Mapping) else type(content).__name__
+    return ArtifactError(
+        f"{file} contains no state dict (names with tensors); it holds: {keys or 'nothing'}",
+        "save it with torch.save(model.state_dict(), path)",
+    )
+
+
+def _misfit(model: nn.Module, file: Path, tries: list[Found]) -> ModelError:
+    """The faults of the state dict that fits best: shapes, missing and unknown keys."""
+    own = model.state_dict()
+    best = max(tries, key=lambda item: len(own.keys() & item.state.keys()))
+    given = best.state
+    faults = [
+        f"{key} has shape {list(given[key].shape)} in the file and {list(own[key].shape)} in the model"
+        for key in own
+        if key in given and own[key].shape != given[key].shape
+    ]
+    faults += [f"missing: {key}{nearest(key, sorted(set(given) - set(own)))}" for key in own if key not in given]
+    faults += [f"not in the model: {key}" for key in given if key not in own]
+    shown = "".join(f"\n  {fault}" for fault in faults[:SHOWN])
+    more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    under = f" (under '{best.where}')" if best.where else ""
+    return ModelError(
+        f"the weights in {file}{under} do not fit the model:{shown}{more}", "give the weights of this architecture"
+    )
