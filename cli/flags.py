@@ -15,6 +15,7 @@ from ..core.errors import UserError
 from ..core.options.quantities import UNIT_TEXT
 from ..core.options.recipe import nearest
 from ..core.options.stage_options import ModelSpec, Options
+from ..core.options.yaml_text import parse_yaml
 
 PLAIN = (int, float, str, bool)
 
@@ -98,7 +99,7 @@ def _apply(raw: dict[str, Any], setting: str, options: type[Options]) -> None:
         raw[part] = dict(inner) if isinstance(inner, Mapping) else {}
         raw = raw[part]
     try:
-        raw[last] = yaml.safe_load(text)
+        raw[last] = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {setting}: the value is not valid YAML", "put the value in quotes") from error
 

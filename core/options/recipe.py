@@ -16,6 +16,7 @@ from ..errors import MissingFileError, RecipeError
 from .stage_options import DataSpec, Gate, MetricName, ModelSpec, Options, Target, Task, from_string
 from .stage_table import PROGRAM_STAGES
 from .stage_table import STAGES as TABLE
+from .yaml_text import compose_yaml, parse_yaml, read_text
 
 
 def _stage_name(value: Any) -> str:
@@ -143,9 +144,9 @@ def load_recipe(path: Path) -> Recipe:
     """
     if not path.is_file():
         raise MissingFileError(f"no such recipe: {path}", "write one with `retort init`")
-    text = path.read_text()
+    text = read_text(path, RecipeError)
     try:
-        raw = yaml.safe_load(text)
+        raw = parse_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {_one_line(error)}", "correct that line") from error
     return parse_recipe(raw, text, str(path))
@@ -238,7 +239,7 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     """Line numbers, from 1, of every key path in a YAML text."""
     found: dict[tuple[str, ...], int] = {}
     if text:
-        _note_lines(yaml.compose(text, Loader=yaml.SafeLoader), (), found)
+        _note_lines(compose_yaml(text), (), found)
     return found
 
 

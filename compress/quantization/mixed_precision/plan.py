@@ -18,6 +18,7 @@ from ....core.errors import MissingFileError, UserError
 from ....core.facts.quantize_facts import Sensitivity
 from ....core.metrics.task_metrics import evaluate, sqnr_db
 from ....core.options.stage_options import QuantizeOptions, Task
+from ....core.options.yaml_text import parse_yaml, read_text
 from ....core.tensors import Array
 from ...program import Program, predict
 from ..correction.layerwise import feeds_of
@@ -189,8 +190,8 @@ def read_plan(path: Path, names: Sequence[str]) -> list[str]:
     if not path.is_file():
         raise MissingFileError(f"no such plan: {path}", "check the path of `plan`")
     try:
-        body: Any = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        body: Any = parse_yaml(read_text(path))
+    except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}", "create it again with `mixed: auto`") from error
     layers = body.get("layers") if isinstance(body, Mapping) else None
     if not isinstance(layers, Mapping) or not set(layers.values()) <= {"int8", "float"}:

@@ -93,3 +93,32 @@ def test_schema_knows_every_stage() -> None:
     made = schema()
     assert set(made["properties"]["stages"]["items"]["anyOf"][0]["enum"]) >= {"train", "prune", "quantize", "export"}
     assert made["$defs"]["PruneOptions"]["additionalProperties"] is False
+
+
+def test_off_and_on_are_words(tmp_path: Path) -> None:
+    """`timing_cache: off` is the documented word, as in YAML 1.2; `true` and `no` still switch a flag."""
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: a\ntarget: tensorrt\nmodel: retort.examples.digits:student\ndata: digits\nstages:\n"
+        "  - quantize: {timed: no, sensitivity: true}\n  - export\n"
+        "  - engine: {timing_cache: off}\n  - bench: {engine_cache: off}\n"
+    )
+    stages = {stage.name: stage.options for stage in load_recipe(path).stages}
+    assert stages["engine"].timing_cache == stages["bench"].engine_cache == "off"
+    assert (stages["quantize"].timed, stages["quantize"].sensitivity) == (False, True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_recipe_may_have_any_letters(encoding: str, tmp_path: Path) -> None:
+    """Comments and values with umlauts are read, with a byte order mark or without."""
+    path = tmp_path / "r.yaml"
+    path.write_text("# für uns\nname: a\nmodel: größe:netz\ndata: digits\nstages: [export]\n", encoding=encoding)
+    assert load_recipe(path).model.source == "größe:netz"
+
+
+def test_another_encoding_is_one_sentence(tmp_path: Path) -> None:
+    """A Latin-1 byte is named with its line and the way to convert the file."""
+    path = tmp_path / "r.yaml"
+    path.write_bytes("name: a\n# für uns\n".encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"r\.yaml is not UTF-8 text: line 2 has the byte 0xfc"):
+        load_recipe(path)
