@@ -11,6 +11,7 @@ from torch import fx, nn
 from ..program import Program, ordered
 
 Shapes = Mapping[fx.Node, tuple[torch.Size, torch.dtype]]
+_NEW = nn.Module()
 
 
 def fetch(module: nn.Module, path: str) -> torch.Tensor:
@@ -44,13 +45,16 @@ def free_path(module: nn.Module, path: str) -> str:
 
 
 def has(module: nn.Module, path: str) -> bool:
-    """Whether there is anything at a dotted path."""
+    """Whether a dotted path is taken: by what the module holds, or by what every module has, such as ``to``."""
     value: Any = module
     for part in path.split("."):
         if not hasattr(value, part):
-            return False
-        value = getattr(value, part)
-    return True
+            value = _NEW  # the submodule that would be created
+        else:
+            value = getattr(value, part)
+            if not isinstance(value, nn.Module):
+                return True
+    return value is not _NEW
 
 
 def drop_unused(module: fx.GraphModule) -> None:

@@ -81,13 +81,16 @@ def _from_user(value: Any, source: str) -> tuple[Named, tuple[str, ...]]:
 def as_split(value: Any, where: str) -> Split:
     """Convert ``(inputs, targets)``, an array, a mapping of arrays, a map-style dataset or a split to a :class:`Split`.
 
+    Targets may be None.
+
     Raises:
         DataError: the value is none of these, or its arrays differ in length.
     """
     if hasattr(value, "read") and hasattr(value, "fingerprint"):
         split: Split = value
         return split
-    if isinstance(value, tuple | list) and len(value) == 2 and all(_is_arrays(part) for part in value):
+    pair = isinstance(value, tuple | list) and len(value) == 2
+    if pair and _is_arrays(value[0]) and (value[1] is None or _is_arrays(value[1])):
         return array_split(value[0], value[1], where)
     if _is_arrays(value):
         return array_split(value, None, where)

@@ -98,6 +98,20 @@ def test_users_function_from_outside_the_package(tmp_path: Path) -> None:
     assert len(data.train) + len(data.validation) + len(data.test) == 50
 
 
+@pytest.mark.parametrize("returned", ["(x, None)", "{'train': (x, None)}", "{'train': [{'audio': x}, None]}", "x"])
+def test_samples_may_have_no_targets(returned: str, tmp_path: Path) -> None:
+    """`(inputs, None)` are so many samples without targets, and not two samples."""
+    name = f"unlabelled_{abs(hash(returned))}"
+    (tmp_path / f"{name}.py").write_text(
+        f"import numpy as np\nx = np.ones((40, 5), 'float32')\ndef make(): return {returned}\n"
+    )
+    data = load(f"{name}:make", tmp_path)
+    assert len(data.train) + len(data.validation) + len(data.test) == 40
+    inputs, targets = data.train.read([0, 1])
+    assert targets is None
+    assert [value.shape for value in inputs.values()] == [(2, 5)]
+
+
 def test_function_that_raises_names_the_line(tmp_path: Path) -> None:
     """An exception in the user's function becomes one message with file and line."""
     (tmp_path / "own_data_b.py").write_text("def make():\n    return 1 / 0\n")
