@@ -116,6 +116,7 @@ def test_stages_never_change_what_they_are_given(program: Program) -> None:
 def test_facts_are_attributes_and_keys(program: Program, int8: Program) -> None:
     """Facts are read as attributes and as keys and are constant; for a misspelt one there is the nearest name."""
     assert program.facts.macs == program.facts["macs"] > 0
+    assert dict(program.facts)["macs"] == program.facts.macs
     assert int8.facts.against_fp32.samples == 7
     with pytest.raises(AttributeError, match="did you mean 'macs'"):
         _ = program.facts.mac

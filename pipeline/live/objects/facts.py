@@ -14,6 +14,9 @@ WIDTH = 88
 class Facts(Mapping[str, Any]):
     """Read-only facts: ``facts["macs"]`` and ``facts.macs`` are the same; inner mappings are also facts.
 
+    The page "Artifact formats" lists the facts of every stage. For fields that a type checker knows, use the class of
+    the stage: ``program.artifact.facts_as(retort.core.facts.prune_facts.PruneFacts)``.
+
     Args:
         values: JSON-ready facts of an artifact.
     """
