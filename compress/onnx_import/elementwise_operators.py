@@ -74,8 +74,13 @@ def _mean(call: Call) -> torch.Tensor:
     return total / len(call.values)
 
 
+def _single(bound: Any) -> Any:
+    """A bound as a number; some files have it as a tensor with one element."""
+    return bound[0] if isinstance(bound, list) and len(bound) == 1 else bound
+
+
 def _clip(call: Call) -> torch.Tensor:
-    low, high = call.host(1, "min"), call.host(2, "max")
+    low, high = (_single(call.host(index, name)) for index, name in ((1, "min"), (2, "max")))
     low, high = (None if bound is None or abs(bound) >= 3e38 else bound for bound in (low, high))
     value = call.tensor(0)
     if (low, high) == (0, 6):

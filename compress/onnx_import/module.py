@@ -52,7 +52,7 @@ class Imported(nn.Module):
 
     def __init__(self, graph: Graph, batch: int | None = None) -> None:
         super().__init__()
-        constants = dict(graph.constants)
+        constants = _Constants(graph)
         self._nodes = _prepared(graph, constants)
         self._graph, self._batch = graph, batch
         self._host: dict[str, Any] = {}
@@ -167,7 +167,37 @@ def _attach(
     return owner, last
 
 
-def _prepared(graph: Graph, constants: dict[str, NDArray[Any]]) -> tuple[Node, ...]:
+class _Constants(dict[str, NDArray[Any]]):
+    """The constants of a graph, and those that are made of them under names that nothing in the file has."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph.constants)
+        ports = {spec.name for spec in graph.inputs} | set(graph.outputs)
+        self._taken = {
+            *graph.constants,
+            *ports,
+            *(name for node in graph.nodes for name in (*node.inputs, *node.outputs)),
+        }
+        self._made: dict[str, str] = {}
+
+    def add(self, origin: str, stem: str, value: NDArray[Any], ending: str = "") -> str:
+        """Store a constant that is made of others, once for the same ``origin``, so that what is tied stays tied.
+
+        Returns:
+            Its name: ``stem`` and ``ending``, with a number between them where that name is taken.
+        """
+        if origin not in self._made:
+            name, number = f"{stem}{ending}", 0
+            while name in self._taken:
+                number += 1
+                name = f"{stem}_{number}{ending}"
+            self._taken.add(name)
+            self._made[origin] = name
+            self[name] = value
+        return self._made[origin]
+
+
+def _prepared(graph: Graph, constants: _Constants) -> tuple[Node, ...]:
     """The nodes, with products by constants as linear layers with bias, and recurrent layers with PyTorch's weights.
 
     Raises:
@@ -185,6 +215,8 @@ def _prepared(graph: Graph, constants: dict[str, NDArray[Any]]) -> tuple[Node, .
             node = _recurrent(node, constants)
         elif node.operator == "BatchNormalization":
             node = _with_own_statistics(node, constants)
+        elif node.operator in _NUMBERS:
+            node = _with_own_numbers(node, constants)
         elif (linear := _as_linear(node, constants)) is not None:
             node = linear
             only = readers.get(node.outputs[0], [])
@@ -201,7 +233,7 @@ def _prepared(graph: Graph, constants: dict[str, NDArray[Any]]) -> tuple[Node, .
     return tuple(nodes)
 
 
-def _as_linear(node: Node, constants: dict[str, NDArray[Any]]) -> Node | None:
+def _as_linear(node: Node, constants: _Constants) -> Node | None:
     """``MatMul`` and ``Gemm`` with a constant matrix as a linear layer, whose weight is ``[out, in]``."""
     if node.operator not in ("MatMul", "Gemm") or node.inputs[1] not in constants or node.inputs[0] in constants:
         return None
@@ -216,14 +248,14 @@ def _as_linear(node: Node, constants: dict[str, NDArray[Any]]) -> Node | None:
         return None
     name = node.inputs[1]
     if not get("transB", 0):
-        name = f"{name}_transposed"
-        constants[name] = np.ascontiguousarray(weight.T)
+        name = constants.add(f"{name} transposed", f"{name}_transposed", np.ascontiguousarray(weight.T))
     if bias:
-        constants[bias] = constants[bias].reshape(-1)
+        flat = constants[bias].reshape(-1)
+        bias = bias if constants[bias].ndim == 1 else constants.add(f"{bias} flat", f"{bias}_flat", flat)
     return Node("Linear", node.name, (node.inputs[0], name, *([bias] if bias else [])), node.outputs)
 
 
-def _bias_after(node: Node, readers: list[Node], graph: Graph, constants: dict[str, NDArray[Any]]) -> str | None:
+def _bias_after(node: Node, readers: list[Node], graph: Graph, constants: _Constants) -> str | None:
     if len(node.inputs) > 2 or len(readers) != 1 or readers[0].operator != "Add" or node.outputs[0] in graph.outputs:
         return None
     other = [name for name in readers[0].inputs if name != node.outputs[0]]
@@ -233,21 +265,29 @@ def _bias_after(node: Node, readers: list[Node], graph: Graph, constants: dict[s
     return other[0] if bias.ndim == 1 and bias.size == features else None
 
 
-def _with_own_statistics(node: Node, constants: dict[str, NDArray[Any]]) -> Node:
+def _with_own_statistics(node: Node, constants: _Constants) -> Node:
     """Separate a scale and a variance that share one constant, because one is trained and the other is tracked."""
     names = list(node.inputs)
     for index in _STATISTICS[node.operator]:
-        if names[index] in constants:
-            constants[f"{names[index]}{layer_operators.TRACKED}"] = constants[names[index]]
-            names[index] = f"{names[index]}{layer_operators.TRACKED}"
+        name = names[index]
+        if name in constants:
+            names[index] = constants.add(f"{name} tracked", name, constants[name], layer_operators.TRACKED)
     return replace(node, inputs=tuple(names))
 
 
-def _recurrent(node: Node, constants: dict[str, NDArray[Any]]) -> Node:
-    names = []
+def _with_own_numbers(node: Node, constants: _Constants) -> Node:
+    """Separate a bound, a size or a scale from a weight that has the same constant."""
+    names = list(node.inputs)
+    for index in _NUMBERS[node.operator]:
+        name = names[index] if index < len(names) else ""
+        if name in constants:
+            names[index] = constants.add(f"{name} number", name, constants[name], "_number")
+    return replace(node, inputs=tuple(names))
+
+
+def _recurrent(node: Node, constants: _Constants) -> Node:
+    origin, names = " ".join(node.inputs[1:4]), []
     for index, weight in enumerate(recurrent_operators.weights_of(node, constants)):
-        name = f"{node.inputs[1]}_{index}"
-        constants[name] = weight
-        names.append(name)
+        names.append(constants.add(f"{node.operator} {origin} {index}", f"{node.inputs[1]}_{index}", weight))
     padded = (*node.inputs, "", "", "", "", "", "")
     return replace(node, operator=f"Recurrent.{node.operator}", inputs=(node.inputs[0], padded[5], padded[6], *names))

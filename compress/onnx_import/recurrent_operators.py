@@ -69,7 +69,7 @@ def _run(call: Call) -> tuple[torch.Tensor, ...]:
     both = call.get("direction", "forward") == "bidirectional"
     ways, hidden = (2 if both else 1), weights[1].shape[1]
     zeros = torch.zeros(ways, series.shape[1], hidden, dtype=series.dtype, device=series.device)
-    first, cell = (zeros if state is None else state for state in states)
+    first, cell = (zeros if state is None else _state(call, state, zeros) for state in states)
     biases = len(weights) > 2 * ways
     rest = (weights, biases, 1, 0.0, call.training, both, False)
     if kind == "Recurrent.LSTM":
@@ -82,6 +82,21 @@ def _run(call: Call) -> tuple[torch.Tensor, ...]:
         outputs = (last,)
     length, rows = steps.shape[0], steps.shape[1]
     return steps.reshape(length, rows, ways, hidden).permute(0, 2, 1, 3), *outputs
+
+
+def _state(call: Call, state: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+    """An initial state for every row; files that were written for one row have one state.
+
+    Raises:
+        ModelError: it has another shape, at which PyTorch's kernels would read beyond its memory.
+    """
+    ways, rows, hidden = zeros.shape
+    if state.dim() == 3 and state.shape[0] == ways and state.shape[2] == hidden:
+        if state.shape[1] == 1:
+            return state.to(zeros.dtype).expand(ways, rows, hidden).contiguous()
+        if state.shape[1] == rows:
+            return state
+    raise call.refuse(f"its initial state has the shape {list(state.shape)} instead of {[ways, rows, hidden]}")
 
 
 OPERATORS: dict[str, Operator] = {f"Recurrent.{kind}": _run for kind in GATES}

@@ -81,8 +81,15 @@ def _require_agreement(path: Path, graph: Graph, program: Program, feeds: dict[s
         found = program.module(*given)
     for name, value in zip(graph.outputs, found, strict=True):
         expected = _in_batches(session, feeds, size, count, name)
-        actual: Any = value.numpy()[: len(expected)].astype(np.float64)
-        error = error_by_largest(expected, actual, least=1e-6)
+        actual: Any = value.numpy().astype(np.float64)
+        actual = actual[: len(expected)] if actual.ndim else actual
+        if actual.shape != expected.shape:
+            raise CaptureError(
+                f"the imported model differs from ONNX Runtime: output '{name}' has the shape {list(actual.shape)} "
+                f"instead of {list(expected.shape)}",
+                "capture the PyTorch model instead, and please report the operators of the file",
+            )
+        error = error_by_largest(expected, actual, least=1e-6, equal_nan=True)
         if not error <= TOLERANCE:
             raise CaptureError(
                 f"the imported model differs from ONNX Runtime: the error of output '{name}' is {error:.1e} of its "
