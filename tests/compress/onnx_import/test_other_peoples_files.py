@@ -1,4 +1,4 @@
-"""Files that others wrote: names that meet, states for one row, bounds as tensors, two roles of a number, infinities."""
+"""Files that others wrote: names that meet, states for one row, bounds as tensors, numbers in two roles, infinity."""
 
 from __future__ import annotations
 
