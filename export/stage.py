@@ -103,6 +103,7 @@ def write_graph(
             size_bytes=sum(file.stat().st_size for file in draft.folder.iterdir()),
             parity=tuple(parity.differences),
             parity_unchecked=parity.unchecked,
+            hard_inputs=parity.hard or None,
             kernels=integer_kernels(path) if quantized and options.precision == "fp32" else None,
             precision=None if options.precision == "fp32" else options.precision,
             half=half,

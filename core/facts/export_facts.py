@@ -34,6 +34,20 @@ class ParityEntry(Record):
     refused: bool
 
 
+class HardInputs(Record):
+    """The largest difference on inputs of one kind that are hard to compute, such as zeros.
+
+    Attributes:
+        inputs: the kind, in words.
+        output: the output that differs most; empty if none differs.
+        share: its largest difference, in units of the accepted one; above 1 where the program itself is unsteady.
+    """
+
+    inputs: str
+    output: str
+    share: float
+
+
 class Kernels(Record):
     """Nodes of the graph that ONNX Runtime runs, by operator.
 
@@ -121,6 +135,8 @@ class ExportFacts(Record):
         nodes: number of nodes.
         size_bytes: bytes of the model and its weights.
         parity: the difference from PyTorch, per output and batch size.
+        hard_inputs: the same on inputs that no set of samples has; None in older files and where activations are
+            quantized at run time.
         parity_unchecked: why no shorter input was compared; empty if one was, or if only the batch axis is dynamic.
         kernels: integer and floating-point nodes that ONNX Runtime runs on a CPU; only of a quantized file in FP32.
         precision: type of a file in half precision.
@@ -138,6 +154,7 @@ class ExportFacts(Record):
     size_bytes: int
     parity: tuple[ParityEntry, ...] = ()
     parity_unchecked: str = ""
+    hard_inputs: tuple[HardInputs, ...] | None = None
     kernels: Kernels | None = None
     precision: Literal["fp16", "bf16"] | None = None
     half: HalfPrecision | None = None

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import InputError, VerificationError
-from ...core.facts.export_facts import ParityEntry
+from ...core.facts.export_facts import HardInputs, ParityEntry
 from ...core.faults import first_line, raise_if_defect
 from ...core.metrics.relative_error import decibels, differences, largest_magnitude, root_mean_square
 from ...core.session import Session
 from ...core.tensors import BATCH, Feeds, Signature, multiple
 from .bounds import DYNAMIC_FLOOR, FLOOR, POOL_ROWS, Bound, accepted_by, bounds_of
-from .hard_inputs import Hard, check_hard
+from .hard_inputs import check_hard
 
 Numbers = NDArray[Any]
 FileForm = Literal["static", "dynamic", "half"]
@@ -35,7 +35,7 @@ class Parity:
 
     differences: list[ParityEntry]
     unchecked: str = ""
-    hard: tuple[Hard, ...] = ()
+    hard: tuple[HardInputs, ...] = ()
 
 
 def check(
@@ -87,9 +87,9 @@ def check(
             differences=[item.to_json() for item in found],
         )
     few = rows(program.signature, pool, min(sizes))
-    hard: list[Hard] = []
+    hard: list[HardInputs] = []
     if form != "dynamic":
-        hard = check_hard(program, candidate, few, accepted_by(bounds, floating), form == "half")
+        hard = check_hard(program, candidate, few, accepted_by(bounds, floating is not None), form == "half")
     return Parity(found, shorter.unchecked, tuple(hard))
 
 

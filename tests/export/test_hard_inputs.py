@@ -82,13 +82,19 @@ def test_a_file_that_lost_a_small_constant_is_refused() -> None:
 
 
 def test_kinds_of_inputs_keep_types_and_known_integers() -> None:
-    """Floats take every kind; integers stay among those of the samples, booleans as they are."""
-    feeds = {"x": FEEDS["x"], "words": np.array([[5, 9, 7]]), "mask": np.array([[True, False]])}
+    """Floats take every kind; integers stay among those of the samples, masks as they are."""
+    feeds = {
+        "x": FEEDS["x"],
+        "words": np.array([[5, 9, 7]]),
+        "mask": np.array([[True, False]]),
+        "attention_mask": np.array([[1, 1, 0]]),
+    }
     made = dict(hard_feeds(feeds))
     assert list(made) == list(FLOATS)
     for item in made.values():
         assert {name: value.dtype for name, value in item.items()} == {n: v.dtype for n, v in feeds.items()}
         assert set(item["words"].flat) <= {5, 9, 7}
         assert item["mask"] is feeds["mask"]
+        assert item["attention_mask"] is feeds["attention_mask"]
     assert list(dict(hard_feeds({"words": feeds["words"]}))) == ["zeros", "ones", "one constant"]
     assert "denormal numbers" not in dict(hard_feeds(feeds, half=True))
