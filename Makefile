@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 export ORT_DISABLE_TELEMETRY := 1
 JOBS ?= 2
-# One file's tests stay together: they share fixtures that are dear to make.
+# One file's tests stay together: they share fixtures that take long to make.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 # The inner loop: tests that need no torch, which the plugin tests/without_torch.py refuses to import.

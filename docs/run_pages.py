@@ -100,7 +100,7 @@ class PageRun:
         return 0 if READY in text else 1, text.replace(self.port, PORT)
 
     def stop(self) -> None:
-        """Stop the processes that still run; a shell's background processes may be deaf to what Ctrl-C sends."""
+        """Stop the processes that still run; a shell's background processes may ignore SIGINT, which Ctrl-C sends."""
         for process in self.running:
             process.send_signal(signal.SIGTERM)
             process.wait(60)

@@ -36,14 +36,16 @@ class CaptureRequest(CaptureOptions):
     """The options of ``retort.capture``."""
 
     output_names: tuple[str, ...] | None = Field(
-        default=None, description="one name per output of an nn.Module; by default `output`, or the model's own names"
+        default=None,
+        description="One name per output of an nn.Module. The default is `output`, or the model's own names.",
     )
     weights: str | None = Field(
-        default=None, description="for a factory: a .safetensors file, or a state dict read with weights_only=True"
+        default=None, description="For a factory: a .safetensors file, or a checkpoint that torch.save wrote."
     )
     args: dict[str, Any] = Field(
         default_factory=dict,
-        description="for a factory: its keyword arguments; for a `save_pretrained` folder: {'task': …}",
+        description="For a factory: its keyword arguments. For a `save_pretrained` folder: its task, such as "
+        "{'task': 'text-classification'}.",
     )
 
 

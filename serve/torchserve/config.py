@@ -28,7 +28,7 @@ class Ports:
 
 
 def model_config(settings: Settings, options: PackOptions, load_s: float) -> bytes:
-    """``model-config.yaml``: TorchServe ignores unknown keys in silence, so these are exactly those it reads.
+    """``model-config.yaml``: TorchServe ignores unknown keys without a warning, so these are exactly those it reads.
 
     Args:
         load_s: measured seconds to load; the timeout doubles in steps, so that equal inputs give equal archives.

@@ -25,12 +25,12 @@ NAMED_OTHERWISE = {
     "ts": "torchserve",
     "yaml": "pyyaml",
 }
-"""Modules whose distribution bears another name."""
+"""Modules whose distribution has another name."""
 
 NOT_DECLARED = {
     "modelopt": "a peer that `benchmarks.suites.quantization_peer` compares with, in an environment of its own",
     "nncf": "as modelopt",
-    "torch-pruning": "a peer that `benchmarks.suites.peer` compares with, in an environment of its own",
+    "torch-pruning": "a peer that `benchmarks.suites.pruning_peer` compares with, in an environment of its own",
 }
 
 NOT_IMPORTED = {

@@ -114,7 +114,7 @@ def test_lint_predicts_the_parser_on_thousands(oracle: Any, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("fault", SILENT)
-def test_what_the_parser_takes_in_silence_is_found(oracle: Any, fault: str) -> None:
+def test_what_the_parser_accepts_without_an_error_is_found(oracle: Any, fault: str) -> None:
     """Each of the faults that the parser accepts silently has its finding, under its own rule."""
     found = 0
     for seed in range(60):
