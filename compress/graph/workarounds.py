@@ -80,8 +80,8 @@ def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str
 def fixed_sizes(place: Callable[[traceback.StackSummary], str]) -> Iterator[dict[int, str]]:
     """Record the line of code at which a symbolic size became a number.
 
-    Patched: ``ShapeEnv._set_replacement`` of ``torch.fx.experimental.symbolic_shapes``, which records its caller. Seen
-    in torch 2.13.
+    Patched: ``ShapeEnv._set_replacement`` of ``torch.fx.experimental.symbolic_shapes``, which records its caller.
+    Seen in torch 2.13.
 
     Upstream: no upstream issue found.
 
