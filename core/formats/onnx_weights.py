@@ -1,8 +1,8 @@
-"""Check that the external weight files of an ONNX file are complete."""
+"""The external files in which an ONNX file stores its weights: their names, and whether they are complete."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,7 @@ def require_weights(model: ModelProto, path: Path) -> None:
     Raises:
         MissingFileError: a file is missing, or is too short.
     """
-    for tensor in _tensors(model.graph):
-        if tensor.data_location != tensor.EXTERNAL:
-            continue
+    for tensor in _external(model):
         entries = {item.key: item.value for item in tensor.external_data}
         name, end = entries.get("location", ""), int(entries.get("offset", 0)) + int(entries.get("length", 0))
         file = path.parent / name
@@ -39,6 +37,23 @@ def require_weights(model: ModelProto, path: Path) -> None:
                 "bytes",
                 remedy,
             )
+
+
+def external_files(model: ModelProto) -> set[str]:
+    """The names of the files in which the weights are stored, relative to the folder of the model."""
+    return {item.value for tensor in _external(model) for item in tensor.external_data if item.key == "location"}
+
+
+def rename_external(model: ModelProto, names: Mapping[str, str]) -> None:
+    """Change the names of the files in which the weights are stored; ``names`` maps old names to new ones."""
+    for tensor in _external(model):
+        for item in tensor.external_data:
+            if item.key == "location":
+                item.value = names[item.value]
+
+
+def _external(model: ModelProto) -> Iterator[TensorProto]:
+    return (tensor for tensor in _tensors(model.graph) if tensor.data_location == tensor.EXTERNAL)
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:

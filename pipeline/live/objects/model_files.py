@@ -20,7 +20,8 @@ from ..data.feeds import as_numpy, bound, like_inputs
 from ..workspace import Workspace
 from .facts import Facts
 from .notebook import ports, size_text, table
-from .programs import Program, save_artifact
+from .programs import Program
+from .saving import save_artifact
 
 if TYPE_CHECKING:
     from typing import ClassVar
@@ -69,13 +70,16 @@ class ModelFile(os.PathLike[str]):
         return Facts(self.artifact.facts)
 
     def save(self, path: str | Path) -> Path:
-        """Copy the file and the files next to it; for a path without suffix, copy the whole artifact folder.
+        """Copy the file and its external weights; for a path without suffix, copy the whole artifact folder.
+
+        External weights are stored in ``<name>.data`` next to the copy.
 
         Returns:
             The path, for ``retort.load``.
 
         Raises:
-            UserError: the suffix is wrong, or the folder exists and is not an artifact.
+            UserError: the suffix is wrong, or the path holds files that Retort did not write or that
+                belong to another model.
             StorageError: the disk is full or not writable.
         """
         return save_artifact(self.artifact, Path(path), self.suffix, f"it is a {self.kind}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from ....core.data.splits import Splits
-from ....core.errors import ModelError, UserError
+from ....core.errors import ModelError
 from ....core.formats.program_file import read_signature
 from ....core.tensors import Array, Signature
 from ..data.feeds import as_numpy, bound, like_inputs
 from ..workspace import Workspace
 from .facts import Facts
 from .notebook import ports, size_text, table
+from .saving import save_artifact
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,13 +119,14 @@ class Program:
         """Write the program as a ``.pt2`` file, or with its facts as an artifact folder.
 
         Args:
-            path: a path that ends in ``.pt2``, or a folder that does not exist yet.
+            path: a path that ends in ``.pt2``; or a folder that does not exist yet or contains only an artifact, which
+                is replaced.
 
         Returns:
             The path, for ``retort.load``.
 
         Raises:
-            UserError: the suffix is wrong, or the folder exists and is not an artifact.
+            UserError: the suffix is wrong, or the folder contains files that Retort did not write.
             StorageError: the disk is full or not writable.
         """
         return save_artifact(self.artifact, Path(path), ".pt2", "export it with `retort.export(program, path)`")
@@ -228,29 +229,3 @@ def _check_dtypes(program: Captured) -> None:
             f"the parameters are in half precision ('{halves[0]}' …), but the inputs are not",
             "call `program.module.float()`; train with autocast, and let `export` choose the precision",
         )
-
-
-def save_artifact(artifact: Artifact, path: Path, suffix: str, otherwise: str) -> Path:
-    """Copy an artifact's main file and the files next to it, or the whole folder if the path has no suffix.
-
-    Raises:
-        UserError: the suffix is wrong, or the folder exists and is not an artifact.
-    """
-    if path.suffix == suffix:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(artifact.main, path)
-        for side in artifact.main.parent.glob(f"{artifact.main.name}.*"):
-            shutil.copyfile(side, path.parent / side.name)
-        return path
-    if path.suffix:
-        raise UserError(
-            f"cannot save a {artifact.kind} as '{path.name}'",
-            f"give the path of a {suffix} file or a folder; {otherwise}",
-        )
-    if not artifact.path.is_dir():
-        raise UserError(f"{artifact.path} is a plain file without facts", f"give the path of a {suffix} file")
-    if path.exists() and not is_finished(path):
-        raise UserError(f"{path} exists and contains no artifact", "choose another folder")
-    shutil.rmtree(path, ignore_errors=True)
-    shutil.copytree(artifact.path, path)
-    return path
