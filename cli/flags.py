@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from ..core.errors import UserError
 from ..core.options.quantities import UNIT_TEXT
-from ..core.options.recipe import nearest
+from ..core.options.recipe import option_faults
 from ..core.options.stage_options import ModelSpec, Options
 from ..core.options.yaml_text import parse_yaml
 
@@ -85,7 +86,7 @@ def build_options(options: type[Options], flags: Mapping[str, Any], settings: Se
     try:
         return options.model_validate(raw)
     except ValidationError as error:
-        faults = [_fault(item, options) for item in error.errors(include_url=False)]
+        faults = option_faults(options, error, partial(_written, stage_flags(options)))
         raise UserError("; ".join(faults), "`--help` shows every option with its default") from error
 
 
@@ -104,11 +105,7 @@ def _apply(raw: dict[str, Any], setting: str, options: type[Options]) -> None:
         raise UserError(f"--set {setting}: the value is not valid YAML", "put the value in quotes") from error
 
 
-def _fault(item: Any, options: type[Options]) -> str:
-    path = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"unknown option '{path}'{nearest(str(item['loc'][-1]), list(options.model_fields))}"
-    if item["type"] == "missing":
-        return f"--{path.replace('_', '-')} is required"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"--{path.replace('_', '-')}: {message}" if path else message
+def _written(flags: Collection[str], path: tuple[str, ...]) -> str:
+    """How a user writes an option: as its own flag, or with `--set`."""
+    own = len(path) == 1 and path[0] in flags
+    return f"--{path[0].replace('_', '-')}" if own else f"--set {'.'.join(path)}"

@@ -115,11 +115,6 @@ def pool_globally(model: ir.Model) -> tuple[ir.Model, bool]:
     return model, changed
 
 
-def sort_topologically(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Put every node after the nodes that it reads from."""
-    return model, common.TopologicalSortPass()(model).modified
-
-
 def _does_nothing(node: ir.Node, source: ir.Value) -> bool:
     output = node.outputs[0]
     if is_op(node, *_NOTHING):

@@ -238,12 +238,7 @@ def shapes_of(signature: Signature, feeds: Mapping[str, Array]) -> Shapes:
 def is_memory(error: BaseException) -> bool:
     """Whether a runtime ran out of memory."""
     text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or "failed to allocate" in text
-        or "bad_alloc" in text
-        or "bad allocation" in text
-    )
+    return isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY_SIGNS)
 
 
 def refused(error: Exception) -> Exception:

@@ -12,11 +12,6 @@ from .intervals import Interval
 ClockName = Literal["thread", "wall", "device"]
 """CPU time of the calling thread, wall-clock time, or the time that a user's function reports for another device."""
 Judgement = Literal["faster", "slower", "cannot tell"]
-CLOCK_WORDS: dict[ClockName, str] = {
-    "thread": "CPU time of the thread",
-    "wall": "wall-clock time",
-    "device": "the time that the device reports",
-}
 NOT_BOUNDED = "not bounded: too few rounds"
 
 

@@ -38,8 +38,7 @@ class PruneOptions(Options):
     )
     layers: dict[str, Share] = Field(
         default_factory=dict,
-        description="Share of the channels to keep in the layers that match a pattern, such as --set "
-        "'layers={conv3*: 0.5}'.",
+        description="Share of the channels to keep in the layers that match a pattern, such as {'conv3*': 0.5}.",
     )
     importance: Importance = Field(
         default="auto",

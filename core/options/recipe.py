@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import operator
+from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -207,13 +208,19 @@ def _message(item: Any, path: tuple[str, ...], root: type[BaseModel] | None = No
     return message if kind == "value_error" else f"{message[0].lower()}{message[1:]}, not {value!r}"
 
 
-def option_faults(options: type[Options], error: ValidationError) -> list[str]:
-    """Every fault of a stage's options as ``key: what``, worded as those of a recipe."""
+def option_faults(
+    options: type[Options], error: ValidationError, named: Callable[[tuple[str, ...]], str] = ".".join
+) -> list[str]:
+    """Every fault of a stage's options as ``key: what``, worded as those of a recipe.
+
+    Args:
+        named: how a key path is written.
+    """
     faults = []
     for item in error.errors(include_url=False):
         path = _key_path(item["loc"])
         message = _message(item, path, options)
-        faults.append(f"{'.'.join(path)}: {message}" if path else message)
+        faults.append(f"{named(path)}: {message}" if path else message)
     return faults
 
 

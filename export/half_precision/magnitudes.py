@@ -13,7 +13,6 @@ from ...core.session import SessionOptions, open_session
 from ...core.tensors import Feeds, Signature, TensorSpec
 
 _SUFFIX = "__largest"
-_AXES_ARE_INPUTS = 18
 
 
 def largest_magnitudes(

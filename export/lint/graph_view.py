@@ -183,7 +183,11 @@ def infer(model: onnx.ModelProto, order: list[onnx.NodeProto]) -> tuple[dict[str
 
 
 def sorted_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes in topological order, otherwise in their given order; nodes in a cycle come last."""
+    """The nodes in topological order, otherwise in their given order; nodes in a cycle come last.
+
+    The sort of onnx-ir raises an error for a cycle, and reads no file in which a value has two producers. The lint
+    reports such faults, so it has to sort these files too.
+    """
     made = {name for node in graph.node for name in node.output}
     waiting: dict[str, list[int]] = {}
     lacking = [0] * len(graph.node)

@@ -12,7 +12,6 @@ from ...core.metrics.relative_error import decibels
 from ...core.tensors import Array
 
 _ROBUST = 99.9
-_PER_CHANNEL_LIMIT = 1 << 22
 _INPUT_NARROW, _INPUT_WIDE = 2.5, 0.3
 _NARROW, _WIDE = 1.25, 0.35
 _MANY, _SOME = 0.3, 0.15

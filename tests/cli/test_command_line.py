@@ -101,10 +101,9 @@ def test_bad_flag_values_are_all_named(tmp_path: Path, capsys: pytest.CaptureFix
     model = tmp_path / "net.pt2"
     model.write_bytes(b"")
     assert call("prune", str(model), "--data", "digits", "--macs", "1.5", "--set", "recover.epoch=3") == 2
-    told = capsys.readouterr().err
-    assert "--macs" in told
-    assert "less than or equal to 1" in told
-    assert "epoch" in told
+    told = " ".join(capsys.readouterr().err.split())
+    assert "--macs: input should be less than or equal to 1" in told
+    assert "--set recover.epoch: unknown key; did you mean 'epochs'?" in told
 
 
 def test_stage_needs_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,9 +157,6 @@ def test_torch_stays_in_its_rooms() -> None:
     assert found == []
 
 
-DICT = ("get", "items", "keys", "values")
-
-
 def test_facts_are_read_as_fields() -> None:
     """No room reads what a stage found out by a string key: `artifact.facts_as(kind)` has fields that mypy checks."""
     found = [

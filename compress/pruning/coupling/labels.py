@@ -148,12 +148,6 @@ def along(ids: Tensor, shape: Sequence[int], dim: int) -> Tensor:
     return ids.reshape([-1 if place == dim else 1 for place in range(len(shape))]).expand(tuple(shape))
 
 
-def flat_ids(array: Tensor, dim: int) -> Ids:
-    """The labels along ``dim`` of an array that varies along no other, ``int64[n]``."""
-    ids: Ids = core(array).reshape(-1).numpy() if dim in varying(array) else np.empty(0, np.int64)
-    return ids
-
-
 def settle(unions: Unions, value: Value) -> Value:
     """The value with every label replaced by its class, without arrays that are completely locked.
 

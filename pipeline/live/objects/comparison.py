@@ -9,7 +9,6 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from ....benchmarks.result import Result as MeasuredResult
-from ....core.errors import UserError
 from . import notebook
 
 WIDTH = 200
@@ -67,13 +66,3 @@ class Result(MeasuredResult):
     def of(found: MeasuredResult) -> Result:
         """Convert a result to a live object."""
         return Result.model_validate(found.model_dump(by_alias=True))
-
-
-def require_names(names: list[str]) -> None:
-    """Reject names that cannot be in the table.
-
-    Raises:
-        UserError: there is no model, or a name is empty.
-    """
-    if not names or not all(names):
-        raise UserError("no model was given", "give {name: model, …}; the first one is the reference")

@@ -90,9 +90,6 @@ class ModelFile(os.PathLike[str]):
     def _lines(self) -> list[tuple[str, str]]:
         return []
 
-    def _size_bytes(self) -> int:
-        return sum(entry.size_bytes for entry in self.artifact.manifest.files.values() if self.path.is_file())
-
     def __repr__(self) -> str:
         lines = [f"{label} {text}" for label, text in self._lines() if label not in ("input", "output")]
         exists = self.path.exists()
