@@ -91,8 +91,7 @@ def write_graph(
     origin, quantized = artifact.facts_as(AnyFacts), is_quantized(program)
     _sign(model, options, place)
     with new_artifact(place, "graph", "export", options=options, tools=_tools()) as draft:
-        path = write_model(model, draft.folder)
-        verify_file(path, wanted)
+        path = verify_file(write_model(model, draft.folder), wanted)
         parity = prove(program, signature, path, samples, options, _plainer(program, signature, wanted, opset))
         draft.facts = found = ExportFacts(
             target=wanted,
@@ -230,8 +229,8 @@ def write_model(model: ir.Model, folder: Path, external_above_bytes: int = EXTER
     return path
 
 
-def verify_file(path: Path, target: Target) -> None:
-    """Run ONNX's checker with shape inference, and the rules for TensorRT.
+def verify_file(path: Path, target: Target) -> Path:
+    """Run ONNX's checker with shape inference, and the rules for TensorRT; return the path.
 
     Raises:
         VerificationError: the file breaks a rule; the message names the first, and its facts have all.
@@ -242,7 +241,7 @@ def verify_file(path: Path, target: Target) -> None:
         text = str(error).splitlines()[0][:300]
         raise VerificationError(f"the ONNX checker rejects the file: {text}", "please report this model") from error
     if target != "tensorrt":
-        return
+        return path
     findings = [item for item in lint(onnx.load(str(path))) if item.verdict != "advice"]
     if findings:
         raise VerificationError(
@@ -250,6 +249,7 @@ def verify_file(path: Path, target: Target) -> None:
             "quantize the program for the target tensorrt",
             findings=[str(item) for item in findings],
         )
+    return path
 
 
 def _require_samples(samples: Feeds, signature: Signature) -> None:

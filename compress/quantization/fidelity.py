@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...core.console import SILENT, Console
 from ...core.data.splits import Split, Subset
 from ...core.facts.quantize_facts import Fidelity
-from ...core.metrics.task_metrics import evaluate, sqnr_db
+from ...core.metrics.all_outputs import agreement_of_all, floating, sqnr_of_all_db, sqnr_per_output_db
 from ..program import Program, predict
 
 SAMPLES = 256
@@ -16,7 +18,7 @@ SAMPLES = 256
 def compare(
     reference: Program, quantized: Program, split: Split, batch_size: int = 32, console: Console = SILENT
 ) -> Fidelity:
-    """Signal-to-noise ratio of the first floating-point output, and the agreement of its classes if it has classes.
+    """Signal-to-noise ratio of all floating-point outputs, and the agreement of their classes if they have classes.
 
     Args:
         reference: the FP32 program.
@@ -26,23 +28,27 @@ def compare(
         console: shows progress bars.
 
     Returns:
-        ``agreement`` is the share of samples with equal argmax, for outputs ``[N, C]`` with at least two columns.
+        ``agreement`` is the smallest share of samples with equal argmax, over outputs ``[N, C]`` with at least two
+        columns. Several outputs also have a ratio each.
         Infinite values become None, because JSON has no infinity.
     """
     chosen = Subset(split, np.unique(np.linspace(0, len(split) - 1, min(len(split), SAMPLES)).astype(np.int64)))
     wanted = predict(reference, chosen, batch_size, console)
     found = predict(quantized, chosen, batch_size, console)
-    name = next((key for key, value in wanted.items() if value.dtype.kind == "f"), None)
-    if name is None:
+    floats, others = floating(wanted), floating(found)
+    if not floats:
         return Fidelity(samples=len(chosen))
-    measured = Fidelity(
-        samples=len(chosen),
-        sqnr_db=_finite(sqnr_db(wanted[name], found[name], centred=False)),
-        sqnr_centred_db=_finite(sqnr_db(wanted[name], found[name])),
-    )
-    if wanted[name].ndim == 2 and wanted[name].shape[1] > 1:
-        return measured.model_copy(update={"agreement": evaluate("agreement", found[name], wanted[name])})
-    return measured
+    measured: dict[str, Any] = {
+        "samples": len(chosen),
+        "sqnr_db": _finite(sqnr_of_all_db(floats, others, centred=False)),
+        "sqnr_centred_db": _finite(sqnr_of_all_db(floats, others)),
+    }
+    agreement = agreement_of_all(floats, others)
+    if agreement is not None:
+        measured["agreement"] = agreement
+    if len(floats) > 1:
+        measured["per_output_db"] = {name: _finite(db) for name, db in sqnr_per_output_db(wanted, found).items()}
+    return Fidelity(**measured)
 
 
 def _finite(value: float) -> float | None:

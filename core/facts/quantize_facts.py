@@ -33,16 +33,18 @@ class Fidelity(Record):
 
     Attributes:
         samples: number of samples.
-        sqnr_db: signal-to-noise ratio of the first floating-point output, in dB; None if the outputs are equal;
-            left out if there is no such output.
+        sqnr_db: signal-to-noise ratio over all floating-point outputs, each at its own scale, in dB; None if the
+            outputs are equal; left out if there is no such output.
         sqnr_centred_db: the same, where only what differs between samples counts as signal.
-        agreement: share of samples with the same class; only for outputs that are classes.
+        agreement: share of samples with the same class, the smallest over the outputs that are classes.
+        per_output_db: the centred ratio of each output, if there are several.
     """
 
     samples: int
     sqnr_db: float | None = None
     sqnr_centred_db: float | None = None
     agreement: float | None = None
+    per_output_db: dict[str, float | None] | None = None
 
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -142,7 +144,7 @@ class FormTrial(Record):
     """The results of one form compared with the FP32 file.
 
     Attributes:
-        sqnr_db: centred signal-to-noise ratio of the first floating-point output, in dB.
+        sqnr_db: centred signal-to-noise ratio over all floating-point outputs, in dB.
         accuracy_drop: loss of accuracy; None without labels.
         speedup: speedup over FP32, by batch size.
     """

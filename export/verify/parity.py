@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import InputError, VerificationError
+from ...core.errors import VerificationError
 from ...core.facts.export_facts import HardInputs, ParityEntry
 from ...core.faults import first_line, raise_if_defect
 from ...core.metrics.relative_error import decibels, differences, largest_magnitude, root_mean_square
 from ...core.session import Session
 from ...core.tensors import BATCH, Feeds, Signature, multiple
 from .bounds import DYNAMIC_FLOOR, FLOOR, POOL_ROWS, Bound, accepted_by, bounds_of
-from .hard_inputs import check_hard
+from .hard_inputs import check_hard, run_file
 
 Numbers = NDArray[Any]
 FileForm = Literal["static", "dynamic", "half"]
@@ -72,7 +72,10 @@ def check(
     found: list[ParityEntry] = []
     for size in sizes:
         feeds = list(_chunks(program.signature, pool, size))
-        expected, actual = [program.run(batch) for batch in feeds], [_run(candidate, batch, size) for batch in feeds]
+        expected, actual = (
+            [program.run(batch) for batch in feeds],
+            [run_file(candidate, batch, f"at batch size {size}") for batch in feeds],
+        )
         for name, bound in bounds.items():
             pairs = [(one[name], two[name]) for one, two in zip(expected, actual, strict=True)]
             found.append(_compare(name, size, pairs, bound))
@@ -179,21 +182,8 @@ def _shorter(program: Session, candidate: Session, pool: Feeds, bounds: dict[str
         raise_if_defect(error)
         shown = ", ".join(f"{name}: {list(value.shape)}" for name, value in feeds.items())
         return Parity([], f"the program does not run on inputs of half the length ({shown}): {first_line(error)}")
-    actual = _run(candidate, feeds, size)
+    actual = run_file(candidate, feeds, f"at batch size {size}")
     return Parity([_compare(name, size, [(expected[name], actual[name])], bound) for name, bound in bounds.items()])
-
-
-def _run(candidate: Session, feeds: Feeds, size: int) -> dict[str, Numbers]:
-    try:
-        return candidate.run(feeds)
-    except InputError:
-        raise
-    except Exception as error:  # the exceptions of onnxruntime have no narrower common base class
-        raise_if_defect(error)
-        raise VerificationError(
-            f"the ONNX file does not run at batch size {size}, but the program does: {first_line(error, 300)}",
-            "nothing was written; please report this model",
-        ) from error
 
 
 def _cut(array: Numbers, shape: tuple[int | str, ...], free: set[str]) -> Numbers:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...core.context import Context
 from ...core.data.splits import Split, Splits
+from ...core.metrics.all_outputs import floating, sqnr_of_all_db
 from ...core.metrics.relative_error import error_by_largest
-from ...core.metrics.task_metrics import sqnr_db
 from ...core.session import Session
 from ...core.tensors import Array
 from .tensor_symptoms import Finding, blatant, faults, saturated, weaknesses
@@ -25,12 +25,12 @@ BATCH_TOLERANCE = 1e-3
 _SAMPLES, _INNER_SAMPLES, _MOST_CHANNELS = 128, 64, 4
 
 
-def outputs_of(session: Session, feeds: dict[str, Array]) -> Array:
-    """The first floating-point output."""
+def outputs_of(session: Session, feeds: dict[str, Array]) -> list[Array]:
+    """The floating-point outputs; all outputs if there is none."""
     names = [spec.name for spec in session.signature.inputs]
     given = feeds if set(names) <= set(feeds) else dict(zip(names, feeds.values()))
     outputs = session.run(given)
-    return next((value for value in outputs.values() if value.dtype.kind == "f"), next(iter(outputs.values())))
+    return floating(outputs) or list(outputs.values())
 
 
 def common(forms: Sequence[Form], sessions: dict[str, Session], data: Splits, split: Split) -> list[Finding]:
@@ -56,9 +56,9 @@ def _depends_on_batch(session: Session, split: Split) -> str:
     """How much the outputs of samples change with other samples in the batch; empty if they do not change."""
     if len(split) < 6:
         return ""
-    pair = [outputs_of(session, split.read(rows)[0])[:2] for rows in ([0, 1, 2, 3], [0, 1, 4, 5])]
-    one, other = pair
-    change = error_by_largest(one, other, least=1e-12)
+    one, other = (outputs_of(session, split.read(rows)[0]) for rows in ([0, 1, 2, 3], [0, 1, 4, 5]))
+    changes = (error_by_largest(a[:2], b[:2], least=1e-12, equal_nan=True) for a, b in zip(one, other, strict=True))
+    change = max(changes, default=0.0)
     return f"outputs change by {change:.1%} with the other samples of the batch" if change > BATCH_TOLERANCE else ""
 
 
@@ -85,7 +85,7 @@ def _scale_of_inputs(form: Form, split: Split) -> list[Finding]:
 
 
 def explain(
-    form: Form, first: Form, sessions: dict[str, Session], split: Split, wanted: Array | None, context: Context
+    form: Form, first: Form, sessions: dict[str, Session], split: Split, wanted: list[Array] | None, context: Context
 ) -> list[Finding]:
     """Causes of the difference between a form and the first form."""
     found = _swapped_inputs(sessions[form.name], split, wanted) if form is not first and not form.quantized else []
@@ -119,7 +119,7 @@ def _parameters(form: Form) -> dict[str, Array]:
     return {name: value.numpy() for name, value in load_program(form.path).module.state_dict().items()}
 
 
-def _swapped_inputs(session: Session, split: Split, wanted: Array | None) -> list[Finding]:
+def _swapped_inputs(session: Session, split: Split, wanted: list[Array] | None) -> list[Finding]:
     """Whether another order of an input's channels reproduces the outputs of the first form."""
     feeds = split.read(range(len(split)))[0]
     for name, values in feeds.items():
@@ -129,7 +129,7 @@ def _swapped_inputs(session: Session, split: Split, wanted: Array | None) -> lis
             if list(order) == sorted(order):
                 continue
             found = outputs_of(session, {**feeds, name: np.ascontiguousarray(values[:, list(order)])})
-            if found.shape == wanted.shape and sqnr_db(wanted, found) > FLOAT_DB:
+            if sqnr_of_all_db(wanted, found) > FLOAT_DB:
                 return [
                     Finding(
                         "swapped channels", name, f"with channels in the order {list(order)} the outputs are correct"

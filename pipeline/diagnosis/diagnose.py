@@ -16,7 +16,8 @@ from ...core.data.data_sources import fit_to
 from ...core.data.splits import Subset
 from ...core.errors import RetortError, UserError
 from ...core.facts.quantize_facts import QuantizeFacts
-from ...core.metrics.task_metrics import evaluate, sqnr_db
+from ...core.metrics.all_outputs import agreement_of_all, sqnr_of_all_db, undefined_alike
+from ...core.metrics.task_metrics import evaluate
 from ...core.options.stage_options import ExportOptions, QuantizeOptions
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Array
@@ -95,7 +96,7 @@ def _examine(forms: list[Form], context: Context) -> Diagnosis:
     source = data.validation if len(data.validation) else data.calibration
     split = Subset(source, np.unique(np.linspace(0, len(source) - 1, min(len(source), SAMPLES)).astype(np.int64)))
     feeds, targets = split.read(range(len(split)))
-    wanted: Array | None = None
+    wanted: list[Array] | None = None
     for form in forms:
         if form.name in sessions:
             found = outputs_of(sessions[form.name], feeds)
@@ -112,19 +113,20 @@ def _examine(forms: list[Form], context: Context) -> Diagnosis:
     return diagnosis
 
 
-def _judge(form: Form, found: Array, wanted: Array, targets: Array | None, first: Form) -> None:
+def _judge(form: Form, found: list[Array], wanted: list[Array], targets: Array | None, first: Form) -> None:
     """Accuracy, noise and agreement of a form, and whether it is broken."""
-    if not np.isfinite(found).all() or found.shape != wanted.shape:
-        form.broken, form.error = True, f"its output has shape {list(found.shape)} or values that are not finite"
+    if not undefined_alike(wanted, found) or any(np.isnan(one).any() for one in found):
+        shapes = ", ".join(str(list(one.shape)) for one in found)
+        form.broken, form.error = True, f"its outputs have the shapes {shapes}, or NaN, or infinities in other places"
         return
-    classes = found.ndim == 2 and found.shape[1] > 1
+    classes = found[0].ndim == 2 and found[0].shape[1] > 1
     if classes and targets is not None and targets.dtype.kind in "iu":
-        form.accuracy = float(evaluate("accuracy", found, targets))
+        form.accuracy = float(evaluate("accuracy", found[0], targets))
     if form is first:
         return
-    noise = sqnr_db(wanted, found)
+    noise = sqnr_of_all_db(wanted, found)
     form.sqnr_db = round(noise, 2) if np.isfinite(noise) else None
-    form.agreement = float(evaluate("agreement", found, wanted)) if classes else None
+    form.agreement = agreement_of_all(wanted, found)
     form.broken = _is_broken(noise, form.agreement, form.quantized)
 
 

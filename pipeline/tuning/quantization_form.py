@@ -16,8 +16,9 @@ from ...core.context import Context, Place
 from ...core.data.data_sources import fit_to
 from ...core.data.splits import Split, Splits, Subset
 from ...core.facts.quantize_facts import FormChoice, FormTrial, QuantizeFacts
+from ...core.metrics.all_outputs import floating, sqnr_of_all_db
 from ...core.metrics.ratio import Ratio, mean_of
-from ...core.metrics.task_metrics import evaluate, sqnr_db
+from ...core.metrics.task_metrics import evaluate
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Array
@@ -39,7 +40,7 @@ class Trial:
     """The results of one form compared with the FP32 file.
 
     Attributes:
-        sqnr_db: centred SQNR of the first floating-point output, in dB.
+        sqnr_db: centred SQNR over all floating-point outputs, in dB.
         drop: loss of accuracy; None without labels.
         speedup: speedup over FP32 by batch size.
     """
@@ -148,14 +149,14 @@ def _tried(
     fitted = fit_to(data, sessions["fp32"].signature)
     split: Split = fitted.validation if len(fitted.validation) else fitted.calibration
     judged = Subset(split, np.arange(min(SAMPLES, len(split))))
-    outputs = {name: _first(session, judged, console) for name, session in sessions.items()}
+    outputs = {name: _outputs(session, judged, console) for name, session in sessions.items()}
     for session in sessions.values():
         session.close()
     times, against = _timed(files, judged, console)
     trials: dict[Form, Trial] = {}
     for form in made:
-        found = outputs[form][0]
-        trials[form] = Trial(sqnr_db(outputs["fp32"][0], found), _drop(outputs["fp32"], found), times[form])
+        found, _ = outputs[form]
+        trials[form] = Trial(sqnr_of_all_db(outputs["fp32"][0], found), _drop(outputs["fp32"], found), times[form])
     return trials, against
 
 
@@ -163,21 +164,20 @@ def _opened(file: bytes) -> Session:
     return open_session(file, SessionOptions(threads=1))
 
 
-def _first(session: Session, split: Split, console: Console) -> tuple[Array, Array | None]:
-    """The first floating-point output for all samples, and their labels."""
+def _outputs(session: Session, split: Split, console: Console) -> tuple[list[Array], Array | None]:
+    """The floating-point outputs for all samples, and their labels."""
     from ...benchmarks.accuracy import predict
 
     found = predict(session, split, console=console)
-    name = next((name for name, value in found.outputs.items() if value.dtype.kind == "f"), None)
-    return found.main(name), found.targets
+    return floating(found.outputs), found.targets
 
 
-def _drop(wanted: tuple[Array, Array | None], found: Array) -> float | None:
+def _drop(wanted: tuple[list[Array], Array | None], found: list[Array]) -> float | None:
     outputs, targets = wanted
-    classes = targets is not None and targets.dtype.kind in "iu" and targets.ndim == 1 and outputs.ndim == 2
+    classes = targets is not None and targets.dtype.kind in "iu" and targets.ndim == 1 and outputs[0].ndim == 2
     if targets is None or not classes:
         return None
-    return float(evaluate("accuracy", outputs, targets) - evaluate("accuracy", found, targets))
+    return float(evaluate("accuracy", outputs[0], targets) - evaluate("accuracy", found[0], targets))
 
 
 Times = dict[int, Ratio]

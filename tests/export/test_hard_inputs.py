@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
@@ -14,7 +17,8 @@ from retort.compress.capture.capture_program import capture
 from retort.compress.program import reexport
 from retort.core.backends.eager import EagerSession
 from retort.core.errors import VerificationError
-from retort.core.session import SessionOptions, open_session
+from retort.core.session import Session, SessionOptions, open_session
+from retort.core.tensors import Feeds
 from retort.export.translate import to_onnx
 from retort.export.verify.hard_inputs import FLOATS, hard_feeds
 from retort.export.verify.parity import check
@@ -98,3 +102,37 @@ def test_kinds_of_inputs_keep_types_and_known_integers() -> None:
         assert item["attention_mask"] is feeds["attention_mask"]
     assert list(dict(hard_feeds({"words": feeds["words"]}))) == ["zeros", "ones", "one constant"]
     assert "denormal numbers" not in dict(hard_feeds(feeds, half=True))
+
+
+class Double(nn.Module):
+    """Twice its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+class Raising:
+    """A session that raises on zeros, as an eager model may."""
+
+    def __init__(self, inner: Session) -> None:
+        self.inner, self.signature = inner, inner.signature
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """The outputs of the inner session."""
+        if not np.asarray(next(iter(feeds.values()))).any():
+            raise ValueError("nothing to divide by")
+        return self.inner.run(feeds)
+
+
+def test_inputs_on_which_the_model_itself_raises_are_left_out() -> None:
+    """What the program cannot compute proves nothing; what only the file cannot compute is refused."""
+    program = capture(Double(), {"x": torch.from_numpy(FEEDS["x"])})
+    exported = reexport(program)
+    eager = EagerSession(exported.module(check_guards=False), program.signature, "cpu", 0)
+    file = open_session(to_onnx(exported, program.signature).SerializeToString(), SessionOptions(threads=1))
+    raising = cast(Session, Raising(eager))
+    found = check(raising, file, FEEDS, (1, 4), 1e-3).hard
+    assert "zeros" not in {item.inputs for item in found}
+    assert len(found) == len(FLOATS) - 1
+    with pytest.raises(VerificationError, match="the ONNX file does not run on zeros, but the program does"):
+        check(eager, cast(Session, Raising(file)), FEEDS, (1, 4), 1e-3)

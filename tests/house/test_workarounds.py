@@ -234,7 +234,7 @@ def test_every_patch_says_what_it_is_there_for() -> None:
         *(exporting.exact_constants, exporting.without_guards),
     ]
     for function in functions:
-        text = str(function.__doc__)
+        text = " ".join(str(function.__doc__).split())
         assert re.search(r"(Patched|Used|A form)\b", text), function
         assert "Seen in" in text, function
         assert re.search(r"Upstream: (https://github\.com/|no upstream issue found)", text), function

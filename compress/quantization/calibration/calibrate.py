@@ -120,7 +120,8 @@ def watch(
             tensors = [as_tensor(value, device) for value in feeds.values()]
             watcher = _Watcher(program.module, observers)
             outputs = watcher.run(*tensors)
-            if watcher.broken is not None or not all(map(_finite, outputs)):
+            # an output may be infinite, as masked logits are: only what is quantized needs a range
+            if watcher.broken is not None or not all(map(_defined, outputs)):
                 raise _not_finite(program, tensors, watcher.broken)
             bar.advance(program.signature.batch_size(feeds))
 
@@ -167,6 +168,11 @@ class _FirstNotFinite(fx.Interpreter):
 def _finite(value: Any) -> bool:
     floating = isinstance(value, torch.Tensor) and value.is_floating_point()
     return not floating or bool(torch.isfinite(value).all())
+
+
+def _defined(value: Any) -> bool:
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return not floating or not bool(torch.isnan(value).any())
 
 
 def _not_finite(program: Program, tensors: list[torch.Tensor], seen: fx.Node | None) -> DataError:

@@ -14,9 +14,8 @@ from ....core.console import SILENT, Console
 from ....core.data.splits import Split, Subset
 from ....core.errors import DataError
 from ....core.facts.quantize_facts import CorrectionFacts
-from ....core.metrics.task_metrics import evaluate, sqnr_db
+from ....core.metrics.all_outputs import agreement_of_all, floating, sqnr_of_all_db
 from ....core.options.stage_options import QuantizeOptions
-from ....core.tensors import Array
 from ...graph.module_edit import fetch, readers_of
 from ...program import Program, clone, cost, predict
 from ..operator_classes import is_qdq
@@ -67,24 +66,18 @@ class CorrectionResult:
 
 
 class Judge:
-    """Compares the first floating-point output of a program with that of the FP32 program on held-out samples."""
+    """Compares the floating-point outputs of a program with those of the FP32 program on held-out samples."""
 
     def __init__(self, reference: Program, split: Split, batch_size: int) -> None:
         self.split, self.batch_size = split, batch_size
-        outputs = predict(reference, split, batch_size)
-        self.name = next((name for name, value in outputs.items() if value.dtype.kind == "f"), None)
-        self.wanted: Array | None = None if self.name is None else outputs[self.name]
+        self.wanted = floating(predict(reference, split, batch_size))
 
     def score(self, program: Program) -> tuple[float, float | None]:
-        """Centred SQNR in dB and, if the output contains classes, the agreement."""
-        if self.name is None or self.wanted is None:
+        """Centred SQNR over all outputs in dB and, if outputs contain classes, the smallest agreement."""
+        if not self.wanted:
             return float("inf"), None
-        found = predict(program, self.split, self.batch_size)[self.name]
-        if not np.isfinite(found).all():
-            return float("-inf"), None
-        classes = self.wanted.ndim == 2 and self.wanted.shape[1] > 1
-        agreement = float(evaluate("agreement", found, self.wanted)) if classes else None
-        return sqnr_db(self.wanted, found), agreement
+        found = floating(predict(program, self.split, self.batch_size))
+        return sqnr_of_all_db(self.wanted, found), agreement_of_all(self.wanted, found)
 
 
 def corrections_of(options: QuantizeOptions) -> tuple[str, ...]:

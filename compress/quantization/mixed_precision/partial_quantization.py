@@ -93,9 +93,9 @@ class Partial:
         layers = [unit.layer for unit in self.units if unit.layer is not None]
         self.own = {path for layer in layers for path in (layer.weight, layer.bias) if path is not None}
 
-    def predict(self, chosen: Collection[Unit]) -> Array:
-        """The first floating-point output, for all samples, if only the chosen units are integer."""
-        return np.concatenate([self.first_output(self.run(known, chosen), known) for known in self.fp32_values()])
+    def predict(self, chosen: Collection[Unit]) -> list[Array]:
+        """The floating-point outputs, for all samples, if only the chosen units are integer."""
+        return joined([self.outputs(self.run(known, chosen), known) for known in self.fp32_values()])
 
     def fp32_values(self) -> Iterator[dict[fx.Node, Any]]:
         """All values of the FP32 form, chunk by chunk."""
@@ -130,11 +130,15 @@ class Partial:
                 values[node] = _call(node, values, known)
         return values
 
-    def first_output(self, values: dict[fx.Node, Any], known: dict[fx.Node, Any]) -> Array:
-        """The first floating-point output among the values of one chunk."""
+    def outputs(self, values: dict[fx.Node, Any], known: dict[fx.Node, Any]) -> list[Array]:
+        """The floating-point outputs among the values of one chunk."""
         node = self.nodes[-1]
-        outputs = values.get(node, known[node])[0]
-        return as_array(next((item for item in outputs if item.is_floating_point()), outputs[0]))
+        return [as_array(item) for item in values.get(node, known[node])[0] if item.is_floating_point()]
+
+
+def joined(chunks: Sequence[Sequence[Array]]) -> list[Array]:
+    """Outputs of several chunks, each output as one array."""
+    return [np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*chunks, strict=True)]
 
 
 def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:

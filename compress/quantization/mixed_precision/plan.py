@@ -16,8 +16,9 @@ from ....core.console import SILENT, Console
 from ....core.data.splits import Split, Subset
 from ....core.errors import MissingFileError, UserError
 from ....core.facts.quantize_facts import Sensitivity
-from ....core.metrics.task_metrics import evaluate, sqnr_db
-from ....core.options.stage_options import QuantizeOptions, Task
+from ....core.metrics.all_outputs import Outputs, floating, sqnr_of_all_db, undefined_alike
+from ....core.metrics.task_metrics import evaluate
+from ....core.options.stage_options import MetricName, QuantizeOptions, Task
 from ....core.options.yaml_text import parse_yaml, read_text
 from ....core.tensors import Array
 from ...program import Program, predict
@@ -49,16 +50,20 @@ class Gate:
         """The bound in words."""
         return f"a drop of at most {self.max_drop:g}" if self.max_drop is not None else f"{self.min_sqnr:g} dB of SQNR"
 
-    def passes(self, wanted: Array, found: Array, targets: Array | None) -> bool:
-        """Whether the outputs ``found`` meet the bound, compared with the FP32 outputs ``wanted``."""
-        if not np.isfinite(found).all():
+    def passes(self, wanted: Outputs, found: Outputs, targets: Array | None) -> bool:
+        """Whether the outputs ``found`` meet the bound, compared with the FP32 outputs ``wanted``.
+
+        A loss of accuracy is that of the first output, which the labels belong to; SQNR is that of all outputs.
+        """
+        if not undefined_alike(wanted, found):
             return False
         if self.max_drop is None:
-            return sqnr_db(wanted, found) >= (self.min_sqnr or 0.0)
+            return sqnr_of_all_db(wanted, found) >= (self.min_sqnr or 0.0)
         assert targets is not None
-        if self.task == "regression":
-            return evaluate("mse", found, targets) - evaluate("mse", wanted, targets) <= self.max_drop
-        return evaluate("accuracy", wanted, targets) - evaluate("accuracy", found, targets) <= self.max_drop + 1e-12
+        metric: MetricName = "mse" if self.task == "regression" else "accuracy"
+        sign = 1.0 if metric == "mse" else -1.0
+        before, after = (evaluate(metric, outputs[0], targets) for outputs in (wanted, found))
+        return sign * (after - before) <= self.max_drop + 1e-12
 
 
 def gate_of(options: QuantizeOptions, split: Split, task: Task) -> Gate:
@@ -128,12 +133,11 @@ def choose(
 def met(gate: Gate, reference: Program, quantized: Program, split: Split, batch_size: int) -> bool:
     """Whether a program that was quantized again meets the bound on the same samples."""
     chosen = Subset(split, np.arange(min(len(split), _SAMPLES)))
-    name = next(spec.name for spec in reference.signature.outputs if spec.dtype.startswith("float"))
-    wanted, found = (predict(program, chosen, batch_size)[name] for program in (reference, quantized))
+    wanted, found = (floating(predict(program, chosen, batch_size)) for program in (reference, quantized))
     return gate.passes(wanted, found, chosen.read(range(len(chosen)))[1])
 
 
-def _checker(partial: Partial, gate: Gate, wanted: Array, targets: Array | None) -> Callable[[Sequence[Unit]], bool]:
+def _checker(partial: Partial, gate: Gate, wanted: Outputs, targets: Array | None) -> Callable[[Sequence[Unit]], bool]:
     def _meets(chosen: Sequence[Unit]) -> bool:
         return gate.passes(wanted, partial.predict(chosen), targets)
 

@@ -13,12 +13,13 @@ from ....core.aten_names import SATURATING, name_of
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split
 from ....core.facts.quantize_facts import Sensitivity
-from ....core.metrics.task_metrics import evaluate, sqnr_db
+from ....core.metrics.all_outputs import agreement_of_all, sqnr_of_all_db
+from ....core.metrics.task_metrics import evaluate
 from ....core.tensors import Array
 from ...program import Program
 from ..correction.layerwise import feeds_of
 from ..operator_classes import channels_first, is_dynamic, is_qdq
-from .partial_quantization import Partial, Unit
+from .partial_quantization import Partial, Unit, joined
 
 _SAMPLES = 48
 _OUTLIER, _FEW_LEVELS, _SATURATED, _CLIPPED = 8.0, 12.0, 0.7, 0.5
@@ -40,32 +41,32 @@ def sensitivity(
     feeds = feeds_of(exact, split, samples)
     partial = Partial(quantized, exact, feeds)
     targets = split.read(range(sum(len(feed[0]) for feed in feeds)))[1]
-    wanted: list[Array] = []
-    found: list[list[Array]] = [[] for _ in partial.units]
+    wanted: list[list[Array]] = []
+    found: list[list[list[Array]]] = [[] for _ in partial.units]
     causes: list[tuple[str, str]] = []
     with console.progress("sensitivity", len(feeds) * len(partial.units)) as bar:
         for known in partial.fp32_values():
-            wanted.append(partial.first_output({}, known))
+            wanted.append(partial.outputs({}, known))
             if not causes:
                 causes = [cause_of(unit, known) for unit in partial.units]
             for unit, parts in zip(partial.units, found):
-                parts.append(partial.first_output(partial.run(known, [unit]), known))
+                parts.append(partial.outputs(partial.run(known, [unit]), known))
                 bar.advance(note=unit.name)
-    reference = np.concatenate(wanted)
+    reference = joined(wanted)
     lines = [
-        _line(unit, reference, np.concatenate(parts), targets, cause)
+        _line(unit, reference, joined(parts), targets, cause)
         for unit, parts, cause in zip(partial.units, found, causes)
     ]
     return sorted(lines, key=lambda line: np.inf if line.sqnr_db is None else line.sqnr_db)
 
 
-def _line(unit: Unit, wanted: Array, found: Array, targets: Array | None, cause: tuple[str, str]) -> Sensitivity:
-    noise = sqnr_db(wanted, found) if np.isfinite(found).all() else float("-inf")
-    classes = wanted.ndim == 2 and wanted.shape[1] > 1 and np.isfinite(found).all()
-    agreement = float(evaluate("agreement", found, wanted)) if classes else None
-    drop = None
-    if classes and targets is not None and targets.dtype.kind in "iu" and targets.shape == (len(wanted),):
-        drop = float(evaluate("accuracy", wanted, targets) - evaluate("accuracy", found, targets))
+def _line(
+    unit: Unit, wanted: list[Array], found: list[Array], targets: Array | None, cause: tuple[str, str]
+) -> Sensitivity:
+    noise, agreement, drop = sqnr_of_all_db(wanted, found), agreement_of_all(wanted, found), None
+    classes = bool(wanted) and wanted[0].ndim == 2 and wanted[0].shape[1] > 1 and np.isfinite(found[0]).all()
+    if classes and targets is not None and targets.dtype.kind in "iu" and targets.shape == (len(wanted[0]),):
+        drop = float(evaluate("accuracy", wanted[0], targets) - evaluate("accuracy", found[0], targets))
     shown = round(noise, 2) if np.isfinite(noise) else (None if noise > 0 else -999.0)
     return Sensitivity(
         layer=unit.name,

@@ -140,7 +140,7 @@ def _outputs(program: Program) -> list[torch.Tensor]:
 
 def _verify(wanted: list[torch.Tensor], found: list[torch.Tensor], tolerance: float) -> None:
     for index, (before, after) in enumerate(zip(wanted, found, strict=True)):
-        error = error_by_largest(as_array(before), as_array(after), least=1e-12)
+        error = error_by_largest(as_array(before), as_array(after), least=1e-12, equal_nan=True)
         if not error <= tolerance:
             raise VerificationError(
                 f"folding BatchNorm changed output {index} by {error:.1e} of its largest value",
