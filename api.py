@@ -60,8 +60,8 @@ def capture(
         example: inputs of the module: a tensor ``[N, …]``, a tuple, a mapping by name, or a DataLoader, whose first
             batch is used, or such a batch. Targets are ignored: values that the forward does not take, and in the
             batch (a list) of a loader values that it does not require.
-        data: samples instead of the example, which later stages use by default. An ``.onnx`` file needs them, to
-            compare the program with ONNX Runtime.
+        data: samples that later stages use by default; without an example, their first rows are the example. An
+            ``.onnx`` file needs them, to compare the program with ONNX Runtime.
         seed: random seed that is set before a factory is called.
         folder: folder in which artifacts are stored and reused; by default a temporary folder that exists as long as
             the objects.
@@ -95,7 +95,7 @@ def capture(
         return capture_source(source, request, splits, seed, workspace, console)
     require_model(model)
     program = capture_module(model, data if example is None else example, request, workspace)
-    if data is not None and example is None:
+    if data is not None:
         program.data = as_splits(data, program.signature, "calibrate", seed)
     if folder is not None:
         console.stage("capture", str(program.path))

@@ -50,6 +50,10 @@ class TrainArguments(TypedDict, total=False):
     checkpoint_epochs: int
 
 
+class TrainCall(TrainArguments, SharedArguments, total=False):
+    """All keyword arguments of ``train``."""
+
+
 class DistillArguments(TrainArguments, total=False):
     """Options of ``distill`` without the student."""
 

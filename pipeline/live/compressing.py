@@ -35,12 +35,19 @@ if TYPE_CHECKING:
         SparsifyArguments,
         SparsifyCall,
         TrainArguments,
+        TrainCall,
     )
 
 
+@overload
+def train(program: Program, **options: Unpack[TrainCall]) -> Program: ...
+@overload
+def train(program: Graph, **options: Unpack[TrainCall]) -> Graph: ...
+@overload
+def train(program: str | Path, **options: Unpack[TrainCall]) -> Any: ...
 @with_options(TrainOptions)
 def train(
-    program: Program | str | Path,
+    program: Program | Graph | str | Path,
     *,
     data: Any = None,
     task: Task | None = None,
@@ -48,15 +55,15 @@ def train(
     folder: str | Path | None = None,
     progress: bool = False,
     **options: Unpack[TrainArguments],
-) -> Program:
+) -> Program | Graph:
     """Train a program on its task. To use your own training loop instead, train ``program.module``.
 
     Args:
-        program: the program to train; it is not changed.
+        program: the program to train; it is not changed. For an ONNX file the result is an ONNX file.
         data: labelled samples; see ``retort.prune``.
         task: ``classification`` (cross entropy) or ``regression`` (squared error); by default from the targets.
         seed: random seed of the order of samples, augmentation and dropout.
-        folder: folder in which artifacts are stored and reused; by default the program's own folder.
+        folder: folder in which artifacts are stored and reused; by default the program's own, or a temporary folder.
         progress: show stages and progress bars on stderr.
 
     Returns:
@@ -74,7 +81,7 @@ def train(
         1
     """
     asked = checked("train", TrainOptions, options)
-    return _program(running.run_stage("train", program, asked, Request(data, task, "cpu", seed, folder, progress)))
+    return running.run_stage("train", program, asked, Request(data, task, "cpu", seed, folder, progress))
 
 
 @with_options(DistillOptions, leave_out=("student",))

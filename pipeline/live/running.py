@@ -99,10 +99,10 @@ def run_stage(stage: str, model: Any, options: Options, request: Request) -> Pro
     if isinstance(given, Program):
         return _on_program(stage, given, options, request)
     if not isinstance(given, Graph):
-        raise UserError(f"{given.path} is a {given.kind}, but `{stage}` needs a program or an ONNX file", "name one")
+        raise UserError(f"`{stage}` needs a program or an ONNX file; {given.path} is of kind {given.kind}", "name one")
     console = ScriptConsole(request.progress)
     workspace = same_or_new(request.folder, given.workspace)
-    data = splits_of(given, given.signature, request, "calibrate")
+    data = splits_of(given, given.signature, request, "train" if _trains_on(stage, options) else "calibrate")
     program = capture_source(str(given.path.resolve()), CaptureRequest(), data, request.seed, workspace, console)
     made = _on_program(stage, program, options, replace(request, data=data, folder=request.folder))
     return export(made, ExportOptions(), replace(request, data=data))
@@ -127,10 +127,7 @@ def _on_program(stage: str, program: Program, options: Options, request: Request
 def _made(
     stage: str, options: Options, parent: Artifact, place: Place, context: Context
 ) -> tuple[Artifact, dict[str, Any]]:
-    reused = finished(place, context.console)
-    if reused is not None:
-        return reused, {}
-    made = dispatch.run_stage(stage, options, parent, place, context)
+    made = finished(place, context.console) or dispatch.run_stage(stage, options, parent, place, context)
     if not isinstance(options, QuantizeOptions) or not options.timed:
         return made, {}
     ratios = speed_of(options, parent, made, context)

@@ -94,7 +94,7 @@ def test_keyword_arguments_are_the_options(verb: str) -> None:
             assert shown[name].default == field.get_default(call_default_factory=True)
 
 
-@pytest.mark.parametrize("verb", ["prune", "sparsify", "quantize"])
+@pytest.mark.parametrize("verb", ["train", "prune", "sparsify", "quantize"])
 def test_overloads_take_what_the_verb_takes(verb: str) -> None:
     """The overloads, which declare that a program gives a program, have every keyword of the function."""
     typed = get_type_hints(getattr(arguments, f"{verb.capitalize()}Call"))
