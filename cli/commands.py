@@ -22,6 +22,7 @@ from ..pipeline import run as pipeline
 from ..pipeline import stages
 from ..pipeline.cache_key import key_of
 from ..pipeline.dispatch import RUNS, run_stage
+from ..pipeline.reuse import find_finished
 from ..pipeline.tuning.int8_speed import speed_of
 from . import describe
 from .flags import build_options, with_flags
@@ -179,7 +180,7 @@ def capture(
     options = build_options(CaptureOptions, {}, set_)
     context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed=bool(data))
     place = place_of("capture", options, spec, context, out)
-    made = reused(place, screen) or stages.capture(options, spec, place, context)
+    made = find_finished(place, console=screen) or stages.capture(options, spec, place, context)
     describe.print_artifact(made, screen)
 
 
@@ -216,7 +217,7 @@ def _stage_command(entry: StageEntry) -> None:
         context = context_of(data, data_arg, task, wanted, seed, screen, needed="data" in entry.depends_on)
         place = place_of(entry.name, options, parent, context, out)
         shared = replace(context, scratch=place.directory.parent / ".scratch" / place.directory.name)
-        found = reused(place, screen)
+        found = reused(place, screen, parent, out)
         made = found or run_stage(entry.name, options, parent, place, shared)
         more: dict[str, Any] = {}
         if isinstance(options, QuantizeOptions) and options.timed:
@@ -258,24 +259,12 @@ def context_of(
 
 
 def place_of(name: str, options: Options, parent: Artifact | ModelSpec, context: Context, out: Path | None) -> Place:
-    """Where a command writes its result: a finished artifact of equal inputs if there is one, else a folder."""
+    """Where a command writes its result; by default a folder that is named after the key."""
     key = key_of(name, options, [parent], context)
     keys = (parent.key,) if isinstance(parent, Artifact) else ()
-    if out is not None:
-        return Place(out, key, keys)
-    folder = RUNS / f"{name}-{key[:12]}"
-    if isinstance(parent, Artifact) and not is_finished(folder):
-        stages = parent.path.parent.glob(f"[0-9][0-9]-{name}-{key[:12]}")
-        folder = next((path for path in stages if is_finished(path)), folder)
-    return Place(folder, key, keys)
+    return Place(out or RUNS / f"{name}-{key[:12]}", key, keys)
 
 
-def reused(place: Place, screen: Console) -> Artifact | None:
-    """The finished artifact of a place, if it was made from equal inputs."""
-    if not is_finished(place.directory):
-        return None
-    found = load_artifact(place.directory)
-    if found.key != place.key:
-        return None
-    screen.say(f"reused {place.directory}")
-    return found
+def reused(place: Place, screen: Console, parent: Artifact, out: Path | None) -> Artifact | None:
+    """The finished artifact of equal inputs: at its place or, without --out, in the run that contains its parent."""
+    return find_finished(place, *([parent.path.parent] if out is None else []), console=screen)

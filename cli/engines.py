@@ -51,7 +51,9 @@ def engine(
         return _emit(options, parent, screen)
     context = context_of("", [], "classification", "tensorrt", 0, screen, needed=False)
     place = place_of("engine", options, parent, context, out)
-    return print_artifact(reused(place, screen) or run_stage("engine", options, parent, place, context), screen)
+    return print_artifact(
+        reused(place, screen, parent, out) or run_stage("engine", options, parent, place, context), screen
+    )
 
 
 def _explain(options: EngineOptions, parent: Artifact, screen: Console) -> None:

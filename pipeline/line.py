@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.artifact import Artifact, is_finished, load_artifact
+from ..core.artifact import Artifact
 from ..core.console import Console
 from ..core.context import Context, Place
 from ..core.data.data_sources import fit_to, load_data
@@ -21,6 +21,7 @@ from ..core.options.stage_table import PROGRAM_STAGES
 from .cache_key import key_of, key_of_measurement
 from .dispatch import run_stage
 from .gates import GateResult
+from .reuse import find_finished
 
 if TYPE_CHECKING:
     from ..benchmarks.result import Result
@@ -151,18 +152,17 @@ class Line:
         directory = self.folder / f"{number:02d}-{label}-{key[:12]}"
         if directory not in self.seen:
             keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))
-            self.seen[directory] = self._found(label, directory) or self._timed(
-                label, Place(directory, key, keys), make
-            )
+            place = Place(directory, key, keys)
+            self.seen[directory] = self._found(label, place) or self._timed(label, place, make)
         return self.seen[directory]
 
-    def _found(self, label: str, directory: Path) -> Artifact | None:
-        if not is_finished(directory):
+    def _found(self, label: str, place: Place) -> Artifact | None:
+        artifact = find_finished(place)
+        if artifact is None:
             return None
-        artifact = load_artifact(directory)
         self.outcome.reused.append(label)
         if label in self.numbers:
-            self.console.stage(label, f"reused {directory}")
+            self.console.stage(label, f"reused {place.directory}")
         return artifact
 
     def _timed(self, label: str, place: Place, make: Callable[[Place], Artifact]) -> Artifact:

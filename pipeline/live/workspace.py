@@ -11,10 +11,11 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from ...core.artifact import Artifact, is_finished, load_artifact
+from ...core.artifact import Artifact
 from ...core.console import Console
 from ...core.context import Place
 from ...core.errors import UserError
+from ..reuse import find_finished
 
 
 class Workspace:
@@ -52,14 +53,8 @@ def _remove(folder: Path, process: int) -> None:
 
 
 def finished(place: Place, console: Console) -> Artifact | None:
-    """The artifact at a place, if it was made from equal inputs."""
-    if not is_finished(place.directory):
-        return None
-    found = load_artifact(place.directory)
-    if found.key != place.key:
-        return None
-    console.say(f"reused {place.directory}")
-    return found
+    """The artifact of equal inputs at a place or, if a recipe made it, elsewhere in the same folder."""
+    return find_finished(place, place.directory.parent, console=console)
 
 
 def same_or_new(folder: str | Path | None, known: Workspace | None) -> Workspace:
