@@ -12,7 +12,7 @@ from ..core.console import SILENT, Console
 from ..core.data.splits import Split, batches
 from ..core.errors import DataError, ModelError
 from ..core.metrics.intervals import Interval
-from ..core.metrics.task_metrics import AGAINST_OUTPUTS, evaluate, metric_interval, paired_difference
+from ..core.metrics.task_metrics import AGAINST_OUTPUTS, METRIC_UNIT, evaluate, metric_interval, paired_difference
 from ..core.options.stage_options import MetricName
 from ..core.session import Session
 from ..core.tensors import Array
@@ -132,7 +132,8 @@ def measure_accuracy(
     same, ratio = None, None
     if before.shape == given.shape:
         ratio = evaluate("sqnr", given, before)
-        same = metric_interval("agreement", given, before, confidence, seed) if metric not in ("mse", "mae") else None
+        values = METRIC_UNIT[metric] == "target"  # regression: outputs are no scores of classes
+        same = None if values else metric_interval("agreement", given, before, confidence, seed)
     return Accuracy(
         metric, interval, len(given), drop, same, ratio if ratio is not None and np.isfinite(ratio) else None
     )

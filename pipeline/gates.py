@@ -8,9 +8,8 @@ from math import isfinite
 from typing import Any
 
 from ..core.metrics.intervals import Interval
+from ..core.metrics.task_metrics import METRIC_UNIT
 from ..core.options.stage_options import Gate
-
-UNITS = {"accuracy_drop": "drop", "speedup": "speed-up", "size_ratio": "size"}
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,14 @@ def _end(value: float) -> str:
 
 
 def _points(value: float, metric: str) -> str:
-    return f"{value:.4g}" if metric in {"mse", "mae", "sqnr"} else f"{100 * value:.3g} pp"
+    """``2 pp``, ``3 dB``, or a number in the targets' unit."""
+    if METRIC_UNIT[metric] == "percent":
+        return f"{100 * value:.3g} pp"
+    return f"{value:.4g} dB" if METRIC_UNIT[metric] == "dB" else f"{value:.4g}"
 
 
 def _drop(interval: Interval, metric: str) -> str:
     """``lost 0.56 pp [−0.20, 1.90]``."""
-    if metric in {"mse", "mae", "sqnr"}:
-        return f"worse by {interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
-    return f"lost {100 * interval.value:.2f} pp [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+    if METRIC_UNIT[metric] == "percent":
+        return f"lost {100 * interval.value:.2f} pp [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+    return f"worse by {_points(interval.value, metric)} [{interval.low:.4g}, {interval.high:.4g}]"

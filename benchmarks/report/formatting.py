@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ...core.metrics.task_metrics import METRIC_UNIT
 from ..result import Spread
 
 DASH = "–"
-PLAIN = {"mse", "mae"}
 
 
 def bytes_text(value: float | None) -> str:
@@ -58,7 +58,7 @@ def tick(value: float) -> str:
 
 def metric_tick(name: str, value: float) -> str:
     """A metric on an axis."""
-    return tick(value) if name in PLAIN or name == "sqnr" else f"{tick(100 * value)} %"
+    return f"{tick(100 * value)} %" if METRIC_UNIT[name] == "percent" else tick(value)
 
 
 def ratio_text(ratio: Spread | None) -> str:
@@ -79,35 +79,47 @@ def metric_value(name: str, value: float | None) -> str:
     """``98.61 %``, ``0.0123`` or ``23.4 dB``."""
     if value is None:
         return "∞"
-    if name in PLAIN:
+    if METRIC_UNIT[name] == "target":
         return minus(f"{value:.4g}")
-    return minus(f"{value:.1f} dB") if name == "sqnr" else minus(f"{100 * value:.2f} %")
+    return minus(f"{value:.1f} dB") if METRIC_UNIT[name] == "dB" else minus(f"{100 * value:.2f} %")
 
 
 def metric_range(name: str, spread: Spread | None) -> str:
     """The interval of a metric in its unit, without the unit."""
-    if name in PLAIN:
+    if METRIC_UNIT[name] == "target":
         return (
             ""
             if spread is None
             else f"[{', '.join(minus(f'{end:.4g}') for end in (spread.low or 0, spread.high or 0))}]"
         )
-    return range_text(spread, *((1.0, 1) if name == "sqnr" else (100.0, 1)))
+    return range_text(spread, metric_scale(name), 1)
 
 
 def drop_value(name: str, value: float | None, signed: bool = False) -> str:
-    """``0.28 pp``: loss against the reference, positive is worse."""
+    """``0.28 pp`` or ``0.28 dB``: loss against the reference, positive is worse."""
     if value is None:
         return DASH
     plus = "+" if signed else ""
-    return minus(f"{value:{plus}.3g}") if name in PLAIN else minus(f"{100 * value:{plus}.2f} pp")
+    if METRIC_UNIT[name] == "target":
+        return minus(f"{value:{plus}.3g}")
+    return minus(f"{metric_scale(name) * value:{plus}.2f} {'dB' if METRIC_UNIT[name] == 'dB' else 'pp'}")
 
 
 def drop_range(name: str, spread: Spread | None) -> str:
     """The interval of a drop, without the unit."""
     if spread is None:
         return ""
-    return metric_range(name, spread) if name in PLAIN else range_text(spread, 100.0, 2)
+    return metric_range(name, spread) if METRIC_UNIT[name] == "target" else range_text(spread, metric_scale(name), 2)
+
+
+def metric_scale(name: str) -> float:
+    """What a metric and its drops are multiplied by to be shown: 100 for percentages."""
+    return 100.0 if METRIC_UNIT[name] == "percent" else 1.0
+
+
+def drop_unit(name: str) -> str:
+    """The unit of a drop on an axis, with a comma before it: ``, percentage points``."""
+    return {"percent": ", percentage points", "dB": ", dB", "target": ""}[METRIC_UNIT[name]]
 
 
 def factor(reference: float, value: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ...core.system.atomic_files import write_atomically
 from ..machine import describe, int8_outlook
 from ..result import LatencyEntry, PercentileEntry, Result, StageEntry
@@ -130,7 +131,9 @@ def _loss_words(result: Result, stage: StageEntry) -> str:
     assert drop.value is not None
     change = formatting.drop_value(name, _negative(name, drop.value), signed=True)
     ends = sorted(_negative(name, end) for end in (drop.high, drop.low) if end is not None)
-    span = " to ".join(formatting.drop_value(name, end, signed=True).removesuffix(" pp") for end in ends)
+    span = " to ".join(
+        formatting.drop_value(name, end, signed=True).removesuffix(" pp").removesuffix(" dB") for end in ends
+    )
     gate = next((g for g in result.gates if g.stage == stage.stage and g.kind == "accuracy_drop"), None)
     remark = ""
     if gate is not None:
@@ -142,7 +145,7 @@ def _loss_words(result: Result, stage: StageEntry) -> str:
 
 def _negative(name: str, loss: float) -> float:
     """The change of the metric: minus the loss, or the loss itself for error metrics."""
-    return loss if name in formatting.PLAIN else -loss
+    return -loss if HIGHER_IS_BETTER[name] else loss
 
 
 def _joined(parts: list[str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 
+from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ..result import Result, Spread, StageEntry
 from ..timing.statistics import log_ratios
 from . import formatting
@@ -56,6 +57,7 @@ def pareto(result: Result) -> Plot | None:
     times = [_span(stage.latency[batches[0]].median_ms) for stage in chosen]
     metrics = [_span(stage.metric) for stage in chosen]
     name = chosen[0].metric.name
+    better = "Up" if HIGHER_IS_BETTER[name] else "Down"
     with axes(330) as ax:
         scale(ax.xaxis, [end for span in times for end in span], log=True, show=formatting.digits_short)
         scale(
@@ -70,7 +72,7 @@ def pareto(result: Result) -> Plot | None:
         places = [(time[1], metric[1], stage.stage) for stage, time, metric in zip(chosen, times, metrics, strict=True)]
         label_points(ax, places)
         svg = drawn(ax, f"{name} against latency")
-    return Plot(f"{name} against latency", "Up and to the left is better. Bars show the intervals.", svg)
+    return Plot(f"{name} against latency", f"{better} and to the left is better. Bars show the intervals.", svg)
 
 
 def forest(result: Result) -> Plot | None:
@@ -99,14 +101,14 @@ def drops(result: Result) -> Plot | None:
     metric = next((stage.metric for stage in result.stages if stage.metric), None)
     if metric is None:
         return None
-    scale = 1.0 if metric.name in formatting.PLAIN else 100.0
+    scale = formatting.metric_scale(metric.name)
     bounds = {gate.stage: gate.bound * scale for gate in result.gates if gate.kind == "accuracy_drop"}
     rows = [
         Row(stage.stage, _scaled(stage.drop, scale), _drop_text(metric.name, stage.drop), 0, bounds.get(stage.stage))
         for stage in result.stages
         if stage.drop is not None and stage.stage != result.reference
     ]
-    unit = "" if metric.name in formatting.PLAIN else ", percentage points"
+    unit = formatting.drop_unit(metric.name)
     limit = " The tick is the gate's bound." if any(row.bound is not None for row in rows) else ""
     caption = (
         f"Loss of {metric.name} against {result.reference} on the same {metric.n:,} samples. Right is worse.{limit}"

@@ -10,6 +10,7 @@ targets or predictions; a class that is never predicted has precision 0.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -40,6 +41,20 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "mse": False,
     "mae": False,
 }
+MetricUnit = Literal["percent", "dB", "target"]
+METRIC_UNIT: dict[str, MetricUnit] = {
+    "accuracy": "percent",
+    "top5": "percent",
+    "precision": "percent",
+    "recall": "percent",
+    "f1": "percent",
+    "agreement": "percent",
+    "cosine": "percent",
+    "sqnr": "dB",
+    "mse": "target",
+    "mae": "target",
+}
+"""How values are shown: as percentages (differences in percentage points), in dB, or in the targets' unit."""
 PROPORTIONS = ("accuracy", "top5", "agreement")
 MACRO = ("precision", "recall", "f1")
 RANGE = {"mse": (0.0, math.inf), "mae": (0.0, math.inf), "cosine": (-1.0, 1.0), "sqnr": (-math.inf, math.inf)}
@@ -234,6 +249,7 @@ def _bounded(interval: Interval, name: str) -> Interval:
 
 __all__ = [
     "HIGHER_IS_BETTER",
+    "METRIC_UNIT",
     "Interval",
     "class_labels",
     "evaluate",

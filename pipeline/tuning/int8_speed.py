@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -22,10 +22,10 @@ from ...core.facts.measurement_facts import PlacementFacts
 from ...core.facts.quantize_facts import FloatNode, QuantizeFacts
 from ...core.metrics.ratio import Ratio, mean_of
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
-from ...core.session import Session, SessionOptions, open_session
 from ...core.system.atomic_files import settle, write_atomically
 from ..measurements import ratios_in, save_facts, save_ratios
 from . import mixed_precision
+from .timed_files import opener
 
 BLOCKS, BUDGET_S = 12, 3.0
 _SHOWN = 3
@@ -209,7 +209,7 @@ def _stored_program(made: Artifact) -> Artifact:
 def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
     from ...benchmarks.timing.latency import compare_sessions
 
-    openers = {name: _opener(item) for name, item in (("fp32", parent), ("int8", made))}
+    openers = {name: opener(item) for name, item in (("fp32", parent), ("int8", made))}
     session = openers["fp32"]()
     split = fit_to(context.data, session.signature).calibration
     session.close()
@@ -217,16 +217,6 @@ def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, contex
     samples = split.read(range(min(max(wanted.batch_sizes), len(split))))[0]
     found = compare_sessions(openers, samples, wanted, context.console, reference="fp32")
     return {str(batch): compared.ratio_of("int8") for batch, compared in found.items()}
-
-
-def _opener(artifact: Artifact) -> Callable[[], Session]:
-    """A function that opens a session on the artifact, exported for the CPU."""
-    from ...export.translate import to_onnx
-
-    graph: Path | bytes = artifact.main
-    if artifact.kind != "graph":
-        graph = to_onnx(artifact.main, None, "cpu").SerializeToString()
-    return lambda: open_session(graph, SessionOptions(threads=1))
 
 
 def _report_speed(ratios: Ratios, floating: Sequence[FloatNode], console: Console) -> None:

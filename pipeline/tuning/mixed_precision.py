@@ -13,8 +13,8 @@ from ...core.data.splits import Splits
 from ...core.facts.measurement_facts import PlacementFacts, TriedPlacement
 from ...core.metrics.ratio import Ratio, mean_of
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
-from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Feeds
+from .timed_files import exported, opened
 
 if TYPE_CHECKING:
     import onnx
@@ -65,7 +65,7 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
     program = load_program(parent.main)
     fitted = fit_to(data, program.signature)
     made = _quick(program, options, fitted, ())
-    exact, integer = _exported(program), _exported(made)
+    exact, integer = exported(program), exported(made)
     parts, batches = segments(made), options.timed_batches
     samples = fitted.calibration.read(range(min(max(batches), len(fitted.calibration))))[0]
     feeds = _feeds(exact, samples, batches)
@@ -78,7 +78,7 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
         return PlacementFacts(float={}, tried=(), doubts=())
     files = {"fp32": exact, "int8": integer}
     for index, names in enumerate(console.track(choices, "placements")):
-        files[str(index)] = _exported(_quick(program, options, fitted, names))
+        files[str(index)] = exported(_quick(program, options, fitted, names))
     speeds = _compared(files, samples, batches, console)
     kept = decide(speeds)
     chosen = choices[int(kept)] if kept != "int8" else []
@@ -95,7 +95,7 @@ def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
         from ...compress.program import load_program
         from ...compress.quantization.mixed_precision.segments import segments
 
-        exact, integer = _exported(load_program(parent.main)), _exported(quantized)
+        exact, integer = exported(load_program(parent.main)), exported(quantized)
         split = fit_to(data, quantized.signature).calibration
         samples = split.read(range(min(ROWS, len(split))))[0]
         feeds = _feeds(exact, samples, options.timed_batches)
@@ -143,21 +143,10 @@ def _quick(program: Program, options: QuantizeOptions, data: Splits, floats: Seq
     return quantize_program(program, options.model_copy(update=rough), data.calibration, "cpu", floats=tuple(floats))
 
 
-def _exported(program: Program) -> onnx.ModelProto:
-    from ...compress.program import reexport
-    from ...export.translate import to_onnx
-
-    return to_onnx(reexport(program), program.signature, "cpu")
-
-
-def _opened(model: onnx.ModelProto) -> Session:
-    return open_session(model.SerializeToString(), SessionOptions(threads=1))
-
-
 def _feeds(model: onnx.ModelProto, samples: Feeds, batches: Sequence[int]) -> dict[int, Feeds]:
     from ...benchmarks.timing.candidates import repeat_rows
 
-    session = _opened(model)
+    session = opened(model.SerializeToString())
     return {batch: repeat_rows(samples, session, batch) for batch in batches}
 
 
@@ -173,7 +162,7 @@ def _compared(
     """Ratios to FP32 of all other files, from the same interleaved blocks."""
     from ...benchmarks.timing.latency import compare_sessions
 
-    openers = {name: partial(_opened, model) for name, model in files.items()}
+    openers = {name: partial(opened, model.SerializeToString()) for name, model in files.items()}
     options = BenchOptions(batch_sizes=tuple(batches), blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S)
     runs = compare_sessions(openers, samples, options, console, reference="fp32")
     return {name: {batch: runs[batch].ratio_of(name) for batch in batches} for name in files if name != "fp32"}

@@ -17,6 +17,7 @@ from ...core.formats.onnx_graphs import captured
 from ...core.options.stage_options import BenchOptions, PruneOptions
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Feeds, Signature, TensorSpec
+from .timed_files import exported
 
 if TYPE_CHECKING:
     import onnx
@@ -80,7 +81,7 @@ class LocalTimer:
         from ...benchmarks.timing.clocks import clocks_for
         from ...benchmarks.timing.rounds import best_times_ms
 
-        models, calls = [*split(_exported(program), outputs), nothing()], {}
+        models, calls = [*split(exported(program), outputs), nothing()], {}
         sessions = []
         for index, model in enumerate(models):
             signature = _signature(model, program.signature)
@@ -98,7 +99,7 @@ class LocalTimer:
         from ...compress.pruning.latency.latency_table import Compared
 
         settings = SessionOptions(threads=self.threads)
-        files = {"dense": self._file(dense), "candidate": _exported(candidate).SerializeToString()}
+        files = {"dense": self._file(dense), "candidate": exported(candidate).SerializeToString()}
         openers = {name: partial(open_session, file, settings) for name, file in files.items()}
         options = BenchOptions(
             batch_sizes=(self.batch,), threads=self.threads, blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S
@@ -109,7 +110,7 @@ class LocalTimer:
 
     def _file(self, dense: Program) -> bytes:
         if id(dense) not in self._dense:
-            self._dense[id(dense)] = _exported(dense).SerializeToString()
+            self._dense[id(dense)] = exported(dense).SerializeToString()
         return self._dense[id(dense)]
 
 
@@ -135,7 +136,7 @@ class CallbackTimer:
 
     def subgraphs(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
         """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
-        models = [*split(_exported(program), outputs), nothing()]
+        models = [*split(exported(program), outputs), nothing()]
         return without_call([self._ask(model.SerializeToString()) for model in models])
 
     def compare(self, dense: Program, candidate: Program) -> Compared:
@@ -143,9 +144,9 @@ class CallbackTimer:
         from ...benchmarks.timing.statistics import ratio_interval, rounds_needed
         from ...compress.pruning.latency.latency_table import Compared
 
-        first = self._dense.get(id(dense)) or _exported(dense).SerializeToString()
+        first = self._dense.get(id(dense)) or exported(dense).SerializeToString()
         self._dense[id(dense)] = first
-        second = _exported(candidate).SerializeToString()
+        second = exported(candidate).SerializeToString()
         turns = [(self._ask(first), self._ask(second)) for _ in range(rounds_needed(CONFIDENCE))]
         ours, theirs = [turn[1] for turn in turns], [turn[0] for turn in turns]
         names: dict[str, Any] = {"candidate": "candidate", "reference": "dense", "clock": "device"}
@@ -224,11 +225,3 @@ def _signature(model: onnx.ModelProto, whole: Signature) -> Signature:
     if inputs == {"nothing"}:
         return Signature((TensorSpec("nothing", "float32", (1,)),), (TensorSpec("nothing_out", "float32", (1,)),))
     return Signature(_specs(inputs, whole.inputs), _specs(outputs, whole.outputs))
-
-
-def _exported(program: Program) -> onnx.ModelProto:
-    """The ONNX model of a program, as it would be shipped in FP32 for the CPU."""
-    from ...compress.program import reexport
-    from ...export.translate import to_onnx
-
-    return to_onnx(reexport(program), program.signature, "cpu")

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,8 +21,9 @@ from ...core.metrics.all_outputs import floating, sqnr_of_all_db
 from ...core.metrics.ratio import Ratio, mean_of
 from ...core.metrics.task_metrics import evaluate
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
-from ...core.session import Session, SessionOptions, open_session
+from ...core.session import Session
 from ...core.tensors import Array
+from .timed_files import file_of, opened
 
 if TYPE_CHECKING:
     from ...compress.quantization.int8_program import Gains
@@ -139,11 +141,9 @@ def _tried(
     parent: Artifact, made: Mapping[Form, Artifact], data: Splits, console: Console
 ) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
     """Measure the exported files of both forms; only the static form is returned if the files have the same kind."""
-    from ...export.translate import to_onnx
-
     programs = {"fp32": parent, **{str(form): item for form, item in made.items()}}
-    files = {name: to_onnx(item.main, None, "cpu").SerializeToString() for name, item in programs.items()}
-    sessions = {name: _opened(file) for name, file in files.items()}
+    files = {name: file_of(item) for name, item in programs.items()}
+    sessions = {name: opened(file) for name, file in files.items()}
     if sessions["dynamic"].signature.batch_invariant == sessions["static"].signature.batch_invariant:
         return {"static": Trial(0.0, None, {})}, {}
     fitted = fit_to(data, sessions["fp32"].signature)
@@ -158,10 +158,6 @@ def _tried(
         found, _ = outputs[form]
         trials[form] = Trial(sqnr_of_all_db(outputs["fp32"][0], found), _drop(outputs["fp32"], found), times[form])
     return trials, against
-
-
-def _opened(file: bytes) -> Session:
-    return open_session(file, SessionOptions(threads=1))
 
 
 def _outputs(session: Session, split: Split, console: Console) -> tuple[list[Array], Array | None]:
@@ -183,13 +179,13 @@ def _drop(wanted: tuple[list[Array], Array | None], found: list[Array]) -> float
 Times = dict[int, Ratio]
 
 
-def _timed(files: Mapping[str, bytes], split: Split, console: Console) -> tuple[dict[Form, Times], Times]:
+def _timed(files: Mapping[str, Path | bytes], split: Split, console: Console) -> tuple[dict[Form, Times], Times]:
     """Speedups of each form over FP32, and of the dynamic over the static form, in the same interleaved blocks."""
     from ...benchmarks.timing.latency import compare_sessions
 
     samples = split.read(range(min(ROWS, len(split))))[0]
     options = BenchOptions(batch_sizes=BATCHES, blocks=BLOCKS, budget_s=BUDGET_S)
-    openers = {name: partial(_opened, file) for name, file in files.items()}
+    openers = {name: partial(opened, file) for name, file in files.items()}
     whole = compare_sessions(openers, samples, options, console, reference="fp32")
     times: dict[Form, Times] = {form: {batch: whole[batch].ratio_of(form) for batch in BATCHES} for form in FORMS}
     return times, {batch: whole[batch].between("dynamic", "static", options.seed) for batch in BATCHES}

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from retort.core.metrics.intervals import Interval
+from retort.core.metrics.task_metrics import HIGHER_IS_BETTER, METRIC_UNIT
 from retort.core.options.stage_options import Gate
 from retort.pipeline.gates import judge
 
@@ -35,6 +36,21 @@ def test_sentence_names_stage_number_and_interval() -> None:
     sentence = judge(DROP, Interval(0.031, 0.021, 0.045, 0.95), "train", "accuracy").sentence
     for part in ("after prune", "3.10 pp", "2.10, 4.50", "95%", "2 pp", "MISSED"):
         assert part in sentence
+
+
+@pytest.mark.parametrize(("metric", "lost", "bound"), [("sqnr", "3.5 dB", "2 dB"), ("mse", "3.5 [", "2:")])
+def test_units_of_metrics_are_their_own(metric: str, lost: str, bound: str) -> None:
+    """A loss of SQNR is stated in dB, an error as a number, and neither in percentage points."""
+    gate = Gate(after="prune", accuracy_drop=2.0)
+    sentence = judge(gate, Interval(3.5, 3.0, 4.0, 0.95), "train", metric).sentence
+    assert f"worse by {lost}" in sentence
+    assert f"at most {bound}" in sentence
+    assert " pp" not in sentence
+
+
+def test_every_metric_has_a_unit() -> None:
+    """The table of units covers the metrics of which the direction is known."""
+    assert set(METRIC_UNIT) == set(HIGHER_IS_BETTER)
 
 
 def test_a_noisy_measurement_passes_and_misses_no_gate() -> None:

@@ -253,7 +253,7 @@ def test_a_doubled_clock_shows_the_three_verdicts(
         nanoseconds = next(took)
         return lambda: Timed(nanoseconds, signature)
 
-    monkeypatch.setattr(int8_speed, "_opener", opener)
+    monkeypatch.setattr(int8_speed, "opener", opener)
     monkeypatch.setattr(Bench, "clocks", lambda *_: single(clock))
     found = int8_speed._compared(ROUGH, parent, parent, context)
     assert {ratio.verdict for ratio in found.values()} == {verdict}
@@ -338,7 +338,7 @@ def test_what_cannot_be_timed_is_made_all_the_same(
     def refuse(*_: object) -> None:
         raise MachineError("no session here", "use another machine")
 
-    monkeypatch.setattr(int8_speed, "_opener", refuse)
+    monkeypatch.setattr(int8_speed, "opener", refuse)
     given = ["quantize", "net", "--data", "digits", "--correction", "none", "--method", "minmax", "--out", "int8"]
     assert call(given) == 0
     told = " ".join(capsys.readouterr().err.split())
