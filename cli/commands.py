@@ -155,12 +155,10 @@ def show(
 
 @app.command("capture")
 def capture(
-    model: Annotated[
-        str, typer.Argument(help="package.module:factory, or a directory written by save_pretrained.")
-    ] = "",
+    model: Annotated[str, typer.Argument(help=ModelSpec.model_fields["source"].description)] = "",
     hf: Annotated[Path | None, typer.Option(help="Directory written by the save_pretrained of transformers.")] = None,
     task: Annotated[str | None, typer.Option(help="Task of the --hf model, such as text-classification.")] = None,
-    weights: Annotated[str | None, typer.Option(help="File of weights: .safetensors, or a state dict.")] = None,
+    weights: Annotated[str | None, typer.Option(help=ModelSpec.model_fields["weights"].description)] = None,
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
     set_: Settings = [],  # noqa: B006

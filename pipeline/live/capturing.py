@@ -39,14 +39,8 @@ class CaptureRequest(CaptureOptions):
         default=None,
         description="One name per output of an nn.Module. The default is `output`, or the model's own names.",
     )
-    weights: str | None = Field(
-        default=None, description="For a factory: a .safetensors file, or a checkpoint that torch.save wrote."
-    )
-    args: dict[str, Any] = Field(
-        default_factory=dict,
-        description="For a factory: its keyword arguments. For a `save_pretrained` folder: its task, such as "
-        "{'task': 'text-classification'}.",
-    )
+    weights: str | None = Field(default=None, description=ModelSpec.model_fields["weights"].description)
+    args: dict[str, Any] = Field(default_factory=dict, description=ModelSpec.model_fields["args"].description)
 
 
 def capture_module(model: nn.Module, example: Any, request: CaptureRequest, workspace: Workspace) -> Program:

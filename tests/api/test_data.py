@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomS
 
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, UserError
+from retort.core.options.stage_options import DataSpec
 from retort.core.tensors import Signature, TensorSpec
 from retort.pipeline.live.data import samples
 from retort.pipeline.live.data.adapters import as_splits, task_of
@@ -238,3 +239,11 @@ def test_targets_are_left_out_of_an_example(
 ) -> None:
     """An example has the inputs of the forward by name, without targets and unknown entries."""
     assert list(example_feeds(forward, example, is_batch)) == names
+
+
+def test_one_set_is_divided_as_the_data_of_recipes() -> None:
+    """The share held out for validation and the number of calibration samples are the defaults of recipes."""
+    splits = as_splits((torch.zeros(1000, 3), torch.arange(1000) % 2), ONE, "train")
+    wanted = DataSpec(source="digits")
+    assert len(splits.validation) == round(1000 * wanted.validation)
+    assert len(splits.calibration) == wanted.calibration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import pydoc
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,14 +14,17 @@ from pathlib import Path
 from typing import Any, get_overloads, get_type_hints
 
 import pytest
+from known import known
 
 import retort
 from retort import api
+from retort.__main__ import main
 from retort.core.options.stage_options import (
     BenchOptions,
     DistillOptions,
     EngineOptions,
     ExportOptions,
+    ModelSpec,
     Options,
     PackOptions,
     PruneOptions,
@@ -111,6 +115,17 @@ def test_types_for_editors_take_the_defaults(verb: str) -> None:
         default = options.model_fields[name].get_default(call_default_factory=True)
         if default is None:
             assert type(None) in getattr(hints[name], "__args__", ()), name
+
+
+def test_capture_describes_a_model_as_recipes_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights and arguments of a model have the same description in scripts, on the command line and in recipes."""
+    for name in set(CaptureRequest.model_fields) & set(ModelSpec.model_fields):
+        assert CaptureRequest.model_fields[name].description == ModelSpec.model_fields[name].description
+    with pytest.raises(SystemExit):
+        main(["capture", "--help"])
+    shown = re.sub(r"[\s│]|<str>", "", capsys.readouterr().out)
+    for name in ("source", "weights"):
+        assert re.sub(r"[\s`]", "", known(ModelSpec.model_fields[name].description)) in shown
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -18,8 +18,8 @@ from .samples import Reader
 
 Use = Literal["train", "calibrate", "test"]
 NAMES = (TRAIN, VALIDATION, CALIBRATION, TEST)
-HELD_OUT = 0.15
-CALIBRATED = 256
+HELD_OUT: float = DataSpec.model_fields["validation"].default
+CALIBRATED: int = DataSpec.model_fields["calibration"].default
 FEW = 8
 REMEDY = "give a DataLoader, a Dataset, arrays, a (x, y) pair, a mapping of splits, or the name of a data source"
 
