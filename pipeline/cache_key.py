@@ -12,6 +12,7 @@ from typing import Any
 from ..core.artifact import Artifact, stable_hash
 from ..core.context import Context
 from ..core.data.references import source_identity
+from ..core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION
 from ..core.options.stage_options import ModelSpec, Options
 from ..core.options.stage_table import STAGES, Factor
 from . import stages
@@ -26,8 +27,6 @@ _DISTRIBUTIONS = {
     "ts": "torchserve",
 }
 MEASUREMENT: tuple[Factor, ...] = ("data", "seed", "task")
-_PATHS = ("plan",)
-_FUNCTIONS = ("timer",)
 
 
 def key_of(stage: str, options: Options, parents: Sequence[Artifact | ModelSpec], context: Context) -> str:
@@ -84,13 +83,13 @@ def parent_identity(parent: Artifact | ModelSpec, base: Path) -> object:
 def named_in(options: Options, base: Path) -> list[object]:
     """Identities of the files, functions and models that options name, because an edit makes them another input."""
     found: list[object] = []
-    for name in type(options).model_fields:
+    for name, field in type(options).model_fields.items():
         value = getattr(options, name)
         if isinstance(value, ModelSpec):
             found.append(parent_identity(value, base))
-        elif value is not None and name in _PATHS and (base / value).is_file():
+        elif value is not None and NAMES_FILE in field.metadata and (base / value).is_file():
             found.append(hashlib.sha256((base / value).read_bytes()).hexdigest())
-        elif value is not None and name in _FUNCTIONS:
+        elif value is not None and NAMES_FUNCTION in field.metadata:
             found.append(source_identity(value, base))
     return found
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .named_inputs import NAMES_FUNCTION
 from .option_types import Count, Importance, Normalization, Options, Positive
 from .quantities import Bytes, Milliseconds, Share, Step
 from .train_options import RecoverOptions
@@ -31,7 +32,7 @@ class PruneOptions(Options):
     )
     batch: Count = Field(default=1, description="Batch size at which the latency is measured.")
     threads: Count = Field(default=1, description="Number of runtime threads with which the latency is measured.")
-    timer: str | None = Field(
+    timer: Annotated[str | None, NAMES_FUNCTION] = Field(
         default=None,
         description="Function that measures latency on another device, as `package.module:function`. It gets the "
         "path of an .onnx file and a batch size, and returns milliseconds.",

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from .named_inputs import NAMES_FILE
 from .option_types import Count, Options, Positive
 from .train_options import RecoverOptions
 
@@ -105,7 +106,7 @@ class QuantizeOptions(Options):
     min_sqnr: float | None = Field(
         default=None, description="Bound of `mixed` for data without labels: the smallest centred SQNR, in dB."
     )
-    plan: str | None = Field(
+    plan: Annotated[str | None, NAMES_FILE] = Field(
         default=None, description="File plan.yaml to repeat. It lists the layers that are INT8 and those that are not."
     )
     qat: QatOptions | None = Field(

@@ -1,0 +1,8 @@
+"""Marks of options that name a file or a function of the user: what they contain is part of an artifact's key."""
+
+from __future__ import annotations
+
+NAMES_FILE = "names a file"
+"""The value is a path, relative to the recipe."""
+NAMES_FUNCTION = "names a function"
+"""The value is ``package.module:function``."""
