@@ -20,7 +20,7 @@ from .correction.auto_method import choose_method
 from .correction.correct import CorrectionResult, Judge, apply_corrections, check_samples, divide, new_result, show
 from .correction.smoothquant import smooth
 from .dynamic_quantization import is_wanted
-from .mixed_precision.plan import Gate, choose, gate_of, met, patterns, read_plan
+from .mixed_precision.plan import AccuracyBound, bound_of, choose, met, patterns, read_plan
 from .mixed_precision.sensitivity import sensitivity, table
 from .operator_classes import is_qdq
 from .placement.embedding_tables import quantize_tables
@@ -108,21 +108,21 @@ def quantize_with(
         gains: measures the time that INT8 saves per layer, for mixed precision; the default is multiply-accumulates.
 
     Raises:
-        RetortError: as :func:`quantize_program`, :func:`.plan.gate_of` and :func:`.qat.train_quantized`.
+        RetortError: as :func:`quantize_program`, :func:`.plan.bound_of` and :func:`.qat.train_quantized`.
     """
     data, console = context.data, context.console
     split = data.judging
-    gate = gate_of(options, split, context.task) if options.mixed == "auto" else None
+    bound = bound_of(options, split, context.task) if options.mixed == "auto" else None
     if options.qat is not None and len(data.train) == 0:
         raise DataError("quantization-aware training needs training samples", "give a train split, or remove `qat`")
     slow = options.float_layers
     found = _calibrated(program, options, data.calibration, context.target, console, tuple(slow))
-    if options.sensitivity or gate is not None:
+    if options.sensitivity or bound is not None:
         found.lines = sensitivity(found.program, found.exact, split, console=console)
-    if gate is not None:
+    if bound is not None:
         saved = _saved(found.program, gains, console)
-        floats = choose(found.program, found.exact, split, found.lines, gate, console, saved)
-        found = _mixed(program, found, options, context, gate, floats)
+        floats = choose(found.program, found.exact, split, found.lines, bound, console, saved)
+        found = _mixed(program, found, options, context, bound, floats)
     _explain(found, slow)
     if options.sensitivity:
         table(found.lines, console)
@@ -136,11 +136,11 @@ def _mixed(
     found: Quantized,
     options: QuantizeOptions,
     context: Context,
-    gate: Gate,
+    bound: AccuracyBound,
     floats: Sequence[str],
 ) -> Quantized:
     """Quantize again without the layers that must stay in floating point to meet the bound."""
-    why = gate.describe()
+    why = bound.describe()
     if not floats:
         found.gate = why
         return found
@@ -151,7 +151,7 @@ def _mixed(
         if node["layer"] in floats or node["node"] in floats:
             node["reason"] = f"INT8 in this layer would miss {why}"
     console.say(f"            {', '.join(floats)} stay in floating point, to meet {why}")
-    if not met(gate, program, result.program, data.judging, options.batch_size):
+    if not met(bound, program, result.program, data.judging, options.batch_size):
         console.warn(
             f"after the second quantization the program misses {why}: tighten the bound a little, or edit the plan"
         )

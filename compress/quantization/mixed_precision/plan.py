@@ -34,7 +34,7 @@ _HEADER = """# Which layers are INT8 and which stay in floating point. Change `i
 
 
 @dataclass(frozen=True)
-class Gate:
+class AccuracyBound:
     """The accuracy bound of a quantized model.
 
     Attributes:
@@ -66,7 +66,7 @@ class Gate:
         return sign * (after - before) <= self.max_drop + 1e-12
 
 
-def gate_of(options: QuantizeOptions, split: Split, task: Task) -> Gate:
+def bound_of(options: QuantizeOptions, split: Split, task: Task) -> AccuracyBound:
     """The bound that the options set.
 
     Raises:
@@ -78,7 +78,7 @@ def gate_of(options: QuantizeOptions, split: Split, task: Task) -> Gate:
         )
     if options.max_drop is not None and (len(split) == 0 or split.read([0])[1] is None):
         raise UserError("`max_drop` needs labelled validation samples", "give `min_sqnr`, which needs no labels")
-    return Gate(options.max_drop, None if options.max_drop is not None else options.min_sqnr, task)
+    return AccuracyBound(options.max_drop, None if options.max_drop is not None else options.min_sqnr, task)
 
 
 def choose(
@@ -86,7 +86,7 @@ def choose(
     exact: Program,
     split: Split,
     lines: Sequence[Sensitivity],
-    gate: Gate,
+    bound: AccuracyBound,
     console: Console = SILENT,
     gains: Mapping[str, float] | None = None,
 ) -> list[str]:
@@ -111,7 +111,7 @@ def choose(
     count = sum(len(feed[0]) for feed in feeds)
     targets = split.read(range(count))[1]
     wanted = partial.predict([])
-    meets = _checker(partial, gate, wanted, targets)
+    meets = _checker(partial, bound, wanted, targets)
     if meets(partial.units):
         return []
     prices = _prices(partial.units, gains or {})
@@ -130,16 +130,18 @@ def choose(
     return [unit.name for unit in partial.units if unit in kept]
 
 
-def met(gate: Gate, reference: Program, quantized: Program, split: Split, batch_size: int) -> bool:
+def met(bound: AccuracyBound, reference: Program, quantized: Program, split: Split, batch_size: int) -> bool:
     """Whether a program that was quantized again meets the bound on the same samples."""
     chosen = Subset(split, np.arange(min(len(split), _SAMPLES)))
     wanted, found = (floating(predict(program, chosen, batch_size)) for program in (reference, quantized))
-    return gate.passes(wanted, found, chosen.read(range(len(chosen)))[1])
+    return bound.passes(wanted, found, chosen.read(range(len(chosen)))[1])
 
 
-def _checker(partial: Partial, gate: Gate, wanted: Outputs, targets: Array | None) -> Callable[[Sequence[Unit]], bool]:
+def _checker(
+    partial: Partial, bound: AccuracyBound, wanted: Outputs, targets: Array | None
+) -> Callable[[Sequence[Unit]], bool]:
     def _meets(chosen: Sequence[Unit]) -> bool:
-        return gate.passes(wanted, partial.predict(chosen), targets)
+        return bound.passes(wanted, partial.predict(chosen), targets)
 
     return _meets
 
