@@ -57,3 +57,11 @@ def test_pages_are_rewritten_with_the_present_outputs() -> None:
     page = "text\n<!-- file: a.py -->\n```python\nprint(1)\n```\n```console\n$ python a.py\nold\n$ true\n```\n"
     done = RUN_PAGES["Done"]("python a.py", "old", 0, "1\n", ""), RUN_PAGES["Done"]("true", "", 0, "", "")
     assert RUN_PAGES["rewritten"](page, list(done)) == page.replace("old\n", "1\n")
+
+
+def test_the_tutorial_shows_that_everything_is_reused() -> None:
+    """Below the sentence on reuse every stage says `reused`; a page that ran while code was edited showed none."""
+    text = (ROOT / "docs/tutorial.md").read_text()
+    shown = text.partition("reuses everything:")[2].partition("```console")[2].partition("```")[0]
+    stages = ("capture", "prune", "quantize", "export", "pack", "bench", "report")
+    assert [stage for stage in stages if f"{stage}  reused runs/" not in shown] == []
