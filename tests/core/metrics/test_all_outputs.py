@@ -71,7 +71,10 @@ def test_equal_infinities_are_no_difference() -> None:
     assert not undefined_alike([masked], [wrong])
     assert 10 < sqnr_of_all_db([masked], [found]) < 40
     assert sqnr_of_all_db([masked], [wrong]) == float("-inf")
-    assert agreement_of_all([masked], [found]) == pytest.approx(agreement_of_all([masked], [found]))
+    allowed = [0, 1, 3, 4]
+    same = masked[:, allowed].argmax(1) == found[:, allowed].argmax(1)
+    assert 0.5 < same.mean() < 1
+    assert agreement_of_all([masked], [found]) == pytest.approx(same.mean())
     assert agreement_of_all([masked], [masked]) == 1
     assert agreement_of_all([masked], [wrong]) is None
 
