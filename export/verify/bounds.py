@@ -90,21 +90,18 @@ def chance(count: int) -> float:
     return next(factor for least, factor in _CHANCE if count >= least)
 
 
-def accepted_by(bounds: dict[str, Bound], quantized: bool) -> Accepted:
-    """What is accepted on inputs that are no samples: in floating point as on samples, by the scale of these outputs.
+def accepted_by(bounds: dict[str, Bound], floating: Session | None) -> Accepted:
+    """What is accepted on inputs that are no samples: as on samples, by the scale and the noise of these outputs."""
 
-    INT8 was not calibrated for them: activations are clipped, and a few equal rows differ by single roundings that the
-    noise of as few numbers does not bound. There only a difference as large as the output itself is a fault.
-    """
-
-    def accepted(expected: dict[str, Numbers]) -> dict[str, float]:
+    def accepted(feeds: dict[str, Numbers], expected: dict[str, Numbers]) -> dict[str, float]:
         """Per output, in its own units."""
+        plain = None if floating is None else floating.run(feeds)
         found = {}
         for name, value in expected.items():
             bound, scale = bounds[name], largest_magnitude(finite(value)) if value.dtype.kind == "f" else 1.0
             found[name] = bound.max_error * max(1.0, scale / bound.scale)
-            if quantized:
-                found[name] = max(found[name], scale, bound.scale)
+            if plain is not None and plain[name].shape == value.shape and value.dtype.kind == "f":
+                found[name] = max(found[name], MAX_FACTOR * largest_magnitude(finite(value - plain[name])))
         return found
 
     return accepted

@@ -22,7 +22,7 @@ from ...core.session import Session
 from ...core.tensors import Feeds
 
 Numbers = NDArray[Any]
-Accepted = Callable[[dict[str, Numbers]], dict[str, float]]
+Accepted = Callable[[dict[str, Numbers], dict[str, Numbers]], dict[str, float]]
 FLOATS: dict[str, Callable[[Numbers], Numbers]] = {
     "zeros": np.zeros_like,
     "ones": np.ones_like,
@@ -53,7 +53,7 @@ def check_hard(
         program: the reference.
         candidate: the file.
         feeds: a few real rows, which give shapes, types and magnitudes.
-        accepted: the largest accepted difference per output, in its own units, of given outputs.
+        accepted: the largest accepted difference per output, in its own units, of given inputs and outputs.
         half: the file computes in half precision, which cannot represent the extremes.
 
     Returns:
@@ -69,7 +69,7 @@ def check_hard(
         if expected is None:
             continue
         actual = run_file(candidate, made, f"on {inputs}")
-        bounds, worst = accepted(expected), HardInputs(inputs=inputs, output="", share=0.0)
+        bounds, worst = accepted(made, expected), HardInputs(inputs=inputs, output="", share=0.0)
         for name, value in expected.items():
             error = error_of(value, actual[name])
             if error > bounds[name] and error > OWN * _own_change(program, made, feeds, name, value):

@@ -92,7 +92,7 @@ def check(
     few = rows(program.signature, pool, min(sizes))
     hard: list[HardInputs] = []
     if form != "dynamic":
-        hard = check_hard(program, candidate, few, accepted_by(bounds, floating is not None), form == "half")
+        hard = check_hard(program, candidate, few, accepted_by(bounds, floating), form == "half")
     return Parity(found, shorter.unchecked, tuple(hard))
 
 
