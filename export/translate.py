@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from ..core.backends.eager import load_exported, quiet
 from ..core.dynamic_kernels import RecurrentForm
 from ..core.errors import CaptureError, ModelError, UserError, VerificationError
+from ..core.graph_state import REMEDY, state_in_words, state_of
 from ..core.options.stage_options import Target
 from ..core.tensors import Signature
 from ..core.workarounds import free_time
@@ -60,7 +61,8 @@ def to_onnx(
         The model, with its weights inside.
 
     Raises:
-        CaptureError: an operator has no ONNX form; the message names the operator, its module and its line.
+        CaptureError: an operator has no ONNX form; the message names the operator, its module and its line. Or the
+            outputs depend on a buffer that the program changes.
         ModelError: an input and an output have the same name.
         UserError: the model cannot be written in that opset.
         VerificationError: an axis that is dynamic in the signature is fixed in the program.
@@ -81,6 +83,7 @@ def build(
     recurrent: RecurrentForm = "auto",
 ) -> ir.Model:
     """Translate a program that :func:`retort.export.qdq.retarget.retarget` has converted to the target's form."""
+    _require_stateless(program)
     version = opset or OPSETS[target]
     axes = _axes(program, signature)
     model = _translate(program, version)
@@ -108,6 +111,14 @@ def build(
         remove_dead(model)
     keep_padding(model)
     return finish(model, with_batch_dependence(model, signature), axes, version)
+
+
+def _require_stateless(program: ExportedProgram) -> None:
+    names = program.graph_signature.inputs_to_buffers
+    buffers = [node for node in program.graph.find_nodes(op="placeholder") if node.name in names]
+    found = [names[node.name] for node in state_of(program.graph, buffers)]
+    if found:
+        raise CaptureError(f"{state_in_words(found)}, but an ONNX file keeps nothing between runs", REMEDY)
 
 
 def _qdq(x: Any, scale: Any, zero_point: Any, axis: int = -1, qmin: int = -128, qmax: int = 127) -> Any:

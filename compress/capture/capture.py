@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.parameter import is_lazy
 
 from ...core.backends.eager import quiet
 from ...core.errors import CaptureError, ModelError, RetortError
@@ -19,14 +16,21 @@ from ..graph import train_eval_mode
 from ..graph.rows import rows
 from .cleanup import finish, inside
 from .failures import mismatch
-from .outputs import choose_names, flatten
+from .flat_module import FlatModule, keywords, ready
+from .outputs import choose_names
 from .preserve_state import holding, nudged, plain_attention, preserved, same_buffers
+from .repeatability import require_repeatable, state_notes
 from .signature import Dynamic, Tensors, make_signature
 from .torch_export import trace
 
 Check = tuple[Tensors, list[torch.Tensor]]
 EXAMPLE_ROWS = 4
 CHECKED_BATCHES = (3, 1)
+FAST_PATH = (
+    "on the example, PyTorch's fast path for attention in evaluation (with gradients off) gives other values than the "
+    "model's layers, as it does for additive masks and wholly masked rows; the program computes what the layers "
+    "define, as the model does with torch.backends.mha.set_fastpath_enabled(False)"
+)
 
 
 @dataclass(frozen=True)
@@ -61,23 +65,6 @@ class Checks:
     values: Tensors
 
 
-class _Flat(nn.Module):
-    """The user's model with positional inputs and a flat tuple of outputs."""
-
-    def __init__(self, inner: nn.Module, keywords: Sequence[str] | None) -> None:
-        super().__init__()
-        self.inner = inner
-        self._keywords = keywords
-        self.names: list[str] = []
-
-    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """All tensors that the model returns, in order; their names are stored in ``names``."""
-        result = self.inner(*values) if self._keywords is None else self.inner(**dict(zip(self._keywords, values)))
-        flat = flatten(result)
-        self.names = [name for name, _ in flat]
-        return tuple(tensor for _, tensor in flat)
-
-
 def capture_module(
     model: nn.Module,
     example: Mapping[str, Any],
@@ -85,16 +72,18 @@ def capture_module(
     output_names: Sequence[str] | None = None,
 ) -> Captured:
     """Capture a model; see :func:`retort.compress.capture.capture_program.capture`."""
-    model = _ready(model)
+    model = ready(model)
     given = prepare_example(example)
     feeds = rows(given, min(max(2, _size(given)), EXAMPLE_ROWS))
     _check_dynamic(feeds, dynamic or {})
-    flat = _Flat(model, _keywords(model, list(feeds)))
-    with preserved(model) as train, torch.enable_grad(), quiet(), plain_attention():
+    flat = FlatModule(model, keywords(model, list(feeds)))
+    with preserved(model) as train, torch.enable_grad(), quiet():
         model.eval()
         checks = _references(flat, given, feeds)
+        state = require_repeatable(lambda: _outputs(flat, feeds), model)
         names = choose_names(output_names, flat.names, feeds)
-        form, notes = _best_form(flat, feeds, dynamic or {}, train, checks)
+        form, notes = _as_evaluated(flat, given, feeds, dynamic or {}, train, checks)
+    notes = (*notes, *state_notes(state, form.module, feeds))
     signature = make_signature(feeds, dynamic or {}, names, form.inputs, form.outputs)
     return Captured(form.module, signature, feeds, notes)
 
@@ -116,8 +105,23 @@ def prepare_example(example: Mapping[str, Any]) -> Tensors:
     return tensors
 
 
+def _as_evaluated(
+    flat: FlatModule, given: Tensors, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: Checks
+) -> tuple[Form, tuple[str, ...]]:
+    """The form that agrees with the model in evaluation; where PyTorch's fast path is at fault, with its layers."""
+    with plain_attention():
+        try:
+            return _best_form(flat, feeds, dynamic, train, checks)
+        except CaptureError:
+            if not any(isinstance(child, nn.MultiheadAttention) for child in flat.modules()):
+                raise
+            flat.eval()
+            form, notes = _best_form(flat, feeds, dynamic, train, _references(flat, given, feeds))
+    return form, (*notes, FAST_PATH)
+
+
 def _best_form(
-    flat: _Flat, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: Checks
+    flat: FlatModule, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: Checks
 ) -> tuple[Form, tuple[str, ...]]:
     """The training form if its evaluation agrees with the model, else the marked evaluation form; and notes."""
     frozen = train()
@@ -155,28 +159,21 @@ def _fault(graph: fx.GraphModule, checks: Checks) -> str | None:
     return fault
 
 
-def _export(flat: _Flat, feeds: Tensors, dynamic: Dynamic) -> Form:
+def _export(flat: FlatModule, feeds: Tensors, dynamic: Dynamic) -> Form:
     """The cleaned graph and the symbolic values of its inputs and outputs."""
     axes = [{0: BATCH, **dynamic.get(name, {})} if tensor.dim() else {} for name, tensor in feeds.items()]
     exported = trace(flat, list(feeds.values()), axes, variadic=True)
     return Form(*finish(exported, list(feeds), "inner."))
 
 
-def _references(flat: _Flat, given: Tensors, feeds: Tensors) -> Checks:
+def _references(flat: FlatModule, given: Tensors, feeds: Tensors) -> Checks:
     """The outputs of the model itself in evaluation mode.
 
     Raises:
         ModelError: the model does not run on the example.
-        CaptureError: its outputs are random, or it runs only at the example's batch size.
+        CaptureError: it runs only at the example's batch size.
     """
-    first = _reference(flat, given)
-    again = _reference(flat, given)
-    if any(not torch.equal(left, right) for left, right in zip(first[1], again[1]) if not left.isnan().any()):
-        raise CaptureError(
-            "the model's outputs are random in evaluation: two runs on the same example differ",
-            "pass `training=self.training` to F.dropout, and draw random numbers only in training",
-        )
-    plain = [first]
+    plain = [_reference(flat, given)]
     for size in (_size(feeds), *CHECKED_BATCHES):
         try:
             plain.append(_reference(flat, rows(feeds, size)))
@@ -198,10 +195,15 @@ def _drop_caches(model: nn.Module) -> None:
     model.eval()
 
 
-def _reference(flat: _Flat, feeds: Tensors) -> Check:
-    with torch.no_grad(), same_buffers(flat):
+def _reference(flat: FlatModule, feeds: Tensors) -> Check:
+    with same_buffers(flat):
+        return feeds, _outputs(flat, feeds)
+
+
+def _outputs(flat: FlatModule, feeds: Tensors) -> list[torch.Tensor]:
+    with torch.no_grad():
         try:
-            return feeds, [value.detach().clone() for value in flat(*(tensor.clone() for tensor in feeds.values()))]
+            return [value.detach().clone() for value in flat(*(tensor.clone() for tensor in feeds.values()))]
         except RetortError:
             raise
         except Exception as error:  # the user's forward may raise anything
@@ -209,52 +211,6 @@ def _reference(flat: _Flat, feeds: Tensors) -> Check:
                 f"the model does not run on an example batch of {_size(feeds)}: {type(error).__name__}: {error}",
                 "give example inputs that fit its forward",
             ) from error
-
-
-def _keywords(model: nn.Module, names: list[str]) -> list[str] | None:
-    """Names by which the inputs are passed; None to pass them by position.
-
-    Raises:
-        ModelError: the names do not fit the model's inputs.
-    """
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    kinds = inspect.Parameter
-    named = [p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
-    places = [p for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.POSITIONAL_ONLY)]
-    required = {p.name for p in parameters if p.default is kinds.empty and p.name in named}
-    variadic = any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
-    if set(names) <= set(named) and required <= set(names):
-        return names
-    misplaced = [name for name, place in zip(names, places) if name in named and name != place.name]
-    needed = sum(1 for p in places if p.default is kinds.empty)
-    if misplaced or len(names) < needed or (len(names) > len(places) and not variadic):
-        raise ModelError(
-            f"the example has inputs {', '.join(names)}, but the model's forward takes {', '.join(named) or 'nothing'}",
-            "use the names of the forward's parameters, or give the inputs in their order",
-        )
-    return None
-
-
-def _ready(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DataParallel and DistributedDataParallel; on the CPU.
-
-    Raises:
-        ModelError: a lazy layer has not seen an input yet, or the module is TorchScript.
-    """
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return _ready(model.module)
-    inner = getattr(model, "_orig_mod", None)
-    if isinstance(inner, nn.Module):
-        return _ready(inner)
-    state = [*model.named_parameters(), *model.named_buffers()]
-    lazy = [name for name, tensor in state if is_lazy(tensor)]
-    if lazy:
-        raise ModelError(
-            f"the model has lazy parameters without a shape: {', '.join(lazy[:3])}", "run the model once before capture"
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("a TorchScript module cannot be captured", "give the nn.Module from which it was made")
-    return model if all(tensor.device.type == "cpu" for _, tensor in state) else copy.deepcopy(model).cpu()
 
 
 def _check_dynamic(feeds: Tensors, dynamic: Dynamic) -> None:

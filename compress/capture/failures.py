@@ -48,13 +48,14 @@ def mismatch(
         if len(got) != len(wanted):
             return f"it has {len(got)} outputs, the model has {len(wanted)}"
         for index, (left, right) in enumerate(zip(got, wanted, strict=True)):
-            fault = _difference(left, right)
+            fault = difference(left, right)
             if fault:
                 return f"output {index} at a batch of {size} {fault}"
     return None
 
 
-def _difference(got: torch.Tensor, wanted: torch.Tensor) -> str | None:
+def difference(got: torch.Tensor, wanted: torch.Tensor) -> str | None:
+    """How a tensor differs from the expected one, in words; None if it does not."""
     if got.shape != wanted.shape:
         return f"has shape {list(got.shape)}, but the model's has {list(wanted.shape)}"
     if got.dtype != wanted.dtype:

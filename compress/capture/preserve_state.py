@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..graph.workarounds import masks_unseen
+from ..graph.workarounds import masks_unseen, padding_as_in_evaluation
 
 _BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 _Averaging = _BatchNorm | nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
@@ -99,11 +99,14 @@ def holding(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[No
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Decompose attention, because the fused encoder layer exists only in evaluation, and do not change its masks."""
+    """Trace attention as basic operators, because the fused encoder layer exists only in evaluation.
+
+    It computes the same, except for additive masks and wholly masked rows, of which the fast path makes NaN.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with masks_unseen():
+        with masks_unseen(), padding_as_in_evaluation():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)

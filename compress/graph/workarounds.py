@@ -27,10 +27,12 @@ __all__ = [
     "forget_accelerator",
     "free_lengths",
     "masks_unseen",
+    "padding_as_in_evaluation",
     "pytree",
 ]  # fmt: skip
 
 _FEW = 25  # up to this number of rows, PyTorch itself computes differences
+_BATCHED = 3  # axes of a batch of sequences
 _EXPERTS = "transformers.integrations.moe"
 
 
@@ -128,6 +130,56 @@ def masks_unseen() -> Iterator[None]:
         yield
     finally:
         transformer._detect_is_causal_mask = detect
+
+
+@contextmanager
+def padding_as_in_evaluation() -> Iterator[None]:
+    """Make ``nn.TransformerEncoder`` zero its padded positions where PyTorch's fast path of evaluation does.
+
+    Patched: ``torch.nn.TransformerEncoder.forward``, which then zeros them between the last layer and the final norm.
+    Seen in torch 2.13.
+
+    Upstream: https://github.com/pytorch/pytorch/issues/86120 (open).
+
+    Without it: in evaluation, PyTorch packs the unpadded positions of each row and fills the others with zeros
+    afterwards, if the padding of every row is at its end. Training, and a traced program, compute values there, so
+    that everything that is pooled over positions differs from the model in evaluation.
+    """
+    plain = nn.TransformerEncoder.forward
+
+    def _forward(
+        encoder: nn.TransformerEncoder,
+        src: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        src_key_padding_mask: torch.Tensor | None = None,
+        is_causal: bool | None = None,
+    ) -> torch.Tensor:
+        packs = mask is None and getattr(encoder, "use_nested_tensor", False) and not torch.is_autocast_enabled()
+        if src_key_padding_mask is None or src.dim() != _BATCHED or not packs:
+            return plain(encoder, src, mask, src_key_padding_mask, is_causal)
+        norm, encoder.norm = encoder.norm, None
+        try:
+            output = plain(encoder, src, mask, src_key_padding_mask, is_causal)
+        finally:
+            encoder.norm = norm
+        padding = src_key_padding_mask if src_key_padding_mask.dtype == torch.bool else src_key_padding_mask.ne(0)
+        zeroed = padding & _evaluates(encoder, src)
+        if getattr(encoder, "mask_check", True):
+            zeroed = zeroed & (padding[:, 1:] | ~padding[:, :-1]).all()
+        output = output.masked_fill(zeroed.unsqueeze(-1), 0.0)
+        return output if norm is None else norm(output)
+
+    nn.TransformerEncoder.forward = _forward  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.TransformerEncoder.forward = plain  # type: ignore[method-assign]
+
+
+def _evaluates(encoder: nn.TransformerEncoder, src: torch.Tensor) -> torch.Tensor:
+    """Whether the first layer evaluates, which a program can switch: a dropout of everything leaves 1 then."""
+    one = torch.ones((), device=src.device)
+    return nn.functional.dropout(one, 1.0, encoder.layers[0].training) > 0
 
 
 @contextmanager

@@ -156,6 +156,21 @@ def test_a_mask_is_still_looked_at() -> None:
     assert nn.modules.transformer._detect_is_causal_mask is detect
 
 
+def test_the_fast_path_still_zeroes_padded_positions() -> None:
+    """An evaluated encoder is zero at padding only without gradients; with the patch it is so in every trace."""
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
+    x, padding = torch.randn(2, 3, 8), torch.tensor([[False, False, True], [False, False, False]])
+    forward = nn.TransformerEncoder.forward
+    with torch.no_grad():
+        fast = encoder(x, src_key_padding_mask=padding)
+    plain = encoder(x, src_key_padding_mask=padding)
+    assert (fast[0, 2] == 0).all()
+    assert (plain[0, 2] != 0).any(), "remove compress.graph.workarounds.padding_as_in_evaluation and this test"
+    with compressing.padding_as_in_evaluation():
+        torch.testing.assert_close(encoder(x, src_key_padding_mask=padding), fast, atol=1e-5, rtol=1e-5)
+    assert nn.TransformerEncoder.forward is forward
+
+
 def test_no_form_of_experts_is_dense_yet() -> None:
     """Each form of transformers sorts tokens by expert, or gathers matrices for each token."""
     pytest.importorskip("transformers")
@@ -229,6 +244,7 @@ def test_every_patch_says_what_it_is_there_for() -> None:
     functions: list[Callable[..., Any]] = [
         *(shared.free_time, shared.drop_formulas),
         *(compressing.free_lengths, compressing.fixed_sizes, compressing.masks_unseen),
+        compressing.padding_as_in_evaluation,
         *(compressing.experts_computed_by, compressing.forget_accelerator),
         *(exporting.keep_padding, exporting.parse_operators_once, exporting.linear_rules),
         *(exporting.exact_constants, exporting.without_guards),
