@@ -14,11 +14,13 @@ from ...core.facts.prune_facts import (
     PruneStep,
     PruneTiming,
 )
+from ...core.facts.quantize_facts import Fidelity
 from ...core.options.stage_options import PruneOptions
 from ..graph.cost import Cost
 from ..graph.module_edit import fetch
 from ..program import Program, cost
 from .coupling.groups import Grouping
+from .output_change import is_ruined, remedy, shown
 from .proof.onnx_check import NOT_ASKED
 from .proof.prove import Proof
 from .resume import FreeGroup, Groups, Steps
@@ -57,13 +59,19 @@ def describe(grouping: Grouping) -> Groups:
 
 
 def facts_of(
-    before: Cost, program: Program, options: PruneOptions, steps: Steps, latency: PruneLatency | None
+    before: Cost,
+    program: Program,
+    options: PruneOptions,
+    steps: Steps,
+    latency: PruneLatency | None,
+    change: Fidelity | None,
 ) -> PruneFacts:
     """All facts about a finished pruning.
 
     Args:
         before: the cost of the original program.
         latency: the measured latency, if it is the budget.
+        change: the outputs compared with those of the original program, if there are samples.
     """
     after, measure = cost(program), measure_of(options)
     groups = [
@@ -90,6 +98,8 @@ def facts_of(
         proof_relative_error=max((done.proof.relative_error for done in steps.done), default=0.0),
         timing=_timing(steps.done),
         latency=latency,
+        fidelity=change,
+        ruined=is_ruined(change),
     )
 
 
@@ -117,6 +127,10 @@ def warn(console: Console, facts: PruneFacts, options: PruneOptions) -> None:
         console.warn(f"{got:.1%} of the {NAMES[measure_of(options)]} are left, but the budget is {asked:.1%}")
     if facts.latency is not None:
         _report_latency(console, facts.latency)
+    if facts.fidelity is not None and facts.ruined:
+        console.warn(f"the outputs are ruined: {shown(facts.fidelity)}; {remedy(options)}")
+    for reason in sorted({done.reconstruction.reason for done in facts.steps if done.reconstruction} - {""}):
+        console.warn(f"the weights were not reconstructed: {reason}")
     for reason in facts.unknown_operators:
         console.warn(f"channels are locked, {reason}")
     rankings = {(done.importance, done.importance_unmeasured) for done in facts.steps}

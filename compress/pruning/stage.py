@@ -12,7 +12,7 @@ from ...core.artifact import Artifact, raise_if_not, stable_hash
 from ...core.context import Context, Place
 from ...core.errors import UserError
 from ...core.facts.program_facts import Training
-from ...core.facts.prune_facts import FileProof, PruneStep
+from ...core.facts.prune_facts import FileProof, PruneStep, Reconstruction
 from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import PruneOptions
 from ...core.system.memory import give_back
@@ -22,7 +22,9 @@ from ..training.checkpoint import discard, state_hash
 from .goal import Goal, latency_budget_of
 from .latency.latency_table import Timer
 from .manifest_facts import describe, facts_of, proof_facts, warn
+from .output_change import outputs_changed
 from .proof.onnx_check import FileCheck, prove_file
+from .reconstruction.proven_cut import reconstruct_cut
 from .resume import Steps, recovery_of
 from .selection.cost_model import counted
 from .selection.gradients import Samples
@@ -61,6 +63,7 @@ def prune(
     data, task, console = context.data, context.task, context.console
     give_back()
     _require_dense(original)
+    options = _trainable(options, context)
     steps = Steps(context.scratch, _identity(original, options, context))
     program = steps.load()
     goal = Goal.of(original, options, latency_budget_of(original, options, timer, steps, tables, console))
@@ -74,18 +77,34 @@ def prune(
         asked, now = goal.share_after(step, console), _at(options, step)
         trial = Trial(data.calibration, task, goal.counted(step, now), console=console)
         pruned = cut_and_prove(program, now, goal.choose(step, now), samples, trial)
+        dense = partial(_same, program) if step else uncut
         program = pruned.program
         file, seconds = _prove_file(uncut, pruned, check_file)
+        rebuilt = reconstruct_cut(dense, pruned, options, context, recovery_of(options, step) is not None)
         recovery = _recover(program, uncut, options, context, step)
         got = counted(pruned.cost, measure_of(options)) / max(goal.whole, 1)
-        steps.add(program, _step_facts(pruned, (asked, got), trial, file, recovery, seconds))
+        steps.add(program, _step_facts(pruned, (asked, got), trial, (file, rebuilt, recovery), seconds))
         discard(context.scratch, _label(step))
-    facts = facts_of(before, program, options, steps, goal.reached(program))
+    change = outputs_changed(uncut, program, context)
+    facts = facts_of(before, program, options, steps, goal.reached(program), change)
     warn(console, facts, options)
     stored = store(program, place, "prune", options=options, facts=facts)
     steps.clear()
     goal.clear()
     return stored
+
+
+def _same(program: Program) -> Program:
+    return program
+
+
+def _trainable(options: PruneOptions, context: Context) -> PruneOptions:
+    """The options without the default recovery if the data have no labels to train on."""
+    asked, train = options.recover, context.data.train
+    if asked is None or "recover" in options.model_fields_set or (len(train) and train.read([0])[1] is not None):
+        return options
+    context.console.say("the data have no labels, so no training follows the cut (set `recover` to train without them)")
+    return options.model_copy(update={"recover": None})
 
 
 def _require_dense(program: Program) -> None:
@@ -112,12 +131,11 @@ def _step_facts(
     pruned: Pruned,
     shares: tuple[float, float],
     trial: Trial,
-    file: FileProof,
-    recovery: Training | None,
+    done: tuple[FileProof, Reconstruction | None, Training | None],
     cpu_seconds: dict[str, float],
 ) -> PruneStep:
     """The facts of one cut; ``shares`` are the requested and the reached one."""
-    asked, got = shares
+    (asked, got), (file, rebuilt, recovery) = shares, done
     return PruneStep(
         asked=asked,
         got=got,
@@ -128,6 +146,7 @@ def _step_facts(
         file=file,
         trials=tuple(trial.losses),
         trials_refused=tuple(trial.refused),
+        reconstruction=rebuilt,
         recovery=recovery,
         cpu_seconds=cpu_seconds,
     )

@@ -33,6 +33,7 @@ class Pruned:
     Attributes:
         program: the pruned program, in evaluation mode.
         grouping: the groups of the program before the cut.
+        removed: the removed classes, as a mask over labels.
         proof: the proof of the cut.
         cost: cost of the pruned program.
         criterion: the importance by which channels were ranked.
@@ -43,6 +44,7 @@ class Pruned:
 
     program: Program
     grouping: Grouping
+    removed: Mask
     proof: Proof
     cost: Cost
     criterion: Importance = "auto"
@@ -140,9 +142,8 @@ def cut_and_prove(
     proof = prove(program, result, coupling, removed, options.tolerance)
     times.append(time.process_time())
     spent = {name: end - start for name, start, end in zip(_PHASES, times, times[1:])}
-    return Pruned(
-        result, ranked.grouping, proof, cost(result), ranked.criterion, ranked.normalize, ranked.unmeasured, spent
-    )
+    kind = ranked.criterion, ranked.normalize, ranked.unmeasured
+    return Pruned(result, ranked.grouping, removed, proof, cost(result), *kind, spent)
 
 
 def rank(program: Program, options: PruneOptions, evidence: Evidence | None = None) -> Ranked:

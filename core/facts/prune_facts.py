@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..metrics.ratio import Ratio
 from .program_facts import ProgramFacts, Training
+from .quantize_facts import Fidelity
 from .record import Record
 
 LatencyVerdict = Literal["landed", "missed", "cannot tell"]
@@ -55,6 +56,45 @@ class TrialLoss(Record):
     loss: float
 
 
+class ReconstructedLayer(Record):
+    """A layer whose weights were fitted to calibration samples after a cut.
+
+    Attributes:
+        name: path of the weight.
+        inputs: number of inputs of each output.
+        method: ``least squares`` for all weights, ``scale`` for one factor per output (layers with very many inputs),
+            ``bias`` for the bias alone, or ``none`` if the weights after the cut have the smallest error.
+        error_before: mean squared error after the cut, as a share of the output's variance, on held-out samples.
+        error_after: the same after the reconstruction.
+    """
+
+    name: str
+    inputs: int
+    method: str
+    error_before: float
+    error_after: float
+
+
+class Reconstruction(Record):
+    """The reconstruction of the kept weights after a cut.
+
+    Attributes:
+        samples: number of calibration samples.
+        layers: the layers, in the order in which they were fitted.
+        before: the outputs after the cut, compared with those before it, on samples of the validation split.
+        after: the same after the reconstruction.
+        kept: whether the fitted weights are kept; they are not if the outputs did not get more similar.
+        reason: why there is no reconstruction; empty if there is one.
+    """
+
+    samples: int
+    layers: tuple[ReconstructedLayer, ...] = ()
+    before: Fidelity | None = None
+    after: Fidelity | None = None
+    kept: bool = False
+    reason: str = ""
+
+
 class PruneStep(Record):
     """One cut.
 
@@ -68,6 +108,7 @@ class PruneStep(Record):
         file: the comparison of its ONNX file.
         trials: results of trial cuts by other rankings.
         trials_refused: rankings by which the budget could not be reached, with the reason.
+        reconstruction: the reconstruction of the kept weights; None if there is none.
         recovery: the training after the cut; None without one.
         cpu_seconds: CPU time of each phase in seconds; only while the pruning runs, because the manifest has the sums.
     """
@@ -81,6 +122,7 @@ class PruneStep(Record):
     file: FileProof
     trials: tuple[TrialLoss, ...]
     trials_refused: tuple[str, ...] = ()
+    reconstruction: Reconstruction | None = None
     recovery: Training | None
     cpu_seconds: dict[str, float] | None = None
 
@@ -181,6 +223,9 @@ class PruneFacts(ProgramFacts):
         proof_relative_error: largest relative error of all proofs.
         timing: durations.
         latency: the measured latency, if it was the budget.
+        fidelity: the outputs of the finished program, compared with those of the original program, on samples of the
+            validation split (of the calibration split if there is none); None without samples.
+        ruined: whether these outputs are too different to be useful without training.
     """
 
     budget: str
@@ -197,6 +242,8 @@ class PruneFacts(ProgramFacts):
     proof_relative_error: float
     timing: PruneTiming
     latency: PruneLatency | None = None
+    fidelity: Fidelity | None = None
+    ruined: bool = False
 
 
 class SparseLayer(Record):

@@ -86,8 +86,18 @@ class PruneOptions(Options):
         "gradual.",
     )
     tolerance: Positive = Field(default=1e-4, description="Largest relative error that the proof of a cut accepts.")
+    reconstruct: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Fit the kept weights to calibration samples after each cut, so that each layer gives its former "
+        "output; no labels are needed. auto does so if no training follows the cut.",
+    )
+    reconstruct_samples: Count = Field(
+        default=256, description="Number of calibration samples that the reconstruction uses."
+    )
     recover: RecoverOptions | None = Field(
-        default_factory=RecoverOptions, description="Training after each cut. null cuts without training."
+        default_factory=RecoverOptions,
+        description="Training after each cut. null cuts without training, and so does the default if the data have no "
+        "labels.",
     )
     seed: int = Field(default=0, description="Random seed of random importance and of sampling.")
 

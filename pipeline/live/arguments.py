@@ -87,6 +87,8 @@ class PruneArguments(TypedDict, total=False):
     steps: int | None
     ramp: Literal["geometric", "cubic", "linear"] | None
     tolerance: float
+    reconstruct: Literal["auto", "on", "off"]
+    reconstruct_samples: int
     recover: Nested | None
 
 

@@ -16,6 +16,7 @@ from ...core.options.stage_options import (
     ExportOptions,
     ModelSpec,
     Options,
+    PruneOptions,
     QuantizeOptions,
     Target,
     Task,
@@ -113,7 +114,7 @@ def _on_program(stage: str, program: Program, options: Options, request: Request
     workspace = same_or_new(request.folder, program.workspace)
     trained = _trains_on(stage, options)
     data = splits_of(program, program.signature, request, "train" if trained else "calibrate")
-    if trained and _needs_targets(options, trained):
+    if trained and _needs_targets(options, trained) and not _may_skip(options, trained):
         require_targets(data, stage, TRAINING[trained])
     context = Context(data, Path.cwd(), task_of(data, request.task), request.target, request.seed, console)
     parent = program.artifact
@@ -139,6 +140,11 @@ def _trains_on(stage: str, options: Options) -> str:
     if stage in ("train", "distill"):
         return stage
     return next((name for name in ("recover", "qat") if getattr(options, name, None) is not None), "")
+
+
+def _may_skip(options: Options, trained: str) -> bool:
+    """Whether the stage itself leaves out this training if there are no labels: the default recovery of `prune`."""
+    return isinstance(options, PruneOptions) and trained not in options.model_fields_set
 
 
 def _needs_targets(options: Options, trained: str) -> bool:
