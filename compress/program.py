@@ -29,7 +29,7 @@ from .capture.torch_export import trace
 from .graph import train_eval_mode
 from .graph.cost import Cost, measure
 from .graph.devices import as_array, as_tensor, move_module
-from .graph.rows import rows
+from .graph.rows import batch_axes, row_count, rows
 
 __all__ = [
     "Cost", "Program", "clone", "cost", "device_of", "evaluating", "load_program", "move", "predict",
@@ -223,7 +223,9 @@ def _example(exported: torch.export.ExportedProgram, signature: Signature) -> di
         args, kwargs = exported.example_inputs
         values = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
         if len(values) == len(signature.inputs):
-            return rows({spec.name: value for spec, value in zip(signature.inputs, values)}, max(2, len(values[0])))
+            feeds = {spec.name: value for spec, value in zip(signature.inputs, values)}
+            axes = batch_axes(signature)
+            return rows(feeds, max(2, row_count(feeds, axes)), axes)
     return {
         spec.name: torch.zeros(
             [size if isinstance(size, int) else 2 for size in spec.shape], dtype=getattr(torch, spec.dtype)

@@ -13,7 +13,7 @@ from ...core.backends.eager import quiet
 from ...core.errors import CaptureError, ModelError, RetortError
 from ...core.tensors import BATCH, Signature
 from ..graph import train_eval_mode
-from ..graph.rows import rows
+from ..graph.rows import BatchAxes, batch_axis, row_count, rows
 from .cleanup import finish, inside
 from .failures import mismatch
 from .flat_module import FlatModule, keywords, ready
@@ -70,33 +70,36 @@ def capture_module(
     example: Mapping[str, Any],
     dynamic: Dynamic | None = None,
     output_names: Sequence[str] | None = None,
+    batch: BatchAxes | None = None,
 ) -> Captured:
     """Capture a model; see :func:`retort.compress.capture.capture_program.capture`."""
     model = ready(model)
-    given = prepare_example(example)
-    feeds = rows(given, min(max(2, _size(given)), EXAMPLE_ROWS))
-    _check_dynamic(feeds, dynamic or {})
+    given = prepare_example(example, batch)
+    feeds = rows(given, min(max(2, row_count(given, batch)), EXAMPLE_ROWS), batch)
+    free = _free_axes(feeds, dynamic or {}, batch)
     flat = FlatModule(model, keywords(model, list(feeds)))
     with preserved(model) as train, torch.enable_grad(), quiet():
         model.eval()
-        checks = _references(flat, given, feeds)
+        checks = _references(flat, given, feeds, batch)
         state = require_repeatable(lambda: _outputs(flat, feeds), model)
         names = choose_names(output_names, flat.names, feeds)
-        form, notes = _as_evaluated(flat, given, feeds, dynamic or {}, train, checks)
+        form, notes = _as_evaluated(flat, (given, feeds), free, batch, train, checks)
     notes = (*notes, *state_notes(state, form.module, feeds))
-    signature = make_signature(feeds, dynamic or {}, names, form.inputs, form.outputs)
+    signature = make_signature(feeds, free, names, form.inputs, form.outputs)
     return Captured(form.module, signature, feeds, notes)
 
 
-def prepare_example(example: Mapping[str, Any]) -> Tensors:
+def prepare_example(example: Mapping[str, Any], batch: BatchAxes | None = None) -> Tensors:
     """Convert the example to CPU tensors.
 
     Raises:
         ModelError: there is no input, or inputs have different numbers of rows.
     """
     tensors = {name: _as_tensor(value) for name, value in example.items()}
-    counts = {len(tensor) for tensor in tensors.values() if tensor.dim()}
-    if len(counts) != 1 or 0 in counts:
+    axes = {name: batch_axis(name, tensor, batch) for name, tensor in tensors.items()}
+    counts = {tensors[name].shape[axis] for name, axis in axes.items() if axis is not None}
+    shared = batch is not None and not counts and bool(tensors)
+    if not shared and (len(counts) != 1 or 0 in counts):
         shown = ", ".join(f"{name}: {list(tensor.shape)}" for name, tensor in tensors.items()) or "nothing"
         raise ModelError(
             f"the example inputs must have the same number of rows on axis 0, but they have {shown}",
@@ -106,29 +109,35 @@ def prepare_example(example: Mapping[str, Any]) -> Tensors:
 
 
 def _as_evaluated(
-    flat: FlatModule, given: Tensors, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: Checks
+    flat: FlatModule,
+    examples: tuple[Tensors, Tensors],
+    free: Dynamic,
+    batch: BatchAxes | None,
+    train: Callable[[], set[str]],
+    checks: Checks,
 ) -> tuple[Form, tuple[str, ...]]:
     """The form that agrees with the model in evaluation; where PyTorch's fast path is at fault, with its layers."""
+    given, feeds = examples
     with plain_attention():
         try:
-            return _best_form(flat, feeds, dynamic, train, checks)
+            return _best_form(flat, feeds, free, train, checks)
         except CaptureError:
             if not any(isinstance(child, nn.MultiheadAttention) for child in flat.modules()):
                 raise
             flat.eval()
-            form, notes = _best_form(flat, feeds, dynamic, train, _references(flat, given, feeds))
+            form, notes = _best_form(flat, feeds, free, train, _references(flat, given, feeds, batch))
     return form, (*notes, FAST_PATH)
 
 
 def _best_form(
-    flat: FlatModule, feeds: Tensors, dynamic: Dynamic, train: Callable[[], set[str]], checks: Checks
+    flat: FlatModule, feeds: Tensors, free: Dynamic, train: Callable[[], set[str]], checks: Checks
 ) -> tuple[Form, tuple[str, ...]]:
     """The training form if its evaluation agrees with the model, else the marked evaluation form; and notes."""
     frozen = train()
     training: fx.GraphModule | None = None
     notes: tuple[str, ...] = ()
     try:
-        form = _export(flat, feeds, dynamic)
+        form = _export(flat, feeds, free)
     except CaptureError as error:
         notes = (f"the model is captured in evaluation form, because in training {error.message}",)
     else:
@@ -139,7 +148,7 @@ def _best_form(
             return form, ()
         train_eval_mode.apply(training, True)
     flat.eval()
-    form = _export(flat, feeds, dynamic)
+    form = _export(flat, feeds, free)
     train_eval_mode.mark_evaluation_form(form.module, training, frozen)
     train_eval_mode.apply(form.module, False)
     fault = _fault(form.module, checks)
@@ -159,14 +168,13 @@ def _fault(graph: fx.GraphModule, checks: Checks) -> str | None:
     return fault
 
 
-def _export(flat: FlatModule, feeds: Tensors, dynamic: Dynamic) -> Form:
+def _export(flat: FlatModule, feeds: Tensors, free: Dynamic) -> Form:
     """The cleaned graph and the symbolic values of its inputs and outputs."""
-    axes = [{0: BATCH, **dynamic.get(name, {})} if tensor.dim() else {} for name, tensor in feeds.items()]
-    exported = trace(flat, list(feeds.values()), axes, variadic=True)
+    exported = trace(flat, list(feeds.values()), [free[name] for name in feeds], variadic=True)
     return Form(*finish(exported, list(feeds), "inner."))
 
 
-def _references(flat: FlatModule, given: Tensors, feeds: Tensors) -> Checks:
+def _references(flat: FlatModule, given: Tensors, feeds: Tensors, batch: BatchAxes | None) -> Checks:
     """The outputs of the model itself in evaluation mode.
 
     Raises:
@@ -174,12 +182,12 @@ def _references(flat: FlatModule, given: Tensors, feeds: Tensors) -> Checks:
         CaptureError: it runs only at the example's batch size.
     """
     plain = [_reference(flat, given)]
-    for size in (_size(feeds), *CHECKED_BATCHES):
+    for size in (row_count(feeds, batch), *CHECKED_BATCHES):
         try:
-            plain.append(_reference(flat, rows(feeds, size)))
+            plain.append(_reference(flat, rows(feeds, size, batch)))
         except ModelError as error:
             raise CaptureError(
-                f"the model fixes the batch to {_size(given)}: {error.message}",
+                f"the model fixes the batch to {row_count(given, batch)}: {error.message}",
                 "take sizes from the input (`x.size(0)`, `x.flatten(1)`) instead of writing them as numbers",
             ) from error
     with nudged(flat.inner) as values:
@@ -208,15 +216,22 @@ def _outputs(flat: FlatModule, feeds: Tensors) -> list[torch.Tensor]:
             raise
         except Exception as error:  # the user's forward may raise anything
             raise ModelError(
-                f"the model does not run on an example batch of {_size(feeds)}: {type(error).__name__}: {error}",
+                f"the model does not run on an example batch of {row_count(feeds)}: {type(error).__name__}: {error}",
                 "give example inputs that fit its forward",
             ) from error
 
 
-def _check_dynamic(feeds: Tensors, dynamic: Dynamic) -> None:
+def _free_axes(feeds: Tensors, dynamic: Dynamic, batch: BatchAxes | None) -> dict[str, dict[int, str]]:
+    """The batch axis and the other dynamic axes of each input.
+
+    Raises:
+        ModelError: ``dynamic`` does not fit the inputs.
+    """
+    first = {name: batch_axis(name, tensor, batch) for name, tensor in feeds.items()}
     for name, axes in dynamic.items():
         for axis, label in axes.items():
-            if name not in feeds or not 0 < axis < feeds[name].dim() or not label.isidentifier() or label == BATCH:
+            inside = name in feeds and 0 <= axis < feeds[name].dim() and axis != first[name]
+            if not inside or not label.isidentifier() or label == BATCH:
                 shown = ", ".join(f"{key}: {list(tensor.shape)}" for key, tensor in feeds.items())
                 raise ModelError(
                     f"dynamic axis {axis} ('{label}') of '{name}' does not fit the inputs, which are {shown}",
@@ -227,6 +242,10 @@ def _check_dynamic(feeds: Tensors, dynamic: Dynamic) -> None:
                     f"the example has size {feeds[name].shape[axis]} on dynamic axis {axis} of '{name}'",
                     "give an example of size 2 or more on that axis: a size of 1 becomes a constant",
                 )
+    return {
+        name: {**({} if axis is None else {axis: BATCH}), **dynamic.get(name, {})} for name, axis in first.items()
+    }
+
 
 
 def _size(feeds: Tensors) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..graph.rows import BatchAxes
 from ..program import NOTES, Program
 from .capture import capture_module
 
@@ -17,6 +18,7 @@ def capture(
     *,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     output_names: Sequence[str] | None = None,
+    batch: BatchAxes | None = None,
 ) -> Program:
     """Capture a model as a program, and prove that both compute the same.
 
@@ -29,6 +31,8 @@ def capture(
         example: one array or tensor per input, with a leading batch axis, by the name that the input gets. They are
             passed by name if all names are parameters of ``forward``, else by position.
         dynamic: further dynamic axes, ``{input name: {axis: axis name}}``; axis 0 is always ``batch``.
+        batch: the batch axis of inputs whose batch is not on axis 0, and None for inputs that all samples share; if all
+            are None, the program has fixed sizes.
         output_names: one name per output tensor; by default ``output``, or the keys and fields the model returns.
 
     Returns:
@@ -38,7 +42,7 @@ def capture(
         CaptureError: the model cannot be captured; the message states where and why.
         ModelError: the model does not run on the example.
     """
-    captured = capture_module(model, example, dynamic, output_names)
+    captured = capture_module(model, example, dynamic, output_names, batch)
     program = Program(captured.module, captured.signature, captured.example)
     if captured.notes:
         program.meta[NOTES] = list(captured.notes)

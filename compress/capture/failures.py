@@ -10,6 +10,7 @@ import torch
 
 from ...core.errors import CaptureError
 from ...core.faults import raise_if_defect
+from ..graph.rows import row_count
 from .preserve_state import same_buffers
 
 RELATIVE_TOLERANCE = 1e-4
@@ -38,7 +39,7 @@ def mismatch(
 ) -> str | None:
     """The first difference between the outputs of a graph and the expected outputs, in words; None if they agree."""
     for feeds, wanted in checks:
-        size = next(len(tensor) for tensor in feeds.values() if tensor.dim())
+        size = row_count(feeds)
         try:
             with torch.no_grad(), same_buffers(module):
                 got = module(*(tensor.clone() for tensor in feeds.values()))

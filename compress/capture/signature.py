@@ -12,7 +12,7 @@ import torch
 
 from ...core.backends.eager import dtype_name
 from ...core.errors import ModelError
-from ...core.tensors import BATCH, Signature, TensorSpec, multiple
+from ...core.tensors import Signature, TensorSpec, multiple
 
 Tensors = dict[str, torch.Tensor]
 Dynamic = Mapping[str, Mapping[int, str]]
@@ -29,7 +29,7 @@ def make_signature(
 
     Args:
         feeds: the example, by input name.
-        dynamic: further dynamic axes by input.
+        dynamic: the batch axis and the other dynamic axes by input.
         names: output names.
         inputs: the graph's inputs with symbolic sizes, in order.
         outputs: the graph's outputs; a size computed from a symbol keeps its formula, such as ``2*batch``.
@@ -60,7 +60,7 @@ def _numpy_holds(name: str) -> bool:
 
 def _input_spec(name: str, tensor: torch.Tensor, axes: Mapping[int, str]) -> TensorSpec:
     shape: list[int | str] = list(tensor.shape)
-    for axis, label in ({0: BATCH, **axes} if shape else {}).items():
+    for axis, label in axes.items():
         shape[axis] = label
     return TensorSpec(name, dtype_name(tensor.dtype), tuple(shape))
 

@@ -6,10 +6,36 @@ from collections.abc import Mapping
 
 import torch
 
+from ...core.tensors import BATCH, Signature
 
-def rows(feeds: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-    """The first ``count`` rows of every input, repeated if there are fewer."""
-    return {
-        name: tensor[torch.arange(count) % len(tensor)].clone() if tensor.dim() else tensor.clone()
-        for name, tensor in feeds.items()
-    }
+BatchAxes = Mapping[str, int | None]
+"""The batch axis of each input, or None for an input that all samples share. By default it is axis 0."""
+
+
+def batch_axes(signature: Signature) -> dict[str, int | None]:
+    """The batch axis of each input of a program."""
+    return {spec.name: spec.shape.index(BATCH) if BATCH in spec.shape else None for spec in signature.inputs}
+
+
+def batch_axis(name: str, tensor: torch.Tensor, axes: BatchAxes | None = None) -> int | None:
+    """The batch axis of one input."""
+    return (axes or {}).get(name, 0 if tensor.dim() else None)
+
+
+def rows(feeds: Mapping[str, torch.Tensor], count: int, axes: BatchAxes | None = None) -> dict[str, torch.Tensor]:
+    """The first ``count`` rows of every input, repeated if there are fewer; what all samples share is unchanged."""
+    found = {}
+    for name, tensor in feeds.items():
+        axis = batch_axis(name, tensor, axes)
+        index = torch.arange(count) % tensor.shape[axis] if axis is not None else None
+        found[name] = tensor.clone() if axis is None or index is None else tensor.index_select(axis, index)
+    return found
+
+
+def row_count(feeds: Mapping[str, torch.Tensor], axes: BatchAxes | None = None) -> int:
+    """The number of rows of the first input that has a batch axis; 1 if no input has one."""
+    for name, tensor in feeds.items():
+        axis = batch_axis(name, tensor, axes)
+        if axis is not None:
+            return tensor.shape[axis]
+    return 1

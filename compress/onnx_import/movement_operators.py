@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from .elementwise_operators import DTYPES
 from .operator_call import Call, Operator
 from .shape_arithmetic import whole
 
@@ -84,7 +85,7 @@ def _slice(call: Call) -> torch.Tensor:
     steps = [1] * len(starts) if steps is None else whole(steps)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step < 0:
-            value = _reversed(call, value, axis, start, end, step)
+            value = _backward(call, value, axis, start, end, step)
             continue
         key: list[Any] = [slice(None)] * value.dim()
         key[axis] = slice(start, None if isinstance(end, int) and end >= _FAR else end, step)
@@ -92,10 +93,22 @@ def _slice(call: Call) -> torch.Tensor:
     return value
 
 
-def _reversed(call: Call, value: torch.Tensor, axis: int, start: int, end: int, step: int) -> torch.Tensor:
-    if step != -1 or start not in (-1, _FAR, 2**63 - 1) or end > -_FAR:
-        raise call.refuse("it has a negative step over a part of an axis")
-    return value.flip(axis)
+def _backward(call: Call, value: torch.Tensor, axis: int, start: Any, end: Any, step: int) -> torch.Tensor:
+    """A slice with a negative step: the part of the axis in reverse order, which is a slice of the reversed axis."""
+    size = value.shape[axis]
+    whole_axis = isinstance(end, int) and end <= -_FAR
+    if isinstance(start, int) and (start == -1 or start >= _FAR) and whole_axis:
+        first, stop = 0, None
+    elif all(isinstance(item, int) for item in (size, start, end)):
+        places = range(size)[slice(start, None if whole_axis else end, step)]
+        first, stop = size - 1 - places.start, size - 1 - places.stop if places.stop >= 0 else None
+        if not places:
+            return value.narrow(axis, 0, 0)
+    else:
+        raise call.refuse("it runs backward over a part of a dynamic axis")
+    key: list[Any] = [slice(None)] * value.dim()
+    key[axis] = slice(first, stop, -step)
+    return value.flip(axis)[tuple(key)]
 
 
 def _gather(call: Call) -> torch.Tensor:
@@ -120,9 +133,15 @@ def _gather_elements(call: Call) -> torch.Tensor:
 
 
 def _gather_nd(call: Call) -> torch.Tensor:
-    if call.get("batch_dims", 0):
-        raise call.refuse("it gathers per batch item")
-    return call.tensor(0)[tuple(call.tensor(1).long().unbind(-1))]
+    value, index, shared = call.tensor(0), call.tensor(1).long(), call.get("batch_dims", 0)
+    places = list(index.unbind(-1))
+    if shared:  # the leading axes are gathered each by itself
+        ranks = places[0].dim()
+        for axis in reversed(range(shared)):
+            shape = [1] * ranks
+            shape[axis] = -1
+            places.insert(0, torch.arange(value.shape[axis], device=value.device).reshape(shape))
+    return value[tuple(places)]
 
 
 def _expand(call: Call) -> torch.Tensor:
@@ -164,7 +183,7 @@ def _filled(call: Call) -> torch.Tensor:
 
 
 def _range(call: Call) -> torch.Tensor:
-    return torch.arange(call.host(0), call.host(1), call.host(2))
+    return torch.arange(*(whole(call.host(index))[0] for index in range(3)))
 
 
 def _depth_to_space(call: Call) -> torch.Tensor:
@@ -184,14 +203,27 @@ def _space_to_depth(call: Call) -> torch.Tensor:
 
 
 def _trilu(call: Call) -> torch.Tensor:
-    diagonal = call.host(1, default=0) or 0
+    diagonal = whole(call.host(1, default=0))[0]
     return (torch.triu if call.get("upper", 1) else torch.tril)(call.tensor(0), diagonal)
 
 
 def _cumsum(call: Call) -> torch.Tensor:
-    if call.get("exclusive", 0) or call.get("reverse", 0):
-        raise call.refuse("its sum is exclusive or reversed")
-    return call.tensor(0).cumsum(int(call.host(1)))
+    return _cumulative(call, torch.cumsum, 0)
+
+
+def _cumprod(call: Call) -> torch.Tensor:
+    return _cumulative(call, torch.cumprod, 1)
+
+
+def _cumulative(call: Call, function: Any, first: int) -> torch.Tensor:
+    """Running sums or products; exclusive ones begin with ``first``, reversed ones at the end."""
+    value, axis = call.tensor(0), int(whole(call.host(1))[0])
+    value = value.flip(axis) if call.get("reverse", 0) else value
+    if call.get("exclusive", 0):
+        edge = torch.full_like(value.narrow(axis, 0, 1), first)
+        value = torch.cat([edge, value.narrow(axis, 0, value.shape[axis] - 1)], axis)
+    found: torch.Tensor = function(value, axis).to(value.dtype)
+    return found.flip(axis) if call.get("reverse", 0) else found
 
 
 def _top_k(call: Call) -> tuple[torch.Tensor, ...]:
@@ -199,38 +231,28 @@ def _top_k(call: Call) -> tuple[torch.Tensor, ...]:
     return tuple(torch.topk(call.tensor(0), count, call.get("axis", -1), bool(call.get("largest", 1))))
 
 
-def _resize(call: Call) -> torch.Tensor:
-    value = call.tensor(0)
-    mode, frame = call.get("mode", "nearest"), call.get("coordinate_transformation_mode", "half_pixel")
-    if call.node.operator == "Upsample" or call.opset < 11:
-        frame, scales, sizes = "asymmetric", call.host(1, "scales"), None
-    else:
-        scales, sizes = call.host(2) or None, call.host(3)
-    size = whole(sizes)[2:] if sizes is not None else [_scaled(n, s) for n, s in zip(value.shape[2:], scales[2:])]
-    if mode == "nearest":
-        return _nearest(call, value, size, frame)
-    names = {1: "linear", 2: "bilinear", 3: "trilinear"}
-    name = "bicubic" if mode == "cubic" else names[len(size)]
-    if frame not in ("half_pixel", "pytorch_half_pixel", "align_corners") or call.get("antialias", 0):
-        raise call.refuse(f"it interpolates with the coordinate transformation '{frame}'")
-    if mode == "cubic" and call.get("cubic_coeff_a", -0.75) != -0.75:
-        raise call.refuse("its cubic coefficient is not -0.75")
-    return functional.interpolate(value, size=size, mode=name, align_corners=frame == "align_corners")
+def _eye_like(call: Call) -> torch.Tensor:
+    value, diagonal = call.tensor(0), call.get("k", 0)
+    kind = DTYPES.get(call.get("dtype", 0), value.dtype)
+    rows, columns = (torch.arange(size, device=value.device) for size in value.shape)
+    return torch.eq(columns.unsqueeze(0) - rows.unsqueeze(1), diagonal).to(kind)
 
 
-def _scaled(size: Any, scale: float) -> Any:
-    return size * int(scale) if scale == int(scale) else int(size * scale)
-
-
-def _nearest(call: Call, value: torch.Tensor, size: list[Any], frame: str) -> torch.Tensor:
-    rounding = call.get("nearest_mode", "round_prefer_floor")
-    whole_steps = all(isinstance(a, int) and isinstance(b, int) and a % b == 0 for a, b in zip(size, value.shape[2:]))
-    if frame == "asymmetric" and (rounding == "floor" or call.opset < 11):
-        return functional.interpolate(value, size=size, mode="nearest")
-    # With an integer factor, all coordinate frames select the same neighbours except for ties, which half_pixel avoids.
-    if whole_steps and frame in ("half_pixel", "pytorch_half_pixel"):
-        return functional.interpolate(value, size=size, mode="nearest-exact")
-    raise call.refuse(f"it selects neighbours by '{rounding}' with the coordinate transformation '{frame}'")
+def _center_crop_pad(call: Call) -> torch.Tensor:
+    """Cropped at both ends, or padded with zeros; of an odd number, ONNX takes the smaller half first."""
+    value, sizes = call.tensor(0), whole(call.host(1))
+    axes = call.get("axes") or list(range(value.dim()))
+    for axis, size in zip(axes, sizes, strict=True):
+        own = value.shape[axis]
+        if own > size:
+            value = value.narrow(axis, (own - size) // 2, size)
+        elif own < size:
+            flat = [0, 0] * value.dim()
+            before = (size - own) // 2
+            place = 2 * (value.dim() - 1 - axis % value.dim())
+            flat[place : place + 2] = [before, size - own - before]
+            value = functional.pad(value, flat)
+    return value
 
 
 OPERATORS: dict[str, Operator] = {
@@ -238,6 +260,6 @@ OPERATORS: dict[str, Operator] = {
     "Transpose": _transpose, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Concat": _concat, "Split": _split,
     "Slice": _slice, "Gather": _gather, "GatherElements": _gather_elements, "GatherND": _gather_nd, "Expand": _expand,
     "Pad": _pad, "Tile": _tile, "ConstantOfShape": _filled, "Range": _range, "DepthToSpace": _depth_to_space,
-    "SpaceToDepth": _space_to_depth, "Trilu": _trilu, "CumSum": _cumsum, "TopK": _top_k, "Resize": _resize,
-    "Upsample": _resize,
+    "SpaceToDepth": _space_to_depth, "Trilu": _trilu, "CumSum": _cumsum, "CumProd": _cumprod, "TopK": _top_k,
+    "EyeLike": _eye_like, "CenterCropPad": _center_crop_pad,
 }  # fmt: skip

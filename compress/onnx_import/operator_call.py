@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ...core.errors import ModelError
-from .reader import Node
-from .shape_arithmetic import whole
+from .reader import Body, Node
+from .shape_arithmetic import objects, whole
 
 Operator = Callable[["Call"], Any]
 
@@ -25,6 +25,7 @@ class Call:
         opset: version of the standard operators.
         training: whether the module is in training mode.
         batch: the fixed batch size of the file, or None if it is dynamic.
+        run_body: runs a branch or the body of a loop on the given values of its inputs.
     """
 
     node: Node
@@ -32,6 +33,7 @@ class Call:
     opset: int
     training: bool = False
     batch: int | None = None
+    run_body: Callable[[Body, Sequence[Any]], list[Any]] | None = None
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of an attribute."""
@@ -45,6 +47,10 @@ class Call:
         """An input as a tensor; sizes and numbers become constants."""
         value = self.values[index]
         return value if isinstance(value, torch.Tensor) else as_tensor(value)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All inputs as tensors."""
+        return [self.tensor(index) for index in range(len(self.values))]
 
     def optional(self, index: int) -> torch.Tensor | None:
         """An input as a tensor, or None if it is omitted."""
@@ -63,6 +69,7 @@ class Call:
             raise ModelError(
                 f"{self.node.describe()} uses sizes that are computed from data instead of shapes",
                 "export the model without data-dependent sizes, because such a graph has no fixed form",
+                operator=self.node.operator,
             )
         return value
 
@@ -81,9 +88,12 @@ class Call:
 
 def as_tensor(value: Any) -> torch.Tensor:
     """A host value as a tensor; symbolic sizes stay symbolic."""
-    items = whole(value)
+    array = objects(value)
+    items = array.reshape(-1).tolist()
     if any(isinstance(item, torch.SymInt | torch.SymFloat | torch.SymBool) for item in items):
-        parts = torch.stack([torch.scalar_tensor(item, dtype=torch.int64) for item in items])
-        return parts if isinstance(value, list) else parts[0]
-    kind = torch.float32 if any(isinstance(item, float) for item in items) else None
-    return torch.tensor(value, dtype=kind)
+        kind = torch.float32 if any(isinstance(item, float | torch.SymFloat) for item in items) else torch.int64
+        parts = torch.stack([torch.scalar_tensor(item, dtype=kind) for item in items])
+        return parts.reshape(array.shape)
+    kinds = {type(item) for item in items}
+    dtype = torch.float32 if float in kinds else torch.bool if kinds == {bool} else torch.int64
+    return torch.tensor(array.tolist(), dtype=dtype).reshape(array.shape)

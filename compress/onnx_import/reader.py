@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,12 @@ from onnx import numpy_helper
 from ...core.errors import ArtifactError, MissingFileError, ModelError
 from ...core.formats.onnx_graphs import all_nodes
 from ...core.formats.onnx_weights import require_weights
-from ...core.tensors import BATCH, Array, TensorSpec
+from ...core.tensors import Array, TensorSpec
+from .constant_folding import STANDARD
+from .normal_form import normalize
 
-STANDARD = ("", "ai.onnx")
+_NO_NAMES = ("none", "unk", "unknown", "dynamic", "-1")
+_NOT_NUMBERS = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
 _QUANTIZED = re.compile(r"[Qq]uant|Integer|Bits$|Bnb4$|^Q(Linear|Gemm|Attention|EmbedLayer|OrderedM)")
 """Operators of integers, in ONNX and in ONNX Runtime's own domain: static, dynamic, fused, in a loop's body."""
 
@@ -32,9 +37,22 @@ class Node:
     outputs: tuple[str, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
 
+    def bodies(self) -> dict[str, Body]:
+        """The branches of an ``If``, or the body of a loop, by attribute."""
+        return {name: value for name, value in self.attributes.items() if isinstance(value, Body)}
+
     def describe(self) -> str:
         """``Resize 'up_1'``."""
         return f"{self.operator} '{self.name}'"
+
+
+@dataclass(frozen=True)
+class Body:
+    """The graph inside a node; its constants are among those of the whole model, and no other value has its names."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -43,39 +61,48 @@ class Graph:
 
     Attributes:
         constants: every initializer and constant by name; half precision is widened to float32.
+        inputs: with the sizes of the file; an axis that has no name there has one that no other axis has.
+        outputs: names with dtypes.
         opset: version of the standard operators.
     """
 
     nodes: tuple[Node, ...]
     constants: dict[str, NDArray[Any]]
     inputs: tuple[TensorSpec, ...]
-    outputs: tuple[str, ...]
+    outputs: dict[str, str]
     opset: int
 
 
-def read_graph(path: Path) -> Graph:
+def read_graph(path: Path, known: Collection[str], values: Mapping[str, Any] = MappingProxyType({})) -> Graph:
     """Read a file.
+
+    Args:
+        known: names of operators that have a form here; others are replaced by their definition in ONNX, if they have
+            one.
+        values: inputs that become constants, with their values.
 
     Raises:
         MissingFileError: the file or its file of weights does not exist.
         ArtifactError: the file is truncated, or is not an ONNX model.
-        ModelError: the model is quantized, has operators of other domains, or has an input without a shape.
+        ModelError: the model is quantized, has operators of other domains, or has an input that is not a tensor.
+        UserError: ``values`` does not fit the inputs.
     """
     model = _load(path)
+    _require_floating(model, path)
+    model = normalize(model, known, values)
     graph = model.graph
-    _require_plain(graph, path)
+    _require_standard(graph)
     constants = {item.name: _widened(numpy_helper.to_array(item)) for item in graph.initializer}
-    nodes = []
-    for index, proto in enumerate(graph.node):
-        if proto.op_type == "Constant":
-            constants[proto.output[0]] = _constant(proto)
-        else:
-            nodes.append(_node(proto, index))
     inputs = tuple(_spec(item) for item in graph.input if item.name not in constants)
     if not inputs:
         raise ModelError(f"{path} has no input", "give a model with inputs")
     opset = max((item.version for item in model.opset_import if item.domain in STANDARD), default=1)
-    return Graph(tuple(nodes), constants, inputs, tuple(item.name for item in graph.output), opset)
+    outputs = {item.name: _dtype(item) for item in graph.output}
+    return Graph(_nodes(graph), constants, inputs, outputs, opset)
+
+
+def _nodes(graph: onnx.GraphProto) -> tuple[Node, ...]:
+    return tuple(_node(proto, index) for index, proto in enumerate(graph.node))
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -90,19 +117,23 @@ def _load(path: Path) -> onnx.ModelProto:
     except Exception as error:  # protobuf's and the checker's errors share no class
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ArtifactError(f"{path} cannot be read as ONNX: {first}", "export or copy it again") from error
-    if not model.graph.node:
+    if not model.graph.node and not model.graph.output:
         raise ArtifactError(f"{path} contains no graph", "export or copy it again")
     return model
 
 
-def _require_plain(graph: onnx.GraphProto, path: Path) -> None:
-    coded = next((node for node in all_nodes(graph) if _QUANTIZED.search(node.op_type)), None)
+def _require_floating(model: onnx.ModelProto, path: Path) -> None:
+    nodes = [node for part in (model.graph, *model.functions) for node in all_nodes(part)]
+    coded = next((node for node in nodes if _QUANTIZED.search(node.op_type)), None)
     if coded is not None:
         raise ModelError(
             f"{path} is already quantized: {coded.op_type} '{coded.name or coded.output[0]}'",
             "give the floating-point model from which it was made: `retort quantize FP32.onnx --data … --target …`",
         )
-    for node in graph.node:
+
+
+def _require_standard(graph: onnx.GraphProto) -> None:
+    for node in all_nodes(graph):
         if node.domain not in STANDARD:
             raise ModelError(
                 f"operator {node.domain}.{node.op_type} '{node.name or node.output[0]}' is not a standard ONNX "
@@ -120,16 +151,14 @@ def _node(proto: onnx.NodeProto, index: int) -> Node:
 
 def _value(item: onnx.AttributeProto) -> Any:
     value = onnx.helper.get_attribute_value(item)
+    if isinstance(value, onnx.GraphProto):
+        names = [tuple(port.name for port in ports) for ports in (value.input, value.output)]
+        return Body(_nodes(value), names[0], names[1])
     if isinstance(value, onnx.TensorProto):
         return _widened(numpy_helper.to_array(value))
     if isinstance(value, bytes):
         return value.decode()
     return [part.decode() if isinstance(part, bytes) else part for part in value] if item.type > 5 else value
-
-
-def _constant(proto: onnx.NodeProto) -> NDArray[Any]:
-    (attribute,) = proto.attribute
-    return _widened(np.asarray(_value(attribute)))
 
 
 def _widened(array: Array) -> NDArray[Any]:
@@ -138,17 +167,34 @@ def _widened(array: Array) -> NDArray[Any]:
 
 def _spec(item: onnx.ValueInfoProto) -> TensorSpec:
     kind = item.type.tensor_type
-    if not kind.HasField("shape") or not len(kind.shape.dim):
-        raise ModelError(f"input '{item.name}' has no shape with a batch axis", "export the model with shapes")
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    sizes = [size.dim_value or size.dim_param or f"{item.name}_{axis}" for axis, size in enumerate(kind.shape.dim)]
-    name = "float32" if dtype.name in {"float16", "bfloat16"} else dtype.name
-    return TensorSpec(item.name, name, (BATCH, *(_axis(size) for size in sizes[1:])))
+    if not item.type.HasField("tensor_type") or kind.elem_type in _NOT_NUMBERS:
+        raise ModelError(
+            f"input '{item.name}' is not a tensor of numbers",
+            "give the part of the model that takes tensors, and do the rest before it",
+        )
+    if not kind.HasField("shape"):
+        raise ModelError(f"input '{item.name}' has no shape", "export the model with shapes")
+    sizes = [_axis(size, f"{item.name}_{axis}") for axis, size in enumerate(kind.shape.dim)]
+    return TensorSpec(item.name, _dtype(item), tuple(sizes))
 
 
-def _axis(size: int | str) -> int | str:
-    """A size, or an axis name that is an identifier."""
-    if isinstance(size, int):
-        return size
-    name = "".join(letter if letter.isalnum() else "_" for letter in size)
-    return name if name.isidentifier() and name != BATCH else f"axis_{name}"
+def _dtype(item: onnx.ValueInfoProto) -> str:
+    """The name of the dtype; half precision is computed in float32."""
+    kind = item.type.tensor_type.elem_type
+    if not item.type.HasField("tensor_type") or kind == onnx.TensorProto.STRING:
+        raise ModelError(
+            f"'{item.name}' is an output of the model and is not a tensor of numbers",
+            "give the part of the model that computes tensors, and do the rest after it",
+        )
+    name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name if kind else ""
+    return "float32" if name in {"float16", "bfloat16"} else name
+
+
+def _axis(size: onnx.TensorShapeProto.Dimension, own: str) -> int | str:
+    """A size, or an axis name that is an identifier; ``?``, -1 and 0 are no names."""
+    if size.dim_value > 0:
+        return size.dim_value
+    named = any(letter.isalnum() for letter in size.dim_param) and size.dim_param.lower() not in _NO_NAMES
+    label = size.dim_param if named else own
+    name = "".join(letter if letter.isalnum() else "_" for letter in label)
+    return name if name.isidentifier() else f"axis_{name}"

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...core.errors import ModelError
 from .operator_call import Call, Operator
 from .reader import Node
 
 GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 """PyTorch's gates by their place in ONNX: i f g o of i o f c; r z n of z r h."""
 _USUAL = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
-_REMEDY = "capture the PyTorch model instead"
 
 
-def weights_of(node: Node, constants: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-    """Weights of all directions in PyTorch's order: input, recurrent, and two biases each.
+def as_layer(node: Node, constants: Mapping[str, NDArray[Any]]) -> Node | None:
+    """The node as a layer of PyTorch, without its weights; None if PyTorch has no such layer.
 
-    Raises:
-        ModelError: the layer has peepholes, clipping, lengths or other activations, which PyTorch does not have.
+    Its inputs are the sequence and the initial states. Lengths that are all equal to that of the sequence cannot be
+    told here, so a node with lengths is computed step by step.
     """
-    _require_plain(node)
-    given = [constants.get(name) if name else None for name in (*node.inputs, "", "", "")[1:4]]
-    inputs, recurrent, bias = given
-    if inputs is None or recurrent is None or (bias is None and len(node.inputs) > 3 and node.inputs[3]):
-        raise ModelError(f"{node.describe()} has computed weights", _REMEDY)
+    if not _is_plain(node) or any(name and name not in constants for name in node.inputs[1:4]):
+        return None
+    states = (*node.inputs, "", "", "", "", "", "")[5:7]
+    return replace(node, operator=f"Recurrent.{node.operator}", inputs=(node.inputs[0], *states))
+
+
+def weights_of(node: Node, constants: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+    """Weights of all directions in PyTorch's order: input, recurrent, and two biases each."""
+    inputs, recurrent = constants[node.inputs[1]], constants[node.inputs[2]]
+    bias = constants[node.inputs[3]] if len(node.inputs) > 3 and node.inputs[3] else None
     order, found = GATES[node.operator], []
     for way in range(len(inputs)):
         parts = [inputs[way], recurrent[way]]
@@ -42,34 +47,32 @@ def _reordered(array: NDArray[Any], order: tuple[int, ...]) -> NDArray[np.float3
     return np.ascontiguousarray(np.concatenate([gates[index] for index in order]), dtype=np.float32)
 
 
-def _require_plain(node: Node) -> None:
+def _is_plain(node: Node) -> bool:
+    """Whether the node computes what PyTorch's layer does."""
     attributes, kind = node.attributes, node.operator
     ways = 2 if attributes.get("direction", "forward") == "bidirectional" else 1
     activations = tuple(name.lower() for name in attributes.get("activations", ()))
     usual = (_USUAL[kind] * ways,) if kind in _USUAL else (("tanh",) * ways, ("relu",) * ways)
-    faults = {
-        "a length per sample": len(node.inputs) > 4 and bool(node.inputs[4]),
-        "peepholes": kind == "LSTM" and len(node.inputs) > 7 and bool(node.inputs[7]),
-        "clipping": "clip" in attributes,
-        "coupled gates": bool(attributes.get("input_forget", 0)),
-        "the batch first": bool(attributes.get("layout", 0)),
-        "the direction 'reverse'": attributes.get("direction", "forward") == "reverse",
-        "the reset gate before the product": kind == "GRU" and not attributes.get("linear_before_reset", 0),
-        "other activations": bool(activations) and activations not in usual,
-    }
-    for what, found in faults.items():
-        if found:
-            raise ModelError(f"{node.describe()} has {what}, which PyTorch's layer does not support", _REMEDY)
+    return not (
+        any(node.inputs[place : place + 1] not in ((), ("",)) for place in ((4, 7) if kind == "LSTM" else (4,)))
+        or "clip" in attributes
+        or attributes.get("input_forget", 0)
+        or (kind == "GRU" and not attributes.get("linear_before_reset", 0))
+        or (activations and activations not in usual)
+    )
 
 
 def _run(call: Call) -> tuple[torch.Tensor, ...]:
     """Run the layer; the values are the sequence ``[T, N, I]``, the initial states or None, and the weights."""
+    first_axis, backward = bool(call.get("layout", 0)), call.get("direction", "forward") == "reverse"
     series, kind = call.tensor(0), call.node.operator
-    states, weights = list(call.values[1:3]), list(call.values[3:])
+    series = series.transpose(0, 1) if first_axis else series
+    series = series.flip(0) if backward else series
+    states, weights = [call.optional(1), call.optional(2)], list(call.values[3:])
     both = call.get("direction", "forward") == "bidirectional"
     ways, hidden = (2 if both else 1), weights[1].shape[1]
     zeros = torch.zeros(ways, series.shape[1], hidden, dtype=series.dtype, device=series.device)
-    first, cell = (zeros if state is None else _state(call, state, zeros) for state in states)
+    first, cell = (zeros if state is None else _state(call, state, zeros) for state in _tensors(states, first_axis))
     biases = len(weights) > 2 * ways
     rest = (weights, biases, 1, 0.0, call.training, both, False)
     if kind == "Recurrent.LSTM":
@@ -80,8 +83,20 @@ def _run(call: Call) -> tuple[torch.Tensor, ...]:
         function: Any = torch.gru if kind == "Recurrent.GRU" else torch.rnn_relu if relu else torch.rnn_tanh
         steps, last = function(series, first, *rest)
         outputs = (last,)
+    steps = steps.flip(0) if backward else steps
     length, rows = steps.shape[0], steps.shape[1]
-    return steps.reshape(length, rows, ways, hidden).permute(0, 2, 1, 3), *outputs
+    return laid_out(steps.reshape(length, rows, ways, hidden).permute(0, 2, 1, 3), outputs, first_axis)
+
+
+def _tensors(states: list[torch.Tensor | None], first_axis: bool) -> list[torch.Tensor | None]:
+    return [state.transpose(0, 1) if first_axis and state is not None else state for state in states]
+
+
+def laid_out(steps: torch.Tensor, outputs: tuple[torch.Tensor, ...], first_axis: bool) -> tuple[torch.Tensor, ...]:
+    """The outputs, with the batch on axis 0 if the layout of the node is 1."""
+    if not first_axis:
+        return steps, *outputs
+    return steps.permute(2, 0, 1, 3), *(value.transpose(0, 1) for value in outputs)
 
 
 def _state(call: Call, state: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
@@ -95,7 +110,7 @@ def _state(call: Call, state: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor
         if state.shape[1] == 1:
             return state.to(zeros.dtype).expand(ways, rows, hidden).contiguous()
         if state.shape[1] == rows:
-            return state
+            return state.contiguous()
     raise call.refuse(f"its initial state has the shape {list(state.shape)} instead of {[ways, rows, hidden]}")
 
 

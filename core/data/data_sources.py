@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import DataError, MissingFileError, UserError
 from ..options.recipe import nearest
 from ..options.stage_options import DataSpec
-from ..tensors import Array, Signature
+from ..tensors import BATCH, Array, Signature, TensorSpec
 from .image_folder import image_splits
 from .references import call
 from .splits import ArraySplit, SequenceSplit, Split, Splits, Subset, check_finite
@@ -247,10 +247,17 @@ def _in_memory(split: Split) -> bool:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A split whose inputs have the names of a model's signature."""
+    """A split whose inputs have the names and the layout of a model's signature.
+
+    Attributes:
+        names: for each input of the model, the input of the parent.
+        signature: where the model's batch axis is not axis 0, the rows are moved there; of an input without a batch
+            axis, which all samples share, the first row is taken.
+    """
 
     parent: Split
     names: dict[str, str] = field(default_factory=dict)
+    signature: Signature = field(default=Signature((), ()))
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -258,11 +265,31 @@ class Renamed:
     def read(self, indices: Any) -> tuple[dict[str, Array], Array | None]:
         """See :meth:`retort.core.data.splits.Split.read`."""
         inputs, targets = self.parent.read(indices)
-        return {wanted: inputs[given] for wanted, given in self.names.items()}, targets
+        specs = {spec.name: spec for spec in self.signature.inputs}
+        return {wanted: laid_out(inputs[given], specs.get(wanted)) for wanted, given in self.names.items()}, targets
 
     def fingerprint(self) -> str:
         """The fingerprint of the parent split."""
         return self.parent.fingerprint()
+
+
+def _rows_first(split: Split) -> Split:
+    """A split before it was laid out for another model, so that no axis is moved twice."""
+    if isinstance(split, Renamed):
+        return Renamed(split.parent, split.names)
+    if isinstance(split, Subset) and isinstance(split.parent, Renamed):
+        return Subset(_rows_first(split.parent), split.indices)
+    return split
+
+
+def laid_out(rows: Array, spec: TensorSpec | None) -> Array:
+    """Samples, which are rows first in a data set, in the layout of a model's input."""
+    if spec is None:
+        return rows
+    if BATCH in spec.shape:
+        axis = spec.shape.index(BATCH)
+        return np.moveaxis(rows, 0, axis) if 0 < axis < np.ndim(rows) else rows
+    return rows[0] if np.ndim(rows) == len(spec.shape) + 1 else rows
 
 
 def fit_to(splits: Splits, signature: Signature) -> Splits:
@@ -271,7 +298,8 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
     Raises:
         DataError: the number of inputs differs, or a sample does not fit the signature.
     """
-    inputs = splits.train.read([0])[0]
+    sources = {key: _rows_first(getattr(splits, key)) for key in (TRAIN, VALIDATION, CALIBRATION, TEST)}
+    inputs = sources[TRAIN].read([0])[0]
     given, wanted = list(inputs), [spec.name for spec in signature.inputs]
     if set(wanted) <= set(given):
         names = {name: name for name in wanted}
@@ -282,6 +310,6 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
             f"the data have the inputs {', '.join(given)}; the model takes {signature.describe_inputs()}",
             "give the inputs of the data the names of the model's inputs",
         )
-    parts = [Renamed(getattr(splits, key), names) for key in (TRAIN, VALIDATION, CALIBRATION, TEST)]
+    parts = [Renamed(source, names, signature) for source in sources.values()]
     signature.validate(parts[0].read([0])[0])
     return Splits(parts[0], parts[1], parts[2], parts[3], splits.classes)

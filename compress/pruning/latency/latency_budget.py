@@ -18,6 +18,7 @@ from ....core.facts.prune_facts import LatencyVerdict, PruneLatency
 from ....core.metrics.ratio import Ratio, mean_of
 from ....core.options.stage_options import PruneOptions
 from ....core.system.atomic_files import write_atomically
+from ...graph.rows import batch_axes, row_count
 from ...program import Program
 from ..coupling.labels import Mask
 from ..selection.cut_options import build_group_cuts, remove
@@ -140,7 +141,9 @@ class LatencyBudget:
         )
         subgraphs = Subgraphs(program, options.batch, grouping.coupling.narrow)
         if len(subgraphs.coupling.unions) != len(grouping.coupling.unions):  # labels that depend on the batch size
-            subgraphs = Subgraphs(program, len(next(iter(program.example.values()))), grouping.coupling.narrow)
+            subgraphs = Subgraphs(
+                program, row_count(program.example, batch_axes(program.signature)), grouping.coupling.narrow
+            )
         table = Table(self.timer, self.folder, self.console)
         curves = Curves(grouping, group_cuts, subgraphs, table)
         self._report_table(table, curves.requests)

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from ....core.artifact import stable_hash
 from ....core.tensors import Signature, TensorSpec
 from ...graph.module_edit import fetch
-from ...graph.rows import rows
+from ...graph.rows import batch_axes, rows
 from ...program import Program
 from ..coupling.coupler import made_of_parameters
 from ..coupling.labels import Mask, Value, core
@@ -53,7 +53,7 @@ class Subgraphs:
     """
 
     def __init__(self, program: Program, batch: int, narrow: frozenset[str]) -> None:
-        self.program = replace(program, example=rows(program.example, batch))
+        self.program = replace(program, example=rows(program.example, batch, batch_axes(program.signature)))
         self.coupling: Coupling = couple(self.program, narrow)
         self.concrete = propagate(self.program)
         self.all = _split(self.program.module.graph, self.coupling)

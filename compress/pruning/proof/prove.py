@@ -26,7 +26,7 @@ from torch import Tensor
 from ....core.errors import UserError, VerificationError
 from ....core.tensors import Array
 from ...graph.devices import as_array
-from ...graph.rows import rows
+from ...graph.rows import batch_axes, row_count, rows
 from ...program import Program, ordered
 from ..coupling.labels import Mask
 from ..coupling.propagate import Coupling, couple
@@ -133,7 +133,8 @@ class _Trials:
 
     def run(self, dtype: str) -> Proof:
         """Run all trials in one precision."""
-        known = len(_first(self.before.example))
+        axes = batch_axes(self.before.signature)
+        known = row_count(self.before.example, axes)
         sizes = (known, known - 1 if known > 2 else known + 1)
         wide = dtype == "float64"
         dense, pruned = side(self.before, wide), side(self.after, wide)
@@ -205,14 +206,10 @@ def _few_threads(program: Program) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _first(feeds: Mapping[str, Tensor]) -> Tensor:
-    return next(iter(feeds.values()))
-
-
 def _feeds(program: Program, size: int) -> dict[str, Tensor]:
     """Example feeds of ``size`` rows in signature order, with noise on floating-point inputs."""
     generator = torch.Generator().manual_seed(size)
-    feeds = rows(ordered(program), size)
+    feeds = rows(ordered(program), size, batch_axes(program.signature))
     for name, value in feeds.items():
         if value.is_floating_point():
             spread = float(value.float().std()) if value.numel() > 1 else 0.0

@@ -13,6 +13,7 @@ from ....core.console import SILENT, Console
 from ....core.data.splits import Split, batches
 from ...graph.devices import as_tensor
 from ...graph.module_edit import shapes_of
+from ...graph.rows import batch_axes, row_count
 from ...program import Program, evaluating
 from ..operator_classes import rounds
 from .layer_matrices import QuantizedLayer, quantized_layers
@@ -39,7 +40,7 @@ def feeds_of(program: Program, split: Split, most: int) -> list[list[torch.Tenso
 def live_bytes(program: Program) -> int:
     """Peak memory of the activations, in bytes per sample."""
     shapes = shapes_of(program)
-    rows = max((value.shape[0] for value in program.example.values() if value.dim()), default=1)
+    rows = row_count(program.example, batch_axes(program.signature))
     alive = most = 0
     for node, done in with_ends(program.module.graph):
         alive += _bytes(node, shapes)

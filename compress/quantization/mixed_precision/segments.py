@@ -10,6 +10,7 @@ from torch import fx
 
 from ....core.aten_names import RECURRENT, name_of
 from ...graph.module_edit import shapes_of
+from ...graph.rows import batch_axes, row_count
 from ...program import Program
 from ..correction.layer_matrices import quantized_layer
 from ..operator_classes import rounds, weighted
@@ -39,7 +40,7 @@ class Segment:
 def segments(program: Program) -> list[Segment]:
     """Split a quantized program before every layer whose input tensor carries all data, in graph order."""
     nodes, shapes = list(program.module.graph.nodes), shapes_of(program)
-    rows = max((value.shape[0] for value in program.example.values() if value.dim()), default=1)
+    rows = row_count(program.example, batch_axes(program.signature))
     order = {node: index for index, node in enumerate(nodes)}
     ends = {_origin(item): order[node] for node in nodes for item in node.all_input_nodes}
     units = {unit.node: unit.name for unit in units_of(program)}

@@ -19,7 +19,7 @@ from torch import nn
 from retort.__main__ import main
 from retort.compress.capture.capture_program import capture
 from retort.compress.onnx_import import import_onnx
-from retort.compress.onnx_import.module import Imported
+from retort.compress.onnx_import.module import KNOWN, Imported
 from retort.compress.onnx_import.reader import read_graph
 from retort.compress.program import reexport
 from retort.core.errors import ArtifactError, CaptureError, InputError, MissingFileError, ModelError
@@ -234,7 +234,7 @@ def test_operators_give_what_onnx_runtime_gives(name: str, tmp_path: Path) -> No
     onnx.save(model_of(nodes, IMAGE, constants, opset), path)
     feeds = {"x": floats(*IMAGE["x"])}
     (expected,) = onnxruntime.InferenceSession(path).run(None, feeds)
-    found = Imported(read_graph(path)).eval()(torch.from_numpy(feeds["x"]))
+    found = Imported(read_graph(path, KNOWN)).eval()(torch.from_numpy(feeds["x"]))
     torch.testing.assert_close(next(iter(found.values())), torch.from_numpy(expected), rtol=2e-4, atol=2e-5)
 
 
@@ -255,7 +255,7 @@ def test_recurrent_layers_keep_their_gates(kind: str, ways: int, tmp_path: Path)
     onnx.save(model_of(nodes, {"x": (7, 2, 3)}, constants), path)
     feeds = {"x": floats(7, 2, 3)}
     (expected,) = onnxruntime.InferenceSession(path).run(["y"], feeds)
-    found = Imported(read_graph(path)).eval()(torch.from_numpy(feeds["x"]))["y"]
+    found = Imported(read_graph(path, KNOWN)).eval()(torch.from_numpy(feeds["x"]))["y"]
     torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
 
 
