@@ -59,7 +59,7 @@ class NodeTest:
         """The operator that is tested; a definition that is expanded has the name of its test."""
         if "_expanded" in self.name or len(self.model.graph.node) != 1:
             return _expanded(self.name)
-        return self.model.graph.node[0].op_type
+        return str(self.model.graph.node[0].op_type)
 
     @property
     def floating(self) -> bool:
@@ -73,7 +73,7 @@ def _expanded(name: str) -> str:
     return "definition of " + name.removeprefix("test_").partition("_expanded")[0].partition("_")[0]
 
 
-def tests(wanted: Sequence[str] = ()) -> list[NodeTest]:
+def node_tests(wanted: Sequence[str]) -> list[NodeTest]:
     """All node tests, or those with the given names or operators.
 
     Raises:
@@ -125,13 +125,11 @@ def measure(test: NodeTest) -> dict[str, Any]:
 
 
 def _sizes(test: NodeTest) -> tuple[str, ...]:
-    """Inputs that are constants in the files of exporters: all behind the first that are integers or single numbers."""
-    names = list(test.inputs)[1:]
+    """Inputs that are constants in the files of exporters: integers and few numbers, but never the main input."""
+    arrays = {name: value for name, value in test.inputs.items() if isinstance(value, np.ndarray)}
+    main = next((name for name, value in arrays.items() if value.dtype.name in _FLOATS), next(iter(arrays), ""))
     return tuple(
-        name
-        for name in names
-        if isinstance(test.inputs[name], np.ndarray)
-        and (test.inputs[name].dtype.kind in "iub" or test.inputs[name].size <= 8)
+        name for name, value in arrays.items() if name != main and (value.dtype.kind in "iub" or value.size <= 8)
     )
 
 
@@ -202,7 +200,7 @@ def _fault(expected: Array, found: Array | None) -> str:
 def run(wanted: Sequence[str], path: Path, console: Console, jobs: int = 1) -> list[dict[str, Any]]:
     """Measure every test that is not in the file yet, one line each; return all rows in the order of the tests."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    chosen = tests(wanted)
+    chosen = node_tests(wanted)
     have = {row["test"]: row for row in _lines(path)}
     missing = [test for test in chosen if test.name not in have]
     with path.open("a") as file, console.progress("node tests", len(missing)) as bar:
@@ -238,7 +236,7 @@ _LOADED: dict[str, NodeTest] = {}
 def _in_process(name: str) -> dict[str, Any]:
     if not _LOADED:
         os.environ["OMP_NUM_THREADS"] = "1"
-        _LOADED.update({test.name: test for test in tests()})
+        _LOADED.update({test.name: test for test in node_tests(())})
     return measure(_LOADED[name])
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from .operator_call import Call, Operator, as_tensor
-from .shape_arithmetic import objects, whole
+from .shape_arithmetic import host, is_known, objects, whole
 
 DTYPES = {
     1: torch.float32, 2: torch.uint8, 3: torch.int8, 4: torch.uint16, 5: torch.int16, 6: torch.int32, 7: torch.int64,
@@ -130,6 +131,21 @@ def _cast(call: Call) -> torch.Tensor:
     return call.tensor(0).to(kind)
 
 
+def _cast_like(call: Call) -> Any:
+    """A number stays one, so that it can still be a bound or a fill value."""
+    like = call.tensor(1).dtype
+    value = call.values[0]
+    if not isinstance(value, torch.Tensor) and like.is_floating_point and is_known(objects(value)):
+        return host(objects(value).astype(np.float64).astype(object))
+    return call.tensor(0).to(like)
+
+
+def _shrink(call: Call) -> torch.Tensor:
+    value, limit, bias = call.tensor(0), call.get("lambd", 0.5), call.get("bias", 0.0)
+    found = torch.where(value < -limit, value + bias, torch.where(value > limit, value - bias, 0))
+    return found.to(value.dtype)
+
+
 def _softmax(function: Callable[..., torch.Tensor]) -> Operator:
     def _run(call: Call) -> torch.Tensor:
         value = call.tensor(0)
@@ -143,16 +159,30 @@ def _softmax(function: Callable[..., torch.Tensor]) -> Operator:
     return _run
 
 
-def _reduction(function: Callable[..., torch.Tensor]) -> Operator:
+def _reduction(function: Callable[..., torch.Tensor], empty: int | None = None) -> Operator:
     def _run(call: Call) -> torch.Tensor:
         value, axes = call.tensor(0), call.axes(1)
         if not axes:
             if call.get("noop_with_empty_axes", 0):
                 return value
             axes = list(range(value.dim()))
-        return function(value, axes, bool(call.get("keepdims", 1)))
+        keep = bool(call.get("keepdims", 1))
+        if empty is not None and any(isinstance(size, int) and size == 0 for size in value.shape):
+            shape = value.sum(axes, keepdim=keep).shape
+            return torch.full(shape, _extreme(value.dtype, empty), dtype=value.dtype)
+        return function(value, axes, keep)
 
     return _run
+
+
+def _extreme(kind: torch.dtype, sign: int) -> Any:
+    """What the largest or the smallest of no values is."""
+    if kind.is_floating_point:
+        return sign * float("inf")
+    if kind == torch.bool:
+        return sign > 0
+    limits = torch.iinfo(kind)
+    return limits.max if sign > 0 else limits.min
 
 
 def _product(value: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
@@ -263,7 +293,7 @@ OPERATORS: dict[str, Operator] = {
     "ThresholdedRelu": lambda call: functional.threshold(call.tensor(0), call.get("alpha", 1.0), 0.0),
     "Swish": _swish,
     "HardSigmoid": _hard_sigmoid, "Gelu": _gelu, "PRelu": _prelu, "Clip": _clip, "Cast": _cast,
-    "CastLike": lambda call: call.tensor(0).to(call.tensor(1).dtype),
+    "CastLike": _cast_like, "Shrink": _shrink, "OptionalGetElement": _unary(lambda value: value),
     "Add": _binary(_add), "Sub": _binary(_subtract), "Mul": _binary(_multiply), "Div": _binary(_divide),
     "Pow": _power, "Mod": _modulo, "Where": _where,
     "Equal": _logical(torch.eq), "Greater": _logical(torch.gt), "Less": _logical(torch.lt),
@@ -273,8 +303,8 @@ OPERATORS: dict[str, Operator] = {
     "Softmax": _softmax(torch.softmax), "LogSoftmax": _softmax(torch.log_softmax),
     "ReduceMean": _reduction(lambda value, axes, keep: value.mean(axes, keepdim=keep)),
     "ReduceSum": _reduction(lambda value, axes, keep: value.sum(axes, keepdim=keep)),
-    "ReduceMax": _reduction(lambda value, axes, keep: value.amax(axes, keepdim=keep)),
-    "ReduceMin": _reduction(lambda value, axes, keep: value.amin(axes, keepdim=keep)),
+    "ReduceMax": _reduction(lambda value, axes, keep: value.amax(axes, keepdim=keep), -1),
+    "ReduceMin": _reduction(lambda value, axes, keep: value.amin(axes, keepdim=keep), 1),
     "ReduceProd": _reduction(_product),
     "ReduceL1": _reduction(lambda value, axes, keep: value.abs().sum(axes, keepdim=keep)),
     "ReduceL2": _reduction(lambda value, axes, keep: value.square().sum(axes, keepdim=keep).sqrt()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,12 @@ from torch.nn import functional
 
 from .operator_call import Call, Operator
 from .shape_arithmetic import whole
+
+_TRANSPOSED: dict[int, Any] = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
 
 
 def _dft(call: Call) -> torch.Tensor:
@@ -49,11 +56,25 @@ def _stft(call: Call) -> torch.Tensor:
 
 def _fold(call: Call) -> torch.Tensor:
     size, block = (tuple(whole(call.host(index))) for index in (1, 2))
-    pads = call.get("pads") or [0, 0, 0, 0]
-    if len(block) != 2 or pads[:2] != pads[2:]:
-        raise call.refuse("its patches are not two-dimensional, or its padding is asymmetric")
-    stride, dilation = (tuple(call.get(name) or [1, 1]) for name in ("strides", "dilations"))
-    return functional.fold(call.tensor(0), size, block, dilation, tuple(pads[:2]), stride)
+    rank = len(block)
+    pads = call.get("pads") or [0] * 2 * rank
+    stride, dilation = (tuple(call.get(name) or [1] * rank) for name in ("strides", "dilations"))
+    if rank == 2 and pads[:2] == pads[2:]:
+        return functional.fold(call.tensor(0), size, block, dilation, tuple(pads[:2]), stride)
+    if rank not in _TRANSPOSED:
+        raise call.refuse(f"its patches have {rank} axes")
+    # The sum of patches is a transposed convolution, each of whose kernels has a single 1.
+    count, value = math.prod(block), call.tensor(0)
+    whole_size = [n + pads[axis] + pads[axis + rank] for axis, n in enumerate(size)]
+    steps = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(whole_size, block, stride, dilation)]
+    kernel = torch.eye(count, dtype=value.dtype).reshape(count, 1, *block)
+    extra = [n - (m - 1) * s - d * (k - 1) - 1 for n, m, k, s, d in zip(whole_size, steps, block, stride, dilation)]
+    patches = value.reshape(-1, count, *steps)
+    found = _TRANSPOSED[rank](patches, kernel, None, stride, 0, 0, 1, dilation)
+    found = functional.pad(found, [n for more in reversed(extra) for n in (0, more)])
+    for axis, n in enumerate(size):
+        found = found.narrow(axis + 2, pads[axis], n)
+    return found.reshape(value.shape[0], -1, *size)
 
 
 OPERATORS: dict[str, Operator] = {"DFT": _dft, "STFT": _stft, "Col2Im": _fold}

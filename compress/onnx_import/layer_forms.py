@@ -17,6 +17,25 @@ STATISTICS = {"BatchNormalization": (3, 4)}
 """Inputs that are tracked and not trained."""
 NUMBERS = {"Clip": (1, 2), "Resize": (1, 2, 3), "Upsample": (1,), "Pad": (1, 2, 3), "Col2Im": (1, 2)}
 """Inputs that are bounds, sizes and scales."""
+_DATA = "the number of its results depends on data"
+_RANDOM = "it draws random numbers"
+_TEXT = "it works on text"
+_LISTS = "it works on sequences of tensors"
+_REASONS = {
+    ("NonZero", "Unique", "NonMaxSuppression"): _DATA,
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"): _RANDOM,
+    ("TfIdfVectorizer", "StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch"): _TEXT,
+    (
+        "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
+        "SplitToSequence", "ConcatFromSequence", "SequenceMap", "Optional", "OptionalHasElement",
+    ): _LISTS,
+}  # fmt: skip
+_REMEDIES = {
+    _DATA: "cut the model in front of it with `onnx.utils.extract_model`, and do the rest after the model",
+    _RANDOM: "export the model in evaluation, or make the random numbers an input of the model",
+    _TEXT: "cut the model behind it with `onnx.utils.extract_model`, and prepare the text before the model",
+    _LISTS: "export the model again with tensors (`torch.stack`, `torch.cat`) in place of lists",
+}
 
 
 def with_inner(nodes: tuple[Node, ...]) -> Iterator[Node]:
@@ -88,13 +107,16 @@ def prepared(given: tuple[Node, ...], graph: Graph, constants: Constants, known:
                 skipped.add(id(only[0]))
                 node = replace(node, inputs=(*node.inputs, bias), outputs=only[0].outputs)
         if node.operator not in known:
-            raise ModelError(
-                f"{node.describe()} cannot be imported: the operator is not supported",
-                "capture the PyTorch model instead, or export it with another operator there",
-                operator=node.operator,
-            )
+            raise _unsupported(node)
         nodes.append(node)
     return tuple(nodes)
+
+
+def _unsupported(node: Node) -> ModelError:
+    """Why an operator has no form in a program, and what helps."""
+    why = next((why for kinds, why in _REASONS.items() if node.operator in kinds), "the operator is not supported")
+    remedy = _REMEDIES.get(why, "capture the PyTorch model instead, or export it with another operator there")
+    return ModelError(f"{node.describe()} cannot be imported: {why}", remedy, operator=node.operator)
 
 
 def _as_linear(node: Node, constants: Constants) -> Node | None:

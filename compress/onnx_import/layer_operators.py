@@ -64,9 +64,13 @@ def _crops(
         if wanted and not isinstance(size, int):
             raise call.refuse("the size of its output is fixed, and its input has a dynamic size")
         total = step * (size - 1) + more + span - wanted[-rank:][axis] if wanted else max(0, more + span - step)
+        if total < 0:  # the output is larger than what the windows reach
+            before.append(0)
+            after.append(total)
+            continue
         small, large = total // 2, total - total // 2
-        before.append(large if automatic == "SAME_LOWER" else small)
-        after.append(small if automatic == "SAME_LOWER" else large)
+        before.append(small if automatic == "SAME_UPPER" else large)
+        after.append(large if automatic == "SAME_UPPER" else small)
     return before, after
 
 

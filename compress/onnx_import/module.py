@@ -120,8 +120,11 @@ class Imported(nn.Module):
             raise_if_defect(error)
             if type(error).__module__.startswith("torch"):
                 raise  # errors about symbolic sizes are handled or explained by the capture
+            kinds = sorted({str(value.dtype)[6:] for value in given if isinstance(value, torch.Tensor)})
+            kernel = f"PyTorch has no kernel for it in {', '.join(kinds)}"
+            why = kernel if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(
-                f"{node.describe()} cannot be imported: {type(error).__name__}: {first_line(error)}",
+                f"{node.describe()} cannot be imported: {why}",
                 "capture the PyTorch model instead, or export it with another operator there",
             ) from error
 

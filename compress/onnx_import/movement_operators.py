@@ -199,7 +199,8 @@ def _space_to_depth(call: Call) -> torch.Tensor:
     value, block = call.tensor(0), call.get("blocksize")
     count, channels, height, width = value.shape
     split = value.reshape(count, channels, height // block, block, width // block, block)
-    return split.permute(0, 3, 5, 1, 2, 4).reshape(count, channels * block**2, height // block, width // block)
+    order = (0, 1, 3, 5, 2, 4) if call.get("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    return split.permute(order).reshape(count, channels * block**2, height // block, width // block)
 
 
 def _trilu(call: Call) -> torch.Tensor:

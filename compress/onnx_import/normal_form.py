@@ -10,10 +10,9 @@ import onnx
 from onnx import helper, inliner, numpy_helper
 
 from ...core.errors import UserError
-from ...core.formats.onnx_graphs import all_nodes, bodies
+from ...core.formats.onnx_graphs import bodies
 from .constant_folding import Folder, dense
-
-_ROUNDS = 4
+from .definitions import define_unknown
 
 
 def normalize(model: onnx.ModelProto, known: Collection[str], values: Mapping[str, Any]) -> onnx.ModelProto:
@@ -30,29 +29,11 @@ def normalize(model: onnx.ModelProto, known: Collection[str], values: Mapping[st
     _fix_inputs(model.graph, values)
     if model.functions:
         model = inliner.inline_local_functions(model, convert_version=True)
-    for _ in range(_ROUNDS):
-        unknown = {(node.domain, node.op_type) for node in all_nodes(model.graph) if node.op_type not in known}
-        defined = [key for key in sorted(unknown) if _is_defined(key, model)]
-        if not defined:
-            break
-        model = inliner.inline_selected_functions(model, defined, inline_schema_functions=True)
+    model = define_unknown(model, known)
     _make_dense(model.graph)
     _make_unique(model.graph)
     Folder(model).run()
     return model
-
-
-def _is_defined(key: tuple[str, str], model: onnx.ModelProto) -> bool:
-    domain, kind = key
-    version = next((item.version for item in model.opset_import if item.domain == domain), 1)
-    if not onnx.defs.has(kind, domain):
-        return False
-    try:
-        schema = onnx.defs.get_schema(kind, version, domain)
-    except onnx.defs.SchemaError:  # the operator is newer than the file's opset
-        return False
-    # onnx 1.23 has both properties, but its type hints lack them
-    return any(getattr(schema, name) for name in ("has_function", "has_context_dependent_function"))
 
 
 def _fix_inputs(graph: onnx.GraphProto, values: Mapping[str, Any]) -> None:

@@ -138,8 +138,14 @@ def _require_standard(graph: onnx.GraphProto) -> None:
             raise ModelError(
                 f"operator {node.domain}.{node.op_type} '{node.name or node.output[0]}' is not a standard ONNX "
                 "operator",
-                "give the exported model, before a runtime fused its operators",
+                _FOREIGN.get(node.domain, "give the exported model, before a runtime fused its operators"),
             )
+
+
+_FOREIGN = {
+    "ai.onnx.ml": "it belongs to classical machine learning; give the part of the model that is a neural network",
+    "ai.onnx.preview.training": "it is a step of training; give the model that is made for inference",
+}
 
 
 def _node(proto: onnx.NodeProto, index: int) -> Node:
@@ -186,7 +192,13 @@ def _dtype(item: onnx.ValueInfoProto) -> str:
             f"'{item.name}' is an output of the model and is not a tensor of numbers",
             "give the part of the model that computes tensors, and do the rest after it",
         )
-    name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name if kind else ""
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) if kind else None
+    if dtype is not None and dtype.kind not in "biuf" and dtype.name != "bfloat16":
+        raise ModelError(
+            f"'{item.name}' has the type {dtype.name}, which PyTorch and ONNX Runtime do not compute with on a CPU",
+            "give the model in float32",
+        )
+    name = dtype.name if dtype is not None else ""
     return "float32" if name in {"float16", "bfloat16"} else name
 
 

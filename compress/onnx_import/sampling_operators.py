@@ -200,7 +200,7 @@ def _matrix(call: Call, mode: str, places: Weights, own: int, ratio: float) -> W
         distances = np.abs(place - taps) / wide
         weights = _cubic(distances, coefficient) if cubic else np.maximum(0.0, 1.0 - distances)
         inside = (taps >= 0) & (taps < own)
-        if call.get("exclude_outside", 0) or (wide > 1.0 and not inside.all()):
+        if call.get("exclude_outside", 0):
             weights = np.where(inside, weights, 0.0)
         if wide > 1.0 or call.get("exclude_outside", 0):
             weights = weights / weights.sum()
