@@ -127,7 +127,8 @@ def measure(test: NodeTest) -> dict[str, Any]:
 def _sizes(test: NodeTest) -> tuple[str, ...]:
     """Inputs that are constants in the files of exporters: integers and few numbers, but never the main input."""
     arrays = {name: value for name, value in test.inputs.items() if isinstance(value, np.ndarray)}
-    main = next((name for name, value in arrays.items() if value.dtype.name in _FLOATS), next(iter(arrays), ""))
+    wide = [name for name, value in arrays.items() if value.dtype.name in _FLOATS and value.ndim]
+    main = wide[0] if wide else next(iter(arrays), "")
     return tuple(
         name for name, value in arrays.items() if name != main and (value.dtype.kind in "iub" or value.size <= 8)
     )

@@ -29,9 +29,7 @@ _REMEDY = "capture the PyTorch model instead, and please report the operators of
 Run = Callable[[dict[str, Array]], dict[str, Array]]
 
 
-def require_agreement(
-    path: Path, graph: Graph, layout: Layout, program: Program, feeds: Mapping[str, Array], values: Mapping[str, Any]
-) -> None:
+def require_agreement(path: Path, graph: Graph, layout: Layout, program: Program, feeds: Mapping[str, Array]) -> None:
     """Compare the program with the file on the samples.
 
     Raises:
@@ -43,7 +41,7 @@ def require_agreement(
     size = layout.fixed or count
     with torch.no_grad():
         found = program.module(*(torch.as_tensor(feeds[spec.name]) for spec in program.signature.inputs))
-    parts = [run({**values, **part}) for part in _batches(feeds, layout, size, count)]
+    parts = [run({**graph.fixed, **part}) for part in _batches(feeds, layout, size, count)]
     for spec, name, value in zip(program.signature.outputs, graph.outputs, found, strict=True):
         axis = spec.shape.index("batch") if "batch" in spec.shape else None
         actual = as_array(value)

@@ -72,8 +72,9 @@ def _definition(
     del function.output[len(node.output) :]
     function.attribute.extend(item.name for item in node.attribute if item.name not in function.attribute)
     del function.attribute_proto[:]
-    if not any(item.domain == node.domain for item in function.opset_import):
-        function.opset_import.append(helper.make_opsetid(node.domain, version))
+    domains = {node.domain, *(item.domain for item in function.opset_import)}
+    del function.opset_import[:]  # the definition is that of the file's opset, though it may be older
+    function.opset_import.extend(item for item in model.opset_import if item.domain in domains)
     node.domain, node.op_type = _DOMAIN, function.name
     return function
 

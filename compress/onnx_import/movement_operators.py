@@ -155,6 +155,7 @@ def _expand(call: Call) -> torch.Tensor:
 def _pad(call: Call) -> torch.Tensor:
     value, mode = call.tensor(0), call.get("mode", "constant")
     pads, fill, axes = whole(call.host(1, "pads")), call.host(2, "value", 0.0), call.host(3)
+    fill = 0.0 if fill is None else float(whole(fill)[0])
     half = len(pads) // 2
     named = list(range(half)) if axes is None else [axis % value.dim() for axis in whole(axes)]
     by_axis = {axis: (pads[index], pads[index + half]) for index, axis in enumerate(named)}
@@ -167,7 +168,7 @@ def _pad(call: Call) -> torch.Tensor:
         raise call.refuse(f"it pads the batch or the channels by '{mode}'")
     flat = [size for axis in range(value.dim() - 1, first - 1, -1) for size in by_axis.get(axis, (0, 0))]
     if mode == "constant":
-        return functional.pad(value, flat, value=0.0 if fill is None else float(fill))
+        return functional.pad(value, flat, value=fill)
     return functional.pad(value, flat, mode=modes[mode])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper
 
 from ...core.errors import UserError
@@ -15,29 +16,38 @@ from .constant_folding import Folder, dense
 from .definitions import define_unknown
 
 
-def normalize(model: onnx.ModelProto, known: Collection[str], values: Mapping[str, Any]) -> onnx.ModelProto:
+def normalize(model: onnx.ModelProto, known: Collection[str] | None, values: Mapping[str, Any]) -> onnx.ModelProto:
     """The model without local functions, sparse weights, computed constants and branches that are never taken.
 
     Args:
         model: the file with its weights; it may be changed.
-        known: operators that have a form here; others are replaced by ONNX's own definition, where it has one.
+        known: operators that have a form here; others are replaced by ONNX's own definition, where it has one. None
+            replaces none.
         values: inputs that become constants, with their values.
 
     Raises:
         UserError: ``values`` names no input of the model, or a value has another shape.
     """
-    _fix_inputs(model.graph, values)
+    for name, array in fixed_values(model.graph, values).items():
+        model.graph.input.remove(next(item for item in model.graph.input if item.name == name))
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
     if model.functions:
         model = inliner.inline_local_functions(model, convert_version=True)
-    model = define_unknown(model, known)
+    if known is not None:
+        model = define_unknown(model, known)
     _make_dense(model.graph)
     _make_unique(model.graph)
     Folder(model).run()
     return model
 
 
-def _fix_inputs(graph: onnx.GraphProto, values: Mapping[str, Any]) -> None:
-    ports = {item.name: item for item in graph.input}
+def fixed_values(graph: onnx.GraphProto, values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """The values of inputs that become constants, with their types and shapes.
+
+    Raises:
+        UserError: there is no such input, or a value has another shape.
+    """
+    ports, found = {item.name: item for item in graph.input}, {}
     for name, value in values.items():
         if name not in ports:
             raise UserError(f"the model has no input '{name}' that could be fixed", f"its inputs: {', '.join(ports)}")
@@ -51,8 +61,8 @@ def _fix_inputs(graph: onnx.GraphProto, values: Mapping[str, Any]) -> None:
                 f"the value of the input '{name}' has the shape {list(array.shape)}, the model takes {shape}",
                 "give a value of that shape",
             )
-        graph.input.remove(ports[name])
-        graph.initializer.append(numpy_helper.from_array(array, name))
+        found[name] = array
+    return found
 
 
 def _make_dense(graph: onnx.GraphProto) -> None:

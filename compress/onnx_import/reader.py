@@ -19,7 +19,7 @@ from ...core.formats.onnx_graphs import all_nodes
 from ...core.formats.onnx_weights import require_weights
 from ...core.tensors import Array, TensorSpec
 from .constant_folding import STANDARD
-from .normal_form import normalize
+from .normal_form import fixed_values, normalize
 
 _NO_NAMES = ("none", "unk", "unknown", "dynamic", "-1")
 _NOT_NUMBERS = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
@@ -64,6 +64,7 @@ class Graph:
         inputs: with the sizes of the file; an axis that has no name there has one that no other axis has.
         outputs: names with dtypes.
         opset: version of the standard operators.
+        fixed: the values of inputs that were made constants.
     """
 
     nodes: tuple[Node, ...]
@@ -71,9 +72,12 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     outputs: dict[str, str]
     opset: int
+    fixed: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def read_graph(path: Path, known: Collection[str], values: Mapping[str, Any] = MappingProxyType({})) -> Graph:
+def read_graph(
+    path: Path, known: Collection[str] | None = None, values: Mapping[str, Any] = MappingProxyType({})
+) -> Graph:
     """Read a file.
 
     Args:
@@ -89,6 +93,7 @@ def read_graph(path: Path, known: Collection[str], values: Mapping[str, Any] = M
     """
     model = _load(path)
     _require_floating(model, path)
+    fixed = fixed_values(model.graph, values)
     model = normalize(model, known, values)
     graph = model.graph
     _require_standard(graph)
@@ -98,7 +103,7 @@ def read_graph(path: Path, known: Collection[str], values: Mapping[str, Any] = M
         raise ModelError(f"{path} has no input", "give a model with inputs")
     opset = max((item.version for item in model.opset_import if item.domain in STANDARD), default=1)
     outputs = {item.name: _dtype(item) for item in graph.output}
-    return Graph(_nodes(graph), constants, inputs, outputs, opset)
+    return Graph(_nodes(graph), constants, inputs, outputs, opset, fixed)
 
 
 def _nodes(graph: onnx.GraphProto) -> tuple[Node, ...]:

@@ -43,7 +43,7 @@ def import_onnx(path: Path, samples: Mapping[str, Array], values: Mapping[str, A
     first: Exception | None = None
     for layout in layouts(graph.inputs, given):
         try:
-            return _captured(path, graph, layout, given, values, first)
+            return _captured(path, graph, layout, given, first)
         except (CaptureError, ModelError) as error:
             if _is_final(error):
                 raise
@@ -60,7 +60,6 @@ def _captured(
     graph: Graph,
     layout: Layout,
     given: Mapping[str, Array],
-    values: Mapping[str, Any],
     refused: Exception | None,
 ) -> Program:
     notes = []
@@ -79,7 +78,7 @@ def _captured(
                 raise
             notes.append(f"the axis '{axis}' is fixed to the size of the samples: {error.message}")
             layout = fix_axis(layout, axis, given)
-    require_agreement(path, graph, layout, program, feeds, values)
+    require_agreement(path, graph, layout, program, feeds)
     if notes:
         program.meta.setdefault(NOTES, []).extend(notes)
     return program
