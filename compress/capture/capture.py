@@ -242,14 +242,7 @@ def _free_axes(feeds: Tensors, dynamic: Dynamic, batch: BatchAxes | None) -> dic
                     f"the example has size {feeds[name].shape[axis]} on dynamic axis {axis} of '{name}'",
                     "give an example of size 2 or more on that axis: a size of 1 becomes a constant",
                 )
-    return {
-        name: {**({} if axis is None else {axis: BATCH}), **dynamic.get(name, {})} for name, axis in first.items()
-    }
-
-
-
-def _size(feeds: Tensors) -> int:
-    return next(len(tensor) for tensor in feeds.values() if tensor.dim())
+    return {name: {**({} if axis is None else {axis: BATCH}), **dynamic.get(name, {})} for name, axis in first.items()}
 
 
 def _as_tensor(value: Any) -> torch.Tensor:

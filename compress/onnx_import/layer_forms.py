@@ -39,6 +39,7 @@ _REMEDIES = {
 
 
 def with_inner(nodes: tuple[Node, ...]) -> Iterator[Node]:
+    """The nodes, each followed by those of its branches or its loop."""
     for node in nodes:
         yield node
         for body in node.bodies().values():

@@ -95,10 +95,10 @@ def test_recurrent_nets_of_the_exporters_are_imported(
 ) -> None:
     """Weights that both exporters of PyTorch cut and join in the file become the weights of one layer."""
     path = tmp_path / "m.onnx"
-    axes = {"dynamic_axes": {"x": {0: "b", 1: "t"}}} if not dynamo else {}
-    extra: dict[str, Any] = {"do_constant_folding": False, "opset_version": 16} if not dynamo else {}
+    legacy = {"do_constant_folding": False, "opset_version": 16, "dynamic_axes": {"x": {0: "b", 1: "t"}}}
+    extra: dict[str, Any] = {} if dynamo else legacy
     torch.onnx.export(
-        Recurrent(kind).eval(), (torch.randn(2, 5, 6),), str(path), input_names=["x"], dynamo=dynamo, **axes, **extra
+        Recurrent(kind).eval(), (torch.randn(2, 5, 6),), str(path), input_names=["x"], dynamo=dynamo, **extra
     )
     module = compared(path, x=floats(2, 5, 6))
     assert sum(node.operator.startswith("Recurrent.") for node in module._nodes) == 2
