@@ -11,6 +11,7 @@ from ..core.context import Place
 from ..core.dynamic_kernels import DEPENDENT_ROWS
 from ..core.facts.any_facts import AnyFacts
 from ..core.facts.program_facts import Epoch
+from ..core.facts.quantize_facts import QuantizeFacts
 from ..core.options.stage_options import BenchOptions, ReportOptions
 from ..core.options.stage_table import PROGRAM_STAGES, stages_that
 from .measure import accuracy, compare, graph_of, reference_of
@@ -103,7 +104,7 @@ def _entry(
         parameters=facts.parameters,
         macs=facts.macs,
         history=[_numbers(epoch) for epoch in facts.history] if name in graphs else [],
-        notes=_notes(name, shipped) + _dependent_rows(artifact),
+        notes=_notes(name, shipped) + _fidelity(line.outcome.artifacts.get(name)) + _dependent_rows(artifact),
     )
 
 
@@ -116,6 +117,20 @@ def _notes(name: str, shipped: str) -> list[str]:
     if name == "export":
         return [f"the ONNX file of `{shipped}`, which is shipped"]
     return ["over HTTP, equal to the local session bit for bit"] if name == "serve" else []
+
+
+def _fidelity(artifact: Artifact | None) -> list[str]:
+    """How similar the outputs of an INT8 program are to FP32, and what was needed for that."""
+    if artifact is None or artifact.manifest.stage != "quantize":
+        return []
+    facts = artifact.facts_as(QuantizeFacts)
+    notes = [f"INT8 against FP32 on held-out samples: {facts.against_fp32.describe()}"]
+    kept = [trial.remedy for trial in facts.floor.tried if trial.kept] if facts.floor else []
+    if kept:
+        notes.append(f"INT8 in all layers would ruin the model, so it has {kept[0]}")
+    elif facts.floor is not None and not facts.floor.met:
+        notes.append(f"INT8 ruins this model, which was accepted: {facts.floor.shortfall}")
+    return notes
 
 
 def _dependent_rows(artifact: Artifact) -> list[str]:

@@ -137,7 +137,9 @@ def check_int8(target: Target, model: Model, folder: Path, context: Context) -> 
     """Quantize with default settings, export, run, and compare with the FP32 program."""
     context = replace(context, target=target)
     started = time.perf_counter()
-    made = stages.quantize(QuantizeOptions(timed=False), model.captured, Place(folder / f"int8-{target}"), context)
+    made = stages.quantize(
+        QuantizeOptions(timed=False, accept=True), model.captured, Place(folder / f"int8-{target}"), context
+    )
     row: Row = {
         "quantize_s": time.perf_counter() - started,
         "integer_macs": made.facts_as(QuantizeFacts).integer_macs_percent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,46 +11,74 @@ from ...core.console import SILENT, Console
 from ...core.data.splits import Split, Subset
 from ...core.facts.quantize_facts import Fidelity
 from ...core.metrics.all_outputs import agreement_of_all, floating, sqnr_of_all_db, sqnr_per_output_db
+from ...core.metrics.quality_floor import QualityFloor
+from ...core.tensors import Array
 from ..program import Program, predict
 
 SAMPLES = 256
+_RUINED_DB = -999.0
 
 
-def compare(
-    reference: Program, quantized: Program, split: Split, batch_size: int = 32, console: Console = SILENT
-) -> Fidelity:
-    """Signal-to-noise ratio of all floating-point outputs, and the agreement of their classes if they have classes.
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of one quantized program from FP32.
+
+    Attributes:
+        facts: the figures.
+        shortfall: what is below the floor of quality, in words; empty if nothing is.
+    """
+
+    facts: Fidelity
+    shortfall: str
+
+
+class HeldOut:
+    """Outputs of the FP32 program on held-out samples, with which quantized programs are compared.
 
     Args:
         reference: the FP32 program.
-        quantized: the program made from it.
         split: held-out samples, of which at most 256, evenly spread, are used.
         batch_size: samples run at a time.
         console: shows progress bars.
-
-    Returns:
-        ``agreement`` is the smallest share of samples with equal argmax, over outputs ``[N, C]`` with at least two
-        columns. Several outputs also have a ratio each.
-        Infinite values become None, because JSON has no infinity.
     """
-    chosen = Subset(split, np.unique(np.linspace(0, len(split) - 1, min(len(split), SAMPLES)).astype(np.int64)))
-    wanted = predict(reference, chosen, batch_size, console)
-    found = predict(quantized, chosen, batch_size, console)
-    floats, others = floating(wanted), floating(found)
-    if not floats:
-        return Fidelity(samples=len(chosen))
-    measured: dict[str, Any] = {
-        "samples": len(chosen),
-        "sqnr_db": _finite(sqnr_of_all_db(floats, others, centred=False)),
-        "sqnr_centred_db": _finite(sqnr_of_all_db(floats, others)),
-    }
-    agreement = agreement_of_all(floats, others)
-    if agreement is not None:
-        measured["agreement"] = agreement
-    if len(floats) > 1:
-        measured["per_output_db"] = {name: _finite(db) for name, db in sqnr_per_output_db(wanted, found).items()}
-    return Fidelity(**measured)
+
+    def __init__(self, reference: Program, split: Split, batch_size: int = 32, console: Console = SILENT) -> None:
+        rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), SAMPLES)).astype(np.int64))
+        self.split, self.batch_size, self.console = Subset(split, rows), batch_size, console
+        self.wanted = predict(reference, self.split, batch_size, console)
+        self.targets: Array | None = self.split.read(range(len(self.split)))[1]
+
+    def compare(self, quantized: Program, floor: QualityFloor, noisy: bool = False) -> Comparison:
+        """Signal-to-noise ratio of all floating-point outputs, and the agreement of their classes if they have classes.
+
+        Args:
+            quantized: the program made from the reference.
+            floor: what its outputs must reach.
+            noisy: judge it without the signal-to-noise ratios; see :meth:`.QualityFloor.shortfall`.
+
+        Returns:
+            ``agreement`` is the smallest share of samples with equal argmax, over outputs ``[N, C]`` with at least two
+            columns. Several outputs also have a ratio each. Equal outputs have the ratio None, because JSON has no
+            infinity, and outputs that are NaN or infinite in other places have -999 dB.
+        """
+        found = predict(quantized, self.split, self.batch_size, self.console)
+        floats, others = floating(self.wanted), floating(found)
+        if not floats:
+            return Comparison(Fidelity(samples=len(self.split)), "")
+        measured: dict[str, Any] = {
+            "samples": len(self.split),
+            "sqnr_db": _finite(sqnr_of_all_db(floats, others, centred=False)),
+            "sqnr_centred_db": _finite(sqnr_of_all_db(floats, others)),
+        }
+        agreement = agreement_of_all(floats, others)
+        if agreement is not None:
+            measured["agreement"] = agreement
+        if len(floats) > 1:
+            ratios = sqnr_per_output_db(self.wanted, found)
+            measured["per_output_db"] = {name: _finite(db) for name, db in ratios.items()}
+        names = [name for name, value in self.wanted.items() if value.dtype.kind == "f"]
+        return Comparison(Fidelity(**measured), floor.shortfall(floats, others, self.targets, names, noisy))
 
 
 def _finite(value: float) -> float | None:
-    return round(value, 2) if np.isfinite(value) else None
+    return round(value, 2) if np.isfinite(value) else (None if value > 0 else _RUINED_DB)

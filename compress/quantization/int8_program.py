@@ -1,69 +1,23 @@
-"""Quantizes an FP32 program to INT8: folding, placement, calibration, correction, mixed precision and training."""
+"""Quantizes an FP32 program to INT8 with all options: post-training quantization, mixed precision and training."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from ...core.console import SILENT, Console
 from ...core.context import Context
 from ...core.data.splits import Split
-from ...core.errors import DataError, RetortError, UserError
-from ...core.facts.quantize_facts import QatFacts, Sensitivity
+from ...core.errors import DataError, RetortError
 from ...core.options.stage_options import QuantizeOptions, Target
-from ..program import Program, clone, set_training
-from .calibration.calibrate import calibrate
-from .correction.auto_method import choose_method
-from .correction.correct import CorrectionResult, Judge, apply_corrections, check_samples, divide, new_result, show
-from .correction.smoothquant import smooth
-from .dynamic_quantization import is_wanted
-from .mixed_precision.plan import AccuracyBound, bound_of, choose, met, patterns, read_plan
+from ..program import Program
+from .mixed_precision.plan import Bound, bound_of, choose, met
 from .mixed_precision.sensitivity import sensitivity, table
-from .operator_classes import is_qdq
-from .placement.embedding_tables import quantize_tables
-from .placement.insert_qdq import apply
-from .placement.low_bit_weights import narrow_weights
-from .placement.place import place
-from .points import name_in_model
-from .prepare.attention_masks import soften_masks
-from .prepare.batch_norm_folding import fold_batch_norms
-from .prepare.constant_weights import store_computed
-from .prepare.integer_forms import rewrite
+from .post_training import Quantized, post_training
 from .qat import train_quantized
 
 Gains = Callable[[Program], Mapping[str, float]]
 """Measures, for a quantized program, the milliseconds that INT8 saves in each layer, by the layer's name."""
-
-
-@dataclass
-class Quantized:
-    """A quantized program and the results of its quantization.
-
-    Attributes:
-        program: INT8.
-        exact: the same graph with FP32 weights, before corrections.
-        corrections: results of the corrections.
-        lines: results of the sensitivity analysis; empty if it was not requested.
-        floats: names of the layers that stay in floating point to meet the bound, for speed, or by the plan.
-        gate: the bound of mixed precision in words.
-        training: facts about quantization-aware training, if there was one.
-    """
-
-    program: Program
-    exact: Program
-    corrections: Sequence[CorrectionResult] = ()
-    lines: Sequence[Sensitivity] = ()
-    floats: Sequence[str] = ()
-    gate: str = ""
-    training: QatFacts | None = None
-
-
-def is_quantized(program: Program) -> bool:
-    """Whether a program has fake-quantize nodes, or its metadata state that it is quantized."""
-    return "quantization" in program.meta or any(is_qdq(node) for node in program.module.graph.nodes)
+_SHOWN = 6
 
 
 def quantize_program(
@@ -94,7 +48,7 @@ def quantize_program(
         ModelError: a weight has NaN or infinite values.
         VerificationError: folding BatchNorm changed the outputs.
     """
-    return _calibrated(program, options, calibration, target, console, floats).program
+    return post_training(program, options, calibration, target, console, floats).program
 
 
 def quantize_with(
@@ -116,13 +70,11 @@ def quantize_with(
     if options.qat is not None and len(data.train) == 0:
         raise DataError("quantization-aware training needs training samples", "give a train split, or remove `qat`")
     slow = options.float_layers
-    found = _calibrated(program, options, data.calibration, context.target, console, tuple(slow))
+    found = post_training(program, options, data.calibration, context.target, console, tuple(slow))
     if options.sensitivity or bound is not None:
         found.lines = sensitivity(found.program, found.exact, split, console=console)
     if bound is not None:
-        saved = _saved(found.program, gains, console)
-        floats = choose(found.program, found.exact, split, found.lines, bound, console, saved)
-        found = _mixed(program, found, options, context, bound, floats)
+        found = _within(bound, program, found, options, context, _saved(found.program, gains, console))
     _explain(found, slow)
     if options.sensitivity:
         table(found.lines, console)
@@ -131,30 +83,61 @@ def quantize_with(
     return found
 
 
-def _mixed(
+def _within(
+    bound: Bound,
     program: Program,
     found: Quantized,
     options: QuantizeOptions,
     context: Context,
-    bound: AccuracyBound,
+    saved: Mapping[str, float],
+) -> Quantized:
+    """The same with the smallest number of layers in floating point that meets the bound.
+
+    Layers are chosen by their corrected weights, which need fewer of them in floating point. If the result misses the
+    bound, they are chosen without corrections: those that were fitted behind a ruined layer spoil the layers after it.
+    """
+    split, console = context.data.judging, context.console
+    for form in (found.program, found.exact):
+        lines = found.lines if form is found.program else sensitivity(form, found.exact, split, console=console)
+        floats = choose(form, found.exact, split, lines, bound, console, saved)
+        made = leave_in_float(program, found, options, context, bound, floats)
+        if not floats or met(bound, program, made.program, split, options.batch_size):
+            return made
+    console.warn(
+        f"after the second quantization the program misses {bound.describe()}: tighten the bound a little, or edit the "
+        "plan"
+    )
+    return made
+
+
+def leave_in_float(
+    program: Program,
+    found: Quantized,
+    options: QuantizeOptions,
+    context: Context,
+    bound: Bound,
     floats: Sequence[str],
 ) -> Quantized:
-    """Quantize again without the layers that must stay in floating point to meet the bound."""
+    """Quantize again without the layers that must stay in floating point to meet the bound.
+
+    Args:
+        program: FP32.
+        found: the quantized program in which these layers were found.
+        floats: their names; if there are none, ``found`` is returned.
+    """
     why = bound.describe()
     if not floats:
         found.gate = why
         return found
     data, console = context.data, context.console
     held = [*options.float_layers, *floats]
-    result = _calibrated(program, options, data.calibration, context.target, console, held)
+    result = post_training(program, options, data.calibration, context.target, console, held)
     for node in result.program.meta["quantization"]["float_nodes"]:
         if node["layer"] in floats or node["node"] in floats:
             node["reason"] = f"INT8 in this layer would miss {why}"
-    console.say(f"            {', '.join(floats)} stay in floating point, to meet {why}")
-    if not met(bound, program, result.program, data.judging, options.batch_size):
-        console.warn(
-            f"after the second quantization the program misses {why}: tighten the bound a little, or edit the plan"
-        )
+    names = ", ".join(floats[:_SHOWN]) + (f" and {len(floats) - _SHOWN} more" if len(floats) > _SHOWN else "")
+    console.say(f"            {names} in floating point, to meet {why}")
+    _explain(result, options.float_layers)
     result.lines, result.gate = found.lines, why
     return result
 
@@ -173,113 +156,3 @@ def _saved(program: Program, gains: Gains | None, console: Console) -> Mapping[s
     except RetortError as error:
         console.warn(f"layers cannot be timed, so their multiply-accumulates are used instead: {error.message}")
         return {}
-
-
-def _calibrated(
-    program: Program,
-    options: QuantizeOptions,
-    calibration: Split,
-    target: Target,
-    console: Console,
-    floats: Sequence[str] = (),
-) -> Quantized:
-    """Post-training quantization with corrections; the layers of ``floats`` stay in floating point."""
-    if is_quantized(program):
-        raise UserError("the program is already quantized", "quantize the FP32 program from which it was made")
-    if len(calibration) == 0:
-        raise DataError("the calibration set is empty", "increase `data.calibration`, or check the data source")
-    prepared = clone(program)
-    set_training(prepared, False)
-    store_computed(prepared)
-    folded = fold_batch_norms(prepared)
-    if options.plan is not None:
-        floats = [*floats, *read_plan(Path(options.plan), layer_names(folded, target))]
-    if target == "cpu":
-        soften_masks(folded, calibration, options, console)
-    judged = check_samples(calibration, options)
-    fitted, held_out = divide(calibration, options.samples) if judged else (calibration, calibration)
-    judge = Judge(program, held_out, options.batch_size) if judged else None
-    folded, smoothed, tried = _smoothed(folded, options, fitted, target, judge, floats, console)
-    options, methods = choose_method(
-        program,
-        folded,
-        lambda form, chosen, split: _int8(form, chosen, split, target, SILENT, floats),
-        calibration,
-        options,
-    )
-    notes = {"smoothed": smoothed, "methods": methods}
-    if judge is None:
-        made = _int8(folded, options, calibration, target, console, floats)
-        made.meta["quantization"] |= notes
-        return Quantized(made, clone(made), floats=tuple(floats))
-    result, exact, applied = apply_corrections(
-        program,
-        folded,
-        lambda form: _int8(form, options, fitted, target, console, floats),
-        fitted,
-        judge,
-        options,
-        console,
-    )
-    corrections = [*tried, *applied]
-    result.meta["quantization"] |= notes
-    result.meta["quantization"]["correction"] = [correction.facts().to_json() for correction in corrections]
-    show(corrections, console)
-    return Quantized(result, exact, corrections, floats=tuple(floats))
-
-
-def _smoothed(
-    folded: Program,
-    options: QuantizeOptions,
-    fitted: Split,
-    target: Target,
-    judge: Judge | None,
-    floats: Sequence[str],
-    console: Console,
-) -> tuple[Program, list[dict[str, Any]], list[CorrectionResult]]:
-    """The first correction, SmoothQuant: the smoothed program if it is better, and the result."""
-    started, form = time.perf_counter(), clone(folded)
-    facts = smooth(form, fitted, options, target, console)
-    if not facts or judge is None:
-        return form, facts, []
-    plain = options.model_copy(update={"method": "minmax"}) if options.method == "auto" else options
-    before, after = (judge.score(_int8(clone(item), plain, fitted, target, SILENT, floats)) for item in (folded, form))
-    result = new_result("smooth", before[0], after, f"{len(facts)} tensors", time.perf_counter() - started)
-    return (form, facts, [result]) if result.kept else (folded, [], [result])
-
-
-def _int8(
-    folded: Program,
-    options: QuantizeOptions,
-    calibration: Split,
-    target: Target,
-    console: Console,
-    floats: Sequence[str],
-) -> Program:
-    """Convert a folded program to INT8, in place."""
-    rewrite(folded, target, (*options.exclude, *patterns(floats)))
-    # an operator that rewriting creates may not exist if the layer before it stays in floating point
-    there = patterns([name for name in floats if name in _names(folded)])
-    ends = (options.first_layer, options.last_layer)
-    placement = place(folded, target, (*options.exclude, *there), ends, is_wanted(options, target))
-    ranges = calibrate(folded, placement, calibration, options, console, target)
-    apply(folded, placement, ranges, target, options)
-    if options.embeddings == "int8":
-        tables = quantize_tables(folded, (*options.exclude, *there))
-        folded.meta["quantization"]["weights"] |= tables
-    narrow_weights(folded, options.weight_bits)
-    if not (placement.layers or placement.dynamic or placement.recurrent):
-        console.warn("no layer can be INT8 on this target; the program stays in floating point")
-    return folded
-
-
-def layer_names(folded: Program, target: Target) -> list[str]:
-    """Names of layers and operators, as a plan and ``exclude`` use them."""
-    form = clone(folded)
-    rewrite(form, target, ())
-    return sorted(_names(form))
-
-
-def _names(program: Program) -> set[str]:
-    nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
-    return {name for node in nodes for name in (node.name, name_in_model(node))}

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
-from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.facts.quantize_facts import Fidelity, FloatNode, MixedPrecision, QuantizeFacts, QuantizeTiming
+from ...core.facts.quantize_facts import FloatNode, MixedPrecision, QuantizeFacts, QuantizeTiming
 from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import QuantizeOptions, Target
 from ..program import cost, load_program, save_program
-from .fidelity import compare
-from .int8_program import Gains, Quantized, is_quantized, quantize_program, quantize_with
+from .int8_program import Gains, quantize_program, quantize_with
 from .mixed_precision.partial_quantization import units_of
 from .mixed_precision.plan import write_plan
+from .post_training import is_quantized
 from .qat import discard_checkpoint
+from .rescue import FLOOR, Rescue, above_floor
 
 __all__ = ["is_quantized", "quantize", "quantize_program"]
 PLAN = "plan.yaml"
+_SHOWN = 3
 
 
 def quantize(
@@ -32,25 +35,26 @@ def quantize(
 
     Returns:
         The ``program`` artifact with its facts: what is integer, what is not and why, and the difference from FP32.
+
+    Raises:
+        RetortError: as :func:`quantize_program` and :func:`.rescue.above_floor`.
     """
     raise_if_not(parent, "program")
     reference, context = load_program(parent.main), fit_context(context, parent.main)
-    found = quantize_with(reference, options, context, gains)
-    result = found.program
-    against = compare(reference, result, context.data.judging, options.batch_size, context.console)
+    judged = above_floor(reference, quantize_with(reference, options, context, gains), options, context)
+    found, result = judged.found, judged.found.program
     with new_artifact(place, "program", "quantize", options=options) as draft:
         path = draft.folder / "model.pt2"
         save_program(result, path)
-        draft.facts = facts = _facts(found, options, context.target, against, path.stat().st_size)
+        draft.facts = facts = _facts(judged, options, context.target, path.stat().st_size)
         write_plan(draft.folder / PLAN, result, units_of(result), found.floats, found.gate)
     discard_checkpoint(context.scratch)
-    _report(facts, context.console)
+    _report(facts, context)
     return load_artifact(place.directory)
 
 
-def _facts(
-    found: Quantized, options: QuantizeOptions, target: Target, against_fp32: Fidelity, size_bytes: int
-) -> QuantizeFacts:
+def _facts(judged: Rescue, options: QuantizeOptions, target: Target, size_bytes: int) -> QuantizeFacts:
+    found = judged.found
     scheme, measured = found.program.meta["quantization"], cost(found.program)
     seconds = {correction.name: round(correction.seconds, 2) for correction in found.corrections}
     return QuantizeFacts(
@@ -63,7 +67,8 @@ def _facts(
         integer_macs_percent=scheme["integer_macs_percent"],
         float_nodes=tuple(FloatNode(**node) for node in scheme["float_nodes"]),
         float_for_speed=dict(options.float_layers) or None,
-        against_fp32=against_fp32,
+        against_fp32=judged.against.facts,
+        floor=judged.facts(options),
         correction=tuple(correction.facts() for correction in found.corrections) or None,
         timing=QuantizeTiming(correction_seconds=seconds) if seconds else None,
         sensitivity=tuple(found.lines) or None,
@@ -72,9 +77,26 @@ def _facts(
     )
 
 
-def _report(facts: QuantizeFacts, console: Console) -> None:
+def _report(facts: QuantizeFacts, context: Context) -> None:
+    console = context.console
     kinds = ", ".join(f"{count} {kind}" for kind, count in facts.quantized_nodes.items()) or "nothing"
-    noise = facts.against_fp32.sqnr_centred_db
-    console.stage("quantize", f"{kinds} in INT8" + (f"; centred SQNR {noise} dB" if noise is not None else ""))
-    for node in facts.float_nodes:
-        console.say(f"            {node.layer} ({node.op}) stays in floating point: {node.reason}")
+    console.stage("quantize", f"{kinds} in INT8; {facts.against_fp32.describe()}")
+    same = facts.against_fp32.agreement
+    if context.task == "classification" and same is not None and same < FLOOR.agreement:
+        console.warn(f"if the outputs are classes, only {same:.0%} of the samples keep theirs")
+    for line in _left(facts.float_nodes):
+        console.say(f"            {line}")
+
+
+def _left(nodes: Sequence[FloatNode]) -> Iterator[str]:
+    """What stays in floating point, a line for each reason and kind of operator."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        alike.setdefault((node.op, node.reason), []).append(node.layer)
+    for (kind, reason), names in alike.items():
+        if len(names) == 1:
+            yield f"{names[0]} ({kind}) stays in floating point: {reason}"
+            continue
+        rest = len(names) - _SHOWN
+        shown = ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+        yield f"{len(names)} {kind} stay in floating point ({shown}): {reason}"

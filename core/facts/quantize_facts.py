@@ -46,9 +46,61 @@ class Fidelity(Record):
     agreement: float | None = None
     per_output_db: dict[str, float | None] | None = None
 
+    def describe(self) -> str:
+        """The figures in words: ``31.2 dB of centred SQNR, 99 % equal classes``; several outputs have one each."""
+        if self.samples and "sqnr_centred_db" not in self.model_fields_set:
+            return "no floating-point output"
+        noise = self.sqnr_centred_db
+        shown = ["equal outputs" if noise is None else f"{noise:.1f} dB of centred SQNR"]
+        shown += [f"{self.agreement:.0%} equal classes"] if self.agreement is not None else []
+        if self.per_output_db:
+            each = (f"{name} {'equal' if db is None else f'{db:.1f}'}" for name, db in self.per_output_db.items())
+            shown.append(f"by output: {', '.join(each)}")
+        return ", ".join(shown)
+
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
+
+class RemedyTrial(Record):
+    """One remedy that was tried because the INT8 program was below the floor of quality.
+
+    Attributes:
+        remedy: what was changed.
+        against_fp32: the difference from FP32 with it.
+        integer_macs_percent: percentage of the multiply-accumulates that are integer with it.
+        floating: names of the layers that it leaves in floating point.
+        kept: whether the program is the one with this remedy.
+    """
+
+    remedy: str
+    against_fp32: Fidelity
+    integer_macs_percent: float
+    floating: tuple[str, ...]
+    kept: bool
+
+
+class FloorFacts(Record):
+    """The check of the INT8 program against the floor of quality.
+
+    Attributes:
+        sqnr_db: smallest centred signal-to-noise ratio of each output, in dB.
+        agreement: smallest share of labelled samples with the same class.
+        met: whether the program is above the floor.
+        accepted: whether a program below the floor was accepted (``--accept``).
+        shortfall: what is below the floor, or was before the remedies; None if nothing was.
+        worst_layer: the layer whose INT8 harms the outputs most, and why; None if nothing was below the floor.
+        tried: the remedies that were tried.
+    """
+
+    sqnr_db: float
+    agreement: float
+    met: bool
+    accepted: bool = False
+    shortfall: str | None = None
+    worst_layer: str | None = None
+    tried: tuple[RemedyTrial, ...] = ()
 
 
 class CorrectionFacts(Record):
@@ -184,6 +236,7 @@ class QuantizeFacts(ProgramFacts):
         correction: the corrections that were tried.
         timing: durations, if there were corrections.
         sensitivity: the effect of each layer, if it was measured, the most harmful first.
+        floor: the check against the floor of quality; None in artifacts of earlier versions.
         mixed: the result of mixed precision, if there was a bound.
         qat: the result of quantization-aware training, if there was one.
         form: the choice between static and dynamic INT8, with ``form: auto``.
@@ -199,6 +252,7 @@ class QuantizeFacts(ProgramFacts):
     correction: tuple[CorrectionFacts, ...] | None = None
     timing: QuantizeTiming | None = None
     sensitivity: tuple[Sensitivity, ...] | None = None
+    floor: FloorFacts | None = None
     mixed: MixedPrecision | None = None
     qat: QatFacts | None = None
     form: FormChoice | None = None

@@ -106,6 +106,12 @@ class QuantizeOptions(Options):
     min_sqnr: float | None = Field(
         default=None, description="Bound of `mixed` for data without labels: the smallest centred SQNR, in dB."
     )
+    accept: bool = Field(
+        default=False,
+        description="Write the INT8 model even if it is ruined: if the centred SQNR of an output is below 10 dB, or if "
+        "fewer than 90 % of the labelled samples keep their class and accuracy is certainly lower. By default, "
+        "remedies are tried first, and if none helps, nothing is written.",
+    )
     plan: Annotated[str | None, NAMES_FILE] = Field(
         default=None, description="File plan.yaml to repeat. It lists the layers that are INT8 and those that are not."
     )

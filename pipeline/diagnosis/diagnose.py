@@ -69,7 +69,7 @@ def _form(artifact: Artifact, name: str = "") -> Form:
 
 def _make_line(forms: list[Form], program: Artifact, context: Context, folder: Path) -> list[Form]:
     """Make the ONNX file, the INT8 program and its file; return the forms that could not be made."""
-    options = QuantizeOptions(correction=("none",), timed=False)
+    options = QuantizeOptions(correction=("none",), timed=False, accept=True)
     steps: tuple[tuple[str, Callable[[], Artifact]], ...] = (
         ("ONNX file", lambda: stages.export(ExportOptions(), program, Place(folder / "onnx"), context)),
         ("INT8 program", lambda: stages.quantize(options, program, Place(folder / "int8"), context)),

@@ -85,16 +85,22 @@ def choose_form(
     for form in FORMS:
         console.stage("quantize", f"{form} form")
         own = replace(context, scratch=scratch / f"{form}-training")
-        made[form] = quantize(options.model_copy(update={"form": form}), parent, Place(scratch / form), own, gains)
+        tried = options.model_copy(update={"form": form, "accept": True})
+        made[form] = quantize(tried, parent, Place(scratch / form), own, gains)
     trials, against = _tried(parent, made, context.data, console)
     kept, why = decide(trials, against, options)
     for form, trial in trials.items() if against else ():
         console.say(f"            {form:<8} {trial.describe()}")
     console.stage("quantize", f"{kept} form: {why}")
+    if not _is_sound(made[kept]) and not options.accept and options.qat is None:
+        chosen = options.model_copy(update={"form": kept})
+        made[kept] = quantize(chosen, parent, Place(scratch / f"{kept}-mended"), context, gains)
     measured = {form: trial.facts() for form, trial in trials.items()} if against else {}
     choice = FormChoice(kept=kept, why=why, static=measured.get("static"), dynamic=measured.get("dynamic"))
     with new_artifact(place, "program", "quantize", options=options) as draft:
-        draft.facts = made[kept].facts_as(QuantizeFacts).model_copy(update={"form": choice})
+        facts = made[kept].facts_as(QuantizeFacts)
+        floor = facts.floor and facts.floor.model_copy(update={"accepted": options.accept and not facts.floor.met})
+        draft.facts = facts.model_copy(update={"form": choice, "floor": floor})
         for name in made[kept].manifest.files:
             shutil.copyfile(made[kept].path / name, draft.folder / name)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -127,6 +133,12 @@ def decide(trials: Mapping[Form, Trial], against: Mapping[int, Ratio], options: 
         reason = f"no difference in speed can be shown{why}, and its rows are independent"
         return "static", f"{reason} (dynamic against static {shown})"
     return ("dynamic" if mean_of(against.values()) > 1 else "static"), f"it is faster (dynamic against static {shown})"
+
+
+def _is_sound(made: Artifact) -> bool:
+    """Whether a quantized program is above the floor of quality."""
+    floor = made.facts_as(QuantizeFacts).floor
+    return floor is None or floor.met
 
 
 def _accurate(trial: Trial, trials: Mapping[Form, Trial], options: QuantizeOptions) -> bool:

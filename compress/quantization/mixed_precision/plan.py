@@ -7,7 +7,7 @@ import glob
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -31,6 +31,18 @@ _MACS_PER_VALUE = 64
 _HEADER = """# Which layers are INT8 and which stay in floating point. Change `int8` to `float` or back, and use it with
 # `retort quantize PROGRAM --data … --plan THIS_FILE`, or `plan: THIS_FILE` in a recipe.
 """
+
+
+class Bound(Protocol):
+    """A demand on the outputs of a quantized model."""
+
+    def describe(self) -> str:
+        """The demand in words."""
+        ...
+
+    def passes(self, wanted: Outputs, found: Outputs, targets: Array | None) -> bool:
+        """Whether the outputs ``found`` meet it, compared with the FP32 outputs ``wanted``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ def choose(
     exact: Program,
     split: Split,
     lines: Sequence[Sensitivity],
-    bound: AccuracyBound,
+    bound: Bound,
     console: Console = SILENT,
     gains: Mapping[str, float] | None = None,
 ) -> list[str]:
@@ -130,7 +142,7 @@ def choose(
     return [unit.name for unit in partial.units if unit in kept]
 
 
-def met(bound: AccuracyBound, reference: Program, quantized: Program, split: Split, batch_size: int) -> bool:
+def met(bound: Bound, reference: Program, quantized: Program, split: Split, batch_size: int) -> bool:
     """Whether a program that was quantized again meets the bound on the same samples."""
     chosen = Subset(split, np.arange(min(len(split), _SAMPLES)))
     wanted, found = (floating(predict(program, chosen, batch_size)) for program in (reference, quantized))
@@ -138,7 +150,7 @@ def met(bound: AccuracyBound, reference: Program, quantized: Program, split: Spl
 
 
 def _checker(
-    partial: Partial, bound: AccuracyBound, wanted: Outputs, targets: Array | None
+    partial: Partial, bound: Bound, wanted: Outputs, targets: Array | None
 ) -> Callable[[Sequence[Unit]], bool]:
     def _meets(chosen: Sequence[Unit]) -> bool:
         return bound.passes(wanted, partial.predict(chosen), targets)

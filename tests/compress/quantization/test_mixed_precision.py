@@ -21,8 +21,9 @@ from retort.compress.capture.capture_program import capture
 from retort.compress.graph.module_edit import fetch
 from retort.compress.program import Program, clone, load_program, predict, save_program
 from retort.compress.quantization import quantize
-from retort.compress.quantization.int8_program import Quantized, quantize_program, quantize_with
+from retort.compress.quantization.int8_program import quantize_program, quantize_with
 from retort.compress.quantization.mixed_precision.plan import read_plan
+from retort.compress.quantization.post_training import Quantized
 from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Batch, Split, Splits

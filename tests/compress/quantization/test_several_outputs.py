@@ -11,12 +11,13 @@ from torch import nn
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, save_program
-from retort.compress.quantization.fidelity import compare
+from retort.compress.quantization.fidelity import HeldOut
 from retort.compress.quantization.int8_program import quantize_with
 from retort.compress.quantization.mixed_precision.sensitivity import sensitivity
 from retort.core.context import Context
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.facts.quantize_facts import Fidelity
+from retort.core.metrics.quality_floor import QualityFloor
 from retort.core.options.stage_options import QuantizeOptions
 from retort.core.session import open_session
 from retort.export.translate import to_onnx
@@ -60,7 +61,7 @@ def quantized(net: nn.Module) -> tuple[Program, Program, Program, Fidelity, list
     program = capture(net, {"x": torch.from_numpy(X[:4])})
     made = quantize_with(program, QuantizeOptions(), CONTEXT)
     kept = [correction.name for correction in made.corrections if correction.kept]
-    return program, made.exact, made.program, compare(program, made.program, SPLIT), kept
+    return program, made.exact, made.program, HeldOut(program, SPLIT).compare(made.program, QualityFloor()).facts, kept
 
 
 def test_the_order_of_outputs_changes_nothing() -> None:
