@@ -266,6 +266,7 @@ def quantize(
     Raises:
         UserError: an option is unknown or has a wrong value, or the program is already INT8.
         DataError: there are no samples, or they do not fit.
+        VerificationError: INT8 ruins the model, and no remedy helps; ``accept=True`` writes it all the same.
 
     Example:
         >>> import retort
