@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..metrics.ratio import Ratio
+from ..options.quantize_options import FirstLayer, QuantizeOptions
 from .record import Record
 
 
@@ -51,10 +52,12 @@ class TriedPlacement(Record):
     Attributes:
         float: names of the layers and operators in floating point.
         speed: speedup over FP32, by batch size.
+        first_layer: the option of that name: ``int8`` if the layers that read the inputs are integer, too.
     """
 
     float: tuple[str, ...]
     speed: dict[str, Ratio]
+    first_layer: FirstLayer = "auto"
 
 
 class PlacementFacts(Record):
@@ -65,8 +68,21 @@ class PlacementFacts(Record):
             gained.
         tried: the placements that were timed.
         doubts: why no decision can be based on the times, such as a noisy machine.
+        first_layer: the option of that name that was chosen.
     """
 
     float: dict[str, str]
     tried: tuple[TriedPlacement, ...]
     doubts: tuple[str, ...]
+    first_layer: FirstLayer = "auto"
+
+    def applied_to(self, options: QuantizeOptions) -> QuantizeOptions:
+        """The options of a quantization with this placement."""
+        first = self.first_layer if options.first_layer == "auto" else options.first_layer
+        slow = {**options.float_layers, **self.float}
+        return options.model_copy(update={"float_layers": slow, "first_layer": first})
+
+    @property
+    def changes_something(self) -> bool:
+        """Whether another placement than the usual one was chosen."""
+        return bool(self.float) or self.first_layer != "auto"

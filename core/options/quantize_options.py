@@ -10,6 +10,7 @@ from .named_inputs import NAMES_FILE
 from .option_types import Count, Options, Positive
 from .train_options import RecoverOptions
 
+FirstLayer = Literal["auto", "int8", "float"]
 Correction = Literal["none", "auto", "full", "equalise", "hessian", "adaround", "bias", "ranges"]
 
 
@@ -56,10 +57,10 @@ class QuantizeOptions(Options):
         description="Bits per weight, from 2 to 8. Weights below 8 bits have fewer distinct values and are still "
         "stored and run as INT8.",
     )
-    first_layer: Literal["auto", "int8", "float"] = Field(
+    first_layer: FirstLayer = Field(
         default="auto",
-        description="Precision of the layers that read the model's inputs. auto keeps in FP32 those that INT8 would "
-        "make slower.",
+        description="Precision of the layers that read the model's inputs. auto keeps in FP32 those that INT8 usually "
+        "makes slower; if the model is slower than FP32, `timed` also tries them in INT8.",
     )
     form: Literal["static", "dynamic", "auto"] = Field(
         default="static",

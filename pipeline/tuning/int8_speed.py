@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -32,8 +32,7 @@ _SHOWN = 3
 
 Ratios = dict[str, Ratio]
 """Speedup over FP32, by batch size."""
-Floats = Mapping[str, str]
-"""Layers and operators that stay in floating point for speed, each with the measured reason."""
+NOTHING_FOUND = PlacementFacts(float={}, tried=(), doubts=())
 
 
 class Stage(Protocol):
@@ -62,17 +61,17 @@ def never_slower(stage: Stage, options: QuantizeOptions, parent: Artifact, place
     if options.plan is not None or options.float_layers:
         return _timed(stage(options, parent, place, context), options, parent, place, context)
     if options.qat is not None:
-        slow = _searched_before_training(parent, options, place, context)
-        return _timed(stage(_without(options, slow), parent, place, context), options, parent, place, context)
+        found = _searched_before_training(parent, options, place, context)
+        return _timed(stage(found.applied_to(options), parent, place, context), options, parent, place, context)
     # in a hidden folder until it is final, because a killed run must not leave it as the finished program
     first = stage(options, parent, replace(place, directory=_first(place.directory)), context)
     ratios = _measured(options, parent, first, place, context)
-    slow = _searched(parent, options, place, context) if is_slower(ratios) else {}
-    if not slow:
+    found = _searched(parent, options, place, context) if is_slower(ratios) else NOTHING_FOUND
+    if not found.changes_something:
         settle(first.path, place.directory)
         return load_artifact(place.directory)
     shutil.rmtree(_place_for(place, "", "speed").directory, ignore_errors=True)
-    made = stage(_without(options, slow), parent, place, context)
+    made = stage(found.applied_to(options), parent, place, context)
     shutil.rmtree(first.path, ignore_errors=True)
     return _timed(made, options, parent, place, context)
 
@@ -152,37 +151,37 @@ def _measured(options: QuantizeOptions, parent: Artifact, made: Artifact, place:
     return found
 
 
-def _searched(parent: Artifact, options: QuantizeOptions, place: Place, context: Context) -> Floats:
-    """Layers that stay in floating point; stored, unless the search failed or the machine was too noisy to decide."""
+def _searched(parent: Artifact, options: QuantizeOptions, place: Place, context: Context) -> PlacementFacts:
+    """The placement to use; stored, unless the search failed or the machine was too noisy to decide."""
     store = _place_for(place, place.key, "placement")
     stored = _stored(store) if place.key else None
     if stored is not None:
-        return stored.facts_as(PlacementFacts).float
+        return stored.facts_as(PlacementFacts)
     found = look_for_faster(parent, options, context)
     if found is None:
-        return {}
+        return NOTHING_FOUND
     if not found.doubts:
         save_facts(store, found)
-    return found.float
+    return found
 
 
-def _searched_before_training(parent: Artifact, options: QuantizeOptions, place: Place, context: Context) -> Floats:
+def _searched_before_training(
+    parent: Artifact, options: QuantizeOptions, place: Place, context: Context
+) -> PlacementFacts:
     """The placement with which a training started; a resumed training must use the same one, so no search runs."""
     path = None if context.scratch is None else context.scratch / "placement.json"
     if path is not None and path.is_file():
         stored = json.loads(path.read_text())
         if stored["key"] == place.key:
-            known: Floats = stored["float"]
-            return known
-    slow = _searched(parent, options, place, context)
+            return NOTHING_FOUND.model_copy(
+                update={"float": stored["float"], "first_layer": stored.get("first_layer", "auto")}
+            )
+    found = _searched(parent, options, place, context)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"key": place.key, "float": dict(slow)}).encode())
-    return slow
-
-
-def _without(options: QuantizeOptions, slow: Floats) -> QuantizeOptions:
-    return options.model_copy(update={"float_layers": {**options.float_layers, **slow}})
+        known = {"key": place.key, "float": found.float, "first_layer": found.first_layer}
+        write_atomically(path, json.dumps(known).encode())
+    return found
 
 
 def _first(directory: Path) -> Path:
@@ -236,14 +235,16 @@ def _report_speed(ratios: Ratios, floating: Sequence[FloatNode], console: Consol
 
 def _report_tried(found: PlacementFacts, console: Console) -> None:
     for item in found.tried:
-        kept = "kept" if found.float and set(item.float) == set(found.float) else "tried"
+        same = set(item.float) == set(found.float) and item.first_layer == found.first_layer
+        kept = "kept" if found.changes_something and same else "tried"
         shown = ", ".join(f"{ratio.value:.2f}x at batch {batch}" for batch, ratio in item.speed.items())
         what = f"{len(item.float)} layers and operators in floating point" if item.float else "all in INT8"
+        what += ", and the first layers in INT8" if item.first_layer == "int8" else ""
         console.say(f"            {kept}: {what}: {shown}")
     if found.doubts:
         doubts = "; ".join(found.doubts)
         console.warn(f"placements could not be compared, so all layers stay INT8: {doubts}")
-    elif not found.float:
+    elif not found.changes_something:
         console.say("            no placement is faster than FP32 on average and not slower at any batch size")
 
 

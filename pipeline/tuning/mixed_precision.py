@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ from ...core.data.data_sources import fit_to
 from ...core.data.splits import Splits
 from ...core.facts.measurement_facts import PlacementFacts, TriedPlacement
 from ...core.metrics.ratio import Ratio, mean_of
+from ...core.options.quantize_options import FirstLayer
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
 from ...core.tensors import Feeds
 from .timed_files import exported, opened
 
 if TYPE_CHECKING:
     import onnx
+    from torch import fx
 
     from ...compress.program import Program
     from ...compress.quantization.int8_program import Gains
@@ -44,13 +47,26 @@ Speed = Mapping[int, Ratio]
 """Speedup over FP32 by batch size."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A placement: the layers and operators in floating point, and whether layers that read inputs are integer."""
+
+    floats: tuple[str, ...] = ()
+    first_layer: FirstLayer = "auto"
+
+    def applied_to(self, options: QuantizeOptions) -> QuantizeOptions:
+        """The options of a quantization with this precision of the first layers."""
+        return options if self.first_layer == "auto" else options.model_copy(update={"first_layer": self.first_layer})
+
+
 def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Console) -> PlacementFacts:
     """Search for a placement that is not slower than FP32 at any batch size, on this machine with one thread.
 
     ONNX Runtime's profiler times the layers of the FP32 and of the INT8 file. Dynamic programming over the segments
-    between single tensors gives the choices that are fastest for several weights of the batch sizes. These are exported
-    and timed in interleaved blocks together with both files. For timing, ranges are approximate and no corrections are
-    applied.
+    between single tensors gives the choices that are fastest for several weights of the batch sizes. If a layer that
+    reads an input is in floating point, it is also tried in INT8: what follows it, such as a MaxPool, may be what is
+    slow. The choices are exported and timed in interleaved blocks together with both files. For timing, ranges are
+    approximate and no corrections are applied.
 
     Args:
         parent: the FP32 program.
@@ -73,19 +89,22 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
     times = [_times(file, layers, feeds) for file in (exact, integer)]
     fixed, each = conversion_ms()
     crossing = {batch: [fixed + each * part.values * batch for part in parts] for batch in batches}
-    choices = placements(parts, times[0], times[1], crossing)[:CHOICES]
+    found = [tuple(names) for names in placements(parts, times[0], times[1], crossing)[:CHOICES]]
+    choices = [Choice(names) for names in found]
+    if options.first_layer == "auto" and _has_float_first_layer(made):
+        choices += [Choice(names, "int8") for names in ((), *found[:1])]
     if not choices:
         return PlacementFacts(float={}, tried=(), doubts=())
     files = {"fp32": exact, "int8": integer}
-    for index, names in enumerate(console.track(choices, "placements")):
-        files[str(index)] = exported(_quick(program, options, fitted, names))
+    for index, choice in enumerate(console.track(choices, "placements")):
+        files[str(index)] = exported(_quick(program, choice.applied_to(options), fitted, choice.floats))
     speeds = _compared(files, samples, batches, console)
     kept = decide(speeds)
-    chosen = choices[int(kept)] if kept != "int8" else []
-    tried = [_tried(choices[int(name)] if name != "int8" else (), speed) for name, speed in speeds.items()]
+    chosen = choices[int(kept)] if kept != "int8" else Choice()
+    tried = [_tried(choices[int(name)] if name != "int8" else Choice(), speed) for name, speed in speeds.items()]
     doubts = sorted({doubt for speed in speeds.values() for ratio in speed.values() for doubt in ratio.doubts})
-    slow = {name: _reason(name, parts, times) for name in chosen}
-    return PlacementFacts(float=slow, tried=tuple(tried), doubts=tuple(doubts))
+    slow = {name: _reason(name, parts, times) for name in chosen.floats}
+    return PlacementFacts(float=slow, tried=tuple(tried), doubts=tuple(doubts), first_layer=chosen.first_layer)
 
 
 def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
@@ -168,8 +187,22 @@ def _compared(
     return {name: {batch: runs[batch].ratio_of(name) for batch in batches} for name in files if name != "fp32"}
 
 
-def _tried(floats: Sequence[str], speed: Speed) -> TriedPlacement:
-    return TriedPlacement(float=tuple(floats), speed={str(batch): ratio for batch, ratio in speed.items()})
+def _has_float_first_layer(made: Program) -> bool:
+    """Whether a layer that reads an input stays in floating point, because it is usually slower in INT8."""
+    nodes = {node.name: node for node in made.module.graph.nodes}
+    left = [nodes.get(item["node"]) for item in made.meta["quantization"]["float_nodes"]]
+    return any(node is not None and any(_reads_input(item) for item in node.all_input_nodes) for node in left)
+
+
+def _reads_input(value: fx.Node) -> bool:
+    from ...compress.quantization.points import source_of
+
+    return source_of(value).op == "placeholder"
+
+
+def _tried(choice: Choice, speed: Speed) -> TriedPlacement:
+    ratios = {str(batch): ratio for batch, ratio in speed.items()}
+    return TriedPlacement(float=choice.floats, speed=ratios, first_layer=choice.first_layer)
 
 
 def _reason(unit: str, parts: Sequence[Segment], times: Sequence[Mapping[int, Mapping[str, float]]]) -> str:

@@ -194,6 +194,47 @@ def test_a_search_names_what_is_faster_in_floating_point(
     assert graph.facts["kernels"]["unfused_names"] in ([], ())
 
 
+class Pooled(nn.Module):
+    """A first convolution that usually stays in FP32, in front of a MaxPool that is slow in INT8 behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out, self.head = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(16, 24, 3), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.max_pool2d(torch.relu(self.stem(x)), 2)
+        return self.head(torch.relu(self.out(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("faster", "chosen"), [(1.3, "int8"), (0.8, "auto")])
+def test_the_first_layer_is_tried_in_int8_where_int8_is_slow(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faster: float, chosen: str
+) -> None:
+    """The rule for first layers is only where the search starts: the measured time decides, also for the program."""
+    torch.manual_seed(0)
+    save_program(capture(Pooled().eval(), {"x": torch.randn(2, 3, 12, 12)}), tmp_path / "net.pt2")
+    parent = load_artifact(tmp_path / "net.pt2")
+
+    def compared(files: Mapping[str, onnx.ModelProto], *_: object) -> dict[str, dict[int, Ratio]]:
+        found: dict[str, dict[int, Ratio]] = {}
+        for name, model in files.items():
+            integer = any(node.op_type == "QuantizeLinear" and node.input[0] == "x" for node in model.graph.node)
+            value = faster if integer else 0.7
+            found |= {name: {1: ratio(value, value - 0.05, value + 0.05)}} if name != "fp32" else {}
+        return found
+
+    monkeypatch.setattr(mixed_precision, "_compared", compared)
+    found = mixed_precision.search(parent, ROUGH, splits, Context(splits).console)
+    assert found.first_layer == chosen
+    assert {tried.first_layer for tried in found.tried} == {"auto", "int8"}
+    options = found.applied_to(ROUGH)
+    assert options.first_layer == chosen
+    made = stages.quantize(options, parent, Place(tmp_path / "int8"), Context(splits))
+    assert ("stem" in {node["layer"] for node in made.facts["float_nodes"]}) is (chosen == "auto")
+    kept = ROUGH.model_copy(update={"first_layer": "float"})
+    assert found.applied_to(kept).first_layer == "float", "what the user chose stays"
+
+
 def _pretend(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
     """A simulated machine on which one layer takes three times as long in INT8, and all others half as long."""
 
