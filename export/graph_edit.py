@@ -52,6 +52,11 @@ def attribute(node: ir.Node, name: str, default: int) -> int:
     return default if found is None else found.as_int()
 
 
+def producer(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes ``value``; None for inputs and constants, and if there is no value."""
+    return None if value is None else value.producer()
+
+
 def sole_user(value: ir.Value) -> ir.Node | None:
     """The only node that reads ``value``; None if there are several, or if it is an output of the graph."""
     users = list(value.uses())

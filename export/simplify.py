@@ -23,6 +23,7 @@ from .graph_edit import (
     every_node,
     insert_before,
     is_op,
+    producer,
     substitute,
 )
 from .qdq.write_qdq import is_qdq
@@ -67,11 +68,11 @@ def merge_equal(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def remove_noops(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Remove identities, inference dropouts, casts to the same type, and data movements without effect."""
+    """Remove identities, inference dropouts, casts to the same type, and other operators without effect."""
     changed = False
     for node in every_node(model):
-        source = node.inputs[0] if node.inputs else None
-        if source is None or node.graph is None or not _does_nothing(node, source):
+        source = _only_source(node)
+        if source is None or node.graph is None:
             continue
         if node.outputs[0].is_graph_output() and (source.is_graph_input() or source.is_initializer()):
             continue  # ONNX requires a node between an input and an output
@@ -113,6 +114,28 @@ def pool_globally(model: ir.Model) -> tuple[ir.Model, bool]:
         _pool(model, node)
         changed = True
     return model, changed
+
+
+def _only_source(node: ir.Node) -> ir.Value | None:
+    """The input that equals the output; None if the operator has an effect."""
+    source = node.inputs[0] if node.inputs else None
+    if is_op(node, "Mul"):
+        pairs = ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0]))
+        return next(
+            (other for factor, other in pairs if _all_true(factor, other) and not is_qdq(producer(other))), None
+        )
+    if is_op(node, "Where"):
+        return node.inputs[1] if _all_true(node.inputs[0], node.inputs[1]) else None
+    return source if source is not None and _does_nothing(node, source) else None
+
+
+def _all_true(value: ir.Value | None, other: ir.Value | None) -> bool:
+    """Whether a constant is 1 or true throughout and does not widen the shape of the other input."""
+    known, shape = constant(value), dims(other)
+    if known is None or shape is None or known.ndim > len(shape) or not (known == 1).all():
+        return False
+    aligned = shape[len(shape) - known.ndim :]
+    return known.size > 0 and all(size in (1, axis) for size, axis in zip(known.shape, aligned))
 
 
 def _does_nothing(node: ir.Node, source: ir.Value) -> bool:

@@ -20,7 +20,9 @@ from ..core.graph_state import REMEDY, state_in_words, state_of
 from ..core.options.stage_options import Target
 from ..core.tensors import Signature
 from ..core.workarounds import free_time
+from . import attention_translation
 from .finalize import finish, name_ports, with_batch_dependence
+from .folded_weights import fold_weights
 from .ort import transformer_fusions
 from .ort.qlinear_fusions import CPU_FORMS, gates_by_clip
 from .ort.workarounds import exact_constants, keep_padding, linear_rules, parse_operators_once, without_guards
@@ -86,7 +88,7 @@ def build(
     _require_stateless(program)
     version = opset or OPSETS[target]
     axes = _axes(program, signature)
-    model = _translate(program, version)
+    model = _translate(fold_weights(program), version)
     reached = model.graph.opset_imports.get("", version)
     if reached != version:
         raise UserError(f"this model cannot be written in opset {version}", f"set export.opset to {reached} or more")
@@ -94,7 +96,7 @@ def build(
     if target == "tensorrt":
         without_unsupported(model)
     with quiet():
-        simplify(model, (*PASSES, merge_repeated, quantize_before_reshape))
+        simplify(model, (*PASSES, attention_translation.skip_searches, merge_repeated, quantize_before_reshape))
     integer = target == "cpu" and has_qdq(model)
     floats = transformer_fusions.FP32_FORMS if target == "cpu" else ()
     for form in (*CPU_FORMS, *transformer_fusions.FORMS) if integer else floats:
@@ -146,6 +148,7 @@ _QDQ = values.Op(values.Opset(DOMAIN, 1), OP, _schema())
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq, **recurrent_forms()}
     table[torch.ops.retort.dynamic_qdq.default] = translate
+    table |= attention_translation.forms()
     parse_operators_once()
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose

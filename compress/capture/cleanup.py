@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ...core.graph_assertions import drop_assertions
 from ..graph import train_eval_mode
 from .canonicalize import canonicalize
 from .embedding_bag import expand_embedding_bags
@@ -20,7 +21,6 @@ from .inline_no_grad import inline_no_grad
 from .per_sample_conv import expand_per_sample_convolutions
 
 _aten = torch.ops.aten
-_CHECKS = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"}
 _COPIES = {"aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.detach_.default"}
 _SOMETIMES_VIEWS = {"aten::reshape", "aten::contiguous", "aten::to", "aten::flatten", "aten::type_as", "aten::float"}
 COUNTER = "num_batches_tracked"
@@ -57,12 +57,12 @@ def finish(
     canonicalize(graph)
     expand_per_sample_convolutions(graph)
     expand_embedding_bags(graph)
-    _drop_checks(graph)
+    drop_assertions(graph)
     graph.eliminate_dead_code(_has_effect)
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
     module = fx.GraphModule(copy.deepcopy(root), graph, "Program")
     for child in train_eval_mode.graphs(module):
-        _drop_checks(child.graph)
+        drop_assertions(child.graph)
         child.recompile()
     module.meta.clear()
     drop_traces(module, prefix)
@@ -138,13 +138,6 @@ def _fetch(module: torch.nn.Module, path: str) -> Any:
     for part in path.split("."):
         value = getattr(value, part)
     return value
-
-
-def _drop_checks(graph: fx.Graph) -> None:
-    """Whether a node asserts dtypes or sizes; such assertions would fail in mixed precision and after pruning."""
-    for node in reversed(list(graph.nodes)):
-        if str(node.target) in _CHECKS and not node.users:
-            graph.erase_node(node)
 
 
 def _has_effect(node: fx.Node) -> bool:

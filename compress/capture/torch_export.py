@@ -16,6 +16,7 @@ from torch import nn
 from ...core.backends.eager import quiet
 from ...core.errors import CaptureError, RetortError
 from ...core.faults import raise_if_defect
+from ...core.graph_assertions import without_assertions
 from ...core.tensors import BATCH, multiple
 from ...core.workarounds import free_time
 from ..graph.workarounds import fixed_sizes, free_lengths
@@ -67,13 +68,15 @@ def trace(
                 free_lengths(module),
                 fixed_sizes(model_place) as places,
             ):
-                return torch.export.export(
+                exported = torch.export.export(
                     module,
                     tuple(inputs),
                     dynamic_shapes=(shapes,) if variadic else shapes,
                     strict=False,
                     prefer_deferred_runtime_asserts_over_guards=proven,
                 )
+            without_assertions(exported.graph_module)
+            return exported
         except RetortError:
             raise
         except Exception as error:  # torch.export raises many unrelated classes, and any error of the model

@@ -15,6 +15,7 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from ..errors import ArtifactError, MachineError, MissingFileError
+from ..graph_assertions import without_assertions
 from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
 from ..workarounds import drop_formulas
 from . import fake_quantize as fake_quantize  # registers retort::qdq, which quantized programs call
@@ -106,6 +107,7 @@ def load_exported(path: Path) -> tuple[torch.export.ExportedProgram, Signature, 
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ArtifactError(f"{path} cannot be read as a captured program: {text}", REMEDY) from error
     drop_formulas(exported)
+    without_assertions(exported.graph_module)
     signature = Signature.from_json(extra[SIGNATURE_FILE]) if extra[SIGNATURE_FILE] else _signature(exported)
     return exported, signature, _facts(extra[PROGRAM_FILE], path)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, cast
 
-from ...core.backends.eager import quiet
 from ...core.errors import ArtifactError
 from ...core.grid import Grid
 from ...core.options.stage_options import Target
+from ..program_edit import assembled, constants_of, copied, declare_constant
 from .grids import convert
 from .roles import is_constant, is_weight, non_negative
 
@@ -27,7 +26,7 @@ def retarget(program: ExportedProgram, target: Target) -> ExportedProgram:
         ArtifactError: no target supports a grid: a weight has a zero point, activations are per channel, a scale is not
             positive or not constant, or a grid has more than 8 bits.
     """
-    values = _constants(program)
+    values = constants_of(program)
     nodes = [node for node in program.graph.nodes if str(node.target) == QDQ]
     wanted = {node.name: _grid(node, values, target) for node in nodes}
     changes = {name: grid for name, grid in wanted.items() if grid is not None}
@@ -63,14 +62,14 @@ def is_quantized(program: ExportedProgram) -> bool:
 
 def without_quantization(program: ExportedProgram) -> ExportedProgram:
     """A copy of the program that computes in floating point, without fake-quantize nodes."""
-    module, signature = _copied(program)
+    module, signature = copied(program)
     for node in [node for node in module.graph.nodes if str(node.target) in (QDQ, DYNAMIC)]:
         node.replace_all_uses_with(source := node.args[0])
         module.graph.erase_node(node)
         for spec in signature.output_specs:
             if getattr(spec.arg, "name", None) == node.name:
                 spec.arg.name = source.name
-    return _assembled(program, module, signature, dict(program.constants))
+    return assembled(program, module, signature, dict(program.constants))
 
 
 def _integers(node: Node) -> tuple[Any, Any, Any]:
@@ -83,18 +82,6 @@ def _arguments(node: Node) -> list[Any]:
     names = ("x", "scale", "zero_point", "axis", "qmin", "qmax")
     given = {**defaults, **dict(zip(names, node.args)), **node.kwargs}
     return [given[name] for name in names]
-
-
-def _constants(program: ExportedProgram) -> dict[str, Tensor]:
-    """Parameters, buffers and lifted constants by the name of the graph's placeholder."""
-    signature = program.graph_signature
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    stores = (program.state_dict, program.constants)
-    return {node: next(store[name] for store in stores if name in store) for node, name in names.items()}
 
 
 def _evaluate(item: Any, values: dict[str, Tensor], node: Node) -> Tensor:
@@ -116,7 +103,7 @@ def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedPr
     """A copy of the program in which the named nodes read new constants; equal grids share their constants."""
     import torch
 
-    module, signature = _copied(program)
+    module, signature = copied(program)
     constants: dict[str, Any] = dict(program.constants)
     made: dict[tuple[Any, ...], Any] = {}
     for node in [node for node in module.graph.nodes if node.name in changes]:
@@ -127,51 +114,7 @@ def _rewritten(program: ExportedProgram, changes: dict[str, Grid]) -> ExportedPr
             known = (value.dtype, value.item())
             if known not in made:
                 name = f"retort_grid_{len(made)}"
-                made[known], constants[name] = _placeholder(module, signature, name, value), value
+                made[known], constants[name] = declare_constant(module, signature, name, value), value
             pair.append(made[known])
         node.args, node.kwargs = (_arguments(node)[0], *pair, -1, grid.qmin, grid.qmax), {}
-    return _assembled(program, module, signature, constants)
-
-
-def _copied(program: ExportedProgram) -> tuple[Any, Any]:
-    """A copy of the graph and its signature. Copying renames nodes with the name of a Python built-in (`input_1`)."""
-    with quiet():
-        module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
-    names = {old.name: new.name for old, new in zip(program.graph.nodes, module.graph.nodes, strict=True)}
-    for spec in [item for item in (*signature.input_specs, *signature.output_specs) if hasattr(item.arg, "name")]:
-        spec.arg.name = names.get(spec.arg.name, spec.arg.name)
-    return module, signature
-
-
-def _assembled(program: ExportedProgram, module: Any, signature: Any, constants: dict[str, Any]) -> ExportedProgram:
-    from torch.export import ExportedProgram as Exported
-
-    module.graph.lint()
-    module.recompile()
-    with quiet():
-        return Exported(
-            root=module,
-            graph=module.graph,
-            graph_signature=signature,
-            state_dict=program.state_dict,
-            range_constraints=copy.deepcopy(program.range_constraints),
-            module_call_graph=copy.deepcopy(program.module_call_graph),
-            example_inputs=program.example_inputs,
-            constants=constants,
-            verifiers=program.verifiers,
-        )
-
-
-def _placeholder(module: Any, signature: Any, name: str, value: Tensor) -> Any:
-    """Declare a constant before the program's first own input."""
-    from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
-
-    specs = signature.input_specs
-    index = next(i for i, spec in enumerate(specs) if spec.kind == InputKind.USER_INPUT)
-    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    fake = next(node.meta["val"].fake_mode for node in placeholders if hasattr(node.meta.get("val"), "fake_mode"))
-    with module.graph.inserting_before(placeholders[index]):
-        node = module.graph.placeholder(f"c_{name}")
-    node.meta["val"] = fake.from_tensor(value, static_shapes=True)
-    specs.insert(index, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(node.name), name, None))
-    return node
+    return assembled(program, module, signature, constants)

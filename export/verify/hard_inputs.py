@@ -33,13 +33,21 @@ FLOATS: dict[str, Callable[[Numbers], Numbers]] = {
     "the samples times 1000": lambda value: value * np.asarray(1e3, value.dtype),
 }
 INTEGERS: dict[str, Callable[[Numbers], Numbers]] = {
-    "zeros": lambda value: np.full_like(value, value.min()),
-    "ones": lambda value: np.full_like(value, value.max()),
+    "zeros": lambda value: np.full_like(value, _low(value)),
+    "ones": lambda value: np.full_like(value, _high(value)),
     "one constant": lambda value: np.full_like(value, value.flat[0]),
+    "the first word alone": lambda value: _first_alone(value, _low(value), _high(value)),
+    "all but the first word masked": lambda value: _first_alone(value, _high(value), _low(value)),
 }
-"""Integers are taken from the samples, because the valid range of a vocabulary or a category is unknown."""
-IN_RANGE = ("zeros", "ones", "one constant", "the samples negated")
+"""Integers are taken from the samples, because the valid range of a vocabulary or a category is unknown.
+
+Masks (truth values, and integers that are all 0 or 1) take both values: everything masked, nothing, all but one word.
+"""
+WORDS = ("the first word alone", "all but the first word masked")
+"""The kinds that change integers and masks only, in both meanings that a mask may have."""
+IN_RANGE = ("zeros", "ones", "one constant", "the samples negated", *WORDS)
 """The kinds whose values half precision can represent."""
+_AXES = 2  # of rows of words
 DISTURBED, TRIES, OWN, LARGEST = 1e-6, 3, 3.0, 1e9
 """Relative size of a rounding disturbance, number of tries, and the accepted multiple of the program's own change."""
 
@@ -115,24 +123,41 @@ def run_file(candidate: Session, feeds: Feeds, where: str) -> dict[str, Numbers]
 
 def hard_feeds(feeds: Feeds, half: bool = False) -> Iterator[tuple[str, dict[str, Numbers]]]:
     """Every kind of hard inputs with its name; kinds that change none of the inputs are left out."""
-    for kind, change in FLOATS.items():
+    for kind in (*FLOATS, *WORDS):
         if half and kind not in IN_RANGE:
             continue
-        made = {name: _changed(np.asarray(value), change, INTEGERS.get(kind)) for name, value in feeds.items()}
+        made = {name: _changed(np.asarray(value), kind) for name, value in feeds.items()}
         if any(not np.array_equal(made[name], value) for name, value in feeds.items()):
             yield kind, made
 
 
-def _changed(
-    value: Numbers, floats: Callable[[Numbers], Numbers], integers: Callable[[Numbers], Numbers] | None
-) -> Numbers:
-    if not value.size or value.dtype.kind == "b":
+def _changed(value: Numbers, kind: str) -> Numbers:
+    change = (FLOATS if value.dtype.kind == "f" else INTEGERS).get(kind)
+    if not value.size or change is None:
         return value
-    if value.dtype.kind == "f":
-        with np.errstate(over="ignore", under="ignore"):
-            return floats(value)
-    # a mask stays as it is: what a model answers where everything is masked has no meaning
-    return value if integers is None or set(np.unique(value).tolist()) <= {0, 1} else integers(value)
+    with np.errstate(over="ignore", under="ignore"):
+        return change(value)
+
+
+def _is_mask(value: Numbers) -> bool:
+    return value.dtype.kind == "b" or set(np.unique(value).tolist()) <= {0, 1}
+
+
+def _low(value: Numbers) -> Any:
+    return 0 if _is_mask(value) else value.min()
+
+
+def _high(value: Numbers) -> Any:
+    return 1 if _is_mask(value) else value.max()
+
+
+def _first_alone(value: Numbers, others: Any, first: Any) -> Numbers:
+    """The first number of each row with all others replaced; in a mask, the first is ``first``."""
+    if value.ndim < _AXES or (first == value.min() and not _is_mask(value)):
+        return value
+    made = np.full_like(value, others)
+    made[..., 0] = first if _is_mask(value) else value[..., 0]
+    return made
 
 
 def error_of(expected: Numbers, actual: Numbers) -> float:

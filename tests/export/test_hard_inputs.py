@@ -20,7 +20,7 @@ from retort.core.errors import VerificationError
 from retort.core.session import Session, SessionOptions, open_session
 from retort.core.tensors import Feeds
 from retort.export.translate import to_onnx
-from retort.export.verify.hard_inputs import FLOATS, hard_feeds
+from retort.export.verify.hard_inputs import FLOATS, WORDS, hard_feeds
 from retort.export.verify.parity import check
 
 FEEDS = {"x": np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)}
@@ -86,22 +86,26 @@ def test_a_file_that_lost_a_small_constant_is_refused() -> None:
 
 
 def test_kinds_of_inputs_keep_types_and_known_integers() -> None:
-    """Floats take every kind; integers stay among those of the samples, masks as they are."""
-    feeds = {
-        "x": FEEDS["x"],
-        "words": np.array([[5, 9, 7]]),
-        "mask": np.array([[True, False]]),
-        "attention_mask": np.array([[1, 1, 0]]),
-    }
+    """Floats take every kind; integers stay among those of the samples."""
+    feeds = {"x": FEEDS["x"], "words": np.array([[5, 9, 7]])}
     made = dict(hard_feeds(feeds))
-    assert list(made) == list(FLOATS)
+    assert list(made) == [*FLOATS, WORDS[0]]
     for item in made.values():
         assert {name: value.dtype for name, value in item.items()} == {n: v.dtype for n, v in feeds.items()}
         assert set(item["words"].flat) <= {5, 9, 7}
-        assert item["mask"] is feeds["mask"]
-        assert item["attention_mask"] is feeds["attention_mask"]
-    assert list(dict(hard_feeds({"words": feeds["words"]}))) == ["zeros", "ones", "one constant"]
+    assert made[WORDS[0]]["words"].tolist() == [[5, 5, 5]]
+    assert list(dict(hard_feeds({"words": feeds["words"]}))) == ["zeros", "ones", "one constant", WORDS[0]]
     assert "denormal numbers" not in dict(hard_feeds(feeds, half=True))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.bool_])
+def test_masks_take_both_values(kind: type) -> None:
+    """A mask is all 0, all 1, 1 at the first word only, and 0 there only; also where the samples are all 1."""
+    for given in ([[1, 1, 0]], [[1, 1, 1]]):
+        made = {name: item["mask"] for name, item in hard_feeds({"mask": np.array(given, kind)})}
+        seen = {tuple(value.astype(int).reshape(-1).tolist()) for value in [*made.values(), np.array(given)]}
+        assert {(0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 1)} <= seen
+        assert all(value.dtype == kind for value in made.values())
 
 
 class Double(nn.Module):

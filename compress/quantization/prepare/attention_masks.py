@@ -25,6 +25,7 @@ from ...program import Program, device_of, evaluating
 from ..operator_classes import operand
 from .batch_norm_folding import finish
 
+_aten = torch.ops.aten
 SAMPLES = 32
 NORMAL = 60.0
 """Largest fast distance: exp(-87) is the smallest normal number, and products with the values must be normal too."""
@@ -108,10 +109,17 @@ def _measured(program: Program, split: Split, options: QuantizeOptions, console:
 
 
 def _write(module: fx.GraphModule, mask: fx.Node, nodes: list[fx.Node], amount: float) -> None:
-    """Make the attentions read ``0`` where the mask is true and ``-amount`` where it is false."""
-    inverse = call_after(module.graph, mask, torch.ops.aten.logical_not.default, (mask,))
-    numbers = call_after(module.graph, inverse, torch.ops.aten._to_copy.default, (inverse,))
+    """Make the attentions read ``0`` where the mask is true and ``-amount`` where it is false.
+
+    Minus infinity throughout a row that attends to nothing keeps its result at zero, as a boolean mask does.
+    """
+    graph = module.graph
+    inverse = call_after(graph, mask, _aten.logical_not.default, (mask,))
+    numbers = call_after(graph, inverse, _aten._to_copy.default, (inverse,))
     numbers.kwargs = {"dtype": torch.float32}
-    lowered = call_after(module.graph, numbers, torch.ops.aten.mul.Scalar, (numbers, -amount))
+    lowered = call_after(graph, numbers, _aten.mul.Scalar, (numbers, -amount))
+    attends = call_after(graph, lowered, _aten.any.dim, (mask, -1, True))
+    nothing = call_after(graph, attends, _aten.logical_not.default, (attends,))
+    added = call_after(graph, nothing, _aten.masked_fill.Scalar, (lowered, nothing, -math.inf))
     for node in nodes:
-        node.replace_input_with(mask, lowered)
+        node.replace_input_with(mask, added)

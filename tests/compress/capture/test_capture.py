@@ -359,3 +359,33 @@ def test_model_is_left_as_it_was() -> None:
     assert [m.training for m in model.modules()] == flags
     assert norm.momentum is None
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+class Sound(nn.Module):
+    """Strided convolutions over raw audio and a linear layer on their frames, as in wav2vec2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(1, 8, 10, 5, bias=False), nn.Conv1d(8, 8, 3, 2, bias=False)
+        self.out = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.gelu(self.second(functional.gelu(self.first(x[:, None]))))
+        return functional.log_softmax(self.out(x.transpose(1, 2)), -1)
+
+
+@pytest.mark.slow
+def test_sizes_that_pytorch_could_not_prove_are_no_conditions_of_a_quantized_program(tmp_path: Path) -> None:
+    """An INT8 program of a free length runs at a batch of 1, where PyTorch's own condition on strides is false."""
+    from retort.compress.quantization import quantize_program
+    from retort.core.data.splits import ArraySplit
+    from retort.core.options.stage_options import QuantizeOptions
+    from retort.core.session import open_session
+
+    x = np.random.default_rng(0).standard_normal((8, 400)).astype(np.float32)
+    program = capture(Sound(), {"x": x[:4]}, dynamic={"x": {1: "time"}})
+    options = QuantizeOptions(method="minmax", correction=("none",))
+    save_program(quantize_program(program, options, ArraySplit({"x": x}), "cpu"), tmp_path / "int8.pt2")
+    for feed in (x[:1], x[:3, :200]):
+        (found,) = open_session(tmp_path / "int8.pt2").run({"x": feed}).values()
+        np.testing.assert_allclose(found, program.module(torch.from_numpy(feed))[0].detach().numpy(), atol=0.3)

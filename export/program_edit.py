@@ -1,0 +1,69 @@
+"""Edits of exported programs, on a copy: their constants, and a graph with its signature."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from ..core.backends.eager import quiet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+
+def constants_of(program: ExportedProgram) -> dict[str, Tensor]:
+    """Parameters, buffers and lifted constants by the name of the graph's placeholder."""
+    signature = program.graph_signature
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    stores = (program.state_dict, program.constants)
+    return {node: next(store[name] for store in stores if name in store) for node, name in names.items()}
+
+
+def copied(program: ExportedProgram) -> tuple[Any, Any]:
+    """A copy of the graph and its signature. Copying renames nodes with the name of a Python built-in (`input_1`)."""
+    with quiet():
+        module, signature = copy.deepcopy(program.graph_module), copy.deepcopy(program.graph_signature)
+    names = {old.name: new.name for old, new in zip(program.graph.nodes, module.graph.nodes, strict=True)}
+    for spec in [item for item in (*signature.input_specs, *signature.output_specs) if hasattr(item.arg, "name")]:
+        spec.arg.name = names.get(spec.arg.name, spec.arg.name)
+    return module, signature
+
+
+def assembled(program: ExportedProgram, module: Any, signature: Any, constants: dict[str, Any]) -> ExportedProgram:
+    """The edited copy as a program."""
+    from torch.export import ExportedProgram as Exported
+
+    module.graph.lint()
+    module.recompile()
+    with quiet():
+        return Exported(
+            root=module,
+            graph=module.graph,
+            graph_signature=signature,
+            state_dict=program.state_dict,
+            range_constraints=copy.deepcopy(program.range_constraints),
+            module_call_graph=copy.deepcopy(program.module_call_graph),
+            example_inputs=program.example_inputs,
+            constants=constants,
+            verifiers=program.verifiers,
+        )
+
+
+def declare_constant(module: Any, signature: Any, name: str, value: Tensor) -> Any:
+    """Declare a constant before the program's first own input."""
+    from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+
+    specs = signature.input_specs
+    index = next(i for i, spec in enumerate(specs) if spec.kind == InputKind.USER_INPUT)
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    fake = next(node.meta["val"].fake_mode for node in placeholders if hasattr(node.meta.get("val"), "fake_mode"))
+    with module.graph.inserting_before(placeholders[index]):
+        node = module.graph.placeholder(f"c_{name}")
+    node.meta["val"] = fake.from_tensor(value, static_shapes=True)
+    specs.insert(index, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(node.name), name, None))
+    return node

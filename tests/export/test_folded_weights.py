@@ -1,0 +1,100 @@
+"""Weights that are computed from parameters: their values stand in the file, and the program keeps the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+from retort.compress.capture.capture_program import capture
+from retort.compress.program import reexport, set_training
+from retort.export.translate import to_onnx
+
+X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Scaled(nn.Module):
+    """A layer and a product with a normalised vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.gain = nn.Linear(6, 6), nn.Module()
+        self.gain.weight = nn.Parameter(torch.randn(6))
+        parametrizations.weight_norm(self.gain, "weight", 0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 6]``."""
+        gain = self.gain.weight
+        assert isinstance(gain, torch.Tensor)
+        return torch.relu(self.layer(x)) * gain
+
+
+class Nearest(nn.Module):
+    """The orthogonal matrix next to a matrix."""
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        left, _, right = torch.linalg.svd(weight)
+        nearest: torch.Tensor = left @ right
+        return nearest
+
+
+def projected() -> nn.Module:
+    """A layer with a parametrization of the user's own."""
+    layer = nn.Linear(6, 6)
+    parametrize.register_parametrization(layer, "weight", Nearest())
+    return layer
+
+
+def orthogonal(kind: str) -> Callable[[], nn.Module]:
+    """A layer with an orthogonal weight."""
+    return lambda: parametrizations.orthogonal(nn.Linear(6, 6), orthogonal_map=kind)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Scaled, projected, *map(orthogonal, ("matrix_exp", "cayley", "householder"))],
+    ids=["vector", "svd", "matrix_exp", "cayley", "householder"],
+)
+def test_computed_weights_are_values_in_the_file_and_train_in_the_program(make: Callable[[], nn.Module]) -> None:
+    """The file has no operator for them and equals the model; after a step of training a new file equals again."""
+    torch.manual_seed(0)
+    program = capture(make(), {"x": X})
+    for _ in range(2):
+        file = to_onnx(reexport(program), program.signature)
+        assert {node.op_type for node in file.graph.node} <= {"Gemm", "Relu", "Mul"}
+        session = onnxruntime.InferenceSession(file.SerializeToString())
+        with torch.no_grad():
+            wanted = program.module(X)[0].numpy()
+        np.testing.assert_allclose(session.run(None, {"x": X.numpy()})[0], wanted, atol=1e-5)
+        set_training(program, True)
+        program.module(X)[0].square().sum().backward()
+        for weight in program.module.parameters():
+            assert weight.grad is not None
+            weight.data -= 0.1 * weight.grad
+        set_training(program, False)
+
+
+class Tied(nn.Module):
+    """A scaled table of words, which the output reads unscaled, and a mask that is larger than its parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.slope = nn.Embedding(3000, 16), nn.Parameter(torch.ones(1))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Scores of all words."""
+        scaled = nn.functional.embedding(ids, self.table.weight * 4.0)
+        return scaled @ self.table.weight.T * (torch.arange(3000.0) * self.slope)
+
+
+def test_what_would_make_the_file_larger_is_not_stored() -> None:
+    """A scaled table whose parameter stays in the file is computed as before."""
+    ids = torch.randint(0, 3000, (4, 2))
+    program = capture(Tied(), {"ids": ids})
+    file = to_onnx(reexport(program), program.signature)
+    assert len(file.SerializeToString()) < 1.2 * 4 * 3000 * 16
