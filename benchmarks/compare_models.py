@@ -12,10 +12,10 @@ from ..core.data.splits import Splits
 from ..core.errors import UserError
 from ..core.options.stage_options import BenchOptions, MetricName
 from ..core.session import PROVIDERS
-from ..core.tensors import Array
 from .sessions import LATENCY_SAMPLES, opener
 
 if TYPE_CHECKING:
+    from .accuracy import Predictions
     from .result import Result
 
 
@@ -45,7 +45,7 @@ def compare_files(
     sessions = [opened() for opened in openers.values()]
     data = [fit_to(splits, session.signature).test for session in sessions]
     found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]
-    judged = metric or metric_of(found[0].targets)
+    judged = metric or metric_of(found[0])
     samples = data[0].read(range(min(LATENCY_SAMPLES, len(data[0]))))[0]
     for session in sessions:
         session.close()
@@ -53,9 +53,9 @@ def compare_files(
     entries = []
     for index, (name, model) in enumerate(zip(names, models, strict=True)):
         reference = found[0] if index else None
-        measured = judged and measure_accuracy(judged, found[index], reference, confidence=options.confidence)
+        measured = measure_accuracy(judged, found[index], reference, confidence=options.confidence)
         memory = measure_memory(model.main, threads=options.threads) if options.provider == "cpu" else None
-        entries.append(stage_entry(name, model, accuracy=measured or None, latency=timed, memory=memory))
+        entries.append(stage_entry(name, model, accuracy=measured, latency=timed, memory=memory))
     facts = {"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)}
     title, notes = " against ".join(reversed(names)), ran_on(options)
     return new_result(title, entries, reference=names[0], latency=timed, data=facts, notes=notes)
@@ -71,11 +71,15 @@ def ran_on(options: BenchOptions) -> list[str]:
     ]
 
 
-def metric_of(targets: Array | None) -> MetricName | None:
-    """The default metric for targets: accuracy for classes, MSE for values, none without targets."""
-    if targets is None:
-        return None
-    return "accuracy" if targets.dtype.kind in "iu" else "mse"
+def metric_of(found: Predictions) -> MetricName:
+    """The default metric: accuracy for classes and MSE for values; without targets, agreement with the first model.
+
+    Outputs that are not scores of classes are compared with the first model's by their cosine.
+    """
+    if found.targets is None:
+        outputs = found.main()
+        return "agreement" if outputs.ndim == 2 and outputs.shape[1] > 1 else "cosine"
+    return "accuracy" if found.targets.dtype.kind in "iu" else "mse"
 
 
 def _names(models: list[Artifact]) -> list[str]:

@@ -19,7 +19,10 @@ def bench(
     data_arg: DataArgs = [],  # noqa: B006
     metric: Annotated[
         MetricName | None,
-        typer.Option(help="Metric on the test split. By default it is chosen from the type of the targets."),
+        typer.Option(
+            help="Metric on the test split. By default it is chosen from the type of the targets; without targets, it "
+            "is the agreement with the first model."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the result, .json or .html.")] = None,
     seed: Seed = 0,

@@ -31,8 +31,8 @@ def doctor(
 ) -> None:
     """Report what is missing on this machine. Given a model, find the form that first loses accuracy, and why.
 
-    A single FP32 program is enough: Retort makes its ONNX file, its INT8 program and its Q/DQ file, and compares them
-    on the validation split. With several files, the first is the reference.
+    A single FP32 program or ONNX file is enough: Retort makes its INT8 program and its Q/DQ file, and compares them on
+    the validation split. With several files, the first is the reference.
 
     Example: `retort doctor`; `retort doctor runs/train-… --data digits`;
     `retort doctor fp32.pt2 fp32.onnx int8.pt2 int8.onnx --data digits --fix fixed`

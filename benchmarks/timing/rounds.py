@@ -31,7 +31,7 @@ PARTS, ROUNDS, TURN = 4, 12, 4
 """Blocks per round, smallest number of rounds for calls shorter than a block, rounds per turn without new sessions."""
 OPENING_SHARE = 0.05
 """Largest share of the budget for opening the sessions; if it takes longer, they are opened once."""
-GROWTH = 10
+GROWTH = 30
 """Largest number of budgets that a slow call may use until there are enough rounds for an interval."""
 
 

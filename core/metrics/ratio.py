@@ -12,6 +12,7 @@ from .intervals import Interval
 ClockName = Literal["thread", "wall", "device"]
 """CPU time of the calling thread, wall-clock time, or the time that a user's function reports for another device."""
 Judgement = Literal["faster", "slower", "cannot tell"]
+_SMALL = 0.1
 NOT_BOUNDED = "not bounded: too few rounds"
 
 
@@ -78,7 +79,7 @@ class Ratio:
         """``3.05 to 3.20``, or the statement that there is no interval."""
         if self.low is None and self.high is None:
             return NOT_BOUNDED
-        low, high = ("not bounded" if end is None else f"{end:.2f}" for end in (self.low, self.high))
+        low, high = ("not bounded" if end is None else _written(end) for end in (self.low, self.high))
         return f"{low} to {high}"
 
     @property
@@ -105,6 +106,11 @@ class Ratio:
         known = {field.name for field in fields(Ratio)}
         given = {key: value for key, value in raw.items() if key in known}
         return Ratio(**{**given, **dict(open_ends(raw["low"], raw["high"])), "doubts": tuple(raw.get("doubts", ()))})
+
+
+def _written(end: float) -> str:
+    """Two decimals; two digits for a number that would be written as zero."""
+    return f"{end:.2f}" if end >= _SMALL else f"{end:.2g}"
 
 
 def open_ends(low: float | None, high: float | None) -> Iterable[tuple[str, float | None]]:

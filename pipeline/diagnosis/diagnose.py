@@ -18,7 +18,7 @@ from ...core.errors import RetortError, UserError
 from ...core.facts.quantize_facts import QuantizeFacts
 from ...core.metrics.all_outputs import agreement_of_all, sqnr_of_all_db, undefined_alike
 from ...core.metrics.task_metrics import evaluate
-from ...core.options.stage_options import ExportOptions, QuantizeOptions
+from ...core.options.stage_options import CaptureOptions, ExportOptions, ModelSpec, QuantizeOptions
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Array
 from .. import stages
@@ -35,7 +35,8 @@ def diagnose(models: Sequence[Path], context: Context) -> Diagnosis:
 
     Args:
         models: ``.pt2`` or ``.onnx`` files or artifacts; the first is the reference. From a single FP32 program the
-            other forms are made: its ONNX file, its INT8 program, and the Q/DQ file.
+            other forms are made: its ONNX file, its INT8 program, and the Q/DQ file; an FP32 ONNX file is imported as a
+            program first.
         context: data, task and target. Outputs are compared on the validation split, or on the calibration split if
             there is none.
 
@@ -48,7 +49,7 @@ def diagnose(models: Sequence[Path], context: Context) -> Diagnosis:
     with tempfile.TemporaryDirectory() as folder:
         forms = [_form(load_artifact(path)) for path in models]
         errors: list[Form] = []
-        if len(forms) == 1 and forms[0].kind == "torch" and not forms[0].quantized:
+        if len(forms) == 1 and not forms[0].quantized:
             errors = _make_line(forms, load_artifact(models[0]), context, Path(folder))
         return _examine([*forms, *errors], context)
 
@@ -68,7 +69,13 @@ def _form(artifact: Artifact, name: str = "") -> Form:
 
 
 def _make_line(forms: list[Form], program: Artifact, context: Context, folder: Path) -> list[Form]:
-    """Make the ONNX file, the INT8 program and its file; return the forms that could not be made."""
+    """Make the other forms of an FP32 program or file; return the forms that could not be made."""
+    if forms[0].kind == "onnx":
+        try:
+            program = _imported(program, folder / "program", context)
+        except RetortError as error:
+            return [Form("program", folder, "torch", False, broken=True, error=str(error))]
+        forms.append(_form(program))
     options = QuantizeOptions(correction=("none",), timed=False, accept=True)
     steps: tuple[tuple[str, Callable[[], Artifact]], ...] = (
         ("ONNX file", lambda: stages.export(ExportOptions(), program, Place(folder / "onnx"), context)),
@@ -79,7 +86,7 @@ def _make_line(forms: list[Form], program: Artifact, context: Context, folder: P
         ),
     )
     failed = []
-    for name, make in steps:
+    for name, make in steps if forms[0].kind == "torch" else steps[1:]:
         try:
             forms.append(_form(make(), name))
         except RetortError as error:
@@ -87,6 +94,10 @@ def _make_line(forms: list[Form], program: Artifact, context: Context, folder: P
             if name != "ONNX file":
                 break
     return failed
+
+
+def _imported(artifact: Artifact, folder: Path, context: Context) -> Artifact:
+    return stages.capture(CaptureOptions(), ModelSpec(source=str(artifact.main.resolve())), Place(folder), context)
 
 
 def _examine(forms: list[Form], context: Context) -> Diagnosis:
@@ -140,13 +151,15 @@ def _is_broken(noise_db: float, agreement: float | None, quantized: bool) -> boo
 
 
 def fix(artifact: Artifact, directory: Path, context: Context) -> dict[str, Any]:
-    """Quantize a program again with all corrections and, if needed, with some layers in floating point.
+    """Quantize a program or an ONNX file with all corrections and, if needed, with some layers in floating point.
 
     Returns:
         The difference between the result and FP32.
     """
     options = QuantizeOptions(correction=("full",), mixed="auto", min_sqnr=INT8_DB)
-    facts = stages.quantize(options, artifact, Place(directory), context).facts_as(QuantizeFacts)
+    with tempfile.TemporaryDirectory() as folder:
+        program = _imported(artifact, Path(folder) / "program", context) if artifact.kind == "graph" else artifact
+        facts = stages.quantize(options, program, Place(directory), context).facts_as(QuantizeFacts)
     return {**facts.against_fp32.to_json(), "float": list(facts.mixed.float) if facts.mixed else []}
 
 

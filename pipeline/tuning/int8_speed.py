@@ -229,8 +229,8 @@ def _report_speed(ratios: Ratios, floating: Sequence[FloatNode], console: Consol
         console.warn(f"INT8 is slower than FP32 at batch {' and '.join(slower)}: {remedy}")
     for batch, why in unknown.items():
         console.warn(f"whether INT8 is faster than FP32 at batch {batch} is unknown: {why}")
-    if slower or unknown:
-        console.warn(_in_floating_point(floating))
+    if slower or any(ratio.bounded and not ratio.doubts for batch, ratio in ratios.items() if batch in unknown):
+        console.warn(_in_floating_point(floating))  # no layer is the cause of a measurement that says nothing
 
 
 def _report_tried(found: PlacementFacts, console: Console) -> None:

@@ -7,8 +7,10 @@ import pytest
 from known import known
 
 from retort.benchmarks.accuracy import Predictions, measure_accuracy, predict
+from retort.benchmarks.compare_models import metric_of
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import DataError, ModelError
+from retort.core.options.stage_options import MetricName
 from retort.core.tensors import Array, Feeds, Signature, TensorSpec
 
 
@@ -118,3 +120,26 @@ def test_a_stage_that_saw_fewer_samples_is_compared_on_those() -> None:
     assert measure_accuracy("accuracy", whole.first(2), whole.first(2)).n == 2
     assert whole.first(2).targets is not None
     assert Predictions({"y": np.eye(4)}, None).first(3).targets is None
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "metric"),
+    [
+        (np.eye(4, dtype=np.float32), None, "agreement"),
+        (np.ones((4, 1), np.float32), None, "cosine"),
+        (np.ones((4, 3, 8, 8), np.float32), None, "cosine"),
+        (np.eye(4, dtype=np.float32), np.arange(4), "accuracy"),
+        (np.eye(4, dtype=np.float32), np.ones((4, 4), np.float32), "mse"),
+    ],
+)
+def test_without_labels_models_are_compared_with_the_first(
+    outputs: Array, targets: Array | None, metric: MetricName
+) -> None:
+    """The default metric needs no targets: the first model agrees with itself, and the others with it or not."""
+    first = Predictions({"y": outputs}, targets)
+    assert metric_of(first) == metric
+    if targets is None:
+        moved = Predictions({"y": np.roll(outputs, 1, axis=1)}, None)
+        assert measure_accuracy(metric, first).interval.value == pytest.approx(1)
+        found = measure_accuracy(metric, moved, first)
+        assert found.interval.value == pytest.approx(0 if metric == "agreement" else 1)

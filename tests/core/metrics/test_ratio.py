@@ -48,3 +48,9 @@ def test_a_plain_interval_is_read_as_a_ratio() -> None:
 def test_the_mean_of_ratios_is_geometric() -> None:
     """Twice as fast and half as fast have the mean 1."""
     assert mean_of([Ratio(2.0, None, None, 0.95), Ratio(0.5, None, None, 0.95)]) == pytest.approx(1.0)
+
+
+def test_a_small_bound_is_not_written_as_zero() -> None:
+    """An end that would round to 0.00 keeps its digits, and an end that was not measured has no number."""
+    assert Ratio(2.16, 0.0031, 3.5, 0.95).span == "0.0031 to 3.50"
+    assert Ratio(2.16, None, 3.5, 0.95).span == "not bounded to 3.50"

@@ -22,13 +22,14 @@ from torch.nn import functional
 from retort.compress.capture.capture_program import capture
 from retort.compress.graph.module_edit import fetch
 from retort.compress.graph.train_eval_mode import TRAINS
-from retort.compress.program import Program, clone, load_program, save_program
+from retort.compress.program import Program, clone, load_program, reexport, save_program
 from retort.compress.quantization import quantize_program
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import UserError
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions
+from retort.export.translate import to_onnx
 from retort.pipeline import stages
 from retort.pipeline.diagnosis.diagnose import diagnose, fix
 from retort.pipeline.diagnosis.forms import Diagnosis
@@ -289,6 +290,23 @@ def test_no_model_is_refused(data: Splits) -> None:
     """Without a model, the message says what to give."""
     with pytest.raises(UserError, match="no model"):
         diagnose([], Context(data))
+
+
+@pytest.mark.slow
+def test_an_fp32_file_is_quantized_and_examined_as_its_program_is(
+    program: Program, data: Splits, tmp_path: Path
+) -> None:
+    """From an ONNX file alone, the doctor makes the program, its INT8 form and its file, and names the same cause."""
+    broken = clone(program)
+    fetch(broken.module, "wide_norm.bias").data[5] = 2000.0
+    for name in ("gate.weight", "last.weight"):
+        fetch(broken.module, name).data[:, 5] = 0.0
+    path = tmp_path / "fp32.onnx"
+    onnx.save(to_onnx(reexport(broken), broken.signature), str(path))
+    found = diagnose([path], Context(data))
+    assert [form.name for form in found.forms] == ["ONNX file", "program", "INT8 program", "Q/DQ file"]
+    assert named(found)[0] == named(diagnose([saved(broken, tmp_path / "fp32.pt2")], Context(data)))[0]
+    assert found.findings
 
 
 @pytest.mark.slow

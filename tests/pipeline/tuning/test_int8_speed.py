@@ -371,3 +371,4 @@ def test_the_report_states_what_was_measured(ratio: Ratio, told: str, capsys: py
     assert told in shown
     assert ("warning" in shown) is bool(told)
     assert "conversions" not in shown
+    assert ("all layers are INT8" in shown) is (ratio.verdict == "slower" or ratio.why_undecided.endswith("contains 1"))
