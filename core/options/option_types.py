@@ -12,7 +12,9 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 
-Importance = Literal["auto", "random", "l1", "l2", "group_norm", "bn_scale", "taylor", "obd", "activation"]
+Importance = Literal[
+    "auto", "random", "l1", "l2", "group_norm", "bn_scale", "taylor", "obd", "activation", "reconstruction"
+]
 Normalization = Literal["auto", "none", "mean", "max", "sum", "standard", "root_cost", "cost"]
 
 

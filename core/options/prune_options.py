@@ -53,9 +53,11 @@ class PruneOptions(Options):
         "takes the one that changes the outputs least in a trial.",
     )
     score_samples: Count = Field(
-        default=256, description="Number of calibration samples that taylor, obd and activation use."
+        default=256, description="Number of calibration samples that taylor, obd, activation and reconstruction use."
     )
-    score_batch: Count = Field(default=16, description="Number of samples per gradient of taylor and obd.")
+    score_batch: Count = Field(
+        default=16, description="Number of samples per gradient of taylor, obd and reconstruction."
+    )
     scope: Literal["global", "layer"] = Field(
         default="global",
         description="Rank channels across the whole model (global), or remove the same share in each layer (layer).",

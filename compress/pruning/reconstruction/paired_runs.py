@@ -68,6 +68,12 @@ class PairedRuns:
             yield values[0], values[1]
         self._at = target
 
+    def value_of(self, side: int, node: fx.Node, values: Values) -> Any:
+        """The value of a node of the dense (0) or the cut (1) program, given or computed from constants."""
+        return (
+            values[node.name] if node.name in values else self.sides[side].constant(self.sides[side].nodes[node.name])
+        )
+
     def _next_position(self, end: int) -> int:
         """The last position up to ``end`` at which the values to keep fit in the budget."""
         if self._budget < 0:
@@ -134,13 +140,13 @@ class _Side:
 
     def _call(self, node: fx.Node, env: Values) -> Any:
         def _look(item: fx.Node) -> Any:
-            return env[item.name] if item.name in env else self._constant(item)
+            return env[item.name] if item.name in env else self.constant(item)
 
         args: Any = fx.map_arg(node.args, _look)
         kwargs: Any = fx.map_arg(node.kwargs, _look)
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
-    def _constant(self, node: fx.Node) -> Any:
+    def constant(self, node: fx.Node) -> Any:
         """A value that depends on no input; it is computed anew in every visit, because parameters change."""
         if node.name not in self.fixed:
             if node.op == "get_attr":

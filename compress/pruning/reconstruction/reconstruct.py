@@ -30,6 +30,7 @@ from .fitted_layers import FittedLayer, as_groups, fitted_layers, from_groups, s
 from .layer_rows import Rows
 from .normal_equations import Moments
 from .paired_runs import PairedRuns, Values
+from .recurrent_fit import RecurrentNode, fit_recurrent, recurrent_nodes
 
 FEWEST = 8
 """Smallest number of samples with which weights are fitted."""
@@ -95,11 +96,16 @@ def reconstruct(cut: Cut, chunks: Sequence[Chunk], console: Console = SILENT) ->
     results = []
     with evaluating(cut.dense), evaluating(cut.pruned), torch.no_grad():
         runs = PairedRuns(cut.dense, cut.pruned, chunks)
-        layers = fitted_layers(cut.pruned.module)
+        order = {node: place for place, node in enumerate(cut.pruned.module.graph.nodes)}
+        known: list[FittedLayer | RecurrentNode] = [*fitted_layers(cut.pruned.module)]
+        layers = sorted([*known, *recurrent_nodes(cut.pruned.module)], key=lambda item: order[item.node])
         with console.progress("reconstruct", len(layers)) as bar:
             for layer in layers:
-                fit = _Fit(cut, layer, held)
-                results.append(fit.result(fit.gather(runs)))
+                if isinstance(layer, RecurrentNode):
+                    results += fit_recurrent(cut, layer, runs, held)
+                else:
+                    fit = _Fit(cut, layer, held)
+                    results.append(fit.result(fit.gather(runs)))
                 bar.advance(note=layer.node.name)
     return results
 

@@ -22,6 +22,7 @@ from ...training.losses import CrossEntropy, Tensors, as_targets, classes_second
 from ..coupling.groups import Grouping
 from ..coupling.labels import Ids, Value, core, varying
 from .importance import Part, along, finite, parameter_dims
+from .reconstruction_loss import reconstruction_losses
 
 _WHERE = "the calibration split"
 
@@ -54,6 +55,10 @@ class Samples:
         with evaluating(program):
             if criterion == "activation":
                 return self._activations(program, grouping)
+            if criterion == "reconstruction":
+                total = -(-min(len(self.split), self.limit) // self.batch)
+                inputs = (feeds for feeds, _ in self._batches(program))
+                return reconstruction_losses(program, grouping, inputs, total, self.task, self.seed)
             return self._gradients(program, grouping, criterion)
 
     def _batches(self, program: Program) -> Iterator[tuple[Tensors, Tensor | None]]:

@@ -25,7 +25,7 @@ Scores = NDArray[np.float64]
 Combine = Literal["relative", "sum", "root"]
 
 NORMS = (*CHANNEL_NORMS, *TRAILING_NORMS, "group_norm", "native_layer_norm")
-DATA_DRIVEN = ("taylor", "obd", "activation")
+DATA_DRIVEN = ("taylor", "obd", "activation", "reconstruction")
 _SLICE = 1 << 20
 """Number of values that are processed at once."""
 

@@ -221,3 +221,37 @@ def test_ruined_outputs_are_a_warning_with_the_figure_and_the_remedy(
     assert "recover.epochs=5" in told
     mild = run(program, tmp_path / "mild", macs=0.9).facts_as(PruneFacts)
     assert not mild.ruined
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("both", [False, True])
+def test_gates_of_recurrent_layers_are_fitted(kind: type[nn.LSTM | nn.RNN], both: bool) -> None:
+    """Two stacked layers, in one or two directions: the states get nearer to those before the cut in every layer."""
+    torch.manual_seed(0)
+    net = Stacked(kind, both)
+    program = capture(net.eval(), {"x": torch.randn(4, 9, 6)})
+    options = PruneOptions(layers={"layer*": 0.6}, align=1, importance="random", recover=None)
+    pruned = prune_program(program, options)
+    draw = np.random.default_rng(0)
+    path = np.cumsum(draw.normal(size=(96, 9, 6)), 1).astype("float32")
+    cut = Cut(program, pruned.program, pruned.grouping.coupling, pruned.removed)
+    wanted = next(iter(predict(program, ArraySplit({"x": path[64:]})).values()))
+    plain = next(iter(predict(pruned.program, ArraySplit({"x": path[64:]})).values()))
+    layers = reconstruct(cut, samples_of(program, ArraySplit({"x": path[:64]}), 64))
+    found = next(iter(predict(pruned.program, ArraySplit({"x": path[64:]})).values()))
+    assert [layer.name for layer in layers] == ["layer.weight_ih_l0", "layer.weight_ih_l1", "out.weight"]
+    assert all(layer.error_after < layer.error_before for layer in layers)
+    assert np.square(found - wanted).sum() < 0.5 * np.square(plain - wanted).sum()
+
+
+class Stacked(nn.Module):
+    """Two recurrent layers and a linear layer on the mean state."""
+
+    def __init__(self, kind: type[nn.LSTM | nn.RNN], both: bool) -> None:
+        super().__init__()
+        self.layer = kind(6, 20, 2, batch_first=True, bidirectional=both)
+        self.out = nn.Linear(40 if both else 20, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.out(self.layer(x)[0].mean(1))
+        return result
