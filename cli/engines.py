@@ -111,6 +111,11 @@ def lint(
     source = load_artifact(model)
     raise_if_not(source, "graph")
     loaded = load_graph(source.main)
+    if target == "tensorrt" and _is_for_cpu(loaded):
+        screen.warn(
+            f"{model} was made for the cpu (UINT8 activations or ONNX Runtime's own operators): the faults below are "
+            "those that it has for TensorRT; give `--target cpu`, or export the program with `--target tensorrt`"
+        )
     findings = check(loaded, target)
     fixed = _fix(loaded, target, fix, screen) if fix is not None else None
     shown = [item for item in findings if advice or item.verdict != "advice"]
@@ -123,6 +128,16 @@ def lint(
     left = serious if fixed is None else fixed["faults_left"]
     if left:
         raise typer.Exit(VerificationError.exit_code)
+
+
+def _is_for_cpu(model: ModelProto) -> bool:
+    """Whether a file has what only CPU files have: ONNX Runtime's operators, or activations that become UINT8."""
+    unsigned = {item.name for item in model.graph.initializer if item.data_type == item.UINT8}
+    return any(
+        node.domain == "com.microsoft"
+        or (node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[2] in unsigned)
+        for node in model.graph.node
+    )
 
 
 def _fix(loaded: ModelProto, target: Target, path: Path, screen: Console) -> dict[str, Any]:

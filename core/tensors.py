@@ -95,9 +95,11 @@ class Signature:
             raise InputError(f"inputs do not match: {'; '.join(parts)}", f"expected {self.describe_inputs()}")
         sizes: dict[str, tuple[int, str]] = {}
         checked: dict[str, Array] = {}
+        arrays = {spec.name: np.asarray(feeds[spec.name]) for spec in self.inputs}
+        cached = any(array.size for array in arrays.values())
         for spec in self.inputs:
-            array = np.asarray(feeds[spec.name])
-            _check_shape(spec, array.shape, sizes)
+            array = arrays[spec.name]
+            _check_shape(spec, array.shape, sizes, cached)
             checked[spec.name] = spec.cast(array)
         return checked
 
@@ -131,6 +133,13 @@ class Signature:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error
 
 
+def to_array(value: Any) -> Array:
+    """A numpy array of a value; BF16 tensors, which numpy does not have, become FP32."""
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+        value = value.detach().float()
+    return np.asarray(value)
+
+
 def multiple(axis: str) -> tuple[int, str]:
     """The step and the name of a dynamic axis: ``(4, "height")`` of ``4*height``, ``(1, "batch")`` of ``batch``."""
     step, star, name = axis.partition("*")
@@ -144,14 +153,17 @@ def _spec(raw: Mapping[str, object]) -> TensorSpec:
     return TensorSpec(str(raw["name"]), np.dtype(str(raw["dtype"])).name, tuple(shape))
 
 
-def _check_shape(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, tuple[int, str]]) -> None:
+def _check_shape(
+    spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, tuple[int, str]], cached: bool = False
+) -> None:
+    """Check one shape; ``cached``: another input has values, so this one may be a cache that is still empty."""
     got = f"got [{', '.join(map(str, shape))}]"
     if len(shape) != len(spec.shape):
         raise InputError(
             f"input '{spec.name}' has {len(shape)} axes, {got}", f"expected {spec.describe()}", input=spec.name
         )
     for axis, (wanted, found) in enumerate(zip(spec.shape, shape, strict=True)):
-        if found == 0:
+        if found == 0 and wanted != 0 and (wanted == BATCH or isinstance(wanted, int) or not cached):
             raise InputError(f"input '{spec.name}' is empty along axis {axis}", f"expected {spec.describe()}")
         if isinstance(wanted, int):
             if wanted != found:

@@ -246,7 +246,7 @@ def verify_file(path: Path, target: Target) -> Path:
     if findings:
         raise VerificationError(
             f"{len(findings)} faults for TensorRT, the first: {findings[0]}",
-            "quantize the program for the target tensorrt",
+            "quantize the program for the target tensorrt" if findings[0].rule.startswith("Q0") else findings[0].remedy,
             findings=[str(item) for item in findings],
         )
     return path

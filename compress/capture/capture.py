@@ -16,11 +16,11 @@ from ..graph import train_eval_mode
 from ..graph.rows import BatchAxes, batch_axis, row_count, rows
 from .cleanup import finish, inside
 from .failures import mismatch
-from .flat_module import FlatModule, keywords, ready
+from .flat_module import FlatModule, passing_of, ready, require_no_script
 from .outputs import choose_names
 from .preserve_state import holding, nudged, plain_attention, preserved, same_buffers
 from .repeatability import require_repeatable, state_notes
-from .signature import Dynamic, Tensors, make_signature
+from .signature import Dynamic, Tensors, make_signature, not_empty, other_type
 from .torch_export import trace
 
 Check = tuple[Tensors, list[torch.Tensor]]
@@ -75,9 +75,9 @@ def capture_module(
     """Capture a model; see :func:`retort.compress.capture.capture_program.capture`."""
     model = ready(model)
     given = prepare_example(example, batch)
-    feeds = rows(given, min(max(2, row_count(given, batch)), EXAMPLE_ROWS), batch)
+    feeds = not_empty(rows(given, min(max(2, row_count(given, batch)), EXAMPLE_ROWS), batch), dynamic or {})
     free = _free_axes(feeds, dynamic or {}, batch)
-    flat = FlatModule(model, keywords(model, list(feeds)))
+    flat = FlatModule(model, passing_of(model, feeds))
     with preserved(model) as train, torch.enable_grad(), quiet():
         model.eval()
         checks = _references(flat, given, feeds, batch)
@@ -121,7 +121,8 @@ def _as_evaluated(
     with plain_attention():
         try:
             return _best_form(flat, feeds, free, train, checks)
-        except CaptureError:
+        except CaptureError as error:
+            require_no_script(flat.inner, error)
             if not any(isinstance(child, nn.MultiheadAttention) for child in flat.modules()):
                 raise
             flat.eval()
@@ -217,7 +218,7 @@ def _outputs(flat: FlatModule, feeds: Tensors) -> list[torch.Tensor]:
         except Exception as error:  # the user's forward may raise anything
             raise ModelError(
                 f"the model does not run on an example batch of {row_count(feeds)}: {type(error).__name__}: {error}",
-                "give example inputs that fit its forward",
+                other_type(flat.inner, feeds) or "give example inputs that fit its forward",
             ) from error
 
 

@@ -16,6 +16,7 @@ from torch import fx
 from ...core.graph_assertions import drop_assertions
 from ..graph import train_eval_mode
 from .canonicalize import canonicalize
+from .complex_numbers import expand_complex_numbers
 from .embedding_bag import expand_embedding_bags
 from .inline_no_grad import inline_no_grad
 from .per_sample_conv import expand_per_sample_convolutions
@@ -55,6 +56,7 @@ def finish(
     _guard_inputs(graph)
     _make_functional(graph)
     canonicalize(graph)
+    expand_complex_numbers(graph)
     expand_per_sample_convolutions(graph)
     expand_embedding_bags(graph)
     drop_assertions(graph)

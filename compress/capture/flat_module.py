@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ...core.errors import ModelError
+from ...core.backends.eager import quiet
+from ...core.errors import CaptureError, ModelError
+from ...core.faults import raise_if_defect
 from .outputs import flatten
+from .preserve_state import preserved
+
+
+@dataclass(frozen=True)
+class Passing:
+    """How inputs reach ``forward``: by position, by name, or together in one dict, list or tuple."""
+
+    form: Literal["positions", "names", "dict", "list", "tuple"]
+    names: tuple[str, ...]
+
+    def call(self, model: nn.Module, values: Sequence[torch.Tensor]) -> Any:
+        """The result of the model."""
+        if self.form == "positions":
+            return model(*values)
+        named = dict(zip(self.names, values))
+        if self.form == "names":
+            return model(**named)
+        return model(named if self.form == "dict" else list(values) if self.form == "list" else tuple(values))
 
 
 class FlatModule(nn.Module):
     """The user's model with positional inputs and a flat tuple of outputs."""
 
-    def __init__(self, inner: nn.Module, keywords: Sequence[str] | None) -> None:
+    def __init__(self, inner: nn.Module, passing: Passing) -> None:
         super().__init__()
         self.inner = inner
-        self._keywords = keywords
+        self._passing = passing
         self.names: list[str] = []
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """All tensors that the model returns, in order; their names are stored in ``names``."""
-        result = self.inner(*values) if self._keywords is None else self.inner(**dict(zip(self._keywords, values)))
-        flat = flatten(result)
+        flat = flatten(self._passing.call(self.inner, values))
         self.names = [name for name, _ in flat]
         return tuple(tensor for _, tensor in flat)
 
@@ -53,25 +74,62 @@ def ready(model: nn.Module) -> nn.Module:
     return model if all(tensor.device.type == "cpu" for _, tensor in state) else copy.deepcopy(model).cpu()
 
 
-def keywords(model: nn.Module, names: list[str]) -> list[str] | None:
-    """Names by which the inputs are passed; None to pass them by position.
+def require_no_script(model: nn.Module, error: CaptureError) -> None:
+    """Explain a failed capture by a submodule that is TorchScript, if there is one.
+
+    Raises:
+        CaptureError: a submodule is TorchScript.
+    """
+    scripted = [name for name, child in model.named_modules() if isinstance(child, torch.jit.ScriptModule)]
+    if scripted:
+        raise CaptureError(
+            f"the submodule '{scripted[0]}' is TorchScript, which cannot be captured",
+            "put the nn.Module there from which it was made (without `torch.jit.script`)",
+            cause=error.message,
+        ) from error
+
+
+def passing_of(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> Passing:
+    """How the model takes inputs with these names; where its signature leaves it open, a run decides.
 
     Raises:
         ModelError: the names do not fit the model's inputs.
     """
+    names = tuple(feeds)
     parameters = list(inspect.signature(model.forward).parameters.values())
     kinds = inspect.Parameter
     named = [p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
     places = [p for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.POSITIONAL_ONLY)]
     required = {p.name for p in parameters if p.default is kinds.empty and p.name in named}
-    variadic = any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
-    if set(names) <= set(named) and required <= set(names):
-        return names
-    misplaced = [name for name, place in zip(names, places) if name in named and name != place.name]
+    variadic, any_name = (any(p.kind is kind for p in parameters) for kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD))
+    if required <= set(names) and (any_name or set(names) <= set(named)):
+        return Passing("names", names)
     needed = sum(1 for p in places if p.default is kinds.empty)
+    one = needed == 1 and (len(names) == 1 or len(names) > len(places))
+    if one and not variadic and not set(names) & set(named):
+        found = _found_by_a_run(model, feeds)
+        if found is not None:
+            return found
+    misplaced = [name for name, place in zip(names, places) if name in named and name != place.name]
     if misplaced or len(names) < needed or (len(names) > len(places) and not variadic):
         raise ModelError(
             f"the example has inputs {', '.join(names)}, but the model's forward takes {', '.join(named) or 'nothing'}",
             "use the names of the forward's parameters, or give the inputs in their order",
         )
+    return Passing("positions", names)
+
+
+def _found_by_a_run(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> Passing | None:
+    """The first way in which a model that takes one value runs on all inputs; None if it runs in none."""
+    forms: list[Literal["positions", "dict", "list", "tuple"]] = ["dict", "list", "tuple"]
+    for form in ["positions", *forms] if len(feeds) == 1 else forms:
+        passing = Passing(cast(Any, form), tuple(feeds))
+        with preserved(model), torch.no_grad(), quiet():
+            model.eval()
+            try:
+                flatten(passing.call(model, [tensor.clone() for tensor in feeds.values()]))
+            except Exception as error:  # the user's forward may raise anything
+                raise_if_defect(error)
+                continue
+        return passing
     return None

@@ -47,8 +47,37 @@ def make_signature(
     for spec in (*taken, *given):
         if not _numpy_holds(spec.dtype):
             text = f"{spec.describe()} has a dtype that numpy does not have"
-            raise ModelError(text, "convert the model first, with `model.float()`")
+            remedy = "convert the model and the example with `.float()`; `export.precision: bf16` writes a BF16 file"
+            raise ModelError(text, remedy)
     return Signature(taken, given)
+
+
+def not_empty(feeds: Tensors, dynamic: Dynamic) -> Tensors:
+    """The example with two zeros on every dynamic axis that is empty, such as a cache at the first step.
+
+    A graph that is traced at a size of 0 is made for that size alone.
+    """
+    grown = dict(feeds)
+    for name, axes in dynamic.items():
+        for axis in [axis for axis in axes if name in feeds and 0 < axis < feeds[name].dim()]:
+            shape = list(grown[name].shape)
+            if shape[axis] == 0:
+                shape[axis] = 2
+                grown[name] = torch.zeros(shape, dtype=grown[name].dtype)
+    return grown
+
+
+def other_type(model: torch.nn.Module, feeds: Tensors) -> str:
+    """The remedy if the example has another floating-point type than the parameters; empty if it has the same."""
+    own = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    for name, value in feeds.items():
+        if len(own) == 1 and value.is_floating_point() and value.dtype not in own:
+            (wanted,) = own
+            return (
+                f"input '{name}' is {dtype_name(value.dtype)} and the parameters are {dtype_name(wanted)}: convert the "
+                f"example with `.to(torch.{dtype_name(wanted)})`, or the model"
+            )
+    return ""
 
 
 def _numpy_holds(name: str) -> bool:

@@ -102,6 +102,8 @@ def soft_target_loss(
 def recover(program: Program, teacher: Program, options: RecoverOptions, context: Context, label: str) -> Training:
     """Train a program in place after weights were removed from it, by default on its previous outputs.
 
+    Samples without labels are enough for the outputs: the loss on the labels is then left out.
+
     Args:
         teacher: the unchanged program; it is only evaluated.
         label: name of the checkpoint in the scratch folder of ``context``.
@@ -112,6 +114,12 @@ def recover(program: Program, teacher: Program, options: RecoverOptions, context
     Raises:
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
+    if options.distill and len(context.data.train) and context.data.train.read([0])[1] is None:
+        context.console.say(
+            "            the samples have no labels: it is trained on the outputs of the original alone"
+        )
+        alone: Loss = soft_target_loss(teacher, options.temperature, 1.0, context.task)
+        return training_facts(fit(program, options, context, alone, label))
     loss: Loss = task_loss(options, context.data, context.task, program)
     if options.distill:
         loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, loss)

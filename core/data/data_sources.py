@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import DataError, MissingFileError, UserError
 from ..options.recipe import nearest
 from ..options.stage_options import DataSpec
-from ..tensors import BATCH, Array, Signature, TensorSpec
+from ..tensors import BATCH, Array, Signature, TensorSpec, to_array
 from .image_folder import image_splits
 from .references import call
 from .splits import ArraySplit, SequenceSplit, Split, Splits, Subset, check_finite
@@ -113,8 +113,8 @@ def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
         DataError: the arrays differ in length or contain no numbers.
     """
     given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
-    named = {str(key): np.asarray(value) for key, value in given.items()}
-    labels = None if targets is None else np.asarray(targets)
+    named = {str(key): to_array(value) for key, value in given.items()}
+    labels = None if targets is None else to_array(targets)
     lengths = {name: len(array) for name, array in named.items()}
     if labels is not None:
         lengths["targets"] = len(labels)

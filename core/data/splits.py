@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..tensors import Array
+from ..tensors import Array, to_array
 
 Batch = tuple[dict[str, Array], Array | None]
 
@@ -192,4 +192,4 @@ def check_finite(inputs: Mapping[str, Array], where: str) -> None:
 def _sample(item: Any, name: str) -> tuple[dict[str, Array], Any]:
     inputs, target = (item[0], item[1]) if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
     named = inputs if isinstance(inputs, Mapping) else {name: inputs}
-    return {key: np.asarray(value) for key, value in named.items()}, None if target is None else np.asarray(target)
+    return {key: to_array(value) for key, value in named.items()}, None if target is None else to_array(target)

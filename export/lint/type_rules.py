@@ -78,7 +78,9 @@ def t02_integers_in_float_operators(view: View) -> Iterator[Finding]:
             continue
         kind = view.type_of(node.input[0])
         if kind == TensorProto.UINT8 and node.op_type not in _TAKES_UINT8 and not _is_coded(view, node.input[0]):
-            yield finding("T02", node, "computes in UINT8", "cast its input first")
+            yield finding(
+                "T02", node, "computes in UINT8", "cast its input first: `x.float()` at the start of `forward`"
+            )
         elif kind in _INTEGERS and node.op_type in _FLOAT_ONLY and (node.op_type, kind) != ("Relu", TensorProto.INT64):
             yield finding("T02", node, f"computes in {type_name(kind)}", "cast its input to floating point")
 

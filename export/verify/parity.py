@@ -190,7 +190,8 @@ def _cut(array: Numbers, shape: tuple[int | str, ...], free: set[str]) -> Number
     for axis, size in enumerate(shape):
         if size in free:
             step = multiple(str(size))[0]
-            array = np.take(array, np.arange(max(1, array.shape[axis] // (2 * step)) * step), axis=axis)
+            kept = max(1, array.shape[axis] // (2 * step)) * step
+            array = np.take(array, np.arange(min(kept, array.shape[axis])), axis=axis)
     return array
 
 
