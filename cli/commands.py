@@ -159,6 +159,9 @@ def capture(
     hf: Annotated[Path | None, typer.Option(help="Directory written by the save_pretrained of transformers.")] = None,
     task: Annotated[str | None, typer.Option(help="Task of the --hf model, such as text-classification.")] = None,
     weights: Annotated[str | None, typer.Option(help=ModelSpec.model_fields["weights"].description)] = None,
+    fix: Annotated[
+        list[str], typer.Option(help="Value of an input of an .onnx file that becomes a constant, such as sr=16000.")
+    ] = [],  # noqa: B006
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
     set_: Settings = [],  # noqa: B006
@@ -175,7 +178,7 @@ def capture(
     screen = console(json)
     model = _one_model(model, hf)
     spec = ModelSpec(source=model, weights=weights, args={"task": task} if task else {})
-    options = build_options(CaptureOptions, {}, set_)
+    options = build_options(CaptureOptions, {}, [*set_, *(f"fixed.{item}" for item in fix)])
     context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed=bool(data))
     place = place_of("capture", options, spec, context, out)
     made = find_finished(place, console=screen) or stages.capture(options, spec, place, context)

@@ -27,7 +27,7 @@ from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .capture.cleanup import drop_traces, finish
 from .capture.torch_export import trace
 from .graph import train_eval_mode
-from .graph.cost import Cost, measure
+from .graph.cost import Cost, measure, node_macs
 from .graph.devices import as_array, as_tensor, move_module
 from .graph.rows import batch_axes, row_count, rows
 
@@ -257,7 +257,12 @@ def store(
 
 def cost(program: Program) -> Cost:
     """Parameters, bytes and multiply-accumulates for one sample."""
-    return measure(program.module, ordered(program))
+    return measure(program.module, ordered(program), batch_axes(program.signature))
+
+
+def macs_by_node(program: Program) -> dict[str, int]:
+    """Multiply-accumulates for one sample by node name; nodes without any are omitted."""
+    return node_macs(program.module, ordered(program), batch_axes(program.signature))
 
 
 def ordered(program: Program) -> dict[str, torch.Tensor]:

@@ -49,11 +49,11 @@ class TensorSpec:
         wanted = np.dtype(self.dtype)
         array = np.asarray(value)
         if array.dtype == wanted:
-            return np.ascontiguousarray(array)
+            return np.asarray(array, order="C")  # `ascontiguousarray` would give a scalar an axis
         if array.dtype.kind not in "biuf":
             raise InputError(f"input '{self.name}' has dtype {array.dtype}, expected {self.dtype}", input=self.name)
         if array.dtype.kind == "f" and wanted.kind == "f":
-            return np.ascontiguousarray(array.astype(wanted))
+            return np.asarray(array, wanted, order="C")
         with np.errstate(invalid="ignore"):
             result = array.astype(wanted)
         exact = wanted.kind == "f" or bool(np.array_equal(result, array))
@@ -63,7 +63,7 @@ class TensorSpec:
                 f"send {self.dtype}",
                 input=self.name,
             )
-        return np.ascontiguousarray(result)
+        return np.asarray(result, order="C")
 
 
 @dataclass(frozen=True)

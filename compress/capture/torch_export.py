@@ -36,6 +36,7 @@ _ARITHMETIC = (
 )
 _KNOWN = {"__builtins__": {}, "max": max, "min": min, "IntInfinity": lambda: math.inf}
 _ROUNDS, _SIZES = 4, 512
+_UNLIMITED = 1 << 24
 
 
 def trace(
@@ -88,11 +89,16 @@ def trace(
             found, stepped = _suggested(str(error))
             found = found or _narrowed(str(error), bounds)
             new = found.items() - bounds.items() or stepped.items() - steps.items()
-            if not new or BATCH in found or BATCH in stepped:
+            if not new or _is_bounded(found.get(BATCH)) or BATCH in stepped:
                 raise _constraint(str(error), places) or explain(error) from error
             bounds |= found
             steps |= stepped
     raise CaptureError("the model's dynamic axes depend on each other", "make fewer axes dynamic")
+
+
+def _is_bounded(bounds: Bounds | None) -> bool:
+    """Whether a batch is limited; a constant such as 999,999,999 in a slice is no limit."""
+    return bounds is not None and ((bounds[0] or 0) > 1 or (bounds[1] or _UNLIMITED) < _UNLIMITED)
 
 
 def _shapes(axes: Axes, bounds: Mapping[str, Bounds], steps: Mapping[str, int]) -> tuple[dict[int, Any], ...]:

@@ -24,6 +24,7 @@ from ...core.aten_names import (
     out_of_place,
 )
 from . import train_eval_mode
+from .rows import BatchAxes, rows
 from .workarounds import DataDependentOutputException, FakeTensorMode
 
 Shape = tuple[int, ...]
@@ -44,23 +45,25 @@ class Cost:
     macs: int
 
 
-def measure(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> Cost:
+def measure(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor], axes: BatchAxes | None = None) -> Cost:
     """The cost of a graph; ``feeds`` give the input shapes, of which one row is used."""
     weights = list(module.parameters())
     return Cost(
         parameters=sum(weight.numel() for weight in weights),
         parameter_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
-        macs=sum(node_macs(module, feeds).values()),
+        macs=sum(node_macs(module, feeds, axes).values()),
     )
 
 
-def node_macs(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> dict[str, int]:
+def node_macs(
+    module: fx.GraphModule, feeds: Mapping[str, torch.Tensor], axes: BatchAxes | None = None
+) -> dict[str, int]:
     """Multiply-accumulates for one sample by node name; nodes without any are omitted."""
     code = [graph.code for graph in train_eval_mode.graphs(module)]
     state = [*module.state_dict().values(), *feeds.values()]
     key = *code, *[(tuple(tensor.shape), tensor.dtype) for tensor in state]
     if module not in _KNOWN or _KNOWN[module][0] != key:
-        _KNOWN[module] = key, _count(module, feeds)
+        _KNOWN[module] = key, _count(module, rows(feeds, 1, axes))
     return dict(_KNOWN[module][1])
 
 
@@ -69,15 +72,14 @@ _KNOWN: WeakKeyDictionary[fx.GraphModule, tuple[tuple[Any, ...], dict[str, int]]
 
 
 def _count(module: fx.GraphModule, feeds: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    rows = [tensor[:1] if tensor.dim() else tensor for tensor in feeds.values()]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             counter = _Counter(module, mode)
-            counter.run(*map(mode.from_tensor, rows))
+            counter.run(*map(mode.from_tensor, feeds.values()))
     except DataDependentOutputException:  # numbers are read from tensors (`.item()`), but fake tensors have no values
         with torch.no_grad():
             counter = _Counter(module, None)
-            counter.run(*(row.to(_device(module)) for row in rows))
+            counter.run(*(row.to(_device(module)) for row in feeds.values()))
     return counter.macs
 
 

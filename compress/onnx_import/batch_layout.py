@@ -48,7 +48,8 @@ def layouts(inputs: Sequence[TensorSpec], samples: Mapping[str, Array]) -> Itera
         samples: one array per input, rows first; an input that all samples share may have no rows.
     """
     seen: set[tuple[TensorSpec, ...]] = set()
-    found = [layout for layout in (*_named(inputs), *_unnamed(inputs), *_of_one_size(inputs)) if _fits(layout, samples)]
+    tried = (*_named(inputs), *_unnamed(inputs), *_by_samples(inputs, samples), *_of_one_size(inputs))
+    found = [layout for layout in tried if _fits(layout, samples)]
     for layout in (*found, *(_merged(layout, samples) for layout in found)):
         layout = _without_ones(layout, samples)
         if layout.inputs not in seen:
@@ -75,6 +76,23 @@ def _unnamed(inputs: Sequence[TensorSpec]) -> Iterator[Layout]:
     specs = [_with_batch(spec, 0) if spec.shape and isinstance(spec.shape[0], str) else spec for spec in inputs]
     if any(BATCH in spec.shape for spec in specs):
         yield Layout(tuple(specs), None)
+
+
+def _by_samples(inputs: Sequence[TensorSpec], samples: Mapping[str, Array]) -> Iterator[Layout]:
+    """The first dynamic axis of every input behind which, or around which, the samples have the sizes of the file."""
+    found = []
+    for spec in inputs:
+        shape = samples[spec.name].shape
+        places = [
+            axis
+            for axis, size in enumerate(spec.shape)
+            if isinstance(size, str)
+            and len(shape) == len(spec.shape)
+            and _same((*spec.shape[:axis], *spec.shape[axis + 1 :]), shape[1:])
+        ]
+        found.append(_with_batch(spec, places[0]) if places else spec)
+    if any(BATCH in spec.shape for spec in found):
+        yield Layout(tuple(found), None)
 
 
 def _of_one_size(inputs: Sequence[TensorSpec]) -> Iterator[Layout]:

@@ -29,7 +29,11 @@ def _if(call: Call) -> tuple[Any, ...]:
         return tuple(_run(call, taken, []))
     yes, no = ([_tensor(value) for value in _run(call, branch, [])] for branch in branches)
     if any(len(a.shape) != len(b.shape) or _known(a) != _known(b) for a, b in zip(yes, no, strict=True)):
-        raise call.refuse("its condition depends on data, and its branches give different shapes")
+        raise ModelError(
+            f"{call.node.describe()} cannot be imported: its condition depends on data, and its branches give "
+            "different shapes",
+            "if an input decides it, fix that input: `retort capture FILE.onnx --fix NAME=VALUE`",
+        )
     return tuple(torch.where(condition.reshape(()), a, b) for a, b in zip(yes, no, strict=True))
 
 

@@ -21,6 +21,10 @@ from ...core.tensors import Array, TensorSpec
 from .constant_folding import STANDARD
 from .normal_form import fixed_values, normalize
 
+_COMPUTED = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64"),
+)
 _NO_NAMES = ("none", "unk", "unknown", "dynamic", "-1")
 _NOT_NUMBERS = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
 _QUANTIZED = re.compile(r"[Qq]uant|Integer|Bits$|Bnb4$|^Q(Linear|Gemm|Attention|EmbedLayer|OrderedM)")
@@ -198,7 +202,7 @@ def _dtype(item: onnx.ValueInfoProto) -> str:
             "give the part of the model that computes tensors, and do the rest after it",
         )
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) if kind else None
-    if dtype is not None and dtype.kind not in "biuf" and dtype.name != "bfloat16":
+    if dtype is not None and dtype.name not in _COMPUTED:
         raise ModelError(
             f"'{item.name}' has the type {dtype.name}, which PyTorch and ONNX Runtime do not compute with on a CPU",
             "give the model in float32",

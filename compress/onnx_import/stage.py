@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,7 @@ from ...core.errors import CaptureError, InputError, ModelError
 from ...core.tensors import Array
 from ..capture.capture_program import capture
 from ..program import NOTES, Program
-from .agreement import require_agreement
+from .agreement import require_agreement, rows_are_independent
 from .batch_layout import Layout, fix_axis, layouts
 from .module import KNOWN, Imported
 from .reader import Graph, read_graph
@@ -68,7 +69,13 @@ def _captured(
     while True:
         feeds = {spec.name: spec.cast(laid_out(given[spec.name], spec)) for spec in layout.inputs}
         try:
-            program = capture(Imported(graph, layout.fixed), feeds, dynamic=layout.dynamic, batch=layout.axes)
+            program = capture(
+                Imported(graph, layout.fixed),
+                feeds,
+                dynamic=layout.dynamic,
+                output_names=_output_names(graph),
+                batch=layout.axes,
+            )
             break
         except CaptureError as error:
             axis = error.facts.get("axis")
@@ -79,9 +86,26 @@ def _captured(
             notes.append(f"the axis '{axis}' is fixed to the size of the samples: {error.message}")
             layout = fix_axis(layout, axis, given)
     require_agreement(path, graph, layout, program, feeds)
+    if layout.fixed is None and not rows_are_independent(layout, program, feeds):
+        program.signature = replace(program.signature, batch_invariant=False)
+        notes.append("the outputs of a sample depend on the other samples of the batch, as they do in the file")
     if notes:
         program.meta.setdefault(NOTES, []).extend(notes)
     return program
+
+
+def _output_names(graph: Graph) -> list[str]:
+    """The names of the file; an output that is an input has another name, because a file needs one for each."""
+    names: list[str] = []
+    taken = {spec.name for spec in graph.inputs} | set(graph.outputs)
+    inputs = {spec.name for spec in graph.inputs}
+    for name in graph.outputs:
+        new, number = name, 0
+        while new in inputs or (new != name and new in taken):
+            number += 1
+            new = f"{name}_out" if number == 1 else f"{name}_out_{number}"
+        names.append(new)
+    return names
 
 
 def _is_final(error: Exception) -> bool:
@@ -97,11 +121,26 @@ def _by_name(graph: Graph, samples: Mapping[str, Array]) -> dict[str, Array]:
     """
     names = [spec.name for spec in graph.inputs]
     if set(names) <= set(samples):
-        return {name: np.asarray(samples[name]) for name in names}
+        return _rows_first(graph, {name: np.asarray(samples[name]) for name in names})
     if len(names) == len(samples):
-        return {name: np.asarray(value) for name, value in zip(names, samples.values(), strict=True)}
+        return _rows_first(graph, {name: np.asarray(value) for name, value in zip(names, samples.values())})
     lacking = next((spec for spec in graph.inputs if spec.name not in samples), graph.inputs[0])
     raise InputError(
         f"the data have the inputs {', '.join(samples)}; the model takes {', '.join(names)}",
         f"give the inputs of the data the names of the model's inputs, or fix a value: `--fix {lacking.name}=VALUE`",
     )
+
+
+def _rows_first(graph: Graph, given: dict[str, Array]) -> dict[str, Array]:
+    """States that were given as the model takes them, ``[2, N, 64]``, with the rows on axis 0 like all others."""
+    specs = {spec.name: spec for spec in graph.inputs}
+    first = next((value for value in given.values() if value.ndim), None)
+    if first is None:
+        return given
+    found = {}
+    for name, value in given.items():
+        shape = specs[name].shape
+        own = value.ndim == len(shape) > 1 and value.shape[0] == shape[0] and isinstance(shape[1], str)
+        moved = own and len(value) != len(first) and value.shape[1] == len(first)
+        found[name] = np.moveaxis(value, 1, 0) if moved else value
+    return found

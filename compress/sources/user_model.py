@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -65,7 +66,10 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
             raise MissingFileError(f"no such program: {path}", "check the path of `model.source`")
         return load_program(path)
     if spec.source.endswith(".onnx"):
-        return _import(spec, base, data)
+        return _import(spec, base, data, options)
+    if options.fixed:
+        raise UserError("`fixed` applies to an .onnx file only", "give the value in the model's forward instead")
+    _require_no_script(base / spec.source)
     if is_pretrained(base / spec.source):
         return _capture_pretrained(spec, base, data, options)
     if data is None:
@@ -77,12 +81,31 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
     return capture_module(model, data.example(), dynamic=options.dynamic or None)
 
 
-def _import(spec: ModelSpec, base: Path, data: Splits | None) -> Program:
+def _require_no_script(path: Path) -> None:
+    """Reject a TorchScript file, with the ways to a model that can be captured.
+
+    Raises:
+        ModelError: the file is one.
+    """
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any("/code/" in name for name in names) and any(name.endswith("/constants.pkl") for name in names):
+        raise ModelError(
+            f"{path.name} is a TorchScript file, whose code is compiled and cannot be captured",
+            "give the factory of its nn.Module, with the weights of the file "
+            "(`net.load_state_dict(torch.jit.load(FILE).state_dict())`); or write it as ONNX with "
+            "`torch.onnx.export(torch.jit.load(FILE), example, 'net.onnx', dynamo=False)` and give that file",
+        )
+
+
+def _import(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOptions) -> Program:
     if spec.weights or spec.args:
         raise UserError("an .onnx file contains its own weights", "remove `weights` and `args`")
     if data is None:
         raise UserError("--data is required, because the import is checked on real inputs", "give a data source")
-    return import_onnx(base / spec.source, data.example(CHECKED_ROWS))
+    return import_onnx(base / spec.source, data.example(CHECKED_ROWS), options.fixed)
 
 
 def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOptions) -> Program:

@@ -42,7 +42,7 @@ def differences(reference: Array, found: Array, equal_nan: bool = False) -> Floa
     """``found - reference`` in double precision; ``equal_nan`` as in :func:`error_by_largest`."""
     one, two = np.asarray(reference, np.float64), np.asarray(found, np.float64)
     with np.errstate(invalid="ignore"):
-        error = two - one
+        error = np.asarray(two - one)
     if equal_nan:
         error[(one == two) | (np.isnan(one) & np.isnan(two))] = 0.0
     return error

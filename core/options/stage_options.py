@@ -68,6 +68,11 @@ class CaptureOptions(Options):
         default_factory=dict,
         description="Dynamic axes of each input in addition to the batch axis, such as `{input_ids: {1: sequence}}`.",
     )
+    fixed: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Values of inputs of an .onnx file that become constants, such as `{sr: 16000}`, so that the "
+        "branches that they choose are decided.",
+    )
 
 
 class DistillOptions(SoftTargetOptions):

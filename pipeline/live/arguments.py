@@ -213,6 +213,7 @@ class CaptureArguments(TypedDict, total=False):
     """Options of ``capture``."""
 
     dynamic: Mapping[str, Mapping[int, str]]
+    fixed: Nested
     output_names: Names | None
     weights: str | None
     args: Nested

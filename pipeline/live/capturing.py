@@ -162,7 +162,7 @@ def capture_source(
     if data is None and ":" in source:
         raise DataError(f"{source} needs data, because capture needs example inputs", "capture(source, data='digits')")
     spec = ModelSpec(source=source, weights=request.weights, args=request.args)
-    options = CaptureOptions(dynamic=request.dynamic)
+    options = CaptureOptions(dynamic=request.dynamic, fixed=request.fixed)
     context = Context(data, seed=seed, console=console)  # type: ignore[arg-type]  # a folder needs no data
     place = workspace.place("capture", key_of("capture", options, [spec], context))
     made: Artifact = finished(place, console) or stages.capture(options, spec, place, context)

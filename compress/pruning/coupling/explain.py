@@ -9,8 +9,7 @@ import numpy as np
 from torch import fx
 
 from ....core.aten_names import ATTENTION, RECURRENT, operator_name
-from ...graph.cost import node_macs
-from ...program import Program, evaluating, ordered
+from ...program import Program, evaluating, macs_by_node
 from .coupler import made_of_parameters
 from .groups import Group, Grouping, exclude, find_groups
 from .labels import Ids, Mask, Value, core, varying
@@ -68,7 +67,7 @@ class _Words:
     def __init__(self, program: Program, grouping: Grouping) -> None:
         self._nodes = {node.name: node for node in program.module.graph.nodes}
         self._coupling = grouping.coupling
-        self._macs = node_macs(program.module, ordered(program))
+        self._macs = macs_by_node(program)
         self._total = max(1, sum(self._macs.values()))
         self._unions = grouping.coupling.unions
         self._spaces = [(term, self._roots(term.space)) for term in grouping.coupling.terms]

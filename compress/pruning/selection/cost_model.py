@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...graph.cost import node_macs
-from ...program import Cost, Program, ordered
+from ...program import Cost, Program, macs_by_node
 from ..coupling.groups import Grouping, trainable
 from ..coupling.labels import Ids, Mask, Value, core, varying
 
@@ -67,7 +66,7 @@ class CostModel:
         return self._axes[key]
 
     def _add_macs(self, program: Program) -> None:
-        base = node_macs(program.module, ordered(program))
+        base = macs_by_node(program)
         covered = dict.fromkeys(base, 0.0)
         for term in self._coupling.terms:
             count = base.get(term.node, 0)

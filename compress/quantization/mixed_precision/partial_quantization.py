@@ -12,10 +12,9 @@ from torch import fx
 
 from ....core.aten_names import RECURRENT, name_of
 from ....core.tensors import Array
-from ...graph.cost import node_macs
 from ...graph.devices import as_array
 from ...graph.module_edit import shapes_of
-from ...program import Program, evaluating, ordered
+from ...program import Program, evaluating, macs_by_node
 from ..correction.layer_matrices import QuantizedLayer, quantized_layer
 from ..operator_classes import JOINS, clamp_bounds, is_qdq, kind_of, moved, rounds
 from ..recurrent_layers import module_of
@@ -44,7 +43,7 @@ class Unit:
 
 def units_of(program: Program) -> list[Unit]:
     """The integer layers and operators of a quantized program, in graph order."""
-    macs, shapes = node_macs(program.module, ordered(program)), shapes_of(program)
+    macs, shapes = macs_by_node(program), shapes_of(program)
     found, taken = [], set()
     for node in program.module.graph.nodes:
         layer = quantized_layer(node)

@@ -12,9 +12,8 @@ from torch import fx
 
 from ....core.grid import Grid
 from ....core.options.stage_options import QuantizeOptions, Target
-from ...graph.cost import node_macs
 from ...graph.module_edit import call_after, fetch, free_path, put
-from ...program import Program, ordered
+from ...program import Program, macs_by_node
 from ..calibration.hard_activations import shared_codes
 from ..dynamic_quantization import quantize_inputs
 from ..operator_classes import Weighted, fixed_grid, kind_of
@@ -40,7 +39,7 @@ def apply(
     the calibrated ``low`` and ``high`` and the ``node``), ``weights`` (per scale buffer: the parameter), ``kinds``
     (integer nodes per kind), ``integer_macs_percent`` and ``float_nodes`` with reasons.
     """
-    macs = node_macs(program.module, ordered(program))
+    macs = macs_by_node(program)
     grids = {value: _grid(value, placement, ranges, target) for value in placement.points}
     grids |= shared_codes(placement, ranges, target)
     scales = {layer.node: _input_scale(layer, grids) for layer in placement.layers}

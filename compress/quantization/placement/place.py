@@ -12,9 +12,8 @@ from torch import fx
 from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, RECURRENT, name_of
 from ....core.errors import UserError
 from ....core.options.stage_options import Target
-from ...graph.cost import node_macs
 from ...graph.module_edit import Shapes, shapes_of
-from ...program import Program, ordered
+from ...program import Program, macs_by_node
 from ..operator_classes import JOINS, Weighted, clamp_bounds, weighted
 from ..points import Placement, Point, excluded, name_in_model, source_of, tail_of
 from ..recurrent_layers import Recurrent, recurrent, why_floating
@@ -34,7 +33,7 @@ def eligible(
     Raises:
         UserError: a pattern of ``exclude`` matches no node.
     """
-    heavy = set(node_macs(program.module, ordered(program)))
+    heavy = set(macs_by_node(program))
     layers: dict[fx.Node, Weighted] = {}
     floating: dict[fx.Node, str] = {}
     nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
