@@ -76,7 +76,8 @@ def write_graph(
     """
     from ..core.backends.eager import load_exported
     from .qdq.retarget import is_quantized, retarget
-    from .translate import OPSETS, build
+    from .recurrent_kernels import build_accurate, plainer
+    from .translate import OPSETS
 
     raise_if_not(artifact, "program")
     wanted = options.target or "cpu"
@@ -85,14 +86,14 @@ def write_graph(
     _require_samples(samples, signature)
     console.stage("export", f"{artifact.path.name} for {wanted}, opset {opset}")
     program = retarget(exported, wanted)
-    model = build(program, signature, wanted, opset, options.recurrent)
+    model, kept_float = build_accurate(program, signature, options, opset, samples)
     signature = with_batch_dependence(model, signature)
     model, written, half = in_half(model, options, signature, samples)
     origin, quantized = artifact.facts_as(AnyFacts), is_quantized(program)
     _sign(model, options, place)
     with new_artifact(place, "graph", "export", options=options, tools=_tools()) as draft:
         path = verify_file(write_model(model, draft.folder), wanted)
-        parity = prove(program, signature, path, samples, options, _plainer(program, signature, wanted, opset))
+        parity = prove(program, signature, path, samples, options, plainer(program, signature, wanted, opset))
         draft.facts = found = ExportFacts(
             target=wanted,
             opset=opset,
@@ -106,6 +107,7 @@ def write_graph(
             kernels=integer_kernels(path) if quantized and options.precision == "fp32" else None,
             precision=None if options.precision == "fp32" else options.precision,
             half=half,
+            recurrent=kept_float or None,
             sparsity=verify_sparsity(onnx.load(str(path)), stored["meta"]),
             parameters=origin.parameters,
             macs=origin.macs,
@@ -114,17 +116,6 @@ def write_graph(
         _write_golden(loadable(path, options.precision), samples, options.golden, draft.folder / "golden.npz")
     _report(found, console)
     return load_artifact(place.directory)
-
-
-def _plainer(program: ExportedProgram, signature: Signature, target: Target, opset: int) -> bytes | None:
-    """For a program whose integer scales depend on the batch, its file with those layers in FP32; None for others."""
-    from .translate import build
-
-    if signature.batch_invariant:
-        return None
-    model = build(program, signature, target, opset, "weights")
-    made: bytes = ir.to_proto(model).SerializeToString()
-    return made
 
 
 def prove(
@@ -274,6 +265,8 @@ def _tools() -> dict[str, str]:
 
 def _report(facts: ExportFacts, console: Console) -> None:
     console.stage("export", _summary(facts))
+    if facts.recurrent:
+        console.say(f"            {facts.recurrent}")
     if not facts.batch_invariant:
         remedy = "`export.recurrent: weights` and `quantize.form: static` avoid it"
         console.warn(f"{DEPENDENT_ROWS}; requests are served one at a time ({remedy})")

@@ -9,7 +9,8 @@ from ...core.context import Context
 from ...core.data.splits import Split
 from ...core.errors import DataError, RetortError
 from ...core.options.stage_options import QuantizeOptions, Target
-from ..program import Program
+from ..program import Program, clone
+from .memory_budget import budget_of, judged_within
 from .mixed_precision.plan import Bound, bound_of, choose, met
 from .mixed_precision.sensitivity import sensitivity, table
 from .post_training import Quantized, post_training
@@ -48,7 +49,7 @@ def quantize_program(
         ModelError: a weight has NaN or infinite values.
         VerificationError: folding BatchNorm changed the outputs.
     """
-    return post_training(program, options, calibration, target, console, floats).program
+    return clone(post_training(program, options, calibration, target, console, floats).program)
 
 
 def quantize_with(
@@ -72,13 +73,15 @@ def quantize_with(
     slow = options.float_layers
     found = post_training(program, options, data.calibration, context.target, console, tuple(slow))
     if options.sensitivity or bound is not None:
-        found.lines = sensitivity(found.program, found.exact, split, console=console)
+        room = budget_of(program, options).room_bytes
+        found.lines = sensitivity(found.program, found.exact, split, console=console, room_bytes=room)
     if bound is not None:
         found = _within(bound, program, found, options, context, _saved(found.program, gains, console))
     _explain(found, slow)
     if options.sensitivity:
         table(found.lines, console)
     if options.qat is not None:
+        found.program = clone(found.program)
         _, found.training = train_quantized(found.program, program, options.qat, context)
     return found
 
@@ -97,9 +100,10 @@ def _within(
     bound, they are chosen without corrections: those that were fitted behind a ruined layer spoil the layers after it.
     """
     split, console = context.data.judging, context.console
+    some = judged_within(program, split, budget_of(program, options).room_bytes)
     for form in (found.program, found.exact):
         lines = found.lines if form is found.program else sensitivity(form, found.exact, split, console=console)
-        floats = choose(form, found.exact, split, lines, bound, console, saved)
+        floats = choose(form, found.exact, some, lines, bound, console, saved)
         made = leave_in_float(program, found, options, context, bound, floats)
         if not floats or met(bound, program, made.program, split, options.batch_size):
             return made

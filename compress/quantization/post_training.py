@@ -13,12 +13,15 @@ from ...core.data.splits import Split
 from ...core.errors import DataError, UserError
 from ...core.facts.quantize_facts import QatFacts, Sensitivity
 from ...core.options.stage_options import QuantizeOptions, Target
-from ..program import Program, clone, set_training
+from ..program import Program, set_training
 from .calibration.calibrate import calibrate
+from .copy_on_write import fork
 from .correction.auto_method import choose_method
-from .correction.correct import CorrectionResult, Judge, apply_corrections, check_samples, divide, new_result, show
+from .correction.correct import CorrectionResult, apply_corrections, check_samples, divide, new_result, show
+from .correction.judge import Judge
 from .correction.smoothquant import smooth
 from .dynamic_quantization import is_wanted
+from .memory_budget import budget_of, out_of_memory, within
 from .mixed_precision.plan import patterns, read_plan
 from .operator_classes import is_qdq
 from .placement.embedding_tables import quantize_tables
@@ -68,22 +71,41 @@ def post_training(
     console: Console,
     floats: Sequence[str] = (),
 ) -> Quantized:
-    """Post-training quantization with corrections; the layers of ``floats`` stay in floating point."""
+    """Post-training quantization with corrections; the layers of ``floats`` stay in floating point.
+
+    The result shares the weights that it has in common with ``program``.
+    """
+    try:
+        return _fitted(program, options, calibration, target, console, floats)
+    except (MemoryError, RuntimeError) as error:
+        raise out_of_memory(error, "calibrate this model") from error
+
+
+def _fitted(
+    program: Program,
+    options: QuantizeOptions,
+    calibration: Split,
+    target: Target,
+    console: Console,
+    floats: Sequence[str],
+) -> Quantized:
     if is_quantized(program):
         raise UserError("the program is already quantized", "quantize the FP32 program from which it was made")
     if len(calibration) == 0:
         raise DataError("the calibration set is empty", "increase `data.calibration`, or check the data source")
-    prepared = clone(program)
+    options = within(program, options)
+    prepared = fork(program)
     set_training(prepared, False)
     store_computed(prepared)
-    folded = fold_batch_norms(prepared)
+    folded = fold_batch_norms(prepared, share=True)
     if options.plan is not None:
         floats = [*floats, *read_plan(Path(options.plan), layer_names(folded, target))]
     if target == "cpu":
         soften_masks(folded, calibration, options, console)
     judged = check_samples(calibration, options)
     fitted, held_out = divide(calibration, options.samples) if judged else (calibration, calibration)
-    judge = Judge(program, held_out, options.batch_size) if judged else None
+    room = budget_of(program, options).room_bytes
+    judge = Judge(program, held_out, options.batch_size, room) if judged else None
     folded, smoothed, tried = _smoothed(folded, options, fitted, target, judge, floats, console)
     options, methods = choose_method(
         program,
@@ -96,7 +118,7 @@ def post_training(
     if judge is None:
         made = _int8(folded, options, calibration, target, console, floats)
         made.meta["quantization"] |= notes
-        return Quantized(made, clone(made), floats=tuple(floats))
+        return Quantized(made, fork(made), floats=tuple(floats))
     result, exact, applied = apply_corrections(
         program,
         folded,
@@ -123,12 +145,12 @@ def _smoothed(
     console: Console,
 ) -> tuple[Program, list[dict[str, Any]], list[CorrectionResult]]:
     """The first correction, SmoothQuant: the smoothed program if it is better, and the result."""
-    started, form = time.perf_counter(), clone(folded)
+    started, form = time.perf_counter(), fork(folded)
     facts = smooth(form, fitted, options, target, console)
     if not facts or judge is None:
         return form, facts, []
     plain = options.model_copy(update={"method": "minmax"}) if options.method == "auto" else options
-    before, after = (judge.score(_int8(clone(item), plain, fitted, target, SILENT, floats)) for item in (folded, form))
+    before, after = (judge.score(_int8(fork(item), plain, fitted, target, SILENT, floats)) for item in (folded, form))
     result = new_result("smooth", before[0], after, f"{len(facts)} tensors", time.perf_counter() - started)
     return (form, facts, [result]) if result.kept else (folded, [], [result])
 
@@ -160,7 +182,7 @@ def _int8(
 
 def layer_names(folded: Program, target: Target) -> list[str]:
     """Names of layers and operators, as a plan and ``exclude`` use them."""
-    form = clone(folded)
+    form = fork(folded)
     rewrite(form, target, ())
     return sorted(_names(form))
 

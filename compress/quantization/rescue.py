@@ -20,6 +20,7 @@ from ..program import Program
 from .correction.correct import FEWEST
 from .fidelity import Comparison, HeldOut
 from .int8_program import leave_in_float, quantize_with
+from .memory_budget import budget_of, judged_within
 from .mixed_precision.plan import choose
 from .mixed_precision.sensitivity import sensitivity
 from .post_training import Quantized
@@ -83,7 +84,8 @@ def above_floor(reference: Program, found: Quantized, options: QuantizeOptions, 
     floor = floor_of(options)
     # a training, or a bound of accuracy, may change outputs on purpose
     noisy = options.qat is not None or (options.mixed == "auto" and options.max_drop is not None)
-    held = HeldOut(reference, context.data.judging, options.batch_size, context.console)
+    some = judged_within(reference, context.data.judging, budget_of(reference, options).room_bytes)
+    held = HeldOut(reference, some, options.batch_size, context.console)
     result = Rescue(found, held.compare(found.program, floor, noisy), floor)
     result.shortfall = result.against.shortfall
     if not result.shortfall:

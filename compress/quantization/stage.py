@@ -11,6 +11,7 @@ from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import QuantizeOptions, Target
 from ..program import cost, load_program, save_program
 from .int8_program import Gains, quantize_program, quantize_with
+from .memory_budget import within
 from .mixed_precision.partial_quantization import units_of
 from .mixed_precision.plan import write_plan
 from .post_training import is_quantized
@@ -41,7 +42,8 @@ def quantize(
     """
     raise_if_not(parent, "program")
     reference, context = load_program(parent.main), fit_context(context, parent.main)
-    judged = above_floor(reference, quantize_with(reference, options, context, gains), options, context)
+    fitted = within(reference, options)
+    judged = above_floor(reference, quantize_with(reference, fitted, context, gains), fitted, context)
     found, result = judged.found, judged.found.program
     with new_artifact(place, "program", "quantize", options=options) as draft:
         path = draft.folder / "model.pt2"

@@ -141,6 +141,7 @@ class ExportFacts(Record):
         kernels: integer and floating-point nodes that ONNX Runtime runs on a CPU; only of a quantized file in FP32.
         precision: type of a file in half precision.
         half: which nodes are in half precision; only of such a file.
+        recurrent: why recurrent layers with INT8 weights use FP32 kernels, if integer ones are too inaccurate.
         sparsity: the zeros of the weights; only of a sparse program.
         parameters: number of trainable values of the program, if its manifest has them.
         macs: multiply-accumulates of the program for one sample, if its manifest has them.
@@ -158,6 +159,7 @@ class ExportFacts(Record):
     kernels: Kernels | None = None
     precision: Literal["fp16", "bf16"] | None = None
     half: HalfPrecision | None = None
+    recurrent: str | None = None
     sparsity: FileSparsity | None = None
     parameters: int | None = None
     macs: int | None = None

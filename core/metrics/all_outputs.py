@@ -70,7 +70,7 @@ def agreement_of_all(wanted: Outputs, found: Outputs) -> float | None:
     ]
     if not pairs or not undefined_alike(wanted, found):
         return None
-    return min(float(evaluate("agreement", _defined(two), _defined(one))) for one, two in pairs)
+    return min(float(evaluate("agreement", defined(two), defined(one))) for one, two in pairs)
 
 
 def _same_undefined(one: Array, two: Array) -> Array:
@@ -89,7 +89,7 @@ def _noise_share(wanted: Array, found: Array, centred: bool) -> float:
     return noise / signal if signal > 0 else float("inf")
 
 
-def _defined(values: Array) -> Array:
+def defined(values: Array) -> Array:
     """Values of which the largest can be found: a mask's minus infinity is the lowest number."""
     return np.nan_to_num(values, nan=0.0, posinf=np.finfo(values.dtype).max, neginf=np.finfo(values.dtype).min)
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from .named_inputs import NAMES_FILE
 from .option_types import Count, Options, Positive
+from .quantities import Bytes
 from .train_options import RecoverOptions
 
 FirstLayer = Literal["auto", "int8", "float"]
@@ -41,7 +42,16 @@ class QuantizeOptions(Options):
         description="Percentage of the values that `method: percentile` keeps inside the range.",
     )
     samples: Count = Field(default=256, description="Largest number of calibration samples.")
-    batch_size: Count = Field(default=32, description="Number of calibration samples per batch.")
+    batch_size: Count = Field(
+        default=32,
+        description="Largest number of calibration samples per batch. Batches are smaller if `memory` requires it.",
+    )
+    memory: Bytes | None = Field(
+        default=None,
+        description="Largest memory that quantization uses on top of what the process uses before, such as 4GiB. The "
+        "default is three times the model and 1 GB. Batches and matrices are made smaller to fit, and a correction "
+        "that does not fit is left out with a warning.",
+    )
     exclude: tuple[str, ...] = Field(
         default=(), description="Patterns of node names. Matching nodes stay in floating point."
     )

@@ -113,7 +113,7 @@ class ExportOptions(Options):
         default="auto",
         description="How recurrent layers with INT8 weights run on cpu: with integer kernels (integer), or with FP32 "
         "kernels whose weights are unpacked when the model is loaded (weights). auto takes integer kernels where "
-        "they are not slower at batch 1.",
+        "they are not slower at batch 1 and as accurate on samples, within 3 dB, or have 30 dB.",
     )
     half_io: bool = Field(default=False, description="Make the model's inputs and outputs FP16 as well.")
 

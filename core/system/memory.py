@@ -1,10 +1,12 @@
-"""Return of freed memory to the operating system, so that the next step can use it."""
+"""Memory of the process: freed memory goes back to the operating system, and errors that mean "out of memory"."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
+
+_SIGNS = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc", "failed to allocate memory")
 
 
 def give_back() -> None:
@@ -16,3 +18,10 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:  # only glibc has this function
         trim(0)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out: Python's own class, and what the runtimes raise instead."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)

@@ -10,7 +10,7 @@ from ...compress.graph.devices import as_array
 from ...compress.graph.module_edit import fetch
 from ...compress.program import Program
 from ...compress.quantization.correction.layer_matrices import is_matrix, quantized_layers, scales_of, to_matrix
-from ...compress.quantization.correction.layerwise import feeds_of
+from ...compress.quantization.correction.layerwise import small_feeds
 from ...compress.quantization.mixed_precision.partial_quantization import Partial
 from ...compress.quantization.mixed_precision.sensitivity import sensitivity
 from ...compress.quantization.operator_classes import channels_first, fixed_grid, is_qdq
@@ -33,7 +33,7 @@ _FULL_CODES, _FITS, _OFF = 64, (0.85, 1.1), 0.3
 
 def tensors_of(program: Program, split: Split) -> list[Seen]:
     """All quantized activations and gates of a program on samples, computed by its FP32 form."""
-    feeds = feeds_of(program, split, _SAMPLES)
+    feeds = small_feeds(program, split, _SAMPLES)
     nodes = [node for node in program.module.graph.nodes if is_qdq(node) and node.args[0].op != "get_attr"]
     quantized = {node.args[0] for node in nodes}
     gates = [node for node in program.module.graph.nodes if fixed_grid(node) and node not in quantized]

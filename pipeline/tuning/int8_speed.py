@@ -208,12 +208,13 @@ def _stored_program(made: Artifact) -> Artifact:
 def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
     from ...benchmarks.timing.latency import compare_sessions
 
-    openers = {name: opener(item) for name, item in (("fp32", parent), ("int8", made))}
-    session = openers["fp32"]()
+    exact = opener(parent)
+    session = exact()
     split = fit_to(context.data, session.signature).calibration
     session.close()
     wanted = BenchOptions(batch_sizes=options.timed_batches, blocks=BLOCKS, budget_s=BUDGET_S)
     samples = split.read(range(min(max(wanted.batch_sizes), len(split))))[0]
+    openers = {"fp32": exact, "int8": opener(made, samples)}
     found = compare_sessions(openers, samples, wanted, context.console, reference="fp32")
     return {str(batch): compared.ratio_of("int8") for batch, compared in found.items()}
 

@@ -12,8 +12,11 @@ import numpy as np
 
 from ....core.data.splits import Split, Subset
 from ....core.options.stage_options import QuantizeOptions
-from ...program import Program, clone
-from .correct import FEWEST, Judge, divide
+from ...program import Program
+from ..copy_on_write import fork
+from ..memory_budget import budget_of
+from .correct import FEWEST, divide
+from .judge import Judge
 
 CANDIDATES = ("minmax", "mse")
 MOST = 96
@@ -45,7 +48,7 @@ def choose_method(
     if count < FEWEST:
         return plain["minmax"], {}
     fitted, held_out = divide(Subset(calibration, np.arange(count)), count)
-    judge = Judge(program, held_out, options.batch_size)
-    scores = {name: judge.score(build(clone(folded), chosen, fitted))[0] for name, chosen in plain.items()}
+    judge = Judge(program, held_out, options.batch_size, budget_of(program, options).room_bytes)
+    scores = {name: judge.score(build(fork(folded), chosen, fitted))[0] for name, chosen in plain.items()}
     best = max(scores, key=scores.__getitem__)
     return plain[best], {name: round(score, 2) for name, score in scores.items() if abs(score) != float("inf")}

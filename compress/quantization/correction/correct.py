@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from torch import fx
 
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split, Subset
 from ....core.errors import DataError
 from ....core.facts.quantize_facts import CorrectionFacts
-from ....core.metrics.all_outputs import agreement_of_all, floating, sqnr_of_all_db
 from ....core.options.stage_options import QuantizeOptions
-from ...graph.module_edit import fetch, readers_of
-from ...program import Program, clone, cost, predict
-from ..operator_classes import is_qdq
+from ....core.system.memory import give_back
+from ...program import Program, cost
+from ..copy_on_write import fork
+from ..memory_budget import budget_of, left_out
+from .accurate_recurrent import keep_accurate
 from .equalization import equalise
-from .layer_matrices import QuantizedLayer, channel_axis, is_matrix, quantized_layers
-from .layerwise import Chunks, Output, feeds_of, visit_layers
+from .judge import Judge
+from .layer_corrections import Bias, Rounding
+from .layer_matrices import quantized_layers
+from .layerwise import feeds_of, visit_layers
 from .learned_ranges import learn_ranges
-from .rounding import gram_of, improve
+from .recurrent_rounding import round_recurrent, sublayers
 
 AUTO = ("equalise", "hessian", "bias")
 FULL = ("equalise", "ranges", "hessian", "adaround", "bias")
 FEWEST = 16
-_FILLS = ("hessian", "adaround")
+_FILLS = ("recurrent", "hessian", "adaround")
+_RECURRENT = "recurrent"
+"""Part of ``hessian`` that comes first, so that later layers are corrected for the recurrent layers as they will be."""
 _HELD_OUT_EVERY = 4
 _LEAST_GAIN_DB = 0.05
 _RANGE_STEPS, _RANGE_MACS = 120, 2e11
@@ -47,7 +51,7 @@ class CorrectionResult:
         after_db: centred SQNR after it, in dB.
         agreement: share of samples with the same class as FP32; None for outputs that are not classes.
         kept: whether the program keeps the correction.
-        detail: what it changed.
+        detail: what it changed, or why it was left out.
         seconds: its duration, in seconds.
     """
 
@@ -65,21 +69,6 @@ class CorrectionResult:
         return CorrectionFacts(rung=self.name, **fields)
 
 
-class Judge:
-    """Compares the floating-point outputs of a program with those of the FP32 program on held-out samples."""
-
-    def __init__(self, reference: Program, split: Split, batch_size: int) -> None:
-        self.split, self.batch_size = split, batch_size
-        self.wanted = floating(predict(reference, split, batch_size))
-
-    def score(self, program: Program) -> tuple[float, float | None]:
-        """Centred SQNR over all outputs in dB and, if outputs contain classes, the smallest agreement."""
-        if not self.wanted:
-            return float("inf"), None
-        found = floating(predict(program, self.split, self.batch_size))
-        return sqnr_of_all_db(self.wanted, found), agreement_of_all(self.wanted, found)
-
-
 def corrections_of(options: QuantizeOptions) -> tuple[str, ...]:
     """The corrections that the options select, in the order in which they are applied."""
     asked: set[str] = set(options.correction)
@@ -87,7 +76,10 @@ def corrections_of(options: QuantizeOptions) -> tuple[str, ...]:
         return FULL
     if "auto" in asked:
         asked |= set(AUTO)
-    return tuple(name for name in FULL if name in asked)
+    names = [name for name in FULL if name in asked]
+    if "hessian" in asked:
+        names.insert(names.index("hessian"), _RECURRENT)
+    return tuple(names)
 
 
 def divide(split: Split, samples: int) -> tuple[Split, Split]:
@@ -118,29 +110,41 @@ def apply_corrections(
     Returns:
         The best INT8 program, the same graph with FP32 weights, and the result of each correction.
     """
-    base = clone(folded)
-    best = build(clone(base))
-    exact = clone(best)
+    best = build(fork(folded))
+    state, setup = _State(folded, best, fork(best)), _Setup(original, build, split, judge, options, console)
     score, _ = judge.score(best)
     done: list[CorrectionResult] = []
     for name in corrections_of(options):
-        if not quantized_layers(best.module):
+        if not quantized_layers(state.best.module) and not sublayers(state.best.module):
             break
+        if name == _RECURRENT and not sublayers(state.best.module):
+            continue
         if name in _FILLS and "sparsity" in original.meta:
             continue  # they change every weight of a layer, including its zeros
         started = time.perf_counter()
-        form = clone(base)
-        if name == "equalise":
-            detail, found = _equalised(form, build, split, options, console)
-        else:
-            detail, found = _corrected(name, best, exact, original, split, options, console)
-        after, agreement = judge.score(found) if found is not None else (score, None)
+        found: _State | None = None
+        try:
+            detail, found = _tried(name, state, setup)
+            after, agreement = judge.score(found.best) if found is not None else (score, None)
+        except (MemoryError, RuntimeError) as error:
+            detail, found, after, agreement = left_out(error, name), None, score, None
+        if found is None and detail.startswith("left out"):
+            console.warn(f"the correction {name} is {detail}")
         done.append(new_result(name, score, (after, agreement), detail, time.perf_counter() - started))
         if done[-1].kept and found is not None:
-            best, score = found, after
-            if name == "equalise":
-                base, exact = form, clone(found)
-    return best, exact, done
+            state, score = found, after
+        del found
+        give_back()
+    return state.best, state.exact, done
+
+
+@dataclass(frozen=True)
+class _State:
+    """The programs between two corrections: folded, INT8, and the same graph as INT8 with FP32 weights."""
+
+    base: Program
+    best: Program
+    exact: Program
 
 
 def new_result(
@@ -151,91 +155,60 @@ def new_result(
     return CorrectionResult(name, _db(before), _db(after[0]), after[1], kept, detail, seconds)
 
 
-def _equalised(
-    form: Program, build: Build, split: Split, options: QuantizeOptions, console: Console
-) -> tuple[str, Program | None]:
-    pairs, clamps = equalise(form, split, options.samples, options.batch_size, console)
-    detail = f"{pairs} pairs of layers" + (f", {clamps} clamps without effect replaced by ReLU" if clamps else "")
-    return (detail, build(clone(form))) if pairs else ("no suitable pair of layers", None)
+@dataclass(frozen=True)
+class _Setup:
+    """What all corrections use: see :func:`apply_corrections`."""
+
+    original: Program
+    build: Build
+    split: Split
+    judge: Judge
+    options: QuantizeOptions
+    console: Console
 
 
-def _corrected(
-    name: str,
-    best: Program,
-    exact: Program,
-    original: Program,
-    split: Split,
-    options: QuantizeOptions,
-    console: Console,
-) -> tuple[str, Program | None]:
-    found = clone(best)
+def _tried(name: str, state: _State, setup: _Setup) -> tuple[str, _State | None]:
+    """What a correction does, in words, and the programs after it; None if there is nothing to correct."""
+    options, split, console = setup.options, setup.split, setup.console
+    if name == "equalise":
+        form = fork(state.base)
+        pairs, clamps = equalise(form, split, options.samples, options.batch_size, console)
+        detail = f"{pairs} pairs of layers" + (f", {clamps} clamps without effect replaced by ReLU" if clamps else "")
+        if not pairs:
+            return "no suitable pair of layers", None
+        made = setup.build(fork(form))
+        return detail, _State(form, made, fork(made))
+    budget = budget_of(setup.original, options)
+    if name in _FILLS and not budget.allows_trials:
+        return "left out: `memory` does not allow a third copy of the weights", None
+    found = fork(state.best)
     if name == "ranges":
-        steps = _range_steps(original)
-        learn_ranges(found, original, split, options.samples, steps, console)
-        return f"{steps} steps", found
-    feeds = feeds_of(exact, split, options.samples)
-    visitor = _Bias(found) if name == "bias" else _Rounding(found, exact, name)
-    visit_layers(found, exact, feeds, visitor, name, console)
-    return visitor.detail, found
+        steps = _range_steps(setup.original)
+        learn_ranges(found, setup.original, split, options.samples, steps, console, budget.room_bytes)
+        return f"{steps} steps", replace(state, best=found)
+    feeds = feeds_of(state.exact, split, options.samples, budget.room_bytes // 2)
+    if name == _RECURRENT:
+        return _recurrent(replace(state, best=found), state.best, feeds, setup.judge, console)
+    room = budget.room_bytes // 2
+    visitor = Bias(found) if name == "bias" else Rounding(found, state.exact, name, room, console)
+    visit_layers(found, state.exact, feeds, visitor, name, console)
+    return visitor.detail, replace(state, best=found)
+
+
+def _recurrent(
+    state: _State, before: Program, feeds: list[list[torch.Tensor]], judge: Judge, console: Console
+) -> tuple[str, _State]:
+    """Round recurrent weights if that helps, and leave harmful recurrent layers in FP32."""
+    count = round_recurrent(state.best, state.exact, feeds, console)
+    better = judge.score(state.best)[0] > judge.score(before)[0]
+    best, exact, floats = keep_accurate(state.best if better else before, state.exact, judge)
+    rounded = f"{count} layers" if better else "no layer"
+    detail = rounded + (f"; in FP32: {', '.join(floats)}" if floats else "")
+    return detail, replace(state, best=best, exact=exact)
 
 
 def _range_steps(program: Program) -> int:
     return int(max(20, min(_RANGE_STEPS, _RANGE_MACS / max(1, cost(program).macs * 8 * 3))))
-
-
-def _is_shared(graph: fx.Graph, path: str) -> bool:
-    """Whether several nodes read a weight or its quantized form: layers, or a layer and an embedding."""
-    readers = readers_of(graph, path)
-    return len(readers) > 1 or any(is_qdq(node) and len(node.users) > 1 for node in readers)
-
-
-class _Rounding:
-    """Improves the rounding of the weights, one layer after the other."""
-
-    def __init__(self, program: Program, exact: Program, method: str) -> None:
-        self.module, self.exact, self.method = program.module, exact.module, method
-        paths = [layer.weight for layer in quantized_layers(program.module)]
-        self.shared = {path for path in paths if _is_shared(program.module.graph, path)}
-        self.shares: list[float] = []
-
-    def __call__(self, layer: QuantizedLayer, data: Chunks, wanted: Chunks, output: Output) -> None:
-        if layer.weight in self.shared or not is_matrix(layer):
-            return
-        gram = gram_of(layer, self.module, data, wanted)
-        self.shares.append(improve(layer, self.module, fetch(self.exact, layer.weight), gram, self.method))
-
-    @property
-    def detail(self) -> str:
-        """What was done."""
-        share = 100 * float(np.mean(self.shares)) if self.shares else 0.0
-        return f"{len(self.shares)} layers, {share:.0f} % of their channels"
-
-
-class _Bias:
-    """Corrects the bias by the mean error of each channel (Nagel et al., 2019, section 4.2, empirical form)."""
-
-    def __init__(self, program: Program) -> None:
-        self.module = program.module
-        self.count = 0
-
-    def __call__(self, layer: QuantizedLayer, data: Chunks, wanted: Chunks, output: Output) -> None:
-        if layer.bias is None or fetch(self.module, layer.bias).dim() != 1:
-            return
-        shift, count = torch.zeros(()), 0
-        for left, right in zip(output(), wanted):
-            error = right - left
-            axis = channel_axis(layer, error.dim())
-            dims = [dim for dim in range(error.dim()) if dim != axis]
-            shift = shift + error.sum(dims)
-            count += error.numel() // error.shape[axis]
-        bias = fetch(self.module, layer.bias)
-        bias.data.add_((shift / count).to(bias.dtype))
-        self.count += 1
-
-    @property
-    def detail(self) -> str:
-        """What was done."""
-        return f"{self.count} biases"
 
 
 def check_samples(split: Split, options: QuantizeOptions) -> bool:
@@ -249,7 +222,7 @@ def check_samples(split: Split, options: QuantizeOptions) -> bool:
         return bool(corrections_of(options))
     if set(options.correction) <= {"auto", "none"}:
         return False
-    names = ", ".join(corrections_of(options))
+    names = ", ".join(name for name in corrections_of(options) if name != _RECURRENT)
     raise DataError(
         f"{count} calibration samples are too few for {names}, because some are held out to judge the result",
         f"give at least {FEWEST} samples (`data.calibration`, `quantize.samples`), or set `correction: none`",

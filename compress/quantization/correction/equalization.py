@@ -14,6 +14,7 @@ from ....core.data.splits import Split, batches
 from ...graph.devices import as_tensor
 from ...graph.module_edit import Shapes, fetch, readers_of, shapes_of
 from ...program import Program, device_of, evaluating
+from ..copy_on_write import replace
 from ..operator_classes import Weighted, clamp_bounds, operand, weighted
 
 # Each of these gives s * f(x) for s * x, channel by channel, when s > 0.
@@ -171,10 +172,10 @@ def _scale(module: fx.GraphModule, pair: Pair, largest: torch.Tensor) -> None:
     weight = fetch(module, str(pair.second.weight.target))
     factors = _factors(pair.second, weight.detach(), largest.to(weight.dtype))
     first = fetch(module, str(pair.first.weight.target))
-    first.data.div_(factors.reshape(-1, *[1] * (first.dim() - 1)))
+    replace(module, str(pair.first.weight.target), first / factors.reshape(-1, *[1] * (first.dim() - 1)))
     if pair.first.bias is not None:
-        fetch(module, str(pair.first.bias.target)).data.div_(factors)
-    weight.data.mul_(_columns(pair.second, weight, factors))
+        replace(module, str(pair.first.bias.target), fetch(module, str(pair.first.bias.target)) / factors)
+    replace(module, str(pair.second.weight.target), weight * _columns(pair.second, weight, factors))
 
 
 def _factors(second: Weighted, weight: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from ....core.console import SILENT, Console
 from ....core.data.splits import Split, batches
 from ...graph.devices import as_tensor
 from ...graph.module_edit import shapes_of
-from ...graph.rows import batch_axes, row_count
 from ...program import Program, evaluating
+from ..live_memory import all_bytes, live_bytes, with_ends
 from ..operator_classes import rounds
 from .layer_matrices import QuantizedLayer, quantized_layers
 
@@ -28,45 +28,25 @@ Visit = Callable[[QuantizedLayer, Chunks, Chunks, Output], None]
 the present output of the quantized layer; each has one tensor per chunk of samples."""
 
 
-def feeds_of(program: Program, split: Split, most: int) -> list[list[torch.Tensor]]:
+def feeds_of(program: Program, split: Split, most: int, room_bytes: int = MEMORY_BYTES) -> list[list[torch.Tensor]]:
     """Inputs of the first samples of a split, in chunks; as many as fit in memory with both forms' activations."""
-    room = max(CHUNK, MEMORY_BYTES // max(1, 2 * live_bytes(program)))
+    count = max(1, min(room_bytes, MEMORY_BYTES) // max(1, 2 * live_bytes(program)))
+    return _chunks(program, split, min(most, count), CHUNK)
+
+
+def small_feeds(program: Program, split: Split, most: int, room_bytes: int = MEMORY_BYTES) -> list[list[torch.Tensor]]:
+    """Inputs of the first samples of a split, in chunks of which all activations of two forms fit in memory."""
+    shapes = shapes_of(program)
+    count = max(CHUNK, MEMORY_BYTES // max(1, 2 * live_bytes(program, shapes)))
+    rows = max(1, min(CHUNK, room_bytes // max(1, 2 * all_bytes(program, shapes))))
+    return _chunks(program, split, min(most, count), rows)
+
+
+def _chunks(program: Program, split: Split, count: int, rows: int) -> list[list[torch.Tensor]]:
     return [
         [as_tensor(value, torch.device("cpu")) for value in program.signature.validate(inputs).values()]
-        for inputs, _ in batches(split, CHUNK, min(most, room))
+        for inputs, _ in batches(split, rows, count)
     ]
-
-
-def live_bytes(program: Program) -> int:
-    """Peak memory of the activations, in bytes per sample."""
-    shapes = shapes_of(program)
-    rows = row_count(program.example, batch_axes(program.signature))
-    alive = most = 0
-    for node, done in with_ends(program.module.graph):
-        alive += _bytes(node, shapes)
-        most = max(most, alive)
-        alive -= sum(_bytes(item, shapes) for item in done)
-    return most // rows
-
-
-def _bytes(node: fx.Node, shapes: Any) -> int:
-    if node.op == "get_attr" or node not in shapes:
-        return 0
-    shape, dtype = shapes[node]
-    return int(shape.numel()) * int(dtype.itemsize)
-
-
-def with_ends(graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
-    """Every node, with the values that no later node reads."""
-    last: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        for source in (node, *node.all_input_nodes):
-            last[source] = node
-    ends: dict[fx.Node, list[fx.Node]] = {}
-    for source, node in last.items():
-        ends.setdefault(node, []).append(source)
-    for node in graph.nodes:
-        yield node, ends.get(node, [])
 
 
 class Form:
@@ -95,6 +75,16 @@ class Form:
         """A node's value for every chunk."""
         fixed: dict[fx.Node, Any] = {}
         return [self._call(node, chunk, fixed) for chunk in range(self.count)]
+
+    def arguments(self, node: fx.Node, chunk: int) -> list[Any]:
+        """The values of a node's positional arguments for one chunk."""
+        fixed: dict[fx.Node, Any] = {}
+
+        def _look(source: fx.Node) -> Any:
+            return self.values[source][chunk] if source in self.values else self._fixed(source, fixed)
+
+        values: Any = fx.map_arg(node.args, _look)
+        return list(values)
 
     def _call(self, node: fx.Node, chunk: int, fixed: dict[fx.Node, Any]) -> Any:
         def _look(source: fx.Node) -> Any:

@@ -7,14 +7,20 @@ import torch
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split
 from ...program import Program, evaluating
-from .layerwise import feeds_of
+from .layerwise import MEMORY_BYTES, small_feeds
 from .learned_scales import learnable, refresh_ranges
 
 _RATE = 1e-2
 
 
 def learn_ranges(
-    quantized: Program, reference: Program, split: Split, samples: int, steps: int, console: Console = SILENT
+    quantized: Program,
+    reference: Program,
+    split: Split,
+    samples: int,
+    steps: int,
+    console: Console = SILENT,
+    room_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Learn the scales of all activations together, in place (LSQ's gradient: Esser et al., 2020, eq. 3).
 
@@ -26,9 +32,10 @@ def learn_ranges(
         quantized: the program whose scales are learned; its weights do not change.
         reference: the FP32 program.
         samples: largest number of samples of the split to use.
-        steps: number of optimizer steps, of 8 samples each.
+        steps: number of optimizer steps, of 8 samples each, or fewer if memory requires it.
+        room_bytes: memory for the activations of one step, with those kept for the gradient.
     """
-    feeds = feeds_of(reference, split, samples)
+    feeds = small_feeds(reference, split, samples, room_bytes // 2)
     frozen = [parameter for parameter in quantized.module.parameters() if parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import fx
 
 from ...graph.module_edit import fetch
-from .layer_matrices import QuantizedLayer, from_matrix, rows_of, scales_of, to_matrix
-from .layerwise import Chunks
+from ..copy_on_write import replace
+from .gram import Gram, Rows
+from .layer_matrices import QuantizedLayer, from_matrix, scales_of, to_matrix
+from .wide_rounding import round_wide
 
-_DAMPING = 0.01
 _BLOCK = 128
-_FEWEST_ROWS, _ROWS_PER_INPUT = 4096, 6
 _STEPS, _FEWEST_STEPS, _WORK = 300, 60, 4e11
 _STRETCH_LOW, _STRETCH = -0.1, 1.2
 _WARM, _START_BETA, _END_BETA, _RATE, _WEIGHT = 0.2, 20.0, 2.0, 0.05, 1.0
-
-
-@dataclass(frozen=True)
-class Gram:
-    """The mean squared error of a layer's output as a function of its weight; its size is independent of the samples.
-
-    ``error(W) = tr(W H Wᵀ) − 2 tr(W X) + const`` with ``H = E[x xᵀ]`` and ``X = E[x (y − b)ᵀ]``, where ``x`` is the
-    layer's input in the quantized program and ``y`` its output in the FP32 program.
-
-    Attributes:
-        hessian: ``[G, K, K]``.
-        cross: ``[G, O, K]``, ``X`` transposed.
-    """
-
-    hessian: torch.Tensor
-    cross: torch.Tensor
-
-    def error(self, weight: torch.Tensor) -> torch.Tensor:
-        """The error per output channel ``[G, O]`` without its constant part."""
-        return ((weight @ self.hessian - 2 * self.cross) * weight).sum(-1)
-
-
-def gram_of(layer: QuantizedLayer, module: fx.GraphModule, data: Chunks, wanted: Chunks) -> Gram:
-    """Compute the statistics of a layer from its input and the output that it should have."""
-    weight = fetch(module, layer.weight)
-    kernel = weight.shape[2:] if weight.dim() > 2 else torch.Size()
-    inputs = to_matrix(layer, weight.detach()).shape[-1]
-    random = torch.Generator().manual_seed(0)
-    share = -(-max(_FEWEST_ROWS, _ROWS_PER_INPUT * inputs) // len(data))
-    hessian = cross = torch.zeros(())
-    count = 0
-    bias = None if layer.bias is None else fetch(module, layer.bias).detach().reshape(layer.groups, 1, -1)
-    for left, right in zip(data, wanted):
-        rows, outputs = rows_of(layer, left, right, kernel, share, random)
-        outputs = outputs if bias is None else outputs - bias
-        hessian = hessian + rows.transpose(1, 2) @ rows
-        cross = cross + outputs.transpose(1, 2) @ rows
-        count += rows.shape[1]
-    return Gram(hessian / count, cross / count)
+_VALUES = 1 << 22
+"""Number of weights that are worked on at a time, in whole output channels."""
 
 
 def nearest(weight: torch.Tensor, scale: torch.Tensor, limit: int) -> torch.Tensor:
@@ -77,27 +40,27 @@ def hessian_rounding(weight: torch.Tensor, scale: torch.Tensor, limit: int, gram
     Returns:
         Weights on the grid, ``[G, O, K]``.
     """
-    hessian, start = _damped(gram), _fitted(weight, gram)
+    hessian = gram.damped()
     order = hessian.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
     back = order.argsort(1)
+    factor = torch.linalg.cholesky(hessian)
     hessian = hessian.gather(1, order[:, :, None].expand_as(hessian)).gather(2, order[:, None, :].expand_as(hessian))
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
-    columns = start.gather(2, order[:, None, :].expand_as(start))
-    return _by_columns(columns, scale.double(), limit, inverse).gather(2, back[:, None, :].expand_as(start)).float()
+    result = torch.empty_like(weight)
+    for some in _blocks(weight):
+        start = gram.fitted(weight[:, some], some, factor)
+        columns = start.gather(2, order[:, None, :].expand_as(start))
+        rounded = _by_columns(columns, scale[:, some].double(), limit, inverse)
+        result[:, some] = rounded.gather(2, back[:, None, :].expand_as(start)).float()
+    return result
 
 
-def _damped(gram: Gram) -> torch.Tensor:
-    diagonal = gram.hessian.double().diagonal(dim1=1, dim2=2)
-    damping = _DAMPING * diagonal.mean(1, keepdim=True).clamp_min(1e-12)
-    return gram.hessian.double() + torch.diag_embed(damping + (diagonal <= 0).double())
-
-
-def _fitted(weight: torch.Tensor, gram: Gram) -> torch.Tensor:
-    """The least-squares weight for the inputs in the quantized program, regularised towards the given weight."""
-    start = weight.double()
-    missing = gram.cross.double() - start @ gram.hessian.double()
-    step: torch.Tensor = torch.linalg.solve(_damped(gram), missing, left=False)
-    return start + step
+def _blocks(weight: torch.Tensor) -> Iterator[slice]:
+    """Output channels, as many at a time as have :data:`_VALUES` weights."""
+    groups, outputs, inputs = weight.shape
+    step = max(1, _VALUES // max(1, groups * inputs))
+    for start in range(0, outputs, step):
+        yield slice(start, min(start + step, outputs))
 
 
 def _by_columns(columns: torch.Tensor, scale: torch.Tensor, limit: int, inverse: torch.Tensor) -> torch.Tensor:
@@ -124,13 +87,21 @@ def learned_rounding(weight: torch.Tensor, scale: torch.Tensor, limit: int, gram
 
     Args: as :func:`hessian_rounding`.
     """
-    step, weight = scale[:, :, None], _fitted(weight, gram).float()
+    steps = int(min(_STEPS, max(_FEWEST_STEPS, _WORK / max(1, weight.numel() * weight.shape[-1]))))
+    factor = torch.linalg.cholesky(gram.damped())
+    result = torch.empty_like(weight)
+    for some in _blocks(weight):
+        start = gram.fitted(weight[:, some], some, factor).float()
+        result[:, some] = _learned(start, scale[:, some, None], limit, gram.part(some), steps)
+    return result
+
+
+def _learned(weight: torch.Tensor, step: torch.Tensor, limit: int, gram: Gram, steps: int) -> torch.Tensor:
     floor = (weight / step).floor()
     up = (weight / step - floor - _STRETCH_LOW) / _STRETCH
     variable = torch.logit(up.clamp(1e-4, 1 - 1e-4))
     moment, spread = torch.zeros_like(variable), torch.zeros_like(variable)
     price = 2 * step / _noise(weight, step, limit, gram)
-    steps = int(min(_STEPS, max(_FEWEST_STEPS, _WORK / max(1, weight.numel() * weight.shape[-1]))))
     for index in range(1, steps + 1):
         share = torch.sigmoid(variable)
         raw = share * _STRETCH + _STRETCH_LOW
@@ -156,21 +127,31 @@ def _noise(weight: torch.Tensor, step: torch.Tensor, limit: int, gram: Gram) -> 
     return ((change @ gram.hessian) * change).mean().clamp_min(1e-20)
 
 
-def improve(layer: QuantizedLayer, module: fx.GraphModule, weight: torch.Tensor, gram: Gram, method: str) -> float:
+def improve(
+    layer: QuantizedLayer, module: fx.GraphModule, weight: torch.Tensor, statistics: Gram | Rows, method: str
+) -> float:
     """Round a layer's weight again and keep, for each channel, the codes with the smaller error: the old or the new.
 
     Args:
         weight: the original FP32 weight of the layer.
+        statistics: of the layer, see :func:`.gram.statistics_of`.
         method: ``hessian`` or ``adaround``.
 
     Returns:
         The share of channels that got new codes.
     """
-    present = fetch(module, layer.weight)
-    scale = scales_of(module, layer)
-    rounding = hessian_rounding if method == "hessian" else learned_rounding
-    old = nearest(to_matrix(layer, present.detach()), scale[:, :, None], layer.limit)
-    new = rounding(to_matrix(layer, weight.detach()), scale, layer.limit, gram)
-    better = gram.error(new) < gram.error(old)
-    present.data.copy_(from_matrix(layer, torch.where(better[:, :, None], new, old), present))
-    return float(better.float().mean())
+    present, scale = fetch(module, layer.weight), scales_of(module, layer)
+    start = to_matrix(layer, weight.detach())
+    if isinstance(statistics, Rows):
+        new = round_wide(start, scale, layer.limit, statistics)
+    else:
+        new = (hessian_rounding if method == "hessian" else learned_rounding)(start, scale, layer.limit, statistics)
+    before = to_matrix(layer, present.detach())
+    changed = 0
+    for some in _blocks(new):
+        old = nearest(before[:, some], scale[:, some, None], layer.limit)
+        better = statistics.error(new[:, some], some) < statistics.error(old, some)
+        new[:, some] = torch.where(better[:, :, None], new[:, some], old)
+        changed += int(better.sum())
+    replace(module, layer.weight, from_matrix(layer, new, present))
+    return changed / max(1, scale.numel())

@@ -89,8 +89,7 @@ class Partial:
         self.quantized, self.exact, self.feeds = quantized, exact, feeds
         self.units = units_of(quantized)
         self.nodes = list(quantized.module.graph.nodes)
-        layers = [unit.layer for unit in self.units if unit.layer is not None]
-        self.own = {path for layer in layers for path in (layer.weight, layer.bias) if path is not None}
+        self.own = {path for unit in self.units for path in _paths(unit)}
 
     def predict(self, chosen: Collection[Unit]) -> list[Array]:
         """The floating-point outputs, for all samples, if only the chosen units are integer."""
@@ -114,8 +113,7 @@ class Partial:
     def run(self, known: dict[fx.Node, Any], chosen: Collection[Unit]) -> dict[fx.Node, Any]:
         """The values that differ from FP32 if the chosen units are integer."""
         active = frozenset().union(*(unit.quantizers for unit in chosen)) if chosen else frozenset()
-        layers = [unit.layer for unit in chosen if unit.layer is not None]
-        paths = {path for layer in layers for path in (layer.weight, layer.bias) if path is not None}
+        paths = {path for unit in chosen for path in _paths(unit)}
         values: dict[fx.Node, Any] = {}
         for node in self.nodes:
             if node.op == "get_attr" and node.target in paths:
@@ -133,6 +131,14 @@ class Partial:
         """The floating-point outputs among the values of one chunk."""
         node = self.nodes[-1]
         return [as_array(item) for item in values.get(node, known[node])[0] if item.is_floating_point()]
+
+
+def _paths(unit: Unit) -> list[str]:
+    """Paths of the parameters that corrections may change in a unit."""
+    if unit.layer is not None:
+        return [path for path in (unit.layer.weight, unit.layer.bias) if path is not None]
+    sources: list[Any] = [node.args[0] for node in unit.quantizers]
+    return [str(source.target) for source in sources if source.op == "get_attr"]
 
 
 def joined(chunks: Sequence[Sequence[Array]]) -> list[Array]:

@@ -22,7 +22,7 @@ from ....core.options.stage_options import MetricName, QuantizeOptions, Task
 from ....core.options.yaml_text import parse_yaml, read_text
 from ....core.tensors import Array
 from ...program import Program, predict
-from ..correction.layerwise import feeds_of
+from ..correction.layerwise import small_feeds
 from .partial_quantization import Partial, Unit
 
 _SAMPLES = 256
@@ -118,7 +118,7 @@ def choose(
     Returns:
         Names of layers and operators, in graph order.
     """
-    feeds = feeds_of(exact, split, _SAMPLES)
+    feeds = small_feeds(exact, split, _SAMPLES)
     partial = Partial(quantized, exact, feeds)
     count = sum(len(feed[0]) for feed in feeds)
     targets = split.read(range(count))[1]

@@ -13,20 +13,24 @@ from ....core.aten_names import SATURATING, name_of
 from ....core.console import SILENT, Console
 from ....core.data.splits import Split
 from ....core.facts.quantize_facts import Sensitivity
-from ....core.metrics.all_outputs import agreement_of_all, sqnr_of_all_db
-from ....core.metrics.task_metrics import evaluate
+from ....core.metrics.streamed_outputs import Noise, Signal
 from ....core.tensors import Array
 from ...program import Program
-from ..correction.layerwise import feeds_of
+from ..correction.layerwise import MEMORY_BYTES, small_feeds
 from ..operator_classes import channels_first, is_dynamic, is_qdq
-from .partial_quantization import Partial, Unit, joined
+from .partial_quantization import Partial, Unit
 
 _SAMPLES = 48
 _OUTLIER, _FEW_LEVELS, _SATURATED, _CLIPPED = 8.0, 12.0, 0.7, 0.5
 
 
 def sensitivity(
-    quantized: Program, exact: Program, split: Split, samples: int = _SAMPLES, console: Console = SILENT
+    quantized: Program,
+    exact: Program,
+    split: Split,
+    samples: int = _SAMPLES,
+    console: Console = SILENT,
+    room_bytes: int = MEMORY_BYTES,
 ) -> list[Sensitivity]:
     """Measure the effect of each integer layer alone; the most harmful layer comes first.
 
@@ -34,39 +38,35 @@ def sensitivity(
         quantized: an INT8 program.
         exact: the same graph with the FP32 weights; see :class:`.partial_quantization.Partial`.
         split: samples, with labels or without, of which at most ``samples`` are used.
+        room_bytes: memory for the activations of a batch.
 
     Returns:
         One line per layer and per operator without weights.
     """
-    feeds = feeds_of(exact, split, samples)
+    feeds = small_feeds(exact, split, samples, room_bytes)
     partial = Partial(quantized, exact, feeds)
     targets = split.read(range(sum(len(feed[0]) for feed in feeds)))[1]
-    wanted: list[list[Array]] = []
-    found: list[list[list[Array]]] = [[] for _ in partial.units]
+    signal, noises = Signal(), [Noise() for _ in partial.units]
     causes: list[tuple[str, str]] = []
     with console.progress("sensitivity", len(feeds) * len(partial.units)) as bar:
         for known in partial.fp32_values():
-            wanted.append(partial.outputs({}, known))
+            wanted = partial.outputs({}, known)
+            signal.add(wanted)
             if not causes:
                 causes = [cause_of(unit, known) for unit in partial.units]
-            for unit, parts in zip(partial.units, found):
-                parts.append(partial.outputs(partial.run(known, [unit]), known))
+            for unit, noise in zip(partial.units, noises):
+                noise.add(wanted, partial.outputs(partial.run(known, [unit]), known))
                 bar.advance(note=unit.name)
-    reference = joined(wanted)
-    lines = [
-        _line(unit, reference, joined(parts), targets, cause)
-        for unit, parts, cause in zip(partial.units, found, causes)
-    ]
+    lines = [_line(unit, signal, noise, targets, cause) for unit, noise, cause in zip(partial.units, noises, causes)]
     return sorted(lines, key=lambda line: np.inf if line.sqnr_db is None else line.sqnr_db)
 
 
-def _line(
-    unit: Unit, wanted: list[Array], found: list[Array], targets: Array | None, cause: tuple[str, str]
-) -> Sensitivity:
-    noise, agreement, drop = sqnr_of_all_db(wanted, found), agreement_of_all(wanted, found), None
-    classes = bool(wanted) and wanted[0].ndim == 2 and wanted[0].shape[1] > 1 and np.isfinite(found[0]).all()
-    if classes and targets is not None and targets.dtype.kind in "iu" and targets.shape == (len(wanted[0]),):
-        drop = float(evaluate("accuracy", wanted[0], targets) - evaluate("accuracy", found[0], targets))
+def _line(unit: Unit, signal: Signal, noises: Noise, targets: Array | None, cause: tuple[str, str]) -> Sensitivity:
+    noise, agreement, drop = noises.sqnr_db(signal), noises.agreement(signal), None
+    classes = bool(noises.classes and noises.classes[0]) and noises.finite
+    if classes and targets is not None and targets.dtype.kind in "iu" and targets.shape == (signal.rows,):
+        before, after = (np.mean(np.concatenate(item.classes[0]) == targets) for item in (signal, noises))
+        drop = float(before - after)
     shown = round(noise, 2) if np.isfinite(noise) else (None if noise > 0 else -999.0)
     return Sensitivity(
         layer=unit.name,

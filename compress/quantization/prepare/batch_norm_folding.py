@@ -11,12 +11,13 @@ from ....core.metrics.relative_error import error_by_largest
 from ...graph.devices import as_array
 from ...graph.module_edit import Shapes, drop_unused, fetch, free_path, has, put, shapes_of
 from ...program import Program, clone, ordered, set_training
+from ..copy_on_write import fork
 from ..operator_classes import Weighted, operand, weighted
 
 TOLERANCE = 1e-4
 
 
-def fold_batch_norms(program: Program, tolerance: float = TOLERANCE) -> Program:
+def fold_batch_norms(program: Program, tolerance: float = TOLERANCE, share: bool = False) -> Program:
     """Fold every BatchNorm, with its evaluation statistics, into the layer before it.
 
     Layers are convolutions, transposed convolutions, and linear layers on ``[N, C]``. A BatchNorm stays if the layer's
@@ -26,6 +27,7 @@ def fold_batch_norms(program: Program, tolerance: float = TOLERANCE) -> Program:
     Args:
         program: any captured program.
         tolerance: largest accepted error on the example, relative to the largest output.
+        share: whether the new program shares the weights that stay the same with the given one.
 
     Returns:
         A new program in evaluation mode.
@@ -33,7 +35,7 @@ def fold_batch_norms(program: Program, tolerance: float = TOLERANCE) -> Program:
     Raises:
         VerificationError: the folded program does not compute the same outputs.
     """
-    result = clone(program)
+    result = fork(program) if share else clone(program)
     set_training(result, False)
     before = _outputs(result)
     shapes = shapes_of(result)
@@ -93,11 +95,19 @@ def rescale(module: fx.GraphModule, layer: Weighted, factor: torch.Tensor, shift
     """
     weight = fetch(module, str(layer.weight.target)).detach()
     bias = torch.zeros_like(shift) if layer.bias is None else fetch(module, str(layer.bias.target)).detach().double()
-    scaled = weight.double() * _spread(factor, weight, layer)
+    scaled = _product(weight, _spread(factor, weight, layer))
     stem = str(layer.weight.target).rpartition(".")[0]
-    _replace(module, layer, "weight", str(layer.weight.target), scaled.to(weight.dtype))
+    _replace(module, layer, "weight", str(layer.weight.target), scaled)
     bias_path = str(layer.bias.target) if layer.bias else free_path(module, f"{stem}.bias" if stem else "bias")
     _replace(module, layer, "bias", bias_path, (bias * factor + shift).to(weight.dtype))
+
+
+def _product(weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """``weight * factor`` in FP64, row by row, because a whole FP64 weight would take twice its memory."""
+    result = torch.empty_like(weight)
+    for row, some in enumerate(factor.expand(len(weight), *factor.shape[1:])):
+        result[row] = (weight[row].double() * some).to(weight.dtype)
+    return result
 
 
 def _spread(factor: torch.Tensor, weight: torch.Tensor, layer: Weighted) -> torch.Tensor:

@@ -16,9 +16,10 @@ from retort.compress.graph.module_edit import fetch
 from retort.compress.program import Program, clone, predict
 from retort.compress.quantization import fold_batch_norms, quantize_program
 from retort.compress.quantization.correction.equalization import equalise
+from retort.compress.quantization.correction.gram import Gram
 from retort.compress.quantization.correction.layer_matrices import quantized_layers, rows_of, to_matrix
 from retort.compress.quantization.correction.learned_scales import learnable, scales_in
-from retort.compress.quantization.correction.rounding import Gram, hessian_rounding, learned_rounding, nearest
+from retort.compress.quantization.correction.rounding import hessian_rounding, learned_rounding, nearest
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import DataError
 from retort.core.metrics.task_metrics import sqnr_db

@@ -27,7 +27,7 @@ from retort.core.errors import MachineError
 from retort.core.facts.measurement_facts import PlacementFacts
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import QatOptions, QuantizeOptions
-from retort.core.tensors import Signature
+from retort.core.tensors import Feeds, Signature
 from retort.pipeline import run, stages
 from retort.pipeline.tuning import int8_speed, mixed_precision
 
@@ -249,7 +249,7 @@ def test_a_doubled_clock_shows_the_three_verdicts(
 
     signature, took = _signature_of(parent), _turns(1e6, 1e6 * share)
 
-    def opener(_: Artifact) -> Callable[[], Timed]:
+    def opener(_: Artifact, samples: Feeds | None = None) -> Callable[[], Timed]:
         nanoseconds = next(took)
         return lambda: Timed(nanoseconds, signature)
 
