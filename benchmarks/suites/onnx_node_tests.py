@@ -4,11 +4,11 @@
 
 The `onnx` package has about 1900 graphs of one operator each, or of the definition of one, with inputs and expected
 outputs. Each is imported by the stage `capture`, exported by the stage `export`, run in ONNX Runtime and compared with
-the expected outputs, at the tolerance of ONNX (a relative error of 1e-3, and 1e-2 for half precision; 1e-5
-of the largest value is rounding). A graph whose
-sizes or axes are inputs is tried a second time with them as constants, because files have them so. One line per test is
-appended to the file; a test that is already in the file is not run again. To save time, up to 12 tests of one opset are
-first tried side by side in one file; if one of them is not right, each is judged by itself.
+the expected outputs, at the tolerance of ONNX (a relative error of 1e-3, and 1e-2 for half precision; 1e-5 of the
+largest value is rounding). A graph whose sizes or axes are inputs is tried a second time with them as constants,
+because files have them so. One line per test is appended to the file; a test that is already in the file is not run
+again. To save time, up to 12 tests of one opset are first tried side by side in one file; if one of them is not right,
+each is judged by itself.
 """
 
 from __future__ import annotations
