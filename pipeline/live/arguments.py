@@ -137,6 +137,7 @@ class QuantizeArguments(TypedDict, total=False):
     mixed: Literal["none", "auto"]
     max_drop: float | None
     min_sqnr: float | None
+    memory: float | str | None
     accept: bool
     plan: str | None
     qat: Nested | None

@@ -228,11 +228,13 @@ def test_a_comparison_is_a_table_everywhere(result: Result, tmp_path: Path) -> N
 
 
 def test_a_module_and_a_file_are_compared(graph: Graph, tmp_path: Path) -> None:
-    """A module is captured for the comparison, a path is opened; without labels, only times are measured."""
+    """A module is captured for the comparison, a path is opened; without labels, agreement with the first counts."""
     file = graph.save(tmp_path / "net.onnx")
     found = retort.compare({"net": Cnn(), "file": file}, data=images().tensors[0], **BRIEFLY)
     assert [stage.kind for stage in found.stages] == ["program", "graph"]
-    assert all(stage.metric is None for stage in found.stages)
+    metrics = [stage.metric for stage in found.stages if stage.metric is not None]
+    assert [(metric.name, metric.n) for metric in metrics] == [("agreement", len(images().tensors[0]))] * 2
+    assert metrics[0].value == 1
 
 
 def test_everything_shows_itself(program: Program, int8: Program, graph: Graph, result: Result, tmp_path: Path) -> None:
@@ -295,7 +297,7 @@ FAULTS: dict[str, tuple[Callable[[Program], Any], type[RetortError], str]] = {
     "no budget": (lambda p: face.prune(p, data=images()), UserError, "exactly one of macs"),
     "a wrong word": (lambda p: face.quantize(p, data=images(), method="max"), UserError, "did you mean 'minmax'"),
     "a wrong target": (lambda p: face.quantize(p, data=images(), target="gpu"), UserError, "give cpu or tensorrt"),
-    "no labels": (lambda p: face.prune(p, macs=0.5, data=images().tensors[0]), DataError, "alpha"),
+    "no labels": (lambda p: face.train(p, epochs=1, data=images().tensors[0]), DataError, "needs labels"),
     "a wrong shape": (lambda p: p(torch.zeros(2, 1, 9, 9)), UserError, "size 9 on axis 2"),
     "a wrong name": (lambda p: p(picture=torch.zeros(2, 1, 8, 8)), UserError, "unknown picture"),
     "a wrong suffix": (lambda p: face.export(p, "net.pt"), UserError, "path of a .onnx file"),

@@ -175,7 +175,7 @@ def test_transformer_with_a_mask_is_captured() -> None:
 
 def test_dtypes_that_arrays_cannot_hold_are_refused() -> None:
     """A bfloat16 model is rejected with a conversion as remedy; half and double precision are accepted."""
-    with pytest.raises(ModelError, match=r"x: bfloat16.*\n.*model\.float\(\)"):
+    with pytest.raises(ModelError, match=r"x: bfloat16.*\n.*with `\.float\(\)`"):
         capture(nn.Flatten(), {"x": torch.randn(2, 4, dtype=torch.bfloat16)})
     assert (
         capture(nn.Linear(4, 2).double(), {"input": torch.randn(2, 4).double()}).signature.inputs[0].dtype == "float64"
