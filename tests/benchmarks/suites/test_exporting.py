@@ -8,12 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retort.benchmarks.machine import cpu_features, int8_outlook
 from retort.benchmarks.suites import coverage, exporting, exporting_table
 from retort.benchmarks.suites.exporting_shapes import free, lengths, sides
 from retort.core.console import SILENT
 from retort.core.tensors import Signature, TensorSpec
 
 MODELS = coverage.models()
+
+ON_AVX2 = pytest.mark.xfail(
+    not int8_outlook(cpu_features())[0],
+    reason="an open fault on processors without integer dot products: the INT8 file of this loop differs by 8 % of its "
+    "scale at batch 1, 4 % is accepted, so that export refuses it",
+)
 
 
 def test_rows_are_appended_and_taken_up_again(tmp_path: Path) -> None:
@@ -47,7 +54,7 @@ def test_axes_are_tried_by_the_kind_of_input() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fnet", "mobilevit_v2", "two_inputs", "conv_lstm"])
+@pytest.mark.parametrize("name", ["fnet", "mobilevit_v2", "two_inputs", pytest.param("conv_lstm", marks=ON_AVX2)])
 def test_difficult_architectures_pass_all_parts(name: str, tmp_path: Path) -> None:
     """Fourier layers, folded patches, several inputs and loops are exported for both targets, in INT8, and imported."""
     pytest.importorskip("transformers")
