@@ -16,10 +16,10 @@ from retort.core.tensors import Signature, TensorSpec
 
 MODELS = coverage.models()
 
-ON_AVX2 = pytest.mark.xfail(
-    not int8_outlook(cpu_features())[0],
-    reason="an open fault on processors without integer dot products: the INT8 file of this loop differs by 8 % of its "
-    "scale at batch 1, 4 % is accepted, so that export refuses it",
+EXACT, _ = int8_outlook(cpu_features())
+OPEN_FAULT = (
+    "on processors without integer dot products, the INT8 file of this loop differs by 8 % of its scale at batch 1; "
+    "4 % is accepted, so that export refuses it"
 )
 
 
@@ -54,9 +54,12 @@ def test_axes_are_tried_by_the_kind_of_input() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fnet", "mobilevit_v2", "two_inputs", pytest.param("conv_lstm", marks=ON_AVX2)])
+@pytest.mark.parametrize("name", ["fnet", "mobilevit_v2", "two_inputs", "conv_lstm"])
 def test_difficult_architectures_pass_all_parts(name: str, tmp_path: Path) -> None:
     """Fourier layers, folded patches, several inputs and loops are exported for both targets, in INT8, and imported."""
     pytest.importorskip("transformers")
     found = exporting.run([name], tmp_path / "rows.jsonl", SILENT)[name]
-    assert {part: row["fault"] for part, row in found.items() if "fault" in row} == {}
+    faults = {part: row["fault"] for part, row in found.items() if "fault" in row}
+    if name == "conv_lstm" and not EXACT and set(faults) == {"int8"} and "off by" in faults["int8"]:
+        pytest.xfail(OPEN_FAULT)
+    assert faults == {}
