@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ...core.metrics.relative_error import largest_magnitude, root_mean_square
 from ...core.session import Session
 from ...core.tensors import Feeds
-from .hard_inputs import Accepted
+from .hard_inputs import Accepted, Allowed
 
 Numbers = NDArray[Any]
 POOL_ROWS = 16
@@ -93,20 +93,20 @@ def chance(count: int) -> float:
 def accepted_by(bounds: dict[str, Bound], floating: Session | None) -> Accepted:
     """What is accepted on inputs that are no samples: as on samples, by the scale and the noise of these outputs.
 
-    Where the program without fake-quantization gives NaN, anything is accepted of an INT8 file.
+    At the places where the program without fake-quantization gives NaN, anything is accepted of an INT8 file, because
+    codes have no NaN; all other places must agree.
     """
 
-    def accepted(feeds: dict[str, Numbers], expected: dict[str, Numbers]) -> dict[str, float]:
-        """Per output, in its own units."""
+    def accepted(feeds: dict[str, Numbers], expected: dict[str, Numbers]) -> dict[str, Allowed]:
         plain = None if floating is None else floating.run(feeds)
         found = {}
         for name, value in expected.items():
             bound, scale = bounds[name], largest_magnitude(finite(value)) if value.dtype.kind == "f" else 1.0
-            found[name] = bound.max_error * max(1.0, scale / bound.scale)
-            if plain is not None and plain[name].dtype.kind == "f" and np.isnan(plain[name]).any():
-                found[name] = math.inf  # codes have no NaN, so an INT8 file has some number there
-            elif plain is not None and plain[name].shape == value.shape and value.dtype.kind == "f":
-                found[name] = max(found[name], MAX_FACTOR * largest_magnitude(finite(value - plain[name])))
+            error, undefined = bound.max_error * max(1.0, scale / bound.scale), None
+            if plain is not None and plain[name].shape == value.shape and value.dtype.kind == "f":
+                error = max(error, MAX_FACTOR * largest_magnitude(finite(value - plain[name])))
+                undefined = np.isnan(plain[name])
+            found[name] = Allowed(error, undefined)
         return found
 
     return accepted

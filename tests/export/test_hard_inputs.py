@@ -20,7 +20,8 @@ from retort.core.errors import VerificationError
 from retort.core.session import Session, SessionOptions, open_session
 from retort.core.tensors import Feeds
 from retort.export.translate import to_onnx
-from retort.export.verify.hard_inputs import FLOATS, WORDS, hard_feeds
+from retort.export.verify.bounds import Bound, accepted_by
+from retort.export.verify.hard_inputs import FLOATS, WORDS, check_hard, hard_feeds
 from retort.export.verify.parity import check
 
 FEEDS = {"x": np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)}
@@ -106,6 +107,43 @@ def test_masks_take_both_values(kind: type) -> None:
         seen = {tuple(value.astype(int).reshape(-1).tolist()) for value in [*made.values(), np.array(given)]}
         assert {(0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 1)} <= seen
         assert all(value.dtype == kind for value in made.values())
+
+
+class Positive(nn.Module):
+    """The positive numbers and zeros: what an INT8 program gives, for example; or with a fault.
+
+    Args:
+        undefined: give NaN for negative numbers, as a program without fake-quantization may.
+        elsewhere: add this at negative numbers.
+        spread: add the largest negative number everywhere.
+    """
+
+    def __init__(self, undefined: bool = False, elsewhere: float = 0.0, spread: bool = False) -> None:
+        super().__init__()
+        self.undefined, self.elsewhere, self.spread = undefined, elsewhere, spread
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.undefined:
+            return torch.sqrt(x) ** 2
+        found = torch.relu(x) + self.elsewhere * (x < 0)
+        return found + torch.relu(-x).amax(1, keepdim=True) if self.spread else found
+
+
+def test_where_the_floating_point_program_is_nan_an_int8_file_may_differ_and_nowhere_else() -> None:
+    """Any number passes at the places of NaN; a wrong number beside them is refused."""
+    bounds = {"output": Bound(1.0, 1e-3, None)}
+    floating, program = session_of(Positive(undefined=True)), session_of(Positive())
+    accepted = accepted_by(bounds, floating)
+    hard = check_hard(program, session_of(Positive(elsewhere=7.0)), FEEDS, accepted)
+    assert max(item.share for item in hard) < 1
+    with pytest.raises(VerificationError, match="does not compute the same as the program on"):
+        check_hard(program, session_of(Positive(spread=True)), FEEDS, accepted)
+
+
+def session_of(net: nn.Module) -> Session:
+    """The exported file of a network, in ONNX Runtime."""
+    program = capture(net, {"x": torch.from_numpy(FEEDS["x"])})
+    return open_session(to_onnx(reexport(program), program.signature).SerializeToString(), SessionOptions(threads=1))
 
 
 class Double(nn.Module):
