@@ -154,7 +154,7 @@ def compare_latency(
     """Time all candidates in one process, in rounds of randomly ordered blocks.
 
     Rounds continue until there are ``options.blocks`` and every ratio is known to ± 2 %, or ``options.budget_s`` is
-    used up; calls that are too slow for an interval in that time get up to ten budgets. A NOISY measurement starts
+    used up; calls that are too slow for an interval in that time get up to 30 budgets. A NOISY measurement starts
     again if the budget allows it; if it stays NOISY, this is reported, and no decision is based on it.
 
     Args:
