@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..core.graph_state import overwritten
 from .program_edit import assembled, constants_of, copied, declare_constant
 from .qdq.retarget import DYNAMIC, QDQ
 
@@ -51,9 +52,12 @@ def fold_weights(program: ExportedProgram) -> ExportedProgram:
 def _computed_from(program: ExportedProgram, values: dict[Any, Any]) -> dict[Node, set[Node]]:
     """The parameters and constants from which each node is computed, for nodes that depend on nothing else."""
     found: dict[Node, set[Node]] = {}
+    written = overwritten(program.graph)
     for node in program.graph.nodes:
+        if node in written:
+            continue
         if node.op == "placeholder":
-            if node.name in values and not any(_writes(user) for user in node.users):
+            if node.name in values:
                 found[node] = {node}
         elif _is_function(node) and all(item in found for item in node.all_input_nodes):
             found[node] = set().union(*(found[item] for item in node.all_input_nodes))

@@ -98,3 +98,37 @@ def test_what_would_make_the_file_larger_is_not_stored() -> None:
     program = capture(Tied(), {"ids": ids})
     file = to_onnx(reexport(program), program.signature)
     assert len(file.SerializeToString()) < 1.2 * 4 * 3000 * 16
+
+
+class PatchedTable(nn.Module):
+    """A bias that is looked up by an index whose first row and column are overwritten, as in BEiT, and scaled in place.
+
+    The index is written through views, before and after other views of it are made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.gain = nn.Parameter(torch.randn(40)), nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 6]``."""
+        index = torch.zeros(6, 6, dtype=torch.int64)
+        index[1:, 1:] = torch.arange(25).view(5, 5)
+        index[0] = 37
+        flat = index.view(-1)
+        index[:, 0] = 38
+        gain = self.gain * 2.0
+        gain[0].mul_(3.0)
+        return x @ (self.table[flat].view(6, 6) + gain)
+
+
+def test_weights_that_are_changed_in_place_keep_their_final_value() -> None:
+    """A value that is written through a view is not stored as it was before the write."""
+    torch.manual_seed(0)
+    net = PatchedTable()
+    program = capture(net, {"x": X})
+    file = to_onnx(reexport(program), program.signature)
+    with torch.no_grad():
+        wanted = net(X).numpy()
+    session = onnxruntime.InferenceSession(file.SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"x": X.numpy()})[0], wanted, atol=1e-5)

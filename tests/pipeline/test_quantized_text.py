@@ -39,13 +39,16 @@ def test_texts_become_numbers_of_one_length() -> None:
 
 @pytest.mark.slow
 def test_a_bert_classifier_keeps_its_accuracy_in_both_forms(tmp_path: Path) -> None:
-    """Trained on docstrings, quantized and exported, it loses at most a point; only the small head is not integer."""
+    """Trained on docstrings, quantized and exported, it loses at most a point; only the small head is not integer.
+
+    Not timed, because on some processors the search leaves layers in FP32 that are faster there.
+    """
     context = Context(load_data(DataSpec(source=f"{NAME}:splits"), Path.cwd()), scratch=tmp_path / "scratch")
     program = stages.capture(CaptureOptions(), ModelSpec(source=f"{NAME}:bert"), Place(tmp_path / "capture"), context)
     dense = stages.train(TrainOptions(epochs=5, learning_rate=1e-3), program, Place(tmp_path / "train"), context)
     files = {"fp32": stages.export(ExportOptions(), dense, Place(tmp_path / "fp32"), context)}
     for form in ("static", "dynamic"):
-        made = stages.quantize(QuantizeOptions(form=form), dense, Place(tmp_path / form), context)
+        made = stages.quantize(QuantizeOptions(form=form, timed=False), dense, Place(tmp_path / form), context)
         files[form] = stages.export(ExportOptions(), made, Place(tmp_path / f"{form}-file"), context)
     data = fit_to(context.data, read_signature(dense.main))
     found = {name: predict(open_session(graph.main), data.test) for name, graph in files.items()}

@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, OPERANDS, TRANSPOSED, TURNS, name_of
+from ....core.graph_state import overwritten
 from ...graph.module_edit import fetch, free_path, put
 from ...program import Program
 from ..operator_classes import operand
@@ -30,10 +31,11 @@ def store_computed(program: Program) -> list[str]:
         Paths of the new parameters, in graph order.
     """
     made: dict[fx.Node, str] = {}
+    written = overwritten(program.module.graph)
     for node in list(program.module.graph.nodes):
         for name in filter(None, OPERANDS[name_of(node)][1:] if name_of(node) in _LAYERS else ()):
             value = operand(node, name)
-            if isinstance(value, fx.Node) and _is_computed(value):
+            if isinstance(value, fx.Node) and _is_computed(value, written):
                 if value not in made:
                     made[value] = _store(program.module, value, node, name)
                 with program.module.graph.inserting_before(node):
@@ -43,13 +45,15 @@ def store_computed(program: Program) -> list[str]:
     return list(made.values())
 
 
-def _is_computed(value: fx.Node) -> bool:
+def _is_computed(value: fx.Node, written: set[fx.Node]) -> bool:
     """Whether a value is computed from parameters alone; a parameter itself or its transpose does not count."""
     if value.op == "get_attr" or (name_of(value) in TURNS and _is_parameter(value.args[0])):
         return False
     pending, read = [value], False
     while pending:
         node = pending.pop()
+        if node in written:
+            return False
         if node.op == "get_attr":
             read = True
         elif node.op != "call_function" or "dropout" in node.name or (not node.all_input_nodes and node is not value):

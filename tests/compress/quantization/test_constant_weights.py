@@ -82,3 +82,23 @@ def test_weights_that_depend_on_an_input_stay() -> None:
 
     program = capture(Dynamic().eval(), {"x": torch.randn(4, 8)})
     assert store_computed(program) == []
+
+
+def test_weights_that_are_changed_in_place_after_they_are_computed_stay() -> None:
+    """A row of the weight is scaled through a view; the value before that is not stored."""
+
+    class Patched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight * 2.0
+            weight[0].mul_(3.0)
+            return functional.linear(x, weight)
+
+    net, x = Patched().eval(), torch.randn(4, 8)
+    program = capture(net, {"x": x})
+    store_computed(program)
+    with torch.no_grad():
+        np.testing.assert_allclose(program.module(x)[0].numpy(), net(x).numpy(), rtol=1e-5)
