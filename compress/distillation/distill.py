@@ -23,6 +23,9 @@ from ..training.losses import (
     Tensors,
     class_axis,
     first,
+    has_classes,
+    prediction_of,
+    prediction_spec,
     present,
     shaped_like,
     squared_error,
@@ -66,17 +69,17 @@ class SoftTargetLoss:
         return total
 
     def predict(self, inputs: Tensors) -> torch.Tensor:
-        """The teacher's first output for a batch of the student's inputs."""
+        """The teacher's prediction for a batch of the student's inputs."""
         names = [spec.name for spec in self.teacher.signature.inputs]
         values = [inputs[name] for name in names] if set(names) <= set(inputs) else list(inputs.values())
         if values[0].device != device_of(self.teacher):
             move(self.teacher, values[0].device)
         with torch.no_grad():
             outputs: tuple[torch.Tensor, ...] = self.teacher.module(*values)
-        return outputs[0]
+        return prediction_of(outputs)
 
     def _soft(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        if self.task == "regression":
+        if self.task == "regression" or not has_classes(student):
             return functional.mse_loss(student, shaped_like(teacher, student))
         axis = class_axis(student.dim())
         log_student = functional.log_softmax(student / self.temperature, axis)
@@ -164,7 +167,7 @@ def check_pair(teacher: Program, student: Program) -> None:
     Raises:
         ModelError: their inputs or their predictions differ.
     """
-    theirs, ours = teacher.signature.outputs[0], student.signature.outputs[0]
+    theirs, ours = prediction_spec(teacher.signature), prediction_spec(student.signature)
     if not _fits(theirs, ours):
         raise ModelError(
             f"the teacher predicts {theirs.describe()}, the student {ours.describe()}",

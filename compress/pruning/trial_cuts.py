@@ -23,7 +23,7 @@ from ...core.options.stage_options import Task
 from ...core.system.memory import give_back
 from ..graph.devices import as_tensor
 from ..program import Program, evaluating
-from ..training.losses import classes_second
+from ..training.losses import classes_second, has_classes
 from .coupling.labels import Mask
 from .step import Ranked
 from .surgery.slice_parameters import cut
@@ -121,7 +121,7 @@ class Trial:
         rows = len(wanted[0]) if wanted else 0
         ours = [value.float() for value in found if value.is_floating_point()]
         theirs = [value.float() for value in wanted]
-        if self.task == "classification" and theirs and theirs[0].dim() > 1:
+        if self.task == "classification" and theirs and has_classes(theirs[0]):
             one, two = (_chances(item) for item in (ours[0], theirs[0]))
             return float(functional.kl_div(one, two, reduction="batchmean", log_target=True)), rows
         shares = [float((a - b).square().mean() / b.var(correction=0).clamp(min=1e-12)) for a, b in zip(ours, theirs)]

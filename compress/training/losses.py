@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.nn import functional
 from ...core.data.splits import Split, Splits, batches, check_finite
 from ...core.errors import DataError, UserError
 from ...core.options.stage_options import Task, TrainOptions
-from ...core.tensors import Array
+from ...core.tensors import Array, Signature, TensorSpec
 from ..program import Program
 
 Tensors = dict[str, torch.Tensor]
@@ -25,7 +25,7 @@ _COUNTING_BATCH = 256
 
 
 def task_loss(options: TrainOptions, data: Splits, task: Task, program: Program) -> Loss:
-    """The loss of a task on the program's first output.
+    """The loss of a task on the program's prediction, its first floating-point output.
 
     Classification: cross entropy with label smoothing and class weights. Regression: mean squared error.
 
@@ -39,7 +39,7 @@ def task_loss(options: TrainOptions, data: Splits, task: Task, program: Program)
 
 @dataclass
 class CrossEntropy:
-    """Cross entropy of the first output, in float32.
+    """Cross entropy of the prediction, in float32.
 
     Attributes:
         weights: ``[classes]``, or None for equal weights.
@@ -57,14 +57,19 @@ class CrossEntropy:
 
 
 def squared_error(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-    """Mean squared error of the first output, in float32."""
+    """Mean squared error of the prediction, in float32."""
     prediction = first(outputs).float()
     return functional.mse_loss(prediction, shaped_like(present(targets), prediction))
 
 
 def first(outputs: Tensors) -> torch.Tensor:
-    """The prediction: the first output of the signature."""
-    return next(iter(outputs.values()))
+    """The prediction: the first floating-point output of the signature; the first output if none is."""
+    return prediction_of(list(outputs.values()))
+
+
+def prediction_of(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The prediction among outputs in order: a model may return its decision (indices) before its scores."""
+    return next((value for value in outputs if value.is_floating_point()), outputs[0])
 
 
 def present(targets: torch.Tensor | None) -> torch.Tensor:
@@ -83,13 +88,26 @@ def class_axis(rank: int) -> int:
     return 2 if rank == 3 else 1
 
 
+def prediction_spec(signature: Signature) -> TensorSpec:
+    """The specification of the prediction."""
+    return next((item for item in signature.outputs if item.dtype.startswith("float")), signature.outputs[0])
+
+
+def has_classes(scores: torch.Tensor) -> bool:
+    """Whether an output can be scores of classes: it has a class axis of more than one class.
+
+    ``[N]`` and ``[N, 1]`` are values: the softmax over one class is 1 for every input and has no gradient.
+    """
+    return scores.is_floating_point() and scores.dim() > 1 and scores.shape[class_axis(scores.dim())] > 1
+
+
 def class_count(program: Program) -> int:
-    """Number of classes of the first output.
+    """Number of classes of the prediction, the first floating-point output.
 
     Raises:
         UserError: the output has no axis for classes.
     """
-    spec = program.signature.outputs[0]
+    spec = prediction_spec(program.signature)
     size = spec.shape[class_axis(len(spec.shape))] if len(spec.shape) > 1 else None
     if not isinstance(size, int):
         raise UserError(

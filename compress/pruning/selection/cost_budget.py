@@ -18,6 +18,8 @@ from .importance import Scores
 AUTO_ALIGN = (8, 4, 2, 1)
 """Steps of channel counts that ``align: auto`` tries: coarse ones suit vector units, narrow networks need fine ones."""
 AUTO_MISS = 0.02
+_SHOWN = 3
+"""Number of reasons, and of layers per reason, in the message of a budget that cannot be reached."""
 _MILD = "lower min_channels or align, or exclude fewer layers"
 
 Fits = Callable[[dict[int, int]], bool]
@@ -71,16 +73,34 @@ def _fit(
     least = model(remove(size, group_cuts, most_cut(group_cuts)))
     if least > target:
         if last:
-            raise UserError(
-                f"prune: {target / whole:.1%} of the {NAMES[measure]} cannot be reached; the smallest possible share "
-                f"is {least / whole:.1%}",
-                f"set the budget to at least {least / whole + 0.0005:.3f}, or {_MILD}",
-                least=least / whole,
-            )
+            raise _unreachable(model.grouping, target / whole, least / whole, NAMES[measure])
         return None
     counts = _search(group_cuts, scope, _fits)
     _refill(group_cuts, counts, _fits)
     return remove(size, group_cuts, counts)
+
+
+def _unreachable(grouping: Grouping, asked: float, least: float, name: str) -> UserError:
+    """The error of a budget that no cut meets, with the reasons of the channels that are locked."""
+    reasons: dict[str, list[str]] = {}
+    for group in grouping.locked:
+        reasons.setdefault(group.reason, []).append(group.name)
+    kept = "; ".join(
+        f"{', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}: {reason}"
+        for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1]))[:_SHOWN]
+    )
+    if least >= 1:
+        return UserError(
+            f"prune: no channel that costs {name} can be removed from this model ({kept or 'no layer has weights'})",
+            f"`retort prune --explain` lists every group; quantize the model instead, or {_MILD}",
+            least=least,
+        )
+    return UserError(
+        f"prune: {asked:.1%} of the {name} cannot be reached; the smallest possible share is {least:.1%}"
+        + (f" ({kept})" if kept else ""),
+        f"set the budget to at least {least + 0.0005:.3f}, or {_MILD}",
+        least=least,
+    )
 
 
 def _search(group_cuts: list[GroupCuts], scope: str, fits: Fits) -> dict[int, int]:

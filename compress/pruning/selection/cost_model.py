@@ -44,6 +44,7 @@ class CostModel:
     """
 
     def __init__(self, program: Program, grouping: Grouping, measure: Measure) -> None:
+        self.grouping = grouping
         self._coupling = grouping.coupling
         self.size = len(grouping.coupling.unions)
         self._axes: dict[bytes, int] = {}

@@ -15,7 +15,7 @@ from ....core.aten_names import CONVOLUTIONS, operator_name
 from ....core.errors import DataError
 from ....core.options.stage_options import Task
 from ...program import Program
-from ...training.losses import Tensors, classes_second
+from ...training.losses import Tensors, classes_second, has_classes
 from ..coupling.groups import Grouping
 from ..coupling.labels import Ids, Value, core, varying
 from ..reconstruction.fitted_layers import FittedLayer, fitted_layers
@@ -117,7 +117,7 @@ def _loss(outputs: Sequence[Tensor], task: Task, draw: torch.Generator) -> Tenso
     """A scalar whose squared gradient is the Fisher information: of drawn classes, or of noise on other outputs."""
     total = torch.zeros(())
     for place, output in enumerate(item for item in outputs if item.is_floating_point()):
-        if task == "classification" and place == 0 and output.dim() > 1:
+        if task == "classification" and place == 0 and has_classes(output):
             chances = (
                 classes_second(output.float())
                 .movedim(1, -1)

@@ -82,11 +82,12 @@ class _Reader:
         if item.wide:
             return _Reader(item.roots, weight, fit.clamp(min=1e-30).reciprocal(), 1.0)
         energy, tried = weight.square().sum(0), []
+        parts = (fit, held) if item.rows[1] else (fit,)  # with few batches of samples none is held out
         for ridge in _RIDGES:
             inverse = _inverse(fit, ridge)
             scale = inverse.diagonal().square()
-            errors = [float((energy * ((inverse @ part) * inverse).sum(1) / scale).sum()) for part in (fit, held)]
-            tried.append((errors[1] if item.rows[1] else errors[0], errors[0], inverse))
+            errors = [float((energy * ((inverse @ part) * inverse).sum(1) / scale).sum()) for part in parts]
+            tried.append((errors[-1], errors[0], inverse))
         wanted, known, inverse = min(tried, key=lambda one: one[0])
         return _Reader(item.roots, weight, inverse, max(1.0, wanted / max(known, 1e-30)))
 

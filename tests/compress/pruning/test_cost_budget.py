@@ -166,3 +166,11 @@ def test_the_same_options_cut_the_same_channels() -> None:
     """A cut is deterministic."""
     one, two = (prune_program(program_of(), options(macs=0.5)).program.module.state_dict() for _ in range(2))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_a_model_without_removable_channels_is_refused_with_the_reasons() -> None:
+    """If nothing can be removed, the message names the layers and why, and does not ask for a budget of 100 %."""
+    program = capture(nn.Sequential(nn.Linear(6, 4)), {"input": torch.randn(4, 6)})
+    with pytest.raises(UserError, match=r"no channel .* can be removed from this model \(0: is the output") as caught:
+        prune_program(program, options(macs=0.7))
+    assert caught.value.facts["least"] == 1.0 and "quantize" in caught.value.remedy

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
+from retort.compress.distillation.distill import soft_target_loss
 from retort.compress.program import Program, clone, cost, evaluating, predict
 from retort.compress.pruning.coupling.groups import Grouping
 from retort.compress.pruning.resume import ramp, recovery_of
@@ -220,7 +221,7 @@ def test_layers_outside_a_pattern_stay(trained: tuple[Program, Splits]) -> None:
     cut = prune_program(program, options(macs=0.9, only=("stem",))).program.module
     assert cut.get_parameter("stem.weight").shape[0] < 16
     assert (cut.get_parameter("conv1.weight").shape[0], cut.get_parameter("hidden.weight").shape[0]) == (32, 32)
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(UserError, match="no channel .* can be removed"):
         prune_program(program, options(macs=0.9, only=("conv2",)))
 
 
@@ -317,3 +318,44 @@ def test_recurrent_and_attention_channels_are_ranked_too(criterion: str) -> None
     made = prune_program(program, options(importance=criterion), evidence=Samples(split, "classification"))
     with evaluating(made.program):
         assert made.cost.macs <= 0.6 * cost(clone(program)).macs
+
+
+class Returns(nn.Module):
+    """A net that returns its result in one of the forms that users choose."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.hidden, self.head = form, nn.Linear(6, 16), nn.Linear(16, 4 if form == "decision first" else 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.head(F.relu(self.hidden(x)))
+        if self.form == "decision first":
+            return y.argmax(1), y
+        return y.squeeze(-1) if self.form == "one value" else y
+
+
+@pytest.mark.parametrize("form", ["one value", "one column", "decision first"])
+def test_outputs_that_are_not_scores_of_classes_are_ranked_too(form: str) -> None:
+    """One value per sample is no class, and indices are no prediction: unlabelled samples still give finite scores."""
+    program = capture(Returns(form), {"x": torch.randn(4, 6)})
+    split = ArraySplit({"x": np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)})
+    grouping = groups_of(program, options())
+    hidden = next(group for group in grouping.free if group.name == "hidden").units
+    for criterion in ("taylor", "obd", "reconstruction"):
+        scores = score(program, grouping, criterion, 0, evidence=Samples(split, "classification", seed=3))[hidden]
+        assert np.isfinite(scores).all() and len(np.unique(scores)) > 8 and scores.max() > 0, criterion
+
+
+@pytest.mark.parametrize("form", ["one value", "one column", "decision first"])
+def test_recovery_learns_from_the_outputs_of_every_form(form: str) -> None:
+    """The loss on the outputs before the cut is zero for equal outputs and positive otherwise, whatever they are."""
+    program = capture(Returns(form), {"x": torch.randn(4, 6)})
+    loss = soft_target_loss(program, 2.0, 1.0, "classification")
+    inputs = {"x": torch.randn(8, 6)}
+    known_outputs = dict(zip((spec.name for spec in program.signature.outputs), program.module(inputs["x"])))
+    moved = {
+        name: value + torch.randn(value.shape) if value.is_floating_point() else value
+        for name, value in known_outputs.items()
+    }
+    assert float(loss(known_outputs, inputs, None).detach()) == pytest.approx(0.0, abs=1e-6)
+    assert float(loss(moved, inputs, None).detach()) > 1e-3
