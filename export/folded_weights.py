@@ -31,7 +31,7 @@ def fold_weights(program: ExportedProgram) -> ExportedProgram:
 
     values: dict[Any, Any] = dict(constants_of(program))
     sources = _computed_from(program, values)
-    read = [node for node in sources if any(user not in sources for user in node.users)]
+    read = _real([node for node in sources if any(user not in sources for user in node.users)])
     kept = {item for node in read if all(map(_moves, _chain(node))) for item in sources[node]}
     chosen = [node for node in read if _is_stored(node, sources[node] - kept)]
     if not chosen:
@@ -62,6 +62,21 @@ def _computed_from(program: ExportedProgram, values: dict[Any, Any]) -> dict[Nod
         elif _is_function(node) and all(item in found for item in node.all_input_nodes):
             found[node] = set().union(*(found[item] for item in node.all_input_nodes))
     return {node: items for node, items in found.items() if items}
+
+
+def _real(nodes: list[Node]) -> list[Node]:
+    """The nodes, with every complex one replaced by the real ones that it is computed from: files have no complex
+    constants, but they have the Fourier transform of a real one (the kernels of S4, arXiv:2111.00396)."""
+    found: list[Node] = []
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop(0)
+        value: Any = node.meta.get("val")
+        if node.op == "call_function" and hasattr(value, "dtype") and value.dtype.is_complex:
+            waiting += node.all_input_nodes
+        elif node not in found:
+            found.append(node)
+    return found
 
 
 def _is_function(node: Node) -> bool:

@@ -20,6 +20,7 @@ from .complex_numbers import expand_complex_numbers
 from .embedding_bag import expand_embedding_bags
 from .inline_no_grad import inline_no_grad
 from .per_sample_conv import expand_per_sample_convolutions
+from .tensor_products import expand_tensor_products
 
 _aten = torch.ops.aten
 _COPIES = {"aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.detach_.default"}
@@ -57,6 +58,7 @@ def finish(
     _make_functional(graph)
     canonicalize(graph)
     expand_complex_numbers(graph)
+    expand_tensor_products(graph)
     expand_per_sample_convolutions(graph)
     expand_embedding_bags(graph)
     drop_assertions(graph)

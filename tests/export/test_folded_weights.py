@@ -132,3 +132,32 @@ def test_weights_that_are_changed_in_place_keep_their_final_value() -> None:
         wanted = net(X).numpy()
     session = onnxruntime.InferenceSession(file.SerializeToString())
     np.testing.assert_allclose(session.run(None, {"x": X.numpy()})[0], wanted, atol=1e-5)
+
+
+class StateSpace(nn.Module):
+    """A convolution whose kernel is computed from complex parameters, with the Fourier transform (S4D)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate, self.turn = nn.Parameter(torch.rand(6, 4)), nn.Parameter(torch.arange(4.0).repeat(6, 1))
+        self.mix = nn.Parameter(torch.randn(6, 4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 6, 16]``."""
+        poles = (1j * self.turn - self.rate.exp())[..., None] * torch.arange(16)
+        kernel = 2 * torch.einsum("hn,hnl->hl", torch.view_as_complex(self.mix), torch.exp(poles)).real
+        product = torch.fft.rfft(x, n=32) * torch.fft.rfft(kernel, n=32)
+        result: torch.Tensor = torch.fft.irfft(product, n=32)[..., :16]
+        return result
+
+
+def test_a_kernel_computed_with_complex_numbers_is_stored() -> None:
+    """The real kernel is a constant of the file, because its complex operators have no ONNX form."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 6, 16)
+    program = capture(StateSpace(), {"x": x})
+    file = to_onnx(reexport(program), program.signature)
+    assert not {node.op_type for node in file.graph.node} & {"Exp", "Einsum", "Cos", "Sin"}
+    session = onnxruntime.InferenceSession(file.SerializeToString())
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], program.module(x)[0].numpy(), atol=1e-5)
