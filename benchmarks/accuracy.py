@@ -15,7 +15,7 @@ from ..core.metrics.intervals import Interval
 from ..core.metrics.task_metrics import AGAINST_OUTPUTS, METRIC_UNIT, evaluate, metric_interval, paired_difference
 from ..core.options.stage_options import MetricName
 from ..core.session import Session
-from ..core.tensors import Array
+from ..core.tensors import BATCH, Array, Feeds, TensorSpec
 
 ROWS = 64
 """Number of samples per batch for accuracy."""
@@ -89,13 +89,14 @@ def predict(
     fixed = _fixed_batch(session)
     size = fixed or batch_size
     total = min(len(split), limit) if limit is not None else len(split)
-    outputs: dict[str, list[Array]] = {spec.name: [] for spec in session.signature.outputs}
+    specs = {spec.name: spec for spec in session.signature.outputs}
+    outputs: dict[str, list[Array]] = {name: [] for name in specs}
     targets: list[Array] = []
     with console.progress(label, total) as bar:
         for inputs, wanted in batches(split, size, limit):
-            rows = len(next(iter(inputs.values())))
+            rows = _row_count(session, inputs)
             for name, values in session.run(_filled(inputs, fixed)).items():
-                outputs[name].append(_rows_of(values, rows, name, fixed))
+                outputs[name].append(_rows_of(values, specs[name], rows, fixed))
             if wanted is not None:
                 targets.append(np.asarray(wanted))
             bar.advance(rows)
@@ -148,10 +149,20 @@ def _truth(metric: MetricName, predictions: Predictions, given: Array, before: A
 
 
 def _fixed_batch(session: Session) -> int | None:
-    axis = (
-        session.signature.inputs[0].shape[0] if session.signature.inputs and session.signature.inputs[0].shape else None
-    )
+    """The batch size of a model without a dynamic batch axis."""
+    inputs = session.signature.inputs
+    if any(BATCH in spec.shape for spec in inputs) or not inputs or not inputs[0].shape:
+        return None
+    axis = inputs[0].shape[0]
     return axis if isinstance(axis, int) else None
+
+
+def _row_count(session: Session, inputs: Feeds) -> int:
+    """The number of samples in a batch, whose axis need not be the first."""
+    spec = next((spec for spec in session.signature.inputs if BATCH in spec.shape), None)
+    if spec is None:
+        return len(next(iter(inputs.values())))
+    return int(np.shape(inputs[spec.name])[spec.shape.index(BATCH)])
 
 
 def _filled(inputs: dict[str, Array], size: int | None) -> dict[str, Array]:
@@ -160,11 +171,14 @@ def _filled(inputs: dict[str, Array], size: int | None) -> dict[str, Array]:
     return {name: cast(Array, np.resize(array, (size, *array.shape[1:]))) for name, array in inputs.items()}
 
 
-def _rows_of(values: Array, rows: int, name: str, fixed: int | None) -> Array:
+def _rows_of(values: Array, spec: TensorSpec, rows: int, fixed: int | None) -> Array:
+    """The rows of the samples, first where the model has its batch axis elsewhere."""
+    if BATCH in spec.shape and spec.shape.index(BATCH) < values.ndim:
+        values = np.moveaxis(values, spec.shape.index(BATCH), 0)
     expected = fixed or rows
     if values.ndim == 0 or len(values) != expected:
         raise ModelError(
-            f"output '{name}' has shape {list(values.shape)} for a batch of {expected}, which is not one row per "
+            f"output '{spec.name}' has shape {list(values.shape)} for a batch of {expected}, which is not one row per "
             "sample",
             "give the model outputs with a leading batch axis",
         )

@@ -117,7 +117,7 @@ def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: P
     samples = fit_to(context.data, read_signature(dense.main)).calibration
     chosen: dict[str, Any] = dict(samples.read(range(min(256, len(samples))))[0])
     np.savez(folder / "samples.npz", **chosen)
-    plain = _plain(dense.main, folder / "plain.onnx")
+    plain = plain_file(dense.main, folder / "plain.onnx")
     states: dict[str, State] = {
         "fp32": {"ok": True, "file": str(graph.main)},
         "fp32-plain": {"ok": True, "file": str(plain)},
@@ -131,7 +131,7 @@ def measure(name: str, pythons: dict[str, Path], tools: Sequence[str], folder: P
     return {"net": name, "tools": states}
 
 
-def _plain(program: Path, out: Path) -> Path:
+def plain_file(program: Path, out: Path) -> Path:
     """The FP32 file that PyTorch's exporter writes, from which the peers start."""
     import torch
 
@@ -154,7 +154,7 @@ def _own(tool: str, net: str, program: Path, folder: Path) -> State:
     )
     state: State = {"ok": True, "seconds": 0.0, "peak_mb": 0.0, "commands": len(commands)}
     for command in commands:
-        code, seconds, peak, output = _run(command, folder)
+        code, seconds, peak, output = run_command(command, folder)
         state["seconds"] += seconds
         state["peak_mb"] = max(state["peak_mb"], peak)
         if code:
@@ -163,7 +163,7 @@ def _own(tool: str, net: str, program: Path, folder: Path) -> State:
     return {**state, "file": str(load_artifact(graph).main), "facts": [item.to_json() for item in tried]}
 
 
-def _run(command: Sequence[str], folder: Path) -> tuple[int, float, float, str]:
+def run_command(command: Sequence[str], folder: Path) -> tuple[int, float, float, str]:
     """Exit code, seconds, peak memory in MB and output of a command."""
     log = folder / "log.txt"
     started = time.perf_counter()
@@ -171,12 +171,12 @@ def _run(command: Sequence[str], folder: Path) -> tuple[int, float, float, str]:
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            peak = max(peak, _peak_mb(process.pid))
+            peak = max(peak, peak_mb(process.pid))
             time.sleep(_POLL_S)
     return process.returncode, time.perf_counter() - started, peak, log.read_text()
 
 
-def _peak_mb(pid: int) -> float:
+def peak_mb(pid: int) -> float:
     """Peak memory of a running process so far; the value from ``wait`` would include the memory of the parent."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
@@ -193,7 +193,7 @@ def _peer(tool: str, net: str, model: Path, pythons: dict[str, Path], folder: Pa
     job, out = folder / f"{tool}.json", folder / f"{tool}.onnx"
     asked = {"tool": tool, "model": str(model), "samples": str(folder / "samples.npz"), "out": str(out)}
     job.write_text(json.dumps({**asked, "transformer": net in ("vision", "bert", "minilm")}))
-    _, _, peak, output = _run([str(python), str(PEER_SCRIPT), str(job)], folder)
+    _, _, peak, output = run_command([str(python), str(PEER_SCRIPT), str(job)], folder)
     if not job.with_suffix(".result").exists():
         return {"ok": False, "error": output.strip()[-200:]}
     found: State = json.loads(job.with_suffix(".result").read_text())

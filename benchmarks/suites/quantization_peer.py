@@ -34,11 +34,47 @@ def main(job: Path) -> None:
     job.with_suffix(".result").write_text(json.dumps(found))
 
 
-def batches(samples: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def batches(samples: dict[str, Any], size: int = BATCH) -> Iterator[dict[str, Any]]:
     """The samples in batches."""
     count = len(next(iter(samples.values())))
-    for start in range(0, count, BATCH):
-        yield {name: values[start : start + BATCH] for name, values in samples.items()}
+    for start in range(0, count, size):
+        yield {name: values[start : start + size] for name, values in samples.items()}
+
+
+def onnxruntime(asked: dict[str, Any], samples: dict[str, Any]) -> None:
+    """``quantize_dynamic`` or ``quantize_static``, by the name of the tool."""
+    (onnxruntime_dynamic if asked["tool"].endswith("-dynamic") else onnxruntime_static)(asked, samples)
+
+
+def onnxruntime_dynamic(asked: dict[str, Any], samples: dict[str, Any]) -> None:
+    """``quantize_dynamic`` with its defaults; UINT8 weights if there are convolutions, which have no other kernel."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    ready = _prepared(asked)
+    convolutions = any(node.op_type == "Conv" for node in onnx.load(ready).graph.node)
+    quantize_dynamic(ready, asked["out"], weight_type=QuantType.QUInt8 if convolutions else QuantType.QInt8)
+
+
+def _prepared(asked: dict[str, Any]) -> str:
+    """The file after the tool's preprocessing, in an opset that has scales per channel.
+
+    Shapes stay unknown where the tool cannot infer them.
+    """
+    import onnx
+    from onnx.version_converter import convert_version
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    source, ready = asked["model"], str(Path(asked["out"]).with_suffix(".ready.onnx"))
+    model = onnx.load(source)
+    if max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")) < 13:
+        source = str(Path(asked["out"]).with_suffix(".opset.onnx"))
+        onnx.save(convert_version(model, 13), source)
+    try:
+        quant_pre_process(source, ready)
+    except Exception:  # its symbolic shape inference does not know every model; the tool says to leave it out
+        quant_pre_process(source, ready, skip_symbolic_shape=True)
+    return ready
 
 
 def onnxruntime_static(asked: dict[str, Any], samples: dict[str, Any]) -> None:
@@ -50,13 +86,12 @@ def onnxruntime_static(asked: dict[str, Any], samples: dict[str, Any]) -> None:
         QuantType,
         quantize_static,
     )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
         """Returns the samples in batches."""
 
         def __init__(self) -> None:
-            self.left = batches(samples)
+            self.left = batches(samples, asked.get("batch", BATCH))
 
         def get_next(self) -> dict[str, Any] | None:
             """The next batch, or None."""
@@ -67,10 +102,8 @@ def onnxruntime_static(asked: dict[str, Any], samples: dict[str, Any]) -> None:
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }[asked["tool"].split("-")[1]]
-    ready = str(Path(asked["out"]).with_suffix(".ready.onnx"))
-    quant_pre_process(asked["model"], ready)
     quantize_static(
-        ready,
+        _prepared(asked),
         asked["out"],
         Reader(),
         quant_format=QuantFormat.QDQ,
@@ -107,7 +140,7 @@ def modelopt(asked: dict[str, Any], samples: dict[str, Any]) -> None:
 
 
 TOOLS: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
-    "onnxruntime": onnxruntime_static,
+    "onnxruntime": onnxruntime,
     "nncf": nncf,
     "modelopt": modelopt,
 }

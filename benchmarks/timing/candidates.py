@@ -65,12 +65,13 @@ def repeat_rows(samples: Feeds, session: Session, batch: int) -> dict[str, Array
     Raises:
         InputError: the samples do not fit the session's signature.
     """
-    dynamic = {spec.name for spec in session.signature.inputs if BATCH in spec.shape[:1]}
-    made = {
-        name: np.resize(array, (batch, *np.shape(array)[1:])) if name in dynamic else np.asarray(array)
-        for name, array in samples.items()
-    }
+    axes = {spec.name: spec.shape.index(BATCH) for spec in session.signature.inputs if BATCH in spec.shape}
+    made = {name: _repeated(np.asarray(array), axes.get(name), batch) for name, array in samples.items()}
     return session.signature.validate(made)
+
+
+def _repeated(array: Array, axis: int | None, batch: int) -> Array:
+    return array if axis is None else np.take(array, np.arange(batch) % array.shape[axis], axis)
 
 
 def callable_of(candidate: tuple[Session, Feeds], batch: int) -> Call:

@@ -8,7 +8,8 @@ from known import known
 
 from retort.benchmarks.accuracy import Predictions, measure_accuracy, predict
 from retort.benchmarks.compare_models import metric_of
-from retort.core.data.splits import ArraySplit
+from retort.core.data.data_sources import fit_to
+from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, ModelError
 from retort.core.options.stage_options import MetricName
 from retort.core.tensors import Array, Feeds, Signature, TensorSpec
@@ -65,6 +66,30 @@ def test_model_with_a_fixed_batch_sees_full_batches() -> None:
     assert set(session.seen) == {16}
     assert len(found.outputs["scores"]) == 130
     assert np.allclose(found.outputs["scores"], split.inputs["x"] @ weight, atol=1e-5)
+
+
+class Streaming(Linear):
+    """A session whose state has its batch on the second axis, in and out."""
+
+    def __init__(self) -> None:
+        state = TensorSpec("state", "float32", (2, "batch", 3))
+        self.signature = Signature((state, TensorSpec("x", "float32", ("batch", 3))), (state,))
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """The next state."""
+        given = self.signature.validate(feeds)
+        return {"state": given["state"] + given["x"]}
+
+
+def test_the_batch_may_be_on_another_axis() -> None:
+    """States ``[2, batch, 3]`` are given in that layout, and come back with one row per sample first."""
+    rng = np.random.default_rng(0)
+    states, x = rng.normal(size=(10, 2, 3)).astype(np.float32), rng.normal(size=(10, 3)).astype(np.float32)
+    split = ArraySplit({"state": states, "x": x})
+    session = Streaming()
+    fitted = fit_to(Splits(split, split, split, split), session.signature).test
+    found = predict(session, fitted, batch_size=4).outputs["state"]
+    assert np.allclose(found, states + x[:, None])
 
 
 def test_measure_against_a_reference() -> None:

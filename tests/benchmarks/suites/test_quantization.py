@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from retort.benchmarks.suites.quantization import COLUMNS, DATA, NETS, PEER_SCRIPT, TOOLS, _plain, _run, _scores, table
+from retort.benchmarks.suites.quantization import (
+    COLUMNS,
+    DATA,
+    NETS,
+    PEER_SCRIPT,
+    TOOLS,
+    _scores,
+    plain_file,
+    run_command,
+    table,
+)
 from retort.benchmarks.suites.quantization_peer import TOOLS as PEER_TOOLS
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
@@ -72,8 +82,8 @@ def test_every_tool_has_a_way_to_run() -> None:
 def test_the_memory_of_a_command_is_its_own(tmp_path: Path) -> None:
     """A small command started by a large process has a small memory, and one that uses 80 MB has at least that."""
     ballast = np.ones(40_000_000)
-    small = _run([sys.executable, "-c", "import time; time.sleep(0.3)"], tmp_path)
-    large = _run([sys.executable, "-c", "import time; held = bytearray(80 << 20); time.sleep(0.3)"], tmp_path)
+    small = run_command([sys.executable, "-c", "import time; time.sleep(0.3)"], tmp_path)
+    large = run_command([sys.executable, "-c", "import time; held = bytearray(80 << 20); time.sleep(0.3)"], tmp_path)
     assert (small[0], large[0]) == (0, 0)
     assert small[2] < 60 < 80 < large[2] < 200
     assert ballast.nbytes > 300e6
@@ -105,7 +115,7 @@ def test_the_peers_start_from_pytorchs_own_file(tmp_path: Path) -> None:
     program = stages.capture(
         CaptureOptions(), ModelSpec(source="retort.examples.digits:student"), Place(tmp_path / "program"), context
     )
-    plain = open_session(_plain(program.main, tmp_path / "plain.onnx"))
+    plain = open_session(plain_file(program.main, tmp_path / "plain.onnx"))
     wanted = open_session(program.main).run({"image": images})
     found = plain.run({"image": images})
     assert set(found) == set(wanted)

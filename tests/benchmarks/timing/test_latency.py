@@ -253,6 +253,17 @@ def test_batches_are_made_of_real_samples_by_repetition() -> None:
         candidates.repeat_rows({"x": samples["x"]}, session, 2)
 
 
+def test_a_batch_on_another_axis_is_repeated() -> None:
+    """A state ``[2, batch, 3]`` is repeated along its second axis."""
+    session = Doubler()
+    specs = (*session.signature.inputs, TensorSpec("state", "float32", (2, "batch", 3)))
+    session.signature = Signature(specs, session.signature.outputs)
+    samples = {"x": np.zeros((2, 2), np.float32), "gain": np.ones(1, np.float32)}
+    state = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    feeds = candidates.repeat_rows({**samples, "state": state}, session, 3)
+    assert np.array_equal(feeds["state"], state[:, [0, 1, 0]])
+
+
 def test_unknown_reference_is_refused() -> None:
     """A reference that is not a candidate is rejected with the existing ones."""
     with pytest.raises(UserError, match="no candidate named 'teacher'") as caught:

