@@ -19,6 +19,7 @@ from .canonicalize import canonicalize
 from .complex_numbers import expand_complex_numbers
 from .embedding_bag import expand_embedding_bags
 from .inline_no_grad import inline_no_grad
+from .masked_rows import expand_masked_rows, require_known_sizes
 from .per_sample_conv import expand_per_sample_convolutions
 from .tensor_products import expand_tensor_products
 
@@ -62,7 +63,9 @@ def finish(
     expand_per_sample_convolutions(graph)
     expand_embedding_bags(graph)
     drop_assertions(graph)
+    expand_masked_rows(graph)
     graph.eliminate_dead_code(_has_effect)
+    require_known_sizes(graph)
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
     module = fx.GraphModule(copy.deepcopy(root), graph, "Program")
     for child in train_eval_mode.graphs(module):

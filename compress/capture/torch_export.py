@@ -19,7 +19,7 @@ from ...core.faults import raise_if_defect
 from ...core.graph_assertions import without_assertions
 from ...core.tensors import BATCH, multiple
 from ...core.workarounds import free_time
-from ..graph.workarounds import fixed_sizes, free_lengths
+from ..graph.workarounds import fixed_sizes, free_lengths, unchecked_distributions
 from .failures import explain, model_place
 from .mixture_of_experts import dense_experts
 
@@ -67,6 +67,7 @@ def trace(
                 free_time(),
                 dense_experts(),
                 free_lengths(module),
+                unchecked_distributions(),
                 fixed_sizes(model_place) as places,
             ):
                 exported = torch.export.export(

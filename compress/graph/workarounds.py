@@ -28,6 +28,7 @@ __all__ = [
     "free_lengths",
     "masks_unseen",
     "padding_as_in_evaluation",
+    "unchecked_distributions",
     "pytree",
 ]  # fmt: skip
 
@@ -218,3 +219,23 @@ def forget_accelerator() -> None:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Trace ``torch.distributions`` without the checks of parameters and samples, which branch on values.
+
+    Patched: the default of ``Distribution.set_default_validate_args``, which has a setter, but nothing that returns it
+    (``Distribution._validate_args``). Seen in torch 2.13.
+
+    Upstream: https://github.com/pytorch/pytorch/issues/135061 (closed, but 2.13 still fails).
+
+    Without it: every ``log_prob`` and every distribution that ``forward`` creates is refused as a branch on data.
+    """
+    distribution = torch.distributions.Distribution
+    before = distribution._validate_args
+    distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        distribution.set_default_validate_args(before)

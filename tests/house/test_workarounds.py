@@ -216,6 +216,32 @@ def test_a_process_still_keeps_its_first_accelerator() -> None:
         compressing.forget_accelerator()
 
 
+class Gaussian(nn.Module):
+    """The log-likelihood of a value under a predicted distribution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N]``."""
+        mean, scale = self.layer(x).unbind(1)
+        result: torch.Tensor = torch.distributions.Normal(mean, scale.exp()).log_prob(x[:, 0])
+        return result
+
+
+def test_distributions_still_branch_on_values() -> None:
+    """PyTorch's checks of parameters cannot be traced; without them they can, and the default is restored."""
+    x = torch.randn(3, 4)
+    with needed("compress.graph.workarounds.unchecked_distributions", "data-dependent|Eq\\(u0, 1\\)"):
+        traced(Gaussian(), x)
+    with compressing.unchecked_distributions(), quiet():
+        program = traced(Gaussian(), x)
+    assert program.module()(x).shape == (3,)
+    with pytest.raises(ValueError, match="scale"):
+        torch.distributions.Normal(torch.zeros(1), -torch.ones(1))
+
+
 PRIVATE = re.compile(
     r"^\s*(?:from|import)\s+(?:torch|transformers|accelerate|onnxscript|onnxruntime|onnx)[\w.]*\._[a-z]"
     r"|^\s*from\s+(?:torch|transformers|accelerate|onnxscript|onnxruntime|onnx)[\w.]*\s+import\s+.*\b_[A-Za-z]"
@@ -244,6 +270,7 @@ def test_every_patch_says_what_it_is_there_for() -> None:
     functions: list[Callable[..., Any]] = [
         *(shared.free_time, shared.drop_formulas),
         *(compressing.free_lengths, compressing.fixed_sizes, compressing.masks_unseen),
+        compressing.unchecked_distributions,
         compressing.padding_as_in_evaluation,
         *(compressing.experts_computed_by, compressing.forget_accelerator),
         *(exporting.keep_padding, exporting.parse_operators_once, exporting.linear_rules),

@@ -73,16 +73,19 @@ def _fit(
     least = model(remove(size, group_cuts, most_cut(group_cuts)))
     if least > target:
         if last:
-            raise _unreachable(model.grouping, target / whole, least / whole, NAMES[measure])
+            raise _unreachable(model.grouping, group_cuts, target / whole, least / whole, NAMES[measure])
         return None
     counts = _search(group_cuts, scope, _fits)
     _refill(group_cuts, counts, _fits)
     return remove(size, group_cuts, counts)
 
 
-def _unreachable(grouping: Grouping, asked: float, least: float, name: str) -> UserError:
+def _unreachable(grouping: Grouping, group_cuts: list[GroupCuts], asked: float, least: float, name: str) -> UserError:
     """The error of a budget that no cut meets, with the reasons of the channels that are locked."""
     reasons: dict[str, list[str]] = {}
+    for item in group_cuts:
+        if len(item.steps) == 1:
+            reasons.setdefault("has no more channels than min_channels and align allow", []).append(item.group.name)
     for group in grouping.locked:
         reasons.setdefault(group.reason, []).append(group.name)
     kept = "; ".join(

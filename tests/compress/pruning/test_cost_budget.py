@@ -175,3 +175,6 @@ def test_a_model_without_removable_channels_is_refused_with_the_reasons() -> Non
         prune_program(program, options(macs=0.7))
     assert caught.value.facts["least"] == 1.0
     assert "quantize" in caught.value.remedy
+    narrow = capture(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), {"input": torch.randn(4, 6)})
+    with pytest.raises(UserError, match="0: has no more channels than min_channels and align allow; 2: is the output"):
+        prune_program(narrow, options(macs=0.7, min_channels=8))
