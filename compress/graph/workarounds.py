@@ -28,8 +28,8 @@ __all__ = [
     "free_lengths",
     "masks_unseen",
     "padding_as_in_evaluation",
-    "unchecked_distributions",
     "pytree",
+    "unchecked_distributions",
 ]  # fmt: skip
 
 _FEW = 25  # up to this number of rows, PyTorch itself computes differences
