@@ -20,7 +20,7 @@ from ..core.graph_state import REMEDY, state_in_words, state_of
 from ..core.options.stage_options import Target
 from ..core.tensors import Signature
 from ..core.workarounds import free_time
-from . import attention_translation
+from . import adaptive_pooling_translation, attention_translation, resize_translation
 from .finalize import finish, name_ports, with_batch_dependence
 from .folded_weights import fold_weights
 from .ort import transformer_fusions
@@ -148,7 +148,7 @@ _QDQ = values.Op(values.Opset(DOMAIN, 1), OP, _schema())
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq, **recurrent_forms()}
     table[torch.ops.retort.dynamic_qdq.default] = translate
-    table |= attention_translation.forms()
+    table |= attention_translation.forms() | resize_translation.forms() | adaptive_pooling_translation.forms()
     parse_operators_once()
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose

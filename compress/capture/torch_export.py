@@ -34,7 +34,18 @@ _ARITHMETIC = (
     *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.Constant, ast.Name, ast.Call),
     *(ast.operator, ast.unaryop, ast.boolop),
 )
-_KNOWN = {"__builtins__": {}, "max": max, "min": min, "IntInfinity": lambda: math.inf}
+_PREFIX = re.compile(r"\b(?:math|torch)\.(?=\w+\()")
+_KNOWN = {
+    "__builtins__": {},
+    "max": max,
+    "min": min,
+    "IntInfinity": lambda: math.inf,
+    "trunc": math.trunc,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "sym_float": float,
+    "sym_int": int,
+}
 _ROUNDS, _SIZES = 4, 512
 _UNLIMITED = 1 << 24
 
@@ -167,7 +178,7 @@ def _guards(text: str) -> list[tuple[str, list[bool]]]:
     found = []
     for name, source, condition in _GUARD.findall(text):
         try:
-            tree = ast.parse(condition.replace(source, name), mode="eval")
+            tree = ast.parse(_PREFIX.sub("", condition.replace(source, name)), mode="eval")
         except SyntaxError:  # another sentence follows on the same line
             continue
         if all(isinstance(node, (*_ARITHMETIC, ast.cmpop, ast.expr_context)) for node in ast.walk(tree)):
