@@ -33,23 +33,29 @@ def forms() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 def _average(x: Any, output_size: Sequence[Any]) -> Any:
     """``[N, C, …]`` or ``[C, …]`` to the sizes given for the last axes."""
-    sizes, whole = _axes(x, output_size), [axis for axis, _, goal in _axes(x, output_size) if goal == 1]
+    sizes, rank = _axes(x, output_size), len(x.shape)
+    whole = [axis for axis, _, goal in sizes if isinstance(goal, int) and goal == 1]
     window = _window(sizes)
-    if window and len(whole) < len(sizes) and len(x.shape) == len(sizes) + 2:
+    if window and len(whole) < len(sizes) and rank == len(sizes) + 2:
         return op.AveragePool(x, kernel_shape=window, strides=window)
     result = op.ReduceMean(x, op.Constant(value_ints=whole), keepdims=1) if whole else x
-    for axis, size, goal in (item for item in sizes if item[2] not in (1, item[1])):
-        weights = _weights(x, axis, size, goal)
-        if axis == len(x.shape) - 1:
+    for axis, size, goal in sizes:
+        if axis in whole or (isinstance(goal, int) and goal == size):
+            continue
+        known = size is not None and isinstance(goal, int)
+        weights = _known_weights(x, size or 0, goal) if known else _weights(x, axis, goal)
+        if axis == rank - 1:
             result = op.MatMul(result, op.Transpose(weights, perm=[1, 0]))
         else:
-            result = _swapped(op.MatMul(weights, _swapped(result, axis, len(x.shape))), axis, len(x.shape))
+            result = _swapped(op.MatMul(weights, _swapped(result, axis, rank)), axis, rank)
     return result
 
 
 def _maximum(x: Any, output_size: Sequence[Any]) -> tuple[Any, Any]:
     """Maxima, and their places in the pooled axes, counted in row-major order."""
     sizes = _axes(x, output_size)
+    if not all(isinstance(goal, int) for _, _, goal in sizes):
+        raise NotImplementedError("adaptive maxima of a size that is computed")
     window = _window(sizes)
     if window and len(x.shape) == len(sizes) + 2:
         maxima, places = op.MaxPool(x, kernel_shape=window, strides=window)
@@ -79,14 +85,8 @@ def _bounds(x: Any, axis: int, size: int | None, place: int, goal: int) -> tuple
     return _number(x, axis, size, place, goal, 0), _number(x, axis, size, place + 1, goal, goal - 1)
 
 
-def _axes(x: Any, goals: Sequence[Any]) -> list[tuple[int, int | None, int]]:
-    """Axis, size (None if dynamic) and wanted size of each pooled axis.
-
-    Raises:
-        NotImplementedError: a wanted size is computed.
-    """
-    if not all(isinstance(goal, int) for goal in goals):
-        raise NotImplementedError("adaptive pooling to a size that is computed")
+def _axes(x: Any, goals: Sequence[Any]) -> list[tuple[int, int | None, Any]]:
+    """Axis, size (None if dynamic) and wanted size (a number, or the tensor that it is computed by) of pooled axes."""
     first, sizes = len(x.shape) - len(goals), x.shape
     return [
         (first + index, sizes[first + index] if isinstance(sizes[first + index], int) else None, goal)
@@ -94,9 +94,9 @@ def _axes(x: Any, goals: Sequence[Any]) -> list[tuple[int, int | None, int]]:
     ]
 
 
-def _window(sizes: Sequence[tuple[int, int | None, int]]) -> list[int]:
-    """The window of ordinary pooling; empty if the wanted sizes do not divide the sizes."""
-    if any(size is None or size % goal for _, size, goal in sizes):
+def _window(sizes: Sequence[tuple[int, int | None, Any]]) -> list[int]:
+    """The window of ordinary pooling; empty if the wanted sizes do not divide the sizes, or are not known."""
+    if any(size is None or not isinstance(goal, int) or size % goal for _, size, goal in sizes):
         return []
     return [(size or 0) // goal for _, size, goal in sizes]
 
@@ -108,19 +108,22 @@ def _swapped(x: Any, axis: int, rank: int) -> Any:
     return x if axis == rank - 2 else op.Transpose(x, perm=order)
 
 
-def _weights(x: Any, axis: int, size: int | None, goal: int) -> Any:
+def _known_weights(x: Any, size: int, goal: int) -> Any:
     """``[o, n]``: the share of each element in each average."""
-    starts, ends = np.arange(goal), np.arange(1, goal + 1)
-    if size is not None:
-        places = np.arange(size)
-        inside = (places >= (starts * size // goal)[:, None]) & (places < (-(-ends * size // goal))[:, None])
-        return op.Constant(value=ir.tensor((inside / inside.sum(1, keepdims=True)).astype(x.dtype.numpy())))
+    starts, ends, places = np.arange(goal), np.arange(1, goal + 1), np.arange(size)
+    inside = (places >= (starts * size // goal)[:, None]) & (places < (-(-ends * size // goal))[:, None])
+    return op.Constant(value=ir.tensor((inside / inside.sum(1, keepdims=True)).astype(x.dtype.numpy())))
+
+
+def _weights(x: Any, axis: int, goal: Any) -> Any:
+    """The same, computed from the size of the axis, for a wanted size that is a number or computed."""
+    zero, one = (_constant(np.array(value)) for value in (0, 1))
     length = op.Shape(x, start=axis, end=axis + 1)
-    low = op.Div(op.Mul(_constant(starts[:, None]), length), _constant(np.array([goal])))
-    high = op.Div(
-        op.Add(op.Mul(_constant(ends[:, None]), length), _constant(np.array([goal - 1]))), _constant(np.array([goal]))
-    )
-    places = op.Range(_constant(np.array(0)), op.Squeeze(length), _constant(np.array(1)))
+    wide = _constant(np.array(goal)) if isinstance(goal, int) else op.Squeeze(goal)
+    starts = op.Unsqueeze(op.Range(zero, wide, one), op.Constant(value_ints=[1]))
+    low = op.Div(op.Mul(starts, length), wide)
+    high = op.Div(op.Add(op.Mul(op.Add(starts, one), length), op.Sub(wide, one)), wide)
+    places = op.Range(zero, op.Squeeze(length), one)
     inside = op.And(op.GreaterOrEqual(places, low), op.Less(places, high))
     return op.Div(op.Cast(inside, to=x.dtype), op.Cast(op.Sub(high, low), to=x.dtype))
 

@@ -35,12 +35,29 @@ class Pooled(nn.Module):
         return maxima + places if self.kind == "places" else maxima
 
 
+class Shrunk(nn.Module):
+    """Means over areas, to a share of the size."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 3, H, W]``."""
+        return functional.interpolate(x, scale_factor=0.4, mode="area")
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("size", [(1, 7), (7, 6), (24, 33)], ids=str)
 @pytest.mark.parametrize("kind", ["mean", "places"])
 def test_files_pool_as_pytorch_does(kind: str, size: tuple[int, int], dynamic: bool) -> None:
     """Windows that overlap, a size that is larger than the input, and images of other sizes than the example."""
-    net = Pooled(kind, size)
+    compare(Pooled(kind, size), dynamic)
+
+
+def test_a_size_that_is_computed_from_the_input() -> None:
+    """The matrix of weights has a computed number of rows."""
+    compare(Shrunk(), dynamic=True)
+
+
+def compare(net: nn.Module, dynamic: bool) -> None:
+    """Fail unless the file of a net gives its values."""
     axes = {"x": {2: "h", 3: "w"}} if dynamic else None
     program = capture(net.eval(), {"x": torch.randn(SIZES[0])}, dynamic=axes)
     session = onnxruntime.InferenceSession(to_onnx(reexport(program), program.signature).SerializeToString())
