@@ -31,9 +31,10 @@ def fold_weights(program: ExportedProgram) -> ExportedProgram:
 
     values: dict[Any, Any] = dict(constants_of(program))
     sources = _computed_from(program, values)
+    returned = set(program.graph.output_node().all_input_nodes)  # a constant may not be an output
     read = _real([node for node in sources if any(user not in sources for user in node.users)])
     kept = {item for node in read if all(map(_moves, _chain(node))) for item in sources[node]}
-    chosen = [node for node in read if _is_stored(node, sources[node] - kept)]
+    chosen = [node for node in read if node not in returned and _is_stored(node, sources[node] - kept)]
     if not chosen:
         return program
     module, signature = copied(program)

@@ -27,7 +27,7 @@ from ..core.system.atomic_files import write_atomically
 from ..core.tensors import Array, Feeds, Signature
 from .files import EXTERNAL_ABOVE_BYTES
 from .finalize import with_batch_dependence
-from .half_precision.check import ACCEPTED, Widened, runnable
+from .half_precision.check import ACCEPTED, Widened, computed_in, runnable
 from .half_precision.convert import LEAST_OPSET, half_signature, to_half
 from .lint import lint
 from .ort.kernels import integer_kernels
@@ -148,8 +148,9 @@ def prove(
     candidate: Session = open_session(loadable(path, options.precision), SessionOptions(threads=1))
     candidate = Widened(candidate) if options.half_io else candidate
     floating = eager[1] if quantized else None
-    tolerance = max(options.tolerance, ACCEPTED.get(options.precision, 0.0))
-    form: FileForm = "dynamic" if plainer is not None else "half" if options.precision != "fp32" else "static"
+    precision = computed_in(program, options.precision)
+    tolerance = max(options.tolerance, ACCEPTED.get(precision, 0.0))
+    form: FileForm = "dynamic" if plainer is not None else "half" if precision != "fp32" else "static"
     parity = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, form)
     candidate.close()
     return parity

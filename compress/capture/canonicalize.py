@@ -33,6 +33,8 @@ def canonicalize(graph: fx.Graph) -> None:
             _expand_cell(graph, node)
         elif node.target in (_aten.rsub.Scalar, _aten.rsub.Tensor):
             _widen_first(graph, node)
+        elif node.target is _aten.item.default:
+            _keep_tensor(graph, node)
     graph.eliminate_dead_code()
 
 
@@ -57,6 +59,30 @@ def _widen_first(graph: fx.Graph, node: fx.Node) -> None:
     kind = node.meta["val"].dtype
     if kind.is_floating_point and not first.meta["val"].is_floating_point():
         node.args = (NodeWriter(graph, node)(_aten.to.dtype, first, kind), *node.args[1:])
+
+
+def _keep_tensor(graph: fx.Graph, node: fx.Node) -> None:
+    """Use the tensor itself where a number that was read from it (``x / x.max().item()``) is an operand."""
+    source: Any = node.args[0]
+    for user in list(node.users):
+        target = _with_tensors(user.target)
+        places = [place for place, item in enumerate(user.args) if item is node]
+        if target is None or node in user.kwargs.values() or not places or 0 in places:
+            continue
+        with graph.inserting_before(user):
+            scalar = graph.call_function(_aten.reshape.default, (source, []))
+        scalar.meta = {**node.meta, "val": source.meta["val"].reshape([])}
+        user.args = tuple(scalar if item is node else item for item in user.args)
+        user.target = target
+
+
+def _with_tensors(target: Any) -> Any:
+    """The form of an operator on two values whose second operand is a tensor; None if there is none."""
+    if not isinstance(target, torch._ops.OpOverload) or target._overloadname not in ("Tensor", "Scalar"):
+        return None
+    found = getattr(target.overloadpacket, "Tensor", None)
+    operands = [] if found is None else [str(item.type) for item in found._schema.arguments[:2]]
+    return found if operands == ["Tensor", "Tensor"] and not found._schema.is_mutable else None
 
 
 def _expand_cell(graph: fx.Graph, node: fx.Node) -> None:

@@ -18,7 +18,7 @@ from ..graph import train_eval_mode
 from .canonicalize import canonicalize
 from .complex_numbers import expand_complex_numbers
 from .embedding_bag import expand_embedding_bags
-from .inline_no_grad import inline_no_grad
+from .inline_contexts import inline_contexts
 from .masked_rows import expand_masked_rows, require_known_sizes
 from .per_sample_conv import expand_per_sample_convolutions
 from .tensor_products import expand_tensor_products
@@ -52,7 +52,7 @@ def finish(
     """
     source = exported.module(check_guards=False)
     assert isinstance(source, fx.GraphModule)
-    inline_no_grad(source)
+    inline_contexts(source)
     graph, values = _rebuilt(source.graph, inputs, prefix)
     _drop_counters(graph)
     _guard_inputs(graph)

@@ -14,6 +14,12 @@ from ..graph.rows import row_count
 from .preserve_state import same_buffers
 
 RELATIVE_TOLERANCE = 1e-4
+_UNTRACEABLE = {
+    "fake tensor in the exported program constant's list": "computes gradients (torch.autograd.grad) or makes a tensor "
+    "from Python numbers that come from data",
+    "escaped from inside a function being vmapped": "uses torch.vmap or another transform of torch.func",
+}
+"""Signs in messages of PyTorch, and what the model does."""
 _HERE = Path(__file__).resolve().parents[2]
 _TORCH = Path(torch.__file__).resolve().parent
 
@@ -25,6 +31,13 @@ def explain(error: BaseException) -> CaptureError:
         return CaptureError(
             f"the model branches on the values of its data{place}, which a captured graph cannot do",
             "replace the `if`, `while` or `.item()` there by torch.where, masking or torch.cond",
+            cause=_brief(text),
+        )
+    untraceable = next((words for sign, words in _UNTRACEABLE.items() if sign in text), "")
+    if untraceable:
+        return CaptureError(
+            f"torch.export cannot capture the model{place}, because its forward {untraceable}",
+            "write that part of `forward` with tensor operations only",
             cause=_brief(text),
         )
     return CaptureError(
@@ -45,7 +58,9 @@ def mismatch(
                 got = module(*(tensor.clone() for tensor in feeds.values()))
         except Exception as error:  # a specialised shape can cause any kind of error
             raise_if_defect(error)
-            return f"with a batch of {size} it fails: {type(error).__name__}: {_brief(str(error))}"
+            known = next((words for sign, words in _UNTRACEABLE.items() if sign in str(error)), "")
+            cause = f"because the forward {known}" if known else f"{type(error).__name__}: {_brief(str(error))}"
+            return f"with a batch of {size} it fails: {cause}"
         if len(got) != len(wanted):
             return f"it has {len(got)} outputs, the model has {len(wanted)}"
         for index, (left, right) in enumerate(zip(got, wanted, strict=True)):

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 
 from ...core.backends.eager import quiet
 from ...core.errors import CaptureError, ModelError
@@ -53,12 +54,12 @@ class FlatModule(nn.Module):
 
 
 def ready(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DataParallel and DistributedDataParallel; on the CPU.
+    """The module inside torch.compile, DataParallel, DistributedDataParallel and AveragedModel; on the CPU.
 
     Raises:
         ModelError: a lazy layer has not seen an input yet, or the module is TorchScript.
     """
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
         return ready(model.module)
     inner = getattr(model, "_orig_mod", None)
     if isinstance(inner, nn.Module):
@@ -102,6 +103,8 @@ def passing_of(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> Passing:
     places = [p for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.POSITIONAL_ONLY)]
     required = {p.name for p in parameters if p.default is kinds.empty and p.name in named}
     variadic, any_name = (any(p.kind is kind for p in parameters) for kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD))
+    if variadic and any_name and names == tuple(f"input_{place}" for place in range(len(names))):
+        return Passing("positions", names)  # a wrapper that passes on everything
     if required <= set(names) and (any_name or set(names) <= set(named)):
         return Passing("names", names)
     needed = sum(1 for p in places if p.default is kinds.empty)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -12,11 +14,22 @@ from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Array, Feeds
 from ..lint.graph_view import QUANTIZE, View
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
 ACCEPTED = {"fp16": 1e-2, "bf16": 8e-2}
 """Largest error, relative to the largest value of the output."""
 CODED_ACCEPTED = 0.15
 """The same with INT8, where a different rounding changes a value by a whole step."""
+_LOW = {"torch.float16": "fp16", "torch.bfloat16": "bf16"}
 _HALF, _FULL = TensorProto.BFLOAT16, TensorProto.FLOAT
+
+
+def computed_in(program: ExportedProgram, asked: str) -> str:
+    """The lowest precision of a file: the one that is asked for, or that of layers that are in half precision."""
+    kinds = {str(getattr(node.meta.get("val"), "dtype", "")) for node in program.graph.nodes}
+    found = {_LOW[kind] for kind in kinds & set(_LOW)}
+    return asked if asked != "fp32" or not found else "bf16" if "bf16" in found else "fp16"
 
 
 class Widened:

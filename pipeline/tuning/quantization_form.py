@@ -33,6 +33,8 @@ FORMS: tuple[Form, ...] = ("static", "dynamic")
 
 SAMPLES, ROWS, BATCHES = 256, 64, (1, 32)
 BLOCKS, BUDGET_S = 16, 20.0
+EQUAL_DB = 300.0
+"""The ratio that stands for equal outputs: files have no infinite numbers."""
 NEAR_DB, GOOD_DB = 3.0, 30.0
 """Without a bound, a form is accurate enough within 3 dB of the other form, or with a centred SQNR of 30 dB."""
 
@@ -54,7 +56,8 @@ class Trial:
     def facts(self) -> FormTrial:
         """The facts for a manifest; an unbounded end of an interval is None."""
         times = {str(batch): ratio for batch, ratio in self.speedup.items()}
-        return FormTrial(sqnr_db=round(self.sqnr_db, 2), accuracy_drop=self.drop, speedup=times)
+        ratio = round(min(max(self.sqnr_db, -EQUAL_DB), EQUAL_DB), 2)
+        return FormTrial(sqnr_db=ratio, accuracy_drop=self.drop, speedup=times)
 
     def describe(self) -> str:
         """``24.1 dB, 3.12x at batch 1, 2.90x at batch 32``."""

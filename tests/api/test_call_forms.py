@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from known import known
 import retort
 from retort.core.errors import DataError, UserError
 from retort.pipeline.live.objects.model_files import Graph
+from retort.pipeline.tuning.quantization_form import Trial
 
 
 def test_training_an_onnx_file_gives_an_onnx_file(tmp_path: Path) -> None:
@@ -35,3 +37,47 @@ def test_capture_remembers_data_beside_an_example() -> None:
         assert len(known(program.data).train) > len(known(program.data).validation) > 0
         assert retort.quantize(program, timed=False, correction="none").facts.target == "cpu"
     assert retort.capture(Cnn(), torch.randn(2, 1, 8, 8)).data is None
+
+
+class Several(torch.nn.Module):
+    """Takes a list of inputs, or an optional second input."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.layer = form, torch.nn.Linear(4, 2)
+
+    def forward(self, x: Any, extra: torch.Tensor | None = None) -> torch.Tensor:
+        """``[N, 2]``."""
+        values = list(x) if self.form == "list" else [x] if extra is None else [x, extra]
+        result: torch.Tensor = torch.stack([self.layer(value) for value in values]).sum(0)
+        return result
+
+
+class OneList(Several):
+    """Takes one list of three inputs."""
+
+    def forward(self, values: list[torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
+        """``[N, 2]``."""
+        return super().forward(values)
+
+
+def test_examples_may_be_a_list_of_inputs_or_leave_out_an_optional_one() -> None:
+    """`capture(net, ([a, b, c],))` is one list of three inputs, and None stands for an optional input."""
+    a, b, c = torch.randn(3, 3, 4)
+    for inputs in ([a, b, c], (a, b, c)):
+        program = retort.capture(OneList("list"), (inputs,))
+        assert [spec.name for spec in program.signature.inputs] == ["input_0", "input_1", "input_2"]
+    for example in ((a, None), {"x": a, "extra": None}):
+        assert [spec.name for spec in retort.capture(Several("one"), example).signature.inputs] == ["x"]
+
+
+def test_a_value_that_is_no_array_is_named() -> None:
+    """A number among the inputs is named with its key."""
+    program = retort.capture(Several("two"), {"x": torch.randn(3, 4), "extra": torch.randn(3, 4)})
+    with pytest.raises(DataError, match=r"data\['extra'\] is of type float, not an array"):
+        retort.export(program, data={"x": torch.randn(8, 4), "extra": 0.5})
+
+
+def test_equal_outputs_in_both_forms_can_be_stored() -> None:
+    """A model whose INT8 outputs are exactly those in FP32 gets finite facts, so its artifact can be opened again."""
+    assert Trial(float("inf"), None, {}).facts().sqnr_db == 300.0

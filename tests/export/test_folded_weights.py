@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import reexport, set_training
+from retort.export.half_precision.check import computed_in
 from retort.export.translate import to_onnx
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
@@ -161,3 +162,41 @@ def test_a_kernel_computed_with_complex_numbers_is_stored() -> None:
     session = onnxruntime.InferenceSession(file.SerializeToString())
     with torch.no_grad():
         np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], program.module(x)[0].numpy(), atol=1e-5)
+
+
+class Answers(nn.Module):
+    """Returns a constant beside its result."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[N, 6]`` and a number."""
+        return x * 2, torch.tensor(1.5)
+
+
+def test_an_output_that_is_computed_from_constants_is_not_replaced() -> None:
+    """A number that the model returns stays an output of the file."""
+    program = capture(Answers(), {"x": X})
+    session = onnxruntime.InferenceSession(to_onnx(reexport(program), program.signature).SerializeToString())
+    doubled, number = session.run(None, {"x": X.numpy()})
+    np.testing.assert_allclose(doubled, 2 * X.numpy())
+    assert float(number) == 1.5
+
+
+class HalfInside(nn.Module):
+    """A layer in half precision between layers in single precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 24), nn.Linear(24, 24).half(), nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 3]``."""
+        hidden = torch.relu(self.second(torch.relu(self.first(x)).half()))
+        result: torch.Tensor = self.last(hidden.float())
+        return result
+
+
+def test_a_layer_in_half_precision_gets_the_tolerance_of_half_precision() -> None:
+    """The check takes the precision in which the program computes."""
+    program = reexport(capture(HalfInside(), {"x": X}))
+    assert computed_in(program, "fp32") == "fp16"
+    assert computed_in(reexport(capture(Scaled(), {"x": X})), "fp32") == "fp32"

@@ -125,7 +125,8 @@ def example_feeds(forward: Callable[..., Any], example: Any, is_batch: bool) -> 
     places, variadic = _places(forward)
     if isinstance(example, Mapping):
         required = {name for name, needed in places if needed}
-        feeds = {str(key): value for key, value in example.items() if key in required or key not in TARGETS}
+        given = {key: value for key, value in example.items() if value is not None or key in required}
+        feeds = {str(key): value for key, value in given.items() if key in required or key not in TARGETS}
         named = {name for name, _ in _parameters(forward)}
         known = {key: value for key, value in feeds.items() if key in named}
         return known if required <= set(known) and known else feeds
@@ -133,6 +134,10 @@ def example_feeds(forward: Callable[..., Any], example: Any, is_batch: bool) -> 
     if values and isinstance(values[0], Mapping | tuple | list):
         return example_feeds(forward, values[0], False)
     required_count = sum(needed for _, needed in places)
+    while len(values) > required_count and values[-1] is None:  # a missing optional input
+        values.pop()
+    if len(places) == 1 and not variadic and not is_batch and len(values) > len(places) + 1:
+        return {f"input_{index}": value for index, value in enumerate(values)}  # one list or tuple of all inputs
     most = len(values) if variadic else len(places)
     if is_batch and len(values) > max(required_count, 1):
         most = min(most, max(len(values) - 1, required_count))

@@ -82,9 +82,7 @@ class Reader:
         elif isinstance(data, Iterable) and not isinstance(data, Mapping):
             split = self._iterable(data, where)
         else:
-            raise DataError(
-                f"{where} is of type {type(data).__name__}, not samples", "give a DataLoader, a Dataset or arrays"
-            )
+            raise _no_samples(data, where)
         if len(split) == 0:
             raise DataError(f"{where} is empty", "give at least one sample")
         return split
@@ -190,6 +188,17 @@ def _within(limit_bytes: int, batches: Iterable[Batch]) -> list[Batch] | None:
         if held > limit_bytes:
             return None
     return parts
+
+
+def _no_samples(data: Any, where: str) -> DataError:
+    if isinstance(data, Mapping) and data:
+        name = next(key for key, value in data.items() if not (is_array(value) or isinstance(value, list)))
+        kind = type(data[name]).__name__
+        return DataError(
+            f"{where}['{name}'] is of type {kind}, not an array of samples",
+            "give one array per input; a value that is always the same belongs into the model, not into its inputs",
+        )
+    return DataError(f"{where} is of type {type(data).__name__}, not samples", "give a DataLoader, a Dataset or arrays")
 
 
 def _is_whole(data: Any, inputs: int) -> bool:

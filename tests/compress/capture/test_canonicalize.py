@@ -10,7 +10,7 @@ from retort.compress.graph.devices import as_array
 from retort.compress.program import Program, reexport
 from retort.compress.pruning.coupling.groups import find_groups
 from retort.compress.pruning.coupling.propagate import couple
-from retort.core.aten_names import SYNONYMS
+from retort.core.aten_names import SYNONYMS, operator_name
 from retort.export.verify.pruned_file import check_outputs
 
 
@@ -118,3 +118,26 @@ def test_an_integer_mask_taken_from_one_is_written() -> None:
         program.signature,
         [({name: value.numpy() for name, value in program.example.items()}, [as_array(value) for value in wanted])],
     ) == pytest.approx(0.0, abs=1e-5)
+
+
+class _Numbers(nn.Module):
+    """Values that become Python numbers, in several operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.scale = nn.Linear(6, 12), nn.Linear(12, 3), nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(x)) / x.abs().max().item() - x.mean().item()
+        result: Tensor = self.last(hidden * self.scale.item())
+        return result
+
+
+def test_numbers_read_from_tensors_stay_tensors() -> None:
+    """`x / x.max().item()` is computed with the tensor, so that its cost is known and its layers can be pruned."""
+    torch.manual_seed(0)
+    model, x = _Numbers().eval(), torch.randn(5, 6)
+    program = capture(model, {"x": torch.randn(4, 6)})
+    torch.testing.assert_close(program.module(x)[0], model(x))
+    assert "item" not in {operator_name(node) for node in program.module.graph.nodes}
+    assert any(group.name == "first" for group in find_groups(couple(program)).free)

@@ -120,3 +120,57 @@ def test_another_type_than_the_parameters_is_named() -> None:
         capture(nn.Linear(4, 3), {"x": torch.randn(2, 4).bfloat16()})
     split = array_split({"x": torch.ones(2, 4).bfloat16()}, torch.ones(2).bfloat16(), "data")
     assert split.inputs["x"].dtype == np.float32
+
+
+class Wrapper(nn.Module):
+    """Passes everything on to the module inside."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The result of the module inside."""
+        return self.inner(*args, **kwargs)
+
+
+@pytest.mark.parametrize("wrapper", [Wrapper, torch.optim.swa_utils.AveragedModel])
+def test_a_wrapper_that_passes_on_everything_is_captured(wrapper: Any) -> None:
+    """Inputs without a name reach the module inside by position."""
+    inner, x = nn.Linear(4, 2), torch.randn(5, 4)
+    program = capture(wrapper(inner), {"input_0": torch.randn(3, 4)})
+    torch.testing.assert_close(program.module(x)[0], inner(x))
+
+
+class Forces(nn.Module):
+    """The negative gradient of an energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 4]``."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            return -torch.autograd.grad(self.energy(x).tanh().sum(), x)[0]
+
+
+class Mapped(nn.Module):
+    """An ensemble by ``torch.vmap``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(3, 4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 2]``."""
+        result: torch.Tensor = torch.vmap(lambda weight: torch.relu(x @ weight))(self.weights).mean(0)
+        return result
+
+
+@pytest.mark.parametrize(("model", "words"), [(Forces, "computes gradients"), (Mapped, r"uses torch\.vmap")])
+def test_what_cannot_be_traced_is_named(model: type[nn.Module], words: str) -> None:
+    """Gradients and transforms of functions in the forward are named instead of PyTorch's own message."""
+    with pytest.raises(CaptureError, match=words):
+        capture(model(), {"x": torch.randn(3, 4)})

@@ -1,13 +1,15 @@
-"""Code under no_grad and values that a model caches: how a capture handles both."""
+"""Code under no_grad and autocast, and values that a model caches: how a capture handles them."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program, cost, set_training
 from retort.compress.pruning.step import prune_program
+from retort.core.errors import CaptureError
 from retort.core.options.stage_options import PruneOptions
 
 IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -87,3 +89,32 @@ def test_cached_values_of_parameters_are_discarded() -> None:
     assert "table" in dict(program.module.named_parameters())
     with torch.no_grad():
         assert torch.allclose(program.module(IMAGE)[0], model(IMAGE))
+
+
+class Mixed(nn.Module):
+    """A layer under autocast."""
+
+    def __init__(self, device: str, enabled: bool) -> None:
+        super().__init__()
+        self.device, self.enabled = device, enabled
+        self.hidden, self.out = nn.Linear(8, 24), nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.enabled):
+            x = torch.relu(self.hidden(x))
+        result: torch.Tensor = self.out(x.float())
+        return result
+
+
+@pytest.mark.parametrize(("device", "enabled"), [("cuda", True), ("cpu", False)])
+def test_layers_under_autocast_without_effect_are_in_the_graph(device: str, enabled: bool) -> None:
+    """They are counted and pruned like any others."""
+    program = capture(Mixed(device, enabled), {"x": torch.randn(4, 8)})
+    assert cost(program).macs == 8 * 24 + 24 * 3
+    assert prune_program(program, PruneOptions(macs=0.7, recover=None)).cost.macs <= 0.7 * cost(program).macs
+
+
+def test_autocast_that_changes_the_precision_is_refused() -> None:
+    """A model that computes in BF16 on the CPU is named with the remedy."""
+    with pytest.raises(CaptureError, match=r"computes in bfloat16 under torch\.autocast"):
+        capture(Mixed("cpu", True), {"x": torch.randn(4, 8)})
