@@ -81,8 +81,10 @@ def _with_tensors(target: Any) -> Any:
     if not isinstance(target, torch._ops.OpOverload) or target._overloadname not in ("Tensor", "Scalar"):
         return None
     found = getattr(target.overloadpacket, "Tensor", None)
-    operands = [] if found is None else [str(item.type) for item in found._schema.arguments[:2]]
-    return found if operands == ["Tensor", "Tensor"] and not found._schema.is_mutable else None
+    if found is None or found._schema.is_mutable:
+        return None
+    operands = [str(item.type) for item in found._schema.arguments[:2]]
+    return found if operands == ["Tensor", "Tensor"] else None
 
 
 def _expand_cell(graph: fx.Graph, node: fx.Node) -> None:

@@ -1,7 +1,7 @@
 """Rewrites complex numbers as pairs of real ones, as rotary embeddings use them; ONNX has no complex arithmetic.
 
-A complex tensor ``[…]`` becomes a real one ``[…, 2]``. A graph with any other complex operator (a Fourier transform) is
-left as it is.
+A complex tensor ``[…]`` becomes a real one ``[…, 2]``. Fourier transforms keep their operator between two conversions,
+which ONNX has. A graph with any other complex operator is left as it is.
 """
 
 from __future__ import annotations
@@ -34,13 +34,29 @@ def expand_complex_numbers(graph: fx.Graph) -> None:
         for source in node.all_input_nodes:
             if source.op == "get_attr" and _is_complex(source) and source not in pairs:
                 pairs[source] = write(_aten.view_as_real.default, source)
+        if _is_transform(node):
+            _convert(graph, node, pairs)
+            continue
         made = _made(write, node, pairs)
         if _is_complex(node):
             pairs[node] = made
         else:
             node.replace_all_uses_with(made)
     for node in reversed(touched):
-        graph.erase_node(node)
+        if not _is_transform(node):
+            graph.erase_node(node)
+
+
+def _is_transform(node: fx.Node) -> bool:
+    return name_of(node).startswith("fft_")
+
+
+def _convert(graph: fx.Graph, node: fx.Node, pairs: dict[fx.Node, fx.Node]) -> None:
+    """Convert the complex inputs and the complex output of a Fourier transform."""
+    for source in [item for item in node.all_input_nodes if item in pairs]:
+        node.replace_input_with(source, NodeWriter(graph, node)(_aten.view_as_complex.default, pairs[source]))
+    if _is_complex(node):
+        pairs[node] = NodeWriter(graph, node.next)(_aten.view_as_real.default, node)
 
 
 def _is_complex(node: Any) -> bool:
@@ -57,6 +73,14 @@ def _is_known(node: fx.Node) -> bool:
     name, inputs = name_of(node), node.all_input_nodes
     if node.op != "call_function":
         return False
+    if _is_transform(node):
+        return True
+    if name in ("zeros", "zeros_like", "new_zeros"):
+        return bool(node.meta["val"].dtype == torch.complex64)
+    if name == "copy_":
+        return all(map(_is_complex, node.args[:2]))
+    if name == "einsum":
+        return len(inputs) == 2 and all(map(_is_complex, inputs)) and not node.kwargs
     if name in ("view_as_complex", "complex", "polar", "view_as_real", "real", "imag", "abs", "neg"):
         return True
     if name in (*_SAME, *_CONJUGATES, *_SIZES, *_AXIS, "transpose", "permute", "flatten"):
@@ -76,6 +100,11 @@ def _made(write: Write, node: fx.Node, pairs: dict[fx.Node, fx.Node]) -> Any:
     name = name_of(node)
     args: Any = fx.map_arg(node.args, lambda item: pairs.get(item, item))
     target: Any = node.target
+    if name in ("zeros", "zeros_like", "new_zeros"):
+        sizes = [*(_size(write, node, axis) for axis in range(node.meta["val"].dim())), 2]
+        return write(_aten.zeros.default, sizes, value=torch.view_as_real(node.meta["val"]))
+    if name == "einsum":
+        return _contracted(write, args)
     if name in ("view_as_complex", "view_as_real", *_SAME):
         return args[0]
     if name in ("complex", "polar", *_CONJUGATES, "real", "imag", "abs"):
@@ -97,6 +126,30 @@ def _made(write: Write, node: fx.Node, pairs: dict[fx.Node, fx.Node]) -> Any:
     if name in ("mul", "div") and isinstance(node.args[1], fx.Node):
         return _product(write, node, args)
     return write(target, *args)
+
+
+def _size(write: Write, node: fx.Node, axis: int) -> Any:
+    """The size of an axis of new zeros, as they were created."""
+    size = node.meta["val"].shape[axis]
+    if isinstance(size, int):
+        return size
+    if name_of(node) == "zeros_like":
+        return write(_aten.sym_size.int, node.args[0], axis)
+    sizes: Any = node.args[1] if name_of(node) == "new_zeros" else node.args[0]
+    return sizes[axis]
+
+
+def _contracted(write: Write, args: Any) -> Any:
+    """``einsum`` of two pairs."""
+    equation, (first, second) = args[:2]
+    (a, b), (c, d) = _split(write, first), _split(write, second)
+
+    def _product(left: Any, right: Any) -> Any:
+        return write(_aten.einsum.default, equation, [left, right])
+
+    real = write(_aten.sub.Tensor, _product(a, c), _product(b, d))
+    imaginary = write(_aten.add.Tensor, _product(a, d), _product(b, c))
+    return write(_aten.stack.default, [real, imaginary], -1)
 
 
 def _parts(write: Write, name: str, args: Any) -> Any:

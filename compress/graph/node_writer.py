@@ -13,9 +13,11 @@ class NodeWriter:
     def __init__(self, graph: fx.Graph, node: fx.Node) -> None:
         self._graph, self._node = graph, node
 
-    def __call__(self, target: Any, *args: Any) -> Any:
-        """Write a node that calls ``target``."""
+    def __call__(self, target: Any, *args: Any, value: Any = None) -> Any:
+        """Write a node that calls ``target``; ``value`` is its example value if it cannot be computed from others."""
         with self._graph.inserting_before(self._node):
             made = self._graph.call_function(target, args)
-        made.meta = {**self._node.meta, "val": target(*fx.map_arg(args, lambda item: item.meta["val"]))}
+        if value is None:
+            value = target(*fx.map_arg(args, lambda item: item.meta["val"]))
+        made.meta = {**self._node.meta, "val": value}
         return made

@@ -64,3 +64,29 @@ def test_fourier_transforms_stay_complex() -> None:
     program = capture(Filter(), {"x": X})
     session = onnxruntime.InferenceSession(to_onnx(reexport(program), program.signature).SerializeToString())
     np.testing.assert_allclose(session.run(None, {"x": X.numpy()})[0], X.numpy() / 2, atol=1e-5)
+
+
+class Operator(nn.Module):
+    """A layer of a Fourier neural operator (arXiv:2010.08895): complex weights for the low frequencies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 5, 4, 4, dtype=torch.cfloat) * 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 5, 10, 10]``."""
+        found = torch.fft.rfft2(x)
+        kept = torch.zeros(x.shape[0], 5, *found.shape[-2:], dtype=torch.cfloat)
+        kept[:, :, :4, :4] = torch.einsum("bixy,ioxy->boxy", found[:, :, :4, :4], self.weight)
+        result: torch.Tensor = torch.fft.irfft2(kept, s=x.shape[-2:])
+        return result
+
+
+def test_complex_weights_between_fourier_transforms_are_exported() -> None:
+    """Contractions, slices and assignments of complex values between two transforms are written with pairs."""
+    torch.manual_seed(0)
+    model, x = Operator(), torch.randn(4, 3, 10, 10)
+    program = capture(model, {"x": torch.randn(3, 3, 10, 10)})
+    session = onnxruntime.InferenceSession(to_onnx(reexport(program), program.signature).SerializeToString())
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], model(x).numpy(), atol=1e-5)
