@@ -34,11 +34,13 @@ def main(job: Path) -> None:
     job.with_suffix(".result").write_text(json.dumps(found))
 
 
-def batches(samples: dict[str, Any], size: int = BATCH) -> Iterator[dict[str, Any]]:
-    """The samples in batches."""
-    count = len(next(iter(samples.values())))
+def batches(samples: dict[str, Any], size: int = BATCH, axes: dict[str, int] | None = None) -> Iterator[dict[str, Any]]:
+    """The samples in batches; ``axes`` are the batch axes that are not the first."""
+    places = {name: (axes or {}).get(name, 0) for name in samples}
+    count = min(values.shape[places[name]] for name, values in samples.items())
     for start in range(0, count, size):
-        yield {name: values[start : start + size] for name, values in samples.items()}
+        rows = range(start, min(start + size, count))
+        yield {name: values.take(rows, places[name]) for name, values in samples.items()}
 
 
 def onnxruntime(asked: dict[str, Any], samples: dict[str, Any]) -> None:
@@ -91,7 +93,7 @@ def onnxruntime_static(asked: dict[str, Any], samples: dict[str, Any]) -> None:
         """Returns the samples in batches."""
 
         def __init__(self) -> None:
-            self.left = batches(samples, asked.get("batch", BATCH))
+            self.left = batches(samples, asked.get("batch", BATCH), asked.get("axes"))
 
         def get_next(self) -> dict[str, Any] | None:
             """The next batch, or None."""

@@ -45,6 +45,7 @@ from ...core.options.stage_options import (
     QuantizeOptions,
 )
 from ...core.session import Session, SessionOptions, open_session
+from ...core.tensors import BATCH
 from ...pipeline import stages
 from ...pipeline.tuning.int8_speed import is_faster, speed_of
 from ..accuracy import predict
@@ -93,10 +94,12 @@ def _measured(network: Network, folder: Path, console: Console, peers: Sequence[
     if peers:
         source = given if given and not network.fixed else plain_file(captured.main, folder / "plain.onnx")
         samples = fit_to(data, read_signature(captured.main)).calibration
-        rows = samples.read(range(min(CALIBRATION, len(samples))))[0]
-        chosen: dict[str, Any] = dict(read_signature(captured.main).validate(rows))
+        rows, signature = samples.read(range(min(CALIBRATION, len(samples))))[0], read_signature(captured.main)
+        chosen: dict[str, Any] = dict(signature.validate(rows))
         np.savez(folder / "samples.npz", **chosen)
-        files |= {peer: _peer(peer, source, folder, network) for peer in peers}
+        axes = {spec.name: spec.shape.index(BATCH) for spec in signature.inputs if BATCH in spec.shape}
+        job = {"transformer": False, "batch": network.batches[-1], "axes": axes}
+        files |= {peer: _peer(peer, source, folder, job) for peer in peers}
     _compare(network, files, data, budget_s)
     return row | {"files": files}
 
@@ -113,11 +116,11 @@ def _quantized(captured: Artifact, folder: Path, context: Context, files: dict[s
     return row
 
 
-def _peer(peer: str, source: Path, folder: Path, network: Network) -> Row:
+def _peer(peer: str, source: Path, folder: Path, settings: dict[str, Any]) -> Row:
     """The file of another tool, or its error."""
     job, out = folder / f"{PEERS[peer]}.json", folder / f"{PEERS[peer]}.onnx"
     asked = {"tool": PEERS[peer], "model": str(source), "samples": str(folder / "samples.npz"), "out": str(out)}
-    job.write_text(json.dumps({**asked, "transformer": False, "batch": network.batches[-1]}))
+    job.write_text(json.dumps({**asked, **settings}))
     output = run_command([sys.executable, str(PEER_SCRIPT), str(job)], folder)[3]
     result = job.with_suffix(".result")
     found: Row = json.loads(result.read_text()) if result.exists() else {"ok": False, "error": output.strip()[-200:]}
@@ -140,6 +143,7 @@ def _compare(network: Network, files: dict[str, Row], data: Splits, budget_s: fl
             session = open_session(state["file"], SessionOptions(threads=1), first.signature)
             outputs = dict(predict(session, test, batch_size=network.batches[-1]).outputs)
         except RetortError as error:
+            del state["file"]
             state["error"] = f"its file does not run: {error.message}"[:300]
             continue
         reference = reference or outputs

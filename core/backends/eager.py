@@ -53,6 +53,25 @@ class EagerSession:
             values = self._module(*inputs)
             return {name: _array(value) for name, value in zip(self._outputs, values, strict=True)}
 
+    @contextmanager
+    def disturbed(self, size: float, seed: int) -> Iterator[None]:
+        """Change every floating-point parameter by a random share of up to ``size`` within this context."""
+        assert self._module is not None, "the session is closed"
+        random, before = torch.Generator().manual_seed(seed), {}
+        with torch.no_grad():
+            for name, value in self._module.named_parameters():
+                if value.is_floating_point():
+                    before[name] = value.detach().clone()
+                    change = size * (2 * torch.rand(value.shape, generator=random) - 1)
+                    value.mul_(1 + change.to(value.device, value.dtype))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in self._module.named_parameters():
+                    if name in before:
+                        value.copy_(before[name])
+
     def close(self) -> None:
         """Free the model."""
         self._module = None

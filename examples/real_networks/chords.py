@@ -22,7 +22,7 @@ Note = tuple[float, int]
 """Onset in seconds, and key of a piano from 0 to 87."""
 
 
-def model(name: str) -> Path:
+def model(name: str = "") -> Path:
     """The package's ONNX file.
 
     Raises:
@@ -31,7 +31,7 @@ def model(name: str) -> Path:
     return package_folder("basic_pitch", "basic-pitch") / "saved_models/icassp_2022/nmp.onnx"
 
 
-def splits(name: str) -> dict[str, dict[str, Array]]:
+def splits(name: str = "") -> dict[str, dict[str, Array]]:
     """Sound ``[N, 43844, 1]``, two seconds each, in four splits."""
     return {split: {"sound": music(count, split)[0]} for split, count in COUNTS.items()}
 

@@ -19,12 +19,12 @@ COUNTS = {"train": 32, "validation": 64, "calibration": 128, "test": 200}
 """Docstrings; every one is two samples, a query and a document."""
 
 
-def model(name: str) -> nn.Module:
+def model(name: str = "") -> nn.Module:
     """The encoder with its trained weights."""
     return minilm()
 
 
-def splits(name: str) -> dict[str, dict[str, NDArray[np.int64]]]:
+def splits(name: str = "") -> dict[str, dict[str, NDArray[np.int64]]]:
     """Tokens and masks ``[N, 64]`` in four splits: first all queries, then all documents."""
     from transformers import AutoTokenizer
 

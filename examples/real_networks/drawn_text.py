@@ -33,7 +33,7 @@ Pixels = NDArray[np.bool_]
 Truth = Pixels | str | bool
 
 
-def model(name: str) -> Path:
+def model(name: str = "rec") -> Path:
     """The ONNX file of a network: ``det``, ``rec`` or ``cls``.
 
     Raises:
@@ -42,7 +42,7 @@ def model(name: str) -> Path:
     return package_folder("rapidocr_onnxruntime", "rapidocr-onnxruntime") / "models" / FILES[name]
 
 
-def splits(name: str) -> dict[str, dict[str, Array]]:
+def splits(name: str = "rec") -> dict[str, dict[str, Array]]:
     """Images ``[N, 3, H, W]`` between −1 and 1 in four splits."""
     return {split: {"x": images(name, split)[0]} for split in COUNTS[name]}
 

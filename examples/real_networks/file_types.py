@@ -58,7 +58,7 @@ PER_SUFFIX = 24
 SHARES = {"train": 0.1, "validation": 0.15, "calibration": 0.3, "test": 0.45}
 
 
-def model(name: str) -> Path:
+def model(name: str = "") -> Path:
     """The package's ONNX file.
 
     Raises:
@@ -67,7 +67,7 @@ def model(name: str) -> Path:
     return package_folder("magika", "magika") / FOLDER / "model.onnx"
 
 
-def splits(name: str) -> dict[str, dict[str, NDArray[np.int32]]]:
+def splits(name: str = "") -> dict[str, dict[str, NDArray[np.int32]]]:
     """The bytes at both ends of files ``[N, 2048]``, with 256 for none, in four splits."""
     return {split: {"bytes": np.array([ends_of(path) for path in paths], np.int32)} for split, paths in files().items()}
 

@@ -89,7 +89,7 @@ class EfficientNetLite(nn.Module):
         return result
 
 
-def model(name: str) -> EfficientNetLite:
+def model(name: str = "") -> EfficientNetLite:
     """The network with its trained weights.
 
     Raises:
@@ -101,7 +101,7 @@ def model(name: str) -> EfficientNetLite:
     return made.eval()
 
 
-def splits(name: str) -> dict[str, dict[str, Array]]:
+def splits(name: str = "") -> dict[str, dict[str, Array]]:
     """Crops ``[N, 3, 224, 224]`` in four splits."""
     made: dict[str, list[Array]] = {split: [] for split in COUNTS}
     for place, picture in enumerate(_pictures()):

@@ -15,12 +15,12 @@ from .. import voices
 from .packages import Floats, Outputs
 
 
-def model(name: str) -> voices.SpeakerEncoder:
+def model(name: str = "") -> voices.SpeakerEncoder:
     """The encoder with its trained weights."""
     return voices.speaker_encoder()
 
 
-def splits(name: str) -> dict[str, dict[str, NDArray[np.float32]]]:
+def splits(name: str = "") -> dict[str, dict[str, NDArray[np.float32]]]:
     """Mel bands ``[N, 160, 40]`` of voices in four splits."""
     return voices.splits()
 

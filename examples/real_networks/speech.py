@@ -24,7 +24,7 @@ COUNTS = {"train": 2, "validation": 8, "calibration": 24, "test": 24}
 EVERY = 6
 
 
-def model(name: str) -> Path:
+def model(name: str = "") -> Path:
     """The package's ONNX file.
 
     Raises:
@@ -33,7 +33,7 @@ def model(name: str) -> Path:
     return package_folder("silero_vad", "silero-vad") / "data/silero_vad_16k_op15.onnx"
 
 
-def splits(name: str) -> dict[str, dict[str, Array]]:
+def splits(name: str = "") -> dict[str, dict[str, Array]]:
     """Sound ``[N, 576]`` and the states before it ``[N, 2, 128]`` in four splits."""
     import onnxruntime
 

@@ -44,7 +44,7 @@ class Crepe(nn.Module):
         return torch.sigmoid(self.classifier(flat))
 
 
-def model(name: str) -> Crepe:
+def model(name: str = "tiny") -> Crepe:
     """The network of a size, ``tiny`` or ``full``, with its trained weights.
 
     Raises:
@@ -56,7 +56,7 @@ def model(name: str) -> Crepe:
     return made.eval()
 
 
-def splits(name: str) -> dict[str, dict[str, Array]]:
+def splits(name: str = "tiny") -> dict[str, dict[str, Array]]:
     """Frames ``[N, 1024]`` of tones in four splits."""
     return {split: {"frames": tones(count, split)[0]} for split, count in COUNTS.items()}
 

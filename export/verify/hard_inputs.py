@@ -3,12 +3,15 @@
 Samples rarely contain inputs that lead to a logarithm of zero, a division by a sum of zero, or a softmax of huge
 values, but users' data sometimes do. On such inputs, an output may differ by as much as the program's own output
 changes when its inputs are disturbed by rounding: for ties (the maximum of equal values), runtimes need not agree.
+Integers cannot be disturbed, so the parameters are where no input is a floating-point number: a variance of equal words
+that is computed as E[x²] − E[x]² consists of rounding errors.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,11 +196,14 @@ def error_of(expected: Numbers, actual: Numbers) -> float:
 
 
 def _own_change(program: Session, made: Feeds, feeds: Feeds, name: str, value: Numbers) -> float:
-    """The change of the program's own output when its inputs are disturbed by rounding."""
+    """The change of the program's own output when its inputs, or its parameters, are disturbed by rounding."""
     random, moved = np.random.default_rng(0), 0.0
-    for _ in range(TRIES):
+    floats = any(np.asarray(given).dtype.kind == "f" for given in made.values())
+    parameters: Callable[[float, int], AbstractContextManager[None]] | None = getattr(program, "disturbed", None)
+    for seed in range(TRIES):
         disturbed = {key: _disturbed(np.asarray(given), np.asarray(feeds[key]), random) for key, given in made.items()}
-        outputs = _outputs(program, disturbed)
+        with nullcontext() if floats or parameters is None else parameters(DISTURBED, seed):
+            outputs = _outputs(program, disturbed)
         moved = max(moved, math.inf if outputs is None else error_of(value, outputs[name]))
     return moved
 

@@ -109,6 +109,53 @@ def test_masks_take_both_values(kind: type) -> None:
         assert all(value.dtype == kind for value in made.values())
 
 
+class FastVariance(nn.Module):
+    """Words normalised over their positions by E[x²] − E[x]², which cancels where all words are equal."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(9, 16)
+        self.table.weight.data += 5
+        if apart:
+            self.table.weight.data = torch.rand(9, 16).argsort(0).float()
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        x = self.table(words)
+        mean = x.sum(1, keepdim=True) * (1 / 24)
+        variance = (x * x).sum(1, keepdim=True) * (1 / 24) - mean * mean
+        return ((x - mean) / torch.sqrt(variance.clamp(min=0) + 1e-6)).amax(1)
+
+
+def compare_words(apart: bool, factor: float | NDArray[np.float64] = 1.0) -> None:
+    """Compare ``FastVariance`` with its file, whose table is multiplied by a factor."""
+    words = np.random.default_rng(0).integers(0, 9, (4, 24))
+    words[:, 0] = range(4, 8)
+    program = capture(FastVariance(apart), {"words": torch.from_numpy(words)})
+    exported = reexport(program)
+    model = to_onnx(exported, program.signature)
+    for tensor in model.graph.initializer:
+        if tensor.dims == [9, 16]:
+            value = numpy_helper.to_array(tensor) * factor
+            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), tensor.name))
+    file = open_session(model.SerializeToString(), SessionOptions(threads=1))
+    eager = EagerSession(exported.module(check_guards=False), program.signature, "cpu", 0)
+    before = eager.run({"words": words})["output"]
+    check_hard(eager, file, {"words": words}, accepted_by({"output": Bound(1.0, 1e-3, None)}, None))
+    assert np.array_equal(eager.run({"words": words})["output"], before)
+
+
+def test_words_that_cancel_are_no_fault_of_the_file() -> None:
+    """Where integers cannot be disturbed, the parameters are, and they are the same again afterwards."""
+    compare_words(apart=False)
+
+
+def test_another_table_is_a_fault_of_the_file() -> None:
+    """A table that differs by far more than rounding is refused all the same."""
+    with pytest.raises(VerificationError, match="does not compute the same"):
+        compare_words(True, np.random.default_rng(0).uniform(0.5, 1.5, (9, 16)))
+
+
 class Positive(nn.Module):
     """The positive numbers and zeros: what an INT8 program gives, for example; or with a fault.
 
