@@ -20,7 +20,13 @@ from ..core.graph_state import REMEDY, state_in_words, state_of
 from ..core.options.stage_options import Target
 from ..core.tensors import Signature
 from ..core.workarounds import free_time
-from . import adaptive_pooling_translation, attention_translation, resize_translation
+from . import (
+    adaptive_pooling_translation,
+    attention_translation,
+    cumulative_translation,
+    recurrent_translation,
+    resize_translation,
+)
 from .finalize import finish, name_ports, with_batch_dependence
 from .folded_weights import fold_weights
 from .ort import transformer_fusions
@@ -31,10 +37,16 @@ from .qdq.write_dynamic import translate, write_dynamic
 from .qdq.write_embeddings import write_tables
 from .qdq.write_qdq import DOMAIN, OP, has_qdq, merge_repeated, quantize_before_reshape, write_qdq
 from .qdq.write_recurrent import unpack_recurrent, write_recurrent
-from .recurrent_translation import forms as recurrent_forms
 from .simplify import PASSES, remove_dead, simplify
 from .trt.decompositions import without_unsupported
 
+_TRANSLATIONS = (
+    recurrent_translation,
+    attention_translation,
+    resize_translation,
+    adaptive_pooling_translation,
+    cumulative_translation,
+)
 OPSETS: dict[str, int] = {"cpu": 21, "tensorrt": 20}
 """The default opset of each target.
 
@@ -146,9 +158,10 @@ _QDQ = values.Op(values.Opset(DOMAIN, 1), OP, _schema())
 
 
 def _translate(program: ExportedProgram, opset: int) -> ir.Model:
-    table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq, **recurrent_forms()}
+    table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.retort.qdq.default: _qdq}
     table[torch.ops.retort.dynamic_qdq.default] = translate
-    table |= attention_translation.forms() | resize_translation.forms() | adaptive_pooling_translation.forms()
+    for module in _TRANSLATIONS:
+        table |= module.forms()
     parse_operators_once()
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose

@@ -24,6 +24,7 @@ from . import (
     pooling_operators,
     recurrent_cells,
     recurrent_operators,
+    region_operators,
     sampling_operators,
     shape_arithmetic,
 )
@@ -42,6 +43,7 @@ OPERATORS: dict[str, Operator] = {
     **pooling_operators.OPERATORS,
     **indexing_operators.OPERATORS,
     **sampling_operators.OPERATORS,
+    **region_operators.OPERATORS,
 }
 KNOWN = frozenset(OPERATORS)
 """What an ONNX file may contain; other operators are replaced by ONNX's definition of them, if there is one."""

@@ -16,6 +16,13 @@ def test_a_sample_is_right_in_one_file() -> None:
     assert [row["verdict"] for row in rows] == ["right"] * len(SAMPLE)
 
 
+def test_operators_that_sample_where_another_tensor_says() -> None:
+    """Deformable convolution with all its inputs, means over regions in both frames, and running products."""
+    names = ("deform_conv_with_mask_bias", "roialign_aligned_false", "roialign_aligned_true", "cumprod_2d_axis_1")
+    rows = [suite.measure(test) for test in node_tests([f"test_{name}" for name in names])]
+    assert [row["verdict"] for row in rows] == ["right"] * len(names)
+
+
 def test_what_is_refused_is_named() -> None:
     """An operator whose results depend on data is refused with its name and a remedy."""
     (test,) = node_tests(["test_nonzero_example"])
