@@ -300,6 +300,25 @@ def test_integer_products_are_exact_on_every_processor(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, 255 * 127 * 64, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("flags", "asked"), [("sse2 avx2", True), ("avx2 avx512_vnni", False), ("avx2 avx_vnni", False), (None, True)]
+)
+def test_exact_products_are_requested_only_without_vnni(
+    flags: str | None, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With VNNI products are exact, and the request would make them slower; an unknown processor gets the request."""
+    source = tmp_path / "cpuinfo"
+    if flags is not None:
+        source.write_text(f"model name\t: x\nflags\t\t: {flags}\nvmx flags\t: vnmi\n" * 2)
+    monkeypatch.setattr(ort, "CPU_INFO", source)
+    settings = ort.exact_settings(onnxruntime)
+    if asked:
+        assert settings.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="config"):
+            settings.get_session_config_entry("session.x64quantprecision")
+
+
 def test_a_weight_that_two_products_share_is_opened(tmp_path: Path) -> None:
     """If nodes share an INT8 weight, ONNX Runtime cannot make products exact; the file still runs."""
     held = {"one": np.float32(1), "zero": np.uint8(0), "w": np.full((8, 8), 3, np.int8), "large": np.float32(4)}
