@@ -31,6 +31,9 @@ UNIT_GATES = ("sigmoid", "hardsigmoid")
 SATURATING = (*UNIT_GATES, "tanh", "softmax")
 """Activations that are constant at both ends."""
 
+ORDERINGS = ("topk", "sort", "argsort", "argmax", "argmin", "max", "min", "kthvalue", "median")
+"""Operators that give the places of values in their order; `max` and `min` only along an axis."""
+
 RESHAPES = ("view", "reshape", "_unsafe_view")
 TURNS = ("t", "numpy_T", "transpose", "permute")
 """Operators that reorder axes; for a matrix they are transposes."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional
 
 from .operator_call import Call, Operator
@@ -36,7 +37,12 @@ def _resize(call: Call) -> torch.Tensor:
 
 
 def _is_same(size: Any, own: Any, scale: float | None) -> bool:
-    return (isinstance(size, int) and isinstance(own, int) and size == own and scale in (None, 1.0)) or scale == 1.0
+    return scale == 1.0 or (scale is None and _is_equal(size, own))
+
+
+def _is_equal(size: Any, own: Any) -> bool:
+    """Whether two sizes are the same for every batch: numbers, or the same formula (sizes that a file reads back)."""
+    return statically_known_true(size == own)
 
 
 def _scales(call: Call, value: torch.Tensor, old: bool) -> tuple[list[float | None], list[Any]]:
@@ -53,8 +59,7 @@ def _scales(call: Call, value: torch.Tensor, old: bool) -> tuple[list[float | No
             ratio = min(ratios) if policy == "not_larger" else max(ratios)
             wanted = [int(ratio * value.shape[axis] + 0.5) for axis in axes]
         for axis, size in zip(axes, wanted, strict=True):
-            known = isinstance(size, int) and isinstance(value.shape[axis], int)
-            scales[axis], sizes[axis] = (1.0 if known and size == value.shape[axis] else None), size
+            scales[axis], sizes[axis] = (1.0 if _is_equal(size, value.shape[axis]) else None), size
             if policy != "stretch":
                 scales[axis] = ratio
     else:

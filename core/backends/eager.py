@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.export.passes import move_to_device_pass
 
+from ..aten_names import ORDERINGS, operator_name
 from ..errors import ArtifactError, MachineError, MissingFileError
 from ..graph_assertions import without_assertions
 from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
@@ -72,9 +73,53 @@ class EagerSession:
                     if name in before:
                         value.copy_(before[name])
 
+    def run_with_ties_broken(self, feeds: Feeds, seed: int) -> dict[str, Array] | None:
+        """Run one batch in which equal values are selected in another order (``topk``, ``sort``, ``argmax``).
+
+        Runtimes need not agree which of several equal values comes first.
+
+        Args:
+            seed: decides the order.
+
+        Returns:
+            The outputs; None if the program selects nothing.
+        """
+        module, given = self._module, self.signature.validate(feeds)
+        if not isinstance(module, torch.fx.GraphModule) or not any(map(_orders, module.graph.nodes)):
+            return None
+        with _threads(self._threads), torch.inference_mode():
+            inputs = [_tensor(given[spec.name], self._device) for spec in self.signature.inputs]
+            values = _WithoutTies(module, seed).run(*inputs)
+            return {name: _array(value) for name, value in zip(self._outputs, values, strict=True)}
+
     def close(self) -> None:
         """Free the model."""
         self._module = None
+
+
+def _orders(node: torch.fx.Node) -> bool:
+    """Whether a node gives the places of values in their order."""
+    return operator_name(node) in ORDERINGS
+
+
+class _WithoutTies(torch.fx.Interpreter):
+    """Adds rounding noise to values before they are ordered."""
+
+    def __init__(self, module: torch.fx.GraphModule, seed: int) -> None:
+        super().__init__(module)
+        self._draw = torch.Generator().manual_seed(seed)
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """Run a node; the first argument of an ordering is disturbed by 1e-6 of its value."""
+        if not _orders(n):
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        value: torch.Tensor = args[0]
+        if value.is_floating_point():
+            noise = torch.rand(value.shape, generator=self._draw).to(value)
+            value = value + 1e-6 * value.abs().clamp(1e-30, 1e30) * noise
+        target: Any = n.target
+        return target(value, *args[1:], **kwargs)
 
 
 def open_model(model: Path | bytes, options: SessionOptions, signature: Signature | None) -> EagerSession:

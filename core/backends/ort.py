@@ -229,6 +229,16 @@ def _readable(error: Exception, shown: str) -> RetortError:
         return ArtifactError(
             f"{shown} cannot be loaded with the weights that it stores in another file: {reason}", remedy
         )
+    if "not a registered function/op" in text:
+        return ArtifactError(
+            f"{shown} has an operator that ONNX Runtime does not know: {reason or text}",
+            "replace the custom operator by standard ones, or cut the model in front of it",
+        )
+    if type(error).__name__ == "NotImplemented":
+        return MachineError(
+            f"ONNX Runtime has no kernel for an operator of {shown}: {text.rpartition('NOT_IMPLEMENTED : ')[2]}",
+            "give the operator inputs of another type (such as int64 or float32), or another operator",
+        )
     if type(error).__name__ in {"InvalidProtobuf", "NoSuchFile", "InvalidGraph", "InvalidArgument", "Fail"}:
         return ArtifactError(f"{shown} cannot be loaded: {text}", "the file is truncated or damaged: export it again")
     return MachineError(f"ONNX Runtime cannot open {shown}: {text}", "run `retort doctor`")

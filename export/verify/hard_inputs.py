@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,15 @@ class Allowed:
 
     error: float
     undefined: Numbers | None = None
+
+
+@runtime_checkable
+class BreaksTies(Protocol):
+    """A session that can order equal values in another way, as another runtime may do."""
+
+    def run_with_ties_broken(self, feeds: Feeds, seed: int) -> dict[str, Numbers] | None:
+        """The outputs; None if the program orders no values."""
+        ...
 
 
 Accepted = Callable[[dict[str, Numbers], dict[str, Numbers]], dict[str, Allowed]]
@@ -196,11 +205,14 @@ def error_of(expected: Numbers, actual: Numbers) -> float:
 
 
 def _own_change(program: Session, made: Feeds, feeds: Feeds, name: str, value: Numbers) -> float:
-    """The change of the program's own output when its inputs, or its parameters, are disturbed by rounding."""
+    """The program's own change when its inputs or parameters, or values before they are ordered, are disturbed."""
     random, moved = np.random.default_rng(0), 0.0
     floats = any(np.asarray(given).dtype.kind == "f" for given in made.values())
     parameters: Callable[[float, int], AbstractContextManager[None]] | None = getattr(program, "disturbed", None)
     for seed in range(TRIES):
+        if isinstance(program, BreaksTies):
+            ordered = program.run_with_ties_broken(made, seed)
+            moved = max(moved, 0.0 if ordered is None else error_of(value, ordered[name]))
         disturbed = {key: _disturbed(np.asarray(given), np.asarray(feeds[key]), random) for key, given in made.items()}
         with nullcontext() if floats or parameters is None else parameters(DISTURBED, seed):
             outputs = _outputs(program, disturbed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,8 +18,10 @@ from retort.compress.capture.capture_program import capture
 from retort.compress.program import reexport
 from retort.core.backends.eager import EagerSession
 from retort.core.errors import VerificationError
+from retort.core.options.stage_options import ExportOptions
 from retort.core.session import Session, SessionOptions, open_session
 from retort.core.tensors import Feeds
+from retort.export.stage import prove
 from retort.export.translate import to_onnx
 from retort.export.verify.bounds import Bound, accepted_by
 from retort.export.verify.hard_inputs import FLOATS, WORDS, check_hard, hard_feeds
@@ -225,3 +228,43 @@ def test_inputs_on_which_the_model_itself_raises_are_left_out() -> None:
     assert len(found) == len(FLOATS) - 1
     with pytest.raises(VerificationError, match="the ONNX file does not run on zeros, but the program does"):
         check(eager, cast(Session, Raising(file)), FEEDS, (1, 4), 1e-3)
+
+
+class Peaks(nn.Module):
+    """The head of a detector by centres (CenterNet, arXiv:1904.07850): the highest scores, and the sizes there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heat, self.size = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(3, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores and places ``[N, 5]``, and sizes ``[N, 5, 2]``."""
+        scores, places = torch.sigmoid(self.heat(image)).amax(1).flatten(1).topk(5)
+        sizes = self.size(image).flatten(2).transpose(1, 2)
+        return scores, places, sizes.gather(1, places[..., None].expand(-1, -1, 2))
+
+
+def test_runtimes_may_order_equal_scores_differently() -> None:
+    """Saturated scores are equal; which of them comes first is open, and the check says so of the program itself."""
+    torch.manual_seed(0)
+    image = torch.randn(3, 3, 8, 8)
+    program = capture(Peaks(), {"image": image})
+    session = EagerSession(reexport(program).module(check_guards=False), program.signature, "cpu", 1)
+    feeds = {"image": 1000 * image.numpy()}
+    expected, other = session.run(feeds), session.run_with_ties_broken(feeds, 0)
+    assert other is not None
+    np.testing.assert_array_equal(expected["output_0"], other["output_0"])
+    assert (expected["output_1"] != other["output_1"]).any()
+    ordered = session.run_with_ties_broken({"image": image.numpy()}, 0)
+    assert ordered is not None
+    np.testing.assert_array_equal(session.run({"image": image.numpy()})["output_1"], ordered["output_1"])
+
+
+def test_a_detector_with_saturated_scores_is_exported(tmp_path: Path) -> None:
+    """Its file is accepted, although ONNX Runtime selects other ones of equal scores."""
+    torch.manual_seed(0)
+    program = capture(Peaks(), {"image": torch.randn(3, 3, 8, 8)})
+    file = tmp_path / "model.onnx"
+    file.write_bytes(to_onnx(reexport(program), program.signature).SerializeToString())
+    samples = {"image": torch.randn(8, 3, 8, 8).numpy()}
+    assert prove(reexport(program), program.signature, file, samples, ExportOptions()).hard

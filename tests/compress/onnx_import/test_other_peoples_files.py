@@ -186,3 +186,24 @@ def test_equal_infinities_are_equal(tmp_path: Path) -> None:
     _, found, expected = imported(path, weights(4, 4))
     np.testing.assert_array_equal(found, expected)
     assert np.isneginf(found[:, 1]).all()
+
+
+@pytest.mark.parametrize(("mode", "frame"), [("nearest", "asymmetric"), ("linear", "half_pixel")])
+def test_a_size_read_from_another_value_keeps_the_batch_dynamic(mode: str, frame: str, tmp_path: Path) -> None:
+    """YOLO's files resize to `Concat(Shape(a)[:2], Shape(b)[2:])`; the batch in it is that of the resized value."""
+    constants = {"w": weights(3, 3, 2, 2), "roi": np.zeros(0, np.float32), "scales": np.zeros(0, np.float32)}
+    constants |= {name: np.array([value]) for name, value in (("zero", 0), ("two", 2), ("four", 4))}
+    nodes = [
+        node("Conv", "x w", "small", strides=[2, 2]),
+        node("Shape", "small", "s"),
+        node("Slice", "s zero two", "head"),
+        node("Shape", "x", "t"),
+        node("Slice", "t two four", "tail"),
+        node("Concat", "head tail", "size", axis=0),
+        node("Resize", "small roi scales size", "y", mode=mode, coordinate_transformation_mode=frame,
+             nearest_mode="floor"),
+    ]  # fmt: skip
+    path = saved(tmp_path / "m.onnx", nodes, ["N", 3, 8, 6], constants, 4)
+    program, found, expected = imported(path, weights(4, 3, 8, 6))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert program.module(torch.randn(7, 3, 8, 6))[0].shape == (7, 3, 8, 6)
