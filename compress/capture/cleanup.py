@@ -15,7 +15,6 @@ from torch import fx
 
 from ...core.graph_assertions import drop_assertions
 from ..graph import train_eval_mode
-from .adaptive_pooling import expand_adaptive_max_pools
 from .canonicalize import canonicalize
 from .complex_numbers import expand_complex_numbers
 from .embedding_bag import expand_embedding_bags
@@ -63,7 +62,6 @@ def finish(
     expand_tensor_products(graph)
     expand_per_sample_convolutions(graph)
     expand_embedding_bags(graph)
-    expand_adaptive_max_pools(graph)
     drop_assertions(graph)
     expand_masked_rows(graph)
     graph.eliminate_dead_code(_has_effect)
