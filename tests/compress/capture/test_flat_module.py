@@ -169,7 +169,26 @@ class Mapped(nn.Module):
         return result
 
 
-@pytest.mark.parametrize(("model", "words"), [(Forces, "computes gradients"), (Mapped, r"uses torch\.vmap")])
+class Packed(nn.Module):
+    """A recurrent layer on packed sequences of the same length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 3]``."""
+        sequence = x[:, None].expand(-1, 5, -1)
+        lengths = (x[:, 0] > 0).long() + 4
+        packed = nn.utils.rnn.pack_padded_sequence(sequence, lengths, batch_first=True, enforce_sorted=False)
+        result: torch.Tensor = self.layer(packed)[1][0]
+        return result
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [(Forces, "computes gradients"), (Mapped, r"uses torch\.vmap"), (Packed, "uses packed sequences")],
+)
 def test_what_cannot_be_traced_is_named(model: type[nn.Module], words: str) -> None:
     """Gradients and transforms of functions in the forward are named instead of PyTorch's own message."""
     with pytest.raises(CaptureError, match=words):
