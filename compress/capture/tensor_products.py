@@ -1,6 +1,7 @@
 """Rewrites contractions of any axes (``tensordot``, ``inner``, ``vecdot``) as matrix products.
 
-Every later transform knows the matrix product: it is counted, pruned, quantized and exported.
+Every later transform knows the matrix product: it is counted, pruned, quantized and exported. A triangular system with
+a matrix of parameters (the prior of a flow) is a product with the inverse, which the file stores as a constant.
 """
 
 from __future__ import annotations
@@ -44,6 +45,28 @@ def _vecdot(write: NodeWriter, node: fx.Node) -> Any:
     return write(_aten.sum.dim_IntList, write(_aten.mul.Tensor, first, second), [node.kwargs.get("dim", -1)])
 
 
+def _solved(write: NodeWriter, node: fx.Node) -> Any:
+    """``solve_triangular(A, B)``, if ``A`` does not depend on the inputs of the model."""
+    matrix, values = node.args[:2]
+    if not isinstance(matrix, fx.Node) or node.kwargs.get("unitriangular") or _depends_on_inputs(matrix):
+        return None
+    cut = write(_aten.triu.default if node.kwargs.get("upper") else _aten.tril.default, matrix)
+    inverse = write(_aten.linalg_inv.default, cut)
+    factors = (inverse, values) if node.kwargs.get("left", True) else (values, inverse)
+    return write(_aten.matmul.default, *factors)
+
+
+def _depends_on_inputs(node: fx.Node) -> bool:
+    seen, waiting = set[fx.Node](), [node]
+    while waiting:
+        item = waiting.pop()
+        if item.op == "placeholder":
+            return True
+        waiting += [other for other in item.all_input_nodes if other not in seen]
+        seen.update(item.all_input_nodes)
+    return False
+
+
 def _contracted(write: NodeWriter, first: Any, second: Any, own: Sequence[int], others: Sequence[int]) -> Any:
     """``[free axes of first, free axes of second]``; None if a matrix product cannot compute it."""
     one, two = _value(first), _value(second)
@@ -83,4 +106,5 @@ _MAKERS = {
     _aten.tensordot.default: _tensordot,
     _aten.inner.default: _inner,
     _aten.linalg_vecdot.default: _vecdot,
+    _aten.linalg_solve_triangular.default: _solved,
 }

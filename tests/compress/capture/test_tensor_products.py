@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 from retort.compress.capture.capture_program import capture
-from retort.compress.program import cost
+from retort.compress.program import cost, reexport
 from retort.compress.pruning.coupling.groups import find_groups
 from retort.compress.pruning.coupling.propagate import couple
 from retort.core.aten_names import operator_name
+from retort.export.translate import to_onnx
 
 PRODUCTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...]]] = {
     "one axis": (lambda x, w: torch.tensordot(x, w, dims=([-1], [0])), (16, 4)),
@@ -65,3 +68,28 @@ def test_what_no_matrix_product_computes_stays() -> None:
 
     x = torch.randn(5, 3, 8)
     torch.testing.assert_close(capture(Outer(), {"x": torch.randn(4, 3, 8)}).module(x)[0], Outer()(x))
+
+
+class _Prior(nn.Module):
+    """The log-likelihood under a normal distribution with a learned covariance, as in normalising flows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.factor = nn.Linear(8, 4), nn.Parameter(torch.eye(4) + 0.1 * torch.ones(4, 4).tril())
+
+    def forward(self, x: Tensor) -> Tensor:
+        prior = torch.distributions.MultivariateNormal(torch.zeros(4), scale_tril=self.factor.tril())
+        result: Tensor = prior.log_prob(self.layer(x))
+        return result
+
+
+def test_a_triangular_system_of_parameters_is_a_product_with_a_constant() -> None:
+    """The file has the inverse as a constant and gives the model's values; the program can be trained."""
+    torch.manual_seed(0)
+    model, x = _Prior().eval(), torch.randn(7, 8)
+    program = capture(model, {"x": torch.randn(4, 8)})
+    torch.testing.assert_close(program.module(x)[0], model(x))
+    program.module(x)[0].sum().backward()
+    assert program.module.get_parameter("factor").grad is not None
+    session = onnxruntime.InferenceSession(to_onnx(reexport(program), program.signature).SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], model(x).detach().numpy(), rtol=1e-4)
