@@ -93,8 +93,9 @@ def chance(count: int) -> float:
 def accepted_by(bounds: dict[str, Bound], floating: Session | None) -> Accepted:
     """What is accepted on inputs that are no samples: as on samples, by the scale and the noise of these outputs.
 
-    At the places where the program without fake-quantization gives NaN, anything is accepted of an INT8 file, because
-    codes have no NaN; all other places must agree.
+    At the places where the INT8 program gives NaN, with or without its fake-quantization, anything is accepted of an
+    INT8 file: codes have no NaN, and the spread of values that are equal up to rounding is zero in the program (which
+    divides by it) and rounding noise in the file. All other places must agree.
     """
 
     def accepted(feeds: dict[str, Numbers], expected: dict[str, Numbers]) -> dict[str, Allowed]:
@@ -105,7 +106,7 @@ def accepted_by(bounds: dict[str, Bound], floating: Session | None) -> Accepted:
             error, undefined = bound.max_error * max(1.0, scale / bound.scale), None
             if plain is not None and plain[name].shape == value.shape and value.dtype.kind == "f":
                 error = max(error, MAX_FACTOR * largest_magnitude(finite(value - plain[name])))
-                undefined = np.isnan(plain[name])
+                undefined = np.isnan(plain[name]) | np.isnan(value)
             found[name] = Allowed(error, undefined)
         return found
 

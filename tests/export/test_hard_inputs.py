@@ -179,10 +179,11 @@ class Positive(nn.Module):
         return found + torch.relu(-x).amax(1, keepdim=True) if self.spread else found
 
 
-def test_where_the_floating_point_program_is_nan_an_int8_file_may_differ_and_nowhere_else() -> None:
-    """Any number passes at the places of NaN; a wrong number beside them is refused."""
+@pytest.mark.parametrize("quantized", [False, True])
+def test_where_a_program_is_nan_an_int8_file_may_differ_and_nowhere_else(quantized: bool) -> None:
+    """Any number passes where the program is NaN, with or without INT8; a wrong number beside it is refused."""
     bounds = {"output": Bound(1.0, 1e-3, None)}
-    floating, program = session_of(Positive(undefined=True)), session_of(Positive())
+    floating, program = session_of(Positive(undefined=not quantized)), session_of(Positive(undefined=quantized))
     accepted = accepted_by(bounds, floating)
     hard = check_hard(program, session_of(Positive(elsewhere=7.0)), FEEDS, accepted)
     assert max(item.share for item in hard) < 1
