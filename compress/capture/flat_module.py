@@ -22,19 +22,41 @@ from .preserve_state import preserved
 
 @dataclass(frozen=True)
 class Passing:
-    """How inputs reach ``forward``: by position, by name, or together in one dict, list or tuple."""
+    """How inputs reach ``forward``: by position, by name, or together in one dict, list or tuple.
 
-    form: Literal["positions", "names", "dict", "list", "tuple"]
+    Attributes:
+        paths: with the form ``nested``, the parameter of each input and its place inside: ``past``, ``0``, ``1``.
+    """
+
+    form: Literal["positions", "names", "dict", "list", "tuple", "nested"]
     names: tuple[str, ...]
+    paths: tuple[tuple[str, ...], ...] = ()
 
     def call(self, model: nn.Module, values: Sequence[torch.Tensor]) -> Any:
         """The result of the model."""
         if self.form == "positions":
             return model(*values)
+        if self.form == "nested":
+            return model(**_gathered(list(zip(self.paths, values))))
         named = dict(zip(self.names, values))
         if self.form == "names":
             return model(**named)
         return model(named if self.form == "dict" else list(values) if self.form == "list" else tuple(values))
+
+
+def _gathered(items: Sequence[tuple[tuple[str, ...], torch.Tensor]]) -> dict[str, Any]:
+    """Arguments by name; those with numbered places are tuples, those with named places are dicts."""
+    groups: dict[str, list[tuple[tuple[str, ...], torch.Tensor]]] = {}
+    for (first, *rest), value in items:
+        groups.setdefault(first, []).append((tuple(rest), value))
+    found: dict[str, Any] = {}
+    for name, inner in groups.items():
+        if inner[0][0]:
+            parts = _gathered(inner)
+            found[name] = tuple(parts.values()) if all(key.isdigit() for key in parts) else parts
+        else:
+            found[name] = inner[0][1]
+    return found
 
 
 class FlatModule(nn.Module):
@@ -103,10 +125,19 @@ def passing_of(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> Passing:
     places = [p for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.POSITIONAL_ONLY)]
     required = {p.name for p in parameters if p.default is kinds.empty and p.name in named}
     variadic, any_name = (any(p.kind is kind for p in parameters) for kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD))
-    if variadic and any_name and names == tuple(f"input_{place}" for place in range(len(names))):
+    unnamed = names == tuple(f"input_{place}" for place in range(len(names)))
+    if variadic and any_name and unnamed:
         return Passing("positions", names)  # a wrapper that passes on everything
     if required <= set(names) and (any_name or set(names) <= set(named)):
         return Passing("names", names)
+    paths = tuple(_path(name, named) for name in names)
+    if (
+        not unnamed
+        and any(len(path) > 1 for path in paths)
+        and required <= {path[0] for path in paths if path}
+        and all(paths)
+    ):
+        return Passing("nested", names, paths)
     needed = sum(1 for p in places if p.default is kinds.empty)
     one = needed == 1 and (len(names) == 1 or len(names) > len(places))
     if one and not variadic and not set(names) & set(named):
@@ -120,6 +151,14 @@ def passing_of(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> Passing:
             "use the names of the forward's parameters, or give the inputs in their order",
         )
     return Passing("positions", names)
+
+
+def _path(name: str, parameters: Sequence[str]) -> tuple[str, ...]:
+    """``past``, ``0``, ``1`` for ``past_0_1`` if the forward has a parameter ``past``; empty for an unknown name."""
+    if name in parameters:
+        return (name,)
+    owner = max((item for item in parameters if name.startswith(f"{item}_")), key=len, default="")
+    return (owner, *name.removeprefix(f"{owner}_").split("_")) if owner else ()
 
 
 def _found_by_a_run(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> Passing | None:

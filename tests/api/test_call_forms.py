@@ -81,3 +81,41 @@ def test_a_value_that_is_no_array_is_named() -> None:
 def test_equal_outputs_in_both_forms_can_be_stored() -> None:
     """A model whose INT8 outputs are exactly those in FP32 gets finite facts, so its artifact can be opened again."""
     assert Trial(float("inf"), None, {}).facts().sqnr_db == 300.0
+
+
+class Cached(torch.nn.Module):
+    """One step of a decoder with the keys and values of each layer, and a mask in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.layers = torch.nn.Embedding(20, 8), torch.nn.ModuleList(torch.nn.Linear(8, 24) for _ in "ab")
+
+    def forward(self, ids: torch.Tensor, past: Any, extra: Any = None) -> tuple[torch.Tensor, list[Any]]:
+        """``[N, 1, 8]``, and the longer cache."""
+        x, longer = self.words(ids), []
+        for layer, (keys, values) in zip(self.layers, past, strict=True):
+            query, key, value = layer(x).chunk(3, -1)
+            keys, values = torch.cat([keys, key], 1), torch.cat([values, value], 1)
+            longer.append((keys, values))
+            scores = query @ keys.mT if extra is None else query @ keys.mT + extra["bias"][:, None]
+            x = x + scores.softmax(-1) @ values
+        return x, longer
+
+
+def test_nested_inputs_are_inputs_of_their_own() -> None:
+    """Pairs in a list, and values in a dict, get names with their places; data have the same form as the example."""
+
+    def cache(rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(torch.randn(rows, 5, 8), torch.randn(rows, 5, 8)) for _ in "ab"]
+
+    torch.manual_seed(0)
+    net, ids = Cached(), torch.randint(0, 20, (3, 1))
+    program = retort.capture(net, (ids, cache(3)))
+    pairs = [f"past_{layer}_{place}" for layer in (0, 1) for place in (0, 1)]
+    assert [spec.name for spec in program.signature.inputs] == ["ids", *pairs]
+    data: dict[str, Any] = {"ids": torch.randint(0, 20, (8, 1)), "past": cache(8)}
+    flat = {"ids": data["ids"], **dict(zip(pairs, (item for pair in data["past"] for item in pair), strict=True))}
+    wanted = net.eval()(**data)[0].detach()
+    torch.testing.assert_close(torch.as_tensor(known(retort.export(program, data=data)(**flat)["output_0"])), wanted)
+    masked = retort.capture(net, {"ids": ids, "past": cache(3), "extra": {"bias": torch.randn(3, 6)}})
+    assert [spec.name for spec in masked.signature.inputs] == ["ids", *pairs, "extra_bias"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,11 +92,44 @@ def taken_apart(batch: Any, names: Sequence[str], where: str = "a batch") -> tup
     return dict(zip(names, parts)), parts[len(names)] if len(parts) > len(names) else None
 
 
+def spread(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs in which lists, tuples and mappings of arrays are inputs of their own, such as a cache of keys and values.
+
+    ``past_key_values`` of pairs becomes ``past_key_values_0_0``, ``past_key_values_0_1`` and so on. A list of arrays
+    stays one array of samples, unless each of them has as many rows as another input.
+    """
+    rows = {len(value) for value in inputs.values() if is_array(value) and value.ndim}
+    return {name: part for key, value in inputs.items() for name, part in _leaves(key, value, rows)}
+
+
+def _leaves(name: str, value: Any, rows: set[int]) -> Iterator[tuple[str, Any]]:
+    parts = _parts_of(value)
+    nested = any(not is_array(part) for part in parts.values())
+    if parts and (nested or all(part.ndim and len(part) in rows for part in parts.values())):
+        for key, part in parts.items():
+            inner = {len(item) for item in _parts_of(part).values() if is_array(item) and item.ndim}
+            yield from _leaves(f"{name}_{key}", part, rows | inner)
+    else:
+        yield name, value
+
+
+def _parts_of(value: Any) -> dict[str, Any]:
+    """The arrays, or the containers of arrays, in a container; empty if there are others, or none."""
+    if isinstance(value, Mapping):
+        items = {str(key): part for key, part in value.items()}
+    elif isinstance(value, list | tuple):
+        items = {str(key): part for key, part in enumerate(value)}
+    else:
+        return {}
+    return items if all(is_array(part) or _parts_of(part) for part in items.values()) else {}
+
+
 def _is_number_list(value: Any) -> bool:
     return isinstance(value, tuple | list) and bool(value) and isinstance(value[0], int | float)
 
 
 def _from_mapping(batch: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[dict[str, Any], Any]:
+    batch = batch if set(names) <= set(batch) else spread(batch)
     target = next((key for key in TARGETS if key in batch and key not in names), None)
     others = [key for key in batch if key != target]
     if set(names) <= set(others):
@@ -129,7 +162,7 @@ def example_feeds(forward: Callable[..., Any], example: Any, is_batch: bool) -> 
         feeds = {str(key): value for key, value in given.items() if key in required or key not in TARGETS}
         named = {name for name, _ in _parameters(forward)}
         known = {key: value for key, value in feeds.items() if key in named}
-        return known if required <= set(known) and known else feeds
+        return spread(known if required <= set(known) and known else feeds)
     values = list(example) if isinstance(example, tuple | list) else [example]
     if values and isinstance(values[0], Mapping | tuple | list):
         return example_feeds(forward, values[0], False)
@@ -148,7 +181,7 @@ def example_feeds(forward: Callable[..., Any], example: Any, is_batch: bool) -> 
             "give only the inputs, or (inputs …, targets)",
         )
     names = [name for name, _ in places] + [f"input_{index}" for index in range(len(places), len(values))]
-    return dict(zip(names, values[:most]))
+    return spread(dict(zip(names, values[:most])))
 
 
 def _parameters(forward: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:
