@@ -21,6 +21,7 @@ from ..core.options.stage_options import Target
 from ..core.tensors import Signature
 from ..core.workarounds import free_time
 from . import (
+    activation_translation,
     adaptive_pooling_translation,
     attention_translation,
     cumulative_translation,
@@ -41,6 +42,7 @@ from .simplify import PASSES, remove_dead, simplify
 from .trt.decompositions import without_unsupported
 
 _TRANSLATIONS = (
+    activation_translation,
     recurrent_translation,
     attention_translation,
     resize_translation,
