@@ -8,6 +8,7 @@ The job names the FP32 ONNX file, an ``.npz`` of calibration samples, the tool a
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ BATCH = 32
 def main(job: Path) -> None:
     """Run a job; its result and its duration are written next to it."""
     asked = json.loads(job.read_text())
+    os.chdir(job.resolve().parent)  # the tool leaves files in the current folder when it fails
     samples = dict(np.load(asked["samples"]))
     tool: Callable[[dict[str, Any], dict[str, Any]], None] = TOOLS[asked["tool"].split("-")[0]]
     started = time.perf_counter()
@@ -31,7 +33,7 @@ def main(job: Path) -> None:
     except Exception as error:  # any error of the peer is its result
         found = {"ok": False, "error": f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:200]}"}
     found["seconds"] = time.perf_counter() - started
-    job.with_suffix(".result").write_text(json.dumps(found))
+    Path(job.with_suffix(".result").name).write_text(json.dumps(found))
 
 
 def batches(samples: dict[str, Any], size: int = BATCH, axes: dict[str, int] | None = None) -> Iterator[dict[str, Any]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export.passes import move_to_device_pass
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..aten_names import ORDERINGS, operator_name
 from ..errors import ArtifactError, MachineError, MissingFileError
@@ -54,24 +56,9 @@ class EagerSession:
             values = self._module(*inputs)
             return {name: _array(value) for name, value in zip(self._outputs, values, strict=True)}
 
-    @contextmanager
-    def disturbed(self, size: float, seed: int) -> Iterator[None]:
-        """Change every floating-point parameter by a random share of up to ``size`` within this context."""
-        assert self._module is not None, "the session is closed"
-        random, before = torch.Generator().manual_seed(seed), {}
-        with torch.no_grad():
-            for name, value in self._module.named_parameters():
-                if value.is_floating_point():
-                    before[name] = value.detach().clone()
-                    change = size * (2 * torch.rand(value.shape, generator=random) - 1)
-                    value.mul_(1 + change.to(value.device, value.dtype))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, value in self._module.named_parameters():
-                    if name in before:
-                        value.copy_(before[name])
+    def disturbed(self, size: float, seed: int) -> AbstractContextManager[object]:
+        """Within this context, every result of an operator differs by a random share of up to ``size``."""
+        return _Rounding(size, seed)
 
     def run_with_ties_broken(self, feeds: Feeds, seed: int) -> dict[str, Array] | None:
         """Run one batch in which equal values are selected in another order (``topk``, ``sort``, ``argmax``).
@@ -120,6 +107,26 @@ class _WithoutTies(torch.fx.Interpreter):
             value = value + 1e-6 * value.abs().clamp(1e-30, 1e30) * noise
         target: Any = n.target
         return target(value, *args[1:], **kwargs)
+
+
+class _Rounding(TorchDispatchMode):
+    """Changes the floating-point result of every operator by a random relative error.
+
+    The error of a sum of n terms grows with √n (Higham, "Accuracy and stability of numerical algorithms", 4.2).
+    """
+
+    def __init__(self, size: float, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.size, self.random = size, torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+            return result
+        sums = func.overloadpacket in (torch.ops.aten.sum, torch.ops.aten.mean)
+        size = self.size * math.sqrt(args[0].numel() / max(1, result.numel()) if sums else 1)
+        change = size * (2 * torch.rand(result.shape, generator=self.random) - 1)
+        return result * (1 + change.to(result.device, result.dtype))
 
 
 def open_model(model: Path | bytes, options: SessionOptions, signature: Signature | None) -> EagerSession:

@@ -3,8 +3,8 @@
 Samples rarely contain inputs that lead to a logarithm of zero, a division by a sum of zero, or a softmax of huge
 values, but users' data sometimes do. On such inputs, an output may differ by as much as the program's own output
 changes when its inputs are disturbed by rounding: for ties (the maximum of equal values), runtimes need not agree.
-Integers cannot be disturbed, so the parameters are where no input is a floating-point number: a variance of equal words
-that is computed as E[x²] − E[x]² consists of rounding errors.
+Integers cannot be disturbed, so the results of all operators are where no input is a floating-point number: a variance
+of equal words that is computed as E[x²] − E[x]² consists of rounding errors.
 """
 
 from __future__ import annotations
@@ -205,16 +205,20 @@ def error_of(expected: Numbers, actual: Numbers) -> float:
 
 
 def _own_change(program: Session, made: Feeds, feeds: Feeds, name: str, value: Numbers) -> float:
+<<<<<<< HEAD
     """The program's own change when its inputs or parameters, or values before they are ordered, are disturbed."""
+=======
+    """The change of the own output when inputs, or results of operators, are disturbed by rounding."""
+>>>>>>> 96fc2bc (Rounding noise of networks of words is measured at every operator; five networks have slow tests)
     random, moved = np.random.default_rng(0), 0.0
     floats = any(np.asarray(given).dtype.kind == "f" for given in made.values())
-    parameters: Callable[[float, int], AbstractContextManager[None]] | None = getattr(program, "disturbed", None)
+    rounding: Callable[[float, int], AbstractContextManager[object]] | None = getattr(program, "disturbed", None)
     for seed in range(TRIES):
         if isinstance(program, BreaksTies):
             ordered = program.run_with_ties_broken(made, seed)
             moved = max(moved, 0.0 if ordered is None else error_of(value, ordered[name]))
         disturbed = {key: _disturbed(np.asarray(given), np.asarray(feeds[key]), random) for key, given in made.items()}
-        with nullcontext() if floats or parameters is None else parameters(DISTURBED, seed):
+        with nullcontext() if floats or rounding is None else rounding(DISTURBED, seed):
             outputs = _outputs(program, disturbed)
         moved = max(moved, math.inf if outputs is None else error_of(value, outputs[name]))
     return moved

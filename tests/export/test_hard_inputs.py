@@ -149,7 +149,7 @@ def compare_words(apart: bool, factor: float | NDArray[np.float64] = 1.0) -> Non
 
 
 def test_words_that_cancel_are_no_fault_of_the_file() -> None:
-    """Where integers cannot be disturbed, the parameters are, and they are the same again afterwards."""
+    """Where integers cannot be disturbed, the results of operators are, and only while the noise is measured."""
     compare_words(apart=False)
 
 

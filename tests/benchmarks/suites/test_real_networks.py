@@ -18,7 +18,7 @@ from retort.examples.real_networks import chords, drawn_text, packages, speakers
 ROOT = Path(__file__).resolve().parents[3]
 INSTALLED = ROOT / ".venv/real-networks"
 """Where ``make test-slow`` installs the packages."""
-TESTED = ("crepe-tiny", "basic-pitch", "speaker-encoder", "ocr-rec")
+TESTED = ("crepe-tiny", "magika", "silero-vad", "speaker-encoder", "speech-embedding")
 
 
 @pytest.fixture
