@@ -30,7 +30,7 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
 
 def _cells(state: Row, share: str, remark: str) -> list[str]:
     if "metric" not in state:
-        return [*[NONE] * 5, "", *[NONE] * 2, " ".join(str(state.get("error", "")).split())[:160]]
+        return [*[NONE] * 5, "", *[NONE] * 2, " ".join(str(state.get("error", "")).partition("\n")[0].split())[:200]]
     noise = ", ".join("equal" if value is None else f"{value:.1f}" for value in state.get("sqnr_db", {}).values())
     agreement = state.get("agreement")
     return [

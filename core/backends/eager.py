@@ -7,14 +7,13 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export.passes import move_to_device_pass
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..aten_names import ORDERINGS, operator_name
 from ..errors import ArtifactError, MachineError, MissingFileError
@@ -56,9 +55,19 @@ class EagerSession:
             values = self._module(*inputs)
             return {name: _array(value) for name, value in zip(self._outputs, values, strict=True)}
 
-    def disturbed(self, size: float, seed: int) -> AbstractContextManager[object]:
-        """Within this context, every result of an operator differs by a random share of up to ``size``."""
-        return _Rounding(size, seed)
+    def run_rounded(self, feeds: Feeds, size: float, seed: int) -> dict[str, Array] | None:
+        """Run one batch in which every result of an operator differs by a random share of up to ``size``.
+
+        Returns:
+            The outputs; None if the program is no graph.
+        """
+        module, given = self._module, self.signature.validate(feeds)
+        if not isinstance(module, torch.fx.GraphModule):
+            return None
+        with _threads(self._threads), torch.inference_mode():
+            inputs = [_tensor(given[spec.name], self._device) for spec in self.signature.inputs]
+            values = _Rounding(module, size, seed).run(*inputs)
+            return {name: _array(value) for name, value in zip(self._outputs, values, strict=True)}
 
     def run_with_ties_broken(self, feeds: Feeds, seed: int) -> dict[str, Array] | None:
         """Run one batch in which equal values are selected in another order (``topk``, ``sort``, ``argmax``).
@@ -109,24 +118,25 @@ class _WithoutTies(torch.fx.Interpreter):
         return target(value, *args[1:], **kwargs)
 
 
-class _Rounding(TorchDispatchMode):
+class _Rounding(torch.fx.Interpreter):
     """Changes the floating-point result of every operator by a random relative error.
 
     The error of a sum of n terms grows with √n (Higham, "Accuracy and stability of numerical algorithms", 4.2).
     """
 
-    def __init__(self, size: float, seed: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.size, self.random = size, torch.Generator().manual_seed(seed)
+    def __init__(self, module: torch.fx.GraphModule, size: float, seed: int) -> None:
+        super().__init__(module)
+        self._size, self._draw = size, torch.Generator().manual_seed(seed)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """Run a node and disturb its result."""
+        result = super().run_node(n)
+        if n.op != "call_function" or not isinstance(result, torch.Tensor) or not result.is_floating_point():
             return result
-        sums = func.overloadpacket in (torch.ops.aten.sum, torch.ops.aten.mean)
-        size = self.size * math.sqrt(args[0].numel() / max(1, result.numel()) if sums else 1)
-        change = size * (2 * torch.rand(result.shape, generator=self.random) - 1)
-        return result * (1 + change.to(result.device, result.dtype))
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        terms = args[0].numel() / max(1, result.numel()) if operator_name(n) in ("sum", "mean") else 1.0
+        noise = 2 * torch.rand(result.shape, generator=self._draw).to(result) - 1
+        return result * (1 + self._size * math.sqrt(terms) * noise)
 
 
 def open_model(model: Path | bytes, options: SessionOptions, signature: Signature | None) -> EagerSession:

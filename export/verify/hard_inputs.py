@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,8 +41,12 @@ class Allowed:
 
 
 @runtime_checkable
-class BreaksTies(Protocol):
-    """A session that can order equal values in another way, as another runtime may do."""
+class Disturbs(Protocol):
+    """A session that can compute as other runtimes may: with other rounding errors and orders of equal values."""
+
+    def run_rounded(self, feeds: Feeds, size: float, seed: int) -> dict[str, Numbers] | None:
+        """The outputs with a random relative error of every operator; None if it cannot be done."""
+        ...
 
     def run_with_ties_broken(self, feeds: Feeds, seed: int) -> dict[str, Numbers] | None:
         """The outputs; None if the program orders no values."""
@@ -205,21 +208,17 @@ def error_of(expected: Numbers, actual: Numbers) -> float:
 
 
 def _own_change(program: Session, made: Feeds, feeds: Feeds, name: str, value: Numbers) -> float:
-<<<<<<< HEAD
-    """The program's own change when its inputs or parameters, or values before they are ordered, are disturbed."""
-=======
-    """The change of the own output when inputs, or results of operators, are disturbed by rounding."""
->>>>>>> 96fc2bc (Rounding noise of networks of words is measured at every operator; five networks have slow tests)
+    """The program's own change when its inputs, results or values before they are ordered are disturbed."""
     random, moved = np.random.default_rng(0), 0.0
     floats = any(np.asarray(given).dtype.kind == "f" for given in made.values())
-    rounding: Callable[[float, int], AbstractContextManager[object]] | None = getattr(program, "disturbed", None)
     for seed in range(TRIES):
-        if isinstance(program, BreaksTies):
+        if isinstance(program, Disturbs):
             ordered = program.run_with_ties_broken(made, seed)
+            rounded = None if floats else program.run_rounded(made, DISTURBED, seed)
+            moved = max(moved, 0.0 if rounded is None else error_of(value, rounded[name]))
             moved = max(moved, 0.0 if ordered is None else error_of(value, ordered[name]))
         disturbed = {key: _disturbed(np.asarray(given), np.asarray(feeds[key]), random) for key, given in made.items()}
-        with nullcontext() if floats or rounding is None else rounding(DISTURBED, seed):
-            outputs = _outputs(program, disturbed)
+        outputs = _outputs(program, disturbed)
         moved = max(moved, math.inf if outputs is None else error_of(value, outputs[name]))
     return moved
 
