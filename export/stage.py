@@ -245,7 +245,7 @@ def verify_file(path: Path, target: Target) -> Path:
 
 
 def _require_samples(samples: Feeds, signature: Signature) -> None:
-    lacking = [spec.name for spec in signature.inputs if spec.name not in samples or not len(samples[spec.name])]
+    lacking = [spec.name for spec in signature.inputs if spec.name not in samples or not np.size(samples[spec.name])]
     if lacking:
         raise DataError(f"no sample for input '{lacking[0]}'", "give at least one real sample to check the file with")
 

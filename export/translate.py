@@ -30,7 +30,7 @@ from . import (
 )
 from .finalize import finish, name_ports, with_batch_dependence
 from .folded_weights import fold_weights
-from .ort import transformer_fusions
+from .ort import activation_forms, pool_forms, transformer_fusions
 from .ort.qlinear_fusions import CPU_FORMS, gates_by_clip
 from .ort.workarounds import exact_constants, keep_padding, linear_rules, parse_operators_once, without_guards
 from .qdq.retarget import retarget
@@ -112,8 +112,9 @@ def build(
     with quiet():
         simplify(model, (*PASSES, attention_translation.skip_searches, merge_repeated, quantize_before_reshape))
     integer = target == "cpu" and has_qdq(model)
-    floats = transformer_fusions.FP32_FORMS if target == "cpu" else ()
-    for form in (*CPU_FORMS, *transformer_fusions.FORMS) if integer else floats:
+    integer_forms = (*pool_forms.FORMS, *CPU_FORMS, *transformer_fusions.FORMS)
+    forms = integer_forms if integer else transformer_fusions.FP32_FORMS
+    for form in (*forms, *activation_forms.FORMS) if target == "cpu" else ():
         form(model)
     write_dynamic(model, target)
     write_recurrent(model, recurrent) if target == "cpu" else unpack_recurrent(model)
