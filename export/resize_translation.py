@@ -146,8 +146,9 @@ def _by_sizes(x: Any, sizes: Sequence[Any], **attributes: Any) -> Any:
         one = op.Constant(value_ints=[-1])
         parts = [op.Constant(value_ints=[size]) if isinstance(size, int) else op.Reshape(size, one) for size in sizes]
         vector = op.Concat(*parts, axis=0)
-    axes = list(range(2, 2 + len(sizes)))
-    return op.Resize(x, None, None, vector, axes=axes, keep_aspect_ratio_policy="stretch", **attributes)
+    # without `axes`, with which ONNX Runtime 1.31 does not load INT8 files whose sizes are computed
+    whole = op.Concat(op.Shape(x, start=0, end=2), vector, axis=0)
+    return op.Resize(x, None, None, whole, keep_aspect_ratio_policy="stretch", **attributes)
 
 
 def _by_scales(x: Any, scales: Sequence[Any], **attributes: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import retort
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import reexport
 from retort.core.errors import CaptureError
@@ -90,3 +91,29 @@ def test_a_factor_of_two_stays_one_resize() -> None:
     """The usual case has no other operator."""
     model = written(Resized(scale_factor=2.0, mode="nearest"), dynamic=True)
     assert [node.op_type for node in model.graph.node] == ["Resize"]
+
+
+class Pyramid(nn.Module):
+    """A feature map that is enlarged to the size of another one, and added to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(16, 16, 3, 2, 1)
+        self.side, self.last = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = torch.relu(self.wide(x))
+        half = self.side(torch.relu(self.narrow(wide)))
+        result: torch.Tensor = self.last(wide + nn.functional.interpolate(half, size=wide.shape[2:], mode="nearest"))
+        return result
+
+
+def test_an_int8_file_whose_sizes_are_computed_loads() -> None:
+    """Enlarging to a size that another tensor has, with a dynamic height and width, gives a file that runs in INT8."""
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).normal(size=(32, 3, 16, 16)).astype(np.float32)
+    dynamic = {"x": {2: "height", 3: "width"}}
+    program = retort.capture(Pyramid(), torch.from_numpy(images[:2]), data=images, dynamic=dynamic)
+    made = retort.quantize(program, data=images, timed=False, correction=["none"])
+    session = retort.open_session(retort.export(made))
+    assert session.run({"x": images[:2, :, :12]})["output"].shape == (2, 16, 12, 16)
