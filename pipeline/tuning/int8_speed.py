@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -208,14 +209,15 @@ def _stored_program(made: Artifact) -> Artifact:
 def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
     from ...benchmarks.timing.latency import compare_sessions
 
-    exact = opener(parent)
-    session = exact()
-    split = fit_to(context.data, session.signature).calibration
-    session.close()
-    wanted = BenchOptions(batch_sizes=options.timed_batches, blocks=BLOCKS, budget_s=BUDGET_S)
-    samples = split.read(range(min(max(wanted.batch_sizes), len(split))))[0]
-    openers = {"fp32": exact, "int8": opener(made, samples)}
-    found = compare_sessions(openers, samples, wanted, context.console, reference="fp32")
+    with tempfile.TemporaryDirectory() as name:
+        exact = opener(parent, Path(name))
+        session = exact()
+        split = fit_to(context.data, session.signature).calibration
+        session.close()
+        wanted = BenchOptions(batch_sizes=options.timed_batches, blocks=BLOCKS, budget_s=BUDGET_S)
+        samples = split.read(range(min(max(wanted.batch_sizes), len(split))))[0]
+        openers = {"fp32": exact, "int8": opener(made, Path(name), samples)}
+        found = compare_sessions(openers, samples, wanted, context.console, reference="fp32")
     return {str(batch): compared.ratio_of("int8") for batch, compared in found.items()}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -157,7 +158,14 @@ def _tried(
 ) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
     """Measure the exported files of both forms; only the static form is returned if the files have the same kind."""
     programs = {"fp32": parent, **{str(form): item for form, item in made.items()}}
-    files = {name: file_of(item) for name, item in programs.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: file_of(item, Path(folder)) for name, item in programs.items()}
+        return _measured(files, tuple(made), data, console)
+
+
+def _measured(
+    files: Mapping[str, Path], forms: Sequence[Form], data: Splits, console: Console
+) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
     sessions = {name: opened(file) for name, file in files.items()}
     if sessions["dynamic"].signature.batch_invariant == sessions["static"].signature.batch_invariant:
         return {"static": Trial(0.0, None, {})}, {}
@@ -169,7 +177,7 @@ def _tried(
         session.close()
     times, against = _timed(files, judged, console)
     trials: dict[Form, Trial] = {}
-    for form in made:
+    for form in forms:
         found, _ = outputs[form]
         trials[form] = Trial(sqnr_of_all_db(outputs["fp32"][0], found), _drop(outputs["fp32"], found), times[form])
     return trials, against
@@ -194,7 +202,7 @@ def _drop(wanted: tuple[list[Array], Array | None], found: list[Array]) -> float
 Times = dict[int, Ratio]
 
 
-def _timed(files: Mapping[str, Path | bytes], split: Split, console: Console) -> tuple[dict[Form, Times], Times]:
+def _timed(files: Mapping[str, Path], split: Split, console: Console) -> tuple[dict[Form, Times], Times]:
     """Speedups of each form over FP32, and of the dynamic over the static form, in the same interleaved blocks."""
     from ...benchmarks.timing.latency import compare_sessions
 

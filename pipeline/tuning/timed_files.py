@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.artifact import Artifact
+from ...core.artifact import Artifact, stable_hash
 from ...core.options.stage_options import ExportOptions
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Feeds
@@ -26,33 +26,31 @@ def exported(program: Program) -> onnx.ModelProto:
     return to_onnx(reexport(program), program.signature, "cpu")
 
 
-def file_of(artifact: Artifact, samples: Feeds | None = None) -> Path | bytes:
+def file_of(artifact: Artifact, folder: Path, samples: Feeds | None = None) -> Path:
     """The file of a graph, or the ONNX file of a program, exported for the CPU.
 
     Args:
+        folder: for the file of a program; its weights lie beside it, where sessions map them instead of copying them.
         samples: real inputs, on which the kernels of recurrent layers are chosen as the export stage does.
     """
-    from ...export.translate import to_onnx
-
     if artifact.kind == "graph":
         return artifact.main
-    model: bytes = (
-        to_onnx(artifact.main, None, "cpu") if samples is None else _chosen(artifact, samples)
-    ).SerializeToString()
-    return model
-
-
-def _chosen(artifact: Artifact, samples: Feeds) -> onnx.ModelProto:
     import onnx_ir as ir
 
     from ...core.backends.eager import load_exported
     from ...export.qdq.retarget import retarget
     from ...export.recurrent_kernels import build_accurate
-    from ...export.translate import OPSETS
+    from ...export.translate import OPSETS, build
 
     program, signature, _ = load_exported(artifact.main)
     form = retarget(program, "cpu")
-    return ir.to_proto(build_accurate(form, signature, ExportOptions(target="cpu"), OPSETS["cpu"], samples)[0])
+    if samples is None:
+        model = build(form, signature, "cpu")
+    else:
+        model = build_accurate(form, signature, ExportOptions(target="cpu"), OPSETS["cpu"], samples)[0]
+    path = folder / f"{stable_hash(str(artifact.path))}.onnx"
+    ir.save(model, path, external_data=f"{path.stem}.weights")
+    return path
 
 
 def opened(file: Path | bytes) -> Session:
@@ -60,6 +58,6 @@ def opened(file: Path | bytes) -> Session:
     return open_session(file, SessionOptions(threads=1))
 
 
-def opener(artifact: Artifact, samples: Feeds | None = None) -> Callable[[], Session]:
+def opener(artifact: Artifact, folder: Path, samples: Feeds | None = None) -> Callable[[], Session]:
     """A function that opens a session with one thread on the file of an artifact; see :func:`file_of`."""
-    return partial(opened, file_of(artifact, samples))
+    return partial(opened, file_of(artifact, folder, samples))

@@ -249,7 +249,7 @@ def test_a_doubled_clock_shows_the_three_verdicts(
 
     signature, took = _signature_of(parent), _turns(1e6, 1e6 * share)
 
-    def opener(_: Artifact, samples: Feeds | None = None) -> Callable[[], Timed]:
+    def opener(_: Artifact, folder: Path, samples: Feeds | None = None) -> Callable[[], Timed]:
         nanoseconds = next(took)
         return lambda: Timed(nanoseconds, signature)
 
