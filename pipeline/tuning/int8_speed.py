@@ -123,7 +123,8 @@ def look_for_faster(program: Artifact, options: QuantizeOptions, context: Contex
         The result of the search; None, with a warning, if a form of the program cannot be made or timed.
     """
     try:
-        found = mixed_precision.search(program, options, context.data, context.console)
+        fitting = _within_memory(options, program, context.console)
+        found = mixed_precision.search(program, fitting, context.data, context.console)
     except RetortError as error:  # the quantized program is valid without the search
         context.console.warn(f"no faster placement was searched for: {error.message}")
         return None
@@ -209,6 +210,7 @@ def _stored_program(made: Artifact) -> Artifact:
 def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
     from ...benchmarks.timing.latency import compare_sessions
 
+    options = _within_memory(options, parent, context.console)
     with tempfile.TemporaryDirectory() as name:
         exact = opener(parent, Path(name))
         session = exact()
@@ -219,6 +221,21 @@ def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, contex
         openers = {"fp32": exact, "int8": opener(made, Path(name), samples)}
         found = compare_sessions(openers, samples, wanted, context.console, reference="fp32")
     return {str(batch): compared.ratio_of("int8") for batch, compared in found.items()}
+
+
+def _within_memory(options: QuantizeOptions, parent: Artifact, console: Console) -> QuantizeOptions:
+    """The options with batch sizes whose activations fit into the memory that quantization may use."""
+    if parent.kind == "graph":
+        return options
+    from ...compress.program import load_program
+    from ...compress.quantization.memory_budget import budget_of, rows_within
+
+    program = load_program(parent.main)
+    most = rows_within(program, budget_of(program, options).room_bytes)
+    fitting = tuple(dict.fromkeys(min(batch, most) for batch in options.timed_batches))
+    if fitting != options.timed_batches:
+        console.say(f"            a batch of {most} is timed instead of larger ones, which need more than `memory`")
+    return options.model_copy(update={"timed_batches": fitting})
 
 
 def _report_speed(ratios: Ratios, floating: Sequence[FloatNode], console: Console) -> None:

@@ -19,6 +19,7 @@ from retort.benchmarks.timing.candidates import Bench
 from retort.benchmarks.timing.clocks import single
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import save_program
+from retort.compress.quantization import memory_budget
 from retort.core.artifact import Artifact, is_finished, load_artifact
 from retort.core.console import Console
 from retort.core.context import Context, Place
@@ -258,6 +259,16 @@ def test_a_doubled_clock_shows_the_three_verdicts(
     found = int8_speed._compared(ROUGH, parent, parent, context)
     assert {ratio.verdict for ratio in found.values()} == {verdict}
     assert set(found) == {"1", "32"}
+
+
+def test_batches_that_do_not_fit_into_the_memory_are_not_timed(
+    parent: Artifact, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The largest batch that fits takes their place, and the output says so."""
+    monkeypatch.setattr(memory_budget, "rows_within", lambda *_: 5)
+    found = int8_speed._within_memory(ROUGH.model_copy(update={"timed_batches": (1, 16, 32)}), parent, Console())
+    assert found.timed_batches == (1, 5)
+    assert "a batch of 5 is timed instead" in " ".join(capsys.readouterr().err.split())
 
 
 def _turns(*values: float) -> Iterator[float]:
