@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,11 +53,16 @@ def export(options: ExportOptions, parent: Artifact, place: Place, context: Cont
     calibration = fit_context(context, parent.main).data.calibration
     samples = rows_of(calibration, max(*options.batch_sizes, options.golden))
     chosen = options if options.target is not None else options.model_copy(update={"target": context.target})
-    return write_graph(chosen, parent, place, samples, context.console)
+    return write_graph(chosen, parent, place, samples, context.console, partial(rows_of, calibration))
 
 
 def write_graph(
-    options: ExportOptions, artifact: Artifact, place: Place, samples: Feeds, console: Console = SILENT
+    options: ExportOptions,
+    artifact: Artifact,
+    place: Place,
+    samples: Feeds,
+    console: Console = SILENT,
+    more: Callable[[int], Feeds] | None = None,
 ) -> Artifact:
     """Write a program as ONNX and prove that the file computes the same.
 
@@ -66,6 +73,7 @@ def write_graph(
             ``out.<name>`` as ONNX Runtime computes them; its key is written into the file.
         samples: real inputs, with at least one row.
         console: shows progress.
+        more: reads a number of samples, on which a quantized file is compared again before it is refused.
 
     Raises:
         ArtifactError: the program cannot be read, or the target does not support its quantization.
@@ -93,7 +101,7 @@ def write_graph(
     _sign(model, options, place)
     with new_artifact(place, "graph", "export", options=options, tools=_tools()) as draft:
         path = verify_file(write_model(model, draft.folder), wanted)
-        parity = prove(program, signature, path, samples, options, plainer(program, signature, wanted, opset))
+        parity = prove(program, signature, path, samples, options, plainer(program, signature, wanted, opset), more)
         draft.facts = found = ExportFacts(
             target=wanted,
             opset=opset,
@@ -125,12 +133,14 @@ def prove(
     samples: Feeds,
     options: ExportOptions,
     plainer: bytes | None = None,
+    more: Callable[[int], Feeds] | None = None,
 ) -> Parity:
     """Compare a file with the program from which it was made.
 
     Args:
         plainer: for a file whose recurrent layers quantize at run time, the form with FP32 kernels. It must meet the
             usual bounds; the file itself may add the rounding of activations, which the program does not have.
+        more: see :func:`write_graph`.
 
     Raises:
         VerificationError: the difference is too large.
@@ -151,7 +161,7 @@ def prove(
     precision = computed_in(program, options.precision)
     tolerance = max(options.tolerance, ACCEPTED.get(precision, 0.0))
     form: FileForm = "dynamic" if plainer is not None else "half" if precision != "fp32" else "static"
-    parity = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, form)
+    parity = check(eager[0], candidate, samples, options.batch_sizes, tolerance, floating, form, more)
     candidate.close()
     return parity
 
@@ -230,11 +240,9 @@ def verify_file(path: Path, target: Target) -> Path:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        text = str(error).splitlines()[0][:300]
-        raise VerificationError(f"the ONNX checker rejects the file: {text}", "please report this model") from error
-    if target != "tensorrt":
-        return path
-    findings = [item for item in lint(onnx.load(str(path))) if item.verdict != "advice"]
+        text = f"the ONNX checker rejects the file: {str(error).splitlines()[0][:300]}"
+        raise VerificationError(text, "please report this model") from error
+    findings = [item for item in lint(onnx.load(str(path))) if item.verdict != "advice"] if target == "tensorrt" else []
     if findings:
         raise VerificationError(
             f"{len(findings)} faults for TensorRT, the first: {findings[0]}",
@@ -245,7 +253,7 @@ def verify_file(path: Path, target: Target) -> Path:
 
 
 def _require_samples(samples: Feeds, signature: Signature) -> None:
-    lacking = [spec.name for spec in signature.inputs if spec.name not in samples or not np.size(samples[spec.name])]
+    lacking = [spec.name for spec in signature.inputs if not np.size(samples.get(spec.name, ()))]
     if lacking:
         raise DataError(f"no sample for input '{lacking[0]}'", "give at least one real sample to check the file with")
 
@@ -253,10 +261,9 @@ def _require_samples(samples: Feeds, signature: Signature) -> None:
 def _write_golden(model: Path | bytes, samples: Feeds, count: int, path: Path) -> None:
     session = open_session(model, SessionOptions(threads=1))
     feeds = session.signature.validate(rows(session.signature, samples, count))
-    outputs = session.run(feeds)
-    session.close()
     arrays: dict[str, Array] = {f"in.{name}": value for name, value in feeds.items()}
-    arrays |= {f"out.{name}": value for name, value in outputs.items()}
+    arrays |= {f"out.{name}": value for name, value in session.run(feeds).items()}
+    session.close()
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
@@ -287,7 +294,7 @@ def _summary(facts: ExportFacts) -> str:
     text = f"{facts.size_bytes / 1e6:.2f} MB, {facts.nodes} nodes, parity {worst:.1e}"
     if facts.half is not None:
         text += f", {facts.half.half_nodes} nodes in {facts.precision}, {len(facts.half.kept_fp32)} in FP32"
-    if facts.kernels is not None:
-        heavy = facts.kernels.integer_heavy, facts.kernels.floating_heavy
-        text += f", {heavy[0]} of {sum(heavy)} heavy nodes in integer kernels"
-    return text
+    if facts.kernels is None:
+        return text
+    heavy = facts.kernels.integer_heavy, facts.kernels.floating_heavy
+    return f"{text}, {heavy[0]} of {sum(heavy)} heavy nodes in integer kernels"

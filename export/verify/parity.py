@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from .bounds import DYNAMIC_FLOOR, FLOOR, POOL_ROWS, Bound, accepted_by, bounds_
 from .hard_inputs import check_hard, run_file
 
 Numbers = NDArray[Any]
+CONFIRMED_ROWS = 128
+"""Samples on which a quantized program and its file are compared again before the file is refused."""
 FileForm = Literal["static", "dynamic", "half"]
 
 
@@ -46,6 +48,7 @@ def check(
     tolerance: float,
     floating: Session | None = None,
     form: FileForm = "static",
+    more: Callable[[int], Feeds] | None = None,
 ) -> Parity:
     """Compare a program and its file at several batch sizes.
 
@@ -59,6 +62,9 @@ def check(
         form: how the file computes: ``dynamic`` with activations that are quantized at run time, which the program does
             not do; then :data:`DYNAMIC_FLOOR` is accepted, and inputs that are no samples are left out. ``half`` in
             half precision, which cannot represent the extremes.
+        more: a function that reads more samples. If a quantized program and its file differ too much, they are compared
+            again on :data:`CONFIRMED_ROWS`: where few decisions change at all, as in a classifier with certain
+            outputs, a small pool shows neither how large the noise nor how large the difference is.
 
     Returns:
         One entry per output and size, and the reason if a comparison was not possible.
@@ -68,18 +74,14 @@ def check(
     """
     sizes = list(batch_sizes) if _has_batch(program.signature) else [1]
     pool = rows(program.signature, samples, max(POOL_ROWS, *sizes))
-    bounds = bounds_of(program, floating, pool, tolerance, DYNAMIC_FLOOR if form == "dynamic" else FLOOR)
-    found: list[ParityEntry] = []
-    for size in sizes:
-        feeds = list(_chunks(program.signature, pool, size))
-        expected, actual = (
-            [program.run(batch) for batch in feeds],
-            [run_file(candidate, batch, f"at batch size {size}") for batch in feeds],
-        )
-        for name, bound in bounds.items():
-            pairs = [(one[name], two[name]) for one, two in zip(expected, actual, strict=True)]
-            found.append(_compare(name, size, pairs, bound))
+    least = DYNAMIC_FLOOR if form == "dynamic" else FLOOR
+    bounds = bounds_of(program, floating, pool, tolerance, least)
     shorter = _shorter(program, candidate, pool, bounds)
+    found = _at_every_size(program, candidate, pool, sizes, bounds)
+    if floating is not None and more is not None and any(item.refused for item in found):
+        pool = _wider(program.signature, pool, more)
+        bounds = bounds_of(program, floating, pool, tolerance, least)
+        found = _at_every_size(program, candidate, pool, sizes, bounds)
     found += shorter.differences
     off = next((item for item in found if item.refused), None)
     if off is not None:
@@ -94,6 +96,30 @@ def check(
     if form != "dynamic":
         hard = check_hard(program, candidate, few, accepted_by(bounds, floating), form == "half")
     return Parity(found, shorter.unchecked, tuple(hard))
+
+
+def _at_every_size(
+    program: Session, candidate: Session, pool: Feeds, sizes: Sequence[int], bounds: Mapping[str, Bound]
+) -> list[ParityEntry]:
+    found = []
+    for size in sizes:
+        feeds = list(_chunks(program.signature, pool, size))
+        expected, actual = (
+            [program.run(batch) for batch in feeds],
+            [run_file(candidate, batch, f"at batch size {size}") for batch in feeds],
+        )
+        for name, bound in bounds.items():
+            pairs = [(one[name], two[name]) for one, two in zip(expected, actual, strict=True)]
+            found.append(_compare(name, size, pairs, bound))
+    return found
+
+
+def _wider(signature: Signature, pool: dict[str, Numbers], more: Callable[[int], Feeds]) -> dict[str, Numbers]:
+    """A pool of more samples, or the same one if there are no more or no axis for them."""
+    if not _has_batch(signature):
+        return pool
+    read = more(CONFIRMED_ROWS)
+    return rows(signature, read, max(signature.batch_size(read), signature.batch_size(pool)))
 
 
 def rows(signature: Signature, samples: Feeds, count: int) -> dict[str, Numbers]:
