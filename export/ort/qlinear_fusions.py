@@ -153,23 +153,21 @@ def _sum_gate(model: ir.Model, node: ir.Node, reader: ir.Node, scale: Numbers, o
     base = _name(output)
     addend = add_constant(model, f"{base}_offset", np.asarray(offset, np.float32))
     step = add_constant(model, f"{base}_offset_scale", np.asarray(offset, np.float32).reshape(scale.shape))
-    codes = fake_quantize(reader, reader, [addend, step, zero], f"{base}_offset_quantized")
+    codes = _fake_quantize(reader, [addend, step, zero], f"{base}_offset_quantized")
     total = insert_before(node, "Add", [node.inputs[0], codes], {}, base, output.shape, output.dtype)
     substitute(output, total)
     finer = add_constant(model, f"{base}_scale", scale.astype(np.float32))
-    substitute(
-        reader.outputs[0], fake_quantize(reader, reader, [total, finer, zero, *reader.inputs[1:3]], f"{base}_moved")
-    )
+    substitute(reader.outputs[0], _fake_quantize(reader, [total, finer, zero, *reader.inputs[1:3]], f"{base}_moved"))
 
 
-def fake_quantize(place: ir.Node, origin: ir.Node, inputs: list[ir.Value | None], name: str) -> ir.Value:
-    """A fake-quantize like ``origin``, put before ``place``, whose result has the same shape."""
-    result = place.outputs[0]
+def _fake_quantize(origin: ir.Node, inputs: list[ir.Value | None], name: str) -> ir.Value:
+    """A fake-quantize like ``origin``, put before it."""
+    result = origin.outputs[0]
     output = ir.Value(name=name, shape=result.shape, type=result.type)
     attributes = list(origin.attributes.values())
     node = ir.Node(origin.domain, origin.op_type, inputs, attributes, outputs=[output], name=f"node_{name}")
-    assert place.graph is not None
-    place.graph.insert_before(place, node)
+    assert origin.graph is not None
+    origin.graph.insert_before(origin, node)
     return output
 
 
