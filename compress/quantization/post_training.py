@@ -176,7 +176,9 @@ def _int8(
         folded.meta["quantization"]["weights"] |= tables
     narrow_weights(folded, options.weight_bits)
     if not (placement.layers or placement.dynamic or placement.recurrent):
-        console.warn("no layer can be INT8 on this target; the program stays in floating point")
+        double = any(weight.element_size() == 8 for weight in folded.module.parameters())
+        remedy = "; its weights are in double precision: capture `model.float()`, with data in FP32" if double else ""
+        console.warn(f"no layer can be INT8 on this target; the program stays in floating point{remedy}")
     return folded
 
 

@@ -19,6 +19,7 @@ from retort.compress.quantization.operator_classes import is_qdq, moved, weighte
 from retort.compress.quantization.prepare.batch_norm_folding import fold_batch_norms
 from retort.compress.quantization.prepare.integer_forms import rewrite
 from retort.core.aten_names import name_of
+from retort.core.console import Console
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import UserError
 from retort.core.options.stage_options import QuantizeOptions, Target
@@ -474,3 +475,12 @@ def test_a_concatenation_of_one_tensor_is_a_movement() -> None:
     assert program.meta["quantization"]["kinds"] == {"conv2d": 2}
     assert all(is_integer(node) for node in calls(program, "conv2d"))
     assert len(program.meta["quantization"]["activations"]) == 3
+
+
+def test_double_precision_is_named_as_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    """A model whose weights are FP64 has no layer in INT8, and the message says how to capture it."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 16, dtype=torch.float64)
+    program = capture(nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8)).double().eval(), {"x": x})
+    quantize_program(program, QuantizeOptions(correction=("none",)), ArraySplit({"x": x.numpy()}), "cpu", Console())
+    assert "capture `model.float()`" in " ".join(capsys.readouterr().err.split())
