@@ -78,11 +78,11 @@ def voices(speakers: int, first: int) -> NDArray[np.float32]:
         draw = np.random.default_rng(speaker)
         pitch_hz, tract = draw.uniform(85, 255), draw.uniform(0.85, 1.2)
         tilt, breath = draw.uniform(0.8, 1.6), draw.uniform(0.002, 0.03)
-        samples += [mel_bands(_utterance(draw, pitch_hz, tract, tilt, breath)) for _ in range(UTTERANCES)]
+        samples += [mel_bands(utterance(draw, pitch_hz, tract, tilt, breath)) for _ in range(UTTERANCES)]
     return np.stack(samples).astype(np.float32)
 
 
-def _utterance(draw: np.random.Generator, pitch_hz: float, tract: float, tilt: float, breath: float) -> Values:
+def utterance(draw: np.random.Generator, pitch_hz: float, tract: float, tilt: float, breath: float) -> Values:
     """A sound of 1.6 seconds: vowels that change about every 0.2 seconds, with a moving pitch."""
     count = WINDOW + HOP * (FRAMES - 1)
     time = np.arange(count) / RATE_HZ

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .drawn_text import _font, distance
-from .packages import Array, Outputs, Scores, package_folder
+from .drawn_text import distance, font_of
+from .packages import Array, Outputs, Scores, draws, package_folder
 
 HEIGHT, WIDTH = 64, 160
 LETTERS = "abcdefghjkmnpqrstuvwxy23456789"
@@ -38,13 +38,12 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
 def captchas(split: str) -> tuple[Array, list[str]]:
     """Images of four to six letters that are turned one by one and crossed by lines, and the letters."""
     images, words = [], []
-    for index in range(COUNTS[split]):
-        draw = np.random.default_rng((sorted(COUNTS).index(split), index))
+    for draw in draws(COUNTS, split):
         word = "".join(draw.choice(list(LETTERS), draw.integers(4, 7)))
         image = Image.new("L", (WIDTH, HEIGHT), 255)
         for place, letter in enumerate(word):
             tile = Image.new("L", (40, 48), 0)
-            ImageDraw.Draw(tile).text((20, 24), letter, 255, _font(draw, int(draw.integers(26, 36))), "mm")
+            ImageDraw.Draw(tile).text((20, 24), letter, 255, font_of(draw, int(draw.integers(26, 36))), "mm")
             tile = tile.rotate(float(draw.uniform(-20, 20)))
             left = 4 + place * (WIDTH - 40) // len(word) + int(draw.integers(0, 6))
             image.paste(int(draw.integers(0, 90)), (left, int(draw.integers(0, HEIGHT - 48))), tile)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .packages import Array, Floats, Outputs, Scores, package_folder
+from .packages import Array, Floats, Outputs, Scores, draws, package_folder
 
 RATE_HZ, COUNT, HOP, FRAMES, LOWEST_KEY = 22050, 43844, 256, 172, 21
 ONSET, FRAME, SHORTEST, NEAR_S = 0.5, 0.3, 6, 0.05
@@ -33,14 +33,13 @@ def model(name: str = "") -> Path:
 
 def splits(name: str = "") -> dict[str, dict[str, Array]]:
     """Sound ``[N, 43844, 1]``, two seconds each, in four splits."""
-    return {split: {"sound": music(count, split)[0]} for split, count in COUNTS.items()}
+    return {split: {"sound": music(split)[0]} for split in COUNTS}
 
 
-def music(count: int, split: str) -> tuple[Array, list[list[Note]]]:
+def music(split: str) -> tuple[Array, list[list[Note]]]:
     """Sound ``[N, 43844, 1]`` of three to five chords of one to four notes each, and the notes."""
     sounds, notes = [], []
-    for index in range(count):
-        draw = np.random.default_rng((sorted(COUNTS).index(split), index))
+    for draw in draws(COUNTS, split):
         sound, played = np.zeros(COUNT), []
         onsets = np.linspace(0.1, 1.9, draw.integers(4, 7))
         for start, end in pairwise(onsets):
@@ -71,7 +70,7 @@ def _tone(draw: np.random.Generator, key: int, start_s: float, length_s: float) 
 def scores(name: str, outputs: Outputs) -> Scores:
     """Twice the number of right notes, and the number of notes found and played, of each test sample."""
     notes, onsets = _note_outputs(outputs)
-    wanted = music(len(notes), "test")[1]
+    wanted = music("test")[1]
     right, total = [], []
     for note, onset, truth in zip(notes, onsets, wanted, strict=True):
         found = transcribed(note, onset)

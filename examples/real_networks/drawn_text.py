@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .packages import Array, Outputs, Scores, each, package_folder
+from .packages import Array, Outputs, Scores, draws, each, package_folder
 
 FILES = {
     "det": "ch_PP-OCRv4_det_infer.onnx",
@@ -50,8 +50,7 @@ def splits(name: str = "rec") -> dict[str, dict[str, Array]]:
 def images(name: str, split: str) -> tuple[Array, list[Truth]]:
     """The images of a split, and their pixels of text, their text, or whether they are upside down."""
     made, truths = [], []
-    for index in range(COUNTS[name][split]):
-        draw = np.random.default_rng((sorted(COUNTS[name]).index(split), index))
+    for draw in draws(COUNTS[name], split):
         image, truth = _image(name, draw)
         made.append(_values(image, draw))
         truths.append(truth)
@@ -60,7 +59,7 @@ def images(name: str, split: str) -> tuple[Array, list[Truth]]:
 
 def _image(name: str, draw: np.random.Generator) -> tuple[Image.Image, Truth]:
     if name == "det":
-        return _page(draw)
+        return page(draw)
     image, text = _line(draw, *SIZES[name])
     if name == "rec":
         return image, text
@@ -68,7 +67,7 @@ def _image(name: str, draw: np.random.Generator) -> tuple[Image.Image, Truth]:
     return image.rotate(180) if turned else image, turned
 
 
-def _font(draw: np.random.Generator, size: int) -> ImageFont.FreeTypeFont:
+def font_of(draw: np.random.Generator, size: int) -> ImageFont.FreeTypeFont:
     folder = package_folder("matplotlib", "matplotlib") / "mpl-data/fonts/ttf"
     return ImageFont.truetype(str(folder / f"{FONTS[draw.integers(len(FONTS))]}.ttf"), size)
 
@@ -87,7 +86,7 @@ def _line(draw: np.random.Generator, height: int, width: int) -> tuple[Image.Ima
     """A line of one to three words that fits into the image, and its text."""
     back, front = _colours(draw)
     image = Image.new("RGB", (width, height), back)
-    font = _font(draw, int(draw.integers(24, 34)))
+    font = font_of(draw, int(draw.integers(24, 34)))
     text = " ".join(_word(draw) for _ in range(draw.integers(1, 4)))
     while font.getlength(text) > width - 12:
         text = text[:-1].strip()
@@ -95,14 +94,14 @@ def _line(draw: np.random.Generator, height: int, width: int) -> tuple[Image.Ima
     return image, text
 
 
-def _page(draw: np.random.Generator) -> tuple[Image.Image, Pixels]:
+def page(draw: np.random.Generator) -> tuple[Image.Image, Pixels]:
     """A page with lines of text, and the pixels of the middle half of every line, which the network marks."""
     height, width = SIZES["det"]
     back, front = _colours(draw)
     image, boxes = Image.new("RGB", (width, height), back), np.zeros((height, width), bool)
     top = int(draw.integers(8, 40))
     while top < height - 40:
-        font = _font(draw, int(draw.integers(14, 30)))
+        font = font_of(draw, int(draw.integers(14, 30)))
         text, left = " ".join(_word(draw) for _ in range(draw.integers(1, 4))), int(draw.integers(6, 60))
         while font.getlength(text) > width - left - 6:
             text = text[:-1].strip()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import voices
-from .packages import Array, Outputs, Scores, each, package_folder
+from .packages import Array, Outputs, Scores, draws, each, package_folder
 
 BANDS, WINDOW, LENGTH = 32, 76, 12640
 COUNTS = {"train": 8, "validation": 32, "calibration": 96, "test": 200}
@@ -35,11 +35,10 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
     path = str(model().with_name("melspectrogram.onnx"))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     made = {}
-    for split, count in COUNTS.items():
+    for split in COUNTS:
         sounds: tuple[list[Array], list[Array]] = ([], [])
-        for index in range(count):
-            draw = np.random.default_rng((sorted(COUNTS).index(split), index))
-            voice = voices._utterance(draw, draw.uniform(85, 255), draw.uniform(0.85, 1.2), 1.2, 0.01)[:LENGTH]
+        for draw in draws(COUNTS, split):
+            voice = voices.utterance(draw, draw.uniform(85, 255), draw.uniform(0.85, 1.2), 1.2, 0.01)[:LENGTH]
             noise = draw.normal(size=LENGTH) * voice.std() * 10 ** (draw.uniform(-15, 0) / 20)
             for place, sound in zip(sounds, (voice + noise, voice), strict=True):
                 place.append((32767 * sound / np.abs(sound).max() / 2).astype(np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +30,12 @@ def package_folder(module: str, distribution: str) -> Path:
     if found is None or found.origin is None:
         raise ModuleNotFoundError(f"{distribution} is not there: pip install --no-deps {distribution}", name=module)
     return Path(found.origin).parent
+
+
+def draws(counts: Mapping[str, int], split: str) -> Iterator[np.random.Generator]:
+    """A source of random numbers for each sample of a split, which no other sample of any split shares."""
+    place = sorted(counts).index(split)
+    return (np.random.default_rng((place, index)) for index in range(counts[split]))
 
 
 def each(right: NDArray[np.bool_]) -> Scores:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .drawn_text import _page
-from .packages import Array, Outputs, Scores, each, package_folder
+from .drawn_text import page
+from .packages import Array, Outputs, Scores, draws, each, package_folder
 
 SIDE, MEAN, DEVIATION = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 COUNTS = {"train": 8, "validation": 64, "calibration": 128, "test": 240}
@@ -31,10 +31,9 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
 def pages(split: str) -> tuple[Array, NDArray[np.int64]]:
     """Drawn pages with the mean and the deviation of ImageNet, and their quarter turns to the right."""
     images, turns = [], []
-    for index in range(COUNTS[split]):
-        draw = np.random.default_rng((sorted(COUNTS).index(split), index))
+    for draw in draws(COUNTS, split):
         turn = int(draw.integers(4))
-        image = _page(draw)[0].crop((0, 0, SIDE, SIDE))
+        image = page(draw)[0].crop((0, 0, SIDE, SIDE))
         pixels = np.rot90(np.asarray(image, np.float32), -turn) + draw.normal(0, draw.uniform(0, 10), (SIDE, SIDE, 1))
         images.append(((np.clip(pixels, 0, 255) / 255 - MEAN) / DEVIATION).transpose(2, 0, 1))
         turns.append(turn)

@@ -35,11 +35,11 @@ def weighted(name: str, outputs: Outputs) -> tuple[int, Callable[[Floats], Float
     one, two = speakers[one][order], speakers[two][order]
     same = one == two
 
-    def value(weights: Floats) -> float:
+    def _value(weights: Floats) -> float:
         pairs = np.where(same, weights[one], weights[one] * weights[two])
         misses, alarms = np.cumsum(pairs * same), np.cumsum(pairs * ~same)
         missed, alarmed = misses / misses[-1], 1 - alarms / alarms[-1]
         place = int(np.argmin(np.abs(missed - alarmed)))
         return 1 - float(missed[place] + alarmed[place]) / 2
 
-    return int(speakers.max()) + 1, lambda weights: np.array([value(row) for row in weights])
+    return int(speakers.max()) + 1, lambda weights: np.array([_value(row) for row in weights])

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import voices
-from .packages import Array, Outputs, Scores, package_folder
+from .packages import Array, Outputs, Scores, draws, package_folder
 
 STEP, CONTEXT, STEPS, PAUSE_STEPS, SPEECH_STEPS = 512, 64, 180, 24, 48
 SPEECH = 0.5
@@ -40,7 +40,7 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
     session = onnxruntime.InferenceSession(str(model(name)), providers=["CPUExecutionProvider"])
     rate = np.array(voices.RATE_HZ)
 
-    def step(sound: Array, state: Array) -> Any:
+    def _step(sound: Array, state: Array) -> Any:
         return session.run(None, {"input": sound, "state": state, "sr": rate})
 
     made = {}
@@ -48,7 +48,7 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
         sound, state, samples = streams(split)[0], np.zeros((2, COUNTS[split], 128), np.float32), []
         for index in range(STEPS):
             samples.append((sound[:, index], state.transpose(1, 0, 2)))
-            _, state = step(sound[:, index], state)
+            _, state = _step(sound[:, index], state)
         chosen = samples[:: EVERY if split != "test" else 3 * EVERY]
         made[split] = {
             "input": np.concatenate([pair[0] for pair in chosen]),
@@ -61,14 +61,13 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
 def streams(split: str) -> tuple[Array, NDArray[np.bool_]]:
     """Sound ``[N, 180, 576]`` with its context, and whether each step is speech ``[N, 180]``."""
     sounds, truths = [], []
-    for index in range(COUNTS[split]):
-        draw = np.random.default_rng((sorted(COUNTS).index(split), index))
+    for draw in draws(COUNTS, split):
         pitch, tract, tilt = draw.uniform(85, 255), draw.uniform(0.85, 1.2), draw.uniform(0.8, 1.6)
         parts: list[Any] = [np.zeros(CONTEXT)]
         speech: list[bool] = []
         while len(speech) < STEPS:
             pause = int(draw.integers(PAUSE_STEPS // 2, PAUSE_STEPS))
-            voice = voices._utterance(draw, pitch, tract, tilt, draw.uniform(0.002, 0.03))[: SPEECH_STEPS * STEP]
+            voice = voices.utterance(draw, pitch, tract, tilt, draw.uniform(0.002, 0.03))[: SPEECH_STEPS * STEP]
             time = np.arange(len(voice)) / voices.RATE_HZ
             syllables = np.clip(0.6 + np.sin(2 * np.pi * draw.uniform(2, 4) * time + draw.uniform(0, 6)), 0, 1)
             parts += [np.zeros(pause * STEP), voice * syllables * draw.uniform(0.5, 3)]
