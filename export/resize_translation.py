@@ -9,7 +9,7 @@ PyTorch, also for one element (`pytorch_half_pixel` takes the first element ther
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from ..core.tensors import Array
 op: Any = opset18  # its annotations do not include Python numbers, which it accepts
 _CUBIC = {"mode": "cubic", "cubic_coeff_a": -0.75}
 _ANTIALIASED = {"antialias": 1, "exclude_outside": 1}  # PyTorch's weights of the elements inside sum to 1
-_ANTIALIASED_CUBIC = {"mode": "cubic", "cubic_coeff_a": -0.5, **_ANTIALIASED}
 _NEIGHBOURS = (0, 1, -1, 2, -2, 3, -3)
 _PRECISIONS: tuple[Any, ...] = (np.float32, np.float64)
 """In which runtimes and checkers multiply a size by a scale."""
@@ -34,6 +33,10 @@ def forms() -> dict[Callable[..., Any], Callable[..., Any]]:
     import torch
 
     aten = torch.ops.aten
+    antialiased: dict[Any, dict[str, Any]] = {
+        aten._upsample_bilinear2d_aa.default: {"mode": "linear"},
+        aten._upsample_bicubic2d_aa.default: {"mode": "cubic", "cubic_coeff_a": -0.5},
+    }
     return {
         aten.upsample_linear1d.vec: _linear,
         aten.upsample_bilinear2d.vec: _linear,
@@ -45,8 +48,7 @@ def forms() -> dict[Callable[..., Any], Callable[..., Any]]:
         aten._upsample_nearest_exact1d.vec: _nearest_exact,
         aten._upsample_nearest_exact2d.vec: _nearest_exact,
         aten._upsample_nearest_exact3d.vec: _nearest_exact,
-        aten._upsample_bilinear2d_aa.default: _antialiased_linear,
-        aten._upsample_bicubic2d_aa.default: _antialiased_cubic,
+        **{form: _antialiased(form, attributes) for form, attributes in antialiased.items()},
     }
 
 
@@ -59,26 +61,18 @@ def _cubic(x: Any, output_size: Any, align_corners: bool, scale_factors: Any) ->
     return _resize(x, output_size, scale_factors, align_corners, **_CUBIC)
 
 
-def _antialiased_linear(
-    x: Any, output_size: Any, align_corners: bool, scales_h: float | None = None, scales_w: float | None = None
-) -> Any:
-    import torch
+def _antialiased(form: Callable[..., Any], attributes: Mapping[str, Any]) -> Callable[..., Any]:
+    """The translation of an antialiased form with these attributes of Resize."""
 
-    factors, form = _both(scales_h, scales_w), torch.ops.aten._upsample_bilinear2d_aa.default
-    if align_corners:
-        return _by_matrices(x, output_size, factors, form)
-    return _resize(x, output_size, factors, False, mode="linear", **_ANTIALIASED)
+    def _written(
+        x: Any, output_size: Any, align_corners: bool, scales_h: float | None = None, scales_w: float | None = None
+    ) -> Any:
+        factors = _both(scales_h, scales_w)
+        if align_corners:
+            return _by_matrices(x, output_size, factors, form)
+        return _resize(x, output_size, factors, False, **attributes, **_ANTIALIASED)
 
-
-def _antialiased_cubic(
-    x: Any, output_size: Any, align_corners: bool, scales_h: float | None = None, scales_w: float | None = None
-) -> Any:
-    import torch
-
-    factors, form = _both(scales_h, scales_w), torch.ops.aten._upsample_bicubic2d_aa.default
-    if align_corners:
-        return _by_matrices(x, output_size, factors, form)
-    return _resize(x, output_size, factors, False, **_ANTIALIASED_CUBIC)
+    return _written
 
 
 def _both(height: float | None, width: float | None) -> list[float] | None:

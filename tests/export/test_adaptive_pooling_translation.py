@@ -48,15 +48,15 @@ class Shrunk(nn.Module):
 @pytest.mark.parametrize("kind", ["mean", "places"])
 def test_files_pool_as_pytorch_does(kind: str, size: tuple[int, int], dynamic: bool) -> None:
     """Windows that overlap, a size that is larger than the input, and images of other sizes than the example."""
-    compare(Pooled(kind, size), dynamic)
+    assert_equal(Pooled(kind, size), dynamic)
 
 
 def test_a_size_that_is_computed_from_the_input() -> None:
     """The matrix of weights has a computed number of rows."""
-    compare(Shrunk(), dynamic=True)
+    assert_equal(Shrunk(), dynamic=True)
 
 
-def compare(net: nn.Module, dynamic: bool) -> None:
+def assert_equal(net: nn.Module, dynamic: bool) -> None:
     """Fail unless the file of a net gives its values."""
     axes = {"x": {2: "h", 3: "w"}} if dynamic else None
     program = capture(net.eval(), {"x": torch.randn(SIZES[0])}, dynamic=axes)
