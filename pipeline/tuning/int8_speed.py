@@ -123,7 +123,7 @@ def look_for_faster(program: Artifact, options: QuantizeOptions, context: Contex
         The result of the search; None, with a warning, if a form of the program cannot be made or timed.
     """
     try:
-        fitting = _within_memory(options, program, context.console)
+        fitting = _within_memory(options, program)
         found = mixed_precision.search(program, fitting, context.data, context.console)
     except RetortError as error:  # the quantized program is valid without the search
         context.console.warn(f"no faster placement was searched for: {error.message}")
@@ -210,7 +210,10 @@ def _stored_program(made: Artifact) -> Artifact:
 def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
     from ...benchmarks.timing.latency import compare_sessions
 
-    options = _within_memory(options, parent, context.console)
+    asked, options = options.timed_batches, _within_memory(options, parent)
+    if options.timed_batches != asked:
+        most = max(options.timed_batches)
+        context.console.say(f"            batches of up to {most} are timed; larger ones need more than `memory`")
     with tempfile.TemporaryDirectory() as name:
         exact = opener(parent, Path(name))
         session = exact()
@@ -223,7 +226,7 @@ def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, contex
     return {str(batch): compared.ratio_of("int8") for batch, compared in found.items()}
 
 
-def _within_memory(options: QuantizeOptions, parent: Artifact, console: Console) -> QuantizeOptions:
+def _within_memory(options: QuantizeOptions, parent: Artifact) -> QuantizeOptions:
     """The options with batch sizes whose activations fit into the memory that quantization may use."""
     if parent.kind == "graph":
         return options
@@ -233,8 +236,6 @@ def _within_memory(options: QuantizeOptions, parent: Artifact, console: Console)
     program = load_program(parent.main)
     most = rows_within(program, budget_of(program, options).room_bytes)
     fitting = tuple(dict.fromkeys(min(batch, most) for batch in options.timed_batches))
-    if fitting != options.timed_batches:
-        console.say(f"            a batch of {most} is timed instead of larger ones, which need more than `memory`")
     return options.model_copy(update={"timed_batches": fitting})
 
 

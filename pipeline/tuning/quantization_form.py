@@ -168,6 +168,8 @@ def _measured(
 ) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
     sessions = {name: opened(file) for name, file in files.items()}
     if sessions["dynamic"].signature.batch_invariant == sessions["static"].signature.batch_invariant:
+        for session in sessions.values():
+            session.close()
         return {"static": Trial(0.0, None, {})}, {}
     fitted = fit_to(data, sessions["fp32"].signature)
     split: Split = fitted.validation if len(fitted.validation) else fitted.calibration
