@@ -68,6 +68,7 @@ def _image(name: str, draw: np.random.Generator) -> tuple[Image.Image, Truth]:
 
 
 def font_of(draw: np.random.Generator, size: int) -> ImageFont.FreeTypeFont:
+    """One of the fonts of matplotlib's package, with a size in pixels."""
     folder = package_folder("matplotlib", "matplotlib") / "mpl-data/fonts/ttf"
     return ImageFont.truetype(str(folder / f"{FONTS[draw.integers(len(FONTS))]}.ttf"), size)
 
