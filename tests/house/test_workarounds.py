@@ -230,8 +230,12 @@ class Gaussian(nn.Module):
         return result
 
 
-def test_distributions_still_branch_on_values() -> None:
-    """PyTorch's checks of parameters cannot be traced; without them they can, and the default is restored."""
+def test_distributions_still_branch_on_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's checks of parameters cannot be traced; without them they can, and the setting is restored.
+
+    The first ``torch.compile`` of a process turns the checks off for good: the setting depends on earlier tests.
+    """
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
     x = torch.randn(3, 4)
     with needed("compress.graph.workarounds.unchecked_distributions", "data-dependent|Eq\\(u0, 1\\)"):
         traced(Gaussian(), x)
