@@ -18,7 +18,7 @@ from ....core.system.memory import give_back
 from ...program import Program, cost
 from ..copy_on_write import fork
 from ..memory_budget import budget_of, left_out
-from .accurate_recurrent import keep_accurate
+from .accurate_layers import keep_accurate
 from .equalization import equalise
 from .judge import Judge
 from .layer_corrections import Bias, Rounding

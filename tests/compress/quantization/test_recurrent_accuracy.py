@@ -33,9 +33,11 @@ CORRECTED = QuantizeOptions(method="minmax")
 class Speaker(nn.Module):
     """A speaker encoder: recurrent layers over mel power spectra, and an embedding of the last state."""
 
-    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], hidden: int = 48, layers: int = 3) -> None:
+    def __init__(
+        self, kind: type[nn.LSTM] | type[nn.GRU], hidden: int = 48, layers: int = 3, outputs: int = 16
+    ) -> None:
         super().__init__()
-        self.body, self.head = kind(BANDS, hidden, layers, batch_first=True), nn.Linear(hidden, 16)
+        self.body, self.head = kind(BANDS, hidden, layers, batch_first=True), nn.Linear(hidden, outputs)
 
     def forward(self, mel: Tensor) -> Tensor:
         states = self.body(mel)[0]
@@ -95,6 +97,39 @@ def test_rounding_against_states_and_exact_layers_gain_accuracy(kind: str) -> No
     exact = [reason for reason in reasons if "with INT8 weights: the outputs would have" in reason]
     assert len(exact) == len(rungs["recurrent"]["detail"].split("layer ")) - 1
     assert len(sublayers(quantized(kind, corrected=True).module)) == 3 - len(exact)
+
+
+@functools.cache
+def with_harmful_head() -> tuple[Program, Program, ArraySplit]:
+    """An LSTM in integer kernels, and a head with a huge weight for a state that is always 0; also in INT8."""
+    torch.manual_seed(0)
+    net = Speaker(nn.LSTM, hidden=128, layers=2, outputs=128).eval()
+    data = ArraySplit({"mel": np.random.default_rng(0).normal(size=(64, STEPS, BANDS)).astype(np.float32)})
+    with torch.no_grad():
+        net.body.get_parameter("bias_ih_l1")[3 * 128] = -200
+        net.head.weight[:, 0] *= 1000
+    program = capture(net, {"mel": torch.from_numpy(data.inputs["mel"][:2])})
+    return program, quantize_program(program, CORRECTED, data, "cpu"), data
+
+
+def test_a_harmful_layer_without_much_work_stays_in_fp32() -> None:
+    """All layers of the LSTM stay in INT8, the head does not, and the facts say so."""
+    program, found, data = with_harmful_head()
+    facts = found.meta["quantization"]
+    assert [item["layer"] for item in facts["float_nodes"] if "in INT8: the outputs would have" in item["reason"]] == [
+        "head"
+    ]
+    assert len(sublayers(found.module)) == 2
+    assert 97 < facts["integer_macs_percent"] < 100
+    assert facts["kinds"] == {"lstm": 1}
+    wanted, values = (list(predict(item, data).values()) for item in (program, found))
+    assert sqnr_of_all_db(wanted, values) > 30
+
+
+def test_a_file_of_an_exact_head_is_written(tmp_path: Path) -> None:
+    """The file agrees with the program."""
+    _, found, data = with_harmful_head()
+    assert exported(found, data, tmp_path, recurrent="integer").parity
 
 
 @functools.cache
