@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, OPERANDS, TURNS, operator_name
+from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, OPERANDS, TRANSPOSED, TURNS, operator_name
 from ...graph.module_edit import fetch, readers_of
 from ...graph.train_eval_mode import argument
 from ..coupling.shapes import bind
 
+_SPATIAL = (*CONVOLUTIONS, *TRANSPOSED)
 _PASSING = ("dropout", "feature_dropout", "clone", "contiguous", "alias")
 
 
 @dataclass(frozen=True)
 class FittedLayer:
-    """A convolution or a linear layer.
+    """A convolution, transposed or not, or a linear layer.
 
     Attributes:
         node: the layer.
@@ -48,12 +49,17 @@ class FittedLayer:
     @property
     def axis(self) -> int:
         """The axis of the output's channels."""
-        return 1 if operator_name(self.node) in CONVOLUTIONS else -1
+        return 1 if operator_name(self.node) in _SPATIAL else -1
 
     @property
     def groups(self) -> int:
         """Number of groups, whose outputs read different inputs."""
-        return int(argument(self.node, "groups")) if operator_name(self.node) in CONVOLUTIONS else 1
+        return int(argument(self.node, "groups")) if operator_name(self.node) in _SPATIAL else 1
+
+    @property
+    def transposed(self) -> bool:
+        """Whether it is a transposed convolution: one of its input with zeros in between, by the reversed kernel."""
+        return operator_name(self.node) in TRANSPOSED
 
 
 def fitted_layers(module: fx.GraphModule) -> list[FittedLayer]:
@@ -71,11 +77,11 @@ def fitted_layers(module: fx.GraphModule) -> list[FittedLayer]:
 
 def _layer(module: fx.GraphModule, node: fx.Node, places: dict[fx.Node, int]) -> FittedLayer | None:
     kind = operator_name(node)
-    if node.op != "call_function" or kind not in (*CONVOLUTIONS, *MATRIX_LAYERS):
+    if node.op != "call_function" or kind not in (*_SPATIAL, *MATRIX_LAYERS):
         return None
     names, given = OPERANDS[kind], bind(node)
     data, weight, bias = given[names.data], given[names.weight], given.get(names.bias) if names.bias else None
-    turned = kind not in (*CONVOLUTIONS, "linear")
+    turned = kind not in (*_SPATIAL, "linear")
     if isinstance(weight, fx.Node) and operator_name(weight) in TURNS and isinstance(weight.args[0], fx.Node):
         weight, turned = weight.args[0], not turned
     path = _own(module, weight)
@@ -83,14 +89,14 @@ def _layer(module: fx.GraphModule, node: fx.Node, places: dict[fx.Node, int]) ->
         return None
     tensor = fetch(module, path)
     rank = tensor.dim() - 2
-    if rank < 0 or not tensor.is_floating_point() or (rank > 0 and kind not in CONVOLUTIONS):
+    if rank < 0 or not tensor.is_floating_point() or (rank > 0 and kind not in _SPATIAL):
         return None
     offset = _own(module, bias)
     if bias is not None and (offset is None or fetch(module, offset).dim() != 1):
         return None
     if given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
         return None
-    scales, other = _settled(module, node, rank if kind in CONVOLUTIONS else 0, places)
+    scales, other = _settled(module, node, rank if kind in _SPATIAL else 0, places)
     return FittedLayer(node, data.name, path, offset, turned, _norm(module, scales), other, tuple(scales))
 
 
@@ -169,8 +175,10 @@ def norm_scale(module: fx.GraphModule, node: fx.Node) -> Tensor:
 
 
 def as_groups(layer: FittedLayer, weight: Tensor) -> Tensor:
-    """A weight as ``[G, O, K]``, in double precision."""
+    """A weight as ``[G, O, K]``, in double precision; a kernel of a transposed convolution is reversed."""
     value = weight.detach().double()
+    if layer.transposed:
+        return _swapped(value, layer.groups).reshape(layer.groups, weight.shape[1], -1)
     if layer.turned:
         value = value.T
     return value.reshape(layer.groups, len(value) // layer.groups, -1)
@@ -178,5 +186,15 @@ def as_groups(layer: FittedLayer, weight: Tensor) -> Tensor:
 
 def from_groups(layer: FittedLayer, matrix: Tensor, like: Tensor) -> Tensor:
     """Inverse of :func:`as_groups`."""
+    if layer.transposed:
+        outputs, inputs = like.shape[1], like.shape[0] // layer.groups
+        rows = matrix.reshape(layer.groups * outputs, inputs, *like.shape[2:])
+        return _swapped(rows, layer.groups).to(like.dtype)
     flat = matrix.reshape(-1, matrix.shape[2])
     return (flat.T if layer.turned else flat).reshape(like.shape).to(like.dtype)
+
+
+def _swapped(weight: Tensor, groups: int) -> Tensor:
+    """``[G · A, B, kernel…]`` as ``[G · B, A, reversed kernel…]``."""
+    parts = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
+    return parts.reshape(-1, *parts.shape[2:]).flip(list(range(2, weight.dim())))

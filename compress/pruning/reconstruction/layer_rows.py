@@ -11,6 +11,8 @@ from torch.nn import functional
 from ...graph.train_eval_mode import argument
 from .fitted_layers import FittedLayer
 
+_Pairs = list[tuple[int, int]]
+
 
 class Rows:
     """Chooses rows of a layer's inputs and outputs: all, or as many at random positions as are needed.
@@ -39,6 +41,8 @@ class Rows:
     def _windows(self, source: Tensor, index: Tensor | None) -> Tensor:
         """The inputs of the chosen positions of a convolution, ``[R, C * kernel]``, as views until they are chosen."""
         stride, padding, dilation = (self._sizes(name) for name in ("stride", "padding", "dilation"))
+        if self.layer.transposed:
+            source, stride, padding = self._spread(source, stride, padding, dilation)
         ends = [side for before, after in reversed(padding) for side in (before, after)]
         value = functional.pad(source, ends) if any(ends) else source
         for dim, size in enumerate(self.kernel):
@@ -51,7 +55,20 @@ class Rows:
         places = torch.unravel_index(index, value.shape[: 1 + rank])
         return value[places].reshape(len(index), -1)
 
-    def _sizes(self, name: str) -> list[tuple[int, int]]:
+    def _spread(
+        self, source: Tensor, stride: _Pairs, padding: _Pairs, dilation: _Pairs
+    ) -> tuple[Tensor, _Pairs, _Pairs]:
+        """The input, stride and padding of the ordinary convolution that equals a transposed one."""
+        sizes = [(size - 1) * step + 1 for size, (step, _) in zip(source.shape[2:], stride)]
+        spread = source.new_zeros(*source.shape[:2], *sizes)
+        places: tuple[slice, ...] = tuple(slice(None, None, step) for step, _ in stride)
+        spread[(slice(None), slice(None), *places)] = source
+        reaches = [(size - 1) * step for size, (step, _) in zip(self.kernel, dilation)]
+        more = [extra for extra, _ in self._sizes("output_padding")]
+        ends = [(reach - side, reach - side + extra) for reach, (side, _), extra in zip(reaches, padding, more)]
+        return spread, [(1, 1)] * len(sizes), ends
+
+    def _sizes(self, name: str) -> _Pairs:
         given: Any = argument(self.layer.node, name)
         rank = len(self.kernel)
         if isinstance(given, str):

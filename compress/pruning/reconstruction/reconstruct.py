@@ -1,10 +1,11 @@
 """Fits the kept weights of a cut program again, layer by layer, so that every layer gives its former output.
 
-For every convolution and linear layer, in graph order, the kept weights become the least-squares solution
-``argmin ‖Y - W X - b‖² + ridge``: ``Y`` is the layer's output before the cut and ``X`` its input in the cut program, in
-which the earlier layers are fitted already. So the kept channels take over what the removed ones contributed (ThiNet,
-Luo et al., 2017; He et al., 2017). Where the output is added to a residual stream, ``Y`` includes what is missing in
-that stream. No label and no training is needed. A layer changes only if that lowers its error on held-out samples.
+For every convolution (transposed or not) and linear layer, in graph order, the kept weights become the least-squares
+solution ``argmin ‖Y - W X - b‖² + ridge``: ``Y`` is the layer's output before the cut and ``X`` its input in the cut
+program, in which the earlier layers are fitted already. So the kept channels take over what the removed ones
+contributed (ThiNet, Luo et al., 2017; He et al., 2017). Where the output is added to a residual stream, ``Y`` includes
+what is missing in that stream. No label and no training is needed. A layer changes only if that lowers its error on
+held-out samples.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""Fits the gates of LSTM and plain recurrent layers again after a cut of their hidden units.
+"""Fits the gates of LSTM, GRU and plain recurrent layers again after a cut of their hidden units.
 
 The inputs of a gate, the layer's input and its previous state, are fitted to the gate's value before the cut, for the
-kept units. The first fit uses the states of the dense layer; further ones use those that the cut layer really has. A
+kept units. A GRU multiplies the part of its new gate that comes from the state, so both parts of that gate are fitted
+by themselves. The first fit uses the states of the dense layer; further ones use those that the cut layer really has. A
 layer changes only if its states on held-out samples get nearer to those before the cut.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +26,34 @@ from .paired_runs import MEMORY_BYTES, PairedRuns
 _RIDGES = (1e-3, 1e-1)
 _ROUNDS = 3
 _ROWS_PER_COLUMN = 12
-_GATES = {"lstm": 4, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Gates that are fitted together.
+
+    Attributes:
+        gates: their numbers, in the order of the weights.
+        sides: the matrices that take part: 0 for the one of the input, 1 for that of the state.
+    """
+
+    gates: tuple[int, ...]
+    sides: tuple[int, ...] = (0, 1)
+
+    def rows(self, units: Tensor, full: int) -> Tensor:
+        """The rows of the gates in a matrix, for some of the ``full`` units of a gate."""
+        return torch.cat([units + gate * full for gate in self.gates])
+
+
+_PARTS = {
+    "lstm": (_Part((0, 1, 2, 3)),),
+    "gru": (_Part((0, 1)), _Part((2,), (0,)), _Part((2,), (1,))),
+    "rnn_tanh": (_Part((0,)),),
+    "rnn_relu": (_Part((0,)),),
+}
+
+
+_Inputs = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -55,10 +84,10 @@ class RecurrentNode:
 
 
 def recurrent_nodes(module: fx.GraphModule) -> list[RecurrentNode]:
-    """LSTM and plain recurrent operators without projections, whose parameters are their own."""
+    """Recurrent operators without projections, whose parameters are their own."""
     found = []
     for node in module.graph.nodes:
-        if node.op != "call_function" or operator_name(node) not in _GATES or operator_name(node) not in RECURRENT:
+        if node.op != "call_function" or operator_name(node) not in RECURRENT:
             continue
         given = bind(node)
         params = given.get("params", ())
@@ -186,41 +215,58 @@ class _Stack:
         """
         found = [self._run(1, chunk) if own else None for chunk in range(len(self.held))]
         for way in range(self.layer.directions):
-            sums = self._moments(way, found)
-            paths = self.layer.cell(self.place, way)
-            before = torch.cat([fetch(self.cut.pruned.module, path).detach().double() for path in paths[:2]], 1)
-            weight, intercept = sums.solve(before[None], ridge, bool(self.given["has_biases"]))
-            width = fetch(self.cut.pruned.module, paths[0]).shape[1]
-            values = [weight[0][:, :width], weight[0][:, width:], intercept[0], torch.zeros_like(intercept[0])]
-            for path, value in zip(paths, values):
-                target = fetch(self.cut.pruned.module, path)
-                target.data.copy_(value.to(target.dtype))
+            inputs = [self._inputs(way, chunk, found[chunk]) for chunk in range(len(self.held))]
+            for part in _PARTS[operator_name(self.layer.node)]:
+                self._fit_part(part, way, inputs, ridge)
 
-    def _moments(self, way: int, found: Sequence[Tensor | None]) -> Moments:
+    def _fit_part(self, part: _Part, way: int, inputs: Sequence[_Inputs], ridge: float) -> None:
+        """Fit the weights of some gates, and their biases: the first one gets the intercept, a second one zero."""
+        sums = self._moments(part, way, inputs)
+        cell = self.layer.cell(self.place, way)
+        matrices = [cell[side] for side in part.sides]
+        own, biases = len(self.kept), [cell[2 + side] for side in part.sides] if self.given["has_biases"] else []
+        rows = part.rows(torch.arange(own), own)
+        module = self.cut.pruned.module
+        before = torch.cat([fetch(module, path).detach().double()[rows] for path in matrices], 1)
+        weight, intercept = sums.solve(before[None], ridge, bool(biases))
+        widths = [fetch(module, path).shape[1] for path in matrices]
+        values = [*weight[0].split(widths, 1), intercept[0], torch.zeros_like(intercept[0])]
+        for path, value in zip([*matrices, *biases], values):
+            target = fetch(module, path)
+            target.data[rows] = value.to(target.dtype)
+
+    def _inputs(self, way: int, chunk: int, own: Tensor | None) -> _Inputs:
+        """The input and the previous state, before the cut, and those of the cut layer.
+
+        Args:
+            own: states of the cut layer; the kept states of the dense layer stand for them if None.
+        """
+        x, own_x = self.sequences[chunk]
+        full = self.dense[chunk].shape[-1] // self.layer.directions
+        states = self.dense[chunk][..., way * full : (way + 1) * full]
+        before = self._previous(states, self.starts[chunk][0][0], way)
+        if own is None:
+            return (x, before), (own_x, before.index_select(-1, self.kept))
+        states = own[..., way * len(self.kept) : (way + 1) * len(self.kept)]
+        return (x, before), (own_x, self._previous(states, self.starts[chunk][0][1], way))
+
+    def _moments(self, part: _Part, way: int, inputs: Sequence[_Inputs]) -> Moments:
         """Sums over the steps of the chunks that are not held out, of the gates' inputs and values."""
         module, paths = self.cut.dense.module, self.layer.cell(self.place, way)
         params = [fetch(module, path).detach() for path in paths]
-        full = params[1].shape[1]
-        rows = torch.cat([self.kept + gate * full for gate in range(len(params[1]) // full)])
+        rows = part.rows(self.kept, params[1].shape[1])
+        fits = [chunk for chunk, held in enumerate(self.held) if not held]
         sums: Moments | None = None
         draw = torch.Generator().manual_seed(0)
-        fits = [chunk for chunk, held in enumerate(self.held) if not held]
         for chunk in fits:
-            x, own_x = self.sequences[chunk]
-            states = self.dense[chunk][..., way * full : (way + 1) * full]
-            before = self._previous(states, self.starts[chunk][0][0], way)
-            gates = x @ params[0].T + before @ params[1].T + sum(params[2:])
-            own = found[chunk]
-            if own is None:
-                known = before.index_select(-1, self.kept)
-            else:
-                part = own[..., way * len(self.kept) : (way + 1) * len(self.kept)]
-                known = self._previous(part, self.starts[chunk][0][1], way)
-            inputs = torch.cat([own_x, known], -1).flatten(0, 1)
-            wanted = gates.index_select(-1, rows).flatten(0, 1)
-            most = _ROWS_PER_COLUMN * inputs.shape[1] // len(fits) + 1
-            chosen = torch.randperm(len(inputs), generator=draw)[:most]
-            sample = inputs[chosen, None].float(), wanted[chosen, None].float()
+            dense, pruned = inputs[chunk]
+            terms = [dense[side] @ params[side][rows].T for side in part.sides]
+            terms += [params[2 + side][rows] for side in part.sides if self.given["has_biases"]]
+            wanted = functools.reduce(torch.add, terms)
+            flat = torch.cat([pruned[side] for side in part.sides], -1).flatten(0, 1)
+            most = _ROWS_PER_COLUMN * flat.shape[1] // len(fits) + 1
+            chosen = torch.randperm(len(flat), generator=draw)[:most]
+            sample = flat[chosen, None].float(), wanted.flatten(0, 1)[chosen, None].float()
             sums = sums or Moments.about(*sample)
             sums.add(*sample)
         assert sums is not None, "there is a chunk that is not held out"

@@ -223,9 +223,9 @@ def test_ruined_outputs_are_a_warning_with_the_figure_and_the_remedy(
     assert not mild.ruined
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("both", [False, True])
-def test_gates_of_recurrent_layers_are_fitted(kind: type[nn.LSTM | nn.RNN], both: bool) -> None:
+def test_gates_of_recurrent_layers_are_fitted(kind: type[nn.LSTM | nn.GRU | nn.RNN], both: bool) -> None:
     """Two stacked layers, in one or two directions: the states get nearer to those before the cut in every layer."""
     torch.manual_seed(0)
     net = Stacked(kind, both)
@@ -244,10 +244,38 @@ def test_gates_of_recurrent_layers_are_fitted(kind: type[nn.LSTM | nn.RNN], both
     assert np.square(found - wanted).sum() < 0.5 * np.square(plain - wanted).sum()
 
 
+class Enlarging(nn.Module):
+    """An encoder, and a decoder of transposed convolutions of every form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU(), nn.Conv2d(24, 32, 3, 2, 1), nn.ReLU())
+        self.up = nn.ConvTranspose2d(32, 24, 3, 2, 1, output_padding=1)
+        self.deep = nn.ConvTranspose2d(24, 24, 4, 2, 1, groups=24)
+        self.last = nn.ConvTranspose2d(24, 3, 3, 1, 2, dilation=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.last(torch.relu(self.deep(torch.relu(self.up(self.down(x))))))
+        return result
+
+
+def test_transposed_convolutions_are_fitted(tmp_path: Path) -> None:
+    """With strides, groups and dilation they come nearer to their former output, and so does the image."""
+    torch.manual_seed(0)
+    program = capture(Enlarging().eval(), {"x": torch.randn(4, 3, 8, 8)})
+    plain = load_program(run(program, tmp_path / "plain", reconstruct="off").main)
+    fitted = run(program, tmp_path / "fitted")
+    layers = {layer.name: layer for layer in step_of(fitted).layers}
+    assert all(layers[f"{name}.weight"].method == "least squares" for name in ("up", "last"))
+    assert all(layers[f"{name}.weight"].error_after < layers[f"{name}.weight"].error_before for name in ("up", "last"))
+    assert layers["deep.weight"].error_after <= layers["deep.weight"].error_before
+    assert difference(program, load_program(fitted.main)) < difference(program, plain) / 3
+
+
 class Stacked(nn.Module):
     """Two recurrent layers and a linear layer on the mean state."""
 
-    def __init__(self, kind: type[nn.LSTM | nn.RNN], both: bool) -> None:
+    def __init__(self, kind: type[nn.LSTM | nn.GRU | nn.RNN], both: bool) -> None:
         super().__init__()
         self.layer = kind(6, 20, 2, batch_first=True, bidirectional=both)
         self.out = nn.Linear(40 if both else 20, 3)
