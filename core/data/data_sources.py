@@ -54,6 +54,11 @@ def _read(spec: DataSpec, base: Path) -> tuple[Named, tuple[str, ...]]:
         return image_splits(path, **spec.args)
     if ":" in source:
         return _from_user(call(source, spec.args, base, "data function", DataError), source)
+    if path.is_file():
+        raise UserError(
+            f"{path} is not a .npz file, and other files of data are not read",
+            'save it with `np.savez("data.npz", inputs=…, targets=…)`, or give package.module:function',
+        )
     if "/" in source or "." in source:
         raise MissingFileError(f"no such data: {path}", "check the path of `data.source`")
     raise UserError(
