@@ -76,7 +76,8 @@ def test_an_onnx_file_is_cut_and_reconstructed(tmp_path: Path, capsys: pytest.Ca
     session = open_session(tmp_path / "net.onnx")
     name = session.signature.inputs[0].name
     capsys.readouterr()
-    np.savez(tmp_path / "samples.npz", **{name: rows(128, 2).inputs["x"]})
+    samples: dict[str, Any] = {name: rows(128, 2).inputs["x"]}
+    np.savez(tmp_path / "samples.npz", **samples)
     test = rows(64, 7).inputs["x"]
     (wanted,) = session.run({name: test}).values()
     errors = {}
