@@ -280,6 +280,10 @@ def _report(facts: ExportFacts, console: Console) -> None:
         console.warn(f"{DEPENDENT_ROWS}; requests are served one at a time ({remedy})")
     if facts.parity_unchecked:
         console.warn(f"the file was not compared at a shorter length: {facts.parity_unchecked}")
+    undefined = [item.inputs for item in facts.hard_inputs or () if item.undefined]
+    if undefined:
+        more = "; codes have no NaN, so that the INT8 file may give numbers there" if facts.quantized else ""
+        console.warn(f"the model has undefined outputs on {', '.join(undefined)}{more}")
     names = facts.kernels.unfused_names if facts.kernels is not None and facts.target == "cpu" else ()
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -41,11 +41,14 @@ class HardInputs(Record):
         inputs: the kind, in words.
         output: the output that differs most; empty if none differs.
         share: its largest difference, in units of the accepted one; above 1 where the program itself is unsteady.
+        undefined: number of output values that are NaN in the program, with or without its quantization, or that are
+            NaN or a number by rounding alone. A file in INT8 may give a number there, because codes have no NaN.
     """
 
     inputs: str
     output: str
     share: float
+    undefined: int = 0
 
 
 class Kernels(Record):

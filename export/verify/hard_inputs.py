@@ -4,7 +4,8 @@ Samples rarely contain inputs that lead to a logarithm of zero, a division by a 
 values, but users' data sometimes do. On such inputs, an output may differ by as much as the program's own output
 changes when its inputs are disturbed by rounding: for ties (the maximum of equal values), runtimes need not agree.
 Integers cannot be disturbed, so the results of all operators are where no input is a floating-point number: a variance
-of equal words that is computed as E[x²] − E[x]² consists of rounding errors.
+of equal words that is computed as E[x²] − E[x]² consists of rounding errors. Whether such a value is zero, and what is
+divided by it NaN, depends on the order of a sum: NaN on one side alone is no fault where rounding decides the number.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ IN_RANGE = ("zeros", "ones", "one constant", "the samples negated", *WORDS)
 _AXES = 2  # of rows of words
 DISTURBED, TRIES, OWN, LARGEST = 1e-6, 3, 3.0, 1e9
 """Relative size of a rounding disturbance, number of tries, and the accepted multiple of the program's own change."""
+UNSTEADY = 0.01
+"""A value consists of rounding errors if those of the operators change it by more than this share of the largest."""
 
 
 def check_hard(
@@ -109,9 +112,13 @@ def check_hard(
             continue
         actual = run_file(candidate, made, f"on {inputs}")
         allowed, worst = accepted(made, expected), HardInputs(inputs=inputs, output="", share=0.0)
+        count = sum(_undefined(value, allowed[name].undefined) for name, value in expected.items())
         for name, value in expected.items():
             bound, given = allowed[name].error, _defined(value, actual[name], allowed[name].undefined)
             error = error_of(value, given)
+            if math.isinf(error) and (decided := _decided_by_rounding(program, made, name, value, given)) is not None:
+                count, given = count + int(decided.sum()), np.where(decided, value, given)
+                error = error_of(value, given)
             if error > bound and error > OWN * _own_change(program, made, feeds, name, value):
                 raise _refused(inputs, name, value, given)
             worst = max(
@@ -119,8 +126,15 @@ def check_hard(
                 HardInputs(inputs=inputs, output=name, share=min(error / max(bound, 1e-30), LARGEST)),
                 key=lambda item: item.share,
             )
-        found.append(worst)
+        found.append(worst.model_copy(update={"undefined": count}))
     return found
+
+
+def _undefined(value: Numbers, places: Numbers | None) -> int:
+    """The number of places where the program gives NaN."""
+    if places is None:
+        places = np.isnan(value) if value.dtype.kind == "f" else np.zeros(0, bool)
+    return int(np.count_nonzero(places))
 
 
 def _defined(expected: Numbers, actual: Numbers, undefined: Numbers | None) -> Numbers:
@@ -221,6 +235,24 @@ def _own_change(program: Session, made: Feeds, feeds: Feeds, name: str, value: N
         outputs = _outputs(program, disturbed)
         moved = max(moved, math.inf if outputs is None else error_of(value, outputs[name]))
     return moved
+
+
+def _decided_by_rounding(
+    program: Session, made: Feeds, name: str, expected: Numbers, actual: Numbers
+) -> Numbers | None:
+    """Where one side alone is NaN or infinite and rounding in the program changes the value by a share of its size."""
+    if expected.shape != actual.shape or expected.dtype.kind != "f" or not isinstance(program, Disturbs):
+        return None
+    apart = np.isfinite(expected) != np.isfinite(actual)
+    size = largest_magnitude(np.where(np.isfinite(expected), expected, 0.0))
+    unsteady = np.zeros(expected.shape, bool)
+    for seed in range(TRIES):
+        rounded = program.run_rounded(made, DISTURBED, seed)
+        if rounded is None or rounded[name].shape != expected.shape:
+            return None
+        change = np.abs(differences(expected, rounded[name], equal_nan=True))
+        unsteady |= ~(change <= UNSTEADY * size)
+    return np.asarray(apart & unsteady)
 
 
 def _disturbed(value: Numbers, sample: Numbers, random: np.random.Generator) -> Numbers:

@@ -187,6 +187,9 @@ def test_where_a_program_is_nan_an_int8_file_may_differ_and_nowhere_else(quantiz
     accepted = accepted_by(bounds, floating)
     hard = check_hard(program, session_of(Positive(elsewhere=7.0)), FEEDS, accepted)
     assert max(item.share for item in hard) < 1
+    undefined = {item.inputs: item.undefined for item in hard}
+    assert undefined["the samples negated"] == np.count_nonzero(FEEDS["x"] > 0)
+    assert undefined["zeros"] == 0
     with pytest.raises(VerificationError, match="does not compute the same as the program on"):
         check_hard(program, session_of(Positive(spread=True)), FEEDS, accepted)
 
@@ -195,6 +198,56 @@ def session_of(net: nn.Module) -> Session:
     """The exported file of a network, in ONNX Runtime."""
     program = capture(net, {"x": torch.from_numpy(FEEDS["x"])})
     return open_session(to_onnx(reexport(program), program.signature).SerializeToString(), SessionOptions(threads=1))
+
+
+class Standardized(nn.Module):
+    """Inputs divided by their spread, which is zero, or a rounding error, on constant inputs."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
+
+
+def test_numbers_that_consist_of_rounding_errors_may_be_nan() -> None:
+    """Runtimes add in another order, so a spread that is zero in one is not zero in the other; this is told."""
+    program = capture(Standardized(), {"x": torch.from_numpy(FEEDS["x"])})
+    exported = reexport(program)
+    eager = EagerSession(exported.module(check_guards=False), program.signature, "cpu", 0)
+    file = open_session(to_onnx(exported, program.signature).SerializeToString(), SessionOptions(threads=1))
+    constant = {"x": np.full_like(FEEDS["x"], 0.1)}
+    numbers, undefined = cast(Session, Fixed(eager, 0.25)), cast(Session, Fixed(file, np.nan))
+    accepted = accepted_by({"output": Bound(1.0, 1e-3, None)}, None)
+    hard = check_hard(numbers, undefined, constant, accepted)
+    assert {item.undefined for item in hard if item.inputs == "ones"} == {FEEDS["x"].size}
+
+
+class Fixed:
+    """A session whose outputs are one number for constant inputs."""
+
+    def __init__(self, inner: Session, number: float) -> None:
+        self.inner, self.number, self.signature = inner, number, inner.signature
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """The inner session's outputs, or the number."""
+        found = self.inner.run(feeds)
+        constant = np.ptp(np.asarray(feeds["x"]), axis=1).max() == 0
+        return {name: np.full_like(value, self.number) if constant else value for name, value in found.items()}
+
+    def run_rounded(self, feeds: Feeds, size: float, seed: int) -> dict[str, NDArray[Any]] | None:
+        """The inner session's."""
+        return cast(EagerSession, self.inner).run_rounded(feeds, size, seed)
+
+    def run_with_ties_broken(self, feeds: Feeds, seed: int) -> dict[str, NDArray[Any]] | None:
+        """Nothing is ordered."""
+        return None
+
+
+def test_nan_where_rounding_decides_nothing_is_refused() -> None:
+    """A file that gives NaN where the program gives a steady number is wrong."""
+    program = capture(Double(), {"x": torch.from_numpy(FEEDS["x"])})
+    eager = EagerSession(reexport(program).module(check_guards=False), program.signature, "cpu", 0)
+    accepted = accepted_by({"output": Bound(1.0, 1e-3, None)}, None)
+    with pytest.raises(VerificationError, match="does not compute the same as the program on zeros"):
+        check_hard(eager, cast(Session, Fixed(eager, np.nan)), FEEDS, accepted)
 
 
 class Double(nn.Module):
