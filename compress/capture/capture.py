@@ -18,6 +18,7 @@ from .cleanup import finish, inside
 from .failures import mismatch
 from .flat_module import FlatModule, passing_of, ready, require_no_script
 from .outputs import choose_names
+from .packed_sequences import CROPPED
 from .preserve_state import holding, nudged, plain_attention, preserved, same_buffers
 from .repeatability import require_repeatable, state_notes
 from .signature import Dynamic, Tensors, make_signature, not_empty, other_type
@@ -84,7 +85,7 @@ def capture_module(
         state = require_repeatable(lambda: _outputs(flat, feeds), model)
         names = choose_names(output_names, flat.names, feeds)
         form, notes = _as_evaluated(flat, (given, feeds), free, batch, train, checks)
-    notes = (*notes, *state_notes(state, form.module, feeds))
+    notes = (*notes, *state_notes(state, form.module, feeds), *((CROPPED,) if flat.crops else ()))
     signature = make_signature(feeds, free, names, form.inputs, form.outputs)
     return Captured(form.module, signature, feeds, notes)
 

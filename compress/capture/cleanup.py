@@ -58,6 +58,7 @@ def finish(
     _guard_inputs(graph)
     _make_functional(graph)
     canonicalize(graph)
+    _use_parts(graph)
     expand_complex_numbers(graph)
     expand_tensor_products(graph)
     expand_per_sample_convolutions(graph)
@@ -173,6 +174,19 @@ def _make_functional(graph: fx.Graph) -> None:
         changed = node.args[0]
         node.target = replacement
         changed.replace_all_uses_with(node, _after(graph, node).__contains__)
+
+
+def _use_parts(graph: fx.Graph) -> None:
+    """Replace the selection of one of several stacked values by that value, so that they may have other sizes."""
+    for node in list(graph.find_nodes(op="call_function", target=_aten.select.int)):
+        stack: Any = node.args[0]
+        if stack.target is not _aten.stack.default or _written(stack):
+            continue
+        axis, count = (stack.args[1] if len(stack.args) > 1 else 0), len(stack.args[0])
+        if axis == node.args[1] == 0 and isinstance(node.args[2], int) and -count <= node.args[2] < count:
+            node.replace_all_uses_with(stack.args[0][node.args[2]])
+            graph.erase_node(node)
+    graph.eliminate_dead_code(_has_effect)
 
 
 def _guard_inputs(graph: fx.Graph) -> None:

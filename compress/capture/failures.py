@@ -17,11 +17,6 @@ RELATIVE_TOLERANCE = 1e-4
 _UNTRACEABLE = {
     "fake tensor in the exported program constant's list": "computes gradients (torch.autograd.grad) or makes a tensor "
     "from Python numbers that come from data",
-    **dict.fromkeys(
-        ("pack_padded_sequence", "pad_packed_sequence", "pack_sequence", "zeros(): argument 'size' failed to unpack"),
-        "uses packed sequences, whose shape depends on data; run the recurrent layer on the padded sequences, and "
-        "select the last valid step with `torch.gather`",
-    ),
     "escaped from inside a function being vmapped": "uses torch.vmap or another transform of torch.func",
 }
 """Signs in messages of PyTorch, or functions that were called, and what the model does."""
@@ -32,18 +27,18 @@ _TORCH = Path(torch.__file__).resolve().parent
 def explain(error: BaseException) -> CaptureError:
     """A readable CaptureError for an exception of ``torch.export``."""
     text, kind, place = str(error), type(error).__name__, model_place(traceback.extract_tb(error.__traceback__))
-    if "data-dependent" in text.lower() or "DataDependent" in kind or "dynamic control flow" in text.lower():
-        return CaptureError(
-            f"the model branches on the values of its data{place}, which a captured graph cannot do",
-            "replace the `if`, `while` or `.item()` there by torch.where, masking or torch.cond",
-            cause=_brief(text),
-        )
     called = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
     untraceable = next((words for sign, words in _UNTRACEABLE.items() if sign in text or sign in called), "")
     if untraceable:
         return CaptureError(
             f"torch.export cannot capture the model{place}, because its forward {untraceable}",
             "write that part of `forward` with tensor operations only",
+            cause=_brief(text),
+        )
+    if "data-dependent" in text.lower() or "DataDependent" in kind or "dynamic control flow" in text.lower():
+        return CaptureError(
+            f"the model branches on the values of its data{place}, which a captured graph cannot do",
+            "replace the `if`, `while` or `.item()` there by torch.where, masking or torch.cond",
             cause=_brief(text),
         )
     return CaptureError(

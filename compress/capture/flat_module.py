@@ -17,6 +17,7 @@ from ...core.backends.eager import quiet
 from ...core.errors import CaptureError, ModelError
 from ...core.faults import raise_if_defect
 from .outputs import flatten
+from .packed_sequences import Packing
 from .preserve_state import preserved
 
 
@@ -67,10 +68,17 @@ class FlatModule(nn.Module):
         self.inner = inner
         self._passing = passing
         self.names: list[str] = []
+        self.crops = False
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """All tensors that the model returns, in order; their names are stored in ``names``."""
-        flat = flatten(self._passing.call(self.inner, values))
+        """All tensors that the model returns, in order; their names are stored in ``names``.
+
+        ``crops`` then states whether a length of the result is that of the longest packed sequence.
+        """
+        packing = Packing(tracing=torch.compiler.is_exporting())
+        with packing.active():
+            flat = flatten(self._passing.call(self.inner, values))
+        self.crops |= packing.crops
         self.names = [name for name, _ in flat]
         return tuple(tensor for _, tensor in flat)
 

@@ -170,7 +170,7 @@ class Mapped(nn.Module):
 
 
 class Packed(nn.Module):
-    """A recurrent layer on packed sequences of the same length."""
+    """Makes a packed sequence itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,18 +178,17 @@ class Packed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[N, 3]``."""
-        sequence = x[:, None].expand(-1, 5, -1)
-        lengths = (x[:, 0] > 0).long() + 4
-        packed = nn.utils.rnn.pack_padded_sequence(sequence, lengths, batch_first=True, enforce_sorted=False)
+        sizes = (x[:2, 0] > 9).long() + x.shape[0]
+        packed = nn.utils.rnn.PackedSequence(torch.cat([x, x]), sizes)
         result: torch.Tensor = self.layer(packed)[1][0]
         return result
 
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [(Forces, "computes gradients"), (Mapped, r"uses torch\.vmap"), (Packed, "uses packed sequences")],
+    [(Forces, "computes gradients"), (Mapped, r"uses torch\.vmap"), (Packed, "did not come from pack_padded_sequence")],
 )
 def test_what_cannot_be_traced_is_named(model: type[nn.Module], words: str) -> None:
-    """Gradients and transforms of functions in the forward are named instead of PyTorch's own message."""
+    """Gradients, transforms of functions and packed data of its own are named instead of PyTorch's own message."""
     with pytest.raises(CaptureError, match=words):
         capture(model(), {"x": torch.randn(3, 4)})
