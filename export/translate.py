@@ -28,6 +28,7 @@ from . import (
     recurrent_translation,
     resize_translation,
 )
+from .ceil_pooling import without_windows_in_padding
 from .finalize import finish, name_ports, with_batch_dependence
 from .folded_weights import fold_weights
 from .ort import activation_forms, pool_forms, transformer_fusions
@@ -109,6 +110,7 @@ def build(
     name_ports(model, signature)
     if target == "tensorrt":
         without_unsupported(model)
+    without_windows_in_padding(model)
     with quiet():
         simplify(model, (*PASSES, attention_translation.skip_searches, merge_repeated, quantize_before_reshape))
     integer = target == "cpu" and has_qdq(model)
