@@ -17,6 +17,7 @@ from ..graph.rows import BatchAxes, batch_axis, row_count, rows
 from .cleanup import finish, inside
 from .failures import mismatch
 from .flat_module import FlatModule, passing_of, ready, require_no_script
+from .independent_rows import coupling_note, rows_are_independent
 from .outputs import choose_names
 from .packed_sequences import CROPPED
 from .preserve_state import holding, nudged, plain_attention, preserved, same_buffers
@@ -39,12 +40,14 @@ class Captured:
     """A checked graph: the module in evaluation form with its nodes marked, its signature and its example.
 
     Attributes:
+        independent: whether each sample has the outputs that it has alone.
         notes: remarks for the user about the way in which it was captured.
     """
 
     module: fx.GraphModule
     signature: Signature
     example: Tensors
+    independent: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -84,10 +87,22 @@ def capture_module(
         checks = _references(flat, given, feeds, batch)
         state = require_repeatable(lambda: _outputs(flat, feeds), model)
         names = choose_names(output_names, flat.names, feeds)
+        coupled = _coupled(flat, feeds, batch)
         form, notes = _as_evaluated(flat, (given, feeds), free, batch, train, checks)
-    notes = (*notes, *state_notes(state, form.module, feeds), *((CROPPED,) if flat.crops else ()))
+    states = state_notes(state, form.module, feeds)
+    coupled = None if states else coupled  # the outputs of later samples differ by the state
+    notes = (*notes, *states, *((CROPPED,) if flat.crops else ()), *((coupled,) if coupled else ()))
     signature = make_signature(feeds, free, names, form.inputs, form.outputs)
-    return Captured(form.module, signature, feeds, notes)
+    return Captured(form.module, signature, feeds, coupled is None, notes)
+
+
+def _coupled(flat: FlatModule, feeds: Tensors, batch: BatchAxes | None) -> str | None:
+    """A remark if the outputs of a sample depend on the other samples; None if they do not."""
+
+    def _run(part: Tensors) -> list[torch.Tensor]:
+        return _reference(flat, part)[1]
+
+    return None if rows_are_independent(_run, feeds, batch) else coupling_note(_run, feeds, batch)
 
 
 def prepare_example(example: Mapping[str, Any], batch: BatchAxes | None = None) -> Tensors:

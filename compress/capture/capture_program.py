@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -43,7 +44,8 @@ def capture(
         ModelError: the model does not run on the example.
     """
     captured = capture_module(model, example, dynamic, output_names, batch)
-    program = Program(captured.module, captured.signature, captured.example)
+    signature = replace(captured.signature, batch_invariant=captured.independent)
+    program = Program(captured.module, signature, captured.example)
     if captured.notes:
         program.meta[NOTES] = list(captured.notes)
     return program

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from ...core.errors import UserError
 from ...core.tensors import BATCH, Signature
 
 BatchAxes = Mapping[str, int | None]
@@ -30,6 +32,25 @@ def rows(feeds: Mapping[str, torch.Tensor], count: int, axes: BatchAxes | None =
         index = torch.arange(count) % tensor.shape[axis] if axis is not None else None
         found[name] = tensor.clone() if axis is None or index is None else tensor.index_select(axis, index)
     return found
+
+
+def moved_samples(example: Mapping[str, Any], axes: Mapping[str, int]) -> dict[str, Any]:
+    """Arrays or tensors with their samples on axis 0, as inputs with the batch on the given axes.
+
+    Raises:
+        UserError: there is no such input, or it does not have the axis.
+    """
+    for name, axis in axes.items():
+        if name not in example or axis >= example[name].ndim:
+            shown = ", ".join(f"{key}: {list(value.shape)}" for key, value in example.items())
+            raise UserError(
+                f"batch axis {axis} of '{name}' does not fit the inputs, which are {shown}",
+                "give {input: axis} with the names and the axes of inputs",
+            )
+    return {
+        name: torch.as_tensor(value).movedim(0, axes[name]) if name in axes else value
+        for name, value in example.items()
+    }
 
 
 def row_count(feeds: Mapping[str, torch.Tensor], axes: BatchAxes | None = None) -> int:

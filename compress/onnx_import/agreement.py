@@ -55,25 +55,6 @@ def require_agreement(path: Path, graph: Graph, layout: Layout, program: Program
             _compare(graph, name, joined, np.take(actual, np.arange(joined.shape[axis]), axis))
 
 
-def rows_are_independent(layout: Layout, program: Program, feeds: Mapping[str, Array]) -> bool:
-    """Whether each row alone gives what it gives in the batch, in every output with a batch axis."""
-    count = max((np.shape(feeds[name])[axis] for name, axis in layout.axes.items() if axis is not None), default=1)
-    order = [spec.name for spec in program.signature.inputs]
-
-    def _run(part: Mapping[str, Array]) -> list[Array]:
-        with torch.no_grad():
-            return [as_array(value) for value in program.module(*(torch.as_tensor(part[name]) for name in order))]
-
-    together, alone = _run(feeds), [_run(part) for part in _batches(feeds, layout, 1, count)]
-    for index, spec in enumerate(program.signature.outputs):
-        if BATCH not in spec.shape:
-            continue
-        joined = np.concatenate([part[index] for part in alone], spec.shape.index(BATCH))
-        if not error_by_largest(together[index], joined, least=1e-6, equal_nan=True) <= TOLERANCE:
-            return False
-    return True
-
-
 def _is_longer(actual: Array, expected: Array) -> bool:
     return bool(actual.ndim and expected.ndim and actual.shape[1:] == expected.shape[1:]) and len(actual) > len(
         expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +14,7 @@ from ...core.errors import CaptureError, InputError, ModelError
 from ...core.tensors import Array
 from ..capture.capture_program import capture
 from ..program import NOTES, Program
-from .agreement import require_agreement, rows_are_independent
+from .agreement import require_agreement
 from .batch_layout import Layout, fix_axis, layouts
 from .module import KNOWN, Imported
 from .reader import Graph, read_graph
@@ -86,9 +85,6 @@ def _captured(
             notes.append(f"the axis '{axis}' is fixed to the size of the samples: {error.message}")
             layout = fix_axis(layout, axis, given)
     require_agreement(path, graph, layout, program, feeds)
-    if layout.fixed is None and not rows_are_independent(layout, program, feeds):
-        program.signature = replace(program.signature, batch_invariant=False)
-        notes.append("the outputs of a sample depend on the other samples of the batch, as they do in the file")
     if notes:
         program.meta.setdefault(NOTES, []).extend(notes)
     return program

@@ -17,6 +17,7 @@ from ...core.errors import CaptureError, MissingFileError, ModelError, UserError
 from ...core.facts.program_facts import CaptureFacts
 from ...core.options.stage_options import CaptureOptions, ModelSpec
 from ..capture.capture_program import capture as capture_module
+from ..graph.rows import moved_samples
 from ..onnx_import import import_onnx
 from ..program import NOTES, Program, load_program, store
 from .huggingface import example_of, free_axes, is_pretrained, load_pretrained
@@ -58,6 +59,8 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
         UserError: a ``.pt2`` was given together with weights, or data are missing.
     """
     base, data = context.base, context.data
+    if options.batch_axis and (spec.source.endswith((".pt2", ".onnx")) or is_pretrained(base / spec.source)):
+        raise UserError("`batch_axis` applies to a module only", "remove it: the batch axis of a file is found")
     if spec.source.endswith(".pt2"):
         if spec.weights:
             raise UserError("a .pt2 file contains its own weights", "remove `weights`, or give a factory as `source`")
@@ -78,7 +81,8 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
             "give a built-in data set, package.module:function, a .npz file or a folder",
         )
     model = load_model(spec, base, context.seed, context.console)
-    return capture_module(model, data.example(), dynamic=options.dynamic or None)
+    feeds = moved_samples(data.example(), options.batch_axis)
+    return capture_module(model, feeds, dynamic=options.dynamic or None, batch=options.batch_axis or None)
 
 
 def _require_no_script(path: Path) -> None:

@@ -68,6 +68,11 @@ class CaptureOptions(Options):
         default_factory=dict,
         description="Dynamic axes of each input in addition to the batch axis, such as `{input_ids: {1: sequence}}`.",
     )
+    batch_axis: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="Axis of the batch in inputs of a module whose batch is not on axis 0, such as `{steps: 1}` for an "
+        "`nn.LSTM` whose first axis is time. A data source still gives its samples on axis 0.",
+    )
     fixed: dict[str, Any] = Field(
         default_factory=dict,
         description="Values of inputs of an .onnx file that become constants, such as `{sr: 16000}`, so that the "

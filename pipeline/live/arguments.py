@@ -214,6 +214,7 @@ class CaptureArguments(TypedDict, total=False):
     """Options of ``capture``."""
 
     dynamic: Mapping[str, Mapping[int, str]]
+    batch_axis: Mapping[str, int]
     fixed: Nested
     output_names: Names | None
     weights: str | None

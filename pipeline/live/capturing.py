@@ -59,21 +59,26 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
     feeds = _feeds(model, example)
     names = list(request.output_names) if request.output_names else None
     with _without_cache(model):
-        return Program(workspace, captured=_captured(model, feeds, request.dynamic, names))
+        if isinstance(example, str | Path | Splits):
+            from ...compress.graph.rows import moved_samples
+
+            feeds = moved_samples(feeds, request.batch_axis)
+        return Program(workspace, captured=_captured(model, feeds, request, names))
 
 
-def _captured(model: nn.Module, feeds: Mapping[str, Any], dynamic: Any, names: list[str] | None) -> Captured:
+def _captured(model: nn.Module, feeds: Mapping[str, Any], request: CaptureRequest, names: list[str] | None) -> Captured:
     """Capture with dynamic text lengths for models of transformers, unless their length is fixed."""
     from ...compress.capture.capture_program import capture
     from ...compress.sources.huggingface import free_axes
 
+    dynamic, batch = request.dynamic, request.batch_axis or None
     axes = dynamic or (free_axes(feeds) if _is_pretrained(model) else {})
     try:
-        return capture(model, feeds, dynamic=axes or None, output_names=names)
+        return capture(model, feeds, dynamic=axes or None, output_names=names, batch=batch)
     except CaptureError as error:
         if dynamic or error.facts.get("axis") != "sequence":
             raise
-        return capture(model, feeds, output_names=names)
+        return capture(model, feeds, output_names=names, batch=batch)
 
 
 def _is_pretrained(model: nn.Module) -> bool:
@@ -162,7 +167,7 @@ def capture_source(
     if data is None and ":" in source:
         raise DataError(f"{source} needs data, because capture needs example inputs", "capture(source, data='digits')")
     spec = ModelSpec(source=source, weights=request.weights, args=request.args)
-    options = CaptureOptions(dynamic=request.dynamic, fixed=request.fixed)
+    options = CaptureOptions(dynamic=request.dynamic, batch_axis=request.batch_axis, fixed=request.fixed)
     context = Context(data, seed=seed, console=console)  # type: ignore[arg-type]  # a folder needs no data
     place = workspace.place("capture", key_of("capture", options, [spec], context))
     made: Artifact = finished(place, console) or stages.capture(options, spec, place, context)
