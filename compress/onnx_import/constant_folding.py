@@ -33,7 +33,10 @@ class Folder:
         self._values: dict[str, NDArray[Any]] = {}
 
     def run(self) -> None:
-        """Fold constants until nothing changes; remove initializers and nodes that nothing reads any more."""
+        """Fold constants until nothing changes; remove initializers and nodes that nothing reads any more.
+
+        Old files list their initializers among the inputs as well; those that are removed are no inputs either.
+        """
         graph = self._model.graph
         stored: dict[str, onnx.TensorProto] = {}
         for part in nested(graph):
@@ -45,6 +48,9 @@ class Folder:
         _remove_unread(graph)
         read = _read(graph)
         graph.initializer.extend(item for name, item in stored.items() if name in read)
+        inputs = [item for item in graph.input if item.name in read or item.name not in stored]
+        del graph.input[:]
+        graph.input.extend(inputs)
         made = [name for name in self._values if name in read and name not in stored]
         graph.initializer.extend(numpy_helper.from_array(self._values[name], name) for name in made)
 

@@ -291,3 +291,16 @@ def test_an_input_can_be_fixed(tmp_path: Path) -> None:
         np.testing.assert_allclose(program.module(torch.from_numpy(x))[0].numpy(), expected, atol=1e-6)
     with pytest.raises(UserError, match="no input 'rate'"):
         import_onnx(path, {"x": x}, {"rate": 1})
+
+
+def test_unread_initializers_that_are_listed_as_inputs_are_no_inputs(tmp_path: Path) -> None:
+    """Old files list initializers among the inputs, also those that no node reads, such as counts of batches."""
+    path = saved(tmp_path / "m.onnx", [node("Mul", "x w", "y")], {"w": floats(4), "count": np.array(7)})
+    model = onnx.load(path)
+    model.graph.input.extend([port("w", shape=[4]), port("count", INT64, [])])
+    onnx.save(model, path)
+    program = import_onnx(path, {"x": floats(3, 4)})
+    assert [spec.name for spec in program.signature.inputs] == ["x"]
+    x = floats(2, 4, seed=1)
+    (expected,) = onnxruntime.InferenceSession(str(path)).run(None, {"x": x})
+    np.testing.assert_allclose(program.module(torch.from_numpy(x))[0].detach().numpy(), expected, rtol=1e-6)
