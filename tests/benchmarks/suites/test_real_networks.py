@@ -13,7 +13,7 @@ from retort.benchmarks.suites.real_network_list import NETWORKS, drop_of, value_
 from retort.benchmarks.suites.real_network_table import COLUMNS, lines, page
 from retort.benchmarks.suites.real_networks import measure, run
 from retort.core.console import SILENT
-from retort.examples.real_networks import chords, drawn_text, packages, speakers, tones
+from retort.examples.real_networks import chords, drawn_text, faces, packages, speakers, tones
 
 ROOT = Path(__file__).resolve().parents[3]
 INSTALLED = ROOT / ".venv/real-networks"
@@ -112,6 +112,28 @@ def test_the_error_rate_of_speakers_is_weighted() -> None:
     some, without = score(np.array([[1.0, 1, 1, 1], [0, 1, 1, 1]]))
     assert some < 0.97
     assert without > 0.999
+
+
+def test_a_face_is_found_once() -> None:
+    """Neighbours of a maximum are the same face; boxes have the place and the size that the maps state."""
+    heat, offset = np.zeros((1, 56, 56), np.float32), np.zeros((2, 56, 56), np.float32)
+    scale = np.full((2, 56, 56), np.log(10), np.float32)
+    heat[0, 20, 30], heat[0, 20, 31], heat[0, 5, 5] = 0.9, 0.8, 0.7
+    found = faces.boxes_of(heat, scale, offset)
+    np.testing.assert_allclose(found, [[102, 62, 142, 102], [2, 2, 42, 42]], atol=1e-4)
+    overlaps = faces.overlap(found, np.array([[102.0, 62, 142, 82]]))
+    np.testing.assert_allclose(overlaps[:, 0], [0.5, 0], atol=1e-4)
+
+
+def test_a_metric_in_decibels_is_a_mean() -> None:
+    """Its drop is in decibels, and the table shows it so."""
+    first, second = (packages.weighted_mean(np.array(values)) for values in ([30.0, 40, 35], [29.0, 39, 34]))
+    drop = drop_of(first, second)
+    assert (value_of(first).value, drop.value, drop.low) == pytest.approx((35, 1, 1))
+    states = {"FP32": {"metric": [35.0, 30, 40], "size_bytes": 1}}
+    states["INT8"] = {**states["FP32"], "drop": [1.0, 1.0, 1.0]}
+    cells = lines([{"net": "upscaling", "metric": "PSNR", "unit": "dB", "files": states}])
+    assert [cell[3:5] for cell in cells] == [["35.00 dB", "–"], ["35.00 dB", "+1.00 dB [+1.00, +1.00]"]]
 
 
 def test_the_distance_of_texts() -> None:
