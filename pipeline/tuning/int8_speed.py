@@ -26,6 +26,7 @@ from ...core.options.stage_options import BenchOptions, QuantizeOptions
 from ...core.system.atomic_files import settle, write_atomically
 from ..measurements import ratios_in, save_facts, save_ratios
 from . import mixed_precision
+from .fitting_batches import fitting_batches, note_on, rows_fitting
 from .timed_files import opener
 
 BLOCKS, BUDGET_S = 12, 3.0
@@ -123,7 +124,8 @@ def look_for_faster(program: Artifact, options: QuantizeOptions, context: Contex
         The result of the search; None, with a warning, if a form of the program cannot be made or timed.
     """
     try:
-        fitting = _within_memory(options, program)
+        batches = fitting_batches(options, rows_fitting(options, program))
+        fitting = options.model_copy(update={"timed_batches": batches})
         found = mixed_precision.search(program, fitting, context.data, context.console)
     except RetortError as error:  # the quantized program is valid without the search
         context.console.warn(f"no faster placement was searched for: {error.message}")
@@ -210,33 +212,20 @@ def _stored_program(made: Artifact) -> Artifact:
 def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
     from ...benchmarks.timing.latency import compare_sessions
 
-    asked, options = options.timed_batches, _within_memory(options, parent)
-    if options.timed_batches != asked:
-        most = max(options.timed_batches)
-        context.console.say(f"            batches of up to {most} are timed; larger ones need more than `memory`")
+    batches = fitting_batches(options, rows_fitting(options, parent))
+    note = note_on(options, batches)
+    if note is not None:
+        context.console.say(note)
     with tempfile.TemporaryDirectory() as name:
         exact = opener(parent, Path(name))
         session = exact()
         split = fit_to(context.data, session.signature).calibration
         session.close()
-        wanted = BenchOptions(batch_sizes=options.timed_batches, blocks=BLOCKS, budget_s=BUDGET_S)
+        wanted = BenchOptions(batch_sizes=batches, blocks=BLOCKS, budget_s=BUDGET_S)
         samples = split.read(range(min(max(wanted.batch_sizes), len(split))))[0]
         openers = {"fp32": exact, "int8": opener(made, Path(name), samples)}
         found = compare_sessions(openers, samples, wanted, context.console, reference="fp32")
     return {str(batch): compared.ratio_of("int8") for batch, compared in found.items()}
-
-
-def _within_memory(options: QuantizeOptions, parent: Artifact) -> QuantizeOptions:
-    """The options with batch sizes whose activations fit into the memory that quantization may use."""
-    if parent.kind == "graph":
-        return options
-    from ...compress.program import load_program
-    from ...compress.quantization.memory_budget import budget_of, rows_within
-
-    program = load_program(parent.main)
-    most = rows_within(program, budget_of(program, options).room_bytes)
-    fitting = tuple(dict.fromkeys(min(batch, most) for batch in options.timed_batches))
-    return options.model_copy(update={"timed_batches": fitting})
 
 
 def _report_speed(ratios: Ratios, floating: Sequence[FloatNode], console: Console) -> None:

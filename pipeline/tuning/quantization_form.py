@@ -24,6 +24,7 @@ from ...core.metrics.task_metrics import evaluate
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
 from ...core.session import Session
 from ...core.tensors import Array
+from .fitting_batches import fitting_batches, note_on, rows_fitting
 from .timed_files import file_of, opened
 
 if TYPE_CHECKING:
@@ -32,12 +33,20 @@ if TYPE_CHECKING:
 Form = Literal["static", "dynamic"]
 FORMS: tuple[Form, ...] = ("static", "dynamic")
 
-SAMPLES, ROWS, BATCHES = 256, 64, (1, 32)
+SAMPLES, ROWS = 256, 64
 BLOCKS, BUDGET_S = 16, 20.0
 EQUAL_DB = 300.0
 """The ratio that stands for equal outputs: files have no infinite numbers."""
 NEAR_DB, GOOD_DB = 3.0, 30.0
 """Without a bound, a form is accurate enough within 3 dB of the other form, or with a centred SQNR of 30 dB."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The batch sizes that are timed, and the most rows of any run."""
+
+    timed: tuple[int, ...]
+    most: int
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,12 @@ def choose_form(
         own = replace(context, scratch=scratch / f"{form}-training")
         tried = options.model_copy(update={"form": form, "accept": True})
         made[form] = quantize(tried, parent, Place(scratch / form), own, gains)
-    trials, against = _tried(parent, made, context.data, console)
+    most = rows_fitting(options, parent)
+    batches = fitting_batches(options, most)
+    note = None if options.timed else note_on(options, batches)  # timing against FP32 prints it
+    if note is not None:
+        console.say(note)
+    trials, against = _tried(parent, made, context.data, Sizes(batches, most), console)
     kept, why = decide(trials, against, options)
     for form, trial in trials.items() if against else ():
         console.say(f"            {form:<8} {trial.describe()}")
@@ -154,17 +168,17 @@ def _accurate(trial: Trial, trials: Mapping[Form, Trial], options: QuantizeOptio
 
 
 def _tried(
-    parent: Artifact, made: Mapping[Form, Artifact], data: Splits, console: Console
+    parent: Artifact, made: Mapping[Form, Artifact], data: Splits, sizes: Sizes, console: Console
 ) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
     """Measure the exported files of both forms; only the static form is returned if the files have the same kind."""
     programs = {"fp32": parent, **{str(form): item for form, item in made.items()}}
     with tempfile.TemporaryDirectory() as folder:
         files = {name: file_of(item, Path(folder)) for name, item in programs.items()}
-        return _measured(files, tuple(made), data, console)
+        return _measured(files, tuple(made), data, sizes, console)
 
 
 def _measured(
-    files: Mapping[str, Path], forms: Sequence[Form], data: Splits, console: Console
+    files: Mapping[str, Path], forms: Sequence[Form], data: Splits, sizes: Sizes, console: Console
 ) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
     sessions = {name: opened(file) for name, file in files.items()}
     if sessions["dynamic"].signature.batch_invariant == sessions["static"].signature.batch_invariant:
@@ -174,10 +188,10 @@ def _measured(
     fitted = fit_to(data, sessions["fp32"].signature)
     split: Split = fitted.validation if len(fitted.validation) else fitted.calibration
     judged = Subset(split, np.arange(min(SAMPLES, len(split))))
-    outputs = {name: _outputs(session, judged, console) for name, session in sessions.items()}
+    outputs = {name: _outputs(session, judged, sizes.most, console) for name, session in sessions.items()}
     for session in sessions.values():
         session.close()
-    times, against = _timed(files, judged, console)
+    times, against = _timed(files, judged, sizes.timed, console)
     trials: dict[Form, Trial] = {}
     for form in forms:
         found, _ = outputs[form]
@@ -185,11 +199,12 @@ def _measured(
     return trials, against
 
 
-def _outputs(session: Session, split: Split, console: Console) -> tuple[list[Array], Array | None]:
+def _outputs(session: Session, split: Split, most: int, console: Console) -> tuple[list[Array], Array | None]:
     """The floating-point outputs for all samples, and their labels."""
+    from ...benchmarks.accuracy import ROWS as JUDGED_ROWS
     from ...benchmarks.accuracy import predict
 
-    found = predict(session, split, console=console)
+    found = predict(session, split, batch_size=min(JUDGED_ROWS, most), console=console)
     return floating(found.outputs), found.targets
 
 
@@ -204,13 +219,15 @@ def _drop(wanted: tuple[list[Array], Array | None], found: list[Array]) -> float
 Times = dict[int, Ratio]
 
 
-def _timed(files: Mapping[str, Path], split: Split, console: Console) -> tuple[dict[Form, Times], Times]:
+def _timed(
+    files: Mapping[str, Path], split: Split, batches: tuple[int, ...], console: Console
+) -> tuple[dict[Form, Times], Times]:
     """Speedups of each form over FP32, and of the dynamic over the static form, in the same interleaved blocks."""
     from ...benchmarks.timing.latency import compare_sessions
 
     samples = split.read(range(min(ROWS, len(split))))[0]
-    options = BenchOptions(batch_sizes=BATCHES, blocks=BLOCKS, budget_s=BUDGET_S)
+    options = BenchOptions(batch_sizes=batches, blocks=BLOCKS, budget_s=BUDGET_S)
     openers = {name: partial(opened, file) for name, file in files.items()}
     whole = compare_sessions(openers, samples, options, console, reference="fp32")
-    times: dict[Form, Times] = {form: {batch: whole[batch].ratio_of(form) for batch in BATCHES} for form in FORMS}
-    return times, {batch: whole[batch].between("dynamic", "static", options.seed) for batch in BATCHES}
+    times: dict[Form, Times] = {form: {batch: whole[batch].ratio_of(form) for batch in batches} for form in FORMS}
+    return times, {batch: whole[batch].between("dynamic", "static", options.seed) for batch in batches}

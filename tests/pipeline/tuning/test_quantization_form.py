@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,17 @@ from torch import nn
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import save_program
+from retort.compress.quantization import memory_budget
 from retort.core.artifact import load_artifact
+from retort.core.backends.ort import OrtSession
+from retort.core.console import Console
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.facts.quantize_facts import QuantizeFacts
 from retort.core.formats.program_file import read_signature
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import QuantizeOptions
+from retort.core.tensors import Array
 from retort.pipeline import stages
 from retort.pipeline.tuning import quantization_form
 from retort.pipeline.tuning.quantization_form import Form, Times, Trial, decide
@@ -99,6 +104,36 @@ def test_both_forms_are_made_measured_and_reported(tmp_path: Path, monkeypatch: 
     assert (made.path / "plan.yaml").is_file()
     assert read_signature(made.main).batch_invariant is (choice.kept == "static")
     assert not any((tmp_path / ".scratch").iterdir())
+
+
+def test_forms_are_run_with_batches_that_fit_into_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No file of a form gets more rows at once than `memory` allows, neither for its quality nor for its time."""
+    monkeypatch.setattr(quantization_form, "BLOCKS", 8)
+    monkeypatch.setattr(quantization_form, "BUDGET_S", 0.5)
+    monkeypatch.setattr(memory_budget, "rows_within", lambda *_: 5)
+    sizes: list[int] = []
+
+    def _watch(name: str) -> None:
+        run = getattr(OrtSession, name)
+
+        def _watched(self: OrtSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            sizes.append(len(feeds["x"]))
+            found: dict[str, Array] = run(self, feeds)
+            return found
+
+        monkeypatch.setattr(OrtSession, name, _watched)
+
+    _watch("run")
+    _watch("run_unchecked")
+    torch.manual_seed(0)
+    save_program(capture(Mixer(), {"x": torch.zeros(2, 6, 32)}), tmp_path / "net.pt2")
+    context = Context(_splits((6, 32)), console=Console(), scratch=tmp_path / "scratch")
+    made = stages.quantize(AUTO, load_artifact(tmp_path / "net.pt2"), Place(tmp_path / "int8"), context)
+    assert set(known(known(typed(made, QuantizeFacts).form).static).speedup) == {"1", "5"}
+    assert max(sizes) == 5
+    assert "batches of up to 5 are timed" in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_matrix_products_there_is_nothing_to_choose(tmp_path: Path) -> None:
