@@ -46,6 +46,7 @@ class Executor:
         self.plan = Plan()
         self.rows = settings.limits.rows
         self.combines = settings.batching != "off" and combinable(session.signature)
+        self._known: Feeds | None = None
 
     def run(self, requests: Sequence[Feeds]) -> list[Outputs | Exception]:
         """Outputs of each request, or the error of that request."""
@@ -133,7 +134,7 @@ class Executor:
     def _alone_after(self, error: Exception, feeds: Feeds) -> Outputs | Exception:
         rows = self.signature.batch_size(feeds)
         if not is_memory(error):
-            return refused(error)
+            return self._judged(error, feeds)
         if rows == 1 or not combinable(self.signature):
             return MemoryError()
         self._note_memory(error, rows)
@@ -143,6 +144,22 @@ class Executor:
             return {name: np.concatenate([first[name], second[name]], axis=axes[name]) for name in first}
         except Exception as again:  # halved once already: answer instead of retrying
             return MemoryError() if is_memory(again) else refused(again)
+
+    def _judged(self, error: Exception, feeds: Feeds) -> Outputs | Exception:
+        """The error of a request that fails alone: that of its values if it fails again and a known request does not.
+
+        ONNX Runtime reports an index that is out of range in several classes, depending on the operator.
+        """
+        if refused(error) is not error or self._known is None:
+            return refused(error)
+        try:
+            return self.session.run(feeds)
+        except Exception as again:  # any exception of the runtime
+            try:
+                self.session.run(self._known)
+            except Exception:  # the request is not at fault
+                return again
+            return _at_fault()
 
     def _halves(self, feeds: Feeds, middle: int) -> list[Feeds]:
         first, second = {}, {}
@@ -167,6 +184,7 @@ class Executor:
         not tested are not used.
         """
         deadline = time.monotonic() + self.settings.warmup_s
+        self._known = golden
         if not self.combines:
             self.plan.times_ms[self.signature.batch_size(golden)] = self._timed(golden)[1]
             return self.plan
@@ -243,7 +261,8 @@ def is_memory(error: BaseException) -> bool:
 
 def refused(error: Exception) -> Exception:
     """The error of a request that fails alone: onnxruntime reports wrong arguments when values are wrong."""
-    if type(error).__name__ == "InvalidArgument":
-        remedy = "check its values: an index may be out of range"
-        return InputError("the model cannot compute this input", remedy)
-    return error
+    return _at_fault() if type(error).__name__ == "InvalidArgument" else error
+
+
+def _at_fault() -> InputError:
+    return InputError("the model cannot compute this input", "check its values: an index may be out of range")

@@ -257,6 +257,40 @@ def test_a_failing_run_is_bisected(engine: Engine) -> None:
     assert len(sizes) <= 1 + 2 * 4
 
 
+def _last(path: Path) -> Path:
+    """Takes one step of each sample; ONNX Runtime fails in the kernel if the index is out of range."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["at", "one"], ["column"]),
+        helper.make_node("GatherElements", ["x", "column"], ["y"], axis=1),
+    ]
+    inputs = [_value("x", "f4", ("batch", "length")), _value("at", "i8", ("batch",))]
+    return _save(
+        path, nodes, inputs, [_value("y", "f4", ("batch", 1))], [numpy_helper.from_array(np.array([1]), "one")]
+    )
+
+
+def test_values_that_a_kernel_rejects_are_the_requests_fault(tmp_path: Path) -> None:
+    """Whatever class of error ONNX Runtime raises for an index, the request gets a 400 and its neighbours answers."""
+    feeds = [{"x": RANDOM.normal(size=(1, 5)).astype(np.float32), "at": np.array([at])} for at in (2, 99, 4)]
+    engine = Engine.load(_bundle(tmp_path / "bundle", _last, feeds[0]))
+    answers = engine.answer([_ask(item) for item in feeds])
+    assert [answer.status for answer in answers] == [200, 400, 200]
+    assert json.loads(answers[1].body)["message"] == "the model cannot compute this input"
+    assert read_npz(answers[2].body, Limits())["y"].item() == feeds[2]["x"][0, 4]
+
+
+def test_a_server_that_fails_on_everything_is_at_fault(engine: Engine) -> None:
+    """If the known request fails too, or the second try succeeds, no request is blamed."""
+    executor = Executor(_Counting(engine.session, []), Settings())
+    executor.measure(engine.golden[0])
+    feeds = engine.signature.validate(_images(1))
+    executor.session = _Counting(engine.session, [], lambda given: RuntimeError("device lost"))
+    assert isinstance(executor.run([feeds])[0], RuntimeError)
+    errors = [RuntimeError("once")]
+    executor.session = _Counting(engine.session, [], lambda given: errors.pop() if errors else None)
+    assert isinstance(executor.run([feeds])[0], dict)
+
+
 def test_memory_errors_halve_once_and_are_remembered(engine: Engine) -> None:
     """A run without enough memory is halved; the smaller limit is kept; further failures are 507."""
     sizes: list[int] = []
