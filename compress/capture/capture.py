@@ -15,6 +15,7 @@ from ...core.tensors import BATCH, Signature
 from ..graph import train_eval_mode
 from ..graph.rows import BatchAxes, batch_axis, row_count, rows
 from .cleanup import finish, inside
+from .data_guards import settle
 from .failures import mismatch
 from .flat_module import FlatModule, passing_of, ready, require_no_script
 from .independent_rows import coupling_note, rows_are_independent
@@ -86,12 +87,13 @@ def capture_module(
         model.eval()
         checks = _references(flat, given, feeds, batch)
         state = require_repeatable(lambda: _outputs(flat, feeds), model)
+        settled = settle(flat.guards, lambda values: _reference(flat, values)[1], checks.plain)
         names = choose_names(output_names, flat.names, feeds)
         coupled = _coupled(flat, feeds, batch)
         form, notes = _as_evaluated(flat, (given, feeds), free, batch, train, checks)
     states = state_notes(state, form.module, feeds)
     coupled = None if states else coupled  # the outputs of later samples differ by the state
-    notes = (*notes, *states, *((CROPPED,) if flat.crops else ()), *((coupled,) if coupled else ()))
+    notes = (*notes, *settled, *states, *((CROPPED,) if flat.crops else ()), *((coupled,) if coupled else ()))
     signature = make_signature(feeds, free, names, form.inputs, form.outputs)
     return Captured(form.module, signature, feeds, coupled is None, notes)
 

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from ...core.backends.eager import quiet
 from ...core.errors import CaptureError, ModelError
 from ...core.faults import raise_if_defect
+from .data_guards import Guards
 from .outputs import flatten
 from .packed_sequences import Packing
 from .preserve_state import preserved
@@ -69,6 +70,7 @@ class FlatModule(nn.Module):
         self._passing = passing
         self.names: list[str] = []
         self.crops = False
+        self.guards = Guards()
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """All tensors that the model returns, in order; their names are stored in ``names``.
@@ -76,7 +78,7 @@ class FlatModule(nn.Module):
         ``crops`` then states whether a length of the result is that of the longest packed sequence.
         """
         packing = Packing(tracing=torch.compiler.is_exporting())
-        with packing.active():
+        with packing.active(), self.guards.active():
             flat = flatten(self._passing.call(self.inner, values))
         self.crops |= packing.crops
         self.names = [name for name, _ in flat]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.nn.utils import rnn
 
-__all__ = ["PackingFunctions", "lengths_as_tensors", "packing_by"]
+__all__ = ["PackingFunctions", "lengths_as_tensors", "packing_by", "truth_by"]
 
 
 _retort: Any
@@ -110,3 +111,25 @@ def _kept(plain: Callable[..., Any]) -> Callable[..., Any]:
         return value if vector and not value.is_floating_point() else plain(value, *args, **kwargs)
 
     return _convert
+
+
+@contextmanager
+def truth_by(answer: Callable[[Tensor, Callable[[Tensor], bool], FrameType], bool]) -> Iterator[None]:
+    """Answer conditions on tensors (``if mask.any():``) by a function, in runs and traces alike.
+
+    Patched: ``torch.Tensor.__bool__``. A ``TorchFunctionMode`` would switch off PyTorch's fast path for attention, and
+    so change the outputs of the model that is observed. Seen in torch 2.13.
+
+    Upstream: no upstream issue found; ``torch.export`` refuses every branch on data by design.
+
+    Without it: a branch that only skips work is refused as a branch on data.
+
+    Args:
+        answer: takes the tensor, PyTorch's own function, and the frame of the condition.
+    """
+    plain: Any = Tensor.__bool__
+    setattr(Tensor, "__bool__", lambda value: answer(value, plain, sys._getframe(1)))  # noqa: B010
+    try:
+        yield
+    finally:
+        del Tensor.__bool__  # it is inherited

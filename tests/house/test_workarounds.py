@@ -278,7 +278,7 @@ def test_every_patch_says_what_it_is_there_for() -> None:
         compressing.unchecked_distributions,
         compressing.padding_as_in_evaluation,
         *(compressing.experts_computed_by, compressing.forget_accelerator),
-        *(packed.packing_by, packed.lengths_as_tensors),
+        *(packed.packing_by, packed.lengths_as_tensors, packed.truth_by),
         *(exporting.keep_padding, exporting.parse_operators_once, exporting.linear_rules),
         *(exporting.exact_constants, exporting.without_guards),
     ]
