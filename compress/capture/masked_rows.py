@@ -1,7 +1,8 @@
 """Rewrites ``x[mask] = f(x[mask])`` as ``x = where(mask, f(x), x)``: how many rows a mask selects is no fixed size.
 
 It holds for every function that treats its rows one by one, such as the experts of a mixture that each get the tokens
-that a router chose. All rows are computed, and those that the mask does not select are not used.
+that a router chose. All rows are computed, and those that the mask does not select are not used. ``x[mask] = 0``
+becomes ``x = where(mask, 0, x)``, which needs no list of the selected places.
 """
 
 from __future__ import annotations
@@ -26,26 +27,57 @@ _ALONG = (_aten.softmax.int, _aten.log_softmax.int, _aten.unsqueeze.default)
 
 
 def expand_masked_rows(graph: fx.Graph) -> None:
-    """Replace every update of masked rows that is computed from the same rows of other values."""
+    """Replace every update of masked rows by one value, or by what is computed from the same rows of other values."""
     for node in list(graph.nodes):
-        mask = _mask(node.args[1]) if node.target in _PUTS and not any(node.args[3:]) and not node.kwargs else None
-        if mask is None or not _selects(node.args[2]):
+        if node.target not in _PUTS or any(node.args[3:]) or node.kwargs:
             continue
         write = NodeWriter(graph, node)
-        rows = _on_all_rows(write, node.args[2], mask, {})
-        if rows is None:
+        mask = _mask(node.args[1])
+        found = _same_for_all(write, node) or (_by_row(write, node, mask) if mask is not None else None)
+        if found is None:
             continue
-        kept, chosen = node.args[0], mask
-        for _ in range(kept.meta["val"].dim() - mask.meta["val"].dim()):
-            chosen = write(_aten.unsqueeze.default, chosen, -1)
-        if mask.meta["val"].dim() > 1:
-            sizes = [size if isinstance(size, int) else -1 for size in mask.meta["val"].shape]
-            rows = write(_aten.unflatten.int, rows, 0, sizes)
-        result = write(_aten.where.self, chosen, rows, kept)
+        chosen, rows = found
+        result = write(_aten.where.self, chosen, rows, node.args[0])
         if node.target is _aten.index_put_.default:
-            result = write(_aten.copy_.default, kept, result)
+            result = write(_aten.copy_.default, node.args[0], result)
         node.replace_all_uses_with(result)
         graph.erase_node(node)
+
+
+def _same_for_all(write: NodeWriter, node: fx.Node) -> tuple[fx.Node, Any] | None:
+    """The mask and the value of ``x[mask] = value`` or ``x[:, mask] = value`` if all rows get the same value."""
+    indices: Any = node.args[1]
+    mask, value = _mask(indices[-1:]), node.args[2]
+    if mask is None or any(item is not None for item in indices[:-1]) or not isinstance(value, fx.Node):
+        return None
+    kept: Any = node.args[0]
+    depth = kept.meta["val"].dim() - mask.meta["val"].dim() - (len(indices) - 1)
+    shape = value.meta["val"].shape
+    if len(shape) == depth + 1 and isinstance(shape[0], int) and shape[0] == 1:
+        value = write(_aten.squeeze.dim, value, 0)
+    elif len(shape) > depth:
+        return None
+    return _spread(write, mask, depth), value
+
+
+def _by_row(write: NodeWriter, node: fx.Node, mask: fx.Node) -> tuple[fx.Node, Any] | None:
+    """The mask and the values of all rows if the rows that it selects are computed one by one."""
+    rows = _on_all_rows(write, node.args[2], mask, {}) if _selects(node.args[2]) else None
+    if rows is None:
+        return None
+    kept: Any = node.args[0]
+    if mask.meta["val"].dim() > 1:
+        sizes = [size if isinstance(size, int) else -1 for size in mask.meta["val"].shape]
+        rows = write(_aten.unflatten.int, rows, 0, sizes)
+    return _spread(write, mask, kept.meta["val"].dim() - mask.meta["val"].dim()), rows
+
+
+def _spread(write: NodeWriter, mask: fx.Node, depth: int) -> fx.Node:
+    """The mask with ``depth`` further axes."""
+    chosen = mask
+    for _ in range(depth):
+        chosen = write(_aten.unsqueeze.default, chosen, -1)
+    return chosen
 
 
 def require_known_sizes(graph: fx.Graph) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import retort
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import cost
 from retort.core.errors import CaptureError
@@ -40,6 +43,25 @@ class _Nearest(nn.Module):
         return distance
 
 
+class _Assigned(nn.Module):
+    """Assigns numbers and parameters where masks are true, in whole rows, single values, columns and views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        small = x.clone()
+        small[small < 0.1] = 0
+        small[:, torch.tensor([True, False, True])] = -3.0
+        rows = x * 2
+        rows[mask] = self.row
+        rows[~mask] = self.row[None] + 1
+        first = rows[:, :, 0]
+        first[mask & (x[:, :, 1] > 0)] = 5
+        return small, rows
+
+
 class _Selected(nn.Module):
     """Returns as many values as are positive."""
 
@@ -67,3 +89,14 @@ def test_a_selection_of_unknown_size_is_refused_at_capture() -> None:
     with pytest.raises(CaptureError, match=r"depends on its data \(`return x\[x > 0\]`\)") as caught:
         capture(_Selected(), {"x": torch.randn(4, 8)})
     assert "torch.where" in caught.value.remedy
+
+
+def test_assigned_values_are_a_choice() -> None:
+    """What all selected places get is chosen by the mask, without a list of places in the program or in the file."""
+    model = _Assigned()
+    program = retort.capture(model, (torch.randn(4, 3, 4), torch.rand(4, 3) < 0.5))
+    graph, inputs = retort.export(program), (torch.randn(5, 3, 4), torch.rand(5, 3) < 0.5)
+    for got, wanted in zip(graph(*inputs).values(), model(*inputs), strict=True):
+        np.testing.assert_allclose(got, wanted.detach(), atol=1e-6)
+    used = {node.op_type for node in onnx.load(graph.path).graph.node}
+    assert not used & {"NonZero", "ScatterND"}, used
