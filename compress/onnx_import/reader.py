@@ -47,7 +47,7 @@ class Node:
 
     def describe(self) -> str:
         """``Resize 'up_1'``."""
-        return f"{self.operator} '{self.name}'"
+        return f"{self.operator.removeprefix('Recurrent.')} '{self.name}'"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from .operator_call import Call, Operator
 from .recurrent_operators import laid_out
+from .recurrent_shapes import require_fitting
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 MOST_STEPS = 512
@@ -42,6 +43,7 @@ class _Way:
 
 def _run(call: Call) -> tuple[torch.Tensor, ...]:
     """The whole node; the values are X, W, R, B, lengths, the initial states and, for an LSTM, peepholes."""
+    require_fitting(call)
     first_axis, direction = bool(call.get("layout", 0)), call.get("direction", "forward")
     series = call.tensor(0).transpose(0, 1) if first_axis else call.tensor(0)
     steps = series.shape[0]

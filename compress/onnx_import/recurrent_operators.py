@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...core.errors import ModelError
 from .operator_call import Call, Operator
 from .reader import Node
+from .recurrent_shapes import require_features, weights_fault
 
 GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 """PyTorch's gates by their place in ONNX: i f g o of i o f c; r z n of z r h."""
@@ -23,8 +25,21 @@ def as_layer(node: Node, constants: Mapping[str, NDArray[Any]]) -> Node | None:
 
     Its inputs are the sequence and the initial states. Lengths that are all equal to that of the sequence cannot be
     told here, so a node with lengths is computed step by step.
+
+    Raises:
+        ModelError: its weights do not fit each other or its hidden size.
     """
-    if not _is_plain(node) or any(name and name not in constants for name in node.inputs[1:4]):
+    if any(name and name not in constants for name in node.inputs[1:4]):
+        return None
+    shapes = [constants[name].shape if name else None for name in (*node.inputs[1:4], "", "")[:3]]
+    weights, recurrent = (shape or () for shape in shapes[:2])
+    if (fault := weights_fault(node, weights, recurrent, shapes[2])) is not None:
+        raise ModelError(
+            f"{node.describe()} cannot be imported: {fault}",
+            "export the model again: ONNX Runtime does not run such a file either",
+            operator=node.operator,
+        )
+    if not _is_plain(node):
         return None
     states = (*node.inputs, "", "", "", "", "", "")[5:7]
     return replace(node, operator=f"Recurrent.{node.operator}", inputs=(node.inputs[0], *states))
@@ -63,9 +78,14 @@ def _is_plain(node: Node) -> bool:
 
 
 def _run(call: Call) -> tuple[torch.Tensor, ...]:
-    """Run the layer; the values are the sequence ``[T, N, I]``, the initial states or None, and the weights."""
+    """Run the layer; the values are the sequence ``[T, N, I]``, the initial states or None, and the weights.
+
+    Raises:
+        ModelError: the sequence or a state does not fit the weights.
+    """
     first_axis, backward = bool(call.get("layout", 0)), call.get("direction", "forward") == "reverse"
     series, kind = call.tensor(0), call.node.operator
+    require_features(call, series.shape, call.values[3].shape[1])
     series = series.transpose(0, 1) if first_axis else series
     series = series.flip(0) if backward else series
     states, weights = [call.optional(1), call.optional(2)], list(call.values[3:])
