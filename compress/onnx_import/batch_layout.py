@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...core.data.data_sources import laid_out
+from ...core.data.sample_axis import BATCH_NAMES
 from ...core.tensors import BATCH, Array, TensorSpec
-
-_NAMES = ("batch", "batch_size", "batchsize", "n", "b", "bs", "num_batch", "batch_dim", "n_batch", "batch_axis")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def _named(inputs: Sequence[TensorSpec]) -> Iterator[Layout]:
     """Layouts by a name that several inputs may share: names that mean a batch, then the one of the first axis."""
     names = list(dict.fromkeys(size for spec in inputs for size in spec.shape if isinstance(size, str)))
     first = [spec.shape[0] for spec in inputs if spec.shape]
-    usual = [name for name in names if name.lower() in _NAMES]
+    usual = [name for name in names if name.lower() in BATCH_NAMES]
     shared = [name for name in names if all(name in spec.shape for spec in inputs)]
     for name in (*usual, *(name for name in first if name in shared), *(name for name in first if name in names)):
         specs = [_with_batch(spec, spec.shape.index(name)) if name in spec.shape else spec for spec in inputs]

@@ -110,6 +110,20 @@ def read_graph(
     return Graph(_nodes(graph), constants, inputs, outputs, opset, fixed)
 
 
+def require_floating(path: Path) -> None:
+    """Reject a quantized file without opening it in a runtime, which may be unable to run it.
+
+    Raises:
+        ArtifactError: the file is truncated, or is not an ONNX model.
+        ModelError: the model is quantized.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    _require_floating(model, path)
+
+
 def _nodes(graph: onnx.GraphProto) -> tuple[Node, ...]:
     return tuple(_node(proto, index) for index, proto in enumerate(graph.node))
 
@@ -124,11 +138,15 @@ def _load(path: Path) -> onnx.ModelProto:
     except MissingFileError:
         raise
     except Exception as error:  # protobuf's and the checker's errors share no class
-        first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ArtifactError(f"{path} cannot be read as ONNX: {first}", "export or copy it again") from error
+        raise _unreadable(path, error) from error
     if not model.graph.node and not model.graph.output:
         raise ArtifactError(f"{path} contains no graph", "export or copy it again")
     return model
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return ArtifactError(f"{path} cannot be read as ONNX: {first}", "export or copy it again")
 
 
 def _require_floating(model: onnx.ModelProto, path: Path) -> None:

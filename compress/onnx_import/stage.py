@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...core.data.data_sources import laid_out
+from ...core.data.sample_axis import rows_first
 from ...core.errors import CaptureError, InputError, ModelError
 from ...core.tensors import Array
 from ..capture.capture_program import capture
@@ -40,6 +41,7 @@ def import_onnx(path: Path, samples: Mapping[str, Array], values: Mapping[str, A
     """
     graph = read_graph(path, KNOWN, values)
     given = _by_name(graph, samples)
+    _require_rows_first(graph, given)
     first: Exception | None = None
     for layout in layouts(graph.inputs, given):
         try:
@@ -53,6 +55,22 @@ def import_onnx(path: Path, samples: Mapping[str, Array], values: Mapping[str, A
     shown = ", ".join(f"{name}: {list(np.shape(value))}" for name, value in given.items())
     wanted = ", ".join(spec.describe() for spec in graph.inputs)
     raise InputError(f"the samples do not fit the model: they are {shown}, rows first", f"the model takes {wanted}")
+
+
+def _require_rows_first(graph: Graph, given: Mapping[str, Array]) -> None:
+    """Reject samples that fit in the layout of the file only.
+
+    Raises:
+        InputError: the samples are on the axis on which the file has the batch.
+    """
+    moved = next((n for n, value in rows_first(given, graph.inputs).items() if value.shape != given[n].shape), None)
+    if moved is not None:
+        spec = next(spec for spec in graph.inputs if spec.name == moved)
+        raise InputError(
+            f"the data of '{moved}' have the shape {list(given[moved].shape)}, with the samples where the file has its "
+            f"batch: {spec.describe()}",
+            "give arrays with the samples on axis 0 (numpy.moveaxis)",
+        )
 
 
 def _captured(

@@ -221,6 +221,9 @@ def _require(wanted: Sequence[str], available: Sequence[str], runtime: Any) -> N
         )
 
 
+_INVALID = ("Type Error:", "ShapeInferenceError", "TypeInferenceError", "INVALID_GRAPH")
+
+
 def _readable(error: Exception, shown: str) -> RetortError:
     text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
     reason = str(error).rpartition("FAIL : ")[2].strip()[:300]
@@ -238,6 +241,12 @@ def _readable(error: Exception, shown: str) -> RetortError:
         return MachineError(
             f"ONNX Runtime has no kernel for an operator of {shown}: {text.rpartition('NOT_IMPLEMENTED : ')[2]}",
             "give the operator inputs of another type (such as int64 or float32), or another operator",
+        )
+    if type(error).__name__ == "InvalidGraph" or any(sign in text for sign in _INVALID):
+        return ArtifactError(
+            f"{shown} is not a valid model: {(reason or text).partition(' failed:')[2] or text}",
+            "the tool that wrote it gave an operator other types or shapes than ONNX defines; export the PyTorch model "
+            "with `retort export`, or the file with another tool",
         )
     if type(error).__name__ in {"InvalidProtobuf", "NoSuchFile", "InvalidGraph", "InvalidArgument", "Fail"}:
         return ArtifactError(f"{shown} cannot be loaded: {text}", "the file is truncated or damaged: export it again")

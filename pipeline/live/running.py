@@ -248,11 +248,15 @@ def splits_for_source(source: str, data: Any, seed: int) -> Splits | None:
 
     Raises:
         DataError: there are no data for an ONNX file.
+        ModelError: an ONNX file is quantized.
         UserError: samples were given for a model whose inputs are not known yet.
     """
     if source.endswith(".onnx"):
         if data is None:
             raise DataError("an .onnx file needs data, because the import is checked on real inputs", REMEDY)
+        from ...compress.onnx_import.reader import require_floating
+
+        require_floating(Path(source))
         graph = load(source)
         assert isinstance(graph, Graph)
         return as_splits(data, graph.signature, "calibrate", seed)

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import retort
 from retort.__main__ import main
 from retort.compress.onnx_import.reader import read_graph as import_graph
 from retort.core.artifact import new_artifact
@@ -120,6 +121,26 @@ def test_quantized_files_and_fused_ones_are_recognised(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="not a standard ONNX operator"):
         import_graph(path)
+
+
+def test_a_quantized_file_that_does_not_run_is_named(tmp_path: Path) -> None:
+    """A file that ONNX Runtime cannot open is quantized already before it is opened, and invalid when it is."""
+    codes = {"s": np.float32(0.1), "z": np.uint8(128), "w": np.ones((3, 2, 3, 3), np.int8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("QLinearConv", ["q", "s", "z", "w", "s", "z", "s", "z"], ["c"]),
+        helper.make_node("DequantizeLinear", ["c", "s", "z"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None, None, None]) for name in "xy"]
+    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in codes.items()]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], weights)
+    path = tmp_path / "codes.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    with pytest.raises(ModelError, match="is already quantized"):
+        retort.capture(path, data=np.zeros((4, 2, 8, 8), np.float32))
+    with pytest.raises(ArtifactError, match="is not a valid model: Type Error") as caught:
+        open_session(path)
+    assert "damaged" not in caught.value.remedy
 
 
 @pytest.mark.parametrize("place", ["file/artifact", "/proc/artifact"])

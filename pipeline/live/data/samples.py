@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....core.data.data_sources import array_split
+from ....core.data.sample_axis import rows_first
 from ....core.data.splits import ArraySplit, Batch, Split, check_finite
 from ....core.errors import DataError
 from ....core.tensors import Array, Signature
@@ -134,7 +135,8 @@ class Reader:
 
     def _arrays(self, batch: Any, where: str) -> Batch:
         inputs, targets = self._parts(batch, where)
-        return {k: as_numpy(v) for k, v in inputs.items()}, None if targets is None else as_numpy(targets)
+        arrays = rows_first({k: as_numpy(v) for k, v in inputs.items()}, self.signature.inputs)
+        return arrays, None if targets is None else as_numpy(targets)
 
     def _stacked(self, samples: list[Any], where: str) -> Batch:
         parts = [self._arrays(sample, where) for sample in samples]

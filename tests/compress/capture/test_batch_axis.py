@@ -106,6 +106,26 @@ def test_the_batch_axis_of_a_live_example_is_the_models() -> None:
     assert next(iter(program(torch.randn(9, 2, 5)).values())).shape == (9, 2, 8)
 
 
+def test_states_with_their_batch_on_axis_1_are_found() -> None:
+    """The sizes of an example show the batch axis of states, and later stages take data in the same layout."""
+
+    class _Stream(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.GRU(5, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            steps, state = self.layer(x, state)
+            return self.head(steps), state
+
+    feeds = {"x": torch.randn(9, 4, 5), "state": torch.randn(1, 9, 8)}
+    program = retort.capture(_Stream(), feeds, data=feeds)
+    assert [spec.shape for spec in program.signature.inputs] == [("batch", 4, 5), (1, "batch", 8)]
+    graph = retort.export(retort.quantize(program, timed=False, correction="none"))
+    outputs = graph(feeds)
+    assert [value.shape for value in outputs.values()] == [(9, 4, 3), (1, 9, 8)]
+
+
 @pytest.mark.parametrize("axes", [{"other": 1}, {"steps": 3}])
 def test_a_batch_axis_that_does_not_fit_is_refused(axes: dict[str, int], tmp_path: Path) -> None:
     """The message has the inputs and their shapes."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+import retort
 from retort.compress.onnx_import import import_onnx
 from retort.compress.program import load_program, save_program
 from retort.core.data.data_sources import fit_to
@@ -171,3 +172,14 @@ def test_samples_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.onnx", [node("Relu", "x", "y")], {"x": ["N", 4]}, {"y": 2}, {})
     with pytest.raises(InputError, match=r"x: \[3, 5\]"):
         import_onnx(path, {"x": floats(3, 5)})
+
+
+def test_samples_in_the_layout_of_the_file_are_named(tmp_path: Path) -> None:
+    """Rows are on axis 0; an array that has them where the file has its batch is refused with the axis."""
+    nodes = [node("LSTM", "x w r", "all h c", hidden_size=6), node("Squeeze", "all one", "y")]
+    constants = {"w": floats(1, 24, 4), "r": floats(1, 24, 6), "one": np.array([1])}
+    path = saved(tmp_path / "m.onnx", nodes, {"x": [5, "N", 4]}, {"y": 3}, constants)
+    with pytest.raises(InputError, match=r"'x' have the shape \[5, 9, 4\], with the samples where the file has"):
+        import_onnx(path, {"x": floats(5, 9, 4)})
+    program = retort.capture(str(path), data=floats(5, 9, 4))
+    assert program.signature.describe_inputs() == "x: float32[5, batch, 4]"
