@@ -35,6 +35,7 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
     return {split: {"input1": captchas(split)[0]} for split in COUNTS}
 
 
+@cache
 def captchas(split: str) -> tuple[Array, list[str]]:
     """Images of four to six letters that are turned one by one and crossed by lines, and the letters."""
     images, words = [], []

@@ -7,6 +7,7 @@ differs by at most 50 ms.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
     return {split: {"sound": music(split)[0]} for split in COUNTS}
 
 
+@cache
 def music(split: str) -> tuple[Array, list[list[Note]]]:
     """Sound ``[N, 43844, 1]`` of three to five chords of one to four notes each, and the notes."""
     sounds, notes = [], []

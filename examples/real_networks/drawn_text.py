@@ -6,6 +6,7 @@ line (characters by edit distance), and ``cls`` tells whether a line is upside d
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def splits(name: str = "rec") -> dict[str, dict[str, Array]]:
     return {split: {"x": images(name, split)[0]} for split in COUNTS[name]}
 
 
+@cache
 def images(name: str, split: str) -> tuple[Array, list[Truth]]:
     """The images of a split, and their pixels of text, their text, or whether they are upside down."""
     made, truths = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
     return {split: {"x": pages(split)[0]} for split in COUNTS}
 
 
+@cache
 def pages(split: str) -> tuple[Array, NDArray[np.int64]]:
     """Drawn pages with the mean and the deviation of ImageNet, and their quarter turns to the right."""
     images, turns = [], []

@@ -6,6 +6,8 @@ right if the pitch differs by at most 50 cents, the raw pitch accuracy of that p
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,6 +63,7 @@ def splits(name: str = "tiny") -> dict[str, dict[str, Array]]:
     return {split: {"frames": tones(count, split)[0]} for split, count in COUNTS.items()}
 
 
+@cache
 def tones(count: int, split: str) -> tuple[Array, Floats]:
     """Normalised frames ``[N, 1024]`` and their pitches in Hz ``[N]``, from 60 to 1000 Hz.
 

@@ -7,6 +7,7 @@ it. The network was trained for drawings, so that its PSNR on photographs says n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -63,6 +64,7 @@ def splits(name: str = "") -> dict[str, dict[str, Array]]:
     return {split: {"image": pairs(split)[0]} for split in COUNTS}
 
 
+@cache
 def pairs(split: str) -> tuple[Array, Array]:
     """Small crops ``[N, 3, 54, 54]`` and the same crops of the originals without the border ``[N, 3, 80, 80]``."""
     small, large = [], []
