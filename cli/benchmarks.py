@@ -9,7 +9,7 @@ import typer
 
 from ..core.artifact import load_artifact
 from ..core.options.stage_options import BenchOptions, MetricName
-from .commands import Data, DataArgs, Debug, Json, Seed, Settings, app, console, context_of
+from .commands import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
 from .flags import build_options, with_flags
 
 
@@ -25,6 +25,7 @@ def bench(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the result, .json or .html.")] = None,
+    force: ForceFile = False,
     seed: Seed = 0,
     set_: Settings = [],  # noqa: B006
     json: Json = False,
@@ -37,10 +38,11 @@ def bench(
     `retort bench fp32.onnx int8.onnx --data digits --provider cuda`
     """
     from ..benchmarks.compare_models import compare_files
-    from ..benchmarks.report.result_files import write_result
+    from ..benchmarks.report.result_files import claim_result, write_result
     from ..benchmarks.report.table import print_table
 
     screen = console(json)
+    claim_result(out, force)
     options = build_options(BenchOptions, flags, set_)
     splits = context_of(data, data_arg, "classification", "cpu", seed, screen).data
     result = compare_files([load_artifact(path) for path in models], splits, options, metric, screen)
@@ -58,6 +60,7 @@ app.command("bench")(with_flags(bench, BenchOptions))
 def report(
     source: Annotated[Path, typer.Argument(help="Folder of a run, a bench artifact, or a result in .json.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    force: ForceFile = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -65,10 +68,11 @@ def report(
 
     Example: `retort report runs/digits --out report.html`
     """
-    from ..benchmarks.report.result_files import find_result, write_result
+    from ..benchmarks.report.result_files import claim_result, find_result, write_result
     from ..benchmarks.report.table import print_table
 
     screen = console(json)
+    claim_result(out, force)
     result = find_result(source)
     write_result(result, out)
     print_table(result, screen)

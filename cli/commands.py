@@ -18,6 +18,7 @@ from ..core.options.recipe import load_recipe
 from ..core.options.recipe import schema as recipe_schema
 from ..core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, Options, QuantizeOptions, Target, Task
 from ..core.options.stage_table import STAGES, StageEntry
+from ..core.system.owned_folders import claim
 from ..pipeline import run as pipeline
 from ..pipeline import stages
 from ..pipeline.cache_key import key_of
@@ -48,6 +49,8 @@ TargetOption = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write. By default it is named after the hash of its inputs.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the result of other inputs or options in --out.")]
+ForceFile = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 Settings = Annotated[
     list[str], typer.Option("--set", help="Any option by its key, such as --set recover.epochs=3. Repeatable.")
 ]
@@ -167,6 +170,7 @@ def capture(
     set_: Settings = [],  # noqa: B006
     seed: Seed = 0,
     out: Out = None,
+    force: Force = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -180,7 +184,7 @@ def capture(
     spec = ModelSpec(source=model, weights=weights, args={"task": task} if task else {})
     options = build_options(CaptureOptions, {}, [*set_, *(f"fixed.{item}" for item in fix)])
     context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed=bool(data))
-    place = place_of("capture", options, spec, context, out)
+    place = place_of("capture", options, spec, context, out, force)
     made = find_finished(place, console=screen) or stages.capture(options, spec, place, context)
     describe.print_artifact(made, screen)
 
@@ -207,6 +211,7 @@ def _stage_command(entry: StageEntry) -> None:
         seed: Seed = 0,
         set_: Settings = [],  # noqa: B006
         out: Out = None,
+        force: Force = False,
         json: Json = False,
         debug: Debug = False,
         **flags: Any,
@@ -216,7 +221,7 @@ def _stage_command(entry: StageEntry) -> None:
         options = build_options(entry.options, _as_specs(flags), set_)
         wanted = options_target(options, target)
         context = context_of(data, data_arg, task, wanted, seed, screen, needed="data" in entry.depends_on)
-        place = place_of(entry.name, options, parent, context, out)
+        place = place_of(entry.name, options, parent, context, out, force)
         shared = replace(context, scratch=place.directory.parent / ".scratch" / place.directory.name)
         found = reused(place, screen, parent, out)
         made = found or run_stage(entry.name, options, parent, place, shared)
@@ -259,10 +264,27 @@ def context_of(
     return Context(splits, base, task, target, seed, screen)
 
 
-def place_of(name: str, options: Options, parent: Artifact | ModelSpec, context: Context, out: Path | None) -> Place:
-    """Where a command writes its result; by default a folder that is named after the key."""
+def place_of(
+    name: str,
+    options: Options,
+    parent: Artifact | ModelSpec,
+    context: Context,
+    out: Path | None,
+    force: bool,
+) -> Place:
+    """Where a command writes its result; by default a folder that is named after the key.
+
+    Raises:
+        UserError: ``out`` may not be written: see :func:`retort.core.system.owned_folders.claim`.
+    """
     key = key_of(name, options, [parent], context)
     keys = (parent.key,) if isinstance(parent, Artifact) else ()
+    if out is not None:
+        given = [parent.path] if isinstance(parent, Artifact) else [Path(parent.source), Path(parent.weights or "")]
+        read = [path for path in given if str(path) != "." and path.exists()]
+        file = isinstance(parent, Artifact) and parent.kind == "graph" and STAGES[name].takes == "program"
+        kind = "graph" if file and STAGES[name].makes == "program" else STAGES[name].makes
+        claim(out, kind, key, read, force)
     return Place(out or RUNS / f"{name}-{key[:12]}", key, keys)
 
 

@@ -12,8 +12,23 @@ from ..core.artifact import Artifact, load_artifact, raise_if_not
 from ..core.console import Console
 from ..core.errors import VerificationError
 from ..core.options.stage_options import EngineOptions, Target
+from ..core.system.owned_folders import claim_file
 from ..pipeline.dispatch import run_stage
-from .commands import Debug, Json, Out, Settings, Source, _as_specs, app, console, context_of, place_of, reused
+from .commands import (
+    Debug,
+    Force,
+    ForceFile,
+    Json,
+    Out,
+    Settings,
+    Source,
+    _as_specs,
+    app,
+    console,
+    context_of,
+    place_of,
+    reused,
+)
 from .describe import print_artifact
 from .flags import build_options, with_flags
 
@@ -25,6 +40,7 @@ def engine(
     source: Source,
     set_: Settings = [],  # noqa: B006
     out: Out = None,
+    force: Force = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Build nothing. Show the type in which each layer computes.")
     ] = False,
@@ -50,7 +66,7 @@ def engine(
     if emit is not None:
         return _emit(options, parent, screen)
     context = context_of("", [], "classification", "tensorrt", 0, screen, needed=False)
-    place = place_of("engine", options, parent, context, out)
+    place = place_of("engine", options, parent, context, out, force)
     return print_artifact(
         reused(place, screen, parent, out) or run_stage("engine", options, parent, place, context), screen
     )
@@ -93,6 +109,7 @@ def lint(
     fix: Annotated[
         Path | None, typer.Option(help="File for the model in which all faults that can be fixed are fixed.")
     ] = None,
+    force: ForceFile = False,
     advice: Annotated[bool, typer.Option(help="Also show advice on speed.")] = True,
     json: Json = False,
     debug: Debug = False,
@@ -108,6 +125,7 @@ def lint(
     from ..export.lint import lint as check
 
     screen = console(json)
+    claim_file(fix, force)
     source = load_artifact(model)
     raise_if_not(source, "graph")
     loaded = load_graph(source.main)
@@ -167,6 +185,7 @@ def trtexec(
     plan: Annotated[Path, typer.Option(help="The plan that was measured.")],
     batch: Annotated[int, typer.Option(min=1, help="Rows per inference.")] = 1,
     out: Annotated[Path | None, typer.Option(help="File for the result, .json or .html.")] = None,
+    force: ForceFile = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -174,11 +193,12 @@ def trtexec(
 
     Example: `retort trtexec times.json --plan model.plan --batch 8 --out result.json`
     """
-    from ..benchmarks.report.result_files import write_result
+    from ..benchmarks.report.result_files import claim_result, write_result
     from ..benchmarks.report.table import print_table
     from ..benchmarks.trtexec_log import trtexec_result
 
     screen = console(json)
+    claim_result(out, force)
     made = trtexec_result(log, plan, batch)
     print_table(made, screen)
     if out is not None:

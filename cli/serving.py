@@ -18,8 +18,9 @@ from ..core.data.data_sources import fit_to
 from ..core.errors import InputError, MissingFileError, UserError
 from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
 from ..core.session import SessionOptions, open_session
+from ..core.system.owned_folders import claim_file
 from ..core.tensors import Array, Signature
-from .commands import Data, DataArgs, Debug, Json, Seed, Settings, app, console, context_of
+from .commands import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
 from .flags import build_options, with_flags
 
 
@@ -58,6 +59,7 @@ def predict(
     data_arg: DataArgs = [],  # noqa: B006
     name: Annotated[str, typer.Option(help="Name of the served model.")] = "model",
     output: Annotated[Path | None, typer.Option(help=".npz file for the outputs.")] = None,
+    force: ForceFile = False,
     rows: Annotated[int | None, typer.Option(help="Number of samples of --data to run. The default is all.")] = None,
     provider: Annotated[
         Provider, typer.Option(help="Execution provider on which ONNX Runtime must run the model.")
@@ -74,6 +76,7 @@ def predict(
     Example: `retort predict http://127.0.0.1:8080 --name digits --data digits`
     """
     screen = console(json)
+    claim_file(output, force)
     if (input is None) == (not data):
         raise UserError("give either --input or --data, and not both", "for example: --input x.npy, or --data digits")
     remote = model.startswith(("http://", "https://"))

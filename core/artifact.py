@@ -19,9 +19,9 @@ from .context import Place
 from .errors import ArtifactError, MissingFileError
 from .facts.record import Record
 from .kinds import KINDS, Kind, kind_of_suffix
-from .system.atomic_files import settle, storage_errors, write_atomically
+from .system.atomic_files import storage_errors, write_atomically
+from .system.owned_folders import MANIFEST, require_free, settle, sha256_file
 
-MANIFEST = "manifest.json"
 Found = TypeVar("Found", bound=Record)
 
 
@@ -125,15 +125,6 @@ class Draft:
     facts: Record = field(default_factory=Record)
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def stable_hash(value: object) -> str:
     """SHA-256 of a JSON-ready value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
@@ -154,9 +145,10 @@ def new_artifact(
     the content is the key.
 
     Raises:
-        StorageError: the disk is full or not writable.
+        StorageError: the disk is full or not writable, or there is something at the place that Retort did not write.
     """
     directory = place.directory
+    require_free(directory)
     scratch = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
     with storage_errors(str(directory)):
         try:
@@ -257,6 +249,7 @@ def raise_if_not(artifact: Artifact, *kinds: Kind) -> None:
 
 
 __all__ = [
+    "MANIFEST",
     "Artifact",
     "Draft",
     "FileEntry",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 
 from ..core.artifact import Artifact, load_artifact, new_artifact
@@ -11,6 +10,7 @@ from ..core.context import Place
 from ..core.facts.measurement_facts import RatioFacts
 from ..core.facts.record import Record
 from ..core.metrics.ratio import Ratio
+from ..core.system.owned_folders import remove_artifact
 
 
 def save_facts(place: Place, facts: Record) -> Artifact:
@@ -30,5 +30,5 @@ def ratios_in(artifact: Artifact) -> dict[str, Ratio]:
     """Inverse of :func:`save_ratios`; a NOISY measurement is deleted after it is read, so the next run repeats it."""
     found = dict(artifact.facts_as(RatioFacts).ratios)
     if any(ratio.doubts for ratio in found.values()):
-        shutil.rmtree(artifact.path, ignore_errors=True)
+        remove_artifact(artifact.path)
     return found

@@ -16,6 +16,7 @@ from ..core.errors import GateError, MachineError
 from ..core.options.recipe import load_recipe
 from ..core.options.stage_options import Gate, Options, QuantizeOptions
 from ..core.options.stage_table import STAGES
+from ..core.system.owned_folders import is_scratch
 from . import measure, run_results, stages
 from .dispatch import RUNS, run_stage
 from .line import Line, Outcome
@@ -61,8 +62,9 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise MachineError(
                 f"another `retort run` uses {folder}", "wait until it ends, or choose another folder with --runs"
             ) from error
-        for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in folder.iterdir():
+            if is_scratch(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...core.artifact import is_finished, load_artifact
 from ...core.errors import MissingFileError, UserError
+from ...core.system.owned_folders import claim_file
 
 if TYPE_CHECKING:
     from ..result import Result
@@ -21,9 +22,28 @@ def write_result(result: Result, path: Path) -> None:
     from ..result import save_result
     from .html_report import write_report
 
+    _require_form(path)
+    (save_result if path.suffix == ".json" else write_report)(result, path)
+
+
+def claim_result(path: Path | None, force: bool) -> None:
+    """Fail before any work if a result may not be written to a file.
+
+    Raises:
+        UserError: the suffix is neither ``.json`` nor ``.html``, the file exists and is no result of Retort (without
+            ``force``), or its folder does not exist.
+    """
+    if path is None:
+        return
+    _require_form(path)
+    if not path.parent.is_dir():
+        raise UserError(f"the folder {path.parent} does not exist", "create it, or choose another path")
+    claim_file(path, force, mark="retort.result/")
+
+
+def _require_form(path: Path) -> None:
     if path.suffix not in {".json", ".html"}:
         raise UserError(f"cannot write a result as '{path.suffix}'", "give a path that ends in .json or .html")
-    (save_result if path.suffix == ".json" else write_report)(result, path)
 
 
 def find_result(source: Path) -> Result:

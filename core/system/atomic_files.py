@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,15 +28,6 @@ def storage_errors(what: str, *more: int) -> Iterator[None]:
             raise
         remedy = "free some space or choose another folder with --out or --runs; finished stages are kept"
         raise StorageError(f"cannot write {what}: {os.strerror(code) if code else text}", remedy) from error
-
-
-def settle(scratch: Path, directory: Path) -> None:
-    """Move a finished folder to its place and delete a folder that was there before."""
-    old = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.old"
-    if directory.exists():
-        directory.rename(old)
-    scratch.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:

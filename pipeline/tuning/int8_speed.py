@@ -7,7 +7,6 @@ the program with its key, so that later calls reuse them.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +22,8 @@ from ...core.facts.measurement_facts import PlacementFacts
 from ...core.facts.quantize_facts import FloatNode, QuantizeFacts
 from ...core.metrics.ratio import Ratio, mean_of
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
-from ...core.system.atomic_files import settle, write_atomically
+from ...core.system.atomic_files import write_atomically
+from ...core.system.owned_folders import remove_artifact, settle
 from ..measurements import ratios_in, save_facts, save_ratios
 from . import mixed_precision
 from .fitting_batches import fitting_batches, note_on, rows_fitting
@@ -72,9 +72,9 @@ def never_slower(stage: Stage, options: QuantizeOptions, parent: Artifact, place
     if not found.changes_something:
         settle(first.path, place.directory)
         return load_artifact(place.directory)
-    shutil.rmtree(_place_for(place, "", "speed").directory, ignore_errors=True)
+    remove_artifact(_place_for(place, "", "speed").directory)
     made = stage(found.applied_to(options), parent, place, context)
-    shutil.rmtree(first.path, ignore_errors=True)
+    remove_artifact(first.path)
     return _timed(made, options, parent, place, context)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from ....core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from ....core.errors import ArtifactError, MissingFileError, UserError
 from ....core.formats.onnx_weights import external_files, rename_external
-from ....core.system.atomic_files import settle, storage_errors, write_atomically
+from ....core.system.atomic_files import storage_errors, write_atomically
+from ....core.system.owned_folders import settle
 
 _UNUSABLE = (errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT)
 
