@@ -31,8 +31,8 @@ class PackingFunctions(NamedTuple):
 def packing_by(packing: Any) -> Iterator[PackingFunctions]:
     """Compute packed sequences, and recurrent layers on them, by other functions.
 
-    Patched: the code of ``pack_padded_sequence`` and ``pad_packed_sequence`` in ``torch.nn.utils.rnn``, because models may
-    have taken them under any name; ``forward`` of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``. Seen in torch 2.13.
+    Patched: the code of ``pack_padded_sequence`` and ``pad_packed_sequence`` in ``torch.nn.utils.rnn``, because models
+    may have taken them under any name; ``forward`` of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``. Seen in torch 2.13.
 
     Upstream: no upstream issue found for packed sequences in ``torch.export``.
 
