@@ -14,6 +14,7 @@ from ...core.errors import CaptureError, ModelError, RetortError
 from ...core.tensors import BATCH, Signature
 from ..graph import train_eval_mode
 from ..graph.rows import BatchAxes, batch_axis, row_count, rows
+from .batch_evidence import batch_layouts, named_axes
 from .cleanup import finish, inside
 from .data_guards import settle
 from .failures import mismatch
@@ -78,10 +79,29 @@ def capture_module(
     batch: BatchAxes | None = None,
 ) -> Captured:
     """Capture a model; see :func:`retort.compress.capture.capture_program.capture`."""
-    model = ready(model)
-    given = prepare_example(example, batch)
-    feeds = not_empty(rows(given, min(max(2, row_count(given, batch)), EXAMPLE_ROWS), batch), dynamic or {})
-    free = _free_axes(feeds, dynamic or {}, batch)
+    tensors = {name: _as_tensor(value) for name, value in example.items()}
+    others, batch = named_axes(dynamic or {}, batch)
+    first: Exception | None = None
+    for layout in batch_layouts(tensors, batch):
+        try:
+            return _capture(ready(model), tensors, others, output_names, layout)
+        except (CaptureError, ModelError) as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _capture(
+    model: nn.Module,
+    tensors: Tensors,
+    dynamic: Dynamic,
+    output_names: Sequence[str] | None,
+    batch: BatchAxes | None,
+) -> Captured:
+    """Capture with the batch of each input on one axis."""
+    given = prepare_example(tensors, batch)
+    feeds = not_empty(rows(given, min(max(2, row_count(given, batch)), EXAMPLE_ROWS), batch), dynamic)
+    free = _free_axes(feeds, dynamic, batch)
     flat = FlatModule(model, passing_of(model, feeds))
     with preserved(model) as train, torch.enable_grad(), quiet():
         model.eval()
@@ -107,21 +127,21 @@ def _coupled(flat: FlatModule, feeds: Tensors, batch: BatchAxes | None) -> str |
     return None if rows_are_independent(_run, feeds, batch) else coupling_note(_run, feeds, batch)
 
 
-def prepare_example(example: Mapping[str, Any], batch: BatchAxes | None = None) -> Tensors:
-    """Convert the example to CPU tensors.
+def prepare_example(tensors: Tensors, batch: BatchAxes | None = None) -> Tensors:
+    """The example, if all of its inputs have the same number of rows.
 
     Raises:
         ModelError: there is no input, or inputs have different numbers of rows.
     """
-    tensors = {name: _as_tensor(value) for name, value in example.items()}
     axes = {name: batch_axis(name, tensor, batch) for name, tensor in tensors.items()}
     counts = {tensors[name].shape[axis] for name, axis in axes.items() if axis is not None}
     shared = batch is not None and not counts and bool(tensors)
     if not shared and (len(counts) != 1 or 0 in counts):
         shown = ", ".join(f"{name}: {list(tensor.shape)}" for name, tensor in tensors.items()) or "nothing"
         raise ModelError(
-            f"the example inputs must have the same number of rows on axis 0, but they have {shown}",
-            "give one array per input with a leading batch axis",
+            f"the example inputs must have the same number of rows on their axes of the batch, but they have {shown}",
+            "give one array per input with a leading batch axis, name another axis of the batch "
+            "(`batch_axis: {INPUT: AXIS}`), and repeat for each sample what all of them share",
         )
     return tensors
 

@@ -29,11 +29,12 @@ def capture(
 
     Args:
         model: any module that ``torch.export`` can take.
-        example: one array or tensor per input, with a leading batch axis, by the name that the input gets. They are
+        example: one array or tensor per input, by the name that the input gets. They are
             passed by name if all names are parameters of ``forward``, else by position.
-        dynamic: further dynamic axes, ``{input name: {axis: axis name}}``; axis 0 is always ``batch``.
+        dynamic: further dynamic axes, ``{input name: {axis: axis name}}``; an axis that is called ``batch`` is the
+            batch axis of its input.
         batch: the batch axis of inputs whose batch is not on axis 0, and None for inputs that all samples share; if all
-            are None, the program has fixed sizes.
+            are None, the program has fixed sizes. Axes that are not given are found by sizes and by trial.
         output_names: one name per output tensor; by default ``output``, or the keys and fields the model returns.
 
     Returns:
