@@ -8,7 +8,7 @@ backward direction reads every sequence in reverse order, from its last valid st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -100,8 +100,10 @@ class Packing:
         if layout is None:
             return None
         value = sequence.data.unflatten(0, (-1, layout.steps))
-        steps, last = masked_recurrent(layer, value, layout.lengths, states)
-        return self._remember(PackedSequence(steps.flatten(0, 1), sequence.batch_sizes), layout), last
+        first = states if states is None or layer.mode == "LSTM" else [states]
+        steps, last = masked_recurrent(_recurrence(layer), value, layout.lengths, first)
+        packed = self._remember(PackedSequence(steps.flatten(0, 1), sequence.batch_sizes), layout)
+        return packed, last if len(last) > 1 else last[0]
 
     def _remember(self, packed: Any, layout: Layout) -> Any:
         self._layouts[id(packed.batch_sizes)] = packed.batch_sizes, layout
@@ -129,11 +131,41 @@ def _with_steps(value: Tensor, more: int, padding_value: float) -> Tensor:
     return functional.pad(value, (*shape, 0, more), value=padding_value)
 
 
-def masked_recurrent(layer: nn.RNNBase, value: Tensor, lengths: Tensor, states: Any = None) -> tuple[Tensor, Any]:
-    """A recurrent layer on sequences of several lengths.
+@dataclass(frozen=True)
+class Recurrence:
+    """What recurrent layers compute, in one or both directions.
+
+    Attributes:
+        kind: ``LSTM``, ``GRU``, ``RNN_TANH`` or ``RNN_RELU``.
+        weights: of every layer and direction in PyTorch's order: input, recurrent, biases, projection.
+        biased: whether there are biases.
+        backward: for each direction, whether it reads the sequences in reverse order.
+        dropout: probability between layers in training.
+        training: whether it is in training mode.
+    """
+
+    kind: str
+    weights: Sequence[Tensor]
+    biased: bool
+    backward: tuple[bool, ...]
+    layers: int = 1
+    dropout: float = 0.0
+    training: bool = False
+
+
+def _recurrence(layer: nn.RNNBase) -> Recurrence:
+    backward = (False, True) if layer.bidirectional else (False,)
+    weights: list[Any] = [getattr(layer, name) for name in layer._flat_weights_names]
+    return Recurrence(layer.mode, weights, layer.bias, backward, layer.num_layers, float(layer.dropout), layer.training)
+
+
+def masked_recurrent(
+    net: Recurrence, value: Tensor, lengths: Tensor, states: Sequence[Tensor] | None = None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Recurrent layers on sequences of several lengths.
 
     Args:
-        layer: LSTM, GRU or RNN with all its layers and directions.
+        net: the layers, with D directions.
         value: ``[N, T, I]``; what follows the end of a sequence has no influence.
         lengths: ``[N]``, from 1 to T.
         states: the initial states ``[L·D, N, H]``: one, for an LSTM two; None for zeros.
@@ -141,32 +173,29 @@ def masked_recurrent(layer: nn.RNNBase, value: Tensor, lengths: Tensor, states: 
     Returns:
         ``[N, T, D·H]``, with undefined values after the end of a sequence, and the last states ``[L·D, N, H]``.
     """
-    ways, is_lstm = (2 if layer.bidirectional else 1), layer.mode == "LSTM"
-    weights: Any = [getattr(layer, name) for name in layer._flat_weights_names]
-    each = len(weights) // (layer.num_layers * ways)
+    ways, is_lstm = len(net.backward), net.kind == "LSTM"
+    each = len(net.weights) // (net.layers * ways)
     places = _Places(value.shape[0], value.shape[1], lengths)
-    firsts = [None, None] if states is None else list(states) if is_lstm else [states]
     lasts: list[list[Tensor]] = [[], []]
-    for number in range(layer.num_layers):
+    for number in range(net.layers):
         results = []
-        for way in range(ways):
+        for way, backward in enumerate(net.backward):
             place = number * ways + way
-            own = weights[place * each : (place + 1) * each]
+            own = net.weights[place * each : (place + 1) * each]
             start = [
-                _zeros(value, size) if first is None else first[place : place + 1].contiguous()
-                for first, size in zip(firsts, _sizes(layer))
+                _zeros(value, size) if states is None else states[index][place : place + 1].contiguous()
+                for index, size in enumerate(_sizes(own[1], is_lstm))
             ]
-            source = places.reversed(value) if way else value
-            steps = _one(layer, source, start, own)
+            source = places.reversed(value) if backward else value
+            steps = _one(net, source, start, own)
             lasts[0].append(places.last(steps))
             if is_lstm:
-                lasts[1].append(_last_cell(source, steps, start, own, layer, places.inside))
-            results.append(places.reversed(steps) if way else steps)
+                lasts[1].append(_last_cell(source, steps, start, own, net.biased, places.inside))
+            results.append(places.reversed(steps) if backward else steps)
         value = torch.cat(results, -1) if ways > 1 else results[0]
-        if layer.dropout and number < layer.num_layers - 1:
-            value = functional.dropout(value, layer.dropout, layer.training)
-    stacked = tuple(torch.stack(items) for items in lasts if items)
-    return value, stacked if is_lstm else stacked[0]
+        if net.dropout and number < net.layers - 1:
+            value = functional.dropout(value, net.dropout, net.training)
+    return value, tuple(torch.stack(items) for items in lasts if items)
 
 
 class _Places:
@@ -190,30 +219,30 @@ class _Places:
         return value.flatten(0, 1).index_select(0, self._last)
 
 
-def _sizes(layer: nn.RNNBase) -> list[int]:
-    """Sizes of the states: an LSTM's hidden state may be projected."""
-    return [layer.proj_size or layer.hidden_size, *([layer.hidden_size] if layer.mode == "LSTM" else [])]
+def _sizes(recurrent: Tensor, is_lstm: bool) -> list[int]:
+    """Sizes of the states, from a matrix ``[gates · H, P]``: an LSTM's hidden state may be projected."""
+    return [recurrent.shape[1], *([recurrent.shape[0] // 4] if is_lstm else [])]
 
 
 def _zeros(value: Tensor, size: int) -> Tensor:
     return torch.zeros(1, value.shape[0], size, dtype=value.dtype)
 
 
-def _one(layer: nn.RNNBase, value: Tensor, start: list[Tensor], weights: list[Tensor]) -> Tensor:
-    states: Any = start if layer.mode == "LSTM" else start[0]
-    steps: Tensor = _KERNELS[layer.mode](value, states, weights, layer.bias, 1, 0.0, layer.training, False, True)[0]
+def _one(net: Recurrence, value: Tensor, start: list[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    states: Any = start if net.kind == "LSTM" else start[0]
+    steps: Tensor = _KERNELS[net.kind](value, states, list(weights), net.biased, 1, 0.0, net.training, False, True)[0]
     return steps
 
 
 def _last_cell(
-    value: Tensor, steps: Tensor, start: list[Tensor], weights: list[Tensor], layer: nn.RNNBase, inside: Tensor
+    value: Tensor, steps: Tensor, start: list[Tensor], weights: Sequence[Tensor], biased: bool, inside: Tensor
 ) -> Tensor:
     """``[N, H]``: the cell state after the last valid step, from the hidden states of all steps.
 
     With ``c_t = f_t c_(t-1) + i_t g_t``, it is ``sum_t (i_t g_t · prod_(s>t) f_s) + c_0 · prod_s f_s`` of valid steps.
     """
     before = torch.cat([start[0].transpose(0, 1), steps[:, :-1]], 1)
-    biases = weights[2:4] if layer.bias else [None, None]
+    biases = weights[2:4] if biased else [None, None]
     gates = functional.linear(value, weights[0], biases[0]) + functional.linear(before, weights[1], biases[1])
     take, keep, new, _ = gates.chunk(4, -1)
     outside = ~inside.unsqueeze(-1)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.errors import ModelError
+from ..capture.packed_sequences import Recurrence, masked_recurrent
 from .operator_call import Call, Operator
 from .reader import Node
 from .recurrent_shapes import require_features, weights_fault
@@ -41,8 +42,8 @@ def as_layer(node: Node, constants: Mapping[str, NDArray[Any]]) -> Node | None:
         )
     if not _is_plain(node):
         return None
-    states = (*node.inputs, "", "", "", "", "", "")[5:7]
-    return replace(node, operator=f"Recurrent.{node.operator}", inputs=(node.inputs[0], *states))
+    lengths, *states = (*node.inputs, "", "", "", "", "", "")[4:7]
+    return replace(node, operator=f"Recurrent.{node.operator}", inputs=(node.inputs[0], *states, lengths))
 
 
 def weights_of(node: Node, constants: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
@@ -69,7 +70,7 @@ def _is_plain(node: Node) -> bool:
     activations = tuple(name.lower() for name in attributes.get("activations", ()))
     usual = (_USUAL[kind] * ways,) if kind in _USUAL else (("tanh",) * ways, ("relu",) * ways)
     return not (
-        any(node.inputs[place : place + 1] not in ((), ("",)) for place in ((4, 7) if kind == "LSTM" else (4,)))
+        (kind == "LSTM" and node.inputs[7:8] not in ((), ("",)))
         or "clip" in attributes
         or attributes.get("input_forget", 0)
         or (kind == "GRU" and not attributes.get("linear_before_reset", 0))
@@ -78,34 +79,64 @@ def _is_plain(node: Node) -> bool:
 
 
 def _run(call: Call) -> tuple[torch.Tensor, ...]:
-    """Run the layer; the values are the sequence ``[T, N, I]``, the initial states or None, and the weights.
+    """Run the layer; the values are the sequence ``[T, N, I]``, the initial states and lengths or None, and
+    the weights.
 
     Raises:
         ModelError: the sequence or a state does not fit the weights.
     """
     first_axis, backward = bool(call.get("layout", 0)), call.get("direction", "forward") == "reverse"
     series, kind = call.tensor(0), call.node.operator
-    require_features(call, series.shape, call.values[3].shape[1])
+    require_features(call, series.shape, call.values[4].shape[1])
     series = series.transpose(0, 1) if first_axis else series
-    series = series.flip(0) if backward else series
-    states, weights = [call.optional(1), call.optional(2)], list(call.values[3:])
+    states, lengths, weights = [call.optional(1), call.optional(2)], call.optional(3), list(call.values[4:])
     both = call.get("direction", "forward") == "bidirectional"
     ways, hidden = (2 if both else 1), weights[1].shape[1]
     zeros = torch.zeros(ways, series.shape[1], hidden, dtype=series.dtype, device=series.device)
     first, cell = (zeros if state is None else _state(call, state, zeros) for state in _tensors(states, first_axis))
     biases = len(weights) > 2 * ways
+    if lengths is not None:
+        started = [first, cell] if kind == "Recurrent.LSTM" else [first]
+        steps, outputs = _of_lengths(call, series, lengths, started, weights)
+        return laid_out(steps.reshape(*steps.shape[:2], ways, hidden).permute(0, 2, 1, 3), outputs, first_axis)
+    series = series.flip(0) if backward else series
     rest = (weights, biases, 1, 0.0, call.training, both, False)
     if kind == "Recurrent.LSTM":
         steps, last, carried = torch.lstm(series, (first, cell), *rest)
-        outputs: tuple[torch.Tensor, ...] = (last, carried)
+        outputs = (last, carried)
     else:
-        relu = "relu" in [name.lower() for name in call.get("activations", ())]
-        function: Any = torch.gru if kind == "Recurrent.GRU" else torch.rnn_relu if relu else torch.rnn_tanh
+        functions: dict[str, Any] = {"GRU": torch.gru, "RNN_RELU": torch.rnn_relu, "RNN_TANH": torch.rnn_tanh}
+        function = functions[_kind(call)]
         steps, last = function(series, first, *rest)
         outputs = (last,)
     steps = steps.flip(0) if backward else steps
     length, rows = steps.shape[0], steps.shape[1]
     return laid_out(steps.reshape(length, rows, ways, hidden).permute(0, 2, 1, 3), outputs, first_axis)
+
+
+def _kind(call: Call) -> str:
+    """PyTorch's name of the layer."""
+    relu = "relu" in [name.lower() for name in call.get("activations", ())]
+    kind = call.node.operator.removeprefix("Recurrent.")
+    return kind if kind != "RNN" else "RNN_RELU" if relu else "RNN_TANH"
+
+
+def _of_lengths(
+    call: Call, series: torch.Tensor, lengths: torch.Tensor, states: list[torch.Tensor], weights: list[torch.Tensor]
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """All steps ``[T, N, D·H]``, zeros after the end of a sequence, and the last states, zeros without any step."""
+    backward = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+    ways = backward[call.get("direction", "forward")]
+    net = Recurrence(_kind(call), weights, len(weights) > 2 * len(ways), ways, training=call.training)
+    rows = series.shape[1]
+    if lengths.dim() != 1 or lengths.shape[0] not in (1, rows):
+        raise call.refuse(f"its sequence_lens has the shape {list(lengths.shape)}, and it must be {[rows]}")
+    lengths = lengths.to(torch.int64).expand(rows)
+    steps, lasts = masked_recurrent(net, series.transpose(0, 1), lengths, states)
+    outside = torch.arange(series.shape[0], device=series.device).unsqueeze(0) >= lengths.unsqueeze(1)
+    steps = steps.masked_fill(outside.unsqueeze(-1), 0.0).transpose(0, 1)
+    empty = (lengths < 1).reshape(1, -1, 1)
+    return steps, tuple(last.masked_fill(empty, 0.0) for last in lasts)
 
 
 def _tensors(states: list[torch.Tensor | None], first_axis: bool) -> list[torch.Tensor | None]:
