@@ -91,7 +91,7 @@ def capture(
             raise UserError(
                 "a model that is given by name needs `data` instead of an example", "capture(source, data=…)"
             )
-        splits = running.splits_for_source(source, data, seed)
+        splits = running.splits_for_source(source, data, seed, request.fixed)
         return capture_source(source, request, splits, seed, workspace, console)
     require_model(model)
     program = capture_module(model, data if example is None else example, request, workspace)

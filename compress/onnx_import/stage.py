@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.data.data_sources import laid_out
+from ...core.data.data_sources import laid_out, matched
 from ...core.data.sample_axis import rows_first
 from ...core.errors import CaptureError, InputError, ModelError
 from ...core.tensors import Array
@@ -134,10 +134,9 @@ def _by_name(graph: Graph, samples: Mapping[str, Array]) -> dict[str, Array]:
         InputError: an input has no samples.
     """
     names = [spec.name for spec in graph.inputs]
-    if set(names) <= set(samples):
-        return _rows_first(graph, {name: np.asarray(samples[name]) for name in names})
-    if len(names) == len(samples):
-        return _rows_first(graph, {name: np.asarray(value) for name, value in zip(names, samples.values())})
+    places = matched(list(samples), names)
+    if places is not None:
+        return _rows_first(graph, {name: np.asarray(samples[place]) for name, place in places.items()})
     lacking = next((spec for spec in graph.inputs if spec.name not in samples), graph.inputs[0])
     raise InputError(
         f"the data have the inputs {', '.join(samples)}; the model takes {', '.join(names)}",

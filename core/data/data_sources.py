@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,18 +114,28 @@ def _is_arrays(value: Any) -> bool:
 def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
     """Make a split in memory from arrays of equal length, in the dtypes that stages use.
 
+    A number without axes is the value of every sample.
+
     Raises:
         DataError: the arrays differ in length or contain no numbers.
     """
     given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
     named = {str(key): to_array(value) for key, value in given.items()}
     labels = None if targets is None else to_array(targets)
-    lengths = {name: len(array) for name, array in named.items()}
+    lengths = {name: len(array) for name, array in named.items() if array.ndim}
     if labels is not None:
-        lengths["targets"] = len(labels)
+        lengths["targets"] = len(labels) if labels.ndim else 0
+    if not lengths:
+        raise DataError(f"{where} has only numbers without axes: {', '.join(named)}", "give one row per sample")
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise DataError(f"{where}: arrays differ in length: {listed}", "give one row per sample in every array")
+        raise DataError(
+            f"{where}: arrays differ in length: {listed}",
+            "give one row per sample in every array; repeat for each sample an array that all of them share "
+            "(`np.repeat(value[None], samples, axis=0)`), or make it a constant of the model (`fixed`, `--fix`)",
+        )
+    count = next(iter(lengths.values()))
+    named = {name: array if array.ndim else np.full(count, array) for name, array in named.items()}
     return ArraySplit({k: _standard(v) for k, v in named.items()}, None if labels is None else _standard(labels))
 
 
@@ -297,8 +307,22 @@ def laid_out(rows: Array, spec: TensorSpec | None) -> Array:
     return rows[0] if np.ndim(rows) == len(spec.shape) + 1 else rows
 
 
+def matched(given: Sequence[str], wanted: Sequence[str]) -> dict[str, str] | None:
+    """The name in the data of each input of a model: the same name, and in order for those that have none.
+
+    Returns:
+        None if names differ and the data have more or fewer inputs than the model.
+    """
+    if set(wanted) <= set(given):
+        return {name: name for name in wanted}
+    if len(given) != len(wanted):
+        return None
+    rest = iter([name for name in given if name not in wanted])
+    return {name: name if name in given else next(rest) for name in wanted}
+
+
 def fit_to(splits: Splits, signature: Signature) -> Splits:
-    """Give the inputs of ``splits`` the names of ``signature``: by name, or by position if no name agrees.
+    """Give the inputs of ``splits`` the names of ``signature``: by name, and by position where no name agrees.
 
     Raises:
         DataError: the number of inputs differs, or a sample does not fit the signature.
@@ -306,11 +330,8 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
     sources = {key: _rows_first(getattr(splits, key)) for key in (TRAIN, VALIDATION, CALIBRATION, TEST)}
     inputs = sources[TRAIN].read([0])[0]
     given, wanted = list(inputs), [spec.name for spec in signature.inputs]
-    if set(wanted) <= set(given):
-        names = {name: name for name in wanted}
-    elif len(given) == len(wanted):
-        names = dict(zip(wanted, given, strict=True))
-    else:
+    names = matched(given, wanted)
+    if names is None:
         raise DataError(
             f"the data have the inputs {', '.join(given)}; the model takes {signature.describe_inputs()}",
             "give the inputs of the data the names of the model's inputs",

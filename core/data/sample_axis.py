@@ -34,26 +34,6 @@ def rows_first(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict
     return {name: np.moveaxis(array, turned.get(name, 0), 0) for name, array in inputs.items()}
 
 
-def batch_axes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int] | None:
-    """The axis of the samples in each input of a model by the sizes of an example, if they are not all on axis 0.
-
-    States of recurrent layers have the samples on axis 1 (``[layers, N, H]``), with time first all inputs have.
-
-    Returns:
-        None if axis 0 has one size, or if no other axis has.
-    """
-    ranked = {name: shape for name, shape in shapes.items() if len(shape)}
-    if len({shape[0] for shape in ranked.values()}) < 2:
-        return None
-    rows = next(iter(ranked.values()))[0]
-    mixed = {name: 0 if shape[0] == rows else 1 for name, shape in ranked.items()}
-    for axes in (mixed, dict.fromkeys(ranked, 1)):
-        sizes = [shape[axes[name]] if axes[name] < len(shape) else None for name, shape in ranked.items()]
-        if None not in sizes and len(set(sizes)) == 1:
-            return axes
-    return None
-
-
 def _fits(
     inputs: Mapping[str, Array], specs: Sequence[TensorSpec], batch: Mapping[str, int], given: Mapping[str, int]
 ) -> bool:

@@ -9,12 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
 from ...core.artifact import Artifact
 from ...core.context import Context
-from ...core.data.sample_axis import batch_axes
 from ...core.data.splits import Splits
 from ...core.errors import CaptureError, DataError, MissingFileError, ModelError, UserError
 from ...core.options.stage_options import CaptureOptions, ModelSpec
@@ -73,8 +71,7 @@ def _captured(model: nn.Module, feeds: Mapping[str, Any], request: CaptureReques
     from ...compress.capture.capture_program import capture
     from ...compress.sources.huggingface import free_axes
 
-    dynamic = request.dynamic
-    batch = request.batch_axis or batch_axes({name: np.shape(value) for name, value in feeds.items()})
+    dynamic, batch = request.dynamic, request.batch_axis or None
     axes = dynamic or (free_axes(feeds) if _is_pretrained(model) else {})
     try:
         return capture(model, feeds, dynamic=axes or None, output_names=names, batch=batch)

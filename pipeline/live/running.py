@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -243,8 +244,11 @@ def on_graph(stage: str, model: Any, options: Options, request: Request, path: P
     return live
 
 
-def splits_for_source(source: str, data: Any, seed: int) -> Splits | None:
+def splits_for_source(source: str, data: Any, seed: int, fixed: Collection[str] = ()) -> Splits | None:
     """Data for a model that is given by name: in any form for an ONNX file, else splits or the name of a source.
+
+    Args:
+        fixed: inputs of the file that become constants, so that the data need not have them.
 
     Raises:
         DataError: there are no data for an ONNX file.
@@ -259,7 +263,8 @@ def splits_for_source(source: str, data: Any, seed: int) -> Splits | None:
         require_floating(Path(source))
         graph = load(source)
         assert isinstance(graph, Graph)
-        return as_splits(data, graph.signature, "calibrate", seed)
+        inputs = tuple(spec for spec in graph.signature.inputs if spec.name not in fixed)
+        return as_splits(data, replace(graph.signature, inputs=inputs), "calibrate", seed)
     if data is None or isinstance(data, Splits):
         return data
     if isinstance(data, str | Path):

@@ -146,8 +146,12 @@ class Reader:
         return split.inputs, split.targets
 
     def _is_batch(self, inputs: Mapping[str, Any], where: str) -> bool:
-        """Whether values have a batch axis, according to the ranks of the signature."""
-        for spec in self.signature.inputs:
+        """Whether values have a batch axis, according to the ranks of the signature.
+
+        Numbers without axes, which all samples share, do not tell.
+        """
+        ranked = [spec for spec in self.signature.inputs if spec.shape]
+        for spec in ranked or self.signature.inputs:
             rank = np.ndim(as_numpy(inputs[spec.name]))
             if rank in (len(spec.shape), len(spec.shape) - 1):
                 return rank == len(spec.shape)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retort.core.data.sample_axis import batch_axes, rows_first
+from retort.core.data.sample_axis import rows_first
 from retort.core.tensors import BATCH, TensorSpec
 
 STATES = [TensorSpec("x", "float32", ("time", BATCH, 4)), TensorSpec("h", "float32", (1, BATCH, 8))]
@@ -47,19 +47,3 @@ def test_arrays_of_several_lengths_stay() -> None:
     texts = [TensorSpec(name, "int64", (BATCH, "time")) for name in ("ids", "mask")]
     found = rows_first({"ids": np.zeros((8, 16)), "mask": np.zeros((7, 16))}, texts)
     assert {name: value.shape for name, value in found.items()} == {"ids": (8, 16), "mask": (7, 16)}
-
-
-@pytest.mark.parametrize(
-    ("shapes", "axes"),
-    [
-        ({"x": (5, 9, 4), "y": (5,)}, None),
-        ({"x": (5, 9, 4), "h": (1, 5, 8), "rate": ()}, {"x": 0, "h": 1}),
-        ({"x": (9, 5, 4), "h": (1, 5, 8)}, {"x": 1, "h": 1}),
-        ({"x": (9, 5, 4), "h": (1, 6, 8)}, None),
-        ({"x": (5, 4), "n": (3,)}, None),
-    ],
-    ids=["axis 0", "states", "time first", "no agreement", "vector"],
-)
-def test_the_batch_of_an_example(shapes: dict[str, tuple[int, ...]], axes: dict[str, int] | None) -> None:
-    """Sizes that differ on axis 0 are the evidence for a batch on axis 1, of some inputs or of all."""
-    assert batch_axes(shapes) == axes
