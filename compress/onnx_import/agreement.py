@@ -29,8 +29,13 @@ _REMEDY = "capture the PyTorch model instead, and please report the operators of
 Run = Callable[[dict[str, Array]], dict[str, Array]]
 
 
-def require_agreement(path: Path, graph: Graph, layout: Layout, program: Program, feeds: Mapping[str, Array]) -> None:
-    """Compare the program with the file on the samples.
+def require_agreement(
+    path: Path, graph: Graph, layout: Layout, program: Program, feeds: Mapping[str, Array]
+) -> list[str]:
+    """Compare the program with the file on the samples, one by one if the file runs with one only.
+
+    Returns:
+        Remarks for the user.
 
     Raises:
         CaptureError: an output has another shape or other values.
@@ -41,7 +46,13 @@ def require_agreement(path: Path, graph: Graph, layout: Layout, program: Program
     size = layout.fixed or count
     with torch.no_grad():
         found = program.module(*(torch.as_tensor(feeds[spec.name]) for spec in program.signature.inputs))
-    parts = [run({**graph.fixed, **part}) for part in _batches(feeds, layout, size, count)]
+    parts, notes = _parts(run, [{**graph.fixed, **part} for part in _batches(feeds, layout, size, count)]), []
+    if isinstance(parts, ArtifactError):
+        refused = parts
+        parts = _parts(run, [{**graph.fixed, **part} for part in _batches(feeds, layout, 1, count)])
+        if size == 1 or isinstance(parts, ArtifactError):
+            raise refused
+        notes = [f"the file runs with one sample only, and the program with any number: {refused.message}"]
     for spec, name, value in zip(program.signature.outputs, graph.outputs, found, strict=True):
         axis = spec.shape.index(BATCH) if BATCH in spec.shape else None
         actual = as_array(value)
@@ -53,6 +64,15 @@ def require_agreement(path: Path, graph: Graph, layout: Layout, program: Program
         else:
             joined = np.concatenate(expected, axis)
             _compare(graph, name, joined, np.take(actual, np.arange(joined.shape[axis]), axis))
+    return notes
+
+
+def _parts(run: Run, feeds: list[dict[str, Array]]) -> list[dict[str, Array]] | ArtifactError:
+    """The outputs of the file for each of the feeds, or the error with which it does not run."""
+    try:
+        return [run(part) for part in feeds]
+    except ArtifactError as error:
+        return error
 
 
 def _is_longer(actual: Array, expected: Array) -> bool:

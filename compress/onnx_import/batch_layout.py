@@ -47,7 +47,7 @@ def layouts(inputs: Sequence[TensorSpec], samples: Mapping[str, Array]) -> Itera
         samples: one array per input, rows first; an input that all samples share may have no rows.
     """
     seen: set[tuple[TensorSpec, ...]] = set()
-    tried = (*_named(inputs), *_unnamed(inputs), *_by_samples(inputs, samples), *_of_one_size(inputs))
+    tried = (*_named(inputs), *_unnamed(inputs), *_by_samples(inputs, samples), *_of_one_size(inputs, samples))
     found = [layout for layout in tried if _fits(layout, samples)]
     for layout in (*found, *(_merged(layout, samples) for layout in found)):
         layout = _without_ones(layout, samples)
@@ -94,17 +94,25 @@ def _by_samples(inputs: Sequence[TensorSpec], samples: Mapping[str, Array]) -> I
         yield Layout(tuple(found), None)
 
 
-def _of_one_size(inputs: Sequence[TensorSpec]) -> Iterator[Layout]:
-    """The axis of every input that has the size of the first input's first axis: the first, or the one behind it."""
+def _of_one_size(inputs: Sequence[TensorSpec], samples: Mapping[str, Array]) -> Iterator[Layout]:
+    """The axis of every input that has one size: that of the first axis of the first input.
+
+    If all sizes are numbers, it may be that of its second axis.
+    Of several such axes it is the one around which the samples have the sizes of the file, else the first one.
+    """
     ranked = [spec for spec in inputs if spec.shape]
-    if not ranked:
-        return
-    size = ranked[0].shape[0]
-    places = [spec.shape.index(size) if size in spec.shape[:2] else None for spec in inputs]
-    fixed = size if isinstance(size, int) else None
-    yield Layout(
-        tuple(spec if place is None else _with_batch(spec, place) for spec, place in zip(inputs, places)), fixed
-    )
+    fixed = not any(isinstance(size, str) for spec in inputs for size in spec.shape)
+    for size in dict.fromkeys(size for spec in ranked[:1] for size in spec.shape[: 2 if fixed else 1]):
+        specs = []
+        for spec in inputs:
+            places = [axis for axis, own in enumerate(spec.shape[:2]) if own == size]
+            around = [axis for axis in places if _same(_without(spec.shape, axis), samples[spec.name].shape[1:])]
+            specs.append(_with_batch(spec, (around or places)[0]) if places else spec)
+        yield Layout(tuple(specs), size if isinstance(size, int) else None)
+
+
+def _without(shape: Sequence[int | str], axis: int) -> tuple[int | str, ...]:
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 def _with_batch(spec: TensorSpec, axis: int) -> TensorSpec:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,16 +59,21 @@ class Imported(nn.Module):
     Args:
         graph: the result of :func:`retort.compress.onnx_import.reader.read_graph`.
         batch: the fixed batch size of the file, or None if it is dynamic.
+        axes: the batch axis of each input, or None, by name.
 
     Raises:
         ModelError: an operator cannot be imported; the message names it.
     """
 
-    def __init__(self, graph: Graph, batch: int | None = None) -> None:
+    def __init__(
+        self, graph: Graph, batch: int | None = None, axes: Mapping[str, int | None] = MappingProxyType({})
+    ) -> None:
         super().__init__()
         constants = Constants(graph)
         self._nodes = prepared(graph.nodes, graph, constants, OPERATORS)
         self._graph, self._batch = graph, batch
+        self._rows: Any = None
+        self._axes = [axes.get(spec.name) for spec in graph.inputs]
         self._host: dict[str, Any] = {}
         self._places: dict[str, tuple[nn.Module, str]] = {}
         self._store(constants)
@@ -75,7 +81,9 @@ class Imported(nn.Module):
     def forward(self, *values: torch.Tensor) -> dict[str, torch.Tensor]:
         """The outputs by name, from the inputs in order."""
         found: dict[str, Any] = {spec.name: value for spec, value in zip(self._graph.inputs, values, strict=True)}
+        self._rows = next((value.shape[axis] for value, axis in zip(values, self._axes) if axis is not None), None)
         self._walk(self._nodes, found)
+        self._rows = None
         return {name: self._output(name, kind, found) for name, kind in self._graph.outputs.items()}
 
     def _output(self, name: str, kind: str, found: dict[str, Any]) -> torch.Tensor:
@@ -115,7 +123,8 @@ class Imported(nn.Module):
                 if result is not None:
                     return result
             inner = partial(self._run_body, found) if node.bodies() else None
-            return OPERATORS[node.operator](Call(node, given, self._graph.opset, self.training, self._batch, inner))
+            call = Call(node, given, self._graph.opset, self.training, self._batch, self._rows, inner)
+            return OPERATORS[node.operator](call)
         except RetortError:
             raise
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from ...core.errors import ModelError
 from .elementwise_operators import DTYPES
 from .operator_call import Call, Operator
 from .shape_arithmetic import whole
@@ -22,13 +24,51 @@ def _reshape(call: Call) -> torch.Tensor:
     value, shape = call.tensor(0), list(whole(call.host(1, "shape")))
     if not call.get("allowzero", 0):
         shape = [value.shape[axis] if _is(size, 0) else size for axis, size in enumerate(shape)]
-    if call.batch is not None and shape and _is(shape[0], call.batch):
-        # The file was written for one batch size; the first axis is the batch axis, which is dynamic now.
-        shape[0] = value.shape[0] if any(_is(size, -1) for size in shape[1:]) else -1
+    if call.batch is not None and shape:
+        shape = _for_all_batches(call, value, shape, call.batch)
     return value.reshape(shape)
 
 
-def _is(size: Any, number: int) -> bool:
+def _for_all_batches(call: Call, value: torch.Tensor, shape: list[Any], fixed: int) -> list[Any]:
+    """A shape of a file that was written for a batch of ``fixed``, with the batch as it is now.
+
+    The batch is on the axis with the size of the file's batch, the first one if there are several. Without such an
+    axis it is folded into the first axis, as in ``[batch * steps, features]``.
+
+    Raises:
+        ModelError: no axis of the shape can have the batch.
+    """
+    rows, total = call.rows, math.prod(value.shape)
+    own = None if rows is None or total % rows else _number(total // rows)
+    if own is not None and -1 in shape[1:] and fixed not in shape:
+        own = own * fixed  # as many elements as in the file
+        shape = [own // -math.prod(shape) if _is(size, -1) else size for size in shape]
+    free = any(_is(size, -1) for size in shape)
+    if free or not all(isinstance(size, int) for size in shape):
+        if _is(shape[0], fixed) and not _is(shape[0], -1):
+            folded = rows is not None and value.shape[0] % rows == 0
+            shape[0] = (rows if folded else value.shape[0]) if any(_is(size, -1) for size in shape[1:]) else -1
+        return shape
+    if total == math.prod(shape):
+        return shape
+    if fixed in shape:
+        shape[shape.index(fixed)] = -1
+    elif rows is not None and shape[0] % fixed == 0:
+        shape[0] = shape[0] // fixed * rows
+    else:
+        raise ModelError(
+            f"{call.node.describe()} has the constant shape {shape}, which fits a batch of {fixed} only",
+            "export the model with a dynamic batch, or capture the PyTorch model",
+        )
+    return shape
+
+
+def _number(size: Any) -> int | None:
+    """A size that does not depend on any other; None if it does."""
+    return size.node.maybe_as_int() if isinstance(size, torch.SymInt) else int(size)
+
+
+def _is(size: Any, number: int | None) -> bool:
     return isinstance(size, int) and size == number
 
 

@@ -25,6 +25,7 @@ class Call:
         opset: version of the standard operators.
         training: whether the module is in training mode.
         batch: the fixed batch size of the file, or None if it is dynamic.
+        rows: the size of the batch now, or None if it is not known.
         run_body: runs a branch or the body of a loop on the given values of its inputs.
     """
 
@@ -33,6 +34,7 @@ class Call:
     opset: int
     training: bool = False
     batch: int | None = None
+    rows: Any = None
     run_body: Callable[[Body, Sequence[Any]], list[Any]] | None = None
 
     def get(self, name: str, default: Any = None) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ...core.errors import ModelError
 from .operator_call import Call, Operator
 from .recurrent_operators import laid_out
 from .recurrent_shapes import require_fitting
@@ -48,7 +49,11 @@ def _run(call: Call) -> tuple[torch.Tensor, ...]:
     series = call.tensor(0).transpose(0, 1) if first_axis else call.tensor(0)
     steps = series.shape[0]
     if not isinstance(steps, int):
-        raise call.refuse(f"{_reason(call)}, and the length of its sequence is dynamic; export it with a fixed length")
+        raise ModelError(
+            f"{call.node.describe()} is computed step by step, because {_reason(call)}",
+            "export the model with a fixed length",
+            steps=steps.node.hint,
+        )
     if steps > MOST_STEPS:
         raise call.refuse(f"{_reason(call)}, and its sequence has more than {MOST_STEPS} steps")
     lengths = call.tensor(4) if call.has(4) else None

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...core.data.data_sources import laid_out, matched
 from ...core.data.sample_axis import rows_first
-from ...core.errors import CaptureError, InputError, ModelError
+from ...core.errors import CaptureError, InputError, ModelError, RetortError
 from ...core.tensors import Array
 from ..capture.capture_program import capture
 from ..program import NOTES, Program
@@ -87,25 +87,32 @@ def _captured(
         feeds = {spec.name: spec.cast(laid_out(given[spec.name], spec)) for spec in layout.inputs}
         try:
             program = capture(
-                Imported(graph, layout.fixed),
+                Imported(graph, layout.fixed, layout.axes),
                 feeds,
                 dynamic=layout.dynamic,
                 output_names=_output_names(graph),
                 batch=layout.axes,
             )
             break
-        except CaptureError as error:
-            axis = error.facts.get("axis")
-            if not isinstance(axis, str) or axis not in {
-                name for axes in layout.dynamic.values() for name in axes.values()
-            }:
+        except (CaptureError, ModelError) as error:
+            axis = _to_fix(error, layout, feeds)
+            if axis is None:
                 raise
             notes.append(f"the axis '{axis}' is fixed to the size of the samples: {error.message}")
             layout = fix_axis(layout, axis, given)
-    require_agreement(path, graph, layout, program, feeds)
+    notes += require_agreement(path, graph, layout, program, feeds)
     if notes:
         program.meta.setdefault(NOTES, []).extend(notes)
     return program
+
+
+def _to_fix(error: RetortError, layout: Layout, feeds: Mapping[str, Array]) -> str | None:
+    """The dynamic axis on which a capture failed, by its name or by the number of steps; None if there is none."""
+    names = {name: np.shape(feeds[key])[axis] for key, axes in layout.dynamic.items() for axis, name in axes.items()}
+    axis = error.facts.get("axis")
+    if isinstance(axis, str) and axis in names:
+        return axis
+    return next((name for name, size in names.items() if size == error.facts.get("steps")), None)
 
 
 def _output_names(graph: Graph) -> list[str]:
