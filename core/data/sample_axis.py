@@ -15,23 +15,41 @@ BATCH_NAMES = ("batch", "batch_size", "batchsize", "n", "b", "bs", "num_batch", 
 def rows_first(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
     """Arrays with the samples on axis 0, for arrays in the layout of a model whose batch is on another axis.
 
-    Arrays that fit with the samples on axis 0, or in neither layout, are returned as they are.
+    Arrays that fit with the samples on axis 0, or in neither layout, are returned as they are. The value of an input
+    without a batch, which all samples share, is repeated for every sample.
 
     Args:
         inputs: by name.
-        specs: the inputs of the model; the batch is ``batch``, or else an axis with a usual name that
-            all of them share.
+        specs: the inputs of the model; the batch is ``batch``, or else an axis with a usual name that all inputs share.
     """
-    specs = [spec for spec in specs if spec.name in inputs and spec.shape]
-    free = dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str))
+    given = [spec for spec in specs if spec.name in inputs]
+    free = dict.fromkeys(size for spec in given for size in spec.shape if isinstance(size, str))
     names = [BATCH] if BATCH in free else [name for name in free if name.lower() in BATCH_NAMES]
-    places = [{spec.name: spec.shape.index(name) for spec in specs if name in spec.shape} for name in names]
-    places = [axes for axes in places if len(axes) == len(specs)]
-    if any(_fits(inputs, specs, axes, dict.fromkeys(axes, 0)) for axes in places):
-        return dict(inputs)
-    own = [axes for axes in places if any(axes.values()) and _fits(inputs, specs, axes, axes)]
-    turned = own[0] if len(own) == 1 else {}
-    return {name: np.moveaxis(array, turned.get(name, 0), 0) for name, array in inputs.items()}
+    for name in names:
+        axes = {spec.name: spec.shape.index(name) for spec in given if name in spec.shape}
+        own = [spec for spec in given if spec.name in axes]
+        if name == BATCH or len(own) == len(given):
+            first = dict.fromkeys(axes, 0)
+            turned = not _fits(inputs, own, axes, first) and _fits(inputs, own, axes, axes)
+            return as_samples(inputs, given, axes if turned else first)
+    return dict(inputs)
+
+
+def as_samples(inputs: Mapping[str, Array], specs: Sequence[TensorSpec], axes: Mapping[str, int]) -> dict[str, Array]:
+    """Arrays with the samples on axis 0.
+
+    Args:
+        inputs: by name.
+        specs: the inputs of the model.
+        axes: the axis of the samples in arrays that have one; other values are repeated for every sample.
+    """
+    found = {name: np.moveaxis(array, axes[name], 0) if axes.get(name) else array for name, array in inputs.items()}
+    counts = {np.shape(found[name])[0] for name in axes if np.ndim(found[name])}
+    for spec in specs if len(counts) == 1 else ():
+        value = found[spec.name]
+        if spec.name not in axes and np.ndim(value) == len(spec.shape):
+            found[spec.name] = np.broadcast_to(value, (*counts, *np.shape(value)))
+    return found
 
 
 def _fits(

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from ...core.artifact import Artifact
 from ...core.context import Context, Place
+from ...core.data.sample_axis import as_samples
 from ...core.data.splits import ArraySplit, Splits
 from ...core.errors import DataError, UserError
 from ...core.options.recipe import nearest
@@ -22,7 +23,7 @@ from ...core.options.stage_options import (
     Target,
     Task,
 )
-from ...core.tensors import Signature
+from ...core.tensors import BATCH, Signature
 from .. import dispatch
 from ..cache_key import key_of
 from ..tuning.int8_speed import speed_of
@@ -220,7 +221,10 @@ def export(model: Any, options: ExportOptions, request: Request, path: Path | No
 
 
 def _example_splits(program: Program) -> Splits:
-    whole = ArraySplit(program.example())
+    specs = program.signature.inputs
+    axes = {spec.name: spec.shape.index(BATCH) for spec in specs if BATCH in spec.shape}
+    example = program.example()
+    whole = ArraySplit(as_samples(example, specs, axes) if axes else {k: value[None] for k, value in example.items()})
     return Splits(whole, whole, whole, whole)
 
 

@@ -110,10 +110,15 @@ class Program:
         return self.artifact.path
 
     def example(self, rows: int = 4) -> dict[str, Array]:
-        """The example inputs of its capture, by name: at most ``rows`` rows."""
+        """The example inputs of its capture, by name, as the model takes them: at most ``rows`` samples."""
         from ....compress.graph.devices import as_array
+        from ....compress.graph.rows import batch_axes, row_count
+        from ....compress.graph.rows import rows as first
 
-        return {name: as_array(value)[:rows] for name, value in self._program().example.items()}
+        program = self._program()
+        axes = batch_axes(program.signature)
+        feeds = first(program.example, min(rows, row_count(program.example, axes)), axes)
+        return {name: as_array(value) for name, value in feeds.items()}
 
     def save(self, path: str | Path) -> Path:
         """Write the program as a ``.pt2`` file, or with its facts as an artifact folder.

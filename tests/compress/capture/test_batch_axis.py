@@ -126,6 +126,28 @@ def test_states_with_their_batch_on_axis_1_are_found() -> None:
     assert [value.shape for value in outputs.values()] == [(9, 4, 3), (1, 9, 8)]
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_shared_inputs_and_states_reach_every_stage(given: bool) -> None:
+    """With or without data, a number without axes and states on axis 1 are exported, packed and computed."""
+
+    class _Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.GRU(5, 8, batch_first=True)
+
+        def forward(self, x: torch.Tensor, state: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.layer(x, state)[0] * rate
+            return found
+
+    feeds = {"x": torch.randn(9, 4, 5), "state": torch.randn(1, 9, 8), "rate": torch.tensor(2.0)}
+    program = retort.capture(_Scaled(), feeds, data=feeds if given else None)
+    assert [spec.shape for spec in program.signature.inputs] == [("batch", 4, 5), (1, "batch", 8), ()]
+    assert [value.shape for value in program.example(3).values()] == [(3, 4, 5), (1, 3, 8), ()]
+    graph = retort.export(program)
+    retort.pack(graph)
+    np.testing.assert_allclose(graph(feeds), program(feeds), atol=1e-5)
+
+
 @pytest.mark.parametrize("axes", [{"other": 1}, {"steps": 3}])
 def test_a_batch_axis_that_does_not_fit_is_refused(axes: dict[str, int], tmp_path: Path) -> None:
     """The message has the inputs and their shapes."""

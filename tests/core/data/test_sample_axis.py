@@ -42,6 +42,20 @@ def test_several_arrays_have_one_number_of_samples() -> None:
         assert {name: value.shape for name, value in found.items()} == {"x": (16, 6, 4), "h": (16, 1, 8)}
 
 
+def test_a_shared_value_is_repeated() -> None:
+    """The value of an input without a batch is given once or once per sample."""
+    specs = [
+        TensorSpec("x", "float32", (BATCH, 4)),
+        TensorSpec("rate", "float32", ()),
+        TensorSpec("w", "float32", (3,)),
+    ]
+    for rate, w in ((np.float32(2), np.arange(3.0)), (np.full(5, 2.0), np.tile(np.arange(3.0), (5, 1)))):
+        found = rows_first({"x": np.zeros((5, 4)), "rate": np.asarray(rate), "w": w}, specs)
+        assert {name: value.shape for name, value in found.items()} == {"x": (5, 4), "rate": (5,), "w": (5, 3)}
+        assert found["rate"].tolist() == [2.0] * 5
+        assert found["w"][4].tolist() == [0.0, 1.0, 2.0]
+
+
 def test_arrays_of_several_lengths_stay() -> None:
     """An axis other than the batch that all inputs share is no reason to turn arrays that differ in length."""
     texts = [TensorSpec(name, "int64", (BATCH, "time")) for name in ("ids", "mask")]
