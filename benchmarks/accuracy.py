@@ -144,7 +144,10 @@ def _truth(metric: MetricName, predictions: Predictions, given: Array, before: A
     if metric in AGAINST_OUTPUTS:
         return given if before is None else before
     if predictions.targets is None:
-        raise DataError(f"'{metric}' needs targets, but these samples have none", "add targets, or choose `agreement`")
+        raise DataError(
+            f"'{metric}' needs targets, but these samples have none",
+            "add targets, or choose agreement (`metric: agreement` at the top of a recipe, `--metric agreement`)",
+        )
     return predictions.targets
 
 

@@ -16,7 +16,7 @@ from ..core.facts.measurement_facts import ServeFacts, ServeTiming
 from ..core.facts.record import Record
 from ..core.metrics.intervals import Interval
 from ..core.metrics.ratio import Ratio
-from ..core.options.stage_options import BenchOptions, Gate, Options, ServeOptions
+from ..core.options.stage_options import BenchOptions, Gate, MetricName, Options, ServeOptions
 from ..core.options.stage_table import PROGRAM_STAGES
 from ..core.session import SessionOptions, open_session
 from ..core.tensors import Array
@@ -77,6 +77,15 @@ def load_predictions(artifact: Artifact) -> Predictions:
         return Predictions(found, stored["targets"] if "targets" in stored.files else None)
 
 
+def metric_of(line: Line) -> MetricName:
+    """The recipe's metric; without one, and without targets, how far the outputs agree with those of the reference."""
+    from ..benchmarks.compare_models import metric_of as of_predictions
+
+    if line.recipe.metric is None and len(line.data.test) and line.data.test.read([0])[1] is None:
+        return of_predictions(predictions(line, reference_of(line)))
+    return line.recipe.metric_name
+
+
 def accuracy(line: Line, stage: str, against: str | None, confidence: float = 0.95) -> Accuracy:
     """The metric of a stage on the test split, with its drop against a reference on the same samples."""
     from ..benchmarks.accuracy import measure_accuracy
@@ -86,7 +95,7 @@ def accuracy(line: Line, stage: str, against: str | None, confidence: float = 0.
     if reference is not None:
         reference = reference.first(len(own.main()))  # `serve.samples` may limit the number of samples
     seed = line.recipe.seed
-    return measure_accuracy(line.recipe.metric_name, own, reference, confidence=confidence, seed=seed)
+    return measure_accuracy(metric_of(line), own, reference, confidence=confidence, seed=seed)
 
 
 def check_gate(line: Line, gate: Gate) -> GateResult:
@@ -98,7 +107,7 @@ def check_gate(line: Line, gate: Gate) -> GateResult:
         found = accuracy(line, gate.after, against, gate.confidence).drop
         if found is None:
             raise UserError(
-                f"the metric '{line.recipe.metric_name}' has no drop that a gate can bound", "choose another `metric`"
+                f"the metric '{metric_of(line)}' has no drop that a gate can bound", "choose another `metric`"
             )
         interval = found
     elif gate.size_ratio is not None:
@@ -107,7 +116,7 @@ def check_gate(line: Line, gate: Gate) -> GateResult:
     else:
         ratio = _speedup(line, gate, against)
         return gates.judge(gate, ratio.interval, against, line.recipe.metric_name, ratio.doubts)
-    return gates.judge(gate, interval, against, line.recipe.metric_name)
+    return gates.judge(gate, interval, against, metric_of(line))
 
 
 def graph_of(line: Line, stage: str) -> Artifact:

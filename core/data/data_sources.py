@@ -308,17 +308,20 @@ def laid_out(rows: Array, spec: TensorSpec | None) -> Array:
 
 
 def matched(given: Sequence[str], wanted: Sequence[str]) -> dict[str, str] | None:
-    """The name in the data of each input of a model: the same name, and in order for those that have none.
+    """The name in the data of each input of a model: the same name; in order if no name is the same.
+
+    If all but one have the same name, the last one belongs to the other.
 
     Returns:
-        None if names differ and the data have more or fewer inputs than the model.
+        None if the data have more or fewer inputs than the model, or if it is not clear which belongs to which.
     """
     if set(wanted) <= set(given):
         return {name: name for name in wanted}
-    if len(given) != len(wanted):
+    rest = [name for name in given if name not in wanted]
+    if len(given) != len(wanted) or 1 < len(rest) < len(given):
         return None
-    rest = iter([name for name in given if name not in wanted])
-    return {name: name if name in given else next(rest) for name in wanted}
+    left = iter(rest)
+    return {name: name if name in given else next(left) for name in wanted}
 
 
 def fit_to(splits: Splits, signature: Signature) -> Splits:

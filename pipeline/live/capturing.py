@@ -63,7 +63,13 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
             from ...compress.graph.rows import moved_samples
 
             feeds = moved_samples(feeds, request.batch_axis)
-        return Program(workspace, captured=_captured(model, feeds, request, names))
+        captured = _captured(model, feeds, request, names)
+    from ...compress.program import NOTES
+
+    console = ScriptConsole()
+    for note in captured.meta.get(NOTES, ()):
+        console.warn(note)
+    return Program(workspace, captured=captured, notes=console.notes)
 
 
 def _captured(model: nn.Module, feeds: Mapping[str, Any], request: CaptureRequest, names: list[str] | None) -> Captured:

@@ -37,14 +37,18 @@ def fold_batch_norms(program: Program, tolerance: float = TOLERANCE, share: bool
     """
     result = fork(program) if share else clone(program)
     set_training(result, False)
-    before = _outputs(result)
+    # a program that changes its buffers must start from the same ones each time
+    buffers = {name: buffer.clone() for name, buffer in result.module.named_buffers()}
+    before = _outputs(fork(result))
     shapes = shapes_of(result)
+    for name, value in buffers.items():
+        fetch(result.module, name).copy_(value)
     for node in list(result.module.graph.nodes):
         layer = _foldable(node, shapes)
         if layer is not None:
             _fold(result.module, node, layer)
     finish(result)
-    _verify(before, _outputs(result), tolerance)
+    _verify(before, _outputs(fork(result)), tolerance)
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ....core.data.data_sources import matched
 from ....core.errors import DataError, InputError
 from ....core.tensors import Array, Signature
 
@@ -68,8 +69,9 @@ def like_inputs(outputs: dict[str, Any], convert: Callable[[Any], Any] | None) -
 def taken_apart(batch: Any, names: Sequence[str], where: str = "a batch") -> tuple[dict[str, Any], Any]:
     """The inputs of a batch or a sample by name, and its targets or None.
 
-    A mapping is read by name: unknown keys are ignored, and ``labels``, ``label``, ``targets`` or ``target`` are the
-    targets. In a tuple, one value after the model's inputs is the targets.
+    A mapping is read by name (see :func:`retort.core.data.data_sources.matched`): unknown keys are ignored, and
+    ``labels``, ``label``, ``targets`` or ``target`` are the targets. In a tuple, one value after the model's inputs is
+    the targets.
 
     Args:
         names: names of the model's inputs, in order.
@@ -132,16 +134,13 @@ def _from_mapping(batch: Mapping[str, Any], names: Sequence[str], where: str) ->
     batch = batch if set(names) <= set(batch) else spread(batch)
     target = next((key for key in TARGETS if key in batch and key not in names), None)
     others = [key for key in batch if key != target]
-    if set(names) <= set(others):
-        inputs = {name: batch[name] for name in names}
-    elif len(others) == len(names):
-        inputs = dict(zip(names, (batch[key] for key in others)))
-    else:
+    places = matched(others, names)
+    if places is None:
         raise DataError(
             f"{where} contains {', '.join(map(str, batch))}, but the model takes {', '.join(names)}",
             "give the values the names of the model's inputs",
         )
-    return inputs, None if target is None else batch[target]
+    return {name: batch[key] for name, key in places.items()}, None if target is None else batch[target]
 
 
 def example_feeds(forward: Callable[..., Any], example: Any, is_batch: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retort.core.data.data_sources import fit_to, load_data
+from retort.core.data.data_sources import fit_to, load_data, matched
 from retort.core.data.splits import ArraySplit, Splits, as_arrays
 from retort.core.errors import DataError, MissingFileError, UserError
 from retort.core.options.stage_options import DataSpec
@@ -171,3 +171,11 @@ def test_inputs_take_the_models_names() -> None:
     two = Signature((TensorSpec("a", "float32", ("batch", 2)), TensorSpec("b", "float32", ("batch", 2))), (output,))
     with pytest.raises(DataError, match="the data have the inputs x"):
         fit_to(data, two)
+
+
+def test_names_that_agree_are_not_moved() -> None:
+    """All but one: the last one is what is left. None: in order. Some: nothing is guessed."""
+    assert matched(["key", "qeury"], ["query", "key"]) == {"query": "qeury", "key": "key"}
+    assert matched(["a", "b"], ["query", "key"]) == {"query": "a", "key": "b"}
+    assert matched(["key", "a", "b"], ["query", "key", "value"]) is None
+    assert matched(["value", "query", "key", "more"], ["query", "key"]) == {"query": "query", "key": "key"}
