@@ -26,7 +26,7 @@ from ..core.formats.program_file import fit_context
 from ..core.options.stage_options import ExportOptions, Target
 from ..core.session import Session, SessionOptions, open_session
 from ..core.system.atomic_files import write_atomically
-from ..core.tensors import Array, Feeds, Signature
+from ..core.tensors import BATCH, Array, Feeds, Signature
 from .files import EXTERNAL_ABOVE_BYTES
 from .finalize import with_batch_dependence
 from .half_precision.check import ACCEPTED, Widened, computed_in, runnable
@@ -253,9 +253,24 @@ def verify_file(path: Path, target: Target) -> Path:
 
 
 def _require_samples(samples: Feeds, signature: Signature) -> None:
-    lacking = [spec.name for spec in signature.inputs if not np.size(samples.get(spec.name, ()))]
+    """Refuse inputs without rows; a cache may be empty along its own axis, as at the first step.
+
+    Raises:
+        DataError: an input has no rows.
+    """
+    lacking = [
+        spec.name
+        for spec in signature.inputs
+        if spec.name not in samples
+        or not all(_has(axis, size) for axis, size in zip(spec.shape, np.shape(samples[spec.name]), strict=False))
+    ]
     if lacking:
         raise DataError(f"no sample for input '{lacking[0]}'", "give at least one real sample to check the file with")
+
+
+def _has(axis: int | str, size: int) -> bool:
+    """Whether an axis of samples may have this size: 0 only if it is neither the batch nor a size above 0."""
+    return size > 0 or axis == 0 or (isinstance(axis, str) and axis != BATCH)
 
 
 def _write_golden(model: Path | bytes, samples: Feeds, count: int, path: Path) -> None:

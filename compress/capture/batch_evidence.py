@@ -1,4 +1,4 @@
-"""Which axis of each input of an example is the batch: as it was named, else by equal sizes and by trial."""
+"""Which axis of each input of an example is the batch: by name, by equal sizes and by trial; and empty axes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ...core.tensors import BATCH
 from ..graph.rows import BatchAxes
 from .signature import Dynamic
 
+EMPTY = "past"
+"""Name of the axes on which an example is empty."""
 MOST_TRIALS = 8
 """Layouts that are tried at most, if several axes have the size of the batch."""
 
@@ -20,6 +22,18 @@ def named_axes(dynamic: Dynamic, batch: BatchAxes | None) -> tuple[Dynamic, Batc
     named = {name: axis for name, axes in dynamic.items() for axis, label in axes.items() if label == BATCH}
     rest = {name: {axis: label for axis, label in axes.items() if label != BATCH} for name, axes in dynamic.items()}
     return {name: axes for name, axes in rest.items() if axes}, {**(batch or {}), **named} if named else batch
+
+
+def with_empty(tensors: Mapping[str, torch.Tensor], dynamic: Dynamic) -> Dynamic:
+    """The dynamic axes, and those on which the example is empty, such as a cache of keys before the first step.
+
+    They have one name, because all caches of a model grow together.
+    """
+    found = {name: dict(axes) for name, axes in dynamic.items()}
+    for name, tensor in tensors.items():
+        for axis in (axis for axis, size in enumerate(tensor.shape) if size == 0 and axis > 0):
+            found.setdefault(name, {}).setdefault(axis, EMPTY)
+    return found
 
 
 def batch_layouts(tensors: Mapping[str, torch.Tensor], batch: BatchAxes | None) -> list[BatchAxes | None]:

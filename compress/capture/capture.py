@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ...core.errors import CaptureError, ModelError, RetortError
 from ...core.tensors import BATCH, Signature
 from ..graph import train_eval_mode
 from ..graph.rows import BatchAxes, batch_axis, row_count, rows
-from .batch_evidence import batch_layouts, named_axes
+from .batch_evidence import batch_layouts, named_axes, with_empty
 from .cleanup import finish, inside
 from .data_guards import settle
 from .failures import mismatch
@@ -80,11 +81,12 @@ def capture_module(
 ) -> Captured:
     """Capture a model; see :func:`retort.compress.capture.capture_program.capture`."""
     tensors = {name: _as_tensor(value) for name, value in example.items()}
-    others, batch = named_axes(dynamic or {}, batch)
+    named, batch = named_axes(dynamic or {}, batch)
     first: Exception | None = None
-    for layout in batch_layouts(tensors, batch):
+    grown = with_empty(tensors, named)
+    for layout, free in product(batch_layouts(tensors, batch), [grown, named] if grown != named else [named]):
         try:
-            return _capture(ready(model), tensors, others, output_names, layout)
+            return _capture(ready(model), tensors, free, output_names, layout)
         except (CaptureError, ModelError) as error:
             first = first or error
     assert first is not None
