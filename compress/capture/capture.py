@@ -227,6 +227,12 @@ def _references(flat: FlatModule, given: Tensors, feeds: Tensors, batch: BatchAx
         try:
             plain.append(_reference(flat, rows(feeds, size, batch)))
         except ModelError as error:
+            if flat.crops:
+                raise CaptureError(
+                    f"the model needs the length of the longest sequence, and a program keeps the padded length: "
+                    f"{error.message}",
+                    "take sizes from tensors (`y.size(1)`) instead of `lengths.max()`",
+                ) from error
             raise CaptureError(
                 f"the model fixes the batch to {row_count(given, batch)}: {error.message}",
                 "take sizes from the input (`x.size(0)`, `x.flatten(1)`) instead of writing them as numbers",

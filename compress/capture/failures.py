@@ -38,7 +38,8 @@ def explain(error: BaseException) -> CaptureError:
     if "data-dependent" in text.lower() or "DataDependent" in kind or "dynamic control flow" in text.lower():
         return CaptureError(
             f"the model branches on the values of its data{place}, which a captured graph cannot do",
-            "replace the `if`, `while` or `.item()` there by torch.where, masking or torch.cond",
+            "replace the `if`, `while` or `.item()` there by torch.where, masking or torch.cond, and take sizes from "
+            "tensors (`x.size(1)`) instead of `lengths.max()`",
             cause=_brief(text),
         )
     return CaptureError(

@@ -79,8 +79,10 @@ class FlatModule(nn.Module):
         """
         packing = Packing(tracing=torch.compiler.is_exporting())
         with packing.active(), self.guards.active():
-            flat = flatten(self._passing.call(self.inner, values))
-        self.crops |= packing.crops
+            try:
+                flat = flatten(self._passing.call(self.inner, values))
+            finally:
+                self.crops |= packing.crops
         self.names = [name for name, _ in flat]
         return tuple(tensor for _, tensor in flat)
 

@@ -19,6 +19,7 @@ from retort.compress.capture.packed_sequences import CROPPED, Packing
 from retort.compress.capture.workarounds import packing_by
 from retort.compress.program import NOTES, Program
 from retort.core.backends.eager import quiet
+from retort.core.errors import CaptureError
 
 RAGGED, SORTED = [3, 9, 1, 5, 8, 2, 7, 4], [9, 8, 7, 5, 5, 3, 2, 1]
 
@@ -137,6 +138,31 @@ def test_a_result_of_the_longest_length_is_named() -> None:
     got = program.module(x, lengths)[0]
     torch.testing.assert_close(got[:, :4], _Net("GRU", "steps").eval()(x, lengths)[0])
     assert (got[:, 4:] == -2).all(), "the rest is padding"
+
+
+class _Longest(nn.Module):
+    """Takes the length of the longest sequence from its data: of a mask, or of the input."""
+
+    def __init__(self, mask: bool) -> None:
+        super().__init__()
+        self.rnn, self.mask = nn.GRU(6, 8, batch_first=True), mask
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if not self.mask:
+            x = x[:, : lengths.max()]
+        steps, _ = pad_packed_sequence(self.rnn(pack_padded_sequence(x, lengths, True, False))[0], True)
+        inside = torch.arange(int(lengths.max()) if self.mask else 1).unsqueeze(0) < lengths.unsqueeze(1)
+        return steps * inside.unsqueeze(-1)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"), [(True, "needs the length of the longest"), (False, "branches on the values")]
+)
+def test_a_size_from_lengths_is_refused_with_the_remedy(mask: bool, words: str) -> None:
+    """Sizes come from tensors; the message says so instead of naming the batch or a branch alone."""
+    with pytest.raises(CaptureError, match=words) as caught:
+        capture(_Longest(mask), {"x": torch.randn(4, 9, 6), "lengths": torch.tensor([3, 9, 1, 5])})
+    assert "instead of `lengths.max()`" in caught.value.remedy
 
 
 class _Classifier(nn.Module):
