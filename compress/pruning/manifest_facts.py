@@ -128,7 +128,9 @@ def warn(console: Console, facts: PruneFacts, options: PruneOptions) -> None:
     if facts.latency is not None:
         _report_latency(console, facts.latency)
     if facts.fidelity is not None and facts.ruined:
-        console.warn(f"the outputs are ruined: {shown(facts.fidelity)}; {remedy(options)}")
+        short = facts.fidelity.shortfall or ""
+        more = f" ({short})" if short and not short.startswith("the centred SQNR is") else ""
+        console.warn(f"the outputs are ruined: {shown(facts.fidelity)}{more}; {remedy(options)}")
     for reason in sorted({done.reconstruction.reason for done in facts.steps if done.reconstruction} - {""}):
         console.warn(f"the weights were not reconstructed: {reason}")
     for reason in facts.unknown_operators:

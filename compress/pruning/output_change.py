@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,28 @@ from ...core.context import Context
 from ...core.data.splits import Split, Subset
 from ...core.errors import UserError
 from ...core.facts.quantize_facts import Fidelity
-from ...core.metrics.all_outputs import agreement_of_all, floating, sqnr_of_all_db
+from ...core.metrics.all_outputs import (
+    agreement_of_all,
+    defined,
+    equal_share,
+    floating,
+    smallest,
+    sqnr_of_all_db,
+    sqnr_per_output_db,
+)
+from ...core.metrics.quality_floor import QualityFloor
 from ...core.options.stage_options import PruneOptions, Task
+from ...core.tensors import Array
+from ..graph.decisions import comparable, with_scores
 from ..program import Program, predict
 
 SAMPLES = 128
 LEAST_AGREEMENT = 0.9
 LEAST_DB = 10.0
+LEAST_KAPPA = 0.5
+"""Smallest share of what a constant class would get wrong that must be right (Cohen's kappa against that class)."""
+MOST_OF_ONE_CLASS = 0.95
+"""Where more samples have one class, equal classes say nothing, and the ratio decides."""
 _BATCH = 32
 _UNDEFINED_DB = -200.0
 
@@ -35,20 +50,47 @@ class OutputChange:
     def __init__(self, original: Program, split: Split, task: Task, console: Console = SILENT) -> None:
         places = np.unique(np.linspace(0, len(split) - 1, min(len(split), SAMPLES)).astype(np.int64))
         self.split, self.task, self.console = Subset(split, places), task, console
-        self.wanted = floating(predict(original, self.split, _BATCH, console))
+        self.wanted = predict(with_scores(original), self.split, _BATCH, console)
 
     def of(self, program: Program) -> Fidelity:
-        """Signal-to-noise ratio of all outputs and, for classification, the share of samples with the same class."""
+        """Signal-to-noise ratio of all outputs and, for classification, the share of samples with the same class.
+
+        Integers and truth values are compared by what decides them, and by the share of equal values.
+        """
         measured: dict[str, Any] = {"samples": len(self.split)}
-        if not self.wanted:
-            return Fidelity(**measured)
-        found = floating(predict(program, self.split, _BATCH, self.console))
-        measured["sqnr_db"] = _finite(sqnr_of_all_db(self.wanted, found, centred=False))
-        measured["sqnr_centred_db"] = _finite(sqnr_of_all_db(self.wanted, found))
-        agreement = agreement_of_all(self.wanted, found) if self.task == "classification" else None
+        found = comparable(self.wanted, predict(with_scores(program), self.split, _BATCH, self.console))
+        wanted = {name: self.wanted[name] for name in found}
+        before, after = floating(wanted), floating(found)
+        if before:
+            measured["sqnr_db"] = _finite(sqnr_of_all_db(before, after, centred=False))
+            measured["sqnr_centred_db"] = _finite(sqnr_of_all_db(before, after))
+        classes = agreement_of_all(before, after) if self.task == "classification" else None
+        agreement = smallest(classes, equal_share(wanted, found))
         if agreement is not None:
             measured["agreement"] = agreement
-        return Fidelity(**measured)
+        if len(before) > 1:
+            ratios = sqnr_per_output_db(wanted, found)
+            measured["per_output_db"] = {name: _finite(ratio) for name, ratio in ratios.items()}
+        return Fidelity(**measured, shortfall=self._shortfall(wanted, found))
+
+    def _shortfall(self, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> str:
+        """What is ruined, in words: classes that are not the same, or outputs that have little in common."""
+        for name, before in wanted.items():
+            after, where = found[name], f" of '{name}'" if len(wanted) > 1 else ""
+            if before.dtype.kind != "f":
+                same = equal_share({name: before}, {name: after})
+                if same is not None and same < LEAST_AGREEMENT:
+                    return f"{same:.1%} of the values{where} are the same"
+                continue
+            if self.task == "classification" and (usual := usual_class(before)) is not None:
+                same = agreement_of_all([before], [after]) or 0.0
+                if same < LEAST_AGREEMENT or same - usual < LEAST_KAPPA * (1 - usual):
+                    return f"{same:.1%} of the classes{where} are the same ({usual:.0%} have the most frequent one)"
+                continue
+            short = QualityFloor(LEAST_DB).shortfall([before], [after], None)
+            if short:
+                return f"output '{name}': {short}" if len(wanted) > 1 else short
+        return ""
 
 
 def outputs_changed(original: Callable[[], Program], program: Program, context: Context) -> Fidelity | None:
@@ -63,6 +105,14 @@ def outputs_changed(original: Callable[[], Program], program: Program, context: 
         return None
 
 
+def usual_class(scores: Array) -> float | None:
+    """The share of the most frequent class, if an output ``[N, C]`` gives several classes; None for other outputs."""
+    if scores.ndim != 2 or scores.shape[1] < 2 or not len(scores):
+        return None
+    share = float(np.bincount(defined(scores).argmax(1)).max() / len(scores))
+    return share if share <= MOST_OF_ONE_CLASS else None
+
+
 def _finite(value: float) -> float | None:
     """Rounded; None for equal outputs, and a very small number where one of the outputs is undefined."""
     return None if value == np.inf else round(max(value, _UNDEFINED_DB), 2)
@@ -75,8 +125,12 @@ def quality(found: Fidelity) -> tuple[float, float]:
 
 
 def is_ruined(found: Fidelity | None) -> bool:
-    """Whether fewer than 90 % of the classes are the same or, without classes, the centred ratio is below 10 dB."""
-    if found is None or "sqnr_centred_db" not in found.model_fields_set:
+    """Whether the outputs have little in common: see :meth:`OutputChange.of`; older facts have two figures alone."""
+    if found is None:
+        return False
+    if found.shortfall is not None:
+        return bool(found.shortfall)
+    if "sqnr_centred_db" not in found.model_fields_set:
         return False
     if found.agreement is not None:
         return found.agreement < LEAST_AGREEMENT

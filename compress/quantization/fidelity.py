@@ -10,9 +10,17 @@ import numpy as np
 from ...core.console import SILENT, Console
 from ...core.data.splits import Split, Subset
 from ...core.facts.quantize_facts import Fidelity
-from ...core.metrics.all_outputs import agreement_of_all, floating, sqnr_of_all_db, sqnr_per_output_db
+from ...core.metrics.all_outputs import (
+    agreement_of_all,
+    equal_share,
+    floating,
+    smallest,
+    sqnr_of_all_db,
+    sqnr_per_output_db,
+)
 from ...core.metrics.quality_floor import QualityFloor
 from ...core.tensors import Array
+from ..graph.decisions import comparable, with_scores
 from ..program import Program, predict
 
 SAMPLES = 256
@@ -45,7 +53,7 @@ class HeldOut:
     def __init__(self, reference: Program, split: Split, batch_size: int = 32, console: Console = SILENT) -> None:
         rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), SAMPLES)).astype(np.int64))
         self.split, self.batch_size, self.console = Subset(split, rows), batch_size, console
-        self.wanted = predict(reference, self.split, batch_size, console)
+        self.wanted = predict(with_scores(reference), self.split, batch_size, console)
         self.targets: Array | None = self.split.read(range(len(self.split)))[1]
 
     def compare(self, quantized: Program, floor: QualityFloor, noisy: bool = False) -> Comparison:
@@ -54,30 +62,32 @@ class HeldOut:
         Args:
             quantized: the program made from the reference.
             floor: what its outputs must reach.
-            noisy: judge it without the signal-to-noise ratios; see :meth:`.QualityFloor.shortfall`.
+            noisy: judge it without the signal-to-noise ratio of the first output; see :meth:`.QualityFloor.shortfall`.
 
         Returns:
             ``agreement`` is the smallest share of samples with equal argmax, over outputs ``[N, C]`` with at least two
-            columns. Several outputs also have a ratio each. Equal outputs have the ratio None, because JSON has no
-            infinity, and outputs that are NaN or infinite in other places have -999 dB.
+            columns, and of equal values in outputs of integers and truth values; the floating-point numbers that decide
+            these are judged like outputs. Several outputs also have a ratio each. Equal outputs have the ratio None,
+            because JSON has no infinity, and outputs that are NaN or infinite in other places have -999 dB.
         """
-        found = predict(quantized, self.split, self.batch_size, self.console)
-        floats, others = floating(self.wanted), floating(found)
-        if not floats:
-            return Comparison(Fidelity(samples=len(self.split)), "")
-        measured: dict[str, Any] = {
-            "samples": len(self.split),
-            "sqnr_db": _finite(sqnr_of_all_db(floats, others, centred=False)),
-            "sqnr_centred_db": _finite(sqnr_of_all_db(floats, others)),
-        }
-        agreement = agreement_of_all(floats, others)
+        found = comparable(self.wanted, predict(with_scores(quantized), self.split, self.batch_size, self.console))
+        wanted = {name: self.wanted[name] for name in found}
+        floats, others = floating(wanted), floating(found)
+        measured: dict[str, Any] = {"samples": len(self.split)}
+        if floats:
+            measured["sqnr_db"] = _finite(sqnr_of_all_db(floats, others, centred=False))
+            measured["sqnr_centred_db"] = _finite(sqnr_of_all_db(floats, others))
+        agreement = smallest(agreement_of_all(floats, others), equal_share(wanted, found))
         if agreement is not None:
             measured["agreement"] = agreement
         if len(floats) > 1:
-            ratios = sqnr_per_output_db(self.wanted, found)
+            ratios = sqnr_per_output_db(wanted, found)
             measured["per_output_db"] = {name: _finite(db) for name, db in ratios.items()}
-        names = [name for name, value in self.wanted.items() if value.dtype.kind == "f"]
-        return Comparison(Fidelity(**measured), floor.shortfall(floats, others, self.targets, names, noisy))
+        names = [name for name, value in wanted.items() if value.dtype.kind == "f"]
+        shortfall = floor.shortfall(floats, others, self.targets, names, noisy)
+        if not floats and agreement is not None and agreement < floor.agreement:
+            shortfall = f"{agreement:.0%} of the values are equal, less than {floor.agreement:.0%}"
+        return Comparison(Fidelity(**measured), shortfall)
 
 
 def _finite(value: float) -> float | None:

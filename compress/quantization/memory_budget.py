@@ -106,11 +106,18 @@ def _size(node: fx.Node, shapes: Shapes) -> int:
     return int(shape.numel()) * int(dtype.itemsize)
 
 
-def left_out(error: Exception, what: str) -> str:
-    """The reason in a sentence why a step was left out, if it ran out of memory; any other error is raised again."""
+def why_left_out(error: Exception) -> str:
+    """Why a step is left out: no memory, or activations whose products are no numbers; other errors are raised."""
+    if type(error).__name__ == "_LinAlgError":  # torch.linalg.LinAlgError, which has no types
+        return "its activations are too large or too different in size"
     if not ran_out(error):
         raise error
-    return f"left out: not enough memory for {what}"
+    return "the memory ran out"
+
+
+def left_out(error: Exception, what: str) -> str:
+    """The reason in a sentence why a step was left out: see :func:`why_left_out`."""
+    return f"left out: {what}: {why_left_out(error)}"
 
 
 def out_of_memory(error: Exception, what: str) -> MachineError:

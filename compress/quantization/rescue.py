@@ -26,7 +26,7 @@ from .mixed_precision.sensitivity import sensitivity
 from .post_training import Quantized
 
 FLOOR = QualityFloor()
-AIM = QualityFloor(15.0, 0.95)
+AIM = QualityFloor(15.0, 6.0, 0.95)
 """What a remedy aims at: a program that is barely above the floor is not worth shipping."""
 ENOUGH = 0.5
 """Share of the integer multiply-accumulates that a remedy may not fall below if there is another one to try."""
@@ -60,7 +60,7 @@ class Rescue:
 def floor_of(options: QuantizeOptions) -> QualityFloor:
     """The floor of quality; a bound of the user's that is lower replaces it."""
     low = options.min_sqnr if options.mixed == "auto" and options.max_drop is None else None
-    return FLOOR if low is None else QualityFloor(min(low, FLOOR.sqnr_db), FLOOR.agreement)
+    return FLOOR if low is None else QualityFloor(min(low, FLOOR.sqnr_db), min(low, FLOOR.column_db), FLOOR.agreement)
 
 
 def above_floor(reference: Program, found: Quantized, options: QuantizeOptions, context: Context) -> Rescue:

@@ -38,6 +38,7 @@ class Fidelity(Record):
         sqnr_centred_db: the same, where only what differs between samples counts as signal.
         agreement: share of samples with the same class, the smallest over the outputs that are classes.
         per_output_db: the centred ratio of each output, if there are several.
+        shortfall: what is so different that the program is ruined, in words; empty if nothing is. Only of a cut.
     """
 
     samples: int
@@ -45,14 +46,16 @@ class Fidelity(Record):
     sqnr_centred_db: float | None = None
     agreement: float | None = None
     per_output_db: dict[str, float | None] | None = None
+    shortfall: str | None = None
 
     def describe(self) -> str:
         """The figures in words: ``31.2 dB of centred SQNR, 99 % equal classes``; several outputs have one each."""
+        same = [f"{self.agreement:.0%} equal classes"] if self.agreement is not None else []
         if self.samples and "sqnr_centred_db" not in self.model_fields_set:
-            return "no floating-point output"
+            return ", ".join(same) or "no floating-point output"
         noise = self.sqnr_centred_db
         shown = ["equal outputs" if noise is None else f"{noise:.1f} dB of centred SQNR"]
-        shown += [f"{self.agreement:.0%} equal classes"] if self.agreement is not None else []
+        shown += same
         if self.per_output_db:
             each = (f"{name} {'equal' if db is None else f'{db:.1f}'}" for name, db in self.per_output_db.items())
             shown.append(f"by output: {', '.join(each)}")

@@ -8,6 +8,7 @@ the share of the model. For one output this is the centred SQNR (compress.md 3).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from .task_metrics import evaluate
 Outputs = Sequence[Array]
 CONSTANT = 1e-12
 """Share of an output's energy that differs between samples, below which the output counts as the same for all."""
+_MOST_COLUMNS, _FEWEST_VALUES = 4096, 8
+"""Largest number of columns of an axis, and smallest number of values in each, with which columns are compared."""
 
 
 def floating(outputs: Mapping[str, Array] | Sequence[Array]) -> list[Array]:
@@ -59,6 +62,64 @@ def sqnr_per_output_db(wanted: Mapping[str, Array], found: Mapping[str, Array]) 
     return {name: sqnr_of_all_db([wanted[name]], [found[name]]) for name in names}
 
 
+@dataclass(frozen=True)
+class Column:
+    """One index of an axis of an output, with its own signal-to-noise ratio.
+
+    Attributes:
+        axis: the axis, from 1.
+        index: the place on it.
+        db: centred ratio in dB.
+    """
+
+    axis: int
+    index: int
+    db: float
+
+
+def worst_column(wanted: Array, found: Array) -> Column | None:
+    """The index of axis 1 or of the last axis whose values are most unlike those of the reference, at their own scale.
+
+    A detector's tensor has boxes in pixels beside scores below 1: scores that are all zero change its total energy by
+    next to nothing. Probabilities that add up to 1 along an axis have one scale, so they are no columns of their own.
+
+    Args:
+        wanted: output of the reference, ``[N, …]``.
+        found: the same output of another model.
+
+    Returns:
+        None where no axis has columns that differ between samples.
+    """
+    if wanted.ndim < 2 or wanted.shape != found.shape or len(wanted) < 2:
+        return None
+    truth, given = (np.where(np.isfinite(wanted), value, 0.0).astype(np.float64) for value in (wanted, found))
+    columns = [
+        column for axis in dict.fromkeys((1, wanted.ndim - 1)) if (column := _worst_on(truth, given, axis)) is not None
+    ]
+    return min(columns, key=lambda column: column.db, default=None)
+
+
+def _worst_on(truth: Array, given: Array, axis: int) -> Column | None:
+    size = truth.shape[axis]
+    if not 2 <= size <= _MOST_COLUMNS or truth.size // size < _FEWEST_VALUES or _is_simplex(truth, axis):
+        return None
+    others = tuple(other for other in range(truth.ndim) if other != axis)
+    energy = np.sum(truth**2, axis=others)
+    signal = np.sum((truth - truth.mean(axis=0)) ** 2, axis=others)
+    noise = np.sum((given - truth) ** 2, axis=others)
+    varies = signal > CONSTANT * energy
+    if not varies.any():
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(varies & (noise > 0), signal / np.where(noise > 0, noise, 1.0), np.inf)
+    index = int(np.argmin(ratios))
+    return Column(axis, index, float(decibels(float(ratios[index]), 1.0)))
+
+
+def _is_simplex(values: Array, axis: int) -> bool:
+    return bool((values >= 0).all()) and bool(np.allclose(values.sum(axis=axis), 1.0, atol=1e-3))
+
+
 def agreement_of_all(wanted: Outputs, found: Outputs) -> float | None:
     """The smallest share of samples with the same class, over the outputs ``[N, C]`` with at least two columns.
 
@@ -71,6 +132,21 @@ def agreement_of_all(wanted: Outputs, found: Outputs) -> float | None:
     if not pairs or not undefined_alike(wanted, found):
         return None
     return min(float(evaluate("agreement", defined(two), defined(one))) for one, two in pairs)
+
+
+def equal_share(wanted: Mapping[str, Array], found: Mapping[str, Array]) -> float | None:
+    """The smallest share of equal values, over the outputs of integers and truth values; None if there are none."""
+    shares = [
+        float(np.mean(value == found[name])) if value.shape == found[name].shape else 0.0
+        for name, value in wanted.items()
+        if value.dtype.kind != "f" and value.size
+    ]
+    return min(shares, default=None)
+
+
+def smallest(*shares: float | None) -> float | None:
+    """The smallest share that is known; None if none is."""
+    return min((share for share in shares if share is not None), default=None)
 
 
 def _same_undefined(one: Array, two: Array) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..tensors import Array
-from .all_outputs import Outputs, agreement_of_all, sqnr_of_all_db, undefined_alike
+from .all_outputs import Outputs, agreement_of_all, sqnr_of_all_db, undefined_alike, worst_column
 from .task_metrics import paired_difference
 
 
@@ -20,10 +20,12 @@ class QualityFloor:
 
     Attributes:
         sqnr_db: smallest centred signal-to-noise ratio of each output, in dB.
+        column_db: smallest ratio of each column of an output, in dB. A column that is constant has 0 dB at best.
         agreement: smallest share of labelled samples with the same class.
     """
 
     sqnr_db: float = 10.0
+    column_db: float = 3.0
     agreement: float = 0.9
 
     def describe(self) -> str:
@@ -44,16 +46,24 @@ class QualityFloor:
             found: the same outputs of the INT8 model.
             targets: labels ``[N]``; anything else is ignored.
             names: names of the outputs, for the sentence.
-            noisy: ignore the signal-to-noise ratios. Quantization-aware training may change outputs on purpose.
+            noisy: ignore the signal-to-noise ratio of the first output, which a training or a bound on its accuracy may
+                change on purpose.
         """
         if not undefined_alike(wanted, found):
             return "NaN or infinite values are not in the same places as in FP32"
-        ratios = [] if noisy else [sqnr_of_all_db([one], [two]) for one, two in zip(wanted, found, strict=True)]
-        low = [index for index, ratio in enumerate(ratios) if ratio < self.sqnr_db]
-        if low:
-            worst = min(low, key=lambda index: ratios[index])
-            where = f" of output '{names[worst]}'" if len(ratios) > 1 and names else ""
-            return f"the centred SQNR{where} is {ratios[worst]:.1f} dB, below {self.sqnr_db:g} dB"
+        judged = range(1 if noisy else 0, len(wanted))
+        ratios = {index: sqnr_of_all_db([wanted[index]], [found[index]]) for index in judged}
+        labels = {index: f" of output '{names[index]}'" if len(wanted) > 1 and names else "" for index in judged}
+        worst = min(ratios, key=ratios.__getitem__, default=None)
+        if worst is not None and ratios[worst] < self.sqnr_db:
+            return f"the centred SQNR{labels[worst]} is {ratios[worst]:.1f} dB, below {self.sqnr_db:g} dB"
+        for index in judged:
+            column = worst_column(wanted[index], found[index])
+            if column is not None and column.db < self.column_db:
+                return (
+                    f"the centred SQNR of index {column.index} on axis {column.axis}"
+                    f"{labels[index] or ' of the output'} is {column.db:.1f} dB, below {self.column_db:g} dB"
+                )
         same = _agreement(wanted, found, targets)
         if same is not None and same < self.agreement:
             return f"{same:.0%} of the samples keep their class, less than {self.agreement:.0%}, and accuracy is lower"

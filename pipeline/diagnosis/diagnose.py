@@ -16,7 +16,8 @@ from ...core.data.data_sources import fit_to
 from ...core.data.splits import Subset
 from ...core.errors import RetortError, UserError
 from ...core.facts.quantize_facts import QuantizeFacts
-from ...core.metrics.all_outputs import agreement_of_all, sqnr_of_all_db, undefined_alike
+from ...core.metrics.all_outputs import agreement_of_all, sqnr_of_all_db, undefined_alike, worst_column
+from ...core.metrics.quality_floor import QualityFloor
 from ...core.metrics.task_metrics import evaluate
 from ...core.options.stage_options import CaptureOptions, ExportOptions, ModelSpec, QuantizeOptions
 from ...core.session import SessionOptions, open_session
@@ -138,7 +139,9 @@ def _judge(form: Form, found: list[Array], wanted: list[Array], targets: Array |
     noise = sqnr_of_all_db(wanted, found)
     form.sqnr_db = round(noise, 2) if np.isfinite(noise) else None
     form.agreement = agreement_of_all(wanted, found)
-    form.broken = _is_broken(noise, form.agreement, form.quantized)
+    columns = [worst_column(one, two) for one, two in zip(wanted, found, strict=True)]
+    lost = any(column is not None and column.db < QualityFloor().column_db for column in columns)
+    form.broken = lost or _is_broken(noise, form.agreement, form.quantized)
 
 
 def _is_broken(noise_db: float, agreement: float | None, quantized: bool) -> bool:

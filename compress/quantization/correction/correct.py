@@ -182,6 +182,8 @@ def _tried(name: str, state: _State, setup: _Setup) -> tuple[str, _State | None]
     if name in _FILLS and not budget.allows_trials:
         return "left out: `memory` does not allow a third copy of the weights", None
     found = fork(state.best)
+    if name == "ranges" and not any(spec.dtype.startswith("float") for spec in setup.original.signature.outputs):
+        return "no floating-point output to fit", None
     if name == "ranges":
         steps = _range_steps(setup.original)
         learn_ranges(found, setup.original, split, options.samples, steps, console, budget.room_bytes)

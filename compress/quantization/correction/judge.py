@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ....core.data.splits import Split
 from ....core.metrics.all_outputs import agreement_of_all, floating, sqnr_of_all_db
+from ...graph.decisions import comparable, with_scores
 from ...program import Program, predict
 from ..memory_budget import judged_within
 
@@ -13,11 +14,10 @@ class Judge:
 
     def __init__(self, reference: Program, split: Split, batch_size: int, room_bytes: int) -> None:
         self.split, self.batch_size = judged_within(reference, split, room_bytes), batch_size
-        self.wanted = floating(predict(reference, self.split, batch_size))
+        self.wanted = predict(with_scores(reference), self.split, batch_size)
 
     def score(self, program: Program) -> tuple[float, float | None]:
         """Centred SQNR over all outputs in dB and, if outputs contain classes, the smallest agreement."""
-        if not self.wanted:
-            return float("inf"), None
-        found = floating(predict(program, self.split, self.batch_size))
-        return sqnr_of_all_db(self.wanted, found), agreement_of_all(self.wanted, found)
+        given = comparable(self.wanted, predict(with_scores(program), self.split, self.batch_size))
+        wanted, found = floating({name: self.wanted[name] for name in given}), floating(given)
+        return sqnr_of_all_db(wanted, found), agreement_of_all(wanted, found)

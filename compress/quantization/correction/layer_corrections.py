@@ -10,7 +10,7 @@ from ....core.console import Console
 from ...graph.module_edit import fetch, readers_of
 from ...program import Program
 from ..copy_on_write import replace
-from ..memory_budget import left_out
+from ..memory_budget import why_left_out
 from ..operator_classes import is_qdq
 from .gram import Rows, statistics_of
 from .layer_matrices import QuantizedLayer, channel_axis, is_matrix, quantized_layers
@@ -49,8 +49,7 @@ class Rounding:
                 share = improve(layer, self.module, fetch(self.exact, layer.weight), statistics, self.method)
                 self.shares.append(share)
         except (MemoryError, RuntimeError) as error:
-            left_out(error, name)
-            self._leave_out(name, "the memory ran out")
+            self._leave_out(name, why_left_out(error))
 
     def _leave_out(self, layer: str, reason: str) -> None:
         self.without[layer] = reason

@@ -12,6 +12,7 @@ from torch import fx
 
 from ....core.aten_names import RECURRENT, name_of
 from ....core.tensors import Array
+from ...graph.decisions import with_scores
 from ...graph.devices import as_array
 from ...graph.module_edit import shapes_of
 from ...program import Program, evaluating, macs_by_node
@@ -86,13 +87,13 @@ class Partial:
     """
 
     def __init__(self, quantized: Program, exact: Program, feeds: Sequence[Sequence[torch.Tensor]]) -> None:
-        self.quantized, self.exact, self.feeds = quantized, exact, feeds
-        self.units = units_of(quantized)
-        self.nodes = list(quantized.module.graph.nodes)
+        self.quantized, self.exact, self.feeds = with_scores(quantized), exact, feeds
+        self.units = units_of(self.quantized)
+        self.nodes = list(self.quantized.module.graph.nodes)
         self.own = {path for unit in self.units for path in _paths(unit)}
 
     def predict(self, chosen: Collection[Unit]) -> list[Array]:
-        """The floating-point outputs, for all samples, if only the chosen units are integer."""
+        """The floating-point outputs, and what decides others, of all samples, if only the chosen units are integer."""
         return joined([self.outputs(self.run(known, chosen), known) for known in self.fp32_values()])
 
     def fp32_values(self) -> Iterator[dict[fx.Node, Any]]:

@@ -17,10 +17,12 @@ from ....core.data.splits import Split, Subset
 from ....core.errors import MissingFileError, UserError
 from ....core.facts.quantize_facts import Sensitivity
 from ....core.metrics.all_outputs import Outputs, floating, sqnr_of_all_db, undefined_alike
+from ....core.metrics.quality_floor import QualityFloor
 from ....core.metrics.task_metrics import evaluate
 from ....core.options.stage_options import MetricName, QuantizeOptions, Task
 from ....core.options.yaml_text import parse_yaml, read_text
 from ....core.tensors import Array
+from ...graph.decisions import comparable, with_scores
 from ...program import Program, predict
 from ..correction.layerwise import small_feeds
 from .partial_quantization import Partial, Unit
@@ -65,13 +67,16 @@ class AccuracyBound:
     def passes(self, wanted: Outputs, found: Outputs, targets: Array | None) -> bool:
         """Whether the outputs ``found`` meet the bound, compared with the FP32 outputs ``wanted``.
 
-        A loss of accuracy is that of the first output, which the labels belong to; SQNR is that of all outputs.
+        A loss of accuracy is that of the first output, which the labels belong to; all others must be above the floor
+        of quality. SQNR is that of all outputs.
         """
         if not undefined_alike(wanted, found):
             return False
         if self.max_drop is None:
             return sqnr_of_all_db(wanted, found) >= (self.min_sqnr or 0.0)
         assert targets is not None
+        if QualityFloor().shortfall(wanted, found, None, noisy=True):
+            return False
         metric: MetricName = "mse" if self.task == "regression" else "accuracy"
         sign = 1.0 if metric == "mse" else -1.0
         before, after = (evaluate(metric, outputs[0], targets) for outputs in (wanted, found))
@@ -145,7 +150,9 @@ def choose(
 def met(bound: Bound, reference: Program, quantized: Program, split: Split, batch_size: int) -> bool:
     """Whether a program that was quantized again meets the bound on the same samples."""
     chosen = Subset(split, np.arange(min(len(split), _SAMPLES)))
-    wanted, found = (floating(predict(program, chosen, batch_size)) for program in (reference, quantized))
+    before, after = (predict(with_scores(program), chosen, batch_size) for program in (reference, quantized))
+    after = comparable(before, after)
+    wanted, found = floating({name: before[name] for name in after}), floating(after)
     return bound.passes(wanted, found, chosen.read(range(len(chosen)))[1])
 
 
