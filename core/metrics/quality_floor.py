@@ -30,7 +30,8 @@ class QualityFloor:
 
     def describe(self) -> str:
         """The floor in words."""
-        return f"{self.sqnr_db:g} dB of centred SQNR in every output, and {self.agreement:.0%} equal classes"
+        levels = f"{self.sqnr_db:g} dB of centred SQNR in every output, {self.column_db:g} dB in each column"
+        return f"{levels}, and {self.agreement:.0%} equal classes"
 
     def passes(self, wanted: Outputs, found: Outputs, targets: Array | None) -> bool:
         """Whether the outputs ``found`` are above the floor, compared with the FP32 outputs ``wanted``."""

@@ -48,7 +48,7 @@ def test_classes_count_where_labels_prove_a_loss(rows: Array) -> None:
     labels = np.arange(N) % 10
     wanted = (rows + RNG.normal(size=(N, 10))).astype(np.float32)
     found = (wanted + 1.4 * RNG.normal(size=(N, 10))).astype(np.float32)
-    loose = QualityFloor(sqnr_db=-20)
+    loose = QualityFloor(sqnr_db=-20, column_db=-20)
     trained = bool(rows.any())
     assert loose.passes([wanted], [found], labels) is not trained
     assert loose.passes([wanted], [found], None)
