@@ -34,8 +34,40 @@ def copied(program: ExportedProgram) -> tuple[Any, Any]:
     return module, signature
 
 
-def assembled(program: ExportedProgram, module: Any, signature: Any, constants: dict[str, Any]) -> ExportedProgram:
-    """The edited copy as a program."""
+def with_own_names(program: ExportedProgram) -> ExportedProgram:
+    """The program, or a copy in which no parameter, buffer or constant has the name of an input of the graph.
+
+    The exporter gives weights the names of the parameters one after the other, so that the parameter ``p_x_weight``
+    would replace the graph's input ``p_x_weight``, which is the weight of the layer ``x``.
+    """
+    inputs = {node.name for node in program.graph.nodes if node.op == "placeholder"}
+    stores = (program.state_dict, program.constants)
+    taken = {*inputs, *(name for store in stores for name in store)}
+    renamed = {}
+    for name in [name for store in stores for name in store if name in inputs]:
+        new, number = name, 0
+        while taken & {new, *(f"{kind}_{new}" for kind in "pbc")}:
+            number += 1
+            new = f"{name}_{number}"
+        taken |= {new, *(f"{kind}_{new}" for kind in "pbc")}
+        renamed[name] = new
+    if not renamed:
+        return program
+    module, signature = copied(program)
+    for spec in signature.input_specs:
+        spec.target = renamed.get(spec.target, spec.target)
+    state, constants = ({renamed.get(name, name): value for name, value in store.items()} for store in stores)
+    return assembled(program, module, signature, constants, state)
+
+
+def assembled(
+    program: ExportedProgram,
+    module: Any,
+    signature: Any,
+    constants: dict[str, Any],
+    state: dict[str, Any] | None = None,
+) -> ExportedProgram:
+    """The edited copy as a program; ``state`` replaces its parameters and buffers."""
     from torch.export import ExportedProgram as Exported
 
     module.graph.lint()
@@ -45,7 +77,7 @@ def assembled(program: ExportedProgram, module: Any, signature: Any, constants: 
             root=module,
             graph=module.graph,
             graph_signature=signature,
-            state_dict=program.state_dict,
+            state_dict=program.state_dict if state is None else state,
             range_constraints=copy.deepcopy(program.range_constraints),
             module_call_graph=copy.deepcopy(program.module_call_graph),
             example_inputs=program.example_inputs,

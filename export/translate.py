@@ -34,6 +34,7 @@ from .folded_weights import fold_weights
 from .ort import activation_forms, pool_forms, transformer_fusions
 from .ort.qlinear_fusions import CPU_FORMS, gates_by_clip
 from .ort.workarounds import exact_constants, keep_padding, linear_rules, parse_operators_once, without_guards
+from .program_edit import with_own_names
 from .qdq.retarget import retarget
 from .qdq.write_dynamic import translate, write_dynamic
 from .qdq.write_embeddings import write_tables
@@ -103,7 +104,7 @@ def build(
     _require_stateless(program)
     version = opset or OPSETS[target]
     axes = _axes(program, signature)
-    model = _translate(fold_weights(program), version)
+    model = _translate(with_own_names(fold_weights(program)), version)
     reached = model.graph.opset_imports.get("", version)
     if reached != version:
         raise UserError(f"this model cannot be written in opset {version}", f"set export.opset to {reached} or more")
