@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 import zipfile
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,9 +28,36 @@ from ...core.options.recipe import nearest
 
 PREFERRED = ("state_dict", "model_state_dict", "model", "net", "module", "params")
 """Keys under which a trainer stores the trained model itself, not an average of it or another network."""
-DEPTH, SHOWN = 3, 12
+DEPTH, SHOWN, PREFIXES = 8, 12, 6
+_DAMAGED = ("PytorchStreamReader", "zip archive", "central directory", "miniz", "Ran out of input", "unexpected EOF")
+"""Parts of messages of PyTorch about files that end early or were changed."""
+
+OTHERS = "the file has other weights that fit: "
+"""Beginning of the note on a choice that may not be the user's."""
 
 State = dict[str, Any]
+_SCALARS = {
+    type(np.dtype(name))
+    for name in (
+        "bool",
+        "float16",
+        "float32",
+        "float64",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+    )
+}
+_SAFE: list[Any] = [
+    *_SCALARS, np.dtype, np.ndarray, type(np.float64(0)), np.float64(0).__reduce__()[0],
+    np.empty(0).__reduce__()[0], Namespace, PosixPath, PurePosixPath,
+]  # fmt: skip
+"""What trainers store beside tensors: numbers and arrays of NumPy, arguments, paths. Reading them runs no code."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +76,19 @@ class Found:
     state: State
     unused: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """The keys and the prefix, which choose it behind ``#``."""
+        return ".".join(part for part in (self.where, self.prefix.removesuffix(".")) if part)
+
 
 def load_weights(model: nn.Module, path: Path) -> list[str]:
     """Load a ``.safetensors`` file, or a checkpoint read with ``weights_only=True``, into a model.
 
     Args:
         model: gets the weights; it stays as it is if they do not fit.
-        path: the file; behind ``#`` may stand the keys that lead to the state dict: ``last.ckpt#ema.state_dict``.
+        path: the file; behind ``#`` may stand the keys that lead to the state dict, and the prefix of its names:
+            ``last.ckpt#ema.state_dict``, ``last.ckpt#state_dict.teacher``, ``last.ckpt#teacher``.
 
     Returns:
         Notes for the user: where in the file the weights were found, and what was not used.
@@ -67,10 +102,10 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     if not file.is_file():
         raise MissingFileError(f"no such weights: {file}", "check the path of `weights`")
     content = _read(file)
-    found = [item for item in _state_dicts(content) if not wanted or item[0] == wanted]
-    if not found:
-        raise _nothing(file, wanted, content)
-    tries = [option for where, state in found for option in _options(model, where, state)]
+    found = [option for where, state in _state_dicts(content) for option in _options(model, where, state)]
+    tries = [item for item in found if wanted in ("", item.where, item.label, item.prefix.removesuffix("."))]
+    if not tries:
+        raise _nothing(file, wanted, content, found)
     fits = [option for option in tries if _fits(model, option.state)]
     chosen = _chosen(fits, file) if fits else None
     if chosen is None:
@@ -93,7 +128,8 @@ def _read(path: Path) -> Any:
             "save its weights: torch.save(torch.jit.load(path).state_dict(), 'weights.pt')",
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_SAFE):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises zipfile, pickle and runtime errors alike
         raise _unreadable(path, error) from error
 
@@ -108,6 +144,8 @@ def _unreadable(path: Path, error: Exception) -> ArtifactError:
             "are never loaded",
             remedy,
         )
+    if isinstance(error, EOFError) or any(sign in text for sign in _DAMAGED):
+        return ArtifactError(f"{path} is truncated or damaged", "copy or download the file again")
     reason = text.splitlines()[0] if text and "eights only" not in text else "it is no file of torch.save"
     return ArtifactError(f"{path} cannot be read as a state dict: {reason}", remedy)
 
@@ -124,8 +162,15 @@ def _state_dicts(content: Any, where: str = "", depth: int = DEPTH) -> Iterator[
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         return
     tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        tensors = {
+            name: torch.from_numpy(value.copy())
+            for name, value in content.items()
+            if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+        }
     if tensors:
-        yield where, content if len(tensors) == len(content) else tensors  # type: ignore[misc]
+        whole = all(isinstance(value, torch.Tensor) for value in content.values())
+        yield where, content if whole else tensors  # type: ignore[misc]
     if depth:
         for key, value in content.items():
             yield from _state_dicts(value, f"{where}.{key}" if where else key, depth - 1)
@@ -140,7 +185,7 @@ def _options(model: nn.Module, where: str, state: State) -> Iterator[Found]:
         for index in range(1, len(parts)):
             if ".".join(parts[index:]) in own:
                 counts[".".join(parts[:index]) + "."] += 1
-    for prefix, _ in counts.most_common(2):
+    for prefix, _ in counts.most_common(PREFIXES):
         inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         yield Found(where, prefix, inside, tuple(name for name in state if not name.startswith(prefix)))
 
@@ -159,16 +204,26 @@ def _fits(model: nn.Module, state: State) -> bool:
 
 def _chosen(fits: list[Found], file: Path) -> Found:
     """The one that fits, or the trained model among several; an error if that is not clear."""
-    places = list(dict.fromkeys(item.where for item in fits))
+    places = _labels(fits)
     if len(places) == 1:
         return fits[0]
-    preferred = [item for item in fits if item.where.rpartition(".")[2] in ("", *PREFERRED)]
-    if len({item.where for item in preferred}) == 1:
+    preferred = [item for place, item in places.items() if place.rpartition(".")[2] in ("", *PREFERRED)]
+    if len(preferred) == 1:
         return preferred[0]
     raise ModelError(
         f"{file} has several sets of weights that fit the model: {', '.join(places)}",
-        f"choose one: `weights: {file.name}{KEY_SEPARATOR}{places[0]}`",
+        f"choose one: `weights: {file.name}{KEY_SEPARATOR}{next(iter(places))}`",
     )
+
+
+def _labels(fits: list[Found]) -> dict[str, Found]:
+    """What fits, by its keys; with its prefix where only prefixes distinguish several sets under the same keys."""
+    counts = Counter(item.where for item in fits)
+    labels: dict[str, Found] = {}
+    for item in fits:
+        if item.where not in labels:  # as it is, without a prefix, it is the whole of what stands there
+            labels[item.where if counts[item.where] == 1 or not item.prefix else item.label] = item
+    return labels
 
 
 def _notes(chosen: Found, fits: list[Found]) -> list[str]:
@@ -177,19 +232,17 @@ def _notes(chosen: Found, fits: list[Found]) -> list[str]:
         under = f"under '{chosen.where}'" if chosen.where else "in the file"
         without = f", without the prefix '{chosen.prefix}'" if chosen.prefix else ""
         notes.append(f"the weights were found {under}{without}")
-    others = [item for item in dict.fromkeys(item.where for item in fits) if item != chosen.where]
+    others = [label for label, item in _labels(fits).items() if item is not chosen]
     if others:
-        notes.append(
-            f"the file has other weights that fit: {', '.join(others)} (choose with `{KEY_SEPARATOR}{others[0]}`)"
-        )
+        notes.append(f"{OTHERS}{', '.join(others)} (choose with `{KEY_SEPARATOR}{others[0]}`)")
     if chosen.unused:
         more = f" and {len(chosen.unused) - 3} more" if len(chosen.unused) > 3 else ""
         notes.append(f"not used of the file: {', '.join(chosen.unused[:3])}{more}")
     return notes
 
 
-def _nothing(file: Path, wanted: str, content: Any) -> ArtifactError:
-    places = [where or "the file itself" for where, _ in _state_dicts(content)]
+def _nothing(file: Path, wanted: str, content: Any, found: list[Found]) -> ArtifactError:
+    places = dict.fromkeys(item.label or "the file itself" for item in found)
     if wanted and places:
         return ArtifactError(f"{file} has no state dict under '{wanted}'", f"it has: {', '.join(places)}")
     keys = ", ".join(map(str, list(content)[:SHOWN])) if isinstance(content, Mapping) else type(content).__name__

@@ -21,7 +21,7 @@ from ..graph.rows import moved_samples
 from ..onnx_import import import_onnx
 from ..program import NOTES, Program, load_program, store
 from .huggingface import example_of, free_axes, is_pretrained, load_pretrained
-from .saved_weights import load_weights
+from .saved_weights import OTHERS, load_weights
 
 CHECKED_ROWS = 4
 
@@ -44,7 +44,7 @@ def load_model(spec: ModelSpec, base: Path, seed: int = 0, console: Console = SI
         raise ModelError(f"'{spec.source}' returned a {type(model).__name__}", "return a torch.nn.Module")
     if spec.weights:
         for note in load_weights(model, base / spec.weights):
-            console.say(f"            {note}")
+            console.warn(note) if note.startswith(OTHERS) else console.say(f"            {note}")
     return model
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -170,7 +172,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a whole module": (lambda path: torch.save(net(), path), "pickled Python objects besides tensors"),
     "TorchScript": (lambda path: torch.jit.trace(net().eval(), torch.ones(1, 3, 4, 4)).save(str(path)), "TorchScript"),
     "text": (lambda path: path.write_text("weights"), "cannot be read as a state dict"),
-    "truncated": (lambda path: path.write_bytes(_bytes(trained())[:200]), "cannot be"),
+    "truncated": (lambda path: path.write_bytes(_bytes(trained())[:200]), "truncated or damaged"),
 }
 
 
@@ -206,3 +208,63 @@ def test_the_key_of_an_artifact_follows_the_file(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"two")
     second = {source_identity(name, tmp_path) for name in ("w.pt", "w.pt#ema", "w.pt#swa")}
     assert len(first | second) == 6
+
+
+def test_prefixes_of_several_networks_are_told_and_chosen(tmp_path: Path) -> None:
+    """Beside `model.*` an average is named and can be chosen; of a student and a teacher none is taken unasked."""
+    noise = {name: torch.zeros_like(value) for name, value in trained().items()}
+    content = {"state_dict": {f"model.{name}": value for name, value in noise.items()} | prefixed("ema_model.")}
+    model, notes = loaded(tmp_path, content)
+    assert torch.equal(model.state_dict()["0.weight"], noise["0.weight"])
+    assert "without the prefix 'model.'; the file has other weights that fit: state_dict.ema_model" in notes
+    for suffix in ("#ema_model", "#state_dict.ema_model"):
+        assert_trained(loaded(tmp_path, content, suffix)[0])
+    pair = prefixed("teacher.") | {f"student.{name}": value for name, value in noise.items()}
+    with pytest.raises(ModelError, match="several sets of weights that fit the model: teacher, student"):
+        loaded(tmp_path, pair)
+    assert_trained(loaded(tmp_path, pair, "#teacher")[0])
+
+
+OBJECTS: dict[str, Any] = {
+    "numbers of NumPy": {"best": np.float64(0.3), "steps": np.int64(3), "ok": np.bool_(True)},
+    "arguments": {"args": Namespace(lr=1.0)},
+    "a path": {"out": Path("/runs")},
+    "an array": {"history": np.ones(3)},
+}
+
+
+@pytest.mark.parametrize("beside", OBJECTS.values(), ids=OBJECTS)
+def test_harmless_objects_beside_weights_are_read(beside: dict[str, Any], tmp_path: Path) -> None:
+    """What trainers store beside tensors does not hide the weights."""
+    assert_trained(loaded(tmp_path, {"state_dict": trained(), **beside})[0])
+
+
+class Custom:
+    """A class of a user, whose pickled objects are not read."""
+
+
+def test_other_objects_are_named(tmp_path: Path) -> None:
+    """An object that could run code is refused by its name."""
+    with pytest.raises(ArtifactError, match=r"contains pickled Python objects besides tensors \([\w.]*Custom\)"):
+        loaded(tmp_path, {"state_dict": trained(), "config": Custom()})
+
+
+def test_arrays_are_weights(tmp_path: Path) -> None:
+    """A state dict of NumPy arrays is loaded."""
+    assert_trained(loaded(tmp_path, {name: value.numpy() for name, value in trained().items()})[0])
+
+
+def test_weights_below_many_keys_are_found(tmp_path: Path) -> None:
+    """Trainers nest their checkpoints."""
+    assert_trained(loaded(tmp_path, {"a": {"b": {"c": {"d": {"state": trained()}}}}})[0])
+
+
+@pytest.mark.parametrize("size", [0, 10, 700])
+def test_a_truncated_file_is_called_so(size: int, tmp_path: Path) -> None:
+    """The message is ours, for every place at which the file ends."""
+    torch.save(trained(), tmp_path / "whole.pt")
+    (tmp_path / "w.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:size])
+    with pytest.raises(ArtifactError) as caught:
+        load_weights(net(), tmp_path / "w.pt")
+    assert "truncated or damaged" in str(caught.value)
+    assert "miniz" not in str(caught.value)
