@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from .context import Place
 from .errors import ArtifactError, MissingFileError
 from .facts.record import Record
+from .formats.weight_files import require_model_file
 from .kinds import KINDS, Kind, kind_of_suffix
 from .system.atomic_files import storage_errors, write_atomically
 from .system.owned_folders import MANIFEST, require_free, settle, sha256_file
@@ -202,6 +203,7 @@ def _bare(path: Path) -> Artifact:
         return load_artifact(path.parent)
     kind = kind_of_suffix(path.suffix)
     if kind is None:
+        require_model_file(path)
         raise ArtifactError(
             f"{path} is not a kind of file that Retort reads",
             f"give a stage folder or one of {', '.join(entry.suffix for entry in KINDS.values() if entry.suffix)}",

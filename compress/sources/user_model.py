@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from ...core.data.references import call
 from ...core.data.splits import Splits
 from ...core.errors import CaptureError, MissingFileError, ModelError, UserError
 from ...core.facts.program_facts import CaptureFacts
+from ...core.formats.weight_files import require_model_file
 from ...core.options.stage_options import CaptureOptions, ModelSpec
 from ..capture.capture_program import capture as capture_module
 from ..graph.rows import moved_samples
@@ -72,7 +72,7 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
         return _import(spec, base, data, options)
     if options.fixed:
         raise UserError("`fixed` applies to an .onnx file only", "give the value in the model's forward instead")
-    _require_no_script(base / spec.source)
+    require_model_file(base / spec.source)
     if is_pretrained(base / spec.source):
         return _capture_pretrained(spec, base, data, options)
     if data is None:
@@ -83,25 +83,6 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
     model = load_model(spec, base, context.seed, context.console)
     feeds = moved_samples(data.example(), options.batch_axis)
     return capture_module(model, feeds, dynamic=options.dynamic or None, batch=options.batch_axis or None)
-
-
-def _require_no_script(path: Path) -> None:
-    """Reject a TorchScript file, with the ways to a model that can be captured.
-
-    Raises:
-        ModelError: the file is one.
-    """
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any("/code/" in name for name in names) and any(name.endswith("/constants.pkl") for name in names):
-        raise ModelError(
-            f"{path.name} is a TorchScript file, whose code is compiled and cannot be captured",
-            "give the factory of its nn.Module, with the weights of the file "
-            "(`net.load_state_dict(torch.jit.load(FILE).state_dict())`); or write it as ONNX with "
-            "`torch.onnx.export(torch.jit.load(FILE), example, 'net.onnx', dynamo=False)` and give that file",
-        )
 
 
 def _import(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOptions) -> Program:

@@ -161,10 +161,18 @@ def parse_recipe(raw: object, text: str = "", where: str = "the recipe") -> Reci
         return Recipe.model_validate(raw)
     except ValidationError as error:
         lines = _lines(text)
-        faults = [_fault(item, lines) for item in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        # stages with faults are left out, which is no further fault of the list
+        found = [item for item in found if item["type"] != "too_short" or not _has_faults_inside(item, found)]
+        faults = [_fault(item, lines) for item in found]
         listed = "".join(f"\n  {fault}" for fault in faults)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise RecipeError(f"{where} has {count}:{listed}", "`retort schema` lists every key", faults=faults) from error
+
+
+def _has_faults_inside(item: Any, found: list[Any]) -> bool:
+    size = len(item["loc"])
+    return any(len(other["loc"]) > size and other["loc"][:size] == item["loc"] for other in found)
 
 
 def _one_line(error: yaml.YAMLError) -> str:

@@ -1,7 +1,7 @@
-"""Reading of YAML that people write: UTF-8 text, in which `off`, `on`, `yes` and `no` are words.
+"""Reading of YAML 1.2 (2009) that people write: UTF-8 text, in which `off`, `on`, `yes` and `no` are words.
 
-YAML 1.1, which PyYAML reads, takes those words for booleans; YAML 1.2 (2009) has `true` and `false` alone, and so have
-the options of a recipe: `timing_cache: off` is the word.
+YAML 1.1, which PyYAML reads, takes those words for booleans, `1:30` for 90, `017` for 15, `1_0` for 10 and `2024-01-01`
+for a date. The core schema of YAML 1.2 has `true` and `false`, decimal numbers, `0o17` and `0xf`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,38 @@ import yaml
 
 from ..errors import UserError
 
+_REPLACED = ("bool", "int", "float", "timestamp")
+_INTEGER = re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the booleans of YAML 1.2."""
+    """PyYAML's safe loader with the booleans and the numbers of YAML 1.2."""
+
+    def integer(self, node: yaml.ScalarNode) -> int:
+        """A decimal, octal or hexadecimal number."""
+        text = str(self.construct_scalar(node))
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text[2:] if base != 10 else text, base)
+
+    def real(self, node: yaml.ScalarNode) -> float:
+        """A number with a fraction or an exponent, infinity, or no number."""
+        return float(str(self.construct_scalar(node)).lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.real)
 
 
 def parse_yaml(text: str) -> Any:
@@ -55,5 +75,12 @@ def read_text(path: Path, error: type[UserError] = UserError) -> str:
         line = content.count(b"\n", 0, fault.start) + 1
         raise error(
             f"{path} is not UTF-8 text: line {line} has the byte 0x{content[fault.start]:02x}",
-            f"save it as UTF-8 (`iconv -f latin1 -t utf8 {path.name}` converts the usual case)",
+            f"save it as UTF-8 (`iconv -f {_encoding(content)} -t utf8 {path.name}` converts the usual case)",
         ) from fault
+
+
+def _encoding(content: bytes) -> str:
+    """The likely encoding of text that is not UTF-8."""
+    if content.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
+        return "utf-32"
+    return "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in content else "latin1"
