@@ -73,6 +73,7 @@ class Imported(nn.Module):
         self._nodes = prepared(graph.nodes, graph, constants, OPERATORS)
         self._graph, self._batch = graph, batch
         self._rows: Any = None
+        self._negative: set[str] = set()
         self._axes = [axes.get(spec.name) for spec in graph.inputs]
         self._host: dict[str, Any] = {}
         self._places: dict[str, tuple[nn.Module, str]] = {}
@@ -123,7 +124,7 @@ class Imported(nn.Module):
                 if result is not None:
                     return result
             inner = partial(self._run_body, found) if node.bodies() else None
-            call = Call(node, given, self._graph.opset, self.training, self._batch, self._rows, inner)
+            call = Call(node, given, self._graph.opset, self.training, self._batch, self._rows, self._negative, inner)
             return OPERATORS[node.operator](call)
         except RetortError:
             raise

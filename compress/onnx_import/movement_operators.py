@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ...core.errors import ModelError
+from ...core.errors import DataError, ModelError
 from .elementwise_operators import DTYPES
 from .operator_call import Call, Operator
 from .shape_arithmetic import whole
@@ -157,10 +157,30 @@ def _gather(call: Call) -> torch.Tensor:
         return value.select(axis, index)
     indices = call.tensor(1)
     if axis == 0 and value.dim() == 2 and indices.dim() > 0 and isinstance(value, torch.nn.Parameter):
+        if _are_negative(call, indices, value.shape[0]):
+            indices = _positive(indices, value.shape[0])
         return functional.embedding(indices.long(), value)
     axis = axis % value.dim()
     picked = value.index_select(axis, _positive(indices.reshape(-1).long(), value.shape[axis]))
     return picked.reshape(*value.shape[:axis], *indices.shape, *value.shape[axis + 1 :])
+
+
+def _are_negative(call: Call, indices: torch.Tensor, rows: int) -> bool:
+    """Whether indices of a table count from its end on samples, which few files do; plain tables stay embeddings.
+
+    Raises:
+        DataError: an index of the samples is outside the table.
+    """
+    if not torch.compiler.is_exporting() and indices.numel():
+        least, most = int(indices.min()), int(indices.max())
+        if least < -rows or most >= rows:
+            raise DataError(
+                f"{call.node.describe()} gets the index {most if most >= rows else least} for a table of {rows} rows",
+                "give samples whose indices are those for which the model was made",
+            )
+        if least < 0:
+            call.negative.add(call.node.outputs[0])
+    return call.node.outputs[0] in call.negative
 
 
 def _positive(indices: torch.Tensor, size: Any) -> torch.Tensor:

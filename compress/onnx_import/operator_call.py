@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class Call:
         training: whether the module is in training mode.
         batch: the fixed batch size of the file, or None if it is dynamic.
         rows: the size of the batch now, or None if it is not known.
+        negative: outputs of nodes whose indices were below 0 on samples.
         run_body: runs a branch or the body of a loop on the given values of its inputs.
     """
 
@@ -35,6 +36,7 @@ class Call:
     training: bool = False
     batch: int | None = None
     rows: Any = None
+    negative: set[str] = field(default_factory=set)
     run_body: Callable[[Body, Sequence[Any]], list[Any]] | None = None
 
     def get(self, name: str, default: Any = None) -> Any:
