@@ -21,6 +21,11 @@ from .hard_inputs import check_hard, run_file
 Numbers = NDArray[Any]
 CONFIRMED_ROWS = 128
 """Samples on which a quantized program and its file are compared again before the file is refused."""
+_CAUSE = "nothing was written; increase export.tolerance only if you know the cause of the difference"
+_UNDEFINED = (
+    "nothing was written; if the model computes NaN on these samples, give others: ONNX does not define what maxima, "
+    "signs and bounds of NaN are, and ONNX Runtime computes numbers"
+)
 FileForm = Literal["static", "dynamic", "half"]
 
 
@@ -88,7 +93,7 @@ def check(
         raise VerificationError(
             f"the file does not compute the same as the program: at batch size {off.batch_size}, output "
             f"'{off.output}' is {_described(off)}",
-            "nothing was written; increase export.tolerance only if you know the cause of the difference",
+            _CAUSE if np.isfinite(off.error) else _UNDEFINED,
             differences=[item.to_json() for item in found],
         )
     few = rows(program.signature, pool, min(sizes))
@@ -186,7 +191,12 @@ def _difference(
 
 
 def _described(off: ParityEntry) -> str:
-    """``off by 2.0e-02 of its scale (1.0e-03 is accepted, 33.5 dB)``, in the measure that is too large."""
+    """``off by 2.0e-02 of its scale (1.0e-03 is accepted, 33.5 dB)``, in the measure that is too large.
+
+    A difference of NaN or infinity is none in numbers.
+    """
+    if not np.isfinite(off.error):
+        return "undefined (NaN or infinite) or of another shape in one of them, and not in the other"
     if off.rms_tolerance is not None and off.error <= off.tolerance:
         measure = f"{off.rms_error:.2e} of its scale in the root mean square ({off.rms_tolerance:.2e}"
     else:

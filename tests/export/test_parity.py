@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
 
+import retort
 from retort.core.errors import VerificationError
 from retort.core.session import Session
 from retort.core.tensors import BATCH, Feeds, Signature, TensorSpec
@@ -59,3 +64,20 @@ def test_a_file_with_more_changes_than_the_noise_is_refused() -> None:
     """Every third sample has another class."""
     with pytest.raises(VerificationError, match="root mean square"):
         compare(Classifier(3, 0))
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: torch.sign(torch.log(x)), lambda x: functional.max_pool1d(torch.log(x), 2)]
+)
+def test_undefined_values_are_told_in_words(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Where the program has NaN and the file has numbers, the message has no figure that is none, and says why."""
+
+    class _Undefined(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return function(x)
+
+    x = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(VerificationError, match=r"output 'output' is undefined \(NaN or infinite\)") as caught:
+        retort.export(retort.capture(_Undefined(), x))
+    assert "dB" not in str(caught.value)
+    assert "if the model computes NaN on these samples" in caught.value.remedy
