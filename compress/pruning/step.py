@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -173,6 +174,8 @@ def _scores(
 ) -> tuple[list[tuple[Importance, Scores]], str]:
     """Scores without normalisation; ``auto`` uses gradients if the samples and the graph allow it.
 
+    Where no training follows the cut, but reconstruction does, it also uses what reconstruction cannot repair.
+
     Returns:
         Pairs of importance and scores, and why ``auto`` could not use gradients; empty if it could, or was not chosen.
     """
@@ -184,10 +187,14 @@ def _scores(
         return [_by(options.importance)], ""
     if evidence is None:
         return [_by("group_norm")], ""
+    rebuilt: list[tuple[Importance, Scores]] = []
+    if options.reconstruct == "on" or (options.reconstruct == "auto" and options.recover is None):
+        with suppress(UserError):  # no samples that fit; the other criteria say why
+            rebuilt = [_by("reconstruction")]
     try:
-        return [_by("taylor"), _by("group_norm")], ""
+        return [_by("taylor"), *rebuilt, _by("group_norm")], ""
     except UserError as error:  # no samples, no loss that fits the outputs, or an operator without a gradient
-        return [_by("group_norm")], error.message
+        return [*rebuilt, _by("group_norm")], error.message
 
 
 def _ways(criterion: Importance, options: PruneOptions) -> tuple[Normalization, ...]:
@@ -196,6 +203,8 @@ def _ways(criterion: Importance, options: PruneOptions) -> tuple[Normalization, 
         return (options.normalize,)
     if criterion == "random":
         return ("none",)
+    if criterion == "reconstruction" and options.importance == "auto" and not options.timed:
+        return ("root_cost", "none")
     plain: tuple[Normalization, ...] = ("none", "mean") if criterion in DATA_DRIVEN else ("mean", "none")
     if options.timed:
         return plain

@@ -43,8 +43,9 @@ class PruneOptions(Options):
     )
     importance: Importance = Field(
         default="auto",
-        description="How channels are ranked. auto tries taylor and group_norm and takes the one that changes the "
-        "outputs less; without data it takes group_norm.",
+        description="How channels are ranked. auto tries taylor, group_norm and, if reconstruction follows the cut "
+        "instead of training, reconstruction; it takes the one that changes the outputs least. Without data it takes "
+        "group_norm.",
     )
     normalize: Normalization = Field(
         default="auto",

@@ -24,7 +24,7 @@ from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError
 from retort.core.facts.prune_facts import PruneFacts, Reconstruction
-from retort.core.options.stage_options import PruneOptions
+from retort.core.options.stage_options import PruneOptions, RecoverOptions
 
 
 class Residual(nn.Module):
@@ -199,6 +199,19 @@ def test_data_without_labels_replace_the_default_training(program: Program, tmp_
     made = prune(options, parent, Place(tmp_path / "pruned"), Context(DATA, task="regression"))
     assert made.facts_as(PruneFacts).steps[0].recovery is None
     assert step_of(made).kept
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_rankings_by_what_cannot_be_repaired_are_tried_without_training(
+    program: Program, tmp_path: Path, trained: bool
+) -> None:
+    """`auto` tries them if the weights are reconstructed, and the trial cuts decide; a training needs none of it."""
+    recover = {"recover": RecoverOptions(epochs=1, alpha=1.0)} if trained else {}
+    step = run(program, tmp_path, importance="auto", normalize="auto", **recover).facts_as(PruneFacts).steps[0]
+    tried = {trial.importance for trial in step.trials}
+    assert tried == ({"taylor", "group_norm"} if trained else {"taylor", "group_norm", "reconstruction"})
+    best = min(step.trials, key=lambda trial: trial.loss)
+    assert (step.importance, step.normalize) == (best.importance, best.normalize)
 
 
 def test_too_few_samples_are_a_reason_or_an_error(program: Program, tmp_path: Path) -> None:
