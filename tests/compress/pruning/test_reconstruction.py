@@ -206,7 +206,7 @@ def test_rankings_by_what_cannot_be_repaired_are_tried_without_training(
     program: Program, tmp_path: Path, trained: bool
 ) -> None:
     """`auto` tries them if the weights are reconstructed, and the trial cuts decide; a training needs none of it."""
-    recover = {"recover": RecoverOptions(epochs=1, alpha=1.0)} if trained else {}
+    recover: dict[str, Any] = {"recover": RecoverOptions(epochs=1, alpha=1.0)} if trained else {}
     step = run(program, tmp_path, importance="auto", normalize="auto", **recover).facts_as(PruneFacts).steps[0]
     tried = {trial.importance for trial in step.trials}
     assert tried == ({"taylor", "group_norm"} if trained else {"taylor", "group_norm", "reconstruction"})
