@@ -91,8 +91,13 @@ def difference(got: torch.Tensor, wanted: torch.Tensor) -> str | None:
 
 
 def model_place(frames: traceback.StackSummary) -> str:
-    """`` at model.py line 12 (`if x.sum() > 0:`)``: the innermost frame of the model's own code; empty if none is."""
-    for frame in reversed(frames):
+    """`` at model.py line 12 (`if x.sum() > 0:`)``: the innermost frame of the model's own code; empty if none is.
+
+    Frames around the capture are those of the caller.
+    """
+    inside = [Path(frame.filename).resolve().is_relative_to(_HERE / "compress") for frame in frames]
+    first = inside.index(True) if True in inside else 0
+    for frame in reversed(frames[first:]):
         path = Path(frame.filename).resolve()
         outside = not path.is_relative_to(_TORCH) and not (path.is_relative_to(_HERE / "compress"))
         if outside and path.is_file() and "contextlib" not in path.name:

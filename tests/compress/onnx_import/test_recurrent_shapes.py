@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from retort.compress.onnx_import import import_onnx
+from retort.compress.program import NOTES
 from retort.core.errors import ModelError
 
 Array = NDArray[Any]
@@ -86,3 +87,12 @@ def test_states_peepholes_and_lengths_that_do_not_fit_are_named(
     path = file_of(tmp_path / "m.onnx", "LSTM", {**fitting("LSTM", 1), name: value}, FEATURES, clip=3.0)
     with pytest.raises(ModelError, match=rf"its {name} has the shape"):
         import_onnx(path, {"x": numbers(ROWS, STEPS, FEATURES)})
+
+
+def test_a_fixed_axis_of_a_file_has_no_place_in_the_callers_code(tmp_path: Path) -> None:
+    """The remark on an axis that a node fixes names the axis, and no line of Retort or of the script that imports."""
+    path = file_of(tmp_path / "m.onnx", "LSTM", fitting("LSTM", 1), None)
+    program = import_onnx(path, {"x": numbers(ROWS, STEPS, FEATURES)})
+    (note,) = [note for note in program.meta[NOTES] if "'x_2' is fixed" in note]
+    assert "the model fixes the axis 'x_2' to 8: " in note
+    assert " line " not in note
