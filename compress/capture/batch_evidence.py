@@ -57,6 +57,15 @@ def batch_layouts(tensors: Mapping[str, torch.Tensor], batch: BatchAxes | None) 
     return [batch, *others] if agreed or not others else list(others)
 
 
+def other_axis(tensors: Mapping[str, torch.Tensor]) -> str:
+    """What helps if the batch of states is on another axis than that of the samples; empty if there are none."""
+    states = [name for name, tensor in list(tensors.items())[1:] if tensor.dim() == 3 and tensor.is_floating_point()]
+    if not states:
+        return ""
+    axes = ", ".join(f"{name}: 1" for name in states)
+    return f"; if the model takes its batch of states on axis 1 (`[layers, N, hidden]`), give `batch_axis: {{{axes}}}`"
+
+
 def _by_size(
     tensors: Mapping[str, torch.Tensor], free: list[str], known: set[int]
 ) -> Iterator[tuple[tuple[str, int], ...]]:

@@ -15,7 +15,7 @@ from ...core.errors import CaptureError, ModelError, RetortError
 from ...core.tensors import BATCH, Signature
 from ..graph import train_eval_mode
 from ..graph.rows import BatchAxes, batch_axis, row_count, rows
-from .batch_evidence import batch_layouts, named_axes, with_empty
+from .batch_evidence import batch_layouts, named_axes, other_axis, with_empty
 from .cleanup import finish, inside
 from .data_guards import settle
 from .failures import mismatch
@@ -264,7 +264,7 @@ def _outputs(flat: FlatModule, feeds: Tensors) -> list[torch.Tensor]:
         except Exception as error:  # the user's forward may raise anything
             raise ModelError(
                 f"the model does not run on an example batch of {row_count(feeds)}: {type(error).__name__}: {error}",
-                other_type(flat.inner, feeds) or "give example inputs that fit its forward",
+                other_type(flat.inner, feeds) or f"give example inputs that fit its forward{other_axis(feeds)}",
             ) from error
 
 

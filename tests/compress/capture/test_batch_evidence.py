@@ -125,3 +125,12 @@ def test_the_last_axis_is_no_batch() -> None:
     """Features may be as many as samples."""
     layouts = batch_layouts({"x": torch.zeros(8, 8), "y": torch.zeros(3, 8)}, None)
     assert layouts == [None] or all(layout is None or layout.get("y") != 1 for layout in layouts)
+
+
+def test_samples_of_a_data_source_get_their_axis_named() -> None:
+    """States that stand rows first, as in a data source, do not run; the remedy is the option, and it helps."""
+    feeds = {name: value.movedim(1, 0) if name != "x" else value for name, value in example(4).items()}
+    with pytest.raises(ModelError) as caught:
+        capture(Streaming(), feeds)
+    assert "batch_axis: {h: 1, c: 1}" in caught.value.remedy
+    capture(Streaming(), {name: value.movedim(0, 1) if name != "x" else value for name, value in feeds.items()})
