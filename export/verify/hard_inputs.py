@@ -119,8 +119,12 @@ def check_hard(
             if math.isinf(error) and (decided := _decided_by_rounding(program, made, name, value, given)) is not None:
                 count, given = count + int(decided.sum()), np.where(decided, value, given)
                 error = error_of(value, given)
-            if error > bound and error > OWN * _own_change(program, made, feeds, name, value):
-                raise _refused(inputs, name, value, given)
+            if error > bound:
+                change = _own_change(program, made, feeds, name, value)
+                given = np.where(np.isinf(change), value, given) if change.shape == given.shape else given
+                error = error_of(value, given)
+                if error > bound and error > OWN * largest_magnitude(change[np.isfinite(change)]):
+                    raise _refused(inputs, name, value, given)
             worst = max(
                 worst,
                 HardInputs(inputs=inputs, output=name, share=min(error / max(bound, 1e-30), LARGEST)),
@@ -221,19 +225,27 @@ def error_of(expected: Numbers, actual: Numbers) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def _own_change(program: Session, made: Feeds, feeds: Feeds, name: str, value: Numbers) -> float:
-    """The program's own change when its inputs, results or values before they are ordered are disturbed."""
-    random, moved = np.random.default_rng(0), 0.0
+def _own_change(program: Session, made: Feeds, feeds: Feeds, name: str, value: Numbers) -> Numbers:
+    """The program's own change when its inputs, results or values before they are ordered are disturbed, per place.
+
+    It is infinite where a disturbed output is NaN or infinite and the other is not, or where nothing can be computed.
+    """
+    random, moved = np.random.default_rng(0), np.zeros(value.shape)
     floats = any(np.asarray(given).dtype.kind == "f" for given in made.values())
     for seed in range(TRIES):
+        found: list[dict[str, Numbers] | None] = []
         if isinstance(program, Disturbs):
-            ordered = program.run_with_ties_broken(made, seed)
-            rounded = None if floats else program.run_rounded(made, DISTURBED, seed)
-            moved = max(moved, 0.0 if rounded is None else error_of(value, rounded[name]))
-            moved = max(moved, 0.0 if ordered is None else error_of(value, ordered[name]))
+            found += [program.run_with_ties_broken(made, seed)]
+            found += [None if floats else program.run_rounded(made, DISTURBED, seed)]
         disturbed = {key: _disturbed(np.asarray(given), np.asarray(feeds[key]), random) for key, given in made.items()}
         outputs = _outputs(program, disturbed)
-        moved = max(moved, math.inf if outputs is None else error_of(value, outputs[name]))
+        if outputs is None:
+            return np.full(value.shape, np.inf)
+        for other in [*(item for item in found if item is not None), outputs]:
+            if other[name].shape != value.shape:
+                return np.full(value.shape, np.inf)
+            change = np.abs(differences(value, other[name], equal_nan=True))
+            moved = np.maximum(moved, np.where(np.isnan(change), np.inf, change))
     return moved
 
 

@@ -250,6 +250,27 @@ def test_nan_where_rounding_decides_nothing_is_refused() -> None:
         check_hard(eager, cast(Session, Fixed(eager, np.nan)), FEEDS, accepted)
 
 
+class Rooted(nn.Module):
+    """The root of the first column, NaN for negative numbers, and a plain second column; or with a fault there."""
+
+    def __init__(self, fault: float = 0.0) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        plain = x[:, 1:] + self.fault * (x[:, 1:] == 0)
+        return torch.cat([torch.sqrt(x[:, :1]), plain], 1)
+
+
+def test_a_place_that_turns_nan_when_disturbed_excuses_no_other() -> None:
+    """At zero, the root is NaN after a disturbance; the columns beside it are compared all the same."""
+    accepted = accepted_by({"output": Bound(1.0, 1e-3, None)}, None)
+    program = session_of(Rooted())
+    check_hard(program, session_of(Rooted()), FEEDS, accepted)
+    with pytest.raises(VerificationError, match="does not compute the same as the program on zeros"):
+        check_hard(program, session_of(Rooted(fault=0.5)), FEEDS, accepted)
+
+
 class Double(nn.Module):
     """Twice its input."""
 
