@@ -28,6 +28,7 @@ from .post_training import Quantized
 FLOOR = QualityFloor()
 AIM = QualityFloor(15.0, 6.0, 0.95)
 """What a remedy aims at: a program that is barely above the floor is not worth shipping."""
+_LOOKED_AT = 64
 ENOUGH = 0.5
 """Share of the integer multiply-accumulates that a remedy may not fall below if there is another one to try."""
 
@@ -88,6 +89,7 @@ def above_floor(reference: Program, found: Quantized, options: QuantizeOptions, 
     held = HeldOut(reference, some, options.batch_size, context.console)
     result = Rescue(found, held.compare(found.program, floor, noisy), floor)
     result.shortfall = result.against.shortfall
+    _warn_of_samples(held, result.against, context)
     if not result.shortfall:
         return result
     decided = options.plan is not None or options.mixed == "auto" or options.qat is not None
@@ -99,6 +101,22 @@ def above_floor(reference: Program, found: Quantized, options: QuantizeOptions, 
             raise problem
         context.console.warn(problem.message)
     return result
+
+
+def _warn_of_samples(held: HeldOut, found: Comparison, context: Context) -> None:
+    """Say where the samples prove little: if all of them are equal, or if classes differ that no label confirms."""
+    inputs, _ = held.split.read(range(min(len(held.split), _LOOKED_AT)))
+    if all(len(value) > 1 and (value == value[:1]).all() for value in inputs.values()):
+        context.console.warn(
+            f"all {len(held.split)} samples are equal, so neither the ranges nor the figures hold for others: give "
+            "samples as the model will see them"
+        )
+    same = found.facts.agreement
+    if context.task == "classification" and held.targets is None and same is not None and same < FLOOR.agreement:
+        context.console.warn(
+            f"{same:.0%} of the samples keep their largest output at the same place: if outputs are classes, this is "
+            "below the floor of 90 %, which is only held where the data have labels (or set `min_sqnr`)"
+        )
 
 
 def _try_remedies(

@@ -19,6 +19,7 @@ from .task_metrics import evaluate
 Outputs = Sequence[Array]
 CONSTANT = 1e-12
 """Share of an output's energy that differs between samples, below which the output counts as the same for all."""
+_IMAGES, _NOTHING = 4, 0.1
 _MOST_COLUMNS, _FEWEST_VALUES = 4096, 8
 """Largest number of columns of an axis, and smallest number of values in each, with which columns are compared."""
 
@@ -82,6 +83,8 @@ def worst_column(wanted: Array, found: Array) -> Column | None:
 
     A detector's tensor has boxes in pixels beside scores below 1: scores that are all zero change its total energy by
     next to nothing. Probabilities that add up to 1 along an axis have one scale, so they are no columns of their own.
+    Numbers from 0 to 1 that stay below 0.1 in all samples are no columns either: as probabilities, they say that
+    nothing is there. In images ``[N, C, H, W]`` only the channels are columns.
 
     Args:
         wanted: output of the reference, ``[N, …]``.
@@ -94,7 +97,9 @@ def worst_column(wanted: Array, found: Array) -> Column | None:
         return None
     truth, given = (np.where(np.isfinite(wanted), value, 0.0).astype(np.float64) for value in (wanted, found))
     columns = [
-        column for axis in dict.fromkeys((1, wanted.ndim - 1)) if (column := _worst_on(truth, given, axis)) is not None
+        column
+        for axis in ((1,) if wanted.ndim in (2, _IMAGES) else (1, wanted.ndim - 1))
+        if (column := _worst_on(truth, given, axis)) is not None
     ]
     return min(columns, key=lambda column: column.db, default=None)
 
@@ -107,7 +112,8 @@ def _worst_on(truth: Array, given: Array, axis: int) -> Column | None:
     energy = np.sum(truth**2, axis=others)
     signal = np.sum((truth - truth.mean(axis=0)) ** 2, axis=others)
     noise = np.sum((given - truth) ** 2, axis=others)
-    varies = signal > CONSTANT * energy
+    low, high = truth.min(axis=others), truth.max(axis=others)
+    varies = (signal > CONSTANT * energy) & ~((low >= 0) & (high < _NOTHING))
     if not varies.any():
         return None
     with np.errstate(divide="ignore", invalid="ignore"):

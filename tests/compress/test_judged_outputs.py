@@ -19,6 +19,7 @@ from retort.compress.quantization import quantize_program
 from retort.compress.quantization.fidelity import HeldOut
 from retort.compress.quantization.int8_program import quantize_with
 from retort.compress.quantization.rescue import FLOOR, above_floor
+from retort.core.console import Console
 from retort.core.context import Context
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import VerificationError
@@ -123,6 +124,14 @@ def test_columns_of_both_layouts_and_what_is_none() -> None:
         assert column is not None
         assert (column.axis, column.index) == (axis, 5)
         assert abs(column.db) < 1
+    scores = draw.uniform(size=(64, 5)) * np.asarray([1, 1, 1, 1, 0.01])
+    nothing, lost = scores.copy(), scores.copy()
+    nothing[:, 4], lost[:, 3] = 0, 0
+    silent, found_lost = worst_column(scores, nothing), worst_column(scores, lost)
+    assert silent is not None
+    assert silent.db == np.inf
+    assert found_lost is not None
+    assert found_lost.index == 3
     rare = np.exp(draw.normal(size=(64, 5)) - np.asarray([0, 0, 0, 0, 12.0]))
     rare /= rare.sum(1, keepdims=True)
     assert worst_column(rare, np.where(rare < 1e-3, 0.0, rare)) is None
@@ -171,6 +180,46 @@ def test_a_training_does_not_excuse_other_outputs() -> None:
     told, after = judged(qat={"epochs": 1})
     assert "of output 'output_1'" in told
     assert after
+
+
+class Tied(nn.Module):
+    """Scores of classes that are nearly the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(32, 64), nn.Linear(64, 10)
+        with torch.no_grad():
+            self.last.weight[:] = self.last.weight[:1] + 0.01 * self.last.weight
+            self.last.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(torch.relu(self.first(x)))
+        return result
+
+
+class Listening(Console):
+    """A console that stores warnings."""
+
+    def __init__(self) -> None:
+        super().__init__("silent")
+        self.told: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Store a warning."""
+        self.told.append(text)
+
+
+def test_samples_that_prove_little_are_told() -> None:
+    """Classes that change without a label, and samples that are all equal."""
+    options = QuantizeOptions(weight_bits=4, correction=("none",))
+    console, equal = Listening(), ArraySplit({"x": np.ones((64, 32), np.float32)})
+    for net, data in ((Tied(), rows(128)), (Decision("mask", False), equal)):
+        program = captured(net)
+        context = Context(Splits(data, data, data, data), task="classification", console=console)
+        above_floor(program, quantize_with(program, options, context), options, context)
+    assert any("keep their largest output at the same place" in text for text in console.told)
+    assert any("all 64 samples are equal" in text for text in console.told)
 
 
 def test_huge_activations_leave_out_a_correction() -> None:
