@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.artifact import Artifact, is_finished, load_artifact
 from ..core.context import Context, Place
-from ..core.errors import UserError
+from ..core.errors import RetortError, UserError
 from ..core.options.stage_options import CaptureOptions, EngineOptions, ExportOptions, ModelSpec, Options
 from ..core.options.stage_table import STAGES, stages_that
 from . import stages
 from .cache_key import key_of
 from .requantize import for_target
+from .sample_faults import raise_if_samples_fail
 
 if TYPE_CHECKING:
     from ..export.trt.explain import Explanation
@@ -61,7 +62,13 @@ def run_stage(name: str, options: Options, parent: Artifact, place: Place, conte
 def _run(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:
     stage = stage_function(name)
     origin = for_target(name, options, parent, place, context)
-    artifact = stage(options, origin, place if origin is parent else replace(place, parents=(origin.key,)), context)
+    own = place if origin is parent else replace(place, parents=(origin.key,))
+    try:
+        artifact = stage(options, origin, own, context)
+    except Exception as error:
+        if not isinstance(error, RetortError):
+            raise_if_samples_fail(error, origin, context)
+        raise
     if context.scratch is not None:
         shutil.rmtree(context.scratch, ignore_errors=True)
     return artifact
