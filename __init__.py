@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from .api import (
         Archive,
         Engine,
@@ -43,6 +44,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("retort")
     if name not in __all__:
         raise AttributeError(f"module 'retort' has no attribute '{name}'")
     # by a computed name, because the key of every artifact follows the imports of the code that makes it

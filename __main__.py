@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import traceback
 import warnings
 from typing import Any
 
-from .core.errors import Interrupted, RetortError, UserError
+from .core.errors import Interrupted, RetortError, StorageError, UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,22 +39,40 @@ def _guarded(given: list[str]) -> int:
         return _report(Interrupted("stopped", "finished stages are kept; run the command again to continue"), given)
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        return _of_file(error, given) if error.filename is not None else _foreign(error, given)
     except Exception as error:  # any exception that is not a RetortError is a defect of Retort
         return _foreign(error, given)
 
 
 def _app() -> Any:
     # each adds its commands to the app, in the order of `--help`
-    from .cli import engines, serving, doctor, benchmarks  # noqa: F401, I001
+    from .cli import engines, serving, doctor, benchmarks, version  # noqa: F401, I001
     from .cli.commands import app
 
     return app
+
+
+def _of_file(error: OSError, given: list[str]) -> int:
+    """The error of a path in one sentence, with the remedy for its kind."""
+    remedies = {
+        errno.ENOENT: "check the path; folders are not created",
+        errno.EACCES: "choose a path that you may read and write",
+        errno.EPERM: "choose a path that you may read and write",
+        errno.EROFS: "choose a folder on a disk that is not read-only",
+        errno.ENOSPC: "free some space, or choose another disk",
+        errno.ENAMETOOLONG: "choose a shorter name",
+    }
+    remedy = remedies.get(error.errno or 0, "check the path")
+    return _report(StorageError(f"{error.filename}: {error.strerror or error}", remedy), given, error)
 
 
 def _foreign(error: Exception, given: list[str]) -> int:
     usage = getattr(error, "format_message", None)
     if usage is not None:  # a usage error of the command line; its class is private to typer
         message = str(usage()).rstrip(".")
+        if not message:  # no command at all: the help was shown
+            return UserError.exit_code
         return _report(UserError(message + _nearest_command(message, given), "`--help` shows what is there"), given)
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
     message = f"internal error: {type(error).__name__}: {error}{where}"

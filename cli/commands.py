@@ -77,6 +77,8 @@ def init(
     """
     if path.exists() and not force:
         raise UserError(f"{path} already exists", "choose another name, or overwrite it with --force")
+    if not path.parent.is_dir():
+        raise MissingFileError(f"the folder {path.parent} does not exist", "create it, or choose another path")
     path.write_text(STARTER.format(name=path.stem, model=model, data=data))
     console(json).result({"recipe": str(path)}, f"wrote {path}; next: retort check {path}")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..core.artifact import Artifact
 from ..core.console import SILENT, Console
-from ..core.errors import GateError, MachineError
-from ..core.options.recipe import load_recipe
+from ..core.errors import GateError, MachineError, UserError
+from ..core.options.recipe import load_recipe, nearest
 from ..core.options.stage_options import Gate, Options, QuantizeOptions
 from ..core.options.stage_table import STAGES
 from ..core.system.owned_folders import is_scratch
@@ -38,11 +38,18 @@ def run(recipe_path: Path, runs: Path = RUNS, console: Console = SILENT, until: 
 
     Raises:
         RecipeError: the recipe has faults.
+        UserError: the recipe has no stage ``until``.
         GateError: a gate was missed; finished artifacts are kept.
         MachineError: another run of the same recipe is active in ``runs``.
     """
     recipe = load_recipe(recipe_path)
     folder = runs / recipe.name
+    names = ["capture", *(stage.name for stage in recipe.stages)]
+    if until is not None and until not in names:
+        raise UserError(
+            f"the recipe has no stage '{until}'{nearest(until, names)}",
+            f"its stages are {', '.join(dict.fromkeys(names))}",
+        )
     with exclusive(folder):
         return run_line(Line(recipe, recipe_path.resolve().parent, folder, console), until)
 

@@ -198,12 +198,12 @@ def _complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int)
     if unknown or TRAIN not in named:
         fault = f"unknown split '{unknown[0]}'" if unknown else "no `train` split"
         raise DataError(f"{spec.source} has {fault}", "name them train, validation, test, calibration")
-    parts = dict(named)
+    parts, whole = dict(named), len(named[TRAIN])
     generator = np.random.default_rng(seed)
     for key, share in ((TEST, spec.test), (VALIDATION, spec.validation)):
         if key not in parts:
             of_all = share if TEST in named or key == TEST else share / (1 - spec.test)
-            parts[TRAIN], parts[key] = hold_out(parts[TRAIN], of_all, generator, spec.source)
+            parts[TRAIN], parts[key] = hold_out(parts[TRAIN], of_all, generator, spec.source, whole)
     if CALIBRATION not in parts:
         count = min(spec.calibration, len(parts[TRAIN]))
         chosen = np.sort(generator.permutation(len(parts[TRAIN]))[:count])
@@ -211,8 +211,13 @@ def _complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int)
     return Splits(parts[TRAIN], parts[VALIDATION], parts[CALIBRATION], parts[TEST], classes)
 
 
-def hold_out(split: Split, share: float, generator: np.random.Generator, source: str) -> tuple[Split, Split]:
+def hold_out(
+    split: Split, share: float, generator: np.random.Generator, source: str, whole: int | None = None
+) -> tuple[Split, Split]:
     """Divide a split into the part that remains and the held-out part; both have about the same shares of classes.
+
+    Args:
+        whole: number of samples of the source, for the message.
 
     Raises:
         DataError: there are too few samples.
@@ -220,7 +225,8 @@ def hold_out(split: Split, share: float, generator: np.random.Generator, source:
     count = round(len(split) * share)
     if count < 1 or count >= len(split):
         raise DataError(
-            f"{source} has {len(split)} samples: too few to hold out {share:.0%}",
+            f"{source} has {len(split) if whole is None else whole} samples: too few to hold out some of them for "
+            "validation and test",
             "give more samples, or give your own splits",
         )
     order = _stratified(split, generator)

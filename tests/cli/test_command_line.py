@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import retort
 from retort.__main__ import main
 
 COMMANDS = [
@@ -55,6 +56,28 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--help") == 0
     shown = capsys.readouterr().out
     assert all(f"│ {command} " in shown for command in COMMANDS)
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the option and by the package, as it is installed."""
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"retort {retort.__version__}\n"
+    assert call() == 2
+    shown = capsys.readouterr()
+    assert "Usage" in shown.out
+    assert "retort: \n" not in shown.err
+
+
+def test_paths_that_cannot_be_used_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that does not exist, a file as a folder, and a name that is too long are no internal errors."""
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "none" / "r.yaml", tmp_path / "file" / "r.yaml", tmp_path / ("n" * 300)):
+        assert call("init", str(path)) != 0
+        told = capsys.readouterr().err
+        assert "internal error" not in told
+        assert "→" in told
+    assert call("report", str(tmp_path), "--out", str(tmp_path / "none" / "r.html")) != 0
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_unknown_command_gives_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Recipes on samples without targets: stages are judged by their agreement with the reference, gates included."""
+"""Recipes on samples without targets, judged by their agreement with the reference, and runs up to a stage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from retort.core.errors import DataError
+from retort.core.errors import DataError, UserError
 from retort.pipeline import run
 
 NET = """
@@ -62,3 +62,11 @@ def test_a_metric_that_needs_targets_names_its_key(tmp_path: Path, monkeypatch: 
     with pytest.raises(DataError, match="'accuracy' needs targets") as caught:
         run.run(write(tmp_path, "metric: accuracy"), tmp_path / "runs")
     assert "at the top of a recipe" in str(caught.value)
+
+
+def test_an_unknown_last_stage_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--until quantise` names the nearest stage, and no stage runs."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no stage 'quantise'; did you mean 'quantize'"):
+        run.run(write(tmp_path), tmp_path / "runs", until="quantise")
+    assert not (tmp_path / "runs").exists()

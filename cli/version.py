@@ -1,0 +1,25 @@
+"""The option `--version` of `retort` itself."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from .commands import app
+
+
+def _show(asked: bool) -> None:
+    if asked:
+        typer.echo(f"retort {metadata.version('retort')}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show)
+    ] = False,
+) -> None:
+    """Distil, prune, quantize, export and serve a trained PyTorch model, and measure what it costs and gains."""
