@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console as RichConsole
 from rich.table import Table
+from rich.text import Text
 
 from ....benchmarks.result import Result as MeasuredResult
 from . import notebook
@@ -42,11 +43,11 @@ class Result(MeasuredResult):
         from ....benchmarks.report.html_report import verdict
 
         columns, rows = self.table()
-        table = Table(title=self.title, title_justify="left", pad_edge=False)
+        table = Table(title=Text(self.title), title_justify="left", pad_edge=False)
         for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left", no_wrap=True)
+            table.add_column(Text(column), justify="right" if index else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(cell) for cell in row))
         out = io.StringIO()
         RichConsole(file=out, width=WIDTH, highlight=False, color_system=None).print(table, soft_wrap=False)
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
