@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..core.artifact import Artifact, raise_if_not
 from ..core.context import Context, Place
 from ..core.data.splits import rows_of
+from ..core.formats.program_file import read_signature
 from ..core.options.stage_options import (
     CaptureOptions,
     DistillOptions,
@@ -17,6 +18,7 @@ from ..core.options.stage_options import (
     SparsifyOptions,
     TrainOptions,
 )
+from .student_axes import captured_like
 
 
 def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: Context) -> Artifact:
@@ -34,12 +36,17 @@ def train(options: TrainOptions, parent: Artifact, place: Place, context: Contex
 
 
 def distill(options: DistillOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Train the student that ``options`` name on the soft targets of ``parent``."""
+    """Train the student that ``options`` name on the soft targets of ``parent``; it has the teacher's dynamic axes."""
     from ..compress.distillation.distill import distill as stage
     from ..compress.sources.user_model import capture_source
 
     raise_if_not(parent, "program")
-    student = capture_source(options.student, context, CaptureOptions())
+    student = captured_like(
+        read_signature(parent.main),
+        lambda axes: capture_source(options.student, context, CaptureOptions(dynamic=axes)),
+        lambda made: made.signature,
+        context.console,
+    )
     return stage(options, parent, place, context, student)
 
 

@@ -26,6 +26,7 @@ from ...core.options.stage_options import (
 from ...core.tensors import BATCH, Signature
 from .. import dispatch
 from ..cache_key import key_of
+from ..student_axes import captured_like
 from ..tuning.int8_speed import speed_of
 from .capturing import CaptureRequest, capture_module, capture_source
 from .data.adapters import REMEDY, Use, as_splits, require_targets, task_of
@@ -183,7 +184,12 @@ def student_spec(student: Any, teacher: Program, request: Request) -> ModelSpec:
     if isinstance(student, Program):
         return _LiveSpec(source="live", program=student)
     data = splits_of(teacher, teacher.signature, request, "train")
-    program = capture_module(student, data.example(4), CaptureRequest(), teacher.workspace)
+    program = captured_like(
+        teacher.signature,
+        lambda axes: capture_module(student, data.example(4), CaptureRequest(dynamic=axes), teacher.workspace),
+        lambda made: made.signature,
+        ScriptConsole(request.progress),
+    )
     return _LiveSpec(source="live", program=program)
 
 
