@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ...core.context import Context
 from ...core.errors import RetortError, VerificationError
 from ...core.facts.quantize_facts import FloorFacts, RemedyTrial, Sensitivity
@@ -106,7 +108,8 @@ def above_floor(reference: Program, found: Quantized, options: QuantizeOptions, 
 def _warn_of_samples(held: HeldOut, found: Comparison, context: Context) -> None:
     """Say where the samples prove little: if all of them are equal, or if classes differ that no label confirms."""
     inputs, _ = held.split.read(range(min(len(held.split), _LOOKED_AT)))
-    if all(len(value) > 1 and (value == value[:1]).all() for value in inputs.values()):
+    rows = [np.asarray(value) for value in inputs.values() if np.ndim(value)]
+    if rows and all(len(value) > 1 and bool((value == value[:1]).all()) for value in rows):
         context.console.warn(
             f"all {len(held.split)} samples are equal, so neither the ranges nor the figures hold for others: give "
             "samples as the model will see them"

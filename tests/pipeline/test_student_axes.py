@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -121,8 +122,7 @@ def test_a_student_whose_code_needs_a_fixed_length_keeps_it(nets: Path) -> None:
 
 def test_a_module_in_memory(nets: Path) -> None:
     """The Python interface gives the axes, too, and the student's program runs at another length."""
-    from student_nets import small  # type: ignore[import-not-found]
-
+    small = runpy.run_path(str(nets / "student_nets.py"))["small"]
     example = torch.from_numpy(DATA.train.read(range(4))[0]["tokens"])
     program = retort.capture(teacher(), example, dynamic={"tokens": {1: "length"}})
     student = retort.distill(program, small(), data=DATA, epochs=1)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from ....core.aten_names import CONVOLUTIONS, operator_name
 from ....core.errors import DataError
 from ....core.options.stage_options import Task
 from ...program import Program
@@ -54,7 +53,7 @@ class ObservedLayer:
 
     def add(self, source: Tensor, place: int, most: int, draw: torch.Generator) -> None:
         """Add the rows of one batch."""
-        flat = source.detach().movedim(1, -1) if operator_name(self.layer.node) in CONVOLUTIONS else source.detach()
+        flat = source.detach().movedim(self.layer.axis, -1)
         rows = flat.reshape(-1, flat.shape[-1])
         if len(rows) > most:
             rows = rows[torch.randperm(len(rows), generator=draw)[:most]]
@@ -67,7 +66,11 @@ class ObservedLayer:
 def observe(
     program: Program, grouping: Grouping, inputs: Iterable[Tensors], total: int, task: Task, seed: int
 ) -> dict[str, ObservedLayer]:
-    """Second moments of inputs and gradients of every layer, in one pass."""
+    """Second moments of inputs and gradients of every layer, in one pass.
+
+    Raises:
+        DataError: the outputs have no gradient, or there are no samples.
+    """
     layers = [
         ObservedLayer(layer, roots) for layer in fitted_layers(program.module) for roots in _channels(layer, grouping)
     ]
@@ -79,7 +82,13 @@ def observe(
             held = int(place % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1)
             with torch.enable_grad():
                 outputs = watcher.run(*feeds.values())
-                _loss(outputs, task, draw).backward()
+                loss = _loss(outputs, task, draw)
+            if not loss.requires_grad:
+                raise DataError(
+                    "importance 'reconstruction' cannot be computed for this model: its outputs have no gradient",
+                    "use an importance without gradients, such as group_norm or activation",
+                )
+            loss.backward()
             samples += len(next(iter(feeds.values())))
             for item, source, output in watcher.taken():
                 columns = 1 if item.wide else len(item.roots)
@@ -98,7 +107,7 @@ def _channels(layer: FittedLayer, grouping: Grouping) -> Iterator[Ids]:
     value = grouping.coupling.values.get(layer.data)
     if layer.groups > 1 or not isinstance(value, Value):
         return
-    dim = 1 if operator_name(layer.node) in CONVOLUTIONS else len(value.shape) - 1
+    dim = layer.axis % len(value.shape)
     labels = [array for array in value.arrays if varying(array) == {dim}]
     roots = [grouping.coupling.unions.find(core(array).numpy().reshape(-1)) for array in labels]
     yield roots[0] if roots else np.zeros(value.shape[dim], np.int64)

@@ -278,6 +278,8 @@ def test_transposed_convolutions_are_fitted(tmp_path: Path) -> None:
     program = capture(Enlarging().eval(), {"x": torch.randn(4, 3, 8, 8)})
     plain = load_program(run(program, tmp_path / "plain", reconstruct="off").main)
     fitted = run(program, tmp_path / "fitted")
+    ranked = run(program, tmp_path / "ranked", importance="reconstruction", normalize="none")
+    assert difference(program, load_program(ranked.main)) < difference(program, plain) / 3
     layers = {layer.name: layer for layer in step_of(fitted).layers}
     assert all(layers[f"{name}.weight"].method == "least squares" for name in ("up", "last"))
     assert all(layers[f"{name}.weight"].error_after < layers[f"{name}.weight"].error_before for name in ("up", "last"))
