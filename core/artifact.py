@@ -7,6 +7,8 @@ import hashlib
 import json
 import shutil
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -208,8 +210,21 @@ def _bare(path: Path) -> Artifact:
             f"{path} is not a kind of file that Retort reads",
             f"give a stage folder or one of {', '.join(entry.suffix for entry in KINDS.values() if entry.suffix)}",
         )
+    if kind == "archive":
+        _require_whole(path)
     entry = FileEntry(sha256_file(path), path.stat().st_size)
     return Artifact(path, Manifest(kind, "file", entry.sha256, files={path.name: entry}))
+
+
+def _require_whole(path: Path) -> None:
+    """Fail if an archive is truncated, or one of its files was altered."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
+        raise ArtifactError(f"{path} is truncated, or is no archive: {error}", "pack it again") from error
+    if damaged is not None:
+        raise ArtifactError(f"{path} is damaged: its file '{damaged}' was altered", "pack it again")
 
 
 def _read_manifest(folder: Path) -> Manifest:

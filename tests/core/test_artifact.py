@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,22 @@ def test_failure_leaves_nothing(tmp_path: Path) -> None:
         (draft.folder / "model.onnx").write_bytes(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_archives_are_named(tmp_path: Path) -> None:
+    """A model archive by itself is checked when it is opened: cut, altered, or no archive at all."""
+    whole = tmp_path / "whole.mar"
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("model.onnx", bytes(range(256)) * 40)
+    assert load_artifact(whole).kind == "archive"
+    content = bytearray(whole.read_bytes())
+    (tmp_path / "cut.mar").write_bytes(content[:3000])
+    content[200] ^= 1
+    (tmp_path / "altered.mar").write_bytes(content)
+    (tmp_path / "text.mar").write_text("not an archive")
+    for name, words in (("cut", "truncated"), ("altered", "'model.onnx' was altered"), ("text", "no archive")):
+        with pytest.raises(ArtifactError, match=words):
+            load_artifact(tmp_path / f"{name}.mar")
 
 
 def test_rewriting_replaces_the_whole(tmp_path: Path) -> None:
