@@ -93,7 +93,7 @@ def check(
     """
     made = load_recipe(recipe)
     names = [stage.name for stage in made.stages]
-    text = f"{recipe} is valid: {' → '.join(names)}; {len(made.gates)} gates"
+    text = f"{recipe} is valid: {' → '.join(names)}; {len(made.gates)} gate{'' if len(made.gates) == 1 else 's'}"
     console(json).result({"recipe": made.model_dump(mode="json"), "stages": names}, text)
 
 

@@ -21,7 +21,7 @@ from .context import Place
 from .errors import ArtifactError, MissingFileError
 from .facts.record import Record
 from .formats.weight_files import require_model_file
-from .kinds import KINDS, Kind, kind_of_suffix
+from .kinds import KINDS, Kind, kind_of_suffix, with_article
 from .system.atomic_files import storage_errors, write_atomically
 from .system.owned_folders import MANIFEST, require_free, settle, sha256_file
 
@@ -262,7 +262,8 @@ def raise_if_not(artifact: Artifact, *kinds: Kind) -> None:
     """
     if artifact.kind not in kinds:
         remedy = f"make one with `retort {KINDS[kinds[0]].made_by}`"
-        raise ArtifactError(f"{artifact.path} is a {artifact.kind}; this needs a {' or '.join(kinds)}", remedy)
+        needed = " or ".join(map(with_article, kinds))
+        raise ArtifactError(f"{artifact.path} is {with_article(artifact.kind)}; this needs {needed}", remedy)
 
 
 __all__ = [

@@ -124,7 +124,9 @@ def _points(value: float, metric: str) -> str:
 
 
 def _drop(interval: Interval, metric: str) -> str:
-    """``lost 0.56 pp [−0.20, 1.90]``."""
+    """``lost 0.56 pp [-0.20, 1.90]`` or, if the metric is better, ``gained 0.70 pp [-0.10, 1.50]``."""
+    if METRIC_UNIT[metric] == "percent" and interval.value < 0:
+        return f"gained {-100 * interval.value:.2f} pp [{-100 * interval.high:.2f}, {-100 * interval.low:.2f}]"
     if METRIC_UNIT[metric] == "percent":
         return f"lost {100 * interval.value:.2f} pp [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     return f"worse by {_points(interval.value, metric)} [{interval.low:.4g}, {interval.high:.4g}]"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError, UserError
+from ..kinds import with_article
 
 MANIFEST = "manifest.json"
 _SCRATCH = re.compile(r"\..+\.[0-9a-f]{8}\.(tmp|old)")
@@ -128,7 +129,8 @@ def claim(directory: Path, kind: str, key: str, inputs: Iterable[Path], force: b
     if there is None or there.get("key") == key:
         return
     if there.get("kind") != kind:
-        raise UserError(f"{directory} contains a {there.get('kind')}, and the result is a {kind}", elsewhere)
+        held, made = with_article(str(there.get("kind"))), with_article(kind)
+        raise UserError(f"{directory} contains {held}, and the result is {made}", elsewhere)
     if not force:
         raise UserError(
             f"{directory} contains the result of other inputs or options (stage {there.get('stage')})",

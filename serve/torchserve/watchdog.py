@@ -41,7 +41,14 @@ def _die_with_parent() -> Callable[[], object] | None:
         prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
         return None
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = os.getpid()
+
+    def _tie() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before this, and no signal will come
+            os._exit(1)
+
+    return _tie
 
 
 def _read_to_end(ending: threading.Event) -> None:

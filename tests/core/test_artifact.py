@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retort.core import artifact as module
-from retort.core.artifact import is_finished, load_artifact, new_artifact
+from retort.core.artifact import is_finished, load_artifact, new_artifact, raise_if_not
 from retort.core.context import Place
 from retort.core.errors import ArtifactError, MissingFileError, StorageError
 from retort.core.facts.record import Record
@@ -51,6 +51,12 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     for name, words in (("cut", "truncated"), ("altered", "'model.onnx' was altered"), ("text", "no archive")):
         with pytest.raises(ArtifactError, match=words):
             load_artifact(tmp_path / f"{name}.mar")
+
+
+def test_kinds_have_their_article(tmp_path: Path) -> None:
+    """`a graph`, but `an engine` and `an archive`."""
+    with pytest.raises(ArtifactError, match="is a graph; this needs an engine or an archive"):
+        raise_if_not(load_artifact(write(tmp_path / "a")), "engine", "archive")
 
 
 def test_rewriting_replaces_the_whole(tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ def test_units_of_metrics_are_their_own(metric: str, lost: str, bound: str) -> N
     assert " pp" not in sentence
 
 
+def test_a_better_metric_is_a_gain() -> None:
+    """Nothing is lost by a negative number of points; the interval is that of the gain."""
+    sentence = judge(DROP, Interval(-0.33, -0.35, -0.30, 0.95), "train", "accuracy").sentence
+    assert "gained 33.00 pp [30.00, 35.00]" in sentence
+    assert "passed" in sentence
+
+
 def test_every_metric_has_a_unit() -> None:
     """The table of units covers the metrics of which the direction is known."""
     assert set(METRIC_UNIT) == set(HIGHER_IS_BETTER)

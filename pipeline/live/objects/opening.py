@@ -9,6 +9,7 @@ from typing import Any
 
 from ....core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from ....core.errors import ArtifactError, MissingFileError, UserError
+from ....core.kinds import with_article
 from ..workspace import Workspace
 from .comparison import Result
 from .facts import Facts
@@ -44,7 +45,7 @@ def of_artifact(artifact: Artifact) -> Any:
         return FILES[artifact.kind](workspace, artifact)
     if artifact.kind == "measurement":
         return _json(artifact.main)
-    raise UserError(f"{artifact.path} is a {artifact.kind}", f"open {artifact.main} itself")
+    raise UserError(f"{artifact.path} is {with_article(artifact.kind)}", f"open {artifact.main} itself")
 
 
 def _json(path: Path) -> Result | Facts:

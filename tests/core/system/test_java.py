@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from importlib import import_module
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def test_doctor_and_serve_agree(
     if path:
         monkeypatch.setenv("PATH", str(homes[path] / "bin"))
     check = doctors_java()
-    (tmp_path / "model.mar").write_bytes(b"no archive")  # refused after Java was looked for
+    with zipfile.ZipFile(tmp_path / "model.mar", "w") as empty:  # no model; refused after Java was looked for
+        empty.writestr("notes.txt", "")
     archive = load_artifact(tmp_path / "model.mar")
     with pytest.raises((MachineError, ArtifactError)) as refused, serve(ServeOptions(), archive, logs=tmp_path):
         pass
