@@ -56,7 +56,7 @@ def test_a_model_that_is_saved_to_its_own_place_stays(tmp_path: Path, monkeypatc
 
 
 def test_a_folder_is_replaced_only_if_retort_wrote_it(tmp_path: Path) -> None:
-    """Saving replaces an artifact, but no folder with other files, with a foreign manifest, or around the artifact."""
+    """Saving replaces an artifact, but no folder with other files, a foreign manifest or changes, or around it."""
     old, new = program(0), program(1)
     old.save(tmp_path / "net")
     new.save(tmp_path / "net")
@@ -67,9 +67,19 @@ def test_a_folder_is_replaced_only_if_retort_wrote_it(tmp_path: Path) -> None:
     site.mkdir()
     (site / "manifest.json").write_text('{"name": "a web page"}')
     kept = retort.load(tmp_path / "net")
-    for source, path in ((old, tmp_path / "net"), (old, site), (kept, kept.path / "inner"), (kept, tmp_path)):
+    edited = old.save(tmp_path / "edited")
+    (edited / "model.pt2").write_bytes(b"mine")
+    for source, path in (
+        (old, tmp_path / "net"),
+        (old, site),
+        (new, edited),
+        (kept, kept.path / "inner"),
+        (kept, tmp_path),
+    ):
         before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(UserError, match=r"which Retort did not write|no artifact|inside the artifact") as caught:
+        with pytest.raises(
+            UserError, match=r"which Retort did not write|no artifact|changed|inside the artifact"
+        ) as caught:
             source.save(path)
         assert "folder" in caught.value.remedy
         assert sorted(tmp_path.rglob("*")) == before

@@ -12,7 +12,7 @@ from ....core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from ....core.errors import ArtifactError, MissingFileError, UserError
 from ....core.formats.onnx_weights import external_files, rename_external
 from ....core.system.atomic_files import storage_errors, write_atomically
-from ....core.system.owned_folders import settle
+from ....core.system.owned_folders import settle, why_kept
 
 _UNUSABLE = (errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT)
 
@@ -115,8 +115,9 @@ def _save_folder(artifact: Artifact, path: Path) -> None:
         return
     if source in target.parents or target in source.parents:
         raise UserError(f"{path} is inside the artifact {source}, or contains it", "choose another folder")
-    if target.exists():
-        _refuse_foreign(target, path)
+    reason = why_kept(target)
+    if reason:
+        raise UserError(f"{path} {reason}; it is kept", "move it, or choose another folder")
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         for name in (*artifact.manifest.files, MANIFEST):
@@ -125,19 +126,6 @@ def _save_folder(artifact: Artifact, path: Path) -> None:
         settle(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _refuse_foreign(folder: Path, path: Path) -> None:
-    """Reject a folder that contains anything but an artifact."""
-    found = _artifact_in(folder)
-    if found is None:
-        raise UserError(f"{path} exists and contains no artifact", "choose another folder")
-    files = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir()]
-    foreign = [name for name in files if name != MANIFEST and name not in found.manifest.files]
-    if foreign:
-        raise UserError(
-            f"{path} contains {foreign[0]}, which Retort did not write", "move that file, or choose another folder"
-        )
 
 
 def _artifact_in(folder: Path) -> Artifact | None:
