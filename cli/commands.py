@@ -18,7 +18,7 @@ from ..core.options.recipe import load_recipe
 from ..core.options.recipe import schema as recipe_schema
 from ..core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, Options, QuantizeOptions, Target, Task
 from ..core.options.stage_table import STAGES, StageEntry
-from ..core.system.owned_folders import claim
+from ..core.system.owned_folders import claim, scratch_of
 from ..pipeline import run as pipeline
 from ..pipeline import stages
 from ..pipeline.cache_key import key_of
@@ -224,7 +224,7 @@ def _stage_command(entry: StageEntry) -> None:
         wanted = options_target(options, target)
         context = context_of(data, data_arg, task, wanted, seed, screen, needed="data" in entry.depends_on)
         place = place_of(entry.name, options, parent, context, out, force)
-        shared = replace(context, scratch=place.directory.parent / ".scratch" / place.directory.name)
+        shared = replace(context, scratch=scratch_of(place.directory))
         found = reused(place, screen, parent, out)
         made = found or run_stage(entry.name, options, parent, place, shared)
         more: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from ..core.formats.program_file import read_signature
 from ..core.options.recipe import Recipe
 from ..core.options.stage_options import CaptureOptions, ExportOptions, ModelSpec, Options
 from ..core.options.stage_table import PROGRAM_STAGES
+from ..core.system.owned_folders import scratch_of
 from .cache_key import key_of, key_of_measurement
 from .dispatch import run_stage
 from .gates import GateResult
@@ -127,7 +128,7 @@ class Line:
         key, label = key_of(stage, options, parents, self.context), label or stage
 
         def _make(place: Place) -> Artifact:
-            context = replace(self.context, scratch=self.folder / ".scratch" / place.directory.name)
+            context = replace(self.context, scratch=scratch_of(place.directory))
             return run(options, parents[0], place, context)
 
         return self._kept(label, key, parents, _make)

@@ -19,6 +19,8 @@ from ..errors import StorageError, UserError
 from ..kinds import with_article
 
 MANIFEST = "manifest.json"
+SCRATCH = ".retort-scratch"
+"""Name of the folder for unfinished work; beside it a user may have folders such as ``.scratch``."""
 _SCRATCH = re.compile(r"\..+\.[0-9a-f]{8}\.(tmp|old)")
 
 
@@ -56,6 +58,16 @@ def why_kept(directory: Path) -> str:
         if path.is_file() and sha256_file(path) != wanted:
             return f"contains {name}, which was changed after Retort wrote it"
     return ""
+
+
+def scratch_of(directory: Path, part: str = "") -> Path:
+    """The folder for checkpoints and trials of a result, which is deleted when the result is finished.
+
+    Args:
+        directory: the folder of the result.
+        part: appended to its name, for work of its own.
+    """
+    return directory.parent / SCRATCH / f"{directory.name}{part}"
 
 
 def is_scratch(path: Path) -> bool:

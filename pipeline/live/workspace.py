@@ -15,6 +15,7 @@ from ...core.artifact import Artifact
 from ...core.console import Console
 from ...core.context import Place
 from ...core.errors import UserError
+from ...core.system.owned_folders import scratch_of
 from ..reuse import find_finished
 
 
@@ -36,7 +37,7 @@ class Workspace:
 
     def scratch(self, place: Place) -> Path:
         """The folder for checkpoints of the artifact at ``place``."""
-        return self.folder / ".scratch" / place.directory.name
+        return scratch_of(place.directory)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
         return self

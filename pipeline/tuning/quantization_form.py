@@ -23,6 +23,7 @@ from ...core.metrics.ratio import Ratio, mean_of
 from ...core.metrics.task_metrics import evaluate
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
 from ...core.session import Session
+from ...core.system.owned_folders import scratch_of
 from ...core.tensors import Array
 from .fitting_batches import fitting_batches, note_on, rows_fitting
 from .timed_files import file_of, opened
@@ -93,7 +94,7 @@ def choose_form(
     from ...compress.quantization.stage import quantize
 
     console = context.console
-    scratch = place.directory.parent / ".scratch" / f"{place.directory.name}-forms"
+    scratch = scratch_of(place.directory, "-forms")
     made: dict[Form, Artifact] = {}
     for form in FORMS:
         console.stage("quantize", f"{form} form")

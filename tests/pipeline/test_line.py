@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from retort.core.errors import ArtifactError, CaptureError, GateError, MachineError, ModelError, RetortError
 from retort.core.facts.facts_table import FACTS
 from retort.core.session import open_session
+from retort.core.system.owned_folders import SCRATCH
 from retort.pipeline import run
 
 NET = """
@@ -179,7 +180,7 @@ def test_killed_run_goes_on_to_the_same_result(project: Path) -> None:
     whole = run.run(recipe, project / "whole")
     for signal_number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
         process = retort(project, "run", "recipe.yaml", "--runs", "killed")
-        wait_for(project / "killed/own/.scratch", process)
+        wait_for(project / f"killed/own/{SCRATCH}", process)
         process.send_signal(signal_number)
         _, told = process.communicate(timeout=60)
         assert process.returncode == code, told

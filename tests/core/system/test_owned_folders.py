@@ -18,6 +18,7 @@ from retort.core.system.owned_folders import (
     claim_file,
     is_scratch,
     remove_artifact,
+    scratch_of,
     why_kept,
 )
 
@@ -176,6 +177,12 @@ def test_files_of_a_user_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(UserError, match="is a link"):
         claim_file(tmp_path / "link", force=True)
+
+
+def test_unfinished_work_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """It lies beside the result, apart from folders that a user may call scratch."""
+    assert scratch_of(tmp_path / "int8") == tmp_path / ".retort-scratch" / "int8"
+    assert scratch_of(tmp_path / "int8", "-forms") == tmp_path / ".retort-scratch" / "int8-forms"
 
 
 def test_only_scratch_folders_of_retort_are_scratch(tmp_path: Path) -> None:

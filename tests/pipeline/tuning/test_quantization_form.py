@@ -25,6 +25,7 @@ from retort.core.facts.quantize_facts import QuantizeFacts
 from retort.core.formats.program_file import read_signature
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import QuantizeOptions
+from retort.core.system.owned_folders import SCRATCH
 from retort.core.tensors import Array
 from retort.pipeline import stages
 from retort.pipeline.tuning import quantization_form
@@ -103,7 +104,7 @@ def test_both_forms_are_made_measured_and_reported(tmp_path: Path, monkeypatch: 
     assert made.key == "k"
     assert (made.path / "plan.yaml").is_file()
     assert read_signature(made.main).batch_invariant is (choice.kept == "static")
-    assert not any((tmp_path / ".scratch").iterdir())
+    assert not any((tmp_path / SCRATCH).iterdir())
 
 
 def test_forms_are_run_with_batches_that_fit_into_the_memory(
