@@ -45,7 +45,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("importlib.metadata").version("retort")
+        return import_module(f"{__name__}.core.system.installation").version()
     if name not in __all__:
         raise AttributeError(f"module 'retort' has no attribute '{name}'")
     # by a computed name, because the key of every artifact follows the imports of the code that makes it

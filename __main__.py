@@ -11,7 +11,7 @@ import traceback
 import warnings
 from typing import Any
 
-from .core.errors import Interrupted, RetortError, StorageError, UserError
+from .core.errors import Interrupted, MachineError, RetortError, StorageError, UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,11 +74,23 @@ def _foreign(error: Exception, given: list[str]) -> int:
         if not message:  # no command at all: the help was shown
             return UserError.exit_code
         return _report(UserError(message + _nearest_command(message, given), "`--help` shows what is there"), given)
+    if isinstance(error, ModuleNotFoundError) and (missing := _not_installed(error)) is not None:
+        return _report(missing, given, error)
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
     message = f"internal error: {type(error).__name__}: {error}{where}"
     return _report(
         RetortError(message, "this is a defect of Retort; run again with --debug and report it"), given, error
     )
+
+
+def _not_installed(error: ModuleNotFoundError) -> MachineError | None:
+    """The error of a package that is missing because its extra was not installed."""
+    from .core.system.installation import EXTRA_OF, install_command
+
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRA_OF:
+        return None
+    return MachineError(f"this command needs the package `{module}`", install_command(EXTRA_OF[module]))
 
 
 def _nearest_command(message: str, given: list[str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..core.artifact import Artifact, sha256_file
 from ..core.facts.any_facts import AnyFacts
+from ..core.system.installation import DISTRIBUTION
 from .accuracy import Accuracy
 from .footprint import Memory, file_size, parameters_in_file
 from .machine import fingerprint, package_version
@@ -183,7 +184,7 @@ def this_command() -> str:
 
 def tool() -> dict[str, str]:
     """Version of Retort, and the commit if it runs from a checkout."""
-    found = {"name": "retort", "version": package_version("retort") or "unknown"}
+    found = {"name": "retort", "version": package_version(DISTRIBUTION) or "unknown"}
     root = Path(__file__).resolve().parents[1]
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]

@@ -12,9 +12,11 @@ from typing import Any
 
 import psutil
 
+from ..core.system.installation import DISTRIBUTION
+
 ROOT = Path("/")
 PACKAGES = (
-    "retort", "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx",
+    DISTRIBUTION, "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx",
     "torchserve",
 )  # fmt: skip
 X86_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_tile")

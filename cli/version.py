@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Annotated
 
 import typer
 
+from ..core.system.installation import version as installed_version
 from .commands import app
 
 
 def _show(asked: bool) -> None:
     if asked:
-        typer.echo(f"retort {metadata.version('retort')}")
+        typer.echo(f"retort {installed_version()}")
         raise typer.Exit
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from ...core.errors import ArtifactError, MachineError, ModelError, UserError
 from ...core.options.recipe import nearest
+from ...core.system.installation import install_command
 from ...core.tensors import Array
 
 TASKS = {
@@ -108,7 +109,7 @@ def _library() -> Any:
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise MachineError("this model needs the package `transformers`", "pip install 'retort[hf]'") from error
+        raise MachineError("this model needs the package `transformers`", install_command("hf")) from error
 
 
 def _saved_class(config: Any, library: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from ...benchmarks import machine
 from ...core.errors import MachineError
+from ...core.system.installation import install_command
 from ...core.system.java import find_java
 
 Status = Literal["ok", "warn", "missing"]
@@ -44,14 +45,14 @@ def doctor(folder: Path = Path(), root: Path = machine.ROOT) -> list[Check]:
     """
     cards = machine.gpus()
     return [
-        _package("torch", "torch", "pip install 'retort[cpu]'", "captures, trains, prunes and quantizes"),
+        _package("torch", "torch", install_command("cpu"), "captures, trains, prunes and quantizes"),
         _torch_build(cards),
-        _package("onnx", "onnx", "pip install 'retort[cpu]'", "export"),
-        _package("onnxscript", "onnxscript", "pip install 'retort[cpu]'", "export"),
+        _package("onnx", "onnx", install_command("cpu"), "export"),
+        _package("onnxscript", "onnxscript", install_command("cpu"), "export"),
         _runtime(cards),
         _tensorrt(cards),
         _package("tensorrt-rtx", "tensorrt_rtx", "pip install tensorrt-rtx", "NVIDIA's engine builder without a GPU"),
-        _package("torchserve", "ts", "pip install 'retort[serve]'", "serving", distribution="torchserve"),
+        _package("torchserve", "ts", install_command("serve"), "serving", distribution="torchserve"),
         _java(),
         _gpu(cards),
         _int8(root),
@@ -70,7 +71,7 @@ def _package(name: str, module: str, remedy: str, use: str, distribution: str = 
 def _torch_build(cards: list[dict[str, str]]) -> Check:
     version = machine.package_version("torch")
     if version is None:
-        return Check("torch build", "missing", "torch is not installed", "pip install 'retort[cpu]'")
+        return Check("torch build", "missing", "torch is not installed", install_command("cpu"))
     if cards and version.endswith("+cpu"):
         return Check("torch build", "warn", f"{version} cannot use the {cards[0]['name']}", "pip install torch")
     return Check("torch build", "ok", "CPU only" if version.endswith("+cpu") else "with CUDA")
@@ -100,7 +101,7 @@ def _runtime(cards: list[dict[str, str]]) -> Check:
 
 
 def _tensorrt(cards: list[dict[str, str]]) -> Check:
-    check = _package("tensorrt", "tensorrt", "pip install 'retort[gpu]'", "engines on NVIDIA GPUs")
+    check = _package("tensorrt", "tensorrt", install_command("gpu"), "engines on NVIDIA GPUs")
     if check.status == "missing" and not cards:
         return Check("tensorrt", "missing", "not installed, and there is no NVIDIA GPU to use it", "")
     return check

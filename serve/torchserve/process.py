@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.errors import MachineError
+from ...core.system.installation import install_command
 
 GRACE_S = 5.0
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
@@ -94,5 +95,5 @@ def torchserve_home(python: Path | None = None) -> Path:
     home = Path(origin).parent.parent if origin else None
     if home is None or not list(home.glob("ts/frontend/*.jar")):
         where = python or sys.executable
-        raise MachineError(f"TorchServe is not installed for {where}", 'pip install "retort[serve]"')
+        raise MachineError(f"TorchServe is not installed for {where}", install_command("serve"))
     return home

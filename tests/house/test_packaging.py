@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NAME: str = PROJECT["project"]["name"]
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu", "tensorrt"}
 
@@ -88,7 +89,7 @@ def requirements(*extras: str) -> dict[str, Requirement]:
     found: dict[str, Requirement] = {}
     for line in lines:
         one = Requirement(line)
-        found |= requirements(*one.extras) if one.name == "retort" else {canonicalize_name(one.name): one}
+        found |= requirements(*one.extras) if one.name == NAME else {canonicalize_name(one.name): one}
     return found
 
 
@@ -164,6 +165,6 @@ def test_each_package_has_one_range() -> None:
     ranges: dict[str, set[str]] = {}
     for line in [*PROJECT["project"]["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]:
         one = Requirement(line)
-        if one.name != "retort":
+        if one.name != NAME:
             ranges.setdefault(canonicalize_name(one.name), set()).add(str(one.specifier))
     assert {name: found for name, found in ranges.items() if len(found) > 1} == {}

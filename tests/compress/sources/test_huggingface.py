@@ -18,6 +18,7 @@ from retort.compress.program import load_program
 from retort.compress.sources.huggingface import example_of, load_pretrained
 from retort.core.errors import ArtifactError, MachineError, ModelError, UserError
 from retort.core.session import SessionOptions, open_session
+from retort.core.system.installation import install_command
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
@@ -112,4 +113,4 @@ def test_a_missing_library_is_named_with_its_extra(bert: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MachineError, match="transformers") as caught:
         load_pretrained(bert)
-    assert caught.value.remedy == "pip install 'retort[hf]'"
+    assert caught.value.remedy == install_command("hf")

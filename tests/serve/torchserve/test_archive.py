@@ -24,6 +24,7 @@ from retort.core.context import Place
 from retort.core.errors import ArtifactError, MachineError, MissingFileError, UserError
 from retort.core.options.stage_options import PackOptions
 from retort.core.session import open_session
+from retort.core.system.installation import install_command
 from retort.core.tensors import Signature, TensorSpec
 from retort.serve.engine import Engine
 from retort.serve.settings import Settings
@@ -347,7 +348,7 @@ def test_a_missing_torchserve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retort.serve.torchserve.process.find_spec", lambda name: None)
     with pytest.raises(MachineError, match="TorchServe is not installed") as caught:
         torchserve_home()
-    assert "retort[serve]" in caught.value.remedy
+    assert caught.value.remedy == install_command("serve")
 
 
 def test_foreign_settings_do_not_reach_the_server(tmp_path: Path) -> None:
