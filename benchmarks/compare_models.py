@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..core.artifact import Artifact
 from ..core.console import Console
-from ..core.data.data_sources import fit_to
+from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.errors import UserError
 from ..core.options.stage_options import BenchOptions, MetricName

@@ -14,7 +14,7 @@ import typer
 
 from ..core.artifact import load_artifact
 from ..core.console import Console
-from ..core.data.data_sources import fit_to
+from ..core.data.model_inputs import fit_to
 from ..core.errors import InputError, MissingFileError, UserError
 from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
 from ..core.session import SessionOptions, open_session

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..core.artifact import Artifact
 from ..core.console import Console
 from ..core.context import Context, Place
-from ..core.data.data_sources import fit_to, load_data
+from ..core.data.data_sources import load_data
+from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.formats.program_file import read_signature
 from ..core.options.recipe import Recipe

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.artifact import Artifact
 from ..core.context import Context
-from ..core.data.data_sources import fit_to
+from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Split, Subset
 from ..core.errors import DataError, RetortError
 from ..core.faults import first_line

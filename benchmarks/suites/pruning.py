@@ -29,7 +29,8 @@ import numpy as np
 from ...core.artifact import Artifact
 from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.data.data_sources import fit_to, load_data
+from ...core.data.data_sources import load_data
+from ...core.data.model_inputs import fit_to
 from ...core.errors import MachineError, RetortError
 from ...core.facts.program_facts import ProgramFacts
 from ...core.formats.program_file import read_signature

@@ -30,7 +30,8 @@ from ...core.artifact import load_artifact
 from ...core.backends.eager import load_exported, quiet
 from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.data.data_sources import fit_to, load_data
+from ...core.data.data_sources import load_data
+from ...core.data.model_inputs import fit_to
 from ...core.errors import RetortError
 from ...core.facts.quantize_facts import QuantizeFacts
 from ...core.formats.program_file import read_signature

@@ -31,7 +31,8 @@ import numpy as np
 from ...core.artifact import Artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
-from ...core.data.data_sources import fit_to, load_data
+from ...core.data.data_sources import load_data
+from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Splits
 from ...core.errors import RetortError
 from ...core.facts.quantize_facts import QuantizeFacts

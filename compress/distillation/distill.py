@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ...core.artifact import Artifact, raise_if_not
 from ...core.context import Context, Place
-from ...core.data.data_sources import fit_to
+from ...core.data.model_inputs import fit_to
 from ...core.errors import ModelError
 from ...core.facts.program_facts import DistillFacts, Training
 from ...core.formats.program_file import fit_context

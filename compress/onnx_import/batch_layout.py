@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...core.data.data_sources import laid_out
+from ...core.data.model_inputs import laid_out
 from ...core.data.sample_axis import BATCH_NAMES
 from ...core.tensors import BATCH, Array, TensorSpec
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.data.data_sources import laid_out, matched
+from ...core.data.model_inputs import laid_out, matched
 from ...core.data.sample_axis import rows_first
 from ...core.errors import CaptureError, InputError, ModelError, RetortError
 from ...core.tensors import Array

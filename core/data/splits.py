@@ -15,6 +15,10 @@ from ..errors import DataError
 from ..tensors import Array, to_array
 
 Batch = tuple[dict[str, Array], Array | None]
+TRAIN, VALIDATION, TEST, CALIBRATION = "train", "validation", "test", "calibration"
+NAMES = (TRAIN, VALIDATION, CALIBRATION, TEST)
+ALIASES = {"val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION, "calib": CALIBRATION}
+"""Other names of splits that data may use."""
 
 
 class Split(Protocol):
@@ -115,6 +119,10 @@ class Subset:
     def fingerprint(self) -> str:
         """Hash of the parent and the indices."""
         return hashlib.sha256(self.parent.fingerprint().encode() + self.indices.tobytes()).hexdigest()
+
+
+Named = dict[str, Split]
+"""Splits by name; a source need not have all of them."""
 
 
 @dataclass(frozen=True)

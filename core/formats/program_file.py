@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..context import Context
-from ..data.data_sources import fit_to
+from ..data.model_inputs import fit_to
 from ..errors import ArtifactError
 from ..options.stage_options import Target
 from ..tensors import Signature

@@ -12,7 +12,7 @@ import numpy as np
 from ...core.artifact import Artifact, load_artifact
 from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.data.data_sources import fit_to
+from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Subset
 from ...core.errors import RetortError, UserError
 from ...core.facts.quantize_facts import QuantizeFacts

@@ -16,7 +16,7 @@ from typing import Protocol
 from ...core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.data.data_sources import fit_to
+from ...core.data.model_inputs import fit_to
 from ...core.errors import RetortError
 from ...core.facts.measurement_facts import PlacementFacts
 from ...core.facts.quantize_facts import FloatNode, QuantizeFacts

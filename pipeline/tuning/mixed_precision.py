@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.artifact import Artifact
 from ...core.console import Console
-from ...core.data.data_sources import fit_to
+from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Splits
 from ...core.facts.measurement_facts import PlacementFacts, TriedPlacement
 from ...core.metrics.ratio import Ratio, mean_of

@@ -15,7 +15,7 @@ import numpy as np
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.console import Console
 from ...core.context import Context, Place
-from ...core.data.data_sources import fit_to
+from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Split, Splits, Subset
 from ...core.facts.quantize_facts import FormChoice, FormTrial, QuantizeFacts
 from ...core.metrics.all_outputs import floating, sqnr_of_all_db

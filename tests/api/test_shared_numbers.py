@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import retort
 from retort.__main__ import main
-from retort.core.data.data_sources import array_split
+from retort.core.data.array_splits import array_split
 from retort.core.errors import DataError
 
 COUNT = 24

@@ -8,7 +8,7 @@ from known import known
 
 from retort.benchmarks.accuracy import Predictions, measure_accuracy, predict
 from retort.benchmarks.compare_models import metric_of
-from retort.core.data.data_sources import fit_to
+from retort.core.data.model_inputs import fit_to
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, ModelError
 from retort.core.options.stage_options import MetricName

@@ -9,7 +9,8 @@ import pytest
 
 from retort.benchmarks.accuracy import predict
 from retort.core.context import Context, Place
-from retort.core.data.data_sources import fit_to, load_data
+from retort.core.data.data_sources import load_data
+from retort.core.data.model_inputs import fit_to
 from retort.core.formats.program_file import read_signature
 from retort.core.metrics.task_metrics import evaluate, paired_difference
 from retort.core.options.stage_options import (

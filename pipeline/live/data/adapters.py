@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ....core.data.data_sources import ALIASES, CALIBRATION, TEST, TRAIN, VALIDATION, hold_out, load_data
-from ....core.data.splits import Split, Splits, Subset
+from ....core.data.data_sources import load_data
+from ....core.data.held_out import hold_out
+from ....core.data.splits import ALIASES, CALIBRATION, NAMES, TEST, TRAIN, VALIDATION, Split, Splits, Subset
 from ....core.errors import DataError
 from ....core.options.stage_options import DataSpec, Task
 from ....core.tensors import Signature
@@ -17,7 +18,6 @@ from .feeds import is_array
 from .samples import Reader
 
 Use = Literal["train", "calibrate", "test"]
-NAMES = (TRAIN, VALIDATION, CALIBRATION, TEST)
 HELD_OUT: float = DataSpec.model_fields["validation"].default
 CALIBRATED: int = DataSpec.model_fields["calibration"].default
 FEW = 8

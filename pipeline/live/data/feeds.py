@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.data.data_sources import matched
+from ....core.data.model_inputs import matched
 from ....core.errors import DataError, InputError
 from ....core.tensors import Array, Signature
 
@@ -69,7 +69,7 @@ def like_inputs(outputs: dict[str, Any], convert: Callable[[Any], Any] | None) -
 def taken_apart(batch: Any, names: Sequence[str], where: str = "a batch") -> tuple[dict[str, Any], Any]:
     """The inputs of a batch or a sample by name, and its targets or None.
 
-    A mapping is read by name (see :func:`retort.core.data.data_sources.matched`): unknown keys are ignored, and
+    A mapping is read by name (see :func:`retort.core.data.model_inputs.matched`): unknown keys are ignored, and
     ``labels``, ``label``, ``targets`` or ``target`` are the targets. In a tuple, one value after the model's inputs is
     the targets.
 

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from ....core.data.data_sources import array_split
+from ....core.data.array_splits import array_split
 from ....core.data.sample_axis import rows_first
 from ....core.data.splits import ArraySplit, Batch, Split, check_finite
 from ....core.errors import DataError

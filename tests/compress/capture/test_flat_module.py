@@ -11,7 +11,7 @@ from torch import nn
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import Program
-from retort.core.data.data_sources import array_split
+from retort.core.data.array_splits import array_split
 from retort.core.errors import CaptureError, InputError, ModelError
 
 FEEDS = {"left": torch.randn(3, 4), "right": torch.randn(3, 5)}

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import retort
 from retort.compress.onnx_import import import_onnx
 from retort.compress.program import load_program, save_program
-from retort.core.data.data_sources import fit_to
+from retort.core.data.model_inputs import fit_to
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import InputError
 

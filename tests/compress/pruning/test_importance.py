@@ -23,7 +23,8 @@ from retort.compress.pruning.step import groups_of, prune_program
 from retort.compress.training.train import fit
 from retort.core.console import Console
 from retort.core.context import Context
-from retort.core.data.data_sources import fit_to, load_data
+from retort.core.data.data_sources import load_data
+from retort.core.data.model_inputs import fit_to
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import UserError
 from retort.core.options.stage_options import DataSpec, PruneOptions, RecoverOptions, TrainOptions

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retort.core.data.data_sources import fit_to, load_data, matched
+from retort.core.data.data_sources import load_data
+from retort.core.data.model_inputs import fit_to, matched
 from retort.core.data.splits import ArraySplit, Splits, as_arrays
 from retort.core.errors import DataError, MissingFileError, UserError
 from retort.core.options.stage_options import DataSpec

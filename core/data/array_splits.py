@@ -1,0 +1,76 @@
+"""Splits made of values in memory: arrays, pairs of inputs and targets, mappings of arrays, map-style datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..tensors import Array, to_array
+from .splits import ArraySplit, SequenceSplit, Split
+
+
+def as_split(value: Any, where: str) -> Split:
+    """Convert ``(inputs, targets)``, an array, a mapping of arrays, a map-style dataset or a split to a :class:`Split`.
+
+    Targets may be None.
+
+    Raises:
+        DataError: the value is none of these, or its arrays differ in length.
+    """
+    if hasattr(value, "read") and hasattr(value, "fingerprint"):
+        split: Split = value
+        return split
+    pair = isinstance(value, tuple | list) and len(value) == 2
+    if pair and _is_arrays(value[0]) and (value[1] is None or _is_arrays(value[1])):
+        return array_split(value[0], value[1], where)
+    if _is_arrays(value):
+        return array_split(value, None, where)
+    if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return SequenceSplit(value, "input", where)
+    raise DataError(
+        f"{where} is a {type(value).__name__}, not samples", "return (inputs, targets) arrays or a map-style dataset"
+    )
+
+
+def _is_arrays(value: Any) -> bool:
+    parts = value.values() if isinstance(value, Mapping) else [value]
+    return all(hasattr(part, "shape") and hasattr(part, "dtype") for part in parts)
+
+
+def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
+    """Make a split in memory from arrays of equal length, in the dtypes that stages use.
+
+    A number without axes is the value of every sample.
+
+    Raises:
+        DataError: the arrays differ in length or contain no numbers.
+    """
+    given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
+    named = {str(key): to_array(value) for key, value in given.items()}
+    labels = None if targets is None else to_array(targets)
+    lengths = {name: len(array) for name, array in named.items() if array.ndim}
+    if labels is not None:
+        lengths["targets"] = len(labels) if labels.ndim else 0
+    if not lengths:
+        raise DataError(f"{where} has only numbers without axes: {', '.join(named)}", "give one row per sample")
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise DataError(
+            f"{where}: arrays differ in length: {listed}",
+            "give one row per sample in every array; repeat for each sample an array that all of them share "
+            "(`np.repeat(value[None], samples, axis=0)`), or make it a constant of the model (`fixed`, `--fix`)",
+        )
+    count = next(iter(lengths.values()))
+    named = {name: array if array.ndim else np.full(count, array) for name, array in named.items()}
+    return ArraySplit({k: _standard(v) for k, v in named.items()}, None if labels is None else _standard(labels))
+
+
+def _standard(array: Array) -> Array:
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    if array.dtype.kind == "O":
+        raise DataError("the data contain Python objects instead of numbers", "convert them to a numeric array")
+    return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.uint8 else array

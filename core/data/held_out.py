@@ -1,0 +1,72 @@
+"""Samples that are held out of a set for validation, test and calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..options.stage_options import DataSpec
+from .splits import CALIBRATION, NAMES, TEST, TRAIN, VALIDATION, Named, Split, Splits, Subset
+
+
+def complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int) -> Splits:
+    """The four splits of a source: those that it has, and the missing ones, which are held out of its train split.
+
+    Raises:
+        DataError: the source has no train split, or a split with an unknown name, or too few samples.
+    """
+    unknown = sorted(set(named) - set(NAMES))
+    if unknown or TRAIN not in named:
+        fault = f"unknown split '{unknown[0]}'" if unknown else "no `train` split"
+        raise DataError(f"{spec.source} has {fault}", "name them train, validation, test, calibration")
+    parts, whole = dict(named), len(named[TRAIN])
+    generator = np.random.default_rng(seed)
+    for key, share in ((TEST, spec.test), (VALIDATION, spec.validation)):
+        if key not in parts:
+            of_all = share if TEST in named or key == TEST else share / (1 - spec.test)
+            parts[TRAIN], parts[key] = hold_out(parts[TRAIN], of_all, generator, spec.source, whole)
+    if CALIBRATION not in parts:
+        count = min(spec.calibration, len(parts[TRAIN]))
+        chosen = np.sort(generator.permutation(len(parts[TRAIN]))[:count])
+        parts[CALIBRATION] = Subset(parts[TRAIN], chosen)
+    return Splits(parts[TRAIN], parts[VALIDATION], parts[CALIBRATION], parts[TEST], classes)
+
+
+def hold_out(
+    split: Split, share: float, generator: np.random.Generator, source: str, whole: int | None = None
+) -> tuple[Split, Split]:
+    """Divide a split into the part that remains and the held-out part; both have about the same shares of classes.
+
+    Args:
+        whole: number of samples of the source, for the message.
+
+    Raises:
+        DataError: there are too few samples.
+    """
+    count = round(len(split) * share)
+    if count < 1 or count >= len(split):
+        raise DataError(
+            f"{source} has {len(split) if whole is None else whole} samples: too few to hold out some of them for "
+            "validation and test",
+            "give more samples, or give your own splits",
+        )
+    order = _stratified(split, generator)
+    held, kept = order[:count], order[count:]
+    return Subset(split, np.sort(kept)), Subset(split, np.sort(held))
+
+
+def _stratified(split: Split, generator: np.random.Generator) -> NDArray[np.int64]:
+    """An order in which every prefix has about the same shares of classes as the whole."""
+    order = generator.permutation(len(split))
+    targets = getattr(split, "targets", None)
+    if targets is None and isinstance(split, Subset):
+        whole = getattr(split.parent, "targets", None)
+        targets = None if whole is None else whole[split.indices]
+    if targets is None or targets.dtype.kind not in "iu" or targets.ndim != 1:
+        return order
+    ranks = np.empty(len(order))
+    for label in np.unique(targets):
+        members = order[targets[order] == label]
+        ranks[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(ranks[order], kind="stable")]
