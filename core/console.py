@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
+
+from .heartbeat import Heartbeat, Work
+from .text_tables import as_blocks, as_columns, natural_widths, table_width, wrapped_widths
 
 Mode = Literal["text", "json", "silent"]
 T = TypeVar("T")
 PIPE_WIDTH = 200
-
-LINE_EVERY_S = 30.0
-"""Time between two lines of progress where there is no terminal."""
+"""Width of tables of texts without a terminal."""
+UNLIMITED = 100_000
 
 
 class Console:
@@ -32,33 +32,71 @@ class Console:
     def __init__(self, mode: Mode = "text") -> None:
         self.mode = mode
         self._err = RichConsole(stderr=True, quiet=mode != "text", highlight=False)
-        wide = None if sys.stdout.isatty() else PIPE_WIDTH
-        self._out = RichConsole(quiet=mode != "text", highlight=False, soft_wrap=True, width=wide)
+        self._wide = None if sys.stdout.isatty() else UNLIMITED
+        self._out = RichConsole(quiet=mode != "text", highlight=False, soft_wrap=True, width=self._wide)
         self._progress: Progress | None = None
+        self._heartbeat = Heartbeat(self.say, lambda: self._progress is not None and not self._progress.disable)
+
+    @property
+    def width(self) -> int | None:
+        """Characters in a line of the terminal; None without a terminal, where tables may have any width."""
+        return None if self._wide is not None else self._out.width
 
     def say(self, text: str) -> None:
         """Print one line about the current work."""
-        self._err.print(text, markup=False, soft_wrap=True)
+        self._line(text)
 
     def stage(self, name: str, text: str) -> None:
         """Print one line about a stage: its name in bold, then ``text``."""
-        self._err.print(Text(f"{name:>10}  ", "bold cyan"), end="")
-        self._err.print(text, markup=False, soft_wrap=True)
+        self._line(text, Text(f"{name:>10}  ", "bold cyan"))
 
     def warn(self, text: str) -> None:
         """Print a warning; the work continues."""
-        self._err.print(Text("   warning  ", "bold yellow"), end="")
-        self._err.print(text, markup=False, soft_wrap=True)
+        self._line(text, Text("   warning  ", "bold yellow"))
+
+    def _line(self, text: str, head: Text | None = None) -> None:
+        self._heartbeat.told()
+        self._err.print(Text.assemble(*([head] if head else []), text), soft_wrap=True)
+
+    @contextmanager
+    def working(self, label: str) -> Iterator[None]:
+        """Report the work inside every 30 seconds by a line, unless a progress bar or other lines are shown.
+
+        Args:
+            label: name of the stage or of the command.
+        """
+        if self.mode != "text":
+            yield
+            return
+        with self._heartbeat.during(Work(label)):
+            yield
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> None:
-        """Print a table on stdout. The first column is left-aligned, the others right-aligned unless ``words``."""
-        # as Text, because Rich takes brackets in strings for markup
-        table = Table(title=Text(title), title_justify="left", title_style="bold", pad_edge=False)
-        for index, column in enumerate(columns):
-            table.add_column(Text(column), justify="left" if words or index == 0 else "right", no_wrap=not words)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+        """Print a table on stdout that is readable at the width of the terminal.
+
+        The first column is left-aligned, the others right-aligned unless ``words``. Where the columns do not fit, texts
+        are wrapped between words, and where that does not help, each row becomes a block of lines.
+
+        Args:
+            words: whether the cells are texts that may be wrapped.
+        """
+        cells = [tuple(row) for row in rows]
+        width, widths = self.width, natural_widths(columns, cells)
+        if width is None and words:
+            width = PIPE_WIDTH
+        if width is not None and table_width(columns, cells) > width:
+            wrapped = wrapped_widths(columns, cells, width) if words else None
+            if wrapped is None:
+                self._blocks(title, as_blocks(columns, cells, width))
+                return
+            widths = wrapped
+        table = as_columns(title, columns, cells, widths, words)
         self._out.print(table, soft_wrap=False)
+
+    def _blocks(self, title: str, lines: Iterable[str]) -> None:
+        self._out.print(Text(title, "bold"))
+        for line in lines:
+            self._out.print(Text(line), soft_wrap=True)
 
     def result(self, value: dict[str, Any], text: str = "") -> None:
         """Print the result of a command: ``text``, or ``value`` as one line of JSON in JSON mode."""
@@ -82,8 +120,10 @@ class Console:
             self._progress = self._new_progress()
             self._progress.start()
         task = self._progress.add_task(label, total=total, note="")
+        work = Work(label, total)
         try:
-            yield Bar(self._progress, task, None if self._progress.disable is False else Lines(self, label, total))
+            with self._heartbeat.during(work) if self.mode == "text" else nullcontext():
+                yield Bar(self._progress, task, work, self._heartbeat)
         finally:
             self._progress.remove_task(task)
             if owner:
@@ -110,51 +150,32 @@ class Console:
         return Progress(*columns, console=self._err, transient=True, disable=not shown)
 
 
-class Lines:
-    """Progress in lines for logs: one every :data:`LINE_EVERY_S` seconds."""
-
-    def __init__(self, console: Console, label: str, total: int) -> None:
-        self._console, self._label, self.total = console, label, total
-        self._done, self._started = 0, time.monotonic()
-        self._told = self._started
-
-    def advance(self, steps: int) -> None:
-        """Count steps, and print a line if the last one is long ago."""
-        self._done += steps
-        now = time.monotonic()
-        if now - self._told < LINE_EVERY_S or self._done >= self.total:
-            return
-        self._told = now
-        left = (now - self._started) / max(self._done, 1) * (self.total - self._done)
-        self._console.say(f"{self._label:>10}  {self._done} of {self.total}, about {_duration(left)} left")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
 class Bar:
     """One running progress bar."""
 
-    def __init__(self, progress: Progress, task: Any, lines: Lines | None = None) -> None:
+    def __init__(self, progress: Progress, task: Any, work: Work, heartbeat: Heartbeat) -> None:
         self._progress = progress
         self._task = task
-        self._lines = lines
+        self._work, self._heartbeat = work, heartbeat
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Advance by ``steps``; ``note`` replaces the text next to the bar."""
         self._progress.advance(self._task, steps)
-        if self._lines is not None:
-            self._lines.advance(steps)
+        self._work.done += steps
+        if not self._work.finished:
+            self._heartbeat.beat()
         if note is not None:
             self._progress.update(self._task, note=note)
 
+    def skip(self, steps: int) -> None:
+        """Advance over steps that an interrupted run has done, which say nothing about the time that is left."""
+        self._progress.advance(self._task, steps)
+        self._work.done += steps
+        self._work.skipped += steps
+
     def resize(self, total: int) -> None:
         """Correct the total number of steps."""
-        if self._lines is not None:
-            self._lines.total = total
+        self._work.total = total
         self._progress.update(self._task, total=total)
 
 

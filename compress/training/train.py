@@ -96,7 +96,7 @@ def _run(loop: Loop, path: Path | None, identity: str, console: Console, label: 
     if state is not None:
         loop.restore(state)
     with console.progress(label, loop.options.epochs * len(loop.spans)) as bar:
-        bar.advance(loop.at.epoch * len(loop.spans))
+        bar.skip(loop.at.epoch * len(loop.spans))
         while not loop.finished:
             loop.run_epoch(bar)
             if path and (loop.finished or loop.at.epoch % loop.options.checkpoint_epochs == 0):
