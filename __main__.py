@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -33,16 +34,27 @@ def _guarded(given: list[str]) -> int:
     try:
         code = _app()(given, prog_name="retort", standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, Interrupted) as stop:
+        return _report(_interrupted(stop, given), given)
     except RetortError as error:
         return _report(error, given)
-    except KeyboardInterrupt:
-        return _report(Interrupted("stopped", "finished stages are kept; run the command again to continue"), given)
     except BrokenPipeError:
         return 0
     except OSError as error:
         return _of_file(error, given) if error.filename is not None else _foreign(error, given)
     except Exception as error:  # any exception that is not a RetortError is a defect of Retort
         return _foreign(error, given)
+
+
+def _interrupted(stop: BaseException, given: list[str]) -> Interrupted:
+    """What is kept, and the command that goes on."""
+    from .core.interruption import kept_by
+
+    kept = kept_by(stop.__cause__ or stop)
+    command = shlex.join(["retort", *given])
+    if not kept:
+        return Interrupted("stopped; nothing unfinished is kept", f"start again with `{command}`", command=command)
+    return Interrupted(f"stopped: {'; '.join(kept)}", f"go on with `{command}`", kept=list(kept), command=command)
 
 
 def _app() -> Any:

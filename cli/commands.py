@@ -27,10 +27,12 @@ from ..pipeline.reuse import find_finished
 from ..pipeline.tuning.int8_speed import speed_of
 from . import describe
 from .flags import build_options, with_flags
+from .interruptible import Interruptible
 from .prune_groups import explainable
 from .recipe_template import STARTER
 
 app = typer.Typer(
+    cls=Interruptible,
     help="Distil, prune, quantize, export and serve a trained PyTorch model, and measure what it costs and gains.",
     no_args_is_help=True,
     add_completion=False,

@@ -54,11 +54,13 @@ def _doctor_of_models(models: list[Path], context: Context, fix: Path | None) ->
     from ..pipeline.diagnosis.diagnose import diagnose, show
     from ..pipeline.diagnosis.diagnose import fix as requantize
 
-    found = diagnose(models, context)
+    with context.console.working("doctor"):
+        found = diagnose(models, context)
     show(found, context.console)
     facts = found.facts()
     if fix is not None:
-        facts["mended"] = fixed = requantize(load_artifact(models[0]), fix, context)
+        with context.console.working("doctor"):
+            facts["mended"] = fixed = requantize(load_artifact(models[0]), fix, context)
         context.console.result({}, f"fixed: {fix}: centred SQNR {fixed.get('sqnr_centred_db')} dB")
     if context.console.mode == "json":
         context.console.result(facts)

@@ -64,7 +64,8 @@ def _run(name: str, options: Options, parent: Artifact, place: Place, context: C
     origin = for_target(name, options, parent, place, context)
     own = place if origin is parent else replace(place, parents=(origin.key,))
     try:
-        artifact = stage(options, origin, own, context)
+        with context.console.working(name):
+            artifact = stage(options, origin, own, context)
     except Exception as error:
         if not isinstance(error, RetortError):
             raise_if_samples_fail(error, origin, context)

@@ -169,7 +169,8 @@ class Line:
 
     def _timed(self, label: str, place: Place, make: Callable[[Place], Artifact]) -> Artifact:
         started = time.perf_counter()
-        artifact = make(place)
+        with self.console.working(label):
+            artifact = make(place)
         if label in self.numbers:
             self.console.stage(label, f"{time.perf_counter() - started:.1f} s  {place.directory}")
         return artifact

@@ -12,7 +12,9 @@ from typing import Any
 
 from ..core.artifact import Artifact
 from ..core.console import SILENT, Console
-from ..core.errors import GateError, MachineError, UserError
+from ..core.counts import listed
+from ..core.errors import GateError, MachineError, RetortError, UserError
+from ..core.interruption import noting_what_is_kept
 from ..core.options.recipe import load_recipe, nearest
 from ..core.options.stage_options import Gate, Options, QuantizeOptions
 from ..core.options.stage_table import STAGES
@@ -82,13 +84,33 @@ def run_line(line: Line, until: str | None = None) -> Outcome:
         GateError: a gate was missed; finished artifacts are kept.
     """
     for name, options in line.plan:
-        _step(line, name, options)
-        for gate in line.recipe.gates:
-            if gate.after == name:
-                _check(line, gate)
+        with noting_what_is_kept(partial(_kept, line, name)):
+            _finish(line, name, options)
         if name == until:
             break
     return line.outcome
+
+
+def _finish(line: Line, name: str, options: Options) -> None:
+    """Run a stage and check its gates."""
+    try:
+        _step(line, name, options)
+    except RetortError as error:
+        line.console.say(f"{name:>10}  failed; {_kept(line, name)}; a later run goes on from there")
+        error.facts.update(stage=name, folder=str(line.folder), finished=list(line.outcome.artifacts))
+        raise
+    for gate in line.recipe.gates:
+        if gate.after == name:
+            _check(line, gate)
+
+
+def _kept(line: Line, stage: str) -> str:
+    """``the finished stages are kept in runs/digits: capture and train``."""
+    made = list(line.outcome.artifacts)
+    if not made:
+        return f"no stage before `{stage}` was finished"
+    stages, are = ("stage", "is") if len(made) == 1 else ("stages", "are")
+    return f"the finished {stages} before `{stage}` {are} kept in {line.folder}: {listed(made)}"
 
 
 def _step(line: Line, name: str, options: Options) -> None:

@@ -25,7 +25,8 @@ def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: C
     """Capture the user's model as a program artifact."""
     from ..compress.sources.user_model import capture as stage
 
-    return stage(options, parent, place, context)
+    with context.console.working("capture"):
+        return stage(options, parent, place, context)
 
 
 def train(options: TrainOptions, parent: Artifact, place: Place, context: Context) -> Artifact:

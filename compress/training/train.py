@@ -14,9 +14,12 @@ from accelerate import Accelerator
 from ...core.artifact import Artifact, raise_if_not
 from ...core.console import Console
 from ...core.context import Context, Place
+from ...core.counts import counted
 from ...core.errors import DataError, MachineError, UserError
 from ...core.facts.program_facts import Epoch, TrainFacts, Training, TrainTiming
 from ...core.formats.program_file import fit_context
+from ...core.interruption import noting_what_is_kept
+from ...core.metrics.task_metrics import METRIC_UNIT
 from ...core.options.stage_options import TrainOptions
 from ..graph.workarounds import forget_accelerator
 from ..program import Program, load_program, move, set_training, store
@@ -88,19 +91,40 @@ def fit(
         _run(loop, path, identity, context.console, label)
     at, seconds = loop.at, time.perf_counter() - started
     history = tuple(Epoch(**epoch) for epoch in at.history)
-    return FitResult(history, at.metric, at.best_metric, at.best_epoch, at.epoch, seconds)
+    result = FitResult(history, at.metric, at.best_metric, at.best_epoch, at.epoch, seconds)
+    context.console.stage(label, _ending(result))
+    return result
+
+
+def _ending(result: FitResult) -> str:
+    """``accuracy 98.61 % on the validation split, in epoch 7 of 10, whose weights are kept``."""
+    loss = f"training loss {result.history[result.best_epoch - 1].loss:.4g}"
+    if result.best_metric is None:
+        return f"{loss} in the last of {counted(result.epochs, 'epoch')}, which is kept without a validation split"
+    percent = METRIC_UNIT.get(result.metric_name) == "percent"
+    value = f"{100 * result.best_metric:.2f} %" if percent else f"{result.best_metric:.4g}"
+    where = f"in epoch {result.best_epoch} of {result.epochs}, whose weights are kept"
+    return f"{result.metric_name} {value} on the validation split, {loss}, {where}"
 
 
 def _run(loop: Loop, path: Path | None, identity: str, console: Console, label: str) -> None:
     state = load_checkpoint(path, identity, console) if path else None
     if state is not None:
         loop.restore(state)
-    with console.progress(label, loop.options.epochs * len(loop.spans)) as bar:
+    saved = loop.at.epoch
+
+    def _kept() -> str:
+        if not saved:
+            return f"no epoch of `{label}` was saved, so that it begins again"
+        return f"the checkpoint of `{label}` after epoch {saved} of {loop.options.epochs} is kept"
+
+    with console.progress(label, loop.options.epochs * len(loop.spans)) as bar, noting_what_is_kept(_kept):
         bar.skip(loop.at.epoch * len(loop.spans))
         while not loop.finished:
             loop.run_epoch(bar)
             if path and (loop.finished or loop.at.epoch % loop.options.checkpoint_epochs == 0):
                 save_checkpoint(path, identity, loop.state())
+                saved = loop.at.epoch
     loop.keep_best()
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from ...core import errors
 from ...core.console import SILENT, Bar, Console
-from ...core.errors import Interrupted, MachineError, RetortError
+from ...core.errors import MachineError, RetortError
 
 STOP_SECONDS = 20
 Shapes = dict[str, tuple[tuple[int, ...], ...]]
@@ -47,7 +47,7 @@ def run_build(request: BuildRequest, console: Console = SILENT) -> dict[str, Any
     """Build, or only parse, in a separate process; :func:`retort.export.trt.builder.build` describes the result.
 
     Raises:
-        Interrupted: Ctrl-C was pressed; the builder stops at its next step.
+        KeyboardInterrupt: Ctrl-C was pressed; the builder stops at its next step.
         MachineError: the builder crashed.
         RetortError: the builder failed.
     """
@@ -69,8 +69,9 @@ def run_build(request: BuildRequest, console: Console = SILENT) -> dict[str, Any
             return _follow(process, console, bar, noise)
         except BrokenPipeError as error:
             raise _crashed(process, noise) from error
-        except KeyboardInterrupt as error:
-            raise Interrupted("the build was stopped", "no file was written; run the same command again") from error
+        except KeyboardInterrupt as stop:
+            stop.add_note("no engine was written")
+            raise
         finally:
             _stop(process)
 

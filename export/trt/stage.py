@@ -69,7 +69,7 @@ def build_engine(options: EngineOptions, artifact: Artifact, place: Place, conso
         VerificationError: TensorRT would not compute the same as the model (rules Q02, Q03, Q05, Q06).
         MachineError: TensorRT is not installed, needs a GPU, or crashed.
         StorageError: the plan or the timing cache cannot be written.
-        Interrupted: Ctrl-C was pressed.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     raise_if_not(artifact, "graph")
     path = artifact.main

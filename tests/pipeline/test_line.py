@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -184,6 +185,9 @@ def test_killed_run_goes_on_to_the_same_result(project: Path) -> None:
         process.send_signal(signal_number)
         _, told = process.communicate(timeout=60)
         assert process.returncode == code, told
+    assert re.search(r"stopped: the checkpoint of `train` after epoch \d of 6 is kept; the finished stage before", told)
+    assert "is kept in killed/own: capture" in told
+    assert "→ go on with `retort run recipe.yaml --runs killed`" in told
     resumed = run.run(recipe, project / "killed")
     assert resumed.artifacts["export"].main.read_bytes() == whole.artifacts["export"].main.read_bytes()
     assert not list((project / "killed/own").glob(".*.tmp"))
@@ -207,6 +211,25 @@ def stamp(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
+
+
+def test_ctrl_c_in_a_measurement_says_that_nothing_is_kept(project: Path) -> None:
+    """`bench` is measured from the beginning again; the exit code is 130."""
+    recipe = short(project, "own_net:large", "digits", "export")
+    model = run.run(recipe, project / "runs").artifacts["export"].main
+    shutil.copy(model, project / "a.onnx")
+    shutil.copy(model, project / "b.onnx")
+    given = ["bench", "a.onnx", "b.onnx", "--data", "digits", "--budget-s", "60", "--blocks", "100000"]
+    process = retort(project, *given)
+    deadline = time.monotonic() + 90
+    while "onnxruntime" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)  # until the runtime is loaded
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert told.splitlines()[-2] == "retort: stopped; nothing unfinished is kept"
+    assert told.splitlines()[-1] == f"  → start again with `retort {' '.join(given)}`"
 
 
 def test_missed_gate_stops_the_line_and_keeps_the_work(project: Path) -> None:

@@ -18,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.console import Bar, Console
 from retort.core.context import Place
-from retort.core.errors import ArtifactError, Interrupted, MachineError, RetortError, UserError, VerificationError
+from retort.core.errors import ArtifactError, MachineError, RetortError, UserError, VerificationError
 from retort.core.facts.engine_facts import EngineFacts
+from retort.core.interruption import kept_by
 from retort.core.options.stage_options import EngineOptions
 from retort.core.tensors import Signature
 from retort.export.trt.build_process import BuildRequest, run_build
@@ -250,9 +251,10 @@ def test_progress_is_reported_by_phase(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_the_build_and_leaves_nothing(tmp_path: Path) -> None:
-    """An interrupt becomes Interrupted; neither a plan nor an incomplete folder is left."""
-    with pytest.raises(Interrupted):
+    """The interrupt says that no engine was written; neither a plan nor an incomplete folder is left."""
+    with pytest.raises(KeyboardInterrupt) as stopped:
         built(network(layers=20), tmp_path, Watched(stop_after=3))
+    assert kept_by(stopped.value) == ("no engine was written",)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
 
 
