@@ -41,7 +41,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Runs = Annotated[Path, typer.Option(help="Folder that contains one folder per recipe.")]
-Data = Annotated[str, typer.Option(help="Built-in data set, package.module:function, .npz file, or folder of images.")]
+Data = Annotated[str, typer.Option(help=DataSpec.model_fields["source"].description)]
 DataArgs = Annotated[
     list[str], typer.Option("--data-arg", help="Argument of the data source, as key=value. Repeatable.")
 ]
@@ -260,11 +260,12 @@ def context_of(
     """The context of one command's stage; unless ``needed``, the data may be missing."""
     if needed and not data:
         raise UserError(
-            "--data is required", "give a built-in data set, package.module:function, a .npz file or a folder"
+            "--data is required",
+            "give a built-in data set, package.module:function, a file (.csv, .jsonl, .parquet, .npz …) or a folder",
         )
     base = Path.cwd()
     args = build_options(DataSpec, {"source": data or "none"}, [f"args.{arg}" for arg in data_arg])
-    splits: Any = load_data(args, base, seed) if needed else None
+    splits: Any = load_data(args, base, seed, task, screen) if needed else None
     return Context(splits, base, task, target, seed, screen)
 
 

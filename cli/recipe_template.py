@@ -13,7 +13,7 @@ model:
   # weights: weights.safetensors # or a state dict written by torch.save
 
 data:
-  source: {data} # a built-in (digits), package.module:function, a .npz file, a folder of images
+  source: {data} # a built-in (digits), package.module:function, a file (.csv, .npz …), a folder (images …)
   # args: {{size: 64}} # keyword arguments for the source
   # validation: 0.15 # shares that are held out if the source has no splits
   # test: 0.2

@@ -69,7 +69,8 @@ class Line:
     @cached_property
     def raw_data(self) -> Splits:
         """The data with the input names of their source."""
-        return load_data(self.recipe.data, self.base, self.recipe.seed)
+        recipe = self.recipe
+        return load_data(recipe.data, self.base, recipe.seed, recipe.task, self.console)
 
     @cached_property
     def fingerprint(self) -> str:

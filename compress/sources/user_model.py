@@ -78,7 +78,7 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
     if data is None:
         raise UserError(
             "--data is required, because capture needs example inputs",
-            "give a built-in data set, package.module:function, a .npz file or a folder",
+            "give a built-in data set, package.module:function, a file (.csv, .jsonl, .parquet, .npz …) or a folder",
         )
     model = load_model(spec, base, context.seed, context.console)
     feeds = moved_samples(data.example(), options.batch_axis)

@@ -1,4 +1,4 @@
-"""Sources of data: built-in sets, the user's own function, an .npz file, or a folder of images."""
+"""Sources of data by their name: built-in sets, the user's own function, files and folders."""
 
 from __future__ import annotations
 
@@ -6,74 +6,69 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..console import SILENT, Console
 from ..errors import DataError, MissingFileError, UserError
 from ..options.recipe import nearest
-from ..options.stage_options import DataSpec
+from ..options.stage_options import DataSpec, Task
 from .array_splits import as_split
 from .built_in import BUILT_IN, built_in
 from .held_out import complete
-from .image_folder import image_splits
-from .npz_file import read_npz
+from .input_parts import SourceSplits
 from .references import call
-from .splits import ALIASES, NAMES, TRAIN, ArraySplit, Named, Split, Splits, Subset, check_finite
+from .source_forms import FORMS, read_path
+from .splits import ALIASES, NAMES, TRAIN, ArraySplit, Split, Splits, Subset, check_finite
 
 
-def load_data(spec: DataSpec, base: Path, seed: int = 0) -> Splits:
+def load_data(spec: DataSpec, base: Path, seed: int = 0, task: Task | None = None, console: Console = SILENT) -> Splits:
     """Load the data of a recipe and make the splits that the source does not have.
 
     Args:
         base: folder in which relative paths and modules are looked up, in addition to the current folder.
         seed: random seed that selects the held-out samples.
+        task: what the targets are for; by default, whole numbers are classes and others values.
+        console: shows how the source was read.
 
     Raises:
         MissingFileError: the file or folder does not exist.
         DataError: the data set is empty, ragged or not finite, or the user's function raised.
-        UserError: ``source`` has none of the known forms.
+        UserError: ``source`` has none of the known forms, or an argument is wrong.
     """
-    splits = complete(*_read(spec, base), spec, seed)
+    found = _read(spec, base, task)
+    for note in found.notes:
+        console.stage("data", f"{spec.source}: {note}")
+    splits = complete(found.splits, found.classes, spec, seed)
     for where in NAMES:
         _check(getattr(splits, where), where, spec.source)
     return splits
 
 
-def _read(spec: DataSpec, base: Path) -> tuple[Named, tuple[str, ...]]:
+def _read(spec: DataSpec, base: Path, task: Task | None) -> SourceSplits:
     source = spec.source
     if source in BUILT_IN:
-        return built_in(source)
+        if spec.args:
+            raise UserError(f"the built-in set '{source}' takes no arguments", "remove them")
+        return SourceSplits(*built_in(source))
     path = base / source
-    if source.endswith(".npz"):
-        return read_npz(_present(path)), ()
-    if path.is_dir():
-        return image_splits(path, **spec.args)
+    if path.exists():
+        return read_path(path, spec.args, base, task)
     if ":" in source:
         return _from_user(call(source, spec.args, base, "data function", DataError), source)
-    if path.is_file():
-        raise UserError(
-            f"{path} is not a .npz file, and other files of data are not read",
-            'save it with `np.savez("data.npz", inputs=…, targets=…)`, or give package.module:function',
-        )
     if "/" in source or "." in source:
         raise MissingFileError(f"no such data: {path}", "check the path of `data.source`")
     raise UserError(
         f"unknown data source '{source}'{nearest(source, list(BUILT_IN))}",
-        f"give one of {', '.join(BUILT_IN)}, package.module:function, a .npz file or a folder of images",
+        f"give one of {', '.join(BUILT_IN)}, package.module:function, {FORMS}",
     )
 
 
-def _present(path: Path) -> Path:
-    if not path.is_file():
-        raise MissingFileError(f"no such file: {path}", "check the path of `data.source`")
-    return path
-
-
-def _from_user(value: Any, source: str) -> tuple[Named, tuple[str, ...]]:
+def _from_user(value: Any, source: str) -> SourceSplits:
     if isinstance(value, Splits):
-        return {key: getattr(value, key) for key in NAMES}, value.classes
+        return SourceSplits({key: getattr(value, key) for key in NAMES}, value.classes)
     if isinstance(value, Mapping):
         classes = tuple(map(str, value.get("classes", ())))
         named = {ALIASES.get(str(key), str(key)): part for key, part in value.items() if key != "classes"}
-        return {key: as_split(part, f"{source}.{key}") for key, part in named.items()}, classes
-    return {TRAIN: as_split(value, source)}, ()
+        return SourceSplits({key: as_split(part, f"{source}.{key}") for key, part in named.items()}, classes)
+    return SourceSplits({TRAIN: as_split(value, source)})
 
 
 def _check(split: Split, where: str, source: str) -> None:

@@ -47,8 +47,8 @@ class DataSpec(Options):
     """The source of the data."""
 
     source: str = Field(
-        description="The data: a built-in set (`digits`), `package.module:function`, a .npz file, or a folder of "
-        "images."
+        description="The data: a built-in set (`digits`), `package.module:function`, a .csv, .tsv, .jsonl, .json, "
+        ".parquet, .npz, .npy or .txt file, or a folder of images, recordings, texts or such files."
     )
     args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for the function or the loader.")
     validation: Probability = Field(

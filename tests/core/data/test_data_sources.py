@@ -153,10 +153,10 @@ def test_unknown_sources_are_told_apart(tmp_path: Path) -> None:
         load("digit", tmp_path)
     with pytest.raises(MissingFileError, match=r"none\.npz"):
         load("none.npz", tmp_path)
-    np.save(tmp_path / "rows.npy", np.zeros((4, 2)))
-    with pytest.raises(UserError, match=r"rows\.npy is not a \.npz file") as caught:
-        load("rows.npy", tmp_path)
-    assert "np.savez" in str(caught.value)
+    (tmp_path / "rows.h5").write_bytes(b"\x89HDF")
+    with pytest.raises(UserError, match=r"rows\.h5 is not a kind of data that Retort reads") as caught:
+        load("rows.h5", tmp_path)
+    assert ".csv" in str(caught.value)
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(DataError, match="cannot be read"):
         load("cut.npz", tmp_path)

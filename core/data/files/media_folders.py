@@ -1,0 +1,53 @@
+"""Folders of images and of recordings as splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ...options.data_options import AudioOptions, ImageOptions
+from ...options.stage_options import Task
+from ...tensors import Array
+from ..input_parts import LoadedPart, SourceSplits, file_state
+from .images import IMAGES, decode, pixel_settings
+from .listed_files import file_splits
+from .sounds import SOUNDS, read_sound, require_equal, sound_settings
+
+
+def image_splits(folder: Path, options: ImageOptions, task: Task | None = None) -> SourceSplits:
+    """Images as ``float32[N, C, H, W]``, with labels from folders or from a table.
+
+    Raises:
+        DataError: there are no images, or files of the table are missing.
+    """
+
+    def _make(paths: Sequence[Path]) -> LoadedPart:
+        return LoadedPart(options.name, paths, partial(_image, options), pixel_settings(options), file_state)
+
+    return file_splits(folder, IMAGES, "images", options, _make, task)
+
+
+def _image(options: ImageOptions, path: Path) -> Array:
+    return decode(path, str(path), options)
+
+
+def audio_splits(folder: Path, options: AudioOptions, task: Task | None = None) -> SourceSplits:
+    """Recordings as ``float32[N, samples]``, with labels from folders or from a table.
+
+    Raises:
+        DataError: there are no recordings, or they differ in rate or length and no option makes them equal.
+        MachineError: soundfile is not installed.
+    """
+    checked: list[Path] = []
+
+    def _make(paths: Sequence[Path]) -> LoadedPart:
+        checked.extend(paths)
+        require_equal(checked, options)
+        return LoadedPart(options.name, paths, partial(_sound, options), sound_settings(options), file_state)
+
+    return file_splits(folder, SOUNDS, "recordings", options, _make, task)
+
+
+def _sound(options: AudioOptions, path: Path) -> Array:
+    return read_sound(path, str(path), options)

@@ -1,0 +1,170 @@
+"""Inputs of a split from several places: arrays, encoded texts, files; they are read together by index."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError, MachineError
+from ..tensors import Array
+from .splits import ArraySplit, Batch, Named, Split
+
+Indices = Sequence[int] | NDArray[np.integer[Any]]
+
+
+class InputPart(Protocol):
+    """Some inputs of all samples of a split."""
+
+    def read(self, indices: Indices) -> dict[str, Array]:
+        """One array per input with a leading batch axis."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the samples change."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArraysPart:
+    """Inputs in memory, or in a file that is mapped into memory.
+
+    Attributes:
+        identity: text that represents the content; without it, the bytes are hashed.
+    """
+
+    arrays: dict[str, Array]
+    identity: str = ""
+
+    def read(self, indices: Indices) -> dict[str, Array]:
+        """See :meth:`InputPart.read`."""
+        chosen = np.asarray(indices)
+        return {name: standard(np.asarray(array[chosen])) for name, array in self.arrays.items()}
+
+    def fingerprint(self) -> str:
+        """See :meth:`InputPart.fingerprint`."""
+        return self.identity or ArraySplit(self.arrays).fingerprint()
+
+
+@dataclass(frozen=True)
+class LoadedPart:
+    """One input that is loaded sample by sample when it is read, such as images in files.
+
+    Attributes:
+        name: of the input.
+        items: what identifies each sample, such as its file.
+        load: makes the array of a sample of one of ``items``.
+        settings: text that represents how samples are loaded.
+        state: text that represents the content of an item.
+    """
+
+    name: str
+    items: Sequence[Any]
+    load: Callable[[Any], Array]
+    settings: str
+    state: Callable[[Any], str]
+
+    def read(self, indices: Indices) -> dict[str, Array]:
+        """See :meth:`InputPart.read`."""
+        return {self.name: np.stack([self.load(self.items[int(index)]) for index in indices])}
+
+    def fingerprint(self) -> str:
+        """See :meth:`InputPart.fingerprint`."""
+        digest = hashlib.sha256(f"{self.name}|{self.settings}".encode())
+        for item in self.items:
+            digest.update(self.state(item).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class JoinedSplit:
+    """A split whose inputs come from several parts.
+
+    Attributes:
+        parts: each with the same number of samples.
+        count: number of samples.
+        targets: class indices or values, or None.
+    """
+
+    parts: tuple[InputPart, ...]
+    count: int
+    targets: Array | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Indices) -> Batch:
+        """See :meth:`retort.core.data.splits.Split.read`."""
+        inputs = {name: array for part in self.parts for name, array in part.read(indices).items()}
+        return inputs, None if self.targets is None else self.targets[np.asarray(indices)]
+
+    def fingerprint(self) -> str:
+        """Hash of the parts and the targets."""
+        digest = hashlib.sha256("|".join(part.fingerprint() for part in self.parts).encode())
+        if self.targets is not None:
+            digest.update(f"{self.targets.dtype}".encode() + np.ascontiguousarray(self.targets).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class SourceSplits:
+    """What a source has: its splits, the names of its classes, and remarks about how it was read."""
+
+    splits: Named
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def joined(parts: Sequence[InputPart], count: int, targets: Array | None) -> Split:
+    """A split of parts; in memory if they are."""
+    if all(isinstance(part, ArraysPart) and not part.identity for part in parts):
+        arrays = {name: array for part in parts if isinstance(part, ArraysPart) for name, array in part.arrays.items()}
+        return ArraySplit(arrays, targets)
+    return JoinedSplit(tuple(parts), count, targets)
+
+
+def standard(array: Array) -> Array:
+    """Floating point as float32 and booleans as int64, as stages use them."""
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    return array.astype(np.int64) if array.dtype == np.bool_ else array
+
+
+def file_state(path: Path) -> str:
+    """Name, size and time of the last change of a file: they change with its content and cost no reading."""
+    state = path.stat()
+    return f"{path.parent.name}/{path.name}|{state.st_size}|{state.st_mtime_ns}"
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn an error of the system while a path is read into one sentence about the path.
+
+    Raises:
+        DataError: the path may not be read, or the disk fails.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read", f"allow it: chmod u+r{'x' * path.is_dir()} {path}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", "check the file and the disk") from error
+
+
+@contextmanager
+def needed(package: str, what: str) -> Iterator[None]:
+    """Turn a missing optional package into an error that says for what it is needed.
+
+    Raises:
+        MachineError: the package is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MachineError(f"{what} need the package {package}", f"pip install {package}") from error

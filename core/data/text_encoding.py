@@ -1,0 +1,245 @@
+"""Texts as rows of numbers: tokens of a tokenizer, bytes, or characters; they are encoded when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import DataError, MissingFileError, UserError
+from ..options.data_options import EncodingOptions
+from ..tensors import Array
+from .input_parts import Indices, needed, readable
+
+LOOKED_AT = 1024
+LONGEST = 512
+STEP = 8
+UNKNOWN = 1
+Texts = tuple[Sequence[str], ...]
+"""One text per sample, or two for pairs."""
+
+
+class Encoder(Protocol):
+    """Turns texts into rows of numbers."""
+
+    @property
+    def identity(self) -> str:
+        """Text that changes when the rows would."""
+        ...
+
+    def rows(self, texts: Texts) -> list[int]:
+        """The number of values of each text, without a limit."""
+        ...
+
+    def encode(self, texts: Texts, length: int) -> tuple[dict[str, Array], Array]:
+        """The inputs ``int64[N, length]``, cut and padded, and the number of values before the padding."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """The inputs of texts; see :class:`retort.core.data.input_parts.InputPart`.
+
+    Attributes:
+        length: number of values of a sample.
+        lengths: whether ``lengths`` is an input.
+    """
+
+    texts: Texts
+    encoder: Encoder
+    length: int
+    lengths: bool = False
+
+    def read(self, indices: Indices) -> dict[str, Array]:
+        """Encode the texts at ``indices``."""
+        chosen = tuple([column[int(index)] for index in indices] for column in self.texts)
+        inputs, used = self.encoder.encode(chosen, self.length)
+        return {**inputs, "lengths": used} if self.lengths else inputs
+
+    def fingerprint(self) -> str:
+        """Hash of the texts and the encoder."""
+        digest = hashlib.sha256(f"{self.encoder.identity}|{self.length}|{self.lengths}".encode())
+        for column in self.texts:
+            for text in column:
+                digest.update(text.encode("utf-8", "surrogatepass") + b"\x00")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class SymbolEncoder:
+    """Bytes or characters, one number each.
+
+    Attributes:
+        symbols: number of each character; None for bytes.
+    """
+
+    symbols: dict[str, int] | None
+
+    @property
+    def identity(self) -> str:
+        """The symbols in order."""
+        return "bytes" if self.symbols is None else "".join(self.symbols)
+
+    @property
+    def size(self) -> int:
+        """Number of different values: the rows of an embedding."""
+        return 257 if self.symbols is None else len(self.symbols) + 2
+
+    def rows(self, texts: Texts) -> list[int]:
+        """See :meth:`Encoder.rows`."""
+        return [len(self._values(text)) for text in self._single(texts)]
+
+    def encode(self, texts: Texts, length: int) -> tuple[dict[str, Array], Array]:
+        """See :meth:`Encoder.encode`."""
+        made = np.zeros((len(texts[0]), length), np.int64)
+        used = np.zeros(len(made), np.int64)
+        for row, text in enumerate(self._single(texts)):
+            values = self._values(text)[:length]
+            made[row, : len(values)] = values
+            used[row] = len(values)
+        return {"input_ids": made}, used
+
+    def _single(self, texts: Texts) -> Sequence[str]:
+        if len(texts) > 1:
+            raise UserError("pairs of texts need a tokenizer", "give `tokenizer`, or one column as `text`")
+        return texts[0]
+
+    def _values(self, text: str) -> list[int]:
+        if self.symbols is None:
+            return [byte + 1 for byte in text.encode("utf-8", "surrogatepass")]
+        return [self.symbols.get(character, UNKNOWN) for character in text]
+
+
+@dataclass(frozen=True)
+class TokenizerEncoder:
+    """The tokenizer in a Hugging Face folder or a tokenizer.json."""
+
+    path: Path
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        with needed("transformers", "tokenizers of Hugging Face"):
+            library = import_module("transformers")
+        try:
+            if self.path.is_dir():
+                made = library.AutoTokenizer.from_pretrained(str(self.path), local_files_only=True)
+            else:
+                made = library.PreTrainedTokenizerFast(tokenizer_file=str(self.path))
+        except Exception as error:  # the libraries raise many classes
+            text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise UserError(
+                f"{self.path} is not a tokenizer: {text}",
+                "give a folder that `save_pretrained` of a tokenizer wrote, or a tokenizer.json",
+            ) from error
+        if made.pad_token is None:
+            known = [token for token in ("[PAD]", "<pad>", "<|endoftext|>") if token in made.get_vocab()]
+            made.pad_token = known[0] if known else made.eos_token or made.convert_ids_to_tokens(0)
+        return made
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        """The inputs that the tokenizer's model takes; of a bare file, those that say something."""
+        return tuple(
+            name for name in self._tokenizer.model_input_names if name != "token_type_ids" or self.path.is_dir()
+        )
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the files of the tokenizer."""
+        names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+        files = [self.path] if self.path.is_file() else [self.path / n for n in names if (self.path / n).is_file()]
+        digest = hashlib.sha256()
+        for file in files:
+            with readable(file):
+                digest.update(file.name.encode() + file.read_bytes())
+        return digest.hexdigest()
+
+    @property
+    def limit(self) -> int:
+        """Largest number of tokens that the tokenizer's model takes, or the usual one."""
+        return min(int(self._tokenizer.model_max_length), LONGEST)
+
+    def rows(self, texts: Texts) -> list[int]:
+        """See :meth:`Encoder.rows`."""
+        return [len(row) for row in self._tokenizer(*map(list, texts), verbose=False)["input_ids"]]
+
+    def encode(self, texts: Texts, length: int) -> tuple[dict[str, Array], Array]:
+        """See :meth:`Encoder.encode`."""
+        made = self._tokenizer(
+            *map(list, texts),
+            truncation=True,
+            max_length=length,
+            padding="max_length",
+            return_attention_mask=True,
+            return_token_type_ids=len(texts) > 1 or "token_type_ids" in self._names,
+        )
+        arrays = {name: np.asarray(made[name], np.int64) for name in made}
+        pairs = {"token_type_ids"} if len(texts) > 1 else set()
+        names = [name for name in arrays if name in {*self._names, *pairs}]
+        return {name: arrays[name] for name in names}, arrays["attention_mask"].sum(axis=1)
+
+
+def encoder_of(options: EncodingOptions, base: Path, training: Texts) -> Encoder:
+    """The encoder that the options name.
+
+    Args:
+        base: folder in which relative paths are looked up.
+        training: texts whose characters become the vocabulary.
+
+    Raises:
+        UserError: neither or both of `tokenizer` and `vocabulary` are given.
+        MissingFileError: there is no such file.
+    """
+    if (options.tokenizer is None) == (options.vocabulary is None):
+        raise UserError(
+            "text needs either `tokenizer` or `vocabulary`, to become numbers",
+            "give `tokenizer: FOLDER` (or a tokenizer.json), `vocabulary: bytes` or `vocabulary: characters`",
+        )
+    if options.tokenizer is not None:
+        path = base / options.tokenizer
+        if not path.exists():
+            raise MissingFileError(f"no such tokenizer: {path}", "check the path; nothing is downloaded")
+        return TokenizerEncoder(path)
+    if options.vocabulary == "bytes":
+        return SymbolEncoder(None)
+    if options.vocabulary == "characters":
+        found = sorted({character for column in training for text in column for character in text})
+    else:
+        found = _symbols(base / str(options.vocabulary))
+    return SymbolEncoder({symbol: number for number, symbol in enumerate(found, UNKNOWN + 1)})
+
+
+def _symbols(path: Path) -> list[str]:
+    if not path.is_file():
+        raise MissingFileError(f"no such vocabulary: {path}", "give a file, `bytes` or `characters`")
+    with readable(path):
+        lines = path.read_text(encoding="utf-8").split("\n")
+    symbols = [line for line in lines if line]
+    wrong = next((number for number, line in enumerate(lines, 1) if len(line) > 1), None)
+    if wrong is not None or not symbols:
+        where = f", line {wrong}: '{lines[wrong - 1][:20]}' is not one character" if wrong else " is empty"
+        raise DataError(f"{path}{where}", "write one character per line")
+    return symbols
+
+
+def length_of(options: EncodingOptions, encoder: Encoder, training: Texts) -> int:
+    """The number of values per sample: the given one, or that of the longest of the first training texts."""
+    if options.max_length is not None:
+        return options.max_length
+    longest = max(encoder.rows(tuple(column[:LOOKED_AT] for column in training)), default=1)
+    limit = encoder.limit if isinstance(encoder, TokenizerEncoder) else LONGEST
+    return min(limit, -(-max(longest, 1) // STEP) * STEP)
+
+
+def described(encoder: Encoder, length: int) -> str:
+    """The encoding in words."""
+    if isinstance(encoder, SymbolEncoder):
+        kind = "bytes" if encoder.symbols is None else "characters"
+        return f"{length} {kind} per text, values 0 to {encoder.size - 1}"
+    return f"{length} tokens per text"

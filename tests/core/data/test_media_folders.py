@@ -1,0 +1,134 @@
+"""Folders of images and recordings: a folder per class, a table of labels, and faults with their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_files import assert_refused, load, write
+from known import known
+from PIL import Image
+
+COUNT = 30
+
+
+def images(folder: Path, count: int = COUNT) -> Path:
+    """Grey images called 0.png, 1.png …, each of the shade of its number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new("L", (6, 5), number).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        ("file,label", "{0}.png,{1}"),
+        ("kind,path,who", "{1},{0}.png,me"),
+        ("", "{0}.png,{1}"),
+        ("label,filename", "{1},{0}.png"),
+    ],
+)
+def test_labels_from_a_table(header: str, line: str, tmp_path: Path) -> None:
+    """labels.csv names files and labels, in any order, with or without a header."""
+    folder = images(tmp_path / "p")
+    made = [line.format(number, ("dark", "light")[number % 2]) for number in range(COUNT)]
+    write(folder / "labels.csv", *([header] if header else []), *made)
+    data = load("p", tmp_path, size=4, mode="L", target="kind" if "kind" in header else None)
+    assert data.classes == ("dark", "light")
+    inputs, targets = data.train.read(range(len(data.train)))
+    shades = np.rint(inputs["image"][:, 0, 0, 0] * 255).astype(int)
+    assert np.array_equal(shades % 2, known(targets))
+
+
+def test_a_table_may_name_splits_and_values(tmp_path: Path) -> None:
+    """A column of splits is used, and numbers are values for regression."""
+    folder = images(tmp_path / "p")
+    names = ("train", "val", "test")
+    write(folder / "labels.csv", "file,score,split", *(f"{n}.png,{n / 2},{names[n % 3]}" for n in range(COUNT)))
+    data = load("p", tmp_path, "regression", size=4)
+    assert (len(data.train), len(data.validation), len(data.test)) == (10, 10, 10)
+    values = data.test.read([0])[1]
+    assert values is not None
+    assert values.tolist() == [[1.0]]
+    write(folder / "labels.csv", "file,score,split", *(f"{n}.png,{n / 2},later" for n in range(COUNT)))
+    assert len(load("p", tmp_path, "regression", size=4, target="score").train) == 20
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    """Images that lie in the folder itself are samples without labels, as for calibration."""
+    images(tmp_path / "p")
+    assert load("p", tmp_path, size=4).train.read([0])[1] is None
+    images(tmp_path / "p/more", 2)
+    assert_refused("p", tmp_path, "both beside and in folders of classes", "0.png", size=4)
+
+
+def test_missing_files_are_listed(tmp_path: Path) -> None:
+    """Files that the table names and that are not there are listed with their lines."""
+    folder = images(tmp_path / "p")
+    write(folder / "labels.csv", "file,label", *(f"{n}.png,{n % 2}" for n in range(COUNT + 4)))
+    assert_refused("p", tmp_path, "names 4 files that do not exist: 30.png (line 32)", "and 1 more", size=4)
+    write(folder / "labels.csv", "file,label", *(f"{n}.png,{'' if n == 3 else 'ab'[n % 2]}" for n in range(COUNT)))
+    assert_refused("p", tmp_path, "labels.csv, line 5, column 'label': the cell is empty", size=4)
+    write(folder / "labels.csv", "a,b", *(f"{n},{n % 2}" for n in range(COUNT)))
+    assert_refused("p", tmp_path, "no column of", "names images", size=4)
+    write(tmp_path / "two/train/a/x.txt", "no image")
+    assert_refused("two", tmp_path, "all 1 labels", vocabulary="bytes")
+
+
+def test_changed_images_change_the_fingerprint(tmp_path: Path) -> None:
+    """Another image under the same name is another data set, without reading all images."""
+    for name in ("a", "b"):
+        images(tmp_path / "p" / name, 12)
+    before = load("p", tmp_path, size=4).fingerprint()
+    assert load("p", tmp_path, size=4).fingerprint() == before
+    assert load("p", tmp_path, size=5).fingerprint() != before
+    Image.new("L", (9, 9), 77).save(tmp_path / "p/a/3.png")
+    assert load("p", tmp_path, size=4).fingerprint() != before
+
+
+def sounds(folder: Path, rate: int = 8000, samples: int = 800, count: int = 8) -> None:
+    """Recordings of two channels, of two classes."""
+    library: Any = pytest.importorskip("soundfile")
+    for name, level in (("high", 0.5), ("low", 0.1)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            values = np.full((samples, 2), level) * [1.0, 0.0]
+            library.write(folder / name / f"{number}.wav", values, rate, subtype="FLOAT")
+
+
+def test_recordings(tmp_path: Path) -> None:
+    """Recordings are [batch, samples] with their channels averaged, cut and padded to `seconds`."""
+    sounds(tmp_path / "s")
+    data = load("s", tmp_path)
+    inputs, targets = data.train.read(range(len(data.train)))
+    assert data.classes == ("high", "low")
+    assert inputs["audio"].shape == (len(data.train), 800)
+    assert np.allclose(inputs["audio"][:, 0], np.where(np.asarray(targets) == 0, 0.25, 0.05))
+    padded = load("s", tmp_path, seconds=0.2, channel_axis=True).example()["audio"]
+    assert padded.shape == (2, 1, 1600)
+    assert not padded[:, :, 800:].any()
+    assert load("s", tmp_path, seconds=0.05).example()["audio"].shape == (2, 400)
+
+
+def test_recordings_of_other_rates_and_lengths(tmp_path: Path) -> None:
+    """They are refused with the names of the files, unless an option makes them equal."""
+    library: Any = pytest.importorskip("soundfile")
+    sounds(tmp_path / "s")
+    tone = np.sin(2 * np.pi * 440 * np.arange(3200) / 16000).astype(np.float32)
+    library.write(tmp_path / "s/high/tone.flac", tone, 16000)
+    assert_refused("s", tmp_path, "different sample rates", "0.wav has 8000 Hz, tone.flac has 16000 Hz")
+    assert_refused("s", tmp_path, "different lengths", "`seconds: 0.2`", sample_rate=8000)
+    write(tmp_path / "s/labels.csv", "file,label", *(f"high/tone.flac,{n % 2}" for n in range(20)))
+    heard = load("s", tmp_path, sample_rate=8000).example()["audio"][0]
+    wanted = np.sin(2 * np.pi * 440 * np.arange(1600) / 8000)
+    assert np.abs(heard[100:-100] - wanted[100:-100]).max() < 0.01
+
+
+def test_bad_recordings(tmp_path: Path) -> None:
+    """A file that is no recording is named."""
+    sounds(tmp_path / "s")
+    (tmp_path / "s/high/no.wav").write_bytes(b"no recording")
+    assert_refused("s", tmp_path, "no.wav is not a readable recording")
