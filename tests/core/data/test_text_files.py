@@ -97,17 +97,17 @@ def test_an_edit_changes_the_fingerprint(tmp_path: Path) -> None:
     assert load("films", tmp_path, vocabulary="bytes").fingerprint() != before
 
 
-def tokenizer(folder: Path) -> Any:
-    """A tokenizer of seven words, as a file and as a folder of BERT."""
-    tokenizers: Any = pytest.importorskip("tokenizers")
+def tokenizer(folder: Path) -> None:
+    """A tokenizer of seven words: tokenizer.json, and the folder `bert` of a model that takes token types."""
     transformers: Any = pytest.importorskip("transformers")
-    words = {word: number for number, word in enumerate(WORDS)}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.save(str(folder / "tokenizer.json"))
-    fast = transformers.BertTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+    model = {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(WORDS)}, "unk_token": "[UNK]"}
+    made = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
+    write(folder / "tokenizer.json", json.dumps(made))
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]", unk_token="[UNK]", model_input_names=names
+    )
     fast.save_pretrained(str(folder / "bert"))
-    return made
 
 
 @pytest.mark.torch
