@@ -49,6 +49,7 @@ def stage_entry(
     seconds: float | None = None,
     history: Sequence[Mapping[str, float]] = (),
     notes: Sequence[str] = (),
+    runtime: str = "",
 ) -> StageEntry:
     """The measurements of one stage.
 
@@ -58,6 +59,7 @@ def stage_entry(
         parameters: by default the artifact's facts, or a count in the file.
         macs: by default from the artifact's facts.
         compressed: also include the size after compression.
+        runtime: what ran the file.
         history: one entry per epoch, such as ``{"epoch": 1, "loss": 0.7, "accuracy": 0.9}``.
     """
     main = artifact.main
@@ -85,6 +87,7 @@ def stage_entry(
         seconds=seconds,
         history=tuple(dict(epoch) for epoch in history),
         notes=tuple(notes),
+        runtime=runtime,
     )
 
 

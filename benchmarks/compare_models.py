@@ -12,7 +12,7 @@ from ..core.data.splits import Splits
 from ..core.errors import UserError
 from ..core.options.stage_options import BenchOptions, MetricName
 from ..core.session import PROVIDERS
-from .sessions import LATENCY_SAMPLES, opener
+from .sessions import LATENCY_SAMPLES, opener, runtime_name
 
 if TYPE_CHECKING:
     from .accuracy import Predictions
@@ -55,7 +55,8 @@ def compare_files(
         reference = found[0] if index else None
         measured = measure_accuracy(judged, found[index], reference, confidence=options.confidence)
         memory = measure_memory(model.main, threads=options.threads) if options.provider == "cpu" else None
-        entries.append(stage_entry(name, model, accuracy=measured, latency=timed, memory=memory))
+        runtime = runtime_name(model.main, options.provider)
+        entries.append(stage_entry(name, model, accuracy=measured, latency=timed, memory=memory, runtime=runtime))
     facts = {"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)}
     title, notes = " against ".join(reversed(names)), ran_on(options)
     return new_result(title, entries, reference=names[0], latency=timed, data=facts, notes=notes)

@@ -88,6 +88,7 @@ class StageEntry(Entry):
     sqnr_db: float | None = None
     latency: dict[int, LatencyEntry] = Field(default_factory=dict, description="by batch size")
     memory: MemoryEntry | None = None
+    runtime: str = Field(default="", description="what ran the file, such as ONNX Runtime on the CPU; empty if not run")
     seconds: float | None = Field(default=None, ge=0, description="duration of the stage")
     history: tuple[dict[str, float], ...] = Field(default=(), description="one entry per epoch")
     notes: tuple[str, ...] = ()
@@ -138,6 +139,14 @@ class GateEntry(Entry):
     sentence: str
 
 
+class ShipEntry(Entry):
+    """The file that a run recommends."""
+
+    stage: str
+    file: str = Field(description="path of the file")
+    sentence: str
+
+
 class Result(Entry):
     """A measured run."""
 
@@ -154,6 +163,7 @@ class Result(Entry):
     stages: tuple[StageEntry, ...] = Field(min_length=1)
     runs: tuple[LatencyRun, ...] = ()
     gates: tuple[GateEntry, ...] = ()
+    ship: ShipEntry | None = None
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="before")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.options.stage_options import BenchOptions
-from ..core.session import PROVIDERS, Session, SessionOptions, open_session
+from ..core.session import BACKENDS, PROVIDERS, Session, SessionOptions, open_session
 from ..core.tensors import BATCH
 
 LATENCY_SAMPLES = 256
@@ -17,6 +18,20 @@ def opener(artifact: Artifact, options: BenchOptions) -> Callable[[], Session]:
     """A function that opens an artifact's model with the options of a measurement."""
     settings = session_options(options)
     return lambda: open_session(artifact.main, settings)
+
+
+RUNTIMES = {"ort": "ONNX Runtime", "eager": "PyTorch", "trt": "TensorRT"}
+DEVICES = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "its TensorRT provider"}
+
+
+def runtime_name(model: Path, provider: str = "cpu") -> str:
+    """``ONNX Runtime on the CPU``: what runs a file in a measurement; empty for a file that is not run."""
+    backend = BACKENDS.get(model.suffix)
+    if backend is None:
+        return ""
+    if backend == "trt":
+        return "TensorRT on the GPU"
+    return f"{RUNTIMES[backend]} on {DEVICES[provider if backend == 'ort' else 'cpu']}"
 
 
 def session_options(options: BenchOptions) -> SessionOptions:

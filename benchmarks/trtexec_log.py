@@ -94,6 +94,7 @@ def trtexec_result(path: Path, plan: Path, batch: int) -> Result:
         size_bytes=plan.stat().st_size,
         latency={batch: _latency(report, batch)},
         notes=tuple(_notes(report)),
+        runtime="TensorRT on the GPU",
     )
     return Result(
         id=uuid.uuid4().hex,

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..benchmarks.report import table
 from ..core.artifact import Artifact, is_finished, load_artifact
 from ..core.console import Console
 from ..core.context import Context, Place
@@ -20,7 +19,7 @@ from ..core.options.stage_options import CaptureOptions, DataSpec, ModelSpec, Op
 from ..core.options.stage_table import STAGES, StageEntry
 from ..core.system.owned_folders import claim, scratch_of
 from ..pipeline import run as pipeline
-from ..pipeline import stages
+from ..pipeline import run_summary, stages
 from ..pipeline.cache_key import key_of
 from ..pipeline.dispatch import RUNS, run_stage
 from ..pipeline.reuse import find_finished
@@ -122,12 +121,8 @@ def run(
     """
     out = console(json)
     outcome = pipeline.run(recipe, runs, out, until)
-    if outcome.result is not None:
-        table.print_table(outcome.result, out)
-    for gate in outcome.gates:
-        out.result({}, f"{'✓' if gate.passed else '✗'} {gate.sentence}") if out.mode == "text" else None
-    text = f"\nreport: {outcome.report}" if outcome.report else f"\nartifacts: {outcome.folder}"
-    out.result(pipeline.summary(outcome), text)
+    run_summary.show(outcome, out)
+    out.result(run_summary.as_json(outcome))
 
 
 @app.command("show")

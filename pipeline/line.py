@@ -26,7 +26,7 @@ from .gates import GateResult
 from .reuse import find_finished
 
 if TYPE_CHECKING:
-    from ..benchmarks.result import Result
+    from ..benchmarks.result import Result, ShipEntry
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Outcome:
         result: the measurement of the bench stage, or None without that stage.
         report: the HTML report, or None without that stage.
         reused: names of the stages whose artifact existed already.
+        ship: the file that the run recommends, or None if nothing was exported.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Outcome:
     result: Result | None = None
     report: Path | None = None
     reused: list[str] = field(default_factory=list)
+    ship: ShipEntry | None = None
 
 
 class Line:
@@ -151,7 +153,8 @@ class Line:
     def _kept(
         self, label: str, key: str, parents: Sequence[Artifact | ModelSpec], make: Callable[[Place], Artifact]
     ) -> Artifact:
-        number = self.numbers[label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")]
+        name = label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")
+        number = self.numbers.get(name, len(self.plan))
         directory = self.folder / f"{number:02d}-{label}-{key[:12]}"
         if directory not in self.seen:
             keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))

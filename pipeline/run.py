@@ -13,15 +13,17 @@ from typing import Any
 from ..core.artifact import Artifact
 from ..core.console import SILENT, Console
 from ..core.counts import listed
-from ..core.errors import GateError, MachineError, RetortError, UserError
+from ..core.errors import MachineError, RetortError, UserError
 from ..core.interruption import noting_what_is_kept
 from ..core.options.recipe import load_recipe, nearest
 from ..core.options.stage_options import Gate, Options, QuantizeOptions
 from ..core.options.stage_table import STAGES
 from ..core.system.owned_folders import is_scratch
-from . import measure, run_results, stages
+from . import measure, run_results, run_summary, stages
 from .dispatch import RUNS, run_stage
 from .line import Line, Outcome
+from .missed_gate import missed
+from .recommendation import recommended
 from .tuning.int8_speed import is_faster, speed_of
 
 MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {
@@ -41,7 +43,7 @@ def run(recipe_path: Path, runs: Path = RUNS, console: Console = SILENT, until: 
     Raises:
         RecipeError: the recipe has faults.
         UserError: the recipe has no stage ``until``.
-        GateError: a gate was missed; finished artifacts are kept.
+        GateError: a gate was missed; what is finished was measured, printed and reported, and is kept.
         MachineError: another run of the same recipe is active in ``runs``.
     """
     recipe = load_recipe(recipe_path)
@@ -81,13 +83,14 @@ def run_line(line: Line, until: str | None = None) -> Outcome:
     """Run or reuse every stage in order, and check the gates after each stage.
 
     Raises:
-        GateError: a gate was missed; finished artifacts are kept.
+        GateError: a gate was missed; what is finished was measured, printed and reported, and is kept.
     """
     for name, options in line.plan:
         with noting_what_is_kept(partial(_kept, line, name)):
             _finish(line, name, options)
         if name == until:
             break
+    line.outcome.ship = recommended(line, line.outcome.result)
     return line.outcome
 
 
@@ -96,7 +99,9 @@ def _finish(line: Line, name: str, options: Options) -> None:
     try:
         _step(line, name, options)
     except RetortError as error:
-        line.console.say(f"{name:>10}  failed; {_kept(line, name)}; a later run goes on from there")
+        if line.outcome.result is not None:
+            run_summary.show(line.outcome, line.console)
+        line.console.say(f"{name:>10}  failed; {_kept(line, name)}; another run goes on from there")
         error.facts.update(stage=name, folder=str(line.folder), finished=list(line.outcome.artifacts))
         raise
     for gate in line.recipe.gates:
@@ -148,21 +153,6 @@ def _check(line: Line, gate: Gate) -> None:
     line.outcome.gates.append(result)
     line.console.stage("gate", result.sentence)
     if not result.passed:
-        raise GateError(
-            result.sentence,
-            "loosen the gate or change the stage; finished artifacts are kept and reused",
-            gate=gate.model_dump(),
-            folder=str(line.folder),
-        )
-
-
-def summary(outcome: Outcome) -> dict[str, Any]:
-    """The outcome as JSON-ready values."""
-    return {
-        "folder": str(outcome.folder),
-        "artifacts": {name: str(artifact.path) for name, artifact in outcome.artifacts.items()},
-        "gates": [gate.to_dict() for gate in outcome.gates],
-        "report": None if outcome.report is None else str(outcome.report),
-        "reused": outcome.reused,
-        "result": None if outcome.result is None else outcome.result.model_dump(mode="json"),
-    }
+        error = missed(line, gate, result)
+        run_summary.show(line.outcome, line.console)
+        raise error

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..benchmarks.compare_models import ran_on
+from ..benchmarks.sessions import runtime_name
 from ..core.artifact import Artifact, load_artifact, new_artifact, stable_hash
 from ..core.context import Place
+from ..core.counts import counted, listed
 from ..core.dynamic_kernels import DEPENDENT_ROWS
 from ..core.facts.any_facts import AnyFacts
 from ..core.facts.program_facts import Epoch
@@ -15,6 +17,7 @@ from ..core.facts.quantize_facts import QuantizeFacts
 from ..core.options.stage_options import BenchOptions, ReportOptions
 from ..core.options.stage_table import PROGRAM_STAGES, stages_that
 from .measure import accuracy, compare, graph_of, reference_of
+from .recommendation import recommended
 
 if TYPE_CHECKING:
     from ..benchmarks.result import Result, StageEntry
@@ -30,8 +33,12 @@ def measured_stages(line: Line) -> list[str]:
     return [name for name in names[names.index(reference_of(line)) :] if name in {*JUDGED, "pack"}]
 
 
-def bench(line: Line, options: BenchOptions) -> Artifact:
-    """Measure every stage and the reference: accuracy, drop, bytes, memory, and latency in interleaved blocks."""
+def bench(line: Line, options: BenchOptions, timed: bool = True) -> Artifact:
+    """Measure every stage and the reference: accuracy, drop, bytes, memory, and latency in interleaved blocks.
+
+    Args:
+        timed: whether latency and memory are measured.
+    """
     stages = measured_stages(line)
     graphs = {name: graph_of(line, name) for name in stages if name in PROGRAM_STAGES}
     parents = [*graphs.values(), *(line.outcome.artifacts[name] for name in stages if name not in PROGRAM_STAGES)]
@@ -40,12 +47,13 @@ def bench(line: Line, options: BenchOptions) -> Artifact:
     def _make(place: Place) -> Artifact:
         from ..benchmarks.result import save_result
 
-        result = _measure(line, options, stages, graphs, gates)
+        measured = _measure(line, options, stages, graphs, gates, timed)
+        result = measured.model_copy(update={"ship": recommended(line, measured)})
         with new_artifact(place, "measurement", "bench") as draft:
             save_result(result, draft.folder / "measurement.json")
         return load_artifact(place.directory)
 
-    artifact = line.measure("bench", options, parents, _make, {"gates": stable_hash(gates)})
+    artifact = line.measure("bench", options, parents, _make, {"gates": stable_hash([gates, timed])})
     line.outcome.result = load_bench(artifact)
     return artifact
 
@@ -58,21 +66,29 @@ def load_bench(artifact: Artifact) -> Result:
 
 
 def _measure(
-    line: Line, options: BenchOptions, stages: list[str], graphs: dict[str, Artifact], gates: list[dict[str, Any]]
+    line: Line,
+    options: BenchOptions,
+    stages: list[str],
+    graphs: dict[str, Artifact],
+    gates: list[dict[str, Any]],
+    timed: bool,
 ) -> Result:
     from ..benchmarks.build_result import new_result
     from ..benchmarks.footprint import measure_memory
 
-    line.console.stage("bench", f"{len(graphs)} models in interleaved blocks, batch {list(options.batch_sizes)}")
-    timed = compare(line, graphs, options)
-    measured = line.console.track(list(graphs.items()), "memory") if options.provider == "cpu" else ()
+    found: dict[int, LatencyComparison] = {}
+    if timed:
+        sizes = listed(options.batch_sizes)
+        line.console.stage("bench", f"{counted(graphs, 'model')} in interleaved blocks, at batch {sizes}")
+        found = compare(line, graphs, options)
+    measured = line.console.track(list(graphs.items()), "memory") if timed and options.provider == "cpu" else ()
     memory = {name: measure_memory(graph.main) for name, graph in measured}
-    entries = [_entry(line, name, graphs, timed, memory, options.confidence) for name in stages]
+    entries = [_entry(line, name, graphs, found, memory, options) for name in stages]
     return new_result(
         line.recipe.name,
         entries,
         reference=reference_of(line),
-        latency=timed,
+        latency=found,
         gates=gates,
         data={"fingerprint": line.fingerprint, "test_samples": len(line.data.test), "source": line.recipe.data.source},
         notes=["Every program is measured as its exported ONNX file in ONNX Runtime.", *ran_on(options)],
@@ -85,7 +101,7 @@ def _entry(
     graphs: dict[str, Artifact],
     timed: dict[int, LatencyComparison],
     memory: dict[str, Any],
-    confidence: float,
+    options: BenchOptions,
 ) -> StageEntry:
     from ..benchmarks.build_result import stage_entry
 
@@ -98,7 +114,8 @@ def _entry(
     return stage_entry(
         name,
         artifact,
-        accuracy=accuracy(line, name, reference_of(line), confidence) if name in JUDGED else None,
+        runtime=runtime_name(artifact.main, options.provider),
+        accuracy=accuracy(line, name, reference_of(line), options.confidence) if name in JUDGED else None,
         latency=latency if in_process else None,
         memory=memory.get(program) if in_process else None,
         parameters=facts.parameters,

@@ -105,6 +105,14 @@ def drop_value(name: str, value: float | None, signed: bool = False) -> str:
     return minus(f"{metric_scale(name) * value:{plus}.2f} {'dB' if METRIC_UNIT[name] == 'dB' else 'pp'}")
 
 
+def change_text(name: str, drop: float) -> str:
+    """``lost 0.28 pp`` or ``gained 0.28 pp``; ``lost nothing`` where the figures are equal."""
+    shown = drop_value(name, abs(drop))
+    if not any(digit in shown for digit in "123456789"):
+        return "lost nothing"
+    return f"{'lost' if drop > 0 else 'gained'} {shown}"
+
+
 def drop_range(name: str, spread: Spread | None) -> str:
     """The interval of a drop, without the unit."""
     if spread is None:

@@ -1,0 +1,67 @@
+"""The table of a run: it fits every terminal, and names the runtime, the threads and what is doubtful."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from retort.benchmarks.report import table
+from retort.benchmarks.result import Result, load_result
+from retort.core.console import Console
+from retort.core.text_tables import table_width
+
+RESULT = load_result(Path(__file__).parents[2] / "results/schema1.json")
+
+
+def with_batches(count: int) -> Result:
+    """A result with this number of batch sizes."""
+    first = RESULT.runs[0]
+    batches = [4**index for index in range(count)]
+    stages = [
+        stage.model_copy(
+            update={"latency": dict.fromkeys(batches, stage.latency[1]), "runtime": "ONNX Runtime on the CPU"}
+        )
+        for stage in RESULT.stages
+    ]
+    runs = tuple(first.model_copy(update={"batch": batch}) for batch in batches)
+    return RESULT.model_copy(update={"stages": tuple(stages), "runs": runs})
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("width", [80, 100, 120, 140])
+def test_every_form_fits_and_loses_no_figure(width: int, batches: int) -> None:
+    """No table is wider than the terminal, and each time, ratio and interval of the widest form stands in one."""
+    result = with_batches(batches)
+    fitting = table.tables_within(result, width)
+    assert all(table_width(*part) <= width for part in fitting)
+    shown = " ".join(cell for _, rows in fitting for row in rows for cell in row).replace("\n", " ")
+    _, rows = table.table_rows(result)
+    figures = [cell for row in rows for place, cell in enumerate(row) if place != 1]
+    assert all(figure in shown for figure in figures)
+
+
+def test_the_widest_form_has_one_line_per_stage() -> None:
+    """Without a terminal, and in a wide one, intervals stand beside their values."""
+    for width in (None, 200):
+        ((_, rows),) = table.tables_within(with_batches(2), width)
+        assert not any("\n" in cell for row in rows for cell in row)
+
+
+def test_runtime_and_threads_are_named() -> None:
+    """The heading names what ran the files, with how many threads."""
+    assert table.measured_with(with_batches(2)) == "ONNX Runtime on the CPU, 1 thread"
+    assert table.measured_with(with_batches(0)) == "not timed"
+
+
+def test_noisy_times_are_said_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """A NOISY batch size is named with its reasons, also when a stored result is shown again."""
+    result = with_batches(2)
+    noise = result.runs[1].noise.model_copy(update={"status": "NOISY", "reasons": ("the machine was stolen",)})
+    noisy = result.model_copy(update={"runs": (result.runs[0], result.runs[1].model_copy(update={"noise": noise}))})
+    table.print_table(noisy, Console("text"))
+    told = capsys.readouterr()
+    assert re.search(r"warning  the times at batch 4 are NOISY.*: the machine was stolen", told.err)
+    assert "how many times as fast as train" in told.err
+    assert "shapes & <sizes>: ONNX Runtime on the CPU, 1 thread" in told.out

@@ -1,0 +1,142 @@
+"""The end of a run: the file to ship, and what a missed gate leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from known import known
+
+from retort.benchmarks.result import Result, StageEntry
+from retort.core.console import Console
+from retort.core.errors import GateError, UserError
+from retort.core.options.recipe import load_recipe
+from retort.pipeline import run, run_summary
+from retort.pipeline.line import Line
+from retort.pipeline.recommendation import recommended
+
+BENCH = "bench: {batch_sizes: [1, 4], blocks: 5, block_ms: 1, budget_s: 2}"
+STAGES = [
+    "train: {epochs: 2, batch_size: 128, learning_rate: 0.003}",
+    "prune: {macs: 0.3, align: 1, importance: l2, recover: null}",
+    "quantize: {samples: 64, timed: false}",
+    "export",
+    BENCH,
+    "report",
+]
+
+
+def written(folder: Path, *gates: str, stages: list[str] = STAGES) -> Path:
+    """A recipe on the digits with these gates."""
+    path = folder / "recipe.yaml"
+    lines = ["name: own", "model: retort.examples.digits:student", "data: digits", "stages:"]
+    lines += [f"  - {stage}" for stage in stages]
+    lines += ["gates:", *(f"  - {{{gate}}}" for gate in gates)] if gates else []
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    made = Line(load_recipe(written(folder)), folder, folder / "runs/own", Console("silent"))
+    with run.exclusive(made.folder):
+        run.run_line(made)
+    return made
+
+
+def timed(result: Result, **times_ms: float) -> Result:
+    """The result with these times at batch 1, 4 times as much at batch 4, and a quiet machine."""
+
+    def _entry(stage: StageEntry) -> StageEntry:
+        if stage.stage not in times_ms:
+            return stage
+        latency = {
+            batch: entry.model_copy(
+                update={
+                    "blocks_ms": tuple(times_ms[stage.stage] * batch * (1 + 0.001 * (k % 3)) for k in range(12)),
+                }
+            )
+            for batch, entry in stage.latency.items()
+        }
+        return stage.model_copy(update={"latency": latency})
+
+    quiet = tuple(
+        entry.model_copy(update={"noise": entry.noise.model_copy(update={"status": "VALID"})}) for entry in result.runs
+    )
+    return result.model_copy(update={"stages": tuple(map(_entry, result.stages)), "runs": quiet})
+
+
+def test_the_file_to_ship_is_named_with_its_figures(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line has the path of the exported file, its size, metric, speed, runtime and threads."""
+    ship = known(line.outcome.ship)
+    assert Path(ship.file).is_file()
+    result = timed(known(line.outcome.result), train=1.0, prune=0.5, quantize=0.2)
+    found = known(recommended(line, result))
+    export = line.outcome.artifacts["export"].main
+    assert (found.stage, found.file) == ("quantize", str(export))
+    for part in (f"ship {export} (", "kB; accuracy", "against train; speed", "ONNX Runtime on the CPU, 1 thread"):
+        assert part in found.sentence
+    line.outcome.ship = found
+    run_summary.show(line.outcome, Console("text"))
+    assert capsys.readouterr().out.rstrip().endswith(found.sentence)
+    assert run_summary.as_json(line.outcome)["ship"]["file"] == str(export)
+
+
+def test_a_faster_fp32_file_is_the_one_to_ship(line: Line) -> None:
+    """If the pruned FP32 program is certainly faster at every batch size, its file is recommended, with the reason."""
+    result = timed(known(line.outcome.result), train=1.0, prune=0.2, quantize=0.5)
+    found = known(recommended(line, result))
+    assert found.stage == "prune"
+    assert found.file == str(line.graph("prune").main)
+    assert "because it is at batch 1 2.50×" in found.sentence
+    assert found.sentence.endswith("as fast as the exported file of `quantize`")
+
+
+def test_a_noisy_measurement_recommends_nothing_else(line: Line) -> None:
+    """NOISY times do not decide; the exported file is named, and its speed is called NOISY."""
+    result = timed(known(line.outcome.result), train=1.0, prune=0.2, quantize=0.5)
+    noisy = tuple(
+        entry.model_copy(update={"noise": entry.noise.model_copy(update={"status": "NOISY"})}) for entry in result.runs
+    )
+    found = known(recommended(line, result.model_copy(update={"runs": noisy})))
+    assert found.stage == "quantize"
+    assert "NOISY at batch 1 and 4" in found.sentence
+
+
+def test_a_missed_gate_names_the_stage_and_leaves_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table so far is printed, a report is written, and the error names the stage with the largest loss."""
+    hard = [STAGES[0], "prune: {macs: 0.08, align: 1, importance: l2, recover: null}", *STAGES[2:]]
+    recipe = written(tmp_path, "after: quantize, accuracy_drop: 0.01", stages=hard)
+    with pytest.raises(GateError) as stopped:
+        run.run(recipe, tmp_path / "runs", Console("text"))
+    facts = stopped.value.facts
+    assert facts["lost_at"] == "prune"
+    assert "the largest loss is at `prune` (prune lost " in stopped.value.message
+    assert "more epochs of `recover`" in stopped.value.remedy
+    report = Path(str(facts["report"]))
+    assert "MISSED" in report.read_text()
+    shown = capsys.readouterr().out
+    assert "│prune " in shown
+    assert "✗ after quantize" in shown
+    assert f"report: {report}" in shown
+
+
+def test_a_missed_size_gate_needs_no_measurement_of_time(tmp_path: Path) -> None:
+    """Without a `bench` stage the table has no times; the stage at which the file shrank least is named."""
+    stages = ["train: {epochs: 1, batch_size: 128}", "prune: {macs: 0.9, importance: l2, recover: null}"]
+    recipe = written(tmp_path, "after: prune, size_ratio: 0.01", stages=stages)
+    with pytest.raises(GateError, match="the file shrank least at `prune`") as stopped:
+        run.run(recipe, tmp_path / "runs")
+    assert Path(str(stopped.value.facts["report"])).is_file()
+
+
+def test_a_failed_stage_says_what_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The finished stages are named with their folder, in text and in the facts of the error."""
+    recipe = written(tmp_path, stages=[STAGES[0], "prune: {macs: 0.3, exclude: [nothing.*]}"])
+    with pytest.raises(UserError) as failed:
+        run.run(recipe, tmp_path / "runs", Console("text"))
+    told = capsys.readouterr().err
+    assert f"prune  failed; the finished stages before `prune` are kept in {tmp_path / 'runs/own'}" in told
+    assert failed.value.facts["finished"] == ["capture", "train"]
