@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ def print_artifact(artifact: Artifact, screen: Console, more: Mapping[str, Any] 
     counts = ((facts.parameters, "parameters"), (facts.macs, "MACs"))
     shown = [f"{count:,} {label}" for count, label in counts if count is not None]
     text = f"{artifact.path}  ({', '.join([artifact.kind, *shown])})"
+    if artifact.kind == "archive":
+        text += f"\nto serve it: retort serve {shlex.quote(str(artifact.path))} --port 8080"
     screen.result({**described(artifact), **(more or {})}, text)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json as json_module
 import time
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -15,18 +17,35 @@ import typer
 from ..core.artifact import load_artifact
 from ..core.console import Console
 from ..core.data.model_inputs import fit_to
-from ..core.errors import InputError, MissingFileError, UserError
+from ..core.data.splits import Splits
+from ..core.errors import InputError, MissingFileError, ServingError, UserError
 from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
 from ..core.session import SessionOptions, open_session
 from ..core.system.owned_folders import claim_file
 from ..core.tensors import Array, Signature
+from ..serve.address import Address
+from ..serve.client import Client, predict_split
 from .commands import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
 from .flags import build_options, with_flags
+from .remote import asked, connect, is_remote, parse_headers
+
+if TYPE_CHECKING:
+    from ..serve.torchserve.server import Server
+    from ..serve.usage import Lines
 
 
 def serve(
     archive: Annotated[Path, typer.Argument(help=".mar file written by `retort pack`, or its folder.")],
-    logs: Annotated[Path, typer.Option(help="Folder for the logs of the server.")] = Path("logs"),
+    logs: Annotated[Path, typer.Option(help="Folder for the logs of the server, and for an example request.")] = Path(
+        "logs"
+    ),
+    url: Annotated[
+        str | None,
+        typer.Option(help="Address under which a proxy publishes the server; only the printed lines use it."),
+    ] = None,
+    header: Annotated[
+        list[str], typer.Option(help="Header that the proxy wants, as 'Name: value'; only the printed lines use it.")
+    ] = [],  # noqa: B006
     set_: Settings = [],  # noqa: B006
     json: Json = False,
     debug: Debug = False,
@@ -34,30 +53,70 @@ def serve(
 ) -> None:
     """Serve an archive with TorchServe on the loopback address until Ctrl-C is pressed.
 
+    When the model answers, lines are printed that ask it from a shell and from Python.
+
     Example: `retort serve runs/digits/07-pack-…/model.mar --port 8080`
     """
+    from ..serve.known_servers import announced
     from ..serve.torchserve.server import serve as running
+    from ..serve.usage import example_request, lines
 
     screen = console(json)
     options = build_options(ServeOptions, flags, set_)
-    with running(options, load_artifact(archive), logs=logs, console=screen) as server:
+    headers, base = parse_headers(header), Address.parse(url).server if url else ""
+    with ExitStack() as stack:
+        server = stack.enter_context(running(options, load_artifact(archive), logs=logs, console=screen))
+        stack.enter_context(announced(server.url, server.name, server.management_url))
+        example = example_request(server.sample, server.limits)
+        file = (server.logs / example.file_name).resolve()
+        file.write_bytes(example.body)
+        shown = lines(f"{base or server.url}/predictions/{server.name}", example, file, headers)
         value = {"url": server.url, "model": server.name, "logs": str(logs), "startup_s": server.startup_s}
-        screen.result(value, f"ready: {server.url}/predictions/{server.name}   (logs in {logs}; Ctrl-C stops it)")
-        while server.process.alive():
-            time.sleep(0.5)
-    screen.say("stopped")
+        try:
+            screen.result({**value, "request": str(file), **asdict(shown)}, _ready(server, logs, shown, file))
+            while server.process.alive():
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            screen.say("stopped")
+            return
+        raise ServingError("TorchServe ended by itself", f"see {logs}")
 
 
 app.command("serve")(with_flags(serve, ServeOptions))
 
 
+def _ready(server: Server, logs: Path, lines: Lines, file: Path) -> str:
+    ports = [
+        ", ".join(spec.describe() for spec in specs) for specs in (server.signature.inputs, server.signature.outputs)
+    ]
+    return (
+        f"ready: {server.url}/predictions/{server.name}   (logs in {logs}; Ctrl-C stops it)\n\n"
+        f"It takes {ports[0]} and returns {ports[1]}.\n"
+        f"One sample is in {file}; to send it, paste into another terminal:\n\n"
+        f"{lines.curl}\n\n{lines.predict}\n\n"
+        f"into a Python that has Retort:\n\n{lines.client}\n\n"
+        f"or into any Python:\n\n{lines.python}\n"
+    )
+
+
 @app.command("predict")
 def predict(
-    model: Annotated[str, typer.Argument(help="Model file, artifact folder, or http://host:port.")],
+    model: Annotated[
+        str, typer.Argument(help="Model file, artifact folder, or an address such as `retort serve` prints it.")
+    ],
     input: Annotated[Path | None, typer.Option(help="File with the inputs: .npy, .npz or .json.")] = None,
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
-    name: Annotated[str, typer.Option(help="Name of the served model.")] = "model",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the served model, if the address is that of a server with several.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer of a server.", min=0.001)] = 120.0,
+    header: Annotated[
+        list[str], typer.Option(help="HTTP header for a server, as 'Name: value', such as a token. Repeatable.")
+    ] = [],  # noqa: B006
+    ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificates to trust for https. The default is the system's.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help=".npz file for the outputs.")] = None,
     force: ForceFile = False,
     rows: Annotated[int | None, typer.Option(help="Number of samples of --data to run. The default is all.")] = None,
@@ -73,25 +132,30 @@ def predict(
 ) -> None:
     """Run a model file or call an endpoint, with an input file or with the test split of a data source.
 
-    Example: `retort predict http://127.0.0.1:8080 --name digits --data digits`
+    Example: `retort predict http://127.0.0.1:8080/predictions/digits --data digits`
     """
     screen = console(json)
     claim_file(output, force)
     if (input is None) == (not data):
         raise UserError("give either --input or --data, and not both", "for example: --input x.npy, or --data digits")
-    remote = model.startswith(("http://", "https://"))
-    settings = _settings(provider, axis)
-    if input is not None:
-        found, targets = _ask(model, name, input) if remote else _run(model, input, settings), None
+    given = input or context_of(data, data_arg, "classification", "cpu", seed, screen).data
+    if is_remote(model):
+        client = connect(model, name, timeout, header, ca)
+        found, targets = asked(client, partial(_ask, given=given, rows=rows, screen=screen), ca)
+    elif isinstance(given, Path):
+        found, targets = _run(model, given, _settings(provider, axis)), None
     else:
-        found, targets = _over_test(model, name if remote else None, data, data_arg, rows, seed, screen, settings)
+        found, targets = _over_test(model, given, rows, screen, _settings(provider, axis))
     _show_outputs(found, targets, output, screen)
 
 
-def _ask(url: str, name: str, path: Path) -> dict[str, Array]:
-    from ..serve.client import predict as ask
-
-    return ask(url, name, read_input(path, None))
+def _ask(
+    client: Client, given: Path | Splits, rows: int | None, screen: Console
+) -> tuple[dict[str, Array], Array | None]:
+    if isinstance(given, Path):
+        return client.predict(read_input(given, None)), None
+    found = predict_split(client, given.test, console=screen, limit=rows)
+    return found, given.test.read(range(len(next(iter(found.values())))))[1]
 
 
 def _settings(provider: Provider, axis: list[str]) -> SessionOptions:
@@ -106,21 +170,8 @@ def _run(model: str, path: Path, settings: SessionOptions) -> dict[str, Array]:
 
 
 def _over_test(
-    model: str,
-    name: str | None,
-    data: str,
-    data_arg: list[str],
-    rows: int | None,
-    seed: int,
-    screen: Console,
-    settings: SessionOptions,
+    model: str, splits: Splits, rows: int | None, screen: Console, settings: SessionOptions
 ) -> tuple[dict[str, Array], Array | None]:
-    splits = context_of(data, data_arg, "classification", "cpu", seed, screen).data
-    if name is not None:
-        from ..serve.client import Client, predict_split
-
-        found = predict_split(Client(model, name), splits.test, console=screen, limit=rows)
-        return found, splits.test.read(range(len(next(iter(found.values())))))[1]
     from ..benchmarks.accuracy import predict as over
 
     session = open_session(load_artifact(Path(model)).main, settings)

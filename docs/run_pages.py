@@ -80,9 +80,7 @@ class PageRun:
         done = subprocess.run(
             ["bash", "-c", given], cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=SECONDS
         )
-        out, progress = (
-            text.replace(self.port, PORT).replace(f"{self.folder}/", "") for text in (done.stdout, done.stderr)
-        )
+        out, progress = (self._as_shown(text) for text in (done.stdout, done.stderr))
         return Done(command, shown, done.returncode, out, progress)
 
     def _start(self, command: str) -> tuple[int, str]:
@@ -97,7 +95,11 @@ class PageRun:
         while READY not in log.read_text() and started.poll() is None and time.monotonic() < end:
             time.sleep(0.2)
         text = log.read_text()
-        return 0 if READY in text else 1, text.replace(self.port, PORT)
+        return 0 if READY in text else 1, self._as_shown(text)
+
+    def _as_shown(self, text: str) -> str:
+        """An output with the port of the page, and paths below the folder of the page."""
+        return text.replace(self.port, PORT).replace(f"{self.folder}/", "")
 
     def stop(self) -> None:
         """Stop the processes that still run; a shell's background processes may ignore SIGINT, which Ctrl-C sends."""

@@ -70,7 +70,9 @@ def parse_json(body: object) -> Any:
             "the JSON body is nested too deeply", "send lists with one level per axis of the tensor"
         ) from error
     except ValueError as error:
-        raise InputError("the body is not JSON", "send JSON, npy or npz, with a matching content type") from error
+        where = f": {error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        remedy = "send JSON, npy or npz, with a matching content type"
+        raise InputError(f"the body is not JSON{where}", remedy) from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

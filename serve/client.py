@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from http.client import responses as http_reasons
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.console import SILENT, Console
 from ..core.data.splits import Split
@@ -25,6 +27,8 @@ from .wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 
 Format = Literal["npy", "npz", "json"]
 _TYPES: dict[str, str] = {"npy": NPY, "npz": NPZ, "json": JSON}
+_NO_WORKER = "ServiceUnavailableException"  # TorchServe's text speaks of missing workers when its queue is full
+_NO_PAGE = "ResourceNotFoundException"
 _TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
 
 
@@ -32,21 +36,39 @@ class Client:
     """Sends requests to one model of one server over connections that stay open, one per thread.
 
     Args:
-        url: such as ``http://127.0.0.1:8080``.
-        name: name of the model.
-        version: version of the model; empty for the server's default version.
+        url: address of the model, such as ``http://127.0.0.1:8080/predictions/digits``, or of its server.
+        name: name of the model, by default the one in the address, or else ``model``.
+        version: version of the model; empty for the one in the address, or else the server's default version.
         timeout_s: longest wait for an answer.
+        headers: sent with every request, such as ``{"Authorization": "Bearer …"}`` for a proxy that wants a token.
+        ca: file with the certificates to trust for an https address; by default those of the system.
+
+    Raises:
+        UserError: the address is not one of a model, or names another model than ``name``.
     """
 
-    def __init__(self, url: str, name: str = "model", version: str = "", timeout_s: float = 120.0) -> None:
-        self._connections = Connections(url, timeout_s)
-        self._path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
+    def __init__(
+        self,
+        url: str,
+        name: str = "",
+        version: str = "",
+        timeout_s: float = 120.0,
+        headers: Mapping[str, str] | None = None,
+        ca: Path | None = None,
+    ) -> None:
+        self._connections = Connections(url, timeout_s, ca)
+        given = self._connections.address
+        if name and given.name not in ("", name):
+            raise UserError(f"the address is that of the model '{given.name}', not '{name}'", "give only one of both")
+        self.address = replace(given, name=name or given.name or "model", version=version or given.version)
+        self._path = self.address.path
+        self._headers = dict(headers or {})
 
-    def predict(self, feeds: Feeds, form: Format | None = None) -> dict[str, Array]:
+    def predict(self, feeds: Mapping[str, ArrayLike], form: Format | None = None) -> dict[str, Array]:
         """Outputs of the model for one request.
 
         Args:
-            feeds: one array per input, with a leading batch axis.
+            feeds: one array, or nested lists of numbers, per input; with a leading batch axis.
             form: format of the arrays; by default npy for one input and npz for several.
 
         Raises:
@@ -54,12 +76,13 @@ class Client:
             LimitError: the request is too large.
             ServingError: the server failed, or cannot be reached.
         """
+        arrays = {name: np.asarray(value) for name, value in feeds.items()}
         form = form or ("npy" if len(feeds) == 1 else "npz")
         if form == "npy" and len(feeds) != 1:
             raise InputError(f"npy can contain only one array, but {len(feeds)} were given", "use npz or json")
-        status, headers, body = self.request("POST", "", _body(feeds, form), {"Content-Type": _TYPES[form]})
+        status, headers, body = self.request("POST", "", _body(arrays, form), {"Content-Type": _TYPES[form]})
         if status != 200:
-            raise _as_error(status, body)
+            raise _as_error(status, body, self._path)
         return _outputs(headers, body)
 
     def request(
@@ -70,7 +93,7 @@ class Client:
         Raises:
             ServingError: the server cannot be reached or closed the connection without an answer.
         """
-        return self._connections.request(method, self._path + path, body, headers)
+        return self._connections.request(method, self._path + path, body, {**self._headers, **(headers or {})})
 
     def close(self) -> None:
         """Close all connections."""
@@ -158,16 +181,26 @@ def _from_v2(item: dict[str, Any]) -> Array:
     return np.array(item["data"], dtype=V2_TYPES[item["datatype"]]).reshape(item["shape"])
 
 
-def _as_error(status: int, body: bytes) -> RetortError:
+def _as_error(status: int, body: bytes, path: str) -> RetortError:
     try:
         raw = json.loads(body)
     except ValueError:
         raw = {}
     given = raw if isinstance(raw, dict) else {}
     message = str(given.get("message") or http_reasons.get(status, "no reason given"))
+    if given.get("type") == _NO_WORKER:
+        message = "its queue is full, or its worker is starting again"
+    elif given.get("type") == _NO_PAGE:
+        message = f"there is nothing at {path}"
     remedy = str(given.get("remedy") or "")
     facts = {key: given[key] for key in ("input", "expected", "got", "request_id") if key in given}
     kind = LimitError if status == 413 else InputError if 400 <= status < 500 else ServingError
-    fallback = {404: "check the name of the model", 413: "send fewer rows in one request"}
+    fallback = {
+        401: "send a valid token with --header 'Authorization: Bearer …'",
+        403: "send a valid token with --header 'Authorization: Bearer …'",
+        404: "check the address, and the name and version of the model",
+        413: "send fewer rows in one request",
+        503: "send the request again later, or fewer at the same time",
+    }
     remedy = remedy or fallback.get(status, "see the server's logs" if status >= 500 else "correct the request")
     return kind(f"the server answered {status}: {message}", remedy, status=status, **facts)

@@ -1,14 +1,17 @@
-"""The HTTP connections of serving: they stay open, with timeouts and readable errors."""
+"""The HTTP connections of serving: they stay open, with timeouts, TLS and readable errors."""
 
 from __future__ import annotations
 
 import http.client
+import socket
+import ssl
 import threading
 from contextlib import suppress
-from urllib.parse import urlsplit
+from pathlib import Path
 from weakref import WeakSet
 
-from ..core.errors import ServingError, UserError
+from ..core.errors import MissingFileError, ServingError, UserError
+from .address import Address
 
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, http.client.CannotSendRequest)
 
@@ -17,18 +20,18 @@ class Connections:
     """Connections to one server, one per thread; they are opened again if the server has closed them.
 
     Args:
-        url: such as ``http://127.0.0.1:8080``.
+        url: such as ``http://127.0.0.1:8080``; only its server is used.
         timeout_s: longest wait for an answer.
+        ca: file with the certificates to trust for https, in PEM form; by default those of the system.
 
     Raises:
-        UserError: the address is not an HTTP address.
+        UserError: the address is not an HTTP address, or the file has no certificate.
+        MissingFileError: there is no such file.
     """
 
-    def __init__(self, url: str, timeout_s: float) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise UserError(f"'{url}' is not an http address", "give an address such as http://127.0.0.1:8080")
-        self._address = (parts.hostname, parts.port or 80)
+    def __init__(self, url: str, timeout_s: float, ca: Path | None = None) -> None:
+        self.address = Address.parse(url)
+        self._tls = _trusting(ca) if self.address.secure else None
         self._timeout_s = timeout_s
         self._local = threading.local()
         self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
@@ -56,17 +59,18 @@ class Connections:
         raise self._unreachable(ConnectionError("closed twice"))
 
     def _unreachable(self, error: Exception) -> ServingError:
-        host, port = self._address
-        reason = str(error) or type(error).__name__
-        return ServingError(
-            f"no answer from {host}:{port}: {reason}", "check that the server is running, and look at its logs"
-        )
+        reason, remedy = _cause(error, self._timeout_s, self.address.where)
+        return ServingError(f"no answer from {self.address.where}{reason}", remedy)
 
     def _connection(self, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
         current: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if current is not None and current.sock is not None and not fresh:
             return current, True
-        connection = http.client.HTTPConnection(*self._address, timeout=self._timeout_s)
+        where = (self.address.host, self.address.port)
+        if self._tls is None:
+            connection = http.client.HTTPConnection(*where, timeout=self._timeout_s)
+        else:
+            connection = http.client.HTTPSConnection(*where, timeout=self._timeout_s, context=self._tls)
         self._local.connection = connection
         self._open.add(connection)
         return connection, False
@@ -81,6 +85,33 @@ class Connections:
         for connection in list(self._open):
             connection.close()
         self._open.clear()
+
+
+def _trusting(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"no such file of certificates: {ca}", "check its path") from error
+    except (ssl.SSLError, OSError) as error:
+        raise UserError(f"{ca} has no certificate that can be read", "give a file in PEM form") from error
+
+
+def _cause(error: Exception, timeout_s: float, where: str) -> tuple[str, str]:
+    """What follows "no answer from the server", and the remedy."""
+    if isinstance(error, ConnectionRefusedError):
+        return ": nothing listens there", "start it with `retort serve`, or check host and port"
+    if isinstance(error, socket.gaierror):
+        return ": the host is not known", "check the name of the host"
+    if isinstance(error, TimeoutError):
+        return f" within {timeout_s:g} s", "check that the server is not overloaded, or wait longer"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = f": its certificate is not trusted ({error.verify_message})"
+        return reason, "give the certificate of its authority (`--ca FILE` of `retort predict`)"
+    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        return ": it does not speak TLS", f"use http://{where}"
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
+        return ": it does not speak HTTP", f"check the port, or use https://{where}"
+    return f": {error or type(error).__name__}", "check that the server is running, and look at its logs"
 
 
 def _exchange(

@@ -21,6 +21,9 @@ from .wire import JSON, MAGIC_NPY, MAGIC_NPZ, NPY, NPZ, read_npy, read_npz
 Layout = Literal["tensors", "bare", "instances", "v2"]
 RAW = ("body", "data")
 TYPES = (JSON, NPY, NPZ)
+FORM = "application/x-www-form-urlencoded"
+# what clients send if nobody chose a type: the first bytes decide, as without a type
+UNSPECIFIC = ("", "text/plain", "application/octet-stream", "binary/octet-stream", FORM)
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,11 @@ def _tensors(incoming: Incoming, signature: Signature, settings: Settings) -> Te
     if len(parts) == 1 and (key := next(iter(parts))) in RAW:
         content_type = incoming.part_types.get(key) or incoming.headers.get("content-type", "")
         return _body(parts[key], content_type, signature, settings)
-    if not parts:
-        raise InputError("the request is empty", f"send {signature.describe_inputs()}")
     known = {spec.name for spec in signature.inputs}
+    if not known.issuperset(parts) or not parts:
+        _check_form(incoming)
+    if not parts:
+        raise _empty(signature)
     if unknown := sorted(set(parts) - known):
         raise InputError(f"unknown parts: {', '.join(unknown)}", f"name parts after {signature.describe_inputs()}")
     feeds = {name: _part(name, value, settings) for name, value in parts.items()}
@@ -94,6 +99,8 @@ def _tensors(incoming: Incoming, signature: Signature, settings: Settings) -> Te
 
 
 def _body(body: object, content_type: str, signature: Signature, settings: Settings) -> Tensors:
+    if body in (b"", ""):
+        raise _empty(signature)
     kind = _kind(body, content_type)
     if kind == JSON:
         return *decode_json(body, signature, settings.limits), JSON
@@ -116,14 +123,35 @@ def _part(name: str, value: object, settings: Settings) -> Array:
 def _kind(body: object, content_type: str) -> str:
     if not isinstance(body, bytes | bytearray):
         return JSON  # a server that decodes JSON itself delivers the parsed value
-    mime = content_type.partition(";")[0].strip().lower()
+    mime = _mime(content_type)
     if mime in TYPES:
         return mime
-    if mime:
+    if mime == "text/json" or (mime.startswith("application/") and mime.endswith("+json")):
+        return JSON
+    if mime not in UNSPECIFIC:
         message = f"content type '{mime[:80]}' is not supported"
         raise InputError(message, f"send {', '.join(TYPES)}", status=415)
     start = bytes(body[:6])
     return NPY if start == MAGIC_NPY else NPZ if start[:4] == MAGIC_NPZ else JSON
+
+
+def _mime(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _empty(signature: Signature) -> InputError:
+    return InputError("the request is empty", f"send {signature.describe_inputs()}")
+
+
+def _check_form(incoming: Incoming) -> None:
+    """Refuse a body that the server took for form fields: TorchServe does so before the handler sees it.
+
+    Raises:
+        InputError: the content type is that of a form, which curl and urllib send if none is given.
+    """
+    if _mime(incoming.headers.get("content-type", "")) == FORM:
+        message = f"the body has the content type {FORM}, the default of curl and urllib, so it was read as a form"
+        raise InputError(message, f"send the header 'Content-Type: {JSON}', or {NPY} or {NPZ}", status=415)
 
 
 def _bytes(body: object) -> bytes | bytearray:

@@ -6,8 +6,7 @@ import json
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 # the package index has another project under the name of the import package
 DISTRIBUTION = "retort-ml"
@@ -37,7 +36,7 @@ def install_command(extra: str) -> str:
     origin = _origin()
     url, folder = str(origin.get("url", "")), origin.get("dir_info")
     if isinstance(folder, dict) and urlsplit(url).scheme == "file":
-        root = Path(url2pathname(urlsplit(url).path))
+        root = Path(unquote(urlsplit(url).path))
         place = "." if root == Path.cwd() else str(root)
         return f'pip install {"-e " if folder.get("editable") else ""}"{place}[{extra}]"'
     if not url:

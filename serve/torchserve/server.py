@@ -22,7 +22,7 @@ from ...core.errors import MachineError, ServingError
 from ...core.options.stage_options import ServeOptions
 from ...core.system.atomic_files import storage_errors
 from ...core.system.java import Java, find_java
-from ...core.tensors import Signature
+from ...core.tensors import Feeds, Signature
 from ..client import Client
 from ..connection import Connections
 from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
@@ -50,6 +50,9 @@ class Server:
         logs: folder with ``server.log``, ``worker.log`` and ``console.log``.
         startup_s: seconds from the start to the first golden answer.
         java: the Java on which it runs.
+        signature: inputs and outputs of the model.
+        sample: golden inputs of one sample, which the server has answered.
+        limits: what one request may contain.
     """
 
     name: str
@@ -59,6 +62,9 @@ class Server:
     process: Process
     startup_s: float
     java: Java
+    signature: Signature
+    sample: Feeds
+    limits: Limits
 
     @property
     def url(self) -> str:
@@ -132,13 +138,15 @@ def _start_with_retries(
         stack.callback(process.stop)
         try:
             _wait_until_ready(process, mar, ports, options, logs, begin)
+            signature, sample = _ask_golden(mar, _url(options.host, ports.inference), options.startup_timeout_s)
         except ServingError:
             # another process can take a free port before Java binds it
             if options.port or attempt == _ATTEMPTS or not port_taken(logs):
                 raise
             process.stop()
             continue
-        return Server(mar.name, options.host, ports, logs, process, time.monotonic() - begin, java)
+        startup_s, limits = time.monotonic() - begin, mar.settings.limits
+        return Server(mar.name, options.host, ports, logs, process, startup_s, java, signature, sample, limits)
     raise ServingError("no free ports were found", "try again")
 
 
@@ -223,13 +231,8 @@ def _wait_until_ready(
             message = f"TorchServe was not ready after {options.startup_timeout_s} s"
             raise ServingError(message, f"see {logs}, or increase startup_timeout_s")
         if has_started(logs) and _worker_ready(management, mar.name):
-            break
+            return
         time.sleep(_POLL_S)
-    client = Client(_url(options.host, ports.inference), mar.name, timeout_s=options.startup_timeout_s)
-    try:
-        _ask_golden(client, mar)
-    finally:
-        client.close()
 
 
 def _worker_ready(management: str, name: str) -> bool:
@@ -239,16 +242,18 @@ def _worker_ready(management: str, name: str) -> bool:
         return False
 
 
-def _ask_golden(client: Client, mar: Mar) -> None:
+def _ask_golden(mar: Mar, url: str, timeout_s: float) -> tuple[Signature, Feeds]:
     signature = Signature.from_json(read_member(mar.path, SIGNATURE))
     golden = split_golden(read_npz(read_member(mar.path, GOLDEN), _TRUSTED))
     inputs, expected = smallest_golden(signature, golden)
-    error = golden_error(client.predict(inputs), expected)
+    with closing(Client(url, mar.name, timeout_s=timeout_s)) as client:
+        error = golden_error(client.predict(inputs), expected)
     if not error <= mar.settings.golden_tolerance:
         message = (
             f"the served golden outputs differ by {error:.3g}, but only {mar.settings.golden_tolerance:.3g} is allowed"
         )
         raise ServingError(message, "pack the model again on this machine")
+    return signature, inputs
 
 
 def _describe(management: str, name: str, query: str = "") -> dict[str, Any]:

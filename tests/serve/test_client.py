@@ -20,10 +20,24 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from served_models import CERTIFICATE, archive
+from served_models import site as site_of
 
+from retort.__main__ import main
 from retort.core.data.splits import ArraySplit
-from retort.core.errors import ArtifactError, InputError, LimitError, MachineError, RetortError, ServingError, UserError
+from retort.core.errors import (
+    ArtifactError,
+    InputError,
+    LimitError,
+    MachineError,
+    MissingFileError,
+    RetortError,
+    ServingError,
+    UserError,
+)
 from retort.serve.client import Client, predict_split
+from retort.serve.engine import Engine
+from retort.serve.known_servers import announced, models_at
 from retort.serve.settings import Limits
 from retort.serve.torchserve import process as process_module
 from retort.serve.torchserve import server as server_module
@@ -163,12 +177,131 @@ def test_nobody_there_is_said(site: _Site) -> None:
         with pytest.raises(ServingError, match="no answer"):
             Client(address).predict(FEEDS)
         free.listen()
-        with pytest.raises(ServingError, match=r"no answer.*timed out"):
+        with pytest.raises(ServingError, match=r"no answer.*within 0.2 s"):
             Client(address, timeout_s=0.2).predict(FEEDS)
+    with pytest.raises(ServingError, match="the host is not known"):
+        Client("http://nowhere.invalid").predict(FEEDS)
     with pytest.raises(UserError, match="http address"):
         Client("127.0.0.1:80")
     with pytest.raises(InputError, match="one array"):
         Client(site.url).predict({**FEEDS, "z": FEEDS["x"]}, "npy")
+
+
+def test_a_full_queue_is_said(site: _Site) -> None:
+    """TorchServe's 503, which speaks of missing workers, becomes what it means; our own 503 keeps its words."""
+    body = {"code": 503, "type": "ServiceUnavailableException", "message": 'Model "m" has no worker to serve'}
+    site.reply = lambda sent, count: (503, "application/json", json.dumps(body).encode())
+    with pytest.raises(ServingError, match=r"503: its queue is full") as caught:
+        Client(site.url).predict(FEEDS)
+    assert "later" in caught.value.remedy
+    site.reply = lambda sent, count: (503, "application/json", b'{"message": "the model is not loaded"}')
+    with pytest.raises(ServingError, match="503: the model is not loaded"):
+        Client(site.url).predict(FEEDS)
+
+
+def test_a_client_takes_the_whole_address(site: _Site) -> None:
+    """The address of a model is that of its server with its name; two names must be the same; lists are arrays."""
+    whole = Client(f"{site.url}/vision/predictions/net/2.0")
+    assert (whole.address.name, whole.address.version, whole.address.prefix) == ("net", "2.0", "/vision")
+    assert whole.predict({"x": [[1.5, 2]]})["y"].tolist() == [[3, 4]]
+    assert Client(site.url).address.name == "model"
+    assert Client(f"{site.url}/predictions/net", "net").address.name == "net"
+    with pytest.raises(UserError, match="'net', not 'other'"):
+        Client(f"{site.url}/predictions/net", "other")
+
+
+def test_tls_and_tokens(tmp_path: Path) -> None:
+    """Over https the certificate is verified; without the token, or to the wrong kind of port, the remedy is named."""
+    engine = Engine.load(archive("vector", tmp_path).path / "bundle")
+    feeds = {"x": [[1.5, 2.0]]}
+    with site_of(engine, tls=True, token="t") as url:
+        token = {"Authorization": "Bearer t"}
+        assert Client(url, headers=token, ca=CERTIFICATE).predict(feeds)["total"].tolist() == [3.5]
+        with pytest.raises(ServingError, match="certificate is not trusted") as caught:
+            Client(url, headers=token).predict(feeds)
+        assert "--ca" in caught.value.remedy
+        with pytest.raises(InputError, match="401") as refused:
+            Client(url, ca=CERTIFICATE).predict(feeds)
+        assert "--header" in refused.value.remedy
+        with pytest.raises(ServingError, match="no answer"):
+            Client(url.replace("https", "http")).predict(feeds)
+    with site_of(engine) as url, pytest.raises(ServingError, match="does not speak TLS") as plain:
+        Client(url.replace("http", "https")).predict(feeds)
+    assert plain.value.remedy == f"use {url}"
+    with pytest.raises(MissingFileError, match="no such file"):
+        Client("https://localhost", ca=tmp_path / "none.pem")
+    (tmp_path / "odd.pem").write_text("x")
+    with pytest.raises(UserError, match="no certificate"):
+        Client("https://localhost", ca=tmp_path / "odd.pem")
+    engine.close()
+
+
+def test_what_is_no_http_is_said() -> None:
+    """A port on which something else than HTTP answers is named as such."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        thread = threading.Thread(target=lambda: other.accept()[0].sendall(b"220 mail\r\n\r\n"), daemon=True)
+        thread.start()
+        with pytest.raises(ServingError, match="does not speak HTTP"):
+            Client(f"http://127.0.0.1:{other.getsockname()[1]}").predict(FEEDS)
+
+
+def _models(*names: str) -> Reply:
+    listed = json.dumps({"models": [{"modelName": name, "modelUrl": "m.mar"} for name in names]}).encode()
+    return lambda sent, count: (200, "application/json", listed)
+
+
+def test_servers_of_this_machine_are_known(
+    site: _Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server is known while it runs, with the models of its management interface; a killed one is forgotten."""
+    monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", FEEDS["x"])
+    served = "http://localhost:4711"
+    with announced(served, "noted", site.url):
+        site.reply = _models("b", "a")
+        assert models_at(served) == ["a", "b"]
+        site.reply = lambda sent, count: (500, "text/html", b"<p>")
+        assert models_at(served) == ["noted"]
+        note = tmp_path / "cache" / "servers" / "4711.json"
+        monkeypatch.setattr("retort.serve.known_servers.psutil.pid_exists", lambda pid: False)
+        with pytest.raises(ServingError, match="nothing listens"):
+            models_at(served)
+        note.write_text("{")
+        with pytest.raises(ServingError, match="nothing listens"):
+            models_at(served)
+    assert not note.exists()
+    site.reply = _models("a", "b")
+    assert models_at(site.url) == ["a", "b"]
+    assert call("predict", site.url, "--input", "x.npy") == 2
+    assert "has several models: a, b\n  → give one of them" in capsys.readouterr().err
+    site.reply = lambda sent, count: (404, "application/json", b"{}")
+    assert models_at(site.url) == []
+    assert call("predict", site.url, "--input", "x.npy") == 2
+    assert "does not tell which models it has\n  → give the whole address" in capsys.readouterr().err
+    (tmp_path / "cache").joinpath("servers").rmdir()
+    (tmp_path / "cache" / "servers").write_text("a file")
+    with announced(served, "noted", site.url), pytest.raises(ServingError, match="nothing listens"):
+        models_at(served)
+
+
+@pytest.mark.parametrize("line", ["token", ": x", "a: b\nc: d", "Größe: 1"])
+def test_headers_that_cannot_be_sent_are_refused(
+    site: _Site, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A header without a colon, without a name, or with characters that HTTP does not have is one sentence."""
+    np.save(tmp_path / "x.npy", FEEDS["x"])
+    assert call("predict", f"{site.url}/predictions/n", "--input", str(tmp_path / "x.npy"), "--header", line) == 2
+    assert "write --header 'Name: value'" in capsys.readouterr().err
+    assert site.count == 0
+
+
+def call(*arguments: str) -> int:
+    """Exit code of a command that runs in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
 
 
 def _family(process: Process, size: int) -> list[psutil.Process]:

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from retort.core.errors import InputError, LimitError, RetortError
 from retort.core.tensors import Signature, TensorSpec
 from retort.serve.replies import encode, refuse
-from retort.serve.request import Incoming, decode, negotiate
+from retort.serve.request import FORM, Incoming, decode, negotiate
 from retort.serve.settings import Limits, Settings
 from retort.serve.wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 
@@ -294,14 +294,51 @@ def test_an_answer_nobody_accepts_is_refused(accept: str, outputs: int) -> None:
         negotiate(accept, JSON, outputs)
 
 
-def test_unknown_content_types_are_415_and_missing_ones_are_recognised() -> None:
-    """An unknown type is 415; without a type, the first bytes decide."""
-    with pytest.raises(InputError) as caught:
-        _ask(b"x", "application/octet-stream")
-    assert refuse(caught.value).status == 415
-    for body in (write_npy(ROWS), write_npz({"x": ROWS}), json.dumps(ROWS.tolist()).encode()):
-        np.testing.assert_array_equal(_ask(body, "").feeds["x"], ROWS)
+def test_unknown_content_types_are_415() -> None:
+    """A type that is not one of ours is 415, with the types that are."""
+    for kind in ("image/png", "application/xml", "text/html", "multipart/mixed"):
+        with pytest.raises(InputError, match=kind) as caught:
+            _ask(b"[[1, 2]]", kind)
+        assert refuse(caught.value).status == 415
+        assert JSON in caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "Text/Plain; charset=utf-8", "application/octet-stream", FORM])
+def test_without_a_telling_type_the_first_bytes_decide(kind: str) -> None:
+    """Without a type, or with one that clients send by default, JSON, npy and npz are understood."""
+    for body in (write_npy(ROWS), write_npz({"x": ROWS}), json.dumps({"x": ROWS.tolist()}).encode(), b" [[1, 2]]"):
+        assert _ask(body, kind).feeds["x"].shape[1] == 2
+    with pytest.raises(InputError, match="not JSON: Expecting value at character 0") as caught:
+        _ask(b"hello", kind)
+    assert refuse(caught.value).status == 400
+    with pytest.raises(InputError, match="the body is not JSON"):
+        _ask(b"[\xff]", kind)
+
+
+def test_types_of_json_and_npy_have_other_spellings() -> None:
+    """Types that end with +json are JSON, and neither case nor parameters matter."""
+    for kind in ("text/json", "application/vnd.api+json", "APPLICATION/JSON; charset=utf-8"):
+        np.testing.assert_array_equal(_ask(json.dumps(ROWS.tolist()).encode(), kind).feeds["x"], ROWS)
     np.testing.assert_array_equal(_ask(write_npy(ROWS), "Application/X-NPY; charset=x").feeds["x"], ROWS)
+
+
+@pytest.mark.parametrize("parts", [{}, {'{"x": "a': b'b"}', "c": b""}, {"\x93NUMPY": b""}])
+def test_a_body_that_was_read_as_a_form_is_said(parts: dict[str, object]) -> None:
+    """Where the server turned a body into form fields, the answer is 415 and names the header to send."""
+    with pytest.raises(InputError, match="read as a form") as caught:
+        decode(Incoming(parts, {}, {"content-type": FORM}), ONE, Settings())
+    assert refuse(caught.value).status == 415
+    assert f"'Content-Type: {JSON}'" in caught.value.remedy
+    fields = Incoming({"x": b"[[1, 2]]"}, {}, {"content-type": FORM})
+    assert decode(fields, ONE, Settings()).feeds["x"].tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("kind", ["", JSON, NPY, "image/png"])
+def test_an_empty_body_is_said(kind: str) -> None:
+    """An empty body is called empty, and the inputs are listed."""
+    with pytest.raises(InputError, match="the request is empty") as caught:
+        _ask(b"", kind)
+    assert "x: float32[batch, 2]" in caught.value.remedy
 
 
 def test_json_answers_are_exact_and_valid() -> None:
