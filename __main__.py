@@ -59,8 +59,8 @@ def _interrupted(stop: BaseException, given: list[str]) -> Interrupted:
 
 def _app() -> Any:
     # each adds its commands to the app, in the order of `--help`
-    from .cli import engines, serving, doctor, benchmarks, version  # noqa: F401, I001
-    from .cli.commands import app
+    from .cli import recipes, commands, engines, serving, doctor, benchmarks, version  # noqa: F401, I001
+    from .cli.app import app
 
     return app
 

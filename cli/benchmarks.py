@@ -9,7 +9,7 @@ import typer
 
 from ..core.artifact import load_artifact
 from ..core.options.stage_options import BenchOptions, MetricName
-from .commands import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
+from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
 from .flags import build_options, with_flags
 
 

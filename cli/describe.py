@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..core.artifact import Artifact
@@ -12,6 +13,8 @@ from ..core.console import Console
 from ..core.facts.any_facts import AnyFacts
 from ..core.formats.program_file import read_signature
 from ..core.tensors import Signature
+from ..pipeline import forecast
+from ..pipeline.forecast import Step
 
 
 def print_artifact(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:
@@ -23,6 +26,12 @@ def print_artifact(artifact: Artifact, screen: Console, more: Mapping[str, Any] 
     if artifact.kind == "archive":
         text += f"\nto serve it: retort serve {shlex.quote(str(artifact.path))} --port 8080"
     screen.result({**described(artifact), **(more or {})}, text)
+
+
+def print_plan(recipe: Path, steps: Sequence[Step], screen: Console) -> None:
+    """Print what a run would do: a table, or JSON."""
+    screen.table(f"{recipe}: what a run would do", *forecast.table(steps), words=True)
+    screen.result({"stages": [step.to_dict() for step in steps]}, forecast.summary(steps))
 
 
 def described(artifact: Artifact) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 
 from ..core.artifact import load_artifact
 from ..core.context import Context
-from .commands import Data, DataArgs, Debug, Json, Seed, TargetOption, TaskOption, app, console, context_of
+from .app import Data, DataArgs, Debug, Json, Seed, TargetOption, TaskOption, app, console, context_of
 
 
 @app.command("doctor")

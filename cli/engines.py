@@ -14,7 +14,7 @@ from ..core.errors import VerificationError
 from ..core.options.stage_options import EngineOptions, Target
 from ..core.system.owned_folders import claim_file
 from ..pipeline.dispatch import run_stage
-from .commands import (
+from .app import (
     Debug,
     Force,
     ForceFile,
@@ -22,10 +22,10 @@ from .commands import (
     Out,
     Settings,
     Source,
-    _as_specs,
     app,
     console,
     context_of,
+    given_options,
     place_of,
     reused,
 )
@@ -59,7 +59,7 @@ def engine(
     """
     screen = console(json)
     parent = load_artifact(source)
-    options = build_options(EngineOptions, _as_specs(flags), set_)
+    options = build_options(EngineOptions, given_options(flags), set_)
     if explain:
         return _explain(options, parent, screen)
     raise_if_not(parent, "graph")

@@ -25,7 +25,7 @@ from ..core.system.owned_folders import claim_file
 from ..core.tensors import Array, Signature
 from ..serve.address import Address
 from ..serve.client import Client, predict_split
-from .commands import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
+from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
 from .flags import build_options, with_flags
 from .remote import asked, connect, is_remote, parse_headers
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..core.system.installation import version as installed_version
-from .commands import app
+from .app import app
 
 
 def _show(asked: bool) -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
+import time
 import uuid
 import zipfile
 import zlib
@@ -49,6 +50,8 @@ class Manifest:
         files: every file but the manifest itself.
         facts: measured facts about the artifact (parameters, MACs, proof error …), JSON-ready.
         tools: versions of the packages that made it.
+        inputs: a short hash of each input of the key, by which a changed one is found: options, parents, data, code …
+        seconds: duration of the work, without that of interrupted runs before; None in files of earlier versions.
     """
 
     kind: Kind
@@ -59,6 +62,8 @@ class Manifest:
     files: dict[str, FileEntry] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,9 @@ def new_artifact(
             key = place.key or stable_hash({name: entry.sha256 for name, entry in files.items()})
             given = options.model_dump(mode="json") if options is not None else {}
             facts = draft.facts.to_json()
-            manifest = Manifest(kind, stage, key, place.parents, given, files, facts, tools or {})
+            seconds = round(time.monotonic() - place.started, 3)
+            made_by = (place.parents, given, files, facts, tools or {}, dict(place.inputs), seconds)
+            manifest = Manifest(kind, stage, key, *made_by)
             write_atomically(scratch / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
             settle(scratch, directory)
         finally:

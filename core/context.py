@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,8 +43,12 @@ class Place:
         directory: the folder of the artifact.
         key: hash of everything that determines the content; if empty, the hash of the content is used.
         parents: keys of the artifacts from which it is made.
+        inputs: a short hash of each input that is part of the key: options, parents, data, code …
+        started: when the work on the artifact began, on the monotonic clock in seconds.
     """
 
     directory: Path
     key: str = ""
     parents: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict, compare=False)
+    started: float = field(default_factory=time.monotonic, compare=False)

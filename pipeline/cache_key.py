@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -29,47 +30,65 @@ _DISTRIBUTIONS = {
 MEASUREMENT: tuple[Factor, ...] = ("data", "seed", "task")
 
 
+@dataclass(frozen=True)
+class Identity:
+    """The key of an artifact, and a short hash of each input that is part of it.
+
+    Attributes:
+        inputs: by which :mod:`retort.pipeline.forecast` finds the input that has changed.
+    """
+
+    key: str
+    inputs: dict[str, str]
+
+
 def key_of(stage: str, options: Options, parents: Sequence[Artifact | ModelSpec], context: Context) -> str:
-    """The key of a stage's artifact, for recipes and single commands.
+    """The key of a stage's artifact, for recipes and single commands; see :func:`identity_of`."""
+    return identity_of(stage, options, parents, context).key
+
+
+def identity_of(stage: str, options: Options, parents: Sequence[Artifact | ModelSpec], context: Context) -> Identity:
+    """The identity of a stage's artifact, for recipes and single commands.
 
     Args:
         parents: its inputs; a model of the user is represented by its source file and its weights.
         context: only the parts that the stage depends on according to the table are used.
     """
     depends_on = STAGES[stage].depends_on
-    return _key(stage, options, parents, context, depends_on, code_version(getattr(stages, stage)))
+    return _identity(stage, options, parents, context, depends_on, code_version(getattr(stages, stage)))
 
 
-def key_of_measurement(
+def identity_of_measurement(
     name: str,
     options: Options,
     parents: Sequence[Artifact],
     context: Context,
     make: Callable[..., object],
     extra: Mapping[str, object] | None = None,
-) -> str:
-    """The key of a measurement or a report of a run.
+) -> Identity:
+    """The identity of a measurement or a report of a run.
 
     Args:
         make: the function that measures; its code is part of the key.
         extra: further values that determine the content, by name.
     """
     code = stable_hash([code_version(make), extra or {}])
-    return _key(name, options, parents, context, MEASUREMENT, code)
+    return _identity(name, options, parents, context, MEASUREMENT, code)
 
 
-def _key(
+def _identity(
     name: str,
     options: Options,
     parents: Sequence[Artifact | ModelSpec],
     context: Context,
     depends_on: Sequence[Factor],
     code: str,
-) -> str:
+) -> Identity:
     factors: dict[str, object] = {factor: _factor(factor, options, context) for factor in depends_on}
     named, made_from = named_in(options, context.base), [parent_identity(parent, context.base) for parent in parents]
     given = options.model_dump(mode="json")
-    return stable_hash({"stage": name, "options": given, "named": named, "parents": made_from, "code": code, **factors})
+    inputs = {"options": given, "named": named, "parents": made_from, "code": code, **factors}
+    return Identity(stable_hash({"stage": name, **inputs}), {key: stable_hash(it)[:12] for key, it in inputs.items()})
 
 
 def parent_identity(parent: Artifact | ModelSpec, base: Path) -> object:

@@ -56,7 +56,7 @@ def run_stage(name: str, options: Options, parent: Artifact, place: Place, conte
     if STAGES[name].makes != "program":
         return _run(name, options, program, place, context)
     made = _run(name, options, program, replace(place, directory=program_folder(place.directory)), context)
-    return stages.export(ExportOptions(), made, Place(place.directory, place.key, (made.key,)), context)
+    return stages.export(ExportOptions(), made, replace(place, parents=(made.key,)), context)
 
 
 def _run(name: str, options: Options, parent: Artifact, place: Place, context: Context) -> Artifact:

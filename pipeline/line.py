@@ -20,7 +20,7 @@ from ..core.options.recipe import Recipe
 from ..core.options.stage_options import CaptureOptions, ExportOptions, ModelSpec, Options
 from ..core.options.stage_table import PROGRAM_STAGES
 from ..core.system.owned_folders import scratch_of
-from .cache_key import key_of, key_of_measurement
+from .cache_key import Identity, identity_of, identity_of_measurement
 from .dispatch import run_stage
 from .gates import GateResult
 from .reuse import find_finished
@@ -53,7 +53,12 @@ class Outcome:
 
 
 class Line:
-    """One run of one recipe in one folder."""
+    """One run of one recipe in one folder.
+
+    Attributes:
+        seen: the artifacts of this run, by folder.
+        verified: artifacts whose hashes were compared just now, by folder; they are not compared again.
+    """
 
     def __init__(self, recipe: Recipe, base: Path, folder: Path, console: Console) -> None:
         self.recipe = recipe
@@ -62,6 +67,7 @@ class Line:
         self.console = console
         self.outcome = Outcome(folder)
         self.seen: dict[Path, Artifact] = {}
+        self.verified: dict[Path, Artifact] = {}
         self.plan: list[tuple[str, Options]] = [(stage.name, stage.options) for stage in recipe.stages]
         if self.plan[0][0] != "capture":
             self.plan.insert(0, ("capture", CaptureOptions()))
@@ -129,13 +135,13 @@ class Line:
             run: the stage's function.
             label: label of the folder; by default the name of the stage.
         """
-        key, label = key_of(stage, options, parents, self.context), label or stage
+        identity = identity_of(stage, options, parents, self.context)
 
         def _make(place: Place) -> Artifact:
             context = replace(self.context, scratch=scratch_of(place.directory))
             return run(options, parents[0], place, context)
 
-        return self._kept(label, key, parents, _make)
+        return self._kept(label or stage, identity, parents, _make)
 
     def measure(
         self,
@@ -147,23 +153,23 @@ class Line:
         label: str | None = None,
     ) -> Artifact:
         """Reuse the measurement of equal artifacts, or measure with ``make``."""
-        key = key_of_measurement(name, options, parents, self.context, make, extra)
-        return self._kept(label or name, key, parents, make)
+        identity = identity_of_measurement(name, options, parents, self.context, make, extra)
+        return self._kept(label or name, identity, parents, make)
 
     def _kept(
-        self, label: str, key: str, parents: Sequence[Artifact | ModelSpec], make: Callable[[Place], Artifact]
+        self, label: str, identity: Identity, parents: Sequence[Artifact | ModelSpec], make: Callable[[Place], Artifact]
     ) -> Artifact:
         name = label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")
         number = self.numbers.get(name, len(self.plan))
-        directory = self.folder / f"{number:02d}-{label}-{key[:12]}"
+        directory = self.folder / f"{number:02d}-{label}-{identity.key[:12]}"
         if directory not in self.seen:
             keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))
-            place = Place(directory, key, keys)
-            self.seen[directory] = self._found(label, place) or self._timed(label, place, make)
+            place = Place(directory, identity.key, keys, identity.inputs)
+            self.seen[directory] = self._found(label, place) or self.produce(label, place, make)
         return self.seen[directory]
 
     def _found(self, label: str, place: Place) -> Artifact | None:
-        artifact = find_finished(place)
+        artifact = self.verified.pop(place.directory, None) or find_finished(place)
         if artifact is None:
             return None
         self.outcome.reused.append(label)
@@ -171,7 +177,8 @@ class Line:
             self.console.stage(label, f"reused {place.directory}")
         return artifact
 
-    def _timed(self, label: str, place: Place, make: Callable[[Place], Artifact]) -> Artifact:
+    def produce(self, label: str, place: Place, make: Callable[[Place], Artifact]) -> Artifact:
+        """Make an artifact that is not finished yet."""
         started = time.perf_counter()
         with self.console.working(label):
             artifact = make(place)

@@ -4,58 +4,78 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ..core.artifact import Artifact
 from ..core.console import SILENT, Console
 from ..core.counts import listed
 from ..core.errors import MachineError, RetortError, UserError
 from ..core.interruption import noting_what_is_kept
-from ..core.options.recipe import load_recipe, nearest
+from ..core.options.recipe import nearest, read_recipe
+from ..core.options.recipe_faults import KeyLines
 from ..core.options.stage_options import Gate, Options, QuantizeOptions
-from ..core.options.stage_table import STAGES
 from ..core.system.owned_folders import is_scratch
-from . import measure, run_results, run_summary, stages
-from .dispatch import RUNS, run_stage
+from . import measure, run_summary
+from .dispatch import RUNS
+from .forecast import Forecast, Step, forecast
 from .line import Line, Outcome
 from .missed_gate import missed
+from .preflight.preflight import prepare
 from .recommendation import recommended
+from .run_record import recorded
+from .steps import artifact_of
 from .tuning.int8_speed import is_faster, speed_of
-
-MEASURED: dict[str, Callable[[Any, Any], Artifact]] = {
-    "serve": measure.serve,
-    "bench": run_results.bench,
-    "report": run_results.report,
-}
 
 
 def run(recipe_path: Path, runs: Path = RUNS, console: Console = SILENT, until: str | None = None) -> Outcome:
     """Run the stages of a recipe; artifacts that are already finished are reused.
+
+    Before the first stage, everything that the unfinished stages need is checked.
 
     Args:
         runs: folder that contains one folder per recipe.
         until: the last stage to run; by default all stages run.
 
     Raises:
-        RecipeError: the recipe has faults.
+        RecipeError: the recipe has faults, or cannot run; nothing was run.
         UserError: the recipe has no stage ``until``.
         GateError: a gate was missed; what is finished was measured, printed and reported, and is kept.
         MachineError: another run of the same recipe is active in ``runs``.
     """
-    recipe = load_recipe(recipe_path)
-    folder = runs / recipe.name
+    line, lines = planned(recipe_path, runs, console, until)
+    prepare(line, recipe_path, lines, until)
+    with exclusive(line.folder), recorded(line, recipe_path, until):
+        return run_line(line, until)
+
+
+def plan(recipe_path: Path, runs: Path = RUNS, until: str | None = None) -> list[Step]:
+    """What :func:`run` would do, stage by stage: nothing is made, and no runtime is loaded.
+
+    Raises:
+        RecipeError: the recipe has faults.
+        UserError: the recipe has no stage ``until``, or its data cannot be read.
+    """
+    line, _ = planned(recipe_path, runs, SILENT, until)
+    return forecast(Forecast(line.recipe, line.base, line.folder), until)
+
+
+def planned(recipe_path: Path, runs: Path, console: Console, until: str | None) -> tuple[Line, KeyLines]:
+    """The run of a recipe, of which nothing is done yet, and the lines of the recipe's keys.
+
+    Raises:
+        RecipeError: the recipe has faults.
+        UserError: the recipe has no stage ``until``.
+    """
+    recipe, lines = read_recipe(recipe_path)
     names = ["capture", *(stage.name for stage in recipe.stages)]
     if until is not None and until not in names:
         raise UserError(
             f"the recipe has no stage '{until}'{nearest(until, names)}",
             f"its stages are {', '.join(dict.fromkeys(names))}",
         )
-    with exclusive(folder):
-        return run_line(Line(recipe, recipe_path.resolve().parent, folder, console), until)
+    return Line(recipe, recipe_path.resolve().parent, runs / recipe.name, console), lines
 
 
 @contextmanager
@@ -119,17 +139,7 @@ def _kept(line: Line, stage: str) -> str:
 
 
 def _step(line: Line, name: str, options: Options) -> None:
-    entry = STAGES[name]
-    if entry.takes == "model":
-        artifact = line.make(name, options, [line.recipe.model], stages.capture)
-    elif entry.makes == "program":
-        artifact = line.program(name, options)
-    elif entry.makes == "graph":
-        artifact = line.graph(line.shipped())
-    elif entry.takes == "graph":
-        artifact = line.make(name, options, [line.outcome.artifacts["export"]], partial(run_stage, name))
-    else:
-        artifact = MEASURED[name](line, options)
+    artifact = artifact_of(line, name, options)
     before = line.last_program() if isinstance(options, QuantizeOptions) else ""
     line.outcome.artifacts[name] = artifact
     if isinstance(options, QuantizeOptions):

@@ -14,7 +14,7 @@ from ...core.errors import ModelError
 from ...core.facts.program_facts import DistillFacts, Training
 from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import DistillOptions, RecoverOptions, Task
-from ...core.tensors import TensorSpec
+from ...core.tensors import Signature, TensorSpec
 from ..program import Program, cost, device_of, load_program, move, set_training, store
 from ..training.checkpoint import discard, identity_of, state_hash
 from ..training.losses import (
@@ -143,7 +143,7 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
     """
     raise_if_not(parent, "program")
     teacher = load_program(parent.main)
-    check_pair(teacher, student)
+    check_pair(teacher.signature, student.signature)
     context = _for_student(context, parent, student)
     hard = task_loss(options, context.data, context.task, student) if options.alpha < 1 else None
     loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, hard)
@@ -161,26 +161,26 @@ def _for_student(context: Context, parent: Artifact, student: Program) -> Contex
     return replace(context, data=fit_to(given.data, student.signature))
 
 
-def check_pair(teacher: Program, student: Program) -> None:
-    """Check that a student can learn from a teacher.
+def check_pair(teacher: Signature, student: Signature) -> None:
+    """Check that a student can learn from a teacher, by their inputs and outputs.
 
     Raises:
         ModelError: their inputs or their predictions differ.
     """
-    theirs, ours = prediction_spec(teacher.signature), prediction_spec(student.signature)
+    theirs, ours = prediction_spec(teacher), prediction_spec(student)
     if not _fits(theirs, ours):
         raise ModelError(
             f"the teacher predicts {theirs.describe()}, the student {ours.describe()}",
             "give the student as many classes (or values) as the teacher has",
         )
-    wanted, given = ({spec.name: spec for spec in program.signature.inputs} for program in (teacher, student))
+    wanted, given = ({spec.name: spec for spec in signature.inputs} for signature in (teacher, student))
     pairs = (
         [(wanted[name], given[name]) for name in wanted]
         if set(wanted) <= set(given)
         else list(zip(wanted.values(), given.values()))
     )
     if len(wanted) > len(given) or not all(_fits(one, other) for one, other in pairs):
-        inputs = teacher.signature.describe_inputs(), student.signature.describe_inputs()
+        inputs = teacher.describe_inputs(), student.describe_inputs()
         raise ModelError(
             f"the teacher takes {inputs[0]}; the student takes {inputs[1]}",
             "give both models the same inputs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -13,11 +13,13 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
-from ..errors import MissingFileError, RecipeError
+from ..errors import RecipeError
+from ..system.user_paths import require_file
+from .recipe_faults import Fault, KeyLines, recipe_error
 from .stage_options import DataSpec, Gate, MetricName, ModelSpec, Options, Target, Task, from_string
 from .stage_table import PROGRAM_STAGES
 from .stage_table import STAGES as TABLE
-from .yaml_text import compose_yaml, parse_yaml, read_text
+from .yaml_text import parse_yaml, read_text
 
 
 def _stage_name(value: Any) -> str:
@@ -94,39 +96,46 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _in_order(self) -> Recipe:
-        names = [stage.name for stage in self.stages]
-        faults = [*_order_faults(names), *_gate_faults(self.gates, names)]
+        gates = [(gate.after, gate.against) for gate in self.gates]
+        faults = _structure_faults([stage.name for stage in self.stages], gates)
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("; ".join(f"{_dotted(loc)}: {text}" for loc, text in faults))
         return self
 
 
-def _order_faults(names: list[str]) -> list[str]:
-    needs = {name: entry.after for name, entry in TABLE.items() if entry.after is not None}
-    faults = [f"`{name}` needs `{first}` before it" for name, first in needs.items() if _missing(names, name, first)]
-    faults += [f"`{name}` appears twice" for name in dict.fromkeys(names) if names.count(name) > 1]
-    tail = names[names.index("export") :] if "export" in names else []
-    faults += [f"`{name}` must come before `export`" for name in tail if name in PROGRAM_STAGES]
-    if "quantize" in names:
-        late = names[names.index("quantize") + 1 :]
-        faults += [f"`{name}` must come before `quantize`" for name in late if name in PROGRAM_STAGES]
-    if "capture" in names[1:]:
-        faults.append("`capture` must be the first stage")
-    return faults
+Located = tuple[tuple[int | str, ...], str]
+"""A fault with its place, in the form that pydantic gives places."""
 
 
-def _missing(names: list[str], name: str, needs: str) -> bool:
-    return name in names and needs not in names[: names.index(name)]
+def _structure_faults(names: list[str], gates: list[tuple[Any, Any]]) -> list[Located]:
+    """Faults of the order of the stages, and of the stages that gates name."""
+    return [*_order_faults(names), *_gate_faults(gates, names)]
 
 
-def _gate_faults(gates: tuple[Gate, ...], names: list[str]) -> list[str]:
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc))
+
+
+def _order_faults(names: list[str]) -> Iterator[Located]:
+    for index, name in enumerate(names):
+        needs = TABLE[name].after
+        if name in names[:index]:
+            yield ("stages", index), f"`{name}` appears twice"
+        if needs is not None and needs not in names[:index]:
+            yield ("stages", index), f"`{name}` needs `{needs}` before it"
+        for last in ("export", "quantize"):
+            if name in PROGRAM_STAGES and name != last and last in names[:index] and name != "capture":
+                yield ("stages", index), f"`{name}` must come before `{last}`"
+        if name == "capture" and index:
+            yield ("stages", index), "`capture` must be the first stage"
+
+
+def _gate_faults(gates: list[tuple[Any, Any]], names: list[str]) -> Iterator[Located]:
     known = ["capture", *names]
-    faults = []
     for index, gate in enumerate(gates):
-        for key, stage in (("after", gate.after), ("against", gate.against)):
+        for key, stage in zip(("after", "against"), gate):
             if stage is not None and stage not in known:
-                faults.append(f"gates.{index}.{key}: no stage '{stage}'{nearest(stage, known)}")
-    return faults
+                yield ("gates", index, key), f"no stage '{stage}'{nearest(str(stage), known)}"
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -141,33 +150,49 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises:
         MissingFileError: there is no such file.
-        RecipeError: the recipe has faults; ``facts["faults"]`` lists each with key path, line and nearest spelling.
+        RecipeError: the recipe has faults; ``facts["faults"]`` lists each with its key, line, message and remedy.
     """
-    if not path.is_file():
-        raise MissingFileError(f"no such recipe: {path}", "write one with `retort init`")
+    return read_recipe(path)[0]
+
+
+def read_recipe(path: Path) -> tuple[Recipe, KeyLines]:
+    """A recipe as :func:`load_recipe` returns it, and the lines of its keys."""
+    require_file(path, "recipe", "write one with `retort init`")
     text = read_text(path, RecipeError)
     try:
         raw = parse_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {_one_line(error)}", "correct that line") from error
-    return parse_recipe(raw, text, str(path))
+    return parse_recipe(raw, text, str(path)), KeyLines(text)
 
 
 def parse_recipe(raw: object, text: str = "", where: str = "the recipe") -> Recipe:
     """Check a recipe that has already been parsed; see :func:`load_recipe`."""
     if not isinstance(raw, dict):
         raise RecipeError(f"{where} is not a mapping of keys to values", "start from `retort init`")
+    lines = KeyLines(text)
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        lines = _lines(text)
         found = error.errors(include_url=False)
         # stages with faults are left out, which is no further fault of the list
         found = [item for item in found if item["type"] != "too_short" or not _has_faults_inside(item, found)]
-        faults = [_fault(item, lines) for item in found]
-        listed = "".join(f"\n  {fault}" for fault in faults)
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise RecipeError(f"{where} has {count}:{listed}", "`retort schema` lists every key", faults=faults) from error
+        faults = [_fault(item) for item in found if item["loc"]]  # those of order have no place
+        faults += _structure_of(raw)
+        raise recipe_error(where, [*map(lines.placed, faults), *lines.repeated]) from error
+    if lines.repeated:
+        raise recipe_error(where, lines.repeated)
+    return recipe
+
+
+def _structure_of(raw: dict[Any, Any]) -> list[Fault]:
+    """Faults of order in a recipe that has other faults too; none if its stages have unknown names."""
+    stages, gates = raw.get("stages"), raw.get("gates") or []
+    names = [_stage_name(_normal_stage(stage)) for stage in stages] if isinstance(stages, list) else []
+    if not names or not all(name in TABLE for name in names) or not isinstance(gates, list):
+        return []
+    named = [(gate.get("after"), gate.get("against")) if isinstance(gate, dict) else (None, None) for gate in gates]
+    return [Fault(_dotted(loc), text) for loc, text in _structure_faults(names, named)]
 
 
 def _has_faults_inside(item: Any, found: list[Any]) -> bool:
@@ -181,12 +206,9 @@ def _one_line(error: yaml.YAMLError) -> str:
     return place + str(getattr(error, "problem", None) or error)
 
 
-def _fault(item: Any, lines: dict[tuple[str, ...], int]) -> str:
+def _fault(item: Any) -> Fault:
     path = _key_path(item["loc"])
-    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-    where = ".".join(path) + (f" (line {line})" if line else "")
-    message = _message(item, path)
-    return f"{where}: {message}" if where else message
+    return Fault(".".join(path), _message(item, path))
 
 
 def _key_path(loc: tuple[int | str, ...]) -> tuple[str, ...]:
@@ -248,25 +270,6 @@ def _field_model(model: Any, part: str) -> type[BaseModel] | None:
             return kind
         stack.extend(get_args(kind))
     return None
-
-
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """Line numbers, from 1, of every key path in a YAML text."""
-    found: dict[tuple[str, ...], int] = {}
-    if text:
-        _note_lines(compose_yaml(text), (), found)
-    return found
-
-
-def _note_lines(node: Any, path: tuple[str, ...], found: dict[tuple[str, ...], int]) -> None:
-    children = []
-    if isinstance(node, yaml.MappingNode):
-        children = [(str(key.value), key, value) for key, value in node.value]
-    elif isinstance(node, yaml.SequenceNode):
-        children = [(str(index), value, value) for index, value in enumerate(node.value)]
-    for name, marked, value in children:
-        found[(*path, name)] = marked.start_mark.line + 1
-        _note_lines(value, (*path, name), found)
 
 
 def schema() -> dict[str, Any]:

@@ -52,9 +52,33 @@ def parse_yaml(text: str) -> Any:
     """The content of a YAML text.
 
     Raises:
-        yaml.YAMLError: it is not valid YAML.
+        yaml.YAMLError: it is not valid YAML, is nested too deeply, or contains an alias of itself.
     """
-    return yaml.load(text, Loader=_Loader)
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _require_tree(node, [])
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    except ValueError as error:  # such as a date, or a number in a form that Python does not read
+        raise yaml.YAMLError(str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _require_tree(node: Any, above: list[Any]) -> None:
+    """Reject an alias inside of what it stands for."""
+    if any(node is other for other in above):
+        raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=node.start_mark)
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+    else:
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+    for child in children:
+        _require_tree(child, [*above, node])
 
 
 def compose_yaml(text: str) -> Any:

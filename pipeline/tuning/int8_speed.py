@@ -18,10 +18,10 @@ from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.data.model_inputs import fit_to
 from ...core.errors import RetortError
-from ...core.facts.measurement_facts import PlacementFacts
+from ...core.facts.measurement_facts import PlacementFacts, RatioFacts
 from ...core.facts.quantize_facts import FloatNode, QuantizeFacts
 from ...core.metrics.ratio import Ratio, mean_of
-from ...core.options.stage_options import BenchOptions, QuantizeOptions
+from ...core.options.stage_options import BenchOptions, QuantizeOptions, Target
 from ...core.system.atomic_files import write_atomically
 from ...core.system.owned_folders import remove_artifact, settle
 from ..measurements import ratios_in, save_facts, save_ratios
@@ -97,6 +97,16 @@ def speed_of(options: QuantizeOptions, parent: Artifact, made: Artifact, context
     if ratios:
         _report_speed(ratios, _float_nodes(program), context.console)
     return ratios
+
+
+def stored_speed(made: Artifact, target: Target) -> Ratios | None:
+    """The speedup that :func:`speed_of` would return without a measurement; None if it has to be measured."""
+    if target != "cpu":
+        return {}
+    program = _stored_program(made)
+    stored = _stored(_place_for(Place(program.path, program.key), program.key, "speed"))
+    ratios = dict(stored.facts_as(RatioFacts).ratios) if stored is not None else {}
+    return None if stored is None or any(ratio.doubts for ratio in ratios.values()) else ratios
 
 
 def _float_nodes(program: Artifact) -> Sequence[FloatNode]:

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
 from retort.cli import engines
-from retort.cli.commands import app
+from retort.cli.app import app
 
 
 def written(kind: type, path: Path) -> Path:

@@ -19,7 +19,7 @@ from known import known, typed
 from PIL import Image
 from safetensors.torch import save_file
 
-from retort.core.errors import ArtifactError, CaptureError, GateError, MachineError, ModelError, RetortError
+from retort.core.errors import ArtifactError, CaptureError, GateError, MachineError, RecipeError, RetortError
 from retort.core.facts.facts_table import FACTS
 from retort.core.session import open_session
 from retort.core.system.owned_folders import SCRATCH
@@ -296,7 +296,7 @@ def test_weights_that_do_not_fit_are_listed(project: Path) -> None:
     """Missing keys and wrong shapes are listed, before anything is captured."""
     torch.save({"body.0.weight": torch.zeros(3)}, project / "net.pt")
     recipe = short(project, "{source: 'own_net:large', weights: net.pt}", "digits", "export")
-    with pytest.raises(ModelError, match=r"body.0.weight has shape \[3\] in the file[\s\S]*missing: body.0.bias"):
+    with pytest.raises(RecipeError, match=r"body.0.weight has shape \[3\] in the file[\s\S]*missing: body.0.bias"):
         run.run(recipe, project / "runs")
 
 
@@ -304,14 +304,14 @@ def test_pickled_weights_are_refused(project: Path) -> None:
     """A pickled module is rejected with a better way to save it."""
     torch.save(torch.nn.Linear(2, 2), project / "net.pt")
     recipe = short(project, "{source: 'own_net:large', weights: net.pt}", "digits", "export")
-    with pytest.raises(ArtifactError, match="contains pickled Python objects besides tensors"):
+    with pytest.raises(RecipeError, match="contains pickled Python objects besides tensors"):
         run.run(recipe, project / "runs")
 
 
 @pytest.mark.parametrize(
     ("model", "data", "error", "message"),
     [
-        ("own_net:broken", "digits", ModelError, r"raised TypeError[\s\S]*own_net.py|torch"),
+        ("own_net:broken", "digits", RecipeError, r"raised TypeError[\s\S]*own_net.py|torch"),
         ("own_net:branching", "digits", CaptureError, r"own_net.py"),
         ("own_net:larg", "digits", RetortError, "did you mean 'large'"),
         ("own_nett:large", "digits", RetortError, "no module named 'own_nett'"),

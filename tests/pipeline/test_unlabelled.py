@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from retort.core.errors import DataError, UserError
+from retort.core.errors import RecipeError, UserError
 from retort.pipeline import run
 
 NET = """
@@ -59,7 +59,7 @@ def test_stages_are_judged_by_their_agreement(tmp_path: Path, monkeypatch: pytes
 def test_a_metric_that_needs_targets_names_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric that the recipe asks for is not replaced."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="'accuracy' needs targets") as caught:
+    with pytest.raises(RecipeError, match="'accuracy' needs targets") as caught:
         run.run(write(tmp_path, "metric: accuracy"), tmp_path / "runs")
     assert "at the top of a recipe" in str(caught.value)
 

@@ -66,11 +66,11 @@ def test_regression_distils_the_teachers_values() -> None:
 
 def test_teacher_and_student_must_fit() -> None:
     """Other classes and other inputs are rejected before training; equal inputs may have other names."""
-    check_pair(linear(), linear(name="other"))
+    check_pair(linear().signature, linear(name="other").signature)
     with pytest.raises(ModelError, match=r"batch, 3\].*batch, 7\]"):
-        check_pair(linear(3), linear(7))
+        check_pair(linear(3).signature, linear(7).signature)
     with pytest.raises(ModelError, match=r"batch, 6\].*batch, 5\]"):
-        check_pair(linear(width=6), linear(width=5))
+        check_pair(linear(width=6).signature, linear(width=5).signature)
 
 
 def test_loss_knows_its_teacher() -> None:

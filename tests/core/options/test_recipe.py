@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,8 @@ def faults(raw: object) -> list[str]:
     """The faults that a recipe has."""
     with pytest.raises(RecipeError) as caught:
         parse_recipe(raw)
-    return caught.value.facts["faults"]  # type: ignore[return-value]
+    found: Any = caught.value.facts["faults"]
+    return [": ".join(filter(None, (fault["key"], fault["message"]))) for fault in found]
 
 
 def test_three_typos_are_all_named(tmp_path: Path) -> None:
@@ -61,6 +63,31 @@ def test_gate_of_an_unknown_stage_is_named() -> None:
     """A gate after a stage that the recipe does not have is an error with the nearest name."""
     raw = {**GOOD, "gates": [{"after": "exprot", "size_ratio": 0.5}]}
     assert faults(raw) == ["gates.0.after: no stage 'exprot'; did you mean 'export'?"]
+
+
+def test_all_kinds_of_faults_are_listed_at_once(tmp_path: Path) -> None:
+    """A value, the order of stages, a gate and a key that is given twice have a line each, in one error."""
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "model: net:build\ndata: digits\nseed: one\nstages:\n  - quantize\n  - prune: {macs: 0.5}\n  - report\n"
+        "gates:\n  - {after: exprot, size_ratio: 0.5}\nmodel: net:other\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    found: Any = caught.value.facts["faults"]
+    assert [(fault["key"], fault["line"]) for fault in found] == (
+        [("seed", 3), ("stages.1", 6), ("stages.2", 7), ("gates.0.after", 9), ("model", 10)]
+    )
+    assert "given twice, first in line 1" in found[-1]["message"]
+
+
+@pytest.mark.parametrize("text", ["[" * 2000, "a: &a [*a]\nmodel: *a\n", "seed: 2024-99-99T99:99:99\n", "\0"])
+def test_odd_yaml_is_one_sentence(text: str, tmp_path: Path) -> None:
+    """Deep nesting, an alias inside of itself, impossible dates and control characters are faults of the recipe."""
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError):
+        load_recipe(path)
 
 
 def test_gate_needs_exactly_one_bound() -> None:

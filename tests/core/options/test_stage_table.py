@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from retort.__main__ import main
-from retort.cli import benchmarks, commands, doctor, engines, serving
+from retort.cli import app, benchmarks, commands, doctor, engines, recipes, serving
 from retort.core.artifact import Artifact, Manifest, raise_if_not
 from retort.core.errors import ArtifactError
 from retort.core.options.recipe import Recipe, schema
 from retort.core.options.stage_table import PROGRAM_STAGES, STAGES, stages_that
-from retort.pipeline.run import MEASURED, run
+from retort.pipeline.run import run
+from retort.pipeline.steps import MEASURED
 
 RECIPE = """
 name: small
@@ -31,8 +32,8 @@ stages:
 
 def test_recipe_command_line_and_line_know_the_same_stages() -> None:
     """Every stage of the table is a key of recipes and a command, except those for several artifacts."""
-    assert all(part.app is commands.app for part in (benchmarks, doctor, engines, serving))
-    known = {command.name for command in commands.app.registered_commands}
+    assert all(part.app is app.app for part in (benchmarks, commands, doctor, engines, recipes, serving))
+    known = {command.name for command in app.app.registered_commands}
     assert set(STAGES) <= known
     named = schema()["properties"]["stages"]["items"]["anyOf"][0]["enum"]
     assert named == list(STAGES)

@@ -1,0 +1,1 @@
+"""Preflight: whether a recipe can run, found out before its first stage."""

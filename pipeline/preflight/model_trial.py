@@ -1,0 +1,164 @@
+"""Faults that a run on two samples shows: models that do not run on the data, and outputs that do not fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from ...core.context import Context
+from ...core.data.model_inputs import fit_to
+from ...core.data.splits import Split, Splits, Subset
+from ...core.errors import RetortError
+from ...core.formats.program_file import read_signature
+from ...core.options.recipe_faults import Fault
+from ...core.options.stage_options import CaptureOptions, DistillOptions, ModelSpec, TrainOptions
+from ...core.tensors import Array, Signature, TensorSpec
+from .subject import Subject, fault_of
+
+LABELLED = ("accuracy", "top5", "precision", "recall", "f1", "mse", "mae")
+"""Metrics that need targets."""
+SAMPLES = 64
+"""Number of targets that are read of data that are not in memory."""
+
+
+def trial_faults(subject: Subject, known: list[Fault]) -> Iterator[Fault]:
+    """Load the data, and run the model and the student on two samples.
+
+    Args:
+        known: faults that were found before; what has one is not tried.
+    """
+    blocked = {fault.key.partition(".")[0] for fault in known}
+    if "data" in blocked:
+        return
+    try:
+        data = subject.data()
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
+        yield fault_of("data.source", error)
+        return
+    yield from _needs_targets(subject, data)
+    if find_spec("torch") is None:
+        return
+    teacher: Signature | None = None
+    if "capture" in subject.made and "model" not in blocked:
+        options = subject.options("capture")
+        assert isinstance(options, CaptureOptions)
+        found = _tried(subject, subject.recipe.model, "model", data, options)
+        if isinstance(found, Fault):
+            yield found
+        else:
+            teacher = found
+            yield from target_faults(subject, teacher, data)
+    elif "capture" in subject.finished:
+        teacher = read_signature(subject.finished["capture"].main)
+    student = subject.key("distill", "student")
+    if student and not any(fault.key.startswith(student) for fault in known):
+        yield from _student_faults(subject, data, teacher)
+
+
+def _student_faults(subject: Subject, data: Splits, teacher: Signature | None) -> Iterator[Fault]:
+    distill = subject.options("distill")
+    if not isinstance(distill, DistillOptions):
+        return
+    from ...compress.distillation.distill import check_pair
+
+    key = subject.key("distill", "student")
+    found = _tried(subject, distill.student, key, data, CaptureOptions())
+    if isinstance(found, Fault):
+        yield found
+    elif teacher is not None:
+        try:
+            check_pair(teacher, found)
+        except RetortError as error:
+            yield fault_of(key, error)
+
+
+def _tried(subject: Subject, spec: ModelSpec, key: str, data: Splits, options: CaptureOptions) -> Signature | Fault:
+    """The inputs and outputs of a model on the data, or its fault."""
+    recipe = subject.recipe
+    try:
+        if spec.source.endswith(".pt2"):
+            signature = read_signature(subject.base / spec.source)
+            fit_to(data, signature)
+            return signature
+        if spec.source.endswith(".onnx"):
+            from ...export.files import graph_signature, read_graph
+
+            path = subject.base / spec.source
+            return graph_signature(read_graph(path), path)
+        from ...compress.sources.trial_run import signature_in_trial
+
+        return signature_in_trial(spec, Context(data, subject.base, recipe.task, recipe.target, recipe.seed), options)
+    except (Exception, SystemExit) as error:  # the user's model may raise anything
+        weights = spec.weights is not None and "weights" in str(error)
+        return fault_of(f"{key}.weights" if weights else f"{key}.source", error)
+
+
+def _needs_targets(subject: Subject, data: Splits) -> Iterator[Fault]:
+    """Stages and a metric that need targets, if the samples have none."""
+    remedy = "give (inputs, targets), or leave it out"
+    if data.train.read([0])[1] is None and "train" in subject.made:
+        yield Fault(subject.key("train"), "`train` needs targets, and the samples have none", remedy)
+    metric = subject.recipe.metric
+    if metric in LABELLED and data.test.read([0])[1] is None:
+        text = f"'{metric}' needs targets, but these samples have none"
+        yield Fault("metric", text, "add targets, or choose agreement (`metric: agreement` at the top of a recipe)")
+
+
+def target_faults(subject: Subject, model: Signature, data: Splits) -> Iterator[Fault]:
+    """Targets that the outputs of a model do not fit: classes that it does not have, or values of another shape."""
+    from ...compress.training.losses import prediction_spec
+
+    spec, targets = prediction_spec(model), targets_of(data.train)
+    if targets is None:
+        return
+    if subject.recipe.task == "regression":
+        yield from _value_faults(spec, targets)
+    elif targets.dtype.kind not in "iub":
+        text = f"the targets are {targets.dtype}, not class indices"
+        yield Fault("task", text, "give integer classes from 0, or set `task: regression`")
+    elif len(spec.shape) == 2 and targets.ndim == 1:
+        yield from _class_faults(subject, spec, targets)
+
+
+def _class_faults(subject: Subject, spec: TensorSpec, targets: Array) -> Iterator[Fault]:
+    size = spec.shape[1]
+    if not isinstance(size, int):
+        return
+    count = max(size, 2)  # one logit decides between two classes
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= count:
+        yield Fault(
+            "data.source",
+            f"the targets are classes from {low} to {high}, and the model predicts {count} classes, 0 to {count - 1} "
+            f"({spec.describe()})",
+            "number the classes from 0, or give the model as many outputs as there are classes",
+        )
+    for stage in ("train", "distill"):
+        options = subject.options(stage)
+        weights = options.class_weights if isinstance(options, TrainOptions) else "none"
+        if isinstance(weights, tuple) and len(weights) != size:
+            text = f"class_weights has {len(weights)} values, but the model has {size} classes"
+            yield Fault(subject.key(stage, "class_weights"), text, "give one weight per class, or `balanced`")
+
+
+def _value_faults(spec: TensorSpec, targets: Array) -> Iterator[Fault]:
+    predicted = [size for size in spec.shape[1:] if size != 1]
+    if all(isinstance(size, int) for size in predicted):
+        given = math.prod(targets.shape[1:])
+        if given != math.prod(int(size) for size in predicted):
+            text = f"targets have shape {list(targets.shape)}, but the model predicts {spec.describe()}"
+            yield Fault("data.source", text, "give one target per predicted value")
+
+
+def targets_of(split: Split) -> Array | None:
+    """All targets of a split in memory, or those of its first samples."""
+    found: Any = getattr(split, "targets", None)
+    if found is not None:
+        return found  # type: ignore[no-any-return]
+    if isinstance(split, Subset):
+        whole: Any = getattr(split.parent, "targets", None)
+        if whole is not None:
+            return whole[split.indices]  # type: ignore[no-any-return]
+    return split.read(range(min(SAMPLES, len(split))))[1]

@@ -1,0 +1,155 @@
+"""Faults of what a recipe names: functions that cannot be imported or called, and files that cannot be opened."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...core.data.references import file_and_key, resolve
+from ...core.errors import ArtifactError, RetortError, UserError
+from ...core.formats.program_file import read_signature
+from ...core.formats.weight_files import require_model_file
+from ...core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION
+from ...core.options.recipe import nearest
+from ...core.options.recipe_faults import Fault
+from ...core.options.stage_options import DistillOptions, ModelSpec
+from ...core.system.user_paths import require_file
+from .subject import Subject, fault_of
+
+
+def named_faults(subject: Subject) -> Iterator[Fault]:
+    """Faults of the model, the student, the data function, and the files and functions that options name."""
+    if "capture" in subject.made:
+        yield from model_faults(subject.recipe.model, "model", subject.base)
+    distill = subject.options("distill")
+    if isinstance(distill, DistillOptions):
+        yield from model_faults(distill.student, subject.key("distill", "student"), subject.base)
+    yield from _data_faults(subject)
+    for stage in sorted(subject.made):
+        yield from _option_faults(subject, stage)
+
+
+def is_file_source(spec: ModelSpec, base: Path) -> bool:
+    """Whether a model is given as a file or a directory instead of a factory."""
+    return spec.source.endswith((".pt2", ".onnx")) or (base / spec.source / "config.json").is_file()
+
+
+def model_faults(spec: ModelSpec, key: str, base: Path) -> Iterator[Fault]:
+    """Faults of a model: of its factory and the factory's arguments, or of its file; and of its weights."""
+    path = base / spec.source
+    try:
+        if spec.source.endswith((".pt2", ".onnx")):
+            _require_model(path, spec)
+        elif not is_file_source(spec, base):
+            require_model_file(path)
+            if path.is_dir():
+                raise UserError(f"{path} is a folder without a config.json", "give a `save_pretrained` directory")
+            if ":" not in spec.source:
+                raise UserError(
+                    f"there is no model '{spec.source}'",
+                    "give package.module:factory, a .pt2 or .onnx file, or a `save_pretrained` directory",
+                )
+            yield from function_faults(spec.source, spec.args, key, base)
+    except (RetortError, OSError) as error:
+        yield fault_of(f"{key}.source", error)
+    if spec.weights:
+        yield from _weight_faults(base / spec.weights, f"{key}.weights")
+
+
+def _require_model(path: Path, spec: ModelSpec) -> None:
+    require_file(path, "model", "check the path")
+    if path.suffix == ".pt2":
+        read_signature(path)
+    if spec.weights:
+        raise UserError(f"{path.name} contains its own weights", "remove `weights`, or give a factory")
+
+
+def function_faults(reference: str, args: Mapping[str, Any], key: str, base: Path) -> Iterator[Fault]:
+    """Faults of a function of the user: it cannot be imported, or does not take the arguments in ``args``."""
+    try:
+        function = resolve(reference, base)
+    except RetortError as error:
+        yield fault_of(f"{key}.source", error)
+        return
+    yield from _argument_faults(function, reference, args, key)
+
+
+def _argument_faults(
+    function: Callable[..., Any], reference: str, args: Mapping[str, Any], key: str
+) -> Iterator[Fault]:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some functions of C have no signature
+        return
+    named = [name for name, item in parameters.items() if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    takes = f"it takes {', '.join(named)}" if named else "it takes no arguments"
+    if not any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+        for name in args:
+            if name not in named:
+                text = f"'{reference}' has no parameter '{name}'{nearest(name, named)}"
+                yield Fault(f"{key}.args.{name}", text, takes)
+    for name, item in parameters.items():
+        needed = item.default is item.empty and item.kind not in (item.VAR_POSITIONAL, item.VAR_KEYWORD)
+        if needed and name not in args:
+            yield Fault(f"{key}.args", f"'{reference}' needs the argument '{name}'", f"give it: `args: {{{name}: …}}`")
+
+
+def _weight_faults(path: Path, key: str) -> Iterator[Fault]:
+    file, _ = file_and_key(path)
+    try:
+        require_file(file, "file of weights", "check the path of `weights`")
+        if file.suffix == ".safetensors":
+            _require_safetensors(file)
+        elif file.stat().st_size == 0:
+            raise ArtifactError(f"{file} is empty", "copy or download the file again")
+        elif zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                archive.namelist()
+    except (RetortError, OSError, zipfile.BadZipFile) as error:
+        yield fault_of(key, error)
+
+
+def _require_safetensors(path: Path) -> None:
+    """Fail if a file does not have the header of the format, or ends before its last tensor.
+
+    Raises:
+        ArtifactError: the file is truncated or is another file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        try:
+            header: Any = json.loads(stream.read(length) if 8 + length <= size else b"")
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+            raise ArtifactError(f"{path} is not a complete safetensors file", "save or copy the file again") from None
+    if 8 + length + max(ends, default=0) != size:
+        raise ArtifactError(
+            f"{path} is truncated: it has {size} bytes, and its header says {8 + length + max(ends, default=0)}",
+            "save or copy the file again",
+        )
+
+
+def _data_faults(subject: Subject) -> Iterator[Fault]:
+    spec = subject.recipe.data
+    if ":" in spec.source and not spec.source.endswith(".npz") and not (subject.base / spec.source).exists():
+        yield from function_faults(spec.source, spec.args, "data", subject.base)
+
+
+def _option_faults(subject: Subject, stage: str) -> Iterator[Fault]:
+    options = subject.options(stage)
+    if options is None:
+        return
+    for name, item in type(options).model_fields.items():
+        value, key = getattr(options, name), subject.key(stage, name)
+        try:
+            if value is not None and NAMES_FILE in item.metadata:
+                require_file(subject.base / value, f"file for `{name}`", f"check the path of `{name}`")
+            elif value is not None and NAMES_FUNCTION in item.metadata:
+                resolve(value, subject.base)
+        except RetortError as error:
+            yield fault_of(key, error)

@@ -1,0 +1,196 @@
+"""A recipe that cannot run is refused before its first stage, with all of its faults at once."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from retort.core.errors import MissingFileError, RecipeError
+from retort.pipeline import run
+from retort.pipeline.preflight import machine_needs
+from retort.pipeline.preflight.preflight import check_recipe
+
+NET = """
+from torch import nn
+
+def build(width=4, classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, classes))
+
+def small(width=2, classes=3):
+    return build(width, classes)
+
+def wrong_size():
+    return nn.Linear(3, 2)
+
+def leaves():
+    raise SystemExit(3)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a module of a user, which is the current folder."""
+    (tmp_path / "checked_net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def faults(folder: Path, text: str, fast: bool = False) -> list[dict[str, Any]]:
+    """All faults of a recipe."""
+    path = folder / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(path, folder / "runs", fast)
+    found: Any = caught.value.facts["faults"]
+    return list(found)
+
+
+def recipe(model: str, stages: str = "[export]", data: str = "digits", more: str = "") -> str:
+    """A recipe of four lines, and more."""
+    return f"model: {model}\ndata: {data}\nstages: {stages}\n{more}"
+
+
+def test_all_faults_are_listed_at_once(project: Path) -> None:
+    """Names, arguments, files, gates, the metric and Java: each has its key, its line and a remedy."""
+    found = faults(
+        project,
+        "name: bad\nmetric: mse\nmodel:\n  source: checked_net:biuld\n  weights: none.safetensors\ndata: digits\n"
+        "stages:\n  - train: {epochs: 1}\n  - distill:\n"
+        "      student: {source: 'checked_net:small', args: {clases: 3}}\n"
+        "  - quantize: {plan: none.yaml}\n  - export\n  - pack\n  - serve: {java: /no/java}\n"
+        "  - bench: {batch_sizes: [1, 4]}\n"
+        "gates:\n  - {after: quantize, speedup: 2, batch_size: 32}\n  - {after: capture, accuracy_drop: 0.1}\n",
+    )
+    assert [(fault["key"], fault["line"]) for fault in found] == [
+        ("metric", 2),
+        ("model.source", 4),
+        ("model.weights", 5),
+        ("stages.1.distill.student.args.clases", 10),
+        ("stages.2.quantize.plan", 11),
+        ("stages.5.serve.java", 14),
+        ("gates.0.batch_size", 17),
+        ("gates.1.after", 18),
+    ]
+    assert all(fault["remedy"] for fault in found)
+    assert "did you mean 'build'" in found[1]["message"]
+    assert "did you mean 'classes'" in found[3]["message"]
+
+
+def test_models_are_run_on_two_samples(project: Path) -> None:
+    """The classes of the targets, the student's outputs and the weights of classes must fit the model."""
+    stages = "[{train: {class_weights: [1, 2]}}, {distill: {student: 'checked_net:small'}}, export]"
+    found = faults(project, recipe("{source: 'checked_net:build', args: {classes: 5}}", stages))
+    assert [fault["key"] for fault in found] == (
+        ["data.source", "stages.0.train.class_weights", "stages.1.distill.student"]
+    )
+    assert "classes from 0 to 9, and the model predicts 5" in found[0]["message"]
+    assert "the student output" in found[2]["message"]
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "message"),
+    [
+        ("checked_net:wrong_size", "model.source", r"does not run on two samples \(image: \[2, 1, 8, 8\]\)"),
+        ("checked_net:leaves", "model.source", "SystemExit"),
+        ("checked_net", "model.source", "there is no model 'checked_net'"),
+        ("none.pt2", "model.source", "no such model"),
+        ("checked_net.py", "model.source", "there is no model"),
+        ("{source: 'checked_net:build', weights: cut.safetensors}", "model.weights", "is truncated"),
+        ("{source: 'checked_net:build', weights: other.safetensors}", "model.weights", "do not fit the model"),
+    ],
+)
+def test_each_fault_of_a_model_names_its_key(project: Path, model: str, key: str, message: str) -> None:
+    """A module that does not run, exits or is missing; files that are missing, cut or of another model."""
+    save_file({"a": np.ones(4, np.float32)}, project / "other.safetensors")
+    (project / "cut.safetensors").write_bytes((project / "other.safetensors").read_bytes()[:-4])
+    (found,) = faults(project, recipe(model))
+    assert found["key"] == key
+    assert found["line"] == 1
+    assert re.search(message, found["message"]), found["message"]
+
+
+def test_data_that_cannot_be_read_have_a_line(project: Path) -> None:
+    """A damaged file of data, targets of another type, and samples without targets that a stage needs."""
+    (project / "bad.npz").write_bytes(b"no archive")
+    x = np.zeros((40, 1, 8, 8), np.float32)
+    np.savez(project / "values.npz", x=x, y=np.linspace(0, 1, 40, dtype=np.float32))
+    np.savez(project / "bare.npz", x=x)
+    (found,) = faults(project, recipe("checked_net:build", data="bad.npz"))
+    assert (found["key"], found["line"]) == ("data.source", 2)
+    (found,) = faults(project, recipe("checked_net:build", data="values.npz"))
+    assert (found["key"], "task: regression" in found["remedy"]) == ("task", True)
+    bare = faults(project, recipe("checked_net:build", "[train, export]", "bare.npz", "metric: accuracy\n"))
+    assert [fault["key"] for fault in bare] == ["stages.0.train", "metric"]
+
+
+def test_fast_reads_only_the_recipe(project: Path) -> None:
+    """With --fast nothing is imported or opened, and the faults of the text are still found."""
+    path = project / "r.yaml"
+    path.write_text(recipe("no_such_module:f", data="none.npz"))
+    assert check_recipe(path, project / "runs", fast=True).model.source == "no_such_module:f"
+    (found,) = faults(project, recipe("no_such_module:f", more="metric: mae\n"), fast=True)
+    assert found["key"] == "metric"
+    code = (
+        "import sys; from retort.__main__ import main\n"
+        "try: main(['check', 'r.yaml', '--fast'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'sklearn') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stderr.strip().endswith("[]")
+
+
+def test_missing_packages_name_their_extra(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each missing package is told once, at the stage that needs it, with the command that installs it."""
+    missing = {"ts", "onnxscript", "tensorrt", "tensorrt_rtx"}
+    monkeypatch.setattr(machine_needs, "find_spec", lambda name: None if name in missing else find_spec(name))
+    found = faults(project, recipe("checked_net:build", "[export, engine, pack, serve]"))
+    told = {fault["key"]: fault for fault in found}
+    assert "`onnxscript` is not installed" in told["stages.0.export"]["message"]
+    assert "[cpu]" in told["stages.0.export"]["remedy"]
+    assert "[gpu]" in told["stages.1.engine"]["remedy"]
+    assert "[serve]" in told["stages.3.serve"]["remedy"]
+
+
+def test_a_folder_that_cannot_be_written_is_found(project: Path) -> None:
+    """A run whose folder would be below a file is refused."""
+    (project / "runs").write_text("a file")
+    (found,) = faults(project, recipe("checked_net:build"))
+    assert "cannot be written" in found["message"]
+
+
+def test_a_run_checks_before_its_first_stage(project: Path) -> None:
+    """A fault of the last stage stops the run before the first one; nothing is written."""
+    path = project / "r.yaml"
+    path.write_text(recipe("checked_net:build", "[{distill: {student: 'checked_net:small', epochs: 1}}, export]"))
+    with pytest.raises(RecipeError, match="the teacher predicts"):
+        run.run(path, project / "runs")
+    assert not (project / "runs").exists()
+
+
+def test_finished_stages_are_not_checked_again(project: Path) -> None:
+    """After the capture, a fault of the student is found with the signature of the finished teacher."""
+    path = project / "r.yaml"
+    path.write_text(recipe("checked_net:build", "[{distill: {student: 'checked_net:small', epochs: 1}}, export]"))
+    run.run(path, project / "runs", until="capture")
+    with pytest.raises(RecipeError) as caught:
+        run.run(path, project / "runs")
+    found: Any = caught.value.facts["faults"]
+    assert [fault["key"] for fault in found] == ["stages.0.distill.student"]
+    (project / "runs" / "model" / ".run.json").unlink()  # a run of an earlier version had none
+    assert json.loads(json.dumps(found))
+
+
+def test_a_missing_recipe_is_no_fault_list(project: Path) -> None:
+    """A path that is no file is told as such."""
+    for path, text in (("none.yaml", "no such recipe"), (".", "is a folder"), ("/dev/null", "a device")):
+        with pytest.raises(MissingFileError, match=text):
+            check_recipe(Path(path), project / "runs")
