@@ -46,15 +46,21 @@ def captured_like(
     Args:
         make: captures the student with the given axes.
         signature_of: the signature of what ``make`` returns.
-        console: is told if the student's code does not allow these axes.
+        console: is told if the student's code does not allow these axes, or if it is a file that was captured without
+            them.
     """
     student = make({})
     axes = missing_axes(teacher, signature_of(student))
     if not axes:
         return student
     names = ", ".join(sorted({name for item in axes.values() for name in item.values()}))
+    told = f"the student keeps a fixed size for {names}, which is dynamic in its teacher"
     try:
-        return make(axes)
+        student = make(axes)
     except RetortError as error:
-        console.warn(f"the student keeps a fixed size for {names}, which is dynamic in its teacher: {error.message}")
+        console.warn(f"{told}: {error.message}")
         return student
+    if missing_axes(teacher, signature_of(student)):
+        flags = (f"--set dynamic.{name}.{axis}={word}" for name, item in axes.items() for axis, word in item.items())
+        console.warn(f"{told}: its file was captured so; capture it with {' '.join(flags)}")
+    return student

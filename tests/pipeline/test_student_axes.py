@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import retort
+from retort.__main__ import main
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import load_program, store
 from retort.core.console import SILENT, Console
@@ -21,6 +24,8 @@ from retort.core.options.stage_options import DistillOptions, ModelSpec
 from retort.core.tensors import Signature, TensorSpec
 from retort.pipeline.dispatch import run_stage
 from retort.pipeline.student_axes import missing_axes
+from retort.serve.engine import Engine
+from retort.serve.request import Incoming
 
 NET = """
 import torch
@@ -120,6 +125,28 @@ def test_a_student_whose_code_needs_a_fixed_length_keeps_it(nets: Path) -> None:
     assert any("keeps a fixed size for length" in text for text in told)
 
 
+def test_a_file_keeps_its_axes(nets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A student's .pt2 file with a free length keeps it; of one with a fixed length the command to make it is told."""
+    small = runpy.run_path(str(nets / "student_nets.py"))["small"]
+    example = {"tokens": torch.from_numpy(DATA.train.read(range(4))[0]["tokens"])}
+    for name, axes in (("free", {"tokens": {1: "words"}}), ("stiff", None)):
+        store(capture(small(), example, dynamic=axes), Place(nets / f"{name}-student"), "capture")
+    assert _of_file(nets, "free").inputs[0].shape == ("batch", "words")
+    assert "keeps a fixed size" not in capsys.readouterr().err
+    assert _of_file(nets, "stiff").inputs[0].shape == ("batch", 6)
+    assert "capture it with --set dynamic.tokens.1=length" in capsys.readouterr().err
+
+
+def _of_file(nets: Path, name: str) -> Signature:
+    parent = nets / f"teacher-of-{name}"
+    program = capture(teacher(), {"tokens": torch.zeros(4, 6, dtype=torch.int64)}, dynamic={"tokens": {1: "length"}})
+    (file,) = (nets / f"{name}-student").glob("*.pt2")
+    options = DistillOptions(student=ModelSpec(source=str(file)), epochs=1)
+    context = Context(DATA, base=nets, console=Console("text"))
+    made = run_stage("distill", options, store(program, Place(parent), "train"), Place(nets / f"of-{name}"), context)
+    return load_program(made.main).signature
+
+
 def test_a_module_in_memory(nets: Path) -> None:
     """The Python interface gives the axes, too, and the student's program runs at another length."""
     small = runpy.run_path(str(nets / "student_nets.py"))["small"]
@@ -148,3 +175,49 @@ def test_axes_belong_together_by_name_or_in_order() -> None:
         ),
     ) == {"mask": {1: "s"}}
     assert missing_axes(one, one) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["folder", "pt2"])
+def test_a_pretrained_student_is_served_at_other_lengths(
+    form: str, nets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From two Hugging Face folders to a packed student that answers requests of four tokens, of forty, and of one."""
+    _pretrained(nets / "teacher-bert", 32, 2)
+    _pretrained(nets / "student-bert", 16, 1)
+    tokens = {name: words(rows, 1) for name, rows in (("train", 48), ("validation", 16), ("calibration", 16))}
+    arrays = {f"input_ids_{name}": split.inputs["tokens"] for name, split in (*tokens.items(), ("test", words(16, 2)))}
+    masks = {key.replace("input_ids", "attention_mask"): np.ones_like(ids) for key, ids in arrays.items()}
+    labels = {key.replace("input_ids", "y"): np.arange(len(ids)) % 3 for key, ids in arrays.items()}
+    given: dict[str, Any] = {**arrays, **masks, **labels}
+    np.savez(nets / "words.npz", **given)
+    student = "student-bert"
+    if form == "pt2":
+        _retort("capture", "--hf", "student-bert", "--data", "words.npz", "--out", "student-program")
+        (student,) = (str(path) for path in Path("student-program").glob("*.pt2"))
+    _retort("capture", "--hf", "teacher-bert", "--data", "words.npz", "--out", "captured")
+    _retort("distill", "captured", "--student", student, "--data", "words.npz", "--epochs", "1", "--out", "distilled")
+    assert "keeps a fixed size" not in capsys.readouterr().err
+    _retort("export", "distilled", "--data", "words.npz", "--out", "exported")
+    _retort("pack", "exported", "--out", "packed")
+    engine = Engine.load(Path("packed") / "bundle")
+    for length in (4, 40, 1):
+        body = json.dumps({"input_ids": [[5] * length], "attention_mask": [[1] * length]}).encode()
+        answer = engine.answer([Incoming({"body": body}, {}, {"content-type": "application/json"})])[0]
+        assert answer.status == 200, answer.body
+        assert len(json.loads(answer.body)["logits"][0]) == 3
+    engine.close()
+
+
+def _pretrained(folder: Path, width: int, layers: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": width}
+    config = transformers.BertConfig(vocab_size=20, num_labels=3, max_position_embeddings=64, **sizes)
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+
+
+def _retort(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 0
