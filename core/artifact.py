@@ -8,8 +8,6 @@ import json
 import shutil
 import time
 import uuid
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,12 +19,14 @@ from pydantic import BaseModel, ValidationError
 from .context import Place
 from .errors import ArtifactError, MissingFileError
 from .facts.record import Record
+from .formats.archive_file import require_whole
 from .formats.weight_files import require_model_file
 from .kinds import KINDS, Kind, kind_of_suffix, with_article
 from .system.atomic_files import storage_errors, write_atomically
 from .system.owned_folders import MANIFEST, require_free, settle, sha256_file
 
 Found = TypeVar("Found", bound=Record)
+_DEEPEST = 2  # files of an artifact lie in its folder or in one below it, such as bundle
 
 
 @dataclass(frozen=True)
@@ -217,21 +217,31 @@ def _bare(path: Path) -> Artifact:
             f"{path} is not a kind of file that Retort reads",
             f"give a stage folder or one of {', '.join(entry.suffix for entry in KINDS.values() if entry.suffix)}",
         )
-    if kind == "archive":
-        _require_whole(path)
     entry = FileEntry(sha256_file(path), path.stat().st_size)
+    require_unaltered(path, entry.sha256)
+    if kind == "archive":
+        require_whole(path)
     return Artifact(path, Manifest(kind, "file", entry.sha256, files={path.name: entry}))
 
 
-def _require_whole(path: Path) -> None:
-    """Fail if an archive is truncated, or one of its files was altered."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
-        raise ArtifactError(f"{path} is truncated, or is no archive: {error}", "pack it again") from error
-    if damaged is not None:
-        raise ArtifactError(f"{path} is damaged: its file '{damaged}' was altered", "pack it again")
+def require_unaltered(path: Path, found: str) -> None:
+    """Fail if a file lies in the folder of an artifact whose manifest has another hash for it than ``found``.
+
+    Raises:
+        ArtifactError: the manifest has another one.
+    """
+    file = path.resolve()
+    for folder in list(file.parents)[:_DEEPEST]:
+        try:
+            manifest = _read_manifest(folder)
+        except ArtifactError:
+            continue  # no artifact, or another program's manifest.json
+        entry = manifest.files.get(file.relative_to(folder).as_posix())
+        if entry is not None and entry.sha256 != found:
+            raise ArtifactError(
+                f"{path} was altered or truncated: its hash is {found[:12]}, the manifest says {entry.sha256[:12]}",
+                "run its stage again; if you changed the file on purpose, copy it to another folder",
+            )
 
 
 def _read_manifest(folder: Path) -> Manifest:

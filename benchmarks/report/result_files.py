@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.artifact import is_finished, load_artifact
+from ...core.artifact import is_finished, load_artifact, require_unaltered, sha256_file
 from ...core.errors import MissingFileError, UserError
 from ...core.system.owned_folders import claim_file
 
@@ -51,6 +51,7 @@ def find_result(source: Path) -> Result:
 
     Raises:
         MissingFileError: there is no result.
+        ArtifactError: the result was altered after it was measured.
     """
     from ..result import load_result
 
@@ -59,4 +60,6 @@ def find_result(source: Path) -> Result:
         if not benches:
             raise MissingFileError(f"{source} contains no measurement", "run a recipe with a `bench` stage first")
         source = benches[-1]
+    if source.is_file():
+        require_unaltered(source, sha256_file(source))
     return load_result(load_artifact(source).main if source.is_dir() else source)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...core.artifact import Artifact
+from ...core.artifact import Artifact, load_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
 from ...core.data.references import call
@@ -67,7 +67,7 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
         path = base / spec.source
         if not path.is_file():
             raise MissingFileError(f"no such program: {path}", "check the path of `model.source`")
-        return load_program(path)
+        return load_program(load_artifact(path).main)
     if spec.source.endswith(".onnx"):
         return _import(spec, base, data, options)
     if options.fixed:
@@ -90,7 +90,10 @@ def _import(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOp
         raise UserError("an .onnx file contains its own weights", "remove `weights` and `args`")
     if data is None:
         raise UserError("--data is required, because the import is checked on real inputs", "give a data source")
-    return import_onnx(base / spec.source, data.example(CHECKED_ROWS), options.fixed)
+    path = base / spec.source
+    if path.is_file():
+        load_artifact(path)
+    return import_onnx(path, data.example(CHECKED_ROWS), options.fixed)
 
 
 def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOptions) -> Program:
