@@ -115,7 +115,7 @@ def latency_entry(candidate: CandidateLatency) -> LatencyEntry:
         ratio=None if candidate.ratio is None else RatioEntry.of_ratio(candidate.ratio),
         p_value=candidate.p_value,
         verdict=candidate.verdict,
-        calls_per_sample=candidate.plan.calls,
+        calls_per_sample=candidate.plan.calls * candidate.plan.groups,
         samples_per_block=candidate.plan.samples,
         blocks_ms=tuple(_short(value) for value in candidate.block_medians_ms),
         warmup_ms=tuple(_short(value) for value in candidate.warmup_ms),

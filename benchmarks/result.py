@@ -47,7 +47,7 @@ class PercentileEntry(Entry):
 class LatencyEntry(Entry):
     """One stage at one batch size; times are per call, measured by the clock of the run."""
 
-    median_ms: Spread = Field(description="lower quartile over rounds of low quantiles; medians in version 1")
+    median_ms: Spread = Field(description="low quantile over rounds of low quantiles; medians in version 1")
     wall_ms: Spread | None = Field(default=None, description="wall-clock time; null in results of version 1")
     percentiles: tuple[PercentileEntry, ...]
     mean_ms: float = Field(ge=0)

@@ -16,7 +16,7 @@ from ...core.metrics.ratio import Ratio
 from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ..result import LatencyEntry, Result, Spread, StageEntry, load_result
 from ..spreads import RatioEntry
-from ..timing.statistics import LOW, MEDIAN_RESAMPLES, Verdict, low, rounds_needed
+from ..timing.statistics import MEDIAN_RESAMPLES, Verdict, low, low_share, rounds_needed
 from . import formatting
 
 # Two runs of one file on one machine differ by memory layout and other load; benchmarks.md B9 allows 5 % under load.
@@ -141,8 +141,8 @@ def unpaired_speed(
     if rounds < rounds_needed(confidence):
         return Ratio(_value(before, after), None, None, confidence, rounds=rounds, **attributes)
     draws = [
-        np.quantile(values[generator.integers(0, len(values), (MEDIAN_RESAMPLES, len(values)))], LOW, axis=1)
-        for values in (one, two)
+        np.quantile(values[generator.integers(0, n, (MEDIAN_RESAMPLES, n))], low_share(n), axis=1)
+        for values, n in ((one, len(one)), (two, len(two)))
     ]
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws[0] / draws[1], [tail, 1 - tail])

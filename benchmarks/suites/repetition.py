@@ -118,12 +118,14 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def repeat(files: Sequence[Path], batches: Sequence[int], repetitions: int, budget_s: float) -> list[Repeated]:
+def repeat(
+    files: Sequence[Path], batches: Sequence[int], repetitions: int, budget_s: float, threads: int = 1
+) -> list[Repeated]:
     """Compare the second file with the first repeatedly."""
     console = Console()
     found: dict[int, tuple[list[int], list[Ratio]]] = {batch: ([], []) for batch in batches}
     openers = {
-        name: partial(open_session, file, SessionOptions())
+        name: partial(open_session, file, SessionOptions(threads=threads))
         for name, file in zip(("before", "after"), files, strict=True)
     }
     samples = _samples(open_session(files[0], SessionOptions()).signature)
@@ -131,7 +133,7 @@ def repeat(files: Sequence[Path], batches: Sequence[int], repetitions: int, budg
         load = LOADS[index % len(LOADS)]
         with busy(load):
             time.sleep(0.3 * bool(load))
-            options = BenchOptions(batch_sizes=tuple(batches), budget_s=budget_s, seed=index)
+            options = BenchOptions(batch_sizes=tuple(batches), budget_s=budget_s, seed=index, threads=threads)
             for batch, compared in compare_sessions(openers, samples, options).items():
                 found[batch][0].append(load)
                 found[batch][1].append(compared.ratio_of("after"))
@@ -223,12 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="number of comparisons")
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for one comparison")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a session; wall-clock time decides above 1")
     given = parser.parse_args(arguments)
     if len(given.files) not in (0, 2):
         parser.error("give two files, or none")
     with tempfile.TemporaryDirectory() as folder:
         files = given.files or make_nets(Path(folder))
-        found = repeat(files, given.batch, given.repetitions, given.budget)
+        found = repeat(files, given.batch, given.repetitions, given.budget, given.threads)
     console = Console("text")
     console.table(f"{given.repetitions} repetitions with {LOADS[0]} to {LOADS[-1]} busy processes", *table(found))
     for item in found:

@@ -1,17 +1,19 @@
-"""Timing of one block: each sample has enough calls for the clock's resolution, and no garbage is collected meanwhile.
+"""Timing of one block in slots, each long enough for the clock, while no garbage is collected.
 
 Other processes can only make a call longer, and they disturb long calls more often than short ones. So the time of a
-candidate is a low quantile of its samples, which is comparable between long and short calls. Samples during which the
-kernel gave the CPU to another process are excluded and counted (benchmarks.md 2.2, 2.3).
+candidate is a low quantile of its slots. In wall-clock time all slots have equal length: a slot has as many calls of a
+short candidate as fit into one call of the longest, and slots during which the kernel gave the CPU to another process
+are excluded and counted. In CPU time, which hardly contains the other processes, a slot is one call and all slots
+count: on a busy machine, those that no process interrupts are few and not a fair selection (benchmarks.md 2.2, 2.3).
 """
 
 from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,63 +27,87 @@ SAMPLES_PER_BLOCK = 10_000
 CALLS_PER_SAMPLE = 1 << 20
 LONG = 50
 """Largest duration of a call, in blocks, for which it is timed three times in the calibration."""
-SOUND, QUANTILE = 0.25, 0.05
-"""Share of the median below which a sample is an error of the clock, and the quantile that is a candidate's time."""
+SLOT_MS = 50.0
+"""Calls of short candidates are not repeated beyond this time, in which every candidate meets other processes."""
+SOUND = 0.25
+"""Share of the median below which a slot is an error of the clock."""
+CPU_QUANTILE, WALL_QUANTILE = 0.05, 0.35
+"""Quantile of a block's slots that is the candidate's time, in CPU time and in wall-clock time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a candidate's timing: ``calls`` per sample, ``samples`` per block."""
+    """The plan of a candidate's timing.
+
+    Attributes:
+        calls: calls between two readings of the clock.
+        samples: slots per block.
+        groups: readings per slot; a slot has ``calls * groups`` calls.
+        call_ns: duration of one call in the calibration, in nanoseconds.
+    """
 
     calls: int
     samples: int
+    groups: int = 1
+    call_ns: float = field(default=0.0, compare=False)
+
+    @property
+    def slot_ns(self) -> float:
+        """Duration of a slot in the calibration."""
+        return self.calls * self.groups * self.call_ns
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The times of one block of one candidate, in nanoseconds per call, one entry per sample.
+    """The times of one block of one candidate, in nanoseconds per call.
 
     Attributes:
-        spent: by the deciding clock.
-        passed: by wall-clock time.
-        interrupted: whether another process got the CPU during the sample.
+        spent: by the deciding clock, one entry per slot.
+        passed: by wall-clock time, one entry per slot.
+        interrupted: whether another process got the CPU during the slot.
+        calls: by wall-clock time, one entry per reading of the clock.
+        in_cpu_time: whether the deciding clock counts CPU time, so that interrupted slots are as good as others.
     """
 
     spent: Floats
     passed: Floats
     interrupted: NDArray[np.bool_]
+    calls: Floats
+    in_cpu_time: bool = False
 
     @property
     def value(self) -> float:
-        """The time of the candidate by the deciding clock; interrupted samples are used only if there are no others."""
-        return _typical(self.spent, ~self.interrupted)
+        """The time of the candidate by the deciding clock."""
+        if self.in_cpu_time:
+            return _typical(self.spent, np.zeros(len(self.spent), bool), CPU_QUANTILE)
+        return self.wall
 
     @property
     def wall(self) -> float:
-        """The same time by wall-clock time."""
-        return _typical(self.passed, ~self.interrupted)
+        """The same time by wall-clock time; interrupted slots are used only if there are no others."""
+        return _typical(self.passed, self.interrupted, WALL_QUANTILE)
 
     @property
     def lost(self) -> bool:
-        """Whether every sample was interrupted."""
-        return bool(self.interrupted.all())
+        """Whether no slot is valid for the deciding clock."""
+        return not self.in_cpu_time and bool(self.interrupted.all())
 
 
-def _typical(values: Floats, kept: NDArray[np.bool_]) -> float:
-    chosen = values[kept] if kept.any() else values
+def _typical(values: Floats, left_out: NDArray[np.bool_], quantile: float) -> float:
+    chosen = values if left_out.all() else values[~left_out]
     # a thread's clock can be read before the kernel has updated it
     sound = chosen[chosen >= SOUND * np.median(chosen)]
-    return float(np.quantile(sound, QUANTILE, method="median_unbiased"))
+    return float(np.quantile(sound, quantile, method="median_unbiased"))
 
 
 def pooled(blocks: Sequence[Block]) -> Block:
     """Several blocks of one candidate combined into one."""
-    spent, passed = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("spent", "passed"))
-    return Block(spent, passed, np.concatenate([block.interrupted for block in blocks]))
+    spent, passed, calls = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("spent", "passed", "calls"))
+    return Block(spent, passed, np.concatenate([block.interrupted for block in blocks]), calls, blocks[0].in_cpu_time)
 
 
 def calibrate(call: Call, block_ms: float, resolution_ns: int, clock: Clock) -> Plan:
-    """Choose the calls per sample, for at least 200 clock steps, and the samples per block, for ``block_ms``.
+    """Choose the calls per reading, for at least 200 clock steps, and the slots per block, for ``block_ms``.
 
     A call that takes much longer than a block is timed once.
     """
@@ -89,26 +115,43 @@ def calibrate(call: Call, block_ms: float, resolution_ns: int, clock: Clock) -> 
     call()
     calls, best = 1, _time(call, 1, clock)
     if best >= LONG * block_ms * 1e6:
-        return Plan(1, 1)
+        return Plan(1, 1, call_ns=best)
     while (best := min(_time(call, calls, clock) for _ in range(3))) < least and calls < CALLS_PER_SAMPLE:
         calls = min(CALLS_PER_SAMPLE, max(calls * 2, math.ceil(1.1 * calls * least / max(best, 1))))
-    samples = math.ceil(block_ms * 1e6 / max(best, 1))
-    return Plan(calls, min(max(1, samples), SAMPLES_PER_BLOCK))
+    return Plan(calls, _per_block(best, block_ms), call_ns=best / calls)
+
+
+def _per_block(slot_ns: float, block_ms: float) -> int:
+    return min(max(1, math.ceil(block_ms * 1e6 / max(slot_ns, 1))), SAMPLES_PER_BLOCK)
+
+
+def equal_slots(plans: Mapping[str, Plan], block_ms: float) -> dict[str, Plan]:
+    """Plans whose slots are as long as those of the longest candidate, or :data:`SLOT_MS` if that is shorter."""
+    length = min(max(plan.slot_ns for plan in plans.values()), SLOT_MS * 1e6)
+    groups = {name: max(1, round(length / max(plan.slot_ns, 1))) for name, plan in plans.items()}
+    return {
+        name: replace(plan, groups=groups[name], samples=_per_block(groups[name] * plan.slot_ns, block_ms))
+        for name, plan in plans.items()
+    }
 
 
 def time_block(call: Call, plan: Plan, clocks: Clocks) -> Block:
     """Time one block."""
-    spent, passed = np.zeros(plan.samples), np.zeros(plan.samples)
+    spent, passed = np.zeros(plan.samples), np.zeros((plan.samples, plan.groups))
     hit = np.zeros(plan.samples, bool)
     deciding, wall, switches = clocks.deciding, clocks.wall, clocks.switches
+    repeats, groups = range(plan.calls), range(plan.groups)
     for sample in range(plan.samples):
-        before, began, started = switches(), deciding(), wall()
-        for _ in range(plan.calls):
-            call()
-        ended, done = wall(), deciding()
-        hit[sample] = switches() > before
-        spent[sample], passed[sample] = done - began, ended - started
-    return Block(spent / plan.calls, passed / plan.calls, hit)
+        own, before, began = passed[sample], switches(), deciding()
+        for group in groups:
+            started = wall()
+            for _ in repeats:
+                call()
+            own[group] = wall() - started
+        spent[sample], hit[sample] = deciding() - began, switches() > before
+    passed /= plan.calls
+    cpu = clocks.name == "thread"
+    return Block(spent / (plan.calls * plan.groups), passed.mean(axis=1), hit, passed.ravel(), cpu)
 
 
 def _time(call: Call, calls: int, clock: Clock) -> int:

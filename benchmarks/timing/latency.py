@@ -1,11 +1,10 @@
 """Latency of several models compared with a reference, in randomised interleaved blocks in one process.
 
 A block is a series of calls of one candidate. A round has a few blocks of every candidate in random order; its time is
-a low quantile of the calls that were not interrupted. Rounds are the independent observations of the statistics. The
-time of a candidate is the lower quartile over the rounds, and a ratio uses times of the same rounds, so that
-disturbances of the machine affect both sides (benchmarks.md 2.2, 2.3). If one thread does all of the work, its CPU time
-decides, because other processes hardly influence it, and wall-clock time is reported too. Otherwise wall-clock time
-decides.
+a low quantile of its slots (see :mod:`.blocks`). Rounds are the independent observations of the statistics. The time of
+a candidate is a low quantile over the rounds, and a ratio uses times of the same rounds, so that disturbances of the
+machine affect both sides (benchmarks.md 2.2, 2.3). If one thread does all of the work, its CPU time decides, because
+other processes hardly influence it, and wall-clock time is reported too. Otherwise wall-clock time decides.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class CandidateLatency:
     """The measurements of one candidate. Times are per call, in milliseconds.
 
     Attributes:
-        median_ms: lower quartile over the rounds, by the deciding clock, with its interval.
+        median_ms: low quantile over the rounds, by the deciding clock, with its interval.
         wall_ms: the same in wall-clock time; equal to ``median_ms`` if that clock decides.
         percentiles: percentiles of the wall-clock time over all calls; the value is None if there are too few calls.
         ratio: how many times faster than the reference, with its interval; None for the reference itself.

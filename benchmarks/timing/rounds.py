@@ -13,7 +13,7 @@ import numpy as np
 from ...core.metrics.intervals import Floats
 from ...core.metrics.ratio import Ratio
 from ...core.options.stage_options import BenchOptions
-from .blocks import Block, Plan, calibrate, clock_step, pooled, time_block
+from .blocks import Block, Plan, calibrate, clock_step, equal_slots, pooled, time_block
 from .clocks import Call, Clocks
 from .machine_noise import Noise, Seen, Watch, judge
 from .statistics import low, ratio_interval, rounds_needed
@@ -74,7 +74,8 @@ class Run:
         """Open sessions, calibrate, and warm up until the last three blocks of every candidate agree."""
         self.calls = self.opened()
         plan = partial(calibrate, block_ms=self.options.block_ms, resolution_ns=self.resolution_ns)
-        self.plans = {name: plan(call, clock=self.clocks.deciding) for name, call in self.calls.items()}
+        found = {name: plan(call, clock=self.clocks.deciding) for name, call in self.calls.items()}
+        self.plans = found if self.clocks.name == "thread" else equal_slots(found, self.options.block_ms)
         self.parts = PARTS if all(plan.samples > 1 for plan in self.plans.values()) else 1
         self.warmup_ns = {name: [] for name in self.calls}
         least, most = WARMUP_ROUNDS
@@ -90,7 +91,7 @@ class Run:
         if self.rounds:
             self._turn()
         blocks = self._blocks(self.parts)
-        lost = self.clocks.name != "thread" and any(block.lost for block in blocks.values())
+        lost = any(block.lost for block in blocks.values())
         (self.spoiled if lost else self.rounds).append(blocks)
         return not self._finished()
 
@@ -104,7 +105,7 @@ class Run:
 
     def calls_ns(self, name: str) -> Floats:
         """Wall-clock time of each call, including the calls of spoiled rounds."""
-        return np.concatenate([blocks[name].passed for blocks in (*self.rounds, *self.spoiled)])
+        return np.concatenate([blocks[name].calls for blocks in (*self.rounds, *self.spoiled)])
 
     def ratio(self, name: str, rounds: slice = slice(None)) -> Ratio:
         """The speedup over the reference, from the rounds so far."""
@@ -200,12 +201,13 @@ class Run:
             self.noise = replace(self.noise, remarks=(*self.noise.remarks, unknown))
 
     def _moved(self) -> list[str]:
-        """Ratios whose intervals in the first and in the second half of the rounds exclude each other."""
-        half, found = len(self.rounds) // 2, []
-        if half < self.least:
+        """Ratios whose intervals in the first and in the last third of the rounds (or half of few) exclude each other."""
+        count, found = len(self.rounds), []
+        part = max(count // 3, self.least)
+        if count < 2 * part:
             return []
         for name in self.others():
-            one, two = self.ratio(name, slice(half)), self.ratio(name, slice(half, None))
+            one, two = self.ratio(name, slice(part)), self.ratio(name, slice(count - part, None))
             if _apart(one, two):
                 found.append(f"the ratio of '{name}' changed from {one.text} to {two.text} during the measurement")
         return found

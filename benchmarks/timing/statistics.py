@@ -1,7 +1,7 @@
 """Statistics of latency: percentiles if the number of samples allows them, and ratios of paired blocks.
 
 Percentile bounds follow MLPerf LoadGen's early stopping (binomial test, benchmarks.md 2.2). Ratios follow the block
-design of the same section: rounds of randomly ordered blocks, their lower quartile, and its bootstrap over rounds.
+design of the same section: rounds of randomly ordered blocks, a low quantile of them, and its bootstrap over rounds.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Verdict = Literal["reference", "faster", "slower", "cannot tell"]
 PERCENTILE_CONFIDENCE = 0.99
 MEDIAN_RESAMPLES = 4_000
 FLIPS = 4_000
-LOW, FLOOR = 0.25, 0.01
-"""Quantile over rounds, and smallest half width of an interval: two sessions of one file differ by about 1 %."""
+LOWEST, LOW, FLOOR = 0.05, 0.25, 0.01
+"""Limits of the quantile over rounds, and smallest half width of an interval: sessions of one file differ by 1 %."""
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,24 @@ def median_interval(values: Floats, confidence: float, seed: int = 0) -> Interva
     return Interval(value, min(float(low), value), max(float(high), value), confidence)
 
 
-def low(values: Sequence[float] | Floats) -> float:
-    """The time of a candidate: the lower quartile over rounds, which load on the machine hardly changes.
+def low_share(rounds: int) -> float:
+    """The quantile over so many rounds that is the time of a candidate, about the second lowest of few rounds."""
+    return min(LOW, max(LOWEST, 1 / rounds))
 
-    A shared processor alternates between fast and slow states, which slow down models by different factors. The median
-    of ratios would lie somewhere between these states, and at another value when it is measured again.
+
+def low(values: Sequence[float] | Floats) -> float:
+    """The time of a candidate: a low quantile over rounds, which load on the machine hardly changes.
+
+    A shared processor alternates between fast and slow states, which slow down models by different factors: beside a
+    busy hyperthread, one network took 1.35 and another 1.6 times as long. The median of ratios would lie somewhere
+    between these states, and at another value when it is measured again. The fast state is rare on a busy machine, so
+    the quantile is as low as the number of rounds allows.
     """
-    return float(np.quantile(np.asarray(values, np.float64), LOW))
+    return float(np.quantile(np.asarray(values, np.float64), low_share(len(values))))
 
 
 def low_interval(values: Floats, confidence: float, seed: int = 0) -> Interval:
-    """The lower quartile with its bootstrap interval; unbounded for fewer values than :func:`rounds_needed`."""
+    """The time of a candidate with its bootstrap interval; unbounded for fewer values than :func:`rounds_needed`."""
     logs = _low_difference(np.log(values), np.zeros(len(values)), confidence, seed)
     low_end, high_end = (math.exp(end) if math.isfinite(end) else end for end in (logs.low, logs.high))
     return Interval(math.exp(logs.value), low_end, high_end, confidence)
@@ -136,7 +143,7 @@ def low_interval(values: Floats, confidence: float, seed: int = 0) -> Interval:
 def ratio_interval(
     reference: Sequence[float], candidate: Sequence[float], confidence: float, seed: int = 0, /, **attributes: Any
 ) -> Ratio:
-    """How many times faster the candidate is: the ratio of the lower quartiles, with its interval.
+    """How many times faster the candidate is: the ratio of the low quantiles, with its interval.
 
     The bootstrap draws complete rounds, so that disturbances of both sides of a round stay together.
 
@@ -150,15 +157,16 @@ def ratio_interval(
 
 
 def _low_difference(first: Floats, second: Floats, confidence: float, seed: int) -> Interval:
-    """Difference of the lower quartiles of paired values, with a symmetric interval of the larger bootstrap deviation.
+    """Difference of the low quantiles of paired values, with a symmetric interval of the larger bootstrap deviation.
 
     With few rounds on a machine with two states, the bootstrap would cover only one side.
     """
-    value, n = float(np.quantile(first, LOW) - np.quantile(second, LOW)), len(first)
+    n, share = len(first), low_share(len(first))
+    value = float(np.quantile(first, share) - np.quantile(second, share))
     if n < rounds_needed(confidence):
         return Interval(value, -math.inf, math.inf, confidence)
     chosen = np.random.default_rng(seed).integers(0, n, size=(MEDIAN_RESAMPLES, n))
-    draws = np.quantile(first[chosen], LOW, axis=1) - np.quantile(second[chosen], LOW, axis=1)
+    draws = np.quantile(first[chosen], share, axis=1) - np.quantile(second[chosen], share, axis=1)
     tail = NORMAL.cdf(-widened_z(n, confidence))
     ends = np.quantile(draws, [tail, 1 - tail])
     reach = math.hypot(max(value - float(ends[0]), float(ends[1]) - value, 0.0), FLOOR)

@@ -160,12 +160,29 @@ def test_a_slow_call_is_one_sample() -> None:
 
 
 def test_samples_that_were_interrupted_or_that_the_clock_missed_are_left_out() -> None:
-    """The time of a block is that of its uninterrupted samples; if there are none, the others are used."""
+    """In wall-clock time, uninterrupted slots decide, or all if there are none; in CPU time, all slots decide."""
     spent = np.array([0.0, 101.0, 100.0, 102.0, 90.0])
-    hit = np.array([False, False, False, False, True])
-    assert Block(spent, spent, hit).value == pytest.approx(100, rel=0.01)
-    assert Block(spent, spent, np.ones(5, bool)).value == pytest.approx(90)
-    assert Block(spent, spent, np.ones(5, bool)).lost
+    hit, all_hit = np.array([False, False, False, False, True]), np.ones(5, bool)
+    assert Block(spent, spent, hit, spent).value == pytest.approx(100, rel=0.01)
+    assert Block(spent, spent, all_hit, spent).value == pytest.approx(98.5, rel=0.01)
+    assert Block(spent, spent, all_hit, spent).lost
+    in_cpu_time = Block(spent, spent, hit, spent, in_cpu_time=True)
+    assert in_cpu_time.value == pytest.approx(90)
+    assert in_cpu_time.wall == pytest.approx(100, rel=0.01)
+    assert not Block(spent, spent, all_hit, spent, in_cpu_time=True).lost
+
+
+def test_slots_have_equal_length_and_every_call_keeps_its_time() -> None:
+    """A call of 2 ms is timed in slots of one, a call of 0.5 ms in slots of four; percentiles see single calls."""
+    machine = Machine(jitter=0.0, stall=0.0)
+    pair = {"slow": machine.task(2e6), "fast": machine.task(5e5)}
+    found = latency.compare_latency(pair, QUICK, clocks=single(machine.clock))
+    assert {name: item.plan.groups for name, item in found.candidates.items()} == {"slow": 1, "fast": 4}
+    assert found.candidates["fast"].percentiles[0].n == 4 * found.candidates["slow"].percentiles[0].n
+    assert found.ratio_of("fast").value == pytest.approx(4, rel=1e-3)
+    long = {"slow": machine.task(4e8), "fast": machine.task(1e6)}
+    limited = latency.compare_latency(long, QUICK, clocks=single(machine.clock))
+    assert limited.candidates["fast"].plan.groups == 50
 
 
 def test_garbage_collection_is_off_while_timing() -> None:
@@ -405,7 +422,7 @@ def test_what_is_noisy_is_measured_again_and_then_undecided(capsys: pytest.Captu
 
 
 def test_a_ratio_that_moves_while_it_is_measured_decides_nothing() -> None:
-    """If the intervals of the two halves of the rounds do not overlap, the ratio is NOISY with any clock."""
+    """If the intervals of the first and the last third of the rounds do not overlap, the ratio is NOISY in any clock."""
     machine, calls = Shared(0, 0), [0]
 
     def second() -> None:
