@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.artifact import Artifact
@@ -12,6 +12,7 @@ from ..core.data.splits import Splits
 from ..core.errors import UserError
 from ..core.options.stage_options import BenchOptions, MetricName
 from ..core.session import PROVIDERS
+from .comparability import Compared, differences
 from .sessions import LATENCY_SAMPLES, opener, runtime_name
 
 if TYPE_CHECKING:
@@ -25,26 +26,33 @@ def compare_files(
     options: BenchOptions,
     metric: MetricName | None,
     console: Console,
+    notes: Sequence[str] = (),
 ) -> Result:
     """Measure model files and compare them with the first one.
 
     Args:
         given: the files, optionally with names; by default the names are made from the paths.
+        notes: remarks about the files for the result.
 
     Raises:
-        UserError: two of them have the same name.
+        UserError: two of them have the same name, or the outputs of two do not mean the same.
     """
     from .accuracy import measure_accuracy, predict
     from .build_result import new_result, stage_entry
     from .footprint import measure_memory
     from .timing.latency import compare_sessions
 
-    names = list(given) if isinstance(given, Mapping) else _names(given)
-    models = list(given.values()) if isinstance(given, Mapping) else given
+    named = given if isinstance(given, Mapping) else by_name(given)
+    names, models = list(named), list(named.values())
     openers = {name: opener(model, options) for name, model in zip(names, models, strict=True)}
     sessions = [opened() for opened in openers.values()]
     data = [fit_to(splits, session.signature).test for session in sessions]
     found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]
+    compared = {
+        name: Compared(session.signature, predicted.outputs, runtime_name(model.main, options.provider))
+        for name, model, session, predicted in zip(names, models, sessions, found, strict=True)
+    }
+    notes = [*notes, *differences(compared), *ran_on(options)]
     judged = metric or metric_of(found[0])
     samples = data[0].read(range(min(LATENCY_SAMPLES, len(data[0]))))[0]
     for session in sessions:
@@ -55,10 +63,11 @@ def compare_files(
         reference = found[0] if index else None
         measured = measure_accuracy(judged, found[index], reference, confidence=options.confidence)
         memory = measure_memory(model.main, threads=options.threads) if options.provider == "cpu" else None
-        runtime = runtime_name(model.main, options.provider)
-        entries.append(stage_entry(name, model, accuracy=measured, latency=timed, memory=memory, runtime=runtime))
+        entries.append(
+            stage_entry(name, model, accuracy=measured, latency=timed, memory=memory, runtime=compared[name].runtime)
+        )
     facts = {"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)}
-    title, notes = " against ".join(reversed(names)), ran_on(options)
+    title = " against ".join(reversed(names))
     return new_result(title, entries, reference=names[0], latency=timed, data=facts, notes=notes)
 
 
@@ -83,7 +92,12 @@ def metric_of(found: Predictions) -> MetricName:
     return "accuracy" if found.targets.dtype.kind in "iu" else "mse"
 
 
-def _names(models: list[Artifact]) -> list[str]:
+def by_name(models: list[Artifact]) -> dict[str, Artifact]:
+    """The models by the shortest names that differ, made from their paths.
+
+    Raises:
+        UserError: the same model was given twice.
+    """
     forms = (
         [model.path.stem if model.path.is_file() else model.path.name for model in models],
         [model.path.resolve().parent.name if model.path.is_file() else model.path.name for model in models],
@@ -91,7 +105,7 @@ def _names(models: list[Artifact]) -> list[str]:
     )
     for names in forms:
         if len(set(names)) == len(names):
-            return names
+            return dict(zip(names, models, strict=True))
     raise UserError(
         "the same model was given twice", "give each model only once, or copy the file for an A/A comparison"
     )

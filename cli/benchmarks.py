@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,14 @@ def bench(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the result, .json or .html.")] = None,
     force: ForceFile = False,
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is",
+            help="Measure programs (.pt2) in PyTorch, also beside an ONNX file. By default they are exported first, "
+            "because otherwise the ratio would include the change of the runtime.",
+        ),
+    ] = False,
     seed: Seed = 0,
     set_: Settings = [],  # noqa: B006
     json: Json = False,
@@ -37,15 +46,19 @@ def bench(
     Example: `retort bench fp32.onnx int8.onnx --data digits --batch-sizes 1 --batch-sizes 32`;
     `retort bench fp32.onnx int8.onnx --data digits --provider cuda`
     """
-    from ..benchmarks.compare_models import compare_files
+    from ..benchmarks.compare_models import by_name, compare_files
     from ..benchmarks.report.result_files import claim_result, write_result
     from ..benchmarks.report.table import print_table
+    from ..pipeline.one_runtime import in_one_runtime
 
     screen = console(json)
     claim_result(out, force)
     options = build_options(BenchOptions, flags, set_)
-    splits = context_of(data, data_arg, "classification", "cpu", seed, screen).data
-    result = compare_files([load_artifact(path) for path in models], splits, options, metric, screen)
+    context = context_of(data, data_arg, "classification", "cpu", seed, screen)
+    named = by_name([load_artifact(path) for path in models])
+    with screen.working("bench"), tempfile.TemporaryDirectory() as folder:
+        compared, notes = (named, []) if as_is else in_one_runtime(named, Path(folder), context)
+        result = compare_files(compared, context.data, options, metric, screen, notes)
     print_table(result, screen)
     if out is not None:
         write_result(result, out)

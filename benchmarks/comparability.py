@@ -1,0 +1,94 @@
+"""Whether models can be compared: outputs of other shapes are refused, and other differences become notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..core.counts import counted
+from ..core.errors import UserError
+from ..core.tensors import Array, Signature, TensorSpec
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is known about one model of a comparison.
+
+    Attributes:
+        signature: its inputs and outputs.
+        outputs: its outputs on the test samples, in order.
+        runtime: what runs it, such as ``ONNX Runtime on the CPU``.
+    """
+
+    signature: Signature
+    outputs: Mapping[str, Array]
+    runtime: str
+
+
+def differences(models: Mapping[str, Compared]) -> list[str]:
+    """Notes about what differs between the models and the first one, apart from their values.
+
+    Raises:
+        UserError: a model gives other shapes for the same samples, so that its outputs mean something else.
+    """
+    names = list(models)
+    first = models[names[0]]
+    notes: list[str] = []
+    for name in names[1:]:
+        _raise_if_other_outputs(names[0], first, name, models[name])
+        notes += _outputs_note(names[0], first, name, models[name])
+        notes += _inputs_notes(names[0], first.signature, name, models[name].signature)
+        if models[name].runtime != first.runtime:
+            notes.append(
+                f"'{names[0]}' ran in {first.runtime} and '{name}' in {models[name].runtime}, so the ratio of their "
+                "times includes the change of the runtime"
+            )
+    return notes
+
+
+def _raise_if_other_outputs(one: str, first: Compared, other: str, second: Compared) -> None:
+    ours, theirs = (next(iter(model.outputs.values())).shape[1:] for model in (first, second))
+    if ours != theirs:
+        raise UserError(
+            f"'{one}' and '{other}' cannot be compared: for one sample '{one}' gives {_values(ours)}, "
+            f"and '{other}' gives {_values(theirs)}",
+            "compare models that answer the same question, with the same classes in the same order",
+        )
+
+
+def _values(shape: Sequence[int]) -> str:
+    if not shape:
+        return "one value"
+    return f"{shape[0]} values" if len(shape) == 1 else f"values of the shape {list(shape)}"
+
+
+def _outputs_note(one: str, first: Compared, other: str, second: Compared) -> list[str]:
+    ours, theirs = list(first.outputs), list(second.outputs)
+    if len(ours) == len(theirs):
+        return []
+    return [
+        f"'{one}' has {counted(ours, 'output')} and '{other}' has {counted(theirs, 'output')}; only '{ours[0]}' and "
+        f"'{theirs[0]}' are compared"
+    ]
+
+
+def _inputs_notes(one: str, first: Signature, other: str, second: Signature) -> list[str]:
+    """Other types, and axes that are free in one model only, of inputs with the same name or place."""
+    notes = []
+    for ours, theirs in _pairs(first.inputs, second.inputs):
+        if ours.dtype != theirs.dtype:
+            notes.append(f"'{one}' reads {ours.name} as {ours.dtype}, and '{other}' reads it as {theirs.dtype}")
+        for place, (size, else_size) in enumerate(zip(ours.shape, theirs.shape, strict=False)):
+            if isinstance(size, str) != isinstance(else_size, str):
+                free, fixed, number = (one, other, else_size) if isinstance(size, str) else (other, one, size)
+                notes.append(
+                    f"axis {place} of {ours.name} is free in '{free}', but '{fixed}' was made for a size of {number}"
+                )
+    return notes
+
+
+def _pairs(ours: Sequence[TensorSpec], theirs: Sequence[TensorSpec]) -> list[tuple[TensorSpec, TensorSpec]]:
+    named = {spec.name: spec for spec in theirs}
+    if {spec.name for spec in ours} == set(named):
+        return [(spec, named[spec.name]) for spec in ours]
+    return list(zip(ours, theirs, strict=False))

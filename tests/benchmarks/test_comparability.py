@@ -1,0 +1,52 @@
+"""What can be compared: outputs of other shapes are refused, and other differences are told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from retort.benchmarks.comparability import Compared, differences
+from retort.core.errors import UserError
+from retort.core.tensors import Signature, TensorSpec
+
+ORT, TORCH = "ONNX Runtime on the CPU", "PyTorch on the CPU"
+
+
+def model(
+    *shape: int,
+    inputs: tuple[int | str, ...] = ("batch", 8),
+    dtype: str = "float32",
+    runtime: str = ORT,
+    outputs: int = 1,
+) -> Compared:
+    """A model with these outputs for five samples."""
+    arrays = {f"out{index}": np.zeros((5, *shape), np.float32) for index in range(outputs)}
+    specs = tuple(TensorSpec(name, "float32", ("batch", *shape)) for name in arrays)
+    return Compared(Signature((TensorSpec("x", dtype, inputs),), specs), arrays, runtime)
+
+
+def test_equal_models_have_no_notes() -> None:
+    """Nothing is said about models that differ in their values only."""
+    assert differences({"a": model(10), "b": model(10)}) == []
+
+
+@pytest.mark.parametrize(("other", "told"), [(model(1000), "gives 1000 values"), (model(), "gives one value")])
+def test_outputs_of_other_shapes_are_refused(other: Compared, told: str) -> None:
+    """Ten classes and a thousand are no comparison; the message has both counts and the names."""
+    with pytest.raises(UserError, match=f"'a' and 'b' cannot be compared: .* gives 10 values, and 'b' {told}"):
+        differences({"a": model(10), "b": other})
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (model(10, runtime=TORCH), "the ratio of their times includes the change of the runtime"),
+        (model(10, outputs=2), "'a' has 1 output and 'b' has 2 outputs; only 'out0' and 'out0' are compared"),
+        (model(10, dtype="uint8"), "'a' reads x as float32, and 'b' reads it as uint8"),
+        (model(10, inputs=(1, 8)), "axis 0 of x is free in 'a', but 'b' was made for a size of 1"),
+    ],
+)
+def test_other_differences_are_told(other: Compared, told: str) -> None:
+    """Another runtime, other outputs, types and fixed axes each have their own sentence."""
+    (note,) = differences({"a": model(10), "b": other})
+    assert told in note
