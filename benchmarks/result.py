@@ -20,6 +20,7 @@ from ..core.options.stage_options import MetricName
 from ..core.system.atomic_files import write_atomically
 from .spreads import Entry, RatioEntry
 from .spreads import Spread as Spread
+from .stage_details import StageDetails
 
 SCHEMA: Literal["retort.result/2"] = "retort.result/2"
 OLDER = "retort.result/1"
@@ -164,6 +165,8 @@ class Result(Entry):
     runs: tuple[LatencyRun, ...] = ()
     gates: tuple[GateEntry, ...] = ()
     ship: ShipEntry | None = None
+    details: tuple[StageDetails, ...] = Field(default=(), description="what each stage of a run did")
+    recipe: str = Field(default="", description="text of the recipe of a run")
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -124,9 +125,16 @@ def _points(value: float, metric: str) -> str:
 
 
 def _drop(interval: Interval, metric: str) -> str:
-    """``lost 0.56 pp [-0.20, 1.90]`` or, if the metric is better, ``gained 0.70 pp [-0.10, 1.50]``."""
-    if METRIC_UNIT[metric] == "percent" and interval.value < 0:
-        return f"gained {-100 * interval.value:.2f} pp [{-100 * interval.high:.2f}, {-100 * interval.low:.2f}]"
+    """``lost 0.56 pp [−0.20, 1.90]`` or, if the metric is better, ``gained 0.70 pp [−0.10, 1.50]``."""
+    better = interval.value < 0
+    low, high = (-interval.high, -interval.low) if better else (interval.low, interval.high)
     if METRIC_UNIT[metric] == "percent":
-        return f"lost {100 * interval.value:.2f} pp [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
-    return f"worse by {_points(interval.value, metric)} [{interval.low:.4g}, {interval.high:.4g}]"
+        change = "gained" if better else "lost"
+        return _signed(f"{change} {100 * abs(interval.value):.2f} pp [{100 * low:.2f}, {100 * high:.2f}]")
+    word = "better" if better else "worse"
+    return _signed(f"{word} by {_points(abs(interval.value), metric)} [{low:.4g}, {high:.4g}]")
+
+
+def _signed(text: str) -> str:
+    """Minus signs instead of hyphens before numbers."""
+    return re.sub(r"-(?=[\d.])", "−", text)

@@ -55,13 +55,18 @@ class Outcome:
 class Line:
     """One run of one recipe in one folder.
 
+    Args:
+        base: folder of the recipe.
+        text: the recipe's own text, for the report.
+
     Attributes:
         seen: the artifacts of this run, by folder.
         verified: artifacts whose hashes were compared just now, by folder; they are not compared again.
     """
 
-    def __init__(self, recipe: Recipe, base: Path, folder: Path, console: Console) -> None:
+    def __init__(self, recipe: Recipe, base: Path, folder: Path, console: Console, text: str = "") -> None:
         self.recipe = recipe
+        self.text = text
         self.base = base
         self.folder = folder
         self.console = console

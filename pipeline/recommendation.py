@@ -77,22 +77,23 @@ def _faster(ratios: dict[int, Ratio], one: str, other: str) -> str:
 
 
 def _figures(result: Result, stage: StageEntry) -> str:
-    """``114 kB; accuracy 98.61 %, gained 0.28 pp against train; speed 6.40× [6.07, 6.74] at batch 1 of train; …``."""
+    """``114 kB; accuracy 98.61 %, gained 0.28 pp against train; 6.40× [6.07, 6.74] as fast as train at batch 1; …``."""
     from ..benchmarks.report.table import measured_with
 
     parts = [formatting.bytes_text(stage.size_bytes)]
     if stage.metric is not None:
         name = stage.metric.name
         parts.append(f"{name} {formatting.metric_value(name, stage.metric.value)}{_change(result, stage)}")
+    timed = [(batch, entry.ratio) for batch, entry in sorted(stage.latency.items()) if entry.ratio is not None]
     speeds = [
-        f"{formatting.ratio_text(entry.ratio)} {formatting.range_text(entry.ratio)} at batch {batch}"
-        for batch, entry in sorted(stage.latency.items())
-        if entry.ratio is not None
+        f"{formatting.ratio_text(ratio)} {formatting.range_text(ratio)}"
+        f"{'' if index else f' as fast as {result.reference}'} at batch {batch}"
+        for index, (batch, ratio) in enumerate(timed)
     ]
     if speeds:
         noisy = [str(run.batch) for run in result.runs if run.noise.status == "NOISY"]
         doubt = f", NOISY at batch {listed(noisy)}" if noisy else ""
-        parts.append(f"speed {listed(speeds)} of {result.reference}{doubt}")
+        parts.append(f"{listed(speeds)}{doubt}")
         parts.append(measured_with(result))
     return "; ".join(parts)
 

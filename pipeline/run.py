@@ -75,7 +75,8 @@ def planned(recipe_path: Path, runs: Path, console: Console, until: str | None) 
             f"the recipe has no stage '{until}'{nearest(until, names)}",
             f"its stages are {', '.join(dict.fromkeys(names))}",
         )
-    return Line(recipe, recipe_path.resolve().parent, runs / recipe.name, console), lines
+    text = recipe_path.read_text(encoding="utf-8", errors="replace")
+    return Line(recipe, recipe_path.resolve().parent, runs / recipe.name, console, text), lines
 
 
 @contextmanager

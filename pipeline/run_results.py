@@ -18,6 +18,7 @@ from ..core.options.stage_options import BenchOptions, ReportOptions
 from ..core.options.stage_table import PROGRAM_STAGES, stages_that
 from .measure import accuracy, compare, graph_of, reference_of
 from .recommendation import recommended
+from .stage_evidence import evidence
 
 if TYPE_CHECKING:
     from ..benchmarks.result import Result, StageEntry
@@ -48,7 +49,8 @@ def bench(line: Line, options: BenchOptions, timed: bool = True) -> Artifact:
         from ..benchmarks.result import save_result
 
         measured = _measure(line, options, stages, graphs, gates, timed)
-        result = measured.model_copy(update={"ship": recommended(line, measured)})
+        told = {"details": tuple(evidence(line)), "recipe": line.text, "ship": recommended(line, measured)}
+        result = measured.model_copy(update=told)
         with new_artifact(place, "measurement", "bench") as draft:
             save_result(result, draft.folder / "measurement.json")
         return load_artifact(place.directory)

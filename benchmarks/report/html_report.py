@@ -11,11 +11,14 @@ from jinja2 import Environment, StrictUndefined
 from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ...core.system.atomic_files import write_atomically
 from ..machine import describe, int8_outlook
-from ..result import LatencyEntry, PercentileEntry, Result, StageEntry
+from ..result import GateEntry, LatencyEntry, PercentileEntry, Result, StageEntry
+from ..stage_details import StageDetails
 from . import formatting
 from .plots import all_plots
+from .table import measured_with
 
 TEMPLATE = "report.html.jinja"
+ENDINGS = ("passed", "MISSED")
 
 
 def write_report(result: Result, path: Path, title: str | None = None) -> None:
@@ -47,7 +50,43 @@ def render(result: Result, title: str | None = None) -> str:
         machine=describe(result.env) if "cpu" in result.env else "",
         outlook=int8_outlook(result.env["cpu"]["features"])[1] if "cpu" in result.env else "",
         percentiles=_percentiles(result),
+        gates=[_gate(gate) for gate in result.gates],
+        details=[_told(item) for item in result.details],
+        proofs=[(item.stage, proof) for item in result.details for proof in item.proofs],
+        outputs=[(item.stage, noise) for item in result.details for noise in item.outputs],
+        int8=[item for item in result.details if item.integer or item.floating],
+        measured_with=measured_with(result),
     )  # fmt: skip
+
+
+def _gate(gate: GateEntry) -> dict[str, str]:
+    """A gate with its verdict once: the sentence ends with the reason of "cannot tell", if there is one."""
+    sentence, _, ending = gate.sentence.rpartition(": ")
+    if not sentence or not ending.startswith(ENDINGS):
+        sentence, because = gate.sentence.partition(": CANNOT TELL, ")[::2]
+        ending = f": {because}" if because else ""
+        return {"verdict": gate.verdict, "sentence": sentence + ending}
+    return {"verdict": gate.verdict, "sentence": sentence}
+
+
+def _told(item: StageDetails) -> dict[str, Any]:
+    """A stage's options as text: those that the recipe sets, and all others."""
+    options = {name: _option_text(value) for name, value in item.options.items()}
+    own = {name: item.options[name] for name in ("model",) if name in item.options}
+    chosen = {name: _option_text(value) for name, value in {**own, **item.chosen}.items()}
+    return {"stage": item.stage, "did": item.did, "chosen": chosen, "all": options}
+
+
+def _option_text(value: Any) -> str:
+    """An option as in a recipe; options inside of it that have their zero value are left out."""
+    if isinstance(value, dict):
+        parts = (f"{name}: {_option_text(inner)}" for name, inner in value.items() if inner not in (None, {}, []))
+        return f"{{{', '.join(parts)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_option_text, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
 def verdict(result: Result) -> list[str]:

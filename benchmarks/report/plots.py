@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 
 from ...core.metrics.task_metrics import HIGHER_IS_BETTER
-from ..result import Result, Spread, StageEntry
+from ..result import Result, Spread
 from ..timing.statistics import log_ratios
 from . import formatting
 from .drawing import COLOUR, SERIES, axes, dot, drawn, label_points, scale, whisker
@@ -162,15 +162,23 @@ def blocks(result: Result, batch: int) -> Plot | None:
 
 def curves(result: Result) -> list[Plot]:
     """Training curves: one plot per recorded quantity, one line per stage that trained."""
-    trained = [stage for stage in result.stages if len(stage.history) > 1][:SERIES]
-    keys = dict.fromkeys(key for stage in trained for epoch in stage.history for key in epoch if key not in NOT_CURVES)
-    return [_curve(trained, key) for key in list(keys)[:4]]
+    trained = {stage.stage: stage.history for stage in result.stages if len(stage.history) > 1}
+    for details in result.details:
+        for curve in details.curves:
+            if len(curve.epochs) > 1:
+                name = details.stage if curve.name == details.stage else f"{details.stage}: {curve.name}"
+                trained[name] = curve.epochs
+    shown = dict(list(trained.items())[:SERIES])
+    keys = dict.fromkeys(
+        key for history in shown.values() for epoch in history for key in epoch if key not in NOT_CURVES
+    )
+    return [_curve(shown, key) for key in list(keys)[:4]]
 
 
-def _curve(trained: Sequence[StageEntry], key: str) -> Plot:
+def _curve(trained: Mapping[str, Sequence[Mapping[str, float]]], key: str) -> Plot:
     lines = {
-        stage.stage: [(epoch.get("epoch", k + 1), epoch[key]) for k, epoch in enumerate(stage.history) if key in epoch]
-        for stage in trained
+        name: [(epoch.get("epoch", k + 1), epoch[key]) for k, epoch in enumerate(history) if key in epoch]
+        for name, history in trained.items()
     }
     lines = {name: points for name, points in lines.items() if points}
     values = [point[1] for points in lines.values() for point in points if math.isfinite(point[1])]
@@ -185,7 +193,7 @@ def _curve(trained: Sequence[StageEntry], key: str) -> Plot:
             ax.plot(*zip(*points, strict=True), color=COLOUR[f"s{index}"], linewidth=2.2)
         svg = drawn(ax, f"{title} by epoch")
     keys = tuple((name, index) for index, name in enumerate(lines))
-    return Plot(title, "One line per stage that trained.", svg, keys)
+    return Plot(f"{title} by epoch", "One line per training; the recovery after a cut is a training, too.", svg, keys)
 
 
 def _intervals(

@@ -144,7 +144,10 @@ def legend(result: Result) -> list[str]:
         return []
     mark = any(entry.verdict == "cannot tell" for stage in result.stages for entry in stage.latency.values())
     unsure = "; “?”: whether it is faster or slower cannot be told" if mark else ""
-    return [f"× faster: how many times as fast as {result.reference}{unsure}"]
+    lines = [f"× faster: how many times as fast as {result.reference}{unsure}"]
+    if any(gate.kind == "speedup" for gate in result.gates):
+        lines.append("speedups of gates were measured on their own, so they differ a little from those of the table")
+    return lines
 
 
 def measured_with(result: Result) -> str:

@@ -76,7 +76,12 @@ def test_the_file_to_ship_is_named_with_its_figures(line: Line, capsys: pytest.C
     found = known(recommended(line, result))
     export = line.outcome.artifacts["export"].main
     assert (found.stage, found.file) == ("quantize", str(export))
-    for part in (f"ship {export} (", "kB; accuracy", "against train; speed", "ONNX Runtime on the CPU, 1 thread"):
+    for part in (
+        f"ship {export} (",
+        "kB; accuracy",
+        "as fast as train at batch 1 and ",
+        "ONNX Runtime on the CPU, 1 thread",
+    ):
         assert part in found.sentence
     line.outcome.ship = found
     run_summary.show(line.outcome, Console("text"))
@@ -116,7 +121,7 @@ def test_a_missed_gate_names_the_stage_and_leaves_a_report(tmp_path: Path, capsy
     assert "the largest loss is at `prune` (prune lost " in stopped.value.message
     assert "more epochs of `recover`" in stopped.value.remedy
     report = Path(str(facts["report"]))
-    assert "MISSED" in report.read_text()
+    assert "failed" in report.read_text()
     shown = capsys.readouterr().out
     assert "│prune " in shown
     assert "✗ after quantize" in shown
@@ -140,3 +145,19 @@ def test_a_failed_stage_says_what_is_kept(tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr().err
     assert f"prune  failed; the finished stages before `prune` are kept in {tmp_path / 'runs/own'}" in told
     assert failed.value.facts["finished"] == ["capture", "train"]
+
+
+def test_the_report_tells_what_each_stage_did(line: Line) -> None:
+    """The result of a run has the options, proofs, INT8 placement and fidelity of its stages."""
+    result = known(line.outcome.result)
+    told = {item.stage: item for item in result.details}
+    assert list(told) == ["capture", "train", "prune", "quantize", "export"]
+    assert told["prune"].chosen["macs"] == 0.3
+    assert told["prune"].chosen["recover"] is None
+    assert [proof.found.split(" ")[0] for proof in told["prune"].proofs] == ["largest", "largest"]
+    assert told["quantize"].integer
+    assert all(layer.reason for layer in told["quantize"].floating)
+    assert told["quantize"].outputs[0].compared == "INT8 program against FP32 program"
+    assert told["export"].proofs[0].bound
+    assert len(told["train"].curves[0].epochs) == 2
+    assert known(result.ship).stage in ("prune", "quantize")
