@@ -201,7 +201,7 @@ class Run:
             self.noise = replace(self.noise, remarks=(*self.noise.remarks, unknown))
 
     def _moved(self) -> list[str]:
-        """Ratios whose intervals in the first and in the last third of the rounds (or half of few) exclude each other."""
+        """Ratios whose intervals in the first and last third (or half, of few rounds) exclude each other."""
         count, found = len(self.rounds), []
         part = max(count // 3, self.least)
         if count < 2 * part:

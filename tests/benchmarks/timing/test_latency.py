@@ -422,7 +422,7 @@ def test_what_is_noisy_is_measured_again_and_then_undecided(capsys: pytest.Captu
 
 
 def test_a_ratio_that_moves_while_it_is_measured_decides_nothing() -> None:
-    """If the intervals of the first and the last third of the rounds do not overlap, the ratio is NOISY in any clock."""
+    """If the intervals of the first and last third of the rounds do not overlap, the ratio is NOISY in any clock."""
     machine, calls = Shared(0, 0), [0]
 
     def second() -> None:
