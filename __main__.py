@@ -13,6 +13,7 @@ import warnings
 from typing import Any
 
 from .core.errors import Interrupted, MachineError, RetortError, StorageError, UserError
+from .core.system.terminal import close_broken_pipe, write_any_character
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,7 +24,13 @@ def main(arguments: list[str] | None = None) -> None:
     # waiting threads that spin make training ten times slower where other processes share the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(_guarded(given))
+    write_any_character()
+    code = _guarded(given)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `retort schema | head`
+        close_broken_pipe()
+    sys.exit(code)
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -39,6 +46,7 @@ def _guarded(given: list[str]) -> int:
     except RetortError as error:
         return _report(error, given)
     except BrokenPipeError:
+        close_broken_pipe()
         return 0
     except OSError as error:
         return _of_file(error, given) if error.filename is not None else _foreign(error, given)
@@ -59,7 +67,7 @@ def _interrupted(stop: BaseException, given: list[str]) -> Interrupted:
 
 def _app() -> Any:
     # each adds its commands to the app, in the order of `--help`
-    from .cli import recipes, commands, engines, serving, doctor, benchmarks, version  # noqa: F401, I001
+    from .cli import recipes, folders, commands, engines, serving, doctor, benchmarks, version  # noqa: F401, I001
     from .cli.app import app
 
     return app
@@ -67,16 +75,29 @@ def _app() -> Any:
 
 def _of_file(error: OSError, given: list[str]) -> int:
     """The error of a path in one sentence, with the remedy for its kind."""
-    remedies = {
-        errno.ENOENT: "check the path; folders are not created",
-        errno.EACCES: "choose a path that you may read and write",
-        errno.EPERM: "choose a path that you may read and write",
-        errno.EROFS: "choose a folder on a disk that is not read-only",
-        errno.ENOSPC: "free some space, or choose another disk",
-        errno.ENAMETOOLONG: "choose a shorter name",
-    }
-    remedy = remedies.get(error.errno or 0, "check the path")
-    return _report(StorageError(f"{error.filename}: {error.strerror or error}", remedy), given, error)
+    from .core.system.user_paths import remedy_of
+
+    return _report(StorageError(f"{error.filename}: {error.strerror or error}", remedy_of(error.errno)), given, error)
+
+
+def _of_system(error: Exception) -> RetortError | None:
+    """The error of a path that an exception does not name; None for every other exception."""
+    from .core.system.user_paths import REMEDIES, current_folder_is_gone, remedy_of
+
+    text = str(error)
+    if isinstance(error, OSError) and current_folder_is_gone():
+        return StorageError("the current folder was deleted", "change to a folder that exists")
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return StorageError(error.strerror or text, remedy_of(error.errno))
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # of pathlib
+        return StorageError(text, remedy_of(errno.ELOOP))
+    if isinstance(error, RuntimeError) and "home directory" in text:  # of pathlib
+        return UserError("a path begins with ~ and its home folder is not known", "write the path without ~")
+    if isinstance(error, ValueError) and "embedded null" in text:
+        return UserError("a path contains the character NUL", "give another path")
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
+        return UserError("a name contains bytes that are not UTF-8", "rename the file, or give another name")
+    return None
 
 
 def _foreign(error: Exception, given: list[str]) -> int:
@@ -88,6 +109,8 @@ def _foreign(error: Exception, given: list[str]) -> int:
         return _report(UserError(message + _nearest_command(message, given), "`--help` shows what is there"), given)
     if isinstance(error, ModuleNotFoundError) and (missing := _not_installed(error)) is not None:
         return _report(missing, given, error)
+    if (known := _of_system(error)) is not None:
+        return _report(known, given, error)
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
     message = f"internal error: {type(error).__name__}: {error}{where}"
     return _report(

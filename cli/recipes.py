@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..core.errors import MissingFileError, UserError
+from ..core.errors import MissingFileError
+from ..core.options.recipe import parse_recipe
 from ..core.options.recipe import schema as recipe_schema
+from ..core.options.stage_options import DataSpec, ModelSpec, Target, Task
+from ..core.options.yaml_text import parse_yaml
+from ..core.system.owned_folders import claim_file
 from ..pipeline import run as pipeline
 from ..pipeline import run_summary
 from ..pipeline.dispatch import RUNS
 from . import describe
-from .app import Data, Debug, Json, RecipeFile, Runs, app, console
-from .recipe_template import STARTER
+from .app import Debug, Json, RecipeFile, Runs, app, console
+from .questions import ask
+from .recipe_template import GOALS, Answers, Goal, recipe_text
+
+
+def _goals() -> str:
+    return "; ".join(f"{name}, {words}" for name, words in GOALS.items())
 
 
 @app.command("init")
 def init(
     path: Annotated[Path, typer.Argument(help="Recipe file to write.")] = Path("recipe.yaml"),
-    model: Annotated[str, typer.Option(help="package.module:factory, or a .pt2 file.")] = "my_package.my_module:build",
-    data: Data = "my_package.my_data:splits",
+    model: Annotated[str | None, typer.Option(help=ModelSpec.model_fields["source"].description)] = None,
+    data: Annotated[str | None, typer.Option(help=DataSpec.model_fields["source"].description)] = None,
+    task: Annotated[Task | None, typer.Option(help="What the model does.")] = None,
+    target: Annotated[Target | None, typer.Option(help="Hardware that the model is made for.")] = None,
+    goal: Annotated[Goal | None, typer.Option(help=f"What is to be done: {_goals()}.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; take placeholders and defaults.")] = False,
     force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a commented starter recipe.
+    """Write a commented starter recipe. On a terminal, it asks for what was not given.
 
     Example: `retort init recipe.yaml --model my_net:build --data digits`
     """
-    if path.exists() and not force:
-        raise UserError(f"{path} already exists", "choose another name, or overwrite it with --force")
+    claim_file(path, force)
     if not path.parent.is_dir():
         raise MissingFileError(f"the folder {path.parent} does not exist", "create it, or choose another path")
-    path.write_text(STARTER.format(name=path.stem, model=model, data=data))
-    console(json).result({"recipe": str(path)}, f"wrote {path}; next: retort check {path}")
+    asked = {} if yes or json or not _on_terminal() else ask(model, data, task, target, goal)
+    text = recipe_text(
+        Answers(
+            path.stem,
+            asked.get("model") or model or "my_package.my_module:build",
+            asked.get("data") or data or "my_package.my_data:splits",
+            asked.get("task") or task or "classification",
+            asked.get("target") or target or "cpu",
+            asked.get("goal") or goal or "int8",
+        )
+    )
+    parse_recipe(parse_yaml(text), text, "the starter recipe")
+    path.write_text(text, encoding="utf-8")
+    console(json).result({"recipe": str(path)}, f"wrote {path}; next: retort check {shlex.quote(str(path))}")
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 @app.command("check")

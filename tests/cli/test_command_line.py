@@ -89,7 +89,7 @@ def test_unknown_command_gives_the_nearest(capsys: pytest.CaptureFixture[str]) -
 def test_init_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The recipe that `init` writes passes `check`, and `init` does not overwrite files without a flag."""
     path = tmp_path / "net.yaml"
-    assert call("init", str(path), "--model", "net:build", "--data", "digits") == 0
+    assert call("init", str(path), "--model", "net:build", "--data", "digits", "--goal", "prune") == 0
     assert call("check", str(path), "--fast") == 0
     assert "prune → quantize → export" in capsys.readouterr().out
     assert call("init", str(path)) == 2
