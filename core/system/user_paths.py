@@ -32,6 +32,15 @@ def remedy_of(code: int | None) -> str:
     return REMEDIES.get(code or 0, "check the path")
 
 
+def current_folder_is_gone() -> bool:
+    """Whether the folder in which the process runs was deleted."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
+
+
 def what_is_at(path: Path) -> str:
     """What is at a path in words that follow it, such as ``is a folder``; empty for a file that can be read as one."""
     try:

@@ -1,0 +1,40 @@
+"""The standard streams: characters that their encoding does not have, and readers that stopped reading."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import sys
+
+_PLAIN = {
+    "→": "->", "←": "<-", "×": "x", "✓": "ok", "✗": "no", "…": "...", "–": "-", "—": "-", "−": "-", "±": "+-",
+    "µ": "u", "≥": ">=", "≤": "<=", "·": "*", "│": "|", "┃": "|", "─": "-", "━": "-", "═": "=",
+    "“": '"', "”": '"', "’": "'", "‖": "||", "²": "^2", "α": "alpha",
+}  # fmt: skip
+"""What stands for a character on terminals that cannot show it."""
+HANDLER = "retort.plain"
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in part), error.end
+
+
+def write_any_character() -> None:
+    """Let the standard streams write every character: an encoding such as ASCII gets a plain form of it."""
+    codecs.register_error(HANDLER, _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=HANDLER)
+
+
+def close_broken_pipe() -> None:
+    """Give the standard output another target after its reader ended, so that nothing is reported at the exit."""
+    with contextlib.suppress(OSError, ValueError):
+        target = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(target, sys.stdout.fileno())
+        os.close(target)
