@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from ..core.artifact import load_artifact
+from ..core.artifact import is_finished, load_artifact
 from ..core.console import Console
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.errors import InputError, MissingFileError, ServingError, UserError
 from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
-from ..core.session import SessionOptions, open_session
+from ..core.session import Session, SessionOptions, open_session
 from ..core.system.owned_folders import claim_file
 from ..core.tensors import Array, Signature
 from ..serve.address import Address
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 
 def serve(
-    archive: Annotated[Path, typer.Argument(help=".mar file written by `retort pack`, or its folder.")],
+    archive: Annotated[
+        Path, typer.Argument(help=".mar file written by `retort pack`, its folder, or the folder of a run.")
+    ],
     logs: Annotated[Path, typer.Option(help="Folder for the logs of the server, and for an example request.")] = Path(
         "logs"
     ),
@@ -64,8 +66,9 @@ def serve(
     screen = console(json)
     options = build_options(ServeOptions, flags, set_)
     headers, base = parse_headers(header), Address.parse(url).server if url else ""
+    artifact = load_artifact(newest_archive(archive))
     with ExitStack() as stack:
-        server = stack.enter_context(running(options, load_artifact(archive), logs=logs, console=screen))
+        server = stack.enter_context(running(options, artifact, logs=logs, console=screen))
         stack.enter_context(announced(server.url, server.name, server.management_url))
         example = example_request(server.sample, server.limits)
         file = (server.logs / example.file_name).resolve()
@@ -83,6 +86,12 @@ def serve(
 
 
 app.command("serve")(with_flags(serve, ServeOptions))
+
+
+def newest_archive(path: Path) -> Path:
+    """The archive that was packed last in the folder of a run; any other path as it is."""
+    found = [] if is_finished(path) else sorted(path.glob("*-pack-*"), key=lambda folder: folder.stat().st_mtime)
+    return next((folder for folder in reversed(found) if is_finished(folder)), path)
 
 
 def _ready(server: Server, logs: Path, lines: Lines, file: Path) -> str:
@@ -165,8 +174,18 @@ def _settings(provider: Provider, axis: list[str]) -> SessionOptions:
 
 
 def _run(model: str, path: Path, settings: SessionOptions) -> dict[str, Array]:
-    session = open_session(load_artifact(Path(model)).main, settings)
+    session = _open(model, settings)
     return session.run(read_input(path, session.signature))
+
+
+def _open(model: str, settings: SessionOptions) -> Session:
+    """A session of a model file, of an artifact, or of the model in an archive."""
+    artifact = load_artifact(Path(model))
+    if artifact.kind != "archive":
+        return open_session(artifact.main, settings)
+    from ..serve.torchserve.archive import open_mar, open_model
+
+    return open_model(open_mar(artifact), settings)
 
 
 def _over_test(
@@ -174,7 +193,7 @@ def _over_test(
 ) -> tuple[dict[str, Array], Array | None]:
     from ..benchmarks.accuracy import predict as over
 
-    session = open_session(load_artifact(Path(model)).main, settings)
+    session = _open(model, settings)
     done = over(session, fit_to(splits, session.signature).test, limit=rows, console=screen)
     return dict(done.outputs), done.targets
 

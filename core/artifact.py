@@ -247,7 +247,9 @@ def require_unaltered(path: Path, found: str) -> None:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
-        raise ArtifactError(f"{folder} has no {MANIFEST}: not an artifact, or an unfinished one", "run its stage again")
+        inner = sorted(entry.parent for entry in folder.glob(f"*/{MANIFEST}"))
+        remedy = f"give one of the artifacts in it, such as {inner[-1]}" if inner else "run its stage again"
+        raise ArtifactError(f"{folder} has no {MANIFEST}: not an artifact, or an unfinished one", remedy)
     try:
         raw = json.loads(path.read_text())
         if raw["kind"] not in KINDS:

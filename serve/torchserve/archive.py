@@ -13,8 +13,10 @@ from ...core.context import Context, Place
 from ...core.errors import ArtifactError, UserError
 from ...core.facts.pack_facts import PackFacts, PackTiming
 from ...core.options.stage_options import PackOptions
+from ...core.session import Session, SessionOptions, open_session
+from ...core.tensors import Signature
 from ..bundle import read_graph, write_bundle
-from ..engine import MODEL, Engine, smallest_golden
+from ..engine import MODEL, SIGNATURE, Engine, smallest_golden
 from ..integrity import SUMS
 from ..request import Incoming
 from ..settings import Batching, Limits, Settings
@@ -169,6 +171,19 @@ class Mar:
     version: str
     settings: Settings
     sums: Mapping[str, str]
+
+
+def open_model(mar: Mar, options: SessionOptions) -> Session:
+    """A session of the model in an archive, without a server.
+
+    Raises:
+        UserError: the archive keeps its weights in files of their own.
+    """
+    if mar.settings.external:
+        remedy = "give `bundle/model.onnx` in the folder that `retort pack` wrote"
+        raise UserError(f"{mar.path} keeps its weights in files of their own", remedy)
+    signature = Signature.from_json(read_member(mar.path, SIGNATURE))
+    return open_session(read_member(mar.path, MODEL), options, signature)
 
 
 def open_mar(artifact: Artifact) -> Mar:

@@ -1,0 +1,70 @@
+"""Archives as arguments: `predict` runs the model in one, and `serve` finds the one of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from served_models import VECTOR, archive
+
+from retort.__main__ import main
+from retort.cli.serving import newest_archive
+from retort.core.artifact import Artifact
+from retort.core.errors import MachineError, UserError
+from retort.core.session import SessionOptions
+from retort.serve.settings import Settings
+from retort.serve.torchserve.archive import Mar, open_model
+
+
+def _call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_predict_runs_the_model_of_an_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder and the .mar file give the outputs of the model in them."""
+    made = archive("vector", tmp_path)
+    np.save(tmp_path / "x.npy", VECTOR["x"])
+    for path in (made.path, made.main):
+        assert _call("predict", str(path), "--input", str(tmp_path / "x.npy"), "--json") == 0
+        values = json.loads(capsys.readouterr().out)["values"]["total"]
+        np.testing.assert_allclose(values, VECTOR["x"].sum(1), rtol=1e-5)
+    outside = Mar(made.main, "net", "1", Settings(external=("weights",)), {})
+    with pytest.raises(UserError, match="files of their own"):
+        open_model(outside, SessionOptions())
+
+
+def test_serve_takes_the_folder_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The archive that was packed last; a folder without one is refused, with what is in it."""
+    made = archive("vector", tmp_path / "made")
+    run = tmp_path / "run"
+    for index, name in enumerate(("07-pack-new", "05-pack-old", "09-pack-unfinished")):
+        shutil.copytree(made.path, run / name)
+        os.utime(run / name, (100 - index, 100 - index))
+    os.utime(run / "09-pack-unfinished", (900, 900))
+    (run / "09-pack-unfinished" / "manifest.json").unlink()
+    assert newest_archive(run) == run / "07-pack-new"
+    assert newest_archive(made.path) == made.path
+    assert newest_archive(tmp_path / "none") == tmp_path / "none"
+    asked: list[Path] = []
+
+    def refuse(options: Any, artifact: Artifact, **_: Any) -> Any:
+        asked.append(artifact.path)
+        raise MachineError("no Java", "none")
+
+    monkeypatch.setattr("retort.serve.torchserve.server.serve", refuse)
+    assert _call("serve", str(run)) == 7
+    assert asked == [run / "07-pack-new"]
+    (tmp_path / "other").mkdir()
+    shutil.copytree(made.path, tmp_path / "other" / "01-train")
+    capsys.readouterr()
+    assert _call("serve", str(tmp_path / "other")) == 3
+    assert f"such as {tmp_path / 'other' / '01-train'}" in capsys.readouterr().err
