@@ -10,6 +10,7 @@ import typer
 
 from ..core.artifact import Artifact, load_artifact, raise_if_not
 from ..core.console import Console
+from ..core.counts import counted
 from ..core.errors import VerificationError
 from ..core.options.stage_options import EngineOptions, Target
 from ..core.system.owned_folders import claim_file
@@ -141,7 +142,7 @@ def lint(
     if rows:
         screen.table(f"{model}, for {target}", ["rule", "verdict", "node", "what is wrong", "remedy"], rows, words=True)
     serious = sum(item.verdict != "advice" for item in findings)
-    text = f"{serious} faults, {len(findings) - serious} hints on speed"
+    text = f"{counted(serious, 'fault')}, {counted(len(findings) - serious, 'hint')} on speed"
     screen.result({"findings": [item.to_dict() for item in shown], "faults": serious, "fix": fixed}, text)
     left = serious if fixed is None else fixed["faults_left"]
     if left:
@@ -174,7 +175,7 @@ def _fix(loaded: ModelProto, target: Target, path: Path, screen: Console) -> dic
     save_graph(fixed, path)
     counts = ", ".join(f"{rule} ({count})" for rule, count in done.items()) or "nothing"
     numbers = ", ".join(f"{name} {value:.1e}" for name, value in change.items())
-    screen.say(f"fixed {counts}; wrote {path}; {left} faults remain")
+    screen.say(f"fixed {counts}; wrote {path}; {counted(left, 'fault')} {'remains' if left == 1 else 'remain'}")
     screen.say(f"largest change of the outputs: {numbers}" if change else f"outputs were not compared: {obstacle}")
     return {"file": str(path), "mended": done, "change": change, "not_compared": obstacle, "faults_left": left}
 

@@ -16,6 +16,7 @@ import typer
 
 from ..core.artifact import is_finished, load_artifact
 from ..core.console import Console
+from ..core.counts import counted
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.errors import InputError, MissingFileError, ServingError, UserError
@@ -234,7 +235,7 @@ def _show_outputs(found: dict[str, Array], targets: Array | None, output: Path |
         interval = metric_interval("accuracy", main, targets, 0.95)
         value["accuracy"] = {"value": interval.value, "low": interval.low, "high": interval.high, "n": len(targets)}
         lines.append(
-            f"accuracy {interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}] on {len(targets)} samples"
+            f"accuracy {interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}] on {counted(targets, 'sample')}"
         )
     if output is not None:
         arrays: dict[str, Any] = dict(found)

@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from .context import Place
+from .counts import with_article
 from .errors import ArtifactError, MissingFileError
 from .facts.record import Record
 from .formats.archive_file import require_whole
 from .formats.weight_files import require_model_file
-from .kinds import KINDS, Kind, kind_of_suffix, with_article
+from .kinds import KINDS, Kind, kind_of_suffix
 from .system.atomic_files import storage_errors, write_atomically
 from .system.owned_folders import MANIFEST, require_free, settle, sha256_file
 

@@ -6,19 +6,44 @@ from collections.abc import Collection, Iterable
 
 VOWELS = "aeiou"
 AS_CONSONANT = ("one", "uni", "use", "eu", "ubiq", "uint")
-AS_VOWEL = ("hour", "honest", "onnx", "ort", "int8", "mse", "mae", "npz", "nan", "fp", "f1", "html")
+AS_VOWEL = (
+    "hour",
+    "honest",
+    "onnx",
+    "ort",
+    "int8",
+    "lstm",
+    "mlp",
+    "rnn",
+    "mse",
+    "mae",
+    "npz",
+    "nan",
+    "fp",
+    "f1",
+    "html",
+)
 """Beginnings that are spoken otherwise than they are written."""
 
 
 def counted(count: int | Collection[object], singular: str, plural: str = "") -> str:
-    """``1 gate``, ``2 gates``, ``1,250 samples``.
+    """``1 gate``, ``2 gates``, ``3 classes``, ``1,250 samples``.
 
     Args:
         count: the number, or the things that are counted.
-        plural: by default the singular with an s.
+        plural: by default formed by the usual rules.
     """
-    number = count if isinstance(count, int) else len(count)
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+    number = len(count) if isinstance(count, Collection) else count
+    return f"{number:,} {singular if number == 1 else plural or plural_of(singular)}"
+
+
+def plural_of(singular: str) -> str:
+    """``gates``, ``classes``, ``axes``, ``entries``."""
+    if singular.endswith("axis"):
+        return f"{singular[:-2]}es"
+    if singular.endswith(("s", "x", "ch", "sh")):
+        return f"{singular}es"
+    return f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
 
 
 def listed(items: Iterable[object], word: str = "and") -> str:

@@ -34,11 +34,6 @@ KINDS: dict[Kind, KindEntry] = {
 }
 
 
-def with_article(kind: str) -> str:
-    """``a program``, ``an engine``."""
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
-
-
 def kind_of_suffix(suffix: str) -> Kind | None:
     """The kind of a bare file with this suffix; None if such files are not read."""
     return next((kind for kind, entry in KINDS.items() if suffix and entry.suffix == suffix), None)

@@ -160,7 +160,9 @@ def _check_shape(
     got = f"got [{', '.join(map(str, shape))}]"
     if len(shape) != len(spec.shape):
         raise InputError(
-            f"input '{spec.name}' has {len(shape)} axes, {got}", f"expected {spec.describe()}", input=spec.name
+            f"input '{spec.name}' has {len(shape)} {'axis' if len(shape) == 1 else 'axes'}, {got}",
+            f"expected {spec.describe()}",
+            input=spec.name,
         )
     for axis, (wanted, found) in enumerate(zip(spec.shape, shape, strict=True)):
         if found == 0 and wanted != 0 and (wanted == BATCH or isinstance(wanted, int) or not cached):

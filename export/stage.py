@@ -17,6 +17,7 @@ from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ..core.backends.ort import SIGNATURE_KEY
 from ..core.console import SILENT, Console
 from ..core.context import Context, Place
+from ..core.counts import counted
 from ..core.data.splits import rows_of
 from ..core.dynamic_kernels import DEPENDENT_ROWS
 from ..core.errors import DataError, UserError, VerificationError
@@ -245,7 +246,7 @@ def verify_file(path: Path, target: Target) -> Path:
     findings = [item for item in lint(onnx.load(str(path))) if item.verdict != "advice"] if target == "tensorrt" else []
     if findings:
         raise VerificationError(
-            f"{len(findings)} faults for TensorRT, the first: {findings[0]}",
+            f"{counted(findings, 'fault')} for TensorRT, the first: {findings[0]}",
             "quantize the program for the target tensorrt" if findings[0].rule.startswith("Q0") else findings[0].remedy,
             findings=[str(item) for item in findings],
         )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..core.artifact import Artifact, Manifest, is_finished, load_artifact
 from ..core.console import SILENT
 from ..core.context import Place
-from ..core.counts import listed
+from ..core.counts import counted, listed
 from ..core.errors import ArtifactError
 from ..core.facts.measurement_facts import RatioFacts
 from ..core.options.recipe import Recipe
@@ -263,4 +263,4 @@ def summary(steps: Sequence[Step]) -> str:
     took = f"; they took {sum(known):.0f} s last time" if known else ""
     unknown = len(made) - len(known)
     took += f" ({unknown} of them not known)" if known and unknown else ""
-    return f"{len(made)} of {len(steps)} stages would be made{took}"
+    return f"{len(made)} of {counted(steps, 'stage')} would be made{took}"

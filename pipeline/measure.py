@@ -10,6 +10,7 @@ import numpy as np
 from ..benchmarks.sessions import LATENCY_SAMPLES, opener
 from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.context import Place
+from ..core.counts import counted
 from ..core.data.splits import Split
 from ..core.errors import UserError, VerificationError
 from ..core.facts.measurement_facts import ServeFacts, ServeTiming
@@ -183,10 +184,11 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
         )
         if not facts.bit_identical:
             raise VerificationError(
-                f"the served outputs of {archive.path} differ from the local session's on the same {count} samples",
+                f"the served outputs of {archive.path} differ from the local session's on the same "
+                f"{counted(count, 'sample')}",
                 "run `retort doctor`: the worker may use another runtime version or other threads",
             )
-        line.console.stage("serve", f"{count} samples over HTTP, equal to the local session bit for bit")
+        line.console.stage("serve", f"{counted(count, 'sample')} over HTTP, equal to the local session bit for bit")
         return save_predictions(place, "serve", Predictions(served, test.read(range(count))[1]), facts)
 
     return line.measure("serve", options, [archive], _make)

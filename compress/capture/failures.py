@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ...core.counts import counted
 from ...core.errors import CaptureError
 from ...core.faults import raise_if_defect
 from ..graph.rows import row_count
@@ -64,7 +65,7 @@ def mismatch(
             cause = f"because the forward {known}" if known else f"{type(error).__name__}: {_brief(str(error))}"
             return f"with a batch of {size} it fails: {cause}"
         if len(got) != len(wanted):
-            return f"it has {len(got)} outputs, the model has {len(wanted)}"
+            return f"it has {counted(got, 'output')}, the model has {len(wanted)}"
         for index, (left, right) in enumerate(zip(got, wanted, strict=True)):
             fault = difference(left, right)
             if fault:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ...core.counts import counted, with_article
 from ...core.errors import CaptureError, UserError
 from ..graph.workarounds import pytree
 
@@ -61,7 +62,7 @@ def choose_names(given: Iterable[str] | None, found: list[str], inputs: Iterable
     names = list(given)
     if len(names) != len(found) or len({*names, *inputs}) != len(names) + len(set(inputs)):
         raise UserError(
-            f"output_names gives {', '.join(names) or 'nothing'}, but the model has {len(found)} outputs: "
+            f"output_names gives {', '.join(names) or 'nothing'}, but the model has {counted(found, 'output')}: "
             f"{', '.join(found)}",
             "give one name per output; names must differ from each other and from the names of the inputs",
         )
@@ -91,7 +92,7 @@ def _children(value: Any) -> list[tuple[str | int, Any]]:
     if len(leaves) == 1 and leaves[0] is value:
         name = f"{type(value).__module__}.{type(value).__qualname__}"
         raise CaptureError(
-            f"the model returns a {name}, which contains no tensors that can be named",
+            f"the model returns {with_article(name)}, which contains no tensors that can be named",
             "return tensors in a tuple, a dict or a dataclass (a Hugging Face model: set `use_cache=False`)",
         )
     return list(enumerate(leaves))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ...core.counts import counted
 from ...core.errors import DataError, ModelError
 from .elementwise_operators import DTYPES
 from .operator_call import Call, Operator
@@ -175,7 +176,8 @@ def _are_negative(call: Call, indices: torch.Tensor, rows: int) -> bool:
         least, most = int(indices.min()), int(indices.max())
         if least < -rows or most >= rows:
             raise DataError(
-                f"{call.node.describe()} gets the index {most if most >= rows else least} for a table of {rows} rows",
+                f"{call.node.describe()} gets the index {most if most >= rows else least} for a table of "
+                f"{counted(rows, 'row')}",
                 "give samples whose indices are those for which the model was made",
             )
         if least < 0:

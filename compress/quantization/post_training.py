@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.console import SILENT, Console
+from ...core.counts import counted
 from ...core.data.splits import Split
 from ...core.errors import DataError, UserError
 from ...core.facts.quantize_facts import QatFacts, Sensitivity
@@ -151,7 +152,7 @@ def _smoothed(
         return form, facts, []
     plain = options.model_copy(update={"method": "minmax"}) if options.method == "auto" else options
     before, after = (judge.score(_int8(fork(item), plain, fitted, target, SILENT, floats)) for item in (folded, form))
-    result = new_result("smooth", before[0], after, f"{len(facts)} tensors", time.perf_counter() - started)
+    result = new_result("smooth", before[0], after, counted(facts, "tensor"), time.perf_counter() - started)
     return (form, facts, [result]) if result.kept else (folded, [], [result])
 
 

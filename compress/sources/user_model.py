@@ -10,6 +10,7 @@ from torch import nn
 from ...core.artifact import Artifact, load_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
+from ...core.counts import with_article
 from ...core.data.references import call
 from ...core.data.splits import Splits
 from ...core.errors import CaptureError, MissingFileError, ModelError, UserError
@@ -41,7 +42,7 @@ def load_model(spec: ModelSpec, base: Path, seed: int = 0, console: Console = SI
     torch.manual_seed(seed)
     model = call(spec.source, spec.args, base, "model factory", ModelError)
     if not isinstance(model, nn.Module):
-        raise ModelError(f"'{spec.source}' returned a {type(model).__name__}", "return a torch.nn.Module")
+        raise ModelError(f"'{spec.source}' returned {with_article(type(model).__name__)}", "return a torch.nn.Module")
     if spec.weights:
         for note in load_weights(model, base / spec.weights):
             console.warn(note) if note.startswith(OTHERS) else console.say(f"            {note}")

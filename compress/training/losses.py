@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from ...core.counts import counted
 from ...core.data.splits import Split, Splits, batches, check_finite
 from ...core.errors import DataError, UserError
 from ...core.options.stage_options import Task, TrainOptions
@@ -145,7 +146,8 @@ def _classes(values: Array, count: int, where: str) -> NDArray[np.int64]:
     bad = classes[(classes < 0) | (classes >= count)]
     if bad.size:
         raise DataError(
-            f"{where}: target class {int(bad[0])} is out of range: the model has {count} classes, 0 to {count - 1}",
+            f"{where}: target class {int(bad[0])} is out of range: the model has "
+            f"{counted(count, 'class')}, 0 to {count - 1}",
             "number the classes from 0, or give the model as many outputs as there are classes",
         )
     return classes
@@ -210,7 +212,7 @@ def _class_weights(options: TrainOptions, data: Splits, count: int) -> torch.Ten
         return balanced_weights(data.train, count)
     if len(options.class_weights) != count:
         raise UserError(
-            f"class_weights has {len(options.class_weights)} values, but the model has {count} classes",
+            f"class_weights has {counted(options.class_weights, 'value')}, but the model has {counted(count, 'class')}",
             "give one weight per class, or `balanced`",
         )
     return torch.tensor(options.class_weights, dtype=torch.float32)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..counts import with_article
 from ..errors import DataError
 from ..tensors import Array, to_array
 from .splits import ArraySplit, SequenceSplit, Split
@@ -31,7 +32,8 @@ def as_split(value: Any, where: str) -> Split:
     if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
         return SequenceSplit(value, "input", where)
     raise DataError(
-        f"{where} is a {type(value).__name__}, not samples", "return (inputs, targets) arrays or a map-style dataset"
+        f"{where} is {with_article(type(value).__name__)}, not samples",
+        "return (inputs, targets) arrays or a map-style dataset",
     )
 
 

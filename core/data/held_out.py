@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..counts import counted
 from ..errors import DataError
 from ..options.stage_options import DataSpec
 from .splits import CALIBRATION, NAMES, TEST, TRAIN, VALIDATION, Named, Split, Splits, Subset
@@ -47,8 +48,8 @@ def hold_out(
     count = round(len(split) * share)
     if count < 1 or count >= len(split):
         raise DataError(
-            f"{source} has {len(split) if whole is None else whole} samples: too few to hold out some of them for "
-            "validation and test",
+            f"{source} has {counted(len(split) if whole is None else whole, 'sample')}: too few to hold out some of "
+            "them for validation and test",
             "give more samples, or give your own splits",
         )
     order = _stratified(split, generator)

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..counts import counted
 from ..errors import DataError, UserError
 from ..options.stage_options import MetricName
 from ..tensors import Array
@@ -215,7 +216,8 @@ def _check(name: str, outputs: Array, targets: Array) -> None:
         raise UserError(f"no such metric: '{name}'", f"choose one of {', '.join(HIGHER_IS_BETTER)}")
     if len(outputs) != len(targets) or len(outputs) == 0:
         raise DataError(
-            f"{len(outputs)} outputs for {len(targets)} targets", "give one output and one target per sample"
+            f"{counted(outputs, 'output')} for {counted(targets, 'target')}",
+            "give one output and one target per sample",
         )
     for what, values in (("outputs", outputs), ("targets", targets)):
         if values.dtype.kind == "f" and not np.isfinite(values).all():

@@ -19,6 +19,7 @@ from .recipe_faults import Fault, KeyLines, recipe_error
 from .stage_options import DataSpec, Gate, MetricName, ModelSpec, Options, Target, Task, from_string
 from .stage_table import PROGRAM_STAGES
 from .stage_table import STAGES as TABLE
+from .value_faults import in_words
 from .yaml_text import parse_yaml, read_text
 
 
@@ -234,6 +235,9 @@ def _message(item: Any, path: tuple[str, ...], root: type[BaseModel] | None = No
         expected = str(item["ctx"]["expected"])
         known = [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
         return f"{value!r} is not one of {expected}{nearest(str(value), known)}"
+    plain = in_words(item)
+    if plain is not None:
+        return plain
     message = str(item["msg"]).removeprefix("Value error, ")
     return message if kind == "value_error" else f"{message[0].lower()}{message[1:]}, not {value!r}"
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..counts import with_article
 from ..errors import StorageError, UserError
-from ..kinds import with_article
 
 MANIFEST = "manifest.json"
 SCRATCH = ".retort-scratch"

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from ...core.counts import counted
 from ...core.errors import UserError
 from ...core.facts.export_facts import HalfPrecision
 from ...core.formats.onnx_graphs import captured
@@ -212,7 +213,7 @@ class _Chooser:
         sizes = [size for size in (before or ())[1:] if size is not None]
         kept = [size for size in (after or ())[1:] if size is not None]
         count = int(np.prod(sizes)) // max(int(np.prod(kept)), 1) if sizes else 0
-        return f"it adds {count} values" if count > LONG_REDUCE else None
+        return f"it adds {counted(count, 'value')}" if count > LONG_REDUCE else None
 
     def _too_large(self, values: list[str]) -> str | None:
         for name in values:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from ...core.counts import counted
 from .graph_view import (
     DEQUANTIZE,
     HEAVY,
@@ -73,12 +74,14 @@ def q05_activation_per_tensor(view: View) -> Iterator[Finding]:
     for node in view.pairs():
         scale = view.array(node, 1)
         if scale is not None and scale.size > 1 and not holds_weight(view, node):
-            message = f"quantizes an activation with {scale.size} scales"
+            message = f"quantizes an activation with {counted(scale.size, 'scale')}"
             yield finding("Q05", node, message, "use one scale", "silent")
             axis, shape = _axis(node), view.shape_of(node.input[0])
             size = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
             if size is not None and size != scale.size:
-                yield finding("Q05", node, f"has {scale.size} scales for {size} channels", "use one scale")
+                yield finding(
+                    "Q05", node, f"has {counted(scale.size, 'scale')} for {counted(size, 'channel')}", "use one scale"
+                )
 
 
 def q06_weight_axis(view: View) -> Iterator[Finding]:
@@ -96,7 +99,7 @@ def q06_weight_axis(view: View) -> Iterator[Finding]:
             continue
         axis = _axis(node) % max(len(shape), 1)
         if scale.size > 1 and shape and not blocked and shape[axis] != scale.size:
-            message = f"has {scale.size} scales along axis {axis}, which has size {shape[axis]}"
+            message = f"has {counted(scale.size, 'scale')} along axis {axis}, which has size {shape[axis]}"
             yield finding("Q06", node, message, "use one scale per output channel")
             continue
         if node.op_type == DEQUANTIZE and scale.size > 1 and not blocked:
@@ -147,7 +150,7 @@ def q11_equal_volumes(view: View) -> Iterator[Finding]:
     for node in view.pairs():
         scale, zero = view.array(node, 1), view.array(node, 2)
         if scale is not None and zero is not None and scale.size != zero.size:
-            message = f"has {scale.size} scales and {zero.size} zero points"
+            message = f"has {counted(scale.size, 'scale')} and {zero.size} zero points"
             yield finding("Q11", node, message, "give each scale one zero point")
 
 

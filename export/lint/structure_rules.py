@@ -8,6 +8,7 @@ from math import prod
 
 import onnx
 
+from ...core.counts import with_article
 from ...core.formats.onnx_graphs import captured
 from .graph_view import WEIGHT_AXIS, Finding, View, attribute, finding, integers, label
 from .operators import FOREIGN, INTEGER_OPS, UNSUPPORTED
@@ -23,14 +24,16 @@ def q12_operators(view: View) -> Iterator[Finding]:
     for node in view.graph.node:
         own = node.domain in ("", "ai.onnx")
         if node.op_type in INTEGER_OPS:
-            yield finding("Q12", node, f"is a {node.op_type}, which the parser rejects", "write it as Q/DQ")
+            yield finding("Q12", node, f"is {with_article(node.op_type)}, which the parser rejects", "write it as Q/DQ")
         elif own and node.op_type in UNSUPPORTED:
-            message = f"is a {node.op_type}, which the parser does not support"
+            message = f"is {with_article(node.op_type)}, which the parser does not support"
             yield finding("Q21", node, message, "write it with other operators")
         elif (not own and node.op_type not in FOREIGN) or (own and not _is_known(node)):
             if any(node.domain == item.domain and node.op_type == item.name for item in view.model.functions):
                 continue
-            message = f"is a {node.domain or 'unknown'} operator, {node.op_type}: the parser looks for a plugin"
+            message = (
+                f"is an operator of {node.domain or 'an unknown domain'}, {node.op_type}: the parser looks for a plugin"
+            )
             yield finding("Q21", node, message, "write it with standard ONNX operators")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ...core.counts import counted
 from ...core.errors import UserError
 from ...core.options.axis_ranges import Dims, parse_axis, parse_shapes
 from ...core.options.recipe import nearest
@@ -106,7 +107,7 @@ def _parse_given(item: str, inputs: Sequence[TensorSpec], values: Sequence[str])
 
 def _require_fit(item: str, spec: TensorSpec, found: Range) -> None:
     if len(found.opt) != len(spec.shape):
-        message = f"--profile {item}: '{spec.name}' has {len(spec.shape)} axes, not {len(found.opt)}"
+        message = f"--profile {item}: '{spec.name}' has {counted(spec.shape, 'axis')}, not {len(found.opt)}"
         raise UserError(message, f"the model expects {spec.describe()}")
     for axis, size in enumerate(spec.shape):
         sizes = {shape[axis] for shape in (found.min, found.opt, found.max)}

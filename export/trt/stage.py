@@ -13,6 +13,7 @@ from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ...core.backends.trt_buffers import DTYPES
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
+from ...core.counts import counted
 from ...core.errors import ArtifactError, UserError, VerificationError
 from ...core.facts.engine_facts import (
     BuildDevice,
@@ -179,7 +180,7 @@ def _refuse_silent_faults(model: onnx.ModelProto, path: Path, options: EngineOpt
     if not silent:
         return
     if options.lint == "warn":
-        console.warn(f"{len(silent)} faults that TensorRT does not report, the first: {silent[0]}")
+        console.warn(f"{counted(silent, 'fault')} that TensorRT does not report, the first: {silent[0]}")
         return
     raise VerificationError(
         f"TensorRT would compute something else than {path.name}: {silent[0]}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.context import Context
+from ...core.counts import counted
 from ...core.data.splits import Split, Splits
 from ...core.metrics.all_outputs import floating, sqnr_of_all_db
 from ...core.metrics.relative_error import error_by_largest
@@ -42,7 +43,7 @@ def common(forms: Sequence[Form], sessions: dict[str, Session], data: Splits, sp
             break
     labels = [_classes(part) for part in (data.calibration, split)]
     if labels[0] and len(labels[0]) < 0.5 * len(labels[1]):
-        detail = f"{len(labels[0])} of {len(labels[1])} classes are in it"
+        detail = f"{len(labels[0])} of {counted(labels[1], 'class')} in it"
         found.append(Finding("calibration set", "the calibration split", detail))
     return found + _scale_of_inputs(forms[0], split)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...benchmarks import machine
+from ...core.counts import counted
 from ...core.errors import MachineError
 from ...core.system.installation import install_command
 from ...core.system.java import find_java
@@ -135,7 +136,7 @@ def _threads(root: Path) -> Check:
     usable = machine.usable_cores(root)
     set_by = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)}
     shown = ", ".join(f"{name}={value}" for name, value in set_by.items()) or "OMP_NUM_THREADS unset"
-    detail = f"{usable:g} of {os.cpu_count()} cores usable; {shown}"
+    detail = f"{usable:g} of {counted(os.cpu_count() or 1, 'core')} usable; {shown}"
     over = [name for name, value in set_by.items() if value.isdigit() and int(value) > usable]
     if over:
         return Check("threads", "warn", f"{detail}: more threads than cores", f"export {over[0]}={max(1, int(usable))}")

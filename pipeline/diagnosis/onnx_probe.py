@@ -9,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from ...core.backends.ort import CPU, exact_settings, start_session
+from ...core.counts import counted
 from ...core.metrics.relative_error import error_by_largest
 from ...core.tensors import Array, Feeds
 from .tensor_symptoms import Finding, Seen, seen
@@ -120,7 +121,8 @@ def _axis(node: onnx.NodeProto, source: onnx.NodeProto, constants: dict[str, Arr
     right = wanted.get(node.op_type)
     if right is None or axis == right:
         return []
-    detail = f"{scale.size} scales along axis {axis} of {list(weight.shape)}; its output channels are on axis {right}"
+    scales = counted(scale.size, "scale")
+    detail = f"{scales} along axis {axis} of {list(weight.shape)}; its output channels are on axis {right}"
     return [Finding("weight axis", node.name or node.output[0], detail)]
 
 

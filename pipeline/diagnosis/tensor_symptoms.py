@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.aten_names import SATURATING
+from ...core.counts import counted
 from ...core.metrics.relative_error import decibels
 from ...core.tensors import Array
 
@@ -147,10 +148,10 @@ def faults(tensors: Sequence[Seen]) -> list[Finding]:
     narrow = [tensor for tensor in inner if tensor.reach > _NARROW]
     wide = [tensor for tensor in inner if tensor.reach < _WIDE and tensor.op not in SATURATING]
     if (narrow and len(wide) >= max(2, _SOME * len(inner))) or len(wide) >= max(3, 0.6 * len(inner)):
-        detail = f"{len(narrow)} of {len(inner)} ranges are too narrow and {len(wide)} far too wide"
+        detail = f"{len(narrow)} of {counted(inner, 'range')} are too narrow and {len(wide)} far too wide"
         return [Finding("stale calibration", "the whole model", f"{detail}, so they belong to other weights")]
     if len(narrow) >= max(3, _MANY * len(inner)):
-        detail = f"{len(narrow)} of {len(inner)} ranges are too narrow and none is too wide"
+        detail = f"{len(narrow)} of {counted(inner, 'range')} are too narrow and none is too wide"
         reason = "so the calibration set contains only some kinds of samples"
         return [Finding("calibration set", "the whole model", f"{detail}, {reason}")]
     return [_clipped(tensor) for tensor in sorted(narrow, key=lambda item: -item.reach)]

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from ...core.artifact import Artifact
 from ...core.context import Context, Place
+from ...core.counts import with_article
 from ...core.data.sample_axis import as_samples
 from ...core.data.splits import ArraySplit, Splits
 from ...core.errors import DataError, UserError
@@ -210,7 +211,7 @@ def export(model: Any, options: ExportOptions, request: Request, path: Path | No
     """Write a program as ONNX; without data, parity is checked on the example of its capture."""
     program = opened(model)
     if not isinstance(program, Program):
-        raise UserError(f"{program.path} is already a {program.kind}", "export a program")
+        raise UserError(f"{program.path} is already {with_article(program.kind)}", "export a program")
     console = ScriptConsole(request.progress)
     workspace = same_or_new(request.folder, program.workspace)
     known = request.data is not None or program.data is not None
@@ -239,7 +240,9 @@ def on_graph(stage: str, model: Any, options: Options, request: Request, path: P
     graph = opened(model)
     if isinstance(graph, Program) or graph.kind != "graph":
         kind = "program" if isinstance(graph, Program) else graph.kind
-        raise UserError(f"`{stage}` needs an ONNX file, but this is a {kind}", "graph = retort.export(program)")
+        raise UserError(
+            f"`{stage}` needs an ONNX file, but this is {with_article(kind)}", "graph = retort.export(program)"
+        )
     console = ScriptConsole(request.progress)
     workspace = same_or_new(request.folder, graph.workspace)
     context = Context(None, console=console)  # type: ignore[arg-type]  # it reads no data

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ...core.context import Context
+from ...core.counts import counted
 from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Split, Splits, Subset
 from ...core.errors import RetortError
@@ -131,7 +132,8 @@ def _class_faults(subject: Subject, spec: TensorSpec, targets: Array) -> Iterato
     if low < 0 or high >= count:
         yield Fault(
             "data.source",
-            f"the targets are classes from {low} to {high}, and the model predicts {count} classes, 0 to {count - 1} "
+            f"the targets are classes from {low} to {high}, and the model predicts "
+            f"{counted(count, 'class')}, 0 to {count - 1} "
             f"({spec.describe()})",
             "number the classes from 0, or give the model as many outputs as there are classes",
         )
@@ -139,7 +141,7 @@ def _class_faults(subject: Subject, spec: TensorSpec, targets: Array) -> Iterato
         options = subject.options(stage)
         weights = options.class_weights if isinstance(options, TrainOptions) else "none"
         if isinstance(weights, tuple) and len(weights) != size:
-            text = f"class_weights has {len(weights)} values, but the model has {size} classes"
+            text = f"class_weights has {counted(weights, 'value')}, but the model has {counted(size, 'class')}"
             yield Fault(subject.key(stage, "class_weights"), text, "give one weight per class, or `balanced`")
 
 

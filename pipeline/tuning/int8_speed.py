@@ -16,6 +16,7 @@ from typing import Protocol
 from ...core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from ...core.console import Console
 from ...core.context import Context, Place
+from ...core.counts import counted
 from ...core.data.model_inputs import fit_to
 from ...core.errors import RetortError
 from ...core.facts.measurement_facts import PlacementFacts, RatioFacts
@@ -258,7 +259,11 @@ def _report_tried(found: PlacementFacts, console: Console) -> None:
         same = set(item.float) == set(found.float) and item.first_layer == found.first_layer
         kept = "kept" if found.changes_something and same else "tried"
         shown = ", ".join(f"{ratio.value:.2f}x at batch {batch}" for batch, ratio in item.speed.items())
-        what = f"{len(item.float)} layers and operators in floating point" if item.float else "all in INT8"
+        what = (
+            f"{counted(item.float, 'layer or operator', 'layers and operators')} in floating point"
+            if item.float
+            else "all in INT8"
+        )
         what += ", and the first layers in INT8" if item.first_layer == "int8" else ""
         console.say(f"            {kept}: {what}: {shown}")
     if found.doubts:

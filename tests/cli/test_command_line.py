@@ -125,7 +125,7 @@ def test_bad_flag_values_are_all_named(tmp_path: Path, capsys: pytest.CaptureFix
     model.write_bytes(b"")
     assert call("prune", str(model), "--data", "digits", "--macs", "1.5", "--set", "recover.epoch=3") == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "--macs: input should be less than or equal to 1" in told
+    assert "--macs: must be at most 1, not 1.5" in told
     assert "--set recover.epoch: unknown key; did you mean 'epochs'?" in told
 
 

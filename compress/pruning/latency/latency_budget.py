@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ....core.artifact import stable_hash
 from ....core.console import SILENT, Console
+from ....core.counts import counted
 from ....core.errors import UserError, VerificationError
 from ....core.facts.prune_facts import LatencyVerdict, PruneLatency
 from ....core.metrics.ratio import Ratio, mean_of
@@ -166,7 +167,9 @@ class LatencyBudget:
                 raise UserError(
                     f"prune: no subgraph of the model can be timed alone: {reason}", "use `macs` as the budget"
                 )
-            self.console.warn(f"{len(table.unknown)} subgraphs cannot be timed alone and are counted as zero: {reason}")
+            self.console.warn(
+                f"{counted(table.unknown, 'subgraph')} cannot be timed alone, and so counted as zero: {reason}"
+            )
 
     def _measure(self, step: int, program: Program, ranked: Ranked, curves: Curves) -> Callable[[State, bool], float]:
         coupling = ranked.grouping.coupling

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ....core.context import Context
+from ....core.counts import counted
 from ....core.errors import DataError, UserError
 from ....core.facts.prune_facts import Reconstruction
 from ....core.options.stage_options import PruneOptions
@@ -58,7 +59,7 @@ def _reconstruct(dense: Program, pruned: Pruned, options: PruneOptions, context:
     for name, value in () if kept else state.items():
         fetch(pruned.program.module, name).data.copy_(value)
     verdict = "kept" if kept else "not kept"
-    console.stage("reconstruct", f"{len(layers)} layers; {shown(before)} -> {shown(after)}: {verdict}")
+    console.stage("reconstruct", f"{counted(layers, 'layer')}; {shown(before)} -> {shown(after)}: {verdict}")
     samples = min(len(split), options.reconstruct_samples)
     return Reconstruction(samples=samples, layers=tuple(layers), before=before, after=after, kept=kept)
 

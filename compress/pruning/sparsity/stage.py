@@ -10,6 +10,7 @@ from torch import Tensor
 from ....core.artifact import Artifact, raise_if_not
 from ....core.console import Console
 from ....core.context import Context, Place
+from ....core.counts import counted
 from ....core.data.splits import Split, batches
 from ....core.errors import UserError, VerificationError
 from ....core.facts.prune_facts import DenseLayer, SparseLayer, SparsifyFacts
@@ -52,7 +53,7 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
 
     layers = make_sparse(program, options, _inputs)
     facts = _facts(program, options, layers)
-    console.stage("sparsify", f"{facts.zeros:.1%} of the weights of {len(facts.layers)} layers are zero")
+    console.stage("sparsify", f"{facts.zeros:.1%} of the weights of {counted(facts.layers, 'layer')} are zero")
     for item in facts.dense:
         console.say(f"{item.name} stays dense, because it {item.reason}")
     if options.recover is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ....core.console import SILENT, Console
+from ....core.counts import counted
 from ....core.data.splits import Split, Subset
 from ....core.errors import DataError
 from ....core.facts.quantize_facts import CorrectionFacts
@@ -187,7 +188,7 @@ def _tried(name: str, state: _State, setup: _Setup) -> tuple[str, _State | None]
     if name == "ranges":
         steps = _range_steps(setup.original)
         learn_ranges(found, setup.original, split, options.samples, steps, console, budget.room_bytes)
-        return f"{steps} steps", replace(state, best=found)
+        return counted(steps, "step"), replace(state, best=found)
     feeds = feeds_of(state.exact, split, options.samples, budget.room_bytes // 2)
     if name == _RECURRENT:
         return _recurrent(replace(state, best=found), state.best, feeds, setup.judge, console)
@@ -204,7 +205,7 @@ def _recurrent(
     count = round_recurrent(state.best, state.exact, feeds, console)
     better = judge.score(state.best)[0] > judge.score(before)[0]
     best, exact, floats = keep_accurate(state.best if better else before, state.exact, judge)
-    rounded = f"{count} layers" if better else "no layer"
+    rounded = counted(count, "layer") if better else "no layer"
     detail = rounded + (f"; in FP32: {', '.join(floats)}" if floats else "")
     return detail, replace(state, best=best, exact=exact)
 

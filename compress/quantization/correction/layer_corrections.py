@@ -7,6 +7,7 @@ import torch
 from torch import fx
 
 from ....core.console import Console
+from ....core.counts import counted
 from ...graph.module_edit import fetch, readers_of
 from ...program import Program
 from ..copy_on_write import replace
@@ -60,7 +61,7 @@ class Rounding:
         """What was done."""
         share = 100 * float(np.mean(self.shares)) if self.shares else 0.0
         rest = "; ".join(f"without {layer}: {reason}" for layer, reason in self.without.items())
-        return f"{len(self.shares)} layers, {share:.0f} % of their channels" + (f"; {rest}" if rest else "")
+        return f"{counted(self.shares, 'layer')}, {share:.0f} % of their channels" + (f"; {rest}" if rest else "")
 
 
 class Bias:
@@ -87,4 +88,4 @@ class Bias:
     @property
     def detail(self) -> str:
         """What was done."""
-        return f"{self.count} biases"
+        return counted(self.count, "bias")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...counts import counted
 from ...errors import DataError
 from ...options.data_options import CsvOptions, TargetOptions
 from ...options.stage_options import Task
@@ -194,7 +195,7 @@ def _file_column(table: Table, folder: Path, what: str) -> tuple[str, list[Path]
     if missing:
         shown = ", ".join(f"{table.columns[column].values[row]} (line {_line(table, row)})" for row in missing[:3])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        count = "a file that does not exist" if len(missing) == 1 else f"{len(missing)} files that do not exist"
+        count = "a file that does not exist" if len(missing) == 1 else f"{counted(missing, 'file')} that do not exist"
         raise DataError(f"{table.path} names {count}: {shown}{more}", f"add them to {folder}, or delete their lines")
     return column, [path for path in found if path is not None]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...counts import counted
 from ...errors import DataError
 from ...options.data_options import TextOptions
 from ..class_labels import Labels, targets_of
@@ -52,9 +53,8 @@ def text_splits(source: Path, options: TextOptions, base: Path) -> SourceSplits:
         made = TextPart((texts,), encoder, length, options.lengths)
         splits[split] = joined([made], len(texts), targets.values[split] if targets else None)
     count = sum(len(part.samples) for part in found.values())
-    note = (
-        f"{count} texts, {found[TRAIN].form} ({described(encoder, length)}); {targets.note if targets else 'no labels'}"
-    )
+    labels = targets.note if targets else "no labels"
+    note = f"{counted(count, 'text')}, {found[TRAIN].form} ({described(encoder, length)}); {labels}"
     return SourceSplits(splits, targets.classes if targets else (), (note,))
 
 

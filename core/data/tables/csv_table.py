@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...counts import counted
 from ...errors import DataError, UserError
 from ...options.data_options import CsvOptions
 from ...tensors import Array
@@ -135,7 +136,7 @@ def _chunks(
         if len(cells) != len(names):
             first = "header" if has_header else "first line"
             raise DataError(
-                f"{path}, line {line} has {len(cells)} cells, and the {first} has {len(names)}",
+                f"{path}, line {line} has {counted(cells, 'cell')}, and the {first} has {len(names)}",
                 "put cells that contain the delimiter into quotation marks, or name it with `delimiter`",
             )
         chunk.append((line, cells))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ....core.counts import counted, with_article
 from ....core.data.model_inputs import matched
 from ....core.errors import DataError, InputError
 from ....core.tensors import Array, Signature
@@ -29,10 +30,10 @@ def as_numpy(value: Any) -> Array:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"a {type(value).__name__} is not an array: {error}", "give tensors or arrays of one shape"
+            f"{with_article(type(value).__name__)} is not an array: {error}", "give tensors or arrays of one shape"
         ) from error
     if array.dtype.kind not in "biufc":
-        raise DataError(f"a {type(value).__name__} contains no numbers", "give tensors or arrays")
+        raise DataError(f"{with_article(type(value).__name__)} contains no numbers", "give tensors or arrays")
     return array
 
 
@@ -52,7 +53,8 @@ def bound(signature: Signature, values: Sequence[Any], named: Mapping[str, Any])
         return bound(signature, [], {**values[0], **named})
     if len(values) > len(names):
         raise InputError(
-            f"{len(values)} inputs were given, but the model takes {len(names)}", f"give {signature.describe_inputs()}"
+            f"{counted(values, 'input')} were given, but the model takes {len(names)}",
+            f"give {signature.describe_inputs()}",
         )
     twice = sorted(set(names[: len(values)]) & set(named))
     if twice:
@@ -88,7 +90,7 @@ def taken_apart(batch: Any, names: Sequence[str], where: str = "a batch") -> tup
         return inputs, parts[-1] if len(parts) == 2 else inner
     if len(parts) not in (len(names), len(names) + 1):
         raise DataError(
-            f"{where} has {len(parts)} values, but the model takes {len(names)}: {', '.join(names)}",
+            f"{where} has {counted(parts, 'value')}, but the model takes {len(names)}: {', '.join(names)}",
             "give (inputs …, targets), or a mapping with the names of the inputs",
         )
     return dict(zip(names, parts)), parts[len(names)] if len(parts) > len(names) else None
@@ -175,7 +177,7 @@ def example_feeds(forward: Callable[..., Any], example: Any, is_batch: bool) -> 
         most = min(most, max(len(values) - 1, required_count))
     if len(values) - most > 1:
         raise DataError(
-            f"the example has {len(values)} values, but the forward takes {most}: "
+            f"the example has {counted(values, 'value')}, but the forward takes {most}: "
             f"{', '.join(name for name, _ in places)}",
             "give only the inputs, or (inputs …, targets)",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ....core.counts import with_article
 from ....core.data.splits import Splits
 from ....core.errors import DataError, UserError
 from ..capturing import CaptureRequest, capture_module
@@ -50,5 +51,5 @@ def test_splits(models: Mapping[str, Program | ModelFile], data: Any) -> Splits:
         return known[-1]
     first = next(iter(models.values()))
     if not isinstance(first, Program | Runnable):
-        raise UserError(f"{first.path} is a {first.kind}, which cannot be run", "compare its ONNX file")
+        raise UserError(f"{first.path} is {with_article(first.kind)}, which cannot be run", "compare its ONNX file")
     return as_splits(data, first.signature, "test")

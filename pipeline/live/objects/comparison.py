@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ....benchmarks.result import Result as MeasuredResult
+from ....core.counts import counted
 from . import notebook
 
 WIDTH = 200
@@ -54,7 +55,7 @@ class Result(MeasuredResult):
         return "\n".join([*lines, *verdict(self)])
 
     def __repr__(self) -> str:
-        return f"Result '{self.title}': {len(self.stages)} models, reference {self.reference}\n{self}"
+        return f"Result '{self.title}': {counted(self.stages, 'model')}, reference {self.reference}\n{self}"
 
     def _repr_html_(self) -> str:
         from ....benchmarks.report.html_report import verdict

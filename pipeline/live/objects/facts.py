@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ....core.counts import counted
 from ....core.options.recipe import nearest
 
 SHOWN = 16
@@ -70,8 +71,8 @@ def wrapped(value: Any) -> Any:
 def brief(value: Any) -> str:
     """A value in one short line."""
     if isinstance(value, Mapping) and len(value) > 6:
-        return f"{len(value)} entries: {', '.join(map(str, list(value)[:6]))} …"
+        return f"{counted(value, 'entry')}: {', '.join(map(str, list(value)[:6]))} …"
     if isinstance(value, list | tuple) and len(value) > 4:
-        return f"{len(value)} entries"
+        return counted(value, "entry")
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"

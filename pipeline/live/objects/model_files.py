@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....core.artifact import Artifact
+from ....core.counts import with_article
 from ....core.data.splits import Splits
 from ....core.facts.engine_facts import EngineFacts
 from ....core.facts.export_facts import ExportFacts
@@ -82,7 +83,7 @@ class ModelFile(os.PathLike[str]):
                 belong to another model.
             StorageError: the disk is full or not writable.
         """
-        return save_artifact(self.artifact, Path(path), self.suffix, f"it is a {self.kind}")
+        return save_artifact(self.artifact, Path(path), self.suffix, f"it is {with_article(self.kind)}")
 
     def __fspath__(self) -> str:
         return str(self.path)

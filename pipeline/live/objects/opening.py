@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ....core.artifact import MANIFEST, Artifact, is_finished, load_artifact
+from ....core.counts import with_article
 from ....core.errors import ArtifactError, MissingFileError, UserError
-from ....core.kinds import with_article
 from ..workspace import Workspace
 from .comparison import Result
 from .facts import Facts

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....core.artifact import Artifact, is_finished, load_artifact, stable_hash
+from ....core.counts import counted
 from ....core.data.splits import Splits
 from ....core.errors import ModelError
 from ....core.formats.program_file import read_signature
@@ -175,7 +176,7 @@ class Program:
         facts = self.facts
         where = "in memory" if self._artifact is None else self._artifact.path
         size = facts.get("parameter_bytes") or facts.get("size_bytes")
-        parameters = f"{facts.parameters:,} parameters" + (f" ({size_text(size)})" if size else "")
+        parameters = counted(facts.parameters, "parameter") + (f" ({size_text(size)})" if size else "")
         macs = f"{facts.macs:,} MACs per sample"
         return f"Program ({self.stage}): {ports(self.signature)}\n  {parameters}, {macs}\n  {where}"
 

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from ....core.artifact import MANIFEST, Artifact, is_finished, load_artifact
+from ....core.counts import with_article
 from ....core.errors import ArtifactError, MissingFileError, UserError
 from ....core.formats.onnx_weights import external_files, rename_external
 from ....core.system.atomic_files import storage_errors, write_atomically
@@ -34,7 +35,7 @@ def save_artifact(artifact: Artifact, path: Path, suffix: str, otherwise: str) -
     """
     if path.suffix and path.suffix != suffix:
         raise UserError(
-            f"cannot save a {artifact.kind} as '{path.name}'",
+            f"cannot save {with_article(artifact.kind)} as '{path.name}'",
             f"give the path of a {suffix} file or a folder; {otherwise}",
         )
     if not artifact.path.exists():

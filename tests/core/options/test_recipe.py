@@ -98,7 +98,7 @@ def test_gate_needs_exactly_one_bound() -> None:
 
 def test_values_out_of_range_say_their_range() -> None:
     """For a value out of range, the message has the bound and the value."""
-    assert "less than or equal to 1, not 1.5" in faults({**GOOD, "stages": [{"prune": {"macs": 1.5}}, "export"]})[0]
+    assert "must be at most 1, not 1.5" in faults({**GOOD, "stages": [{"prune": {"macs": 1.5}}, "export"]})[0]
 
 
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:

@@ -59,5 +59,5 @@ def test_stages_with_faults_are_not_missing(tmp_path: Path) -> None:
     assert len(caught.value.facts["faults"]) == 1  # type: ignore[arg-type]
     assert "batch_sizes.0 (line 5)" in caught.value.message
     path.write_text("name: a\nmodel: {source: 'm:n'}\ndata: digits\nstages: []\n")
-    with pytest.raises(RecipeError, match="at least 1 item"):
+    with pytest.raises(RecipeError, match="needs at least 1 value"):
         load_recipe(path)

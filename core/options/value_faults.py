@@ -1,0 +1,48 @@
+"""Faults of single values in plain words: the messages of pydantic name its own types and are no sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..counts import counted
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "keys with values",
+    "model": "keys with values",
+    "path": "a path",
+}
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+
+
+def in_words(item: Any) -> str | None:
+    """A fault that pydantic found, as ``must be at least 1, not 0``; None for a kind of fault without own words.
+
+    Args:
+        item: one entry of ``ValidationError.errors()``.
+    """
+    kind, value, context = item["type"], item.get("input"), item.get("ctx", {})
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return f"must be {words} {context[key]:g}, not {value}"
+    if kind == "too_short":
+        wanted = counted(int(context["min_length"]), "value")
+        return f"needs at least {wanted}, and has {context['actual_length'] or 'none'}"
+    if kind == "too_long":
+        return f"takes at most {counted(int(context['max_length']), 'value')}, and has {context['actual_length']}"
+    if kind == "string_too_short":
+        return "must not be empty"
+    if kind == "int_from_float":
+        return f"must be a whole number, not {value!r}"
+    name, _, rest = kind.partition("_")
+    return f"must be {_KINDS[name]}, not {value!r}" if name in _KINDS and rest in ("type", "parsing") else None

@@ -1,0 +1,37 @@
+"""Values with faults are described in plain words, in recipes and for flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from retort.core.errors import RecipeError
+from retort.core.options.recipe import parse_recipe
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        ({"bench": {"batch_sizes": []}}, "batch_sizes: needs at least 1 value, and has none"),
+        ({"bench": {"batch_sizes": [0]}}, "must be at least 1, not 0"),
+        ({"prune": {"macs": 1.5}}, "must be at most 1, not 1.5"),
+        ({"prune": {"macs": 0}}, "must be more than 0, not 0"),
+        ({"bench": {"confidence": 1}}, "must be less than 1, not 1"),
+        ({"train": {"epochs": "many"}}, "must be a whole number, not 'many'"),
+        ({"train": {"epochs": 1.5}}, "must be a whole number, not 1.5"),
+        ({"train": {"learning_rate": [1]}}, "must be a number, not [1]"),
+        ({"quantize": {"timed": 7}}, "must be true or false, not 7"),
+        ({"quantize": {"exclude": 7}}, "must be a list, not 7"),
+        ({"quantize": {"float_layers": 7}}, "must be keys with values, not 7"),
+        ({"pack": {"name": 7}}, "must be text, not 7"),
+    ],
+)
+def test_faults_are_plain_sentences(stage: dict[str, Any], told: str) -> None:
+    """No message names a tuple, an input or a validation."""
+    raw = {"name": "a", "model": "m:f", "data": "digits", "stages": [stage]}
+    with pytest.raises(RecipeError) as found:
+        parse_recipe(raw)
+    text = str(found.value)
+    assert told in text
+    assert not any(word in text for word in ("tuple", "Input", "input should", "validation", "dictionary"))
