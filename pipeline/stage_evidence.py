@@ -88,10 +88,10 @@ def _cut_proofs(name: str, step: PruneStep) -> Iterable[Proof]:
     batches = listed(step.proof.batches)
     yield Proof(
         claim=f"{name}: the cut program computes what the masked program computes, in {step.proof.dtype}",
-        found=f"largest relative error {step.proof.relative_error:.1e} at batch {batches}",
+        found=f"{_error(step.proof.relative_error, 'relative error')} at batch {batches}",
     )
     file = step.file
-    found = f"largest relative error {file.error:.1e}" if file.error is not None else f"not compared: {file.reason}"
+    found = f"not compared: {file.reason}" if file.error is None else _error(file.error, "relative error")
     yield Proof(claim=f"{name}: so does its ONNX file in ONNX Runtime", found=found)
 
 
@@ -222,17 +222,19 @@ _ABOUT: dict[str, Callable[[Artifact], dict[str, Any]]] = {
 }
 
 
-def _error(value: float) -> str:
-    return f"largest error {value:.1e}" if value else "equal"
+def _error(value: float, what: str = "error") -> str:
+    return f"largest {what} {value:.1e}" if value else "equal"
 
 
 def _noise(found: Fidelity, compared: str) -> list[OutputNoise]:
-    """The ratio of every output, or of all together if there is only one."""
+    """The ratio of every output, or of all together if there is only one; the agreement is that of all outputs."""
     each = found.per_output_db or {"all outputs": found.sqnr_centred_db}
     if "sqnr_centred_db" not in found.model_fields_set:
         return []
     return [
-        OutputNoise(output=name, compared=compared, sqnr_db=value, agreement=found.agreement)
+        OutputNoise(
+            output=name, compared=compared, sqnr_db=value, agreement=None if found.per_output_db else found.agreement
+        )
         for name, value in each.items()
     ]
 
