@@ -76,12 +76,14 @@ def as_columns(
 
 
 def as_blocks(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """The lines of one block per row: the first cell as its heading, then each other cell behind its column's name."""
+    """The lines of one block per row: the first cell as its heading, then its other cells that are not empty."""
     names = _longest(columns[1:]) if len(columns) > 1 else 0
     beside = 2 * names <= width
     for row in rows:
         yield from wrapped(row[0], width)
         for column, cell in zip(columns[1:], row[1:], strict=True):
+            if not cell:
+                continue
             head = f"  {column:<{names}}  " if beside else "    "
             if not beside:
                 yield f"  {column}"

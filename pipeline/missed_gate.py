@@ -120,8 +120,10 @@ def _times(line: Line, batch: int) -> dict[str, float]:
 
 def _where(steps: list[Step], worst: Step, gate: Gate) -> str:
     each = listed(f"{step.stage} {step.change}" for step in steps)
+    if gate.accuracy_drop is not None and worst.harm <= 0:
+        return f"no stage lost anything on these samples ({each})"
     if gate.accuracy_drop is not None:
-        what = "the largest loss is at" if worst.harm > 0 else "no stage alone lost anything; the smallest gain is at"
+        what = "the largest loss is at"
     elif gate.size_ratio is not None:
         what = "the file shrank least at"
     else:

@@ -45,7 +45,8 @@ def run(recipe_path: Path, runs: Path = RUNS, console: Console = SILENT, until: 
         MachineError: another run of the same recipe is active in ``runs``.
     """
     line, lines = planned(recipe_path, runs, console, until)
-    prepare(line, recipe_path, lines, until)
+    with console.working("check"):
+        prepare(line, recipe_path, lines, until)
     with exclusive(line.folder), recorded(line, recipe_path, until):
         return run_line(line, until)
 
