@@ -36,10 +36,9 @@ class Example:
         """Whether the body is short enough to stand in a line."""
         return self.kind == JSON and len(self.body) <= LONGEST_SHOWN
 
-    @property
-    def file_name(self) -> str:
-        """Name of the file for the body."""
-        return "request.json" if self.kind == JSON else "request.npz"
+    def file_name(self, model: str) -> str:
+        """Name of the file for the body; servers of several models may share a folder."""
+        return f"{model}-request.{'json' if self.kind == JSON else 'npz'}"
 
 
 @dataclass(frozen=True)

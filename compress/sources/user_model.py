@@ -125,11 +125,27 @@ def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: C
     """
     context.console.stage("capture", parent.source)
     program = capture_source(parent, context, options)
+    for hint in _fixed_lengths(program, parent, context.data):
+        context.console.say(f"            {hint}")
     described = _Captured(model=parent, **options.model_dump())
     notes = list(program.meta.get(NOTES, ()))
     for note in notes:
         context.console.warn(note)
     return store(program, place, "capture", options=described, facts=CaptureFacts(notes=tuple(notes) or None))
+
+
+def _fixed_lengths(program: Program, model: ModelSpec, data: Splits | None) -> list[str]:
+    """What to do if token inputs, which have a fixed length, come in other lengths later."""
+    if data is None or model.source.endswith((".pt2", ".onnx")):
+        return []
+    shapes = {spec.name: spec.shape for spec in program.signature.inputs}
+    found = ((name, shapes.get(name, ())) for name in free_axes(data.example()))
+    return [
+        f"{name} always has {shape[1]} values per sample; if its length may vary, use `--set dynamic.{name}.1=length`, "
+        f"or `capture: {{dynamic: {{{name}: {{1: length}}}}}}` in a recipe"
+        for name, shape in found
+        if len(shape) == 2 and isinstance(shape[1], int)
+    ]
 
 
 class _Captured(CaptureOptions):

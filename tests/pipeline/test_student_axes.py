@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_a_student_whose_code_needs_a_fixed_length_keeps_it(nets: Path) -> None:
     console = Listening("silent")
     assert distilled(nets, "fixed", console).inputs[0].shape == ("batch", 6)
     assert any("keeps a fixed size for length" in text for text in told)
+
+
+def test_capture_says_that_a_length_is_fixed(nets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Token inputs of one length get the option for others, which is silent when it is used."""
+    np.savez("words.npz", x_train=DATA.train.read(range(48))[0]["tokens"])
+    command = ("capture", "student_nets:small", "--data", "words.npz")
+    _retort(*command, "--out", "stiff")
+    told = capsys.readouterr().err
+    option = re.search(r"always has 6 values per sample; .* use `--set (dynamic\.\w+\.1=length)`", told)
+    assert option is not None, told
+    _retort(*command, "--set", option[1], "--out", "free")
+    assert "always has" not in capsys.readouterr().err
+    assert load_program(Path("free/model.pt2")).signature.inputs[0].shape == ("batch", "length")
 
 
 def test_a_file_keeps_its_axes(nets: Path, capsys: pytest.CaptureFixture[str]) -> None:

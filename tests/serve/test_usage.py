@@ -69,7 +69,7 @@ def assert_answers(said: list[str], wanted: float) -> None:
 def test_pasted_lines_return_the_answer(engine: Engine, way: str, tmp_path: Path) -> None:
     """For every kind of model, over plain HTTP, over TLS with a token that a shell would read, and over IPv6."""
     example, wanted = _example(engine)
-    file = tmp_path / 'it\'s a "path"' / example.file_name
+    file = tmp_path / 'it\'s a "path"' / example.file_name("net")
     file.parent.mkdir()
     file.write_bytes(example.body)
     secure, host = way == "proxy", "::1" if way == "ipv6" else "127.0.0.1"

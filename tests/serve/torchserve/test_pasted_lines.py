@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope="module", autouse=True)
 def _torchserve() -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
     try:
         find_java()
         torchserve_home()
