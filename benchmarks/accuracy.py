@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,7 +11,8 @@ import numpy as np
 from ..core.console import SILENT, Console
 from ..core.data.splits import Split, batches
 from ..core.errors import DataError, ModelError
-from ..core.metrics.intervals import Interval
+from ..core.metrics.classification import right_by_class
+from ..core.metrics.intervals import Interval, wilson
 from ..core.metrics.task_metrics import AGAINST_OUTPUTS, METRIC_UNIT, evaluate, metric_interval, paired_difference
 from ..core.options.stage_options import MetricName
 from ..core.session import Session
@@ -46,6 +47,15 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class ClassAccuracy:
+    """One class: its name, the number of its samples, and the share that is predicted right, with its interval."""
+
+    name: str
+    n: int
+    share: Interval
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """A metric with its interval, and its comparison with the reference.
 
@@ -56,6 +66,7 @@ class Accuracy:
         drop: loss against the reference, positive is worse; None without a reference.
         agreement: share of samples with the same decision as the reference; None for values.
         sqnr_db: centred SQNR against the reference's outputs, in dB; None without a reference or if not finite.
+        classes: the accuracy of each class that has samples; empty without names or targets.
     """
 
     metric: MetricName
@@ -64,6 +75,7 @@ class Accuracy:
     drop: Interval | None = None
     agreement: Interval | None = None
     sqnr_db: float | None = None
+    classes: tuple[ClassAccuracy, ...] = ()
 
 
 def predict(
@@ -112,6 +124,7 @@ def measure_accuracy(
     output: str | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    classes: Sequence[str] = (),
 ) -> Accuracy:
     """Evaluate a metric on predictions, with interval, drop, agreement and SQNR against a reference.
 
@@ -119,6 +132,7 @@ def measure_accuracy(
         metric: ``agreement``, ``cosine`` and ``sqnr`` use the reference's outputs as targets.
         reference: predictions of the reference for the same split in the same order.
         output: name of the evaluated output; the first by default.
+        classes: names of the classes, in index order.
 
     Raises:
         DataError: there are no targets, lengths differ, or values are not finite.
@@ -127,17 +141,27 @@ def measure_accuracy(
     before = None if reference is None else reference.main(output)
     targets = _truth(metric, predictions, given, before)
     interval = metric_interval(metric, given, targets, confidence, seed)
+    named = _by_class(given, predictions.targets, classes, confidence)
     if before is None:
-        return Accuracy(metric, interval, len(given))
+        return Accuracy(metric, interval, len(given), classes=named)
     drop = None if metric == "sqnr" else paired_difference(metric, before, given, targets, confidence, seed)
     same, ratio = None, None
     if before.shape == given.shape:
         ratio = evaluate("sqnr", given, before)
         values = METRIC_UNIT[metric] == "target"  # regression: outputs are no scores of classes
         same = None if values else metric_interval("agreement", given, before, confidence, seed)
-    return Accuracy(
-        metric, interval, len(given), drop, same, ratio if ratio is not None and np.isfinite(ratio) else None
-    )
+    sqnr_db = ratio if ratio is not None and np.isfinite(ratio) else None
+    return Accuracy(metric, interval, len(given), drop, same, sqnr_db, named)
+
+
+def _by_class(
+    outputs: Array, targets: Array | None, classes: Sequence[str], confidence: float
+) -> tuple[ClassAccuracy, ...]:
+    """The accuracy of each class that has samples, for outputs with a score for each class."""
+    if targets is None or targets.dtype.kind not in "iu" or targets.ndim != 1 or outputs.shape[1:] != (len(classes),):
+        return ()
+    counted = zip(classes, right_by_class(outputs, targets, len(classes)), strict=True)
+    return tuple(ClassAccuracy(name, n, wilson(right, n, confidence)) for name, (n, right) in counted if n)
 
 
 def _truth(metric: MetricName, predictions: Predictions, given: Array, before: Array | None) -> Array:

@@ -15,10 +15,11 @@ from typing import Any
 from ..core.artifact import Artifact, sha256_file
 from ..core.facts.any_facts import AnyFacts
 from ..core.system.installation import DISTRIBUTION
-from .accuracy import Accuracy
+from .accuracy import Accuracy, ClassAccuracy
 from .footprint import Memory, file_size, parameters_in_file
 from .machine import fingerprint, package_version
 from .result import (
+    ClassEntry,
     GateEntry,
     LatencyEntry,
     LatencyRun,
@@ -82,6 +83,7 @@ def stage_entry(
         drop=None if accuracy is None or accuracy.drop is None else Spread.of(accuracy.drop),
         agreement=None if accuracy is None or accuracy.agreement is None else Spread.of(accuracy.agreement),
         sqnr_db=None if accuracy is None else accuracy.sqnr_db,
+        classes=() if accuracy is None else tuple(map(class_entry, accuracy.classes)),
         latency={batch: latency_entry(candidate) for batch, candidate in timed.items()},
         memory=None if memory is None else MemoryEntry(**asdict(memory)),
         seconds=seconds,
@@ -95,6 +97,11 @@ def metric_entry(accuracy: Accuracy) -> MetricEntry:
     """The metric with its interval."""
     spread = Spread.of(accuracy.interval)
     return MetricEntry(**spread.model_dump(), name=accuracy.metric, n=accuracy.n)
+
+
+def class_entry(found: ClassAccuracy) -> ClassEntry:
+    """The accuracy of one class."""
+    return ClassEntry(name=found.name, n=found.n, share=Spread.of(found.share))
 
 
 def latency_entry(candidate: CandidateLatency) -> LatencyEntry:

@@ -62,6 +62,14 @@ class LatencyEntry(Entry):
     warmup_ms: tuple[float, ...] = ()
 
 
+class ClassEntry(Entry):
+    """The accuracy of one class."""
+
+    name: str
+    n: int = Field(ge=1, description="number of its samples")
+    share: Spread = Field(description="share of them that is predicted right")
+
+
 class MemoryEntry(Entry):
     """Memory of a new process that loads and runs the model."""
 
@@ -87,6 +95,7 @@ class StageEntry(Entry):
     drop: Spread | None = Field(default=None, description="loss against the reference stage; positive is worse")
     agreement: Spread | None = None
     sqnr_db: float | None = None
+    classes: tuple[ClassEntry, ...] = Field(default=(), description="accuracy by class, if the classes have names")
     latency: dict[int, LatencyEntry] = Field(default_factory=dict, description="by batch size")
     memory: MemoryEntry | None = None
     runtime: str = Field(default="", description="what ran the file, such as ONNX Runtime on the CPU; empty if not run")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.artifact import Artifact
 from ..core.console import Console
+from ..core.data.class_labels import shortened
 from ..core.facts.any_facts import AnyFacts
 from ..core.formats.program_file import read_signature
 from ..core.tensors import Signature
@@ -77,7 +78,9 @@ def signature_of(artifact: Artifact) -> Signature | None:
 def ports(signature: Signature) -> list[tuple[str, str, str, str]]:
     """Inputs and outputs as rows of a table: side, name, type, axes."""
     sides = (("input", signature.inputs), ("output", signature.outputs))
-    return [(side, spec.name, spec.dtype, "×".join(map(str, spec.shape))) for side, specs in sides for spec in specs]
+    rows = [(side, spec.name, spec.dtype, "×".join(map(str, spec.shape))) for side, specs in sides for spec in specs]
+    names = shortened(signature.classes)
+    return [*rows, ("classes", names, "", str(len(signature.classes)))] if names else rows
 
 
 def dump(value: Any) -> str:

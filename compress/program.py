@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -153,8 +153,11 @@ def save_program(program: Program, path: Path) -> None:
         write_atomically(path, lambda stream: torch.export.save(exported, stream, extra_files=extra))
 
 
-def load_program(path: Path) -> Program:
+def load_program(path: Path, classes: Sequence[str] = ()) -> Program:
     """Read a program written by :func:`save_program`.
+
+    Args:
+        classes: names of the classes for a program that has none.
 
     Raises:
         ArtifactError: the file is truncated, altered or foreign.
@@ -170,7 +173,7 @@ def load_program(path: Path) -> Program:
     else:
         train_eval_mode.from_json(module, facts["modes"], str(path))
     train_eval_mode.apply(module, False)
-    return Program(module, signature, _example(exported, signature), facts["meta"])
+    return Program(module, signature.naming(classes), _example(exported, signature), facts["meta"])
 
 
 def predict(program: Program, split: Split, batch_size: int = 256, console: Console = SILENT) -> dict[str, Array]:

@@ -6,8 +6,8 @@ Part of the runtime half: standard library and numpy only.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,46 @@ class Signature:
     Attributes:
         batch_invariant: whether a sample's outputs are independent of the other samples in the batch; false for
             dynamically quantized graphs (serve.md H17).
+        classes: names of the classes in the order of the scores; empty if they are not known.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch_invariant: bool = True
+    classes: tuple[str, ...] = ()
+
+    def naming(self, classes: Sequence[str]) -> Signature:
+        """The signature with names of classes; those that it has stay, and names that fit no output are left out."""
+        if self.classes or not classes:
+            return self
+        named = replace(self, classes=tuple(map(str, classes)))
+        return named if named.classified is not None else self
+
+    @property
+    def classified(self) -> TensorSpec | None:
+        """The output that :attr:`classes` names: the first with a score for each class, or with class indices."""
+        if not self.classes:
+            return None
+        count = len(self.classes)
+        scores = [spec for spec in self.outputs if spec.dtype.startswith("float") and spec.shape == (BATCH, count)]
+        indices = [spec for spec in self.outputs if spec.dtype in ("int32", "int64") and spec.shape == (BATCH,)]
+        return next(iter([*scores, *indices]), None)
+
+    def class_names(self, outputs: Feeds) -> list[str] | None:
+        """The name of the class of each row: the one with the highest score, or of the index.
+
+        Args:
+            outputs: outputs of the model by name.
+
+        Returns:
+            None if no names are known, or the output that they name is not among ``outputs``.
+        """
+        spec = self.classified
+        if spec is None or spec.name not in outputs:
+            return None
+        values = np.asarray(outputs[spec.name])
+        chosen = values.argmax(axis=1) if values.ndim == 2 else values
+        return [self.classes[index] if 0 <= index < len(self.classes) else str(index) for index in chosen.tolist()]
 
     def validate(self, feeds: Feeds) -> dict[str, Array]:
         """Check names, dtypes, ranks, fixed sizes and the agreement of dynamic axes.
@@ -116,7 +151,10 @@ class Signature:
 
     def to_json(self) -> str:
         """Convert to compact JSON; equal signatures give the same bytes."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+        value = asdict(self)
+        if not self.classes:
+            del value["classes"]
+        return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
     @staticmethod
     def from_json(text: str | bytes) -> Signature:
@@ -128,7 +166,8 @@ class Signature:
         try:
             raw = json.loads(text)
             specs = {key: tuple(_spec(item) for item in raw[key]) for key in ("inputs", "outputs")}
-            return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)))
+            classes = tuple(map(str, list(raw.get("classes", ()))))
+            return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)), classes)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error
 

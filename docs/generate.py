@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from ..core import errors
 from ..core.artifact import Manifest
 from ..core.kinds import KINDS
+from ..core.options.data_options import SOURCES
 from ..core.options.recipe import Recipe
 from ..core.options.stage_options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
 from ..core.options.stage_table import STAGES
@@ -61,7 +62,8 @@ def recipe_page() -> str:
         )
     ]
     parts = [_keys(model.__name__, model, options_table(model)) for model in (ModelSpec, DataSpec, Gate)]
-    made = {"parts": parts, "stages": stages, "inner": inner}
+    sources = [f"### {kind}\n\n{options_table(model)}" for kind, model in SOURCES.items()]
+    made = {"parts": parts, "sources": sources, "stages": stages, "inner": inner}
     return filled("recipe", {"recipe": options_table(Recipe), **{key: "\n\n".join(part) for key, part in made.items()}})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -54,7 +54,8 @@ def export(options: ExportOptions, parent: Artifact, place: Place, context: Cont
     calibration = fit_context(context, parent.main).data.calibration
     samples = rows_of(calibration, max(*options.batch_sizes, options.golden))
     chosen = options if options.target is not None else options.model_copy(update={"target": context.target})
-    return write_graph(chosen, parent, place, samples, context.console, partial(rows_of, calibration))
+    more, classes = partial(rows_of, calibration), context.data.classes
+    return write_graph(chosen, parent, place, samples, context.console, more, classes)
 
 
 def write_graph(
@@ -64,6 +65,7 @@ def write_graph(
     samples: Feeds,
     console: Console = SILENT,
     more: Callable[[int], Feeds] | None = None,
+    classes: Sequence[str] = (),
 ) -> Artifact:
     """Write a program as ONNX and prove that the file computes the same.
 
@@ -75,6 +77,7 @@ def write_graph(
         samples: real inputs, with at least one row.
         console: shows progress.
         more: reads a number of samples, on which a quantized file is compared again before it is refused.
+        classes: names of the classes for a program that has none.
 
     Raises:
         ArtifactError: the program cannot be read, or the target does not support its quantization.
@@ -92,6 +95,7 @@ def write_graph(
     wanted = options.target or "cpu"
     opset = _opset(options, wanted, OPSETS[wanted])
     exported, signature, stored = load_exported(artifact.main)
+    signature = signature.naming(classes)
     _require_samples(samples, signature)
     console.stage("export", f"{artifact.path.name} for {wanted}, opset {opset}")
     program = retarget(exported, wanted)

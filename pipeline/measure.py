@@ -96,7 +96,8 @@ def accuracy(line: Line, stage: str, against: str | None, confidence: float = 0.
     if reference is not None:
         reference = reference.first(len(own.main()))  # `serve.samples` may limit the number of samples
     seed = line.recipe.seed
-    return measure_accuracy(metric_of(line), own, reference, confidence=confidence, seed=seed)
+    names = line.data.classes if line.recipe.task == "classification" else ()
+    return measure_accuracy(metric_of(line), own, reference, confidence=confidence, seed=seed, classes=names)
 
 
 def check_gate(line: Line, gate: Gate) -> GateResult:

@@ -6,7 +6,7 @@ Part of the runtime half: standard library and numpy only.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,10 @@ from .settings import Settings
 from .wire import JSON, NPY, NPZ, write_npy, write_npz
 
 OUTPUTS_HEADER = "x-retort-outputs"
+CLASSES_HEADER = "x-retort-classes"
+HEADER_LIMIT = 4096
+CLASSES = "classes"
+"""Key of a JSON answer that names the class of every row, if the names are known."""
 PHRASES = {
     200: "OK",
     400: "Bad Request",
@@ -47,12 +51,23 @@ class Answer:
 def encode(outputs: Mapping[str, Array], request: Request, signature: Signature, settings: Settings) -> Answer:
     """The outputs of one request in the negotiated format."""
     chosen = {name: outputs[name] for name in request.outputs}
+    names = signature.class_names(chosen)
+    headers = classes_header(names)
     if request.reply == NPY:
         name, array = next(iter(chosen.items()))
-        return Answer(200, write_npy(array), NPY, {OUTPUTS_HEADER: name})
+        return Answer(200, write_npy(array), NPY, {OUTPUTS_HEADER: name, **headers})
     if request.reply == NPZ:
-        return Answer(200, write_npz(chosen), NPZ)
-    return Answer(200, dump(_json_value(chosen, request, signature, settings)))
+        return Answer(200, write_npz(chosen), NPZ, headers)
+    value = _json_value(chosen, request, signature, settings)
+    if names is not None and isinstance(value, dict) and CLASSES not in value:
+        value[CLASSES] = names
+    return Answer(200, dump(value), headers=headers)
+
+
+def classes_header(names: Sequence[str] | None) -> dict[str, str]:
+    """The header with the names of the rows' classes as a JSON list in ASCII; none for more than 4096 characters."""
+    text = "" if names is None else dump(list(names)).decode()
+    return {CLASSES_HEADER: text} if 0 < len(text) <= HEADER_LIMIT else {}
 
 
 def dump(value: object) -> bytes:

@@ -14,6 +14,7 @@ from ..machine import describe, int8_outlook
 from ..result import GateEntry, LatencyEntry, PercentileEntry, Result, StageEntry
 from ..stage_details import StageDetails
 from . import formatting
+from .class_table import class_table
 from .plots import all_plots
 from .table import measured_with
 
@@ -56,6 +57,7 @@ def render(result: Result, title: str | None = None) -> str:
         outputs=[(item.stage, noise) for item in result.details for noise in item.outputs],
         int8=[item for item in result.details if item.integer or item.floating],
         measured_with=measured_with(result),
+        classes=class_table(result),
     )  # fmt: skip
 
 

@@ -142,8 +142,9 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
     raise_if_not(parent, "program")
-    teacher = load_program(parent.main)
+    teacher = load_program(parent.main, context.data.classes)
     check_pair(teacher.signature, student.signature)
+    student.signature = student.signature.naming(teacher.signature.classes)
     context = _for_student(context, parent, student)
     hard = task_loss(options, context.data, context.task, student) if options.alpha < 1 else None
     loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, hard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +37,13 @@ ROWS, TOKENS, SAMPLES = 2, 16, 16_000
 def is_pretrained(folder: Path) -> bool:
     """Whether ``folder`` was written by ``save_pretrained``."""
     return (folder / "config.json").is_file()
+
+
+def class_names(model: nn.Module) -> tuple[str, ...]:
+    """The names of the classes in a model's ``config.id2label``; empty for the placeholders ``LABEL_0`` …"""
+    labels = getattr(getattr(model, "config", None), "id2label", None) or {}
+    names = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
 def load_pretrained(folder: Path, task: str | None = None) -> nn.Module:

@@ -21,7 +21,7 @@ from ..capture.capture_program import capture as capture_module
 from ..graph.rows import moved_samples
 from ..onnx_import import import_onnx
 from ..program import NOTES, Program, load_program, store
-from .huggingface import example_of, free_axes, is_pretrained, load_pretrained
+from .huggingface import class_names, example_of, free_axes, is_pretrained, load_pretrained
 from .saved_weights import OTHERS, load_weights
 
 CHECKED_ROWS = 4
@@ -108,13 +108,14 @@ def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, option
     feeds = data.example() if data is not None else example_of(model)
     axes = options.dynamic or free_axes(feeds)
     try:
-        return capture_module(model, feeds, dynamic=axes)
+        program = capture_module(model, feeds, dynamic=axes)
     except CaptureError as error:
         if options.dynamic or error.facts.get("axis") != "sequence":
             raise
         program = capture_module(model, feeds)  # a model with one fixed length
         program.meta.setdefault(NOTES, []).append(f"the sequence length is fixed: {error.message}")
-        return program
+    program.signature = program.signature.naming(class_names(model))
+    return program
 
 
 def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: Context) -> Artifact:
@@ -125,6 +126,7 @@ def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: C
     """
     context.console.stage("capture", parent.source)
     program = capture_source(parent, context, options)
+    _name_classes(program, context)
     for hint in _fixed_lengths(program, parent, context.data):
         context.console.say(f"            {hint}")
     described = _Captured(model=parent, **options.model_dump())
@@ -146,6 +148,16 @@ def _fixed_lengths(program: Program, model: ModelSpec, data: Splits | None) -> l
         for name, shape in found
         if len(shape) == 2 and isinstance(shape[1], int)
     ]
+
+
+def _name_classes(program: Program, context: Context) -> None:
+    """Give a program the names of the data's classes, or say why it cannot have them."""
+    names = context.data.classes if context.data is not None and context.task == "classification" else ()
+    program.signature = program.signature.naming(names)
+    if names and not program.signature.classes:
+        context.console.warn(
+            f"the data have {len(names)} classes, and no output has a score for each, so answers will not have names"
+        )
 
 
 class _Captured(CaptureOptions):

@@ -136,7 +136,7 @@ def train(options: TrainOptions, parent: Artifact, place: Place, context: Contex
         RetortError: as :func:`fit`.
     """
     raise_if_not(parent, "program")
-    program = load_program(parent.main)
+    program = load_program(parent.main, context.data.classes)
     result = fit(program, options, fit_context(context, parent.main))
     stored = store(program, place, "train", options=options, facts=TrainFacts(**dict(training_facts(result))))
     discard(context.scratch, "train")

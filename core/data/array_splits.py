@@ -12,6 +12,9 @@ from ..errors import DataError
 from ..tensors import Array, to_array
 from .splits import ArraySplit, SequenceSplit, Split
 
+DEPTH = 4
+"""Number of datasets inside each other that are looked into."""
+
 
 def as_split(value: Any, where: str) -> Split:
     """Convert ``(inputs, targets)``, an array, a mapping of arrays, a map-style dataset or a split to a :class:`Split`.
@@ -35,6 +38,23 @@ def as_split(value: Any, where: str) -> Split:
         f"{where} is {with_article(type(value).__name__)}, not samples",
         "return (inputs, targets) arrays or a map-style dataset",
     )
+
+
+def classes_of(data: Any) -> tuple[str, ...]:
+    """The names of the classes that a dataset knows, or the dataset of a loader or a subset; empty without any.
+
+    They are its ``classes``, as those of torchvision, or the names of its ClassLabel, as those of ``datasets``.
+    """
+    for _ in range(DEPTH):
+        names = getattr(data, "classes", None)
+        if isinstance(names, tuple | list) and names and all(isinstance(name, str) for name in names):
+            return tuple(names)
+        features = getattr(data, "features", None)
+        for feature in features.values() if isinstance(features, Mapping) else ():
+            if isinstance(getattr(feature, "names", None), list):
+                return tuple(map(str, feature.names))
+        data = getattr(data, "dataset", None)
+    return ()
 
 
 def _is_arrays(value: Any) -> bool:

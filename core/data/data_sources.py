@@ -10,7 +10,7 @@ from ..console import SILENT, Console
 from ..errors import DataError, MissingFileError, UserError
 from ..options.recipe import nearest
 from ..options.stage_options import DataSpec, Task
-from .array_splits import as_split
+from .array_splits import as_split, classes_of
 from .built_in import BUILT_IN, built_in
 from .held_out import complete
 from .input_parts import SourceSplits
@@ -65,10 +65,10 @@ def _from_user(value: Any, source: str) -> SourceSplits:
     if isinstance(value, Splits):
         return SourceSplits({key: getattr(value, key) for key in NAMES}, value.classes)
     if isinstance(value, Mapping):
-        classes = tuple(map(str, value.get("classes", ())))
+        classes = tuple(map(str, value.get("classes", ()))) or classes_of(value.get(TRAIN))
         named = {ALIASES.get(str(key), str(key)): part for key, part in value.items() if key != "classes"}
         return SourceSplits({key: as_split(part, f"{source}.{key}") for key, part in named.items()}, classes)
-    return SourceSplits({TRAIN: as_split(value, source)})
+    return SourceSplits({TRAIN: as_split(value, source)}, classes_of(value))
 
 
 def _check(split: Split, where: str, source: str) -> None:

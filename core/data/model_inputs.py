@@ -83,6 +83,7 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
     Raises:
         DataError: the number of inputs differs, or a sample does not fit the signature.
     """
+    _require_one_order(splits.classes, signature.classes)
     sources = {key: _rows_first(getattr(splits, key)) for key in NAMES}
     inputs = sources[TRAIN].read([0])[0]
     given, wanted = list(inputs), [spec.name for spec in signature.inputs]
@@ -94,4 +95,14 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
         )
     parts = [Renamed(source, names, signature) for source in sources.values()]
     signature.validate(parts[0].read([0])[0])
-    return Splits(parts[0], parts[1], parts[2], parts[3], splits.classes)
+    return Splits(parts[0], parts[1], parts[2], parts[3], splits.classes or signature.classes)
+
+
+def _require_one_order(data: Sequence[str], model: Sequence[str]) -> None:
+    """Refuse data that number the model's classes in another order, because every label would be wrong."""
+    ours, theirs = [name.casefold() for name in data], [name.casefold() for name in model]
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise DataError(
+            f"the data number the classes as {', '.join(data)}, and the model as {', '.join(model)}",
+            f"give the data the model's order: `classes: [{', '.join(model)}]`",
+        )

@@ -146,7 +146,8 @@ class Splits:
     @cached_property
     def _fingerprint(self) -> str:
         parts = (self.train, self.validation, self.calibration, self.test)
-        return hashlib.sha256("|".join(part.fingerprint() for part in parts).encode()).hexdigest()
+        text = "|".join([*(part.fingerprint() for part in parts), *self.classes])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def judging(self) -> Split:

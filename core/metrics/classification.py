@@ -79,6 +79,21 @@ def top_k(outputs: Array, targets: Array, k: int) -> Floats:
     return per_sample_mean((ahead.sum(axis=-1) < k).astype(np.float64))
 
 
+def right_by_class(outputs: Array, targets: Array, classes: int) -> list[tuple[int, int]]:
+    """The number of samples of each class, and how many of them are predicted right.
+
+    Args:
+        classes: number of classes.
+
+    Raises:
+        DataError: as :func:`class_labels`.
+    """
+    predicted, wanted = class_labels(outputs, targets)
+    count = np.bincount(wanted.ravel(), minlength=classes)
+    right = np.bincount(wanted.ravel()[(predicted == wanted).ravel()], minlength=classes)
+    return [(int(all_), int(hit)) for all_, hit in zip(count[:classes], right[:classes], strict=True)]
+
+
 def macro(name: str, predicted: Labels, wanted: Labels) -> Score:
     """Macro precision, recall or F1 as a function of sample weights.
 

@@ -246,7 +246,7 @@ def half_signature(signature: Signature, model: onnx.ModelProto) -> Signature:
             replace(spec, dtype="float16") if kinds.get(spec.name) == TensorProto.FLOAT16 else spec for spec in specs
         )
 
-    return Signature(_typed(signature.inputs), _typed(signature.outputs), signature.batch_invariant)
+    return replace(signature, inputs=_typed(signature.inputs), outputs=_typed(signature.outputs))
 
 
 def _constants_to_initializers(model: onnx.ModelProto) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def engine_signature(signature: Signature, made: dict[str, Any]) -> Signature:
         return tuple(TensorSpec(spec.name, DTYPES[found[spec.name]], spec.shape) for spec in specs)
 
     inputs, outputs = _typed(signature.inputs, made["inputs"]), _typed(signature.outputs, made["outputs"])
-    return Signature(inputs, outputs, signature.batch_invariant)
+    return replace(signature, inputs=inputs, outputs=outputs)
 
 
 def _refuse_silent_faults(model: onnx.ModelProto, path: Path, options: EngineOptions, console: Console) -> None:

@@ -19,7 +19,7 @@ from ...core.options.stage_options import CaptureOptions, ModelSpec
 from ...core.tensors import Signature
 from .. import stages
 from ..cache_key import key_of
-from .data.adapters import as_splits, names_splits
+from .data.adapters import as_splits, names_of_classes, names_splits
 from .data.feeds import as_numpy, example_feeds, is_array
 from .objects.programs import Program
 from .workspace import ScriptConsole, Workspace, finished
@@ -56,15 +56,20 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
     if _is_pretrained(model) and getattr(model.config, "is_encoder_decoder", False):
         what = f"{type(model).__name__} has an encoder and a decoder, which run in a loop and cannot be one program"
         raise ModelError(what, "capture only its encoder: retort.capture(model.get_encoder(), example)")
+    if isinstance(example, str | Path):
+        example = as_splits(example, Signature((), ()), "calibrate")
     feeds = _feeds(model, example)
     names = list(request.output_names) if request.output_names else None
     with _without_cache(model):
-        if isinstance(example, str | Path | Splits):
+        if isinstance(example, Splits):
             from ...compress.graph.rows import moved_samples
 
             feeds = moved_samples(feeds, request.batch_axis)
         captured = _captured(model, feeds, request, names)
     from ...compress.program import NOTES
+    from ...compress.sources.huggingface import class_names
+
+    captured.signature = captured.signature.naming(class_names(model) or names_of_classes(example))
 
     console = ScriptConsole()
     for note in captured.meta.get(NOTES, ()):
@@ -113,7 +118,7 @@ def _feeds(model: nn.Module, example: Any) -> dict[str, Any]:
         from ...compress.sources.huggingface import example_of
 
         return dict(example_of(model))
-    if isinstance(example, str | Path | Splits):
+    if isinstance(example, Splits):
         batch, is_batch = _rows_of_source(model, example), False
     else:
         batch, is_batch = first_batch(example)
@@ -121,9 +126,9 @@ def _feeds(model: nn.Module, example: Any) -> dict[str, Any]:
     return {name: value if is_array(value) else as_numpy(value) for name, value in feeds.items()}
 
 
-def _rows_of_source(model: nn.Module, source: str | Path | Splits) -> Any:
+def _rows_of_source(model: nn.Module, source: Splits) -> Any:
     """A few rows of named data: by name if the forward has those names, else by position."""
-    rows = as_splits(source, Signature((), ()), "calibrate").example(ROWS)
+    rows = source.example(ROWS)
     return rows if set(rows) <= set(signature(model.forward).parameters) else tuple(rows.values())
 
 

@@ -70,3 +70,24 @@ def test_damaged_json_is_one_error(text: str) -> None:
     """For any text, a damaged signature is an artifact error."""
     with pytest.raises(ArtifactError, match="not a Retort signature"):
         Signature.from_json(text)
+
+
+def test_classes_name_the_scores_or_the_indices() -> None:
+    """Names go to the first output with a score for each class, or to class indices; other counts fit nothing."""
+    scores = SIGNATURE.naming(["a", "b", "c"])
+    assert scores.class_names({"logits": np.array([[0, 2, 1], [3, 0, 0]], np.float32)}) == ["b", "a"]
+    indices = Signature((IDS,), (TensorSpec("best", "int64", ("batch",)),)).naming(["no", "yes"])
+    assert indices.class_names({"best": np.array([1, 0, 5])}) == ["yes", "no", "5"]
+    assert SIGNATURE.naming(["a", "b"]) == SIGNATURE
+    assert SIGNATURE.class_names({"logits": np.zeros((1, 3), np.float32)}) is None
+    assert scores.class_names({"other": np.zeros((1, 3), np.float32)}) is None
+    assert scores.naming(["x", "y", "z"]).classes == ("a", "b", "c")
+
+
+def test_classes_are_stored_only_where_there_are_any() -> None:
+    """A signature without names has the bytes it always had, and one with names comes back with them."""
+    assert "classes" not in SIGNATURE.to_json()
+    named = SIGNATURE.naming(["a", "b", "c"])
+    assert Signature.from_json(named.to_json()) == named
+    with pytest.raises(ArtifactError):
+        Signature.from_json(named.to_json().replace('["a","b","c"]', "5"))

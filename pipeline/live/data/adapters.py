@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ....core.data.array_splits import classes_of
 from ....core.data.data_sources import load_data
 from ....core.data.held_out import hold_out
 from ....core.data.splits import ALIASES, CALIBRATION, NAMES, TEST, TRAIN, VALIDATION, Split, Splits, Subset
@@ -50,9 +51,19 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
     if isinstance(data, Mapping) and names_splits(data):
         given = {ALIASES.get(str(key), str(key)): value for key, value in data.items() if key != "classes"}
         parts = {key: reader.read(value, f"data['{key}']") for key, value in given.items()}
-        return _filled(parts, use, seed, tuple(map(str, data.get("classes", ()))))
-    whole = reader.read(data, "data")
-    return Splits(whole, whole, _some(whole, seed), whole) if use == "test" else _filled({TRAIN: whole}, use, seed, ())
+        return _filled(parts, use, seed, names_of_classes(data))
+    whole, classes = reader.read(data, "data"), names_of_classes(data)
+    if use == "test":
+        return Splits(whole, whole, _some(whole, seed), whole, classes)
+    return _filled({TRAIN: whole}, use, seed, classes)
+
+
+def names_of_classes(data: Any) -> tuple[str, ...]:
+    """The names of the classes that data have: splits, a mapping with the key ``classes``, or datasets with names."""
+    if not isinstance(data, Mapping):
+        return classes_of(data)
+    given = data.get("classes", ()) if names_splits(data) else ()
+    return tuple(map(str, given)) or next(filter(None, map(classes_of, data.values())), ())
 
 
 def names_splits(data: Mapping[Any, Any]) -> bool:

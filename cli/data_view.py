@@ -1,0 +1,56 @@
+"""The subcommand that shows how a data source is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ..core.data.class_labels import shortened
+from ..core.data.splits import NAMES, Split
+from ..core.options.stage_options import DataSpec
+from ..core.tensors import Array
+from .app import DataArgs, Debug, Json, Seed, TaskOption, app, console, context_of
+
+
+@app.command("data")
+def data(
+    source: Annotated[str, typer.Argument(help=DataSpec.model_fields["source"].description)],
+    data_arg: DataArgs = [],  # noqa: B006
+    task: TaskOption = "classification",
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show how a data source is read: its splits, inputs and targets, and the names of its classes.
+
+    Example: `retort data flowers.csv --data-arg target=kind`
+    """
+    screen = console(json)
+    splits = context_of(source, data_arg, task, "cpu", seed, screen).data
+    found = {name: _described(getattr(splits, name)) for name in NAMES}
+    rows = [[name, f"{part['samples']:,}", ", ".join(part["inputs"]), part["targets"]] for name, part in found.items()]
+    screen.table(source, ["split", "samples", "inputs", "targets"], rows, words=True)
+    named = f"classes: {shortened(splits.classes, 20)}" if splits.classes else "the classes have no names"
+    screen.result({"splits": found, "classes": list(splits.classes), "fingerprint": splits.fingerprint()}, named)
+
+
+def _described(split: Split) -> dict[str, Any]:
+    """The number of samples, and inputs and targets in words."""
+    inputs, targets = split.read(range(min(len(split), 2)))
+    return {
+        "samples": len(split),
+        "inputs": [f"{name}: {_rows(array)}" for name, array in inputs.items()],
+        "targets": "none" if targets is None else _targets(targets),
+    }
+
+
+def _targets(values: Array) -> str:
+    if values.dtype.kind in "iu" and values.ndim == 1:
+        return "class indices"
+    return _rows(values)
+
+
+def _rows(values: Array) -> str:
+    """Type and axes of samples: ``float32[batch, 30]``."""
+    return f"{values.dtype}[{', '.join(['batch', *map(str, values.shape[1:])])}]"

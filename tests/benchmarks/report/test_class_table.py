@@ -1,0 +1,60 @@
+"""The classes of the report: each with its samples and the share that is right in the reference and at the end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from retort.benchmarks.accuracy import Predictions, measure_accuracy
+from retort.benchmarks.build_result import class_entry
+from retort.benchmarks.report.class_table import SHOWN, class_table
+from retort.benchmarks.result import ClassEntry, Result, Spread, StageEntry
+
+
+def entry(name: str, n: int, share: float) -> ClassEntry:
+    """One class."""
+    return ClassEntry(name=name, n=n, share=Spread(value=share, low=share / 2, high=1.0, confidence=0.95))
+
+
+def result(*stages: tuple[str, tuple[ClassEntry, ...]]) -> Result:
+    """A result of stages with the accuracy of their classes."""
+    made = tuple(StageEntry.model_construct(stage=name, classes=classes) for name, classes in stages)
+    return Result.model_construct(stages=made, reference=made[0].stage)
+
+
+def test_the_reference_and_the_last_stage_are_compared() -> None:
+    """A row per class has its name, its samples and its share in both stages."""
+    before, after = (entry("cat", 5, 1.0), entry("dog", 7, 0.5)), (entry("cat", 5, 0.8), entry("dog", 7, 0.5))
+    found = class_table(result(("train", before), ("prune", before), ("quantize", after), ("pack", ())))
+    assert found is not None
+    assert found["stages"] == ["train", "quantize"]
+    assert [(row["name"], row["n"], [cell["share"] for cell in row["cells"]]) for row in found["rows"]] == [
+        ("cat", 5, ["100.00 %", "80.00 %"]),
+        ("dog", 7, ["50.00 %", "50.00 %"]),
+    ]
+
+
+def test_of_many_classes_those_that_lost_most_are_shown() -> None:
+    """More classes than fit are left out, and it is said how many."""
+    names = [f"class {number}" for number in range(SHOWN + 5)]
+    before = tuple(entry(name, 9, 1.0) for name in names)
+    after = tuple(entry(name, 9, 0.1 if name == "class 33" else 1.0) for name in names)
+    found = class_table(result(("train", before), ("quantize", after)))
+    assert found is not None
+    assert found["rows"][0]["name"] == "class 33"
+    assert len(found["rows"]) == SHOWN
+    assert found["note"].startswith("5 classes")
+
+
+def test_without_names_there_is_no_table() -> None:
+    """Classes without names are not listed."""
+    assert class_table(result(("train", ()))) is None
+
+
+def test_shares_by_class_are_counted() -> None:
+    """The accuracy of each class that has samples is the share of its own samples."""
+    outputs = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 1]]
+    predictions = Predictions({"y": outputs}, np.array([0, 1, 1, 1, 1]))
+    found = measure_accuracy("accuracy", predictions, classes=["a", "b", "c"]).classes
+    assert [(item.name, item.n, item.share.value) for item in found] == [("a", 1, 1.0), ("b", 4, 0.75)]
+    assert class_entry(found[1]).share.value == 0.75
+    assert measure_accuracy("accuracy", predictions, classes=["a", "b"]).classes == ()
