@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json as json_module
 import time
+from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,7 @@ from ..core.errors import InputError, MissingFileError, ServingError, UserError
 from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
 from ..core.session import Session, SessionOptions, open_session
 from ..core.system.owned_folders import claim_file
-from ..core.tensors import Array, Signature
+from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from ..serve.address import Address
 from ..serve.client import Client, predict_split
 from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
@@ -151,21 +152,32 @@ def predict(
     given = input or context_of(data, data_arg, "classification", "cpu", seed, screen).data
     if is_remote(model):
         client = connect(model, name, timeout, header, ca)
-        found, targets = asked(client, partial(_ask, given=given, rows=rows, screen=screen), ca)
+        found = asked(client, partial(_ask, given=given, rows=rows, screen=screen), ca)
     elif isinstance(given, Path):
-        found, targets = _run(model, given, _settings(provider, axis)), None
+        found = _run(model, given, _settings(provider, axis))
     else:
-        found, targets = _over_test(model, given, rows, screen, _settings(provider, axis))
-    _show_outputs(found, targets, output, screen)
+        found = _over_test(model, given, rows, screen, _settings(provider, axis))
+    _show_outputs(found, output, screen)
 
 
-def _ask(
-    client: Client, given: Path | Splits, rows: int | None, screen: Console
-) -> tuple[dict[str, Array], Array | None]:
+@dataclass(frozen=True)
+class Predicted:
+    """Outputs of a model by name, the targets of their samples, and the name of the class of each row, if known."""
+
+    outputs: dict[str, Array]
+    targets: Array | None = None
+    classes: list[str] | None = None
+
+
+def _ask(client: Client, given: Path | Splits, rows: int | None, screen: Console) -> Predicted:
     if isinstance(given, Path):
-        return client.predict(read_input(given, None)), None
+        outputs, names = client.classify(read_input(given, None))
+        return Predicted(outputs, None, names)
     found = predict_split(client, given.test, console=screen, limit=rows)
-    return found, given.test.read(range(len(next(iter(found.values())))))[1]
+    specs = [TensorSpec(name, str(array.dtype), (BATCH, *array.shape[1:])) for name, array in found.items()]
+    named = Signature((), tuple(specs)).naming(given.classes)
+    targets = given.test.read(range(len(next(iter(found.values())))))[1]
+    return Predicted(found, targets, named.class_names(found))
 
 
 def _settings(provider: Provider, axis: list[str]) -> SessionOptions:
@@ -174,9 +186,10 @@ def _settings(provider: Provider, axis: list[str]) -> SessionOptions:
     return replace(session_options(BenchOptions(provider=provider, axis=tuple(axis))), threads=0)
 
 
-def _run(model: str, path: Path, settings: SessionOptions) -> dict[str, Array]:
+def _run(model: str, path: Path, settings: SessionOptions) -> Predicted:
     session = _open(model, settings)
-    return session.run(read_input(path, session.signature))
+    outputs = session.run(read_input(path, session.signature))
+    return Predicted(outputs, None, session.signature.class_names(outputs))
 
 
 def _open(model: str, settings: SessionOptions) -> Session:
@@ -189,14 +202,13 @@ def _open(model: str, settings: SessionOptions) -> Session:
     return open_model(open_mar(artifact), settings)
 
 
-def _over_test(
-    model: str, splits: Splits, rows: int | None, screen: Console, settings: SessionOptions
-) -> tuple[dict[str, Array], Array | None]:
+def _over_test(model: str, splits: Splits, rows: int | None, screen: Console, settings: SessionOptions) -> Predicted:
     from ..benchmarks.accuracy import predict as over
 
     session = _open(model, settings)
     done = over(session, fit_to(splits, session.signature).test, limit=rows, console=screen)
-    return dict(done.outputs), done.targets
+    names = session.signature.naming(splits.classes).class_names(done.outputs)
+    return Predicted(dict(done.outputs), done.targets, names)
 
 
 def read_input(path: Path, signature: Signature | None) -> dict[str, Array]:
@@ -225,7 +237,8 @@ def _load(path: Path) -> Any:
     return {key: loaded[key] for key in loaded.files} if hasattr(loaded, "files") else loaded
 
 
-def _show_outputs(found: dict[str, Array], targets: Array | None, output: Path | None, screen: Console) -> None:
+def _show_outputs(predicted: Predicted, output: Path | None, screen: Console) -> None:
+    found, targets, names = predicted.outputs, predicted.targets, predicted.classes
     value: dict[str, Any] = {"outputs": {key: [str(array.dtype), list(array.shape)] for key, array in found.items()}}
     main = next(iter(found.values()))
     lines = [f"{key}: {array.dtype}{list(array.shape)}" for key, array in found.items()]
@@ -237,11 +250,17 @@ def _show_outputs(found: dict[str, Array], targets: Array | None, output: Path |
         lines.append(
             f"accuracy {interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}] on {counted(targets, 'sample')}"
         )
+    if names is not None:
+        value["predicted"] = counts = dict(Counter(names).most_common())
+        lines.append("predicted: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     if output is not None:
-        arrays: dict[str, Any] = dict(found)
+        arrays: dict[str, Any] = found if names is None else {"classes": np.array(names), **found}
         np.savez(output, **arrays)
         lines.append(f"wrote {output}")
     elif main.size <= 64:
         value["values"] = {key: array.tolist() for key, array in found.items()}
         lines += [np.array2string(array, precision=5, suppress_small=True) for array in found.values()]
+        if names is not None:
+            value["classes"] = names
+            lines.append(f"classes: {', '.join(names)}")
     screen.result(value, "\n".join(lines))

@@ -21,7 +21,7 @@ from ..core.errors import InputError, LimitError, RetortError, ServingError, Use
 from ..core.tensors import Array, Feeds
 from .bodies import V2_TYPES
 from .connection import Connections
-from .replies import OUTPUTS_HEADER, dump, v2_tensor
+from .replies import CLASSES_HEADER, OUTPUTS_HEADER, dump, v2_tensor
 from .settings import Limits
 from .wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 
@@ -76,6 +76,19 @@ class Client:
             LimitError: the request is too large.
             ServingError: the server failed, or cannot be reached.
         """
+        return self.classify(feeds, form)[0]
+
+    def classify(
+        self, feeds: Mapping[str, ArrayLike], form: Format | None = None
+    ) -> tuple[dict[str, Array], list[str] | None]:
+        """Outputs of the model for one request, and the name of the class of every row.
+
+        Returns:
+            The outputs, and None for a model whose classes have no names, or for names of more than 4096 characters.
+
+        Raises:
+            RetortError: as :meth:`predict`.
+        """
         arrays = {name: np.asarray(value) for name, value in feeds.items()}
         form = form or ("npy" if len(feeds) == 1 else "npz")
         if form == "npy" and len(feeds) != 1:
@@ -83,7 +96,8 @@ class Client:
         status, headers, body = self.request("POST", "", _body(arrays, form), {"Content-Type": _TYPES[form]})
         if status != 200:
             raise _as_error(status, body, self._path)
-        return _outputs(headers, body)
+        names = headers.get(CLASSES_HEADER)
+        return _outputs(headers, body), None if names is None else [str(name) for name in json.loads(names)]
 
     def request(
         self, method: str, path: str = "", body: bytes | None = None, headers: dict[str, str] | None = None

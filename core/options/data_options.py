@@ -105,7 +105,7 @@ class TargetOptions(LabelOptions):
     )
 
 
-class TableOptions(TargetOptions, EncodingOptions):
+class TableOptions(EncodingOptions, TargetOptions):
     """Columns of a table."""
 
     features: Names = Field(
@@ -155,23 +155,23 @@ class JsonOptions(TableOptions):
     encoding: str = Field(default="utf-8", description="Encoding of the file.")
 
 
-class ArrowOptions(TableOptions, PixelOptions, SoundOptions):
+class ArrowOptions(SoundOptions, PixelOptions, TableOptions):
     """A Parquet file, or a folder that `save_to_disk` of `datasets` wrote."""
 
 
-class TextOptions(LabelOptions, EncodingOptions):
+class TextOptions(EncodingOptions, LabelOptions):
     """Text files: one per class with a sample per line, or one folder per class with a file per sample."""
 
     encoding: str = Field(default="utf-8", description="Encoding of the files.")
 
 
-class ImageOptions(TargetOptions, PixelOptions):
+class ImageOptions(PixelOptions, TargetOptions):
     """A folder of images."""
 
     name: str = Field(default="image", description="Name of the input.")
 
 
-class AudioOptions(TargetOptions, SoundOptions):
+class AudioOptions(SoundOptions, TargetOptions):
     """A folder of recordings."""
 
     name: str = Field(default="audio", description="Name of the input.")
