@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ...core.errors import CaptureError, MissingFileError, ModelError, UserError
 from ...core.facts.program_facts import CaptureFacts
 from ...core.formats.weight_files import require_model_file
 from ...core.options.stage_options import CaptureOptions, ModelSpec
+from ...core.tensors import Array
 from ..capture.capture_program import capture as capture_module
 from ..graph.rows import moved_samples
 from ..onnx_import import import_onnx
@@ -75,15 +77,28 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
         raise UserError("`fixed` applies to an .onnx file only", "give the value in the model's forward instead")
     require_model_file(base / spec.source)
     if is_pretrained(base / spec.source):
-        return _capture_pretrained(spec, base, data, options)
+        return _capture_pretrained(spec, context, options)
     if data is None:
         raise UserError(
             "--data is required, because capture needs example inputs",
             "give a built-in data set, package.module:function, a file (.csv, .jsonl, .parquet, .npz …) or a folder",
         )
     model = load_model(spec, base, context.seed, context.console)
-    feeds = moved_samples(data.example(), options.batch_axis)
+    feeds = moved_samples(_taken(model, data.example(), context.console), options.batch_axis)
     return capture_module(model, feeds, dynamic=options.dynamic or None, batch=options.batch_axis or None)
+
+
+def _taken(model: nn.Module, feeds: dict[str, Array], console: Console) -> dict[str, Array]:
+    """The inputs that a forward names, if it names some of the data's and needs no other; else all."""
+    parameters = signature(model.forward).parameters.values()
+    names = {item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
+    needed = {item.name for item in parameters if item.default is item.empty and item.name in names}
+    kept = {name: value for name, value in feeds.items() if name in names}
+    every = any(item.kind in (item.VAR_KEYWORD, item.VAR_POSITIONAL) for item in parameters)
+    if every or not kept or len(kept) == len(feeds) or not needed <= set(kept):
+        return feeds
+    console.say(f"            the model takes {', '.join(kept)}, and not {', '.join(set(feeds) - set(kept))}")
+    return kept
 
 
 def _import(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOptions) -> Program:
@@ -97,7 +112,8 @@ def _import(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOp
     return import_onnx(path, data.example(CHECKED_ROWS), options.fixed)
 
 
-def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, options: CaptureOptions) -> Program:
+def _capture_pretrained(spec: ModelSpec, context: Context, options: CaptureOptions) -> Program:
+    base, data, console = context.base, context.data, context.console
     unknown = sorted(set(spec.args) - {"task"})
     if unknown or spec.weights:
         what = f"args.{unknown[0]}" if unknown else "weights"
@@ -105,7 +121,7 @@ def _capture_pretrained(spec: ModelSpec, base: Path, data: Splits | None, option
             f"`{what}` does not apply to the directory {spec.source}", "such a directory takes only `args.task`"
         )
     model = load_pretrained(base / spec.source, spec.args.get("task"))
-    feeds = data.example() if data is not None else example_of(model)
+    feeds = _taken(model, data.example(), console) if data is not None else example_of(model)
     axes = options.dynamic or free_axes(feeds)
     try:
         program = capture_module(model, feeds, dynamic=axes)

@@ -10,6 +10,7 @@ import numpy as np
 from ..counts import with_article
 from ..errors import DataError
 from ..tensors import Array, to_array
+from .input_parts import as_float32
 from .splits import ArraySplit, SequenceSplit, Split
 
 DEPTH = 4
@@ -92,7 +93,7 @@ def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
 
 def _standard(array: Array) -> Array:
     if array.dtype == np.float64:
-        return array.astype(np.float32)
+        return as_float32(array)
     if array.dtype.kind == "O":
         raise DataError("the data contain Python objects instead of numbers", "convert them to a numeric array")
     return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.uint8 else array

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import DataError
 from ..options.stage_options import Task
 from ..tensors import Array
+from .input_parts import as_float32
 from .splits import TRAIN
 
 MANY = 0.5
@@ -79,7 +80,7 @@ def _is_whole(values: Array) -> bool:
 
 
 def _values(labels: Mapping[str, Labels]) -> Targets:
-    made = {split: part.values.astype(np.float32)[:, None] for split, part in labels.items()}
+    made = {split: as_float32(part.values)[:, None] for split, part in labels.items()}
     joined = np.concatenate(list(made.values()))
     return Targets(made, (), f"values from {joined.min():g} to {joined.max():g}")
 

@@ -132,8 +132,14 @@ def joined(parts: Sequence[InputPart], count: int, targets: Array | None) -> Spl
 def standard(array: Array) -> Array:
     """Floating point as float32 and booleans as int64, as stages use them."""
     if array.dtype == np.float64:
-        return array.astype(np.float32)
+        return as_float32(array)
     return array.astype(np.int64) if array.dtype == np.bool_ else array
+
+
+def as_float32(array: Array) -> Array:
+    """As float32; numbers beyond its range become infinite, which is refused later with their place."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def file_state(path: Path) -> str:
@@ -143,7 +149,7 @@ def file_state(path: Path) -> str:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Path, remedy: str = "check the file and the disk") -> Iterator[None]:
     """Turn an error of the system while a path is read into one sentence about the path.
 
     Raises:
@@ -154,7 +160,8 @@ def readable(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise DataError(f"{path} may not be read", f"allow it: chmod u+r{'x' * path.is_dir()} {path}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}", "check the file and the disk") from error
+        text = error.strerror or str(error).partition("\n")[0]
+        raise DataError(f"{path} cannot be read: {text}", remedy) from error
 
 
 @contextmanager

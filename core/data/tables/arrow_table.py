@@ -20,6 +20,7 @@ from ..input_parts import InputPart, LoadedPart, file_state, needed, readable
 from .columns import Column, Table
 from .json_table import REMEDY, column_of, infinite_in
 
+DAMAGED = "write it again: it is truncated, or of another kind"
 STATE, INFO, DICT = "state.json", "dataset_info.json", "dataset_dict.json"
 """The files by which a folder of `datasets` is known: of one set, of its features, and of several splits."""
 
@@ -34,10 +35,10 @@ def read_parquet(path: Path) -> Table:
     with needed("pyarrow", "Parquet files"):
         parquet = import_module("pyarrow.parquet")
     try:
-        with readable(path):
+        with readable(path, DAMAGED):
             found = parquet.read_table(str(path), memory_map=True)
     except (ValueError, RuntimeError, NotImplementedError) as error:  # pyarrow's own classes are subclasses of these
-        raise _unreadable(path, error, "write it again: it is truncated, or is no Parquet file") from error
+        raise _unreadable(path, error, DAMAGED) from error
     return _table(path, found, _state([path]))
 
 
@@ -59,10 +60,10 @@ def read_saved(folder: Path) -> Table:
     parts = []
     for file in files:
         try:
-            with readable(file):
+            with readable(file, DAMAGED):
                 parts.append(arrow.ipc.open_stream(arrow.memory_map(str(file))).read_all())
         except (ValueError, RuntimeError) as error:
-            raise _unreadable(file, error, "save it again with `save_to_disk`: it is truncated") from error
+            raise _unreadable(file, error, DAMAGED) from error
     features = _json(folder / INFO).get("features") if (folder / INFO).is_file() else None
     return _table(folder, arrow.concat_tables(parts), _state(files), features)
 

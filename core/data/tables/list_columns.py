@@ -8,6 +8,7 @@ import numpy as np
 
 from ...options.data_options import TableOptions
 from ...tensors import Array
+from ..input_parts import as_float32
 from .columns import Column, Table
 
 
@@ -68,8 +69,8 @@ def _padded(table: Table, name: str, rows: list[Array], options: TableOptions) -
 def _typed(values: Array, options: TableOptions) -> Array:
     """In the type that the options name; else whole numbers as int64 and others as float32."""
     if options.dtype is not None:
-        return values.astype(options.dtype)
-    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+        return as_float32(values) if options.dtype == "float32" else values.astype(options.dtype)
+    return as_float32(values) if values.dtype.kind == "f" else values.astype(np.int64)
 
 
 def numbers_of(table: Table, name: str) -> Array:

@@ -14,7 +14,7 @@ from ...options.data_options import TableOptions
 from ...options.stage_options import Task
 from ...tensors import Array
 from ..class_labels import Labels, Targets, shortened, targets_of
-from ..input_parts import ArraysPart, InputPart, SourceSplits, joined
+from ..input_parts import ArraysPart, InputPart, SourceSplits, as_float32, joined
 from ..splits import TRAIN
 from ..text_encoding import TextPart, Texts, described, encoder_of, length_of
 from .columns import Table
@@ -241,7 +241,7 @@ def _parts(
 ) -> list[InputPart]:
     parts: list[InputPart] = []
     if choice.features:
-        parts.append(ArraysPart({FEATURES: _matrix(table, choice.features).astype(np.float32)}))
+        parts.append(ArraysPart({FEATURES: as_float32(_matrix(table, choice.features))}))
     for key, names in choice.named.items():
         matrix = _matrix(table, names) if len(names) > 1 else _one(table, names[0], options)
         parts.append(ArraysPart({key: matrix}))
@@ -262,7 +262,7 @@ def _parts(
 
 def _matrix(table: Table, names: Sequence[str]) -> Array:
     made = np.stack([numbers_of(table, name) for name in names], axis=1)
-    return made.astype(np.float32) if made.dtype.kind == "f" else made.astype(np.int64)
+    return as_float32(made) if made.dtype.kind == "f" else made.astype(np.int64)
 
 
 def _one(table: Table, name: str, options: TableOptions) -> Array:
@@ -270,7 +270,7 @@ def _one(table: Table, name: str, options: TableOptions) -> Array:
     if column.kind == "lists" or np.ndim(column.values) > 1:
         return list_arrays(table, name, options)[0]
     values = numbers_of(table, name)
-    return values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int64)
+    return as_float32(values) if values.dtype.kind == "f" else values.astype(np.int64)
 
 
 def _note(table: Table, choice: Choice, targets: Targets | None, encoding: Encoding | None) -> str:
