@@ -17,7 +17,7 @@ from ..capture.outputs import choose_names
 from ..capture.signature import Tensors, not_empty, other_type
 from ..graph.rows import BatchAxes, moved_samples, row_count, rows
 from .huggingface import example_of, is_pretrained, load_pretrained
-from .user_model import load_model
+from .user_model import load_model, taken_inputs
 
 ROWS = 2
 
@@ -34,10 +34,10 @@ def signature_in_trial(spec: ModelSpec, context: Context, options: CaptureOption
     folder = context.base / spec.source
     if is_pretrained(folder):
         model = load_pretrained(folder, spec.args.get("task"))
-        feeds = context.data.example() if context.data is not None else example_of(model)
+        feeds = taken_inputs(model, context.data.example()) if context.data is not None else example_of(model)
     else:
         model = load_model(spec, context.base, context.seed)
-        feeds = moved_samples(context.data.example(), options.batch_axis)
+        feeds = moved_samples(taken_inputs(model, context.data.example()), options.batch_axis)
     tensors = {name: torch.as_tensor(to_array(value)) for name, value in feeds.items()}
     free, batch = named_axes(options.dynamic, options.batch_axis or None)
     model = ready(model).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 
@@ -84,11 +85,11 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
             "give a built-in data set, package.module:function, a file (.csv, .jsonl, .parquet, .npz …) or a folder",
         )
     model = load_model(spec, base, context.seed, context.console)
-    feeds = moved_samples(_taken(model, data.example(), context.console), options.batch_axis)
+    feeds = moved_samples(taken_inputs(model, data.example(), context.console), options.batch_axis)
     return capture_module(model, feeds, dynamic=options.dynamic or None, batch=options.batch_axis or None)
 
 
-def _taken(model: nn.Module, feeds: dict[str, Array], console: Console) -> dict[str, Array]:
+def taken_inputs(model: nn.Module, feeds: Mapping[str, Array], console: Console = SILENT) -> dict[str, Array]:
     """The inputs that a forward names, if it names some of the data's and needs no other; else all."""
     parameters = signature(model.forward).parameters.values()
     names = {item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
@@ -96,7 +97,7 @@ def _taken(model: nn.Module, feeds: dict[str, Array], console: Console) -> dict[
     kept = {name: value for name, value in feeds.items() if name in names}
     every = any(item.kind in (item.VAR_KEYWORD, item.VAR_POSITIONAL) for item in parameters)
     if every or not kept or len(kept) == len(feeds) or not needed <= set(kept):
-        return feeds
+        return dict(feeds)
     console.say(f"            the model takes {', '.join(kept)}, and not {', '.join(set(feeds) - set(kept))}")
     return kept
 
@@ -121,7 +122,7 @@ def _capture_pretrained(spec: ModelSpec, context: Context, options: CaptureOptio
             f"`{what}` does not apply to the directory {spec.source}", "such a directory takes only `args.task`"
         )
     model = load_pretrained(base / spec.source, spec.args.get("task"))
-    feeds = _taken(model, data.example(), console) if data is not None else example_of(model)
+    feeds = taken_inputs(model, data.example(), console) if data is not None else example_of(model)
     axes = options.dynamic or free_axes(feeds)
     try:
         program = capture_module(model, feeds, dynamic=axes)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from data_files import write
 
+from retort.compress.sources.trial_run import signature_in_trial
 from retort.compress.sources.user_model import capture_source
 from retort.core.console import Console
 from retort.core.context import Context
@@ -50,5 +51,7 @@ def test_inputs_without_a_parameter_are_left_out(tmp_path: Path, capsys: pytest.
     made = capture_source(ModelSpec(source="partial_net:net"), context, CaptureOptions())
     assert [spec.name for spec in made.signature.inputs] == ["ids"]
     assert "takes ids, and not types" in capsys.readouterr().err
+    tried = signature_in_trial(ModelSpec(source="partial_net:net"), context, CaptureOptions())
+    assert [spec.name for spec in tried.inputs] == ["ids"]
     made = capture_source(ModelSpec(source="partial_net:other"), context, CaptureOptions())
     assert len(made.signature.inputs) == 2
