@@ -61,8 +61,8 @@ def compare_files(
     entries = []
     for index, (name, model) in enumerate(zip(names, models, strict=True)):
         reference = found[0] if index else None
-        named = splits.classes or sessions[index].signature.classes
-        measured = measure_accuracy(judged, found[index], reference, confidence=options.confidence, classes=named)
+        classes = splits.classes or sessions[index].signature.classes
+        measured = measure_accuracy(judged, found[index], reference, confidence=options.confidence, classes=classes)
         memory = measure_memory(model.main, threads=options.threads) if options.provider == "cpu" else None
         entries.append(
             stage_entry(name, model, accuracy=measured, latency=timed, memory=memory, runtime=compared[name].runtime)
