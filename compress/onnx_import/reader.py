@@ -14,10 +14,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from ...core.backends.ort import SIGNATURE_KEY
 from ...core.errors import ArtifactError, MissingFileError, ModelError
 from ...core.formats.onnx_graphs import all_nodes
 from ...core.formats.onnx_weights import require_weights
-from ...core.tensors import Array, TensorSpec
+from ...core.tensors import Array, Signature, TensorSpec
 from .constant_folding import STANDARD
 from .normal_form import fixed_values, normalize
 
@@ -69,6 +70,7 @@ class Graph:
         outputs: names with dtypes.
         opset: version of the standard operators.
         fixed: the values of inputs that were made constants.
+        classes: names of the classes, if Retort wrote the file and knew them.
     """
 
     nodes: tuple[Node, ...]
@@ -77,6 +79,7 @@ class Graph:
     outputs: dict[str, str]
     opset: int
     fixed: dict[str, NDArray[Any]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 def read_graph(
@@ -98,6 +101,8 @@ def read_graph(
     model = _load(path)
     _require_floating(model, path)
     fixed = fixed_values(model.graph, values)
+    stored = next((item.value for item in model.metadata_props if item.key == SIGNATURE_KEY), "")
+    classes = Signature.from_json(stored).classes if stored else ()
     model = normalize(model, known, values)
     graph = model.graph
     _require_standard(graph)
@@ -107,7 +112,7 @@ def read_graph(
         raise ModelError(f"{path} has no input", "give a model with inputs")
     opset = max((item.version for item in model.opset_import if item.domain in STANDARD), default=1)
     outputs = {item.name: _dtype(item) for item in graph.output}
-    return Graph(_nodes(graph), constants, inputs, outputs, opset, fixed)
+    return Graph(_nodes(graph), constants, inputs, outputs, opset, fixed, classes)
 
 
 def require_floating(path: Path) -> None:

@@ -101,6 +101,7 @@ def _captured(
             notes.append(f"the axis '{axis}' is fixed to the size of the samples: {error.message}")
             layout = fix_axis(layout, axis, given)
     notes += require_agreement(path, graph, layout, program, feeds)
+    program.signature = program.signature.naming(graph.classes)
     if notes:
         program.meta.setdefault(NOTES, []).extend(notes)
     return program

@@ -157,8 +157,8 @@ def _numbered(labels: Mapping[str, Labels], what: str, classes: tuple[str, ...])
     return Targets(made, names, f"classes {shortened(names)}, numbered from 0")
 
 
-def shortened(names: Sequence[str], shown: int = 6) -> str:
-    """Names in one line, with their number if there are many."""
+def shortened(names: Sequence[str], shown: int = 6, counted: bool = True) -> str:
+    """Names in one line, with their number if there are many and it is not told elsewhere."""
     if len(names) <= shown:
         return ", ".join(names)
-    return f"{', '.join(names[: shown - 1])} … ({len(names)} in all)"
+    return f"{', '.join(names[: shown - 1])} …" + (f" ({len(names)} in all)" if counted else "")

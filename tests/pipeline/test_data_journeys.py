@@ -164,6 +164,7 @@ def test_python_gets_the_names_too(tmp_path: Path) -> None:
     graph = retort.export(trained, tmp_path / "net.onnx")
     assert trained.signature.classes == graph.signature.classes == ("minus", "plus")
     assert retort.load(tmp_path / "net.onnx").signature.classes == ("minus", "plus")
+    assert retort.capture(tmp_path / "net.onnx", data=x).signature.classes == ("minus", "plus")
     assert retort.capture(torch.nn.Linear(4, 2), data=data).signature.classes == ("minus", "plus")
     found = graph(x[:3])
     assert graph.signature.class_names({"output": found}) is not None
