@@ -12,7 +12,7 @@ from torch import nn
 from ...core.artifact import Artifact, load_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
-from ...core.counts import with_article
+from ...core.counts import counted, with_article
 from ...core.data.references import call
 from ...core.data.splits import Splits
 from ...core.errors import CaptureError, MissingFileError, ModelError, UserError
@@ -173,7 +173,8 @@ def _name_classes(program: Program, context: Context) -> None:
     program.signature = program.signature.naming(names)
     if names and not program.signature.classes:
         context.console.warn(
-            f"the data have {len(names)} classes, and no output has a score for each, so answers will not have names"
+            f"the data have {counted(names, 'class')}, and no output has a score for each, so answers will not have "
+            "names"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..counts import counted
 from ..errors import DataError
 from ..options.stage_options import Task
 from ..tensors import Array
@@ -116,7 +117,7 @@ def _named(labels: Mapping[str, Labels], what: str, classes: Sequence[str]) -> T
 def _require_two(known: set[str], what: str, rows: int) -> None:
     if len(known) == 1:
         raise DataError(
-            f"all {rows} labels in {what} are '{next(iter(known))}'",
+            f"every label in {what} is '{next(iter(known))}' ({counted(rows, 'label')})",
             "give samples of at least two classes, or samples without labels",
         )
 

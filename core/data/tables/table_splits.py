@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...counts import counted
 from ...errors import DataError, UserError
 from ...options.data_options import TableOptions
 from ...options.stage_options import Task
@@ -278,7 +279,7 @@ def _note(table: Table, choice: Choice, targets: Targets | None, encoding: Encod
     inputs = []
     if choice.features:
         count = len(choice.features)
-        inputs.append(f"{count} feature{'' if count == 1 else 's'} ({shortened(choice.features, counted=False)})")
+        inputs.append(f"{counted(count, 'feature')} ({shortened(choice.features, counted=False)})")
     inputs += [f"{key} ({shortened(names)})" for key, names in choice.named.items()]
     inputs += [f"{name}" for name in (*choice.lists, *choice.media)]
     if encoding is not None:

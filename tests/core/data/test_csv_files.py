@@ -157,7 +157,7 @@ def test_a_late_text_in_a_column_of_numbers_is_found(tmp_path: Path) -> None:
         ("a,label\n1,x\n".encode("utf-16"), ("encoded as UTF-16", "encoding: utf-16")),
         ("a,label\n1,é\n".encode("latin-1"), ("line 2 is not UTF-8: byte 0xe9", "latin-1")),
         (b"a,\x00,label\n", ("zero bytes",)),
-        (b"a,label\n" + b"1,x\n" * 30, ("all 30 labels", "'x'")),
+        (b"a,label\n" + b"1,x\n" * 30, ("every label in column 'label' is 'x' (30 labels)",)),
         (b"city,label\n" + b"Rome,x\nBonn,y\n" * 20, ("column 'city' (such as 'Rome') holds text", "`ignore: [city]`")),
         (b"a;label\n" + b"0,5;x\n1,5;y\n" * 20, ("'0,5' is not a number", "decimal point")),
         (b"label\n" + b"x\ny\n" * 20, ("has no column for an input",)),

@@ -75,7 +75,7 @@ def test_missing_files_are_listed(tmp_path: Path) -> None:
     write(folder / "labels.csv", "a,b", *(f"{n},{n % 2}" for n in range(COUNT)))
     assert_refused("p", tmp_path, "no column of", "names images", size=4)
     write(tmp_path / "two/train/a/x.txt", "no image")
-    assert_refused("two", tmp_path, "all 1 labels", vocabulary="bytes")
+    assert_refused("two", tmp_path, "(1 label)", vocabulary="bytes")
 
 
 def test_changed_images_change_the_fingerprint(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_faults_of_text(tmp_path: Path) -> None:
     assert_refused("none", tmp_path, "pos.txt is empty", vocabulary="bytes")
     per_class(tmp_path / "few")
     (tmp_path / "few/neg.txt").unlink()
-    assert_refused("few", tmp_path, "all 20 labels", "'pos'", vocabulary="bytes")
+    assert_refused("few", tmp_path, "every label in", "is 'pos' (20 labels)", vocabulary="bytes")
 
 
 def test_an_edit_changes_the_fingerprint(tmp_path: Path) -> None:
