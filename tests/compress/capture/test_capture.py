@@ -108,7 +108,7 @@ def test_ragged_example_and_wrong_output_names_are_refused() -> None:
     with pytest.raises(ModelError, match="same number of rows"):
         capture(Pair(), {"left": torch.randn(2, 4), "right": torch.randn(3, 4)})
     example = {"left": torch.randn(2, 4), "right": torch.randn(2, 4)}
-    with pytest.raises(UserError, match="1 outputs: output"):
+    with pytest.raises(UserError, match="1 output: output"):
         capture(Pair(), example, output_names=["a", "b"])
 
 
