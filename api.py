@@ -127,7 +127,8 @@ def compare(
 
     Raises:
         DataError: there are no data, or the samples do not fit.
-        UserError: an option is unknown or has a wrong value, or a value is not a model.
+        UserError: an option is unknown or has a wrong value, a value is not a model, or two models give outputs of
+            different shapes for a sample.
         MachineError: a runtime that a model needs is missing.
 
     Example:
