@@ -6,8 +6,9 @@ Part of the runtime half: standard library and numpy only.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,14 @@ class TensorSpec:
     def describe(self) -> str:
         """``image: float32[batch, 1, 8, 8]``."""
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Check rank, fixed sizes and multiples of a shape; sizes of other inputs are not known here.
+
+        Raises:
+            InputError: the shape does not fit.
+        """
+        _check_shape(self, shape, {}, cached=True)
 
     def cast(self, value: Array) -> Array:
         """Convert ``value`` to a contiguous array of this dtype.
@@ -123,11 +132,7 @@ class Signature:
         Raises:
             InputError: an input does not fit; the message names it, what was expected and what was given.
         """
-        expected = {spec.name for spec in self.inputs}
-        missing, extra = sorted(expected - set(feeds)), sorted(set(feeds) - expected)
-        if missing or extra:
-            parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(extra)}"] * bool(extra)
-            raise InputError(f"inputs do not match: {'; '.join(parts)}", f"expected {self.describe_inputs()}")
+        self.check_names(feeds)
         sizes: dict[str, tuple[int, str]] = {}
         checked: dict[str, Array] = {}
         arrays = {spec.name: np.asarray(feeds[spec.name]) for spec in self.inputs}
@@ -137,6 +142,19 @@ class Signature:
             _check_shape(spec, array.shape, sizes, cached)
             checked[spec.name] = spec.cast(array)
         return checked
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Check that ``names`` are those of the inputs; only a few names of many are said.
+
+        Raises:
+            InputError: a name is missing or unknown.
+        """
+        given, expected = set(names), {spec.name for spec in self.inputs}
+        if given == expected:
+            return
+        faults = {"missing": expected - given, "unknown": given - expected}
+        told = "; ".join(f"{fault} {listed(found)}" for fault, found in faults.items() if found)
+        raise InputError(f"inputs do not match: {told}", f"expected {self.describe_inputs()}")
 
     def batch_size(self, feeds: Feeds) -> int:
         """Number of rows of the first input that has a batch axis; 1 if no input has one."""
@@ -170,6 +188,13 @@ class Signature:
             return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)), classes)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error
+
+
+def listed(names: Collection[str], most: int = 8, longest: int = 40) -> str:
+    """The first names in alphabetical order, shortened, and how many there are besides."""
+    first = [name if len(name) <= longest else f"{name[:longest]}…" for name in nsmallest(most, names)]
+    more = len(names) - len(first)
+    return ", ".join(first) + (f" and {more} more" if more else "")
 
 
 def to_array(value: Any) -> Array:

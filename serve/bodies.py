@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from ..core.errors import InputError, LimitError
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
+from .allowance import allowance, no_collections
 from .settings import Limits
+from .wire import check_rows, is_size
 
 V2_TYPES = {
     "BOOL": "bool",
@@ -31,6 +34,8 @@ V2_TYPES = {
     "FP32": "float32",
     "FP64": "float64",
 }
+MANY = 4096
+"""Number of values from which sizes are checked before what is below them is read."""
 Decoded = tuple[Mapping[str, Array], Literal["tensors", "bare", "instances", "v2"], tuple[str, ...], str]
 
 
@@ -39,18 +44,27 @@ def decode_json(body: object, signature: Signature, limits: Limits) -> Decoded:
 
     Raises:
         InputError: the body is not JSON, is ragged or not numeric, or has none of the four forms.
-        LimitError: the body is nested more deeply than the allowed number of axes.
+        LimitError: the body has more values, lists or names than any legal request, or is nested too deeply.
     """
-    value = parse_json(body)
-    names = [spec.name for spec in signature.inputs]
+    allowed = allowance(signature, limits)
+    if isinstance(body, bytes | bytearray):
+        allowed.check_json(body)
+    with no_collections():
+        return _decoded(parse_json(body), signature, limits)
+
+
+def _decoded(value: object, signature: Signature, limits: Limits) -> Decoded:
+    specs = {spec.name: spec for spec in signature.inputs}
     if isinstance(value, dict):
         if _is_v2(value):
             return _decode_v2(value, signature, limits)
-        if "instances" in value and "instances" not in names:
+        if "instances" in value and "instances" not in specs:
             return _decode_instances(value["instances"], signature, limits), "instances", (), ""
-        return {name: to_array(item, name, limits) for name, item in value.items()}, "tensors", (), ""
-    if len(names) == 1:
-        return {names[0]: to_array(value, names[0], limits)}, "bare", (), ""
+        signature.check_names(value)
+        return {name: to_array(item, name, limits, specs[name]) for name, item in value.items()}, "tensors", (), ""
+    if len(specs) == 1:
+        (name, spec), *_ = specs.items()
+        return {name: to_array(value, name, limits, spec)}, "bare", (), ""
     raise InputError("the JSON body is not an object", f"send {{name: list}} with {signature.describe_inputs()}")
 
 
@@ -82,14 +96,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def to_array(value: object, name: str, limits: Limits) -> Array:
+def to_array(value: object, name: str, limits: Limits, spec: TensorSpec | None = None) -> Array:
     """Nested lists of numbers as ``bool``, ``int64``, ``uint64`` or ``float64``.
 
     Text is rejected before numpy reads it: numpy would parse it, or widen every element to its length.
 
+    Args:
+        spec: the input that the lists must fit; a wrong size is refused before the lists below it are read.
+
     Raises:
-        InputError: ragged, or something that is not a number.
-        LimitError: nested deeper than tensors may have axes.
+        InputError: ragged, of a wrong size, or something that is not a number.
+        LimitError: nested deeper than tensors may have axes, or more rows than allowed.
     """
     level: list[Any] = [value]
     shape: list[int] = []
@@ -99,12 +116,28 @@ def to_array(value: object, name: str, limits: Limits) -> Array:
         shape.append(len(level[0]))
         if len(shape) > limits.axes:
             raise LimitError(f"input '{name}' is nested too deeply", f"at most {limits.axes} axes", input=name)
+        if spec is not None and math.prod(shape) > MANY:
+            _check_level(spec, shape, limits)
         level = list(chain.from_iterable(level))
     kinds = set(map(type, level))
     if not kinds <= {bool, int, float}:
         odd = sorted(kind.__name__ for kind in kinds - {bool, int, float})[0]
         raise InputError(f"input '{name}' contains {odd}, not only numbers", "send nested lists of numbers", input=name)
     return _numbers(level, kinds, name).reshape(shape)
+
+
+def _check_level(spec: TensorSpec, shape: list[int], limits: Limits) -> None:
+    """Compare the last size with the input's axis, so that what is below a wrong one is not read."""
+    axis, found = len(shape) - 1, shape[-1]
+    if axis >= len(spec.shape):
+        message = f"input '{spec.name}' has more than {len(spec.shape)} axes, got [{', '.join(map(str, shape))}, …]"
+        raise InputError(message, f"expected {spec.describe()}", input=spec.name)
+    wanted = spec.shape[axis]
+    check_rows(spec, tuple(shape), limits)
+    if isinstance(wanted, int) and found != wanted:
+        message = f"input '{spec.name}' has size {found} on axis {axis}, got [{', '.join(map(str, shape))}"
+        message += "]" if len(shape) == len(spec.shape) else ", …]"
+        raise InputError(message, f"expected {spec.describe()}", input=spec.name)
 
 
 def _numbers(values: list[Any], kinds: set[type], name: str) -> Array:
@@ -127,10 +160,11 @@ def _is_v2(value: Mapping[str, Any]) -> bool:
 
 def _decode_v2(value: Mapping[str, Any], signature: Signature, limits: Limits) -> Decoded:
     feeds: dict[str, Array] = {}
-    for item in value["inputs"]:
-        name = item.get("name")
-        if not isinstance(name, str) or name in feeds:
-            raise InputError("a V2 input has no name, or a name appears twice", f"send {signature.describe_inputs()}")
+    names = [item.get("name") for item in value["inputs"]]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise InputError("a V2 input has no name, or a name appears twice", f"send {signature.describe_inputs()}")
+    signature.check_names(names)
+    for name, item in zip(names, value["inputs"], strict=True):
         feeds[name] = _v2_tensor(item, name, limits)
     asked = _requested(value.get("outputs", []), signature)
     tag = value.get("id", "")
@@ -142,14 +176,18 @@ def _v2_tensor(item: Mapping[str, Any], name: str, limits: Limits) -> Array:
     shape = item.get("shape")
     if dtype is None:
         raise InputError(f"input '{name}' has an unknown datatype", f"one of {', '.join(V2_TYPES)}", input=name)
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+    if not isinstance(shape, list) or not all(map(is_size, shape)):
         raise InputError(f"input '{name}' has no valid shape", "give a list of sizes", input=name)
     if len(shape) > limits.axes:
         raise LimitError(f"input '{name}' has {len(shape)} axes", f"at most {limits.axes}", input=name)
     if "data" not in item:
         remedy = "send `data` as a list; the binary extension is not supported"
         raise InputError(f"input '{name}' has no data", remedy, input=name)
-    array = to_array(item["data"], name, limits)
+    flat = item["data"]
+    if isinstance(flat, list) and flat and type(flat[0]) is not list and len(flat) != math.prod(shape):
+        message = f"input '{name}' has {len(flat)} values, its shape {shape} needs {math.prod(shape)}"
+        raise InputError(message, "make the data and the shape agree", input=name)
+    array = to_array(flat, name, limits)
     if math.prod(shape) != array.size:
         message = f"input '{name}' has {array.size} values, its shape {shape} needs {math.prod(shape)}"
         raise InputError(message, "make the data and the shape agree", input=name)
@@ -171,6 +209,7 @@ def _decode_instances(instances: object, signature: Signature, limits: Limits) -
         raise InputError("`instances` is not a list of samples", "give one entry per sample")
     if not all(BATCH in spec.shape for spec in (*signature.inputs, *signature.outputs)):
         raise InputError("`instances` needs a batch axis in every tensor", f"send {signature.describe_inputs()}")
+    check_rows(TensorSpec("instances", "float32", (BATCH,)), (len(instances),), limits)
     named = isinstance(instances[0], dict)
     if not named and len(signature.inputs) > 1:
         raise InputError(
@@ -186,6 +225,7 @@ def _decode_instances(instances: object, signature: Signature, limits: Limits) -
 
 
 def _column(values: list[Any], spec: TensorSpec, limits: Limits) -> Array:
-    array = to_array(values, spec.name, limits)
     axis = spec.shape.index(BATCH)
+    rows_first = replace(spec, shape=(BATCH, *spec.shape[:axis], *spec.shape[axis + 1 :]))
+    array = to_array(values, spec.name, limits, rows_first)
     return np.moveaxis(array, 0, axis) if axis < array.ndim else array

@@ -12,11 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from ..core.errors import InputError, LimitError
-from ..core.tensors import BATCH, Array, Signature, TensorSpec
+from ..core.errors import InputError
+from ..core.tensors import Array, Signature, TensorSpec, listed
+from .allowance import allowance, no_collections
 from .bodies import decode_json, parse_json, to_array
 from .settings import Settings
-from .wire import JSON, MAGIC_NPY, MAGIC_NPZ, NPY, NPZ, read_npy, read_npz
+from .wire import JSON, MAGIC_NPY, MAGIC_NPZ, NPY, NPZ, check_rows, read_npy, read_npz
 
 Layout = Literal["tensors", "bare", "instances", "v2"]
 RAW = ("body", "data")
@@ -71,7 +72,7 @@ def decode(incoming: Incoming, signature: Signature, settings: Settings) -> Requ
         InputError: the request cannot be decoded, or does not fit the signature.
         LimitError: the request is larger than the limits allow.
     """
-    _check_size(incoming, settings)
+    _check_size(incoming, signature, settings)
     feeds, layout, outputs, tag, kind = _tensors(incoming, signature, settings)
     names = tuple(spec.name for spec in signature.outputs if not outputs or spec.name in outputs)
     reply = negotiate(incoming.headers.get("accept", ""), kind, len(names))
@@ -92,9 +93,10 @@ def _tensors(incoming: Incoming, signature: Signature, settings: Settings) -> Te
         _check_form(incoming)
     if not parts:
         raise _empty(signature)
-    if unknown := sorted(set(parts) - known):
-        raise InputError(f"unknown parts: {', '.join(unknown)}", f"name parts after {signature.describe_inputs()}")
-    feeds = {name: _part(name, value, settings) for name, value in parts.items()}
+    if unknown := set(parts) - known:
+        raise InputError(f"unknown parts: {listed(unknown)}", f"name parts after {signature.describe_inputs()}")
+    signature.check_names(parts)
+    feeds = {spec.name: _part(spec, parts[spec.name], signature, settings) for spec in signature.inputs}
     return feeds, "tensors", (), "", JSON
 
 
@@ -106,7 +108,7 @@ def _body(body: object, content_type: str, signature: Signature, settings: Setti
         return *decode_json(body, signature, settings.limits), JSON
     data = _bytes(body)
     if kind == NPZ:
-        return read_npz(data, settings.limits), "tensors", (), "", NPZ
+        return read_npz(data, settings.limits, signature), "tensors", (), "", NPZ
     name = signature.inputs[0].name
     if len(signature.inputs) > 1:
         message = f"npy can contain only one tensor, but this model takes {len(signature.inputs)}"
@@ -114,10 +116,13 @@ def _body(body: object, content_type: str, signature: Signature, settings: Setti
     return {name: read_npy(data, settings.limits, name)}, "tensors", (), "", NPY
 
 
-def _part(name: str, value: object, settings: Settings) -> Array:
+def _part(spec: TensorSpec, value: object, signature: Signature, settings: Settings) -> Array:
     if isinstance(value, bytes | bytearray) and value[:6] == MAGIC_NPY:
-        return read_npy(value, settings.limits, name)
-    return to_array(parse_json(value), name, settings.limits)
+        return read_npy(value, settings.limits, spec.name)
+    if isinstance(value, bytes | bytearray):
+        allowance(signature, settings.limits).check_json(value)
+    with no_collections():
+        return to_array(parse_json(value), spec.name, settings.limits, spec)
 
 
 def _kind(body: object, content_type: str) -> str:
@@ -160,20 +165,15 @@ def _bytes(body: object) -> bytes | bytearray:
     raise InputError("the body is not bytes", f"send {', '.join(TYPES)}")
 
 
-def _check_size(incoming: Incoming, settings: Settings) -> None:
+def _check_size(incoming: Incoming, signature: Signature, settings: Settings) -> None:
     size = sum(len(value) for value in incoming.parts.values() if isinstance(value, bytes | bytearray | str))
-    if size > settings.limits.request_bytes:
-        message = f"the request has {size} bytes"
-        raise LimitError(message, f"at most {settings.limits.request_bytes} are allowed; send fewer rows at once")
+    allowance(signature, settings.limits).check_size(size)
 
 
 def _validate(feeds: Mapping[str, Array], signature: Signature, settings: Settings) -> dict[str, Array]:
     for spec in signature.inputs:
-        if BATCH in spec.shape and spec.name in feeds:
-            axis, shape = spec.shape.index(BATCH), np.shape(feeds[spec.name])
-            if axis < len(shape) and shape[axis] > settings.limits.rows:
-                message = f"the request has {shape[axis]} rows"
-                raise LimitError(message, f"at most {settings.limits.rows} are allowed", input=spec.name)
+        if spec.name in feeds:
+            check_rows(spec, np.shape(feeds[spec.name]), settings.limits)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             checked = signature.validate(feeds)

@@ -14,13 +14,15 @@ from functools import lru_cache
 import numpy as np
 
 from ..core.errors import InputError, LimitError
-from ..core.tensors import Array
+from ..core.tensors import BATCH, Array, Signature, TensorSpec
+from .allowance import most_expanded
 from .settings import Limits
 
 NPY, NPZ, JSON = "application/x-npy", "application/x-npz", "application/json"
 MAGIC_NPY, MAGIC_NPZ = b"\x93NUMPY", b"PK\x03\x04"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MAX_HEADER_BYTES = 4096
+_LARGEST_SIZE = 2**48
 
 
 def read_npy(body: bytes | bytearray, limits: Limits, name: str = "") -> Array:
@@ -30,7 +32,36 @@ def read_npy(body: bytes | bytearray, limits: Limits, name: str = "") -> Array:
         InputError: the bytes are not npy, have an object or structured dtype, or their length does not fit the header.
         LimitError: the array has more axes than allowed.
     """
-    where = f"input '{name}'" if name else "the body"
+    where = _where(name)
+    shape, fortran, dtype, start = _read_header(body, name)
+    if dtype.kind not in "biuf" or dtype.names or dtype.hasobject:
+        raise InputError(f"{where} has dtype {dtype}, which is not a number", "send a numeric array", input=name)
+    if len(shape) > limits.axes:
+        raise LimitError(f"{where} has {len(shape)} axes", f"at most {limits.axes} are allowed", input=name or None)
+    count = math.prod(shape)
+    if count * dtype.itemsize != len(body) - start:
+        message = f"{where} has {len(body) - start} bytes of data, but its header requires {count * dtype.itemsize}"
+        raise InputError(message, "the body was truncated or altered", input=name or None)
+    array = np.frombuffer(body, dtype, count, start).reshape(shape, order="F" if fortran else "C")
+    return array if array.flags.aligned else array.copy()
+
+
+def _where(name: str) -> str:
+    return f"input '{name}'" if name else "the body"
+
+
+def read_header(start: bytes | bytearray, name: str = "") -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Shape, order and dtype that the first bytes of an npy file declare.
+
+    Raises:
+        InputError: they are no npy header, or a size in it is not valid.
+    """
+    shape, fortran, dtype, _ = _read_header(start, name)
+    return shape, fortran, dtype
+
+
+def _read_header(body: bytes | bytearray, name: str) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
+    where = _where(name)
     if body[:6] != MAGIC_NPY or len(body) < 12 or body[6] not in (1, 2):
         raise InputError(f"{where} is not in npy format", "send the output of numpy.save", input=name or None)
     width = 2 if body[6] == 1 else 4
@@ -41,16 +72,16 @@ def read_npy(body: bytes | bytearray, limits: Limits, name: str = "") -> Array:
         shape, fortran, dtype = _npy_header(body[6], bytes(body[8:start]))
     except Exception as error:  # numpy evaluates the header as a Python literal, which can fail in many ways
         raise InputError(f"{where} has a damaged npy header", "send the output of numpy.save", input=name) from error
-    if dtype.kind not in "biuf" or dtype.names or dtype.hasobject:
-        raise InputError(f"{where} has dtype {dtype}, which is not a number", "send a numeric array", input=name)
-    if len(shape) > limits.axes:
-        raise LimitError(f"{where} has {len(shape)} axes", f"at most {limits.axes} are allowed", input=name or None)
-    count = math.prod(shape)
-    if min(shape, default=0) < 0 or count * dtype.itemsize != len(body) - start:
-        message = f"{where} has {len(body) - start} bytes of data, but its header requires {count * dtype.itemsize}"
-        raise InputError(message, "the body was truncated or altered", input=name or None)
-    array = np.frombuffer(body, dtype, count, start).reshape(shape, order="F" if fortran else "C")
-    return array if array.flags.aligned else array.copy()
+    if not all(map(is_size, shape)):
+        raise InputError(
+            f"{where} has the shape {str(shape)[:80]}", "send the output of numpy.save", input=name or None
+        )
+    return shape, fortran, dtype, start
+
+
+def is_size(value: object) -> bool:
+    """Whether a value from the wire can be the size of an axis; numpy takes no larger ones, and True is no size."""
+    return type(value) is int and 0 <= value <= _LARGEST_SIZE
 
 
 @lru_cache(maxsize=256)
@@ -59,17 +90,22 @@ def _npy_header(version: int, header: bytes) -> tuple[tuple[int, ...], bool, np.
     return reader(io.BytesIO(header), max_header_size=_MAX_HEADER_BYTES)
 
 
-def read_npz(body: bytes | bytearray, limits: Limits) -> dict[str, Array]:
-    """Named arrays from npz bytes; sizes are checked before anything is unpacked.
+def read_npz(body: bytes | bytearray, limits: Limits, signature: Signature | None = None) -> dict[str, Array]:
+    """Named arrays from npz bytes; names and sizes are checked before anything is unpacked.
+
+    Args:
+        signature: the arrays must have the names of its inputs, and their headers must fit it.
 
     Raises:
-        InputError: the bytes are not npz, or a member is damaged, duplicate or not npy.
+        InputError: the bytes are not npz, or a member is damaged, duplicate, not npy or no input.
         LimitError: there are too many members, or they are too large when unpacked.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             members = archive.infolist()
             _check_members(members, limits)
+            if signature is not None:
+                _check_headers(archive, members, signature, limits, len(body))
             contents = {member.filename: _unpack(archive, member) for member in members}
     except (InputError, LimitError):
         raise
@@ -88,6 +124,36 @@ def _check_members(members: list[zipfile.ZipInfo], limits: Limits) -> None:
     if len(set(names)) != len(names) or not plain or not all(name.endswith(".npy") for name in names):
         message = "the npz has duplicate members, members that are not npy, or an unknown compression"
         raise InputError(message, "send the output of numpy.savez")
+
+
+def _check_headers(
+    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], signature: Signature, limits: Limits, size: int
+) -> None:
+    """Check what the npy headers say against the signature, of which only the first bytes are unpacked."""
+    signature.check_names([member.filename[:-4] for member in members])
+    specs = {spec.name: spec for spec in signature.inputs}
+    for member in members:
+        with archive.open(member) as stream:
+            start = stream.read(_MAX_HEADER_BYTES)
+        name = member.filename[:-4]
+        shape, _, _ = read_header(start, name)
+        check_rows(specs[name], shape, limits)
+        specs[name].check_shape(shape)
+    expanded, most = sum(member.file_size for member in members), most_expanded(size, limits)
+    if expanded > most:
+        message = f"the npz of {size} bytes has {expanded} bytes when unpacked"
+        raise LimitError(message, f"at most {most} are allowed; send fewer rows, or npy")
+
+
+def check_rows(spec: TensorSpec, shape: tuple[int, ...], limits: Limits) -> None:
+    """Refuse more rows than allowed.
+
+    Raises:
+        LimitError: there are more.
+    """
+    axis = spec.shape.index(BATCH) if BATCH in spec.shape else len(shape)
+    if axis < len(shape) and shape[axis] > limits.rows:
+        raise LimitError(f"the request has {shape[axis]} rows", f"at most {limits.rows} are allowed", input=spec.name)
 
 
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

@@ -189,7 +189,10 @@ class PackOptions(Options):
     response_timeout_s: Count = Field(
         default=60, description="Seconds without an answer after which a worker is restarted."
     )
-    max_request_bytes: Count = Field(default=6_553_500, description="Largest request body, in bytes.")
+    max_request_bytes: Count = Field(
+        default=6_553_500,
+        description="Largest request body, in bytes; less if no request of the model can be so large.",
+    )
     max_rows: Count = Field(default=256, description="Largest number of rows in one request.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core.artifact import Artifact, load_artifact, new_artifact
@@ -15,6 +15,7 @@ from ...core.facts.pack_facts import PackFacts, PackTiming
 from ...core.options.stage_options import PackOptions
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Signature
+from ..allowance import allowance
 from ..bundle import read_graph, write_bundle
 from ..engine import MODEL, SIGNATURE, Engine, smallest_golden
 from ..integrity import SUMS
@@ -38,6 +39,7 @@ RUNTIME_HALF = (
     "core/backends/ort_tensorrt.py",
     "serve/__init__.py",
     "serve/settings.py",
+    "serve/allowance.py",
     "serve/integrity.py",
     "serve/wire.py",
     "serve/bodies.py",
@@ -89,7 +91,8 @@ def write_archive(
     parts = read_graph(artifact)
     with new_artifact(place, "archive", "pack", options=options) as draft:
         folder = draft.folder
-        settings = write_bundle(folder / "bundle", parts, settings_of(options, policy or Policy()))
+        wanted = settings_of(options, policy or Policy(), parts.signature)
+        settings = write_bundle(folder / "bundle", parts, wanted)
         engine = Engine.load(folder / "bundle")
         _answer_golden(engine)
         engine.close()
@@ -109,10 +112,15 @@ def _answer_golden(engine: Engine) -> None:
         raise UserError(message, "increase max_request_bytes or max_rows, or allow the values of the model's data")
 
 
-def settings_of(options: PackOptions, policy: Policy) -> Settings:
-    """The settings that follow from the pack options and the policy."""
+def settings_of(options: PackOptions, policy: Policy, signature: Signature) -> Settings:
+    """The settings that follow from the pack options, the policy and the largest legal request of the model.
+
+    The front end takes twice that request, so that what is slightly too large is refused by the worker, in words.
+    """
     expanded = max(Limits.expanded_bytes, _LARGEST_RATIO * options.max_request_bytes)
     limits = Limits(request_bytes=options.max_request_bytes, expanded_bytes=expanded, rows=options.max_rows)
+    largest = 2 * allowance(signature, limits).body_bytes
+    limits = replace(limits, request_bytes=min(limits.request_bytes, largest))
     return Settings(
         name=options.name,
         version=options.version,

@@ -161,7 +161,7 @@ def test_json_forms_mean_the_same(value: object) -> None:
         ([[1.0, 2.0], [3.0]], "ragged"),
         ([[1.0, "2"]], "str"),
         ([[1.0, None]], "NoneType"),
-        ([["a" * 100_000, 1.0]] * 50, "str"),
+        ([["a" * 500, 1.0]] * 50, "str"),
         ([[1.0, 10**400]], "too large"),
         ([[1e300, 1.0]], "cannot represent"),
         ([1.0, 2.0], "has 1 axis,"),
