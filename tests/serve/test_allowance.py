@@ -110,7 +110,7 @@ def test_sizes_that_numpy_cannot_hold_are_refused(shape: str, descr: str) -> Non
 
 def test_an_npz_is_judged_by_its_headers_before_it_is_unpacked() -> None:
     """Names, rows and sizes are refused from the first bytes of each member; small files stay small in memory."""
-    bombs = {
+    bombs: dict[str, tuple[dict[str, Any], Signature, str]] = {
         "rows": ({"x": np.zeros((500_000, 16), np.float32)}, FEATURES, "rows"),
         "name": ({"z": np.zeros((500_000, 16), np.float32)}, FEATURES, "unknown z"),
         "size": ({"x": np.zeros((4, 3_000_000), np.float32)}, FEATURES, "axis 1"),
@@ -176,9 +176,9 @@ def test_no_legal_request_is_refused(
     """Requests of the largest allowed number of rows pass in every form, whatever the model's axes and sizes."""
     monkeypatch.setattr(allowance, "COUNTED_FROM_BYTES", 0)
     monkeypatch.setattr(bodies, "MANY", 0)
-    known = {BATCH: rows, "length": length, "width": width}
+    known: dict[str | int, int] = {BATCH: rows, "length": length, "width": width}
     feeds = {
-        spec.name: np.full([known.get(size, size) if isinstance(size, str) else size for size in spec.shape], -1 / 3)
+        spec.name: np.full([size if isinstance(size, int) else known[size] for size in spec.shape], -1 / 3)
         for spec in signature.inputs
     }
     lists = {name: array.tolist() for name, array in feeds.items()}
