@@ -184,8 +184,9 @@ def _v2_tensor(item: Mapping[str, Any], name: str, limits: Limits) -> Array:
         remedy = "send `data` as a list; the binary extension is not supported"
         raise InputError(f"input '{name}' has no data", remedy, input=name)
     flat = item["data"]
-    if isinstance(flat, list) and flat and type(flat[0]) is not list and len(flat) != math.prod(shape):
-        message = f"input '{name}' has {len(flat)} values, its shape {shape} needs {math.prod(shape)}"
+    found = len(flat) if isinstance(flat, list) and flat and type(flat[0]) is not list else math.prod(shape)
+    if found != math.prod(shape):
+        message = f"input '{name}' has {found} values, its shape {shape} needs {math.prod(shape)}"
         raise InputError(message, "make the data and the shape agree", input=name)
     array = to_array(flat, name, limits)
     if math.prod(shape) != array.size:
