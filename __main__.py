@@ -106,7 +106,10 @@ def _foreign(error: Exception, given: list[str]) -> int:
         message = str(usage()).rstrip(".")
         if not message:  # no command at all: the help was shown
             return UserError.exit_code
-        return _report(UserError(message + _nearest_command(message, given), "`--help` shows what is there"), given)
+        from .core.system.user_paths import remedy_of
+
+        remedy = remedy_of(errno.EACCES) if message.endswith("is not readable") else "`--help` shows what is there"
+        return _report(UserError(message + _nearest_command(message, given), remedy), given)
     if isinstance(error, ModuleNotFoundError) and (missing := _not_installed(error)) is not None:
         return _report(missing, given, error)
     if (known := _of_system(error)) is not None:

@@ -18,6 +18,7 @@ from ..core.system.owned_folders import claim
 from ..pipeline.cache_key import identity_of
 from ..pipeline.dispatch import RUNS
 from ..pipeline.reuse import find_finished
+from . import completion
 from .flags import build_options
 from .interruptible import Interruptible
 
@@ -25,14 +26,16 @@ app = typer.Typer(
     cls=Interruptible,
     help="Distil, prune, quantize, export and serve a trained PyTorch model, and measure what it costs and gains.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="markdown",
 )
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file.")]
 Runs = Annotated[Path, typer.Option(help="Folder that contains one folder per recipe.")]
-Data = Annotated[str, typer.Option(help=DataSpec.model_fields["source"].description)]
+Data = Annotated[
+    str, typer.Option(help=DataSpec.model_fields["source"].description, autocompletion=completion.data_sources)
+]
 DataArgs = Annotated[
     list[str], typer.Option("--data-arg", help="Argument of the data source, as key=value. Repeatable.")
 ]
@@ -47,7 +50,7 @@ ForceFile = Annotated[bool, typer.Option("--force", help="Replace an existing fi
 Settings = Annotated[
     list[str], typer.Option("--set", help="Any option by its key, such as --set recover.epochs=3. Repeatable.")
 ]
-Source = Annotated[Path, typer.Argument(help="Artifact folder or model file.")]
+Source = Annotated[Path, typer.Argument(help="Artifact folder or model file.", autocompletion=completion.artifacts)]
 
 
 def console(json_mode: bool) -> Console:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -17,7 +17,7 @@ from ..pipeline import stages
 from ..pipeline.dispatch import run_stage
 from ..pipeline.reuse import find_finished
 from ..pipeline.tuning.int8_speed import speed_of
-from . import describe
+from . import completion, describe
 from .app import (
     Data,
     DataArgs,
@@ -38,13 +38,18 @@ from .app import (
     place_of,
     reused,
 )
-from .flags import build_options, with_flags
+from .flags import build_options, settings_flag, with_flags
 from .prune_groups import explainable
+
+CaptureSettings: TypeAlias = settings_flag(CaptureOptions)  # type: ignore[valid-type]
 
 
 @app.command("show")
 def show(
-    path: Annotated[Path, typer.Argument(help="Artifact folder, model file, or folder of a run.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Artifact folder, model file, or folder of a run.", autocompletion=completion.artifacts),
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -83,7 +88,7 @@ def capture(
     ] = [],  # noqa: B006
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
-    set_: Settings = [],  # noqa: B006
+    set_: CaptureSettings = [],  # noqa: B006
     seed: Seed = 0,
     out: Out = None,
     force: Force = False,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ..core.errors import UserError
 from ..core.options.quantities import UNIT_TEXT
@@ -58,9 +58,34 @@ def stage_flags(options: type[Options]) -> dict[str, inspect.Parameter]:
     return flags
 
 
+def keys_without_flag(options: type[Options]) -> list[str]:
+    """The keys of a stage that only `--set` and a recipe can set; of nested options, all their keys."""
+    flags, found = stage_flags(options), []
+    for name, field in options.model_fields.items():
+        if name not in flags:
+            inner = _nested(field.annotation)
+            found += [f"{name}.{key}" for key in inner.model_fields] if inner is not None else [name]
+    return found
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def settings_flag(options: type[Options]) -> Any:
+    """The option `--set` of a stage, whose help lists the keys that have no flag of their own."""
+    keys = keys_without_flag(options)
+    example = "recover.epochs=3" if "recover.epochs" in keys else f"{[*keys, *options.model_fields][0]}=…"
+    text = f"Any option by its key, such as --set {example}. Repeatable."
+    text += f" These have no flag: {', '.join(keys)}." if keys else ""
+    return Annotated[list[str], typer.Option("--set", help=text)]
+
+
 def with_flags(function: Callable[..., None], options: type[Options]) -> Callable[..., None]:
     """Return ``function`` with the flags of a stage instead of its ``**flags``."""
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [p.replace(annotation=settings_flag(options)) if p.name == "set_" else p for p in own]
 
     def command(**values: Any) -> None:
         function(**values)

@@ -12,6 +12,7 @@ import typer
 from ..core.console import Console
 from ..core.counts import counted
 from ..pipeline.dispatch import RUNS
+from . import completion
 from .app import Debug, Json, Runs, app, console
 
 
@@ -54,7 +55,9 @@ def _print_runs(runs: Path, screen: Console) -> None:
 
 @app.command("clean")
 def clean(
-    names: Annotated[list[str] | None, typer.Argument(help="Names of runs. By default all of them.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of runs. By default all of them.", autocompletion=completion.runs)
+    ] = None,
     runs: Runs = RUNS,
     caches: Annotated[
         bool, typer.Option("--caches", help="Also delete cached latencies, engines and timings, which are made again.")

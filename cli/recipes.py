@@ -18,7 +18,7 @@ from ..core.system.owned_folders import claim_file
 from ..pipeline import run as pipeline
 from ..pipeline import run_summary
 from ..pipeline.dispatch import RUNS
-from . import describe
+from . import completion, describe
 from .app import Debug, Json, RecipeFile, Runs, app, console
 from .questions import ask
 from .recipe_template import GOALS, Answers, Goal, recipe_text
@@ -104,7 +104,7 @@ def schema(json: Json = False, debug: Debug = False) -> None:
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
     runs: Runs = RUNS,
-    until: Annotated[str | None, typer.Option(help="Last stage to run.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last stage to run.", autocompletion=completion.stages)] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Run nothing. Show what would be reused and made.")] = False,
     json: Json = False,
     debug: Debug = False,

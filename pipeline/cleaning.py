@@ -195,12 +195,12 @@ def _newest(path: Path) -> float:
 
 
 def _of_caches(found: Cleaning) -> None:
-    for purpose in get_args(Purpose):
+    for purpose, written in _CACHED.items():
         folder = cache_folder(purpose)
         if not folder.is_dir() or folder.is_symlink():
             continue
         for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.is_symlink() and _CACHED[purpose].fullmatch(path.name):
+            if path.is_file() and not path.is_symlink() and written.fullmatch(path.name):
                 found.items.append(_item(path, "cache", f"{purpose} are measured or built again", None))
 
 

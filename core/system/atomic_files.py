@@ -12,6 +12,7 @@ from typing import IO
 
 from ..errors import StorageError
 from .streams import write_steadily
+from .user_paths import remedy_of
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
@@ -26,7 +27,9 @@ def storage_errors(what: str, *more: int) -> Iterator[None]:
         text = str(error)
         if code not in {*_UNWRITABLE, *more} and "No space left" not in text:
             raise
-        remedy = "free some space or choose another folder with --out or --runs; finished stages are kept"
+        remedy = remedy_of(code)
+        if code in (None, errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space or choose another folder with --out or --runs; finished stages are kept"
         raise StorageError(f"cannot write {what}: {os.strerror(code) if code else text}", remedy) from error
 
 

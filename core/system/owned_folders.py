@@ -17,6 +17,7 @@ from typing import Any
 
 from ..counts import with_article
 from ..errors import StorageError, UserError
+from .user_paths import require_writable
 
 MANIFEST = "manifest.json"
 SCRATCH = ".retort-scratch"
@@ -119,7 +120,10 @@ def claim(directory: Path, kind: str, key: str, inputs: Iterable[Path], force: b
     Raises:
         UserError: the folder is or contains an input, or is inside one; or it contains anything but an artifact of this
             kind; or that artifact has other content, without ``force``.
+        StorageError: it cannot be written.
     """
+    if directory.is_dir() or not (directory.exists() or directory.is_symlink()):
+        require_writable(directory)
     elsewhere = "choose another folder with --out"
     place, here = directory.resolve(), Path.cwd()
     if place == here or place in here.parents:
@@ -160,7 +164,10 @@ def claim_file(path: Path | None, force: bool, mark: str = "") -> None:
     Raises:
         UserError: it exists and is not such a file, or is a folder or a link.
     """
-    if path is None or not (path.exists() or path.is_symlink()):
+    if path is None:
+        return
+    if not (path.exists() or path.is_symlink()):
+        require_writable(path)
         return
     if path.is_dir() or path.is_symlink():
         raise UserError(f"{path} is a {'link' if path.is_symlink() else 'folder'}", "give the path of a new file")
