@@ -95,6 +95,8 @@ def _of_system(error: Exception) -> RetortError | None:
         return UserError("a path begins with ~ and its home folder is not known", "write the path without ~")
     if isinstance(error, ValueError) and "embedded null" in text:
         return UserError("a path contains the character NUL", "give another path")
+    if isinstance(error, RecursionError) and "JSON" in text:
+        return UserError("the JSON file is nested too deeply", "give lists of numbers, or records of plain values")
     if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
         return UserError("a name contains bytes that are not UTF-8", "rename the file, or give another name")
     return None

@@ -16,6 +16,7 @@ from hostile import FAILURES, KEPT, Case, arguments, callbacks, failing, hostile
 
 SEED = 20261130
 FEW, MANY = 300, 2500
+NAMES = ("input", "data", "before", "source")
 NEW = {kind + suffix for kind in ("newline", "surrogate") for suffix in ("", ".onnx", ".yaml")}
 """Names that are odd and valid, to which a stage would write after its work."""
 CODES = {0, 2, 3, 4, 5, 6, 7, 8, 9}
@@ -96,6 +97,16 @@ def test_many_hostile_paths_are_no_internal_errors(
 ) -> None:
     """Ten times as many, with free texts of the commands that train and measure."""
     chosen = cases(list(places[1]), light=False)[:MANY]
+    assert internal_errors(chosen, places, capfd) == {}
+
+
+@pytest.mark.parametrize("command", ["predict", "quantize", "compare", "report"])
+def test_deep_json_is_one_sentence(
+    command: str, places: tuple[Path, dict[str, str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A JSON file whose brackets are nested without an end is told as such, as an input, as data and as a result."""
+    chosen = [Case(slot, "deep.json") for slot in slots() if slot.command == command and slot.name in NAMES]
+    assert chosen
     assert internal_errors(chosen, places, capfd) == {}
 
 
