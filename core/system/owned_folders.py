@@ -171,6 +171,8 @@ def claim_file(path: Path | None, force: bool, mark: str = "") -> None:
         return
     if path.is_dir() or path.is_symlink():
         raise UserError(f"{path} is a {'link' if path.is_symlink() else 'folder'}", "give the path of a new file")
+    if not path.is_file():
+        raise UserError(f"{path} is a pipe or a device, not a file", "give the path of a new file")
     if force or path.stat().st_size == 0:
         return
     with path.open("rb") as stream:
