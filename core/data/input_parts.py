@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, MachineError
+from ..system.user_paths import PIPE, what_is_at
 from ..tensors import Array
 from .splits import ArraySplit, Batch, Named, Split
 
@@ -153,8 +154,10 @@ def readable(path: Path, remedy: str = "check the file and the disk") -> Iterato
     """Turn an error of the system while a path is read into one sentence about the path.
 
     Raises:
-        DataError: the path may not be read, or the disk fails.
+        DataError: the path may not be read, is a pipe or a device, or the disk fails.
     """
+    if what_is_at(path) == PIPE:
+        raise DataError(f"{path} {PIPE}", "save the data to a file first")
     try:
         yield
     except PermissionError as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..counts import with_article
 from ..errors import StorageError, UserError
-from .user_paths import require_writable
+from .user_paths import PIPE, require_writable
 
 MANIFEST = "manifest.json"
 SCRATCH = ".retort-scratch"
@@ -172,7 +172,7 @@ def claim_file(path: Path | None, force: bool, mark: str = "") -> None:
     if path.is_dir() or path.is_symlink():
         raise UserError(f"{path} is a {'link' if path.is_symlink() else 'folder'}", "give the path of a new file")
     if not path.is_file():
-        raise UserError(f"{path} is a pipe or a device, not a file", "give the path of a new file")
+        raise UserError(f"{path} {PIPE}", "give the path of a new file")
     if force or path.stat().st_size == 0:
         return
     with path.open("rb") as stream:

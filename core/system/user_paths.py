@@ -26,6 +26,8 @@ REMEDIES = {
 }
 """What to do about an error of the operating system, by its number."""
 
+PIPE = "is a pipe or a device, not a file"
+
 
 def remedy_of(code: int | None) -> str:
     """What to do about an error of the operating system at a path."""
@@ -52,7 +54,7 @@ def what_is_at(path: Path) -> str:
         return f"cannot be opened ({text})"
     if stat.S_ISDIR(mode):
         return "is a folder"
-    return "" if stat.S_ISREG(mode) else "is a pipe or a device, not a file"
+    return "" if stat.S_ISREG(mode) else PIPE
 
 
 def require_file(path: Path, what: str, remedy: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,13 @@ def test_names_that_agree_are_not_moved() -> None:
     assert matched(["a", "b"], ["query", "key"]) == {"query": "a", "key": "b"}
     assert matched(["key", "a", "b"], ["query", "key", "value"]) is None
     assert matched(["value", "query", "key", "more"], ["query", "key"]) == {"query": "query", "key": "key"}
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.jsonl", "d.npz", "d.npy", "d.txt", "d.parquet"])
+def test_a_pipe_is_refused_instead_of_waiting_for_a_writer(name: str, tmp_path: Path) -> None:
+    """Data that are a pipe are told as such."""
+    os.mkfifo(tmp_path / name)
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    with pytest.raises(DataError, match="pipe or a device"):
+        load_data(DataSpec(source=name), tmp_path)

@@ -162,6 +162,14 @@ def test_siblings_that_are_written_too_are_checked(tmp_path: Path) -> None:
         claim(tmp_path / "int8", "program", "k", [], force=True)
 
 
+def test_a_pipe_is_no_file_to_write(tmp_path: Path) -> None:
+    """A pipe is refused at once, also with --force, instead of waiting for a reader."""
+    os.mkfifo(tmp_path / "result.json")
+    for force in (False, True):
+        with pytest.raises(UserError, match="pipe or a device"):
+            claim_file(tmp_path / "result.json", force=force)
+
+
 def test_files_of_a_user_are_not_replaced(tmp_path: Path) -> None:
     """Only files with Retort's own mark, or with --force; never a folder or a link."""
     path = tmp_path / "report.html"
