@@ -63,6 +63,7 @@ def show(
     if not folders:
         raise UserError(f"{path} contains no finished artifact", "run a recipe or a stage first")
     artifacts = [load_artifact(folder) for folder in folders]
+    describe.verify_archives(artifacts)
     signature = describe.signature_of(artifacts[0]) if len(artifacts) == 1 else None
     out = console(json)
     rows = [describe.row(artifact) for artifact in artifacts]

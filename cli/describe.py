@@ -56,6 +56,19 @@ def row(artifact: Artifact) -> tuple[str, ...]:
     return artifact.path.name, artifact.kind, artifact.key[:12], f"{size:,}", *counts
 
 
+def verify_archives(artifacts: Sequence[Artifact]) -> None:
+    """Check the content of archives as `retort serve` does before it starts a server.
+
+    Raises:
+        ArtifactError: one would not be served.
+    """
+    from ..serve.torchserve.archive import open_mar
+
+    for artifact in artifacts:
+        if artifact.kind == "archive":
+            open_mar(artifact)
+
+
 def signature_of(artifact: Artifact) -> Signature | None:
     """Inputs and outputs of a program, a graph or an engine; None for other kinds.
 

@@ -20,5 +20,7 @@ def require_whole(path: Path) -> None:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
         raise ArtifactError(f"{path} is truncated, or is no archive: {error}", "pack it again") from error
+    except RuntimeError as error:  # an encrypted file, or a compression that zipfile does not know
+        raise ArtifactError(f"{path} was not written by Retort: {error}", "pack it again") from error
     if damaged is not None:
         raise ArtifactError(f"{path} is damaged: its file '{damaged}' was altered", "pack it again")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
-from ...core.errors import ArtifactError, UserError
+from ...core.errors import UserError
 from ...core.facts.pack_facts import PackFacts, PackTiming
 from ...core.options.stage_options import PackOptions
 from ...core.session import Session, SessionOptions, open_session
@@ -23,9 +23,9 @@ from ..request import Incoming
 from ..settings import Batching, Limits, Settings
 from ..wire import NPZ, write_npz
 from .config import model_config
+from .contents import CONFIG, MANIFEST, check_contents, manifest
 from .mar import read_member, verify_mar, write_mar
 
-MANIFEST, CONFIG = "MAR-INF/MANIFEST.json", "model-config.yaml"
 RUNTIME_HALF = (
     "__init__.py",
     "core/__init__.py",
@@ -142,21 +142,9 @@ def mar_members(bundle: Path, settings: Settings, options: PackOptions, load_s: 
     members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
     members |= {f"retort/{name}": (_ROOT / name).read_bytes() for name in RUNTIME_HALF}
     members[handler] = (_ROOT / f"handlers/{handler}").read_bytes()
-    members[MANIFEST] = _manifest(settings, handler)
+    members[MANIFEST] = manifest(settings, handler)
     members[CONFIG] = model_config(settings, options, load_s)
     return members
-
-
-def _manifest(settings: Settings, handler: str) -> bytes:
-    model = {
-        "modelName": settings.name,
-        "modelVersion": settings.version,
-        "serializedFile": MODEL,
-        "handler": handler,
-        "configFile": CONFIG,
-    }
-    manifest = {"createdOn": "01/01/1980 00:00:00", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}
-    return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
 def _facts(folder: Path, engine: Engine) -> PackFacts:
@@ -198,10 +186,9 @@ def open_mar(artifact: Artifact) -> Mar:
     """Verify an archive before a server sees it (serve.md H6).
 
     Raises:
-        ArtifactError: the archive is truncated, altered, or not written by Retort.
+        ArtifactError: the archive is truncated, altered, or not as Retort writes it.
     """
     sums = verify_mar(artifact.main)
     settings = Settings.from_json(read_member(artifact.main, "serving.json"))
-    if MANIFEST not in sums or CONFIG not in sums:
-        raise ArtifactError(f"{artifact.main} has no {MANIFEST}", "pack the model again")
+    check_contents(artifact.main, sums, settings)
     return Mar(artifact.main, settings.name, settings.version, settings, sums)

@@ -1,0 +1,95 @@
+"""What an archive may contain besides whole bytes: the files that `retort pack` writes, and settings that agree."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from ...core.errors import ArtifactError
+from ...core.formats.onnx_side_files import side_files
+from ..engine import GOLDEN, MODEL, SETTINGS, SIGNATURE
+from ..settings import Settings
+from .mar import read_member
+
+MANIFEST, CONFIG = "MAR-INF/MANIFEST.json", "model-config.yaml"
+HANDLERS = ("tensor.py",)
+_REMEDY = "the archive was not written by this `retort pack`; pack the model again"
+_NAME, _VERSION = re.compile(r"[A-Za-z0-9_-]+"), re.compile(r"[A-Za-z0-9_.-]+")
+_LINE = re.compile(r'(\w+): ([1-9]\d{0,8}|"cpu")')
+
+
+def manifest(settings: Settings, handler: str) -> bytes:
+    """``MANIFEST.json``, from which TorchServe takes the handler and the model's name."""
+    model = {
+        "modelName": settings.name,
+        "modelVersion": settings.version,
+        "serializedFile": MODEL,
+        "handler": handler,
+        "configFile": CONFIG,
+    }
+    facts = {"createdOn": "01/01/1980 00:00:00", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}
+    return (json.dumps(facts, indent=2) + "\n").encode()
+
+
+def check_contents(path: Path, names: Collection[str], settings: Settings) -> None:
+    """Reject an archive that is whole but would make TorchServe do something else than ``serving.json`` says.
+
+    Raises:
+        ArtifactError: a file is missing or does not belong there, the manifest or the configuration contradicts the
+            settings, or the model reads weights from a file outside the archive.
+    """
+    if not (_NAME.fullmatch(settings.name) and _VERSION.fullmatch(settings.version)):
+        raise _refused(path, f"has the name '{settings.name[:40]}' or a version that cannot stand in an address")
+    handlers = [name for name in HANDLERS if name in names]
+    wanted = {MANIFEST, CONFIG, MODEL, SIGNATURE, GOLDEN, SETTINGS, *settings.external, *handlers}
+    if missing := sorted(wanted.difference(names)) or [" or ".join(HANDLERS)][len(handlers) :]:
+        raise _refused(path, f"has no {missing[0]}")
+    if odd := sorted(name for name in names if name not in wanted and not _is_runtime(name)):
+        kind = "is Python code that is not Retort's" if odd[0].endswith(".py") else "is no file of a packed model"
+        raise _refused(path, f"contains '{odd[0][:80]}', which {kind}")
+    if read_member(path, MANIFEST) != manifest(settings, handlers[0]):
+        raise _refused(path, f"has a {MANIFEST} that contradicts {SETTINGS}")
+    if fault := _contradiction(read_member(path, CONFIG).decode("utf-8", "replace"), settings):
+        raise _refused(path, f"has a {CONFIG} that {fault}")
+    _check_side_files(path, settings)
+
+
+def _refused(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(f"{path.name} {what}", _REMEDY)
+
+
+def _is_runtime(name: str) -> bool:
+    return name.startswith("retort/") and PurePosixPath(name).suffix == ".py"
+
+
+def _contradiction(text: str, settings: Settings) -> str | None:
+    """What the configuration says that Retort does not write, or that ``serving.json`` says otherwise."""
+    fixed = {
+        "minWorkers": str(settings.workers),
+        "maxWorkers": str(settings.workers),
+        "batchSize": str(settings.batch_size),
+        "deviceType": '"cpu"',
+    }
+    wanted = {*fixed, "maxBatchDelay", "responseTimeout", "startupTimeout"}
+    seen: set[str] = set()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key not in wanted:
+            return f"sets '{key[:40]}', which Retort does not use"
+        if key in seen or not _LINE.fullmatch(line):
+            return f"cannot be read at '{line[:40]}'"
+        if key in fixed and value.strip() != fixed[key]:
+            return f"says {key} {value.strip()[:40]}, but {SETTINGS} says {fixed[key]}"
+        seen.add(key)
+    return f"has no {min(wanted - seen)}" if wanted - seen else None
+
+
+def _check_side_files(path: Path, settings: Settings) -> None:
+    try:
+        found = side_files(read_member(path, MODEL))
+    except ArtifactError as error:
+        raise _refused(path, f"cannot be served: {error.message}") from error
+    if odd := sorted(found.difference(settings.external)):
+        raise _refused(path, f"has a model that reads weights from '{odd[0][:80]}', which is no file of the archive")

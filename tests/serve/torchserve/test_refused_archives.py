@@ -1,0 +1,244 @@
+"""Archives that somebody altered: refused before a server starts, in one sentence, however they were altered."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from served_models import archive
+
+from retort.__main__ import main
+from retort.core.artifact import load_artifact
+from retort.core.errors import ArtifactError
+from retort.core.formats.onnx_side_files import side_files
+from retort.serve.torchserve.archive import open_mar
+from retort.serve.torchserve.mar import read_member, verify_mar, write_mar
+
+Members = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small archive as `retort pack` writes it."""
+    path = tmp_path_factory.mktemp("whole") / "model.mar"
+    shutil.copyfile(archive("vector", path.parent / "made").main, path)
+    return path
+
+
+def _members(path: Path) -> Members:
+    with zipfile.ZipFile(path) as opened:
+        return {name: opened.read(name) for name in opened.namelist() if name != "SHA256SUMS"}
+
+
+def assert_refused(path: Path, said: str) -> None:
+    """An archive is refused in one sentence with a remedy."""
+    with pytest.raises(ArtifactError, match=said) as caught:
+        open_mar(load_artifact(path))
+    assert "pack" in caught.value.remedy
+    assert "\n" not in caught.value.message
+
+
+def _directory(content: bytes) -> int:
+    return int(struct.unpack("<I", content[-6:-2])[0])
+
+
+def _with_mode(content: bytes, mode: int) -> bytes:
+    """The first member's entry in the directory has another file mode."""
+    at = _directory(content) + 38
+    return content[:at] + struct.pack("<I", mode << 16) + content[at + 4 :]
+
+
+def _with_flags(content: bytes, flags: int) -> bytes:
+    at = _directory(content) + 8
+    return content[:at] + struct.pack("<H", flags) + content[at + 2 :]
+
+
+@pytest.mark.parametrize(
+    ("alter", "said"),
+    [
+        (lambda content: content + bytes(400), "400 bytes behind its end"),
+        (lambda content: bytes(400) + content, "the headers of .* were altered"),
+        (lambda content: content[:-2] + b"\x05\x00hello", "zip comment of 5 bytes"),
+        (lambda content: _with_mode(content, 0o120777), "is a symbolic link"),
+        (lambda content: _with_mode(content, 0o100777), "directory were altered"),
+        (lambda content: _with_flags(content, 1), "is encrypted"),
+    ],
+)
+def test_altered_zip_files_are_refused(whole: Path, tmp_path: Path, alter: Callable[[bytes], bytes], said: str) -> None:
+    """Bytes before and behind, comments, links, other modes and encrypted members are refused."""
+    path = tmp_path / "model.mar"
+    path.write_bytes(alter(whole.read_bytes()))
+    assert_refused(path, said)
+
+
+def _without(name: str) -> Callable[[Members], object]:
+    return lambda members: members.pop(name)
+
+
+def _with_line(line: str) -> Callable[[Members], object]:
+    return lambda members: members.update({"model-config.yaml": members["model-config.yaml"] + line.encode() + b"\n"})
+
+
+def _replaced(name: str, old: str, new: str) -> Callable[[Members], object]:
+    def _change(members: Members) -> None:
+        assert old.encode() in members[name]
+        members[name] = members[name].replace(old.encode(), new.encode())
+
+    return _change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda members: members.update({"helper.py": b"import os"}), "helper.py', which is Python code"),
+        (lambda members: members.update({"notes.txt": b"x"}), "notes.txt', which is no file of a packed model"),
+        (lambda members: members.update({"retort/data.bin": b"x"}), "retort/data.bin"),
+        (_without("golden.npz"), "has no golden.npz"),
+        (_without("tensor.py"), "has no tensor.py"),
+        (_without("model-config.yaml"), "has no model-config.yaml"),
+        (_with_line("useVenv: true"), "sets 'useVenv'"),
+        (_with_line("parallelType: custom"), "sets 'parallelType'"),
+        (_with_line("torchrun: {nproc-per-node: 4}"), "sets 'torchrun'"),
+        (_with_line("deviceIds: [0]"), "sets 'deviceIds'"),
+        (_with_line("handler: {startup: 'curl x | sh'}"), "sets 'handler'"),
+        (_with_line("batchSize: 8"), "cannot be read at 'batchSize"),
+        (_with_line("? useVenv\n: true"), "sets"),
+        (
+            _replaced("model-config.yaml", "minWorkers: 1", "minWorkers: 9"),
+            "says minWorkers 9, but serving.json says 1",
+        ),
+        (
+            _replaced("model-config.yaml", "maxBatchDelay: 1", "maxBatchDelay: 0"),
+            "cannot be read at 'maxBatchDelay",
+        ),
+        (_replaced("model-config.yaml", '"cpu"', '"gpu"'), "cannot be read at 'deviceType"),
+        (_replaced("MAR-INF/MANIFEST.json", "tensor.py", "golden.npz"), "MANIFEST.json that contradicts"),
+        (_replaced("MAR-INF/MANIFEST.json", '"handler"', '"requirementsFile": "x",\n"handler"'), "contradicts"),
+        (_replaced("serving.json", '"name": "', '"name": "a=b,'), "cannot stand in an address"),
+    ],
+)
+def test_archives_with_matching_checksums_are_refused_for_what_they_say(
+    whole: Path, tmp_path: Path, change: Callable[[Members], object], said: str
+) -> None:
+    """New checksums do not help: foreign files, missing files, and configurations that contradict are refused."""
+    members = _members(whole)
+    change(members)
+    write_mar(tmp_path / "model.mar", members)
+    verify_mar(tmp_path / "model.mar")
+    assert_refused(tmp_path / "model.mar", said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sitecustomize.py", "every Python runs it"),
+        ("usercustomize.py", "every Python runs it"),
+        ("sitecustomize/__init__.py", "every Python runs it"),
+        ("/etc/cron.d/x", "points outside"),
+        ("../evil.py", "points outside"),
+        ("retort/../../evil.py", "points outside"),
+    ],
+)
+def test_members_that_would_harm_are_refused(whole: Path, tmp_path: Path, name: str, said: str) -> None:
+    """They cannot be written with `write_mar`, and an archive that has them in another way is refused."""
+    with pytest.raises(ArtifactError, match=said):
+        write_mar(tmp_path / "model.mar", {**_members(whole), name: b""})
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(tmp_path / "model.mar", "w") as target:
+        for member in source.infolist():
+            target.writestr(member, source.read(member))
+        target.writestr(name, b"import os")
+    assert_refused(tmp_path / "model.mar", said)
+
+
+def test_weights_outside_the_archive_are_refused(whole: Path, tmp_path: Path) -> None:
+    """A model that reads `../../etc/passwd`, at the top or inside a branch or a constant, is refused by name."""
+    model = onnx.load_from_string(read_member(whole, "model.onnx"))
+    outside = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="../../etc/passwd")
+    branch = onnx.helper.make_graph([], "then", [], [], [outside])
+    nodes = [
+        onnx.helper.make_node("If", ["c"], ["d"], then_branch=branch),
+        onnx.helper.make_node("Constant", [], ["e"], value=outside),
+    ]
+    for place in range(3):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        changed.graph.initializer.append(outside) if place == 2 else changed.graph.node.append(nodes[place])
+        assert side_files(changed.SerializeToString()) == {"../../etc/passwd"}
+        write_mar(tmp_path / "model.mar", {**_members(whole), "model.onnx": changed.SerializeToString()})
+        assert_refused(tmp_path / "model.mar", "reads weights from '../../etc/passwd'")
+
+
+def test_side_files_are_found_as_onnx_finds_them(whole: Path) -> None:
+    """Weights inside the file name no file, one outside names its own, and bytes that are no model are refused."""
+    content = read_member(whole, "model.onnx")
+    assert side_files(content) == set()
+    for damaged in (b"\xff" * 20, content[:-3], b"\x3a\xff\xff\xff\xff\x0f"):
+        with pytest.raises(ArtifactError, match="not an ONNX file"):
+            side_files(damaged)
+
+
+@pytest.mark.parametrize("command", [["serve"], ["show"], ["predict", "--input", "x.npy"]])
+def test_every_command_refuses_before_it_starts_anything(
+    whole: Path, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`serve`, `show` and `predict` end with the sentence and its remedy, and no log folder appears."""
+    monkeypatch.chdir(tmp_path)
+    members = _members(whole)
+    _with_line("useVenv: true")(members)
+    write_mar(tmp_path / "model.mar", members)
+    with pytest.raises(SystemExit) as ended:
+        main([command[0], str(tmp_path / "model.mar"), *command[1:]])
+    assert ended.value.code not in (0, None)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "sets 'useVenv', which Retort does not use" in said
+    assert "pack the model again" in said
+    assert not (tmp_path / "logs").exists()
+
+
+def _assert_flips_are_found(whole: Path, tmp_path: Path, flips: list[tuple[int, int]]) -> None:
+    content = bytearray(whole.read_bytes())
+    path = tmp_path / "model.mar"
+    path.write_bytes(content)
+    with path.open("r+b") as stream:
+        for place, mask in flips:
+            stream.seek(place)
+            stream.write(bytes([content[place] ^ mask]))
+            stream.flush()
+            with pytest.raises(ArtifactError):
+                verify_mar(path)
+            stream.seek(place)
+            stream.write(content[place : place + 1])
+            stream.flush()
+    verify_mar(path)
+
+
+def _metadata(whole: Path) -> list[int]:
+    """The places of all bytes that belong to no member's content."""
+    with zipfile.ZipFile(whole) as opened:
+        spans = [(info.header_offset + 30 + len(info.filename), info.file_size) for info in opened.infolist()]
+    contents = {place for start, size in spans for place in range(start, start + size)}
+    return [place for place in range(whole.stat().st_size) if place not in contents]
+
+
+def test_changed_bytes_are_found_anywhere(whole: Path, tmp_path: Path) -> None:
+    """2,000 changes of one byte, half of them in the zip's own headers and directory, are all found."""
+    generator, metadata = random.Random(5), _metadata(whole)
+    places = [*generator.choices(metadata, k=1000), *(generator.randrange(whole.stat().st_size) for _ in range(1000))]
+    _assert_flips_are_found(whole, tmp_path, [(place, generator.randrange(1, 256)) for place in places])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_bit_of_the_zip_and_100000_bits_are_found(whole: Path, tmp_path: Path) -> None:
+    """Each bit of the headers and the directory, and 100,000 bits anywhere, are found when they are flipped."""
+    generator = random.Random(6)
+    flips = [(place, 1 << bit) for place in _metadata(whole) for bit in range(8)]
+    flips += [(generator.randrange(whole.stat().st_size), 1 << generator.randrange(8)) for _ in range(100_000)]
+    _assert_flips_are_found(whole, tmp_path, flips)
