@@ -118,6 +118,10 @@ class Engine:
     def _special(self, incoming: Incoming) -> Answer | None:
         if not incoming.parts and "describe" in incoming.headers:
             return Answer(200, dump(self.describe()))
+        if incoming.headers.get("explain", "").lower() == "true":  # TorchServe's header; it overrides a client's own
+            raise InputError(
+                "this server gives no explanations", "ask for the prediction at /predictions/MODEL", status=501
+            )
         operation = incoming.headers.get("url_path", "").strip("/")
         if operation == "healthcheck":
             return self.health()

@@ -74,7 +74,7 @@ class Endpoint:
             return [Answer(503, b'{"code":"NotReady","status":503,"message":"the model is not loaded"}') for _ in data]
         answers = self.engine.answer([_incoming(parts, index, context) for index, parts in enumerate(data)])
         for answer in answers:
-            if answer.status >= 500:
+            if answer.status >= 500 and answer.status != 501:
                 self._warn(f"{answer.status} {answer.cause}")
         return answers
 

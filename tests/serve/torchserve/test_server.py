@@ -12,6 +12,7 @@ import threading
 import time
 import venv
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from retort.core.options.stage_options import PackOptions, ServeOptions
 from retort.core.session import open_session
 from retort.core.system.java import find_java
 from retort.serve.client import Client, predict, predict_split
+from retort.serve.connection import Connections
 from retort.serve.torchserve import server as server_module
 from retort.serve.torchserve.archive import write_archive
 from retort.serve.torchserve.process import torchserve_home
@@ -189,6 +191,17 @@ def test_good_and_bad_requests_of_one_batch_get_their_own_answers(server: Server
         else:
             assert isinstance(results[index], InputError)
             assert results[index].facts["got"] == f"image: float32[1, 1, 8, {index + 1}]"
+
+
+@pytest.mark.parametrize("path", ["/explanations/-net", "/v1/models/-net:explain", "/v2/models/-net/explain"])
+def test_no_explanations_are_made_up(server: Server, path: str) -> None:
+    """All three addresses of explanations answer 501, while a client's own header `explain` changes no prediction."""
+    body, headers = json.dumps(_images(1)["image"].tolist()).encode(), {"Content-Type": JSON}
+    with closing(Connections(server.url, 30)) as connections:
+        status, _, content = connections.request("POST", path, body, headers)
+        assert (status, json.loads(content)["message"]) == (501, "this server gives no explanations")
+        status, _, _ = connections.request("POST", "/predictions/-net", body, {**headers, "explain": "True"})
+        assert status == 200
 
 
 def test_the_server_describes_and_checks_itself(server: Server, archive: Artifact) -> None:
