@@ -77,6 +77,7 @@ def serve(
         file.write_bytes(example.body)
         shown = lines(f"{base or server.url}/predictions/{server.name}", example, file, headers)
         value = {"url": server.url, "model": server.name, "logs": str(logs), "startup_s": server.startup_s}
+        value["grpc"] = server.grpc or None
         try:
             screen.result({**value, "request": str(file), **asdict(shown)}, _ready(server, logs, shown, file))
             while server.process.alive():
@@ -100,9 +101,11 @@ def _ready(server: Server, logs: Path, lines: Lines, file: Path) -> str:
     ports = [
         ", ".join(spec.describe() for spec in specs) for specs in (server.signature.inputs, server.signature.outputs)
     ]
+    grpc = f"gRPC answers at {server.grpc}" if server.grpc else "gRPC is off; --grpc turns it on"
     return (
         f"ready: {server.url}/predictions/{server.name}   (logs in {logs}; Ctrl-C stops it)\n\n"
         f"It takes {ports[0]} and returns {ports[1]}.\n"
+        f"{grpc}.\n"
         f"One sample is in {file}; to send it, paste into another terminal:\n\n"
         f"{lines.curl}\n\n{lines.predict}\n\n"
         f"into a Python that has Retort:\n\n{lines.client}\n\n"

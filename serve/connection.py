@@ -13,6 +13,7 @@ from weakref import WeakSet
 from ..core.errors import MissingFileError, ServingError, UserError
 from .address import Address
 
+UNIX = "unix:"
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, http.client.CannotSendRequest)
 
 
@@ -20,7 +21,7 @@ class Connections:
     """Connections to one server, one per thread; they are opened again if the server has closed them.
 
     Args:
-        url: such as ``http://127.0.0.1:8080``; only its server is used.
+        url: such as ``http://127.0.0.1:8080``, of which only the server is used, or ``unix:`` and the path of a socket.
         timeout_s: longest wait for an answer.
         ca: file with the certificates to trust for https, in PEM form; by default those of the system.
 
@@ -30,7 +31,9 @@ class Connections:
     """
 
     def __init__(self, url: str, timeout_s: float, ca: Path | None = None) -> None:
-        self.address = Address.parse(url)
+        self._socket = url.removeprefix(UNIX) if url.startswith(UNIX) else None
+        self.address = Address.parse(url if self._socket is None else "http://localhost")
+        self._where = self._socket or self.address.where
         self._tls = _trusting(ca) if self.address.secure else None
         self._timeout_s = timeout_s
         self._local = threading.local()
@@ -59,15 +62,17 @@ class Connections:
         raise self._unreachable(ConnectionError("closed twice"))
 
     def _unreachable(self, error: Exception) -> ServingError:
-        reason, remedy = _cause(error, self._timeout_s, self.address.where)
-        return ServingError(f"no answer from {self.address.where}{reason}", remedy)
+        reason, remedy = _cause(error, self._timeout_s, self._where)
+        return ServingError(f"no answer from {self._where}{reason}", remedy)
 
     def _connection(self, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
         current: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if current is not None and current.sock is not None and not fresh:
             return current, True
         where = (self.address.host, self.address.port)
-        if self._tls is None:
+        if self._socket is not None:
+            connection: http.client.HTTPConnection = _UnixConnection(self._socket, self._timeout_s)
+        elif self._tls is None:
             connection = http.client.HTTPConnection(*where, timeout=self._timeout_s)
         else:
             connection = http.client.HTTPSConnection(*where, timeout=self._timeout_s, context=self._tls)
@@ -85,6 +90,26 @@ class Connections:
         for connection in list(self._open):
             connection.close()
         self._open.clear()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+        self._wait_s = timeout_s
+
+    def connect(self) -> None:
+        """Open the socket."""
+        opened = socket.socket(socket.AF_UNIX)
+        opened.settimeout(self._wait_s)
+        try:
+            opened.connect(self._path)
+        except BaseException:
+            opened.close()
+            raise
+        self.sock = opened
 
 
 def _trusting(ca: Path | None) -> ssl.SSLContext:

@@ -26,7 +26,7 @@ def announced(url: str, name: str, management_url: str) -> Iterator[None]:
 
     Args:
         url: address of its prediction interface.
-        management_url: address of its management interface.
+        management_url: address of its management interface, a URL or ``unix:`` and a path.
     """
     note = _note(Address.parse(url).port)
     content = {"model": name, "management_url": management_url, "pid": os.getpid()}

@@ -207,6 +207,10 @@ class ServeOptions(Options):
     startup_timeout_s: Count = Field(
         default=120, description="Seconds within which the server must answer the first golden request."
     )
+    grpc: bool = Field(
+        default=False,
+        description="Also answer gRPC. The default is off, because TorchServe answers OK there to refused requests.",
+    )
     java: str | None = Field(
         default=None, description="Path of a java program. By default Retort looks for Java 17 or later."
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,18 @@ from ...core.system.java import Java
 from ..settings import Settings
 
 _MIN_STARTUP_S = 60
+# TorchServe always starts its gRPC servers. On Linux a listening TCP socket may have a multicast address, but nothing
+# can connect to one (ENETUNREACH); 224.0.0.0 is the one that is never assigned (RFC 1112).
+_UNREACHABLE = "224.0.0.0"
 _RESPONSE_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The ports of one TorchServe, all on loopback; ``worker`` is the first port of the workers, one each."""
+    """The ports of one TorchServe; ``worker`` is the first port of the workers, one each.
+
+    ``management`` is used only where TorchServe has no Unix sockets.
+    """
 
     inference: int
     management: int
@@ -48,19 +56,30 @@ def model_config(settings: Settings, options: PackOptions, load_s: float) -> byt
     return "".join(f"{key}: {value}\n" for key, value in values.items()).encode()
 
 
-def config_properties(settings: Settings, ports: Ports, host: str, store: Path, threads: int) -> bytes:
+def unix_sockets() -> bool:
+    """Whether TorchServe's jar has the native library for Unix sockets on this machine (netty 4.1.53)."""
+    found = {"linux": ("x86_64", "aarch64"), "darwin": ("x86_64",)}
+    return platform.machine() in found.get(sys.platform, ())
+
+
+def config_properties(
+    settings: Settings, ports: Ports, host: str, store: Path, threads: int, management: str, grpc: bool = False
+) -> bytes:
     """``config.properties`` of a server for one archive, ``model.mar`` in ``store``.
 
     Args:
         threads: number of threads of the HTTP front end.
+        management: address of the management interface, ``unix:PATH`` or a URL.
+        grpc: whether clients may use gRPC for predictions; the management interface never has it on Linux.
     """
+    silent = _UNREACHABLE if sys.platform == "linux" else host
     values: dict[str, object] = {
         "inference_address": f"http://{host}:{ports.inference}",
-        "management_address": f"http://{host}:{ports.management}",
+        "management_address": management,
         "metrics_address": f"http://{host}:{ports.metrics}",
-        "grpc_inference_address": host,
+        "grpc_inference_address": host if grpc else silent,
         "grpc_inference_port": ports.grpc_inference,
-        "grpc_management_address": host,
+        "grpc_management_address": silent,
         "grpc_management_port": ports.grpc_management,
         "initial_worker_port": ports.worker,
         "model_store": store,
@@ -125,6 +144,7 @@ _LOG4J = """<?xml version="1.0" encoding="UTF-8"?>
     </RollingFile>
   </Appenders>
   <Loggers>
+    <Logger name="io.netty.bootstrap" level="error"/>
     <Logger name="ACCESS_LOG" level="off" additivity="false"/>
     <Logger name="MODEL_METRICS" level="off" additivity="false"/>
     <Logger name="TS_METRICS" level="off" additivity="false"/>

@@ -24,12 +24,12 @@ from ...core.system.atomic_files import storage_errors
 from ...core.system.java import Java, find_java
 from ...core.tensors import Feeds, Signature
 from ..client import Client
-from ..connection import Connections
+from ..connection import UNIX, Connections
 from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
 from ..settings import Limits
 from ..wire import read_npz
 from .archive import Mar, open_mar
-from .config import Ports, config_properties, java_flags, log4j_config
+from .config import Ports, config_properties, java_flags, log4j_config, unix_sockets
 from .mar import read_member
 from .process import Process, torchserve_home
 from .startup import has_started, port_taken, startup_failure
@@ -53,6 +53,9 @@ class Server:
         signature: inputs and outputs of the model.
         sample: golden inputs of one sample, which the server has answered.
         limits: what one request may contain.
+        management_url: address of the management interface: ``unix:`` and a socket in a folder of this user, who alone
+            can open it, or a URL where TorchServe has no Unix sockets.
+        grpc: address of the gRPC interface; empty if it is off.
     """
 
     name: str
@@ -65,16 +68,13 @@ class Server:
     signature: Signature
     sample: Feeds
     limits: Limits
+    management_url: str
+    grpc: str = ""
 
     @property
     def url(self) -> str:
         """Address of the inference API."""
         return _url(self.host, self.ports.inference)
-
-    @property
-    def management_url(self) -> str:
-        """Address of the management API."""
-        return _url(self.host, self.ports.management)
 
     def client(self, timeout_s: float = 120.0) -> Client:
         """A client for the served model."""
@@ -122,6 +122,8 @@ def serve(
         logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         server = _start_with_retries(options, mar, java, home, logs.resolve(), python, stack)
+        if not server.management_url.startswith(UNIX):
+            console.warn("every user of this machine can stop the model, as TorchServe has no Unix sockets here")
         console.stage("serve", f"{server.name} on {server.url} (Java {java.version}, {server.startup_s:.1f} s)")
         yield server
 
@@ -134,10 +136,10 @@ def _start_with_retries(
         begin = time.monotonic()
         for name in ("server.log", "worker.log", "console.log"):
             (logs / name).unlink(missing_ok=True)
-        process = _launch(mar, java, home, logs, python, ports, options.host)
+        process, management = _launch(mar, java, home, logs, python, ports, options)
         stack.callback(process.stop)
         try:
-            _wait_until_ready(process, mar, ports, options, logs, begin)
+            _wait_until_ready(process, mar, management, options, logs, begin)
             signature, sample = _ask_golden(mar, _url(options.host, ports.inference), options.startup_timeout_s)
         except ServingError:
             # another process can take a free port before Java binds it
@@ -146,7 +148,10 @@ def _start_with_retries(
             process.stop()
             continue
         startup_s, limits = time.monotonic() - begin, mar.settings.limits
-        return Server(mar.name, options.host, ports, logs, process, startup_s, java, signature, sample, limits)
+        grpc = f"{options.host}:{ports.grpc_inference}" if options.grpc else ""
+        return Server(
+            mar.name, options.host, ports, logs, process, startup_s, java, signature, sample, limits, management, grpc
+        )
     raise ServingError("no free ports were found", "try again")
 
 
@@ -182,13 +187,20 @@ def _bind(item: socket.socket, host: str, port: int) -> None:
         raise MachineError(message, remedy, port=port) from error
 
 
-def _launch(mar: Mar, java: Java, home: Path, logs: Path, python: Path | None, ports: Ports, host: str) -> Process:
+def _launch(
+    mar: Mar, java: Java, home: Path, logs: Path, python: Path | None, ports: Ports, options: ServeOptions
+) -> tuple[Process, str]:
+    """The started process, and the address of its management interface."""
     scratch = _scratch()
+    # mkdtemp gives the folder to this user alone, and with it the socket
+    management = f"{UNIX}{scratch / 'management'}" if unix_sockets() else _url(options.host, ports.management)
     store, config, log4j = scratch / "store", scratch / "config.properties", scratch / "log4j2.xml"
+    threads = os.cpu_count() or 2
+    properties = config_properties(mar.settings, ports, options.host, store, threads, management, options.grpc)
     with storage_errors(str(scratch)):
         store.mkdir()
         _place(mar.path, store / "model.mar")
-        config.write_bytes(config_properties(mar.settings, ports, host, store, os.cpu_count() or 2))
+        config.write_bytes(properties)
         log4j.write_bytes(log4j_config(logs))
     heap = (256 << 20) + 16 * mar.settings.limits.request_bytes
     command = [
@@ -200,7 +212,7 @@ def _launch(mar: Mar, java: Java, home: Path, logs: Path, python: Path | None, p
         *("--python", str(python or sys.executable)),
         *("-f", str(config), "-s", str(store), "-ncs"),
     ]
-    return Process(command, scratch, logs / "console.log")
+    return Process(command, scratch, logs / "console.log"), management
 
 
 def _scratch() -> Path:
@@ -220,9 +232,8 @@ def _place(source: Path, target: Path) -> None:
 
 
 def _wait_until_ready(
-    process: Process, mar: Mar, ports: Ports, options: ServeOptions, logs: Path, begin: float
+    process: Process, mar: Mar, management: str, options: ServeOptions, logs: Path, begin: float
 ) -> None:
-    management = _url(options.host, ports.management)
     while True:
         failure = startup_failure(logs, process.alive())
         if failure is not None:

@@ -315,11 +315,18 @@ def test_the_archives_copy_runs_alone(packed: Artifact, tmp_path: Path) -> None:
 
 
 def test_configuration_is_loopback_and_closed(tmp_path: Path) -> None:
-    """Every address is loopback, no URL is allowed, and model API and package installation are off."""
+    """Every address is loopback or unreachable, no URL is allowed, and model API and installation are off."""
     ports = pick_ports("127.0.0.1", 0)
-    text = config_properties(Settings(name="m"), ports, "127.0.0.1", tmp_path, 2).decode("ascii")
-    values = dict(line.split("=", 1) for line in text.splitlines())
-    assert all("127.0.0.1" in value for key, value in values.items() if key.endswith("_address"))
+    for grpc, wanted in ((False, "224.0.0.0"), (True, "127.0.0.1")):
+        text = config_properties(Settings(name="m"), ports, "127.0.0.1", tmp_path, 2, "unix:/x", grpc).decode("ascii")
+        values = dict(line.split("=", 1) for line in text.splitlines())
+        assert {key: value for key, value in values.items() if key.endswith("_address")} == {
+            "inference_address": f"http://127.0.0.1:{ports.inference}",
+            "metrics_address": f"http://127.0.0.1:{ports.metrics}",
+            "management_address": "unix:/x",
+            "grpc_inference_address": wanted,
+            "grpc_management_address": "224.0.0.0",
+        }
     assert values["allowed_urls"] == "(?!)"
     assert values["enable_model_api"] == "false"
     assert values["install_py_dep_per_model"] == "false"

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -218,15 +219,53 @@ def test_the_server_describes_and_checks_itself(server: Server, archive: Artifac
     assert [psutil.pid_exists(pid) for pid in server.worker_pids()] == [True]
 
 
-def test_only_loopback_listens_and_models_cannot_be_registered(server: Server) -> None:
-    """Every listening socket of the server is on 127.0.0.1, and the management API accepts no new model."""
+def _listening(server: Server) -> set[tuple[str, int]]:
     family = psutil.Process(server.process.pid).children(recursive=True)
-    listening = [c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    assert len(listening) >= 5
-    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-    client = Client(server.management_url, "m")
-    client._path = "/models?url=http://127.0.0.1/x.mar"
-    assert client.request("POST")[0] == 405
+    found = [c.laddr for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    return {(address.ip.removeprefix("::ffff:"), address.port) for address in found}
+
+
+def test_only_predictions_and_metrics_can_be_reached(server: Server) -> None:
+    """On 127.0.0.1 listen only these two; the two gRPC servers have an address to which nothing can connect."""
+    ports = server.ports
+    reachable = {("127.0.0.1", ports.inference), ("127.0.0.1", ports.metrics)}
+    grpc = {("224.0.0.0", ports.grpc_inference), ("224.0.0.0", ports.grpc_management)}
+    assert _listening(server) == reachable | grpc
+    assert server.grpc == ""
+    for _, port in grpc:
+        for host in ("127.0.0.1", "224.0.0.0", "0.0.0.0", "::1", "::ffff:224.0.0.0"):
+            with pytest.raises(OSError, match=r"refused|unreachable|assign"):
+                socket.create_connection((host, port), timeout=5)
+
+
+def test_nobody_else_can_manage_the_server(server: Server) -> None:
+    """No TCP port scales or registers models; the socket that does is in a folder of this user alone."""
+    scale, register = "/models/-net?min_worker=0&max_worker=0", "/models?url=http://127.0.0.1/x.mar"
+    for host, port in {address for address in _listening(server) if address[0] == "127.0.0.1"}:
+        with closing(Connections(f"http://{host}:{port}", 10)) as connections:
+            for method, path in (("PUT", scale), ("POST", register), ("GET", "/models"), ("DELETE", "/models/-net")):
+                assert connections.request(method, path)[0] in (404, 405)
+    path = Path(server.management_url.removeprefix("unix:"))
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    code = "import os, socket, sys; os.setuid(65534); socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    if os.geteuid() == 0:
+        stranger = [sys.executable, "-I", "-S", "-c", code, str(path)]
+        done = subprocess.run(stranger, capture_output=True, text=True, check=False)
+        assert "PermissionError" in done.stderr
+    with closing(Connections(server.management_url, 10)) as connections:
+        assert connections.request("GET", "/models")[0] == 200
+        assert connections.request("POST", register)[0] == 405
+    assert len(server.worker_pids()) == 1
+
+
+def test_grpc_answers_only_on_request(archive: Artifact, tmp_path: Path) -> None:
+    """With the option, the named address speaks HTTP/2, and the management interface still cannot be reached."""
+    with serve(ServeOptions(grpc=True), archive, logs=tmp_path) as running:
+        host, _, port = running.grpc.partition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            assert connection.recv(9)[3] == 4  # SETTINGS, the first frame of every HTTP/2 server
+        assert ("224.0.0.0", running.ports.grpc_management) in _listening(running)
 
 
 def test_requests_leave_no_lines_in_the_logs(server: Server) -> None:
