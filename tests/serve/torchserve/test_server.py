@@ -245,11 +245,11 @@ def test_nobody_else_can_manage_the_server(server: Server) -> None:
         with closing(Connections(f"http://{host}:{port}", 10)) as connections:
             for method, path in (("PUT", scale), ("POST", register), ("GET", "/models"), ("DELETE", "/models/-net")):
                 assert connections.request(method, path)[0] in (404, 405)
-    path = Path(server.management_url.removeprefix("unix:"))
-    assert path.parent.stat().st_mode & 0o777 == 0o700
+    management = Path(server.management_url.removeprefix("unix:"))
+    assert management.parent.stat().st_mode & 0o777 == 0o700
     code = "import os, socket, sys; os.setuid(65534); socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     if os.geteuid() == 0:
-        stranger = [sys.executable, "-I", "-S", "-c", code, str(path)]
+        stranger = [sys.executable, "-I", "-S", "-c", code, str(management)]
         done = subprocess.run(stranger, capture_output=True, text=True, check=False)
         assert "PermissionError" in done.stderr
     with closing(Connections(server.management_url, 10)) as connections:
