@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,15 @@ class Watch:
     def __post_init__(self) -> None:
         self._pressure = _pressure_us(self.root)
         self._steal = _steal_ticks(self.root)
+        self._busy = _busy_s(self.root)
+        self._own = time.process_time()
+
+    def others(self) -> float:
+        """Processors that other processes used on average since the start; 0 if the kernel does not count them."""
+        busy, own = _busy_s(self.root), time.process_time() - self._own
+        if busy is None or self._busy is None:
+            return 0.0
+        return max(0.0, busy - self._busy - own) / max(time.monotonic() - self._started, 1e-3)
 
     def read(self) -> tuple[float | None, float | None]:
         """Pressure and steal in percent of the time since the start; None if the kernel does not count them."""
@@ -167,6 +177,15 @@ def _pressure_us(root: Path) -> int | None:
         line = (root / "proc/pressure/cpu").read_text().splitlines()[0]
         return int(line.rsplit("total=", 1)[1])
     except (OSError, IndexError, ValueError):
+        return None
+
+
+def _busy_s(root: Path) -> float | None:
+    """Processor seconds since boot that were not idle, of all processors together."""
+    try:
+        ticks = [int(word) for word in (root / "proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
         return None
 
 

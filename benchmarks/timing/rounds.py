@@ -31,6 +31,8 @@ PARTS, ROUNDS, TURN = 4, 12, 4
 """Blocks per round, smallest number of rounds for calls shorter than a block, rounds per turn without new sessions."""
 OPENING_SHARE = 0.05
 """Largest share of the budget for opening the sessions; if it takes longer, they are opened once."""
+BUSY_SHARE, BUSY_PROCESSORS = 0.5, 0.25
+"""Share of the budget that is used at least if other processes use more than this number of processors."""
 GROWTH = 30
 """Largest number of budgets that a slow call may use until there are enough rounds for an interval."""
 
@@ -152,7 +154,7 @@ class Run:
         grown = GROWTH if kept + len(self.spoiled) < self.least else 1
         if elapsed >= grown * self.options.budget_s:
             self.stopped = "budget"
-        elif kept >= max(self._wanted(), self.check):
+        elif kept >= max(self._wanted(), self.check) and not self._too_short():
             self.stopped = "precise" if self._precise() else ""
             self.check = math.ceil(CHECK_GROWTH * kept)
         if not self.stopped:
@@ -161,6 +163,10 @@ class Run:
         if self.stopped == "precise" and self.noise.status == "NOISY" and 2 * self._attempt_s() < self._left_s():
             self._restart()
         return bool(self.stopped)
+
+    def _too_short(self) -> bool:
+        """Whether other processes compute and half of the budget is left: all rounds may lie in one of their bursts."""
+        return self.elapsed_s() < BUSY_SHARE * self.options.budget_s and self.watch.others() > BUSY_PROCESSORS
 
     def _wanted(self) -> int:
         """Smallest number of rounds."""

@@ -232,6 +232,31 @@ def test_pressure_and_steal_make_a_run_noisy(tmp_path: Path) -> None:
     assert machine_noise.Watch(tmp_path / "nowhere").read() == (None, None)
 
 
+def test_the_processors_that_others_use_are_counted(tmp_path: Path) -> None:
+    """Busy ticks of all processors without those of this process; nothing where the kernel does not count them."""
+    (tmp_path / "proc").mkdir()
+    stat = tmp_path / "proc" / "stat"
+    stat.write_text("cpu 100 0 0 500 50 0 0 0 0 0\n")
+    watch = machine_noise.Watch(tmp_path)
+    assert watch.others() == 0
+    stat.write_text("cpu 900000 0 0 600 60 0 0 0 0 0\n")
+    assert watch.others() > 100
+    assert machine_noise.Watch(tmp_path / "nowhere").others() == 0
+
+
+def test_beside_busy_processes_half_of_the_budget_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A precise result ends early on a quiet machine; beside others it goes on, because they come in bursts."""
+    found = []
+    for others in (0.0, 1.0):
+        machine = Machine()
+        monkeypatch.setattr(machine_noise.Watch, "others", lambda self, others=others: others)
+        pair = {"a": machine.task(100_000), "b": machine.task(50_000)}
+        found.append(latency.compare_latency(pair, QUICK, clocks=single(machine.clock)))
+    quiet, busy = found
+    assert quiet.stopped == busy.stopped == "precise"
+    assert quiet.seconds < 0.5 * QUICK.budget_s <= busy.seconds < QUICK.budget_s
+
+
 class Doubler:
     """A session that doubles its input and remembers the batches it saw."""
 
