@@ -17,6 +17,7 @@ from ..core.errors import RetortError
 from .engine import Engine
 from .replies import PHRASES, Answer, refuse
 from .request import Incoming
+from .workarounds import bound_messages
 
 LOAD_FAILED = "RETORT_LOAD_FAILED"
 _log = logging.getLogger("retort.serve")
@@ -66,6 +67,7 @@ class Endpoint:
         except Exception as error:
             raise load_failure(error) from error
         self.engine.handler_version = self.version
+        bound_messages()
         sizes = sorted(self.engine.executor.plan.sizes)
         _log.info("retort serves with %d threads, exact batch sizes %s", self.engine.settings.threads, sizes)
 

@@ -12,12 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from ..core.errors import InputError
+from ..core.errors import InputError, LimitError
 from ..core.tensors import Array, Signature, TensorSpec, listed
 from .allowance import allowance, no_collections
 from .bodies import decode_json, parse_json, to_array
 from .settings import Settings
 from .wire import JSON, MAGIC_NPY, MAGIC_NPZ, NPY, NPZ, check_rows, read_npy, read_npz
+from .workarounds import PARTS_KEPT, TOO_MANY_PARTS
 
 Layout = Literal["tensors", "bare", "instances", "v2"]
 RAW = ("body", "data")
@@ -88,6 +89,10 @@ def _tensors(incoming: Incoming, signature: Signature, settings: Settings) -> Te
     if len(parts) == 1 and (key := next(iter(parts))) in RAW:
         content_type = incoming.part_types.get(key) or incoming.headers.get("content-type", "")
         return _body(parts[key], content_type, signature, settings)
+    if TOO_MANY_PARTS in parts:
+        _check_form(incoming)
+        message = f"the request has more than {PARTS_KEPT} parts"
+        raise LimitError(message, f"send one part for each of {signature.describe_inputs()}")
     known = {spec.name for spec in signature.inputs}
     if not known.issuperset(parts) or not parts:
         _check_form(incoming)

@@ -41,6 +41,7 @@ RUNTIME_HALF = (
     "serve/settings.py",
     "serve/allowance.py",
     "serve/integrity.py",
+    "serve/workarounds.py",
     "serve/wire.py",
     "serve/bodies.py",
     "serve/request.py",

@@ -19,6 +19,7 @@ from retort.serve.replies import encode, refuse
 from retort.serve.request import FORM, Incoming, decode, negotiate
 from retort.serve.settings import Limits, Settings
 from retort.serve.wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
+from retort.serve.workarounds import TOO_MANY_PARTS
 
 ONE = Signature((TensorSpec("x", "float32", ("batch", 2)),), (TensorSpec("y", "float32", ("batch", 3)),))
 TWO = Signature(
@@ -320,6 +321,15 @@ def test_types_of_json_and_npy_have_other_spellings() -> None:
     for kind in ("text/json", "application/vnd.api+json", "APPLICATION/JSON; charset=utf-8"):
         np.testing.assert_array_equal(_ask(json.dumps(ROWS.tolist()).encode(), kind).feeds["x"], ROWS)
     np.testing.assert_array_equal(_ask(write_npy(ROWS), "Application/X-NPY; charset=x").feeds["x"], ROWS)
+
+
+@pytest.mark.parametrize(("content_type", "status"), [("multipart/form-data; boundary=b", 413), (FORM, 415)])
+def test_dropped_parts_refuse_a_request_that_looks_whole(content_type: str, status: int) -> None:
+    """If the worker dropped parts, a request is refused even though those that it kept fit the model."""
+    parts = {"x": write_npy(ROWS), TOO_MANY_PARTS: b""}
+    with pytest.raises((InputError, LimitError)) as caught:
+        decode(Incoming(parts, headers={"content-type": content_type}), ONE, Settings())
+    assert caught.value.facts.get("status", caught.value.http_status) == status
 
 
 @pytest.mark.parametrize("parts", [{}, {'{"x": "a': b'b"}', "c": b""}, {"\x93NUMPY": b""}])
