@@ -77,7 +77,7 @@ def serve(
         file.write_bytes(example.body)
         shown = lines(f"{base or server.url}/predictions/{server.name}", example, file, headers)
         value = {"url": server.url, "model": server.name, "logs": str(logs), "startup_s": server.startup_s}
-        value["grpc"] = server.grpc or None
+        value |= {"grpc": server.grpc or None, "queue_length": server.queue_length}
         try:
             screen.result({**value, "request": str(file), **asdict(shown)}, _ready(server, logs, shown, file))
             while server.process.alive():

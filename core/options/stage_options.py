@@ -207,6 +207,11 @@ class ServeOptions(Options):
     startup_timeout_s: Count = Field(
         default=120, description="Seconds within which the server must answer the first golden request."
     )
+    p99_ms: Count = Field(
+        default=500,
+        description="Longest time in milliseconds that an accepted request should take at overload. The length of the "
+        "queue follows from it and from the measured time of a batch; the other requests get 503 at once.",
+    )
     grpc: bool = Field(
         default=False,
         description="Also answer gRPC. The default is off, because TorchServe answers OK there to refused requests.",

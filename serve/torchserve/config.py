@@ -62,22 +62,31 @@ def unix_sockets() -> bool:
     return platform.machine() in found.get(sys.platform, ())
 
 
-def config_properties(
-    settings: Settings, ports: Ports, host: str, store: Path, threads: int, management: str, grpc: bool = False
-) -> bytes:
-    """``config.properties`` of a server for one archive, ``model.mar`` in ``store``.
+@dataclass(frozen=True)
+class FrontEnd:
+    """How TorchServe's front end takes requests.
 
-    Args:
-        threads: number of threads of the HTTP front end.
+    Attributes:
+        threads: number of threads for HTTP.
         management: address of the management interface, ``unix:PATH`` or a URL.
+        queue_length: number of requests that may wait for the model; further ones are refused with 503.
         grpc: whether clients may use gRPC for predictions; the management interface never has it on Linux.
     """
+
+    threads: int
+    management: str
+    queue_length: int
+    grpc: bool = False
+
+
+def config_properties(settings: Settings, ports: Ports, host: str, store: Path, front: FrontEnd) -> bytes:
+    """``config.properties`` of a server for one archive, ``model.mar`` in ``store``."""
     silent = _UNREACHABLE if sys.platform == "linux" else host
     values: dict[str, object] = {
         "inference_address": f"http://{host}:{ports.inference}",
-        "management_address": management,
+        "management_address": front.management,
         "metrics_address": f"http://{host}:{ports.metrics}",
-        "grpc_inference_address": host if grpc else silent,
+        "grpc_inference_address": host if front.grpc else silent,
         "grpc_inference_port": ports.grpc_inference,
         "grpc_management_address": silent,
         "grpc_management_port": ports.grpc_management,
@@ -92,8 +101,9 @@ def config_properties(
         "decode_input_request": "false",
         "max_request_size": settings.limits.request_bytes,
         "max_response_size": max(_RESPONSE_BYTES, settings.limits.request_bytes),
-        "number_of_netty_threads": threads,
-        "netty_client_threads": threads,
+        "job_queue_size": front.queue_length,
+        "number_of_netty_threads": front.threads,
+        "netty_client_threads": front.threads,
         "default_workers_per_model": settings.workers,
         "number_of_gpu": 0,
         "metrics_mode": "prometheus",

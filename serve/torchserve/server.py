@@ -29,9 +29,10 @@ from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_gol
 from ..settings import Limits
 from ..wire import read_npz
 from .archive import Mar, open_mar
-from .config import Ports, config_properties, java_flags, log4j_config, unix_sockets
+from .config import FrontEnd, Ports, config_properties, java_flags, log4j_config, unix_sockets
 from .mar import read_member
 from .process import Process, torchserve_home
+from .queue_length import length_for
 from .startup import has_started, port_taken, startup_failure
 
 _TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
@@ -55,6 +56,7 @@ class Server:
         limits: what one request may contain.
         management_url: address of the management interface: ``unix:`` and a socket in a folder of this user, who alone
             can open it, or a URL where TorchServe has no Unix sockets.
+        queue_length: number of requests that may wait.
         grpc: address of the gRPC interface; empty if it is off.
     """
 
@@ -69,6 +71,7 @@ class Server:
     sample: Feeds
     limits: Limits
     management_url: str
+    queue_length: int
     grpc: str = ""
 
     @property
@@ -94,6 +97,15 @@ class Server:
         return [int(worker["pid"]) for worker in workers if worker.get("pid")]
 
 
+@dataclass(frozen=True)
+class _Installation:
+    """What runs the server: Java, the folder with TorchServe's jar, and the interpreter of the workers."""
+
+    java: Java
+    home: Path
+    python: Path | None
+
+
 @contextmanager
 def serve(
     options: ServeOptions,
@@ -116,27 +128,28 @@ def serve(
         ServingError: the server did not become ready; the message states the cause.
     """
     raise_if_not(artifact, "archive")
-    java, home = find_java(options.java), torchserve_home(python)
+    installed = _Installation(find_java(options.java), torchserve_home(python), python)
     mar = open_mar(artifact)
     with storage_errors(str(logs)):
         logs.mkdir(parents=True, exist_ok=True)
+    queue_length = length_for(mar, options.p99_ms, console)
     with ExitStack() as stack:
-        server = _start_with_retries(options, mar, java, home, logs.resolve(), python, stack)
+        server = _start_with_retries(options, mar, installed, queue_length, logs.resolve(), stack)
         if not server.management_url.startswith(UNIX):
             console.warn("every user of this machine can stop the model, as TorchServe has no Unix sockets here")
-        console.stage("serve", f"{server.name} on {server.url} (Java {java.version}, {server.startup_s:.1f} s)")
+        console.stage("serve", f"{server.name} on {server.url} (Java {server.java.version}, {server.startup_s:.1f} s)")
         yield server
 
 
 def _start_with_retries(
-    options: ServeOptions, mar: Mar, java: Java, home: Path, logs: Path, python: Path | None, stack: ExitStack
+    options: ServeOptions, mar: Mar, installed: _Installation, queue_length: int, logs: Path, stack: ExitStack
 ) -> Server:
     for attempt in range(1, _ATTEMPTS + 1):
         ports = pick_ports(options.host, options.port)
         begin = time.monotonic()
         for name in ("server.log", "worker.log", "console.log"):
             (logs / name).unlink(missing_ok=True)
-        process, management = _launch(mar, java, home, logs, python, ports, options)
+        process, management = _launch(mar, installed, queue_length, logs, ports, options)
         stack.callback(process.stop)
         try:
             _wait_until_ready(process, mar, management, options, logs, begin)
@@ -149,9 +162,8 @@ def _start_with_retries(
             continue
         startup_s, limits = time.monotonic() - begin, mar.settings.limits
         grpc = f"{options.host}:{ports.grpc_inference}" if options.grpc else ""
-        return Server(
-            mar.name, options.host, ports, logs, process, startup_s, java, signature, sample, limits, management, grpc
-        )
+        facts = (startup_s, installed.java, signature, sample, limits, management, queue_length, grpc)
+        return Server(mar.name, options.host, ports, logs, process, *facts)
     raise ServingError("no free ports were found", "try again")
 
 
@@ -188,15 +200,15 @@ def _bind(item: socket.socket, host: str, port: int) -> None:
 
 
 def _launch(
-    mar: Mar, java: Java, home: Path, logs: Path, python: Path | None, ports: Ports, options: ServeOptions
+    mar: Mar, installed: _Installation, queue_length: int, logs: Path, ports: Ports, options: ServeOptions
 ) -> tuple[Process, str]:
     """The started process, and the address of its management interface."""
     scratch = _scratch()
     # mkdtemp gives the folder to this user alone, and with it the socket
     management = f"{UNIX}{scratch / 'management'}" if unix_sockets() else _url(options.host, ports.management)
     store, config, log4j = scratch / "store", scratch / "config.properties", scratch / "log4j2.xml"
-    threads = os.cpu_count() or 2
-    properties = config_properties(mar.settings, ports, options.host, store, threads, management, options.grpc)
+    front = FrontEnd(os.cpu_count() or 2, management, queue_length, options.grpc)
+    properties = config_properties(mar.settings, ports, options.host, store, front)
     with storage_errors(str(scratch)):
         store.mkdir()
         _place(mar.path, store / "model.mar")
@@ -204,12 +216,12 @@ def _launch(
         log4j.write_bytes(log4j_config(logs))
     heap = (256 << 20) + 16 * mar.settings.limits.request_bytes
     command = [
-        *(str(java.path), *java_flags(java, heap)),
-        f"-Dmodel_server_home={home}",
+        *(str(installed.java.path), *java_flags(installed.java, heap)),
+        f"-Dmodel_server_home={installed.home}",
         f"-Djava.io.tmpdir={scratch}",
         f"-Dlog4j.configurationFile={log4j.as_uri()}",
-        *("-cp", f"{home}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
-        *("--python", str(python or sys.executable)),
+        *("-cp", f"{installed.home}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
+        *("--python", str(installed.python or sys.executable)),
         *("-f", str(config), "-s", str(store), "-ncs"),
     ]
     return Process(command, scratch, logs / "console.log"), management

@@ -30,7 +30,7 @@ from retort.serve.engine import Engine
 from retort.serve.settings import Settings
 from retort.serve.torchserve import archive as archive_module
 from retort.serve.torchserve.archive import RUNTIME_HALF, Policy, open_mar, write_archive
-from retort.serve.torchserve.config import config_properties, format_properties, log4j_config, model_config
+from retort.serve.torchserve.config import FrontEnd, config_properties, format_properties, log4j_config, model_config
 from retort.serve.torchserve.mar import lint_names, verify_mar, write_mar
 from retort.serve.torchserve.process import clean_environment, torchserve_home
 from retort.serve.torchserve.server import pick_ports
@@ -318,7 +318,8 @@ def test_configuration_is_loopback_and_closed(tmp_path: Path) -> None:
     """Every address is loopback or unreachable, no URL is allowed, and model API and installation are off."""
     ports = pick_ports("127.0.0.1", 0)
     for grpc, wanted in ((False, "224.0.0.0"), (True, "127.0.0.1")):
-        text = config_properties(Settings(name="m"), ports, "127.0.0.1", tmp_path, 2, "unix:/x", grpc).decode("ascii")
+        front = FrontEnd(2, "unix:/x", 77, grpc)
+        text = config_properties(Settings(name="m"), ports, "127.0.0.1", tmp_path, front).decode("ascii")
         values = dict(line.split("=", 1) for line in text.splitlines())
         assert {key: value for key, value in values.items() if key.endswith("_address")} == {
             "inference_address": f"http://127.0.0.1:{ports.inference}",
@@ -327,6 +328,7 @@ def test_configuration_is_loopback_and_closed(tmp_path: Path) -> None:
             "grpc_inference_address": wanted,
             "grpc_management_address": "224.0.0.0",
         }
+    assert values["job_queue_size"] == "77"
     assert values["allowed_urls"] == "(?!)"
     assert values["enable_model_api"] == "false"
     assert values["install_py_dep_per_model"] == "false"

@@ -268,6 +268,40 @@ def test_grpc_answers_only_on_request(archive: Artifact, tmp_path: Path) -> None
         assert ("224.0.0.0", running.ports.grpc_management) in _listening(running)
 
 
+def test_a_full_queue_refuses_at_once_and_answers_what_it_took(archive: Artifact, local: Any, tmp_path: Path) -> None:
+    """While the worker stands still, the queue takes its length and refuses the others; those it took are answered."""
+    with serve(ServeOptions(p99_ms=1), archive, logs=tmp_path) as running:
+        assert running.queue_length == 8
+        status = running.describe()["jobQueueStatus"]
+        assert (status["remainingCapacity"], status["pendingRequests"]) == (8, 0)
+        worker = psutil.Process(running.worker_pids()[0])
+        feeds, found, arrived = _images(1), list[str](), threading.Semaphore(0)
+
+        def _ask() -> None:
+            try:
+                with closing(running.client()) as client:
+                    exact = client.predict(feeds)["logits"].tobytes() == local.run(feeds)["logits"].tobytes()
+                found.append("exact" if exact else "wrong")
+            except ServingError:
+                found.append("refused")
+                arrived.release()
+
+        worker.suspend()
+        threads = [threading.Thread(target=_ask) for _ in range(60)]
+        try:
+            for thread in threads:
+                thread.start()
+            # what can be taken: the queue, the batch that the worker has, and the one that the front end collects
+            for _ in range(60 - 3 * 8):
+                assert arrived.acquire(timeout=30)
+        finally:
+            worker.resume()
+        for thread in threads:
+            thread.join(60)
+        assert set(found) == {"exact", "refused"}
+        assert found.count("exact") >= 8
+
+
 def test_requests_leave_no_lines_in_the_logs(server: Server) -> None:
     """A hundred predictions add nothing to the logs."""
     before = {path.name: path.stat().st_size for path in server.logs.iterdir()}
