@@ -173,6 +173,8 @@ def _fix(loaded: ModelProto, target: Target, path: Path, screen: Console) -> dic
     change, obstacle = measure_change(loaded, fixed)
     left = sum(item.verdict != "advice" for item in check(fixed, target))
     save_graph(fixed, path)
+    if left:
+        screen.warn("what remains cannot be fixed in the file: export the program again for its target")
     counts = ", ".join(f"{rule} ({count})" for rule, count in done.items()) or "nothing"
     numbers = ", ".join(f"{name} {value:.1e}" for name, value in change.items())
     screen.say(f"fixed {counts}; wrote {path}; {counted(left, 'fault')} {'remains' if left == 1 else 'remain'}")

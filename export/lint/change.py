@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from ...core.errors import RetortError
+from ...core.errors import RetortError, VerificationError
 from ...core.faults import first_line, raise_if_defect
 from ...core.metrics.relative_error import error_by_largest
 from ...core.session import SessionOptions, open_session
@@ -19,18 +19,24 @@ def measure_change(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[dic
 
     Returns:
         The differences by output, and the reason if they could not be measured (then there are none).
+
+    Raises:
+        VerificationError: ONNX Runtime runs the original, but not the fixed model.
     """
-    outputs = []
+    outputs: list[dict[str, Array]] = []
     for name, model in (("the original file", before), ("the fixed file", after)):
         try:
             session = open_session(model.SerializeToString(), SessionOptions(threads=0))
             outputs.append(session.run(random_feeds(session.signature)))
             session.close()
-        except (RetortError, ValueError) as error:
-            return {}, f"{name} does not run in ONNX Runtime: {getattr(error, 'message', error)}"
         except Exception as error:  # exceptions of ONNX Runtime during a run have no common base class
-            raise_if_defect(error)
-            return {}, f"{name} does not run in ONNX Runtime: {first_line(error)}"
+            if not isinstance(error, RetortError | ValueError):
+                raise_if_defect(error)
+            obstacle = f"{name} does not run in ONNX Runtime: {getattr(error, 'message', first_line(error))}"
+            if not outputs:
+                return {}, obstacle
+            remedy = "export the program again for its target: `retort export PROGRAM --target tensorrt`"
+            raise VerificationError(f"the faults cannot be fixed in this file: {obstacle}", remedy) from error
     first, second = outputs
     return {name: error_by_largest(first[name], second[name]) for name in first}, ""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import TensorProto
 
+from .declared_types import t04_declared_types
 from .graph_view import HEAVY, QUANTIZE, Finding, View, finding, type_name
 from .qdq_rules import Rule, holds_weight, q06_weight_axis, q11_equal_volumes
 
@@ -49,4 +50,5 @@ RULES: tuple[Rule, ...] = (
     c04_weights_as_codes,
     q06_weight_axis,
     q11_equal_volumes,
+    t04_declared_types,
 )

@@ -14,8 +14,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...core.formats.onnx_graphs import all_nodes
+from .declared_types import drop_stale
 from .graph_view import DEQUANTIZE, HEAVY, QUANTIZE, Numbers, View, attribute, sorted_nodes
 from .qdq_rules import holds_weight, output_axis
+from .type_rules import clashing_constants
 
 Fix = Callable[["Editor"], int]
 _TINY = 2.0**-24
@@ -61,6 +63,7 @@ def fix(model: onnx.ModelProto) -> dict[str, int]:
     done = {rule: apply(editor) for rule, apply in FIXES.items()}
     if any(done.values()):
         _drop_unread(model)
+        drop_stale(model)
     return {rule: count for rule, count in done.items() if count}
 
 
@@ -125,7 +128,7 @@ def signed_activations(editor: Editor) -> int:
             or not (zero.any() or zero.dtype == np.uint8)
         ):
             continue
-        if view.is_constant(node.input[0]) or scale.size != 1:
+        if view.is_constant(node.input[0]) or scale.size != 1 or not _only_dequantized(view, node.output[0]):
             continue
         fresh = [editor.store("scale", _symmetric(scale, zero)), editor.store("zero", np.zeros(zero.shape, np.int8))]
         for user in (node, *_dequantizers(view, node.output[0])):
@@ -203,8 +206,6 @@ def equal_volumes(editor: Editor) -> int:
 
 def constant_types(editor: Editor) -> int:
     """Q17: a constant operand takes the type of the computed one."""
-    from .type_rules import clashing_constants
-
     view, count = editor.view, 0
     for node, index, kind in list(clashing_constants(view)):
         array = view.constant(node.input[index])
@@ -215,6 +216,7 @@ def constant_types(editor: Editor) -> int:
 
 
 FIXES: dict[str, Fix] = {
+    "T04": lambda editor: drop_stale(editor.model),
     "Q22": sort_nodes,
     "Q14": standard_domain,
     "Q04": positive_scales,
@@ -230,6 +232,12 @@ FIXES: dict[str, Fix] = {
 
 def _dequantizers(view: View, name: str) -> list[onnx.NodeProto]:
     return [user for user, index in view.readers.get(name, []) if user.op_type == DEQUANTIZE and not index]
+
+
+def _only_dequantized(view: View, name: str) -> bool:
+    """Whether nothing but DequantizeLinear reads codes; the type that others read is not changed."""
+    readers = view.readers.get(name, [])
+    return name not in view.outputs and all(user.op_type == DEQUANTIZE and not index for user, index in readers)
 
 
 def _symmetric(scale: Numbers, zero: Numbers) -> Numbers:

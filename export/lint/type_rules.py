@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto
 
+from .declared_types import t04_declared_types
 from .graph_view import DEQUANTIZE, QUANTIZE, Finding, View, finding, type_name
 from .qdq_rules import Rule
 
@@ -126,6 +127,7 @@ RULES: tuple[Rule, ...] = (
     t01_types_that_are_not_there,
     t02_integers_in_float_operators,
     t03_types_not_allowed,
+    t04_declared_types,
 )
 
 

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from trt_oracle import Oracle
 
 from retort.__main__ import main
+from retort.core.errors import VerificationError
+from retort.core.options.stage_options import Target
 from retort.export.lint import lint
 from retort.export.lint.change import measure_change
 from retort.export.lint.fixes import fix
@@ -102,6 +104,56 @@ def test_asymmetric_activations_keep_their_numbers() -> None:
     fixed.CopyFrom(model)
     assert fix(fixed) == {"Q02": 1}
     assert measure_change(model, fixed) == ({"y": 0.0}, "")
+
+
+def pair(declared: int, *between: onnx.NodeProto) -> onnx.ModelProto:
+    """An activation in UINT8 whose codes are declared with a type; ``between`` reads the codes `q` and gives `c`."""
+    values = {"s": np.float32(0.03), "z": np.uint8(128)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="q"),
+        *between,
+        helper.make_node("DequantizeLinear", ["c" if between else "q", "s", "z"], ["y"], name="d"),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 64]) for name in "xy"]
+    stored = [numpy_helper.from_array(np.asarray(array), name) for name, array in values.items()]
+    types = [helper.make_tensor_value_info("q", declared, ["batch", 64])]
+    graph = helper.make_graph(nodes, "pair", ports[:1], ports[1:], stored, value_info=types)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def test_fixed_codes_lose_their_declared_type() -> None:
+    """A file that declares its codes as UINT8 runs after the fix, and computes the same."""
+    model = pair(TensorProto.UINT8)
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    assert fix(fixed) == {"Q02": 1}
+    assert measure_change(model, fixed) == ({"y": 0.0}, "")
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
+def test_a_wrong_declaration_is_a_fault(target: Target) -> None:
+    """A file that declares another type than a value has is found for every target, and fixed."""
+    model = pair(TensorProto.INT8)
+    assert [item.rule for item in lint(model, target) if item.rule == "T04"] == ["T04"]
+    assert fix(model)["T04"] == 1
+    assert [item for item in lint(model, target) if item.rule == "T04"] == []
+
+
+def test_codes_that_others_read_keep_their_type() -> None:
+    """Codes that another operator reads are left as they are, and remain a fault."""
+    model = pair(TensorProto.UINT8, helper.make_node("Identity", ["q"], ["c"], name="i"))
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    assert fix(fixed) == {}
+    assert "Q02" in {item.rule for item in lint(fixed)}
+
+
+def test_a_fixed_file_that_does_not_run_is_refused() -> None:
+    """A change that ONNX Runtime cannot run is an error that names the export, not a remark."""
+    good, broken = pair(TensorProto.UINT8), pair(TensorProto.INT8)
+    with pytest.raises(VerificationError, match="the fixed file does not run") as caught:
+        measure_change(good, broken)
+    assert "--target tensorrt" in caught.value.remedy
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
