@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
@@ -98,7 +97,7 @@ def predict(
         InputError: the samples do not fit the session.
         ModelError: an output does not have one row per sample.
     """
-    fixed = _fixed_batch(session)
+    fixed = session.signature.fixed_batch
     size = fixed or batch_size
     total = min(len(split), limit) if limit is not None else len(split)
     specs = {spec.name: spec for spec in session.signature.outputs}
@@ -107,7 +106,7 @@ def predict(
     with console.progress(label, total) as bar:
         for inputs, wanted in batches(split, size, limit):
             rows = _row_count(session, inputs)
-            for name, values in session.run(_filled(inputs, fixed)).items():
+            for name, values in session.run(session.signature.whole_batch(inputs)).items():
                 outputs[name].append(_rows_of(values, specs[name], rows, fixed))
             if wanted is not None:
                 targets.append(np.asarray(wanted))
@@ -175,27 +174,12 @@ def _truth(metric: MetricName, predictions: Predictions, given: Array, before: A
     return predictions.targets
 
 
-def _fixed_batch(session: Session) -> int | None:
-    """The batch size of a model without a dynamic batch axis."""
-    inputs = session.signature.inputs
-    if any(BATCH in spec.shape for spec in inputs) or not inputs or not inputs[0].shape:
-        return None
-    axis = inputs[0].shape[0]
-    return axis if isinstance(axis, int) else None
-
-
 def _row_count(session: Session, inputs: Feeds) -> int:
     """The number of samples in a batch, whose axis need not be the first."""
     spec = next((spec for spec in session.signature.inputs if BATCH in spec.shape), None)
     if spec is None:
         return len(next(iter(inputs.values())))
     return int(np.shape(inputs[spec.name])[spec.shape.index(BATCH)])
-
-
-def _filled(inputs: dict[str, Array], size: int | None) -> dict[str, Array]:
-    if size is None:
-        return inputs
-    return {name: cast(Array, np.resize(array, (size, *array.shape[1:]))) for name, array in inputs.items()}
 
 
 def _rows_of(values: Array, spec: TensorSpec, rows: int, fixed: int | None) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..core.counts import counted
 from ..core.errors import UserError
+from ..core.options.stage_options import BenchOptions
 from ..core.tensors import Array, Signature, TensorSpec
 
 
@@ -44,6 +45,28 @@ def differences(models: Mapping[str, Compared]) -> list[str]:
                 "times includes the change of the runtime"
             )
     return notes
+
+
+def at_fixed_batch(models: Mapping[str, Signature], options: BenchOptions) -> tuple[BenchOptions, list[str]]:
+    """Options that time models at the batch size that one of them was made for, and the note that says so.
+
+    Raises:
+        UserError: two models were made for different batch sizes, so that no size fits both.
+    """
+    sizes = {name: found.fixed_batch for name, found in models.items() if found.fixed_batch is not None}
+    if not sizes:
+        return options, []
+    (first, size), *others = sizes.items()
+    for name, other in others:
+        if other != size:
+            raise UserError(
+                f"'{first}' was made for a batch size of {size} and '{name}' for {other}, so no batch size fits both",
+                "export both with a dynamic batch axis, or for the same batch size",
+            )
+    if options.batch_sizes == (size,):
+        return options, []
+    note = f"latency was measured only at batch size {size}, for which '{first}' was made"
+    return options.model_copy(update={"batch_sizes": (size,)}), [note]
 
 
 def _raise_if_other_outputs(one: str, first: Compared, other: str, second: Compared) -> None:

@@ -12,7 +12,7 @@ from ..core.data.splits import Splits
 from ..core.errors import UserError
 from ..core.options.stage_options import BenchOptions, MetricName
 from ..core.session import PROVIDERS
-from .comparability import Compared, differences
+from .comparability import Compared, at_fixed_batch, differences
 from .sessions import LATENCY_SAMPLES, opener, runtime_name
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def compare_files(
         notes: remarks about the files for the result.
 
     Raises:
-        UserError: two of them have the same name, or the outputs of two do not mean the same.
+        UserError: two of them have the same name, the outputs of two do not mean the same, or two were made for
+            different batch sizes.
     """
     from .accuracy import measure_accuracy, predict
     from .build_result import new_result, stage_entry
@@ -46,13 +47,14 @@ def compare_files(
     names, models = list(named), list(named.values())
     openers = {name: opener(model, options) for name, model in zip(names, models, strict=True)}
     sessions = [opened() for opened in openers.values()]
+    options, timing = at_fixed_batch({name: one.signature for name, one in zip(names, sessions, strict=True)}, options)
     data = [fit_to(splits, session.signature).test for session in sessions]
     found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]
     compared = {
         name: Compared(session.signature, predicted.outputs, runtime_name(model.main, options.provider))
         for name, model, session, predicted in zip(names, models, sessions, found, strict=True)
     }
-    notes = [*notes, *differences(compared), *ran_on(options)]
+    notes = [*notes, *differences(compared), *timing, *ran_on(options)]
     judged = metric or metric_of(found[0])
     samples = data[0].read(range(min(LATENCY_SAMPLES, len(data[0]))))[0]
     for session in sessions:

@@ -163,6 +163,21 @@ class Signature:
                 return int(np.shape(feeds[spec.name])[spec.shape.index(BATCH)])
         return 1
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size of a model without a dynamic batch axis: the size of the first axis of its first input."""
+        if not self.inputs or any(BATCH in spec.shape for spec in self.inputs):
+            return None
+        axis = next(iter(self.inputs[0].shape), None)
+        return axis if isinstance(axis, int) else None
+
+    def whole_batch(self, feeds: Feeds) -> dict[str, Array]:
+        """The rows of ``feeds``, repeated to the batch size that the model was made for, if it is fixed."""
+        size = self.fixed_batch
+        if size is None:
+            return dict(feeds)
+        return {name: np.resize(array, (size, *np.shape(array)[1:])) for name, array in feeds.items()}
+
     def describe_inputs(self) -> str:
         """Describe all inputs in one line."""
         return ", ".join(spec.describe() for spec in self.inputs)
@@ -188,6 +203,17 @@ class Signature:
             return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)), classes)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error
+
+
+def raise_if_nan(name: str, array: Array) -> None:
+    """Refuse NaN in an input, served or not: INT8 codes have no NaN, so the outputs would look like real answers.
+
+    Raises:
+        InputError: there is one.
+    """
+    if array.dtype.kind == "f" and array.size and np.isnan(array.min()):
+        remedy = "replace them before you ask the model: INT8 codes have no NaN, so the answer would mean nothing"
+        raise InputError(f"input '{name}' has NaN values", remedy, input=name)
 
 
 def listed(names: Collection[str], most: int = 8, longest: int = 40) -> str:

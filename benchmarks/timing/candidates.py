@@ -62,12 +62,17 @@ class Bench:
 def repeat_rows(samples: Feeds, session: Session, batch: int) -> dict[str, Array]:
     """Real samples, repeated or truncated to ``batch`` rows; inputs without a batch axis are not changed.
 
+    A model that was made for a single batch size has its rows on axis 0.
+
     Raises:
         InputError: the samples do not fit the session's signature.
     """
-    axes = {spec.name: spec.shape.index(BATCH) for spec in session.signature.inputs if BATCH in spec.shape}
+    signature = session.signature
+    axes = {spec.name: spec.shape.index(BATCH) for spec in signature.inputs if BATCH in spec.shape}
+    if signature.fixed_batch is not None:
+        axes = {spec.name: 0 for spec in signature.inputs}
     made = {name: _repeated(np.asarray(array), axes.get(name), batch) for name, array in samples.items()}
-    return session.signature.validate(made)
+    return signature.validate(made)
 
 
 def _repeated(array: Array, axis: int | None, batch: int) -> Array:

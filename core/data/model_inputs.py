@@ -94,7 +94,7 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
             "give the inputs of the data the names of the model's inputs",
         )
     parts = [Renamed(source, names, signature) for source in sources.values()]
-    signature.validate(parts[0].read([0])[0])
+    signature.validate(signature.whole_batch(parts[0].read([0])[0]))
     return Splits(parts[0], parts[1], parts[2], parts[3], splits.classes or signature.classes)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from retort.benchmarks.comparability import Compared, differences
+from retort.benchmarks.comparability import Compared, at_fixed_batch, differences
 from retort.core.errors import UserError
+from retort.core.options.stage_options import BenchOptions
 from retort.core.tensors import Signature, TensorSpec
 
 ORT, TORCH = "ONNX Runtime on the CPU", "PyTorch on the CPU"
@@ -50,3 +51,16 @@ def test_other_differences_are_told(other: Compared, told: str) -> None:
     """Another runtime, other outputs, types and fixed axes each have their own sentence."""
     (note,) = differences({"a": model(10), "b": other})
     assert told in note
+
+
+def test_fixed_batches_are_timed_at_their_size() -> None:
+    """Models are timed only at the batch size that one of them was made for; without one, at all sizes."""
+    free, one, four = (model(10, inputs=(size, 8)).signature for size in ("batch", 1, 4))
+    options = BenchOptions(batch_sizes=(1, 32))
+    assert at_fixed_batch({"a": free, "b": free}, options) == (options, [])
+    timed, notes = at_fixed_batch({"a": free, "b": four}, options)
+    assert timed.batch_sizes == (4,)
+    assert notes == ["latency was measured only at batch size 4, for which 'b' was made"]
+    assert at_fixed_batch({"a": one, "b": free}, BenchOptions(batch_sizes=(1,)))[1] == []
+    with pytest.raises(UserError, match="'a' was made for a batch size of 1 and 'b' for 4"):
+        at_fixed_batch({"a": one, "b": four}, options)
