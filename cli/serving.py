@@ -24,7 +24,7 @@ from ..core.errors import InputError, MissingFileError, ServingError, UserError
 from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
 from ..core.session import Session, SessionOptions, open_session
 from ..core.system.owned_folders import claim_file
-from ..core.tensors import BATCH, Array, Signature, TensorSpec
+from ..core.tensors import BATCH, Array, Signature, TensorSpec, raise_if_nan
 from ..serve.address import Address
 from ..serve.client import Client, predict_split
 from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
@@ -190,25 +190,30 @@ def _settings(provider: Provider, axis: list[str]) -> SessionOptions:
 
 
 def _run(model: str, path: Path, settings: SessionOptions) -> Predicted:
-    session = _open(model, settings)
-    outputs = session.run(read_input(path, session.signature))
+    session, allow_nan = _open(model, settings)
+    feeds = read_input(path, session.signature)
+    for name, array in feeds.items():
+        if not allow_nan:
+            raise_if_nan(name, array)
+    outputs = session.run(feeds)
     return Predicted(outputs, None, session.signature.class_names(outputs))
 
 
-def _open(model: str, settings: SessionOptions) -> Session:
-    """A session of a model file, of an artifact, or of the model in an archive."""
+def _open(model: str, settings: SessionOptions) -> tuple[Session, bool]:
+    """A session of a model file, of an artifact, or of the model in an archive, and whether its inputs may be NaN."""
     artifact = load_artifact(Path(model))
     if artifact.kind != "archive":
-        return open_session(artifact.main, settings)
+        return open_session(artifact.main, settings), False
     from ..serve.torchserve.archive import open_mar, open_model
 
-    return open_model(open_mar(artifact), settings)
+    mar = open_mar(artifact)
+    return open_model(mar, settings), mar.settings.allow_nan
 
 
 def _over_test(model: str, splits: Splits, rows: int | None, screen: Console, settings: SessionOptions) -> Predicted:
     from ..benchmarks.accuracy import predict as over
 
-    session = _open(model, settings)
+    session, _ = _open(model, settings)
     done = over(session, fit_to(splits, session.signature).test, limit=rows, console=screen)
     names = session.signature.naming(splits.classes).class_names(done.outputs)
     return Predicted(dict(done.outputs), done.targets, names)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from ..core.errors import InputError, LimitError
-from ..core.tensors import Array, Signature, TensorSpec, listed
+from ..core.tensors import Array, Signature, TensorSpec, listed, raise_if_nan
 from .allowance import allowance, no_collections
 from .bodies import decode_json, parse_json, to_array
 from .settings import Settings
@@ -192,10 +192,8 @@ def _validate(feeds: Mapping[str, Array], signature: Signature, settings: Settin
 def _check_values(spec: TensorSpec, given: Array, value: Array, allow_nan: bool) -> None:
     if value.dtype.kind != "f" or value.size == 0:
         return
-    if not allow_nan and np.isnan(value.min()):
-        raise InputError(
-            f"input '{spec.name}' has NaN values", "replace them before you send the request", input=spec.name
-        )
+    if not allow_nan:
+        raise_if_nan(spec.name, value)
     if given.dtype != value.dtype and np.isinf(value).any() and np.isinf(value).sum() != _infinities(given):
         message = f"input '{spec.name}' has values that {spec.dtype} cannot represent"
         raise InputError(message, "send values within its range", input=spec.name)

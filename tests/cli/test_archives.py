@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served_models import VECTOR, archive
+from served_models import VECTOR, archive, graph
 
 from retort.__main__ import main
 from retort.cli.serving import newest_archive
 from retort.core.artifact import Artifact
+from retort.core.context import Place
 from retort.core.errors import MachineError, UserError
+from retort.core.options.stage_options import PackOptions
 from retort.core.session import SessionOptions
 from retort.serve.settings import Settings
-from retort.serve.torchserve.archive import Mar, open_model
+from retort.serve.torchserve.archive import Mar, Policy, open_model, write_archive
 
 
 def _call(*arguments: str) -> int:
@@ -38,6 +40,21 @@ def test_predict_runs_the_model_of_an_archive(tmp_path: Path, capsys: pytest.Cap
     outside = Mar(made.main, "net", "1", Settings(external=("weights",)), {})
     with pytest.raises(UserError, match="files of their own"):
         open_model(outside, SessionOptions())
+
+
+def test_predict_refuses_nan_as_a_server_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """NaN in an input file is refused in one sentence, unless the archive allows it."""
+    values = VECTOR["x"].copy()
+    values[0, 0] = np.nan
+    np.save(tmp_path / "x.npy", values)
+    strict = archive("vector", tmp_path / "strict")
+    assert _call("predict", str(strict.main), "--input", str(tmp_path / "x.npy")) != 0
+    told = capsys.readouterr().err
+    assert "input 'x' has NaN values" in told
+    assert "INT8 codes have no NaN" in " ".join(told.split())
+    place, policy = Place(tmp_path / "lenient-mar"), Policy(allow_nan=True)
+    lenient = write_archive(PackOptions(name="vector"), graph("vector", tmp_path / "lenient"), place, policy=policy)
+    assert _call("predict", str(lenient.main), "--input", str(tmp_path / "x.npy")) == 0
 
 
 def test_serve_takes_the_folder_of_a_run(
