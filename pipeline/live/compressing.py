@@ -157,7 +157,8 @@ def prune(
         data: samples to rank channels and to train. It is a DataLoader, a Dataset, arrays, a pair
             ``(x, y)``, a mapping with the names of the inputs and ``labels``, or an iterable of batches: 15 % of one
             set are held out for validation. Or a mapping of splits ``{"train": …, "validation": …}``, a built-in name
-            (``digits``), or ``package.module:function``. The default is the data that were last used.
+            (``digits``), a file, a folder, or ``package.module:function``, or the keys of ``data`` in a recipe,
+            ``{"source": "pics", "args": {"size": 16}}``. The default is the data that were last used.
         task: ``classification`` or ``regression``; by default it follows from the targets.
         seed: random seed.
         folder: folder in which artifacts are stored and reused; by default the program's own, or a temporary folder.

@@ -30,7 +30,7 @@ from ..cache_key import key_of
 from ..student_axes import captured_like
 from ..tuning.int8_speed import speed_of
 from .capturing import CaptureRequest, capture_module, capture_source
-from .data.adapters import REMEDY, Use, as_splits, require_targets, task_of
+from .data.adapters import REMEDY, Use, as_splits, is_source, require_targets, task_of
 from .objects.model_files import Archive, Engine, Graph, ModelFile
 from .objects.opening import load
 from .objects.programs import Program
@@ -280,9 +280,9 @@ def splits_for_source(source: str, data: Any, seed: int, fixed: Collection[str] 
         return as_splits(data, replace(graph.signature, inputs=inputs), "calibrate", seed)
     if data is None or isinstance(data, Splits):
         return data
-    if isinstance(data, str | Path):
+    if is_source(data):
         return as_splits(data, Signature((), ()), "calibrate", seed)
     raise UserError(
         "a model that is given by name also needs its data by name",
-        "give 'digits', a .npz or package.module:function",
+        "give 'digits', a .npz, package.module:function, or a mapping such as {'source': 'pics', 'args': {'size': 16}}",
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from api_nets import Texts
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
+import retort
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, UserError
 from retort.core.options.stage_options import DataSpec
@@ -247,3 +250,24 @@ def test_one_set_is_divided_as_the_data_of_recipes() -> None:
     wanted = DataSpec(source="digits")
     assert len(splits.validation) == round(1000 * wanted.validation)
     assert len(splits.calibration) == wanted.calibration
+
+
+def test_a_source_has_arguments_as_in_a_recipe(tmp_path: Path) -> None:
+    """A mapping with `source` and `args` reads an image folder as asked; unknown keys and values name themselves."""
+    (tmp_path / "pics" / "a").mkdir(parents=True)
+    (tmp_path / "pics" / "b").mkdir()
+    for index in range(8):
+        for folder in "ab":
+            values = np.full((16, 16), index, np.uint8)
+            Image.fromarray(values).save(tmp_path / "pics" / folder / f"{index}.png")
+    described = {"source": tmp_path / "pics", "args": {"size": 12, "mode": "L"}}
+    splits = as_splits(described, Signature((), ()), "train")
+    assert splits.train.read([0])[0]["image"].shape == (1, 1, 12, 12)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 2))
+    program = retort.capture(net, torch.zeros(2, 1, 12, 12))
+    trained = retort.train(program, data=described, epochs=1)
+    assert retort.compare({"one": program, "two": trained}, data=described, budget_s=0.1, blocks=4).stages
+    with pytest.raises(UserError, match=r"data\['arg'\].*did you mean 'args'"):
+        as_splits({"source": "pics", "arg": {}}, ONE, "train")
+    with pytest.raises(UserError, match="data argument sise"):
+        as_splits({**described, "args": {"sise": 12}}, ONE, "train")

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
 from ....core.data.array_splits import classes_of
 from ....core.data.data_sources import load_data
 from ....core.data.held_out import hold_out
 from ....core.data.splits import ALIASES, CALIBRATION, NAMES, TEST, TRAIN, VALIDATION, Split, Splits, Subset
-from ....core.errors import DataError
+from ....core.errors import DataError, UserError
+from ....core.options.recipe import option_faults
 from ....core.options.stage_options import DataSpec, Task
 from ....core.tensors import Signature
 from .feeds import is_array
@@ -29,7 +31,8 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
     """Make the four splits from any kind of data.
 
     A mapping with the keys ``train``, ``validation``, ``calibration`` and ``test`` has splits by name. A name selects
-    the splits of a data source, as on the command line. Anything else is one set. For testing, all of it is used;
+    the splits of a data source, as on the command line, and so does a mapping with the keys of ``data`` in a recipe,
+    such as ``{"source": "pics", "args": {"size": 16}}``. Anything else is one set. For testing, all of it is used;
     otherwise 15 % are held out for validation and 256 of the rest are used for calibration. Below 8 samples, every
     split is the whole set.
 
@@ -45,8 +48,8 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
     """
     if isinstance(data, Splits):
         return data
-    if isinstance(data, str | Path):
-        return load_data(DataSpec(source=str(data)), Path.cwd(), seed)
+    if is_source(data):
+        return load_data(_described(data), Path.cwd(), seed)
     reader = Reader(signature)
     if isinstance(data, Mapping) and names_splits(data):
         given = {ALIASES.get(str(key), str(key)): value for key, value in data.items() if key != "classes"}
@@ -56,6 +59,21 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
     if use == "test":
         return Splits(whole, whole, _some(whole, seed), whole, classes)
     return _filled({TRAIN: whole}, use, seed, classes)
+
+
+def is_source(data: Any) -> bool:
+    """Whether data are named: the name of a source, or a mapping with the name of one and its arguments."""
+    return isinstance(data, str | Path) or (isinstance(data, Mapping) and isinstance(data.get("source"), str | Path))
+
+
+def _described(data: str | Path | Mapping[str, Any]) -> DataSpec:
+    if not isinstance(data, Mapping):
+        return DataSpec(source=str(data))
+    try:
+        return DataSpec.model_validate({**data, "source": str(data["source"])})
+    except ValidationError as error:
+        faults = option_faults(DataSpec, error, lambda path: f"data['{'.'.join(path)}']")
+        raise UserError("; ".join(faults), f"the keys of data are {', '.join(DataSpec.model_fields)}") from error
 
 
 def names_of_classes(data: Any) -> tuple[str, ...]:
