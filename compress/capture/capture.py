@@ -15,9 +15,10 @@ from ...core.errors import CaptureError, ModelError, RetortError
 from ...core.tensors import BATCH, Signature
 from ..graph import train_eval_mode
 from ..graph.rows import BatchAxes, batch_axis, row_count, rows
-from .batch_evidence import batch_layouts, named_axes, other_axis, with_empty
+from .batch_evidence import batch_layouts, named_axes, with_empty
 from .cleanup import finish, inside
 from .data_guards import settle
+from .example_faults import remedy_of
 from .failures import mismatch
 from .flat_module import FlatModule, passing_of, ready, require_no_script
 from .independent_rows import coupling_note, rows_are_independent
@@ -25,7 +26,7 @@ from .outputs import choose_names
 from .packed_sequences import CROPPED
 from .preserve_state import holding, nudged, plain_attention, preserved, same_buffers
 from .repeatability import require_repeatable, state_notes
-from .signature import Dynamic, Tensors, make_signature, not_empty, other_type
+from .signature import Dynamic, Tensors, make_signature, not_empty
 from .torch_export import trace
 
 Check = tuple[Tensors, list[torch.Tensor]]
@@ -264,7 +265,7 @@ def _outputs(flat: FlatModule, feeds: Tensors) -> list[torch.Tensor]:
         except Exception as error:  # the user's forward may raise anything
             raise ModelError(
                 f"the model does not run on an example batch of {row_count(feeds)}: {type(error).__name__}: {error}",
-                other_type(flat.inner, feeds) or f"give example inputs that fit its forward{other_axis(feeds)}",
+                remedy_of(flat, feeds, error) or "give example inputs that fit its forward",
             ) from error
 
 

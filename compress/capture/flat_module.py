@@ -160,9 +160,17 @@ def passing_of(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> Passing:
     if misplaced or len(names) < needed or (len(names) > len(places) and not variadic):
         raise ModelError(
             f"the example has inputs {', '.join(names)}, but the model's forward takes {', '.join(named) or 'nothing'}",
-            "use the names of the forward's parameters, or give the inputs in their order",
+            "use the names of the forward's parameters, or give the inputs in their order"
+            + _text_lengths(names, needed),
         )
     return Passing("positions", names)
+
+
+def _text_lengths(names: Sequence[str], needed: int) -> str:
+    """The data argument that gives texts the lengths which a model takes as one more input."""
+    if "input_ids" not in names or "lengths" in names or needed != len(names) + 1:
+        return ""
+    return "; texts also have their lengths with the data argument `lengths: true` (--data-arg lengths=true)"
 
 
 def _path(name: str, parameters: Sequence[str]) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ from ...core.context import Context
 from ...core.errors import ModelError, RetortError
 from ...core.options.stage_options import CaptureOptions, ModelSpec
 from ...core.tensors import BATCH, Signature, TensorSpec, to_array
-from ..capture.batch_evidence import batch_layouts, named_axes, other_axis
+from ..capture.batch_evidence import batch_layouts, named_axes
+from ..capture.example_faults import remedy_of
 from ..capture.flat_module import FlatModule, passing_of, ready
 from ..capture.outputs import choose_names
-from ..capture.signature import Tensors, not_empty, other_type
+from ..capture.signature import Tensors, not_empty
 from ..graph.rows import BatchAxes, moved_samples, row_count, rows
 from .huggingface import example_of, is_pretrained, load_pretrained
 from .user_model import load_model, taken_inputs
@@ -62,7 +63,7 @@ def _signature(flat: FlatModule, feeds: Tensors, batch: BatchAxes | None) -> Sig
             shown = ", ".join(f"{name}: {list(value.shape)}" for name, value in feeds.items())
             raise ModelError(
                 f"the model does not run on two samples ({shown}): {type(error).__name__}: {error}",
-                other_type(flat.inner, feeds) or f"give samples that fit its forward{other_axis(feeds)}",
+                remedy_of(flat, feeds, error) or "give samples that fit its forward",
             ) from error
     count = row_count(feeds, batch)
     named = dict(zip(choose_names(None, flat.names, feeds), outputs))

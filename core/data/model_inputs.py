@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, InputError
 from ..tensors import BATCH, Array, Signature, TensorSpec
+from .input_parts import JoinedSplit, LoadedPart
 from .splits import NAMES, TRAIN, Split, Splits, Subset
 
 
@@ -94,8 +95,34 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
             "give the inputs of the data the names of the model's inputs",
         )
     parts = [Renamed(source, names, signature) for source in sources.values()]
-    signature.validate(signature.whole_batch(parts[0].read([0])[0]))
+    try:
+        signature.validate(signature.whole_batch(parts[0].read([0])[0]))
+    except InputError as error:
+        spec = next((spec for spec in signature.inputs if spec.name == error.facts.get("input")), None)
+        arguments = image_arguments(sources[TRAIN], spec)
+        if not arguments:
+            raise
+        raise InputError(error.message, f"{error.remedy}; {arguments}", **error.facts) from error
     return Splits(parts[0], parts[1], parts[2], parts[3], splits.classes or signature.classes)
+
+
+def image_arguments(split: Split, spec: TensorSpec | None) -> str:
+    """The data arguments that give the files of images the shape of a model's input; empty for other data."""
+    while isinstance(split, Subset | Renamed):
+        split = split.parent
+    read = isinstance(split, JoinedSplit) and any(isinstance(part, LoadedPart) for part in split.parts)
+    if not read or spec is None or len(spec.shape) != 4:
+        return ""
+    channels, *size = spec.shape[1:]
+    mode = {1: "L", 3: "RGB"}.get(channels) if isinstance(channels, int) else None
+    if mode is None or not all(isinstance(pixels, int) for pixels in size):
+        return ""
+    height, width = size
+    shown = str(height) if height == width else f"[{height}, {width}]"
+    return (
+        f"images are read in that shape with `--data-arg 'size={shown}' --data-arg mode={mode}`, or "
+        f"`args: {{size: {shown}, mode: {mode}}}` under `data` of a recipe"
+    )
 
 
 def _require_one_order(data: Sequence[str], model: Sequence[str]) -> None:

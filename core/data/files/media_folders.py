@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ...options.data_options import AudioOptions, ImageOptions
 from ...options.stage_options import Task
 from ...tensors import Array
 from ..input_parts import LoadedPart, SourceSplits, file_state
-from .images import IMAGES, decode, pixel_settings
+from .images import IMAGES, LOOKED_AT, decode, own_shape, pixel_settings
 from .listed_files import file_splits
 from .sounds import SOUNDS, read_sound, require_equal, sound_settings
 
@@ -22,10 +23,15 @@ def image_splits(folder: Path, options: ImageOptions, task: Task | None = None) 
         DataError: there are no images, or files of the table are missing.
     """
 
+    seen: list[Path] = []
+
     def _make(paths: Sequence[Path]) -> LoadedPart:
+        seen.extend(paths[:LOOKED_AT])
         return LoadedPart(options.name, paths, partial(_image, options), pixel_settings(options), file_state)
 
-    return file_splits(folder, IMAGES, "images", options, _make, task)
+    found = file_splits(folder, IMAGES, "images", options, _make, task)
+    remark = own_shape(seen, options)
+    return replace(found, notes=(*found.notes, remark)) if remark else found
 
 
 def _image(options: ImageOptions, path: Path) -> Array:

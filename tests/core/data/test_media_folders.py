@@ -11,6 +11,14 @@ from data_files import assert_refused, load, write
 from known import known
 from PIL import Image
 
+from retort.core.console import Console
+from retort.core.data.data_sources import load_data
+from retort.core.data.model_inputs import fit_to
+from retort.core.data.splits import ArraySplit, Splits
+from retort.core.errors import InputError
+from retort.core.options.stage_options import DataSpec
+from retort.core.tensors import Signature, TensorSpec
+
 COUNT = 30
 
 
@@ -132,3 +140,35 @@ def test_bad_recordings(tmp_path: Path) -> None:
     sounds(tmp_path / "s")
     (tmp_path / "s/high/no.wav").write_bytes(b"no recording")
     assert_refused("s", tmp_path, "no.wav is not a readable recording")
+
+
+def test_images_of_another_shape_name_their_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The shape of the files is said if they are read in another that nobody asked for, and not otherwise."""
+    images(tmp_path / "p" / "a")
+    images(tmp_path / "p" / "b")
+
+    def _told(**args: Any) -> str:
+        load_data(DataSpec(source="p", args=args), tmp_path, console=Console())
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "the images are 5×6 grey and are read as 224×224 RGB" in _told()
+    assert "size=[5, 6] mode=L keep them as they are" in _told()
+    assert "keep them" not in _told(size=4)
+    Image.new("RGB", (9, 9)).save(tmp_path / "p" / "a" / "0.png")
+    assert "keep them" not in _told()
+
+
+def test_images_that_do_not_fit_a_model_name_their_arguments(tmp_path: Path) -> None:
+    """The remedy has the size and the mode that the model takes; arrays in memory get none."""
+    images(tmp_path / "p" / "a")
+    images(tmp_path / "p" / "b")
+    signature = Signature((TensorSpec("image", "float32", ("batch", 1, 16, 12)),), ())
+    splits = load("p", tmp_path)
+    with pytest.raises(InputError, match="has size 3 on axis 1") as caught:
+        fit_to(splits, signature)
+    assert "--data-arg 'size=[16, 12]' --data-arg mode=L" in caught.value.remedy
+    assert fit_to(load("p", tmp_path, size=[16, 12], mode="L"), signature).classes == ("a", "b")
+    whole = ArraySplit(splits.train.read([0])[0])
+    with pytest.raises(InputError) as caught:
+        fit_to(Splits(whole, whole, whole, whole), signature)
+    assert "--data-arg" not in caught.value.remedy
