@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ..counts import counted
 from ..errors import DataError
 from ..options.stage_options import DataSpec
-from .splits import CALIBRATION, NAMES, TEST, TRAIN, VALIDATION, Named, Split, Splits, Subset
+from .splits import CALIBRATION, NAMES, TEST, TRAIN, VALIDATION, Named, Split, Splits, Subset, targets_in_memory
 
 
 def complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int) -> Splits:
@@ -60,10 +60,7 @@ def hold_out(
 def _stratified(split: Split, generator: np.random.Generator) -> NDArray[np.int64]:
     """An order in which every prefix has about the same shares of classes as the whole."""
     order = generator.permutation(len(split))
-    targets = getattr(split, "targets", None)
-    if targets is None and isinstance(split, Subset):
-        whole = getattr(split.parent, "targets", None)
-        targets = None if whole is None else whole[split.indices]
+    targets = targets_in_memory(split)
     if targets is None or targets.dtype.kind not in "iu" or targets.ndim != 1:
         return order
     ranks = np.empty(len(order))

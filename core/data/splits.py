@@ -183,6 +183,15 @@ def as_arrays(split: Split, indices: Sequence[int] | NDArray[np.integer[Any]] | 
     return ArraySplit(inputs, targets)
 
 
+def targets_in_memory(split: Split) -> Array | None:
+    """The targets of a split, or of a selection of a selection of one, if they can be had without reading inputs."""
+    found: Array | None = getattr(split, "targets", None)
+    if found is None and isinstance(split, Subset):
+        whole = targets_in_memory(split.parent)
+        return None if whole is None else whole[split.indices]
+    return found
+
+
 def check_finite(inputs: Mapping[str, Array], where: str) -> None:
     """Reject NaN and infinite values.
 

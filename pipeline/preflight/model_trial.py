@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
+
+import numpy as np
 
 from ...core.context import Context
 from ...core.counts import counted
 from ...core.data.model_inputs import fit_to
-from ...core.data.splits import Split, Splits, Subset
+from ...core.data.splits import Split, Splits, targets_in_memory
 from ...core.errors import RetortError
 from ...core.formats.program_file import read_signature
 from ...core.options.recipe_faults import Fault
@@ -120,15 +121,16 @@ def target_faults(subject: Subject, model: Signature, data: Splits) -> Iterator[
         text = f"the targets are {targets.dtype}, not class indices"
         yield Fault("task", text, "give integer classes from 0, or set `task: regression`")
     elif len(spec.shape) == 2 and targets.ndim == 1:
-        yield from _class_faults(subject, spec, targets)
+        yield from _class_faults(subject, spec, targets, len(data.classes))
 
 
-def _class_faults(subject: Subject, spec: TensorSpec, targets: Array) -> Iterator[Fault]:
+def _class_faults(subject: Subject, spec: TensorSpec, targets: Array, named: int) -> Iterator[Fault]:
+    """Classes that the model does not have; ``named`` is the number of classes that the data name."""
     size = spec.shape[1]
     if not isinstance(size, int):
         return
     count = max(size, 2)  # one logit decides between two classes
-    low, high = int(targets.min()), int(targets.max())
+    low, high = int(targets.min()), max(int(targets.max()), named - 1)
     if low < 0 or high >= count:
         yield Fault(
             "data.source",
@@ -155,12 +157,11 @@ def _value_faults(spec: TensorSpec, targets: Array) -> Iterator[Fault]:
 
 
 def targets_of(split: Split) -> Array | None:
-    """All targets of a split in memory, or those of its first samples."""
-    found: Any = getattr(split, "targets", None)
+    """All targets of a split in memory, or those of samples that are spread evenly over it.
+
+    The first samples would not do: files in a folder per class are sorted by their class.
+    """
+    found = targets_in_memory(split)
     if found is not None:
-        return found  # type: ignore[no-any-return]
-    if isinstance(split, Subset):
-        whole: Any = getattr(split.parent, "targets", None)
-        if whole is not None:
-            return whole[split.indices]  # type: ignore[no-any-return]
-    return split.read(range(min(SAMPLES, len(split))))[1]
+        return found
+    return split.read(np.unique(np.linspace(0, len(split) - 1, min(SAMPLES, len(split))).astype(np.int64)))[1]

@@ -35,6 +35,36 @@ def leaves():
     raise SystemExit(3)
 """
 
+TEXT_NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(512, 4), nn.Linear(4, classes)
+
+    def forward(self, input_ids):
+        return self.head(self.embedding(input_ids).mean(1))
+
+def build(classes):
+    return Net(classes)
+"""
+SORTED_DATA = """
+import numpy as np
+
+class Rows:
+    def __len__(self):
+        return 600
+
+    def __getitem__(self, index):
+        if not 0 <= index < 600:
+            raise IndexError(index)
+        return np.full((1, 8, 8), index / 600, np.float32), index // 200
+
+def load():
+    return Rows()
+"""
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -94,6 +124,25 @@ def test_models_are_run_on_two_samples(project: Path) -> None:
     )
     assert "classes from 0 to 9, and the model predicts 5" in found[0]["message"]
     assert "the student output" in found[2]["message"]
+
+
+def test_classes_are_counted_in_sorted_files_too(project: Path) -> None:
+    """A model with too few classes is found in files that are sorted by class, after two parts are held out of them."""
+    for name in ("cat", "dog", "eel"):
+        (project / "texts" / name).mkdir(parents=True)
+        for number in range(200):
+            (project / "texts" / name / f"{number:03d}.txt").write_text(f"{name} {number}")
+    (project / "text_net.py").write_text(TEXT_NET)
+    data = "{source: texts, args: {vocabulary: bytes, max_length: 8}}"
+    (found,) = faults(project, recipe("{source: 'text_net:build', args: {classes: 2}}", data=data))
+    assert "classes from 0 to 2, and the model predicts 2 classes" in found["message"]
+
+
+def test_targets_of_a_dataset_are_spread_over_it(project: Path) -> None:
+    """A dataset that is sorted by class and is not in memory is not judged by its first samples."""
+    (project / "sorted_data.py").write_text(SORTED_DATA)
+    (found,) = faults(project, recipe("{source: 'checked_net:build', args: {classes: 2}}", data="sorted_data:load"))
+    assert "classes from 0 to 2, and the model predicts 2 classes" in found["message"]
 
 
 @pytest.mark.parametrize(
