@@ -20,6 +20,7 @@ from ..core.options.recipe import Recipe
 from ..core.options.stage_options import Gate, Options, QuantizeOptions
 from ..core.options.stage_table import STAGES
 from .cache_key import identity_of_measurement
+from .durations import seconds_of
 from .line import Line
 from .measure import check_gate
 from .reuse import find_finished
@@ -44,8 +45,8 @@ class Step:
 
     Attributes:
         reasons: why it is made, or why it is not reached; empty if it is reused.
-        seconds: how long it took last time; None if that is not known.
-        folder: where its artifact is or will be; where the last one is, if its inputs are not known yet.
+        seconds: how long it took last time, with the measurements for it; None if that is not known.
+        folder: where its artifact is or will be; None if that depends on what an earlier stage makes.
     """
 
     stage: str
@@ -148,7 +149,7 @@ def _step(line: Forecast, name: str, options: Options) -> Step:
         _leave_out(line, options, artifact)
     if name in line.places and len(line.places) > before:
         return _made(line, name, options, line.places[name])
-    return Step(name, "reused", (), artifact.manifest.seconds, artifact.path)
+    return Step(name, "reused", (), seconds_of(artifact), artifact.path)
 
 
 def _leave_out(line: Forecast, options: QuantizeOptions, artifact: Artifact) -> None:
@@ -182,8 +183,20 @@ def _verdict(line: Forecast, gate: Gate) -> str:
 def _made(line: Forecast, name: str, options: Options, place: Place | None) -> Step:
     last = _last(line, name)
     reasons = tuple(_reasons(line, name, options, place, last))
-    folder = place.directory if place is not None else last.path if last else None
-    return Step(name, "made", reasons, last.manifest.seconds if last else None, folder)
+    known = place is not None and not _is_open(line, name)
+    return Step(name, "made", reasons, seconds_of(last) if last else None, place.directory if place and known else None)
+
+
+def _is_open(line: Forecast, name: str) -> bool:
+    """Whether the key of a stage depends on something that a stage before it has yet to show.
+
+    Measurements depend on the verdicts of gates. With ``prefer: fastest`` it is open which program is exported.
+    """
+    number = line.numbers[name]
+    before = [label for label in line.places if line.numbers.get(label, number) < number]
+    if STAGES[name].takes is None:
+        return bool(before)
+    return STAGES[name].makes != "program" and line.recipe.prefer == "fastest" and "quantize" in before
 
 
 def _last(line: Forecast, name: str) -> Artifact | None:
@@ -250,7 +263,9 @@ def table(steps: Sequence[Step]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for step in steps:
         took = "" if step.seconds is None else f"{step.seconds:.1f} s"
-        rows.append([step.stage, step.action, "; ".join(step.reasons), took, step.folder.name if step.folder else ""])
+        unknown = "not known yet" if step.action == "made" else ""
+        folder = step.folder.name if step.folder else unknown
+        rows.append([step.stage, step.action, "; ".join(step.reasons), took, folder])
     return ["stage", "what", "why", "last time", "folder"], rows
 
 

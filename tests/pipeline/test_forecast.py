@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,8 @@ import pytest
 
 from retort.core.artifact import load_artifact
 from retort.pipeline import run
-from retort.pipeline.forecast import Step, summary
+from retort.pipeline.durations import seconds_of
+from retort.pipeline.forecast import Step, summary, table
 
 NET = """
 from torch import nn
@@ -106,6 +109,33 @@ def test_a_run_does_what_was_told(project: Path) -> None:
         assert (made.name not in before) == (step.action == "made")
         if name in ("capture", "quantize", "export"):
             assert made == step.folder
+
+
+def test_no_folder_is_named_that_is_not_known(project: Path) -> None:
+    """A bench and a report behind a stage that is made have no folder yet, and never the one of another recipe."""
+    found = steps(project, recipe(project, samples=40, ratio=0.95))
+    assert found["quantize"].folder is not None
+    assert (found["bench"].folder, found["report"].folder) == (None, None)
+    columns, rows = table(list(found.values()))
+    assert [row[columns.index("folder")] for row in rows[-2:]] == ["not known yet"] * 2
+
+
+def test_durations_include_the_measurements_of_a_stage(project: Path, tmp_path: Path) -> None:
+    """The time of a measurement after the stage is added, and one during the stage is not counted twice."""
+    source = steps(project, recipe(project))["quantize"].folder
+    assert source is not None
+
+    def _finished(name: str, seconds: float, end: float) -> Path:
+        folder = Path(shutil.copytree(source, tmp_path / name))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "seconds": seconds}))
+        os.utime(folder / "manifest.json", (end, end))
+        return folder
+
+    made = _finished("03-quantize-0123456789ab", 4.0, 1000.0)
+    _finished("03-quantize-0123456789ab-placement", 3.0, 999.0)
+    _finished("03-quantize-0123456789ab-speed", 8.5, 1009.0)
+    assert seconds_of(load_artifact(made)) == pytest.approx(12.5)
 
 
 def test_a_missed_gate_ends_the_plan(project: Path) -> None:
