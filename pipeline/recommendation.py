@@ -11,6 +11,7 @@ from ..benchmarks.result import GateEntry, Result, ShipEntry, StageEntry
 from ..core.counts import listed
 from ..core.metrics.ratio import Ratio
 from ..core.options.stage_table import PROGRAM_STAGES
+from .doubts import doubts
 from .measure import accuracy, graph_of
 
 if TYPE_CHECKING:
@@ -26,9 +27,16 @@ def recommended(line: Line, result: Result | None) -> ShipEntry | None:
     Args:
         result: the measurement of the run; without it, the exported file is recommended without figures.
     """
-    made = line.outcome.artifacts
-    if "export" not in made:
+    if "export" not in line.outcome.artifacts:
         return None
+    ship = _recommended(line, result)
+    against = doubts(line.outcome.artifacts, ship.stage)
+    if not against:
+        return ship
+    return ship.model_copy(update={"sentence": f"{ship.sentence}; WARNING: {'; '.join(against)}"})
+
+
+def _recommended(line: Line, result: Result | None) -> ShipEntry:
     shipped = line.shipped()
     if result is None or shipped not in {stage.stage for stage in result.stages}:
         file = _final(line)

@@ -14,6 +14,7 @@ from ..core.facts.pack_facts import PackFacts
 from ..core.facts.program_facts import CaptureFacts, Epoch, TrainFacts
 from ..core.facts.prune_facts import PruneFacts, PruneStep, SparsifyFacts
 from ..core.facts.quantize_facts import Fidelity, QuantizeFacts
+from .doubts import doubt_of_stage
 
 if TYPE_CHECKING:
     from .line import Line
@@ -51,7 +52,10 @@ def _capture(artifact: Artifact) -> dict[str, Any]:
 
 def _train(artifact: Artifact) -> dict[str, Any]:
     facts = artifact.facts_as(TrainFacts)
-    return {"curves": tuple(_curves([(artifact.manifest.stage, facts.history)]))}
+    return {
+        "did": (f"Warning: {facts.doubt}",) if facts.doubt else (),
+        "curves": tuple(_curves([(artifact.manifest.stage, facts.history)])),
+    }
 
 
 def _prune(artifact: Artifact) -> dict[str, Any]:
@@ -68,6 +72,8 @@ def _prune(artifact: Artifact) -> dict[str, Any]:
             f"{facts.latency.got_ms:.3g} ms instead of {facts.latency.dense_ms:.3g} ms at batch {facts.latency.batch} "
             f"({facts.latency.asked_ms:.3g} ms were asked for: {facts.latency.verdict})"
         )
+    ruined = doubt_of_stage("prune", artifact)
+    did += [f"Warning: {ruined}"] if ruined else []
     names = [f"cut {index}" if len(facts.steps) > 1 else "cut" for index in range(1, len(facts.steps) + 1)]
     proofs = [proof for name, step in zip(names, facts.steps, strict=True) for proof in _cut_proofs(name, step)]
     trained = [

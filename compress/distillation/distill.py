@@ -16,6 +16,7 @@ from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import DistillOptions, RecoverOptions, Task
 from ...core.tensors import Signature, TensorSpec
 from ..program import Program, cost, device_of, load_program, move, set_training, store
+from ..training.chance import doubt_of
 from ..training.checkpoint import discard, identity_of, state_hash
 from ..training.losses import (
     CrossEntropy,
@@ -31,7 +32,7 @@ from ..training.losses import (
     squared_error,
     task_loss,
 )
-from ..training.train import fit, training_facts
+from ..training.train import fit, training_facts, warn_of
 
 
 class SoftTargetLoss:
@@ -145,11 +146,15 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
     teacher = load_program(parent.main, context.data.classes)
     check_pair(teacher.signature, student.signature)
     student.signature = student.signature.naming(teacher.signature.classes)
+    given = fit_context(context, parent.main).data
     context = _for_student(context, parent, student)
     hard = task_loss(options, context.data, context.task, student) if options.alpha < 1 else None
     loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, hard)
     result = fit(student, options, context, loss, "distill")
-    facts = DistillFacts(**dict(training_facts(result)), teacher_parameters=cost(teacher).parameters)
+    doubt = doubt_of(student, context.data, context.task, teacher, given)
+    warn_of(doubt, "distill", context.console)
+    parameters = cost(teacher).parameters
+    facts = DistillFacts(**dict(training_facts(result)), teacher_parameters=parameters, doubt=doubt)
     stored = store(student, place, "distill", options=options, facts=facts)
     discard(context.scratch, "distill")
     return stored

@@ -23,6 +23,7 @@ from ...core.metrics.task_metrics import METRIC_UNIT
 from ...core.options.stage_options import TrainOptions
 from ..graph.workarounds import forget_accelerator
 from ..program import Program, load_program, move, set_training, store
+from .chance import doubt_of
 from .checkpoint import (
     checkpoint_path,
     discard,
@@ -35,7 +36,7 @@ from .checkpoint import (
 from .loop import Loop
 from .losses import Loss, task_loss
 
-__all__ = ["FitResult", "Loss", "discard", "fit", "train", "training_facts"]
+__all__ = ["FitResult", "Loss", "discard", "fit", "train", "training_facts", "warn_of"]
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,20 @@ def train(options: TrainOptions, parent: Artifact, place: Place, context: Contex
     """
     raise_if_not(parent, "program")
     program = load_program(parent.main, context.data.classes)
-    result = fit(program, options, fit_context(context, parent.main))
-    stored = store(program, place, "train", options=options, facts=TrainFacts(**dict(training_facts(result))))
+    context = fit_context(context, parent.main)
+    result = fit(program, options, context)
+    doubt = doubt_of(program, context.data, context.task)
+    warn_of(doubt, "train", context.console)
+    facts = TrainFacts(**dict(training_facts(result)), doubt=doubt)
+    stored = store(program, place, "train", options=options, facts=facts)
     discard(context.scratch, "train")
     return stored
+
+
+def warn_of(doubt: str, stage: str, console: Console) -> None:
+    """Warn of a program that learned too little, with what may help."""
+    if doubt:
+        console.warn(f"`{stage}`: {doubt}; give `{stage}` more epochs, another learning rate or a wider model")
 
 
 def training_facts(result: FitResult) -> Training:

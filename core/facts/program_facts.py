@@ -76,7 +76,13 @@ class Training(Record):
 
 
 class TrainFacts(ProgramFacts, Training):
-    """Facts of the train stage."""
+    """Facts of the train stage.
+
+    Attributes:
+        doubt: what speaks against the trained program, such as a constant class; empty if nothing does.
+    """
+
+    doubt: str | None = None
 
 
 class DistillFacts(TrainFacts):

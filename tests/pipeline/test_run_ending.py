@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from known import known
 
 from retort.benchmarks.result import Result, StageEntry
+from retort.core.artifact import Artifact
 from retort.core.console import Console
 from retort.core.errors import GateError, UserError
 from retort.core.options.recipe import load_recipe
 from retort.pipeline import run, run_summary
+from retort.pipeline.doubts import doubts
 from retort.pipeline.line import Line
 from retort.pipeline.recommendation import recommended
+from retort.pipeline.stage_evidence import evidence
 
 BENCH = "bench: {batch_sizes: [1, 4], blocks: 5, block_ms: 1, budget_s: 2}"
 STAGES = [
@@ -97,6 +101,27 @@ def test_a_faster_fp32_file_is_the_one_to_ship(line: Line) -> None:
     assert found.file == str(line.graph("prune").main)
     assert "because it is at batch 1 2.50×" in found.sentence
     assert found.sentence.endswith("as fast as the exported file of `quantize`")
+
+
+def test_a_training_that_failed_is_named_until_another_one(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that failed counts against the programs made of it until another training, and a ruining cut does."""
+
+    def _with(name: str, **facts: object) -> Artifact:
+        manifest = line.outcome.artifacts[name].manifest
+        return replace(line.outcome.artifacts[name], manifest=replace(manifest, facts={**manifest.facts, **facts}))
+
+    trained = line.outcome.artifacts["train"]
+    monkeypatch.setitem(line.outcome.artifacts, "train", _with("train", doubt="it is at chance"))
+    monkeypatch.setitem(line.outcome.artifacts, "prune", _with("prune", ruined=True))
+    made = line.outcome.artifacts
+    assert doubts(made, "train") == ["`train`: it is at chance"]
+    assert [text.partition(":")[0] for text in doubts(made, "quantize")] == ["`train`", "`prune`"]
+    assert doubts({**made, "distill": trained}, "distill") == []
+    sentence = known(recommended(line, line.outcome.result)).sentence
+    assert "; WARNING: `train`: it is at chance; `prune`: the outputs are ruined" in sentence
+    told = {item.stage: item.did for item in evidence(line)}
+    assert told["train"] == ("Warning: it is at chance",)
+    assert any(text.startswith("Warning: the outputs are ruined") for text in told["prune"])
 
 
 def test_a_noisy_measurement_recommends_nothing_else(line: Line) -> None:

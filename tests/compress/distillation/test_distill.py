@@ -20,6 +20,7 @@ from retort.compress.distillation.distill import check_pair, distill, soft_targe
 from retort.compress.program import Program, clone, load_program, predict, store
 from retort.compress.training.train import fit
 from retort.core.artifact import load_artifact
+from retort.core.console import Console
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import ArtifactError, DataError, ModelError
@@ -144,7 +145,7 @@ def test_student_learns_the_digits_from_its_teacher(teacher: Any, tmp_path: Path
     assert ours > theirs - 0.06
     facts = artifact.facts
     assert facts["parameters"] < facts["teacher_parameters"] / 5
-    assert (facts["metric"], facts["epochs"]) == ("accuracy", 15)
+    assert (facts["metric"], facts["epochs"], facts["doubt"]) == ("accuracy", 15, "")
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -173,3 +174,14 @@ def test_only_a_program_teaches(tmp_path: Path) -> None:
             Context(data=digits(), task="classification", seed=0, scratch=tmp_path),
             linear(),
         )
+
+
+def test_a_student_that_learned_nothing_is_told(
+    teacher: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A student that is hardly trained is at chance: there is a warning, and the facts say it; a sound one has none."""
+    options = DistillOptions(student=ANY, epochs=1, learning_rate=1e-12)
+    context = Context(digits(), task="classification", seed=0, scratch=tmp_path, console=Console("text"))
+    artifact = distill(options, teacher, Place(tmp_path / "student"), context, student())
+    assert "`distill`: it " in capsys.readouterr().err
+    assert artifact.facts["doubt"]
