@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..benchmarks.report import formatting
-from ..benchmarks.result import GateEntry, Result, ShipEntry, StageEntry
+from ..benchmarks.result import GateEntry, Result, ShipEntry, Spread, StageEntry
 from ..core.counts import listed
 from ..core.metrics.ratio import Ratio
 from ..core.options.stage_table import PROGRAM_STAGES
@@ -109,7 +109,15 @@ def _figures(result: Result, stage: StageEntry) -> str:
 def _change(result: Result, stage: StageEntry) -> str:
     if stage.metric is None or stage.drop is None or stage.drop.value is None or stage.stage == result.reference:
         return ""
-    return f", {formatting.change_text(stage.metric.name, stage.drop.value)} against {result.reference}"
+    return f", {change_words(stage.metric.name, stage.drop)} against {result.reference}"
+
+
+def change_words(name: str, drop: Spread) -> str:
+    """``lost 0.28 pp``; ``no difference shown (gained 0.28 pp)`` where the interval contains 0."""
+    assert drop.value is not None
+    change = formatting.change_text(name, drop.value)
+    shown = change != "lost nothing" and (drop.low is None or drop.low <= 0) and (drop.high is None or drop.high >= 0)
+    return f"no difference shown ({change})" if shown else change
 
 
 def _rivals(line: Line, result: Result, shipped: StageEntry) -> dict[str, dict[int, Ratio]]:

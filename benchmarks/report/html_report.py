@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ...core.system.atomic_files import write_atomically
 from ..machine import describe, int8_outlook
-from ..result import GateEntry, LatencyEntry, PercentileEntry, Result, StageEntry
+from ..result import GateEntry, LatencyEntry, PercentileEntry, Result, Spread, StageEntry
 from ..stage_details import StageDetails
 from . import formatting
 from .class_table import class_table
@@ -131,10 +131,18 @@ def tiles(result: Result) -> list[dict[str, str]]:
     )
     if stage.metric and stage.drop and stage.drop.value is not None:
         name = stage.metric.name
-        note = f"loss {formatting.drop_range(name, stage.drop)}, {formatting.percent(stage.drop.confidence)} interval"
+        note = f"{_change_range(name, stage.drop)}, {formatting.percent(stage.drop.confidence)} interval"
         value = formatting.drop_value(name, _negative(name, stage.drop.value), signed=True)
         shown.append({"value": value, "name": name, "note": note})
     return shown
+
+
+def _change_range(name: str, drop: Spread) -> str:
+    """The interval of the change of a metric, with the sign of the change: minus the loss where higher is better."""
+    if not HIGHER_IS_BETTER[name]:
+        return formatting.drop_range(name, drop)
+    ends = {"low": None if drop.high is None else -drop.high, "high": None if drop.low is None else -drop.low}
+    return formatting.drop_range(name, drop.model_copy(update=ends))
 
 
 def _speed_tile(batch: int, entry: LatencyEntry) -> dict[str, str]:

@@ -20,7 +20,7 @@ from ..graph.cost import Cost
 from ..graph.module_edit import fetch
 from ..program import Program, cost
 from .coupling.groups import Grouping
-from .output_change import is_ruined, remedy, shown
+from .output_change import is_ruined, remedy, ruined_words
 from .proof.onnx_check import NOT_ASKED
 from .proof.prove import Proof
 from .resume import FreeGroup, Groups, Steps
@@ -128,9 +128,7 @@ def warn(console: Console, facts: PruneFacts, options: PruneOptions) -> None:
     if facts.latency is not None:
         _report_latency(console, facts.latency)
     if facts.fidelity is not None and facts.ruined:
-        short = facts.fidelity.shortfall or ""
-        more = f" ({short})" if short and not short.startswith("the centred SQNR is") else ""
-        console.warn(f"the outputs are ruined: {shown(facts.fidelity)}{more}; {remedy(options)}")
+        console.warn(f"the outputs are ruined: {ruined_words(facts.fidelity)}; {remedy(options)}")
     for reason in sorted({done.reconstruction.reason for done in facts.steps if done.reconstruction} - {""}):
         console.warn(f"the weights were not reconstructed: {reason}")
     for reason in facts.unknown_operators:

@@ -143,13 +143,21 @@ def shown(found: Fidelity) -> str:
     return ratio if found.agreement is None else f"{found.agreement:.1%} of the classes are the same, {ratio}"
 
 
+def ruined_words(found: Fidelity) -> str:
+    """The figures of a ruined program and what is ruined; what both say stands once."""
+    figures, short = shown(found), found.shortfall or ""
+    first = figures.partition(", ")[0]
+    if short.startswith(first):
+        return short + figures.removeprefix(first)
+    return figures if not short or short.startswith("the centred SQNR is") else f"{figures} ({short})"
+
+
 def remedy(options: PruneOptions) -> str:
     """What recovers a ruined program."""
     smaller = "or keep more, such as a share of 0.8" if options.budgets else "or keep wider layers"
     if options.recover is not None:
-        return f"train longer (--set recover.epochs={4 * options.recover.epochs}), {smaller}"
-    reconstruct = "" if options.reconstruct != "off" else "reconstruct the weights (--reconstruct auto), "
+        return f"train longer (recover.epochs={4 * options.recover.epochs}), {smaller}"
+    reconstruct = "" if options.reconstruct != "off" else "reconstruct the weights (reconstruct=auto), "
     return (
-        f"{reconstruct}train after the cut (--set recover.epochs=5; no labels are needed with recover.alpha=1.0), "
-        f"{smaller}"
+        f"{reconstruct}train after the cut (recover.epochs=5; no labels are needed with recover.alpha=1.0), {smaller}"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from known import known
 
-from retort.benchmarks.result import Result, StageEntry
+from retort.benchmarks.result import Result, Spread, StageEntry
 from retort.core.artifact import Artifact
 from retort.core.console import Console
 from retort.core.errors import GateError, UserError
@@ -16,7 +16,7 @@ from retort.core.options.recipe import load_recipe
 from retort.pipeline import run, run_summary
 from retort.pipeline.doubts import doubts
 from retort.pipeline.line import Line
-from retort.pipeline.recommendation import recommended
+from retort.pipeline.recommendation import change_words, recommended
 from retort.pipeline.stage_evidence import evidence
 
 BENCH = "bench: {batch_sizes: [1, 4], blocks: 5, block_ms: 1, budget_s: 2}"
@@ -122,6 +122,19 @@ def test_a_training_that_failed_is_named_until_another_one(line: Line, monkeypat
     told = {item.stage: item.did for item in evidence(line)}
     assert told["train"] == ("Warning: it is at chance",)
     assert any(text.startswith("Warning: the outputs are ruined") for text in told["prune"])
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "words"),
+    [
+        (-0.0417, -0.0978, 0.0021, "no difference shown (gained 4.17 pp)"),
+        (0.117, 0.0851, 0.1557, "lost 11.70 pp"),
+        (0.0, 0.0, 0.0, "lost nothing"),
+    ],
+)
+def test_a_change_is_claimed_where_it_is_shown(value: float, low: float, high: float, words: str) -> None:
+    """A gain whose interval contains 0 is no gain."""
+    assert change_words("accuracy", Spread(value=value, low=low, high=high, confidence=0.95)) == words
 
 
 def test_a_noisy_measurement_recommends_nothing_else(line: Line) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from retort.benchmarks.report.html_report import render
+from retort.benchmarks.report.html_report import last_stage, render, tiles
 from retort.benchmarks.report.plots import curves
-from retort.benchmarks.result import GateEntry, Result, ShipEntry, load_result
+from retort.benchmarks.result import GateEntry, Result, ShipEntry, Spread, load_result
 from retort.benchmarks.stage_details import Curve, FloatLayer, OutputNoise, Proof, StageDetails
 
 EPOCHS = tuple({"epoch": float(epoch), "loss": 1.0 / epoch} for epoch in (1, 2, 3))
@@ -111,3 +111,20 @@ def test_headings_and_pictures_are_accessible(result: Result) -> None:
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert len(re.findall(r'<svg[^>]*role="img" aria-label="[^"]+"', page)) == page.count("<svg")
     assert page.count("<th>") == 0
+
+
+def test_remarks_on_the_machine_are_shown(result: Result) -> None:
+    """What disturbed valid times stands under the table, with the batch size."""
+    noise = result.runs[0].noise.model_copy(update={"status": "VALID", "remarks": ("processes waited", "it drifted")})
+    runs = (result.runs[0].model_copy(update={"noise": noise}), *result.runs[1:])
+    page = render(result.model_copy(update={"runs": runs}))
+    assert f"Times at batch {result.runs[0].batch}: processes waited; it drifted." in page
+
+
+def test_a_tile_has_one_sign(result: Result) -> None:
+    """The interval of the accuracy tile contains its value, in the same sign."""
+    last = last_stage(result)
+    drop = Spread(value=-0.0028, low=-0.0156, high=0.0078, confidence=0.95)
+    changed = [stage.model_copy(update={"drop": drop}) if stage == last else stage for stage in result.stages]
+    tile = tiles(result.model_copy(update={"stages": tuple(changed)}))[-1]
+    assert (tile["value"], tile["note"]) == ("+0.28 pp", "[−0.78, 1.56], 95 % interval")
