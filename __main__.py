@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 from .core.errors import Interrupted, MachineError, RetortError, StorageError, UserError
-from .core.system.terminal import close_broken_pipe, write_any_character
+from .core.system.terminal import close_broken_pipe, open_closed_streams, write_any_character
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     # waiting threads that spin make training ten times slower where other processes share the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _stop)
+    open_closed_streams()
     write_any_character()
     code = _guarded(given)
     try:

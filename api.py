@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core.console import SILENT
+from .core.context import require_seed
 from .core.errors import UserError
 from .core.options.stage_options import BenchOptions, MetricName, Provider
 from .core.session import PROVIDERS, Session, SessionOptions
@@ -83,6 +84,7 @@ def capture(
         >>> program(torch.randn(5, 8)).shape
         torch.Size([5, 3])
     """
+    require_seed(seed)
     request = checked("capture", CaptureRequest, options)
     workspace, console = Workspace(folder), ScriptConsole(progress)
     if isinstance(model, str | Path | Graph):

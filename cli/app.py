@@ -12,6 +12,7 @@ from ..core.console import Console
 from ..core.context import Context, Place
 from ..core.data.data_sources import load_data
 from ..core.errors import UserError
+from ..core.options.option_types import SEED_MAX
 from ..core.options.stage_options import DataSpec, ModelSpec, Options, Target, Task
 from ..core.options.stage_table import STAGES
 from ..core.system.owned_folders import claim
@@ -43,7 +44,7 @@ TaskOption = Annotated[Task, typer.Option(help="What the model does.")]
 TargetOption = Annotated[
     Target, typer.Option(help="Hardware that the model is made for. It determines the quantization scheme.")
 ]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
+Seed = Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Random seed.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write. By default it is named after the hash of its inputs.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result of other inputs or options in --out.")]
 ForceFile = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 from .console import SILENT, Console
 from .data.splits import Splits
+from .errors import UserError
+from .options.option_types import SEED_MAX
 from .options.stage_options import Target, Task
 
 
@@ -33,6 +36,19 @@ class Context:
     seed: int = 0
     console: Console = SILENT
     scratch: Path | None = None
+
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
+
+
+def require_seed(seed: int) -> None:
+    """Fail if a random seed is not one that every generator takes.
+
+    Raises:
+        UserError: it is negative, too large, or no whole number.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= SEED_MAX:
+        raise UserError(f"the seed {seed} is not a whole number from 0 to {SEED_MAX}", "give another seed, such as 0")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,10 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 
+SEED_MAX = 2**32 - 1
+"""The largest seed that every generator of random numbers takes."""
+Seed = Annotated[int, Field(ge=0, le=SEED_MAX)]
+
 Importance = Literal[
     "auto", "random", "l1", "l2", "group_norm", "bn_scale", "taylor", "obd", "activation", "reconstruction"
 ]

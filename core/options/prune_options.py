@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from .named_inputs import NAMES_FUNCTION
-from .option_types import Count, Importance, Normalization, Options, Positive
+from .option_types import Count, Importance, Normalization, Options, Positive, Seed
 from .quantities import Bytes, Milliseconds, Share, Step
 from .train_options import RecoverOptions
 
@@ -102,7 +102,7 @@ class PruneOptions(Options):
         description="Training after each cut. null cuts without training, and so does the default if the data have no "
         "labels.",
     )
-    seed: int = Field(default=0, description="Random seed of random importance and of sampling.")
+    seed: Seed = Field(default=0, description="Random seed of random importance and of sampling.")
 
     @property
     def budgets(self) -> dict[str, float]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, Vali
 
 from ..errors import RecipeError
 from ..system.user_paths import require_file
+from .option_types import Seed
 from .recipe_faults import Fault, KeyLines, recipe_error
 from .stage_options import DataSpec, Gate, MetricName, ModelSpec, Options, Target, Task, from_string
 from .stage_table import PROGRAM_STAGES
@@ -71,7 +72,7 @@ class Recipe(Options):
     target: Target = Field(
         default="cpu", description="The hardware that the model is made for. It determines the quantization scheme."
     )
-    seed: int = Field(default=0, description="Random seed of the whole run.")
+    seed: Seed = Field(default=0, description="Random seed of the whole run.")
     prefer: Literal["asked", "fastest"] = Field(
         default="asked",
         description="fastest ships the program from before `quantize` if INT8 is not faster. asked ships what the "

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..dynamic_kernels import RecurrentForm
-from .option_types import Confidence, Count, Fraction, Positive, Probability
+from .option_types import Confidence, Count, Fraction, Positive, Probability, Seed
 from .option_types import Options as Options
 from .option_types import from_string as from_string
 from .prune_options import PruneOptions as PruneOptions
@@ -240,7 +240,7 @@ class BenchOptions(Options):
         "times as long.",
     )
     confidence: Confidence = Field(default=0.95, description="Confidence level of every interval.")
-    seed: int = Field(default=0, description="Random seed of the order of blocks and of the bootstrap.")
+    seed: Seed = Field(default=0, description="Random seed of the order of blocks and of the bootstrap.")
     provider: Provider = Field(
         default="cpu",
         description="The execution provider on which ONNX Runtime must run .onnx files. cuda also runs .pt2 files.",

@@ -32,6 +32,24 @@ def write_any_character() -> None:
             reconfigure(errors=HANDLER)
 
 
+def open_closed_streams() -> None:
+    """Give every standard stream that was closed before the start, as in ``retort schema >&-``, an empty target.
+
+    Otherwise the next file that is opened would get the descriptor of the stream, and everything printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            target = os.open(os.devnull, os.O_RDWR)
+            if target != number:
+                os.dup2(target, number)
+                os.close(target)
+        setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115  # until the end
+
+
 def close_broken_pipe() -> None:
     """Give the standard output another target after its reader ended, so that nothing is reported at the exit."""
     with contextlib.suppress(OSError, ValueError):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ...core.artifact import Artifact
-from ...core.context import Context, Place
+from ...core.context import Context, Place, require_seed
 from ...core.counts import with_article
 from ...core.data.sample_axis import as_samples
 from ...core.data.splits import ArraySplit, Splits
@@ -66,6 +66,7 @@ class Request:
     progress: bool = False
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         for name, kinds in (("target", Target), ("task", Task)):
             value, known = getattr(self, name), list(get_args(kinds))
             if value is not None and value not in known:
