@@ -106,7 +106,7 @@ def _of_system(error: Exception) -> RetortError | None:
 def _foreign(error: Exception, given: list[str]) -> int:
     usage = getattr(error, "format_message", None)
     if usage is not None:  # a usage error of the command line; its class is private to typer
-        message = str(usage()).rstrip(".")
+        message = _plain(str(usage()), error).rstrip(".")
         if not message:  # no command at all: the help was shown
             return UserError.exit_code
         from .core.system.user_paths import remedy_of
@@ -134,10 +134,22 @@ def _not_installed(error: ModuleNotFoundError) -> MachineError | None:
     return MachineError(f"this command needs the package `{module}`", install_command(EXTRA_OF[module]))
 
 
+def _plain(message: str, error: Exception) -> str:
+    """The message of a usage error; faults of values, which typer leaves to pydantic, are told in Retort's words."""
+    cause, name = error.__cause__, getattr(error, "param_hint", None) or getattr(error, "param", None)
+    if not hasattr(cause, "errors") or name is None:
+        return message
+    from .core.options.option_types import Options
+    from .core.options.recipe import option_faults
+
+    option = name if isinstance(name, str) else name.opts[-1]
+    return f"{option.strip(chr(39))}: {'; '.join(option_faults(Options, cause))}"
+
+
 def _nearest_command(message: str, given: list[str]) -> str:
     from .core.options.recipe import nearest
 
-    if not message.startswith("No such command"):
+    if not message.startswith("No such command") or "Did you mean" in message:
         return ""
     return nearest(given[0], [command.name or "" for command in _app().registered_commands])
 

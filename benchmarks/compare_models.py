@@ -59,12 +59,15 @@ def compare_files(
     samples = data[0].read(range(min(LATENCY_SAMPLES, len(data[0]))))[0]
     for session in sessions:
         session.close()
+    accuracies = []  # before the timing, so that a metric that does not fit is told at once
+    for index, session in enumerate(sessions):
+        reference, classes = found[0] if index else None, splits.classes or session.signature.classes
+        accuracies.append(
+            measure_accuracy(judged, found[index], reference, confidence=options.confidence, classes=classes)
+        )
     timed = compare_sessions(openers, samples, options, console)
     entries = []
-    for index, (name, model) in enumerate(zip(names, models, strict=True)):
-        reference = found[0] if index else None
-        classes = splits.classes or sessions[index].signature.classes
-        measured = measure_accuracy(judged, found[index], reference, confidence=options.confidence, classes=classes)
+    for name, model, measured in zip(names, models, accuracies, strict=True):
         memory = measure_memory(model.main, threads=options.threads) if options.provider == "cpu" else None
         entries.append(
             stage_entry(name, model, accuracy=measured, latency=timed, memory=memory, runtime=compared[name].runtime)

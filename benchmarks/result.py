@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from ..core.errors import ArtifactError, MissingFileError
 from ..core.metrics.ratio import ClockName
 from ..core.options.stage_options import MetricName
+from ..core.options.value_faults import in_words
 from ..core.system.atomic_files import write_atomically
 from .spreads import Entry, RatioEntry
 from .spreads import Spread as Spread
@@ -218,9 +219,16 @@ def from_json(text: str | bytes, where: str = "the result") -> Result:
     """
     try:
         raw = json.loads(text)
+    except UnicodeDecodeError as error:
+        remedy = "give the .json file that `retort bench` wrote"
+        raise ArtifactError(f"{where} is a binary file, and no result of Retort", remedy) from error
     except ValueError as error:
         raise ArtifactError(f"{where} is not JSON: {error}", "measure again with `retort bench`") from error
     faults = validate(raw)
+    if faults and not (isinstance(raw, dict) and {"schema", "stages"} & set(raw)):
+        raise ArtifactError(
+            f"{where} is JSON, but no result of Retort", "give the .json file that `retort bench` wrote"
+        )
     if faults:
         raise ArtifactError(
             f"{where} does not follow {SCHEMA}: {'; '.join(faults)}", "measure again with `retort bench`"
@@ -233,7 +241,10 @@ def validate(raw: Mapping[str, Any] | Any) -> list[str]:
     try:
         Result.model_validate(raw)
     except ValidationError as error:
-        return [f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg']}" for fault in error.errors()]
+        return [
+            f"{'.'.join(map(str, fault['loc'])) or 'result'}: {in_words(fault) or fault['msg']}"
+            for fault in error.errors()
+        ]
     return []
 
 

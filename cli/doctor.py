@@ -38,6 +38,8 @@ def doctor(
     `retort doctor fp32.pt2 fp32.onnx int8.pt2 int8.onnx --data digits --fix fixed`
     """
     if models:
+        for path in models:
+            load_artifact(path)  # a wrong path is told before the data are asked for and read
         _doctor_of_models(models, context_of(data, data_arg, task, target, seed, console(json)), fix)
         return
     from ..pipeline.diagnosis.environment import doctor as examine

@@ -132,5 +132,5 @@ def _apply(raw: dict[str, Any], setting: str, options: type[Options]) -> None:
 
 def _written(flags: Collection[str], path: tuple[str, ...]) -> str:
     """How a user writes an option: as its own flag, or with `--set`."""
-    own = len(path) == 1 and path[0] in flags
+    own = path[0] in flags and all(part.isdigit() for part in path[1:])  # the number of a value in a list
     return f"--{path[0].replace('_', '-')}" if own else f"--set {'.'.join(path)}"

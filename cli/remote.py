@@ -16,8 +16,16 @@ T = TypeVar("T")
 
 
 def is_remote(model: str) -> bool:
-    """Whether a command's model is an address instead of a path."""
-    return model.startswith(("http://", "https://"))
+    """Whether a command's model is an address instead of a path.
+
+    Raises:
+        UserError: it is an address of another kind.
+    """
+    scheme, separator, _ = model.partition("://")
+    if separator and scheme not in {"http", "https"} and not Path(model).exists():
+        remedy = "give http://HOST:PORT/predictions/NAME, as `retort serve` prints it"
+        raise UserError(f"{model}: an address begins with http:// or https://, not with {scheme}://", remedy)
+    return bool(separator) and scheme in {"http", "https"}
 
 
 def connect(url: str, name: str | None, timeout_s: float, headers: Sequence[str], ca: Path | None) -> Client:

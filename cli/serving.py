@@ -133,7 +133,9 @@ def predict(
     ] = None,
     output: Annotated[Path | None, typer.Option(help=".npz file for the outputs.")] = None,
     force: ForceFile = False,
-    rows: Annotated[int | None, typer.Option(help="Number of samples of --data to run. The default is all.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Number of samples of --data to run. The default is all.")
+    ] = None,
     provider: Annotated[
         Provider, typer.Option(help="Execution provider on which ONNX Runtime must run the model.")
     ] = "cpu",
@@ -152,8 +154,11 @@ def predict(
     claim_file(output, force)
     if (input is None) == (not data):
         raise UserError("give either --input or --data, and not both", "for example: --input x.npy, or --data digits")
+    remote = is_remote(model)
+    if not remote:
+        load_artifact(Path(model))  # a wrong path is told before the data are read
     given = input or context_of(data, data_arg, "classification", "cpu", seed, screen).data
-    if is_remote(model):
+    if remote:
         client = connect(model, name, timeout, header, ca)
         found = asked(client, partial(_ask, given=given, rows=rows, screen=screen), ca)
     elif isinstance(given, Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.artifact import is_finished, load_artifact, require_unaltered, sha256_file
+from ...core.artifact import is_finished, load_artifact, raise_if_not, require_unaltered, sha256_file
 from ...core.errors import MissingFileError, UserError
 from ...core.system.owned_folders import claim_file
 
@@ -43,7 +43,9 @@ def claim_result(path: Path | None, force: bool) -> None:
 
 def _require_form(path: Path) -> None:
     if path.suffix not in {".json", ".html"}:
-        raise UserError(f"cannot write a result as '{path.suffix}'", "give a path that ends in .json or .html")
+        raise UserError(
+            f"{path} has no ending that says the form of the result", "give a path that ends in .json or .html"
+        )
 
 
 def find_result(source: Path) -> Result:
@@ -62,4 +64,8 @@ def find_result(source: Path) -> Result:
         source = benches[-1]
     if source.is_file():
         require_unaltered(source, sha256_file(source))
-    return load_result(load_artifact(source).main if source.is_dir() else source)
+    if source.is_dir():
+        artifact = load_artifact(source)
+        raise_if_not(artifact, "measurement")
+        return load_result(artifact.main)
+    return load_result(source)

@@ -79,6 +79,7 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
     require_model_file(base / spec.source)
     if is_pretrained(base / spec.source):
         return _capture_pretrained(spec, context, options)
+    _require_factory(spec.source, base)
     if data is None:
         raise UserError(
             "--data is required, because capture needs example inputs",
@@ -87,6 +88,27 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
     model = load_model(spec, base, context.seed, context.console)
     feeds = moved_samples(taken_inputs(model, data.example(), context.console), options.batch_axis)
     return capture_module(model, feeds, dynamic=options.dynamic or None, batch=options.batch_axis or None)
+
+
+def _require_factory(source: str, base: Path) -> None:
+    """Fail if a source is a path instead of the factory of a module.
+
+    Raises:
+        UserError: it is a folder, a Python file, or another file.
+    """
+    path, wanted = base / source, "give package.module:factory, a .pt2 or .onnx file, or a folder of save_pretrained"
+    if ":" in source and not path.exists():
+        return
+    if path.is_dir():
+        raise UserError(f"{source} is a folder, and no model that save_pretrained wrote (no config.json)", wanted)
+    if path.suffix == ".py" and path.is_file():
+        where = f" in {path.parent}" if path.parent.resolve() != Path.cwd() else ""
+        call = f"give its function that returns the model, such as {path.stem}:build{where}"
+        raise UserError(f"{source} is a Python file, and does not say which function makes the model", call)
+    if path.is_file():
+        raise UserError(f"{source} is not a kind of file that contains a model", wanted)
+    if "/" in source:
+        raise UserError(f"no such model: {source}", wanted)
 
 
 def taken_inputs(model: nn.Module, feeds: Mapping[str, Array], console: Console = SILENT) -> dict[str, Array]:

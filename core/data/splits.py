@@ -201,8 +201,10 @@ def check_finite(inputs: Mapping[str, Array], where: str) -> None:
     for name, array in inputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0][0])
+            # `input` is Retort's name for the only array of a source, and a model may have another one
+            what = "the input" if list(inputs) == ["input"] else f"input '{name}'"
             raise DataError(
-                f"{where}: input '{name}' has NaN or infinite values, first in sample {bad}",
+                f"{where}: {what} has NaN or infinite values, first in sample {bad}",
                 "clean the data, or drop those samples",
             )
 

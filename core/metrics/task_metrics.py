@@ -202,7 +202,7 @@ def _like(outputs: Array, targets: Array) -> Floats:
     if outputs.shape != targets.shape and outputs.size != targets.size:
         raise DataError(
             f"outputs {list(outputs.shape)} and targets {list(targets.shape)} differ in shape",
-            "give targets of the output's shape",
+            "give targets of the output's shape; for classes, choose the metric accuracy",
         )
     return outputs.reshape(targets.shape).astype(np.float64)
 

@@ -252,7 +252,10 @@ def option_faults(
         named: how a key path is written.
     """
     faults = []
-    for item in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    for item in found:
+        if item["type"] == "too_short" and _has_faults_inside(item, found):
+            continue
         path = _key_path(item["loc"])
         message = _message(item, path, options)
         faults.append(f"{named(path)}: {message}" if path else message)

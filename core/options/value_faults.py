@@ -17,6 +17,11 @@ _KINDS = {
     "model": "keys with values",
     "path": "a path",
 }
+_ALLOWED = {
+    r"^[A-Za-z0-9_-]+$": "letters A to Z, digits, _ and -",
+    r"^[A-Za-z0-9_.-]+$": "letters A to Z, digits, _, . and -",
+}
+"""Patterns of names in words."""
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
@@ -40,8 +45,12 @@ def in_words(item: Any) -> str | None:
         return f"needs at least {wanted}, and has {context['actual_length'] or 'none'}"
     if kind == "too_long":
         return f"takes at most {counted(int(context['max_length']), 'value')}, and has {context['actual_length']}"
+    if kind == "string_pattern_mismatch" and (allowed := _ALLOWED.get(context["pattern"])) is not None:
+        return f"must consist of {allowed}, not {value!r}" if value else "must not be empty"
     if kind == "string_too_short":
         return "must not be empty"
+    if kind == "missing":
+        return "is missing"
     if kind == "int_from_float":
         return f"must be a whole number, not {value!r}"
     name, _, rest = kind.partition("_")

@@ -133,7 +133,7 @@ def test_nan_is_named(tmp_path: Path) -> None:
     x = np.zeros((40, 3), np.float32)
     x[7, 1] = np.nan
     np.savez(tmp_path / "d.npz", x_train=x, x_test=x[:5], x_validation=x[:5])
-    with pytest.raises(DataError, match="'input' has NaN or infinite values, first in sample 7"):
+    with pytest.raises(DataError, match="the input has NaN or infinite values, first in sample 7"):
         load("d.npz", tmp_path)
 
 
