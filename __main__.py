@@ -137,11 +137,15 @@ def _not_installed(error: ModuleNotFoundError) -> MachineError | None:
 def _plain(message: str, error: Exception) -> str:
     """The message of a usage error; faults of values, which typer leaves to pydantic, are told in Retort's words."""
     cause, name = error.__cause__, getattr(error, "param_hint", None) or getattr(error, "param", None)
-    if not hasattr(cause, "errors") or name is None:
+    if cause is None or name is None:
         return message
+    from pydantic import ValidationError
+
     from .core.options.option_types import Options
     from .core.options.recipe import option_faults
 
+    if not isinstance(cause, ValidationError):
+        return message
     option = name if isinstance(name, str) else name.opts[-1]
     return f"{option.strip(chr(39))}: {'; '.join(option_faults(Options, cause))}"
 

@@ -47,7 +47,8 @@ def require_seed(seed: int) -> None:
     Raises:
         UserError: it is negative, too large, or no whole number.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= SEED_MAX:
+    given: object = seed
+    if isinstance(given, bool) or not isinstance(given, Integral) or not 0 <= seed <= SEED_MAX:
         raise UserError(f"the seed {seed} is not a whole number from 0 to {SEED_MAX}", "give another seed, such as 0")
 
 
