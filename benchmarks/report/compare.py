@@ -31,7 +31,8 @@ class Change:
     Attributes:
         size_ratio: bytes after / before.
         drop: how much worse the metric became, with an interval for independent samples; on the same samples it is
-            wider than necessary. None if either stage has no metric, or another one.
+            wider than necessary. Exactly 0 for the same file with the same metric on the same data. None if either
+            stage has no metric, or another one.
         speed: by batch size, how many times faster the second is.
         verdicts: by batch size; ``cannot tell`` for changes within 5 %, the spread between runs, and if either run is
             NOISY or the two were timed by different clocks.
@@ -79,7 +80,8 @@ def compare_results(before: Result, after: Result) -> Comparison:
             f"the first has {', '.join(known)}; the second {', '.join(stage.stage for stage in after.stages)}",
         )
     doubts = {batch: _doubts(before, after, batch) for batch in {run.batch for run in after.runs}}
-    changes = (_change(known[stage.stage], stage, doubts) for stage in shared)
+    same = _data(before) is not None and _data(before) == _data(after)
+    changes = (_change(known[stage.stage], stage, doubts, same) for stage in shared)
     return Comparison(tuple(changes), tuple(_notes(before, after)))
 
 
@@ -158,9 +160,12 @@ def _value(before: LatencyEntry, after: LatencyEntry) -> float:
     return times[0] / times[1]
 
 
-def _change(before: StageEntry, after: StageEntry, doubts: Mapping[int, tuple[str, ...]]) -> Change:
+def _change(before: StageEntry, after: StageEntry, doubts: Mapping[int, tuple[str, ...]], same_data: bool) -> Change:
+    """One stage in both results; the same file on the same samples has no difference, without an interval around it."""
     one, two = before.metric, after.metric
     drop = unpaired_drop(one.name, one, two) if one and two and one.name == two.name else None
+    if drop is not None and one == two and same_data and before.sha256 == after.sha256:
+        drop = Interval(0.0, 0.0, 0.0, drop.confidence)
     shared = sorted(set(before.latency) & set(after.latency))
     speed = {
         batch: unpaired_speed(

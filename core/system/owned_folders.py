@@ -178,7 +178,7 @@ def claim_file(path: Path | None, force: bool, mark: str = "") -> None:
     with path.open("rb") as stream:
         if mark and mark.encode() in stream.read(4096):
             return
-    raise UserError(f"{path} exists, and Retort did not write it; nothing was done", "use another name, or --force")
+    raise UserError(f"{path} exists, and is kept; nothing was done", "use another name, or --force")
 
 
 def _manifest(directory: Path) -> dict[str, Any] | None:

@@ -167,7 +167,8 @@ def _existing(folder: Path) -> Path:
 
 
 def table(checks: Iterable[Check]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows for a terminal."""
-
+    """Columns and rows for a terminal; without the column of remedies if none is needed."""
     rows = [[check.name, check.status, check.detail, check.remedy] for check in checks]
-    return ["what", "status", "found", "remedy"], rows
+    columns = ["what", "status", "found", "remedy"]
+    shown = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
+    return columns[:shown], [row[:shown] for row in rows]

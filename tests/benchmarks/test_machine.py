@@ -136,3 +136,16 @@ def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.Monke
     for name in ("torch", "onnx", "onnxscript", "onnxruntime", "torchserve", "tensorrt-rtx"):
         assert checks[name].status == "missing"
         assert checks[name].remedy.startswith("pip install")
+
+
+def test_the_table_of_the_doctor_has_no_empty_column() -> None:
+    """Remedies have a column only if there is one."""
+    fine, bad = (
+        environment.Check("disk", "ok", "80 GB free"),
+        environment.Check("java", "missing", "none found", "install Java 17"),
+    )
+    assert environment.table([fine])[0] == ["what", "status", "found"]
+    assert environment.table([fine, bad]) == (
+        ["what", "status", "found", "remedy"],
+        [["disk", "ok", "80 GB free", ""], ["java", "missing", "none found", "install Java 17"]],
+    )

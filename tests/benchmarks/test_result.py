@@ -347,7 +347,7 @@ def test_comparison_of_two_results(found: result.Result, tmp_path: Path) -> None
     same, changed = compare.compare_results(found, again), compare.compare_results(found, slower)
     assert {verdict for change in same.changes for verdict in change.verdicts.values()} == {"cannot tell"}
     assert {verdict for change in changed.changes for verdict in change.verdicts.values()} == {"slower"}
-    assert all(known(change.drop).low < 0 < known(change.drop).high for change in same.changes)
+    assert all(known(change.drop).low == 0 == known(change.drop).high for change in same.changes)  # the same files
     columns, rows = compare.comparison_rows(changed)
     assert len(rows) == 3
     assert all(len(row) == len(columns) for row in rows)
@@ -359,6 +359,19 @@ def test_comparison_of_two_results(found: result.Result, tmp_path: Path) -> None
     )
     with pytest.raises(UserError, match="have no common stage"):
         compare.compare_results(found, only)
+
+
+def test_the_same_file_on_the_same_data_has_no_difference(found: result.Result) -> None:
+    """Samples of equal hashes are paired, so that an identical file has lost exactly nothing; others keep a doubt."""
+    for data, certain in (({"fingerprint": "a"}, True), ({}, False)):
+        given = found.model_copy(update={"data": data})
+        drops = [known(change.drop) for change in compare.compare_results(given, given).changes]
+        assert all((drop.low == drop.value == drop.high == 0) is certain for drop in drops)
+    altered = found.stages[0].model_copy(update={"sha256": "0" * 64})
+    one = found.model_copy(update={"data": {"fingerprint": "a"}})
+    two = one.model_copy(update={"stages": (altered, *found.stages[1:])})
+    drop = known(compare.compare_results(one, two).changes[0].drop)
+    assert drop.low < 0 < drop.high
 
 
 def test_compare_command_has_a_verdict_per_stage(

@@ -23,6 +23,8 @@ from .target_rules import Cpu, TensorRT
 End = Literal["auto", "int8", "float"]
 Ends = tuple[End, End]
 """Requested precision of the layers that read the model's inputs, and of the layers that no other layer follows."""
+SHOWN = 12
+"""Names of layers in a message."""
 
 
 def eligible(
@@ -38,7 +40,8 @@ def eligible(
     floating: dict[fx.Node, str] = {}
     nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
     last = _last(nodes)
-    _check_patterns(exclude, [name for node in nodes for name in (node.name, name_in_model(node))])
+    layers_first = sorted(nodes, key=lambda node: node.name not in heavy)
+    _check_patterns(exclude, [name for each in (name_in_model, _own_name) for name in map(each, layers_first)])
     for node in nodes:
         if node.name not in heavy and not any(name.startswith(f"{node.name}.") for name in heavy):
             continue
@@ -93,13 +96,21 @@ def _reads_floats(layer: Weighted) -> bool:
     return source.op == "call_function" and name_of(source) not in integers
 
 
+def _own_name(node: fx.Node) -> str:
+    return node.name
+
+
 def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
+            known = list(dict.fromkeys(names))
+            close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3)
+            more = f" and {len(known) - SHOWN} more (all with --json)" if len(known) > SHOWN else ""
+            listed = f"the model has {', '.join(known[:SHOWN])}{more}"
             raise UserError(
                 f"quantize.exclude: no node matches '{pattern}'",
-                f"did you mean {' or '.join(close)}?" if close else "see `retort show` for the names",
+                f"did you mean {' or '.join(close)}? {listed}" if close else listed,
+                known=known,
             )
 
 

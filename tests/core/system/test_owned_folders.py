@@ -175,7 +175,7 @@ def test_files_of_a_user_are_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     claim_file(path, force=False)
     path.write_text("my notes")
-    with pytest.raises(UserError, match="Retort did not write it"):
+    with pytest.raises(UserError, match="exists, and is kept"):
         claim_file(path, force=False, mark="retort.result/")
     claim_file(path, force=True)
     path.write_text('<meta name="generator" content="Retort, retort.result/2">')
