@@ -74,6 +74,9 @@ def require_file(path: Path, what: str, remedy: str) -> None:
         raise MissingFileError(f"{path} {found}", f"give the path of a {what}")
 
 
+_OF_THE_KERNEL = ("/proc", "/sys")
+
+
 def require_writable(directory: Path) -> None:
     """Fail before any work if a folder cannot be written or created.
 
@@ -90,6 +93,8 @@ def require_writable(directory: Path) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(place))
         if not os.access(place, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        if _is_of_the_kernel(place):
+            raise PermissionError(errno.EACCES, "the system keeps no files there", str(place))
         os.lstat(directory)
     except FileNotFoundError:
         return
@@ -98,3 +103,8 @@ def require_writable(directory: Path) -> None:
         raise StorageError(
             f"{directory} cannot be written: {text}", remedy_of(getattr(error, "errno", None))
         ) from error
+
+
+def _is_of_the_kernel(place: Path) -> bool:
+    """Whether a folder is one of the kernel's own, such as those in /proc, in which even root can make no folder."""
+    return any(place.resolve().is_relative_to(root) for root in _OF_THE_KERNEL)

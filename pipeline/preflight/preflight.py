@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ...core.data.data_sources import load_data
-from ...core.errors import RetortError
+from ...core.errors import RecipeError, RetortError
 from ...core.options.recipe import Recipe, read_recipe
 from ...core.options.recipe_faults import Fault, KeyLines, recipe_error
+from ...core.options.yaml_text import parse_yaml, read_text
 from ..forecast import Forecast, forecast
 from ..line import Line
 from .machine_needs import machine_faults
 from .model_trial import trial_faults
 from .named_things import named_faults
+from .recipe_parts import part_faults
 from .recipe_rules import text_faults
 from .subject import Subject
 
@@ -31,7 +34,12 @@ def check_recipe(path: Path, runs: Path, fast: bool = False) -> Recipe:
         MissingFileError: there is no such recipe.
         RecipeError: it has faults; ``facts["faults"]`` lists all of them.
     """
-    recipe, lines = read_recipe(path)
+    try:
+        recipe, lines = read_recipe(path)
+    except RecipeError as error:
+        if not fast:
+            raise _with_named_faults(error, path) from error
+        raise
     found = list(text_faults(recipe))
     if not fast:
         base = path.resolve().parent
@@ -41,6 +49,20 @@ def check_recipe(path: Path, runs: Path, fast: bool = False) -> Recipe:
         found += list(faults_of(subject))
     raise_faults(path, found, lines)
     return recipe
+
+
+def _with_named_faults(error: RecipeError, path: Path) -> RecipeError:
+    """The faults of a recipe's text, and those of the model and the data that can be looked for all the same."""
+    listed: Any = error.facts.get("faults", [])
+    known = [Fault(**fault) for fault in listed]
+    if not known:
+        return error
+    text, blamed = read_text(path, RecipeError), {fault.key for fault in known}
+    lines, found = KeyLines(text), part_faults(parse_yaml(text), path.resolve().parent)
+    more = [lines.placed(fault) for fault in found if fault.key not in blamed]
+    if not more:
+        return error
+    return recipe_error(str(path), [*known, *more], f"{error.remedy}; nothing was run")
 
 
 def prepare(line: Line, path: Path, lines: KeyLines, until: str | None) -> None:

@@ -243,3 +243,23 @@ def test_a_missing_recipe_is_no_fault_list(project: Path) -> None:
     for path, text in (("none.yaml", "no such recipe"), (".", "is a folder"), ("/dev/null", "a device")):
         with pytest.raises(MissingFileError, match=text):
             check_recipe(Path(path), project / "runs")
+
+
+def test_faults_of_the_text_hide_no_others(project: Path) -> None:
+    """An unknown key and a wrong value do not hide a model, data or a gate that cannot be used."""
+    stages = "[{quantize: {methd: mse}}, export, {bench: {batch_sizes: [0]}}]"
+    more = "gates: [{after: quantize, speedup: 2, batch_size: 7}]\n"
+    found = {fault["key"]: fault for fault in faults(project, recipe("nosuch:build", stages, "missing.npz", more))}
+    assert "no module named 'nosuch'" in found["model.source"]["message"]
+    assert "missing.npz" in found["data.source"]["message"]
+    assert "batch size 7" in found["gates.0.batch_size"]["message"]
+    assert {"stages.0.quantize.methd", "stages.2.bench.batch_sizes.0"} <= set(found)
+    assert all(fault["line"] for fault in found.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_folder_of_the_kernel_is_refused(project: Path) -> None:
+    """In /proc no folder can be made, although its mode does not say so to root."""
+    (project / "r.yaml").write_text(recipe("checked_net:build"))
+    with pytest.raises(RecipeError, match="cannot be written"):
+        check_recipe(project / "r.yaml", Path("/proc/x"))
