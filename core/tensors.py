@@ -176,7 +176,11 @@ class Signature:
         size = self.fixed_batch
         if size is None:
             return dict(feeds)
-        return {name: np.resize(array, (size, *np.shape(array)[1:])) for name, array in feeds.items()}
+        rows = {spec.name for spec in self.inputs if spec.shape and spec.shape[0] == size}
+        return {
+            name: np.resize(array, (size, *np.shape(array)[1:])) if name in rows and np.ndim(array) else array
+            for name, array in feeds.items()
+        }
 
     def describe_inputs(self) -> str:
         """Describe all inputs in one line."""

@@ -69,8 +69,8 @@ def repeat_rows(samples: Feeds, session: Session, batch: int) -> dict[str, Array
     """
     signature = session.signature
     axes = {spec.name: spec.shape.index(BATCH) for spec in signature.inputs if BATCH in spec.shape}
-    if signature.fixed_batch is not None:
-        axes = {spec.name: 0 for spec in signature.inputs}
+    if signature.fixed_batch == batch:
+        axes = {spec.name: 0 for spec in signature.inputs if spec.shape and spec.shape[0] == batch}
     made = {name: _repeated(np.asarray(array), axes.get(name), batch) for name, array in samples.items()}
     return signature.validate(made)
 

@@ -83,7 +83,7 @@ def test_paths_that_cannot_be_used_are_one_sentence(tmp_path: Path, capsys: pyte
 def test_unknown_command_gives_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     """For a misspelled command, the message has the nearest one, and the exit code is 2."""
     assert call("quantise") == 2
-    assert "did you mean 'quantize'" in capsys.readouterr().err
+    assert "Did you mean 'quantize'" in capsys.readouterr().err
 
 
 def test_init_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
