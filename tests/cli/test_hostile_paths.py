@@ -92,6 +92,7 @@ def test_hostile_paths_are_no_internal_errors(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
+@pytest.mark.skipif("RETORT_LONG_FUZZ" not in os.environ, reason="takes long: set RETORT_LONG_FUZZ=1")
 def test_many_hostile_paths_are_no_internal_errors(
     places: tuple[Path, dict[str, str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
