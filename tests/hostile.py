@@ -22,6 +22,10 @@ from retort.cli.app import app as APP
 KEPT = Path(__file__).resolve().parent / "old_files" / "fabcb72"
 SECONDS = 100
 """A command that takes longer hangs: on a FIFO, or on a question."""
+SUFFIXES = (".yaml", ".pt2", ".onnx", ".npz", ".mar", ".json", ".html", ".npy", ".safetensors")
+ENCODINGS = {"latin1": "latin-1", "utf16": "utf-16", "utf32": "utf-32", "bom": "utf-8-sig"}
+WHOLE = {".pt2": "cnn/model.pt2", ".onnx": "int8-onnx/model.onnx", ".mar": "archive/model.mar"}
+"""Valid files of the old version, of which half is kept."""
 RECIPE = "model: nets:cnn\ndata: nets:images\nstages: [export]\n"
 FAILURES = {
     "EACCES": errno.EACCES,
@@ -95,69 +99,60 @@ def _leaf(kind: Any) -> Any:
 def hostile_paths(folder: Path) -> dict[str, str]:
     """Paths of every kind that commands do not expect, made in a folder."""
     folder.mkdir(parents=True)
-    made: dict[str, str] = {}
+    return _hostile_files(folder) | _hostile_places(folder)
 
-    def _file(kind: str, content: bytes, suffix: str = "") -> Path:
-        path = folder / f"{kind}{suffix}"
-        path.write_bytes(content)
-        made[kind] = str(path)
-        return path
 
-    for suffix in (".yaml", ".pt2", ".onnx", ".npz", ".mar", ".json", ".html", ".npy", ".safetensors"):
-        _file(f"empty{suffix}", b"", "")
-        _file(f"garbage{suffix}", bytes(range(256)) * 4)
-        (folder / f"folder{suffix}").mkdir()
-        made[f"folder{suffix}"] = str(folder / f"folder{suffix}")
-        made[f"missing{suffix}"] = str(folder / f"missing{suffix}")
-        made[f"no-folder{suffix}"] = str(folder / "none" / f"x{suffix}")
-    for name, encoding in (("latin1", "latin-1"), ("utf16", "utf-16"), ("utf32", "utf-32"), ("bom", "utf-8-sig")):
-        _file(f"{name}.yaml", ("# für uns\n" + RECIPE).encode(encoding))
-    _file("nul.yaml", RECIPE.replace("nets:cnn", "a\0b.pt2").encode())
-    _file("nul-quoted.yaml", RECIPE.replace("nets:cnn", '"a\\0b.pt2"').encode())
-    _file("list.yaml", b"- 1\n- 2\n")
-    _file("deep.yaml", b"[" * 2000)
-    _file("tag.yaml", b"model: !!python/object/apply:os.system [ls]\n")
-    _file("alias.yaml", b"a: &a [*a]\nmodel: *a\n")
-    _file("list.json", b"[1, [2, 3]]")
-    _file("text.json", b'"text"')
-    _file("deep.json", b"[" * 100_000)
-    _file("latin1.json", '{"input": "ü"}'.encode("latin-1"))
+def _hostile_files(folder: Path) -> dict[str, str]:
+    """Files with contents that no command can use."""
+    whole = {kind: (KEPT / path).read_bytes() for kind, path in WHOLE.items()}
+    files = {f"{name}.yaml": ("# für uns\n" + RECIPE).encode(encoding) for name, encoding in ENCODINGS.items()}
+    files |= {f"cut{kind}": content[: len(content) // 2] for kind, content in whole.items()}
+    files |= {f"garbage{suffix}": bytes(range(256)) * 4 for suffix in SUFFIXES}
+    files |= {f"empty{suffix}": b"" for suffix in SUFFIXES}
+    files |= {
+        "nul.yaml": RECIPE.replace("nets:cnn", "a\0b.pt2").encode(),
+        "nul-quoted.yaml": RECIPE.replace("nets:cnn", '"a\\0b.pt2"').encode(),
+        "list.yaml": b"- 1\n- 2\n",
+        "deep.yaml": b"[" * 2000,
+        "tag.yaml": b"model: !!python/object/apply:os.system [ls]\n",
+        "alias.yaml": b"a: &a [*a]\nmodel: *a\n",
+        "list.json": b"[1, [2, 3]]",
+        "text.json": b'"text"',
+        "deep.json": b"[" * 100_000,
+        "latin1.json": '{"input": "ü"}'.encode("latin-1"),
+        "présent\udcff.yaml": RECIPE.encode(),
+        "file": b"a file",
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
     with zipfile.ZipFile(folder / "zip.pt2", "w") as archive:
         archive.writestr("a", "b")
-    made["zip.pt2"] = str(folder / "zip.pt2")
-    whole = (KEPT / "cnn" / "model.pt2").read_bytes()
-    _file("cut.pt2", whole[: len(whole) // 2])
-    whole = (KEPT / "int8-onnx" / "model.onnx").read_bytes()
-    _file("cut.onnx", whole[: len(whole) // 2])
-    whole = (KEPT / "archive" / "model.mar").read_bytes()
-    _file("cut.mar", whole[: len(whole) // 2])
-    _file("file", b"a file").chmod(0o644)
-    made["below-a-file"] = str(folder / "file" / "below.yaml")
+    return {name: str(folder / name) for name in [*files, "zip.pt2"]}
+
+
+def _hostile_places(folder: Path) -> dict[str, str]:
+    """Folders, links, pipes, devices and names where a command expects a file."""
+    made = {f"missing{suffix}": str(folder / f"missing{suffix}") for suffix in SUFFIXES}
+    made |= {f"no-folder{suffix}": str(folder / "none" / f"x{suffix}") for suffix in SUFFIXES}
+    for suffix in SUFFIXES:
+        (folder / f"folder{suffix}").mkdir()
+        made[f"folder{suffix}"] = str(folder / f"folder{suffix}")
     for suffix in ("", ".onnx", ".yaml"):
         made[f"too-long{suffix}"] = str(folder / ("n" * 300 + suffix))
         made[f"newline{suffix}"] = str(folder / f"a\nb{suffix}")
         made[f"surrogate{suffix}"] = str(folder / f"a\udcffb{suffix}")
         made[f"nul{suffix}"] = str(folder / f"a\0b{suffix}")
-    _file("présent\udcff.yaml", RECIPE.encode())
-    made["too-deep"] = str(folder / "/".join(["d"] * 2100))
-    (folder / "broken").symlink_to(folder / "nowhere")
-    (folder / "loop.onnx").symlink_to(folder / "loop.onnx")
-    (folder / "loop-a").symlink_to(folder / "loop-b")
-    (folder / "loop-b").symlink_to(folder / "loop-a")
-    made |= {"broken": str(folder / "broken"), "loop.onnx": str(folder / "loop.onnx"), "loop": str(folder / "loop-a")}
+    for link, target in {"broken": "nowhere", "loop.onnx": "loop.onnx", "loop": "loop-b", "loop-b": "loop"}.items():
+        (folder / link).symlink_to(folder / target)
+    made |= {link: str(folder / link) for link in ("broken", "loop.onnx", "loop")}
     for suffix in ("", ".pt2", ".npz", ".yaml", ".json"):
         os.mkfifo(folder / f"fifo{suffix}")
         made[f"fifo{suffix}"] = str(folder / f"fifo{suffix}")
+    made |= {"below-a-file": str(folder / "file" / "below.yaml"), "too-deep": str(folder / "/".join(["d"] * 2100))}
     made |= {"dev-null": "/dev/null", "dev-full": "/dev/full", "dev-zero": "/dev/zero", "proc": "/proc/nothing/here"}
     made |= {"dot": ".", "dots": "..", "empty": "", "home": "~", "nobody": "~nobody-here/x", "dash": "-"}
-    made |= {
-        "colon": ":",
-        "module": "no_such_module:f",
-        "own-module": "nets:none",
-        "raises": "os:abort_",
-        "hash": "a#b",
-    }
-    return made
+    made |= {"colon": ":", "module": "no_such_module:f", "own-module": "nets:none", "raises": "os:abort_"}
+    return made | {"hash": "a#b"}
 
 
 def base_arguments(command: str, old: Path) -> list[str]:

@@ -202,7 +202,8 @@ def test_every_command_refuses_before_it_starts_anything(
     assert not (tmp_path / "logs").exists()
 
 
-def _assert_flips_are_found(whole: Path, tmp_path: Path, flips: list[tuple[int, int]]) -> None:
+def assert_flips_are_found(whole: Path, tmp_path: Path, flips: list[tuple[int, int]]) -> None:
+    """Every change of one byte, given by its place and the bits that change, is refused; the whole archive is not."""
     content = bytearray(whole.read_bytes())
     path = tmp_path / "model.mar"
     path.write_bytes(content)
@@ -231,7 +232,7 @@ def test_changed_bytes_are_found_anywhere(whole: Path, tmp_path: Path) -> None:
     """2,000 changes of one byte, half of them in the zip's own headers and directory, are all found."""
     generator, metadata = random.Random(5), _metadata(whole)
     places = [*generator.choices(metadata, k=1000), *(generator.randrange(whole.stat().st_size) for _ in range(1000))]
-    _assert_flips_are_found(whole, tmp_path, [(place, generator.randrange(1, 256)) for place in places])
+    assert_flips_are_found(whole, tmp_path, [(place, generator.randrange(1, 256)) for place in places])
 
 
 @pytest.mark.slow
@@ -241,4 +242,4 @@ def test_every_bit_of_the_zip_and_100000_bits_are_found(whole: Path, tmp_path: P
     generator = random.Random(6)
     flips = [(place, 1 << bit) for place in _metadata(whole) for bit in range(8)]
     flips += [(generator.randrange(whole.stat().st_size), 1 << generator.randrange(8)) for _ in range(100_000)]
-    _assert_flips_are_found(whole, tmp_path, flips)
+    assert_flips_are_found(whole, tmp_path, flips)
