@@ -90,9 +90,8 @@ def capture(
     if isinstance(model, str | Path | Graph):
         source = str(model.path.resolve()) if isinstance(model, Graph) else str(model)
         if example is not None:
-            raise UserError(
-                "a model that is given by name needs `data` instead of an example", "capture(source, data=…)"
-            )
+            message = "a model that is given by name needs `data` instead of an example"
+            raise UserError(message, "capture(source, data=…)")
         splits = running.splits_for_source(source, data, seed, request.fixed)
         return capture_source(source, request, splits, seed, workspace, console)
     require_model(model)

@@ -27,7 +27,6 @@ from .system.atomic_files import storage_errors, write_atomically
 from .system.owned_folders import MANIFEST, require_free, settle, sha256_file
 
 Found = TypeVar("Found", bound=Record)
-_DEEPEST = 2  # files of an artifact lie in its folder or in one below it, such as bundle
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,8 @@ def new_artifact(
             given = options.model_dump(mode="json") if options is not None else {}
             facts = draft.facts.to_json()
             seconds = round(time.monotonic() - place.started, 3)
-            made_by = (place.parents, given, files, facts, tools or {}, dict(place.inputs), seconds)
-            manifest = Manifest(kind, stage, key, *made_by)
+            made_by = (given, files, facts, tools or {}, dict(place.inputs), seconds)
+            manifest = Manifest(kind, stage, key, place.parents, *made_by)
             write_atomically(scratch / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
             settle(scratch, directory)
         finally:
@@ -232,17 +231,20 @@ def require_unaltered(path: Path, found: str) -> None:
         ArtifactError: the manifest has another one.
     """
     file = path.resolve()
-    for folder in list(file.parents)[:_DEEPEST]:
+    for folder in file.parents[:2]:  # files lie in the artifact's folder or in one below it, such as bundle
         try:
             manifest = _read_manifest(folder)
         except ArtifactError:
             continue  # no artifact, or another program's manifest.json
         entry = manifest.files.get(file.relative_to(folder).as_posix())
         if entry is not None and entry.sha256 != found:
-            raise ArtifactError(
-                f"{path} was altered or truncated: its hash is {found[:12]}, the manifest says {entry.sha256[:12]}",
-                "run its stage again; if you changed the file on purpose, copy it to another folder",
-            )
+            remedy = "run its stage again; if you changed the file on purpose, copy it to another folder"
+            raise _altered(path, found, entry, remedy)
+
+
+def _altered(path: Path, found: str, entry: FileEntry, remedy: str) -> ArtifactError:
+    hashes = f"its hash is {found[:12]}, the manifest says {entry.sha256[:12]}"
+    return ArtifactError(f"{path} was altered or truncated: {hashes}", remedy)
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -268,10 +270,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
             raise ArtifactError(f"{folder} has lost its file '{name}'", "delete the folder and run its stage again")
         found = sha256_file(path)
         if found != entry.sha256:
-            raise ArtifactError(
-                f"{path} was altered or truncated: its hash is {found[:12]}, the manifest says {entry.sha256[:12]}",
-                "delete the folder and run its stage again",
-            )
+            raise _altered(path, found, entry, "delete the folder and run its stage again")
 
 
 def raise_if_not(artifact: Artifact, *kinds: Kind) -> None:

@@ -74,14 +74,11 @@ def q05_activation_per_tensor(view: View) -> Iterator[Finding]:
     for node in view.pairs():
         scale = view.array(node, 1)
         if scale is not None and scale.size > 1 and not holds_weight(view, node):
-            message = f"quantizes an activation with {counted(scale.size, 'scale')}"
-            yield finding("Q05", node, message, "use one scale", "silent")
+            yield finding("Q05", node, f"quantizes an activation with {scale.size} scales", "use one scale", "silent")
             axis, shape = _axis(node), view.shape_of(node.input[0])
             size = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
             if size is not None and size != scale.size:
-                yield finding(
-                    "Q05", node, f"has {counted(scale.size, 'scale')} for {counted(size, 'channel')}", "use one scale"
-                )
+                yield finding("Q05", node, f"has {scale.size} scales for {counted(size, 'channel')}", "use one scale")
 
 
 def q06_weight_axis(view: View) -> Iterator[Finding]:
