@@ -57,7 +57,7 @@ def _guarded(given: list[str]) -> int:
 
 def _interrupted(stop: BaseException, given: list[str]) -> Interrupted:
     """What is kept, and the command that goes on."""
-    from .core.interruption import kept_by
+    from .core.terminal.interruption import kept_by
 
     kept = kept_by(stop.__cause__ or stop)
     command = shlex.join(["retort", *given])

@@ -14,8 +14,8 @@ from ..core.data.class_labels import shortened
 from ..core.facts.any_facts import AnyFacts
 from ..core.formats.program_file import read_signature
 from ..core.tensors import Signature
-from ..pipeline import forecast
-from ..pipeline.forecast import Step
+from ..pipeline.runs import forecast
+from ..pipeline.runs.forecast import Step
 
 
 def print_artifact(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:

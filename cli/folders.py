@@ -22,7 +22,7 @@ def runs_command(runs: Runs = RUNS, json: Json = False, debug: Debug = False) ->
 
     Example: `retort runs`
     """
-    from ..pipeline.run_folders import runs_in
+    from ..pipeline.runs.run_folders import runs_in
 
     screen = console(json)
     found = runs_in(runs)
@@ -32,8 +32,8 @@ def runs_command(runs: Runs = RUNS, json: Json = False, debug: Debug = False) ->
 
 
 def _print_runs(runs: Path, screen: Console) -> None:
-    from ..pipeline.cleaning import megabytes
-    from ..pipeline.run_folders import count_of, remarks, runs_in
+    from ..pipeline.runs.cleaning import megabytes
+    from ..pipeline.runs.run_folders import count_of, remarks, runs_in
 
     rows, notes = [], []
     for run in runs_in(runs):
@@ -73,7 +73,7 @@ def clean(
 
     Example: `retort clean`; `retort clean digits --yes`
     """
-    from ..pipeline.cleaning import cleaning, megabytes, remove, summary
+    from ..pipeline.runs.cleaning import cleaning, megabytes, remove, summary
 
     screen = console(json)
     found = cleaning(runs, names or (), caches)

@@ -10,7 +10,7 @@ from ..core.errors import Interrupted
 
 
 class Interruptible(TyperGroup):
-    """Hands on an interruption with what was noted on it (:mod:`retort.core.interruption`) as its cause."""
+    """Hands on an interruption with what was noted on it (:mod:`retort.core.terminal.interruption`) as its cause."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.

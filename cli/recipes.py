@@ -16,8 +16,8 @@ from ..core.options.stage_options import DataSpec, ModelSpec, Target, Task
 from ..core.options.yaml_text import parse_yaml
 from ..core.system.owned_folders import claim_file
 from ..pipeline import run as pipeline
-from ..pipeline import run_summary
 from ..pipeline.dispatch import RUNS
+from ..pipeline.outcome import run_summary
 from . import completion, describe
 from .app import Debug, Json, RecipeFile, Runs, app, console
 from .questions import ask

@@ -12,8 +12,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .heartbeat import Heartbeat, Work
-from .text_tables import as_blocks, as_columns, natural_widths, table_width, wrapped_widths
+from .terminal.heartbeat import Heartbeat, Work
+from .terminal.text_tables import as_blocks, as_columns, natural_widths, table_width, wrapped_widths
 
 Mode = Literal["text", "json", "silent"]
 T = TypeVar("T")

@@ -35,7 +35,7 @@ class Identity:
     """The key of an artifact, and a short hash of each input that is part of it.
 
     Attributes:
-        inputs: by which :mod:`retort.pipeline.forecast` finds the input that has changed.
+        inputs: by which :mod:`retort.pipeline.runs.forecast` finds the input that has changed.
     """
 
     key: str

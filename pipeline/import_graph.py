@@ -18,7 +18,13 @@ _FILE = re.compile(r"""["']((?:\w+/)*\w+\.py)["']""")
 _FOLDER = re.compile(r"""f["']((?:\w+/)*\w+)/\{""")
 _PACKAGE = "{__package__}."
 _COMMENT = re.compile(r"#[^\n]*")
-PRESENTATION = ("core/console.py", "core/heartbeat.py", "core/interruption.py", "core/text_tables.py")
+PRESENTATION = (
+    "core/console.py",
+    "core/terminal/__init__.py",
+    "core/terminal/heartbeat.py",
+    "core/terminal/interruption.py",
+    "core/terminal/text_tables.py",
+)
 """Console output does not affect the result of a stage."""
 KINDS = (".py", ".jinja")
 

@@ -12,19 +12,20 @@ from pathlib import Path
 from ..core.console import SILENT, Console
 from ..core.counts import listed
 from ..core.errors import MachineError, RetortError, UserError
-from ..core.interruption import noting_what_is_kept
 from ..core.options.recipe import nearest, read_recipe
 from ..core.options.recipe_faults import KeyLines
 from ..core.options.stage_options import Gate, Options, QuantizeOptions
 from ..core.system.owned_folders import is_scratch
-from . import measure, run_summary
+from ..core.terminal.interruption import noting_what_is_kept
+from . import measure
 from .dispatch import RUNS
-from .forecast import Forecast, Step, forecast
 from .line import Line, Outcome
-from .missed_gate import missed
+from .outcome import run_summary
+from .outcome.missed_gate import missed
+from .outcome.recommendation import recommended
 from .preflight.preflight import prepare
-from .recommendation import recommended
-from .run_record import recorded
+from .runs.forecast import Forecast, Step, forecast
+from .runs.run_record import recorded
 from .steps import artifact_of
 from .tuning.int8_speed import is_faster, speed_of
 

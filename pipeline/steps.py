@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..core.artifact import Artifact
 from ..core.options.stage_options import Options
 from ..core.options.stage_table import STAGES
-from . import measure, run_results, stages
+from . import measure, stages
 from .dispatch import run_stage
+from .outcome import run_results
 
 if TYPE_CHECKING:
     from .line import Line

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ...core.console import Console
 from ...core.counts import counted, listed
-from ...core.text_tables import table_width
+from ...core.terminal.text_tables import table_width
 from ..result import LatencyEntry, Result, StageEntry
 from . import formatting
 

@@ -18,9 +18,9 @@ from ...core.counts import counted
 from ...core.errors import DataError, MachineError, UserError
 from ...core.facts.program_facts import Epoch, TrainFacts, Training, TrainTiming
 from ...core.formats.program_file import fit_context
-from ...core.interruption import noting_what_is_kept
 from ...core.metrics.task_metrics import METRIC_UNIT
 from ...core.options.stage_options import TrainOptions
+from ...core.terminal.interruption import noting_what_is_kept
 from ..graph.workarounds import forget_accelerator
 from ..program import Program, load_program, move, set_training, store
 from .chance import doubt_of

@@ -11,8 +11,8 @@ from ...core.errors import RecipeError, RetortError
 from ...core.options.recipe import Recipe, read_recipe
 from ...core.options.recipe_faults import Fault, KeyLines, recipe_error
 from ...core.options.yaml_text import parse_yaml, read_text
-from ..forecast import Forecast, forecast
 from ..line import Line
+from ..runs.forecast import Forecast, forecast
 from .machine_needs import machine_faults
 from .model_trial import trial_faults
 from .named_things import named_faults

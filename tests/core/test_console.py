@@ -10,7 +10,7 @@ import time
 import pytest
 
 from retort.core.console import Console, Mode
-from retort.core.heartbeat import Work
+from retort.core.terminal.heartbeat import Work
 
 BRACKETS = "pip install 'retort[serve]' [red] [/] \\[x]"
 
@@ -34,7 +34,7 @@ def test_long_work_prints_lines_without_a_terminal(
 ) -> None:
     """One line every 30 s with the step and the time left; none for short work, in JSON mode, or at the end."""
     clock = [0.0]
-    monkeypatch.setattr("retort.core.heartbeat.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("retort.core.terminal.heartbeat.time.monotonic", lambda: clock[0])
     with Console("text").progress("train", 10) as bar:
         for _ in range(10):
             clock[0] += 12
@@ -56,7 +56,7 @@ def test_long_work_prints_lines_without_a_terminal(
 
 def test_one_long_step_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Work without steps, and a step that takes long, print a line each time; the thread ends with the work."""
-    monkeypatch.setattr("retort.core.heartbeat.LINE_EVERY_S", 0.05)
+    monkeypatch.setattr("retort.core.terminal.heartbeat.LINE_EVERY_S", 0.05)
     console = Console("text")
     with console.working("export"):
         time.sleep(0.3)

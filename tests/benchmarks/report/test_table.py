@@ -10,7 +10,7 @@ import pytest
 from retort.benchmarks.report import table
 from retort.benchmarks.result import Result, load_result
 from retort.core.console import Console
-from retort.core.text_tables import table_width
+from retort.core.terminal.text_tables import table_width
 
 RESULT = load_result(Path(__file__).parents[2] / "results/schema1.json")
 

@@ -20,9 +20,9 @@ from retort.core.console import Bar, Console
 from retort.core.context import Place
 from retort.core.errors import ArtifactError, MachineError, RetortError, UserError, VerificationError
 from retort.core.facts.engine_facts import EngineFacts
-from retort.core.interruption import kept_by
 from retort.core.options.stage_options import EngineOptions
 from retort.core.tensors import Signature
+from retort.core.terminal.interruption import kept_by
 from retort.export.trt.build_process import BuildRequest, run_build
 from retort.export.trt.stage import build_engine, rebuild_command
 from retort.export.trt.timing_cache import read_cache

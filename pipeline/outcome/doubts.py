@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..core.artifact import Artifact
-from ..core.facts.program_facts import TrainFacts
-from ..core.facts.prune_facts import PruneFacts
-from ..core.options.stage_table import PROGRAM_STAGES
+from ...core.artifact import Artifact
+from ...core.facts.program_facts import TrainFacts
+from ...core.facts.prune_facts import PruneFacts
+from ...core.options.stage_table import PROGRAM_STAGES
 
 
 def doubts(artifacts: Mapping[str, Artifact], last: str) -> list[str]:

@@ -13,11 +13,12 @@ from retort.core.artifact import Artifact
 from retort.core.console import Console
 from retort.core.errors import GateError, UserError
 from retort.core.options.recipe import load_recipe
-from retort.pipeline import run, run_summary
-from retort.pipeline.doubts import doubts
+from retort.pipeline import run
 from retort.pipeline.line import Line
-from retort.pipeline.recommendation import change_words, recommended
-from retort.pipeline.stage_evidence import evidence
+from retort.pipeline.outcome import run_summary
+from retort.pipeline.outcome.doubts import doubts
+from retort.pipeline.outcome.recommendation import change_words, recommended
+from retort.pipeline.outcome.stage_evidence import evidence
 
 BENCH = "bench: {batch_sizes: [1, 4], blocks: 5, block_ms: 1, budget_s: 2}"
 STAGES = [

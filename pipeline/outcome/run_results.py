@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..benchmarks.compare_models import ran_on
-from ..benchmarks.sessions import runtime_name
-from ..core.artifact import Artifact, load_artifact, new_artifact, stable_hash
-from ..core.context import Place
-from ..core.counts import counted, listed
-from ..core.dynamic_kernels import DEPENDENT_ROWS
-from ..core.facts.any_facts import AnyFacts
-from ..core.facts.program_facts import Epoch
-from ..core.facts.quantize_facts import QuantizeFacts
-from ..core.options.stage_options import BenchOptions, ReportOptions
-from ..core.options.stage_table import PROGRAM_STAGES, stages_that
-from .measure import accuracy, compare, graph_of, reference_of
+from ...benchmarks.compare_models import ran_on
+from ...benchmarks.sessions import runtime_name
+from ...core.artifact import Artifact, load_artifact, new_artifact, stable_hash
+from ...core.context import Place
+from ...core.counts import counted, listed
+from ...core.dynamic_kernels import DEPENDENT_ROWS
+from ...core.facts.any_facts import AnyFacts
+from ...core.facts.program_facts import Epoch
+from ...core.facts.quantize_facts import QuantizeFacts
+from ...core.options.stage_options import BenchOptions, ReportOptions
+from ...core.options.stage_table import PROGRAM_STAGES, stages_that
+from ..measure import accuracy, compare, graph_of, reference_of
 from .recommendation import recommended
 from .stage_evidence import evidence
 
 if TYPE_CHECKING:
-    from ..benchmarks.result import Result, StageEntry
-    from ..benchmarks.timing.latency import LatencyComparison
-    from .line import Line
+    from ...benchmarks.result import Result, StageEntry
+    from ...benchmarks.timing.latency import LatencyComparison
+    from ..line import Line
 
 JUDGED = (*PROGRAM_STAGES, *stages_that(make="graph"), "serve")
 
@@ -46,7 +46,7 @@ def bench(line: Line, options: BenchOptions, timed: bool = True) -> Artifact:
     gates = [gate.to_dict() for gate in line.outcome.gates]
 
     def _make(place: Place) -> Artifact:
-        from ..benchmarks.result import save_result
+        from ...benchmarks.result import save_result
 
         measured = _measure(line, options, stages, graphs, gates, timed)
         told = {"details": tuple(evidence(line)), "recipe": line.text, "ship": recommended(line, measured)}
@@ -62,7 +62,7 @@ def bench(line: Line, options: BenchOptions, timed: bool = True) -> Artifact:
 
 def load_bench(artifact: Artifact) -> Result:
     """The result inside a measurement artifact."""
-    from ..benchmarks.result import load_result
+    from ...benchmarks.result import load_result
 
     return load_result(artifact.main)
 
@@ -75,8 +75,8 @@ def _measure(
     gates: list[dict[str, Any]],
     timed: bool,
 ) -> Result:
-    from ..benchmarks.build_result import new_result
-    from ..benchmarks.footprint import measure_memory
+    from ...benchmarks.build_result import new_result
+    from ...benchmarks.footprint import measure_memory
 
     found: dict[int, LatencyComparison] = {}
     if timed:
@@ -105,7 +105,7 @@ def _entry(
     memory: dict[str, Any],
     options: BenchOptions,
 ) -> StageEntry:
-    from ..benchmarks.build_result import stage_entry
+    from ...benchmarks.build_result import stage_entry
 
     shipped = line.shipped()
     program = name if name in graphs else shipped
@@ -162,7 +162,7 @@ def report(line: Line, options: ReportOptions) -> Artifact:
     parent = line.outcome.artifacts["bench"]
 
     def _make(place: Place) -> Artifact:
-        from ..benchmarks.report.html_report import write_report
+        from ...benchmarks.report.html_report import write_report
 
         result = load_bench(parent)
         shown = result.model_copy(update={"title": options.title}) if options.title else result

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..benchmarks.report import formatting
-from ..benchmarks.result import GateEntry, Result, ShipEntry, Spread, StageEntry
-from ..core.counts import listed
-from ..core.metrics.ratio import Ratio
-from ..core.options.stage_table import PROGRAM_STAGES
+from ...benchmarks.report import formatting
+from ...benchmarks.result import GateEntry, Result, ShipEntry, Spread, StageEntry
+from ...core.counts import listed
+from ...core.metrics.ratio import Ratio
+from ...core.options.stage_table import PROGRAM_STAGES
+from ..measure import accuracy, graph_of
 from .doubts import doubts
-from .measure import accuracy, graph_of
 
 if TYPE_CHECKING:
-    from .line import Line
+    from ..line import Line
 
 SAME = 0.02
 """Speedups below 2 % do not decide which file is shipped."""
@@ -86,7 +86,7 @@ def _faster(ratios: dict[int, Ratio], one: str, other: str) -> str:
 
 def _figures(result: Result, stage: StageEntry) -> str:
     """``114 kB; accuracy 98.61 %, gained 0.28 pp against train; 6.40× [6.07, 6.74] as fast as train at batch 1; …``."""
-    from ..benchmarks.report.table import measured_with
+    from ...benchmarks.report.table import measured_with
 
     parts = [formatting.bytes_text(stage.size_bytes)]
     if stage.metric is not None:
@@ -140,7 +140,7 @@ def _certain(ratio: Ratio) -> bool:
 
 
 def _ratio(result: Result, stage: StageEntry, shipped: StageEntry, batch: int) -> Ratio:
-    from ..benchmarks.timing.statistics import ratio_interval
+    from ...benchmarks.timing.statistics import ratio_interval
 
     own, theirs = stage.latency[batch], shipped.latency[batch]
     return ratio_interval(theirs.blocks_ms, own.blocks_ms, own.median_ms.confidence)

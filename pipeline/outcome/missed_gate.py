@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..benchmarks.report import formatting
-from ..core.counts import listed
-from ..core.errors import GateError, RetortError
-from ..core.options.stage_options import BenchOptions, Gate, ReportOptions
-from ..core.options.stage_table import PROGRAM_STAGES
+from ...benchmarks.report import formatting
+from ...core.counts import listed
+from ...core.errors import GateError, RetortError
+from ...core.options.stage_options import BenchOptions, Gate, ReportOptions
+from ...core.options.stage_table import PROGRAM_STAGES
+from ..gates import GateResult
+from ..measure import accuracy, graph_bytes, metric_of, reference_of
 from . import run_results
-from .gates import GateResult
-from .measure import accuracy, graph_bytes, metric_of, reference_of
 
 if TYPE_CHECKING:
-    from .line import Line
+    from ..line import Line
 
 REMEDIES = {
     "train": "train longer",

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..benchmarks.stage_details import Curve, FloatLayer, OutputNoise, Proof, StageDetails
-from ..core.artifact import Artifact
-from ..core.counts import counted, listed
-from ..core.facts.export_facts import ExportFacts
-from ..core.facts.measurement_facts import ServeFacts
-from ..core.facts.pack_facts import PackFacts
-from ..core.facts.program_facts import CaptureFacts, Epoch, TrainFacts
-from ..core.facts.prune_facts import PruneFacts, PruneStep, SparsifyFacts
-from ..core.facts.quantize_facts import Fidelity, QuantizeFacts
+from ...benchmarks.stage_details import Curve, FloatLayer, OutputNoise, Proof, StageDetails
+from ...core.artifact import Artifact
+from ...core.counts import counted, listed
+from ...core.facts.export_facts import ExportFacts
+from ...core.facts.measurement_facts import ServeFacts
+from ...core.facts.pack_facts import PackFacts
+from ...core.facts.program_facts import CaptureFacts, Epoch, TrainFacts
+from ...core.facts.prune_facts import PruneFacts, PruneStep, SparsifyFacts
+from ...core.facts.quantize_facts import Fidelity, QuantizeFacts
 from .doubts import doubt_of_stage
 
 if TYPE_CHECKING:
-    from .line import Line
+    from ..line import Line
 
 _BUDGETS = {"macs": "multiply-accumulates", "parameter_bytes": "bytes of the parameters"}
 EQUAL_DB = 300.0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.console import Console
-from .line import Outcome
+from ...core.console import Console
+from ..line import Outcome
 
 
 def show(outcome: Outcome, console: Console) -> None:
     """Print the table of the stages, every gate, the report and, in the last line, the file to ship."""
     if outcome.result is not None:
-        from ..benchmarks.report.table import print_table
+        from ...benchmarks.report.table import print_table
 
         print_table(outcome.result, console)
     if console.mode != "text":
