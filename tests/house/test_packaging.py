@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -168,3 +171,16 @@ def test_each_package_has_one_range() -> None:
         if one.name != NAME:
             ranges.setdefault(canonicalize_name(one.name), set()).add(str(one.specifier))
     assert {name: found for name, found in ranges.items() if len(found) > 1} == {}
+
+
+def test_git_ignores_no_source_file() -> None:
+    """A clone has every file that the checkout has: an ignored name would be missing there alone."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    rooms = [path.parent.name for path in ROOT.glob("*/__init__.py")]
+    listing = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "--", *rooms, "tests"]
+    ignored = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    left = [
+        name for name in ignored if not re.search(r"__pycache__/|\.pyc$|(^|/)\.\w+_cache/|(^|/)\.hypothesis/", name)
+    ]
+    assert left == []
