@@ -14,7 +14,7 @@ from .core.session import PROVIDERS, Session, SessionOptions
 from .pipeline.live import running
 from .pipeline.live.capturing import CaptureRequest, capture_module, capture_source, require_model
 from .pipeline.live.compressing import distill, prune, quantize, sparsify, train
-from .pipeline.live.data.adapters import as_splits
+from .pipeline.live.data.adapters import as_splits, is_source, one_value
 from .pipeline.live.documented import checked, with_options
 from .pipeline.live.objects import opening
 from .pipeline.live.objects.compared_models import candidates, test_splits
@@ -93,7 +93,10 @@ def capture(
             message = "a model that is given by name needs `data` instead of an example"
             raise UserError(message, "capture(source, data=…)")
         splits = running.splits_for_source(source, data, seed, request.fixed)
-        return capture_source(source, request, splits, seed, workspace, console)
+        program = capture_source(source, request, splits, seed, workspace, console)
+        if is_source(data) and one_value(program.signature):  # read again: whole numbers are its values
+            program.data = as_splits(data, program.signature, "calibrate", seed)
+        return program
     require_model(model)
     program = capture_module(model, data if example is None else example, request, workspace)
     if data is not None:

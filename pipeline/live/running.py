@@ -202,7 +202,7 @@ def splits_of(model: Program | ModelFile, signature: Any, request: Request, use:
         DataError: there are none.
     """
     if request.data is not None:
-        return as_splits(request.data, signature, use, request.seed)
+        return as_splits(request.data, signature, use, request.seed, request.task)
     if model.data is None:
         raise DataError("no data were given", REMEDY)
     return model.data

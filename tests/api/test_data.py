@@ -252,6 +252,25 @@ def test_one_set_is_divided_as_the_data_of_recipes() -> None:
     assert len(splits.calibration) == wanted.calibration
 
 
+def test_whole_numbers_of_a_source_are_values_for_regression(tmp_path: Path) -> None:
+    """Prices stay prices if the task is regression, or if the model gives one number and the prices have no names."""
+    rows = [f"{index / 7},{index},{index % 5},{1000 + 10 * (index % 9)}" for index in range(40)]
+    (tmp_path / "prices.csv").write_text("\n".join(["a,b,c,price", *rows]))
+    source = str(tmp_path / "prices.csv")
+    program = retort.capture(torch.nn.Linear(3, 1), torch.zeros(2, 3), data=source)
+    for splits in (program.data, as_splits(source, ONE, "train", task="regression")):
+        values = splits.train.read([0])[1] if splits is not None else None
+        assert values is not None
+        assert values.shape == (1, 1)
+        assert 1000 <= values[0, 0] <= 1080
+    assert as_splits(source, ONE, "train").classes[0] == "1000"
+    named = {"source": source, "args": {"target": "c", "classes": "u,v,w,x,y"}}
+    assert as_splits(named, program.signature, "train").classes == tuple("uvwxy")
+    trained = retort.train(program, data=source, task="regression", epochs=1)
+    assert trained.data is not None
+    assert trained.data.train.fingerprint() == program.data.train.fingerprint()  # type: ignore[union-attr]
+
+
 def test_a_source_has_arguments_as_in_a_recipe(tmp_path: Path) -> None:
     """A mapping with `source` and `args` reads an image folder as asked; unknown keys and values name themselves."""
     (tmp_path / "pics" / "a").mkdir(parents=True)

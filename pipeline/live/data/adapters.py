@@ -16,7 +16,7 @@ from ....core.data.splits import ALIASES, CALIBRATION, NAMES, TEST, TRAIN, VALID
 from ....core.errors import DataError, UserError
 from ....core.options.recipe import option_faults
 from ....core.options.stage_options import DataSpec, Task
-from ....core.tensors import Signature
+from ....core.tensors import BATCH, Signature
 from .feeds import is_array
 from .samples import Reader
 
@@ -27,7 +27,7 @@ FEW = 8
 REMEDY = "give a DataLoader, a Dataset, arrays, a (x, y) pair, a mapping of splits, or the name of a data source"
 
 
-def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Splits:
+def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0, task: Task | None = None) -> Splits:
     """Make the four splits from any kind of data.
 
     A mapping with the keys ``train``, ``validation``, ``calibration`` and ``test`` has splits by name. A name selects
@@ -41,6 +41,7 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
         signature: signature of the model, which distinguishes inputs from targets.
         use: purpose of a single set.
         seed: random seed that selects the held-out samples.
+        task: what the targets of a named source are for; by default the task that the model's output implies.
 
     Raises:
         DataError: the data are not samples, are empty, or do not fit the model.
@@ -49,7 +50,7 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
     if isinstance(data, Splits):
         return data
     if is_source(data):
-        return load_data(_described(data), Path.cwd(), seed)
+        return _loaded(_described(data), signature, seed, task)
     reader = Reader(signature)
     if isinstance(data, Mapping) and names_splits(data):
         given = {ALIASES.get(str(key), str(key)): value for key, value in data.items() if key != "classes"}
@@ -59,6 +60,22 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0) -> Split
     if use == "test":
         return Splits(whole, whole, _some(whole, seed), whole, classes)
     return _filled({TRAIN: whole}, use, seed, classes)
+
+
+def one_value(signature: Signature) -> bool:
+    """Whether a model gives one number per sample, which cannot be scores of classes."""
+    scores = next((spec for spec in signature.outputs if spec.dtype.startswith("float")), None)
+    return scores is not None and scores.shape in ((BATCH,), (BATCH, 1))
+
+
+def _loaded(spec: DataSpec, signature: Signature, seed: int, task: Task | None) -> Splits:
+    """A named source; without a task, whole numbers are values for a model that gives one, unless they have names."""
+    splits = load_data(spec, Path.cwd(), seed, task)
+    if task is not None or not one_value(signature) or not all(name.lstrip("-").isdigit() for name in splits.classes):
+        return splits
+    targets = splits.train.read([0])[1]
+    indices = targets is not None and targets.dtype.kind in "iu"
+    return load_data(spec, Path.cwd(), seed, "regression") if indices else splits
 
 
 def is_source(data: Any) -> bool:
