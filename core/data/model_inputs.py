@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..counts import counted
 from ..errors import DataError, InputError
 from ..tensors import BATCH, Array, Signature, TensorSpec
+from .class_labels import shortened
 from .input_parts import JoinedSplit, LoadedPart
-from .splits import NAMES, TRAIN, Split, Splits, Subset
+from .splits import NAMES, TRAIN, Split, Splits, Subset, targets_in_memory
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,13 @@ class Renamed:
         names: for each input of the model, the input of the parent.
         signature: where the model's batch axis is not axis 0, the rows are moved there; of an input without a batch
             axis, which all samples share, the first row is taken.
+        numbers: for each class of the parent, the index that the model gives it; empty if they are the same.
     """
 
     parent: Split
     names: dict[str, str] = field(default_factory=dict)
     signature: Signature = field(default=Signature((), ()))
+    numbers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -35,17 +40,37 @@ class Renamed:
         """See :meth:`retort.core.data.splits.Split.read`."""
         inputs, targets = self.parent.read(indices)
         specs = {spec.name: spec for spec in self.signature.inputs}
-        return {wanted: laid_out(inputs[given], specs.get(wanted)) for wanted, given in self.names.items()}, targets
+        arrays = {wanted: laid_out(inputs[given], specs.get(wanted)) for wanted, given in self.names.items()}
+        return arrays, None if targets is None else self._renumbered(targets)
+
+    @property
+    def targets(self) -> Array | None:
+        """The targets, if they can be had without reading inputs."""
+        known = targets_in_memory(self.parent)
+        return None if known is None else self._renumbered(known)
 
     def fingerprint(self) -> str:
-        """The fingerprint of the parent split."""
-        return self.parent.fingerprint()
+        """The fingerprint of the parent split, and the numbers of its classes if the model has others."""
+        own = self.parent.fingerprint()
+        return hashlib.sha256(f"{own}|{self.numbers}".encode()).hexdigest() if self.numbers else own
+
+    def _renumbered(self, targets: Array) -> Array:
+        if not self.numbers or targets.dtype.kind not in "iu":
+            return targets
+        wrong = targets[targets >= len(self.numbers)]
+        if wrong.size:
+            raise DataError(
+                f"the data have the label {wrong.flat[0]} and the names of {counted(self.numbers, 'class')}",
+                "name every class, in the order of their numbers",
+            )
+        moved = np.asarray(self.numbers, np.int64)[np.maximum(targets, 0)]
+        return np.where(targets < 0, targets, moved).astype(np.int64)  # negative ones mean that there is no label
 
 
 def _rows_first(split: Split) -> Split:
     """A split before it was laid out for another model, so that no axis is moved twice."""
     if isinstance(split, Renamed):
-        return Renamed(split.parent, split.names)
+        return Renamed(split.parent, split.names, numbers=split.numbers)
     if isinstance(split, Subset) and isinstance(split.parent, Renamed):
         return Subset(_rows_first(split.parent), split.indices)
     return split
@@ -81,10 +106,12 @@ def matched(given: Sequence[str], wanted: Sequence[str]) -> dict[str, str] | Non
 def fit_to(splits: Splits, signature: Signature) -> Splits:
     """Give the inputs of ``splits`` the names of ``signature``: by name, and by position where no name agrees.
 
+    Labels get the model's numbers where data and model name their classes.
+
     Raises:
-        DataError: the number of inputs differs, or a sample does not fit the signature.
+        DataError: the number of inputs differs, a sample does not fit, or the model does not know a class.
     """
-    _require_one_order(splits.classes, signature.classes)
+    numbers = _numbers(splits.classes, signature.classes)
     sources = {key: _rows_first(getattr(splits, key)) for key in NAMES}
     inputs = sources[TRAIN].read([0])[0]
     given, wanted = list(inputs), [spec.name for spec in signature.inputs]
@@ -94,7 +121,7 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
             f"the data have the inputs {', '.join(given)}; the model takes {signature.describe_inputs()}",
             "give the inputs of the data the names of the model's inputs",
         )
-    parts = [Renamed(source, names, signature) for source in sources.values()]
+    parts = [Renamed(source, names, signature, numbers) for source in sources.values()]
     try:
         signature.validate(signature.whole_batch(parts[0].read([0])[0]))
     except InputError as error:
@@ -103,7 +130,8 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
         if not arguments:
             raise
         raise InputError(error.message, f"{error.remedy}; {arguments}", **error.facts) from error
-    return Splits(parts[0], parts[1], parts[2], parts[3], splits.classes or signature.classes)
+    classes = signature.classes if numbers else splits.classes or signature.classes
+    return Splits(parts[0], parts[1], parts[2], parts[3], classes)
 
 
 def image_arguments(split: Split, spec: TensorSpec | None) -> str:
@@ -125,11 +153,26 @@ def image_arguments(split: Split, spec: TensorSpec | None) -> str:
     )
 
 
-def _require_one_order(data: Sequence[str], model: Sequence[str]) -> None:
-    """Refuse data that number the model's classes in another order, because every label would be wrong."""
-    ours, theirs = [name.casefold() for name in data], [name.casefold() for name in model]
-    if ours != theirs and sorted(ours) == sorted(theirs):
+def _numbers(data: Sequence[str], model: Sequence[str]) -> tuple[int, ...]:
+    """For each class of the data, its number in the model; empty if they are the same.
+
+    As many names of which none is the model's are taken for other names of the same classes.
+
+    Raises:
+        DataError: the data have a class that the model does not.
+    """
+    exact = {name: number for number, name in enumerate(model)}
+    folded = {name.casefold(): number for name, number in exact.items()}
+    found = [exact.get(name, folded.get(name.casefold()) if len(folded) == len(exact) else None) for name in data]
+    unknown = [name for name, number in zip(data, found, strict=True) if number is None]
+    if not data or not model or (len(data) == len(model) == len(unknown)):
+        return ()
+    if unknown:
         raise DataError(
-            f"the data number the classes as {', '.join(data)}, and the model as {', '.join(model)}",
-            f"give the data the model's order: `classes: [{', '.join(model)}]`",
+            f"the data have {'classes' if len(unknown) > 1 else 'the class'} {shortened(unknown)}, which the model "
+            f"does not know: its classes are {shortened(model)}",
+            "leave out the samples of other classes, give the classes the model's names, or read the data without "
+            "labels (`target: none`)",
         )
+    numbers = tuple(number for number in found if number is not None)
+    return () if numbers == tuple(range(len(model))) else numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from data_files import load, write
 
 from retort.core.data.array_splits import classes_of
 from retort.core.data.model_inputs import fit_to
-from retort.core.data.splits import ArraySplit, Splits
+from retort.core.data.splits import ArraySplit, Splits, Subset, targets_in_memory
 from retort.core.errors import DataError
 from retort.core.tensors import Signature, TensorSpec
 
@@ -34,13 +34,53 @@ class Dataset:
         return np.zeros(2, np.float32), index % 2
 
 
-def test_data_with_the_classes_in_another_order_are_refused() -> None:
-    """If data and model number the same names differently, all labels would be wrong."""
-    named = SIGNATURE.naming(["Negative", "Positive"])
-    with pytest.raises(DataError, match="the data number the classes as positive, negative") as caught:
-        fit_to(Splits(PART, PART, PART, PART, ("positive", "negative")), named)
-    assert "classes: [Negative, Positive]" in str(caught.value)
-    assert fit_to(Splits(PART, PART, PART, PART, ("negative", "positive")), named).classes == ("negative", "positive")
+THREE = replace(SIGNATURE, outputs=(TensorSpec("y", "float32", ("batch", 3)),)).naming(["ant", "Bee", "cat"])
+
+
+def named(*classes: str) -> Splits:
+    """Samples whose labels are the indices of the classes in turn, and one that is not labelled."""
+    labels = np.array([*range(len(classes)), -1], np.int64)
+    part = ArraySplit({"x": np.zeros((len(labels), 2), np.float32)}, labels)
+    return Splits(part, Subset(part, np.array([1])), part, part, classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "wanted"),
+    [
+        (("ant", "bee", "cat"), [0, 1, 2, -1]),
+        (("cat", "bee", "ant"), [2, 1, 0, -1]),
+        (("bee", "cat"), [1, 2, -1]),
+        (("x", "y", "z"), [0, 1, 2, -1]),
+    ],
+)
+def test_labels_get_the_numbers_of_the_model(classes: tuple[str, ...], wanted: list[int]) -> None:
+    """Names in another order, or some of them, are found in the model; all others may be names of the same classes."""
+    fitted = fit_to(named(*classes), THREE)
+    assert np.asarray(fitted.train.read(range(len(wanted)))[1]).tolist() == wanted
+    assert np.asarray(fitted.validation.read([0])[1]).tolist() == wanted[1:2]
+    assert np.asarray(targets_in_memory(fitted.validation)).tolist() == wanted[1:2]
+    again = fit_to(fitted, THREE)
+    assert np.asarray(again.train.read(range(len(wanted)))[1]).tolist() == wanted
+    student = fit_to(fitted, replace(SIGNATURE, inputs=(TensorSpec("z", "float32", ("batch", 2)),)))
+    assert np.asarray(student.train.read(range(len(wanted)))[1]).tolist() == wanted
+    moved = wanted[:3] != [0, 1, 2]
+    assert fitted.classes == (THREE.classes if moved else classes)
+    assert (fitted.train.fingerprint() != named(*classes).train.fingerprint()) == moved
+
+
+@pytest.mark.parametrize("classes", [("ant", "bee", "cat", "dog"), ("ant", "dog"), ("dog", "eel")])
+def test_classes_that_the_model_does_not_know_are_refused(classes: tuple[str, ...]) -> None:
+    """Their labels would be those of other classes."""
+    with pytest.raises(DataError, match=r"dog.* which the model does not know: its classes are ant, Bee, cat"):
+        fit_to(named(*classes), THREE)
+
+
+def test_a_label_without_a_name_is_refused() -> None:
+    """A label beyond the names of the data has no number in the model."""
+    part = ArraySplit({"x": np.zeros((2, 2), np.float32)}, np.array([0, 2]))
+    fitted = fit_to(Splits(part, part, part, part, ("cat", "ant")), THREE)
+    with pytest.raises(DataError, match="the label 2 and the names of 2 classes"):
+        fitted.train.read([0, 1])
 
 
 def test_a_model_names_the_classes_of_data_without_names() -> None:
