@@ -15,7 +15,6 @@ import numpy as np
 
 from ..core.errors import InputError, LimitError
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
-from .allowance import most_expanded
 from .settings import Limits
 
 NPY, NPZ, JSON = "application/x-npy", "application/x-npz", "application/json"
@@ -32,35 +31,35 @@ def read_npy(body: bytes | bytearray, limits: Limits, name: str = "") -> Array:
         InputError: the bytes are not npy, have an object or structured dtype, or their length does not fit the header.
         LimitError: the array has more axes than allowed.
     """
-    where = _where(name)
     shape, fortran, dtype, start = _read_header(body, name)
+    if len(shape) > limits.axes:
+        message = f"{_where(name)} has {len(shape)} axes"
+        raise LimitError(message, f"at most {limits.axes} are allowed", input=name or None)
+    _check_length(shape, dtype, len(body) - start, name)
+    array = np.frombuffer(body, dtype, math.prod(shape), start).reshape(shape, order="F" if fortran else "C")
+    return array if array.flags.aligned else array.copy()
+
+
+def _check_length(shape: tuple[int, ...], dtype: np.dtype[np.generic], found: int, name: str) -> None:
+    """Refuse a dtype that is no number, and data of another length than the header requires."""
+    where, required = _where(name), math.prod(shape) * dtype.itemsize
     if dtype.kind not in "biuf" or dtype.names or dtype.hasobject:
         raise InputError(f"{where} has dtype {dtype}, which is not a number", "send a numeric array", input=name)
-    if len(shape) > limits.axes:
-        raise LimitError(f"{where} has {len(shape)} axes", f"at most {limits.axes} are allowed", input=name or None)
-    count = math.prod(shape)
-    if count * dtype.itemsize != len(body) - start:
-        message = f"{where} has {len(body) - start} bytes of data, but its header requires {count * dtype.itemsize}"
+    if required != found:
+        message = f"{where} has {found} bytes of data, but its header requires {required}"
         raise InputError(message, "the body was truncated or altered", input=name or None)
-    array = np.frombuffer(body, dtype, count, start).reshape(shape, order="F" if fortran else "C")
-    return array if array.flags.aligned else array.copy()
 
 
 def _where(name: str) -> str:
     return f"input '{name}'" if name else "the body"
 
 
-def read_header(start: bytes | bytearray, name: str = "") -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
-    """Shape, order and dtype that the first bytes of an npy file declare.
+def _read_header(body: bytes | bytearray, name: str) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
+    """Shape, order and dtype that the first bytes of an npy file declare, and the length of its header.
 
     Raises:
         InputError: they are no npy header, or a size in it is not valid.
     """
-    shape, fortran, dtype, _ = _read_header(start, name)
-    return shape, fortran, dtype
-
-
-def _read_header(body: bytes | bytearray, name: str) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
     where = _where(name)
     if body[:6] != MAGIC_NPY or len(body) < 12 or body[6] not in (1, 2):
         raise InputError(f"{where} is not in npy format", "send the output of numpy.save", input=name or None)
@@ -105,7 +104,7 @@ def read_npz(body: bytes | bytearray, limits: Limits, signature: Signature | Non
             members = archive.infolist()
             _check_members(members, limits)
             if signature is not None:
-                _check_headers(archive, members, signature, limits, len(body))
+                _check_headers(archive, members, signature, limits)
             contents = {member.filename: _unpack(archive, member) for member in members}
     except (InputError, LimitError):
         raise
@@ -127,22 +126,22 @@ def _check_members(members: list[zipfile.ZipInfo], limits: Limits) -> None:
 
 
 def _check_headers(
-    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], signature: Signature, limits: Limits, size: int
+    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], signature: Signature, limits: Limits
 ) -> None:
-    """Check what the npy headers say against the signature, of which only the first bytes are unpacked."""
+    """Check each npy header, of which only the first bytes are unpacked, against the signature and the directory.
+
+    What is unpacked is then at most what the model takes, however well it was compressed.
+    """
     signature.check_names([member.filename[:-4] for member in members])
     specs = {spec.name: spec for spec in signature.inputs}
     for member in members:
         with archive.open(member) as stream:
             start = stream.read(_MAX_HEADER_BYTES)
         name = member.filename[:-4]
-        shape, _, _ = read_header(start, name)
+        shape, _, dtype, header_bytes = _read_header(start, name)
         check_rows(specs[name], shape, limits)
         specs[name].check_shape(shape)
-    expanded, most = sum(member.file_size for member in members), most_expanded(size, limits)
-    if expanded > most:
-        message = f"the npz of {size} bytes has {expanded} bytes when unpacked"
-        raise LimitError(message, f"at most {most} are allowed; send fewer rows, or npy")
+        _check_length(shape, dtype, member.file_size - header_bytes, name)
 
 
 def check_rows(spec: TensorSpec, shape: tuple[int, ...], limits: Limits) -> None:
