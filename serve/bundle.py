@@ -14,6 +14,7 @@ from ..core.artifact import Artifact, raise_if_not, sha256_file
 from ..core.dynamic_kernels import OPERATORS
 from ..core.errors import ArtifactError, MachineError, UserError
 from ..core.formats.onnx_graphs import all_nodes
+from ..core.formats.onnx_side_files import is_side_file, side_files
 from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, golden_error, split_golden
@@ -84,15 +85,9 @@ def inspect_graph(path: Path) -> tuple[tuple[str, ...], bool]:
         ) from error
     graphs = [model.graph, *model.functions]
     dynamic = any(node.op_type in OPERATORS for graph in graphs for node in all_nodes(graph))
-    files = {
-        entry.value
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    if odd := [name for name in files if Path(name).name != name or not (path.parent / name).is_file()]:
-        message = f"{path.name} stores weights in '{odd[0]}', which is not a file in the same folder"
+    files = side_files(path.read_bytes())
+    if odd := sorted(name for name in files if not is_side_file(name) or not (path.parent / name).is_file()):
+        message = f"{path.name} stores weights in '{odd[0]}', which is not a file of weights in the same folder"
         raise ArtifactError(message, "copy that file into the folder of the model, or export the model again")
     return tuple(sorted(files)), dynamic
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from ...core.errors import ArtifactError
-from ...core.formats.onnx_side_files import side_files
+from ...core.formats.onnx_side_files import is_side_file, side_files
 from ..engine import GOLDEN, MODEL, SETTINGS, SIGNATURE
 from ..settings import Settings
 from .mar import read_member
@@ -93,3 +93,7 @@ def _check_side_files(path: Path, settings: Settings) -> None:
         raise _refused(path, f"cannot be served: {error.message}") from error
     if odd := sorted(found.difference(settings.external)):
         raise _refused(path, f"has a model that reads weights from '{odd[0][:80]}', which is no file of the archive")
+    if odd := sorted(set(settings.external).difference(found)):
+        raise _refused(path, f"contains '{odd[0][:80]}', which the model does not read weights from")
+    if odd := sorted(name for name in found if not is_side_file(name)):
+        raise _refused(path, f"has a model that reads weights from '{odd[0][:80]}', which is no plain file of weights")

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from served_models import archive
 
 from retort.__main__ import main
@@ -182,6 +185,89 @@ def test_side_files_are_found_as_onnx_finds_them(whole: Path) -> None:
     for damaged in (b"\xff" * 20, content[:-3], b"\x3a\xff\xff\xff\xff\x0f"):
         with pytest.raises(ArtifactError, match="not an ONNX file"):
             side_files(damaged)
+
+
+def _field(number: int, content: bytes, kind: int = 2) -> bytes:
+    """A field of a protobuf message of up to 127 bytes."""
+    tag = number << 3 | kind
+    head = bytes([tag]) if tag < 128 else bytes([tag & 127 | 128, tag >> 7])
+    return head + (bytes([len(content)]) if kind == 2 else b"") + content
+
+
+ENTRY = _field(13, _field(1, b"location") + _field(2, b"../../etc/passwd"))
+OUTSIDE = _field(14, b"\x01", 0)
+TENSORS = {
+    "plain": _field(5, ENTRY + OUTSIDE),
+    "bits beyond 32": _field(5, ENTRY + _field(14, b"\x81\x80\x80\x80\x10", 0)),
+    "a longer number than needed": _field(5, ENTRY + _field(14, b"\x81\x00", 0)),
+    "another value before": _field(5, ENTRY + _field(14, b"\x00", 0) + OUTSIDE),
+    "an unknown value behind": _field(5, ENTRY + OUTSIDE + _field(14, b"\x07", 0)),
+    "the place in the first, the kind in the second": _field(5, ENTRY) + _field(5, OUTSIDE),
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_side_files_are_those_of_a_protobuf_parser(name: str) -> None:
+    """Fields that occur twice, and numbers with more bits or bytes than needed, hide no file."""
+    attribute = _field(1, b"value") + TENSORS[name]
+    node = _field(4, b"Constant") + _field(2, b"c") + _field(5, attribute)
+    content = _field(7, _field(1, node))
+    tensor = onnx.ModelProto.FromString(content).graph.node[0].attribute[0].t
+    assert (tensor.data_location, tensor.external_data[0].value) == (onnx.TensorProto.EXTERNAL, "../../etc/passwd")
+    assert side_files(content) == {"../../etc/passwd"}
+
+
+def test_a_tag_that_parsers_read_in_different_ways_is_no_model() -> None:
+    """A field number beyond 29 bits is another one, or none, depending on the parser."""
+    tag = (7 << 3 | 2) + (1 << 32)
+    long = bytes(tag >> shift & 127 | 128 * (shift < 28) for shift in range(0, 35, 7))
+    with pytest.raises(ArtifactError, match="not an ONNX file"):
+        side_files(long + b"\x00")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=8), st.integers(0, 400), st.integers(0, 400))
+def test_no_change_of_bytes_hides_a_file(noise: bytes, start: int, stop: int) -> None:
+    """Whatever the bytes become: if onnx still finds a file outside, we find it too, or refuse the whole."""
+    branch = _field(1, b"then_branch") + _field(6, _field(5, ENTRY + OUTSIDE))
+    whole = _field(7, _field(1, _field(5, branch)) + _field(5, ENTRY + OUTSIDE))
+    changed = whole[: start % len(whole)] + noise + whole[stop % len(whole) :]
+    try:
+        graph = onnx.ModelProto.FromString(changed).graph
+    except DecodeError:
+        return
+    inner = [tensor for node in graph.node for item in node.attribute for tensor in item.g.initializer]
+    outside = [item for item in [*graph.initializer, *inner] if item.data_location == onnx.TensorProto.EXTERNAL]
+    wanted = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
+    try:
+        assert wanted <= side_files(changed)
+    except ArtifactError:
+        return
+
+
+@pytest.mark.parametrize(
+    ("named", "listed", "said"),
+    [
+        ((), ("evil.py",), "contains 'evil.py', which the model does not read weights from"),
+        ((), ("notes.txt",), "contains 'notes.txt', which the model does not read weights from"),
+        (("typing_extensions.py",), ("typing_extensions.py",), "'typing_extensions.py', which is no plain file"),
+        (("w.bin", "v.bin"), ("w.bin",), "reads weights from 'v.bin', which is no file of the archive"),
+    ],
+)
+def test_files_of_weights_are_exactly_those_that_the_model_names(
+    whole: Path, tmp_path: Path, named: tuple[str, ...], listed: tuple[str, ...], said: str
+) -> None:
+    """A file is not let in because `serving.json` lists it, and Python code not even if the model reads it."""
+    model = onnx.load_from_string(read_member(whole, "model.onnx"))
+    for name in named:
+        tensor = onnx.TensorProto(name=name, data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value=name)
+        model.graph.initializer.append(tensor)
+    members = {**_members(whole), "model.onnx": model.SerializeToString(), **dict.fromkeys(listed, b"import os")}
+    listing = "[" + ", ".join(f'"{name}"' for name in listed) + "]"
+    _replaced("serving.json", '"external": []', f'"external": {listing}')(members)
+    write_mar(tmp_path / "model.mar", members)
+    assert_refused(tmp_path / "model.mar", said)
 
 
 @pytest.mark.parametrize("command", [["serve"], ["show"], ["predict", "--input", "x.npy"]])
