@@ -144,7 +144,8 @@ def test_arrays_of_one_value_may_be_compressed_as_well_as_they_can() -> None:
     pictures = Signature((TensorSpec("image", "uint8", (BATCH, 3, 224, 224)),), OUTPUT)
     blank = {"image": np.zeros((256, 3, 224, 224), np.uint8)}
     ones = {name: np.ones((4, 900_000), np.int64) for name in ("ids", "mask")}
-    for arrays, signature in ((blank, pictures), (ones, TOKENS)):
+    cases: list[tuple[dict[str, Any], Signature]] = [(blank, pictures), (ones, TOKENS)]
+    for arrays, signature in cases:
         body = compressed(arrays)
         assert len(body) < sum(array.nbytes for array in arrays.values()) / 500
         assert asked(body, signature, NPZ).rows == len(next(iter(arrays.values())))
@@ -216,6 +217,8 @@ def test_the_collector_pauses_and_comes_back() -> None:
     assert gc.isenabled()
 
 
+RESERVED = ("instances", "inputs")
+"""Names of inputs that make a body another form."""
 AXES = st.one_of(st.integers(1, 4), st.sampled_from(["length", "width"]))
 ODD = [
     "input_1:0",
@@ -237,8 +240,6 @@ SHAPES = st.tuples(st.lists(AXES, max_size=3), st.integers(0, 3)).map(
 SIGNATURES = st.dictionaries(NAMES.filter(lambda name: name not in RESERVED), SHAPES, min_size=1, max_size=3).map(
     lambda shapes: Signature(tuple(TensorSpec(name, "float32", shape) for name, shape in shapes.items()), OUTPUT)
 )
-RESERVED = ("instances", "inputs")
-"""Names of inputs that make a body another form."""
 LONGEST = -2.2250738585072014e-308
 """A float64 with as many characters as any."""
 
