@@ -115,7 +115,7 @@ class NoiseEntry(Entry):
     spread_percent: float | None = None
     drift_percent: float | None = None
     remarks: tuple[str, ...] = ()
-    interrupted_percent: float | None = Field(default=None, description="samples excluded because they lost the CPU")
+    interrupted_percent: float | None = Field(default=None, description="slots that lost the CPU to another process")
     attempts: int = Field(default=1, ge=1)
 
 

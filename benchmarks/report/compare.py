@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...core.errors import UserError
 from ...core.metrics.intervals import Interval
 from ...core.metrics.ratio import Ratio
 from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ..result import LatencyEntry, Result, Spread, StageEntry, load_result
 from ..spreads import RatioEntry
-from ..timing.statistics import MEDIAN_RESAMPLES, Verdict, low, low_share, rounds_needed
+from ..timing.statistics import Verdict, unpaired_ratio
 from . import formatting
 
 # Two runs of one file on one machine differ by memory layout and other load; benchmarks.md B9 allows 5 % under load.
@@ -137,27 +135,10 @@ def unpaired_speed(
     Args:
         attributes: further attributes of the ratio.
     """
-    generator = np.random.default_rng(seed)
-    one, two = np.array(before.blocks_ms), np.array(after.blocks_ms)
-    rounds = min(len(one), len(two))
-    if rounds < rounds_needed(confidence):
-        return Ratio(_value(before, after), None, None, confidence, rounds=rounds, **attributes)
-    draws = [
-        np.quantile(values[generator.integers(0, n, (MEDIAN_RESAMPLES, n))], low_share(n), axis=1)
-        for values, n in ((one, len(one)), (two, len(two)))
-    ]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(draws[0] / draws[1], [tail, 1 - tail])
-    value = _value(before, after)
-    return Ratio(value, min(float(low), value), max(float(high), value), confidence, rounds=rounds, **attributes)
-
-
-def _value(before: LatencyEntry, after: LatencyEntry) -> float:
-    """The ratio of the times, computed from the blocks if there are any."""
-    times = [
-        low(entry.blocks_ms) if entry.blocks_ms else entry.median_ms.value or math.inf for entry in (before, after)
-    ]
-    return times[0] / times[1]
+    if before.blocks_ms and after.blocks_ms:
+        return unpaired_ratio(before.blocks_ms, after.blocks_ms, confidence, seed, **attributes)
+    first, second = (entry.median_ms.value or math.inf for entry in (before, after))
+    return Ratio(first / second, None, None, confidence, rounds=0, **attributes)
 
 
 def _change(before: StageEntry, after: StageEntry, doubts: Mapping[int, tuple[str, ...]], same_data: bool) -> Change:

@@ -1,10 +1,12 @@
 """Timing of one block in slots, each long enough for the clock, while no garbage is collected.
 
 Other processes can only make a call longer, and they disturb long calls more often than short ones. So the time of a
-candidate is a low quantile of its slots. In wall-clock time all slots have equal length: a slot has as many calls of a
+candidate is a low quantile of its calls. In wall-clock time all slots have equal length: a slot has as many calls of a
 short candidate as fit into one call of the longest, and slots during which the kernel gave the CPU to another process
-are excluded and counted. In CPU time, which hardly contains the other processes, a slot is one call and all slots
-count: on a busy machine, those that no process interrupts are few and not a fair selection (benchmarks.md 2.2, 2.3).
+are excluded and counted. One call of each slot is used, at another place in the next slot: the mean of several calls
+scatters less than one call, and the lowest of many calls is lower than that of few, so that both would favour one side.
+In CPU time, which hardly contains the other processes, all calls count: on a busy machine, those that no process
+interrupts are few and not a fair selection (benchmarks.md 2.2, 2.3).
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ LONG = 50
 SLOT_MS = 50.0
 """Calls of short candidates are not repeated beyond this time, in which every candidate meets other processes."""
 SOUND = 0.25
-"""Share of the median below which a slot is an error of the clock."""
-CPU_QUANTILE, WALL_QUANTILE = 0.05, 0.35
-"""Quantile of a block's slots that is the candidate's time, in CPU time and in wall-clock time."""
+"""Share of the median below which a reading is an error of the clock."""
+QUANTILE = 0.05
+"""Quantile of a block's calls that is the candidate's time."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,12 @@ class Block:
 
     Attributes:
         spent: by the deciding clock, one entry per slot.
-        passed: by wall-clock time, one entry per slot.
         interrupted: whether another process got the CPU during the slot.
-        calls: by wall-clock time, one entry per reading of the clock.
+        calls: by wall-clock time, one entry per reading of the clock, as many readings in each slot.
         in_cpu_time: whether the deciding clock counts CPU time, so that interrupted slots are as good as others.
     """
 
     spent: Floats
-    passed: Floats
     interrupted: NDArray[np.bool_]
     calls: Floats
     in_cpu_time: bool = False
@@ -78,14 +78,15 @@ class Block:
     @property
     def value(self) -> float:
         """The time of the candidate by the deciding clock."""
-        if self.in_cpu_time:
-            return _typical(self.spent, np.zeros(len(self.spent), bool), CPU_QUANTILE)
-        return self.wall
+        return _low(self.spent) if self.in_cpu_time else self.wall
 
     @property
     def wall(self) -> float:
         """The same time by wall-clock time; interrupted slots are used only if there are no others."""
-        return _typical(self.passed, self.interrupted, WALL_QUANTILE)
+        calls = self.calls.reshape(len(self.interrupted), -1)
+        valid = calls if self.interrupted.all() else calls[~self.interrupted]
+        slots = np.arange(len(valid))
+        return _low(valid[slots, slots % valid.shape[1]])
 
     @property
     def lost(self) -> bool:
@@ -93,17 +94,16 @@ class Block:
         return not self.in_cpu_time and bool(self.interrupted.all())
 
 
-def _typical(values: Floats, left_out: NDArray[np.bool_], quantile: float) -> float:
-    chosen = values if left_out.all() else values[~left_out]
+def _low(values: Floats) -> float:
     # a thread's clock can be read before the kernel has updated it
-    sound = chosen[chosen >= SOUND * np.median(chosen)]
-    return float(np.quantile(sound, quantile, method="median_unbiased"))
+    sound = values[values >= SOUND * np.median(values)]
+    return float(np.quantile(sound, QUANTILE, method="median_unbiased"))
 
 
 def pooled(blocks: Sequence[Block]) -> Block:
     """Several blocks of one candidate combined into one."""
-    spent, passed, calls = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("spent", "passed", "calls"))
-    return Block(spent, passed, np.concatenate([block.interrupted for block in blocks]), calls, blocks[0].in_cpu_time)
+    spent, calls = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("spent", "calls"))
+    return Block(spent, np.concatenate([block.interrupted for block in blocks]), calls, blocks[0].in_cpu_time)
 
 
 def calibrate(call: Call, block_ms: float, resolution_ns: int, clock: Clock) -> Plan:
@@ -150,8 +150,7 @@ def time_block(call: Call, plan: Plan, clocks: Clocks) -> Block:
             own[group] = wall() - started
         spent[sample], hit[sample] = deciding() - began, switches() > before
     passed /= plan.calls
-    cpu = clocks.name == "thread"
-    return Block(spent / (plan.calls * plan.groups), passed.mean(axis=1), hit, passed.ravel(), cpu)
+    return Block(spent / (plan.calls * plan.groups), hit, passed.ravel(), clocks.name == "thread")
 
 
 def _time(call: Call, calls: int, clock: Clock) -> int:

@@ -33,7 +33,7 @@ class Noise:
         steal_percent: share of CPU time that the hypervisor took; None if not counted.
         spread_percent: robust coefficient of variation of the blocks' times, of the worst candidate.
         drift_percent: change of the blocks' times from the first to the last third, of the worst candidate.
-        interrupted_percent: share of the samples that lost the CPU to another process and were excluded.
+        interrupted_percent: share of the slots that lost the CPU to another process; wall-clock time excludes them.
         attempts: number of measurements, of which all but the last were NOISY.
     """
 
@@ -61,7 +61,7 @@ class Seen:
         needed: number of rounds that an interval needs.
         seconds: duration of the measurement.
         moved: candidates whose ratio changed during the measurement by more than its intervals allow, in words.
-        spoiled: number of used rounds in which every sample of some candidate was interrupted.
+        spoiled: number of used rounds in which every slot of some candidate was interrupted.
     """
 
     pressure_percent: float | None = None

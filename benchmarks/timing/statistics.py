@@ -130,7 +130,17 @@ def low(values: Sequence[float] | Floats) -> float:
     between these states, and at another value when it is measured again. The fast state is rare on a busy machine, so
     the quantile is as low as the number of rounds allows.
     """
-    return float(np.quantile(np.asarray(values, np.float64), low_share(len(values))))
+    return float(low_quantiles(np.asarray(values, np.float64), len(values)))
+
+
+def low_quantiles(values: Floats, rounds: int) -> Floats:
+    """The low quantile along the last axis that is the time of a candidate with so many rounds.
+
+    Runs of different length are compared at the quantile of the shorter one: it stands for the same share of the
+    machine's states in both (median-unbiased positions, Hyndman and Fan, The American Statistician 50 (1996)).
+    """
+    position = (low_share(rounds) * (rounds - 1) + 2 / 3) / (rounds + 1 / 3)
+    return np.asarray(np.quantile(values, position, axis=-1, method="median_unbiased"), np.float64)
 
 
 def low_interval(values: Floats, confidence: float, seed: int = 0) -> Interval:
@@ -167,10 +177,32 @@ def _low_difference(first: Floats, second: Floats, confidence: float, seed: int)
         return Interval(value, -math.inf, math.inf, confidence)
     chosen = np.random.default_rng(seed).integers(0, n, size=(MEDIAN_RESAMPLES, n))
     draws = np.quantile(first[chosen], share, axis=1) - np.quantile(second[chosen], share, axis=1)
-    tail = NORMAL.cdf(-widened_z(n, confidence))
+    return _symmetric(value, draws, n, confidence)
+
+
+def _symmetric(value: float, draws: Floats, rounds: int, confidence: float) -> Interval:
+    tail = NORMAL.cdf(-widened_z(rounds, confidence))
     ends = np.quantile(draws, [tail, 1 - tail])
     reach = math.hypot(max(value - float(ends[0]), float(ends[1]) - value, 0.0), FLOOR)
     return Interval(value, value - reach, value + reach, confidence)
+
+
+def unpaired_ratio(
+    reference: Sequence[float], candidate: Sequence[float], confidence: float, seed: int = 0, /, **attributes: Any
+) -> Ratio:
+    """As :func:`ratio_interval`, for the rounds of two separate runs, which may differ in number."""
+    theirs, ours = (np.log(np.asarray(values, np.float64)) for values in (reference, candidate))
+    rounds = min(len(theirs), len(ours))
+    value = float(low_quantiles(theirs, rounds) - low_quantiles(ours, rounds))
+    found = Interval(value, -math.inf, math.inf, confidence)
+    if rounds >= rounds_needed(confidence):
+        random_numbers = np.random.default_rng(seed)
+        drawn = (
+            low_quantiles(values[random_numbers.integers(0, len(values), (MEDIAN_RESAMPLES, len(values)))], rounds)
+            for values in (theirs, ours)
+        )
+        found = _symmetric(value, next(drawn) - next(drawn), rounds, confidence)
+    return from_logs(found, rounds=rounds, **attributes)
 
 
 def log_ratios(reference: Sequence[float], candidate: Sequence[float]) -> Floats:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from known import known
 
 from retort.benchmarks.comparability import Compared, at_fixed_batch, differences
+from retort.benchmarks.report.compare import unpaired_speed
+from retort.benchmarks.result import LatencyEntry, Spread
 from retort.core.errors import UserError
 from retort.core.options.stage_options import BenchOptions
 from retort.core.tensors import Signature, TensorSpec
@@ -64,3 +67,24 @@ def test_fixed_batches_are_timed_at_their_size() -> None:
     assert at_fixed_batch({"a": one, "b": free}, BenchOptions(batch_sizes=(1,)))[1] == []
     with pytest.raises(UserError, match="'a' was made for a batch size of 1 and 'b' for 4"):
         at_fixed_batch({"a": one, "b": four}, options)
+
+
+def runs_of(rounds: int, random_numbers: np.random.Generator) -> LatencyEntry:
+    """A timing of one model whose blocks vary by 10 %."""
+    times = tuple(random_numbers.lognormal(0, 0.1, rounds))
+    spread = Spread(value=1, low=1, high=1, confidence=0.95)
+    return LatencyEntry(
+        median_ms=spread, percentiles=(), mean_ms=1, rows_per_second=1, ratio=None, verdict="reference",
+        calls_per_sample=1, samples_per_block=1, blocks_ms=times,
+    )  # fmt: skip
+
+
+def test_runs_of_different_length_are_compared_at_the_same_quantile() -> None:
+    """The same model in a run of 200 rounds and in one of 8 is equally fast, and the intervals say so."""
+    random_numbers = np.random.default_rng(0)
+    found = [
+        unpaired_speed(runs_of(8, random_numbers), runs_of(200, random_numbers), 0.95, seed) for seed in range(100)
+    ]
+    held = [known(ratio.low) <= 1 <= known(ratio.high) for ratio in found]
+    assert np.mean([ratio.value for ratio in found]) == pytest.approx(1, abs=0.02)
+    assert np.mean(held) >= 0.9
