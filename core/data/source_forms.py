@@ -126,8 +126,7 @@ def _read_folder(folder: Path, args: Mapping[str, Any], base: Path, task: Task |
     files = split_files(folder, names)
     if files:
         if next(iter(files.values()))[0].suffix.lower() == ".npz":
-            alone = {split: paths[0] for split, paths in files.items()}
-            return npz_files(alone, folder, options_of(ArrayOptions, args, "arrays"), task)
+            return npz_files(files, folder, options_of(ArrayOptions, args, "arrays"), task)
         return _read_tables(files, args, base, task)
     arrays = {name[:-4]: folder / name for name in names if name.lower().endswith(".npy")}
     if arrays:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,48 @@ def npz_splits(path: Path, options: ArrayOptions, task: Task | None = None) -> S
     return _splits(read_npz_arrays(path), path, options, task)
 
 
-def npz_files(paths: Mapping[str, Path], folder: Path, options: ArrayOptions, task: Task | None = None) -> SourceSplits:
-    """The splits of a folder with an .npz file per split: ``train.npz``, ``test.npz``."""
-    arrays = {
-        f"{name}_{split}": array for split, path in paths.items() for name, array in read_npz_arrays(path).items()
-    }
+def npz_files(
+    paths: Mapping[str, Sequence[Path]], folder: Path, options: ArrayOptions, task: Task | None = None
+) -> SourceSplits:
+    """The splits of a folder with .npz files of each split: ``train.npz``, ``test-00000-of-00002.npz``.
+
+    Raises:
+        DataError: files of one split have different arrays, or two files name the classes differently.
+    """
+    arrays: dict[str, Array] = {}
+    for split, files in paths.items():
+        read = [read_npz_arrays(path) for path in files]
+        for name, array in _chained(read, files).items():
+            own, bare = place_of(name)
+            named = _is_names(name, array)
+            key = name if named else f"{bare if own == split else name}_{split}"
+            if named and key in arrays and not np.array_equal(arrays[key], array):
+                raise DataError(f"{folder}: its files have different arrays '{name}'", "give all the same one")
+            arrays[key] = array
     return _splits(arrays, folder, options, task)
+
+
+def _chained(parts: Sequence[dict[str, Array]], files: Sequence[Path]) -> dict[str, Array]:
+    """The arrays of several files of one split, of which each has some of the samples."""
+    first = parts[0]
+    for part, path in zip(parts, files, strict=True):
+        shapes = {name: array.shape[1:] for name, array in part.items()}
+        if shapes != {name: array.shape[1:] for name, array in first.items()}:
+            raise DataError(
+                f"{path} has {_listed(part)}, and {files[0]} has {_listed(first)}",
+                "give all files of a split the same arrays, with a row per sample",
+            )
+    several = len(parts) > 1
+    return {
+        name: np.concatenate([np.atleast_1d(part[name]) for part in parts])
+        if several and not _is_names(name, array)
+        else array
+        for name, array in first.items()
+    }
+
+
+def _listed(arrays: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
 
 
 def npy_splits(paths: Mapping[str, Path], where: Path, options: ArrayOptions, task: Task | None = None) -> SourceSplits:
@@ -138,9 +174,13 @@ def _splits(
 
 def _class_names(arrays: Mapping[str, Array], options: ArrayOptions) -> tuple[dict[str, Array], tuple[str, ...]]:
     """The arrays without the one that names the classes, and the names."""
-    found = next((n for n, a in arrays.items() if n.lower() in CLASSES and a.dtype.kind in "US" and a.ndim == 1), None)
+    found = next((name for name, array in arrays.items() if _is_names(name, array)), None)
     names = () if found is None else tuple(map(_text, arrays[found].tolist()))
     return {name: array for name, array in arrays.items() if name != found}, options.classes or names
+
+
+def _is_names(name: str, array: Array) -> bool:
+    return name.lower() in CLASSES and array.dtype.kind in "US" and array.ndim == 1
 
 
 def _text(value: Any) -> str:

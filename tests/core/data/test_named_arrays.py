@@ -79,6 +79,34 @@ def test_a_folder_of_npz_files(tmp_path: Path) -> None:
     assert len(load("d", tmp_path).test) == 7
 
 
+def test_npz_files_in_parts_keep_all_samples(tmp_path: Path) -> None:
+    """The samples of all files of a split are used, in order; files with other arrays are refused."""
+    (tmp_path / "d").mkdir()
+    for part in range(2):
+        rows = slice(20 * part, 20 * part + 20)
+        np.savez(tmp_path / f"d/train-0000{part}-of-00002.npz", x=X[rows], y=Y[rows], class_names=["no", "yes"])
+    np.savez(tmp_path / "d/test.npz", x=X[:7], y=Y[:7])
+    data = load("d", tmp_path)
+    np.savez(tmp_path / "whole.npz", x_train=X, y_train=Y, x_test=X[:7], y_test=Y[:7], class_names=["no", "yes"])
+    assert data.fingerprint() == load("whole.npz", tmp_path).fingerprint()
+    assert data.classes == ("no", "yes")
+    np.savez(tmp_path / "d/train-00001-of-00002.npz", x=X[:, :2], y=Y)
+    assert_refused("d", tmp_path, "train-00001-of-00002.npz has x [40, 2], y [40]", "class_names [2]")
+
+
+def test_a_file_of_a_split_may_name_the_split_again(tmp_path: Path) -> None:
+    """x_train in train.npz is x, and class_names in it are the names of the classes."""
+    (tmp_path / "d").mkdir()
+    for split in ("train", "test"):
+        given: dict[str, Any] = {f"x_{split}": X, f"{split}/y": Y, "class_names": np.array(["no", "yes"])}
+        np.savez(tmp_path / f"d/{split}.npz", **given)
+    data = load("d", tmp_path)
+    assert list(data.example()) == ["input"]
+    assert data.classes == ("no", "yes")
+    np.savez(tmp_path / "d/test.npz", x=X, y=Y, class_names=np.array(["yes", "no"]))
+    assert_refused("d", tmp_path, "its files have different arrays 'class_names'")
+
+
 def test_what_is_unclear_is_listed(tmp_path: Path) -> None:
     """Two arrays for one place, and splits with different inputs, are refused with how each array was read."""
     np.savez(tmp_path / "a.npz", x=X, y=Y, labels=Y)
