@@ -21,11 +21,16 @@ MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "#n/a"))
 
 @dataclass(frozen=True)
 class Fault:
-    """The first value that a column cannot have: its row, what it is, and what to do about it."""
+    """The first value that a column cannot have: its row, what it is, and what to do about it.
+
+    Attributes:
+        place: where it stands, if the rows of the column are only some of those that the row counts.
+    """
 
     row: int
     what: str
     remedy: str
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,19 +100,32 @@ class Table:
             )
         column = self.columns[name]
         if column.fault is not None:
-            self.refuse(column.fault.row, name, column.fault.what, column.fault.remedy)
+            raise _refusal(self._of(column.fault), name, column.fault.what, column.fault.remedy)
         return column
 
     def refuse(self, row: int, name: str, what: str, remedy: str) -> NoReturn:
         """Raise the error about one value."""
-        named = remedy.replace("`ignore`", f"`ignore: [{name}]`")
-        raise DataError(f"{self.place(row)}, column '{name}': {what}", named)
+        raise _refusal(self.place(row), name, what, remedy)
 
     def rows(self, chosen: NDArray[np.integer[Any]]) -> Table:
-        """The table with some of its rows."""
-        columns = {name: replace(column, values=_taken(column.values, chosen)) for name, column in self.columns.items()}
+        """The table with some of its rows; a fault in any row of a column stays one, with its place."""
+        columns = {
+            name: replace(
+                column,
+                values=_taken(column.values, chosen),
+                fault=None if column.fault is None else replace(column.fault, place=self._of(column.fault)),
+            )
+            for name, column in self.columns.items()
+        }
         place = self.place
         return replace(self, columns=columns, count=len(chosen), place=lambda row: place(int(chosen[row])))
+
+    def _of(self, fault: Fault) -> str:
+        return fault.place or self.place(fault.row)
+
+
+def _refusal(place: str, name: str, what: str, remedy: str) -> DataError:
+    return DataError(f"{place}, column '{name}': {what}", remedy.replace("`ignore`", f"`ignore: [{name}]`"))
 
 
 def _taken(values: Any, chosen: NDArray[np.integer[Any]]) -> Any:

@@ -109,6 +109,20 @@ def test_splits_from_a_column_and_from_files(tmp_path: Path) -> None:
     assert len(load("two", tmp_path).test) == 7
 
 
+@pytest.mark.parametrize("row", [1, 38])
+def test_a_bad_cell_of_a_split_column_file_has_its_line(row: int, tmp_path: Path) -> None:
+    """The line of a bad cell is that of the file, whatever split its row belongs to."""
+    lines = [
+        f"{a},{'' if number == row else b},{kind},{'train' if number % 2 else 'test'}"
+        for number, (a, b, kind) in enumerate(ROWS)
+    ]
+    write(tmp_path / "d.csv", f"{HEADER},split", *lines)
+    assert_refused("d.csv", tmp_path, f"d.csv, line {row + 2}, column 'texture': the cell is empty")
+    write(tmp_path / "later/train.csv", HEADER, *csv_lines())
+    write(tmp_path / "later/test.csv", HEADER, *csv_lines()[:5], "1,,benign")
+    assert_refused("later", tmp_path, "test.csv, line 7, column 'texture': the cell is empty")
+
+
 def test_quotes_and_encodings(tmp_path: Path) -> None:
     """Quoted delimiters and line breaks belong to the cell, and a named encoding is read."""
     lines = [f'"good,\n very {i}",pos' if i % 2 else f"bad {i},né" for i in range(40)]
