@@ -17,10 +17,10 @@ from ...options.stage_options import Task
 from ..class_labels import Labels, targets_of
 from ..input_parts import InputPart, SourceSplits, joined, readable
 from ..splits import NAMES, TRAIN
+from ..tables.column_choice import NO_TARGET, choose_target
 from ..tables.columns import Table
 from ..tables.csv_table import read_csv
 from ..tables.split_column import rows_by_split, split_column, split_name
-from ..tables.table_splits import NO_TARGET, choose_target
 
 LABEL_FILES = ("labels.csv", "labels.tsv", "labels.txt", "metadata.csv")
 """Names of tables of labels in a folder of files; the last one is that of Hugging Face."""

@@ -1,8 +1,7 @@
-"""Tables as splits: which column is the target, which are features, text, lists or files, and what was chosen."""
+"""Tables as splits: the chosen columns as arrays, encoded text and files, and what was chosen in words."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ...counts import counted
-from ...errors import DataError, UserError
 from ...options.data_options import TableOptions
 from ...options.stage_options import Task
 from ...tensors import Array
@@ -18,39 +16,14 @@ from ..class_labels import Labels, Targets, shortened, targets_of
 from ..input_parts import ArraysPart, InputPart, SourceSplits, as_float32, joined
 from ..splits import TRAIN
 from ..text_encoding import TextPart, Texts, described, encoder_of, length_of
+from .column_choice import Choice, choose
 from .columns import Table
-from .csv_table import POINT
 from .list_columns import list_arrays, numbers_of
 from .split_column import rows_by_split, split_column
 
-TARGET_NAMES = ("label", "labels", "target", "targets", "class", "classes", "y")
-NO_TARGET = "none"
 FEATURES = "features"
 Media = Callable[[Table, str], InputPart]
 """Makes the input of a column of files."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The columns of a table by what they are used for.
-
-    Attributes:
-        target: column of the targets; None without.
-        features: columns of the input `features`.
-        text: one column of text, or two.
-        lists: columns that are an input each.
-        media: columns of images or recordings, which are an input each.
-        named: further inputs and their columns.
-        why: why this column is the target, in words.
-    """
-
-    target: str | None
-    features: tuple[str, ...]
-    text: tuple[str, ...]
-    lists: tuple[str, ...]
-    media: tuple[str, ...]
-    named: Mapping[str, tuple[str, ...]]
-    why: str = ""
 
 
 def table_splits(
@@ -102,99 +75,6 @@ def _by_split(tables: Mapping[str, Table], options: TableOptions) -> tuple[dict[
     if name is None:
         return dict(tables), None
     return {split: table.rows(rows) for split, rows in rows_by_split(table, name).items()}, name
-
-
-def choose(table: Table, options: TableOptions, of_splits: str | None = None) -> Choice:
-    """Decide for what each column is used.
-
-    Raises:
-        UserError: an option names a column that does not exist.
-        DataError: a column of text is left over, or no column is.
-    """
-    ignored = {table.name(name, "ignore") for name in options.ignore} | ({of_splits} if of_splits else set())
-    left = [name for name in table.columns if name not in ignored]
-    target, why = choose_target(table, options.target, left)
-    left = [name for name in left if name != target]
-    text = _text_columns(table, options, left)
-    named = {key: tuple(table.name(name, f"inputs.{key}") for name in names) for key, names in options.inputs.items()}
-    features = tuple(table.name(name, "features") for name in options.features)
-    if features or named:
-        taken = {*features, *text, *(name for names in named.values() for name in names)}
-        left = [name for name in left if name in taken and not any(name in names for names in named.values())]
-    elif text:
-        left = list(text)
-    of = {kind: tuple(n for n in left if table.columns[n].kind == kind) for kind in ("lists", "text", "image", "audio")}
-    numbers = [name for name in left if table.columns[name].kind == "numbers"]
-    deep = tuple(name for name in numbers if np.ndim(table.columns[name].values) > 1)
-    plain = tuple(name for name in numbers if name not in deep)
-    others = bool(text or of["image"] or of["audio"])
-    rest = [name for name in of["text"] if name not in text]
-    lists = (*deep, *of["lists"])
-    if rest and not others:
-        raise _no_numbers(table, rest)
-    alone = {*lists, *text, *of["image"], *of["audio"]}
-    used = tuple(name for name in features if name not in alone) or (() if others or lists else plain)
-    choice = Choice(target, used, text, lists, (*of["image"], *of["audio"]), named, why)
-    if not (used or text or lists or named or choice.media):
-        raise DataError(
-            f"{table.path} has no column for an input besides the target '{target}'",
-            "name the column of the labels with `target`, or `target: none`",
-        )
-    return choice
-
-
-def _no_numbers(table: Table, rest: Sequence[str]) -> DataError:
-    shown = ", ".join(f"'{name}' (such as '{str(table.columns[name].values[0])[:30]}')" for name in rest[:4])
-    more = f" and {len(rest) - 4} more" if len(rest) > 4 else ""
-    commas = [name for name in rest if re.fullmatch(r"[-+]?\d+,\d+", str(table.columns[name].values[0]).strip())]
-    if commas:
-        value = table.columns[commas[0]].values[0]
-        raise DataError(f"{table.place(0)}, column '{commas[0]}': '{value}' is not a number", POINT)
-    many = len(rest) > 1
-    listed = ", ".join(rest)
-    return DataError(
-        f"{table.path}: {'columns' if many else 'column'} {shown}{more} {'hold' if many else 'holds'} text",
-        f"leave {'them' if many else 'it'} out (`ignore: [{listed}]`), write a column of numbers for each category, or "
-        "read text with `tokenizer` or `vocabulary`",
-    )
-
-
-def choose_target(table: Table, wanted: str | int | None, names: Sequence[str]) -> tuple[str | None, str]:
-    """The column of the targets and the reason for it in words; None if there is none.
-
-    Raises:
-        UserError: there is no such column.
-    """
-    if isinstance(wanted, str) and wanted.lower() == NO_TARGET and wanted not in table.columns:
-        return None, ""
-    if wanted is not None:
-        return table.name(wanted, "target"), "as asked"
-    lower = {name.lower(): name for name in reversed(names)}
-    for usual in TARGET_NAMES:
-        if usual in lower:
-            return lower[usual], "by its name"
-    usable = [name for name in names if table.columns[name].kind in ("numbers", "text")]
-    flat = [name for name in usable if np.ndim(table.columns[name].values) == 1]
-    if len(names) < 2 or not flat:
-        return None, ""
-    return flat[-1], "the last column"
-
-
-def _text_columns(table: Table, options: TableOptions, left: Sequence[str]) -> tuple[str, ...]:
-    if options.text:
-        if len(options.text) > 2:
-            raise UserError(f"`text` names {len(options.text)} columns", "name one column, or two for pairs")
-        return tuple(table.name(name, "text") for name in options.text)
-    if options.tokenizer is None and options.vocabulary is None:
-        return ()
-    texts = [name for name in left if table.columns[name].kind == "text"]
-    usual = [
-        name for name in texts if name.lower() in ("text", "sentence", "review", "content", "document", "sequence")
-    ]
-    if len(texts) != 1 and len(usual) != 1:
-        found = f"the text columns {', '.join(texts)}" if texts else "no column of text"
-        raise DataError(f"{table.path} has {found}", "name the column with `text`, or two columns for pairs")
-    return (usual[0] if len(usual) == 1 else texts[0],)
 
 
 def _targets(parts: Mapping[str, Table], choice: Choice, options: TableOptions, task: Task | None) -> Targets | None:

@@ -74,6 +74,19 @@ def test_target_and_features_are_chosen(tmp_path: Path) -> None:
     assert load(source, tmp_path, target="none", ignore="kind").train.read([0])[1] is None
 
 
+def test_the_target_is_no_input(tmp_path: Path) -> None:
+    """A target among the features is refused; the last column is the target only if it is no feature."""
+    write(tmp_path / "d.csv", "a,kind,b", *(f"{row[0]},{i % 2},{i / 7}" for i, row in enumerate(ROWS)))
+    assert_refused("d.csv", tmp_path, "'kind' is the target (as asked) and in `features`", features="a,kind", target=2)
+    assert_refused("d.csv", tmp_path, "and in `other`", inputs={"other": ["kind", "b"]}, target="kind")
+    data = load("d.csv", tmp_path, features="a,b")
+    assert data.example()["features"].shape == (2, 2)
+    assert np.asarray(as_arrays(data.train).targets).dtype == np.int64
+    assert load("d.csv", tmp_path, features="a,kind,b").train.read([0])[1] is None
+    write(tmp_path / "e.csv", "a,label,b", *(f"{row[0]},{i % 2},{i / 7}" for i, row in enumerate(ROWS)))
+    assert_refused("e.csv", tmp_path, "'label' is the target (by its name)", "`target: none`", features=["a", "label"])
+
+
 def test_whole_numbers_are_classes_or_values(tmp_path: Path) -> None:
     """Whole numbers from 0 are class indices, others are numbered in order, and regression keeps them as values."""
     for start in (0, 3):
