@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -98,7 +99,7 @@ def _named(labels: Mapping[str, Labels], what: str, classes: Sequence[str]) -> T
         )
     _require_two(known, what, rows)
     names = tuple(classes) or tuple(sorted(known))
-    if not classes and TRAIN in texts:
+    if not classes:
         _require_in_training(texts, labels, what)
     index = {name: number for number, name in enumerate(names)}
     made = {}
@@ -122,13 +123,13 @@ def _require_two(known: set[str], what: str, rows: int) -> None:
         )
 
 
-def _require_in_training(texts: Mapping[str, list[str]], labels: Mapping[str, Labels], what: str) -> None:
-    trained = set(texts[TRAIN])
-    for split, found in texts.items():
-        row = next((row for row, text in enumerate(found) if text not in trained), None)
+def _require_in_training(found: Mapping[str, Sequence[Any]], labels: Mapping[str, Labels], what: str) -> None:
+    trained = set(found.get(TRAIN, ()))
+    for split, values in found.items() if trained else ():
+        row = next((row for row, value in enumerate(values) if value not in trained), None)
         if row is not None:
             raise DataError(
-                f"{labels[split].place(row)}: the label '{found[row]}' in {what} does not occur in the training "
+                f"{labels[split].place(row)}: the label '{values[row]}' in {what} does not occur in the training "
                 "samples",
                 "correct the label, or list all names in `classes`, in the order of the model's scores",
             )
@@ -151,8 +152,11 @@ def _numbered(labels: Mapping[str, Labels], what: str, classes: tuple[str, ...])
                     f"{len(classes)} classes, which are 0 to {len(classes) - 1}",
                     "correct the label, or the list `classes`",
                 )
+        if not classes:
+            _require_in_training({split: values.tolist() for split, values in found.items()}, labels, what)
         named = f" ({shortened(classes)})" if classes else ""
         return Targets(found, classes, f"class indices 0 to {distinct[-1]}{named}")
+    _require_in_training({split: values.tolist() for split, values in found.items()}, labels, what)
     names = tuple(map(str, distinct))
     made = {split: np.searchsorted(distinct, values).astype(np.int64) for split, values in found.items()}
     return Targets(made, names, f"classes {shortened(names)}, numbered from 0")

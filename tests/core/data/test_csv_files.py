@@ -206,6 +206,16 @@ def test_a_label_only_in_the_test_split_is_refused(tmp_path: Path) -> None:
     assert load("two", tmp_path, classes=classes).classes == tuple(classes)
 
 
+@pytest.mark.parametrize("start", [0, 5])
+def test_a_number_only_in_the_test_split_is_refused(start: int, tmp_path: Path) -> None:
+    """Numbers as labels follow the same rule as text: indices from 0, and others that are numbered in order."""
+    write(tmp_path / "two/train.csv", "a,label", *(f"{i},{start + i % 2}" for i in range(30)))
+    write(tmp_path / "two/test.csv", "a,label", *(f"{i},{start + i % 3}" for i in range(30)))
+    assert_refused("two", tmp_path, f"test.csv, line 4: the label '{start + 2}' in column 'label' does not occur")
+    classes = [str(start + number) for number in range(3)]
+    assert load("two", tmp_path, classes=classes).classes == tuple(classes)
+
+
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     """An unknown argument, column or encoding is named with the nearest spelling or the known ones."""
     source = table(tmp_path)
