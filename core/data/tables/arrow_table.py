@@ -125,8 +125,7 @@ def _column(values: Any, feature: Any) -> Column:
     if even is not None:
         return Column(even, "numbers")
     found = column_of(values.to_pylist())
-    unlabelled = classes and found.kind == "numbers" and bool((found.values == -1).all())
-    return Column(found.values, found.kind, found.fault, () if unlabelled else classes)
+    return Column(found.values, found.kind, found.fault, classes)
 
 
 def _even(values: Any, types: Any, storage: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ def table_splits(
     parts, of_splits = _by_split(tables, options)
     train = parts.get(TRAIN) or next(iter(parts.values()))
     choice = choose(train, options, of_splits)
+    parts, choice, remarks = _labelled(parts, choice, task)
     targets = _targets(parts, choice, options, task)
     options = _with_length(parts.values(), choice, options)
     encoding = _encoding(train, choice, options, base)
@@ -54,7 +56,7 @@ def table_splits(
     for name, table in parts.items():
         made = _parts(table, choice, options, encoding, media)
         splits[name] = joined(made, table.count, None if targets is None else targets.values[name])
-    notes = (*train.remarks, _note(train, choice, targets, encoding))
+    notes = (*train.remarks, *remarks, _note(train, choice, targets, encoding))
     return SourceSplits(splits, targets.classes if targets is not None else (), notes)
 
 
@@ -75,6 +77,36 @@ def _by_split(tables: Mapping[str, Table], options: TableOptions) -> tuple[dict[
     if name is None:
         return dict(tables), None
     return {split: table.rows(rows) for split, rows in rows_by_split(table, name).items()}, name
+
+
+def _labelled(
+    parts: dict[str, Table], choice: Choice, task: Task | None
+) -> tuple[dict[str, Table], Choice, tuple[str, ...]]:
+    """The splits with labels, and a remark; if training has none, all splits and no target.
+
+    `datasets` gives every sample of a test split whose labels are secret the label -1.
+    """
+    name = choice.target
+    columns = (
+        {split: table.columns.get(name) for split, table in parts.items()} if name and task != "regression" else {}
+    )
+    bare = [split for split, column in columns.items() if column is not None and _only(column.values, -1)]
+    trained = columns.get(TRAIN)
+    if not bare or (TRAIN not in bare and trained is not None and _lowest(trained.values) < 0):
+        return parts, choice, ()
+    why = f"every label in column '{name}' is -1, which means that it is not known"
+    if TRAIN in bare:
+        return parts, replace(choice, target=None), (f"the samples have no labels: {why}",)
+    left = {split: table for split, table in parts.items() if split not in bare}
+    return left, choice, (f"{' and '.join(bare)} {'are' if len(bare) > 1 else 'is'} left out: {why}",)
+
+
+def _only(values: Any, number: int) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype.kind == "i" and bool((values == number).all())
+
+
+def _lowest(values: Any) -> float:
+    return float(values.min()) if isinstance(values, np.ndarray) and values.dtype.kind in "iu" else 0.0
 
 
 def _targets(parts: Mapping[str, Table], choice: Choice, options: TableOptions, task: Task | None) -> Targets | None:

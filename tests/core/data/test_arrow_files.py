@@ -12,6 +12,10 @@ import pytest
 from data_files import assert_refused, load
 from PIL import Image
 
+from retort.core.console import Console
+from retort.core.data.data_sources import load_data
+from retort.core.options.stage_options import DataSpec
+
 pyarrow: Any = pytest.importorskip("pyarrow")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
 
@@ -67,6 +71,20 @@ def test_a_saved_dataset_keeps_its_class_names(tmp_path: Path) -> None:
     assert data.classes == ("neg", "pos")
     assert len(data.test) == 9
     assert list(data.example()) == ["input_ids"]
+
+
+def test_a_split_whose_labels_are_secret_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels that are all -1 are not known: such a test split is held out of train instead."""
+    secret = rows(12).set_column(4, "label", pyarrow.array([-1] * 12))
+    save(tmp_path / "two/train", rows())
+    save(tmp_path / "two/test", secret)
+    (tmp_path / "two/dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    data = load_data(DataSpec(source="two", args={"features": "a"}), tmp_path, console=Console())
+    assert "test is left out: every label in column 'label' is -1" in " ".join(capsys.readouterr().err.split())
+    assert data.classes == ("neg", "pos")
+    assert (len(data.test), set(np.asarray(data.test.read(range(8))[1]).tolist())) == (8, {0, 1})
+    save(tmp_path / "one", secret)
+    assert load("one", tmp_path, features="a").train.read([0])[1] is None
 
 
 def test_images_in_a_table_are_decoded_when_they_are_read(tmp_path: Path) -> None:
