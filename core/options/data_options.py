@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -16,8 +17,15 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Names = Annotated[tuple[str | int, ...], BeforeValidator(_listed)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+def _columns(value: Any) -> Any:
+    """Names or numbers of columns as a list: ``1,2`` of a command line are numbers, as ``[1, 2]`` is."""
+    listed = _listed(value)
+    if not isinstance(value, str):
+        return listed
+    return [int(part) if re.fullmatch(r"-?\d+", part) else part for part in listed]
+
+
+Names = Annotated[tuple[str | int, ...], BeforeValidator(_columns)]
 Channels = Annotated[
     tuple[float, ...], BeforeValidator(lambda value: [value] if isinstance(value, int | float) else value)
 ]

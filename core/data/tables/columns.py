@@ -82,6 +82,8 @@ class Table:
             return wanted
         if isinstance(wanted, int) and wanted != 0 and -len(names) <= wanted <= len(names):
             return names[wanted - 1 if wanted > 0 else wanted]
+        if str(wanted) in self.columns:  # a name such as 2020
+            return str(wanted)
         raise UserError(
             f"{self.path} has no column '{wanted}'{nearest(str(wanted), names)}",
             f"`{option}` takes one of {', '.join(names)}",
