@@ -17,7 +17,6 @@ MANY = {
     ("core/backends/fake_quantize.py", "scales"),  # of an internal operator
     ("core/data/class_labels.py", "classes"),  # a classification has at least two
     ("core/data/files/listed_files.py", "files"),  # one file has words of its own
-    ("core/data/tables/table_splits.py", "columns"),  # more than two
     ("core/options/recipe_faults.py", "faults"),  # one fault has words of its own
     ("compress/program.py", "batches"),  # more than one
     ("compress/quantization/rescue.py", "samples"),  # more than one

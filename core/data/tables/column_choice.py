@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...counts import counted
 from ...errors import DataError, UserError
 from ...options.data_options import TableOptions
 from .columns import Table
@@ -148,7 +149,7 @@ def choose_target(
 def _text_columns(table: Table, options: TableOptions, left: Sequence[str]) -> tuple[str, ...]:
     if options.text:
         if len(options.text) > 2:
-            raise UserError(f"`text` names {len(options.text)} columns", "name one column, or two for pairs")
+            raise UserError(f"`text` names {counted(options.text, 'column')}", "name one column, or two for pairs")
         return tuple(table.name(name, "text") for name in options.text)
     if options.tokenizer is None and options.vocabulary is None:
         return ()

@@ -70,7 +70,7 @@ def test_target_and_features_are_chosen(tmp_path: Path) -> None:
         by_number = load(source, tmp_path, features=numbers).example()["features"]
         assert np.array_equal(by_number, swapped)
     years = table(tmp_path, header="2020,2021,kind", name="years.csv")
-    assert np.array_equal(load(years, tmp_path, features="2021,2020").example()["features"], swapped)
+    assert np.array_equal(load(years, tmp_path, features="2021,2020", header=True).example()["features"], swapped)
     values = load(source, tmp_path, target=2, task="regression", ignore="kind").train.read([0, 1])[1]
     assert values is not None
     assert values.shape == (2, 1)
