@@ -81,12 +81,13 @@ def report(
 
     Example: `retort report runs/digits --out report.html`
     """
-    from ..benchmarks.report.result_files import claim_result, find_result, write_result
+    from ..benchmarks.report.result_files import claim_result, write_result
     from ..benchmarks.report.table import print_table
+    from ..pipeline.runs.run_folders import result_of
 
     screen = console(json)
     claim_result(out, force)
-    result = find_result(source)
+    result = result_of(source)
     write_result(result, out)
     print_table(result, screen)
     screen.result({"report": str(out)}, f"wrote {out}")
@@ -106,10 +107,10 @@ def compare(
     Example: `retort compare before.json runs/digits`
     """
     from ..benchmarks.report.compare import compare_results, comparison_rows, to_dict
-    from ..benchmarks.report.result_files import find_result
+    from ..pipeline.runs.run_folders import result_of
 
     screen = console(json)
-    found = compare_results(find_result(before), find_result(after))
+    found = compare_results(result_of(before), result_of(after))
     screen.table(f"{before} → {after}", *comparison_rows(found))
     for note in found.notes:
         screen.warn(note)

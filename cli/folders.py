@@ -33,7 +33,7 @@ def runs_command(runs: Runs = RUNS, json: Json = False, debug: Debug = False) ->
 
 def _print_runs(runs: Path, screen: Console) -> None:
     from ..pipeline.runs.cleaning import megabytes
-    from ..pipeline.runs.run_folders import count_of, remarks, runs_in
+    from ..pipeline.runs.run_folders import count_of, remarks, runs_in, title_of
 
     rows, notes = [], []
     for run in runs_in(runs):
@@ -43,9 +43,9 @@ def _print_runs(runs: Path, screen: Console) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
         model = megabytes(measured.size_bytes) if measured else ""
         state = run.state.partition(":")[0]
-        rows.append([run.name, state, count_of(run), value, model, faster, megabytes(run.size_bytes), when])
+        rows.append([title_of(run), state, count_of(run), value, model, faster, megabytes(run.size_bytes), when])
         if note := remarks(run):
-            notes.append(f"{run.name}: {note}")
+            notes.append(f"{title_of(run)}: {note}")
     if rows:
         columns = ["run", "state", "stages", "measured", "model", "speed", "on disk", "changed"]
         screen.table(str(runs), columns, rows, words=True)
@@ -66,8 +66,9 @@ def clean(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show what may be deleted and how much it frees: unfinished work, and artifacts that the latest run does not use.
+    """Show what may be deleted and how much it frees: unfinished work, and artifacts that no recipe uses.
 
+    An artifact is in use if the latest run of a recipe used it, or if a recipe whose run did not end may still use it.
     On a terminal it asks before anything is deleted; elsewhere it deletes only with --yes. Artifacts that were changed
     by hand and files that Retort did not write are kept.
 

@@ -68,7 +68,7 @@ def serve(
     screen = console(json)
     options = build_options(ServeOptions, flags, set_)
     headers, base = parse_headers(header), Address.parse(url).server if url else ""
-    artifact = load_artifact(newest_archive(archive))
+    artifact = load_artifact(packed_last(archive))
     with ExitStack() as stack:
         server = stack.enter_context(running(options, artifact, logs=logs, console=screen))
         stack.enter_context(announced(server.url, server.name, server.management_url))
@@ -91,10 +91,11 @@ def serve(
 app.command("serve")(with_flags(serve, ServeOptions))
 
 
-def newest_archive(path: Path) -> Path:
-    """The archive that was packed last in the folder of a run; any other path as it is."""
-    found = [] if is_finished(path) else sorted(path.glob("*-pack-*"), key=lambda folder: folder.stat().st_mtime)
-    return next((folder for folder in reversed(found) if is_finished(folder)), path)
+def packed_last(path: Path) -> Path:
+    """The archive of the latest run in a folder; any other path as it is."""
+    from ..pipeline.runs.run_folders import latest_of
+
+    return (None if not path.is_dir() or is_finished(path) else latest_of(path, "pack")) or path
 
 
 def _ready(server: Server, logs: Path, lines: Lines, file: Path) -> str:

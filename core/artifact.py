@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -24,6 +23,7 @@ from .formats.archive_file import require_whole
 from .formats.weight_files import require_model_file
 from .kinds import KINDS, Kind, kind_of_suffix
 from .system.atomic_files import storage_errors, write_atomically
+from .system.folder_locks import held
 from .system.owned_folders import MANIFEST, require_free, settle, sha256_file
 
 Found = TypeVar("Found", bound=Record)
@@ -160,19 +160,18 @@ def new_artifact(
     scratch = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
     with storage_errors(str(directory)):
         try:
-            with storage_errors(str(directory), errno.ENOENT):  # a file system such as /proc reports ENOENT
-                scratch.mkdir(parents=True)
-            draft = Draft(scratch)
-            yield draft
-            files = _entries(scratch)
-            key = place.key or stable_hash({name: entry.sha256 for name, entry in files.items()})
-            given = options.model_dump(mode="json") if options is not None else {}
-            facts = draft.facts.to_json()
-            seconds = round(time.monotonic() - place.started, 3)
-            made_by = (given, files, facts, tools or {}, dict(place.inputs), seconds)
-            manifest = Manifest(kind, stage, key, place.parents, *made_by)
-            write_atomically(scratch / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
-            settle(scratch, directory)
+            with held(scratch):
+                draft = Draft(scratch)
+                yield draft
+                files = _entries(scratch)
+                key = place.key or stable_hash({name: entry.sha256 for name, entry in files.items()})
+                given = options.model_dump(mode="json") if options is not None else {}
+                facts = draft.facts.to_json()
+                seconds = round(time.monotonic() - place.started, 3)
+                made_by = (given, files, facts, tools or {}, dict(place.inputs), seconds)
+                manifest = Manifest(kind, stage, key, place.parents, *made_by)
+                write_atomically(scratch / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
+                settle(scratch, directory)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

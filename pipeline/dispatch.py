@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from ..core.context import Context, Place
 from ..core.errors import RetortError, UserError
 from ..core.options.stage_options import CaptureOptions, EngineOptions, ExportOptions, ModelSpec, Options
 from ..core.options.stage_table import STAGES, stages_that
+from ..core.system.folder_locks import held
 from . import stages
 from .cache_key import key_of
 from .requantize import for_target
@@ -64,15 +66,20 @@ def _run(name: str, options: Options, parent: Artifact, place: Place, context: C
     origin = for_target(name, options, parent, place, context)
     own = place if origin is parent else replace(place, parents=(origin.key,))
     try:
-        with context.console.working(name):
+        with context.console.working(name), _held(context.scratch):
             artifact = stage(options, origin, own, context)
+            if context.scratch is not None:
+                shutil.rmtree(context.scratch, ignore_errors=True)
     except Exception as error:
         if not isinstance(error, RetortError):
             raise_if_samples_fail(error, origin, context)
         raise
-    if context.scratch is not None:
-        shutil.rmtree(context.scratch, ignore_errors=True)
     return artifact
+
+
+def _held(scratch: Path | None) -> AbstractContextManager[None]:
+    """Keep `retort clean` from the folder of checkpoints while a stage may write there."""
+    return nullcontext() if scratch is None else held(scratch)
 
 
 def program_folder(directory: Path) -> Path:

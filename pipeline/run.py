@@ -1,21 +1,16 @@
-"""Runs a recipe: the stages in order, the gates after each stage, and a lock for the run's folder."""
+"""Runs a recipe: the stages in order, and the gates after each stage."""
 
 from __future__ import annotations
 
-import fcntl
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from ..core.console import SILENT, Console
 from ..core.counts import listed
-from ..core.errors import MachineError, RetortError, UserError
+from ..core.errors import RetortError, UserError
 from ..core.options.recipe import nearest, read_recipe
 from ..core.options.recipe_faults import KeyLines
 from ..core.options.stage_options import Gate, Options, QuantizeOptions
-from ..core.system.owned_folders import is_scratch
 from ..core.terminal.interruption import noting_what_is_kept
 from . import measure
 from .dispatch import RUNS
@@ -25,6 +20,7 @@ from .outcome.missed_gate import missed
 from .outcome.recommendation import recommended
 from .preflight.preflight import prepare
 from .runs.forecast import Forecast, Step, forecast
+from .runs.run_lock import exclusive
 from .runs.run_record import recorded
 from .steps import artifact_of
 from .tuning.int8_speed import is_faster, speed_of
@@ -79,27 +75,6 @@ def planned(recipe_path: Path, runs: Path, console: Console, until: str | None) 
         )
     text = recipe_path.read_text(encoding="utf-8", errors="replace")
     return Line(recipe, recipe_path.resolve().parent, runs / recipe.name, console, text), lines
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Lock a run's folder for this process, and delete incomplete artifacts of a killed run.
-
-    Raises:
-        MachineError: another process has the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise MachineError(
-                f"another `retort run` uses {folder}", "wait until it ends, or choose another folder with --runs"
-            ) from error
-        for leftover in folder.iterdir():
-            if is_scratch(leftover):
-                shutil.rmtree(leftover, ignore_errors=True)
-        yield
 
 
 def run_line(line: Line, until: str | None = None) -> Outcome:

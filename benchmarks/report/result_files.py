@@ -1,12 +1,12 @@
-"""Results on disk: writing as JSON or HTML, and search in the folder of a run."""
+"""Results on disk: writing as JSON or HTML, and reading."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.artifact import is_finished, load_artifact, raise_if_not, require_unaltered, sha256_file
-from ...core.errors import MissingFileError, UserError
+from ...core.artifact import load_artifact, raise_if_not, require_unaltered, sha256_file
+from ...core.errors import UserError
 from ...core.system.owned_folders import claim_file
 
 if TYPE_CHECKING:
@@ -49,19 +49,13 @@ def _require_form(path: Path) -> None:
 
 
 def find_result(source: Path) -> Result:
-    """The result in a file, a bench artifact, or the newest one in a run's folder.
+    """The result in a file or in a bench artifact.
 
     Raises:
-        MissingFileError: there is no result.
         ArtifactError: the result was altered after it was measured.
     """
     from ..result import load_result
 
-    if source.is_dir() and not is_finished(source):
-        benches = sorted(source.glob("*-bench-*"), key=lambda folder: folder.stat().st_mtime)
-        if not benches:
-            raise MissingFileError(f"{source} contains no measurement", "run a recipe with a `bench` stage first")
-        source = benches[-1]
     if source.is_file():
         require_unaltered(source, sha256_file(source))
     if source.is_dir():

@@ -22,6 +22,8 @@ from .user_paths import PIPE, require_writable
 MANIFEST = "manifest.json"
 SCRATCH = ".retort-scratch"
 """Name of the folder for unfinished work; beside it a user may have folders such as ``.scratch``."""
+BESIDE = ("program", "speed", "placement")
+"""Endings of the folders that a stage writes beside its result."""
 _SCRATCH = re.compile(r"\..+\.[0-9a-f]{8}\.(tmp|old)")
 
 
@@ -137,7 +139,7 @@ def claim(directory: Path, kind: str, key: str, inputs: Iterable[Path], force: b
     reason = why_kept(directory)
     if reason:
         raise UserError(f"{directory} {reason}; nothing was done", elsewhere)
-    for sibling in (f"{directory.name}-{part}" for part in ("program", "speed", "placement")):
+    for sibling in (f"{directory.name}-{part}" for part in BESIDE):
         reason = why_kept(directory.with_name(sibling))
         if reason:
             raise UserError(f"{directory.with_name(sibling)} {reason}, but results are written there, too", elsewhere)

@@ -7,24 +7,24 @@ named, and a folder in which a run is active is not touched.
 from __future__ import annotations
 
 import re
-import shutil
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ...core.artifact import Artifact, is_finished
-from ...core.counts import listed
+from ...core.counts import counted, listed
 from ...core.errors import UserError
 from ...core.options.recipe import nearest
 from ...core.system.cache import Purpose, cache_folder
+from ...core.system.folder_locks import delete_abandoned, why_in_use
 from ...core.system.owned_folders import SCRATCH, is_scratch, remove_artifact, why_kept
-from .run_folders import artifacts_of, bytes_in, unless_active
-from .run_record import RunRecord, read_record
+from .run_folders import artifacts_of, bytes_in
+from .run_lock import is_active, unless_active
+from .run_names import is_leftover, is_own, stored_beside
+from .run_record import Records, RunRecord, read_records, record_file
 
-IN_USE_S = 3600.0
-"""Unfinished work of single commands, which have no lock, may be in use if it was written within this time."""
 _CACHED: dict[Purpose, re.Pattern[str]] = {
     "engines": re.compile(r"retort-[0-9a-f]{16}.*"),
     "latency": re.compile(r"[0-9a-f]{16}\.json"),
@@ -93,105 +93,148 @@ def cleaning(runs: Path, names: Sequence[str] = (), caches: bool = False) -> Cle
 
 
 def remove(items: Sequence[Removable]) -> int:
-    """Delete what :func:`cleaning` found. What has changed since, or is in use now, is kept.
+    """Delete what :func:`cleaning` found. What a run uses since, and what is in use now, is kept.
 
     Returns:
         The bytes that were freed.
     """
-    return sum(item.size_bytes for item in items if _removed(item))
+    for run in dict.fromkeys(item.run for item in items):
+        own = [item for item in items if item.run == run]
+        if run is None:
+            for item in own:
+                _delete(item)
+        else:
+            with suppress(OSError), unless_active(run) as free:  # a folder that cannot be written keeps everything
+                again = _removable(run) if free else set()
+                for item in own:
+                    if item.path in again:
+                        _delete(item)
+    return sum(item.size_bytes for item in items if not item.path.exists())
 
 
-def _removed(item: Removable) -> bool:
-    if item.run is None:
-        _delete(item)
-        return not item.path.exists()
-    with unless_active(item.run) as free:
-        if free:
-            _delete(item)
-    return not item.path.exists()
+def _removable(folder: Path) -> set[Path]:
+    """What may be deleted of a run, changed or not: looked up again under its lock."""
+    records = read_records(folder)
+    return {*_scratch_in(folder, is_leftover), *(folder / name for name in superseded(records, artifacts_of(folder)))}
 
 
 def _delete(item: Removable) -> None:
     if item.reason == "superseded":
         remove_artifact(item.path)
     elif item.path.is_dir() and not item.path.is_symlink():
-        shutil.rmtree(item.path, ignore_errors=True)  # does not follow links
-        parent = item.path.parent
-        if parent.name == SCRATCH and not any(parent.iterdir()):
-            parent.rmdir()
-    elif not item.path.is_symlink():
+        delete_abandoned(item.path)
+    elif item.reason == "cache" and not item.path.is_symlink():
         item.path.unlink(missing_ok=True)
 
 
 def _folders(runs: Path) -> list[Path]:
     if not runs.is_dir():
         return []
-    return sorted(path for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
+    return sorted(path for path in runs.iterdir() if _is_run(path))
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and path.name != SCRATCH and not is_scratch(path)
 
 
 def _of_run(folder: Path, found: Cleaning) -> None:
-    with unless_active(folder) as free:
-        if not free:
-            found.kept.append((folder, "is in use by a run"))
-            return
-        for path in _scratch_in(folder):
-            found.items.append(_item(path, "unfinished", "its stage starts from the beginning", folder))
-        record, artifacts = read_record(folder), artifacts_of(folder)
-        for name in sorted(_superseded(record, artifacts)):
-            path = folder / name
-            why = why_kept(path)
-            if why:
-                found.kept.append((path, why))
-            else:
-                found.items.append(_item(path, "superseded", "the latest run does not use it", folder))
+    try:
+        own = Cleaning(kept=[(folder, "is in use by a run")]) if is_active(folder) else _looked_at(folder)
+    except OSError as error:
+        own = Cleaning(kept=[(folder, f"cannot be read: {error.strerror}")])
+    found.items += own.items
+    found.kept += own.kept
 
 
-def _scratch_in(folder: Path) -> Iterator[Path]:
-    """Folders of artifacts that were not finished, and checkpoints."""
-    yield from sorted(path for path in folder.iterdir() if is_scratch(path))
+def _looked_at(folder: Path) -> Cleaning:
+    found = Cleaning()
+    for path in _scratch_in(folder, is_leftover):
+        found.items.append(_item(path, "unfinished", "its stage starts from the beginning", folder))
+    records, artifacts = read_records(folder), artifacts_of(folder)
+    for name in sorted(superseded(records, artifacts)):
+        path = folder / name
+        why = why_kept(path)
+        if why:
+            found.kept.append((path, why))
+        else:
+            found.items.append(_item(path, "superseded", f"the latest run {_of_recipes(records)} not use it", folder))
+    found.kept += [(path, "cannot be read, so no artifact beside it is deleted") for path in records.unreadable]
+    found.kept += _of_lost_recipes(folder, records, artifacts)
+    return found
+
+
+def _of_lost_recipes(
+    folder: Path, records: Records, artifacts: Mapping[str, Artifact]
+) -> Iterator[tuple[Path, str]]:
+    """Records of recipes that do not exist any more, which keep artifacts that no other recipe uses."""
+    for record in records.latest:
+        others = replace(records, latest=tuple(other for other in records.latest if other is not record))
+        freed = superseded(others, artifacts) - superseded(records, artifacts)
+        if freed and not Path(record.recipe).exists():
+            reason = f"keeps {counted(freed, 'artifact')} of {record.recipe}, which does not exist any more"
+            yield record_file(folder, record.recipe), f"{reason}; delete this file to free them"
+
+
+def _of_recipes(records: Records) -> str:
+    return "does" if len(records.latest) == 1 else f"of each of {len(records.latest)} recipes does"
+
+
+def _scratch_in(folder: Path, is_leftover: Callable[[Path], bool]) -> Iterator[Path]:
+    """Folders of artifacts that were not finished, and of checkpoints."""
+    yield from sorted(path for path in folder.iterdir() if is_leftover(path))
     scratch = folder / SCRATCH
     if scratch.is_dir() and not scratch.is_symlink():
-        yield from sorted(path for path in scratch.iterdir() if not path.is_symlink())
+        yield from sorted(path for path in scratch.iterdir() if path.is_dir() and not path.is_symlink())
 
 
 def _item(path: Path, reason: Reason, detail: str, run: Path | None) -> Removable:
     return Removable(path, reason, detail, bytes_in(path), run)
 
 
-def _superseded(record: RunRecord | None, artifacts: dict[str, Artifact]) -> set[str]:
-    """Names of artifacts that the latest run does not use.
+def superseded(records: Records, artifacts: Mapping[str, Artifact]) -> set[str]:
+    """Names of artifacts that no recipe uses which ran in a folder, as far as the records of their latest runs say.
 
-    What the stages of a run that did not end could still use is not superseded: the artifacts that were made from
-    those that it used. Without a record of the latest run, nothing is.
+    What a run that did not end could still use is not superseded: the artifacts that its recipe used before, and those
+    that were made from artifacts that it used. Where a record is missing or was left by a killed run, nothing is.
     """
-    if record is None or record.state == "running":
+    if not records.latest or records.unreadable or any(not _is_whole(record) for record in records.latest):
         return set()
-    used = {name for name in artifacts if name in record.folders}
-    used |= {name for name in artifacts if any(name.startswith(f"{other}-") for other in record.folders)}
-    if record.state != "finished":
-        keys, size = {artifacts[name].key for name in used}, -1
-        while size != len(used):
-            size = len(used)
-            used |= {n for n, item in artifacts.items() if item.manifest.parents and {*item.manifest.parents} <= keys}
-            keys = {artifacts[name].key for name in used}
-    return artifacts.keys() - used
+    used: set[str] = set()
+    for record in records.latest:
+        used |= _used(record, artifacts)
+    return {name for name in artifacts if is_own(name) and stored_beside(name) not in used}
+
+
+def _is_whole(record: RunRecord) -> bool:
+    """Whether a record says everything that its recipe may still use."""
+    return record.state == "finished" or (
+        record.state == "stopped" and bool(record.folders) and record.earlier is not None
+    )
+
+
+def _used(record: RunRecord, artifacts: Mapping[str, Artifact]) -> set[str]:
+    used = {*record.folders, *(record.earlier or ())}
+    if record.state == "finished":
+        return used
+    made_from = {name: {*item.manifest.parents} for name, item in artifacts.items() if item.manifest.parents}
+    size = -1
+    while size != len(used):
+        size = len(used)
+        keys = {item.key for name, item in artifacts.items() if stored_beside(name) in used}
+        used |= {stored_beside(name) for name, parents in made_from.items() if parents <= keys}
+    return used
 
 
 def _of_commands(runs: Path, found: Cleaning) -> None:
     """Unfinished work of single commands, which lies beside their results."""
     if not runs.is_dir():
         return
-    for path in _scratch_in(runs):
-        minutes = (time.time() - _newest(path)) / 60
-        if minutes * 60 < IN_USE_S:
-            found.kept.append((path, f"was written {minutes:.0f} minutes ago, and may be in use"))
+    for path in _scratch_in(runs, is_scratch):
+        why = why_in_use(path)
+        if why:
+            found.kept.append((path, why))
         else:
             found.items.append(_item(path, "unfinished", "its command starts from the beginning", None))
-
-
-def _newest(path: Path) -> float:
-    inside = list(path.rglob("*")) if path.is_dir() else []
-    return max(float(place.lstat().st_mtime) for place in (path, *inside))
 
 
 def _of_caches(found: Cleaning) -> None:

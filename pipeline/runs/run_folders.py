@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...benchmarks.report.result_files import find_result
-from ...core.artifact import Artifact, is_finished, load_artifact
+from ...benchmarks.result import Result
+from ...core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from ...core.counts import counted, listed
-from ...core.errors import RetortError
-from ...core.system.owned_folders import SCRATCH, is_scratch
-from .run_record import RunRecord, read_record
-
-LOCK = ".lock"
+from ...core.errors import MissingFileError, RetortError
+from ...core.options.stage_table import STAGES
+from ...core.system.owned_folders import SCRATCH
+from .run_lock import is_active
+from .run_names import is_leftover, is_own
+from .run_record import RunRecord, read_records
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class RunFolder:
         planned: number of stages of the recipe; None if it is not known.
         state: ``running``, ``finished``, ``stopped`` or ``killed``, and why; ``artifact`` for a single one.
         changed: when its last artifact was finished, in seconds since 1970.
-        size_bytes: what it takes on the disk, without what links lead to.
+        size_bytes: what it takes on the disk, without what links lead to; only its artifacts if it is ``shared``.
         unfinished: results whose work can be continued.
         go_on: the command that continues or repeats the run; empty if it is not known.
+        shared: whether other recipes ran in its folder, too.
     """
 
     name: str
@@ -63,6 +64,7 @@ class RunFolder:
     measured: Measured | None
     unfinished: tuple[str, ...]
     go_on: str
+    shared: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON-ready values."""
@@ -70,12 +72,14 @@ class RunFolder:
 
 
 def runs_in(runs: Path) -> list[RunFolder]:
-    """All runs and single artifacts in a folder, the newest first; none if there is no such folder."""
+    """All runs and single artifacts in a folder, the newest first; none if there is no such folder.
+
+    Recipes of one name share a folder, in which each of them has its own run.
+    """
     if not runs.is_dir():
         return []
     folders = [path for path in runs.iterdir() if path.is_dir() and not path.is_symlink()]
-    found = [made for path in folders if (made := _described(path, runs)) is not None]
-    return sorted(found, key=lambda item: -item.changed)
+    return sorted((made for path in folders for made in _described(path, runs)), key=lambda item: -item.changed)
 
 
 def artifacts_of(folder: Path) -> dict[str, Artifact]:
@@ -90,69 +94,98 @@ def artifacts_of(folder: Path) -> dict[str, Artifact]:
     return found
 
 
-@contextmanager
-def unless_active(folder: Path) -> Iterator[bool]:
-    """Lock a run's folder within this context; yields False if another process runs there."""
-    path = folder / LOCK
-    if not path.is_file():
-        yield True
-        return
-    with path.open("r+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-
-
 def bytes_in(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links count as themselves."""
+    """Bytes of a file, or of all files in a folder; links count as themselves, and what is deleted just now as 0."""
     if path.is_symlink() or not path.is_dir():
+        return _bytes_of(path)
+    return sum(_bytes_of(Path(place) / name) for place, _, names in os.walk(path) for name in names)
+
+
+def _bytes_of(path: Path) -> int:
+    try:
         return path.lstat().st_size
-    return sum((Path(place) / name).lstat().st_size for place, _, names in os.walk(path) for name in names)
+    except FileNotFoundError:
+        return 0
 
 
-def _described(folder: Path, runs: Path) -> RunFolder | None:
+def _described(folder: Path, runs: Path) -> list[RunFolder]:
     if is_finished(folder):
         return _single(folder)
-    artifacts, record = artifacts_of(folder), read_record(folder)
-    if not artifacts and record is None:
-        return None
-    with unless_active(folder) as free:
-        state = _state(record, free)
-    used = [name for name in artifacts if record is None or name in record.folders] or list(artifacts)
-    stages = tuple(dict.fromkeys(name.split("-")[1] for name in used if name.count("-") == 2))
-    changed = max(
-        [(folder / name / "manifest.json").stat().st_mtime for name in artifacts], default=folder.stat().st_mtime
-    )
+    try:
+        artifacts, records, active = artifacts_of(folder), read_records(folder).latest, is_active(folder)
+    except OSError as error:
+        return [_unreadable(folder, error)]
+    if not artifacts and not records:
+        return []
+    return [_run(folder, runs, record, records, artifacts, active) for record in records or (None,)]
+
+
+def _run(
+    folder: Path,
+    runs: Path,
+    record: RunRecord | None,
+    records: Sequence[RunRecord],
+    artifacts: Collection[str],
+    active: bool,
+) -> RunFolder:
+    """One run of a folder.
+
+    Args:
+        record: its record.
+        records: those of all recipes that ran in the folder, the newest first.
+        artifacts: names of all artifacts in the folder.
+        active: whether a run is active there, which is the newest one.
+    """
+    shared, latest = len(records) > 1, not records or record is records[0]
+    used = _used_by(record, artifacts)
+    made = {name.split("-")[1] for name in used if name.count("-") == 2}
     return RunFolder(
         folder.name,
         folder,
         record.recipe if record else "",
-        stages,
+        tuple(stage for stage in (record.stages if record else STAGES) if stage in made),
         len(record.stages) if record else None,
-        state,
-        changed,
-        bytes_in(folder),
-        _measured(folder),
-        _unfinished(folder),
-        _go_on(record, folder, runs),
+        _state(record, active and latest),
+        max(map(_changed, (folder / name for name in used)), default=record.started if record else _changed(folder)),
+        sum(bytes_in(folder / name) for name in used) if shared else bytes_in(folder),
+        _measured(folder, record),
+        _unfinished(folder) if latest else (),
+        _go_on(record, runs),
+        shared,
     )
 
 
-def _single(folder: Path) -> RunFolder | None:
+def _used_by(record: RunRecord | None, artifacts: Collection[str]) -> list[str]:
+    """The artifacts of a run; one that is active or was killed may use those of the runs before."""
+    wanted = record.folders or record.earlier if record else ()
+    return [name for name in artifacts if not wanted or name in wanted]
+
+
+def _changed(path: Path) -> float:
+    """When an artifact was finished, or a folder changed; 0 if it was deleted since."""
+    try:
+        return (path / MANIFEST if is_finished(path) else path).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _single(folder: Path) -> list[RunFolder]:
     try:
         artifact = load_artifact(folder, verify=False)
     except RetortError:
-        return None
-    changed = (folder / "manifest.json").stat().st_mtime
+        return []
     stages = (artifact.manifest.stage,)
-    return RunFolder(folder.name, folder, "", stages, None, "artifact", changed, bytes_in(folder), None, (), "")
+    size = bytes_in(folder)
+    return [RunFolder(folder.name, folder, "", stages, None, "artifact", _changed(folder), size, None, (), "")]
 
 
-def _state(record: RunRecord | None, free: bool) -> str:
-    if not free:
+def _unreadable(folder: Path, error: OSError) -> RunFolder:
+    state = f"not readable: {error.strerror}"
+    return RunFolder(folder.name, folder, "", (), None, state, _changed(folder), bytes_in(folder), None, (), "")
+
+
+def _state(record: RunRecord | None, active: bool) -> str:
+    if active:
         return "running"
     if record is None:
         return "unknown"
@@ -164,21 +197,61 @@ def _state(record: RunRecord | None, free: bool) -> str:
 def _unfinished(folder: Path) -> tuple[str, ...]:
     scratch = folder / SCRATCH
     kept = sorted(path.name for path in scratch.iterdir()) if scratch.is_dir() and not scratch.is_symlink() else []
-    return tuple(kept + sorted(path.name for path in folder.iterdir() if is_scratch(path)))
+    return tuple(kept + sorted(path.name for path in folder.iterdir() if is_leftover(path)))
 
 
-def _go_on(record: RunRecord | None, folder: Path, runs: Path) -> str:
+def _go_on(record: RunRecord | None, runs: Path) -> str:
     if record is None:
         return ""
-    path = Path(record.recipe)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return shlex.join(["retort", "run", str(shown), *([] if str(runs) == "runs" else ["--runs", str(runs)])])
+    return shlex.join(["retort", "run", _shown(record.recipe), *([] if str(runs) == "runs" else ["--runs", str(runs)])])
 
 
-def _measured(folder: Path) -> Measured | None:
-    """The last model in the newest measurement of a run."""
+def _shown(recipe: str) -> str:
+    """The path of a recipe from the current folder, if it is in it."""
+    path = Path(recipe)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def title_of(run: RunFolder) -> str:
+    """The name of a run, with the path of its recipe where several recipes have this name."""
+    return f"{run.name} ({_shown(run.recipe)})" if run.shared else run.name
+
+
+def latest_of(folder: Path, stage: str) -> Path | None:
+    """The artifact of a stage that the latest run in a folder used, or else the latest run that has this stage.
+
+    Without a record of it, it is the newest one; None if there is none.
+    """
+    made = [path for path in folder.glob(f"[0-9][0-9]-{stage}-*") if is_own(path.name) and is_finished(path)]
+    for record in read_records(folder).latest:
+        used = [path for path in made if path.name in record.folders]
+        if used:
+            return used[0]
+    return max(made, key=_changed, default=None)
+
+
+def result_of(source: Path) -> Result:
+    """The result in a file or a bench artifact, or that of the latest run in a folder.
+
+    Raises:
+        MissingFileError: there is no result.
+        ArtifactError: the result was altered after it was measured.
+    """
+    if not source.is_dir() or is_finished(source):
+        return find_result(source)
+    bench = latest_of(source, "bench")
+    if bench is None:
+        raise MissingFileError(f"{source} contains no measurement", "run a recipe with a `bench` stage first")
+    return find_result(bench)
+
+
+def _measured(folder: Path, record: RunRecord | None) -> Measured | None:
+    """The last model in the measurement of a run; without a record, in the newest one."""
+    own = record and next((name for name in record.folders if "-bench-" in name and is_finished(folder / name)), None)
+    if record is not None and record.folders and own is None:
+        return None
     try:
-        result = find_result(folder)
+        result = find_result(folder / own) if own else result_of(folder)
     except (RetortError, OSError):
         return None
     rows = [stage for stage in result.stages if stage.metric is not None] or list(result.stages)

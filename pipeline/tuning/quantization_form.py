@@ -23,6 +23,7 @@ from ...core.metrics.ratio import Ratio, mean_of
 from ...core.metrics.task_metrics import evaluate
 from ...core.options.stage_options import BenchOptions, QuantizeOptions
 from ...core.session import Session
+from ...core.system.folder_locks import held
 from ...core.system.owned_folders import scratch_of
 from ...core.tensors import Array
 from .fitting_batches import fitting_batches, note_on, rows_fitting
@@ -91,10 +92,19 @@ def choose_form(
     Returns:
         The chosen program; its facts have the results of both under ``form``.
     """
+    scratch = scratch_of(place.directory, "-forms")
+    with held(scratch):
+        made = _chosen(options, parent, place, context, gains, scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return made
+
+
+def _chosen(
+    options: QuantizeOptions, parent: Artifact, place: Place, context: Context, gains: Gains | None, scratch: Path
+) -> Artifact:
     from ...compress.quantization.stage import quantize
 
     console = context.console
-    scratch = scratch_of(place.directory, "-forms")
     made: dict[Form, Artifact] = {}
     for form in FORMS:
         console.stage("quantize", f"{form} form")
@@ -122,7 +132,6 @@ def choose_form(
         draft.facts = facts.model_copy(update={"form": choice, "floor": floor})
         for name in made[kept].manifest.files:
             shutil.copyfile(made[kept].path / name, draft.folder / name)
-    shutil.rmtree(scratch, ignore_errors=True)
     return load_artifact(place.directory)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pytest
 from served_models import VECTOR, archive, graph
 
 from retort.__main__ import main
-from retort.cli.serving import newest_archive
+from retort.cli.serving import packed_last
 from retort.core.artifact import Artifact
 from retort.core.context import Place
 from retort.core.errors import MachineError, UserError
 from retort.core.options.stage_options import PackOptions
 from retort.core.session import SessionOptions
+from retort.pipeline.runs.run_record import RunRecord, record_file
 from retort.serve.settings import Settings
 from retort.serve.torchserve.archive import Mar, Policy, open_model, write_archive
 
@@ -60,17 +62,20 @@ def test_predict_refuses_nan_as_a_server_does(tmp_path: Path, capsys: pytest.Cap
 def test_serve_takes_the_folder_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The archive that was packed last; a folder without one is refused, with what is in it."""
+    """The archive of the latest run, or the newest one; a folder without one is refused, with what is in it."""
     made = archive("vector", tmp_path / "made")
     run = tmp_path / "run"
-    for index, name in enumerate(("07-pack-new", "05-pack-old", "09-pack-unfinished")):
+    new, old, unfinished = ("07-pack-aaaaaaaaaaaa", "05-pack-bbbbbbbbbbbb", "09-pack-cccccccccccc")
+    for time_s, name in ((100, new), (99, old), (900, unfinished)):
         shutil.copytree(made.path, run / name)
-        os.utime(run / name, (100 - index, 100 - index))
-    os.utime(run / "09-pack-unfinished", (900, 900))
-    (run / "09-pack-unfinished" / "manifest.json").unlink()
-    assert newest_archive(run) == run / "07-pack-new"
-    assert newest_archive(made.path) == made.path
-    assert newest_archive(tmp_path / "none") == tmp_path / "none"
+        os.utime(run / name / "manifest.json", (time_s, time_s))
+    (run / unfinished / "manifest.json").unlink()
+    assert packed_last(run) == run / new
+    assert packed_last(made.path) == made.path
+    assert packed_last(tmp_path / "none") == tmp_path / "none"
+    record = RunRecord("/r.yaml", ("capture", "pack"), "finished", folders=(old,))
+    record_file(run, record.recipe).write_text(json.dumps(asdict(record)))
+    assert packed_last(run) == run / old
     asked: list[Path] = []
 
     def refuse(options: Any, artifact: Artifact, **_: Any) -> Any:
@@ -79,7 +84,7 @@ def test_serve_takes_the_folder_of_a_run(
 
     monkeypatch.setattr("retort.serve.torchserve.server.serve", refuse)
     assert _call("serve", str(run)) == 7
-    assert asked == [run / "07-pack-new"]
+    assert asked == [run / old]
     (tmp_path / "other").mkdir()
     shutil.copytree(made.path, tmp_path / "other" / "01-train")
     capsys.readouterr()

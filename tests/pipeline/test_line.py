@@ -24,6 +24,7 @@ from retort.core.facts.facts_table import FACTS
 from retort.core.session import open_session
 from retort.core.system.owned_folders import SCRATCH
 from retort.pipeline import run
+from retort.pipeline.runs.run_lock import exclusive
 
 NET = """
 import torch
@@ -263,7 +264,7 @@ def test_altered_artifact_is_refused(project: Path) -> None:
 def test_two_runs_do_not_mix(project: Path) -> None:
     """A second run of the same recipe in the same folder is rejected while the first is running."""
     recipe = short(project, "own_net:large", "digits", "capture")
-    with run.exclusive(project / "runs/own"), pytest.raises(MachineError, match="another `retort run`"):
+    with exclusive(project / "runs/own"), pytest.raises(MachineError, match="another `retort run`"):
         run.run(recipe, project / "runs")
 
 

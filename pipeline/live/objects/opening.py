@@ -10,6 +10,7 @@ from typing import Any
 from ....core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from ....core.counts import with_article
 from ....core.errors import ArtifactError, MissingFileError, UserError
+from ...runs.run_record import read_records
 from ..workspace import Workspace
 from .comparison import Result
 from .facts import Facts
@@ -88,13 +89,15 @@ class Run(Mapping[str, Any]):
 
 
 def _folder(path: Path) -> Run:
-    """The newest artifact of every stage in a folder."""
+    """The artifact of every stage that the latest run in a folder used, or else the newest one."""
     if (path / "config.json").is_file():
         raise UserError(f"{path} is a folder of a pretrained model", f"retort.capture('{path}')")
     found = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and is_finished(folder)]
     if not found:
         raise ArtifactError(f"{path} contains no finished artifact", "give an artifact folder, a run folder or a file")
-    found.sort(key=lambda folder: (folder / MANIFEST).stat().st_mtime)
+    latest = read_records(path).latest[:1]
+    used = {name for record in latest for name in record.folders}
+    found.sort(key=lambda folder: (folder.name in used, (folder / MANIFEST).stat().st_mtime))
     newest = {_label(folder.name): folder for folder in found}
     return Run(path, dict(sorted(newest.items(), key=lambda item: item[1].name)))
 

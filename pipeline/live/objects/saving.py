@@ -13,6 +13,7 @@ from ....core.counts import with_article
 from ....core.errors import ArtifactError, MissingFileError, UserError
 from ....core.formats.onnx_weights import external_files, rename_external
 from ....core.system.atomic_files import storage_errors, write_atomically
+from ....core.system.folder_locks import held
 from ....core.system.owned_folders import settle, why_kept
 
 _UNUSABLE = (errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT)
@@ -121,10 +122,11 @@ def _save_folder(artifact: Artifact, path: Path) -> None:
         raise UserError(f"{path} {reason}; it is kept", "move it, or choose another folder")
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        for name in (*artifact.manifest.files, MANIFEST):
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, scratch / name)
-        settle(scratch, target)
+        with held(scratch):
+            for name in (*artifact.manifest.files, MANIFEST):
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, scratch / name)
+            settle(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

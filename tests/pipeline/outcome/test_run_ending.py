@@ -19,6 +19,7 @@ from retort.pipeline.outcome import run_summary
 from retort.pipeline.outcome.doubts import doubts
 from retort.pipeline.outcome.recommendation import change_words, recommended
 from retort.pipeline.outcome.stage_evidence import evidence
+from retort.pipeline.runs.run_lock import exclusive
 
 BENCH = "bench: {batch_sizes: [1, 4], blocks: 5, block_ms: 1, budget_s: 2}"
 STAGES = [
@@ -46,7 +47,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """A finished run."""
     folder = tmp_path_factory.mktemp("run")
     made = Line(load_recipe(written(folder)), folder, folder / "runs/own", Console("silent"))
-    with run.exclusive(made.folder):
+    with exclusive(made.folder):
         run.run_line(made)
     return made
 

@@ -5,20 +5,31 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from known import known
 
 from retort.__main__ import main
 from retort.core.artifact import new_artifact
 from retort.core.context import Place
 from retort.core.errors import UserError
 from retort.core.system.owned_folders import SCRATCH
-from retort.pipeline.runs.cleaning import Cleaning, cleaning, remove
-from retort.pipeline.runs.run_folders import runs_in
-from retort.pipeline.runs.run_record import RECORD, RunRecord, read_record
+from retort.pipeline.runs.cleaning import Cleaning, Removable, cleaning, remove
+from retort.pipeline.runs.run_folders import bytes_in, count_of, runs_in
+from retort.pipeline.runs.run_lock import exclusive
+from retort.pipeline.runs.run_record import EARLIER, RunRecord, State, read_records, record_file
+
+
+RECIPE = Path(__file__)
+"""A file that exists, as the recipe of the run."""
+LEFT = ".02-export-ffffffffffff.0123abcd.tmp"
+"""What a killed export leaves."""
 
 
 def write(folder: Path, key: str, parents: tuple[str, ...] = ()) -> str:
@@ -28,10 +39,14 @@ def write(folder: Path, key: str, parents: tuple[str, ...] = ()) -> str:
     return folder.name
 
 
-def record(folder: Path, *folders: str, state: str = "finished") -> None:
-    """The record of the latest run."""
-    made = RunRecord("/r.yaml", ("capture", "train", "export"), state, folders=folders)  # type: ignore[arg-type]
-    (folder / RECORD).write_text(json.dumps(asdict(made)))
+def record(
+    folder: Path, *folders: str, state: State = "finished", recipe: Path = RECIPE, earlier: tuple[str, ...] = ()
+) -> Path:
+    """The record of the latest run of a recipe."""
+    made = RunRecord(str(recipe), ("capture", "train", "export"), state, folders=folders, earlier=earlier)
+    path = record_file(folder, recipe)
+    path.write_text(json.dumps(asdict(made)))
+    return path
 
 
 @pytest.fixture
@@ -48,7 +63,7 @@ def runs(tmp_path: Path) -> Path:
     record(folder, "00-capture-aaaaaaaaaaaa", "01-train-bbbbbbbbbbbb", "02-export-eeeeeeeeeeee")
     (folder / SCRATCH / "01-train-bbbbbbbbbbbb").mkdir(parents=True)
     (folder / SCRATCH / "01-train-bbbbbbbbbbbb" / "epoch.pt").write_bytes(b"12345")
-    (folder / ".x.0123abcd.tmp").mkdir()
+    (folder / LEFT).mkdir()
     (folder / "notes.txt").write_text("mine")
     (folder / "mine").mkdir()
     return tmp_path / "runs"
@@ -63,7 +78,7 @@ def test_what_the_latest_run_does_not_use_goes(runs: Path) -> None:
     """Artifacts of an earlier recipe and unfinished work are deleted; the rest is as before."""
     found = cleaning(runs)
     assert names(found) == (
-        {"01-train-cccccccccccc", "02-export-dddddddddddd", "01-train-bbbbbbbbbbbb", ".x.0123abcd.tmp"}
+        {"01-train-cccccccccccc", "02-export-dddddddddddd", "01-train-bbbbbbbbbbbb", LEFT}
     )
     assert found.size_bytes > 5
     assert remove(found.items) == found.size_bytes
@@ -71,7 +86,7 @@ def test_what_the_latest_run_does_not_use_goes(runs: Path) -> None:
     assert left == (
         {
             ".lock",
-            RECORD,
+            record_file(runs, RECIPE).name,
             "notes.txt",
             "mine",
             "00-capture-aaaaaaaaaaaa",
@@ -89,13 +104,13 @@ def test_a_stopped_run_keeps_what_its_later_stages_may_use(runs: Path) -> None:
     assert found == {"01-train-cccccccccccc", "02-export-dddddddddddd"}
 
 
-@pytest.mark.parametrize("state", ["running", ""])
-def test_without_a_whole_record_no_artifact_goes(runs: Path, state: str) -> None:
+@pytest.mark.parametrize("state", ["running", None])
+def test_without_a_whole_record_no_artifact_goes(runs: Path, state: State | None) -> None:
     """After a killed run, or one of an earlier version, only unfinished work is deleted."""
     if state:
         record(runs / "digits", state=state)
     else:
-        (runs / "digits" / RECORD).unlink()
+        record_file(runs / "digits", RECIPE).unlink()
     assert {item.reason for item in cleaning(runs).items} == {"unfinished"}
 
 
@@ -144,13 +159,34 @@ def test_links_are_not_followed(runs: Path, tmp_path: Path) -> None:
     assert (outside / SCRATCH / "x").is_dir()
 
 
-def test_fresh_work_of_a_command_is_kept(runs: Path) -> None:
-    """Work without a lock that was written a moment ago may be in use; an hour later it may go."""
+def test_work_of_a_running_command_is_kept(runs: Path) -> None:
+    """Work that a process holds is kept, however old; that of a killed one may go at once, however new."""
     work = runs / SCRATCH / "train-123"
-    work.mkdir(parents=True)
-    assert any(path == work for path, _ in cleaning(runs).kept)
+    code = "import sys; from pathlib import Path; from retort.core.system.folder_locks import held\n"
+    code += f"with held(Path({str(work)!r})): Path({str(work / 'epoch.pt')!r}).touch(); print(); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    known(process.stdout).readline()
     os.utime(work, (0, 0))
+    os.utime(work / "epoch.pt", (0, 0))
+    before = [Removable(work, "unfinished", "", 1)]
+    assert (work, "is in use by a command") in cleaning(runs).kept
+    assert remove(before) == 0
+    process.kill()
+    process.wait()
+    (work / "epoch.pt").touch()
     assert "train-123" in names(cleaning(runs))
+    assert remove(before) == 1
+    assert not work.exists()
+
+
+def test_an_artifact_that_is_written_is_kept(runs: Path) -> None:
+    """The result of a command beside the runs is not deleted before it is finished."""
+    with new_artifact(Place(runs / "export-123", "x"), "graph", "export") as draft:
+        (draft.folder / "model.onnx").write_bytes(b"x")
+        found = cleaning(runs)
+        assert (draft.folder, "is in use by a command") in found.kept
+        remove([Removable(draft.folder, "unfinished", "", 1)])
+    assert (runs / "export-123" / "model.onnx").is_file()
 
 
 def test_caches_go_only_when_asked(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,14 +238,130 @@ def test_runs_are_listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (run["state"], run["finished"], run["planned"]) == ("stopped", ["capture", "train"], 3)
     assert run["size_bytes"] > 100
     assert "01-train-bbbbbbbbbbbb" in run["unfinished"]
-    assert run["go_on"] == f"retort run /r.yaml --runs {runs}"
+    path = RECIPE.relative_to(Path.cwd()) if RECIPE.is_relative_to(Path.cwd()) else RECIPE
+    assert run["go_on"] == f"retort run {path} --runs {runs}"
     shown = " ".join(call(capsys, "runs", "--runs", str(runs)).split())
     assert "2 of 3" in shown
-    assert "go on with `retort run /r.yaml" in shown
+    assert "go on with `retort run" in shown
     assert "contains no runs" in call(capsys, "runs", "--runs", str(runs / "none"))
 
 
-def test_a_damaged_record_is_none(runs: Path) -> None:
-    """A record that cannot be read counts as none."""
-    (runs / "digits" / RECORD).write_bytes(b"\xff{")
-    assert read_record(runs / "digits") is None
+def test_a_damaged_record_keeps_everything(runs: Path) -> None:
+    """What the recipe of a record uses that cannot be read is not known, so no artifact goes."""
+    damaged = runs / "digits" / ".run-0123456789ab.json"
+    damaged.write_bytes(b"\xff{")
+    assert read_records(runs / "digits").unreadable == (damaged,)
+    found = cleaning(runs)
+    assert {item.reason for item in found.items} == {"unfinished"}
+    assert (damaged, "cannot be read, so no artifact beside it is deleted") in found.kept
+
+
+OTHER = ("00-capture-aaaaaaaaaaaa", "01-train-cccccccccccc", "02-export-dddddddddddd")
+"""What another recipe in the folder uses."""
+
+
+def test_artifacts_of_another_recipe_in_the_folder_are_kept(runs: Path) -> None:
+    """Two recipes of one name share a folder; the latest runs of both count."""
+    record(runs / "digits", *OTHER, recipe=Path(pytest.__file__))
+    assert {item.reason for item in cleaning(runs).items} == {"unfinished"}
+    assert remove(cleaning(runs).items) > 0
+    assert all((runs / "digits" / name).is_dir() for name in OTHER)
+
+
+def test_a_recipe_that_is_gone_keeps_its_artifacts_until_its_record_is_deleted(runs: Path) -> None:
+    """Its record is named with the number of artifacts that it keeps."""
+    gone = record(runs / "digits", *OTHER, recipe=runs / "gone.yaml")
+    words = f"keeps 2 artifacts of {runs / 'gone.yaml'}, which does not exist any more; delete this file to free them"
+    assert (gone, words) in cleaning(runs).kept
+    gone.unlink()
+    assert {*OTHER[1:]} <= names(cleaning(runs))
+
+
+def test_a_run_that_stopped_in_its_first_stage_keeps_everything(runs: Path) -> None:
+    """It has used nothing yet, so nothing is known of what it will use."""
+    record(runs / "digits", state="stopped", earlier=OTHER)
+    assert {item.reason for item in cleaning(runs).items} == {"unfinished"}
+
+
+def test_a_stopped_run_keeps_what_the_runs_before_it_used(runs: Path) -> None:
+    """What the latest whole run of the recipe used is kept until another one ends."""
+    record(runs / "digits", "00-capture-aaaaaaaaaaaa", state="stopped", earlier=OTHER)
+    assert {item.reason for item in cleaning(runs).items} == {"unfinished"}
+
+
+def test_the_record_of_an_earlier_version_is_read(runs: Path) -> None:
+    """It counts for its recipe until that runs again; if that run stopped, it does not say what it may still use."""
+    ended = json.loads(record_file(runs / "digits", RECIPE).read_text())
+    del ended["earlier"]
+    record_file(runs / "digits", RECIPE).unlink()
+    (runs / "digits" / EARLIER).write_text(json.dumps(ended))
+    assert {"01-train-cccccccccccc", "02-export-dddddddddddd"} <= names(cleaning(runs))
+    (runs / "digits" / EARLIER).write_text(json.dumps({**ended, "state": "stopped"}))
+    assert {item.reason for item in cleaning(runs).items} == {"unfinished"}
+
+
+def test_what_a_run_uses_since_it_was_found_is_kept(runs: Path) -> None:
+    """Between the question and the answer another run may have used an artifact: it is looked up again."""
+    before = cleaning(runs).items
+    record(runs / "digits", *OTHER, recipe=Path(pytest.__file__))
+    remove(before)
+    assert all((runs / "digits" / name).is_dir() for name in OTHER)
+
+
+def test_only_endings_that_retort_writes_belong_to_an_artifact(runs: Path) -> None:
+    """The speed beside an artifact lives as long as it does; a user's copy is never deleted."""
+    folder = runs / "digits"
+    for base in ("01-train-bbbbbbbbbbbb", "01-train-cccccccccccc"):
+        for ending in ("-speed", "-for-cpu", "-for-cpu-placement", "-copy"):
+            write(folder / f"{base}{ending}", f"{base}{ending}"[:5])
+    found = {item.path.name for item in cleaning(runs).items if item.reason == "superseded"}
+    gone = {f"01-train-cccccccccccc{ending}" for ending in ("", "-speed", "-for-cpu", "-for-cpu-placement")}
+    assert found == {*gone, "02-export-dddddddddddd"}
+
+
+def test_looking_does_not_stop_a_run(runs: Path) -> None:
+    """`runs` and `clean` hold the lock of a run only for an instant, and a run waits that long."""
+    with (runs / "digits" / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # as another process that looks just now
+        assert cleaning(runs).items
+        assert runs_in(runs)[0].state == "finished"
+        threading.Timer(0.2, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
+        with exclusive(runs / "digits"):
+            assert runs_in(runs)[0].state == "running"
+
+
+def test_a_folder_that_cannot_be_read_is_named(runs: Path) -> None:
+    """The other runs are listed and cleaned all the same."""
+    (runs / "locked" / ".lock").mkdir(parents=True)
+    assert (runs / "locked", "cannot be read: Is a directory") in cleaning(runs).kept
+    assert names(cleaning(runs))
+    assert {run.state for run in runs_in(runs)} == {"finished", "not readable: Is a directory"}
+    assert remove([Removable(runs / "locked" / ".lock", "superseded", "", 1, runs / "locked")]) == 0
+
+
+def test_files_that_vanish_are_no_error(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another process deletes while the sizes are added counts nothing."""
+    whole = bytes_in(runs)
+    gone = runs / "digits" / "notes.txt"
+    monkeypatch.setattr(os, "walk", lambda _: [(str(runs / "digits"), [], ["notes.txt", "gone"])])
+    assert bytes_in(runs) == gone.stat().st_size < whole
+
+
+def test_no_more_stages_are_counted_than_the_recipe_has(runs: Path) -> None:
+    """A run that was killed early says nothing of stages that only another recipe has."""
+    write(runs / "digits" / "02-prune-ffffffffffff", "f")
+    record(runs / "digits", state="running")
+    assert count_of(runs_in(runs)[0]) == "3 of 3"
+
+
+def test_recipes_of_one_name_are_told_apart(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its own row with its path, its own state and its own artifacts."""
+    record(runs / "digits", *OTHER[:2], recipe=runs.parent / "b.yaml", state="stopped")
+    first, second = sorted(runs_in(runs), key=lambda run: run.recipe != str(RECIPE))
+    assert (first.state, first.finished) == ("finished", ("capture", "train", "export"))
+    assert (second.state, second.finished) == ("stopped", ("capture", "train"))
+    assert first.size_bytes + second.size_bytes < bytes_in(runs)
+    monkeypatch.chdir(runs.parent)
+    assert "digits (b.yaml): unfinished: 01-train-bbbbbbbbbbbb and " in call(capsys, "runs")
