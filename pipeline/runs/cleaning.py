@@ -157,7 +157,7 @@ def _looked_at(folder: Path) -> Cleaning:
         if why:
             found.kept.append((path, why))
         else:
-            found.items.append(_item(path, "superseded", f"the latest run {_of_recipes(records)} not use it", folder))
+            found.items.append(_item(path, "superseded", "no recipe uses it any more", folder))
     found.kept += [(path, "cannot be read, so no artifact beside it is deleted") for path in records.unreadable]
     found.kept += _of_lost_recipes(folder, records, artifacts)
     return found
@@ -173,10 +173,6 @@ def _of_lost_recipes(
         if freed and not Path(record.recipe).exists():
             reason = f"keeps {counted(freed, 'artifact')} of {record.recipe}, which does not exist any more"
             yield record_file(folder, record.recipe), f"{reason}; delete this file to free them"
-
-
-def _of_recipes(records: Records) -> str:
-    return "does" if len(records.latest) == 1 else f"of each of {len(records.latest)} recipes does"
 
 
 def _scratch_in(folder: Path, is_leftover: Callable[[Path], bool]) -> Iterator[Path]:
