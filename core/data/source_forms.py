@@ -23,8 +23,8 @@ from ..options.data_options import (
 )
 from ..options.recipe import option_faults
 from ..options.stage_options import Options, Task
+from .files.folder_layout import LABEL_FILES
 from .files.images import IMAGES
-from .files.listed_files import LABEL_FILES
 from .files.media_folders import audio_splits, image_splits
 from .files.named_arrays import npy_splits, npz_files, npz_splits
 from .files.sounds import SOUNDS

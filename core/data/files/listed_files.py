@@ -16,14 +16,13 @@ from ...options.data_options import CsvOptions, TargetOptions
 from ...options.stage_options import Task
 from ..class_labels import Labels, targets_of
 from ..input_parts import InputPart, SourceSplits, joined, readable
-from ..splits import NAMES, TRAIN
+from ..splits import TRAIN
 from ..tables.column_choice import NO_TARGET, choose_target
 from ..tables.columns import Table
 from ..tables.csv_table import read_csv
-from ..tables.split_column import rows_by_split, split_column, split_name
+from ..tables.split_column import rows_by_split, split_column
+from .folder_layout import LOOKED_AT, files_below, label_file, named_file, split_folders, subfolders
 
-LABEL_FILES = ("labels.csv", "labels.tsv", "labels.txt", "metadata.csv")
-"""Names of tables of labels in a folder of files; the last one is that of Hugging Face."""
 FILE_NAMES = ("file", "filename", "file_name", "path", "filepath", "name", "image", "audio")
 
 
@@ -76,41 +75,22 @@ def listed_files(
 ) -> tuple[dict[str, Listed], str]:
     """The files of every split, and where their labels are from, in words."""
     with readable(folder):
-        table = next((folder / name for name in LABEL_FILES if (folder / name).is_file()), None)
-        roots = split_folders(folder) or {TRAIN: folder}
+        table = label_file(folder, suffixes)
     if table is not None:
         return _from_table(table, folder, what, options)
+    with readable(folder):
+        roots = split_folders(folder, suffixes, labelled=False) or {TRAIN: folder}
     found: dict[str, Listed] = {}
     where = "labels from folders"
     for split, root in roots.items():
         with readable(root):
-            own = next((root / name for name in LABEL_FILES if (root / name).is_file()), None)
+            own = label_file(root, suffixes)
             if own is not None:
-                parts, where = _from_table(own, root, what, options)
+                parts, where = _from_table(own, root, what, options, divided=False)
                 found[split] = parts[TRAIN]
             else:
                 found[split] = _from_folders(root, suffixes, what, options)
     return found, where
-
-
-def split_folders(folder: Path) -> dict[str, Path]:
-    """The folders in a folder that are called like splits."""
-    children = {child.name.lower(): child for child in subfolders(folder)}
-    named = {split_name(name): child for name, child in children.items()}
-    splits = {split: child for split, child in named.items() if split in NAMES}
-    return splits if TRAIN in splits else {}
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, without hidden ones, sorted."""
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith((".", "__")))
-
-
-def files_below(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """The files below a folder that have one of some suffixes, sorted."""
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
 
 
 def _from_folders(root: Path, suffixes: frozenset[str], what: str, options: TargetOptions) -> Listed:
@@ -143,12 +123,21 @@ def _texts(values: Iterable[str]) -> NDArray[np.object_]:
     return made
 
 
-def _from_table(path: Path, folder: Path, what: str, options: TargetOptions) -> tuple[dict[str, Listed], str]:
+def _from_table(
+    path: Path, folder: Path, what: str, options: TargetOptions, divided: bool = True
+) -> tuple[dict[str, Listed], str]:
+    """The files that a table names.
+
+    Args:
+        divided: whether a column of splits is used; otherwise all files belong to one split.
+    """
     table = read_csv(path, CsvOptions())
     column, paths = _file_column(table, folder, what)
     rest = [name for name in table.columns if name != column]
     splits = _splits(table, rest)
     rest = [name for name in rest if name not in splits[1]]
+    if not divided:
+        splits = {TRAIN: np.arange(table.count)}, splits[1]
     target, _ = choose_target(table, options.target, [column, *rest])
     target = None if target == column else target
     labels = Labels(table.used(target).values, table.place) if target is not None else None
@@ -178,10 +167,10 @@ def _file_column(table: Table, folder: Path, what: str) -> tuple[str, list[Path]
     texts = [name for name, column in table.columns.items() if column.kind in ("text", "numbers")]
     usual = [name for name in texts if name.lower() in FILE_NAMES]
     ranked = sorted(
-        texts, key=lambda name: -sum(_there(folder, v) is not None for v in table.columns[name].values[:64])
+        texts, key=lambda name: -sum(named_file(folder, v) is not None for v in table.columns[name].values[:LOOKED_AT])
     )
     best = ranked[0] if ranked else ""
-    if best and any(_there(folder, value) for value in table.columns[best].values[:64]):
+    if best and any(named_file(folder, value) for value in table.columns[best].values[:LOOKED_AT]):
         column = best
     elif usual:
         column = usual[0]
@@ -190,7 +179,7 @@ def _file_column(table: Table, folder: Path, what: str) -> tuple[str, list[Path]
             f"no column of {table.path} names {what} in {folder}",
             "write the columns file and label, with paths that are relative to the folder",
         )
-    found = [_there(folder, value) for value in table.used(column).values]
+    found = [named_file(folder, value) for value in table.used(column).values]
     missing = [row for row, path in enumerate(found) if path is None]
     if missing:
         shown = ", ".join(f"{table.columns[column].values[row]} (line {_line(table, row)})" for row in missing[:3])
@@ -202,12 +191,3 @@ def _file_column(table: Table, folder: Path, what: str) -> tuple[str, list[Path]
 
 def _line(table: Table, row: int) -> str:
     return table.place(row).rpartition(" ")[2]
-
-
-def _there(folder: Path, value: object) -> Path | None:
-    """The file that a cell names, relative to the folder."""
-    text = str(value).strip()
-    if not text:
-        return None
-    path = folder / text
-    return path if path.is_file() else None

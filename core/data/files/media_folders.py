@@ -49,10 +49,11 @@ def audio_splits(folder: Path, options: AudioOptions, task: Task | None = None) 
 
     def _make(paths: Sequence[Path]) -> LoadedPart:
         checked.extend(paths)
-        require_equal(checked, options)
         return LoadedPart(options.name, paths, partial(_sound, options), sound_settings(options), file_state)
 
-    return file_splits(folder, SOUNDS, "recordings", options, _make, task)
+    found = file_splits(folder, SOUNDS, "recordings", options, _make, task)
+    require_equal(dict.fromkeys(checked), options)
+    return found
 
 
 def _sound(options: AudioOptions, path: Path) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import import_module
 from math import gcd
 from pathlib import Path
@@ -67,7 +67,7 @@ def _resampled(sound: Array, rate: int, wanted: int) -> Array:
     return np.asarray(signal.resample_poly(sound, wanted // step, rate // step))
 
 
-def require_equal(paths: Sequence[Path], options: SoundOptions) -> None:
+def require_equal(paths: Iterable[Path], options: SoundOptions) -> None:
     """Refuse recordings of different rates or lengths that no option makes equal; only their headers are read.
 
     Raises:
@@ -85,7 +85,8 @@ def require_equal(paths: Sequence[Path], options: SoundOptions) -> None:
         except (RuntimeError, OSError) as error:
             raise DataError(f"{path} is not a readable recording: {error}", "remove or replace it") from error
         rates.setdefault(int(header.samplerate), path)
-        lengths.setdefault(round(header.frames * (options.sample_rate or header.samplerate) / header.samplerate), path)
+        wanted = options.sample_rate or header.samplerate
+        lengths.setdefault(-(-header.frames * wanted // header.samplerate), path)  # as `resample_poly` rounds: up
     if options.sample_rate is None and len(rates) > 1:
         shown = ", ".join(f"{path.name} has {rate} Hz" for rate, path in list(rates.items())[:3])
         raise DataError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...counts import counted
+from ...counts import counted, listed
 from ...errors import DataError
 from ...options.data_options import TextOptions
 from ..class_labels import Labels, targets_of
@@ -16,7 +16,7 @@ from ..splits import NAMES, TRAIN
 from ..tables.csv_table import read_text_file
 from ..tables.split_column import split_name
 from ..text_encoding import TextPart, described, encoder_of, length_of
-from .listed_files import files_below, split_folders, subfolders
+from .folder_layout import LABEL_FILES, files_below, split_folders, subfolders
 
 TEXTS = frozenset((".txt",))
 Sample = tuple[str, str, str]
@@ -68,9 +68,12 @@ def _read(source: Path, options: TextOptions) -> dict[str, _Found]:
     if source.is_file():
         return {TRAIN: _Found(_lines(source, "", options), "one per line")}
     with readable(source):
-        roots = split_folders(source) or {TRAIN: source}
-        split_files = {split_name(path.stem): path for path in source.iterdir() if path.suffix.lower() in TEXTS}
+        roots = split_folders(source, TEXTS, labelled=True) or {TRAIN: source}
+        files = _text_files(source)
+    split_files = {split_name(path.stem): path for path in files}
     if TRAIN in split_files and set(split_files) <= set(NAMES):
+        if len(split_files) < len(files):
+            raise DataError(f"{source} has two files for one split: {listed(p.name for p in files)}", "use one of them")
         return {split: _Found(_lines(path, "", options), "one per line") for split, path in split_files.items()}
     found = {split: _of_folder(root, options) for split, root in roots.items()}
     for split, part in found.items():
@@ -79,9 +82,14 @@ def _read(source: Path, options: TextOptions) -> dict[str, _Found]:
     return found
 
 
+def _text_files(folder: Path) -> list[Path]:
+    """The text files in a folder, without a list of the names of classes."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in TEXTS and p.name.lower() not in LABEL_FILES)
+
+
 def _of_folder(root: Path, options: TextOptions) -> _Found:
     with readable(root):
-        files = sorted(path for path in root.iterdir() if path.suffix.lower() in TEXTS)
+        files = _text_files(root)
         groups = {child.name: files_below(child, TEXTS) for child in subfolders(root)}
     if options.classes:
         files = [path for path in files if path.stem in options.classes]

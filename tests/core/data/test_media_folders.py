@@ -86,6 +86,53 @@ def test_missing_files_are_listed(tmp_path: Path) -> None:
     assert_refused("two", tmp_path, "(1 label)", vocabulary="bytes")
 
 
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    """A folder called train is a class if others are beside it and no other split; where it is unclear, it is asked."""
+    for name in ("car", "bus", "train"):
+        images(tmp_path / "p" / name, 12)
+    assert load("p", tmp_path, size=4).classes == ("bus", "car", "train")
+    images(tmp_path / "p/test", 12)
+    assert_refused("p", tmp_path, "p/train may be a split or a class, because bus is beside it", "move bus", size=4)
+    for name in ("a", "b"):
+        images(tmp_path / "q/train" / name, 12)
+    images(tmp_path / "q/unused", 3)
+    assert load("q", tmp_path, size=4).classes == ("a", "b")
+    for name in ("val", "validation"):
+        images(tmp_path / "q" / name / "a", 3)
+    assert_refused("q", tmp_path, "q/val and", "q/validation are both the split validation", size=4)
+
+
+def test_a_table_in_the_folder_of_a_split_may_name_splits(tmp_path: Path) -> None:
+    """The folder is the split of its files, whatever a column of its table says."""
+    for split in ("train", "test"):
+        folder = images(tmp_path / "p" / split, 12)
+        write(folder / "labels.csv", "file,label,split", *(f"{n}.png,{'ab'[n % 2]},{split}" for n in range(12)))
+    data = load("p", tmp_path, size=4)
+    assert (len(data.test), data.classes) == (12, ("a", "b"))
+
+
+def test_a_list_of_names_is_no_table_of_labels(tmp_path: Path) -> None:
+    """labels.txt beside folders of classes that names no file is left alone; one that names files is the table."""
+    for name in ("cat", "dog"):
+        images(tmp_path / "p" / name, 12)
+    write(tmp_path / "p/labels.txt", "cat", "dog")
+    assert load("p", tmp_path, size=4).classes == ("cat", "dog")
+    write(tmp_path / "p/labels.txt", *(f"cat/{n}.png,{'xy'[n % 2]}" for n in range(12)))
+    assert load("p", tmp_path, size=4).classes == ("x", "y")
+    for name in ("pos", "neg"):
+        write(tmp_path / "t" / f"{name}.txt", *(f"{name} {number}" for number in range(20)))
+    write(tmp_path / "t/labels.txt", "neg", "pos")
+    assert load("t", tmp_path, vocabulary="bytes").classes == ("neg", "pos")
+
+
+def test_a_caption_is_no_name_of_a_file(tmp_path: Path) -> None:
+    """A column of texts that are too long for names of files is not taken for the column of files."""
+    folder = images(tmp_path / "p")
+    captions = [f"{'ab'[n % 2]} {'long ' * 100}" for n in range(COUNT)]
+    write(folder / "labels.csv", "caption,file,label", *(f"{captions[n]},{n}.png,{n % 2}" for n in range(COUNT)))
+    assert load("p", tmp_path, size=4).train.read([0])[1] is not None
+
+
 def test_changed_images_change_the_fingerprint(tmp_path: Path) -> None:
     """Another image under the same name is another data set, without reading all images."""
     for name in ("a", "b"):
@@ -133,6 +180,21 @@ def test_recordings_of_other_rates_and_lengths(tmp_path: Path) -> None:
     heard = load("s", tmp_path, sample_rate=8000).example()["audio"][0]
     wanted = np.sin(2 * np.pi * 440 * np.arange(1600) / 8000)
     assert np.abs(heard[100:-100] - wanted[100:-100]).max() < 0.01
+
+
+def test_lengths_are_those_after_resampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A length that is the same after resampling is no fault, another is one, and every header is read once."""
+    library: Any = pytest.importorskip("soundfile")
+    sounds(tmp_path / "s/train", samples=801)
+    sounds(tmp_path / "s/test", samples=801)
+    read: list[str] = []
+    header = library.info
+    monkeypatch.setattr(library, "info", lambda path: read.append(path) or header(path))
+    library.write(tmp_path / "s/train/high/half.wav", np.zeros(401, np.float32), 4000)
+    assert load("s", tmp_path, sample_rate=4000).example()["audio"].shape == (2, 401)
+    assert len(read) == len(set(read)) == 33
+    library.write(tmp_path / "s/train/high/half.wav", np.zeros(400, np.float32), 4000)
+    assert_refused("s", tmp_path, "different lengths", sample_rate=4000)
 
 
 def test_bad_recordings(tmp_path: Path) -> None:

@@ -47,6 +47,13 @@ def test_a_folder_per_class_and_splits(tmp_path: Path) -> None:
     assert load("imdb", tmp_path, vocabulary="bytes").classes == ("neg", "pos", "unsup")
 
 
+def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
+    """val.txt and valid.txt are one split; neither is dropped silently."""
+    for name in ("train", "val", "valid"):
+        write(tmp_path / "d" / f"{name}.txt", *("abc" for _ in range(20)))
+    assert_refused("d", tmp_path, "two files for one split", vocabulary="bytes")
+
+
 def test_characters_are_those_of_the_training_texts(tmp_path: Path) -> None:
     """Characters are numbered in order from 2; one that only the test split has is unknown, which is 1."""
     for split, text in (("train", "ab"), ("test", "az")):
