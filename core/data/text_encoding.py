@@ -219,13 +219,27 @@ def _symbols(path: Path) -> list[str]:
     if not path.is_file():
         raise MissingFileError(f"no such vocabulary: {path}", "give a file, `bytes` or `characters`")
     with readable(path):
-        lines = path.read_text(encoding="utf-8").split("\n")
-    symbols = [line for line in lines if line]
-    wrong = next((number for number, line in enumerate(lines, 1) if len(line) > 1), None)
-    if wrong is not None or not symbols:
-        where = f", line {wrong}: '{lines[wrong - 1][:20]}' is not one character" if wrong else " is empty"
-        raise DataError(f"{path}{where}", "write one character per line")
-    return symbols
+        content = path.read_bytes()
+    try:
+        lines = [line.removesuffix("\r") if len(line) > 1 else line for line in content.decode("utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}, line {line} is not UTF-8: byte 0x{content[error.start]:02x}", "save it as UTF-8"
+        ) from error
+    found: dict[str, int] = {}
+    for number, symbol in enumerate(lines, 1):
+        if len(symbol) > 1:
+            raise DataError(
+                f"{path}, line {number}: '{symbol[:20]}' is not one character", "write one character per line"
+            )
+        if symbol in found:
+            raise DataError(f"{path}, line {number}: '{symbol}' is in line {found[symbol]}, too", "write each once")
+        if symbol:
+            found[symbol] = number
+    if not found:
+        raise DataError(f"{path} is empty", "write one character per line")
+    return list(found)
 
 
 def length_of(options: EncodingOptions, encoder: Encoder, training: Texts) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from ..counts import counted
 from .option_types import Count, Options, Positive
 
 
@@ -82,6 +83,18 @@ class PixelOptions(Options):
     mode: Literal["RGB", "L"] = Field(default="RGB", description="Three channels, or grey (L).")
     mean: Channels = Field(default=(0.0,), description="Subtracted from each channel after scaling to [0, 1].")
     std: Channels = Field(default=(1.0,), description="Divides each channel after that.")
+
+    @model_validator(mode="after")
+    def _of_channels(self) -> Self:
+        channels = {"RGB": 3, "L": 1}[self.mode]
+        for name in ("mean", "std"):
+            count = len(getattr(self, name))
+            if count not in (1, channels):
+                wanted = f"1 value or {channels}" if channels > 1 else "1 value"
+                raise ValueError(f"{name} has {counted(count, 'value')}, but mode {self.mode} takes {wanted}")
+        if 0 in self.std:
+            raise ValueError("std must not be 0")
+        return self
 
 
 class SoundOptions(Options):

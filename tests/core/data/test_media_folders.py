@@ -133,6 +133,15 @@ def test_a_caption_is_no_name_of_a_file(tmp_path: Path) -> None:
     assert load("p", tmp_path, size=4).train.read([0])[1] is not None
 
 
+def test_mean_and_std_fit_the_mode(tmp_path: Path) -> None:
+    """Three means of grey images, or two of any, would give images of other channels."""
+    images(tmp_path / "p")
+    assert_refused("p", tmp_path, "mean has 3 values, but mode L takes 1 value", size=4, mode="L", mean=[0.5, 0.4, 0.3])
+    assert_refused("p", tmp_path, "std has 2 values, but mode RGB takes 1 value or 3", size=4, std=[0.5, 0.4])
+    assert_refused("p", tmp_path, "std must not be 0", size=4, std=0)
+    assert load("p", tmp_path, size=4, mean=[0.5, 0.4, 0.3], std=0.2).example()["image"].shape == (2, 3, 4, 4)
+
+
 def test_changed_images_change_the_fingerprint(tmp_path: Path) -> None:
     """Another image under the same name is another data set, without reading all images."""
     for name in ("a", "b"):

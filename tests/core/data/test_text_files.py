@@ -47,6 +47,19 @@ def test_a_folder_per_class_and_splits(tmp_path: Path) -> None:
     assert load("imdb", tmp_path, vocabulary="bytes").classes == ("neg", "pos", "unsup")
 
 
+def test_files_of_symbols(tmp_path: Path) -> None:
+    """Lines of Windows and a byte order mark are read; another encoding, and a symbol twice, have their line."""
+    per_class(tmp_path / "films")
+    plain = write(tmp_path / "letters.txt", "p", "n", " ", "é")
+    wanted = load("films", tmp_path, vocabulary="letters.txt").fingerprint()
+    plain.write_bytes("\ufeffp\r\nn\r\n \r\né\r\n".encode())
+    assert load("films", tmp_path, vocabulary="letters.txt").fingerprint() == wanted
+    plain.write_bytes("p\né\n".encode("latin-1"))
+    assert_refused("films", tmp_path, "letters.txt, line 2 is not UTF-8: byte 0xe9", vocabulary="letters.txt")
+    write(plain, "p", "n", "p")
+    assert_refused("films", tmp_path, "letters.txt, line 3: 'p' is in line 1, too", vocabulary="letters.txt")
+
+
 def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     """val.txt and valid.txt are one split; neither is dropped silently."""
     for name in ("train", "val", "valid"):
