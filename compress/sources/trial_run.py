@@ -34,14 +34,14 @@ def signature_in_trial(spec: ModelSpec, context: Context, options: CaptureOption
     """
     folder = context.base / spec.source
     if is_pretrained(folder):
-        model = load_pretrained(folder, spec.args.get("task"))
+        model = ready(load_pretrained(folder, spec.args.get("task")))
         feeds = taken_inputs(model, context.data.example()) if context.data is not None else example_of(model)
     else:
-        model = load_model(spec, context.base, context.seed)
+        model = ready(load_model(spec, context.base, context.seed))
         feeds = moved_samples(taken_inputs(model, context.data.example()), options.batch_axis)
     tensors = {name: torch.as_tensor(to_array(value)) for name, value in feeds.items()}
     free, batch = named_axes(options.dynamic, options.batch_axis or None)
-    model = ready(model).eval()
+    model = model.eval()
     first: RetortError | None = None
     for layout in batch_layouts(tensors, batch):
         given = not_empty(rows(tensors, max(ROWS, row_count(tensors, layout)), layout), free)

@@ -21,6 +21,7 @@ from ...core.formats.weight_files import require_model_file
 from ...core.options.stage_options import CaptureOptions, ModelSpec
 from ...core.tensors import Array
 from ..capture.capture_program import capture as capture_module
+from ..capture.flat_module import ready
 from ..graph.rows import moved_samples
 from ..onnx_import import import_onnx
 from ..program import NOTES, Program, load_program, store
@@ -85,7 +86,7 @@ def capture_source(spec: ModelSpec, context: Context, options: CaptureOptions) -
             "--data is required, because capture needs example inputs",
             "give a built-in data set, package.module:function, a file (.csv, .jsonl, .parquet, .npz …) or a folder",
         )
-    model = load_model(spec, base, context.seed, context.console)
+    model = ready(load_model(spec, base, context.seed, context.console))
     feeds = moved_samples(taken_inputs(model, data.example(), context.console), options.batch_axis)
     return capture_module(model, feeds, dynamic=options.dynamic or None, batch=options.batch_axis or None)
 

@@ -58,6 +58,9 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
         raise ModelError(what, "capture only its encoder: retort.capture(model.get_encoder(), example)")
     if isinstance(example, str | Path):
         example = as_splits(example, Signature((), ()), "calibrate")
+    from ...compress.capture.flat_module import ready
+
+    model = ready(model)
     feeds = _feeds(model, example)
     names = list(request.output_names) if request.output_names else None
     with _without_cache(model):
