@@ -198,7 +198,12 @@ def test_lengths_are_those_after_resampling(tmp_path: Path, monkeypatch: pytest.
     sounds(tmp_path / "s/test", samples=801)
     read: list[str] = []
     header = library.info
-    monkeypatch.setattr(library, "info", lambda path: read.append(path) or header(path))
+
+    def _counted(path: str) -> Any:
+        read.append(path)
+        return header(path)
+
+    monkeypatch.setattr(library, "info", _counted)
     library.write(tmp_path / "s/train/high/half.wav", np.zeros(401, np.float32), 4000)
     assert load("s", tmp_path, sample_rate=4000).example()["audio"].shape == (2, 401)
     assert len(read) == len(set(read)) == 33
