@@ -11,9 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, RetortError
+from ..faults import first_line
 from ..tensors import Array, to_array
 
+Sample = tuple[dict[str, Array], Array | None]
 Batch = tuple[dict[str, Array], Array | None]
 TRAIN, VALIDATION, TEST, CALIBRATION = "train", "validation", "test", "calibration"
 NAMES = (TRAIN, VALIDATION, CALIBRATION, TEST)
@@ -88,11 +90,30 @@ class SequenceSplit:
         return len(self.dataset)
 
     def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
-        """See :meth:`Split.read`."""
-        samples = [_sample(self.dataset[int(index)], self.name) for index in indices]
+        """See :meth:`Split.read`.
+
+        Raises:
+            DataError: the dataset raised an exception, or a sample is unlike those that are read with it. The message
+                has the number of the sample.
+        """
+        numbers = [int(index) for index in indices]
+        samples = [self._read(number) for number in numbers]
+        for number, sample in zip(numbers, samples, strict=True):
+            _require_alike(sample, number, samples[0], numbers[0])
         inputs = {name: np.stack([sample[0][name] for sample in samples]) for name in samples[0][0]}
         targets = [sample[1] for sample in samples]
         return inputs, None if targets[0] is None else np.asarray(targets)
+
+    def _read(self, number: int) -> Sample:
+        try:
+            return _sample(self.dataset[number], self.name)
+        except RetortError:
+            raise
+        except Exception as error:  # the user's dataset may raise anything
+            raise DataError(
+                f"sample {number} of the dataset cannot be read: {type(error).__name__}: {first_line(error)}",
+                "correct it in the dataset, or leave this sample out",
+            ) from error
 
     def fingerprint(self) -> str:
         """Hash of the identity, the length and a few samples."""
@@ -209,7 +230,30 @@ def check_finite(inputs: Mapping[str, Array], where: str) -> None:
             )
 
 
-def _sample(item: Any, name: str) -> tuple[dict[str, Array], Any]:
+def _require_alike(sample: Sample, number: int, first: Sample, first_number: int) -> None:
+    """Fail if two samples cannot be stacked.
+
+    Raises:
+        DataError: they differ in their inputs, in a shape, or in having a target.
+    """
+    forms = [
+        {**{f"input '{name}'": array.shape for name, array in inputs.items()}, "target": getattr(target, "shape", None)}
+        for inputs, target in (first, sample)
+    ]
+    for what in dict.fromkeys([*forms[0], *forms[1]]):
+        one, other = (_shape(form.get(what)) for form in forms)
+        if one != other:
+            raise DataError(
+                f"sample {number} of the dataset has {other} as its {what}, and sample {first_number} has {one}",
+                "give all samples the same inputs and shapes",
+            )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else f"an array of shape {list(shape)}"
+
+
+def _sample(item: Any, name: str) -> Sample:
     inputs, target = (item[0], item[1]) if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
     named = inputs if isinstance(inputs, Mapping) else {name: inputs}
     return {key: to_array(value) for key, value in named.items()}, None if target is None else to_array(target)
