@@ -39,8 +39,9 @@ def trial_faults(subject: Subject, known: list[Fault]) -> Iterator[Fault]:
     except (Exception, SystemExit) as error:  # the user's function may raise anything
         yield fault_of("data.source", error)
         return
-    yield from _needs_targets(subject, data)
-    if find_spec("torch") is None:
+    unread = list(_as_faults(_needs_targets(subject, data)))
+    yield from unread
+    if find_spec("torch") is None or any(fault.key == "data.source" for fault in unread):
         return
     teacher: Signature | None = None
     if "capture" in subject.made and "model" not in blocked:
@@ -51,12 +52,20 @@ def trial_faults(subject: Subject, known: list[Fault]) -> Iterator[Fault]:
             yield found
         else:
             teacher = found
-            yield from target_faults(subject, teacher, data)
+            yield from _as_faults(target_faults(subject, teacher, data))
     elif "capture" in subject.finished:
         teacher = read_signature(subject.finished["capture"].main)
     student = subject.key("distill", "student")
     if student and not any(fault.key.startswith(student) for fault in known):
         yield from _student_faults(subject, data, teacher)
+
+
+def _as_faults(faults: Iterator[Fault]) -> Iterator[Fault]:
+    """Faults of samples, or the fault of the data if they cannot be read."""
+    try:
+        yield from faults
+    except (Exception, SystemExit) as error:  # the user's data may raise anything
+        yield fault_of("data.source", error)
 
 
 def _student_faults(subject: Subject, data: Splits, teacher: Signature | None) -> Iterator[Fault]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -14,7 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from retort.compress.sources import trial_run
+from retort.core.context import Context
 from retort.core.errors import MissingFileError, RecipeError
+from retort.core.options.stage_options import CaptureOptions, ModelSpec
+from retort.core.tensors import Signature
 from retort.pipeline import run
 from retort.pipeline.preflight import machine_needs
 from retort.pipeline.preflight.preflight import check_recipe
@@ -225,17 +228,72 @@ def test_a_run_checks_before_its_first_stage(project: Path) -> None:
     assert not (project / "runs").exists()
 
 
-def test_finished_stages_are_not_checked_again(project: Path) -> None:
-    """After the capture, a fault of the student is found with the signature of the finished teacher."""
+def test_finished_stages_are_not_checked_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the capture only the student is tried, and its fault is found with the signature of the teacher."""
     path = project / "r.yaml"
     path.write_text(recipe("checked_net:build", "[{distill: {student: 'checked_net:small', epochs: 1}}, export]"))
+    tried: list[str] = []
+    trial = trial_run.signature_in_trial
+
+    def _noted(spec: ModelSpec, context: Context, options: CaptureOptions) -> Signature:
+        tried.append(spec.source)
+        return trial(spec, context, options)
+
+    monkeypatch.setattr(trial_run, "signature_in_trial", _noted)
     run.run(path, project / "runs", until="capture")
+    assert tried == ["checked_net:build"]
     with pytest.raises(RecipeError) as caught:
         run.run(path, project / "runs")
+    assert tried == ["checked_net:build", "checked_net:small"]
     found: Any = caught.value.facts["faults"]
     assert [fault["key"] for fault in found] == ["stages.0.distill.student"]
-    (project / "runs" / "model" / ".run.json").unlink()  # a run of an earlier version had none
-    assert json.loads(json.dumps(found))
+    assert "the teacher predicts" in found[0]["message"]
+
+
+BROKEN_DATA = """
+import numpy as np
+
+class Rows:
+    def __init__(self, broken):
+        self.broken = broken
+
+    def __len__(self):
+        return 600
+
+    def __getitem__(self, index):
+        if index >= self.broken:
+            raise OSError("the image is broken")
+        return np.full((1, 8, 8), index / 600, np.float32), index % 10
+
+class Own(Rows):
+    def read(self, indices):
+        raise ZeroDivisionError("in my reader")
+
+    def fingerprint(self):
+        return "own"
+
+def load(broken):
+    return Rows(broken)
+
+def reader():
+    return {name: Own(0) for name in ("train", "validation", "calibration", "test")}
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("{source: 'broken_data:load', args: {broken: 0}}", "of the dataset cannot be read: OSError: the image is bro"),
+        ("{source: 'broken_data:load', args: {broken: 100}}", "of the dataset cannot be read: OSError: the image is b"),
+        ("broken_data:reader", "ZeroDivisionError: in my reader"),
+    ],
+)
+def test_data_that_cannot_be_read_are_a_fault(project: Path, data: str, words: str) -> None:
+    """An exception of a user's dataset is a fault of the data beside the others, and no internal error."""
+    (project / "broken_data.py").write_text(BROKEN_DATA)
+    found = faults(project, recipe("checked_net:build", "[{train: {epochs: 1}}, export]", data, "metric: mse\n"))
+    assert {fault["key"] for fault in found} == {"data.source", "metric"}
+    assert any(words in fault["message"] for fault in found)
 
 
 def test_a_missing_recipe_is_no_fault_list(project: Path) -> None:
