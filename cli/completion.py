@@ -45,7 +45,8 @@ def runs(incomplete: str) -> list[str]:
     """Names of runs."""
     if not RUNS.is_dir():
         return []
-    return sorted(path.name for path in RUNS.iterdir() if path.is_dir() and path.name.startswith(incomplete))
+    names = (path.name for path in RUNS.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def _paths(incomplete: str) -> Iterator[str]:

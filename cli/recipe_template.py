@@ -61,11 +61,11 @@ class Answers:
 
 def recipe_text(answers: Answers) -> str:
     """A recipe with comments; an option in a comment has its default, so that it may be written out or left out."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", answers.name) or "model"
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", answers.name).lstrip(".") or "model"
     lines = [
         "# A Retort recipe: `retort check` lists its faults, `retort run` runs it.",
         "# Options in comments have their defaults.",
-        f"name: {name}",
+        f"name: {_word(name)}",
         f"task: {answers.task}  # {_choices(Task)}",
         f"target: {answers.target}  # {_choices(Target)}",
         *_defaults(Recipe, {"name", "task", "target", "model", "data", "stages", "gates"}, ""),

@@ -63,7 +63,11 @@ AnyStage: Any = Annotated[reduce(operator.or_, _TAGGED), Discriminator(_stage_na
 class Recipe(Options):
     """A whole recipe."""
 
-    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_.-]+$", description="Name of the run and of its folder.")
+    name: str = Field(
+        default="model",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+        description="Name of the run and of its folder. It may not begin with a dot.",
+    )
     task: Task = Field(default="classification", description="What the model does.")
     metric: MetricName | None = Field(
         default=None,

@@ -20,6 +20,7 @@ _KINDS = {
 _ALLOWED = {
     r"^[A-Za-z0-9_-]+$": "letters A to Z, digits, _ and -",
     r"^[A-Za-z0-9_.-]+$": "letters A to Z, digits, _, . and -",
+    r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$": "letters A to Z, digits, _, . and -, and not begin with a dot",
 }
 """Patterns of names in words."""
 _BOUNDS = {

@@ -94,6 +94,13 @@ def test_lines_fit_a_screen() -> None:
     assert (made.model.source, made.data.source) == ("my net.pt2", "on")
 
 
+@pytest.mark.parametrize("stem", ["2024", "true", "null", "1e3", "0x10", ".inf", ".hidden", "..", "-", "net"])
+def test_any_file_name_gives_a_name(stem: str) -> None:
+    """A name that YAML reads as a number or a boolean is quoted; one of dots only is replaced."""
+    made = parse_recipe(parse_yaml(recipe_text(Answers(stem, "net:build", "digits"))))
+    assert made.name == (stem.lstrip(".") or "model")
+
+
 def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
     """In a pipe, `init` takes placeholders; a file that is there is kept."""
     command = [sys.executable, "-m", "retort", "init", "r.yaml"]

@@ -101,6 +101,13 @@ def test_values_out_of_range_say_their_range() -> None:
     assert "must be at most 1, not 1.5" in faults({**GOOD, "stages": [{"prune": {"macs": 1.5}}, "export"]})[0]
 
 
+@pytest.mark.parametrize("name", [".", "..", ".retort-scratch", ".hidden", "a/b", ""])
+def test_a_name_is_that_of_a_folder(name: str) -> None:
+    """Names that mean another folder, or that Retort's own hidden folders have, are refused."""
+    assert "name: must" in faults({**GOOD, "name": name})[0]
+    assert parse_recipe({**GOOD, "name": f"a.{name.strip('./') or 'b'}"[:3]}).name
+
+
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     """A file that is not YAML is rejected with the line of the error."""
     path = tmp_path / "broken.yaml"
