@@ -73,8 +73,7 @@ def serve(
         server = stack.enter_context(running(options, artifact, logs=logs, console=screen))
         stack.enter_context(announced(server.url, server.name, server.management_url))
         example = example_request(server.sample, server.limits)
-        file = (server.logs / example.file_name(server.name)).resolve()
-        file.write_bytes(example.body)
+        file = example.store(server.logs, server.name)
         shown = lines(f"{base or server.url}/predictions/{server.name}", example, file, headers)
         value = {"url": server.url, "model": server.name, "logs": str(logs), "startup_s": server.startup_s}
         value |= {"grpc": server.grpc or None, "queue_length": server.queue_length}

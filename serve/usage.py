@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +38,20 @@ class Example:
         """Whether the body is short enough to stand in a line."""
         return self.kind == JSON and len(self.body) <= LONGEST_SHOWN
 
-    def file_name(self, model: str) -> str:
-        """Name of the file for the body; servers of several models may share a folder."""
-        return f"{model}-request.{'json' if self.kind == JSON else 'npz'}"
+    def store(self, folder: Path, model: str) -> Path:
+        """Write the body to a file in a folder, which servers of several models may share; its absolute path.
+
+        A file with another content belongs to the user or to another server, and is kept: another name is taken.
+        """
+        suffix = "json" if self.kind == JSON else "npz"
+        numbers = count(2)
+        path = folder / f"{model}-request.{suffix}"
+        while not (path.is_file() and path.read_bytes() == self.body):
+            with suppress(FileExistsError), path.open("xb") as stream:
+                stream.write(self.body)
+                break
+            path = folder / f"{model}-request-{next(numbers)}.{suffix}"
+        return path.resolve()
 
 
 @dataclass(frozen=True)

@@ -69,14 +69,24 @@ def assert_answers(said: list[str], wanted: float) -> None:
 def test_pasted_lines_return_the_answer(engine: Engine, way: str, tmp_path: Path) -> None:
     """For every kind of model, over plain HTTP, over TLS with a token that a shell would read, and over IPv6."""
     example, wanted = _example(engine)
-    file = tmp_path / 'it\'s a "path"' / example.file_name("net")
-    file.parent.mkdir()
-    file.write_bytes(example.body)
+    folder = tmp_path / 'it\'s a "path"'
+    folder.mkdir()
+    file = example.store(folder, "net")
     secure, host = way == "proxy", "::1" if way == "ipv6" else "127.0.0.1"
     headers = {"Authorization": f"Bearer {TOKEN}"} if secure else {}
     with site(engine, tls=secure, token=TOKEN if secure else "", host=host) as url:
         found = lines(f"{url}/predictions/net", example, file, headers)
         assert_answers(pasted(found, tmp_path), wanted)
+
+
+def test_no_file_of_another_is_overwritten(tmp_path: Path) -> None:
+    """A file of the user, a link, or the request of another server keeps its content; an equal file is used again."""
+    first, other = Example(JSON, b'{"x": 1}'), Example(JSON, b'{"x": 2}')
+    assert first.store(tmp_path, "net") == first.store(tmp_path, "net") == (tmp_path / "net-request.json").resolve()
+    (tmp_path / "net-request-2.json").symlink_to(tmp_path / "nowhere")
+    assert other.store(tmp_path, "net").name == other.store(tmp_path, "net").name == "net-request-3.json"
+    assert (tmp_path / "net-request.json").read_bytes() == first.body
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_body_is_the_exact_sample(engine: Engine) -> None:
