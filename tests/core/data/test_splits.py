@@ -33,7 +33,7 @@ def _fails() -> Any:
     ("odd", "words"),
     [
         (_fails, "sample 13 of the dataset cannot be read: OSError: truncated"),
-        (lambda: {}["x"], "sample 13 of the dataset cannot be read: KeyError: 'x'"),
+        (lambda: dict[str, int]()["x"], "sample 13 of the dataset cannot be read: KeyError: 'x'"),
         (
             lambda: (np.zeros(4), 1),
             r"sample 13 of the dataset has an array of shape \[4\] as its input 'x', and sample 1",
