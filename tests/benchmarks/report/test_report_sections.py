@@ -97,6 +97,23 @@ def test_long_lists_are_folded(result: Result) -> None:
     assert "<details open>" in render(result.model_copy(update={"details": (few,)}))
 
 
+@pytest.mark.parametrize(
+    ("percent", "said"),
+    [
+        (100.0, "No layer with multiply-accumulates stays in floating point."),
+        (None, "No layer with multiply-accumulates stays in floating point."),
+        (87.5, "12.50 % of the multiply-accumulates stay in floating point, in layers that are not known by name."),
+    ],
+)
+def test_what_stays_in_floating_point_is_not_denied(result: Result, percent: float | None, said: str) -> None:
+    """Without a list of layers the page says what it knows: softmax and normalization are in no list."""
+    whole = result.details[1].model_copy(update={"floating": (), "integer_macs_percent": percent})
+    page = render(result.model_copy(update={"details": (whole,)}))
+    assert said in page
+    assert "Nothing stays" not in page
+    assert "such as softmax, normalization and activation functions, are not counted" in page
+
+
 def test_recovery_has_a_curve(result: Result) -> None:
     """The training after a cut is drawn beside the other trainings."""
     names = [name for plot in curves(result) for name, _ in plot.keys]
