@@ -19,10 +19,9 @@ from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, golden_error, split_golden
 from .integrity import SUMS, format_sums
-from .settings import Limits, Settings
+from .settings import TRUSTED, Settings
 from .wire import read_npz, write_npz
 
-_TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
 _FREE_SIZES = (8, 16, 32, 1, 64, 224)
 
 
@@ -60,7 +59,7 @@ def read_graph(artifact: Artifact) -> Parts:
             signature, golden = session.signature, _made_up(session)
         else:
             signature = Signature.from_json(artifact.file(SIGNATURE).read_bytes())
-            golden = read_npz(artifact.file(GOLDEN).read_bytes(), _TRUSTED)
+            golden = read_npz(artifact.file(GOLDEN).read_bytes(), TRUSTED)
         _check_golden(signature, golden)
     finally:
         session.close()

@@ -22,14 +22,13 @@ from ..core.tensors import Array, Feeds
 from .bodies import V2_TYPES
 from .connection import Connections
 from .replies import CLASSES_HEADER, OUTPUTS_HEADER, dump, v2_tensor
-from .settings import Limits
+from .settings import TRUSTED
 from .wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 
 Format = Literal["npy", "npz", "json"]
 _TYPES: dict[str, str] = {"npy": NPY, "npz": NPZ, "json": JSON}
 _NO_WORKER = "ServiceUnavailableException"  # TorchServe's text speaks of missing workers when its queue is full
 _NO_PAGE = "ResourceNotFoundException"
-_TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
 
 
 class Client:
@@ -183,9 +182,9 @@ def _outputs(headers: dict[str, str], body: bytes) -> dict[str, Array]:
     kind = headers.get("content-type", "").partition(";")[0]
     try:
         if kind == NPY:
-            return {headers.get(OUTPUTS_HEADER, "output"): read_npy(body, _TRUSTED)}
+            return {headers.get(OUTPUTS_HEADER, "output"): read_npy(body, TRUSTED)}
         if kind == NPZ:
-            return read_npz(body, _TRUSTED)
+            return read_npz(body, TRUSTED)
         return {item["name"]: _from_v2(item) for item in json.loads(body)["outputs"]}
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise ServingError(f"the server's answer ({kind}) cannot be read", "see the server's logs") from error

@@ -24,11 +24,10 @@ from .batching import Executor, batch_axis, combinable
 from .integrity import check_file, read_checked, read_sums
 from .replies import Answer, dump, encode, refuse
 from .request import Incoming, Request, decode
-from .settings import Limits, Settings
+from .settings import TRUSTED, Settings
 from .wire import read_npz
 
 MODEL, SIGNATURE, GOLDEN, SETTINGS = "model.onnx", "signature.json", "golden.npz", "serving.json"
-_TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
 
 
 @dataclass
@@ -64,7 +63,7 @@ class Engine:
         sums = read_sums(folder)
         settings = Settings.from_json(read_checked(folder, SETTINGS, sums))
         signature = Signature.from_json(read_checked(folder, SIGNATURE, sums))
-        golden = split_golden(read_npz(read_checked(folder, GOLDEN, sums), _TRUSTED))
+        golden = split_golden(read_npz(read_checked(folder, GOLDEN, sums), TRUSTED))
         settings = replace(settings, threads=thread_budget(settings))
         session = _open(folder, sums, settings, signature)
         engine = Engine(session, signature, settings, Executor(session, settings), golden, sums)

@@ -35,6 +35,10 @@ class Limits:
     members: int = 64
 
 
+TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
+"""Limits for what this machine or its server wrote: golden files and answers."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a model is served.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,16 +173,13 @@ class Mar:
 
 
 def open_model(mar: Mar, options: SessionOptions) -> Session:
-    """A session of the model in an archive, without a server.
-
-    Raises:
-        UserError: the archive keeps its weights in files of their own.
-    """
-    if mar.settings.external:
-        remedy = "give `bundle/model.onnx` in the folder that `retort pack` wrote"
-        raise UserError(f"{mar.path} keeps its weights in files of their own", remedy)
+    """A session of the model in an archive, without a server; files of weights are unpacked while it opens."""
     signature = Signature.from_json(read_member(mar.path, SIGNATURE))
-    return open_session(read_member(mar.path, MODEL), options, signature)
+    if not mar.settings.external:
+        return open_session(read_member(mar.path, MODEL), options, signature)
+    with tempfile.TemporaryDirectory(prefix="retort-") as folder, zipfile.ZipFile(mar.path) as archive:
+        archive.extractall(folder, [MODEL, *mar.settings.external])
+        return open_session(Path(folder) / MODEL, options, signature)
 
 
 def open_mar(artifact: Artifact) -> Mar:

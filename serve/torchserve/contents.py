@@ -86,6 +86,12 @@ def _contradiction(text: str, settings: Settings) -> str | None:
     return f"has no {min(wanted - seen)}" if wanted - seen else None
 
 
+def batch_delay_ms(path: Path) -> int:
+    """Longest time that a worker waits for a batch to fill, from the configuration of a checked archive."""
+    lines = read_member(path, CONFIG).decode().splitlines()
+    return next(int(line.partition(":")[2]) for line in lines if line.startswith("maxBatchDelay:"))
+
+
 def _check_side_files(path: Path, settings: Settings) -> None:
     try:
         found = side_files(read_member(path, MODEL))

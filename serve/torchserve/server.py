@@ -26,7 +26,7 @@ from ...core.tensors import Feeds, Signature
 from ..client import Client
 from ..connection import UNIX, Connections
 from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
-from ..settings import Limits
+from ..settings import TRUSTED, Limits
 from ..wire import read_npz
 from .archive import Mar, open_mar
 from .config import FrontEnd, Ports, config_properties, java_flags, log4j_config, unix_sockets
@@ -35,7 +35,6 @@ from .process import Process, torchserve_home
 from .queue_length import length_for
 from .startup import has_started, port_taken, startup_failure
 
-_TRUSTED = Limits(expanded_bytes=1 << 40, members=1 << 16, axes=64)
 _ATTEMPTS = 3
 _POLL_S = 0.1
 _LONGEST_SOCKET_PATH = 80
@@ -267,7 +266,7 @@ def _worker_ready(management: str, name: str) -> bool:
 
 def _ask_golden(mar: Mar, url: str, timeout_s: float) -> tuple[Signature, Feeds]:
     signature = Signature.from_json(read_member(mar.path, SIGNATURE))
-    golden = split_golden(read_npz(read_member(mar.path, GOLDEN), _TRUSTED))
+    golden = split_golden(read_npz(read_member(mar.path, GOLDEN), TRUSTED))
     inputs, expected = smallest_golden(signature, golden)
     with closing(Client(url, mar.name, timeout_s=timeout_s)) as client:
         error = golden_error(client.predict(inputs), expected)

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from served_models import VECTOR, archive, graph
 
 from retort.__main__ import main
 from retort.cli.serving import packed_last
-from retort.core.artifact import Artifact
+from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Place
-from retort.core.errors import MachineError, UserError
+from retort.core.errors import MachineError
 from retort.core.options.stage_options import PackOptions
-from retort.core.session import SessionOptions
 from retort.pipeline.runs.run_record import RunRecord, record_file
-from retort.serve.settings import Settings
-from retort.serve.torchserve.archive import Mar, Policy, open_model, write_archive
+from retort.serve.torchserve.archive import Policy, write_archive
 
 
 def _call(*arguments: str) -> int:
@@ -39,9 +39,19 @@ def test_predict_runs_the_model_of_an_archive(tmp_path: Path, capsys: pytest.Cap
         assert _call("predict", str(path), "--input", str(tmp_path / "x.npy"), "--json") == 0
         values = json.loads(capsys.readouterr().out)["values"]["total"]
         np.testing.assert_allclose(values, VECTOR["x"].sum(1), rtol=1e-5)
-    outside = Mar(made.main, "net", "1", Settings(external=("weights",)), {})
-    with pytest.raises(UserError, match="files of their own"):
-        open_model(outside, SessionOptions())
+
+
+def test_predict_runs_an_archive_with_files_of_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights in files of their own are unpacked while the model is opened."""
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in "xy"]
+    weights = numpy_helper.from_array(2 * np.eye(2, dtype=np.float32), "w")
+    made = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ports[:1], ports[1:], [weights])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "own.onnx", save_as_external_data=True, location="own.data", size_threshold=0)
+    packed = write_archive(PackOptions(), load_artifact(tmp_path / "own.onnx"), Place(tmp_path / "packed"))
+    np.save(tmp_path / "x.npy", VECTOR["x"])
+    assert _call("predict", str(packed.main), "--input", str(tmp_path / "x.npy"), "--json") == 0
+    np.testing.assert_allclose(json.loads(capsys.readouterr().out)["values"]["y"], 2 * VECTOR["x"], rtol=1e-5)
 
 
 def test_predict_refuses_nan_as_a_server_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
