@@ -5,11 +5,8 @@ Part of the runtime half: standard library and numpy only.
 
 from __future__ import annotations
 
-import gc
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -195,15 +192,3 @@ def _bracket_bytes(depth: int) -> int:
 def _name_bytes(name: str) -> int:
     """Size of a name in JSON, where each of its UTF-16 units may be written as ``\\u0061``."""
     return 6 * (len(name.encode("utf-16-le", "surrogatepass")) // 2) + len('"": ')
-
-
-@contextmanager
-def no_collections() -> Iterator[None]:
-    """Pause Python's garbage collector: nested lists have no cycles, and it would visit them again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.errors import InputError, LimitError
+from ..core.system.garbage import no_collections
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
-from .allowance import allowance, no_collections
+from .allowance import allowance
 from .settings import Limits
 from .wire import check_rows, is_size
 
@@ -49,7 +50,7 @@ def decode_json(body: object, signature: Signature, limits: Limits) -> Decoded:
     allowed = allowance(signature, limits)
     if isinstance(body, bytes | bytearray):
         allowed.check_json(body)
-    with no_collections():
+    with no_collections():  # nested lists have no cycles, and the collector would visit them again and again
         return _decoded(parse_json(body), signature, limits)
 
 

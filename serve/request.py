@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 from ..core.errors import InputError, LimitError
+from ..core.system.garbage import no_collections
 from ..core.tensors import Array, Signature, TensorSpec, listed, raise_if_nan
-from .allowance import allowance, no_collections
+from .allowance import allowance
 from .bodies import decode_json, parse_json, to_array
 from .settings import Settings
 from .wire import JSON, MAGIC_NPY, MAGIC_NPZ, NPY, NPZ, check_rows, read_npy, read_npz

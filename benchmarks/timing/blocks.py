@@ -11,10 +11,8 @@ interrupts are few and not a fair selection (benchmarks.md 2.2, 2.3).
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -165,16 +163,3 @@ def clock_step(clock: Clock) -> int:
     readings = [clock() for _ in range(200)]
     steps = [after - before for before, after in pairwise(readings) if after > before]
     return min(steps, default=1)
-
-
-@contextmanager
-def no_collections() -> Iterator[None]:
-    """Disable Python's garbage collector within this context."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -21,8 +21,9 @@ from ...core.metrics.intervals import Interval
 from ...core.metrics.ratio import ClockName, Ratio
 from ...core.options.stage_options import BenchOptions
 from ...core.session import Session
+from ...core.system.garbage import no_collections
 from ...core.tensors import Feeds
-from .blocks import Plan, no_collections
+from .blocks import Plan
 from .candidates import Bench, Candidate, Opener
 from .clocks import Clocks
 from .machine_noise import Noise
@@ -172,7 +173,7 @@ def compare_latency(
     try:
         chosen = clocks or bench.clocks(options)
         run = Run(bench.open, options, chosen, reference, bench.opening_s if bench.openers else None)
-        with console.progress(f"batch {batch}", options.blocks) as bar, no_collections():
+        with console.progress(f"batch {batch}", options.blocks) as bar, no_collections(collect_first=True):
             run.prepare()
             while run.step():
                 bar.advance(note=f"{len(run.rounds)} rounds")

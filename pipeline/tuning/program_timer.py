@@ -16,6 +16,7 @@ from ...core.errors import RetortError, UserError
 from ...core.formats.onnx_graphs import captured
 from ...core.options.stage_options import BenchOptions, PruneOptions
 from ...core.session import SessionOptions, open_session
+from ...core.system.garbage import no_collections
 from ...core.tensors import Feeds, Signature, TensorSpec
 from .timed_files import exported
 
@@ -76,7 +77,6 @@ class LocalTimer:
 
     def subgraphs(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
         """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
-        from ...benchmarks.timing.blocks import no_collections
         from ...benchmarks.timing.candidates import callable_of
         from ...benchmarks.timing.clocks import clocks_for
         from ...benchmarks.timing.rounds import best_times_ms
@@ -89,7 +89,7 @@ class LocalTimer:
             feeds = {spec.name: np.asarray(program.example.get(spec.name, NOTHING)) for spec in signature.inputs}
             calls[str(index)] = callable_of((sessions[-1], feeds), self.batch)
         clocks = clocks_for(self.threads, "cpu", sessions, calls.values())
-        with no_collections():
+        with no_collections(collect_first=True):
             best = best_times_ms(calls, clocks, SUBGRAPH_ROUNDS, SUBGRAPH_BLOCK_MS)
         return without_call(list(best.values()))
 

@@ -33,6 +33,7 @@ RUNTIME_HALF = (
     "core/__init__.py",
     "core/system/__init__.py",
     "core/system/cache.py",
+    "core/system/garbage.py",
     "core/errors.py",
     "core/tensors.py",
     "core/session.py",

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retort.core.errors import InputError, LimitError
+from retort.core.system.garbage import no_collections
 from retort.core.tensors import BATCH, Signature, TensorSpec
 from retort.serve import allowance, bodies, wire
 from retort.serve.replies import refuse
@@ -211,7 +212,7 @@ def test_many_unknown_names_make_a_short_message() -> None:
 
 def test_the_collector_pauses_and_comes_back() -> None:
     """Garbage collection is off while a body is parsed, and on again after a fault."""
-    with pytest.raises(ZeroDivisionError), allowance.no_collections():
+    with pytest.raises(ZeroDivisionError), no_collections():
         assert not gc.isenabled()
         raise ZeroDivisionError
     assert gc.isenabled()
