@@ -209,9 +209,9 @@ class ServeOptions(Options):
     )
     p99_ms: Count = Field(
         default=500,
-        description="Time in milliseconds within which 99 % of the accepted requests should be answered at overload. The "
-        "length of the queue follows from it and from the measured times of batches; the other requests get 503 at "
-        "once.",
+        description="Time in milliseconds within which 99 % of the accepted requests should be answered at overload. "
+        "The length of the queue follows from it and from the measured times of batches; the other requests get 503 "
+        "at once.",
     )
     grpc: bool = Field(
         default=False,
