@@ -20,6 +20,7 @@ from retort.core.console import Console
 from retort.core.context import Place
 from retort.core.errors import MachineError
 from retort.core.options.stage_options import PackOptions
+from retort.serve.batching import Executor
 from retort.serve.settings import Settings
 from retort.serve.torchserve import queue_length as room
 from retort.serve.torchserve.archive import Mar, open_mar, write_archive
@@ -146,14 +147,14 @@ def test_every_kind_of_model_is_timed(kind: str, tmp_path: Path) -> None:
 def test_full_batches_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed is a batch of the archive's size, formed as the worker forms it, and not the fastest one."""
     sizes: list[int] = []
-    run = room.Executor.run
+    run = Executor.run
 
-    def counted(self: room.Executor, requests: Sequence[dict[str, np.ndarray]]) -> object:
+    def counted(self: Executor, requests: Sequence[dict[str, np.ndarray]]) -> object:
         sizes.append(len(requests))
         return run(self, requests)
 
     mar = open_mar(archive("vector", tmp_path))
-    monkeypatch.setattr(room.Executor, "run", counted)
+    monkeypatch.setattr(Executor, "run", counted)
     times_of_batches_ms(mar)
     assert set(sizes) == {PackOptions().batch_size}
 
@@ -210,6 +211,6 @@ def test_a_defect_of_ours_is_not_hidden(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_request_that_fails_has_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error among the answers of a batch is raised, and its time is not taken for that of the model."""
     mar = open_mar(archive("vector", tmp_path))
-    monkeypatch.setattr(room.Executor, "run", lambda self, requests: [MemoryError()])
+    monkeypatch.setattr(Executor, "run", lambda self, requests: [MemoryError()])
     with pytest.raises(MemoryError):
         times_of_batches_ms(mar)
