@@ -148,6 +148,7 @@ class GateEntry(Entry):
     verdict: Literal["passed", "failed", "cannot tell"]
     passed: bool
     sentence: str
+    batch_size: int | None = Field(default=None, ge=1, description="batch size of a speedup; null in older files")
 
 
 class ShipEntry(Entry):

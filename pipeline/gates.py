@@ -23,6 +23,7 @@ class GateResult:
         bound: the bound in the recipe.
         value: the measured value, with ``low`` and ``high`` at ``confidence``; they are equal for exact sizes, and None
             if an end is unbounded.
+        batch_size: the batch size of a speedup.
         verdict: ``passed``, ``failed``, or ``cannot tell``: the interval spans the bound, or the measurement is NOISY.
     """
 
@@ -36,6 +37,7 @@ class GateResult:
     against: str
     verdict: str
     sentence: str
+    batch_size: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -73,6 +75,7 @@ def judge(gate: Gate, interval: Interval, against: str, metric: str, doubts: Seq
         against,
         verdict,
         sentence,
+        gate.batch_size if kind == "speedup" else None,
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...benchmarks.report import formatting
 from ...benchmarks.result import GateEntry, Result, ShipEntry, Spread, StageEntry
 from ...core.counts import listed
-from ...core.metrics.ratio import Ratio
+from ...core.metrics.ratio import Ratio, mean_of
 from ...core.options.stage_table import PROGRAM_STAGES
-from ..measure import accuracy, graph_of
+from ..measure import accuracy, graph_bytes, graph_of
 from .doubts import doubts
 
 if TYPE_CHECKING:
@@ -44,9 +43,9 @@ def _recommended(line: Line, result: Result | None) -> ShipEntry:
         return ShipEntry(stage=shipped, file=str(file), sentence=f"ship {file} ({size}; not measured)")
     own = result.stage(shipped)
     rivals = _rivals(line, result, own)
-    for rival, ratios in rivals.items():
-        if all(_certain(ratio) for ratio in ratios.values()):
-            return _other(line, result, result.stage(rival), own, ratios)
+    faster = [rival for rival, ratios in rivals.items() if all(_certain(ratio) for ratio in ratios.values())]
+    if faster:
+        return _other(line, result, result.stage(faster[0]), own, rivals[faster[0]])
     file = _final(line)
     sentence = f"ship {file} ({_figures(result, own)}){_served(line, file)}"
     for rival, ratios in rivals.items():
@@ -121,41 +120,55 @@ def change_words(name: str, drop: Spread) -> str:
 
 
 def _rivals(line: Line, result: Result, shipped: StageEntry) -> dict[str, dict[int, Ratio]]:
-    """Programs that are as good as the shipped one and keep its gates, with their speed against it by batch size."""
+    """Programs that are as good as the shipped one and keep its gates, with their speed against it by batch size.
+
+    The fastest is the first.
+    """
     valid = [run.batch for run in result.runs if run.noise.status == "VALID" and run.batch in shipped.latency]
     found = {}
     for stage in result.stages:
         if stage.stage not in PROGRAM_STAGES or stage.stage == shipped.stage or not stage.latency:
             continue
-        ratios = {batch: _ratio(result, stage, shipped, batch) for batch in valid if batch in stage.latency}
-        if any(_certain(ratio) for ratio in ratios.values()) and _meets(result, stage, result.gates):
+        ratios = {batch: _ratio(stage, shipped, batch) for batch in valid if batch in stage.latency}
+        if any(_certain(ratio) for ratio in ratios.values()) and all(
+            _keeps(line, result, stage, gate) for gate in result.gates
+        ):
             lost = accuracy(line, stage.stage, shipped.stage).drop
             if lost is None or lost.low <= 0:
                 found[stage.stage] = ratios
-    return found
+    return dict(sorted(found.items(), key=lambda item: -mean_of(item[1].values())))
 
 
 def _certain(ratio: Ratio) -> bool:
     return ratio.low is not None and ratio.low > 1 and ratio.value > 1 + SAME
 
 
-def _ratio(result: Result, stage: StageEntry, shipped: StageEntry, batch: int) -> Ratio:
+def _ratio(stage: StageEntry, other: StageEntry, batch: int, confidence: float | None = None) -> Ratio:
+    """How many times as fast as another stage one is."""
     from ...benchmarks.timing.statistics import ratio_interval
 
-    own, theirs = stage.latency[batch], shipped.latency[batch]
-    return ratio_interval(theirs.blocks_ms, own.blocks_ms, own.median_ms.confidence)
+    own, theirs = stage.latency[batch], other.latency[batch]
+    return ratio_interval(theirs.blocks_ms, own.blocks_ms, confidence or own.median_ms.confidence)
 
 
-def _meets(result: Result, stage: StageEntry, gates: Sequence[GateEntry]) -> bool:
-    """Whether a stage also keeps the bounds of all gates against the reference."""
-    reference = result.stage(result.reference)
-    for gate in gates:
-        if gate.kind == "size_ratio" and stage.size_bytes / max(reference.size_bytes, 1) > gate.bound:
-            return False
-        if gate.kind == "accuracy_drop" and stage.drop and (stage.drop.high is None or stage.drop.high > gate.bound):
-            return False
-        if gate.kind == "speedup" and not any(
-            entry.ratio is None or (entry.ratio.low or 0) >= gate.bound for entry in stage.latency.values()
-        ):
-            return False
-    return True
+def _keeps(line: Line, result: Result, stage: StageEntry, gate: GateEntry) -> bool:
+    """Whether a stage certainly keeps the bound of a gate, too."""
+    if gate.kind == "size_ratio":
+        return stage.size_bytes <= gate.bound * max(graph_bytes(line, gate.against), 1)
+    if gate.kind == "accuracy_drop":
+        lost = accuracy(line, stage.stage, gate.against, gate.confidence).drop
+        return lost is None or lost.high <= gate.bound
+    against = next((other for other in result.stages if other.stage == gate.against), None)
+    if against is stage:
+        return gate.bound <= 1
+    batches = [batch for batch in (against.latency if against else ()) if gate.batch_size in (None, batch)]
+    return bool(batches) and all(_is_faster(result, stage, against, batch, gate) for batch in batches)
+
+
+def _is_faster(result: Result, stage: StageEntry, against: StageEntry | None, batch: int, gate: GateEntry) -> bool:
+    """Whether a measurement that is VALID shows the speedup of a gate at a batch size."""
+    valid = any(run.batch == batch and run.noise.status == "VALID" for run in result.runs)
+    if not valid or against is None or batch not in stage.latency:
+        return False
+    low = _ratio(stage, against, batch, gate.confidence).low
+    return low is not None and low >= gate.bound
