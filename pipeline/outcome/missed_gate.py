@@ -46,7 +46,11 @@ class Step:
 def missed(line: Line, gate: Gate, result: GateResult) -> GateError:
     """Measure what is finished, write its report, and say which stage lost what the gate bounds."""
     _measure_so_far(line, gate)
-    steps = _steps(line, gate, result)
+    try:
+        steps = _steps(line, gate, result)
+    except RetortError as error:  # such as an export that fails: the missed gate is what the user must see
+        line.console.warn(f"which stage lost it could not be measured: {error.message}")
+        steps = []
     worst = max(steps, key=lambda step: step.harm, default=None)
     told = result.sentence + (f"; {_where(steps, worst, gate)}" if worst else "")
     report = None if line.outcome.report is None else str(line.outcome.report)
