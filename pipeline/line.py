@@ -164,14 +164,17 @@ class Line:
     def _kept(
         self, label: str, identity: Identity, parents: Sequence[Artifact | ModelSpec], make: Callable[[Place], Artifact]
     ) -> Artifact:
+        place = self.place_of(label, identity, parents)
+        if place.directory not in self.seen:
+            self.seen[place.directory] = self._found(label, place) or self.produce(label, place, make)
+        return self.seen[place.directory]
+
+    def place_of(self, label: str, identity: Identity, parents: Sequence[Artifact | ModelSpec]) -> Place:
+        """The place of an artifact in the folder of the run: numbered by its stage, and named by its label and key."""
         name = label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")
         number = self.numbers.get(name, len(self.plan))
-        directory = self.folder / f"{number:02d}-{label}-{identity.key[:12]}"
-        if directory not in self.seen:
-            keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))
-            place = Place(directory, identity.key, keys, identity.inputs)
-            self.seen[directory] = self._found(label, place) or self.produce(label, place, make)
-        return self.seen[directory]
+        keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))
+        return Place(self.folder / f"{number:02d}-{label}-{identity.key[:12]}", identity.key, keys, identity.inputs)
 
     def _found(self, label: str, place: Place) -> Artifact | None:
         artifact = self.verified.pop(place.directory, None) or find_finished(place)

@@ -56,7 +56,7 @@ def plan(recipe_path: Path, runs: Path = RUNS, until: str | None = None) -> list
         UserError: the recipe has no stage ``until``, or its data cannot be read.
     """
     line, _ = planned(recipe_path, runs, SILENT, until)
-    return forecast(Forecast(line.recipe, line.base, line.folder), until)
+    return forecast(Forecast(line.recipe, line.base, line.folder, line.text), until)
 
 
 def planned(recipe_path: Path, runs: Path, console: Console, until: str | None) -> tuple[Line, KeyLines]:

@@ -43,21 +43,58 @@ def bench(line: Line, options: BenchOptions, timed: bool = True) -> Artifact:
     stages = measured_stages(line)
     graphs = {name: graph_of(line, name) for name in stages if name in PROGRAM_STAGES}
     parents = [*graphs.values(), *(line.outcome.artifacts[name] for name in stages if name not in PROGRAM_STAGES)]
-    gates = [gate.to_dict() for gate in line.outcome.gates]
+    measured = {"timed": timed, "metric": line.recipe.metric, "stages": stages, "shipped": line.shipped()}
+    told = _told(line)
 
     def _make(place: Place) -> Artifact:
         from ...benchmarks.result import save_result
 
-        measured = _measure(line, options, stages, graphs, gates, timed)
-        told = {"details": tuple(evidence(line)), "recipe": line.text, "ship": recommended(line, measured)}
-        result = measured.model_copy(update=told)
+        found = load_bench(_measurement(line, options, parents, graphs, measured)).model_copy(update=told)
+        result = found.model_copy(update={"ship": recommended(line, found)})
         with new_artifact(place, "measurement", "bench") as draft:
             save_result(result, draft.folder / "measurement.json")
         return load_artifact(place.directory)
 
-    artifact = line.measure("bench", options, parents, _make, {"gates": stable_hash([gates, timed])})
+    words = [measured, {name: repr(value) for name, value in told.items()}, str(line.folder)]
+    artifact = line.measure("bench", options, parents, _make, {"told": stable_hash(words)})
     line.outcome.result = load_bench(artifact)
     return artifact
+
+
+def _told(line: Line) -> dict[str, Any]:
+    """What a result tells beside its measurements; a change of it measures nothing again."""
+    from ...benchmarks.result import GateEntry
+
+    return {
+        "title": line.recipe.name,
+        "recipe": line.text,
+        "details": tuple(evidence(line)),
+        "gates": tuple(GateEntry(**gate.to_dict()) for gate in line.outcome.gates),
+    }
+
+
+def _measurement(
+    line: Line,
+    options: BenchOptions,
+    parents: list[Artifact],
+    graphs: dict[str, Artifact],
+    measured: dict[str, Any],
+) -> Artifact:
+    """The result without what is told beside it.
+
+    Args:
+        measured: what is measured; it is part of the key.
+    """
+
+    def _make(place: Place) -> Artifact:
+        from ...benchmarks.result import save_result
+
+        result = _measure(line, options, measured["stages"], graphs, measured["timed"])
+        with new_artifact(place, "measurement", "bench") as draft:
+            save_result(result, draft.folder / "measurement.json")
+        return load_artifact(place.directory)
+
+    return line.measure("bench-outputs", options, parents, _make, measured)
 
 
 def load_bench(artifact: Artifact) -> Result:
@@ -72,7 +109,6 @@ def _measure(
     options: BenchOptions,
     stages: list[str],
     graphs: dict[str, Artifact],
-    gates: list[dict[str, Any]],
     timed: bool,
 ) -> Result:
     from ...benchmarks.build_result import new_result
@@ -91,7 +127,6 @@ def _measure(
         entries,
         reference=reference_of(line),
         latency=found,
-        gates=gates,
         data={"fingerprint": line.fingerprint, "test_samples": len(line.data.test), "source": line.recipe.data.source},
         notes=["Every program is measured as its exported ONNX file in ONNX Runtime.", *ran_on(options)],
     )

@@ -79,7 +79,7 @@ def prepare(line: Line, path: Path, lines: KeyLines, until: str | None) -> None:
         ArtifactError: an artifact that would be reused is damaged.
     """
     found = list(text_faults(line.recipe))
-    dry = Forecast(line.recipe, line.base, line.folder)
+    dry = Forecast(line.recipe, line.base, line.folder, line.text)
     names = [name for name, _ in line.plan]
     made = frozenset(names[: names.index(until) + 1] if until else names)
     try:

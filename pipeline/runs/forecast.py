@@ -67,8 +67,8 @@ class Forecast(Line):
         places: the place of every artifact that is asked for and is not finished, by its label.
     """
 
-    def __init__(self, recipe: Recipe, base: Path, folder: Path) -> None:
-        super().__init__(recipe, base, folder, SILENT)
+    def __init__(self, recipe: Recipe, base: Path, folder: Path, text: str) -> None:
+        super().__init__(recipe, base, folder, SILENT, text)
         self.places: dict[str, Place] = {}
 
     def produce(self, label: str, place: Place, make: Callable[[Place], Artifact]) -> Artifact:
@@ -93,8 +93,7 @@ class Forecast(Line):
         """
         label = label or name
         identity = identity_of_measurement(name, options, parents, self.context, make, extra)
-        number = self.numbers[label.removesuffix("-outputs").removesuffix("-gate")]
-        place = Place(self.folder / f"{number:02d}-{label}-{identity.key[:12]}", identity.key, (), identity.inputs)
+        place = self.place_of(label, identity, parents)
         found = find_finished(place)
         noisy = (
             found is not None and name == "gate" and any(r.doubts for r in found.facts_as(RatioFacts).ratios.values())
@@ -232,7 +231,7 @@ def _reasons(line: Forecast, name: str, options: Options, place: Place | None, l
         if key in changed and not (key == "code" and judged):
             yield text
     if "code" in changed and judged and not made:
-        yield "the code of Retort, or a verdict of a gate, changed"
+        yield "the text of the recipe, a verdict of a gate, or the code of Retort changed"
     if not changed:
         yield "its folder was removed" if last.key != place.key else "it is not finished"
 

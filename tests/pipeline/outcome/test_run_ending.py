@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from known import known
 
-from retort.benchmarks.result import Result, Spread, StageEntry
+from retort.benchmarks.result import GateEntry, Result, Spread, StageEntry
 from retort.core.artifact import Artifact
 from retort.core.console import Console
-from retort.core.errors import GateError, UserError
+from retort.core.errors import GateError, UserError, VerificationError
 from retort.core.options.recipe import load_recipe
 from retort.pipeline import run
 from retort.pipeline.line import Line
-from retort.pipeline.outcome import run_summary
+from retort.pipeline.outcome import missed_gate, run_results, run_summary
 from retort.pipeline.outcome.doubts import doubts
 from retort.pipeline.outcome.recommendation import change_words, recommended
 from retort.pipeline.outcome.stage_evidence import evidence
@@ -103,6 +103,95 @@ def test_a_faster_fp32_file_is_the_one_to_ship(line: Line) -> None:
     assert found.file == str(line.graph("prune").main)
     assert "because it is at batch 1 2.50×" in found.sentence
     assert found.sentence.endswith("as fast as the exported file of `quantize`")
+
+
+def test_of_several_faster_files_the_fastest_is_shipped(line: Line) -> None:
+    """The order of the stages does not matter."""
+    result = timed(known(line.outcome.result), train=0.3, prune=0.2, quantize=0.5)
+    assert known(recommended(line, result)).stage == "prune"
+    result = timed(known(line.outcome.result), train=0.2, prune=0.3, quantize=0.5)
+    assert known(recommended(line, result)).stage == "train"
+
+
+def gate_at(batch: int | None, bound: float = 3.0) -> GateEntry:
+    """A kept gate of the speed after quantization."""
+    values = {"stage": "quantize", "kind": "speedup", "bound": bound, "value": 4.0, "low": 3.9, "high": 4.1}
+    words = {"confidence": 0.95, "against": "train", "verdict": "passed", "passed": True, "sentence": "."}
+    return GateEntry.model_validate({**values, **words, "batch_size": batch})
+
+
+def slower_at(result: Result, name: str, batch: int, factor: float) -> Result:
+    """The result with one stage slower at one batch size."""
+
+    def _slower(stage: StageEntry) -> StageEntry:
+        if stage.stage != name:
+            return stage
+        entry = stage.latency[batch]
+        slow = entry.model_copy(update={"blocks_ms": tuple(time * factor for time in entry.blocks_ms)})
+        return stage.model_copy(update={"latency": {**stage.latency, batch: slow}})
+
+    return result.model_copy(update={"stages": tuple(map(_slower, result.stages))})
+
+
+@pytest.mark.parametrize(("batch", "kept"), [(1, True), (4, False), (None, False)])
+def test_a_gate_of_speed_is_kept_at_its_own_batch_size(line: Line, batch: int | None, kept: bool) -> None:
+    """Another file is recommended only if it keeps the gate where the gate holds; older gates name no batch size."""
+    fast = timed(known(line.outcome.result), train=1.0, prune=0.2, quantize=0.8)
+    result = slower_at(fast, "prune", 4, 2.0).model_copy(update={"gates": (gate_at(batch),)})
+    assert known(recommended(line, result)).stage == ("prune" if kept else "quantize")
+    noisy = tuple(
+        run.model_copy(update={"noise": run.noise.model_copy(update={"status": "NOISY"})})
+        if run.batch == batch
+        else run
+        for run in result.runs
+    )
+    assert known(recommended(line, result.model_copy(update={"runs": noisy}))).stage == "quantize"
+
+
+def test_a_gate_against_another_stage_is_kept_against_that_stage(line: Line) -> None:
+    """The bound of a gate holds against the stage that it names, not against the reference of the table."""
+    fast = timed(known(line.outcome.result), train=1.0, prune=0.2, quantize=0.4)
+    own = gate_at(1, 1.5).model_copy(update={"against": "prune"})
+    assert known(recommended(line, fast.model_copy(update={"gates": (own,)}))).stage == "quantize"
+    assert known(recommended(line, fast.model_copy(update={"gates": (gate_at(1, 1.5),)}))).stage == "prune"
+
+
+def test_words_of_a_result_are_never_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed comment of the recipe is in the result and the report without a measurement; a changed metric too."""
+    stages = ["quantize: {samples: 64, timed: false}", "export", "bench: {batch_sizes: [1], blocks: 3, budget_s: 0.1}"]
+    recipe = written(tmp_path, stages=[*stages, "report"])
+    first = run.run(recipe, tmp_path / "runs")
+    text = recipe.read_text()
+    timings: list[str] = []
+    measured = run_results.compare
+    monkeypatch.setattr(run_results, "compare", lambda *given: timings.append("timed") or measured(*given))
+    recipe.write_text(f"# a remark of today\n{text}")
+    second = run.run(recipe, tmp_path / "runs")
+    assert not timings
+    assert known(second.result).recipe.startswith("# a remark of today")
+    assert known(second.result).id == known(first.result).id
+    assert "a remark of today" in known(second.report).read_text()
+    recipe.write_text(f"metric: top5\n{text}")
+    third = run.run(recipe, tmp_path / "runs")
+    assert known(known(third.result).stages[-1].metric).name == "top5"
+    recipe.write_text(f"{text}gates:\n  - {{after: quantize, size_ratio: 1}}\n")
+    fourth = run.run(recipe, tmp_path / "runs")
+    assert [gate.kind for gate in known(fourth.result).gates] == ["size_ratio"]
+    assert timings == ["timed"]
+
+
+def test_a_missed_gate_outlives_a_failing_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the search for the stage that lost most fails, the missed gate is told all the same."""
+    stages = ["train: {epochs: 1, batch_size: 128}", "prune: {macs: 0.9, importance: l2, recover: null}"]
+    recipe = written(tmp_path, "after: prune, size_ratio: 0.01", stages=stages)
+
+    def _fails(*_: object) -> None:
+        raise VerificationError("no ONNX form", "another opset")
+
+    monkeypatch.setattr(missed_gate, "graph_bytes", _fails)
+    with pytest.raises(GateError, match=r"after prune: .*MISSED\n") as stopped:
+        run.run(recipe, tmp_path / "runs")
+    assert stopped.value.facts["lost_at"] is None
 
 
 def test_a_training_that_failed_is_named_until_another_one(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
