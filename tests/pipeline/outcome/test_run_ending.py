@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from known import known
@@ -13,7 +14,7 @@ from retort.core.artifact import Artifact
 from retort.core.console import Console
 from retort.core.errors import GateError, UserError, VerificationError
 from retort.core.options.recipe import load_recipe
-from retort.pipeline import run
+from retort.pipeline import measure, run
 from retort.pipeline.line import Line
 from retort.pipeline.outcome import missed_gate, run_results, run_summary
 from retort.pipeline.outcome.doubts import doubts
@@ -163,8 +164,12 @@ def test_words_of_a_result_are_never_old(tmp_path: Path, monkeypatch: pytest.Mon
     first = run.run(recipe, tmp_path / "runs")
     text = recipe.read_text()
     timings: list[str] = []
-    measured = run_results.compare
-    monkeypatch.setattr(run_results, "compare", lambda *given: timings.append("timed") or measured(*given))
+
+    def _noted(*given: Any) -> Any:
+        timings.append("timed")
+        return measure.compare(*given)
+
+    monkeypatch.setattr(run_results, "compare", _noted)
     recipe.write_text(f"# a remark of today\n{text}")
     second = run.run(recipe, tmp_path / "runs")
     assert not timings
