@@ -18,7 +18,7 @@ from ..core.facts.record import Record
 from ..core.metrics.intervals import Interval
 from ..core.metrics.ratio import Ratio
 from ..core.options.stage_options import BenchOptions, Gate, MetricName, Options, ServeOptions
-from ..core.options.stage_table import PROGRAM_STAGES
+from ..core.options.stage_table import PROGRAM_STAGES, reference_among
 from ..core.session import SessionOptions, open_session
 from ..core.tensors import Array
 from . import gates
@@ -35,8 +35,8 @@ MEASUREMENTS = 3
 
 
 def reference_of(line: Line) -> str:
-    """The stage with which the others are compared: ``train`` if the recipe has it, else ``capture``."""
-    return "train" if "train" in line.numbers else "capture"
+    """The stage with which the others are compared; see :func:`.reference_among`."""
+    return reference_among(line.numbers)
 
 
 def predictions(line: Line, stage: str) -> Predictions:

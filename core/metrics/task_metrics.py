@@ -10,13 +10,13 @@ targets or predictions; a class that is never predicted has precision 0.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ..counts import counted
 from ..errors import DataError, UserError
-from ..options.stage_options import MetricName
+from ..options.stage_options import MetricName, Task
 from ..tensors import Array
 from .classification import class_labels, macro, per_sample_mean, top_k
 from .intervals import (
@@ -30,36 +30,50 @@ from .intervals import (
 )
 from .relative_error import decibels
 
-HIGHER_IS_BETTER: dict[str, bool] = {
-    "accuracy": True,
-    "top5": True,
-    "precision": True,
-    "recall": True,
-    "f1": True,
-    "agreement": True,
-    "cosine": True,
-    "sqnr": True,
-    "mse": False,
-    "mae": False,
-}
 MetricUnit = Literal["percent", "dB", "target"]
-METRIC_UNIT: dict[str, MetricUnit] = {
-    "accuracy": "percent",
-    "top5": "percent",
-    "precision": "percent",
-    "recall": "percent",
-    "f1": "percent",
-    "agreement": "percent",
-    "cosine": "percent",
-    "sqnr": "dB",
-    "mse": "target",
-    "mae": "target",
+
+
+class Traits(NamedTuple):
+    """What is to be known of a metric.
+
+    Attributes:
+        unit: how values are shown: as percentages (differences in percentage points), in dB, or in the targets' unit.
+        tasks: the tasks that it fits.
+        labelled: whether it needs targets; the others compare with the outputs of a reference model.
+        higher_is_better: whether a larger value is the better one.
+    """
+
+    unit: MetricUnit
+    tasks: tuple[Task, ...]
+    labelled: bool = True
+    higher_is_better: bool = True
+
+
+_CLASSES: Traits = Traits("percent", ("classification",))
+TRAITS: dict[str, Traits] = {
+    "accuracy": _CLASSES,
+    "top5": _CLASSES,
+    "precision": _CLASSES,
+    "recall": _CLASSES,
+    "f1": _CLASSES,
+    "agreement": Traits("percent", ("classification",), labelled=False),
+    "cosine": Traits("percent", ("classification", "regression"), labelled=False),
+    "sqnr": Traits("dB", ("classification", "regression"), labelled=False),
+    "mse": Traits("target", ("regression",), higher_is_better=False),
+    "mae": Traits("target", ("regression",), higher_is_better=False),
 }
-"""How values are shown: as percentages (differences in percentage points), in dB, or in the targets' unit."""
+HIGHER_IS_BETTER = {name: traits.higher_is_better for name, traits in TRAITS.items()}
+METRIC_UNIT = {name: traits.unit for name, traits in TRAITS.items()}
+LABELLED = tuple(name for name, traits in TRAITS.items() if traits.labelled)
+AGAINST_OUTPUTS = tuple(name for name, traits in TRAITS.items() if not traits.labelled)
 PROPORTIONS = ("accuracy", "top5", "agreement")
 MACRO = ("precision", "recall", "f1")
 RANGE = {"mse": (0.0, math.inf), "mae": (0.0, math.inf), "cosine": (-1.0, 1.0), "sqnr": (-math.inf, math.inf)}
-AGAINST_OUTPUTS = ("agreement", "cosine", "sqnr")
+
+
+def metrics_for(task: Task) -> tuple[str, ...]:
+    """The metrics that fit a task; those that need targets are the first."""
+    return tuple(name for name in (*LABELLED, *AGAINST_OUTPUTS) if task in TRAITS[name].tasks)
 
 
 def evaluate(name: MetricName, outputs: Array, targets: Array) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -157,3 +158,8 @@ def stages_that(*, take: Kind | None = None, make: Kind | None = None) -> tuple[
 
 
 PROGRAM_STAGES = stages_that(make="program")
+
+
+def reference_among(names: Collection[str]) -> str:
+    """The stage with which the others of a recipe are compared: ``train`` if it has that stage, else ``capture``."""
+    return "train" if "train" in names else "capture"

@@ -14,13 +14,12 @@ from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Split, Splits, targets_in_memory
 from ...core.errors import RetortError
 from ...core.formats.program_file import read_signature
+from ...core.metrics.task_metrics import LABELLED
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import CaptureOptions, DistillOptions, ModelSpec, TrainOptions
 from ...core.tensors import Array, Signature, TensorSpec
 from .subject import Subject, fault_of
 
-LABELLED = ("accuracy", "top5", "precision", "recall", "f1", "mse", "mae")
-"""Metrics that need targets."""
 SAMPLES = 64
 """Number of targets that are read of data that are not in memory."""
 

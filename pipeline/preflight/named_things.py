@@ -16,7 +16,7 @@ from ...core.formats.weight_files import require_model_file
 from ...core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION
 from ...core.options.recipe import nearest
 from ...core.options.recipe_faults import Fault
-from ...core.options.stage_options import DistillOptions, ModelSpec
+from ...core.options.stage_options import DataSpec, DistillOptions, ModelSpec
 from ...core.system.user_paths import require_file
 from .subject import Subject, fault_of
 
@@ -28,7 +28,7 @@ def named_faults(subject: Subject) -> Iterator[Fault]:
     distill = subject.options("distill")
     if isinstance(distill, DistillOptions):
         yield from model_faults(distill.student, subject.key("distill", "student"), subject.base)
-    yield from _data_faults(subject)
+    yield from data_faults(subject.recipe.data, subject.base)
     for stage in sorted(subject.made):
         yield from _option_faults(subject, stage)
 
@@ -134,10 +134,10 @@ def _require_safetensors(path: Path) -> None:
         )
 
 
-def _data_faults(subject: Subject) -> Iterator[Fault]:
-    spec = subject.recipe.data
-    if ":" in spec.source and not spec.source.endswith(".npz") and not (subject.base / spec.source).exists():
-        yield from function_faults(spec.source, spec.args, "data", subject.base)
+def data_faults(spec: DataSpec, base: Path) -> Iterator[Fault]:
+    """Faults of the function that data are given by; none for data in files."""
+    if ":" in spec.source and not spec.source.endswith(".npz") and not (base / spec.source).exists():
+        yield from function_faults(spec.source, spec.args, "data", base)
 
 
 def _option_faults(subject: Subject, stage: str) -> Iterator[Fault]:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from ...core.data.data_sources import load_data
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import BenchOptions, DataSpec, ModelSpec
-from .named_things import function_faults, model_faults
+from .named_things import data_faults, model_faults
+from .recipe_rules import batch_size_faults
 from .subject import fault_of
 
 
@@ -41,11 +42,10 @@ def _part(kind: type[BaseModel], value: Any) -> BaseModel | None:
 
 
 def _data_faults(spec: DataSpec, base: Path, raw: dict[Any, Any]) -> Iterator[Fault]:
-    if ":" in spec.source and not spec.source.endswith(".npz") and not (base / spec.source).exists():
-        found = list(function_faults(spec.source, spec.args, "data", base))
-        if found:
-            yield from found
-            return
+    found = list(data_faults(spec, base))
+    yield from found
+    if found:
+        return
     task = raw.get("task", "classification")
     if task not in ("classification", "regression"):
         return
@@ -65,6 +65,5 @@ def _gate_faults(raw: dict[Any, Any]) -> Iterator[Fault]:
         return
     for index, gate in enumerate(gates):
         size = gate.get("batch_size") if isinstance(gate, dict) and "speedup" in gate else None
-        if size is not None and size not in sizes:
-            text = f"`bench` does not measure the batch size {size}"
-            yield Fault(f"gates.{index}.batch_size", text, "name one of its `batch_sizes`, or add it to them")
+        if size is not None:
+            yield from batch_size_faults(f"gates.{index}", size, sizes)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from ...core.metrics.task_metrics import metrics_for
 from ...core.options.recipe import Recipe
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import BenchOptions, Gate
-
-METRICS = {
-    "classification": ("accuracy", "top5", "precision", "recall", "f1", "agreement", "cosine", "sqnr"),
-    "regression": ("mse", "mae", "cosine", "sqnr"),
-}
+from ...core.options.stage_table import reference_among
 
 
 def text_faults(recipe: Recipe) -> Iterator[Fault]:
     """All faults that need nothing but the recipe."""
-    known = METRICS[recipe.task]
+    known = metrics_for(recipe.task)
     if recipe.metric is not None and recipe.metric not in known:
         yield Fault(
             "metric",
@@ -30,8 +28,7 @@ def text_faults(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _gate_faults(key: str, gate: Gate, recipe: Recipe, order: list[str], bench: BenchOptions | None) -> Iterator[Fault]:
-    reference = "train" if "train" in order else "capture"
-    against = gate.against or reference
+    against = gate.against or reference_among(order)
     where = f"{key}.against" if gate.against else f"{key}.after"
     if against == gate.after:
         yield Fault(where, f"the gate after `{gate.after}` compares it with itself", "name another stage as `against`")
@@ -45,9 +42,17 @@ def _gate_faults(key: str, gate: Gate, recipe: Recipe, order: list[str], bench: 
         yield Fault(
             f"{key}.accuracy_drop", "the metric sqnr has no drop that a gate can bound", "choose another `metric`"
         )
-    if gate.speedup is not None and bench is not None and gate.batch_size not in bench.batch_sizes:
-        yield Fault(
-            f"{key}.batch_size",
-            f"`bench` does not measure the batch size {gate.batch_size}",
-            f"give one of {', '.join(map(str, bench.batch_sizes))}, or add it to `batch_sizes` of `bench`",
-        )
+    if gate.speedup is not None and bench is not None:
+        yield from batch_size_faults(key, gate.batch_size, bench.batch_sizes)
+
+
+def batch_size_faults(key: str, size: Any, measured: Sequence[Any]) -> Iterator[Fault]:
+    """The fault of a gate of speed at a batch size that `bench` does not measure.
+
+    Args:
+        key: the key of the gate.
+    """
+    if size not in measured:
+        text = f"`bench` does not measure the batch size {size}"
+        remedy = f"give one of {', '.join(map(str, measured))}, or add it to `batch_sizes` of `bench`"
+        yield Fault(f"{key}.batch_size", text, remedy)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from typing import get_args
 
 import pytest
 
 from retort.core.metrics.intervals import Interval
-from retort.core.metrics.task_metrics import HIGHER_IS_BETTER, METRIC_UNIT
-from retort.core.options.stage_options import Gate
+from retort.core.metrics.task_metrics import AGAINST_OUTPUTS, LABELLED, TRAITS, metrics_for
+from retort.core.options.stage_options import Gate, MetricName
 from retort.pipeline.gates import judge
 
 DROP = Gate(after="prune", accuracy_drop=0.02)
@@ -55,9 +56,11 @@ def test_a_better_metric_is_a_gain() -> None:
     assert "passed" in sentence
 
 
-def test_every_metric_has_a_unit() -> None:
-    """The table of units covers the metrics of which the direction is known."""
-    assert set(METRIC_UNIT) == set(HIGHER_IS_BETTER)
+def test_the_table_of_metrics_is_the_only_one() -> None:
+    """It has every metric that a recipe takes, and the metrics of a task begin with those that need targets."""
+    assert set(TRAITS) == set(get_args(MetricName))
+    assert metrics_for("regression") == ("mse", "mae", "cosine", "sqnr")
+    assert set(LABELLED) | set(AGAINST_OUTPUTS) == set(metrics_for("classification")) | set(metrics_for("regression"))
 
 
 def test_a_noisy_measurement_passes_and_misses_no_gate() -> None:
