@@ -62,6 +62,20 @@ def unix_sockets() -> bool:
     return platform.machine() in found.get(sys.platform, ())
 
 
+def hides_grpc() -> bool:
+    """Whether gRPC can listen on an address to which nothing can connect, as TorchServe always starts it."""
+    return sys.platform == "linux"
+
+
+def exposure() -> str | None:
+    """Who can reach what stops the model, in one sentence; None if this user alone can."""
+    ways = [] if unix_sockets() else ["its management interface is a port, as it has no Unix sockets here"]
+    ways += [] if hides_grpc() else ["its gRPC interfaces cannot be turned off"]
+    if not ways:
+        return None
+    return f"every user of this machine can stop the model through TorchServe, as {' and '.join(ways)}"
+
+
 @dataclass(frozen=True)
 class FrontEnd:
     """How TorchServe's front end takes requests.
@@ -81,7 +95,7 @@ class FrontEnd:
 
 def config_properties(settings: Settings, ports: Ports, host: str, store: Path, front: FrontEnd) -> bytes:
     """``config.properties`` of a server for one archive, ``model.mar`` in ``store``."""
-    silent = _UNREACHABLE if sys.platform == "linux" else host
+    silent = _UNREACHABLE if hides_grpc() else host
     values: dict[str, object] = {
         "inference_address": f"http://{host}:{ports.inference}",
         "management_address": front.management,

@@ -29,7 +29,7 @@ from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_gol
 from ..settings import TRUSTED, Limits
 from ..wire import read_npz
 from .archive import Mar, open_mar
-from .config import FrontEnd, Ports, config_properties, java_flags, log4j_config, unix_sockets
+from .config import FrontEnd, Ports, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets
 from .mar import read_member
 from .process import Process, torchserve_home
 from .queue_length import length_for
@@ -56,7 +56,7 @@ class Server:
         management_url: address of the management interface: ``unix:`` and a socket in a folder of this user, who alone
             can open it, or a URL where TorchServe has no Unix sockets.
         queue_length: number of requests that may wait.
-        grpc: address of the gRPC interface; empty if it is off.
+        grpc: address of the gRPC interface; empty if nothing can connect to it.
     """
 
     name: str
@@ -134,8 +134,8 @@ def serve(
     queue_length = length_for(mar, options.p99_ms, console)
     with ExitStack() as stack:
         server = _start_with_retries(options, mar, installed, queue_length, logs.resolve(), stack)
-        if not server.management_url.startswith(UNIX):
-            console.warn("every user of this machine can stop the model, as TorchServe has no Unix sockets here")
+        if open_to_all := exposure():
+            console.warn(open_to_all)
         console.stage("serve", f"{server.name} on {server.url} (Java {server.java.version}, {server.startup_s:.1f} s)")
         yield server
 
@@ -160,7 +160,7 @@ def _start_with_retries(
             process.stop()
             continue
         startup_s, limits = time.monotonic() - begin, mar.settings.limits
-        grpc = f"{options.host}:{ports.grpc_inference}" if options.grpc else ""
+        grpc = f"{options.host}:{ports.grpc_inference}" if options.grpc or not hides_grpc() else ""
         facts = (startup_s, installed.java, signature, sample, limits, management, queue_length, grpc)
         return Server(mar.name, options.host, ports, logs, process, *facts)
     raise ServingError("no free ports were found", "try again")

@@ -25,6 +25,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from retort.core.artifact import Artifact, load_artifact, new_artifact
+from retort.core.console import Console
 from retort.core.context import Place
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import InputError, LimitError, MachineError, RetortError, ServingError
@@ -33,6 +34,7 @@ from retort.core.session import open_session
 from retort.core.system.java import find_java
 from retort.serve.client import Client, predict, predict_split
 from retort.serve.connection import Connections
+from retort.serve.torchserve import config as config_module
 from retort.serve.torchserve import server as server_module
 from retort.serve.torchserve.archive import write_archive
 from retort.serve.torchserve.process import torchserve_home
@@ -266,6 +268,21 @@ def test_grpc_answers_only_on_request(archive: Artifact, tmp_path: Path) -> None
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
             assert connection.recv(9)[3] == 4  # SETTINGS, the first frame of every HTTP/2 server
         assert ("224.0.0.0", running.ports.grpc_management) in _listening(running)
+
+
+def test_grpc_that_cannot_be_closed_is_told(
+    archive: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no address is out of reach, as off Linux, the server names the address of gRPC, and a warning says so."""
+    for module in (config_module, server_module):
+        monkeypatch.setattr(module, "hides_grpc", lambda: False)
+    with serve(ServeOptions(), archive, logs=tmp_path, console=Console("text")) as running:
+        assert running.grpc == f"127.0.0.1:{running.ports.grpc_inference}"
+        grpc = {("127.0.0.1", running.ports.grpc_inference), ("127.0.0.1", running.ports.grpc_management)}
+        assert grpc <= _listening(running)
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert "every user of this machine can stop the model" in told
+    assert "gRPC interfaces cannot be turned off" in told
 
 
 def test_a_full_queue_refuses_at_once_and_answers_what_it_took(archive: Artifact, local: Any, tmp_path: Path) -> None:
