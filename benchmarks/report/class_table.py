@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...core.counts import counted
 from ..result import ClassEntry, Result
 from . import formatting
 
 SHOWN = 30
-"""Largest number of classes in the table; those that lost most come first if there are more."""
+"""Largest number of classes in the table; if there are more, those that fell furthest come first."""
 
 
 def class_table(result: Result) -> dict[str, Any] | None:
@@ -30,7 +31,9 @@ def class_table(result: Result) -> dict[str, Any] | None:
         {"name": name, "n": known[0][name].n, "cells": [_cell(stage.get(name)) for stage in known]} for name in names
     ]
     left = len(first.classes) - len(rows)
-    note = f"{left} classes that lost less are left out." if left else ""
+    worse = ", which fell no further than these," if len(compared) > 1 else ""
+    verb = "is" if left == 1 else "are"
+    note = f"{counted(left, 'other class')}{worse} {verb} left out." if left else ""
     return {"stages": [stage.stage for stage in compared], "rows": rows, "note": note}
 
 

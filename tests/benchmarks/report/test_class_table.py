@@ -42,7 +42,19 @@ def test_of_many_classes_those_that_lost_most_are_shown() -> None:
     assert found is not None
     assert found["rows"][0]["name"] == "class 33"
     assert len(found["rows"]) == SHOWN
-    assert found["note"].startswith("5 classes")
+    assert found["note"] == "5 other classes, which fell no further than these, are left out."
+
+
+def test_the_note_claims_no_loss_that_nobody_measured() -> None:
+    """Of one stage alone nothing fell; classes that all improved did not lose, and one class is not many."""
+    names = [f"class {number}" for number in range(SHOWN + 1)]
+    before = tuple(entry(name, 9, 0.5) for name in names)
+    alone = class_table(result(("train", before)))
+    assert alone is not None
+    assert alone["note"] == "1 other class is left out."
+    better = class_table(result(("train", before), ("quantize", tuple(entry(name, 9, 1.0) for name in names))))
+    assert better is not None
+    assert "lost" not in better["note"]
 
 
 def test_without_names_there_is_no_table() -> None:
