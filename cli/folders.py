@@ -60,7 +60,12 @@ def clean(
     ] = None,
     runs: Runs = RUNS,
     caches: Annotated[
-        bool, typer.Option("--caches", help="Also delete cached latencies, engines and timings, which are made again.")
+        bool,
+        typer.Option(
+            "--caches",
+            help="Also delete cached latencies, engines and timings, which are made again, and the notes "
+            "of servers that were killed.",
+        ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
     json: Json = False,

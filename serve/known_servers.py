@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address
@@ -18,6 +17,8 @@ from .address import Address
 from .connection import Connections
 
 _TIMEOUT_S = 10.0
+# the start of a process is counted from that of the machine, which moves when its clock is set
+_SAME_START_S = 2.0
 
 
 @contextmanager
@@ -29,7 +30,8 @@ def announced(url: str, name: str, management_url: str) -> Iterator[None]:
         management_url: address of its management interface, a URL or ``unix:`` and a path.
     """
     note = _note(Address.parse(url).port)
-    content = {"model": name, "management_url": management_url, "pid": os.getpid()}
+    own = psutil.Process()
+    content = {"model": name, "management_url": management_url, "pid": own.pid, "started": own.create_time()}
     with suppress(OSError):  # without a cache the server is complete, and only has to be asked by name
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(content))
@@ -57,6 +59,11 @@ def models_at(url: str, ca: Path | None = None) -> list[str]:
         return [str(note["model"])]
 
 
+def belongs_to_a_server(note: Path) -> bool:
+    """Whether a file among the notes is that of a server that runs."""
+    return _read(note) is not None
+
+
 def _listed(server: str, prefix: str, ca: Path | None) -> list[str]:
     with closing(Connections(server, _TIMEOUT_S, ca)) as connections:
         status, _, body = connections.request("GET", f"{prefix}/models")
@@ -71,11 +78,13 @@ def _note(port: int) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a running server noted; a note of a process that was killed counts as none."""
+    """What a running server noted; a note of a process that was killed counts as none, also if its id is used again."""
     try:
         found: dict[str, Any] = json.loads(path.read_text())
-        return found if psutil.pid_exists(int(found["pid"])) and {"model", "management_url"} <= set(found) else None
-    except (OSError, ValueError, LookupError, TypeError):
+        began = psutil.Process(int(found["pid"])).create_time()
+        running = abs(began - float(found["started"])) < _SAME_START_S
+        return found if running and {"model", "management_url"} <= set(found) else None
+    except (OSError, ValueError, LookupError, TypeError, psutil.Error):
         return None
 
 

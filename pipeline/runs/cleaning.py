@@ -28,9 +28,16 @@ from .run_record import Records, RunRecord, read_records, record_file
 _CACHED: dict[Purpose, re.Pattern[str]] = {
     "engines": re.compile(r"retort-[0-9a-f]{16}.*"),
     "latency": re.compile(r"[0-9a-f]{16}\.json"),
+    "servers": re.compile(r"[0-9]{1,5}\.json"),
     "timing": re.compile(r".+-[0-9a-f]{16}\.timing"),
 }
 """Names of the files that Retort and ONNX Runtime write into each cache."""
+_AFTERWARDS: dict[Purpose, str] = {
+    "engines": "engines are built again",
+    "latency": "latencies are measured again",
+    "servers": "nothing changes: its server was killed",
+    "timing": "timings are measured again",
+}
 Reason = Literal["unfinished", "superseded", "cache"]
 
 
@@ -72,7 +79,7 @@ def cleaning(runs: Path, names: Sequence[str] = (), caches: bool = False) -> Cle
     Args:
         runs: folder that contains one folder per recipe.
         names: only these runs; all of them if empty.
-        caches: also the caches of latencies, engines and timings.
+        caches: also the caches of latencies, engines and timings, and the notes of servers that were killed.
 
     Raises:
         UserError: there is no such run.
@@ -239,8 +246,18 @@ def _of_caches(found: Cleaning) -> None:
         if not folder.is_dir() or folder.is_symlink():
             continue
         for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.is_symlink() and written.fullmatch(path.name):
-                found.items.append(_item(path, "cache", f"{purpose} are measured or built again", None))
+            if not path.is_file() or path.is_symlink() or not written.fullmatch(path.name):
+                continue
+            if purpose == "servers" and _is_served(path):
+                found.kept.append((path, "belongs to a server that runs"))
+            else:
+                found.items.append(_item(path, "cache", _AFTERWARDS[purpose], None))
+
+
+def _is_served(note: Path) -> bool:
+    from ...serve.known_servers import belongs_to_a_server
+
+    return belongs_to_a_server(note)
 
 
 def summary(found: Cleaning) -> str:

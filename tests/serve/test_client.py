@@ -253,7 +253,8 @@ def _models(*names: str) -> Reply:
 def test_servers_of_this_machine_are_known(
     site: _Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A server is known while it runs, with the models of its management interface; a killed one is forgotten."""
+    """A server is known while it runs, with the models of its management interface; a killed one is forgotten, also if
+    another process has its id."""
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", FEEDS["x"])
@@ -264,9 +265,11 @@ def test_servers_of_this_machine_are_known(
         site.reply = lambda sent, count: (500, "text/html", b"<p>")
         assert models_at(served) == ["noted"]
         note = tmp_path / "cache" / "servers" / "4711.json"
-        monkeypatch.setattr("retort.serve.known_servers.psutil.pid_exists", lambda pid: False)
-        with pytest.raises(ServingError, match="nothing listens"):
-            models_at(served)
+        written = json.loads(note.read_text())
+        for killed in ({"pid": 2**22 + 1}, {"started": written["started"] - 60}, {"started": None}):
+            note.write_text(json.dumps({**written, **killed}))
+            with pytest.raises(ServingError, match="nothing listens"):
+                models_at(served)
         note.write_text("{")
         with pytest.raises(ServingError, match="nothing listens"):
             models_at(served)

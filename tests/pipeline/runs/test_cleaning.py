@@ -24,6 +24,7 @@ from retort.pipeline.runs.cleaning import Cleaning, Removable, cleaning, remove
 from retort.pipeline.runs.run_folders import bytes_in, count_of, runs_in
 from retort.pipeline.runs.run_lock import exclusive
 from retort.pipeline.runs.run_record import EARLIER, RunRecord, State, read_records, record_file
+from retort.serve.known_servers import announced
 
 
 RECIPE = Path(__file__)
@@ -196,14 +197,19 @@ def test_caches_go_only_when_asked(runs: Path, tmp_path: Path, monkeypatch: pyte
         "latency/0123456789abcdef.json",
         "timing/trt-0123456789abcdef.timing",
         "engines/retort-0123456789abcdef_1",
+        "servers/8080.json",
     ):
         (tmp_path / "cache" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cache" / name).write_text("{}")
     (tmp_path / "cache" / "latency" / "notes.json").write_text("mine")
     assert not any(item.reason == "cache" for item in cleaning(runs).items)
-    found = cleaning(runs, caches=True)
-    remove(found.items)
-    assert sum(item.reason == "cache" for item in found.items) == 3
+    with announced("http://127.0.0.1:8081", "digits", "unix:/nowhere"):
+        found = cleaning(runs, caches=True)
+        remove(found.items)
+        running = tmp_path / "cache" / "servers" / "8081.json"
+        assert (running, "belongs to a server that runs") in found.kept
+        assert running.is_file()
+    assert sum(item.reason == "cache" for item in found.items) == 4
     assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == ["notes.json"]
 
 
