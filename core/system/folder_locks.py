@@ -34,6 +34,28 @@ def held(folder: Path) -> Iterator[None]:
         _remove_if_empty(folder)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Lock a folder within this context; False if another holder has it. Without locks in its file system it is True.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield _is_locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _TAKEN
+    return True
+
+
 def _remove_if_empty(folder: Path) -> None:
     for place in (folder, folder.parent) if folder.parent.name == SCRATCH else (folder,):
         with suppress(OSError):  # it has content, or was moved or deleted

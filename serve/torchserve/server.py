@@ -30,6 +30,7 @@ from ..settings import TRUSTED, Limits
 from ..wire import read_npz
 from .archive import Mar, open_mar
 from .config import FrontEnd, Ports, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets
+from .log_folder import log_folder
 from .mar import read_member
 from .process import Process, torchserve_home
 from .queue_length import length_for
@@ -118,7 +119,8 @@ def serve(
 
     Args:
         artifact: an archive, or a bare ``.mar`` written by Retort.
-        logs: folder for the server's logs; it is created if it does not exist.
+        logs: folder for the server's logs; it is created if it does not exist, and if a running server has it, the
+            logs are in a numbered folder in it.
         python: interpreter of the workers, by default this one; it needs TorchServe, torch and the runtime.
 
     Raises:
@@ -129,11 +131,12 @@ def serve(
     raise_if_not(artifact, "archive")
     installed = _Installation(find_java(options.java), torchserve_home(python), python)
     mar = open_mar(artifact)
-    with storage_errors(str(logs)):
-        logs.mkdir(parents=True, exist_ok=True)
-    queue_length = length_for(mar, options.p99_ms, console)
     with ExitStack() as stack:
-        server = _start_with_retries(options, mar, installed, queue_length, logs.resolve(), stack)
+        own = stack.enter_context(log_folder(logs))
+        if own != logs.resolve():
+            console.warn(f"another server writes its logs to {logs}, so those of this one are in {own}")
+        queue_length = length_for(mar, options.p99_ms, console)
+        server = _start_with_retries(options, mar, installed, queue_length, own, stack)
         if open_to_all := exposure():
             console.warn(open_to_all)
         console.stage("serve", f"{server.name} on {server.url} (Java {server.java.version}, {server.startup_s:.1f} s)")
