@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core.counts import counted
 from ..core.errors import InputError, LimitError
 from ..core.system.garbage import no_collections
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
@@ -187,11 +188,11 @@ def _v2_tensor(item: Mapping[str, Any], name: str, limits: Limits) -> Array:
     flat = item["data"]
     found = len(flat) if isinstance(flat, list) and flat and type(flat[0]) is not list else math.prod(shape)
     if found != math.prod(shape):
-        message = f"input '{name}' has {found} values, its shape {shape} needs {math.prod(shape)}"
+        message = f"input '{name}' has {counted(found, 'value')}, its shape {shape} needs {math.prod(shape)}"
         raise InputError(message, "make the data and the shape agree", input=name)
     array = to_array(flat, name, limits)
     if math.prod(shape) != array.size:
-        message = f"input '{name}' has {array.size} values, its shape {shape} needs {math.prod(shape)}"
+        message = f"input '{name}' has {counted(array.size, 'value')}, its shape {shape} needs {math.prod(shape)}"
         raise InputError(message, "make the data and the shape agree", input=name)
     # floats stay float64 until the signature converts them, so that it detects an overflow
     shaped = array.reshape(shape)

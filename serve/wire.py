@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..core.counts import counted
 from ..core.errors import InputError, LimitError
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .settings import Limits
@@ -46,7 +47,7 @@ def _check_length(shape: tuple[int, ...], dtype: np.dtype[np.generic], found: in
     if dtype.kind not in "biuf" or dtype.names or dtype.hasobject:
         raise InputError(f"{where} has dtype {dtype}, which is not a number", "send a numeric array", input=name)
     if required != found:
-        message = f"{where} has {found} bytes of data, but its header requires {required}"
+        message = f"{where} has {counted(found, 'byte')} of data, but its header requires {required}"
         raise InputError(message, "the body was truncated or altered", input=name or None)
 
 

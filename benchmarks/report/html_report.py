@@ -104,8 +104,9 @@ def verdict(result: Result) -> list[str]:
     missed = [gate for gate in result.gates if not gate.passed]
     if result.gates:
         number = len(result.gates)
-        all_passed = "The gate passed." if number == 1 else f"All {number} gates passed."
-        sentences.append(f"{len(missed)} of {number} gates not passed." if missed else all_passed)
+        passed = "The gate passed." if number == 1 else f"All {number} gates passed."
+        failed = "The gate was not passed." if number == 1 else f"{len(missed)} of {number} gates were not passed."
+        sentences.append(failed if missed else passed)
     noisy = [run for run in result.runs if run.noise.status == "NOISY"]
     if noisy:
         where = ", ".join(str(run.batch) for run in noisy)

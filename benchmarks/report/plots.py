@@ -63,7 +63,7 @@ def pareto(result: Result) -> Plot | None:
         scale(
             ax.yaxis, [end for span in metrics for end in span], show=lambda value: formatting.metric_tick(name, value)
         )
-        ax.set_xlabel(f"median latency at batch {batches[0]}, ms (log scale)")
+        ax.set_xlabel(f"latency at batch {batches[0]}, ms (log scale)")
         for stage, time, metric in zip(chosen, times, metrics, strict=True):
             colour = COLOUR["ref" if stage.stage == result.reference else "s0"]
             whisker(ax, (metric[0], metric[2]), time[1], colour, vertical=True)

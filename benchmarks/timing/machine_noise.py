@@ -152,7 +152,7 @@ def _too_little(seen: Seen) -> list[str]:
             f"an interval needs {seen.needed} rounds, but only {seen.rounds} were possible in {seen.seconds:.0f} s"
         )
     if seen.spoiled:
-        found.append(f"in {seen.spoiled} of {seen.rounds} rounds a candidate lost the CPU in every sample")
+        found.append(f"in {seen.spoiled} of {seen.rounds} rounds a candidate lost the CPU in every slot")
     return found
 
 

@@ -419,7 +419,7 @@ def test_wall_time_of_calls_that_always_lose_the_cpu_decides_nothing() -> None:
     options = BenchOptions(blocks=30, block_ms=2.0, budget_s=4.0)
     found = latency.compare_latency(pair, options, clocks=machine.clocks("wall"))
     assert found.candidates["b"].verdict == "cannot tell"
-    assert any("lost the CPU in every sample" in reason for reason in found.noise.reasons)
+    assert any("lost the CPU in every slot" in reason for reason in found.noise.reasons)
     assert found.ratio_of("b").why_undecided == "; ".join(found.noise.reasons)
     assert found.noise.interrupted_percent == 100
 
