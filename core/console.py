@@ -59,16 +59,17 @@ class Console:
         self._err.print(Text.assemble(*([head] if head else []), text), soft_wrap=True)
 
     @contextmanager
-    def working(self, label: str) -> Iterator[None]:
+    def working(self, label: str, last_s: float | None = None) -> Iterator[None]:
         """Report the work inside every 30 seconds by a line, unless a progress bar or other lines are shown.
 
         Args:
             label: name of the stage or of the command.
+            last_s: how long the same work took the last time, in seconds, if it is known.
         """
         if self.mode != "text":
             yield
             return
-        with self._heartbeat.during(Work(label)):
+        with self._heartbeat.during(Work(label, last_s=last_s)):
             yield
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> None:

@@ -24,6 +24,7 @@ from .cache_key import Identity, identity_of, identity_of_measurement
 from .dispatch import run_stage
 from .gates import GateResult
 from .reuse import find_finished
+from .runs.durations import KEY_LENGTH, last_seconds
 
 if TYPE_CHECKING:
     from ..benchmarks.result import Result, ShipEntry
@@ -174,7 +175,7 @@ class Line:
         name = label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")
         number = self.numbers.get(name, len(self.plan))
         keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))
-        return Place(self.folder / f"{number:02d}-{label}-{identity.key[:12]}", identity.key, keys, identity.inputs)
+        return Place(self.folder / f"{number:02d}-{label}-{identity.key[:KEY_LENGTH]}", identity.key, keys, identity.inputs)
 
     def _found(self, label: str, place: Place) -> Artifact | None:
         artifact = self.verified.pop(place.directory, None) or find_finished(place)
@@ -188,7 +189,7 @@ class Line:
     def produce(self, label: str, place: Place, make: Callable[[Place], Artifact]) -> Artifact:
         """Make an artifact that is not finished yet."""
         started = time.perf_counter()
-        with self.console.working(label):
+        with self.console.working(label, last_seconds(self.folder, label)):
             artifact = make(place)
         if label in self.numbers:
             self.console.stage(label, f"{time.perf_counter() - started:.1f} s  {place.directory}")

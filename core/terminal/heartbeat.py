@@ -21,6 +21,7 @@ class Work:
         total: number of its steps, if it has steps.
         done: number of finished steps.
         skipped: number of those that an interrupted run had finished.
+        last_s: how long the same work took the last time, if it is known.
         started: reading of the monotonic clock at its beginning, in seconds.
     """
 
@@ -28,6 +29,7 @@ class Work:
     total: int | None = None
     done: int = 0
     skipped: int = 0
+    last_s: float | None = None
     started: float = field(default_factory=lambda: time.monotonic())
 
     @property
@@ -36,14 +38,22 @@ class Work:
         return self.total is not None and self.done >= self.total
 
     def describe(self, now: float) -> str:
-        """``3 of 10, about 84 s left``, or the time that it has taken so far."""
+        """``3 of 10, about 84 s left``, or the time that it has taken so far and what is left by its last run."""
         fresh = self.done - self.skipped
         if self.total is None or self.finished:
-            return f"running for {duration_text(now - self.started)}"
+            return f"running for {duration_text(now - self.started)}{self._by_the_last_run(now)}"
         if fresh <= 0:
             return f"{self.done} of {self.total}, running for {duration_text(now - self.started)}"
         left = (now - self.started) / fresh * (self.total - self.done)
         return f"{self.done} of {self.total}, about {duration_text(left)} left"
+
+    def _by_the_last_run(self, now: float) -> str:
+        if self.last_s is None:
+            return ""
+        left = self.started + self.last_s - now
+        if left < 1:
+            return f", last time it took {duration_text(self.last_s)}"
+        return f", about {duration_text(left)} left if it takes as long as last time"
 
 
 class Heartbeat:
@@ -98,6 +108,8 @@ class Heartbeat:
 
     def _text(self, now: float) -> str:
         first, last = self._works[0], self._works[-1]
+        if last.total is None and last.label == first.label:
+            last = first
         inner = f"{last.label}: " if last.label != first.label else ""
         return f"{first.label:>10}  {inner}{last.describe(now)}"
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from pathlib import Path
 
 from ...core.artifact import MANIFEST, Artifact, is_finished, load_artifact
+from ...core.errors import RetortError
+
+KEY_LENGTH = 12
+"""Characters of a key in the name of an artifact's folder."""
 
 
 def seconds_of(artifact: Artifact) -> float | None:
@@ -23,3 +29,13 @@ def seconds_of(artifact: Artifact) -> float | None:
         total += max(end - max(start, until), 0)
         until = max(until, end)
     return artifact.manifest.seconds if len(spans) == 1 else round(total, 3)
+
+
+def last_seconds(folder: Path, label: str) -> float | None:
+    """How long a stage took that was finished last in a run's folder; None if there is none that is readable."""
+    found: list[tuple[float, float]] = []
+    for path in folder.glob(f"[0-9][0-9]-{label}-{'[0-9a-f]' * KEY_LENGTH}"):
+        with suppress(RetortError, OSError):  # a damaged artifact of another run is no reason to stop this one
+            if is_finished(path) and (seconds := load_artifact(path, verify=False).manifest.seconds) is not None:
+                found.append(((path / MANIFEST).stat().st_mtime, seconds))
+    return max(found)[1] if found else None

@@ -80,6 +80,14 @@ def test_steps_of_an_interrupted_run_do_not_shorten_the_estimate() -> None:
     assert work.describe(now=12.0) == "6 of 10, about 48 s left"
 
 
+def test_work_without_steps_tells_what_is_left_by_its_last_run() -> None:
+    """Work that took 300 s before says what is left of them, and says so when it takes longer."""
+    work = Work("engine", started=0.0, last_s=300.0)
+    assert work.describe(now=60.0) == "running for 60 s, about 4 min left if it takes as long as last time"
+    assert work.describe(now=310.0) == "running for 5 min, last time it took 5 min"
+    assert Work("engine", started=0.0).describe(now=60.0) == "running for 60 s"
+
+
 ROWS = [("conv1.weight", "a long reason that has many words and no end", "0.28 pp [-1.51, 1.51]"), ("b", "short", "1")]
 
 

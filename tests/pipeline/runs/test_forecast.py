@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from retort.core.artifact import load_artifact
+from retort.core.console import Console
+from retort.core.terminal import heartbeat
 from retort.pipeline import run
-from retort.pipeline.runs.durations import seconds_of
+from retort.pipeline.runs.durations import last_seconds, seconds_of
 from retort.pipeline.runs.forecast import Step, summary, table
 
 NET = """
@@ -136,6 +138,27 @@ def test_durations_include_the_measurements_of_a_stage(project: Path, tmp_path: 
     _finished("03-quantize-0123456789ab-placement", 3.0, 999.0)
     _finished("03-quantize-0123456789ab-speed", 8.5, 1009.0)
     assert seconds_of(load_artifact(made)) == pytest.approx(12.5)
+    _finished("04-quantize-ba9876543210", 6.0, 2000.0)
+    assert last_seconds(tmp_path, "quantize") == 6.0
+    (tmp_path / "04-quantize-ba9876543210" / "manifest.json").write_text("{")
+    assert last_seconds(tmp_path, "quantize") == 4.0
+    assert last_seconds(tmp_path, "export") is None
+
+
+def test_a_stage_that_is_made_again_tells_how_long_it_took_before(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a terminal, work without steps has a line with the time that is left by its last run."""
+    runs = Path(shutil.copytree(project / "runs", tmp_path / "runs"))
+    path = recipe(project)
+    (gone,) = [step.folder for step in run.plan(path, runs) if step.stage == "quantize"]
+    assert gone is not None
+    manifest = json.loads((gone / "manifest.json").read_text())
+    (gone / "manifest.json").write_text(json.dumps({**manifest, "seconds": 500.0}))
+    gone.rename(gone.with_name("03-quantize-0123456789ab"))
+    monkeypatch.setattr(heartbeat, "LINE_EVERY_S", 0.02)
+    run.run(path, runs, Console("text"), until="quantize")
+    assert "left if it takes as long as last time" in capsys.readouterr().err
 
 
 def test_a_missed_gate_ends_the_plan(project: Path) -> None:
