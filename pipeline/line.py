@@ -175,7 +175,8 @@ class Line:
         name = label.removesuffix("-graph").removesuffix("-outputs").removesuffix("-gate")
         number = self.numbers.get(name, len(self.plan))
         keys = tuple(parent.key for parent in parents if isinstance(parent, Artifact))
-        return Place(self.folder / f"{number:02d}-{label}-{identity.key[:KEY_LENGTH]}", identity.key, keys, identity.inputs)
+        directory = self.folder / f"{number:02d}-{label}-{identity.key[:KEY_LENGTH]}"
+        return Place(directory, identity.key, keys, identity.inputs)
 
     def _found(self, label: str, place: Place) -> Artifact | None:
         artifact = self.verified.pop(place.directory, None) or find_finished(place)
