@@ -231,10 +231,12 @@ def require_unaltered(path: Path, found: str) -> None:
     """
     file = path.resolve()
     for folder in file.parents[:2]:  # files lie in the artifact's folder or in one below it, such as bundle
+        if not (folder / MANIFEST).is_file():
+            continue
         try:
             manifest = _read_manifest(folder)
         except ArtifactError:
-            continue  # no artifact, or another program's manifest.json
+            continue  # another program's manifest.json
         entry = manifest.files.get(file.relative_to(folder).as_posix())
         if entry is not None and entry.sha256 != found:
             remedy = "run its stage again; if you changed the file on purpose, copy it to another folder"

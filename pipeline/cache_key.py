@@ -16,17 +16,11 @@ from ..core.data.references import source_identity
 from ..core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION
 from ..core.options.stage_options import ModelSpec, Options
 from ..core.options.stage_table import STAGES, Factor
+from ..core.system.installation import PACKAGES
 from . import stages
 from .import_graph import Reached, reach
 
 ROOT = Path(__file__).parents[1]
-_DISTRIBUTIONS = {
-    "yaml": "PyYAML",
-    "sklearn": "scikit-learn",
-    "PIL": "pillow",
-    "onnx_ir": "onnx-ir",
-    "ts": "torchserve",
-}
 MEASUREMENT: tuple[Factor, ...] = ("data", "seed", "task")
 
 
@@ -157,7 +151,7 @@ def versions(reached: Reached) -> dict[str, str]:
     found = {}
     for name in reached.foreign:
         try:
-            found[name] = metadata.version(_DISTRIBUTIONS.get(name, name))
+            found[name] = metadata.version(PACKAGES.get(name, name))
         except (metadata.PackageNotFoundError, ValueError):
             continue  # part of the standard library, or not installed
     return found

@@ -6,7 +6,7 @@ import importlib
 
 import numpy as np
 
-from ..errors import UserError
+from .input_parts import needed
 from .splits import TRAIN, ArraySplit, Named
 
 BUILT_IN = ("digits", "breast-cancer", "wine", "iris", "diabetes")
@@ -16,12 +16,10 @@ def built_in(name: str) -> tuple[Named, tuple[str, ...]]:
     """A built-in set and the names of its classes; features are standardised.
 
     Raises:
-        UserError: scikit-learn is not installed.
+        MachineError: scikit-learn is not installed.
     """
-    try:
+    with needed("sklearn", "the built-in sets"):
         datasets = importlib.import_module("sklearn.datasets")
-    except ImportError as error:
-        raise UserError(f"the built-in set '{name}' needs scikit-learn", "pip install scikit-learn") from error
     bunch = getattr(datasets, f"load_{name.replace('-', '_')}")()
     if name == "digits":
         images = (bunch.images / 16.0).astype(np.float32)[:, None]

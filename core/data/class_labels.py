@@ -84,7 +84,7 @@ def _is_whole(values: Array) -> bool:
 def _values(labels: Mapping[str, Labels]) -> Targets:
     made = {split: as_float32(part.values)[:, None] for split, part in labels.items()}
     joined = np.concatenate(list(made.values()))
-    return Targets(made, (), f"values from {joined.min():g} to {joined.max():g}")
+    return Targets(made, (), f"values from {joined.min():.7g} to {joined.max():.7g}")
 
 
 def _named(labels: Mapping[str, Labels], what: str, classes: Sequence[str]) -> Targets:

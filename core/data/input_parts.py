@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, MachineError
+from ..system.installation import EXTRA_OF, PACKAGES, install_command
 from ..system.user_paths import PIPE, what_is_at
 from ..tensors import Array
 from .splits import ArraySplit, Batch, Named, Split
@@ -168,8 +169,12 @@ def readable(path: Path, remedy: str = "check the file and the disk") -> Iterato
 
 
 @contextmanager
-def needed(package: str, what: str) -> Iterator[None]:
+def needed(module: str, what: str) -> Iterator[None]:
     """Turn a missing optional package into an error that says for what it is needed.
+
+    Args:
+        module: as it is imported, such as ``PIL``.
+        what: what needs it, in words and in the plural.
 
     Raises:
         MachineError: the package is not installed.
@@ -177,4 +182,5 @@ def needed(package: str, what: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise MachineError(f"{what} need the package {package}", f"pip install {package}") from error
+        remedy = install_command(EXTRA_OF[module])
+        raise MachineError(f"{what} need the package {PACKAGES.get(module, module)}", remedy) from error

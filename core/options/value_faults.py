@@ -40,7 +40,7 @@ def in_words(item: Any) -> str | None:
     kind, value, context = item["type"], item.get("input"), item.get("ctx", {})
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return f"must be {words} {context[key]:g}, not {value}"
+        return f"must be {words} {_number(context[key])}, not {value}"
     if kind == "too_short":
         wanted = counted(int(context["min_length"]), "value")
         return f"needs at least {wanted}, and has {context['actual_length'] or 'none'}"
@@ -56,3 +56,8 @@ def in_words(item: Any) -> str | None:
         return f"must be a whole number, not {value!r}"
     name, _, rest = kind.partition("_")
     return f"must be {_KINDS[name]}, not {value!r}" if name in _KINDS and rest in ("type", "parsing") else None
+
+
+def _number(bound: float) -> str:
+    """A bound with all its digits."""
+    return str(bound) if isinstance(bound, int) else f"{bound:.15g}"

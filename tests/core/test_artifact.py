@@ -87,6 +87,19 @@ def test_altered_file_is_refused(tmp_path: Path) -> None:
         load_artifact(folder)
 
 
+def test_neighbours_of_a_file_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in a folder of many others, such as a home, is opened without a walk through its neighbours."""
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+
+    def refuse(*given: object) -> None:
+        raise AssertionError(f"looked for {given}")
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    module.require_unaltered(tmp_path / "model.onnx", "0" * 64)
+    with pytest.raises(ArtifactError, match="altered"):
+        module.require_unaltered(write(tmp_path / "a") / "model.onnx", "0" * 64)
+
+
 def test_unfinished_folder_is_refused(tmp_path: Path) -> None:
     """A folder without a manifest is not an artifact."""
     (tmp_path / "a").mkdir()

@@ -34,7 +34,7 @@ def own_shape(paths: Sequence[Path], options: PixelOptions) -> str:
     """
     if {"size", "mode"} & options.model_fields_set or not paths:
         return ""
-    with needed("pillow", "images"):
+    with needed("PIL", "images"):
         library: Any = import_module("PIL.Image")
     found = set()
     for path in paths[:LOOKED_AT]:
@@ -66,7 +66,7 @@ def decode(source: Path | IO[bytes], where: str, options: PixelOptions) -> Array
         MachineError: Pillow is not installed.
         DataError: the file is not an image, or is damaged.
     """
-    with needed("pillow", "images"):
+    with needed("PIL", "images"):
         library: Any = import_module("PIL.Image")
     height, width = options.size
     try:

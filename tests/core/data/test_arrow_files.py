@@ -15,6 +15,7 @@ from PIL import Image
 from retort.core.console import Console
 from retort.core.data.data_sources import load_data
 from retort.core.options.stage_options import DataSpec
+from retort.core.system.installation import install_command
 
 pyarrow: Any = pytest.importorskip("pyarrow")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
@@ -136,4 +137,4 @@ def test_without_pyarrow_the_package_is_named(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "d.parquet").write_bytes(b"PAR1")
     with pytest.raises(MachineError, match="Parquet files need the package pyarrow") as caught:
         load("d.parquet", tmp_path)
-    assert "pip install pyarrow" in str(caught.value)
+    assert caught.value.remedy == install_command("data")

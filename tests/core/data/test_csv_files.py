@@ -9,6 +9,7 @@ import pytest
 from data_files import ROWS, assert_refused, csv_lines, load, write
 
 from retort.core.console import Console
+from retort.core.data.class_labels import Labels, targets_of
 from retort.core.data.data_sources import load_data
 from retort.core.data.splits import as_arrays
 from retort.core.options.stage_options import DataSpec
@@ -104,6 +105,12 @@ def test_whole_numbers_are_classes_or_values(tmp_path: Path) -> None:
     assert set(np.asarray(as_arrays(three.train).targets)) == {0, 1}
     assert set(np.asarray(as_arrays(load("3.csv", tmp_path, "regression").train).targets).ravel()) == {3.0, 4.0}
     assert load("0.csv", tmp_path, classes="no,yes").classes == ("no", "yes")
+
+
+def test_the_range_of_values_has_all_its_digits() -> None:
+    """Prices are told as they are, not rounded to a power of ten."""
+    labels = Labels(np.array([1000000, 1234567]), str)
+    assert targets_of({"train": labels}, "column 'price'", task="regression").note == "values from 1000000 to 1234567"
 
 
 def test_several_inputs_by_columns(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from retort.core.errors import RecipeError
+from retort.core.options.option_types import SEED_MAX
 from retort.core.options.recipe import parse_recipe
 
 
@@ -35,3 +36,10 @@ def test_faults_are_plain_sentences(stage: dict[str, Any], told: str) -> None:
     text = str(found.value)
     assert told in text
     assert not any(word in text for word in ("tuple", "Input", "input should", "validation", "dictionary"))
+
+
+def test_bounds_have_all_their_digits() -> None:
+    """A large bound is a number that can be typed, and not a rounded power of ten."""
+    raw = {"name": "a", "model": "m:f", "data": "digits", "stages": ["train"], "seed": 2**70}
+    with pytest.raises(RecipeError, match=f"must be at most {SEED_MAX}, not {2**70}"):
+        parse_recipe(raw)

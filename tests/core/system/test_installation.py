@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 import retort
 from retort.__main__ import main
-from retort.core.system.installation import DISTRIBUTION, EXTRA_OF, install_command, version
+from retort.core.system.installation import DISTRIBUTION, EXTRA_OF, PACKAGES, install_command, version
 
 PROJECT = tomllib.loads((Path(__file__).resolve().parents[3] / "pyproject.toml").read_text())["project"]
 
@@ -65,11 +65,10 @@ def test_the_version_is_that_of_the_distribution(installed: Path) -> None:
 
 def test_every_extra_installs_its_modules() -> None:
     """The extra that is named for a missing module declares its package."""
-    names = {"PIL": "pillow", "sklearn": "scikit-learn", "ts": "torchserve", "onnx_ir": "onnx-ir"}
     for module, extra in EXTRA_OF.items():
         lines = [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
         nested = [Requirement(more) for line in lines for key in line.extras for more in _extra(line.name, key)]
-        assert names.get(module, module) in {line.name for line in (*lines, *nested)}
+        assert PACKAGES.get(module, module) in {line.name for line in (*lines, *nested)}
 
 
 def _extra(name: str, extra: str) -> list[str]:
