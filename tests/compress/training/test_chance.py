@@ -60,6 +60,23 @@ def test_a_student_is_compared_with_its_teacher(labelled: bool) -> None:
         )
 
 
+def test_few_samples_are_no_evidence() -> None:
+    """What a sound program can do with a few samples is no doubt, and the same share of many samples is one."""
+    for count, doubted in ((6, False), (12, False), (240, True)):
+        inputs = np.arange(count) % 2
+        labels = np.where(np.arange(count) % 4 < 2, inputs, 1 - inputs)  # half of them are those that GOOD gives
+        part = ArraySplit({"x": EYE[inputs]}, labels)
+        doubt = doubt_of(GOOD, Splits(part, part, part, part), "classification")
+        assert ("at chance: right in 50.0% of 240 samples" in doubt) if doubted else doubt == ""
+    for count, doubted in ((3, False), (30, True)):
+        part = ArraySplit({"x": EYE[np.arange(count) % 3]}, np.array([1, 1, 0])[np.arange(count) % 3])
+        assert bool(doubt_of(CONSTANT, Splits(part, part, part, part), "classification")) == doubted
+    opposite = linear(np.array([[1, 1, 2]], np.float32))
+    for count, doubted in ((3, False), (300, True)):
+        part = ArraySplit({"x": EYE[np.arange(count) % 3]}, np.array([[1], [3], [1]], np.float32)[np.arange(count) % 3])
+        assert bool(doubt_of(opposite, Splits(part, part, part, part), "regression")) == doubted
+
+
 def test_values_are_compared_with_their_mean() -> None:
     """A regression that explains nothing of the variance is named, and so is a student that explains little."""
     wanted = (np.arange(300) % 3).astype(np.float32)[:, None]
