@@ -10,7 +10,7 @@ import numpy as np
 from ..counts import with_article
 from ..errors import DataError
 from ..tensors import Array, to_array
-from .input_parts import as_float32
+from .input_parts import standard
 from .splits import ArraySplit, SequenceSplit, Split
 
 DEPTH = 4
@@ -72,13 +72,24 @@ def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
         DataError: the arrays differ in length or contain no numbers.
     """
     given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
-    named = {str(key): to_array(value) for key, value in given.items()}
     labels = None if targets is None else to_array(targets)
-    lengths = {name: len(array) for name, array in named.items() if array.ndim}
-    if labels is not None:
-        lengths["targets"] = len(labels) if labels.ndim else 0
+    named = of_one_length({str(key): to_array(value) for key, value in given.items()}, labels, where)
+    return ArraySplit(
+        {k: standard(v, where) for k, v in named.items()}, None if labels is None else standard(labels, where)
+    )
+
+
+def of_one_length(inputs: Mapping[str, Array], targets: Array | None, where: str) -> dict[str, Array]:
+    """The inputs, with a number without axes repeated for every sample.
+
+    Raises:
+        DataError: the arrays differ in length, or none has an axis.
+    """
+    lengths = {name: len(array) for name, array in inputs.items() if array.ndim}
+    if targets is not None:
+        lengths["targets"] = len(targets) if targets.ndim else 0
     if not lengths:
-        raise DataError(f"{where} has only numbers without axes: {', '.join(named)}", "give one row per sample")
+        raise DataError(f"{where} has only numbers without axes: {', '.join(inputs)}", "give one row per sample")
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise DataError(
@@ -87,13 +98,4 @@ def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
             "(`np.repeat(value[None], samples, axis=0)`), or make it a constant of the model (`fixed`, `--fix`)",
         )
     count = next(iter(lengths.values()))
-    named = {name: array if array.ndim else np.full(count, array) for name, array in named.items()}
-    return ArraySplit({k: _standard(v) for k, v in named.items()}, None if labels is None else _standard(labels))
-
-
-def _standard(array: Array) -> Array:
-    if array.dtype == np.float64:
-        return as_float32(array)
-    if array.dtype.kind == "O":
-        raise DataError("the data contain Python objects instead of numbers", "convert them to a numeric array")
-    return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.uint8 else array
+    return {name: array if array.ndim else np.broadcast_to(array, (count,)) for name, array in inputs.items()}

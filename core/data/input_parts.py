@@ -47,7 +47,7 @@ class ArraysPart:
     def read(self, indices: Indices) -> dict[str, Array]:
         """See :meth:`InputPart.read`."""
         chosen = np.asarray(indices)
-        return {name: standard(np.asarray(array[chosen])) for name, array in self.arrays.items()}
+        return {name: standard(np.asarray(array[chosen]), name) for name, array in self.arrays.items()}
 
     def fingerprint(self) -> str:
         """See :meth:`InputPart.fingerprint`."""
@@ -131,11 +131,18 @@ def joined(parts: Sequence[InputPart], count: int, targets: Array | None) -> Spl
     return JoinedSplit(tuple(parts), count, targets)
 
 
-def standard(array: Array) -> Array:
-    """Floating point as float32 and booleans as int64, as stages use them."""
+def standard(array: Array, where: str) -> Array:
+    """An array in the type that stages use: float32 for float64, int64 for whole numbers, uint8 and others as they are.
+
+    Raises:
+        DataError: it contains no numbers.
+    """
+    if array.dtype.kind not in "biufc":
+        kind = "text" if array.dtype.kind in "US" else "Python objects"
+        raise DataError(f"{where} contains {kind} instead of numbers", "convert it to a numeric array")
     if array.dtype == np.float64:
         return as_float32(array)
-    return array.astype(np.int64) if array.dtype == np.bool_ else array
+    return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.uint8 else array
 
 
 def as_float32(array: Array) -> Array:

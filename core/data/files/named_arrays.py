@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from ...counts import counted
 from ...errors import DataError
 from ...options.data_options import ArrayOptions
 from ...options.stage_options import Task
 from ...tensors import Array
-from ..array_splits import array_split
+from ..array_splits import array_split, of_one_length
 from ..class_labels import Labels, targets_of
-from ..input_parts import ArraysPart, JoinedSplit, SourceSplits, file_state, readable
-from ..splits import ALIASES, NAMES, TRAIN, ArraySplit, Named, Split
+from ..input_parts import ArraysPart, JoinedSplit, SourceSplits, file_state, readable, standard
+from ..splits import ALIASES, NAMES, TRAIN, Named, Split
 from ..tables.split_column import OTHERS, split_name
 
 TARGETS = ("y", "label", "labels", "target", "targets", "class", "output", "outputs", "ys")
@@ -219,6 +220,14 @@ def _targets(
     """The targets by split; labels that are text become indices."""
     found = {split: named["y"] for split, named in parts.items() if "y" in named}
     if not any(array.dtype.kind in "US" for _, array in found.values()):
+        for name, array in found.values():
+            wrong = np.flatnonzero(array >= len(classes)) if classes and array.dtype.kind in "iu" else np.empty(0)
+            if len(wrong):
+                raise DataError(
+                    f"{path}, '{name}', sample {wrong[0] // max(1, array[0].size) + 1}: the label "
+                    f"{array.flat[wrong[0]]} is not one of the {counted(classes, 'class')}, which have names",
+                    "correct the label, or name all classes, in the order of their numbers",
+                )
         return {split: array for split, (_, array) in found.items()}, classes
 
     def _labels(name: str, array: Array) -> Labels:
@@ -233,28 +242,14 @@ def _targets(
 
 
 def _split(inputs: Mapping[str, Array], targets: Array | None, where: str, identity: str) -> Split:
-    checked: ArraySplit = array_split(inputs, targets, where) if not identity else _unread(inputs, targets, where)
+    """A split; with an identity, its inputs stay on the disk, and their type is checked on the first row."""
     if not identity:
-        return checked
-    part = ArraysPart(dict(inputs), f"{identity}|{where}")
-    return JoinedSplit((part,), len(next(iter(inputs.values()))), checked.targets)
-
-
-def _unread(inputs: Mapping[str, Array], targets: Array | None, where: str) -> ArraySplit:
-    """Check lengths and types on the first row; the arrays themselves stay on the disk."""
-    lengths = {name: len(array) if array.ndim else 0 for name, array in inputs.items()}
-    if targets is not None:
-        lengths["targets"] = len(targets) if targets.ndim else 0
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise DataError(f"{where}: arrays differ in length: {listed}", "give one row per sample in every array")
-    if not next(iter(lengths.values())):
-        raise DataError(f"{where}: the arrays are empty", "give at least one sample")
-    return (
-        array_split({n: np.asarray(a[:1]) for n, a in inputs.items()}, None, where)
-        if targets is None
-        else ArraySplit({}, array_split({"targets": np.asarray(targets)}, None, where).inputs["targets"])
-    )
+        return array_split(inputs, targets, where)
+    named = of_one_length(inputs, targets, where)
+    for name, array in named.items():
+        standard(np.asarray(array[:1]), f"{where}: '{name}'")
+    labels = None if targets is None else standard(np.asarray(targets), f"{where}: the labels")
+    return JoinedSplit((ArraysPart(named, f"{identity}|{where}"),), len(next(iter(named.values()))), labels)
 
 
 def _role(split: str, key: str) -> str:

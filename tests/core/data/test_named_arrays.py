@@ -71,6 +71,44 @@ def test_files_of_npy_are_mapped(tmp_path: Path) -> None:
     assert load("x.npy", tmp_path).train.read([0])[1] is None
 
 
+def test_a_file_and_a_folder_of_arrays_are_read_alike(tmp_path: Path) -> None:
+    """Types are the same, a number without axes is that of every sample, and text is no input in both."""
+    arrays: dict[str, Any] = {
+        "ids": Y.astype(np.int32),
+        "mask": Y > 0,
+        "x": X.astype(np.float64),
+        "pixels": Y.astype(np.uint8),
+        "scale": np.float32(0.5),
+    }
+    np.savez(tmp_path / "d.npz", **arrays)
+    (tmp_path / "d").mkdir()
+    for name, array in arrays.items():
+        np.save(tmp_path / "d" / f"{name}.npy", array)
+    one, other = load("d.npz", tmp_path), load("d", tmp_path)
+    inputs, again = one.train.read([0, 1, 2])[0], other.train.read([0, 1, 2])[0]
+    assert {name: value.dtype.name for name, value in inputs.items()} == {
+        "ids": "int64",
+        "mask": "bool",
+        "x": "float32",
+        "pixels": "uint8",
+        "scale": "float32",
+    }
+    for name, value in inputs.items():
+        assert value.dtype == again[name].dtype
+        np.testing.assert_array_equal(value, again[name])
+    arrays["ids"] = np.array(["a"] * 40)
+    np.savez(tmp_path / "d.npz", **arrays)
+    np.save(tmp_path / "d/ids.npy", arrays["ids"])
+    assert_refused("d.npz", tmp_path, "contains text instead of numbers")
+    assert_refused("d", tmp_path, "'ids' contains text instead of numbers")
+
+
+def test_a_label_without_a_name_is_refused(tmp_path: Path) -> None:
+    """A number beyond the names of the classes is named with its sample."""
+    np.savez(tmp_path / "d.npz", x=X, y=np.where(np.arange(40) == 7, 2, Y), class_names=["no", "yes"])
+    assert_refused("d.npz", tmp_path, "d.npz, 'y', sample 8: the label 2 is not one of the 2 classes")
+
+
 def test_a_folder_of_npz_files(tmp_path: Path) -> None:
     """train.npz and test.npz are the splits."""
     (tmp_path / "d").mkdir()
