@@ -307,9 +307,10 @@ def _report(facts: ExportFacts, console: Console) -> None:
     names = facts.kernels.unfused_names if facts.kernels is not None and facts.target == "cpu" else ()
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        run, layers = ("runs", "its layer") if len(names) == 1 else ("run", "their layers")
         console.warn(
-            f"{len(names)} quantized nodes run in floating point, slower than FP32: {shown}; "
-            "quantize the program for the target cpu, or exclude them"
+            f"{counted(names, 'quantized node')} {run} in floating point, slower than FP32: {shown}; "
+            f"leave {layers} in FP32 with `exclude` of `quantize`"
         )
 
 

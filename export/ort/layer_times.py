@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ...core.formats.onnx_graphs import all_nodes, captured
 from ...core.tensors import Feeds
 
 _SUFFIX = "_kernel_time"
+_LAYER = re.compile(r"\blayer_(\d+)_")
+_QUANTIZED = re.compile(r"(_weight)?_quantized$")
 _WARMUP, _MOST_RUNS, _FEWEST_RUNS, _BUDGET_S = 5, 200, 10, 0.6
 _KEPT = 0.5
 """Share of a node's fastest runs whose mean is its time, because other processes disturbed them least."""
@@ -34,7 +37,7 @@ Measured with ONNX Runtime 1.31 on an x86-64 server with AVX-512 VNNI; it only r
 _RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Scan")
 
 
-def layer_times(model: onnx.ModelProto, layers: Sequence[str], feeds: Feeds) -> dict[str, float]:
+def layer_times(model: onnx.ModelProto, layers: Mapping[str, str], feeds: Feeds) -> dict[str, float]:
     """Run a model with ONNX Runtime's profiler and give each layer its share of the time.
 
     A node belongs to the last layer before it. The overhead of the profiler, which is most of the time of nodes of a
@@ -42,8 +45,9 @@ def layer_times(model: onnx.ModelProto, layers: Sequence[str], feeds: Feeds) -> 
 
     Args:
         model: not changed.
-        layers: names of layers in the order of the graph; the names of their weights begin with them. Recurrent layers,
-            whose weights the exporter packs, are identified by their order.
+        layers: names of layers in the order of the graph, each with the name of its weight, or with a beginning of the
+            names of its weights that ends in a dot. Recurrent layers, whose weights the exporter packs, are identified
+            by their order.
         feeds: inputs.
 
     Returns:
@@ -58,8 +62,8 @@ def layer_times(model: onnx.ModelProto, layers: Sequence[str], feeds: Feeds) -> 
     spent: dict[str, list[float]] = defaultdict(list)
     last = 0
     for name, node_ms in _nodes_ms(file, feeds).items():
-        number = name.split("_")[1] if name.startswith("layer_") else ""
-        last = int(number) if number.isdigit() else last
+        number = _LAYER.search(name)  # a fused node is called "fused layer_3_7", or layer_3_7_nchwc
+        last = int(number[1]) if number else last
         spent[owners[last]].append(node_ms)
     nodes = sum(map(len, spent.values()))
     extra = max(0.0, sum(map(sum, spent.values())) - total) / max(1, nodes)
@@ -89,7 +93,7 @@ def _conversion(size: int) -> bytes:
     return made
 
 
-def _renamed(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
+def _renamed(model: onnx.ModelProto, layers: Mapping[str, str]) -> tuple[onnx.ModelProto, list[str]]:
     """A copy whose nodes and values are named after the layer they belong to, by its place in the list."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -107,10 +111,9 @@ def _renamed(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[onnx.ModelP
     return made, owners
 
 
-def _owners(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], list[int]]:
+def _owners(model: onnx.ModelProto, layers: Mapping[str, str]) -> tuple[list[str], list[int]]:
     """The layers in the order of the graph, and for each node the index of the last layer before it."""
-    known = sorted(layers, key=len, reverse=True)
-    weights = {item.name: name for item in model.graph.initializer if (name := _layer(item.name, known))}
+    weights = {item.name: name for item in model.graph.initializer if (name := _layer(item.name, layers))}
     computed = {item.name for item in model.graph.initializer}
     packed = [name for name in layers if name not in weights.values()]
     order: list[str] = []
@@ -136,8 +139,11 @@ def _owners(model: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], l
     return order or [""], [max(index, 0) for index in of_node]
 
 
-def _layer(weight: str, known: Sequence[str]) -> str:
-    return next((name for name in known if weight.startswith(f"{name}.")), "")
+def _layer(weight: str, layers: Mapping[str, str]) -> str:
+    """The layer that a weight belongs to, by the longest beginning of its name; empty without one."""
+    stem = _QUANTIZED.sub("", weight)
+    found = {name: own for name, own in layers.items() if stem == own or (own.endswith(".") and weight.startswith(own))}
+    return max(found, key=lambda name: len(found[name]), default="")
 
 
 def _session(file: bytes, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:

@@ -30,6 +30,8 @@ CHOICES, BLOCKS, BLOCK_MS, BUDGET_S = 3, 16, 4.0, 6.0
 SAMPLES, ROWS = 16, 8
 WORTH = 1.01
 """Smallest speedup over FP32, on average over the batch sizes, for which a choice is used."""
+TINY_MS = 0.001
+"""The profiler counts in microseconds, and its own time is subtracted, so shorter times are not told apart."""
 _NEAR = 0.99
 _ROUGH: dict[str, Any] = {
     "method": "minmax",
@@ -75,7 +77,7 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
         console: shows progress.
     """
     from ...compress.program import load_program
-    from ...compress.quantization.mixed_precision.segments import placements, segments
+    from ...compress.quantization.mixed_precision.segments import placements, segments, weights_of
     from ...export.ort.layer_times import conversion_ms
 
     program = load_program(parent.main)
@@ -85,8 +87,7 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
     parts, batches = segments(made), options.timed_batches
     samples = fitted.calibration.read(range(min(max(batches), len(fitted.calibration))))[0]
     feeds = _feeds(exact, samples, batches)
-    layers = list(dict.fromkeys(layer for part in parts for layer in part.layers))
-    times = [_times(file, layers, feeds) for file in (exact, integer)]
+    times = [_times(file, weights_of(parts), feeds) for file in (exact, integer)]
     fixed, each = conversion_ms()
     crossing = {batch: [fixed + each * part.values * batch for part in parts] for batch in batches}
     found = [tuple(names) for names in placements(parts, times[0], times[1], crossing)[:CHOICES]]
@@ -112,13 +113,13 @@ def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
 
     def _gains(quantized: Program) -> dict[str, float]:
         from ...compress.program import load_program
-        from ...compress.quantization.mixed_precision.segments import segments
+        from ...compress.quantization.mixed_precision.segments import segments, weights_of
 
         exact, integer = exported(load_program(parent.main)), exported(quantized)
         split = fit_to(data, quantized.signature).calibration
         samples = split.read(range(min(ROWS, len(split))))[0]
         feeds = _feeds(exact, samples, options.timed_batches)
-        layers = list(dict.fromkeys(layer for part in segments(quantized) for layer in part.layers))
+        layers = weights_of(segments(quantized))
         floating, fewer = (_times(file, layers, feeds) for file in (exact, integer))
         whole = {batch: max(sum(found.values()), 1e-9) for batch, found in floating.items()}
         return {
@@ -169,7 +170,9 @@ def _feeds(model: onnx.ModelProto, samples: Feeds, batches: Sequence[int]) -> di
     return {batch: repeat_rows(samples, session, batch) for batch in batches}
 
 
-def _times(model: onnx.ModelProto, layers: Sequence[str], feeds: Mapping[int, Feeds]) -> dict[int, dict[str, float]]:
+def _times(
+    model: onnx.ModelProto, layers: Mapping[str, str], feeds: Mapping[int, Feeds]
+) -> dict[int, dict[str, float]]:
     from ...export.ort.layer_times import layer_times
 
     return {batch: layer_times(model, layers, given) for batch, given in feeds.items()}
@@ -206,8 +209,22 @@ def _tried(choice: Choice, speed: Speed) -> TriedPlacement:
 
 
 def _reason(unit: str, parts: Sequence[Segment], times: Sequence[Mapping[int, Mapping[str, float]]]) -> str:
-    """The times of a unit's segment in both forms at the smallest batch size, in a sentence."""
+    """The times of a unit's segment in both forms, at the batch size at which FP32 saves most, in a sentence."""
     part = next(part for part in parts if unit in part.units)
-    batch = min(times[0])
-    exact, integer = (sum(found[batch].get(layer, 0.0) for layer in part.layers) for found in times)
-    return f"for speed: its segment takes {integer:.3f} ms in INT8 and {exact:.3f} ms in FP32 at batch {batch}"
+    pairs = {batch: (_sum(part, times[0][batch]), _sum(part, times[1][batch])) for batch in times[0]}
+    known = {batch: (one, other) for batch, (one, other) in pairs.items() if one is not None and other is not None}
+    if not known:
+        return "for speed: the model is faster with its segment in FP32, which could not be timed alone"
+    batch = max(known, key=lambda size: known[size][1] / max(known[size][0], TINY_MS))
+    exact, integer = known[batch]
+    return f"for speed: its segment takes {_ms(integer)} in INT8 and {_ms(exact)} in FP32 at batch {batch}"
+
+
+def _sum(part: Segment, found: Mapping[str, float]) -> float | None:
+    """Milliseconds of a segment; None if one of its layers was not timed, such as one that is fused with another."""
+    layers = {*part.layers}
+    return sum(found[layer] for layer in layers) if layers <= found.keys() else None
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3f} ms" if value >= TINY_MS else f"less than {TINY_MS:g} ms"

@@ -20,9 +20,11 @@ from retort.compress.capture.capture_program import capture
 from retort.compress.program import save_program
 from retort.compress.quantization import quantize_program
 from retort.core.artifact import Artifact, load_artifact
+from retort.core.console import Console
 from retort.core.context import Place
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import ArtifactError, DataError, StorageError, VerificationError
+from retort.core.facts.export_facts import ExportFacts
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions
 from retort.core.session import open_session
 from retort.core.tensors import Signature, TensorSpec
@@ -330,6 +332,18 @@ def test_the_file_says_where_it_came_from(graphs: dict[str, Artifact]) -> None:
     assert json.loads(kept["retort.parents"]) == ["p"]
     assert json.loads(kept["retort.options"])["batch_sizes"] == [1, 3, 8]
     assert "retort.signature" in kept
+
+
+def test_the_remedy_of_an_unfused_node_is_one(graphs: dict[str, Artifact], capsys: pytest.CaptureFixture[str]) -> None:
+    """A file for the cpu is quantized for the cpu already, so its program is not to be quantized for it."""
+    facts = graphs["int8"].facts_as(ExportFacts)
+    assert facts.kernels is not None
+    kernels = facts.kernels.model_copy(update={"unfused_names": ("node_conv",)})
+    stage._report(facts.model_copy(update={"kernels": kernels}), Console("text"))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "1 quantized node runs in floating point, slower than FP32: node_conv" in told
+    assert "leave its layer in FP32 with `exclude` of `quantize`" in told
+    assert "target" not in told
 
 
 def test_few_numbers_are_judged_by_what_chance_does_to_them() -> None:

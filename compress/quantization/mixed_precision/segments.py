@@ -30,11 +30,18 @@ class Segment:
         layers: names of its layers, as in the measured times.
         units: names of its integer layers and operators that can stay in floating point.
         values: number of values per sample in its output tensor.
+        weights: for each of its layers the name of its weight, or the beginning of the names of its weights.
     """
 
     layers: tuple[str, ...]
     units: tuple[str, ...]
     values: int
+    weights: tuple[str, ...] = ()
+
+
+def weights_of(parts: Sequence[Segment]) -> dict[str, str]:
+    """The layers of all segments in order, each with the name of its weight, or the beginning of their names."""
+    return {layer: own for part in parts for layer, own in zip(part.layers, part.weights, strict=True)}
 
 
 def segments(program: Program) -> list[Segment]:
@@ -45,7 +52,7 @@ def segments(program: Program) -> list[Segment]:
     ends = {_origin(item): order[node] for node in nodes for item in node.all_input_nodes}
     units = {unit.node: unit.name for unit in units_of(program)}
     found: list[Segment] = []
-    layers: list[str] = []
+    layers: list[tuple[str, str]] = []
     names: list[str] = []
     carried: set[fx.Node] = set()
     for index, node in enumerate(nodes):
@@ -53,13 +60,17 @@ def segments(program: Program) -> list[Segment]:
         live = [value for value in carried if ends.get(value, -1) >= index]
         if own and layers and len(live) == 1:
             size = int(shapes[live[0]][0].numel()) // rows if live[0] in shapes else 0
-            found.append(Segment(tuple(layers), tuple(names), size))
+            found.append(_segment(layers, names, size))
             layers, names = [], []
-        layers += [own] if own else []
+        layers += [(own, _weight_name(node, own))] if own else []
         names += [units[node]] if node in units else []
         if own or any(_origin(item) in carried for item in node.all_input_nodes):
             carried.add(_origin(node))
-    return [*found, Segment(tuple(layers), tuple(names), 0)] if layers else found
+    return [*found, _segment(layers, names, 0)] if layers else found
+
+
+def _segment(layers: Sequence[tuple[str, str]], units: Sequence[str], values: int) -> Segment:
+    return Segment(tuple(name for name, _ in layers), tuple(units), values, tuple(own for _, own in layers))
 
 
 def _origin(node: fx.Node) -> fx.Node:
@@ -76,6 +87,12 @@ def _layer_name(node: fx.Node) -> str:
     if name_of(node) in RECURRENT:
         return module_of(node) or node.name
     return name_in_model(node) if weighted(node) is not None else ""
+
+
+def _weight_name(node: fx.Node, layer: str) -> str:
+    """The name of a layer's weight, which is all of it in a file with names such as ``onnx::Conv_29``, or its start."""
+    found = quantized_layer(node)
+    return found.weight if found is not None and "." not in found.weight else f"{layer}."
 
 
 def placements(

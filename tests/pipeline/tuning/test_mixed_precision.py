@@ -20,7 +20,7 @@ from retort.compress.program import Program, reexport, save_program
 from retort.compress.quantization import quantize_program
 from retort.compress.quantization.mixed_precision.partial_quantization import units_of
 from retort.compress.quantization.mixed_precision.plan import _prices
-from retort.compress.quantization.mixed_precision.segments import Segment, fastest, placements, segments
+from retort.compress.quantization.mixed_precision.segments import Segment, fastest, placements, segments, weights_of
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
@@ -148,16 +148,99 @@ def test_nowhere_slower_comes_before_faster_on_average(speeds: Mapping[str, Mapp
     assert mixed_precision.decide(speeds) == kept
 
 
+def owning(*layers: str) -> dict[str, str]:
+    """Layers whose weights' names begin with theirs."""
+    return {name: f"{name}." for name in layers}
+
+
 def test_layers_are_timed_under_their_own_names(program: Program, quantized: Program) -> None:
     """Every layer of the FP32 and of the INT8 file has a time, and no other node has one."""
     feeds = {"x": np.zeros((2, 3, 12, 12), np.float32)}
     for item in (program, quantized):
         times = layer_times(
-            to_onnx(reexport(item), item.signature, "cpu"), ["stem", "left", "right", "out", "head"], feeds
+            to_onnx(reexport(item), item.signature, "cpu"), owning("stem", "left", "right", "out", "head"), feeds
         )
         assert set(times) == {"stem", "left", "right", "out", "head"}
         assert all(np.isfinite(value) and value >= 0 for value in times.values())
     assert all(value >= 0 for value in conversion_ms())
+
+
+class Fused(nn.Module):
+    """A file of it has a Gemm that ONNX Runtime fuses with a Relu under a name of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.wide, self.head = nn.Conv2d(3, 8, 3), nn.Linear(800, 64), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 3, 12, 12]`` to ``[N, 10]``."""
+        hidden: torch.Tensor = self.head(torch.relu(self.wide(torch.relu(self.conv(x)).flatten(1))))
+        return hidden
+
+
+def test_a_fused_layer_has_its_time() -> None:
+    """A Gemm with a Relu is timed as its layer, not as the layer before it."""
+    net = capture(Fused(), {"x": torch.randn(2, 3, 12, 12)})
+    model = to_onnx(reexport(net), net.signature, "cpu")
+    times = layer_times(model, owning("conv", "wide", "head"), {"x": np.zeros((32, 3, 12, 12), np.float32)})
+    assert set(times) == {"conv", "wide", "head"}
+    assert times["wide"] > times["head"]
+
+
+class Bare(nn.Module):
+    """Its weights are its own, and have no layer in their names, as in files of other exporters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.matrix = nn.Parameter(torch.randn(8, 8, 3, 3)), nn.Parameter(torch.randn(10, 288))
+        self.stem = nn.Conv2d(3, 8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, 3, 12, 12]`` to ``[N, 10]``."""
+        hidden = torch.relu(nn.functional.conv2d(torch.relu(self.stem(x)), self.kernel))
+        return nn.functional.linear(hidden.flatten(1), self.matrix)
+
+
+def test_weights_without_the_name_of_a_layer_are_known() -> None:
+    """A layer without a module of its own is timed by the whole name of its weight."""
+    net = capture(Bare(), {"x": torch.randn(2, 3, 12, 12)})
+    split = ArraySplit({"x": np.random.default_rng(0).normal(size=(16, 3, 12, 12)).astype(np.float32)})
+    made = quantize_program(net, QuantizeOptions(), split, "cpu")
+    layers = weights_of(segments(made))
+    assert layers == {"stem": "stem.", "conv2d_1": "kernel", "linear": "matrix"}
+    feeds = {"x": np.zeros((2, 3, 12, 12), np.float32)}
+    for item in (net, made):
+        assert set(layer_times(to_onnx(reexport(item), item.signature, "cpu"), layers, feeds)) == set(layers)
+
+
+def test_weights_without_the_name_of_a_layer_are_found(quantized: Program) -> None:
+    """Other exporters call weights onnx::Conv_29; the layer is then found by the name of its weight, in INT8, too."""
+    model = to_onnx(reexport(quantized), quantized.signature, "cpu")
+    text = model.SerializeToString().replace(b"left.weight", b"onnx__Con29")
+    layers = {**owning("stem", "left", "right", "out", "head"), "left": "onnx__Con29"}
+    found = layer_times(onnx.load_from_string(text), layers, {"x": np.zeros((2, 3, 12, 12), np.float32)})
+    assert set(found) == {"stem", "left", "right", "out", "head"}
+
+
+@pytest.mark.parametrize(
+    ("exact", "integer", "words"),
+    [
+        ({"a": 0.004}, {"a": 0.006}, "its segment takes 0.006 ms in INT8 and 0.004 ms in FP32 at batch 1"),
+        ({"a": 0.0}, {"a": 0.006}, "its segment takes 0.006 ms in INT8 and less than 0.001 ms in FP32 at batch 1"),
+        ({}, {"a": 0.006}, "the model is faster with its segment in FP32, which could not be timed alone"),
+    ],
+)
+def test_no_time_is_told_that_was_not_measured(exact: dict[str, float], integer: dict[str, float], words: str) -> None:
+    """Zero is below what can be told apart, and a layer without a time is no layer of 0 ms."""
+    parts = [Segment(("a",), ("a",), 4, ("a.",))]
+    assert mixed_precision._reason("a", parts, ({1: exact}, {1: integer})) == f"for speed: {words}"
+
+
+def test_the_reason_is_told_at_the_batch_size_where_it_holds() -> None:
+    """If INT8 is faster at batch 1 and slower at batch 32, the times are those at batch 32."""
+    parts = [Segment(("a",), ("a",), 4, ("a.",))]
+    times = ({1: {"a": 0.004}, 32: {"a": 0.1}}, {1: {"a": 0.002}, 32: {"a": 0.2}})
+    assert mixed_precision._reason("a", parts, times).endswith("0.200 ms in INT8 and 0.100 ms in FP32 at batch 32")
 
 
 @pytest.mark.slow
@@ -166,7 +249,7 @@ def test_recurrent_layers_are_told_by_their_order() -> None:
     net = nn.Sequential(nn.LSTM(4, 6, batch_first=True))
     net_program = capture(net, {"x": torch.randn(2, 3, 4)})
     model = to_onnx(reexport(net_program), net_program.signature, "cpu")
-    assert set(layer_times(model, ["0"], {"x": np.zeros((2, 3, 4), np.float32)})) == {"0"}
+    assert set(layer_times(model, owning("0"), {"x": np.zeros((2, 3, 4), np.float32)})) == {"0"}
 
 
 def test_a_search_names_what_is_faster_in_floating_point(
