@@ -6,6 +6,7 @@ import io
 import json as json_module
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -63,28 +64,39 @@ def serve(
     """
     from ..serve.known_servers import announced
     from ..serve.torchserve.server import serve as running
-    from ..serve.usage import example_request, lines
 
     screen = console(json)
     options = build_options(ServeOptions, flags, set_)
     headers, base = parse_headers(header), Address.parse(url).server if url else ""
     artifact = load_artifact(packed_last(archive))
-    with ExitStack() as stack:
-        server = stack.enter_context(running(options, artifact, logs=logs, console=screen))
-        stack.enter_context(announced(server.url, server.name, server.management_url))
-        example = example_request(server.sample, server.limits)
-        file = example.store(server.logs, server.name)
-        shown = lines(f"{base or server.url}/predictions/{server.name}", example, file, headers)
-        value = {"url": server.url, "model": server.name, "logs": str(logs), "startup_s": server.startup_s}
-        value |= {"grpc": server.grpc or None, "queue_length": server.queue_length}
-        try:
-            screen.result({**value, "request": str(file), **asdict(shown)}, _ready(server, logs, shown, file))
-            while server.process.alive():
-                time.sleep(0.5)
-        except KeyboardInterrupt:
-            screen.say("stopped")
-            return
-        raise ServingError("TorchServe ended by itself", f"see {logs}")
+    for start in range(options.restarts + 1):
+        if start:
+            screen.warn(f"TorchServe ended by itself, see {logs}; it is started again ({start} of {options.restarts})")
+        with ExitStack() as stack:
+            server = stack.enter_context(running(options, artifact, logs=logs, console=screen))
+            stack.enter_context(announced(server.url, server.name, server.management_url))
+            options = options.model_copy(update={"port": server.ports.inference})
+            try:
+                if start == 0:
+                    _tell(server, base or server.url, logs, headers, screen)
+                while server.process.alive():
+                    time.sleep(0.5)
+            except KeyboardInterrupt:
+                screen.say("stopped")
+                return
+    raise ServingError("TorchServe ended by itself", f"see {logs}; --restarts starts it again")
+
+
+def _tell(server: Server, base: str, logs: Path, headers: Mapping[str, str], screen: Console) -> None:
+    """Store an example request, and print the lines that send it."""
+    from ..serve.usage import example_request, lines
+
+    example = example_request(server.sample, server.limits)
+    file = example.store(server.logs, server.name)
+    shown = lines(f"{base}/predictions/{server.name}", example, file, headers)
+    value = {"url": server.url, "model": server.name, "logs": str(logs), "startup_s": server.startup_s}
+    value |= {"grpc": server.grpc or None, "queue_length": server.queue_length}
+    screen.result({**value, "request": str(file), **asdict(shown)}, _ready(server, logs, shown, file))
 
 
 app.command("serve")(with_flags(serve, ServeOptions))

@@ -34,6 +34,7 @@ RUNTIME_HALF = (
     "core/system/__init__.py",
     "core/system/cache.py",
     "core/system/garbage.py",
+    "core/counts.py",
     "core/errors.py",
     "core/tensors.py",
     "core/session.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ class Process:
 
     Args:
         command: what to run.
-        scratch: working folder, removed when the command has ended.
+        scratch: working folder, removed when the command has ended, by the watchdog or else by :meth:`stop`.
         log: file that takes its stdout and stderr.
         extra: further environment variables.
     """
@@ -34,6 +35,7 @@ class Process:
         self, command: Sequence[str | Path], scratch: Path, log: Path, extra: Mapping[str, str] | None = None
     ) -> None:
         watchdog = [sys.executable, "-I", "-S", _WATCHDOG, scratch, str(GRACE_S), *command]
+        self._scratch = scratch
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
                 watchdog,
@@ -64,6 +66,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:

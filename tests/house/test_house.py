@@ -39,6 +39,7 @@ RUNTIME_HALF = (
     "core/session.py",
     "core/tensors.py",
     "core/system/cache.py",
+    "core/counts.py",
     "core/errors.py",
     "core/backends/ort.py",
     "core/backends/ort_tensorrt.py",

@@ -346,12 +346,15 @@ def test_stop_ends_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
 def test_killing_the_watchdog_ends_the_server(tmp_path: Path) -> None:
-    """If the watchdog is killed with SIGKILL, the server ends as well."""
-    process = Process(["sleep", "99"], tmp_path, tmp_path / "log")
+    """If the watchdog is killed with SIGKILL, the server ends as well, and its scratch folder is deleted."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = Process(["sleep", "99"], scratch, tmp_path / "log")
     family = _family(process, 2)
     os.kill(process.pid, signal.SIGKILL)
     assert not psutil.wait_procs(family, timeout=5)[1]
     process.stop()
+    assert not scratch.exists()
 
 
 def test_a_command_that_ends_by_itself_is_noticed(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_predict_takes_the_address_that_is_printed(running: tuple[str, Path]) ->
 
 
 def test_a_server_that_ends_by_itself_is_an_error(tmp_path: Path) -> None:
-    """Ctrl-C ends with 0; if TorchServe is killed, the exit code says so, and nothing stays behind."""
+    """Ctrl-C ends with 0; if TorchServe is killed, the exit code says so."""
     made = archive("vector", tmp_path)
     with served(made, tmp_path) as (said, process):
         assert "ready" in said
@@ -209,3 +210,36 @@ def test_a_server_that_ends_by_itself_is_an_error(tmp_path: Path) -> None:
     with served(made, tmp_path) as (_, process):
         pass
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("victim", ["TorchServe", "its watchdog"])
+def test_a_server_that_ends_by_itself_is_started_again_if_asked(tmp_path: Path, victim: str) -> None:
+    """With `--restarts 1` a killed server answers again at the same address; killed twice, it is an error.
+
+    The folders in which it worked are deleted, also where the process that does so was killed.
+    """
+    folders = []
+    with served(archive("vector", tmp_path), tmp_path, "--restarts", "1") as (said, process):
+        address = re.search(r"ready: (\S+)", said)
+        assert address is not None
+        for _ in range(2):
+            assert _answers(address[1])
+            (watchdog,) = psutil.Process(process.pid).children()
+            folders.append(Path(watchdog.cwd()))
+            (watchdog.children()[0] if victim == "TorchServe" else watchdog).kill()
+            watchdog.wait(timeout=30)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 9
+    assert "it is started again (1 of 1)" in error
+    assert not [folder for folder in folders if folder.exists()]
+
+
+def _answers(url: str) -> bool:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(subprocess.CalledProcessError):  # nothing listens there yet
+            status, _ = _curl("-H", "Content-Type:", "-d", BODY, url)
+            if status == 200:
+                return True
+        time.sleep(0.2)
+    return False
