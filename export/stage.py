@@ -27,6 +27,7 @@ from ..core.formats.program_file import fit_context
 from ..core.options.stage_options import ExportOptions, Target
 from ..core.session import Session, SessionOptions, open_session
 from ..core.system.atomic_files import write_atomically
+from ..core.system.user_paths import require_utf8
 from ..core.tensors import BATCH, Array, Feeds, Signature
 from .files import EXTERNAL_ABOVE_BYTES
 from .finalize import with_batch_dependence
@@ -84,7 +85,7 @@ def write_graph(
         CaptureError: an operator has no ONNX form.
         DataError: there are no samples.
         VerificationError: the file does not compute the same as the program; no artifact is written.
-        StorageError: the disk is full or not writable.
+        StorageError: the disk is full or not writable, or the name of the folder is not UTF-8.
     """
     from ..core.backends.eager import load_exported
     from .qdq.retarget import is_quantized, retarget
@@ -92,6 +93,7 @@ def write_graph(
     from .translate import OPSETS
 
     raise_if_not(artifact, "program")
+    require_utf8(place.directory)
     wanted = options.target or "cpu"
     opset = _opset(options, wanted, OPSETS[wanted])
     exported, signature, stored = load_exported(artifact.main)

@@ -105,6 +105,21 @@ def require_writable(directory: Path) -> None:
         ) from error
 
 
+def require_utf8(path: Path) -> None:
+    """Fail before any work if ONNX and ONNX Runtime cannot open a path, as its name has bytes that are not UTF-8.
+
+    Raises:
+        StorageError: it has.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode("utf-8", "replace")
+        raise StorageError(
+            f"{shown} has a name that is not UTF-8, which ONNX Runtime cannot open", "choose another name"
+        ) from error
+
+
 def _is_of_the_kernel(place: Path) -> bool:
     """Whether a folder is one of the kernel's own, such as those in /proc, in which even root can make no folder."""
     return any(place.resolve().is_relative_to(root) for root in _OF_THE_KERNEL)

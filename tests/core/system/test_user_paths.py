@@ -10,7 +10,7 @@ import pytest
 
 from retort.core.errors import MissingFileError, StorageError
 from retort.core.system.atomic_files import storage_errors
-from retort.core.system.user_paths import REMEDIES, remedy_of, require_file, require_writable, what_is_at
+from retort.core.system.user_paths import REMEDIES, remedy_of, require_file, require_utf8, require_writable, what_is_at
 
 
 def test_what_is_at_a_path_is_told(tmp_path: Path) -> None:
@@ -48,6 +48,14 @@ def test_folders_that_cannot_be_written_have_their_own_remedy(tmp_path: Path, mo
     monkeypatch.setattr(os, "statvfs", lambda path: read_only)
     with pytest.raises(StorageError, match="this disk is read-only"):
         require_writable(tmp_path)
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    """ONNX's checker takes no such path; letters beyond ASCII are no problem."""
+    require_utf8(tmp_path / "für uns")
+    for path in (tmp_path / "a\udcffb.onnx", tmp_path / "a\udcffb" / "model.onnx"):
+        with pytest.raises(StorageError, match=r"a\ufffdb.* not UTF-8"):
+            require_utf8(path)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
