@@ -322,9 +322,14 @@ def test_changed_bytes_are_found_anywhere(whole: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_every_bit_of_the_zip_and_100000_bits_are_found(whole: Path, tmp_path: Path) -> None:
-    """Each bit of the headers and the directory, and 100,000 bits anywhere, are found when they are flipped."""
+def test_every_bit_of_the_zip_and_100000_bits_in_all_are_found(whole: Path, tmp_path: Path) -> None:
+    """Each bit of the headers and the directory, and so many anywhere that 100,000 are flipped, are found.
+
+    It takes 1.7 minutes of CPU time: 1 ms for each bit.
+    """
     generator = random.Random(6)
     flips = [(place, 1 << bit) for place in _metadata(whole) for bit in range(8)]
-    flips += [(generator.randrange(whole.stat().st_size), 1 << generator.randrange(8)) for _ in range(100_000)]
+    more = 100_000 - len(flips)
+    assert more > len(flips)
+    flips += [(generator.randrange(whole.stat().st_size), 1 << generator.randrange(8)) for _ in range(more)]
     assert_flips_are_found(whole, tmp_path, flips)
