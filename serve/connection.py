@@ -62,7 +62,8 @@ class Connections:
         raise self._unreachable(ConnectionError("closed twice"))
 
     def _unreachable(self, error: Exception) -> ServingError:
-        reason, remedy = _cause(error, self._timeout_s, self._where)
+        plain = self._tls is None and self._socket is None
+        reason, remedy = _cause(error, self._timeout_s, self._where, plain)
         return ServingError(f"no answer from {self._where}{reason}", remedy)
 
     def _connection(self, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
@@ -121,8 +122,12 @@ def _trusting(ca: Path | None) -> ssl.SSLContext:
         raise UserError(f"{ca} has no certificate that can be read", "give a file in PEM form") from error
 
 
-def _cause(error: Exception, timeout_s: float, where: str) -> tuple[str, str]:
-    """What follows "no answer from the server", and the remedy."""
+def _cause(error: Exception, timeout_s: float, where: str, plain: bool) -> tuple[str, str]:
+    """What follows "no answer from the server", and the remedy.
+
+    Args:
+        plain: whether the connection is over TCP without TLS.
+    """
     if isinstance(error, ConnectionRefusedError):
         return ": nothing listens there", "start it with `retort serve`, or check host and port"
     if isinstance(error, socket.gaierror):
@@ -136,7 +141,10 @@ def _cause(error: Exception, timeout_s: float, where: str) -> tuple[str, str]:
         return ": it does not speak TLS", f"use http://{where}"
     if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
         return ": it does not speak HTTP", f"check the port, or use https://{where}"
-    return f": {error or type(error).__name__}", "check that the server is running, and look at its logs"
+    remedy = "check that the server is running, and look at its logs"
+    if plain and isinstance(error, ConnectionResetError):  # also RemoteDisconnected: a port with TLS just closes
+        remedy += f"; use https://{where} if it speaks TLS"
+    return f": {error or type(error).__name__}", remedy
 
 
 def _exchange(

@@ -86,6 +86,8 @@ class Settings:
         """
         try:
             raw = json.loads(text)
+            if not isinstance(raw, dict) or not isinstance(raw.get("limits"), dict):
+                raise ValueError("it is no object with limits")
             limits = Limits(**_typed(Limits, raw.pop("limits")))
             settings = Settings(**_typed(Settings, raw), limits=limits)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

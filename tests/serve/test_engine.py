@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -23,7 +24,8 @@ from retort.serve.batching import Executor
 from retort.serve.bundle import Parts, inspect_graph, write_bundle
 from retort.serve.engine import Engine, thread_budget
 from retort.serve.inference import LOAD_FAILED, Endpoint
-from retort.serve.integrity import SUMS
+from retort.serve.integrity import SUMS, format_sums, read_sums
+from retort.serve.replies import refuse
 from retort.serve.request import Incoming
 from retort.serve.settings import Limits, Settings
 from retort.serve.wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
@@ -307,7 +309,9 @@ def test_memory_errors_halve_once_and_are_remembered(engine: Engine) -> None:
     sizes.clear()
     executor.run([_images(1) for _ in range(20)])
     assert max(sizes) == 8
-    assert isinstance(executor.run([_images(40)])[0], MemoryError)
+    (failed,) = executor.run([_images(40)])
+    assert isinstance(failed, MemoryError)
+    assert refuse(failed).status == 507
 
 
 def test_more_rows_than_allowed_run_in_chunks(engine: Engine) -> None:
@@ -372,6 +376,8 @@ def test_describe_and_healthcheck_answer_alone(engine: Engine) -> None:
     assert facts["providers"]["actual"] == ["CPUExecutionProvider"]
     assert facts["together"]["exact_batch_sizes"]
     assert json.loads(health.body)["healthy"] is True
+    assert json.loads(health.body)["golden_error"] == engine.golden_error
+    assert json.loads(health.body)["latency_ms"] > 0
     assert prediction.content_type == NPZ
     assert unknown.status == 404
 
@@ -412,6 +418,12 @@ def test_a_model_that_computes_something_else_is_refused(tmp_path: Path) -> None
     with pytest.raises(ArtifactError, match="another model"):
         write_bundle(tmp_path / "c", Parts(model, (), session.signature, far), Settings())
     engine = Engine.load(tmp_path / "b")
+    content = Settings().to_json()
+    settings_file.write_bytes(content)
+    sums = {**read_sums(tmp_path / "b"), "serving.json": hashlib.sha256(content).hexdigest()}
+    (tmp_path / "b" / SUMS).write_bytes(format_sums(sums))
+    with pytest.raises(VerificationError, match=r"golden outputs differ by .* only 0.001 is allowed"):
+        Engine.load(tmp_path / "b")
     engine.settings = Settings()
     with pytest.raises(VerificationError, match="golden"):
         engine.self_test()
@@ -496,10 +508,21 @@ def test_logs_hold_no_request_content_and_stay_few(cnn: Path, caplog: pytest.Log
     assert [record.getMessage() for record in caplog.records] == ["retort: requests fail: 500 RuntimeError"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"threads": "2"}', '{"limits": {}, "extra": 1}', '{"limits": 3}'])
-def test_settings_that_do_not_fit_are_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "Expecting value"),
+        ("{}", "no object with limits"),
+        ("[]", "no object with limits"),
+        ('{"threads": "2", "limits": {}}', "threads is '2'"),
+        ('{"limits": {}, "extra": 1}', "unknown key extra"),
+        ('{"limits": {"rows": true}}', "rows is True"),
+        ('{"limits": 3}', "no object with limits"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(text: str, reason: str) -> None:
     """Unknown keys, wrong types and another contract version are rejected, with the reason."""
-    with pytest.raises(ArtifactError, match=r"serving\.json"):
+    with pytest.raises(ArtifactError, match=rf"serving\.json cannot be read: .*{reason}"):
         Settings.from_json(text)
     assert Settings.from_json(Settings(buckets=(1, 2)).to_json()) == Settings(buckets=(1, 2))
     with pytest.raises(ArtifactError, match="contract"):

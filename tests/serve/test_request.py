@@ -252,19 +252,26 @@ def test_limits_come_first() -> None:
         with pytest.raises(LimitError) as caught:
             _ask(big, NPY, limits=limits)
         assert refuse(caught.value).status == 413
-    with pytest.raises(LimitError):
-        _ask(write_npy(np.zeros((1,) * 20, np.float32)), NPY)
-    with pytest.raises(LimitError):
-        _ask(b"[" * 20 + b"1" + b"]" * 20, JSON)
+    for body, kind in ((write_npy(np.zeros((1,) * 20, np.float32)), NPY), (b"[" * 20 + b"1" + b"]" * 20, JSON)):
+        with pytest.raises(LimitError) as caught:
+            _ask(body, kind)
+        assert refuse(caught.value).status == 413
 
 
 def test_nan_is_refused_unless_allowed_and_infinity_passes() -> None:
     """NaN is rejected by default in every form, may be allowed, and infinities are always accepted."""
     nan, inf = np.array([[np.nan, 1]], np.float32), np.array([[-np.inf, 1]], np.float32)
-    for body, kind in ((write_npy(nan), NPY), (write_npz({"x": nan}), NPZ), (b"[[NaN, 1]]", JSON)):
+    v2 = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [NaN, 1]}]}'
+    named, instances = b'{"x": [[NaN, 1]]}', b'{"instances": [[NaN, 1]]}'
+    texts = [(text, JSON) for text in (b"[[NaN, 1]]", named, instances, v2)]
+    for body, kind in ((write_npy(nan), NPY), (write_npz({"x": nan}), NPZ), *texts):
         with pytest.raises(InputError, match="NaN"):
             _ask(body, kind)
         assert np.isnan(_ask(body, kind, allow_nan=True).feeds["x"][0, 0])
+    for part in (write_npy(nan), b"[[NaN, 1]]"):
+        with pytest.raises(InputError, match="NaN"):
+            decode(Incoming({"x": part}), ONE, Settings())
+        assert np.isnan(decode(Incoming({"x": part}), ONE, Settings(allow_nan=True)).feeds["x"][0, 0])
     assert np.isinf(_ask(write_npy(inf), NPY).feeds["x"][0, 0])
     assert np.isinf(_ask(b"[[-Infinity, 1]]", JSON).feeds["x"][0, 0])
 
@@ -290,9 +297,14 @@ def test_accept_decides_the_form_of_the_answer(accept: str, kind: str, outputs: 
     ("accept", "outputs"), [("text/html", 1), ("application/x-npy", 2), ("application/json;q=0", 1)]
 )
 def test_an_answer_nobody_accepts_is_refused(accept: str, outputs: int) -> None:
-    """A form that cannot be written is rejected before the model runs."""
+    """A form that cannot be written is rejected while the request is decoded, before the model runs."""
     with pytest.raises(InputError, match="the answer cannot"):
         negotiate(accept, JSON, outputs)
+    with pytest.raises(InputError, match="the answer cannot"):
+        if outputs == 1:
+            _json(ROWS.tolist(), accept=accept)
+        else:
+            _json({"ids": [[1]], "mask": [[1.0]]}, TWO, accept=accept)
 
 
 def test_unknown_content_types_are_415() -> None:
@@ -301,7 +313,7 @@ def test_unknown_content_types_are_415() -> None:
         with pytest.raises(InputError, match=kind) as caught:
             _ask(b"[[1, 2]]", kind)
         assert refuse(caught.value).status == 415
-        assert JSON in caught.value.remedy
+        assert all(known in caught.value.remedy for known in (JSON, NPY, NPZ))
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "Text/Plain; charset=utf-8", "application/octet-stream", FORM])

@@ -111,20 +111,21 @@ def test_numbers_have_no_more_digits_than_their_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "name", "server"),
+    ("url", "name", "version", "server", "prefix"),
     [
-        ("http://127.0.0.1:8080/predictions/net", "net", "http://127.0.0.1:8080"),
-        ("http://localhost:80/predictions/net/2.0/", "net", "http://localhost"),
-        ("https://[::1]:8443/predictions/a%20b", "a b", "https://[::1]:8443"),
-        ("https://host/vision/predictions/net", "net", "https://host/vision"),
-        ("http://host:1/", "", "http://host:1"),
-        ("https://[::1]:80/predictions/n", "n", "https://[::1]:80"),
+        ("http://127.0.0.1:8080/predictions/net", "net", "", "http://127.0.0.1:8080", ""),
+        ("http://localhost:80/predictions/net/2.0/", "net", "2.0", "http://localhost", ""),
+        ("https://[::1]:8443/predictions/a%20b", "a b", "", "https://[::1]:8443", ""),
+        ("https://host/vision/predictions/net", "net", "", "https://host/vision", "/vision"),
+        ("https://host/a/b/predictions/net/1%2F2", "net", "1/2", "https://host/a/b", "/a/b"),
+        ("http://host:1/", "", "", "http://host:1", ""),
+        ("https://[::1]:80/predictions/n", "n", "", "https://[::1]:80", ""),
     ],
 )
-def test_addresses_are_read_and_written(url: str, name: str, server: str) -> None:
+def test_addresses_are_read_and_written(url: str, name: str, version: str, server: str, prefix: str) -> None:
     """Server, prefix, name and version of an address; what is written is read as the same."""
     found = Address.parse(url)
-    assert (found.name, found.server) == (name, server)
+    assert (found.name, found.version, found.server, found.prefix) == (name, version, server, prefix)
     assert Address.parse(found.url if name else found.server) == found
 
 
@@ -136,7 +137,7 @@ def test_addresses_are_read_and_written(url: str, name: str, server: str) -> Non
 def test_other_addresses_are_refused(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not the address of a model is refused in one sentence, with an example of one that is."""
+    """What is no address of a model is refused in one sentence, with an example of one; without `//` it is a path."""
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.zeros(1))
     with pytest.raises(SystemExit) as ended:
@@ -144,4 +145,5 @@ def test_other_addresses_are_refused(
     assert ended.value.code == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 2
+    assert "/predictions/NAME" in shown or (url == "h:80" and "no such artifact or model: h:80" in shown)
     assert "internal" not in shown

@@ -90,6 +90,7 @@ def test_members_are_sorted_stored_and_summed(packed: Artifact) -> None:
     assert [member.filename for member in members] == sorted([*sums, "SHA256SUMS"])
     assert {member.compress_type for member in members} == {zipfile.ZIP_STORED}
     assert {member.date_time for member in members} == {(1980, 1, 1, 0, 0, 0)}
+    assert {member.external_attr >> 16 for member in members} == {0o644}
     assert {"model.onnx", "signature.json", "golden.npz", "serving.json", "tensor.py"} <= set(sums)
     done = subprocess.run(
         [sys.executable, "-m", "zipfile", "-t", packed.main], capture_output=True, text=True, check=True
@@ -278,7 +279,7 @@ def _imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", [name for name in RUNTIME_HALF if not name.endswith("__init__.py")])
 def test_the_runtime_half_is_closed(name: str) -> None:
-    """Each file in the archive imports only the standard library, numpy and other files in it."""
+    """At module level, each file in the archive imports only the standard library, numpy and other files in it."""
     carried = {other.removesuffix(".py") for other in RUNTIME_HALF}
     outside = _imports(ROOT / name) - sys.stdlib_module_names - {"numpy"} - carried
     assert not outside

@@ -77,9 +77,24 @@ def _run(command: list[str], text: str, cwd: Path) -> str:
     return done.stdout
 
 
+def test_json_has_the_lines_that_are_printed(tmp_path: Path) -> None:
+    """`--json` has the same lines as the text, apart from the port."""
+    made = archive("vector", tmp_path)
+    with served(made, tmp_path) as (said, _):
+        printed = _lines(said)
+    with served(made, tmp_path, "--json") as (said, _):
+        value = json.loads(said)
+
+    def _any_port(text: str) -> str:
+        return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
+
+    assert {key: _any_port(value[key]) for key in printed} == {key: _any_port(text) for key, text in printed.items()}
+    assert Path(value["request"]).read_bytes().startswith(b'{"x"')
+
+
 @pytest.mark.parametrize("kind", ["text", pytest.param("image", marks=pytest.mark.slow), "large"])
 def test_what_is_printed_can_be_pasted(kind: str, tmp_path: Path) -> None:
-    """The printed lines are answered in a shell and in Python, and `--json` has the same lines."""
+    """The printed lines are answered in a shell and in Python."""
     made = archive(kind, tmp_path)
     golden = read_npz((made.path / "bundle" / GOLDEN).read_bytes(), Limits(expanded_bytes=1 << 30))
     sample = {name[3:]: array[:1] for name, array in golden.items() if name.startswith("in.")}
@@ -197,14 +212,18 @@ def test_predict_takes_the_address_that_is_printed(running: tuple[str, Path]) ->
 
 
 def test_a_server_that_ends_by_itself_is_an_error(tmp_path: Path) -> None:
-    """Ctrl-C ends with 0; if TorchServe is killed, the exit code says so."""
+    """A signal to end gives 0; if TorchServe is killed, the exit code says so, and nothing stays behind."""
     made = archive("vector", tmp_path)
     with served(made, tmp_path) as (said, process):
         assert "ready" in said
         (watchdog,) = psutil.Process(process.pid).children()
         java = watchdog.children()[0]
+        family, scratch = [watchdog, *watchdog.children(recursive=True)], Path(watchdog.cwd())
         java.kill()
         _, error = process.communicate(timeout=60)
+    assert len(family) >= 3
+    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert not scratch.exists()
     assert process.returncode == 9
     assert "ended by itself" in error
     with served(made, tmp_path) as (_, process):

@@ -440,6 +440,10 @@ def test_a_port_lost_to_another_is_replaced(
     with serve(ServeOptions(), archive, logs=tmp_path) as second:
         assert second.ports.inference != server.ports.inference
         assert second.client().predict(_images(1))["logits"].shape == (1, 10)
+    monkeypatch.setattr(server_module, "pick_ports", lambda host, port: server.ports)
+    asked = ServeOptions(port=server.ports.inference)
+    with pytest.raises(ServingError, match="could not bind its port"), serve(asked, archive, logs=tmp_path):
+        pass
 
 
 def test_torchserve_is_the_version_we_know() -> None:

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from types import ModuleType
@@ -115,6 +116,14 @@ def test_dropped_parts_cost_little(stock: ModuleType) -> None:
         ratios.append((middle - begin) / (time.process_time() - middle))
         assert len(request["parameters"]) == PARTS_KEPT + 1
     assert min(ratios) < 0.2
+    wire = Wire(message, 1 << 20)
+    tracemalloc.start()
+    try:
+        Messages(wire).requests()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(message) / 2
 
 
 def test_the_worker_uses_it_from_the_first_request(stock: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,5 +189,8 @@ def test_a_body_of_many_parts_does_not_block_a_worker(
     record_property("worker_ms", spent_ms)
     record_property("body_bytes", len(body))
     assert (answered, b"remedy" in content) == (status, True)
+    assert spent_ms < 3000
     assert worker.memory_info().rss - memory < 20e6 * len(body) / 1e6
     assert server.worker_pids() == [worker.pid]
+    with closing(server.client()) as client:
+        assert client.predict(server.sample)
