@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -177,6 +178,13 @@ def test_named_outputs_come_from_npz_and_v2(site: _Site) -> None:
     np.testing.assert_array_equal(scores, np.array([0.5, np.nan], np.float32))
 
 
+def _close_all(listening: socket.socket) -> None:
+    """Close each connection before it is answered."""
+    with suppress(OSError):  # the test has ended
+        while True:
+            listening.accept()[0].close()
+
+
 def test_nobody_there_is_said(site: _Site) -> None:
     """No listener, a closed connection, a server without answers and a wrong address have their own errors."""
     with socket.socket() as free:
@@ -188,7 +196,7 @@ def test_nobody_there_is_said(site: _Site) -> None:
         with pytest.raises(ServingError, match=r"no answer.*within 0.2 s"):
             Client(address, timeout_s=0.2).predict(FEEDS)
     with socket.create_server(("127.0.0.1", 0)) as rude:
-        threading.Thread(target=lambda: [rude.accept()[0].close() for _ in range(9)], daemon=True).start()
+        threading.Thread(target=_close_all, args=(rude,), daemon=True).start()
         with pytest.raises(ServingError, match=r"no answer.*(closed|reset)") as closed:
             Client(f"http://127.0.0.1:{rude.getsockname()[1]}").predict(FEEDS)
         assert "look at its logs" in closed.value.remedy
