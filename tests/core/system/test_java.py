@@ -99,3 +99,13 @@ def test_a_java_that_fails_has_no_version(tmp_path: Path) -> None:
     binary = fake(tmp_path, "17.0.9") / "bin" / "java"
     binary.write_text(binary.read_text() + "exit 1\n")
     assert java.java_version(binary) == 0
+
+
+@pytest.mark.parametrize("asked", ["", ".", "/nowhere/java", "a\0b"])
+def test_a_java_that_is_asked_for_is_not_replaced(homes: dict[str, Path], asked: str, tmp_path: Path) -> None:
+    """An empty path, a folder or a missing program is refused, also where another Java would do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_HOME", str(homes["17"]))
+        assert java.find_java().version == 17
+        with pytest.raises(MachineError, match=r"as asked: .* does not run"):
+            java.find_java(asked)
