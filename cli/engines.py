@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from ..core.artifact import Artifact, load_artifact, raise_if_not
+from ..core.artifact import Artifact, is_finished, load_artifact, raise_if_not
 from ..core.console import Console
 from ..core.counts import counted
-from ..core.errors import VerificationError
+from ..core.errors import ArtifactError, VerificationError
 from ..core.options.stage_options import EngineOptions, Target
 from ..core.system.owned_folders import claim_file
 from ..pipeline.dispatch import run_stage
@@ -105,8 +105,12 @@ app.command("engine")(with_flags(engine, EngineOptions))
 def lint(
     model: Annotated[Path, typer.Argument(help=".onnx file, or folder of an export.")],
     target: Annotated[
-        Target, typer.Option(help="Hardware that the model is made for. It determines the rules.")
-    ] = "tensorrt",
+        Target | None,
+        typer.Option(
+            help="Hardware that the model is made for. It determines the rules. The default is what the file was "
+            "exported for, or tensorrt for a file that Retort did not export."
+        ),
+    ] = None,
     fix: Annotated[
         Path | None, typer.Option(help="File for the model in which all faults that can be fixed are fixed.")
     ] = None,
@@ -130,6 +134,7 @@ def lint(
     source = load_artifact(model)
     raise_if_not(source, "graph")
     loaded = load_graph(source.main)
+    target = target or _exported_for(source) or "tensorrt"
     if target == "tensorrt" and _is_for_cpu(loaded):
         screen.warn(
             f"{model} was made for the cpu (UINT8 activations or ONNX Runtime's own operators): the faults below are "
@@ -147,6 +152,19 @@ def lint(
     left = serious if fixed is None else fixed["faults_left"]
     if left:
         raise typer.Exit(VerificationError.exit_code)
+
+
+def _exported_for(graph: Artifact) -> Target | None:
+    """The target of an export, of which the folder or the file is given; None for any other file."""
+    folder = graph.path if graph.path.is_dir() else graph.path.resolve().parent
+    if not is_finished(folder):
+        return None
+    try:
+        whole = load_artifact(folder, verify=False)
+    except ArtifactError:  # another program's manifest.json
+        return None
+    target = whole.facts.get("target") if whole.kind == "graph" and graph.main.name in whole.manifest.files else None
+    return next((known for known in get_args(Target) if known == target), None)
 
 
 def _is_for_cpu(model: ModelProto) -> bool:

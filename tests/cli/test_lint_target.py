@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
 from retort.cli import engines
 from retort.cli.app import app
+from retort.core.artifact import new_artifact
+from retort.core.context import Place
+from retort.core.facts.record import Record
+from retort.core.options.stage_options import Target
+
+TARGETS = ("cpu", "tensorrt")
+
+
+class AnyTarget(Record):
+    """The target among the facts of an export."""
+
+    target: Target
 
 
 def written(kind: type, path: Path) -> Path:
@@ -36,3 +50,23 @@ def test_a_file_for_the_cpu_is_recognised(tmp_path: Path) -> None:
         for path, more in ((unsigned, []), (signed, []), (unsigned, ["--target", "cpu"]))
     ]
     assert ["made for the cpu" in " ".join(text.split()) for text in shown] == [True, False, False]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_target_of_an_export_is_the_default(tmp_path: Path, target: Target) -> None:
+    """The folder of an export and the file in it are checked for the target that it was made for."""
+    with new_artifact(Place(tmp_path / "made", "1"), "graph", "export") as draft:
+        written(np.int8, draft.folder / "model.onnx")
+        draft.facts = AnyTarget(target=target)
+    shutil.copy(tmp_path / "made" / "model.onnx", tmp_path / "copy.onnx")
+    (tmp_path / "manifest.json").write_text("{}")
+    for path, wanted in (
+        (tmp_path / "made", target),
+        (tmp_path / "made/model.onnx", target),
+        (tmp_path / "copy.onnx", ""),
+    ):
+        shown = CliRunner().invoke(app, ["lint", str(path), "--json"])
+        asked = CliRunner().invoke(app, ["lint", str(path), "--json", "--target", wanted or "tensorrt"])
+        assert shown.output == asked.output
+    other = [CliRunner().invoke(app, ["lint", str(tmp_path / "made"), "--target", name]).output for name in TARGETS]
+    assert len(set(other)) > 1
