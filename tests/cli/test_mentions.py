@@ -28,6 +28,8 @@ OTHERS = {
 """Options of pip, trtexec and the scripts of this repository."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-zA-Z0-9-]+")
 COMMAND = re.compile(r"(?:^|[`$&| ])\s*retort ([a-z]+)((?: [^`\n;|&]*)?)")
+OF_COMMAND = re.compile(r"(--[a-z][a-z-]+)`? of `([a-z]+)`")
+BARE = re.compile(r"`([a-z]+) (?:[^`\n]*? )?(--[a-z][a-z-]+)[^`\n]*`")
 INLINE = re.compile(r"`(\w+): \{(\w+): ")
 DOTTED = re.compile(r"`(\w+)\.(\w+)[`: =]")
 
@@ -64,6 +66,9 @@ def texts() -> Iterator[tuple[str, str]]:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield f"{where}:{node.lineno}", node.value
+                if isinstance(node, ast.JoinedStr):
+                    parts = (item.value if isinstance(item, ast.Constant) else "…" for item in node.values)
+                    yield f"{where}:{node.lineno}", "".join(map(str, parts))
 
 
 def shown(command: str) -> set[str]:
@@ -95,6 +100,12 @@ def test_flags_belong_to_the_command_they_stand_behind() -> None:
         for command, rest in COMMAND.findall(text.replace("\\\n", " ")):
             if command in callbacks():
                 wrong |= {f"{where}: {command} {flag}" for flag in FLAG.findall(rest) if flag not in flags_of(command)}
+        for flag, command in OF_COMMAND.findall(text):
+            if command in callbacks() and flag not in flags_of(command):
+                wrong.add(f"{where}: {flag} of {command}")
+        for command, flag in BARE.findall(text):
+            if command in callbacks() and flag not in flags_of(command):
+                wrong.add(f"{where}: {command} {flag}")
     assert sorted(wrong) == []
 
 
