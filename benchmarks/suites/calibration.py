@@ -116,7 +116,7 @@ def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         [
             row["method"],
             f"{row['cpu_s']:.0f}",
-            "" if first is None else f"{row['cpu_s'] / first:.2f}x",
+            "" if first is None else f"{row['cpu_s'] / first:.2f}×",
             f"{row['above_model_bytes'] / 1e6:.0f}",
         ]
         for row in rows

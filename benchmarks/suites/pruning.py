@@ -185,7 +185,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
             accuracy = row["accuracy"][key]
             speeds = [row["speedup"][str(batch)].get(key, [1.0])[0] for batch in BATCHES]
             cells = [f"{state['share']:.1%}", f"{accuracy['before']:.1%}", f"{accuracy['after']:.1%}"]
-            cells += [f"{speed:.2f}x" for speed in speeds]
+            cells += [f"{speed:.2f}×" for speed in speeds]
             lines.append([row["net"], key, *cells, f"{state['seconds']:.1f}" if "seconds" in state else ""])
         if "lead" in row:
             lead = row["lead"]

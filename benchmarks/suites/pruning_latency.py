@@ -81,7 +81,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     for row in rows:
         start = [row["net"], str(row["batch"])]
         if "error" in row:
-            lines.append([*start, "", f"{row['asked_share']:.2f}x", *[""] * 4, f"{row['seconds']:.0f}", row["error"]])
+            lines.append([*start, "", f"{row['asked_share']:.2f}×", *[""] * 4, f"{row['seconds']:.0f}", row["error"]])
             continue
         got = f"{row['got_ms']:.3g} [{row['got_low_ms']:.3g}, {row['got_high_ms']:.3g}]"
         off = f"{row['got_ms'] / row['asked_ms'] - 1:+.1%}"

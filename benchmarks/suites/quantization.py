@@ -264,7 +264,7 @@ def table(rows: Sequence[State]) -> list[list[str]]:
             cells += ["" if noise is None else f"{noise:.1f}", f"{state['size_bytes'] / 1000:.0f}"]
             for batch in BATCHES:
                 value, low, high = state["speedup"][str(batch)]
-                cells.append(f"{value:.2f}x [{low or 0:.2f}, {high or 0:.2f}]")
+                cells.append(f"{value:.2f}× [{low or 0:.2f}, {high or 0:.2f}]")
             spent = [f"{state[key]:.0f}" if key in state else "" for key in ("seconds", "peak_mb", "commands")]
             lines.append([row["net"], tool, *cells, *spent])
     return lines

@@ -151,7 +151,7 @@ def warn(console: Console, facts: PruneFacts, options: PruneOptions) -> None:
 def _report_latency(console: Console, found: PruneLatency) -> None:
     low, high, speed = found.got_low_ms, found.got_high_ms, found.speedup.value
     ends = "(not bounded: too few rounds)" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
-    text = f"{found.got_ms:.4g} ms {ends}, budget {found.asked_ms:.4g} ms, speedup {speed:.2f}x"
+    text = f"{found.got_ms:.4g} ms {ends}, budget {found.asked_ms:.4g} ms, speedup {speed:.2f}×"
     if found.verdict == "missed":
         console.warn(f"{text}: not within 5%")
     else:

@@ -241,7 +241,7 @@ def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, contex
 
 def _report_speed(ratios: Ratios, floating: Sequence[FloatNode], console: Console) -> None:
     """Print the ratios; if INT8 is not faster, also warn and list the layers that are not INT8."""
-    shown = ", ".join(f"{ratio.value:.2f}x at batch {batch} ({ratio.span})" for batch, ratio in ratios.items())
+    shown = ", ".join(f"{ratio.value:.2f}× at batch {batch} ({ratio.span})" for batch, ratio in ratios.items())
     console.stage("quantize", f"speedup over FP32: {shown}")
     slower = [batch for batch, ratio in ratios.items() if ratio.verdict == "slower"]
     unknown = {batch: ratio.why_undecided for batch, ratio in ratios.items() if ratio.verdict == "cannot tell"}
@@ -258,7 +258,7 @@ def _report_tried(found: PlacementFacts, console: Console) -> None:
     for item in found.tried:
         same = set(item.float) == set(found.float) and item.first_layer == found.first_layer
         kept = "kept" if found.changes_something and same else "tried"
-        shown = ", ".join(f"{ratio.value:.2f}x at batch {batch}" for batch, ratio in item.speed.items())
+        shown = ", ".join(f"{ratio.value:.2f}× at batch {batch}" for batch, ratio in item.speed.items())
         what = (
             f"{counted(item.float, 'layer or operator', 'layers and operators')} in floating point"
             if item.float

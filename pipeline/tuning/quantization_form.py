@@ -72,8 +72,8 @@ class Trial:
         return FormTrial(sqnr_db=ratio, accuracy_drop=self.drop, speedup=times)
 
     def describe(self) -> str:
-        """``24.1 dB, 3.12x at batch 1, 2.90x at batch 32``."""
-        times = ", ".join(f"{ratio.value:.2f}x at batch {batch}" for batch, ratio in self.speedup.items())
+        """``24.1 dB, 3.12× at batch 1, 2.90× at batch 32``."""
+        times = ", ".join(f"{ratio.value:.2f}× at batch {batch}" for batch, ratio in self.speedup.items())
         return f"{self.sqnr_db:.1f} dB, {times}"
 
 

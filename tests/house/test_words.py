@@ -32,12 +32,12 @@ MANY = {
 NAMES_OF_KINDS = re.compile(r"\b[Aa] $")
 
 
-def texts() -> Iterator[tuple[str, int, ast.JoinedStr]]:
-    """Every f-string of the package, with its file and line."""
+def texts(*also: str) -> Iterator[tuple[str, int, ast.JoinedStr]]:
+    """Every f-string of the package and of the folders ``also``, with its file and line."""
     for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*.py")):
             where = path.relative_to(ROOT).as_posix()
-            if where.startswith("benchmarks/suites/"):
+            if where.startswith("benchmarks/suites/") and not where.startswith(also):
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
@@ -83,3 +83,15 @@ def test_pages_have_no_wrong_plural(page: str) -> None:
     assert not re.findall(
         r"(?<![\d.,×])\b1 (?:gates|samples|stages|layers|faults|outputs)\b|\ba (?:archive|engine)\b", path.read_text()
     )
+
+
+def test_ratios_have_one_sign() -> None:
+    """A ratio is written as 1.07×; the letter x stands only in what users type, such as 0.5x."""
+    wrong = []
+    for where, line, node in texts("benchmarks/suites/"):
+        for number, words in pairs(node):
+            if isinstance(number, ast.FormattedValue) and isinstance(words, ast.Constant):
+                form = ast.unparse(number.format_spec) if number.format_spec else ""
+                if re.search(r"[0-9][fg]", form) and re.match(r"x\b", str(words.value)):
+                    wrong.append(f"{where}:{line}: {{{ast.unparse(number.value)}}}x")
+    assert not wrong, "\n".join(wrong)

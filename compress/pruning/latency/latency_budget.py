@@ -178,7 +178,7 @@ class LatencyBudget:
             candidate = cut(program, coupling, remove(len(coupling.unions), curves.group_cuts, state))
             share = self._share([step, sorted(state.items()), again], candidate)
             self.tried.append(share)
-            self.console.say(f"candidate {len(self.tried)}: {share:.3f}x of the dense time{', again' if again else ''}")
+            self.console.say(f"candidate {len(self.tried)}: {share:.3f}× of the dense time{', again' if again else ''}")
             return share
 
         return _timed
@@ -189,8 +189,8 @@ class LatencyBudget:
     def _out_of_reach(self, asked: float, best: float) -> UserError:
         dense = self.requested()[1]
         return UserError(
-            f"prune: {asked:.3g}x of the dense time ({asked * dense:.4g} ms) cannot be reached; the best found takes"
-            f" {best:.3g}x ({best * dense:.4g} ms)",
+            f"prune: {asked:.3g}× of the dense time ({asked * dense:.4g} ms) cannot be reached; the best found takes"
+            f" {best:.3g}× ({best * dense:.4g} ms)",
             f"set the share to {best * 1.01:.3f} or more, lower min_channels or align, or exclude fewer layers",
             best=best,
             best_ms=best * dense,
@@ -208,7 +208,7 @@ class LatencyBudget:
             speedup = self._final(program, 2 * _FINAL)
         if speedup.value <= 1 or speedup.tendency == "slower":
             raise VerificationError(
-                f"the pruned program is not faster: {speedup.value:.2f}x the dense one's speed ({speedup.span})",
+                f"the pruned program is not faster: {speedup.value:.2f}× the dense one's speed ({speedup.span})",
                 "nothing was written; measure on a less busy machine, or give a smaller budget",
                 speedup=speedup.to_dict(),
             )
