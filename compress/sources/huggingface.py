@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -71,9 +73,10 @@ def load_pretrained(folder: Path, task: str | None = None) -> nn.Module:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind = getattr(transformers, TASKS[task] if task else _saved_class(config, transformers))
-        model, loading = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        with _no_bars_in_logs(transformers):
+            model, loading = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and safetensors' errors alike
         raise ArtifactError(
             f"{folder} cannot be loaded: {_first_line(error)}",
@@ -111,6 +114,20 @@ def free_axes(feeds: Mapping[str, Array | torch.Tensor]) -> dict[str, dict[int, 
         for name, value in feeds.items()
         if value.ndim == 2 and value.shape[1] > 1 and not torch.as_tensor(value).is_floating_point()
     }
+
+
+@contextmanager
+def _no_bars_in_logs(transformers: Any) -> Iterator[None]:
+    """Without a terminal, the loading bars of the library would be hundreds of characters in a log."""
+    bars = transformers.utils.logging
+    if sys.stderr.isatty() or not bars.is_progress_bar_enabled():
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()
 
 
 def _library() -> Any:

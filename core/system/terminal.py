@@ -50,6 +50,16 @@ def open_closed_streams() -> None:
         setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115  # until the end
 
 
+def no_bars_in_logs() -> None:
+    """Without a terminal, libraries that a user's code calls draw no bars of loading and downloading.
+
+    What the user has set already stays as it is.
+    """
+    if not sys.stderr.isatty():
+        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
+
+
 def close_broken_pipe() -> None:
     """Give the standard output another target after its reader ended, so that nothing is reported at the exit."""
     with contextlib.suppress(OSError, ValueError):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,33 @@ def test_a_directory_becomes_a_program_and_a_graph_of_any_length(
     found = session.run({"input_ids": tokens, "attention_mask": np.ones_like(tokens)})["logits"]
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), model(torch.from_numpy(tokens)).logits)
+
+
+def test_a_log_has_no_loading_bars(bert: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal, neither Retort's loading nor a later one of the same process is changed in anything else."""
+    bars = transformers.utils.logging
+    bars.enable_progress_bar()
+    load_pretrained(bert)
+    assert "%|" not in capfd.readouterr().err
+    assert bars.is_progress_bar_enabled()
+
+
+def test_a_factory_that_loads_a_model_draws_no_bars_in_a_log(bert: Path, tmp_path: Path) -> None:
+    """The command line turns the bars off before the user's code is imported, unless the user has set it."""
+    lines = ["import transformers", "def build():", "    kind = transformers.BertForSequenceClassification"]
+    (tmp_path / "own_bert.py").write_text("\n".join([*lines, f"    return kind.from_pretrained({str(bert)!r})", ""]))
+    np.savez(tmp_path / "rows.npz", input_ids=np.ones((20, 5), np.int64))
+    command = [sys.executable, "-m", "retort", "capture", "own_bert:build", "--data", "rows.npz"]
+    clean = {name: value for name, value in os.environ.items() if "PROGRESS_BARS" not in name}
+    shown = []
+    for more in ({}, {"HF_HUB_DISABLE_PROGRESS_BARS": "0"}):
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**clean, **more}, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        shown.append("%|" in done.stderr)
+        shutil.rmtree(tmp_path / "runs")
+    assert shown == [False, True]
 
 
 @pytest.mark.parametrize(
