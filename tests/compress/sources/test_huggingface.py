@@ -66,7 +66,7 @@ def test_a_directory_becomes_a_program_and_a_graph_of_any_length(
 
 def test_a_log_has_no_loading_bars(bert: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Without a terminal, neither Retort's loading nor a later one of the same process is changed in anything else."""
-    bars = transformers.utils.logging
+    bars: Any = transformers.utils.logging
     bars.enable_progress_bar()
     load_pretrained(bert)
     assert "%|" not in capfd.readouterr().err
