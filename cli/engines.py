@@ -12,6 +12,7 @@ from ..core.artifact import Artifact, is_finished, load_artifact, raise_if_not
 from ..core.console import Console
 from ..core.counts import counted
 from ..core.errors import ArtifactError, VerificationError
+from ..core.facts.any_facts import AnyFacts
 from ..core.options.stage_options import EngineOptions, Target
 from ..core.system.owned_folders import claim_file
 from ..pipeline.dispatch import run_stage
@@ -163,7 +164,9 @@ def _exported_for(graph: Artifact) -> Target | None:
         whole = load_artifact(folder, verify=False)
     except ArtifactError:  # another program's manifest.json
         return None
-    target = whole.facts.get("target") if whole.kind == "graph" and graph.main.name in whole.manifest.files else None
+    if whole.kind != "graph" or graph.main.name not in whole.manifest.files:
+        return None
+    target = whole.facts_as(AnyFacts).target
     return next((known for known in get_args(Target) if known == target), None)
 
 

@@ -14,9 +14,11 @@ class AnyFacts(Record):
         macs: multiply-accumulates for one sample.
         batch_invariant: false if the outputs of a sample depend on the other samples in its batch.
         history: the epochs of its training.
+        target: the target that it was made for.
     """
 
     parameters: int | None = None
     macs: int | None = None
     batch_invariant: bool = True
     history: tuple[Epoch, ...] = ()
+    target: str | None = None
