@@ -86,11 +86,12 @@ def compare_results(before: Result, after: Result) -> Comparison:
 def comparison_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the table for a terminal."""
     batches = sorted({batch for change in comparison.changes for batch in change.speed})
+    metric = next((change.before.metric for change in comparison.changes if change.before.metric), None)
     columns = [
         "stage",
         "size",
         "metric",
-        "loss",
+        formatting.loss_name(metric.name) if metric else "loss",
         *(name for batch in batches for name in (f"batch {batch}", "× faster")),
     ]
     return columns, [_row(change, batches) for change in comparison.changes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core.metrics.task_metrics import METRIC_UNIT
+from ...core.metrics.task_metrics import HIGHER_IS_BETTER, METRIC_UNIT
 from ..result import Spread
 
 DASH = "–"
@@ -106,11 +106,20 @@ def drop_value(name: str, value: float | None, signed: bool = False) -> str:
 
 
 def change_text(name: str, drop: float) -> str:
-    """``lost 0.28 pp`` or ``gained 0.28 pp``; ``lost nothing`` where the figures are equal."""
+    """``lost 0.28 pp`` or ``gained 0.28 pp``; ``lost nothing`` where the figures are equal.
+
+    An error that grew is ``worse by 0.012``, because "mse lost 0.012" would say that it shrank.
+    """
     shown = drop_value(name, abs(drop))
     if not any(digit in shown for digit in "123456789"):
         return "lost nothing"
-    return f"{'lost' if drop > 0 else 'gained'} {shown}"
+    words = ("lost", "gained") if HIGHER_IS_BETTER[name] else ("worse by", "better by")
+    return f"{words[0] if drop > 0 else words[1]} {shown}"
+
+
+def loss_name(name: str, usual: str = "loss") -> str:
+    """The heading of losses, which are positive where a metric is worse: ``rise`` for errors, which grow then."""
+    return usual if HIGHER_IS_BETTER[name] else "rise"
 
 
 def drop_range(name: str, spread: Spread | None) -> str:

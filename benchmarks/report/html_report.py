@@ -46,6 +46,7 @@ def render(result: Result, title: str | None = None) -> str:
         tiles=tiles(result),
         batches=_batches(result),
         metric=_metric_name(result),
+        loss=formatting.loss_name(_metric_name(result) or "accuracy"),
         stages=[_stage_cells(result, stage) for stage in result.stages],
         plots=[{"plot": plot, "drawing": plot.svg} for plot in all_plots(result)],
         machine=describe(result.env) if "cpu" in result.env else "",

@@ -108,12 +108,11 @@ def drops(result: Result) -> Plot | None:
         for stage in result.stages
         if stage.drop is not None and stage.stage != result.reference
     ]
-    unit = formatting.drop_unit(metric.name)
+    loss, unit = formatting.loss_name(metric.name), formatting.drop_unit(metric.name)
     limit = " The tick is the gate's bound." if any(row.bound is not None for row in rows) else ""
-    caption = (
-        f"Loss of {metric.name} against {result.reference} on the same {metric.n:,} samples. Right is worse.{limit}"
-    )
-    return _intervals(f"loss of {metric.name}", caption, rows, 0.0, False, f"loss{unit}", formatting.tick)
+    against = f"{metric.name} against {result.reference} on the same {metric.n:,} samples"
+    caption = f"{loss.capitalize()} of {against}. Right is worse.{limit}"
+    return _intervals(f"{loss} of {metric.name}", caption, rows, 0.0, False, f"{loss}{unit}", formatting.tick)
 
 
 def sizes(result: Result) -> Plot:

@@ -95,7 +95,7 @@ def _metric_columns(result: Result) -> list[str]:
     if metric is None:
         return []
     interval = f"[{formatting.percent(metric.confidence).replace(' ', '')}]"
-    return [f"{metric.name} {interval}", f"drop {interval}"]
+    return [f"{metric.name} {interval}", f"{formatting.loss_name(metric.name, 'drop')} {interval}"]
 
 
 def _row(result: Result, stage: StageEntry, batches: Sequence[int]) -> list[str]:

@@ -187,6 +187,11 @@ def test_table_has_a_row_per_stage_and_fits(found: result.Result) -> None:
         (formatting.drop_value("sqnr", 1.2, signed=True), "+1.20 dB"),
         (formatting.drop_range("sqnr", result.Spread(value=1.2, low=-0.5, high=2.9, confidence=0.95)), "[−0.50, 2.90]"),
         (formatting.drop_unit("sqnr"), ", dB"),
+        (formatting.change_text("accuracy", 0.0028), "lost 0.28 pp"),
+        (formatting.change_text("accuracy", -0.0028), "gained 0.28 pp"),
+        (formatting.change_text("mse", 0.0123), "worse by 0.0123"),
+        (formatting.change_text("mse", -0.0123), "better by 0.0123"),
+        (formatting.change_text("mae", 0.0), "lost nothing"),
         (formatting.digits(0.7312), "0.731"),
         (formatting.digits(1464.2), "1,464"),
     ],
@@ -339,6 +344,23 @@ def test_regression_metrics_are_shown_in_their_own_unit(tmp_path: Path) -> None:
     found = measured(tmp_path, metric="mse")
     assert "pp" not in " ".join(cell for row in table.table_rows(found)[1] for cell in row)
     assert " with mse +" in html_report.verdict(found)[0]
+
+
+@pytest.mark.parametrize(("metric", "name"), [("mse", "rise"), ("accuracy", "drop")])
+def test_the_heading_of_a_loss_has_its_direction(tmp_path: Path, metric: MetricName, name: str) -> None:
+    """A worse model has a positive rise of its error, or a positive drop of its accuracy, with these words."""
+    found = measured(tmp_path, metric=metric)
+    reference, worse = found.stages[0], found.stages[-1]
+    assert known(worse.drop).value is not None
+    higher = known(known(worse.metric).value) > known(known(reference.metric).value)
+    assert (known(known(worse.drop).value) > 0) == (higher if metric == "mse" else not higher)
+    assert table.table_rows(found)[0][4].startswith(name)
+    assert compare.comparison_rows(compare.compare_results(found, found))[0][3] == (
+        "rise" if name == "rise" else "loss"
+    )
+    page = tmp_path / "report.html"
+    html_report.write_report(found, page)
+    assert (">rise</th>" in page.read_text()) == (name == "rise")
 
 
 def test_comparison_of_two_results(found: result.Result, tmp_path: Path) -> None:
