@@ -69,22 +69,24 @@ def serve(
     options = build_options(ServeOptions, flags, set_)
     headers, base = parse_headers(header), Address.parse(url).server if url else ""
     artifact = load_artifact(packed_last(archive))
+    own = logs
     for start in range(options.restarts + 1):
         if start:
-            screen.warn(f"TorchServe ended by itself, see {logs}; it is started again ({start} of {options.restarts})")
+            screen.warn(f"TorchServe ended by itself, see {own}; it is started again ({start} of {options.restarts})")
         with ExitStack() as stack:
             server = stack.enter_context(running(options, artifact, logs=logs, console=screen))
             stack.enter_context(announced(server.url, server.name, server.management_url))
+            own = logs if server.logs == logs.resolve() else server.logs  # another server may have the folder
             options = options.model_copy(update={"port": server.ports.inference})
             try:
                 if start == 0:
-                    _tell(server, base or server.url, logs, headers, screen)
+                    _tell(server, base or server.url, own, headers, screen)
                 while server.process.alive():
                     time.sleep(0.5)
             except KeyboardInterrupt:
                 screen.say("stopped")
                 return
-    raise ServingError("TorchServe ended by itself", f"see {logs}; --restarts starts it again")
+    raise ServingError("TorchServe ended by itself", f"see {own}; --restarts starts it again")
 
 
 def _tell(server: Server, base: str, logs: Path, headers: Mapping[str, str], screen: Console) -> None:

@@ -92,6 +92,20 @@ def test_json_has_the_lines_that_are_printed(tmp_path: Path) -> None:
     assert Path(value["request"]).read_bytes().startswith(b'{"x"')
 
 
+def test_two_servers_in_one_folder_have_their_own_logs(tmp_path: Path) -> None:
+    """The second says where its logs are; both write their own, and the request of each lies with them."""
+    made = archive("vector", tmp_path)
+    with served(made, tmp_path) as (first, _), served(made, tmp_path, "--json") as (second, process):
+        value = json.loads(second)
+        own = tmp_path / "logs" / "2"
+        assert "(logs in logs;" in first
+        assert value["logs"] == str(own)
+        assert Path(value["request"]).parent == own
+        for folder in (own.parent, own):
+            assert (folder / "console.log").read_text().count("Model server started") == 1
+        assert process.poll() is None
+
+
 @pytest.mark.parametrize("kind", ["text", pytest.param("image", marks=pytest.mark.slow), "large"])
 def test_what_is_printed_can_be_pasted(kind: str, tmp_path: Path) -> None:
     """The printed lines are answered in a shell and in Python."""
