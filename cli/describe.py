@@ -70,7 +70,7 @@ def verify_archives(artifacts: Sequence[Artifact]) -> None:
 
 
 def signature_of(artifact: Artifact) -> Signature | None:
-    """Inputs and outputs of a program, a graph or an engine; None for other kinds.
+    """Inputs and outputs of a program, a graph, an engine or an archive; None for other kinds.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -84,6 +84,11 @@ def signature_of(artifact: Artifact) -> Signature | None:
         return graph_signature(model, artifact.main) if tensors else None
     if artifact.kind == "program":
         return read_signature(artifact.main)
+    if artifact.kind == "archive":
+        from ..serve.engine import SIGNATURE
+        from ..serve.torchserve.mar import read_member
+
+        return Signature.from_json(read_member(artifact.main, SIGNATURE))
     stored = artifact.main.with_name("signature.json")
     return Signature.from_json(stored.read_bytes()) if artifact.kind == "engine" and stored.is_file() else None
 
@@ -92,8 +97,8 @@ def ports(signature: Signature) -> list[tuple[str, str, str, str]]:
     """Inputs and outputs as rows of a table: side, name, type, axes."""
     sides = (("input", signature.inputs), ("output", signature.outputs))
     rows = [(side, spec.name, spec.dtype, "×".join(map(str, spec.shape))) for side, specs in sides for spec in specs]
-    names = shortened(signature.classes)
-    return [*rows, ("classes", names, "", str(len(signature.classes)))] if names else rows
+    texts = {"classes": signature.classes, "symbols": tuple(map(repr, signature.symbols))}
+    return [*rows, *((what, shortened(names), "", str(len(names))) for what, names in texts.items() if names)]
 
 
 def dump(value: Any) -> str:

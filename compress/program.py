@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.backends.eager import PROGRAM_FILE, SIGNATURE_FILE, load_exported, quiet
 from ..core.console import SILENT, Console
 from ..core.context import Place
-from ..core.data.splits import Split, batches
+from ..core.data.splits import Split, Splits, batches
 from ..core.errors import ArtifactError, DataError
 from ..core.facts.program_facts import ProgramFacts
 from ..core.system.atomic_files import write_atomically
@@ -153,11 +153,11 @@ def save_program(program: Program, path: Path) -> None:
         write_atomically(path, lambda stream: torch.export.save(exported, stream, extra_files=extra))
 
 
-def load_program(path: Path, classes: Sequence[str] = ()) -> Program:
+def load_program(path: Path, data: Splits | None = None) -> Program:
     """Read a program written by :func:`save_program`.
 
     Args:
-        classes: names of the classes for a program that has none.
+        data: names the classes, and the symbols of texts, of a program that has none.
 
     Raises:
         ArtifactError: the file is truncated, altered or foreign.
@@ -173,7 +173,8 @@ def load_program(path: Path, classes: Sequence[str] = ()) -> Program:
     else:
         train_eval_mode.from_json(module, facts["modes"], str(path))
     train_eval_mode.apply(module, False)
-    return Program(module, signature.naming(classes), _example(exported, signature), facts["meta"])
+    signature = signature if data is None else data.describing(signature)
+    return Program(module, signature, _example(exported, signature), facts["meta"])
 
 
 def predict(program: Program, split: Split, batch_size: int = 256, console: Console = SILENT) -> dict[str, Array]:

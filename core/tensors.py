@@ -83,12 +83,15 @@ class Signature:
         batch_invariant: whether a sample's outputs are independent of the other samples in the batch; false for
             dynamically quantized graphs (serve.md H17).
         classes: names of the classes in the order of the scores; empty if they are not known.
+        symbols: characters of a text input in the order of their numbers, from 2 (0 pads, 1 is any other character);
+            empty for other models. :mod:`retort.core.symbols` makes numbers of texts with them.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch_invariant: bool = True
     classes: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
 
     def naming(self, classes: Sequence[str]) -> Signature:
         """The signature with names of classes; those that it has stay, and names that fit no output are left out."""
@@ -96,6 +99,19 @@ class Signature:
             return self
         named = replace(self, classes=tuple(map(str, classes)))
         return named if named.classified is not None else self
+
+    def spelling(self, symbols: Sequence[str]) -> Signature:
+        """The signature with the characters of a text input; those that it has stay, and without such an input none."""
+        if self.symbols or not symbols:
+            return self
+        spelled = replace(self, symbols=tuple(symbols))
+        return spelled if spelled.spelled is not None else self
+
+    @property
+    def spelled(self) -> TensorSpec | None:
+        """The input that :attr:`symbols` spells: the first with a row of whole numbers per sample."""
+        rows = [spec for spec in self.inputs if spec.dtype in ("int32", "int64") and len(spec.shape) == 2]
+        return next(iter(rows), None) if self.symbols else None
 
     @property
     def classified(self) -> TensorSpec | None:
@@ -189,8 +205,9 @@ class Signature:
     def to_json(self) -> str:
         """Convert to compact JSON; equal signatures give the same bytes."""
         value = asdict(self)
-        if not self.classes:
-            del value["classes"]
+        for name in ("classes", "symbols"):
+            if not value[name]:
+                del value[name]
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
     @staticmethod
@@ -203,8 +220,8 @@ class Signature:
         try:
             raw = json.loads(text)
             specs = {key: tuple(_spec(item) for item in raw[key]) for key in ("inputs", "outputs")}
-            classes = tuple(map(str, list(raw.get("classes", ()))))
-            return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)), classes)
+            texts = (tuple(map(str, list(raw.get(name, ())))) for name in ("classes", "symbols"))
+            return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)), *texts)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error
 

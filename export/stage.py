@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..core.backends.ort import SIGNATURE_KEY
 from ..core.console import SILENT, Console
 from ..core.context import Context, Place
 from ..core.counts import counted
-from ..core.data.splits import rows_of
+from ..core.data.splits import Splits, rows_of
 from ..core.dynamic_kernels import DEPENDENT_ROWS
 from ..core.errors import DataError, UserError, VerificationError
 from ..core.facts.any_facts import AnyFacts
@@ -55,8 +55,7 @@ def export(options: ExportOptions, parent: Artifact, place: Place, context: Cont
     calibration = fit_context(context, parent.main).data.calibration
     samples = rows_of(calibration, max(*options.batch_sizes, options.golden))
     chosen = options if options.target is not None else options.model_copy(update={"target": context.target})
-    more, classes = partial(rows_of, calibration), context.data.classes
-    return write_graph(chosen, parent, place, samples, context.console, more, classes)
+    return write_graph(chosen, parent, place, samples, context.console, partial(rows_of, calibration), context.data)
 
 
 def write_graph(
@@ -66,7 +65,7 @@ def write_graph(
     samples: Feeds,
     console: Console = SILENT,
     more: Callable[[int], Feeds] | None = None,
-    classes: Sequence[str] = (),
+    data: Splits | None = None,
 ) -> Artifact:
     """Write a program as ONNX and prove that the file computes the same.
 
@@ -78,7 +77,7 @@ def write_graph(
         samples: real inputs, with at least one row.
         console: shows progress.
         more: reads a number of samples, on which a quantized file is compared again before it is refused.
-        classes: names of the classes for a program that has none.
+        data: names the classes, and the symbols of texts, of a program that has none.
 
     Raises:
         ArtifactError: the program cannot be read, or the target does not support its quantization.
@@ -97,7 +96,7 @@ def write_graph(
     wanted = options.target or "cpu"
     opset = _opset(options, wanted, OPSETS[wanted])
     exported, signature, stored = load_exported(artifact.main)
-    signature = signature.naming(classes)
+    signature = signature if data is None else data.describing(signature)
     _require_samples(samples, signature)
     console.stage("export", f"{artifact.path.name} for {wanted}, opset {opset}")
     program = retarget(exported, wanted)

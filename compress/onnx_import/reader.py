@@ -70,7 +70,7 @@ class Graph:
         outputs: names with dtypes.
         opset: version of the standard operators.
         fixed: the values of inputs that were made constants.
-        classes: names of the classes, if Retort wrote the file and knew them.
+        written: the signature of the file, if Retort wrote it.
     """
 
     nodes: tuple[Node, ...]
@@ -79,7 +79,7 @@ class Graph:
     outputs: dict[str, str]
     opset: int
     fixed: dict[str, NDArray[Any]] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
+    written: Signature | None = None
 
 
 def read_graph(
@@ -102,7 +102,7 @@ def read_graph(
     _require_floating(model, path)
     fixed = fixed_values(model.graph, values)
     stored = next((item.value for item in model.metadata_props if item.key == SIGNATURE_KEY), "")
-    classes = Signature.from_json(stored).classes if stored else ()
+    written = Signature.from_json(stored) if stored else None
     model = normalize(model, known, values)
     graph = model.graph
     _require_standard(graph)
@@ -112,7 +112,7 @@ def read_graph(
         raise ModelError(f"{path} has no input", "give a model with inputs")
     opset = max((item.version for item in model.opset_import if item.domain in STANDARD), default=1)
     outputs = {item.name: _dtype(item) for item in graph.output}
-    return Graph(_nodes(graph), constants, inputs, outputs, opset, fixed, classes)
+    return Graph(_nodes(graph), constants, inputs, outputs, opset, fixed, written)
 
 
 def require_floating(path: Path) -> None:

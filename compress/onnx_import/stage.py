@@ -101,7 +101,8 @@ def _captured(
             notes.append(f"the axis '{axis}' is fixed to the size of the samples: {error.message}")
             layout = fix_axis(layout, axis, given)
     notes += require_agreement(path, graph, layout, program, feeds)
-    program.signature = program.signature.naming(graph.classes)
+    if graph.written is not None:
+        program.signature = program.signature.naming(graph.written.classes).spelling(graph.written.symbols)
     if notes:
         program.meta.setdefault(NOTES, []).extend(notes)
     return program

@@ -59,7 +59,7 @@ def prune(
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
     raise_if_not(parent, "program")
-    original, context = load_program(parent.main, context.data.classes), fit_context(context, parent.main)
+    original, context = load_program(parent.main, context.data), fit_context(context, parent.main)
     data, task, console = context.data, context.task, context.console
     give_back()
     _require_dense(original)

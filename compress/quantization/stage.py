@@ -41,7 +41,7 @@ def quantize(
         RetortError: as :func:`quantize_program` and :func:`.rescue.above_floor`.
     """
     raise_if_not(parent, "program")
-    reference, context = load_program(parent.main, context.data.classes), fit_context(context, parent.main)
+    reference, context = load_program(parent.main, context.data), fit_context(context, parent.main)
     fitted = within(reference, options)
     judged = above_floor(reference, quantize_with(reference, fitted, context, gains), fitted, context)
     found, result = judged.found, judged.found.program

@@ -137,7 +137,7 @@ def train(options: TrainOptions, parent: Artifact, place: Place, context: Contex
         RetortError: as :func:`fit`.
     """
     raise_if_not(parent, "program")
-    program = load_program(parent.main, context.data.classes)
+    program = load_program(parent.main, context.data)
     context = fit_context(context, parent.main)
     result = fit(program, options, context)
     doubt = doubt_of(program, context.data, context.task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def load_data(spec: DataSpec, base: Path, seed: int = 0, task: Task | None = Non
     found = _read(spec, base, task)
     for note in found.notes:
         console.stage("data", f"{spec.source}: {note}")
-    splits = complete(found.splits, found.classes, spec, seed)
+    splits = replace(complete(found.splits, found.classes, spec, seed), symbols=found.symbols)
     for where in NAMES:
         _check(getattr(splits, where), where, spec.source)
     return splits
@@ -63,7 +64,7 @@ def _read(spec: DataSpec, base: Path, task: Task | None) -> SourceSplits:
 
 def _from_user(value: Any, source: str) -> SourceSplits:
     if isinstance(value, Splits):
-        return SourceSplits({key: getattr(value, key) for key in NAMES}, value.classes)
+        return SourceSplits({key: getattr(value, key) for key in NAMES}, value.classes, symbols=value.symbols)
     if isinstance(value, Mapping):
         classes = tuple(map(str, value.get("classes", ()))) or classes_of(value.get(TRAIN))
         named = {ALIASES.get(str(key), str(key)): part for key, part in value.items() if key != "classes"}

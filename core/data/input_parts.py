@@ -116,11 +116,16 @@ class JoinedSplit:
 
 @dataclass(frozen=True)
 class SourceSplits:
-    """What a source has: its splits, the names of its classes, and remarks about how it was read."""
+    """What a source has: its splits, the names of its classes, remarks about how it was read, and its symbols.
+
+    Attributes:
+        symbols: the characters of its texts in the order of their numbers, if they are numbered.
+    """
 
     splits: Named
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    symbols: tuple[str, ...] = ()
 
 
 def joined(parts: Sequence[InputPart], count: int, targets: Array | None) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..tensors import BATCH, Array, Signature, TensorSpec
 from .class_labels import shortened
 from .input_parts import JoinedSplit, LoadedPart
 from .splits import NAMES, TRAIN, Split, Splits, Subset, targets_in_memory
+from .text_encoding import respelled
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,15 @@ def _rows_first(split: Split) -> Split:
     return split
 
 
+def _spelled(split: Split, symbols: tuple[str, ...]) -> Split:
+    """A split whose characters have the numbers of a model's symbols, if it has any."""
+    if isinstance(split, Subset | Renamed):
+        return replace(split, parent=_spelled(split.parent, symbols))
+    if not symbols or not isinstance(split, JoinedSplit):
+        return split
+    return replace(split, parts=tuple(respelled(part, symbols) for part in split.parts))
+
+
 def laid_out(rows: Array, spec: TensorSpec | None) -> Array:
     """Samples, which are rows first in a data set, in the layout of a model's input."""
     if spec is None:
@@ -106,13 +116,14 @@ def matched(given: Sequence[str], wanted: Sequence[str]) -> dict[str, str] | Non
 def fit_to(splits: Splits, signature: Signature) -> Splits:
     """Give the inputs of ``splits`` the names of ``signature``: by name, and by position where no name agrees.
 
-    Labels get the model's numbers where data and model name their classes.
+    Labels get the model's numbers where data and model name their classes, and so do characters of texts where data and
+    model have symbols.
 
     Raises:
         DataError: the number of inputs differs, a sample does not fit, or the model does not know a class.
     """
     numbers = _numbers(splits.classes, signature.classes)
-    sources = {key: _rows_first(getattr(splits, key)) for key in NAMES}
+    sources = {key: _spelled(_rows_first(getattr(splits, key)), signature.symbols) for key in NAMES}
     inputs = sources[TRAIN].read([0])[0]
     given, wanted = list(inputs), [spec.name for spec in signature.inputs]
     names = matched(given, wanted)
@@ -131,7 +142,8 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
             raise
         raise InputError(error.message, f"{error.remedy}; {arguments}", **error.facts) from error
     classes = signature.classes if numbers else splits.classes or signature.classes
-    return Splits(parts[0], parts[1], parts[2], parts[3], classes)
+    symbols = (splits.symbols and signature.symbols) or splits.symbols
+    return Splits(parts[0], parts[1], parts[2], parts[3], classes, symbols)
 
 
 def image_arguments(split: Split, spec: TensorSpec | None) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, RetortError
 from ..faults import first_line
-from ..tensors import Array, to_array
+from ..tensors import Array, Signature, to_array
 
 Sample = tuple[dict[str, Array], Array | None]
 Batch = tuple[dict[str, Array], Array | None]
@@ -152,6 +152,7 @@ class Splits:
 
     Attributes:
         classes: names of the classes, in index order; empty for regression.
+        symbols: characters of texts in the order of their numbers; empty for other data.
     """
 
     train: Split
@@ -159,6 +160,11 @@ class Splits:
     calibration: Split
     test: Split
     classes: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+
+    def describing(self, signature: Signature) -> Signature:
+        """The signature of a model with the names of the classes and the symbols, where it has none and they fit."""
+        return signature.naming(self.classes).spelling(self.symbols)
 
     def fingerprint(self) -> str:
         """A hash that changes when any split changes; it is computed once."""

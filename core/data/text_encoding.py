@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -14,13 +14,13 @@ import numpy as np
 
 from ..errors import DataError, MissingFileError, UserError
 from ..options.data_options import EncodingOptions
+from ..symbols import numbered, padded, values_of
 from ..tensors import Array
-from .input_parts import Indices, needed, readable
+from .input_parts import Indices, InputPart, needed, readable
 
 LOOKED_AT = 1024
 LONGEST = 512
 STEP = 8
-UNKNOWN = 1
 Texts = tuple[Sequence[str], ...]
 """One text per sample, or two for pairs."""
 
@@ -93,27 +93,17 @@ class SymbolEncoder:
 
     def rows(self, texts: Texts) -> list[int]:
         """See :meth:`Encoder.rows`."""
-        return [len(self._values(text)) for text in self._single(texts)]
+        return [len(values_of(text, self.symbols)) for text in self._single(texts)]
 
     def encode(self, texts: Texts, length: int) -> tuple[dict[str, Array], Array]:
         """See :meth:`Encoder.encode`."""
-        made = np.zeros((len(texts[0]), length), np.int64)
-        used = np.zeros(len(made), np.int64)
-        for row, text in enumerate(self._single(texts)):
-            values = self._values(text)[:length]
-            made[row, : len(values)] = values
-            used[row] = len(values)
+        made, used = padded([values_of(text, self.symbols) for text in self._single(texts)], length)
         return {"input_ids": made}, used
 
     def _single(self, texts: Texts) -> Sequence[str]:
         if len(texts) > 1:
             raise UserError("pairs of texts need a tokenizer", "give `tokenizer`, or one column as `text`")
         return texts[0]
-
-    def _values(self, text: str) -> list[int]:
-        if self.symbols is None:
-            return [byte + 1 for byte in text.encode("utf-8", "surrogatepass")]
-        return [self.symbols.get(character, UNKNOWN) for character in text]
 
 
 @dataclass(frozen=True)
@@ -212,7 +202,19 @@ def encoder_of(options: EncodingOptions, base: Path, training: Texts) -> Encoder
         found = sorted({character for column in training for text in column for character in text})
     else:
         found = _symbols(base / str(options.vocabulary))
-    return SymbolEncoder({symbol: number for number, symbol in enumerate(found, UNKNOWN + 1)})
+    return SymbolEncoder(numbered(found))
+
+
+def symbols_of(encoder: Encoder | None) -> tuple[str, ...]:
+    """The characters that an encoder numbers, in order; empty for bytes, which need none, and for tokens."""
+    return tuple(encoder.symbols or ()) if isinstance(encoder, SymbolEncoder) else ()
+
+
+def respelled(part: InputPart, symbols: Sequence[str]) -> InputPart:
+    """A part whose characters have the numbers of other symbols; bytes, tokens and other values stay."""
+    if isinstance(part, TextPart) and symbols_of(part.encoder) not in ((), tuple(symbols)):
+        return replace(part, encoder=SymbolEncoder(numbered(symbols)))
+    return part
 
 
 def _symbols(path: Path) -> list[str]:

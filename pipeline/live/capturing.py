@@ -73,6 +73,8 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
     from ...compress.sources.huggingface import class_names
 
     captured.signature = captured.signature.naming(class_names(model) or names_of_classes(example))
+    if isinstance(example, Splits):
+        captured.signature = captured.signature.spelling(example.symbols)
 
     console = ScriptConsole()
     for note in captured.meta.get(NOTES, ()):

@@ -42,7 +42,7 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
     raise_if_not(parent, "program")
-    original, context = load_program(parent.main, context.data.classes), fit_context(context, parent.main)
+    original, context = load_program(parent.main, context.data), fit_context(context, parent.main)
     console = context.console
     if "quantization" in original.meta:
         raise UserError("sparsify: the program is already quantized", "put `sparsify` before `quantize`")

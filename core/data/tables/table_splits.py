@@ -16,7 +16,7 @@ from ...tensors import Array
 from ..class_labels import Labels, Targets, shortened, targets_of
 from ..input_parts import ArraysPart, InputPart, SourceSplits, as_float32, joined
 from ..splits import TRAIN
-from ..text_encoding import TextPart, Texts, described, encoder_of, length_of
+from ..text_encoding import TextPart, Texts, described, encoder_of, length_of, symbols_of
 from .column_choice import Choice, choose
 from .columns import Table
 from .list_columns import list_arrays, numbers_of
@@ -57,7 +57,8 @@ def table_splits(
         made = _parts(table, choice, options, encoding, media)
         splits[name] = joined(made, table.count, None if targets is None else targets.values[name])
     notes = (*train.remarks, *remarks, _note(train, choice, targets, encoding))
-    return SourceSplits(splits, targets.classes if targets is not None else (), notes)
+    symbols = encoding.symbols if encoding is not None else ()
+    return SourceSplits(splits, targets.classes if targets is not None else (), notes, symbols)
 
 
 def _with_length(tables: Iterable[Table], choice: Choice, options: TableOptions) -> TableOptions:
@@ -128,6 +129,7 @@ class Encoding:
 
     part: Callable[[Texts], TextPart]
     note: str
+    symbols: tuple[str, ...]
 
 
 def _encoding(train: Table, choice: Choice, options: TableOptions, base: Path) -> Encoding | None:
@@ -136,7 +138,11 @@ def _encoding(train: Table, choice: Choice, options: TableOptions, base: Path) -
     texts = _texts(train, choice)
     encoder = encoder_of(options, base, texts)
     length = length_of(options, encoder, texts)
-    return Encoding(lambda given: TextPart(given, encoder, length, options.lengths), described(encoder, length))
+
+    def _part(given: Texts) -> TextPart:
+        return TextPart(given, encoder, length, options.lengths)
+
+    return Encoding(_part, described(encoder, length), symbols_of(encoder))
 
 
 def _texts(table: Table, choice: Choice) -> Texts:
