@@ -41,9 +41,13 @@ def serve(
     archive: Annotated[
         Path, typer.Argument(help=".mar file written by `retort pack`, its folder, or the folder of a run.")
     ],
-    logs: Annotated[Path, typer.Option(help="Folder for the logs of the server, and for an example request.")] = Path(
-        "logs"
-    ),
+    logs: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the logs of the server, and for an example request. Further servers there have a numbered "
+            "folder in it."
+        ),
+    ] = Path("logs"),
     url: Annotated[
         str | None,
         typer.Option(help="Address under which a proxy publishes the server; only the printed lines use it."),
