@@ -317,9 +317,9 @@ def _report(facts: ExportFacts, console: Console) -> None:
 
 def _summary(facts: ExportFacts) -> str:
     worst = max((item.error for item in facts.parity), default=0.0)
-    text = f"{facts.size_bytes / 1e6:.2f} MB, {facts.nodes} nodes, parity {worst:.1e}"
+    text = f"{facts.size_bytes / 1e6:.2f} MB, {counted(facts.nodes, 'node')}, parity {worst:.1e}"
     if facts.half is not None:
-        text += f", {facts.half.half_nodes} nodes in {facts.precision}, {len(facts.half.kept_fp32)} in FP32"
+        text += f", {counted(facts.half.half_nodes, 'node')} in {facts.precision}, {len(facts.half.kept_fp32)} in FP32"
     if facts.kernels is None:
         return text
     heavy = facts.kernels.integer_heavy, facts.kernels.floating_heavy

@@ -174,7 +174,9 @@ def _tried(name: str, state: _State, setup: _Setup) -> tuple[str, _State | None]
     if name == "equalise":
         form = fork(state.base)
         pairs, clamps = equalise(form, split, options.samples, options.batch_size, console)
-        detail = f"{pairs} pairs of layers" + (f", {clamps} clamps without effect replaced by ReLU" if clamps else "")
+        detail = counted(pairs, "pair") + " of layers"
+        if clamps:
+            detail += f", {counted(clamps, 'clamp')} without effect replaced by ReLU"
         if not pairs:
             return "no suitable pair of layers", None
         made = setup.build(fork(form))

@@ -61,7 +61,7 @@ class Rounding:
         """What was done."""
         share = 100 * float(np.mean(self.shares)) if self.shares else 0.0
         rest = "; ".join(f"without {layer}: {reason}" for layer, reason in self.without.items())
-        return f"{counted(self.shares, 'layer')}, {share:.0f} % of their channels" + (f"; {rest}" if rest else "")
+        return f"{counted(self.shares, 'layer')}, {share:.0f} % of the channels" + (f"; {rest}" if rest else "")
 
 
 class Bias:

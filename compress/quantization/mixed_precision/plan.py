@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from ....core.console import SILENT, Console
+from ....core.counts import counted
 from ....core.data.splits import Split, Subset
 from ....core.errors import MissingFileError, UserError
 from ....core.facts.quantize_facts import Sensitivity
@@ -138,7 +139,7 @@ def choose(
         while few + 1 < many:
             middle = min((few + many) // 2, max(1, 2 * few + 1))
             few, many = (few, middle) if meets(_without(partial.units, ranked[:middle])) else (middle, many)
-            bar.advance(note=f"{many} layers")
+            bar.advance(note=counted(many, "layer"))
     kept = list(ranked[:many])
     for unit in sorted(kept, key=lambda item: -prices[item.name]):
         fewer = [item for item in kept if item is not unit]
