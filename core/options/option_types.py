@@ -30,4 +30,4 @@ def from_string(value: Any) -> Any:
 class Options(BaseModel):
     """Base of all options: it is frozen, rejects unknown keys, and documents defaults in the JSON Schema."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -33,7 +34,7 @@ def as_share(value: Any) -> Any:
 def as_bytes(value: Any) -> Any:
     """Read ``2_000_000`` or ``"2 MB"`` as bytes; ``KiB``, ``MiB`` and ``GiB`` are powers of 1024."""
     read = _read(value, _BYTES, "2000000, 2 MB or 500 kB")
-    return int(read) if isinstance(read, float) and read >= 1 else read
+    return int(read) if isinstance(read, float) and 1 <= read < math.inf else read
 
 
 def as_milliseconds(value: Any) -> Any:

@@ -52,6 +52,8 @@ def in_words(item: Any) -> str | None:
         return "must not be empty"
     if kind == "missing":
         return "is missing"
+    if kind == "finite_number":
+        return f"must be a finite number, not {value}"
     if kind == "int_from_float":
         return f"must be a whole number, not {value!r}"
     name, _, rest = kind.partition("_")

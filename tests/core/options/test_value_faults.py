@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from retort.core.errors import RecipeError
-from retort.core.options.option_types import SEED_MAX
+from retort.core.options.option_types import SEED_MAX, Options
 from retort.core.options.recipe import parse_recipe
+from retort.core.options.stage_table import STAGES, StageEntry
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,8 @@ from retort.core.options.recipe import parse_recipe
         ({"quantize": {"exclude": 7}}, "must be a list, not 7"),
         ({"quantize": {"float_layers": 7}}, "must be keys with values, not 7"),
         ({"pack": {"name": 7}}, "must be text, not 7"),
+        ({"train": {"warmup_epochs": math.inf}}, "must be a finite number, not inf"),
+        ({"prune": {"size_bytes": math.inf}}, "must be a finite number, not inf"),
     ],
 )
 def test_faults_are_plain_sentences(stage: dict[str, Any], told: str) -> None:
@@ -36,6 +42,22 @@ def test_faults_are_plain_sentences(stage: dict[str, Any], told: str) -> None:
     text = str(found.value)
     assert told in text
     assert not any(word in text for word in ("tuple", "Input", "input should", "validation", "dictionary"))
+
+
+def numbers(options: type[Options]) -> Iterator[str]:
+    """The options that take numbers which may be no whole numbers."""
+    for name, field in options.model_fields.items():
+        if "float" in str(field.annotation) or any("float" in str(item) for item in field.metadata):
+            yield name
+
+
+@pytest.mark.parametrize("entry", STAGES.values(), ids=list(STAGES))
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, "1e999"])
+def test_no_option_takes_an_infinite_number(entry: StageEntry, value: float | str) -> None:
+    """Infinite and undefined numbers are refused by every option of every stage, before any work."""
+    for name in numbers(entry.options):
+        with pytest.raises(ValidationError):
+            entry.options.model_validate({name: value})
 
 
 def test_bounds_have_all_their_digits() -> None:
