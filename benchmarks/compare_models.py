@@ -48,7 +48,9 @@ def compare_files(
     openers = {name: opener(model, options) for name, model in zip(names, models, strict=True)}
     sessions = [opened() for opened in openers.values()]
     options, timing = at_fixed_batch({name: one.signature for name, one in zip(names, sessions, strict=True)}, options)
-    data = [fit_to(splits, session.signature).test for session in sessions]
+    known = next((one.signature.classes for one in sessions if one.signature.classes), ())
+    fitted = [fit_to(splits, session.signature.naming(known)) for session in sessions]
+    data = [each.test for each in fitted]
     found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]
     compared = {
         name: Compared(session.signature, predicted.outputs, runtime_name(model.main, options.provider))
@@ -60,8 +62,8 @@ def compare_files(
     for session in sessions:
         session.close()
     accuracies = []  # before the timing, so that a metric that does not fit is told at once
-    for index, session in enumerate(sessions):
-        reference, classes = found[0] if index else None, splits.classes or session.signature.classes
+    for index in range(len(sessions)):
+        reference, classes = found[0] if index else None, fitted[index].classes
         accuracies.append(
             measure_accuracy(judged, found[index], reference, confidence=options.confidence, classes=classes)
         )
