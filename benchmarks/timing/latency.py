@@ -177,6 +177,7 @@ def compare_latency(
             run.prepare()
             while run.step():
                 bar.advance(note=f"{len(run.rounds)} rounds")
+                bar.resize(max(options.blocks, len(run.rounds) + 1))
     finally:
         bench.close()
     found = _summary(run, batch, options)
