@@ -21,6 +21,8 @@ from .settings import Limits
 NPY, NPZ, JSON = "application/x-npy", "application/x-npz", "application/json"
 MAGIC_NPY, MAGIC_NPZ = b"\x93NUMPY", b"PK\x03\x04"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_USUAL_RATIO = 20
+"""Bytes per compressed byte up to which arrays are no padding of the same value."""
 _MAX_HEADER_BYTES = 4096
 _LARGEST_SIZE = 2**48
 
@@ -106,6 +108,7 @@ def read_npz(body: bytes | bytearray, limits: Limits, signature: Signature | Non
             _check_members(members, limits)
             if signature is not None:
                 _check_headers(archive, members, signature, limits)
+                _check_free(members, signature, max(limits.request_bytes, _USUAL_RATIO * len(body)))
             contents = {member.filename: _unpack(archive, member) for member in members}
     except (InputError, LimitError):
         raise
@@ -143,6 +146,19 @@ def _check_headers(
         check_rows(specs[name], shape, limits)
         specs[name].check_shape(shape)
         _check_length(shape, dtype, member.file_size - header_bytes, name)
+
+
+def _check_free(members: list[zipfile.ZipInfo], signature: Signature, allowed: int) -> None:
+    """Check the size of inputs with free axes, of which a few bytes could ask for all that any model may take.
+
+    Args:
+        allowed: what a request can hold without compression, or more if it is large and compressed as usual.
+    """
+    free = {
+        f"{spec.name}.npy" for spec in signature.inputs if any(isinstance(n, str) and n != BATCH for n in spec.shape)
+    }
+    if sum(member.file_size for member in members if member.filename in free) > allowed:
+        raise LimitError("the npz is too large when unpacked", f"at most {allowed} bytes are allowed")
 
 
 def check_rows(spec: TensorSpec, shape: tuple[int, ...], limits: Limits) -> None:

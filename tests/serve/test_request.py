@@ -136,6 +136,19 @@ def test_npz_bombs_are_refused_before_they_unpack() -> None:
         read_npz(_zip({f"{i}.npy": b"" for i in range(99)}), LIMITS)
 
 
+def test_few_bytes_do_not_unpack_to_more_than_a_whole_request() -> None:
+    """A model with a free axis takes 4 MB of zeros, as it does uncompressed, and 8 MB only as noise."""
+    free = Signature((TensorSpec("x", "float32", ("batch", "length")),), ())
+    limits = Limits(request_bytes=5 << 20)
+    blank = _zip({"x.npy": write_npy(np.zeros((1, 1 << 20), np.float32))})
+    assert len(blank) < 10_000
+    assert read_npz(blank, limits, free)["x"].shape == (1, 1 << 20)
+    with pytest.raises(LimitError, match="too large when unpacked"):
+        read_npz(_zip({"x.npy": write_npy(np.zeros((1, 1 << 21), np.float32))}), limits, free)
+    noise = np.random.default_rng(0).integers(0, 9, (1, 1 << 21)).astype(np.float32)
+    assert read_npz(_zip({"x.npy": write_npy(noise)}), limits, free)["x"].tobytes() == noise.tobytes()
+
+
 JSON_FORMS = [
     [[1.5, -2.0], [0.1, 3.0]],
     {"x": [[1.5, -2.0], [0.1, 3.0]]},
