@@ -112,6 +112,7 @@ def test_what_stays_in_floating_point_is_not_denied(result: Result, percent: flo
     assert said in page
     assert "Nothing stays" not in page
     assert "such as softmax, normalization and activation functions, are not counted" in page
+    assert not re.search(r"[a-z]{2}\.[A-Z][a-z]", re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", page, flags=re.S))
 
 
 def test_recovery_has_a_curve(result: Result) -> None:
