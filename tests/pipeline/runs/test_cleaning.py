@@ -41,10 +41,16 @@ def write(folder: Path, key: str, parents: tuple[str, ...] = ()) -> str:
 
 
 def record(
-    folder: Path, *folders: str, state: State = "finished", recipe: Path = RECIPE, earlier: tuple[str, ...] = ()
+    folder: Path,
+    *folders: str,
+    state: State = "finished",
+    recipe: Path = RECIPE,
+    earlier: tuple[str, ...] = (),
+    started: float = 1.0,
 ) -> Path:
     """The record of the latest run of a recipe."""
-    made = RunRecord(str(recipe), ("capture", "train", "export"), state, folders=folders, earlier=earlier)
+    stages = ("capture", "train", "export")
+    made = RunRecord(str(recipe), stages, state, started=started, folders=folders, earlier=earlier)
     path = record_file(folder, recipe)
     path.write_text(json.dumps(asdict(made)))
     return path
@@ -364,7 +370,7 @@ def test_recipes_of_one_name_are_told_apart(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has its own row with its path, its own state and its own artifacts."""
-    record(runs / "digits", *OTHER[:2], recipe=runs.parent / "b.yaml", state="stopped")
+    record(runs / "digits", *OTHER[:2], recipe=runs.parent / "b.yaml", state="stopped", started=2.0)
     first, second = sorted(runs_in(runs), key=lambda run: run.recipe != str(RECIPE))
     assert (first.state, first.finished) == ("finished", ("capture", "train", "export"))
     assert (second.state, second.finished) == ("stopped", ("capture", "train"))
