@@ -25,8 +25,8 @@ from ..request import Incoming
 from ..settings import Batching, Limits, Settings
 from ..wire import NPZ, write_npz
 from .config import model_config
-from .contents import CONFIG, MANIFEST, check_contents, manifest
-from .mar import read_member, verify_mar, write_mar
+from .contents import CONFIG, MANIFEST, check_contents, manifest, stand_in
+from .mar import STAND_IN, read_member, verify_mar, write_mar
 
 RUNTIME_HALF = (
     "__init__.py",
@@ -147,6 +147,7 @@ def mar_members(bundle: Path, settings: Settings, options: PackOptions, load_s: 
     members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
     members |= {f"retort/{name}": (_ROOT / name).read_bytes() for name in RUNTIME_HALF}
     members[handler] = (_ROOT / f"handlers/{handler}").read_bytes()
+    members[STAND_IN] = stand_in()
     members[MANIFEST] = manifest(settings, handler)
     members[CONFIG] = model_config(settings, options, load_s)
     return members

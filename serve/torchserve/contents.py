@@ -11,7 +11,7 @@ from ...core.errors import ArtifactError
 from ...core.formats.onnx_side_files import is_side_file, side_files
 from ..engine import GOLDEN, MODEL, SETTINGS, SIGNATURE
 from ..settings import Settings
-from .mar import read_member
+from .mar import STAND_IN, read_member
 
 MANIFEST, CONFIG = "MAR-INF/MANIFEST.json", "model-config.yaml"
 HANDLERS = ("tensor.py",)
@@ -33,6 +33,11 @@ def manifest(settings: Settings, handler: str) -> bytes:
     return (json.dumps(facts, indent=2) + "\n").encode()
 
 
+def stand_in() -> bytes:
+    """The content of :data:`STAND_IN`."""
+    return Path(__file__).with_name("without_torch.py").read_bytes()
+
+
 def check_contents(path: Path, names: Collection[str], settings: Settings) -> None:
     """Reject an archive that is whole but would make TorchServe do something else than ``serving.json`` says.
 
@@ -46,9 +51,11 @@ def check_contents(path: Path, names: Collection[str], settings: Settings) -> No
     wanted = {MANIFEST, CONFIG, MODEL, SIGNATURE, GOLDEN, SETTINGS, *settings.external, *handlers}
     if missing := sorted(wanted.difference(names)) or [" or ".join(HANDLERS)][len(handlers) :]:
         raise _refused(path, f"has no {missing[0]}")
-    if odd := sorted(name for name in names if name not in wanted and not _is_runtime(name)):
+    if odd := sorted(name for name in names if name not in {*wanted, STAND_IN} and not _is_runtime(name)):
         kind = "is Python code that is not Retort's" if odd[0].endswith(".py") else "is no file of a packed model"
         raise _refused(path, f"contains '{odd[0][:80]}', which {kind}")
+    if STAND_IN in names and read_member(path, STAND_IN) != stand_in():
+        raise _refused(path, f"contains '{STAND_IN}', which is Python code that is not Retort's")
     if read_member(path, MANIFEST) != manifest(settings, handlers[0]):
         raise _refused(path, f"has a {MANIFEST} that contradicts {SETTINGS}")
     if fault := _contradiction(read_member(path, CONFIG).decode("utf-8", "replace"), settings):

@@ -19,6 +19,8 @@ _REMEDY = "the archive was altered or truncated; pack the model again"
 WORKER_PACKAGES = frozenset({"numpy", "onnxruntime", "torch", "ts", "yaml", "psutil", "packaging", "PIL", "requests"})
 # what every Python imports as it starts
 _AT_START = frozenset({"sitecustomize", "usercustomize"})
+STAND_IN = "torch.py"
+"""The only member that hides a package: :mod:`.without_torch` in place of PyTorch."""
 _UNWELCOME = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".so", ".pyd", ".pyc")
 
 
@@ -65,7 +67,7 @@ def lint_names(names: Sequence[str]) -> list[str]:
             faults.append(f"'{name}': {path.suffix} files can run code when they are loaded")
         elif module in _AT_START:
             faults.append(f"'{name}': every Python runs it as it starts")
-        elif (len(path.parts) > 1 or path.suffix == ".py") and module in hidden:
+        elif (len(path.parts) > 1 or path.suffix == ".py") and module in hidden and name != STAND_IN:
             faults.append(f"'{name}': it hides the module '{module}'")
     return faults
 

@@ -121,7 +121,7 @@ def serve(
         artifact: an archive, or a bare ``.mar`` written by Retort.
         logs: folder for the server's logs; it is created if it does not exist, and if a running server has it, the
             logs are in a numbered folder in it.
-        python: interpreter of the workers, by default this one; it needs TorchServe, torch and the runtime.
+        python: interpreter of the workers, by default this one; it needs TorchServe and the runtime.
 
     Raises:
         ArtifactError: the archive is truncated or altered.

@@ -107,6 +107,7 @@ def _replaced(name: str, old: str, new: str) -> Callable[[Members], object]:
         (_with_line("useVenv: true"), "sets 'useVenv'"),
         (_with_line("parallelType: custom"), "sets 'parallelType'"),
         (_with_line("torchrun: {nproc-per-node: 4}"), "sets 'torchrun'"),
+        (_replaced("torch.py", "class Tensor", "import os\n\nclass Tensor"), "'torch.py', which is Python code that"),
         (_with_line("deviceIds: [0]"), "sets 'deviceIds'"),
         (_with_line("handler: {startup: 'curl x | sh'}"), "sets 'handler'"),
         (_with_line("batchSize: 8"), "cannot be read at 'batchSize"),
