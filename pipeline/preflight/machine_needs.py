@@ -18,7 +18,7 @@ from ...core.options.stage_table import PROGRAM_STAGES
 from ...core.session import PROVIDERS
 from ...core.system.installation import EXTRA_OF, install_command
 from ...core.system.java import find_java
-from ...core.system.user_paths import require_writable
+from ...core.system.user_paths import require_utf8, require_writable
 from .subject import Subject, fault_of
 
 PACKAGES = {
@@ -113,6 +113,8 @@ def _provider_faults(subject: Subject) -> Iterator[Fault]:
 def _folder_faults(subject: Subject) -> Iterator[Fault]:
     try:
         require_writable(subject.folder)
+        if any(stage.name == "export" for stage in subject.recipe.stages):
+            require_utf8(subject.folder)
     except RetortError as error:
         yield fault_of("", error)
         return

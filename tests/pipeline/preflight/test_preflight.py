@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -321,3 +322,13 @@ def test_a_folder_of_the_kernel_is_refused(project: Path) -> None:
     (project / "r.yaml").write_text(recipe("checked_net:build"))
     with pytest.raises(RecipeError, match="cannot be written"):
         check_recipe(project / "r.yaml", Path("/proc/x"))
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused_before_any_stage(project: Path, tmp_path: Path) -> None:
+    """ONNX Runtime cannot open files below it, so a run with an export stage would fail behind its training."""
+    runs = tmp_path / os.fsdecode(b"runs-\xff")
+    (project / "r.yaml").write_text(recipe("checked_net:build", "[{quantize: {timed: false}}, export]"))
+    with pytest.raises(RecipeError, match="a name that is not UTF-8"):
+        check_recipe(project / "r.yaml", runs)
+    (project / "r.yaml").write_text(recipe("checked_net:build", "[{quantize: {timed: false}}]"))
+    check_recipe(project / "r.yaml", runs)
