@@ -14,7 +14,7 @@ from ..core.metrics.classification import right_by_class
 from ..core.metrics.intervals import Interval, wilson
 from ..core.metrics.task_metrics import AGAINST_OUTPUTS, METRIC_UNIT, evaluate, metric_interval, paired_difference
 from ..core.options.stage_options import MetricName
-from ..core.session import Session
+from ..core.session import Session, model_faults
 from ..core.tensors import BATCH, Array, Feeds, TensorSpec
 
 ROWS = 64
@@ -106,7 +106,9 @@ def predict(
     with console.progress(label, total) as bar:
         for inputs, wanted in batches(split, size, limit):
             rows = _row_count(session, inputs)
-            for name, values in session.run(session.signature.whole_batch(inputs)).items():
+            with model_faults("the model"):
+                found = session.run(session.signature.whole_batch(inputs))
+            for name, values in found.items():
                 outputs[name].append(_rows_of(values, specs[name], rows, fixed))
             if wanted is not None:
                 targets.append(np.asarray(wanted))

@@ -23,7 +23,8 @@ from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.errors import InputError, MissingFileError, ServingError, UserError
 from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
-from ..core.session import Session, SessionOptions, open_session
+from ..core.session import Session, SessionOptions, model_faults, open_session
+from ..core.system.atomic_files import write_atomically
 from ..core.system.owned_folders import claim_file
 from ..core.tensors import BATCH, Array, Signature, TensorSpec, raise_if_nan
 from ..serve.address import Address
@@ -90,7 +91,8 @@ def serve(
             except KeyboardInterrupt:
                 screen.say("stopped")
                 return
-    raise ServingError("TorchServe ended by itself", f"see {own}; --restarts starts it again")
+    remedy = "" if options.restarts else "; --restarts starts it again"
+    raise ServingError("TorchServe ended by itself", f"see {own}{remedy}")
 
 
 def _tell(server: Server, base: str, logs: Path, headers: Mapping[str, str], screen: Console) -> None:
@@ -169,6 +171,8 @@ def predict(
     Example: `retort predict http://127.0.0.1:8080/predictions/digits --data digits`
     """
     screen = console(json)
+    if output is not None and output.suffix != ".npz":
+        raise UserError(f"{output} does not end in .npz, the form of the outputs", f"--output {output}.npz")
     claim_file(output, force)
     if (input is None) == (not data):
         raise UserError("give either --input or --data, and not both", "for example: --input x.npy, or --data digits")
@@ -192,7 +196,7 @@ class Predicted:
 
     outputs: dict[str, Array]
     targets: Array | None = None
-    classes: list[str] | None = None
+    classes: list[str | None] | None = None
 
 
 def _ask(client: Client, given: Path | Splits, rows: int | None, screen: Console) -> Predicted:
@@ -218,7 +222,8 @@ def _run(model: str, path: Path, settings: SessionOptions) -> Predicted:
     for name, array in feeds.items():
         if not allow_nan:
             raise_if_nan(name, array)
-    outputs = session.run(feeds)
+    with model_faults(model):
+        outputs = session.run(feeds)
     return Predicted(outputs, None, session.signature.class_names(outputs))
 
 
@@ -282,16 +287,20 @@ def _show_outputs(predicted: Predicted, output: Path | None, screen: Console) ->
             f"accuracy {interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}] on {counted(targets, 'sample')}"
         )
     if names is not None:
-        value["predicted"] = counts = dict(Counter(names).most_common())
-        lines.append("predicted: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+        value["predicted"] = counts = dict(Counter(name for name in names if name is not None).most_common())
+        told = [f"{name!r} {count}×" for name, count in counts.items()]
+        undefined = names.count(None)
+        lines.append("predicted: " + ", ".join([*told, *([f"no class {undefined}× (NaN)"] if undefined else [])]))
     if output is not None:
-        arrays: dict[str, Any] = found if names is None else {"classes": np.array(names), **found}
-        np.savez(output, **arrays)
+        arrays: dict[str, Any] = found if names is None else {"classes": np.array([n or "" for n in names]), **found}
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_atomically(output, content.getvalue())
         lines.append(f"wrote {output}")
     elif main.size <= 64:
         value["values"] = {key: array.tolist() for key, array in found.items()}
         lines += [np.array2string(array, precision=5, suppress_small=True) for array in found.values()]
         if names is not None:
             value["classes"] = names
-            lines.append(f"classes: {', '.join(names)}")
+            lines.append(f"classes: {', '.join(name or 'none (NaN)' for name in names)}")
     screen.result(value, "\n".join(lines))

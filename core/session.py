@@ -5,13 +5,14 @@ Part of the runtime half: standard library and numpy only; the runtime itself is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from .errors import MissingFileError, UserError
+from .errors import InputError, MissingFileError, UserError
 from .tensors import Array, Feeds, Signature
 
 BACKENDS = {".onnx": "ort", ".pt2": "eager", ".plan": "trt"}
@@ -107,6 +108,28 @@ def open_session(
             f"give a file of type {', '.join(BACKENDS)}",
         )
     return _open(name, path, options, signature)
+
+
+@contextmanager
+def model_faults(shown: str) -> Iterator[None]:
+    """Tell in one sentence that a model cannot compute the values that a user gave.
+
+    Args:
+        shown: the model in words.
+
+    Raises:
+        InputError: ONNX Runtime failed within this context.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        reason = str(error).partition("Status Message: ")[2] or str(error)
+        raise InputError(
+            f"{shown} cannot compute these inputs: {reason.strip().splitlines()[0][:200]}",
+            "check their values and shapes: an index may be outside of a table, or the model was made for another size",
+        ) from error
 
 
 def _open(name: str, model: Path | bytes, options: SessionOptions, signature: Signature | None) -> Session:

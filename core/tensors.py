@@ -61,10 +61,13 @@ class TensorSpec:
             return np.asarray(array, order="C")  # `ascontiguousarray` would give a scalar an axis
         if array.dtype.kind not in "biuf":
             raise InputError(f"input '{self.name}' has dtype {array.dtype}, expected {self.dtype}", input=self.name)
-        if array.dtype.kind == "f" and wanted.kind == "f":
-            return np.asarray(array, wanted, order="C")
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             result = array.astype(wanted)
+        if array.dtype.kind == "f" and wanted.kind == "f":
+            if np.isinf(result).any() and np.isinf(result).sum() != np.isinf(array).sum():
+                message = f"input '{self.name}' has values that {self.dtype} cannot represent"
+                raise InputError(message, "send values within its range", input=self.name)
+            return np.asarray(result, order="C")
         exact = wanted.kind == "f" or bool(np.array_equal(result, array))
         if not exact:
             raise InputError(
@@ -123,8 +126,8 @@ class Signature:
         indices = [spec for spec in self.outputs if spec.dtype in ("int32", "int64") and spec.shape == (BATCH,)]
         return next(iter([*scores, *indices]), None)
 
-    def class_names(self, outputs: Feeds) -> list[str] | None:
-        """The name of the class of each row: the one with the highest score, or of the index.
+    def class_names(self, outputs: Feeds) -> list[str | None] | None:
+        """The name of the class of each row: the one with the highest score, or of the index; None for scores of NaN.
 
         Args:
             outputs: outputs of the model by name.
@@ -137,7 +140,12 @@ class Signature:
             return None
         values = np.asarray(outputs[spec.name])
         chosen = values.argmax(axis=1) if values.ndim == 2 else values
-        return [self.classes[index] if 0 <= index < len(self.classes) else str(index) for index in chosen.tolist()]
+        names = [self.classes[index] if 0 <= index < len(self.classes) else str(index) for index in chosen.tolist()]
+        if values.dtype.kind != "f":
+            return list(names)
+        return [
+            None if undefined else name for name, undefined in zip(names, np.isnan(values).any(axis=1), strict=True)
+        ]
 
     def validate(self, feeds: Feeds) -> dict[str, Array]:
         """Check names, dtypes, ranks, fixed sizes and the agreement of dynamic axes.
@@ -227,13 +235,13 @@ class Signature:
 
 
 def raise_if_nan(name: str, array: Array) -> None:
-    """Refuse NaN in an input, served or not: INT8 codes have no NaN, so the outputs would look like real answers.
+    """Refuse NaN in an input, served or not: INT8 codes have no NaN, so their outputs would look like real answers.
 
     Raises:
         InputError: there is one.
     """
     if array.dtype.kind == "f" and array.size and np.isnan(array.min()):
-        remedy = "replace them before you ask the model: INT8 codes have no NaN, so the answer would mean nothing"
+        remedy = "replace them before you ask the model, whose answer would mean nothing"
         raise InputError(f"input '{name}' has NaN values", remedy, input=name)
 
 

@@ -79,11 +79,12 @@ class Client:
 
     def classify(
         self, feeds: Mapping[str, ArrayLike], form: Format | None = None
-    ) -> tuple[dict[str, Array], list[str] | None]:
+    ) -> tuple[dict[str, Array], list[str | None] | None]:
         """Outputs of the model for one request, and the name of the class of every row.
 
         Returns:
-            The outputs, and None for a model whose classes have no names, or for names of more than 4096 characters.
+            The outputs and the names, which are None for rows whose scores are NaN; no names for a model whose classes
+            have none, or for names of more than 4096 characters.
 
         Raises:
             RetortError: as :meth:`predict`.
@@ -96,7 +97,9 @@ class Client:
         if status != 200:
             raise _as_error(status, body, self._path)
         names = headers.get(CLASSES_HEADER)
-        return _outputs(headers, body), None if names is None else [str(name) for name in json.loads(names)]
+        if names is None:
+            return _outputs(headers, body), None
+        return _outputs(headers, body), [None if name is None else str(name) for name in json.loads(names)]
 
     def request(
         self, method: str, path: str = "", body: bytes | None = None, headers: dict[str, str] | None = None

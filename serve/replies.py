@@ -65,7 +65,7 @@ def encode(outputs: Mapping[str, Array], request: Request, signature: Signature,
     return Answer(200, dump(value), headers=headers)
 
 
-def classes_header(names: Sequence[str] | None) -> dict[str, str]:
+def classes_header(names: Sequence[str | None] | None) -> dict[str, str]:
     """The header with the names of the rows' classes as a JSON list in ASCII; none for more than 4096 characters."""
     text = "" if names is None else dump(list(names)).decode()
     return {CLASSES_HEADER: text} if 0 < len(text) <= HEADER_LIMIT else {}

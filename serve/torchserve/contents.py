@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Collection
@@ -38,6 +39,18 @@ def stand_in() -> bytes:
     return Path(__file__).with_name("without_torch.py").read_bytes()
 
 
+def _code(source: bytes) -> str | None:
+    """What Python code does, without its words, which may differ between versions; None if it is no Python code."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
 def check_contents(path: Path, names: Collection[str], settings: Settings) -> None:
     """Reject an archive that is whole but would make TorchServe do something else than ``serving.json`` says.
 
@@ -54,8 +67,8 @@ def check_contents(path: Path, names: Collection[str], settings: Settings) -> No
     if odd := sorted(name for name in names if name not in {*wanted, STAND_IN} and not _is_runtime(name)):
         kind = "is Python code that is not Retort's" if odd[0].endswith(".py") else "is no file of a packed model"
         raise _refused(path, f"contains '{odd[0][:80]}', which {kind}")
-    if STAND_IN in names and read_member(path, STAND_IN) != stand_in():
-        raise _refused(path, f"contains '{STAND_IN}', which is Python code that is not Retort's")
+    if STAND_IN in names and _code(read_member(path, STAND_IN)) != _code(stand_in()):
+        raise _refused(path, f"contains another '{STAND_IN}' than this version of Retort writes")
     if read_member(path, MANIFEST) != manifest(settings, handlers[0]):
         raise _refused(path, f"has a {MANIFEST} that contradicts {SETTINGS}")
     if fault := _contradiction(read_member(path, CONFIG).decode("utf-8", "replace"), settings):
