@@ -62,6 +62,7 @@ class Line:
 
     Attributes:
         seen: the artifacts of this run, by folder.
+        noted: called after each artifact that this run reused or made.
         verified: artifacts whose hashes were compared just now, by folder; they are not compared again.
     """
 
@@ -73,6 +74,7 @@ class Line:
         self.console = console
         self.outcome = Outcome(folder)
         self.seen: dict[Path, Artifact] = {}
+        self.noted: Callable[[], None] = lambda: None
         self.verified: dict[Path, Artifact] = {}
         self.plan: list[tuple[str, Options]] = [(stage.name, stage.options) for stage in recipe.stages]
         if self.plan[0][0] != "capture":
@@ -168,6 +170,7 @@ class Line:
         place = self.place_of(label, identity, parents)
         if place.directory not in self.seen:
             self.seen[place.directory] = self._found(label, place) or self.produce(label, place, make)
+            self.noted()
         return self.seen[place.directory]
 
     def place_of(self, label: str, identity: Identity, parents: Sequence[Artifact | ModelSpec]) -> Place:

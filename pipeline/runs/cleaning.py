@@ -178,7 +178,10 @@ def _of_lost_recipes(
         others = replace(records, latest=tuple(other for other in records.latest if other is not record))
         freed = superseded(others, artifacts) - superseded(records, artifacts)
         if freed and not Path(record.recipe).exists():
-            reason = f"keeps {counted(freed, 'artifact')} of {record.recipe}, which does not exist any more"
+            many, gone = counted(freed, "artifact"), f"{record.recipe}, which does not exist any more"
+            reason = f"keeps {many} of {gone}"
+            if not freed <= {*record.folders, *(record.earlier or ())}:
+                reason = f"keeps {many} that no other recipe uses, since a run of {gone}, did not end"
             yield record_file(folder, record.recipe), f"{reason}; delete this file to free them"
 
 

@@ -49,7 +49,7 @@ class RunFolder:
         changed: when its last artifact was finished, in seconds since 1970.
         size_bytes: what it takes on the disk, without what links lead to; only its artifacts if it is ``shared``.
         unfinished: results whose work can be continued.
-        go_on: the command that continues or repeats the run; empty if it is not known.
+        go_on: the command that continues or repeats the run; empty if its recipe is not known or does not exist.
         shared: whether other recipes ran in its folder, too.
     """
 
@@ -137,7 +137,7 @@ def _run(
         active: whether a run is active there, which is the newest one.
     """
     shared, latest = len(records) > 1, not records or record is records[0]
-    used = _used_by(record, artifacts)
+    used = _used_by(record, artifacts, shared)
     made = {name.split("-")[1] for name in used if name.count("-") == 2}
     return RunFolder(
         folder.name,
@@ -148,17 +148,20 @@ def _run(
         _state(record, active and latest),
         max(map(_changed, (folder / name for name in used)), default=record.started if record else _changed(folder)),
         sum(bytes_in(folder / name) for name in used) if shared else bytes_in(folder),
-        _measured(folder, record),
+        _measured(folder, used),
         _unfinished(folder) if latest else (),
         _go_on(record, runs),
         shared,
     )
 
 
-def _used_by(record: RunRecord | None, artifacts: Collection[str]) -> list[str]:
-    """The artifacts of a run; one that is active or was killed may use those of the runs before."""
+def _used_by(record: RunRecord | None, artifacts: Collection[str], shared: bool) -> list[str]:
+    """The artifacts of a run; before it has used any, those of the runs of its recipe before.
+
+    If its record names none of either, all artifacts are its own, unless other recipes ran in the folder.
+    """
     wanted = record.folders or record.earlier if record else ()
-    return [name for name in artifacts if not wanted or name in wanted]
+    return [name for name in artifacts if name in (wanted or ())] if wanted or shared else list(artifacts)
 
 
 def _changed(path: Path) -> float:
@@ -201,7 +204,7 @@ def _unfinished(folder: Path) -> tuple[str, ...]:
 
 
 def _go_on(record: RunRecord | None, runs: Path) -> str:
-    if record is None:
+    if record is None or not Path(record.recipe).exists():
         return ""
     return shlex.join(["retort", "run", _shown(record.recipe), *([] if str(runs) == "runs" else ["--runs", str(runs)])])
 
@@ -245,13 +248,13 @@ def result_of(source: Path) -> Result:
     return find_result(bench)
 
 
-def _measured(folder: Path, record: RunRecord | None) -> Measured | None:
-    """The last model in the measurement of a run; without a record, in the newest one."""
-    own = record and next((name for name in record.folders if "-bench-" in name and is_finished(folder / name)), None)
-    if record is not None and record.folders and own is None:
+def _measured(folder: Path, used: Collection[str]) -> Measured | None:
+    """The last model in the newest measurement among the artifacts that a run used."""
+    benches = [folder / name for name in used if "-bench-" in name and is_own(name)]
+    if not benches:
         return None
     try:
-        result = find_result(folder / own) if own else result_of(folder)
+        result = find_result(max(benches, key=_changed))
     except (RetortError, OSError):
         return None
     rows = [stage for stage in result.stages if stage.metric is not None] or list(result.stages)
@@ -276,9 +279,10 @@ def count_of(run: RunFolder) -> str:
 
 
 def remarks(run: RunFolder) -> str:
-    """What is unfinished in a run, and the command that goes on; empty if nothing is."""
+    """What is unfinished in a run, and the command that goes on or what prevents it; empty if nothing is."""
     parts = [f"unfinished: {listed(run.unfinished)}"] if run.unfinished else []
     incomplete = run.planned is not None and len(run.finished) < run.planned and run.state != "running"
-    if run.go_on and (parts or incomplete):
-        parts.append(f"go on with `{run.go_on}`")
+    if run.recipe and (parts or incomplete):
+        lost = f"its recipe {_shown(run.recipe)} does not exist any more"
+        parts.append(f"go on with `{run.go_on}`" if run.go_on else lost)
     return "; ".join(parts)

@@ -34,7 +34,7 @@ class RunRecord:
         reason: why it stopped; empty if it did not.
         started: when it began, in seconds since 1970.
         seconds: its duration; None while it runs.
-        folders: names of the folders of all artifacts that it reused or made.
+        folders: names of the folders of all artifacts that it reused or made, so far if it is active or was killed.
         earlier: those of the runs of this recipe before, since one that finished; it may still want them unless it
             finished, too. None in records of earlier versions.
     """
@@ -97,11 +97,17 @@ def _read(path: Path) -> RunRecord | None:
 
 @contextmanager
 def recorded(line: Line, recipe: Path, until: str | None) -> Iterator[None]:
-    """Write the record of a run before and after this context."""
+    """Write the record of a run before and after this context, and in it after each artifact."""
     names = tuple(name for name, _ in line.plan)
     path = str(recipe.resolve())
     record = RunRecord(path, names, started=time.time(), earlier=_wanted(line.folder, path))
     _write(line.folder, record)
+
+    def _note() -> None:
+        with suppress(RetortError, OSError):  # a full disk is reported by the stage that met it
+            _write(line.folder, replace(record, folders=_used_in(line)))
+
+    line.noted = _note
     state: State = "stopped"
     reason = "it was killed"
     try:
@@ -115,11 +121,15 @@ def recorded(line: Line, recipe: Path, until: str | None) -> Iterator[None]:
         reason = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else first_line(error)
         raise
     finally:
-        folders = tuple(sorted(path.name for path in line.seen))
         seconds, earlier = time.time() - record.started, () if state == "finished" else record.earlier
-        done = replace(record, state=state, reason=reason, seconds=seconds, folders=folders, earlier=earlier)
+        done = replace(record, state=state, reason=reason, seconds=seconds, folders=_used_in(line), earlier=earlier)
         with suppress(RetortError, OSError):  # a full disk is reported by the stage that met it
             _write(line.folder, done)
+
+
+def _used_in(line: Line) -> tuple[str, ...]:
+    """Names of the folders of all artifacts that a run has used so far."""
+    return tuple(sorted(path.name for path in line.seen))
 
 
 def _wanted(folder: Path, recipe: str) -> tuple[str, ...] | None:

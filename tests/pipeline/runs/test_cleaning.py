@@ -16,14 +16,19 @@ import pytest
 from known import known
 
 from retort.__main__ import main
-from retort.core.artifact import new_artifact
+from retort.core.artifact import Artifact, load_artifact, new_artifact
+from retort.core.console import SILENT
 from retort.core.context import Place
 from retort.core.errors import UserError
+from retort.core.options.recipe import Recipe
+from retort.core.options.stage_options import TrainOptions
 from retort.core.system.owned_folders import SCRATCH
+from retort.pipeline.cache_key import Identity
+from retort.pipeline.line import Line
 from retort.pipeline.runs.cleaning import Cleaning, Removable, cleaning, remove
-from retort.pipeline.runs.run_folders import bytes_in, count_of, runs_in
+from retort.pipeline.runs.run_folders import artifacts_of, bytes_in, count_of, remarks, runs_in
 from retort.pipeline.runs.run_lock import exclusive
-from retort.pipeline.runs.run_record import EARLIER, RunRecord, State, read_records, record_file
+from retort.pipeline.runs.run_record import EARLIER, RunRecord, State, read_records, record_file, recorded
 from retort.serve.known_servers import announced
 
 
@@ -377,3 +382,40 @@ def test_recipes_of_one_name_are_told_apart(
     assert first.size_bytes + second.size_bytes < bytes_in(runs)
     monkeypatch.chdir(runs.parent)
     assert "digits (b.yaml): unfinished: 01-train-bbbbbbbbbbbb and " in call(capsys, "runs")
+
+
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_a_first_run_has_nothing_of_another_recipe(runs: Path, state: State) -> None:
+    """In a shared folder only what its record names is its own: no artifact, no size and no measurement."""
+    write(runs / "digits" / "02-bench-ffffffffffff", "f")
+    new = record(runs / "digits", recipe=Path(pytest.__file__), state=state, started=2.0)
+    found = next(run for run in runs_in(runs) if record_file(runs / "digits", run.recipe) == new)
+    assert (count_of(found), found.size_bytes, found.measured) == ("0 of 3", 0, None)
+
+
+def test_a_run_records_each_artifact_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an active run, and one that was killed, has what it used so far."""
+    raw = {"name": "own", "model": "m:f", "data": "digits", "stages": ["train"]}
+    line = Line(Recipe.model_validate(raw), tmp_path, tmp_path / "own", SILENT)
+
+    def _make(place: Place) -> Artifact:
+        write(place.directory, place.key)
+        return load_artifact(place.directory)
+
+    monkeypatch.setattr("retort.pipeline.line.identity_of_measurement", lambda *_: Identity("0" * 64, {}))
+    with exclusive(line.folder), recorded(line, RECIPE, None):
+        assert read_records(line.folder).latest[0].folders == ()
+        line.measure("train", TrainOptions(), [], _make)
+        (made,) = artifacts_of(line.folder)
+        assert read_records(line.folder).latest[0].folders == (made,)
+
+
+def test_a_recipe_that_is_gone_is_not_gone_on_with(runs: Path) -> None:
+    """No command names its file, and artifacts that it never used are not called its own."""
+    gone = record(runs / "digits", recipe=runs / "gone.yaml", state="stopped", started=2.0)
+    assert f"its recipe {runs / 'gone.yaml'} does not exist any more" in remarks(runs_in(runs)[-1])
+    words = (
+        f"keeps 2 artifacts that no other recipe uses, since a run of {runs / 'gone.yaml'}, which does not exist any "
+        "more, did not end; delete this file to free them"
+    )
+    assert (gone, words) in cleaning(runs).kept
