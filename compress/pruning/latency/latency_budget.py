@@ -187,11 +187,17 @@ class LatencyBudget:
         return 1 / self.compare(key, candidate).speedup.value
 
     def _out_of_reach(self, asked: float, best: float) -> UserError:
-        dense = self.requested()[1]
+        dense, possible = self.requested()[1], best * 1.01
+        remedy = f"set the share to {possible:.3f} or more, lower min_channels or align, or exclude fewer layers"
+        if possible >= 1:
+            remedy = (
+                "pruning does not make this model faster here: use `macs` or `parameters` as the budget, lower min_channels "
+                "or align, or exclude fewer layers"
+            )
         return UserError(
             f"prune: {asked:.3g}× of the dense time ({asked * dense:.4g} ms) cannot be reached; the best found takes"
             f" {best:.3g}× ({best * dense:.4g} ms)",
-            f"set the share to {best * 1.01:.3f} or more, lower min_channels or align, or exclude fewer layers",
+            remedy,
             best=best,
             best_ms=best * dense,
         )

@@ -182,6 +182,15 @@ def test_a_target_out_of_reach_names_the_best(program: Program, tmp_path: Path) 
     assert device.whole_ms(pruned.program) / device.whole_ms(program) == pytest.approx(best, rel=0.01)
 
 
+def test_the_remedy_of_a_target_out_of_reach_is_possible(program: Program, tmp_path: Path) -> None:
+    """A share of 1 or more is refused, so it is no remedy where no candidate takes less time."""
+    wanted = options(latency=0.1)
+    with pytest.raises(UserError, match="cannot be reached") as caught:
+        cut_and_prove(program, wanted, clock(program, tmp_path, wanted, Device(fixed_ms=1e4)).decide(0, 0.1, True))
+    assert "pruning does not make this model faster here: use `macs` or `parameters`" in str(caught.value)
+    assert "set the share" not in str(caught.value)
+
+
 def test_a_program_that_is_not_faster_is_not_shipped(program: Program, tmp_path: Path) -> None:
     """If the finished program is not faster than the dense one, it is rejected."""
     wanted = options(latency=0.9)
