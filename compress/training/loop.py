@@ -83,7 +83,7 @@ class Loop:
 
         Raises:
             DataError: samples are not finite, or targets do not fit.
-            UserError: the training diverged.
+            UserError: the training diverged, or BatchNorm got batches of one sample.
         """
         order = np.random.default_rng([self.seed, self.at.epoch]).permutation(len(self.data.train))
         set_training(self.program, True)
@@ -92,6 +92,8 @@ class Loop:
             group = self.spans[start : start + self.options.accumulate]
             total += self._step([order[begin:end] for begin, end in group])
             bar.advance(len(group), self._note(total / group[-1][1]))
+            if self.at.step == 1:
+                self._check_state()
         self._check_state()
         self._close_epoch(total / len(order))
 
@@ -226,7 +228,16 @@ class Loop:
     def _check_state(self) -> None:
         for name, value in self.program.module.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                if name.endswith("running_var") and any(end - begin == 1 for begin, end in self.spans):
+                    raise self._too_few_samples(name)
                 raise self._diverged(f"'{name}' has values that are not finite")
+
+    def _too_few_samples(self, name: str) -> UserError:
+        alone = len(self.data.train) == 1
+        return UserError(
+            f"BatchNorm needs at least 2 samples in each batch, and '{name}' has a variance of 1 sample",
+            "give more training samples" if alone else f"set batch_size (now {self.options.batch_size}) to 2 or more",
+        )
 
     def _diverged(self, what: str) -> UserError:
         rate = self.options.learning_rate

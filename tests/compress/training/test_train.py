@@ -239,3 +239,13 @@ def test_train_stage_writes_an_artifact_and_clears_its_scratch(tmp_path: Path) -
     assert one["size_bytes"] == made[0].main.stat().st_size
     scores = predict(load_program(made[0].main), data.validation)["output"]
     assert one["best_metric"] == (scores.argmax(1) == known(in_memory(data.validation).targets)).mean()
+
+
+@pytest.mark.parametrize(
+    ("rows", "remedy"), [(9, r"set batch_size \(now 1\) to 2 or more"), (1, "more training samples")]
+)
+def test_batchnorm_with_batches_of_one_names_their_size(rows: int, remedy: str) -> None:
+    """The variance of one sample is not defined: the first step says so, and does not blame the learning rate."""
+    program = capture(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), {"x": torch.randn(2, 6)})
+    with pytest.raises(UserError, match=rf"BatchNorm needs at least 2 samples in each batch.*\n.*{remedy}"):
+        run(program, splits(train=blobs(rows, 1)), batch_size=1, epochs=1)
