@@ -114,14 +114,21 @@ def _origin(module_name: str) -> Path | None:
 
 
 def place(error: BaseException) -> str:
-    """File, line and function of the user's code in which an exception was raised."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    """File, line and function of the user's code in which an exception was raised.
+
+    A fault of syntax is where its message says, and Python's own frames that import a module do not count.
+    """
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
+        return f"{error.filename}, line {error.lineno}"
+    trace, last = error.__traceback__, error.__traceback__
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
+            last = trace
         trace = trace.tb_next
-    if trace is None:
+    if last is None:
         return "see the message"
-    code = trace.tb_frame.f_code
-    return f"{code.co_filename}, line {trace.tb_lineno}, in {code.co_name}"
+    code = last.tb_frame.f_code
+    return f"{code.co_filename}, line {last.tb_lineno}, in {code.co_name}"
 
 
 def file_and_key(path: Path) -> tuple[Path, str]:
