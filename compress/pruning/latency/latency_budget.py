@@ -191,8 +191,8 @@ class LatencyBudget:
         remedy = f"set the share to {possible:.3f} or more, lower min_channels or align, or exclude fewer layers"
         if possible >= 1:
             remedy = (
-                "pruning does not make this model faster here: use `macs` or `parameters` as the budget, lower min_channels "
-                "or align, or exclude fewer layers"
+                "pruning does not make this model faster here: use `macs` or `parameters` as the budget, lower "
+                "min_channels or align, or exclude fewer layers"
             )
         return UserError(
             f"prune: {asked:.3g}× of the dense time ({asked * dense:.4g} ms) cannot be reached; the best found takes"
