@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..core.artifact import Artifact
 from ..core.console import Console
+from ..core.counts import listed
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.errors import UserError
@@ -75,7 +76,7 @@ def compare_files(
             stage_entry(name, model, accuracy=measured, latency=timed, memory=memory, runtime=compared[name].runtime)
         )
     facts = {"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)}
-    title = " against ".join(reversed(names))
+    title = f"{listed(names[1:])} against {names[0]}" if names[1:] else names[0]
     return new_result(title, entries, reference=names[0], latency=timed, data=facts, notes=notes)
 
 

@@ -111,10 +111,22 @@ app.command("serve")(with_flags(serve, ServeOptions))
 
 
 def packed_last(path: Path) -> Path:
-    """The archive of the latest run in a folder; any other path as it is."""
-    from ..pipeline.runs.run_folders import latest_of
+    """The archive of the latest run in a folder; any other path as it is.
 
-    return (None if not path.is_dir() or is_finished(path) else latest_of(path, "pack")) or path
+    Raises:
+        MissingFileError: it is the folder of a run that has no archive.
+    """
+    from ..pipeline.runs.run_folders import artifacts_of, latest_of
+
+    if not path.is_dir() or is_finished(path):
+        return path
+    packed = latest_of(path, "pack")
+    if packed is None and artifacts_of(path):
+        raise MissingFileError(
+            f"{path} contains no archive",
+            "run a recipe with a `pack` stage to its end, or give a .mar file",
+        )
+    return packed or path
 
 
 def _ready(server: Server, logs: Path, lines: Lines, file: Path) -> str:

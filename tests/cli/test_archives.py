@@ -98,5 +98,7 @@ def test_serve_takes_the_folder_of_a_run(
     (tmp_path / "other").mkdir()
     shutil.copytree(made.path, tmp_path / "other" / "01-train")
     capsys.readouterr()
-    assert _call("serve", str(tmp_path / "other")) == 3
-    assert f"such as {tmp_path / 'other' / '01-train'}" in capsys.readouterr().err
+    assert _call("serve", str(tmp_path / "other")) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{tmp_path / 'other'} contains no archive" in told
+    assert "run a recipe with a `pack` stage to its end" in told

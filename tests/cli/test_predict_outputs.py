@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,14 @@ def test_a_client_reads_classes_that_are_missing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Client, "request", lambda *_: (200, headers, answer.body))
     _, names = Client("http://127.0.0.1:1", "m").classify({"x": np.zeros((2, 2), np.float32)})
     assert names == ["bee", None]
+
+
+def test_three_models_are_each_compared_with_the_first(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The title does not say that the second is compared with the third."""
+    paths = [Path(shutil.copyfile(model, tmp_path / f"{name}.onnx")) for name in ("one", "two", "three")]
+    np.savez(tmp_path / "d.npz", x_train=np.ones((8, 2), np.float32), x_test=np.eye(2, dtype=np.float32))
+    timing = ("--set", "blocks=3", "--set", "block_ms=1", "--set", "budget_s=0.2")
+    assert call("bench", *paths, "--data", tmp_path / "d.npz", *timing) == 0
+    assert "two and three against one" in capsys.readouterr().out
