@@ -159,7 +159,7 @@ def _numbered(labels: Mapping[str, Labels], what: str, classes: tuple[str, ...])
     _require_in_training({split: values.tolist() for split, values in found.items()}, labels, what)
     names = tuple(map(str, distinct))
     made = {split: np.searchsorted(distinct, values).astype(np.int64) for split, values in found.items()}
-    return Targets(made, names, f"classes {shortened(names)}, numbered from 0")
+    return Targets(made, names, f"classes {shortened(names)}; a model with more scores takes them as indices")
 
 
 def shortened(names: Sequence[str], shown: int = 6, counted: bool = True) -> str:

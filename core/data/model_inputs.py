@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -117,12 +118,12 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
     """Give the inputs of ``splits`` the names of ``signature``: by name, and by position where no name agrees.
 
     Labels get the model's numbers where data and model name their classes, and so do characters of texts where data and
-    model have symbols.
+    model have symbols. Labels that are some of the indices of the model's scores stay what they are.
 
     Raises:
         DataError: the number of inputs differs, a sample does not fit, or the model does not know a class.
     """
-    numbers = _numbers(splits.classes, signature.classes)
+    numbers = _numbers(splits.classes, signature.classes) or _indices(splits.classes, signature)
     sources = {key: _spelled(_rows_first(getattr(splits, key)), signature.symbols) for key in NAMES}
     inputs = sources[TRAIN].read([0])[0]
     given, wanted = list(inputs), [spec.name for spec in signature.inputs]
@@ -179,6 +180,8 @@ def _numbers(data: Sequence[str], model: Sequence[str]) -> tuple[int, ...]:
     unknown = [name for name, number in zip(data, found, strict=True) if number is None]
     if not data or not model or (len(data) == len(model) == len(unknown)):
         return ()
+    if len(unknown) == len(data) < len(model) and all(map(_whole, data)) and not any(map(_whole, model)):
+        return ()  # numbers of classes that have names in the model
     if unknown:
         raise DataError(
             f"the data have {'classes' if len(unknown) > 1 else 'the class'} {shortened(unknown)}, which the model "
@@ -188,3 +191,34 @@ def _numbers(data: Sequence[str], model: Sequence[str]) -> tuple[int, ...]:
         )
     numbers = tuple(number for number in found if number is not None)
     return () if numbers == tuple(range(len(model))) else numbers
+
+
+def _whole(name: str) -> bool:
+    return re.fullmatch(r"-?[0-9]+", name) is not None
+
+
+def _indices(data: Sequence[str], signature: Signature) -> tuple[int, ...]:
+    """For each class of data whose labels are whole numbers, the index that it is in a model with more scores.
+
+    Labels that are some of a model's indices, such as 1 and 4 of 0 to 4, were numbered from 0 when they were read.
+
+    Returns:
+        Empty if the labels are text, or as many as the model has scores: then they stay numbered in order.
+
+    Raises:
+        DataError: a label is not the index of a score.
+    """
+    widths = [width for spec in signature.outputs for width in spec.shape[1:] if len(spec.shape) == 2 and width != 1]
+    scores = next((width for width in widths if isinstance(width, int)), 0)
+    if not data or not all(map(_whole, data)) or len(data) in widths or len(data) > scores:
+        return ()
+    numbers = tuple(map(int, data))
+    wrong = next((number for number in numbers if not 0 <= number < scores), None)
+    if wrong is not None:
+        raise DataError(
+            f"the data have the label {wrong}, and the model has {counted(scores, 'score')}, which are those of the "
+            f"labels 0 to {scores - 1}",
+            f"number the labels from 0, or give the names of all {scores} classes in the order of the scores with "
+            "`classes` of the data",
+        )
+    return () if numbers == tuple(range(len(numbers))) else numbers

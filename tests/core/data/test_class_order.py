@@ -83,6 +83,43 @@ def test_a_label_without_a_name_is_refused() -> None:
         fitted.train.read([0, 1])
 
 
+def numbered(base: Path, *labels: int) -> Splits:
+    """A table of two features and whole numbers as labels."""
+    return load(
+        write(base / "n.csv", "a,b,label", *(f"{i}.5,1.5,{label}" for i, label in enumerate(labels * 10))).name, base
+    )
+
+
+FIVE = replace(SIGNATURE, outputs=(TensorSpec("y", "float32", ("batch", 5)),))
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "wanted"),
+    [
+        ((1, 4), "", {1, 4}),
+        ((0, 4), "", {0, 4}),
+        ((1, 2, 3, 4, 5), "", {0, 1, 2, 3, 4}),
+        ((1, 4), "abcde", {1, 4}),
+        ((2, 5), "12345", {1, 4}),
+    ],
+)
+def test_some_of_the_whole_numbers_of_a_model(
+    tmp_path: Path, labels: tuple[int, ...], names: str, wanted: set[int]
+) -> None:
+    """Whole numbers are the model's names or indices; as many as it has scores are numbered in order."""
+    fitted = fit_to(numbered(tmp_path, *labels), FIVE.naming(tuple(names)))
+    for split in (fitted.train, fitted.test):
+        assert set(np.asarray(split.read(range(len(split)))[1]).tolist()) == wanted
+    assert fitted.classes in (tuple(names), tuple(map(str, labels)))
+
+
+@pytest.mark.parametrize("labels", [(1, 5), (-1, 1), (10, 20, 30)])
+def test_whole_numbers_that_are_no_index_are_refused(tmp_path: Path, labels: tuple[int, ...]) -> None:
+    """Numbers that fit none of the scores would be judged as those of other classes."""
+    with pytest.raises(DataError, match="the model has 5 scores, which are those of the labels 0 to 4"):
+        fit_to(numbered(tmp_path, *labels), FIVE)
+
+
 def test_a_model_names_the_classes_of_data_without_names() -> None:
     """Labels that are bare numbers get the model's names."""
     assert fit_to(Splits(PART, PART, PART, PART), SIGNATURE.naming(["a", "b"])).classes == ("a", "b")
