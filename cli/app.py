@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -53,6 +53,9 @@ Settings = Annotated[
 ]
 Source = Annotated[Path, typer.Argument(help="Artifact folder or model file.", autocompletion=completion.artifacts)]
 
+Needed = Literal["all", "test", "nothing"]
+"""The data that a command needs: samples of every split, only those on which models are judged, or none."""
+
 
 def console(json_mode: bool) -> Console:
     """The console of a command."""
@@ -71,17 +74,17 @@ def given_options(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def context_of(
-    data: str, data_arg: list[str], task: Task, target: Target, seed: int, screen: Console, needed: bool = True
+    data: str, data_arg: list[str], task: Task, target: Target, seed: int, screen: Console, needed: Needed = "all"
 ) -> Context:
-    """The context of one command's stage; unless ``needed``, the data may be missing."""
-    if needed and not data:
+    """The context of one command's stage, with all splits, with at least a test split, or without data."""
+    if needed != "nothing" and not data:
         raise UserError(
             "--data is required",
             "give a built-in data set, package.module:function, a file (.csv, .jsonl, .parquet, .npz …) or a folder",
         )
     base = Path.cwd()
     args = build_options(DataSpec, {"source": data or "none"}, [f"args.{arg}" for arg in data_arg])
-    splits: Any = load_data(args, base, seed, task, screen) if needed else None
+    splits: Any = load_data(args, base, seed, task, screen, judging=needed == "test") if needed != "nothing" else None
     return Context(splits, base, task, target, seed, screen)
 
 

@@ -55,7 +55,7 @@ def bench(
     claim_result(out, force)
     options = build_options(BenchOptions, flags, set_)
     named = by_name([load_artifact(path) for path in models])
-    context = context_of(data, data_arg, "classification", "cpu", seed, screen)
+    context = context_of(data, data_arg, "classification", "cpu", seed, screen, "test")
     with screen.working("bench"), tempfile.TemporaryDirectory() as folder:
         compared, notes = (named, []) if as_is else in_one_runtime(named, Path(folder), context)
         result = compare_files(compared, context.data, options, metric, screen, notes)

@@ -24,6 +24,7 @@ from .app import (
     Debug,
     Force,
     Json,
+    Needed,
     Out,
     Seed,
     Settings,
@@ -105,7 +106,7 @@ def capture(
     model = _one_model(model, hf)
     spec = ModelSpec(source=model, weights=weights, args={"task": task} if task else {})
     options = build_options(CaptureOptions, {}, [*set_, *(f"fixed.{item}" for item in fix)])
-    context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed=bool(data))
+    context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed="all" if data else "nothing")
     place = place_of("capture", options, spec, context, out, force)
     made = find_finished(place, console=screen) or stages.capture(options, spec, place, context)
     describe.print_artifact(made, screen)
@@ -142,7 +143,8 @@ def _stage_command(entry: StageEntry) -> None:
         parent = load_artifact(source)
         options = build_options(entry.options, given_options(flags), set_)
         wanted = options_target(options, target)
-        context = context_of(data, data_arg, task, wanted, seed, screen, needed="data" in entry.depends_on)
+        needed: Needed = "all" if "data" in entry.depends_on else "nothing"
+        context = context_of(data, data_arg, task, wanted, seed, screen, needed)
         place = place_of(entry.name, options, parent, context, out, force)
         shared = replace(context, scratch=scratch_of(place.directory))
         found = reused(place, screen, parent, out)

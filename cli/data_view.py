@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..core.data.class_labels import shortened
-from ..core.data.splits import NAMES, Split
+from ..core.data.splits import NAMES, TEST, Split
 from ..core.options.stage_options import DataSpec
 from ..core.tensors import Array
 from .app import DataArgs, Debug, Json, Seed, TaskOption, app, console, context_of
@@ -27,8 +27,9 @@ def data(
     Example: `retort data flowers.csv --data-arg target=kind`
     """
     screen = console(json)
-    splits = context_of(source, data_arg, task, "cpu", seed, screen).data
-    found = {name: _described(getattr(splits, name)) for name in NAMES}
+    splits = context_of(source, data_arg, task, "cpu", seed, screen, "test").data
+    shown = [name for name in NAMES if name == TEST or getattr(splits, name) is not splits.test]
+    found = {name: _described(getattr(splits, name)) for name in shown}
     rows = [[name, f"{part['samples']:,}", ", ".join(part["inputs"]), part["targets"]] for name, part in found.items()]
     screen.table(source, ["split", "samples", "inputs", "targets"], rows, words=True)
     named = f"classes: {shortened(splits.classes, 20)}" if splits.classes else "the classes have no names"

@@ -67,7 +67,7 @@ def engine(
     raise_if_not(parent, "graph")
     if emit is not None:
         return _emit(options, parent, screen)
-    context = context_of("", [], "classification", "tensorrt", 0, screen, needed=False)
+    context = context_of("", [], "classification", "tensorrt", 0, screen, needed="nothing")
     place = place_of("engine", options, parent, context, out, force)
     return print_artifact(
         reused(place, screen, parent, out) or run_stage("engine", options, parent, place, context), screen

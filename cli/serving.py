@@ -191,7 +191,7 @@ def predict(
     remote = is_remote(model)
     if not remote:
         load_artifact(Path(model))  # a wrong path is told before the data are read
-    given = input or context_of(data, data_arg, "classification", "cpu", seed, screen).data
+    given = input or context_of(data, data_arg, "classification", "cpu", seed, screen, "test").data
     if remote:
         client = connect(model, name, timeout, header, ca)
         found = asked(client, partial(_ask, given=given, rows=rows, screen=screen), ca)

@@ -17,10 +17,17 @@ from .held_out import complete
 from .input_parts import SourceSplits
 from .references import call
 from .source_forms import FORMS, read_path
-from .splits import ALIASES, NAMES, TRAIN, ArraySplit, Split, Splits, Subset, check_finite
+from .splits import ALIASES, NAMES, TEST, TRAIN, ArraySplit, Split, Splits, Subset, check_finite
 
 
-def load_data(spec: DataSpec, base: Path, seed: int = 0, task: Task | None = None, console: Console = SILENT) -> Splits:
+def load_data(
+    spec: DataSpec,
+    base: Path,
+    seed: int = 0,
+    task: Task | None = None,
+    console: Console = SILENT,
+    judging: bool = False,
+) -> Splits:
     """Load the data of a recipe and make the splits that the source does not have.
 
     Args:
@@ -28,6 +35,7 @@ def load_data(spec: DataSpec, base: Path, seed: int = 0, task: Task | None = Non
         seed: random seed that selects the held-out samples.
         task: what the targets are for; by default, whole numbers are classes and others values.
         console: shows how the source was read.
+        judging: whether models are only judged on the data, for which a test split is enough.
 
     Raises:
         MissingFileError: the file or folder does not exist.
@@ -37,9 +45,10 @@ def load_data(spec: DataSpec, base: Path, seed: int = 0, task: Task | None = Non
     found = _read(spec, base, task)
     for note in found.notes:
         console.stage("data", f"{spec.source}: {note}")
-    splits = replace(complete(found.splits, found.classes, spec, seed), symbols=found.symbols)
+    splits = replace(complete(found.splits, found.classes, spec, seed, judging), symbols=found.symbols)
     for where in NAMES:
-        _check(getattr(splits, where), where, spec.source)
+        if where == TEST or getattr(splits, where) is not splits.test:
+            _check(getattr(splits, where), where, spec.source)
     return splits
 
 

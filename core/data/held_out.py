@@ -5,22 +5,31 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..counts import counted
+from ..counts import counted, listed
 from ..errors import DataError
 from ..options.stage_options import DataSpec
 from .splits import CALIBRATION, NAMES, TEST, TRAIN, VALIDATION, Named, Split, Splits, Subset, targets_in_memory
 
 
-def complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int) -> Splits:
+def complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int, judging: bool = False) -> Splits:
     """The four splits of a source: those that it has, and the missing ones, which are held out of its train split.
+
+    Args:
+        judging: whether samples are only judged: then a test split is enough, and it stands for those that are missing.
 
     Raises:
         DataError: the source has no train split, or a split with an unknown name, or too few samples.
     """
     unknown = sorted(set(named) - set(NAMES))
-    if unknown or TRAIN not in named:
-        fault = f"unknown split '{unknown[0]}'" if unknown else "no `train` split"
-        raise DataError(f"{spec.source} has {fault}", "name them train, validation, test, calibration")
+    if unknown:
+        raise DataError(
+            f"{spec.source} has unknown split '{unknown[0]}'", "name them train, validation, test, calibration"
+        )
+    if TRAIN not in named:
+        if judging and TEST in named:
+            every = {**dict.fromkeys(NAMES, named[TEST]), **named}
+            return Splits(every[TRAIN], every[VALIDATION], every[CALIBRATION], every[TEST], classes)
+        raise _without_train(named, spec.source, judging)
     parts, whole = dict(named), len(named[TRAIN])
     generator = np.random.default_rng(seed)
     for key, share in ((TEST, spec.test), (VALIDATION, spec.validation)):
@@ -32,6 +41,17 @@ def complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int) 
         chosen = np.sort(generator.permutation(len(parts[TRAIN]))[:count])
         parts[CALIBRATION] = Subset(parts[TRAIN], chosen)
     return Splits(parts[TRAIN], parts[VALIDATION], parts[CALIBRATION], parts[TEST], classes)
+
+
+def _without_train(named: Named, source: str, judging: bool) -> DataError:
+    names = [key for key in NAMES if key in named]
+    only = f"{source} has only {listed(names)} samples" if names else f"{source} has no samples"
+    if judging:
+        return DataError(f"{only}, and none to judge a model on", f"name them {TEST}, or add a {TRAIN} split")
+    return DataError(
+        f"{only}, and this needs training samples, of which it takes the example, the calibration and held-out samples",
+        f"add a {TRAIN} split; `retort predict --data` and `retort bench --data` need only a {TEST} split",
+    )
 
 
 def hold_out(

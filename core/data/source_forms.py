@@ -30,7 +30,7 @@ from .files.named_arrays import npy_splits, npz_files, npz_splits
 from .files.sounds import SOUNDS
 from .files.text_files import TEXTS, text_splits
 from .input_parts import SourceSplits, readable
-from .splits import NAMES, TRAIN
+from .splits import NAMES, TEST, TRAIN
 from .tables.arrow_table import DICT, STATE, media_part, read_parquet, read_saved, saved_splits
 from .tables.columns import Table, stacked
 from .tables.csv_table import read_csv
@@ -125,9 +125,7 @@ def _read_folder(folder: Path, args: Mapping[str, Any], base: Path, task: Task |
         return table_splits({k: read_saved(path) for k, path in saved.items()}, arrow, base, task, media_part(arrow))
     files = split_files(folder, names)
     if files:
-        if next(iter(files.values()))[0].suffix.lower() == ".npz":
-            return npz_files(files, folder, options_of(ArrayOptions, args, "arrays"), task)
-        return _read_tables(files, args, base, task)
+        return _read_files(files, folder, args, base, task)
     arrays = {name[:-4]: folder / name for name in names if name.lower().endswith(".npy")}
     if arrays:
         return npy_splits(arrays, folder, options_of(ArrayOptions, args, "arrays"), task)
@@ -138,12 +136,23 @@ def _read_folder(folder: Path, args: Mapping[str, Any], base: Path, task: Task |
         return audio_splits(folder, options_of(AudioOptions, args, "recordings"), task)
     if kind in TEXTS:
         return text_splits(folder, options_of(TextOptions, args, "text files"), base)
+    files = split_files(folder, names, TEST)
+    if files:
+        return _read_files(files, folder, args, base, task)
     found = f"holds {', '.join(names[:6])}{' …' if len(names) > 6 else ''}" if names else "is empty"
     raise DataError(f"{folder} {found}: nothing in it is read as data", f"give {FORMS}")
 
 
-def split_files(folder: Path, names: list[str]) -> dict[str, list[Path]]:
-    """The files of a folder that are called like splits, by split; empty unless one is the training split.
+def _read_files(
+    files: Mapping[str, list[Path]], folder: Path, args: Mapping[str, Any], base: Path, task: Task | None
+) -> SourceSplits:
+    if next(iter(files.values()))[0].suffix.lower() == ".npz":
+        return npz_files(files, folder, options_of(ArrayOptions, args, "arrays"), task)
+    return _read_tables(files, args, base, task)
+
+
+def split_files(folder: Path, names: list[str], needed: str = TRAIN) -> dict[str, list[Path]]:
+    """The files of a folder that are called like splits, by split; empty unless one is the needed split.
 
     Several files of one split are called ``train-00000-of-00002.parquet``.
 
@@ -158,7 +167,7 @@ def split_files(folder: Path, names: list[str]) -> dict[str, list[Path]]:
         if split in NAMES and path.suffix.lower() in TABLES | {".npz"}:
             found.setdefault(split, []).append(folder / name)
     kinds = {path.suffix.lower() for paths in found.values() for path in paths}
-    if TRAIN not in found:
+    if needed not in found:
         return {}
     if len(kinds) > 1:
         raise DataError(f"{folder} has splits of different kinds: {', '.join(sorted(kinds))}", "use one kind of file")

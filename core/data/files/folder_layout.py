@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from ...errors import DataError
-from ..splits import NAMES, TRAIN
+from ..splits import NAMES, TEST, TRAIN
 from ..tables.split_column import split_name
 
 NAMES_FILE = "labels.txt"
@@ -37,7 +37,7 @@ def _names_files(path: Path, folder: Path) -> bool:
 
 
 def split_folders(folder: Path, suffixes: frozenset[str], labelled: bool) -> dict[str, Path]:
-    """The folders in a folder that are called like splits; empty if one called train is a class among others.
+    """The folders in a folder that are called like splits; empty if they are classes among others.
 
     Args:
         suffixes: of the files of samples.
@@ -57,7 +57,8 @@ def split_folders(folder: Path, suffixes: frozenset[str], labelled: bool) -> dic
         else:
             splits[split] = child
     if TRAIN not in splits:
-        return {}
+        alone = TEST in splits and not any(has_files(child, suffixes) for child in others)
+        return splits if alone and _has_classes(splits[TEST], suffixes, labelled) else {}
     train = splits[TRAIN]
     other = next((child for child in others if has_files(child, suffixes)), None)
     if other is None or any(has_files(child, suffixes) for child in subfolders(train)):
@@ -70,6 +71,12 @@ def split_folders(folder: Path, suffixes: frozenset[str], labelled: bool) -> dic
             f"move {other.name} to another place, or put the classes into folders in {train.name}",
         )
     return splits
+
+
+def _has_classes(split: Path, suffixes: frozenset[str], labelled: bool) -> bool:
+    if any(has_files(child, suffixes) for child in subfolders(split)):
+        return True
+    return has_files(split, suffixes) if labelled else label_file(split, suffixes) is not None
 
 
 def has_files(folder: Path, suffixes: frozenset[str]) -> bool:

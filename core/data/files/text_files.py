@@ -42,10 +42,11 @@ def text_splits(source: Path, options: TextOptions, base: Path) -> SourceSplits:
         UserError: no option says how text becomes numbers.
     """
     found = _read(source, options)
-    train = [text for text, _, _ in found[TRAIN].samples]
+    first = found.get(TRAIN) or next(iter(found.values()))
+    train = [text for text, _, _ in first.samples]
     encoder = encoder_of(options, base, (train,))
     length = length_of(options, encoder, (train,))
-    named = any(name for _, name, _ in found[TRAIN].samples)
+    named = any(name for _, name, _ in first.samples)
     targets = targets_of({k: _labels(v) for k, v in found.items()}, str(source), options.classes) if named else None
     splits = {}
     for split, part in found.items():
@@ -54,7 +55,7 @@ def text_splits(source: Path, options: TextOptions, base: Path) -> SourceSplits:
         splits[split] = joined([made], len(texts), targets.values[split] if targets else None)
     count = sum(len(part.samples) for part in found.values())
     labels = targets.note if targets else "no labels"
-    note = f"{counted(count, 'text')}, {found[TRAIN].form} ({described(encoder, length)}); {labels}"
+    note = f"{counted(count, 'text')}, {first.form} ({described(encoder, length)}); {labels}"
     return SourceSplits(splits, targets.classes if targets else (), (note,), symbols_of(encoder))
 
 

@@ -50,7 +50,7 @@ def as_splits(data: Any, signature: Signature, use: Use, seed: int = 0, task: Ta
     if isinstance(data, Splits):
         return data
     if is_source(data):
-        return _loaded(_described(data), signature, seed, task)
+        return _loaded(_described(data), signature, use, seed, task)
     reader = Reader(signature)
     if isinstance(data, Mapping) and names_splits(data):
         given = {ALIASES.get(str(key), str(key)): value for key, value in data.items() if key != "classes"}
@@ -68,14 +68,14 @@ def one_value(signature: Signature) -> bool:
     return scores is not None and scores.shape in ((BATCH,), (BATCH, 1))
 
 
-def _loaded(spec: DataSpec, signature: Signature, seed: int, task: Task | None) -> Splits:
+def _loaded(spec: DataSpec, signature: Signature, use: Use, seed: int, task: Task | None) -> Splits:
     """A named source; without a task, whole numbers are values for a model that gives one, unless they have names."""
-    splits = load_data(spec, Path.cwd(), seed, task)
+    splits = load_data(spec, Path.cwd(), seed, task, judging=use == "test")
     if task is not None or not one_value(signature) or not all(name.lstrip("-").isdigit() for name in splits.classes):
         return splits
     targets = splits.train.read([0])[1]
     indices = targets is not None and targets.dtype.kind in "iu"
-    return load_data(spec, Path.cwd(), seed, "regression") if indices else splits
+    return load_data(spec, Path.cwd(), seed, "regression", judging=use == "test") if indices else splits
 
 
 def is_source(data: Any) -> bool:
