@@ -218,7 +218,6 @@ def _indices(data: Sequence[str], signature: Signature) -> tuple[int, ...]:
         raise DataError(
             f"the data have the label {wrong}, and the model has {counted(scores, 'score')}, which are those of the "
             f"labels 0 to {scores - 1}",
-            f"number the labels from 0, or give the names of all {scores} classes in the order of the scores with "
-            "`classes` of the data",
+            "number the labels from 0, or give the names of all classes in the order of the scores with `classes`",
         )
     return () if numbers == tuple(range(len(numbers))) else numbers
