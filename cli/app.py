@@ -83,7 +83,7 @@ def context_of(
             "give a built-in data set, package.module:function, a file (.csv, .jsonl, .parquet, .npz …) or a folder",
         )
     base = Path.cwd()
-    args = build_options(DataSpec, {"source": data or "none"}, [f"args.{arg}" for arg in data_arg])
+    args = build_options(DataSpec, {"source": data or "none"}, data_arg, "--data-arg", "args")
     splits: Any = load_data(args, base, seed, task, screen, judging=needed == "test") if needed != "nothing" else None
     return Context(splits, base, task, target, seed, screen)
 

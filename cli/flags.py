@@ -99,15 +99,24 @@ def with_flags(function: Callable[..., None], options: type[Options]) -> Callabl
     return command
 
 
-def build_options(options: type[Options], flags: Mapping[str, Any], settings: Sequence[str]) -> Any:
+EXAMPLES = {"--set": "recover.epochs=3", "--data-arg": "target=kind"}
+
+
+def build_options(
+    options: type[Options], flags: Mapping[str, Any], settings: Sequence[str], option: str = "--set", under: str = ""
+) -> Any:
     """Build the options of a stage from its flags and from `--set key=value` settings, which take precedence.
+
+    Args:
+        option: the option that the settings were given with.
+        under: the key below which they are.
 
     Raises:
         UserError: a value is invalid or a key is unknown; the message lists all of them.
     """
     raw: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     for setting in settings:
-        _apply(raw, setting, options)
+        _apply(raw, setting, option, under)
     try:
         return options.model_validate(raw)
     except ValidationError as error:
@@ -115,11 +124,13 @@ def build_options(options: type[Options], flags: Mapping[str, Any], settings: Se
         raise UserError("; ".join(faults), "`--help` shows every option with its default") from error
 
 
-def _apply(raw: dict[str, Any], setting: str, options: type[Options]) -> None:
+def _apply(raw: dict[str, Any], setting: str, option: str, under: str) -> None:
     key, separator, text = setting.partition("=")
     if not separator:
-        raise UserError(f"--set {setting} has no '='", "write --set key=value, such as --set recover.epochs=3")
-    *path, last = key.split(".")
+        raise UserError(
+            f"{option} {setting} has no '='", f"write {option} key=value, such as {option} {EXAMPLES[option]}"
+        )
+    *path, last = (f"{under}.{key}" if under else key).split(".")
     for part in path:
         inner = raw.get(part)
         raw[part] = dict(inner) if isinstance(inner, Mapping) else {}
@@ -127,7 +138,7 @@ def _apply(raw: dict[str, Any], setting: str, options: type[Options]) -> None:
     try:
         raw[last] = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {setting}: the value is not valid YAML", "put the value in quotes") from error
+        raise UserError(f"{option} {setting}: the value is not valid YAML", "put the value in quotes") from error
 
 
 def _written(flags: Collection[str], path: tuple[str, ...]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json as json_module
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from ..core.console import Console
 from ..core.counts import counted
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
-from ..core.errors import InputError, MissingFileError, ServingError, UserError
+from ..core.errors import ServingError, UserError
 from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
 from ..core.session import Session, SessionOptions, model_faults, open_session
 from ..core.system.atomic_files import write_atomically
@@ -31,6 +30,7 @@ from ..serve.address import Address
 from ..serve.client import Client, predict_split
 from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
 from .flags import build_options, with_flags
+from .input_file import read_input
 from .remote import asked, connect, is_remote, parse_headers
 
 if TYPE_CHECKING:
@@ -257,32 +257,6 @@ def _over_test(model: str, splits: Splits, rows: int | None, screen: Console, se
     done = over(session, fit_to(splits, session.signature).test, limit=rows, console=screen)
     names = session.signature.naming(splits.classes).class_names(done.outputs)
     return Predicted(dict(done.outputs), done.targets, names)
-
-
-def read_input(path: Path, signature: Signature | None) -> dict[str, Array]:
-    """Read inputs from a ``.npy`` (one input), a ``.npz`` or a ``.json`` (a list, or a mapping of names to lists).
-
-    Raises:
-        MissingFileError: there is no such file.
-        InputError: the file cannot be read, or contains no arrays.
-    """
-    if not path.is_file():
-        raise MissingFileError(f"no such input: {path}", "check the path of --input")
-    try:
-        loaded = json_module.loads(path.read_text()) if path.suffix == ".json" else _load(path)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}", "write it with numpy.save, numpy.savez or json.dump"
-        ) from error
-    if isinstance(loaded, dict):
-        return {key: np.asarray(value) for key, value in loaded.items()}
-    only = signature.inputs[0].name if signature else "input"
-    return {only: np.asarray(loaded)}
-
-
-def _load(path: Path) -> Any:
-    loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    return {key: loaded[key] for key in loaded.files} if hasattr(loaded, "files") else loaded
 
 
 def _show_outputs(predicted: Predicted, output: Path | None, screen: Console) -> None:

@@ -31,6 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 WRONG = {
+    "data data.npz --data-arg target": "--data-arg target has no '='\n  → write --data-arg key=value",
+    "data data.npz --data-arg features=[a": "--data-arg features=[a: the value is not valid YAML",
+    "predict graph --input net.py": "net.py holds no arrays of numbers\n  → write it with numpy.save",
     "serve graph --port 80a": "--port: must be a whole number, not '80a'",
     "serve graph --host 0.0.0.0": "--host: '0.0.0.0' is not one of '127.0.0.1'",
     "quantize graph --target gpu": "--target: 'gpu' is not one of 'cpu', 'tensorrt'",
