@@ -66,7 +66,7 @@ def _is_arrays(value: Any) -> bool:
 def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
     """Make a split in memory from arrays of equal length, in the dtypes that stages use.
 
-    A number without axes is the value of every sample.
+    A number without axes beside other inputs is the value of every sample.
 
     Raises:
         DataError: the arrays differ in length or contain no numbers.
@@ -80,16 +80,16 @@ def array_split(inputs: Any, targets: Any, where: str) -> ArraySplit:
 
 
 def of_one_length(inputs: Mapping[str, Array], targets: Array | None, where: str) -> dict[str, Array]:
-    """The inputs, with a number without axes repeated for every sample.
+    """The inputs, with a number without axes beside arrays repeated for every sample.
 
     Raises:
-        DataError: the arrays differ in length, or none has an axis.
+        DataError: the arrays differ in length, or no input has an axis.
     """
     lengths = {name: len(array) for name, array in inputs.items() if array.ndim}
-    if targets is not None:
-        lengths["targets"] = len(targets) if targets.ndim else 0
     if not lengths:
         raise DataError(f"{where} has only numbers without axes: {', '.join(inputs)}", "give one row per sample")
+    if targets is not None:
+        lengths["targets"] = len(targets) if targets.ndim else 0
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise DataError(

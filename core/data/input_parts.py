@@ -142,7 +142,12 @@ def standard(array: Array, where: str) -> Array:
     Raises:
         DataError: it contains no numbers.
     """
-    if array.dtype.kind not in "biufc":
+    if array.dtype.kind == "c":
+        raise DataError(
+            f"{where} contains complex numbers, which no model takes",
+            "give their real and imaginary parts as numbers: np.stack([x.real, x.imag], axis=1)",
+        )
+    if array.dtype.kind not in "biuf":
         kind = "text" if array.dtype.kind in "US" else "Python objects"
         raise DataError(f"{where} contains {kind} instead of numbers", "convert it to a numeric array")
     if array.dtype == np.float64:

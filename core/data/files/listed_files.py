@@ -23,6 +23,8 @@ from ..tables.csv_table import read_csv
 from ..tables.split_column import rows_by_split, split_column
 from .folder_layout import LOOKED_AT, files_below, label_file, named_file, split_folders, subfolders
 
+FILL_LABEL = "write a label, delete the line, or read the files without labels (`target: none`)"
+FILL_NAME = "write the name of the file, or delete the line"
 FILE_NAMES = ("file", "filename", "file_name", "path", "filepath", "name", "image", "audio")
 
 
@@ -140,7 +142,7 @@ def _from_table(
         splits = {TRAIN: np.arange(table.count)}, splits[1]
     target, _ = choose_target(table, options.target, [column, *rest])
     target = None if target == column else target
-    labels = Labels(table.used(target).values, table.place) if target is not None else None
+    labels = Labels(table.used(target, FILL_LABEL).values, table.place) if target is not None else None
     where = f"column '{target}' of {path.name}" if target is not None else "no labels"
     found = {}
     for split, chosen in splits[0].items():
@@ -179,7 +181,7 @@ def _file_column(table: Table, folder: Path, what: str) -> tuple[str, list[Path]
             f"no column of {table.path} names {what} in {folder}",
             "write the columns file and label, with paths that are relative to the folder",
         )
-    found = [named_file(folder, value) for value in table.used(column).values]
+    found = [named_file(folder, value) for value in table.used(column, FILL_NAME).values]
     missing = [row for row, path in enumerate(found) if path is None]
     if missing:
         shown = ", ".join(f"{table.columns[column].values[row]} (line {_line(table, row)})" for row in missing[:3])

@@ -28,6 +28,8 @@ CLASSES = ("classes", "class_names", "label_names", "target_names", "labels_name
 _SPLIT = "|".join(sorted({*NAMES, *ALIASES, *OTHERS}, key=len, reverse=True))
 _BEFORE = re.compile(rf"^({_SPLIT})[_/.\-](.+)$", re.IGNORECASE)
 _AFTER = re.compile(rf"^(.+?)[_/.\-]({_SPLIT})$", re.IGNORECASE)
+MAGIC = b"\x93NUMPY"
+NOT_ARRAYS = "write it again with numpy.savez or numpy.save; name a table .csv, .jsonl or .parquet, and a text .txt"
 PICKLED = "save arrays of numbers: np.asarray(x, dtype=np.float32), and padded sequences instead of ragged ones"
 
 
@@ -101,15 +103,19 @@ def read_npz_arrays(path: Path) -> dict[str, Array]:
         DataError: the file cannot be read, or contains Python objects.
     """
     arrays: dict[str, Array] = {}
-    with readable(path), path.open("rb") as stream:
-        if stream.read(6) == b"\x93NUMPY":
+    with readable(path):
+        if _starts_as_npy(path):
             raise DataError(f"{path} is a single array, not an .npz file", "call it .npy, or write it with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
             for name in names:
                 arrays[name] = _member(archive, name, path)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError) as error:
+    except ValueError as error:  # numpy takes every file that it does not know for a pickle
+        if "allow_pickle" in str(error):
+            raise DataError(f"{path} is not an .npz file", NOT_ARRAYS) from error
+        raise DataError(f"{path} cannot be read: {error}", "write it again with numpy.savez") from error
+    except (zipfile.BadZipFile, OSError, EOFError, KeyError) as error:
         raise DataError(f"{path} cannot be read: {error}", "write it again with numpy.savez") from error
     if not arrays:
         raise DataError(f"{path} contains no array", "save x_train, y_train, x_test, y_test … (or x and y)")
@@ -135,10 +141,17 @@ def _mapped(path: Path) -> Array:
         with readable(path):
             array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
+        if not _starts_as_npy(path):
+            raise DataError(f"{path} is not an .npy file", NOT_ARRAYS) from error
         if "allow_pickle" in str(error) or "object" in str(error).lower():
             raise DataError(f"{path} contains Python objects", PICKLED) from error
         raise DataError(f"{path} cannot be read: {error}", "write it again with numpy.save") from error
     return array
+
+
+def _starts_as_npy(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
 
 
 def place_of(name: str) -> tuple[str, str]:

@@ -89,8 +89,11 @@ class Table:
             f"`{option}` takes one of {', '.join(names)}",
         )
 
-    def used(self, name: str) -> Column:
+    def used(self, name: str, remedy: str | None = None) -> Column:
         """A column all of whose values can be used.
+
+        Args:
+            remedy: what to do about a value that is missing, where columns cannot be left out.
 
         Raises:
             DataError: the column is missing, or a value is; the message has its place.
@@ -102,7 +105,7 @@ class Table:
             )
         column = self.columns[name]
         if column.fault is not None:
-            raise _refusal(self._of(column.fault), name, column.fault.what, column.fault.remedy)
+            raise _refusal(self._of(column.fault), name, column.fault.what, remedy or column.fault.remedy)
         return column
 
     def refuse(self, row: int, name: str, what: str, remedy: str) -> NoReturn:

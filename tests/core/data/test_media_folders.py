@@ -79,7 +79,7 @@ def test_missing_files_are_listed(tmp_path: Path) -> None:
     write(folder / "labels.csv", "file,label", *(f"{n}.png,{n % 2}" for n in range(COUNT + 4)))
     assert_refused("p", tmp_path, "names 4 files that do not exist: 30.png (line 32)", "and 1 more", size=4)
     write(folder / "labels.csv", "file,label", *(f"{n}.png,{'' if n == 3 else 'ab'[n % 2]}" for n in range(COUNT)))
-    assert_refused("p", tmp_path, "labels.csv, line 5, column 'label': the cell is empty", size=4)
+    assert_refused("p", tmp_path, "labels.csv, line 5, column 'label': the cell is empty", "`target: none`", size=4)
     write(folder / "labels.csv", "a,b", *(f"{n},{n % 2}" for n in range(COUNT)))
     assert_refused("p", tmp_path, "no column of", "names images", size=4)
     write(tmp_path / "two/train/a/x.txt", "no image")
@@ -248,3 +248,11 @@ def test_images_that_do_not_fit_a_model_name_their_arguments(tmp_path: Path) -> 
     with pytest.raises(InputError) as caught:
         fit_to(Splits(whole, whole, whole, whole), signature)
     assert "--data-arg" not in caught.value.remedy
+
+
+def test_the_remedy_of_an_empty_label_works(tmp_path: Path) -> None:
+    """Images are read without labels, as the message says."""
+    images(tmp_path / "p")
+    write(tmp_path / "p" / "labels.csv", "file,label", *(f"{n}.png,{'cat' if n else ''}" for n in range(COUNT)))
+    assert_refused("p", tmp_path, "column 'label': the cell is empty", "read the files without labels", size=4)
+    assert load("p", tmp_path, size=4, target="none").train.read([0])[1] is None
