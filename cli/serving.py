@@ -20,7 +20,7 @@ from ..core.console import Console
 from ..core.counts import counted
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
-from ..core.errors import ServingError, UserError
+from ..core.errors import MissingFileError, ServingError, UserError
 from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
 from ..core.session import Session, SessionOptions, model_faults, open_session
 from ..core.system.atomic_files import write_atomically
