@@ -97,7 +97,11 @@ def ports(signature: Signature) -> list[tuple[str, str, str, str]]:
     """Inputs and outputs as rows of a table: side, name, type, axes."""
     sides = (("input", signature.inputs), ("output", signature.outputs))
     rows = [(side, spec.name, spec.dtype, "×".join(map(str, spec.shape))) for side, specs in sides for spec in specs]
-    texts = {"classes": signature.classes, "symbols": tuple(map(repr, signature.symbols))}
+    texts = {
+        "classes": signature.classes,
+        "symbols": tuple(map(repr, signature.symbols)),
+        "features": signature.features,
+    }
     return [*rows, *((what, shortened(names), "", str(len(names))) for what, names in texts.items() if names)]
 
 

@@ -78,6 +78,9 @@ class TensorSpec:
         return np.asarray(result, order="C")
 
 
+TEXTS = ("classes", "symbols", "features")
+
+
 @dataclass(frozen=True)
 class Signature:
     """Inputs and outputs of a model, in order.
@@ -88,6 +91,7 @@ class Signature:
         classes: names of the classes in the order of the scores; empty if they are not known.
         symbols: characters of a text input in the order of their numbers, from 2 (0 pads, 1 is any other character);
             empty for other models. :mod:`retort.core.symbols` makes numbers of texts with them.
+        features: names of the columns of a table that the model takes, in its order; empty for other models.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -95,6 +99,7 @@ class Signature:
     batch_invariant: bool = True
     classes: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     def naming(self, classes: Sequence[str]) -> Signature:
         """The signature with names of classes; those that it has stay, and names that fit no output are left out."""
@@ -115,6 +120,19 @@ class Signature:
         """The input that :attr:`symbols` spells: the first with a row of whole numbers per sample."""
         rows = [spec for spec in self.inputs if spec.dtype in ("int32", "int64") and len(spec.shape) == 2]
         return next(iter(rows), None) if self.symbols else None
+
+    def tabulating(self, features: Sequence[str]) -> Signature:
+        """The signature with names of features; those that it has stay, and names that fit no input are left out."""
+        if self.features or not features:
+            return self
+        named = replace(self, features=tuple(features))
+        return named if named.tabulated is not None else self
+
+    @property
+    def tabulated(self) -> TensorSpec | None:
+        """The input that :attr:`features` names: the first with a number for each of them."""
+        shape = (BATCH, len(self.features))
+        return next((s for s in self.inputs if s.dtype.startswith("float") and s.shape == shape), None)
 
     @property
     def classified(self) -> TensorSpec | None:
@@ -213,7 +231,7 @@ class Signature:
     def to_json(self) -> str:
         """Convert to compact JSON; equal signatures give the same bytes."""
         value = asdict(self)
-        for name in ("classes", "symbols"):
+        for name in TEXTS:
             if not value[name]:
                 del value[name]
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
@@ -228,7 +246,7 @@ class Signature:
         try:
             raw = json.loads(text)
             specs = {key: tuple(_spec(item) for item in raw[key]) for key in ("inputs", "outputs")}
-            texts = (tuple(map(str, list(raw.get(name, ())))) for name in ("classes", "symbols"))
+            texts = (tuple(map(str, list(raw.get(name, ())))) for name in TEXTS)
             return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)), *texts)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error

@@ -145,7 +145,8 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
     raise_if_not(parent, "program")
     teacher = load_program(parent.main, context.data)
     check_pair(teacher.signature, student.signature)
-    student.signature = student.signature.naming(teacher.signature.classes).spelling(teacher.signature.symbols)
+    known = teacher.signature
+    student.signature = student.signature.naming(known.classes).spelling(known.symbols).tabulating(known.features)
     given = fit_context(context, parent.main).data
     context = _for_student(context, parent, student)
     hard = task_loss(options, context.data, context.task, student) if options.alpha < 1 else None

@@ -102,7 +102,9 @@ def _captured(
             layout = fix_axis(layout, axis, given)
     notes += require_agreement(path, graph, layout, program, feeds)
     if graph.written is not None:
-        program.signature = program.signature.naming(graph.written.classes).spelling(graph.written.symbols)
+        written = graph.written
+        named = program.signature.naming(written.classes).spelling(written.symbols)
+        program.signature = named.tabulating(written.features)
     if notes:
         program.meta.setdefault(NOTES, []).extend(notes)
     return program

@@ -193,7 +193,9 @@ def _fixed_lengths(program: Program, model: ModelSpec, data: Splits | None) -> l
 def _name_classes(program: Program, context: Context) -> None:
     """Give a program the names of the data's classes, or say why it cannot have them."""
     names = context.data.classes if context.data is not None and context.task == "classification" else ()
-    program.signature = program.signature.naming(names).spelling(context.data.symbols if context.data else ())
+    program.signature = program.signature.naming(names)
+    if context.data is not None:
+        program.signature = program.signature.spelling(context.data.symbols).tabulating(context.data.features)
     if names and not program.signature.classes:
         context.console.warn(
             f"the data have {counted(names, 'class')}, and no output has a score for each, so answers will not have "

@@ -45,7 +45,9 @@ def load_data(
     found = _read(spec, base, task)
     for note in found.notes:
         console.stage("data", f"{spec.source}: {note}")
-    splits = replace(complete(found.splits, found.classes, spec, seed, judging), symbols=found.symbols)
+    splits = replace(
+        complete(found.splits, found.classes, spec, seed, judging), symbols=found.symbols, features=found.features
+    )
     for where in NAMES:
         if where == TEST or getattr(splits, where) is not splits.test:
             _check(getattr(splits, where), where, spec.source)
@@ -73,7 +75,8 @@ def _read(spec: DataSpec, base: Path, task: Task | None) -> SourceSplits:
 
 def _from_user(value: Any, source: str) -> SourceSplits:
     if isinstance(value, Splits):
-        return SourceSplits({key: getattr(value, key) for key in NAMES}, value.classes, symbols=value.symbols)
+        parts = {key: getattr(value, key) for key in NAMES}
+        return SourceSplits(parts, value.classes, (), value.symbols, value.features)
     if isinstance(value, Mapping):
         classes = tuple(map(str, value.get("classes", ()))) or classes_of(value.get(TRAIN))
         named = {ALIASES.get(str(key), str(key)): part for key, part in value.items() if key != "classes"}

@@ -120,12 +120,14 @@ class SourceSplits:
 
     Attributes:
         symbols: the characters of its texts in the order of their numbers, if they are numbered.
+        features: the names of the columns of a table that are features, if they have names.
     """
 
     splits: Named
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     symbols: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
 
 def joined(parts: Sequence[InputPart], count: int, targets: Array | None) -> Split:

@@ -14,8 +14,8 @@ from ..counts import counted
 from ..errors import DataError, InputError
 from ..tensors import BATCH, Array, Signature, TensorSpec
 from .class_labels import shortened
-from .input_parts import JoinedSplit, LoadedPart
-from .splits import NAMES, TRAIN, Split, Splits, Subset, targets_in_memory
+from .input_parts import ArraysPart, JoinedSplit, LoadedPart
+from .splits import FEATURES, NAMES, TRAIN, ArraySplit, Split, Splits, Subset, targets_in_memory
 from .text_encoding import respelled
 
 
@@ -87,6 +87,41 @@ def _spelled(split: Split, symbols: tuple[str, ...]) -> Split:
     return replace(split, parts=tuple(respelled(part, symbols) for part in split.parts))
 
 
+def _ordered(split: Split, order: list[int]) -> Split:
+    """A split of a table with some of its features, in another order."""
+    if isinstance(split, Subset | Renamed):
+        return replace(split, parent=_ordered(split.parent, order))
+    if not order:
+        return split
+    if isinstance(split, ArraySplit) and FEATURES in split.inputs:
+        return replace(split, inputs={**split.inputs, FEATURES: split.inputs[FEATURES][:, order]})
+    if not isinstance(split, JoinedSplit):
+        return split
+    tables = [part for part in split.parts if isinstance(part, ArraysPart) and FEATURES in part.arrays]
+    made = {id(part): ArraysPart({**part.arrays, FEATURES: part.arrays[FEATURES][:, order]}) for part in tables}
+    return replace(split, parts=tuple(made.get(id(part), part) for part in split.parts))
+
+
+def _feature_order(data: Sequence[str], model: Sequence[str]) -> list[int]:
+    """For each feature of the model, its number in the data; empty if they are the same or one has no names.
+
+    Features of which none is the model's are taken for other names in the same order.
+
+    Raises:
+        DataError: the data have some of the model's features and lack others.
+    """
+    places = {name: number for number, name in enumerate(data)}
+    missing = [name for name in model if name not in places]
+    if not data or tuple(data) == tuple(model) or len(missing) == len(model):
+        return []
+    if missing:
+        raise DataError(
+            f"the data lack {shortened(missing)} of the features that the model takes, which are {shortened(model)}",
+            "give the columns the names that they had in training",
+        )
+    return [places[name] for name in model]
+
+
 def laid_out(rows: Array, spec: TensorSpec | None) -> Array:
     """Samples, which are rows first in a data set, in the layout of a model's input."""
     if spec is None:
@@ -118,13 +153,15 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
     """Give the inputs of ``splits`` the names of ``signature``: by name, and by position where no name agrees.
 
     Labels get the model's numbers where data and model name their classes, and so do characters of texts where data and
-    model have symbols. Labels that are some of the indices of the model's scores stay what they are.
+    model have symbols. Labels that are some of the indices of the model's scores stay what they are. The
+    features of a table get the model's order where both name them.
 
     Raises:
         DataError: the number of inputs differs, a sample does not fit, or the model does not know a class.
     """
     numbers = _numbers(splits.classes, signature.classes) or _indices(splits.classes, signature)
-    sources = {key: _spelled(_rows_first(getattr(splits, key)), signature.symbols) for key in NAMES}
+    order = _feature_order(splits.features, signature.features)
+    sources = {key: _ordered(_spelled(_rows_first(getattr(splits, key)), signature.symbols), order) for key in NAMES}
     inputs = sources[TRAIN].read([0])[0]
     given, wanted = list(inputs), [spec.name for spec in signature.inputs]
     names = matched(given, wanted)
@@ -144,7 +181,9 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
         raise InputError(error.message, f"{error.remedy}; {arguments}", **error.facts) from error
     classes = signature.classes if numbers else splits.classes or signature.classes
     symbols = (splits.symbols and signature.symbols) or splits.symbols
-    return Splits(parts[0], parts[1], parts[2], parts[3], classes, symbols)
+    return Splits(
+        parts[0], parts[1], parts[2], parts[3], classes, symbols, signature.features if order else splits.features
+    )
 
 
 def image_arguments(split: Split, spec: TensorSpec | None) -> str:

@@ -17,6 +17,8 @@ from ..tensors import Array, Signature, to_array
 
 Sample = tuple[dict[str, Array], Array | None]
 Batch = tuple[dict[str, Array], Array | None]
+FEATURES = "features"
+"""The input that the columns of a table make."""
 TRAIN, VALIDATION, TEST, CALIBRATION = "train", "validation", "test", "calibration"
 NAMES = (TRAIN, VALIDATION, CALIBRATION, TEST)
 ALIASES = {"val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION, "calib": CALIBRATION}
@@ -153,6 +155,7 @@ class Splits:
     Attributes:
         classes: names of the classes, in index order; empty for regression.
         symbols: characters of texts in the order of their numbers; empty for other data.
+        features: names of the columns of a table that are features, in order; empty for other data.
     """
 
     train: Split
@@ -161,10 +164,11 @@ class Splits:
     test: Split
     classes: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     def describing(self, signature: Signature) -> Signature:
-        """The signature of a model with the names of the classes and the symbols, where it has none and they fit."""
-        return signature.naming(self.classes).spelling(self.symbols)
+        """The signature of a model with names of classes, symbols and features, where it has none and they fit."""
+        return signature.naming(self.classes).spelling(self.symbols).tabulating(self.features)
 
     def fingerprint(self) -> str:
         """A hash that changes when any split changes; it is computed once."""

@@ -74,7 +74,7 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
 
     captured.signature = captured.signature.naming(class_names(model) or names_of_classes(example))
     if isinstance(example, Splits):
-        captured.signature = captured.signature.spelling(example.symbols)
+        captured.signature = captured.signature.spelling(example.symbols).tabulating(example.features)
 
     console = ScriptConsole()
     for note in captured.meta.get(NOTES, ()):

@@ -15,14 +15,15 @@ from ...options.stage_options import Task
 from ...tensors import Array
 from ..class_labels import Labels, Targets, shortened, targets_of
 from ..input_parts import ArraysPart, InputPart, SourceSplits, as_float32, joined
-from ..splits import TRAIN
+from ..splits import FEATURES, TRAIN
 from ..text_encoding import TextPart, Texts, described, encoder_of, length_of, symbols_of
 from .column_choice import Choice, choose
 from .columns import Table
 from .list_columns import list_arrays, numbers_of
 from .split_column import rows_by_split, split_column
 
-FEATURES = "features"
+NAMED = 1024
+"""Largest number of features whose names go with a model."""
 Media = Callable[[Table, str], InputPart]
 """Makes the input of a column of files."""
 
@@ -58,7 +59,13 @@ def table_splits(
         splits[name] = joined(made, table.count, None if targets is None else targets.values[name])
     notes = (*train.remarks, *remarks, _note(train, choice, targets, encoding))
     symbols = encoding.symbols if encoding is not None else ()
-    return SourceSplits(splits, targets.classes if targets is not None else (), notes, symbols)
+    return SourceSplits(splits, targets.classes if targets is not None else (), notes, symbols, _names(choice))
+
+
+def _names(choice: Choice) -> tuple[str, ...]:
+    """The names of the features; columns of a file without a header have numbers, and too many are not kept."""
+    names = tuple(choice.features)
+    return names if len(names) <= NAMED and not all(name.isdigit() for name in names) else ()
 
 
 def _with_length(tables: Iterable[Table], choice: Choice, options: TableOptions) -> TableOptions:
