@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -28,6 +30,40 @@ def from_string(value: Any) -> Any:
 
 
 class Options(BaseModel):
-    """Base of all options: it is frozen, rejects unknown keys, and documents defaults in the JSON Schema."""
+    """Base of all options: it is frozen, rejects unknown keys, and documents defaults in the JSON Schema.
+
+    ``true`` and ``false`` are no numbers here; Python would take them for 1 and 0.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _take_no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if any(isinstance(item, bool) for item in _single_values(value)):
+            kinds = [*_kinds(cls.model_fields[info.field_name or ""].annotation)]
+            if not any(kind in (bool, Any) or isinstance(kind, bool) for kind in kinds):
+                number = next((kind for kind in (float, int) if kind in kinds), None)
+                if number is None and any(isinstance(kind, int) for kind in kinds):
+                    number = int
+                if number is not None:
+                    raise PydanticKnownError("float_type" if number is float else "int_type")
+        return value
+
+
+def _single_values(value: Any) -> Iterator[Any]:
+    """A value, or the values in a list or under the keys of a mapping."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _single_values(item)
+    else:
+        yield value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types and the literal values of which an annotation consists."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _kinds(part)

@@ -25,6 +25,9 @@ from retort.core.options.stage_table import STAGES, StageEntry
         ({"bench": {"confidence": 1}}, "must be less than 1, not 1"),
         ({"train": {"epochs": "many"}}, "must be a whole number, not 'many'"),
         ({"train": {"epochs": 1.5}}, "must be a whole number, not 1.5"),
+        ({"train": {"epochs": True}}, "epochs: must be a whole number, not True"),
+        ({"train": {"ema": True}}, "must be a number, not True"),
+        ({"bench": {"batch_sizes": [1, True]}}, "must be a whole number, not [1, True]"),
         ({"train": {"learning_rate": [1]}}, "must be a number, not [1]"),
         ({"quantize": {"timed": 7}}, "must be true or false, not 7"),
         ({"quantize": {"exclude": 7}}, "must be a list, not 7"),
@@ -65,3 +68,14 @@ def test_bounds_have_all_their_digits() -> None:
     raw = {"name": "a", "model": "m:f", "data": "digits", "stages": ["train"], "seed": 2**70}
     with pytest.raises(RecipeError, match=f"must be at most {SEED_MAX}, not {2**70}"):
         parse_recipe(raw)
+
+
+@pytest.mark.parametrize("entry", STAGES.values(), ids=list(STAGES))
+def test_no_option_takes_a_boolean_for_a_number(entry: StageEntry) -> None:
+    """`epochs: true` is no 1, alone or in a list; only options that are true or false take it."""
+    for name, field in entry.options.model_fields.items():
+        for value in (True, [True]):
+            if value is True and field.annotation is bool:
+                continue
+            with pytest.raises(ValidationError):
+                entry.options.model_validate({name: value})
