@@ -49,12 +49,14 @@ def read_graph(artifact: Artifact) -> Parts:
 
     Raises:
         ArtifactError: the artifact is not a graph, or its files contradict each other.
+        UserError: the model has no inputs, or one that is no tensor of numbers.
     """
     raise_if_not(artifact, "graph")
     model = artifact.main
     external, dynamic = inspect_graph(model)
     session = open_session(model)
     try:
+        _require_tensors(session.signature, model.name)
         if artifact.path.is_file():
             signature, golden = session.signature, _made_up(session)
         else:
@@ -64,6 +66,23 @@ def read_graph(artifact: Artifact) -> Parts:
     finally:
         session.close()
     return Parts(model, external, replace(signature, batch_invariant=signature.batch_invariant and not dynamic), golden)
+
+
+def _require_tensors(signature: Signature, model: str) -> None:
+    """Refuse a model that no request fits.
+
+    Raises:
+        UserError: it has no inputs, or an input or output has no numbers, such as texts or a list of mappings.
+    """
+    if not signature.inputs:
+        raise UserError(f"{model} has no inputs, so there is nothing to ask it", "pack a model that has inputs")
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        odd = next((spec for spec in specs if "(" in spec.dtype), None)
+        if odd is not None:
+            raise UserError(
+                f"the {kind} '{odd.name}' of {model} is a {odd.dtype}, and only tensors of numbers can be served",
+                f"export the model without the part that {'reads' if kind == 'input' else 'writes'} this type",
+            )
 
 
 def inspect_graph(path: Path) -> tuple[tuple[str, ...], bool]:
