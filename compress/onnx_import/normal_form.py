@@ -45,14 +45,14 @@ def fixed_values(graph: onnx.GraphProto, values: Mapping[str, Any]) -> dict[str,
     """The values of inputs that become constants, with their types and shapes.
 
     Raises:
-        UserError: there is no such input, or a value has another shape.
+        UserError: there is no such input, or a value is no number or has another shape.
     """
     ports, found = {item.name: item for item in graph.input}, {}
     for name, value in values.items():
         if name not in ports:
             raise UserError(f"the model has no input '{name}' that could be fixed", f"its inputs: {', '.join(ports)}")
         kind = ports[name].type.tensor_type
-        array = np.asarray(value).astype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        array = _as_constant(name, value, helper.tensor_dtype_to_np_dtype(kind.elem_type))
         shape = [size.dim_value for size in kind.shape.dim]
         if array.ndim == 0 and shape and all(shape):
             array = np.full(shape, array)
@@ -63,6 +63,23 @@ def fixed_values(graph: onnx.GraphProto, values: Mapping[str, Any]) -> dict[str,
             )
         found[name] = array
     return found
+
+
+def _as_constant(name: str, value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A value as an array of the input's type.
+
+    Raises:
+        UserError: it is no number, or no list of numbers whose rows are equally long.
+    """
+    try:
+        if value is None:
+            raise TypeError("no value")
+        return np.asarray(value).astype(dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"the input '{name}' cannot be fixed to {value!r}: it takes {dtype.name}",
+            f"give a number or a list of numbers, such as {name}=1",
+        ) from error
 
 
 def _make_dense(graph: onnx.GraphProto) -> None:
