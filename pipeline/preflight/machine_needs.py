@@ -29,6 +29,9 @@ PACKAGES = {
     "bench": ("onnxruntime",),
 }
 """Packages that each stage imports and that not every installation has."""
+_LEAST_BYTES = 50_000_000
+"""What a run of a small model takes: each stage writes the weights, checkpoints also two moments of each, and a report
+has its charts. A factory without weights does not tell its size before it is called."""
 ENGINES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx",), "auto": ("tensorrt", "tensorrt_rtx")}
 
 
@@ -121,7 +124,7 @@ def _folder_faults(subject: Subject) -> Iterator[Fault]:
     place = subject.folder.absolute()
     while not place.exists():
         place = place.parent
-    free, needed = shutil.disk_usage(place).free, _bytes_needed(subject)
+    free, needed = shutil.disk_usage(place).free, max(_bytes_needed(subject), _LEAST_BYTES if subject.made else 0)
     if free < needed:
         text = f"{free / 1e6:.0f} MB are free for {subject.folder}, and the stages need about {needed / 1e6:.0f} MB"
         yield Fault("", text, "free some space, or choose another folder with --runs")
