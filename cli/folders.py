@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from ..core.console import Console
 from ..core.counts import counted
+from ..core.system.user_paths import require_folder
 from ..pipeline.dispatch import RUNS
 from . import completion
 from .app import Debug, Json, Runs, app, console
@@ -25,10 +27,17 @@ def runs_command(runs: Runs = RUNS, json: Json = False, debug: Debug = False) ->
     from ..pipeline.runs.run_folders import runs_in
 
     screen = console(json)
+    _require_folder(runs)
     found = runs_in(runs)
     if screen.mode == "text":
         _print_runs(runs, screen)
     screen.result({"runs": [run.to_dict() for run in found]}, "" if found else f"{runs} contains no runs")
+
+
+def _require_folder(runs: Path) -> None:
+    """Fail if the folder that the user named is none; the usual one need not be there before the first run."""
+    if runs != RUNS or os.path.lexists(runs):
+        require_folder(runs, "folder of runs", "give the folder that a run wrote to, with --runs")
 
 
 def _print_runs(runs: Path, screen: Console) -> None:
@@ -82,6 +91,7 @@ def clean(
     from ..pipeline.runs.cleaning import cleaning, megabytes, remove, summary
 
     screen = console(json)
+    _require_folder(runs)
     found = cleaning(runs, names or (), caches)
     rows = [[str(item.path), item.reason, item.detail, megabytes(item.size_bytes)] for item in found.items]
     if rows:

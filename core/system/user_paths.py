@@ -74,6 +74,22 @@ def require_file(path: Path, what: str, remedy: str) -> None:
         raise MissingFileError(f"{path} {found}", f"give the path of a {what}")
 
 
+def require_folder(path: Path, what: str, remedy: str) -> None:
+    """Fail if a path is not a folder.
+
+    Args:
+        what: the folder in words, such as ``folder of runs``.
+
+    Raises:
+        MissingFileError: there is no folder; the message says what is there.
+    """
+    found = what_is_at(path)
+    if found == "does not exist":
+        raise MissingFileError(f"no such {what}: {path}", remedy)
+    if found != "is a folder":
+        raise MissingFileError(f"{path} {found or 'is a file'}, not a {what}", remedy)
+
+
 _OF_THE_KERNEL = ("/proc", "/sys")
 
 

@@ -260,7 +260,24 @@ def test_runs_are_listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     shown = " ".join(call(capsys, "runs", "--runs", str(runs)).split())
     assert "2 of 3" in shown
     assert "go on with `retort run" in shown
-    assert "contains no runs" in call(capsys, "runs", "--runs", str(runs / "none"))
+    (runs / "empty").mkdir()
+    assert "contains no runs" in call(capsys, "runs", "--runs", str(runs / "empty"))
+
+
+@pytest.mark.parametrize("command", ["runs", "clean"])
+def test_a_path_that_is_no_folder_of_runs_is_named(
+    runs: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file and a folder that does not exist are errors; the usual folder need not be there before the first run."""
+    monkeypatch.chdir(runs.parent)
+    runs.rename("other")
+    Path("five.csv").touch()
+    for path, told in (("five.csv", "five.csv is a file, not a folder of runs"), ("gone", "no such folder of runs: gone")):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--runs", path])
+        assert stopped.value.code
+        assert told in capsys.readouterr().err
+    assert call(capsys, command)
 
 
 def test_a_damaged_record_keeps_everything(runs: Path) -> None:
