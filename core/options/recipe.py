@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
+from ..counts import listed
 from ..errors import RecipeError
 from ..system.user_paths import require_file
 from .option_types import Seed
@@ -21,7 +22,7 @@ from .stage_options import DataSpec, Gate, MetricName, ModelSpec, Options, Targe
 from .stage_table import PROGRAM_STAGES
 from .stage_table import STAGES as TABLE
 from .value_faults import in_words
-from .yaml_text import parse_yaml, read_text
+from .yaml_text import parse_yaml, read_text, yaml_fault
 
 
 def _stage_name(value: Any) -> str:
@@ -137,16 +138,17 @@ def _order_faults(names: list[str]) -> Iterator[Located]:
 
 
 def _gate_faults(gates: list[tuple[Any, Any]], names: list[str]) -> Iterator[Located]:
-    known = ["capture", *names]
+    known = list(dict.fromkeys(["capture", *names]))
     for index, gate in enumerate(gates):
         for key, stage in zip(("after", "against"), gate):
             if stage is not None and stage not in known:
-                yield ("gates", index, key), f"no stage '{stage}'{nearest(str(stage), known)}"
+                meant = nearest(str(stage), known) or f"; the stages of the recipe are {listed(known)}"
+                yield ("gates", index, key), f"no stage '{stage}'{meant}"
 
 
 def nearest(word: str, known: list[str]) -> str:
     """Return ``; did you mean 'macs'?`` if a known word is spelled like ``word`` or has its initials, else nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     close = close or [name for name in known if word == "".join(part[:1] for part in name.split("_"))]
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -168,7 +170,7 @@ def read_recipe(path: Path) -> tuple[Recipe, KeyLines]:
     try:
         raw = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {_one_line(error)}", "correct that line") from error
+        raise RecipeError(f"{path} is not valid YAML: {yaml_fault(error)}", "correct that line") from error
     return parse_recipe(raw, text, str(path)), KeyLines(text)
 
 
@@ -204,12 +206,6 @@ def _structure_of(raw: dict[Any, Any]) -> list[Fault]:
 def _has_faults_inside(item: Any, found: list[Any]) -> bool:
     size = len(item["loc"])
     return any(len(other["loc"]) > size and other["loc"][:size] == item["loc"] for other in found)
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return place + str(getattr(error, "problem", None) or error)
 
 
 def _fault(item: Any) -> Fault:

@@ -69,6 +69,35 @@ def parse_yaml(text: str) -> Any:
         loader.dispose()
 
 
+_FAULTS = (
+    (r"found character '\\t' that cannot start any token", "a tab stands here; YAML takes only spaces before a value"),
+    (
+        r"expected <block end>, but found .*",
+        "the indentation differs from that of the lines above it, or text follows a value that has ended",
+    ),
+    (
+        r"mapping values are not allowed here",
+        "no key may stand here: the line is indented too far, or a text with a colon needs quotes",
+    ),
+    (r"but found another document", "a second document begins here (`---`), and only one is read: remove the rest"),
+    (
+        r"could not determine a constructor for the tag '(.*)'",
+        r"the tag {0} has no meaning here: write the value without it, or in quotes if it is text",
+    ),
+)
+"""Faults in the words of PyYAML, as patterns, and in plain words."""
+
+
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """A fault of YAML in one line of plain words, with its place."""
+    mark, text = getattr(error, "problem_mark", None), str(getattr(error, "problem", None) or error)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    for pattern, words in _FAULTS:
+        if found := re.fullmatch(pattern, text):
+            return place + words.format(*found.groups()).replace("tag:yaml.org,2002:", "!!")
+    return place + text
+
+
 def _require_tree(node: Any, above: list[Any]) -> None:
     """Reject an alias inside of what it stands for."""
     if any(node is other for other in above):

@@ -21,7 +21,7 @@ from ....core.metrics.all_outputs import Outputs, floating, sqnr_of_all_db, unde
 from ....core.metrics.quality_floor import QualityFloor
 from ....core.metrics.task_metrics import evaluate
 from ....core.options.stage_options import MetricName, QuantizeOptions, Task
-from ....core.options.yaml_text import parse_yaml, read_text
+from ....core.options.yaml_text import parse_yaml, read_text, yaml_fault
 from ....core.tensors import Array
 from ...graph.decisions import comparable, with_scores
 from ...program import Program, predict
@@ -218,7 +218,9 @@ def read_plan(path: Path, names: Sequence[str]) -> list[str]:
     try:
         body: Any = parse_yaml(read_text(path))
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}", "create it again with `mixed: auto`") from error
+        raise UserError(
+            f"{path} is not valid YAML: {yaml_fault(error)}", "create it again with `mixed: auto`"
+        ) from error
     layers = body.get("layers") if isinstance(body, Mapping) else None
     if not isinstance(layers, Mapping) or not set(layers.values()) <= {"int8", "float"}:
         raise UserError(f"{path} is not a quantization plan", "it needs `layers:`, each with `int8` or `float`")

@@ -63,6 +63,9 @@ def test_gate_of_an_unknown_stage_is_named() -> None:
     """A gate after a stage that the recipe does not have is an error with the nearest name."""
     raw = {**GOOD, "gates": [{"after": "exprot", "size_ratio": 0.5}]}
     assert faults(raw) == ["gates.0.after: no stage 'exprot'; did you mean 'export'?"]
+    lacking = {**GOOD, "stages": ["train", "export"], "gates": [{"after": "prune", "size_ratio": 0.5}]}
+    told = "gates.0.after: no stage 'prune'; the stages of the recipe are capture, train and export"
+    assert faults(lacking) == [told]
 
 
 def test_all_kinds_of_faults_are_listed_at_once(tmp_path: Path) -> None:
@@ -114,6 +117,26 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     path.write_text("model: net\n  data: [1\n")
     with pytest.raises(RecipeError, match="line 2"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\n\tb: 2\n", "line 2, column 1: a tab stands here; YAML takes only spaces"),
+        ("a:\n  - b\n - c\n", "line 3, column 2: the indentation differs from that of the lines above it"),
+        ("a: 1\n  b: 2\n", "line 2, column 4: no key may stand here: the line is indented too far"),
+        ("a: 1\n---\nb: 2\n", "line 2, column 1: a second document begins here (`---`), and only one is read"),
+        ("a: !x 3\n", "line 1, column 4: the tag !x has no meaning here"),
+        ("a: !!python/name:os 3\n", "line 1, column 4: the tag !!python/name:os has no meaning here"),
+    ],
+)
+def test_faults_of_yaml_are_plain_words(text: str, told: str, tmp_path: Path) -> None:
+    """The usual ones have the line and say what to change; no word of the reader of YAML is left."""
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert told in caught.value.message
 
 
 def test_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
