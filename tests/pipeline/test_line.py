@@ -47,6 +47,9 @@ def large(width=32):
 def small(width=16):
     return Net(width)
 
+def heavy(width=100_000):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+
 def broken():
     return nn.Linear(3, "four")
 
@@ -357,14 +360,15 @@ def test_disk_that_fills_up_keeps_finished_stages(project: Path) -> None:
         pytest.skip("mounting a small disk needs root")
     disk = project / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=52m", "tmpfs", str(disk)], check=False).returncode:
         pytest.skip("this sandbox does not mount")
     try:
-        recipe = short(project, "own_net:large", "digits", "train: {epochs: 1}", "export")
+        recipe = short(project, "own_net:heavy", "digits", "train: {epochs: 1}", "export")
         process = retort(project, "run", str(recipe), "--runs", str(disk))
         _, told = process.communicate(timeout=120)
         assert process.returncode == 8, told
         assert "free some space" in told
+        assert list(disk.rglob("00-capture-*/manifest.json"))
         assert not list(disk.rglob("manifest.json.tmp"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
