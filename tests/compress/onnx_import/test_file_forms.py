@@ -291,9 +291,9 @@ def test_an_input_can_be_fixed(tmp_path: Path) -> None:
         np.testing.assert_allclose(program.module(torch.from_numpy(x))[0].numpy(), expected, atol=1e-6)
     with pytest.raises(UserError, match="no input 'rate'"):
         import_onnx(path, {"x": x}, {"rate": 1})
-    for value in ("abc", None, [1, [2, 3]], {"a": 1}):
+    for odd in ("abc", None, [1, [2, 3]], {"a": 1}):
         with pytest.raises(UserError, match=r"the input 'sr' cannot be fixed to .*: it takes int64"):
-            import_onnx(path, {"x": x}, {"sr": value})
+            import_onnx(path, {"x": x}, {"sr": odd})
 
 
 def test_unread_initializers_that_are_listed_as_inputs_are_no_inputs(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_written_is_found(project: Path) -> None:
 
 def test_a_full_disk_is_found_for_a_factory_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The size of a model without files is not known; less than a small model takes is a fault all the same."""
-    monkeypatch.setattr(machine_needs.shutil, "disk_usage", lambda _: SimpleNamespace(free=20_000_000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=20_000_000))
     (found,) = faults(project, recipe("checked_net:build"))
     assert found["message"].startswith("20 MB are free for ")
     assert found["message"].endswith("and the stages need about 50 MB")
