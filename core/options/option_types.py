@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticKnownError
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -40,14 +39,13 @@ class Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _take_no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if any(isinstance(item, bool) for item in _single_values(value)):
-            kinds = [*_kinds(cls.model_fields[info.field_name or ""].annotation)]
-            if not any(kind in (bool, Any) or isinstance(kind, bool) for kind in kinds):
-                number = next((kind for kind in (float, int) if kind in kinds), None)
-                if number is None and any(isinstance(kind, int) for kind in kinds):
-                    number = int
-                if number is not None:
-                    raise PydanticKnownError("float_type" if number is float else "int_type")
+        told = next((item for item in _single_values(value) if isinstance(item, bool)), None)
+        kinds = [] if told is None else [*_kinds(cls.model_fields[info.field_name or ""].annotation)]
+        if not any(kind in (bool, Any) or isinstance(kind, bool) for kind in kinds):
+            if float in kinds:
+                raise ValueError(f"must be a number, not {told}")
+            if any(kind is int or isinstance(kind, int) for kind in kinds):
+                raise ValueError(f"must be a whole number, not {told}")
         return value
 
 

@@ -27,7 +27,7 @@ from retort.core.options.stage_table import STAGES, StageEntry
         ({"train": {"epochs": 1.5}}, "must be a whole number, not 1.5"),
         ({"train": {"epochs": True}}, "epochs: must be a whole number, not True"),
         ({"train": {"ema": True}}, "must be a number, not True"),
-        ({"bench": {"batch_sizes": [1, True]}}, "must be a whole number, not [1, True]"),
+        ({"bench": {"batch_sizes": [1, True]}}, "must be a whole number, not True"),
         ({"train": {"learning_rate": [1]}}, "must be a number, not [1]"),
         ({"quantize": {"timed": 7}}, "must be true or false, not 7"),
         ({"quantize": {"exclude": 7}}, "must be a list, not 7"),
