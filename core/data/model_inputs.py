@@ -159,7 +159,7 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
     Raises:
         DataError: the number of inputs differs, a sample does not fit, or the model does not know a class.
     """
-    numbers = _numbers(splits.classes, signature.classes) or _indices(splits.classes, signature)
+    numbers = _numbers(splits.classes, signature.classes) or score_indices(splits.classes, signature)
     order = _feature_order(splits.features, signature.features)
     sources = {key: _ordered(_spelled(_rows_first(getattr(splits, key)), signature.symbols), order) for key in NAMES}
     inputs = sources[TRAIN].read([0])[0]
@@ -236,7 +236,7 @@ def _whole(name: str) -> bool:
     return re.fullmatch(r"-?[0-9]+", name) is not None
 
 
-def _indices(data: Sequence[str], signature: Signature) -> tuple[int, ...]:
+def score_indices(data: Sequence[str], signature: Signature) -> tuple[int, ...]:
     """For each class of data whose labels are whole numbers, the index that it is in a model with more scores.
 
     Labels that are some of a model's indices, such as 1 and 4 of 0 to 4, were numbered from 0 when they were read.

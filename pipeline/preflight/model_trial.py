@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.context import Context
 from ...core.counts import counted
-from ...core.data.model_inputs import fit_to
+from ...core.data.model_inputs import fit_to, score_indices
 from ...core.data.splits import Split, Splits, targets_in_memory
 from ...core.errors import RetortError
 from ...core.formats.program_file import read_signature
@@ -129,6 +129,11 @@ def target_faults(subject: Subject, model: Signature, data: Splits) -> Iterator[
         text = f"the targets are {targets.dtype}, not class indices"
         yield Fault("task", text, "give integer classes from 0, or set `task: regression`")
     elif len(spec.shape) == 2 and targets.ndim == 1:
+        try:
+            score_indices(data.classes, model)
+        except RetortError as error:
+            yield fault_of("data.source", error)
+            return
         yield from _class_faults(subject, spec, targets, len(data.classes))
 
 

@@ -341,3 +341,13 @@ def test_a_folder_whose_name_is_not_utf8_is_refused_before_any_stage(project: Pa
         check_recipe(project / "r.yaml", runs)
     (project / "r.yaml").write_text(recipe("checked_net:build", "[{quantize: {timed: false}}]"))
     check_recipe(project / "r.yaml", runs)
+
+
+def test_labels_that_are_no_index_are_told_before_a_run(project: Path) -> None:
+    """Whole numbers beyond the scores of the model would stop the first stage that uses the labels."""
+    cells = ",".join(f"x{number}" for number in range(64))
+    lines = [cells + ",label", *(f"{',0.5' * 64},{10 * (number % 2) + 10}"[1:] for number in range(40))]
+    (project / "d.csv").write_text("\n".join(lines) + "\n")
+    found = faults(project, recipe("checked_net:build", "[train, export]", "d.csv"))
+    assert [fault["key"] for fault in found] == ["data.source"]
+    assert "the data have the label 10, and the model has 10 scores" in found[0]["message"]
