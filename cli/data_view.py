@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ..core.data.class_labels import shortened
-from ..core.data.splits import NAMES, TEST, Split
+from ..core.data.held_out import StandIn
+from ..core.data.splits import NAMES, Split
 from ..core.options.stage_options import DataSpec
 from ..core.tensors import Array
 from .app import DataArgs, Debug, Json, Seed, TaskOption, app, console, context_of
@@ -28,7 +29,7 @@ def data(
     """
     screen = console(json)
     splits = context_of(source, data_arg, task, "cpu", seed, screen, "test").data
-    shown = [name for name in NAMES if name == TEST or getattr(splits, name) is not splits.test]
+    shown = [name for name in NAMES if not isinstance(getattr(splits, name), StandIn)]
     found = {name: _described(getattr(splits, name)) for name in shown}
     rows = [[name, f"{part['samples']:,}", ", ".join(part["inputs"]), part["targets"]] for name, part in found.items()]
     screen.table(source, ["split", "samples", "inputs", "targets"], rows, words=True)

@@ -17,7 +17,7 @@ from .held_out import complete
 from .input_parts import SourceSplits
 from .references import call
 from .source_forms import FORMS, read_path
-from .splits import ALIASES, NAMES, TEST, TRAIN, ArraySplit, Split, Splits, Subset, check_finite
+from .splits import ALIASES, NAMES, TRAIN, ArraySplit, Split, Splits, Subset, check_finite
 
 
 def load_data(
@@ -49,8 +49,7 @@ def load_data(
         complete(found.splits, found.classes, spec, seed, judging), symbols=found.symbols, features=found.features
     )
     for where in NAMES:
-        if where == TEST or getattr(splits, where) is not splits.test:
-            _check(getattr(splits, where), where, spec.source)
+        _check(getattr(splits, where), where, spec.source)
     return splits
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,11 @@ from ..counts import counted, listed
 from ..errors import DataError
 from ..options.stage_options import DataSpec
 from .splits import CALIBRATION, NAMES, TEST, TRAIN, VALIDATION, Named, Split, Splits, Subset, targets_in_memory
+
+
+@dataclass(frozen=True)
+class StandIn(Subset):
+    """Test samples in the place of a split that a source lacks."""
 
 
 def complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int, judging: bool = False) -> Splits:
@@ -27,7 +34,7 @@ def complete(named: Named, classes: tuple[str, ...], spec: DataSpec, seed: int, 
         )
     if TRAIN not in named:
         if judging and TEST in named:
-            every = {**dict.fromkeys(NAMES, named[TEST]), **named}
+            every = {**dict.fromkeys(NAMES, StandIn(named[TEST], np.arange(len(named[TEST])))), **named}
             return Splits(every[TRAIN], every[VALIDATION], every[CALIBRATION], every[TEST], classes)
         raise _without_train(named, spec.source, judging)
     parts, whole = dict(named), len(named[TRAIN])

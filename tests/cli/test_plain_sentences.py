@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,22 @@ def test_what_is_wrong(command: str, capsys: pytest.CaptureFixture[str]) -> None
     assert told.lower().count("did you mean") <= 1
     assert not [word for word in INTERNALS if word in told]
     assert "      data  " not in told
+
+
+def test_only_the_splits_of_a_source_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Samples that stand for missing splits are no splits, and a source may give the same samples several times."""
+    np.savez("only.npz", x_test=np.zeros((4, 2), "f4"), y_test=np.arange(4) % 2)
+    with pytest.raises(SystemExit):
+        main(["data", "only.npz", "--json"])
+    assert list(json.loads(capsys.readouterr().out)["splits"]) == ["test"]
+    Path("same.py").write_text(
+        "import numpy as np\nfrom retort.core.data.splits import ArraySplit, Splits\n"
+        "PART = ArraySplit({'x': np.zeros((4, 2), np.float32)}, np.arange(4) % 2)\n"
+        "def make(): return Splits(PART, PART, PART, PART)\n"
+    )
+    with pytest.raises(SystemExit):
+        main(["data", "same:make", "--json"])
+    assert len(json.loads(capsys.readouterr().out)["splits"]) == 4
 
 
 def test_a_metric_that_does_not_fit_is_told_before_the_timing(
