@@ -156,7 +156,8 @@ def _hostile_places(folder: Path) -> dict[str, str]:
 
 
 def base_arguments(command: str, old: Path) -> list[str]:
-    """Arguments with which a command gets as far as its other arguments let it."""
+    """Arguments with which a command gets as far as its other arguments let it; ``clean`` finds nothing to delete."""
+    (old / "no-runs").mkdir(exist_ok=True)
     program, graph = str(old / "cnn"), str(old / "int8-onnx")
     data = ["--data", "nets:images"]
     known = {

@@ -25,7 +25,7 @@ def test_the_table_compares_with_min_max(capsys: pytest.CaptureFixture[str]) -> 
         {"method": "minmax", "cpu_s": 20.0, "above_model_bytes": 100e6},
         {"method": "mse", "cpu_s": 25.0, "above_model_bytes": 120e6},
     ]
-    assert [line[2:] for line in calibration.table(rows)[1]] == [["1.00x", "100"], ["1.25x", "120"]]
+    assert [line[2:] for line in calibration.table(rows)[1]] == [["1.00×", "100"], ["1.25×", "120"]]
     assert calibration.table(rows[1:])[1][0][2] == ""
     with pytest.raises(SystemExit):
         calibration.main(["median"])
