@@ -63,13 +63,11 @@ class TensorSpec:
             raise InputError(f"input '{self.name}' has dtype {array.dtype}, expected {self.dtype}", input=self.name)
         with np.errstate(invalid="ignore", over="ignore"):
             result = array.astype(wanted)
-        if array.dtype.kind == "f" and wanted.kind == "f":
+        if wanted.kind == "f":
             if np.isinf(result).any() and np.isinf(result).sum() != np.isinf(array).sum():
                 message = f"input '{self.name}' has values that {self.dtype} cannot represent"
                 raise InputError(message, "send values within its range", input=self.name)
-            return np.asarray(result, order="C")
-        exact = wanted.kind == "f" or bool(np.array_equal(result, array))
-        if not exact:
+        elif not np.array_equal(result, array):
             raise InputError(
                 f"input '{self.name}' has {array.dtype} values that {self.dtype} cannot represent exactly",
                 f"send {self.dtype}",
