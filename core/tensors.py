@@ -76,7 +76,8 @@ class TensorSpec:
         return np.asarray(result, order="C")
 
 
-TEXTS = ("classes", "symbols", "features")
+_TEXTS = ("classes", "symbols", "features")
+"""Attributes of a signature that are left out of its JSON where they are empty."""
 
 
 @dataclass(frozen=True)
@@ -101,30 +102,29 @@ class Signature:
 
     def naming(self, classes: Sequence[str]) -> Signature:
         """The signature with names of classes; those that it has stay, and names that fit no output are left out."""
-        if self.classes or not classes:
-            return self
-        named = replace(self, classes=tuple(map(str, classes)))
-        return named if named.classified is not None else self
+        return self._with("classes", classes, "classified")
 
     def spelling(self, symbols: Sequence[str]) -> Signature:
         """The signature with the characters of a text input; those that it has stay, and without such an input none."""
-        if self.symbols or not symbols:
+        return self._with("symbols", symbols, "spelled")
+
+    def tabulating(self, features: Sequence[str]) -> Signature:
+        """The signature with names of features; those that it has stay, and names that fit no input are left out."""
+        return self._with("features", features, "tabulated")
+
+    def _with(self, texts: str, values: Sequence[str], fitting: str) -> Signature:
+        """The signature with texts that it does not have yet, if one of its tensors fits them."""
+        if getattr(self, texts) or not values:
             return self
-        spelled = replace(self, symbols=tuple(symbols))
-        return spelled if spelled.spelled is not None else self
+        changes: dict[str, Any] = {texts: tuple(map(str, values))}
+        told = replace(self, **changes)
+        return told if getattr(told, fitting) is not None else self
 
     @property
     def spelled(self) -> TensorSpec | None:
         """The input that :attr:`symbols` spells: the first with a row of whole numbers per sample."""
         rows = [spec for spec in self.inputs if spec.dtype in ("int32", "int64") and len(spec.shape) == 2]
         return next(iter(rows), None) if self.symbols else None
-
-    def tabulating(self, features: Sequence[str]) -> Signature:
-        """The signature with names of features; those that it has stay, and names that fit no input are left out."""
-        if self.features or not features:
-            return self
-        named = replace(self, features=tuple(features))
-        return named if named.tabulated is not None else self
 
     @property
     def tabulated(self) -> TensorSpec | None:
@@ -229,7 +229,7 @@ class Signature:
     def to_json(self) -> str:
         """Convert to compact JSON; equal signatures give the same bytes."""
         value = asdict(self)
-        for name in TEXTS:
+        for name in _TEXTS:
             if not value[name]:
                 del value[name]
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
@@ -244,7 +244,7 @@ class Signature:
         try:
             raw = json.loads(text)
             specs = {key: tuple(_spec(item) for item in raw[key]) for key in ("inputs", "outputs")}
-            texts = (tuple(map(str, list(raw.get(name, ())))) for name in TEXTS)
+            texts = (tuple(map(str, list(raw.get(name, ())))) for name in _TEXTS)
             return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)), *texts)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error
