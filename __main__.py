@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 from .core.errors import Interrupted, MachineError, RetortError, StorageError, UserError
-from .core.system.terminal import close_broken_pipe, no_bars_in_logs, open_closed_streams, write_any_character
+from .core.terminal.standard_streams import close_broken_pipe, no_bars_in_logs, open_closed_streams, write_any_character
 
 
 def main(arguments: list[str] | None = None) -> None:

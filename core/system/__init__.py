@@ -1,1 +1,1 @@
-"""What Retort uses of the machine: its cache folder, its Java, its memory, and its output streams."""
+"""What Retort uses of the machine: its cache folder, its Java and its memory."""
