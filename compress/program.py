@@ -157,7 +157,7 @@ def load_program(path: Path, data: Splits | None = None) -> Program:
     """Read a program written by :func:`save_program`.
 
     Args:
-        data: names the classes, and the symbols of texts, of a program that has none.
+        data: names the classes, the symbols of texts and the features of a program that has none.
 
     Raises:
         ArtifactError: the file is truncated, altered or foreign.

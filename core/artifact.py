@@ -230,9 +230,8 @@ def require_unaltered(path: Path, found: str) -> None:
         ArtifactError: the manifest has another one.
     """
     file = path.resolve()
-    for folder in file.parents[:2]:  # files lie in the artifact's folder or in one below it, such as bundle
-        if not (folder / MANIFEST).is_file():
-            continue
+    # files lie in the artifact's folder or in one below it, such as bundle
+    for folder in (near for near in file.parents[:2] if (near / MANIFEST).is_file()):
         try:
             manifest = _read_manifest(folder)
         except ArtifactError:

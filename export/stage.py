@@ -77,7 +77,7 @@ def write_graph(
         samples: real inputs, with at least one row.
         console: shows progress.
         more: reads a number of samples, on which a quantized file is compared again before it is refused.
-        data: names the classes, and the symbols of texts, of a program that has none.
+        data: names the classes, the symbols of texts and the features of a program that has none.
 
     Raises:
         ArtifactError: the program cannot be read, or the target does not support its quantization.

@@ -218,10 +218,7 @@ class ServeOptions(Options):
         description="Also answer gRPC. The default is off, because TorchServe answers OK there to refused requests.",
     )
     restarts: int = Field(
-        default=0,
-        ge=0,
-        description="How often the server is started again, on the same port, if it ends by itself. Workers are "
-        "always started again.",
+        default=0, ge=0, description="How often the server is started again, on the same port, if it ends by itself."
     )
     java: str | None = Field(
         default=None, description="Path of a java program. By default Retort looks for Java 17 or later."
