@@ -51,7 +51,7 @@ def _call(*arguments: str | Path) -> int:
     return stopped.value.code
 
 
-def _agrees(name: str, found: Any, answers: dict[str, np.ndarray]) -> None:
+def assert_agrees(name: str, found: Any, answers: dict[str, np.ndarray]) -> None:
     """FP32 to rounding; INT8 to a hundredth of its range, because another processor may round differently."""
     expected = answers[name]
     allowed = np.abs(expected).max() * (1e-2 if "int8" in name else 1e-5)
@@ -65,13 +65,13 @@ def _samples(name: str, answers: dict[str, np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("name", IMAGES + TOKENS)
 def test_models_answer_as_they_did(name: str, old: Path, answers: dict[str, np.ndarray]) -> None:
     """Every program and every graph opens from its folder and computes the outputs of that time."""
-    _agrees(name, retort.load(old / name)(_samples(name, answers)), answers)
+    assert_agrees(name, retort.load(old / name)(_samples(name, answers)), answers)
 
 
 @pytest.mark.parametrize("name", ["cnn", "int8"])
 def test_a_program_file_alone_opens(name: str, old: Path, answers: dict[str, np.ndarray]) -> None:
     """A `.pt2` opens without the folder and the manifest with which it was written."""
-    _agrees(name, retort.load(old / name / "model.pt2")(answers["images"]), answers)
+    assert_agrees(name, retort.load(old / name / "model.pt2")(answers["images"]), answers)
 
 
 @pytest.mark.parametrize("name", [*IMAGES, *TOKENS, "archive", "run"])
@@ -96,7 +96,7 @@ def test_int8_programs_export(name: str, operators: set[str], old: Path, answers
     written = onnx.load(graph.path).graph
     assert operators <= {node.op_type for node in written.node}
     assert onnx.TensorProto.INT8 in {tensor.data_type for tensor in written.initializer}
-    _agrees(name, graph(samples), answers)
+    assert_agrees(name, graph(samples), answers)
 
 
 def test_an_old_program_goes_on_through_the_stages(old: Path, answers: dict[str, np.ndarray]) -> None:
@@ -115,7 +115,7 @@ def test_an_old_archive_is_verified_and_answers(old: Path, answers: dict[str, np
     assert open_mar(load_artifact(old / "archive")).name == "digits"
     engine = Engine.load(old / "archive" / "bundle")
     (answer,) = engine.answer([Incoming({"body": write_npz({"input": answers["images"]})}, {"body": NPZ})])
-    _agrees("int8-onnx", read_npz(answer.body, Limits())["output"], answers)
+    assert_agrees("int8-onnx", read_npz(answer.body, Limits())["output"], answers)
     assert retort.pack(retort.load(old / "int8-onnx"), name="digits").path.is_file()
 
 
@@ -135,7 +135,7 @@ def _served(old: Path, answers: dict[str, np.ndarray], logs: Path) -> None:
     with serve(ServeOptions(), load_artifact(old / "archive"), logs=logs) as running:
         for form in ("npy", "npz", "json"):
             found = predict(running.url, running.name, {"input": answers["images"]}, form)
-            _agrees("int8-onnx", found["output"], answers)
+            assert_agrees("int8-onnx", found["output"], answers)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -157,5 +157,5 @@ def test_an_old_run_opens_as_a_whole(old: Path, answers: dict[str, np.ndarray]) 
     """The folder of an old run gives its stages as objects: programs, the graph and the measurement."""
     run = retort.load(old / "run")
     assert {"capture", "prune", "export", "bench"} <= set(run)
-    _agrees("cnn", run["capture"](answers["images"]), answers)
+    assert_agrees("cnn", run["capture"](answers["images"]), answers)
     assert "prune" in str(run["bench"])

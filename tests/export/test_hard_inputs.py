@@ -130,7 +130,7 @@ class FastVariance(nn.Module):
         return ((x - mean) / torch.sqrt(variance.clamp(min=0) + 1e-6)).amax(1)
 
 
-def compare_words(apart: bool, factor: float | NDArray[np.float64] = 1.0) -> None:
+def assert_words_agree(apart: bool, factor: float | NDArray[np.float64] = 1.0) -> None:
     """Compare ``FastVariance`` with its file, whose table is multiplied by a factor."""
     words = np.random.default_rng(0).integers(0, 9, (4, 24))
     words[:, 0] = range(4, 8)
@@ -150,13 +150,13 @@ def compare_words(apart: bool, factor: float | NDArray[np.float64] = 1.0) -> Non
 
 def test_words_that_cancel_are_no_fault_of_the_file() -> None:
     """Where integers cannot be disturbed, the results of operators are, and only while the noise is measured."""
-    compare_words(apart=False)
+    assert_words_agree(apart=False)
 
 
 def test_another_table_is_a_fault_of_the_file() -> None:
     """A table that differs by far more than rounding is refused all the same."""
     with pytest.raises(VerificationError, match="does not compute the same"):
-        compare_words(True, np.random.default_rng(0).uniform(0.5, 1.5, (9, 16)))
+        assert_words_agree(True, np.random.default_rng(0).uniform(0.5, 1.5, (9, 16)))
 
 
 class Positive(nn.Module):

@@ -62,7 +62,7 @@ def saved(
     return path
 
 
-def compared(path: Path, **feeds: Array) -> Imported:
+def assert_imported(path: Path, **feeds: Array) -> Imported:
     """The module, after a comparison of all its outputs and their types with ONNX Runtime."""
     expected = onnxruntime.InferenceSession(str(path)).run(None, feeds)
     graph = read_graph(path, KNOWN)
@@ -100,7 +100,7 @@ def test_recurrent_nets_of_the_exporters_are_imported(
     torch.onnx.export(
         Recurrent(kind).eval(), (torch.randn(2, 5, 6),), str(path), input_names=["x"], dynamo=dynamo, **extra
     )
-    module = compared(path, x=floats(2, 5, 6))
+    module = assert_imported(path, x=floats(2, 5, 6))
     assert sum(node.operator.startswith("Recurrent.") for node in module._nodes) == 2
 
 
@@ -127,7 +127,7 @@ def test_widths_of_a_padding_may_come_from_a_chain_of_sizes(opset: int, tmp_path
         Padded().eval(), (torch.randn(2, 3, 15, 17),), str(path), dynamo=False, opset_version=opset,
         input_names=["x"], dynamic_axes={"x": {0: "n"}},
     )  # fmt: skip
-    compared(path, x=floats(3, 3, 15, 17))
+    assert_imported(path, x=floats(3, 3, 15, 17))
 
 
 def test_constants_are_folded_through_any_chain_but_do_not_explode(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_constants_are_folded_through_any_chain_but_do_not_explode(tmp_path: Pat
         node("MatMul", "x weight", "h"), node("Expand", "one size", "big"), node("Gather", "big rows", "row"),
         node("Slice", "row zero four ax", "part"), node("Add", "h part", "y"),
     ]  # fmt: skip
-    module = compared(saved(tmp_path / "m.onnx", nodes, constants), x=floats(3, 4))
+    module = assert_imported(saved(tmp_path / "m.onnx", nodes, constants), x=floats(3, 4))
     assert sum(value.numel() for value in module.parameters()) <= 32
 
 
@@ -153,7 +153,7 @@ def test_a_tied_weight_stays_one(tmp_path: Path) -> None:
         node("Gather", "e i", "rows"), node("Transpose", "e", "t", perm=[1, 0]), node("MatMul", "x t", "h"),
         node("ReduceSum", "rows _", "s", keepdims=0), node("Add", "h s", "y"),
     ]  # fmt: skip
-    module = compared(saved(tmp_path / "m.onnx", nodes, constants, ("N", 40)), x=floats(3, 40))
+    module = assert_imported(saved(tmp_path / "m.onnx", nodes, constants, ("N", 40)), x=floats(3, 40))
     assert sum(value.numel() for value in module.parameters()) == 2000
 
 
@@ -169,13 +169,13 @@ def test_a_branch_may_depend_on_a_constant_on_sizes_or_on_data(rows: int, tmp_pa
     """The branch that a constant or a size chooses is taken; of a condition on data both are kept."""
     x = floats(rows, 4)
     one = {"one": np.ones((), np.float32)}
-    compared(saved(tmp_path / "a.onnx", [branches("c")], {**one, "c": np.array(rows == 2)}), x=x)
+    assert_imported(saved(tmp_path / "a.onnx", [branches("c")], {**one, "c": np.array(rows == 2)}), x=x)
     nodes = [node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Equal", "n two", "c"), branches("c")]
     sizes = {**one, "zero": np.array(0), "two": np.array(2)}
-    compared(saved(tmp_path / "b.onnx", nodes, sizes), x=x)
+    assert_imported(saved(tmp_path / "b.onnx", nodes, sizes), x=x)
     nodes = [node("ReduceSum", "x", "s", keepdims=0), node("Less", "s one", "c"), branches("c")]
     for seed in range(4):
-        compared(saved(tmp_path / "c.onnx", nodes, one), x=floats(rows, 4, seed=seed))
+        assert_imported(saved(tmp_path / "c.onnx", nodes, one), x=floats(rows, 4, seed=seed))
 
 
 def test_loops_with_a_known_number_of_steps_are_unrolled(tmp_path: Path) -> None:
@@ -187,12 +187,12 @@ def test_loops_with_a_known_number_of_steps_are_unrolled(tmp_path: Path) -> None
     constants = {"n": np.array(3), "t": np.array(True)}
     nodes = [node("Loop", "n t x", "last rows", body=step), node("ReduceSum", "rows z", "s", keepdims=0),
              node("Add", "last s", "y")]  # fmt: skip
-    compared(saved(tmp_path / "loop.onnx", nodes, {**constants, "z": np.array([0])}), x=floats(2, 4))
+    assert_imported(saved(tmp_path / "loop.onnx", nodes, {**constants, "z": np.array([0])}), x=floats(2, 4))
     inner = body([node("Add", "s e", "t"), node("Tanh", "t", "o")], [port("s"), port("e")], [port("t"), port("o")])
     scan = node("Scan", "first x", "end y", body=inner, num_scan_inputs=1, scan_input_axes=[1],
                 scan_output_axes=[1], scan_input_directions=[1])  # fmt: skip
     first = [node("ReduceSum", "x ax", "first", keepdims=0), scan]
-    compared(saved(tmp_path / "scan.onnx", first, {"ax": np.array([1])}), x=floats(3, 4))
+    assert_imported(saved(tmp_path / "scan.onnx", first, {"ax": np.array([1])}), x=floats(3, 4))
 
 
 def test_a_loop_over_data_is_refused_by_name(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_functions_of_a_file_are_inlined(tmp_path: Path) -> None:
     graph = helper.make_graph([use], "g", [port("x", shape=("N", 4))], [port("y", shape=("N", 4))])
     path = tmp_path / "m.onnx"
     onnx.save(helper.make_model(graph, opset_imports=opsets, functions=[inner, outer], ir_version=9), str(path))
-    compared(path, x=floats(3, 4))
+    assert_imported(path, x=floats(3, 4))
 
 
 def test_outputs_may_be_anything(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_outputs_may_be_anything(tmp_path: Path) -> None:
     kinds = {"same": FLOAT, "weight": FLOAT, "computed": FLOAT, "mask": BOOL, "places": INT64,
              "y": FLOAT, "again": FLOAT, "size": INT64, "w": FLOAT, "whole": TensorProto.INT32}  # fmt: skip
     path = saved(tmp_path / "m.onnx", nodes, constants, outputs=kinds)
-    compared(path, x=floats(3, 4))
+    assert_imported(path, x=floats(3, 4))
     program = import_onnx(path, {"x": floats(3, 4)})
     assert [spec.name for spec in program.signature.outputs] == list(kinds)
 
@@ -257,13 +257,13 @@ def test_sparse_weights_are_weights(tmp_path: Path) -> None:
     graph.sparse_initializer.append(sparse)
     path = tmp_path / "m.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
-    compared(path, x=floats(3, 4))
+    assert_imported(path, x=floats(3, 4))
 
 
 def test_operators_are_replaced_by_their_definition(tmp_path: Path) -> None:
     """An operator without a form of its own has the one that ONNX defines, with the defaults of its attributes."""
     path = saved(tmp_path / "m.onnx", [node("MeanVarianceNormalization", "x", "y")], {}, (2, 3, 4, 5))
-    compared(path, x=floats(2, 3, 4, 5))
+    assert_imported(path, x=floats(2, 3, 4, 5))
 
 
 def test_what_onnx_runtime_refuses_is_one_sentence(tmp_path: Path) -> None:
