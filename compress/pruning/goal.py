@@ -63,7 +63,7 @@ class Goal:
     def share_after(self, step: int, console: Console) -> float:
         """The share to keep after a step, which is also printed."""
         share = self.shares[step]
-        console.say(f"cut {step + 1} of {len(self.shares)}: keep {share:.1%} of the {self.name}")
+        console.stage("prune", f"cut {step + 1} of {len(self.shares)}: keep {share:.1%} of the {self.name}")
         return share
 
     def choose(self, step: int, options: PruneOptions) -> Callable[[Program, Ranked], Mask]:
