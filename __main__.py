@@ -69,7 +69,7 @@ def _interrupted(stop: BaseException, given: list[str]) -> Interrupted:
 
 def _app() -> Any:
     # each adds its commands to the app, in the order of `--help`
-    from .cli import recipes, folders, data_view, commands, engines, serving, doctor, benchmarks, version  # noqa: F401, I001
+    from .cli import recipes, folders, data_view, commands, engines, servers, serving, doctor, benchmarks, version  # noqa: F401, I001
     from .cli.app import app
 
     return app

@@ -1,148 +1,32 @@
-"""The subcommands that run a served or a local model: serve and predict."""
+"""The subcommand that runs a served or a local model: predict."""
 
 from __future__ import annotations
 
 import io
-import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from ..core.artifact import is_finished, load_artifact
+from ..core.artifact import load_artifact
 from ..core.console import Console
 from ..core.counts import counted
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
-from ..core.errors import MissingFileError, ServingError, UserError
-from ..core.options.stage_options import BenchOptions, Provider, ServeOptions
+from ..core.errors import UserError
+from ..core.options.stage_options import BenchOptions, Provider
 from ..core.session import Session, SessionOptions, model_faults, open_session
 from ..core.system.atomic_files import write_atomically
 from ..core.system.owned_folders import claim_file
 from ..core.tensors import BATCH, Array, Signature, TensorSpec, raise_if_nan
-from ..serve.address import Address
 from ..serve.client import Client, predict_split
-from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
-from .flags import build_options, with_flags
+from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, app, console, context_of
 from .input_file import read_input
-from .remote import asked, connect, is_remote, parse_headers
-
-if TYPE_CHECKING:
-    from ..serve.torchserve.server import Server
-    from ..serve.usage import Lines
-
-
-def serve(
-    archive: Annotated[
-        Path, typer.Argument(help=".mar file written by `retort pack`, its folder, or the folder of a run.")
-    ],
-    logs: Annotated[
-        Path,
-        typer.Option(
-            help="Folder for the logs of the server, and for an example request. Further servers there have a numbered "
-            "folder in it."
-        ),
-    ] = Path("logs"),
-    url: Annotated[
-        str | None,
-        typer.Option(help="Address under which a proxy publishes the server; only the printed lines use it."),
-    ] = None,
-    header: Annotated[
-        list[str], typer.Option(help="Header that the proxy wants, as 'Name: value'; only the printed lines use it.")
-    ] = [],  # noqa: B006
-    set_: Settings = [],  # noqa: B006
-    json: Json = False,
-    debug: Debug = False,
-    **flags: Any,
-) -> None:
-    """Serve an archive with TorchServe on the loopback address until Ctrl-C is pressed.
-
-    When the model answers, lines are printed that ask it from a shell and from Python.
-
-    Example: `retort serve runs/digits/07-pack-…/model.mar --port 8080`
-    """
-    from ..serve.known_servers import announced
-    from ..serve.torchserve.server import serve as running
-
-    screen = console(json)
-    options = build_options(ServeOptions, flags, set_)
-    headers, base = parse_headers(header), Address.parse(url).server if url else ""
-    artifact = load_artifact(packed_last(archive))
-    own = logs
-    for start in range(options.restarts + 1):
-        if start:
-            screen.warn(f"TorchServe ended by itself, see {own}; it is started again ({start} of {options.restarts})")
-        with ExitStack() as stack:
-            server = stack.enter_context(running(options, artifact, logs=logs, console=screen))
-            stack.enter_context(announced(server.url, server.name, server.management_url))
-            own = logs if server.logs == logs.resolve() else server.logs  # another server may have the folder
-            options = options.model_copy(update={"port": server.ports.inference})
-            try:
-                if start == 0:
-                    _tell(server, base or server.url, own, headers, screen)
-                while server.process.alive():
-                    time.sleep(0.5)
-            except KeyboardInterrupt:
-                screen.say("stopped")
-                return
-    remedy = "" if options.restarts else "; --restarts starts it again"
-    raise ServingError("TorchServe ended by itself", f"see {own}{remedy}")
-
-
-def _tell(server: Server, base: str, logs: Path, headers: Mapping[str, str], screen: Console) -> None:
-    """Store an example request, and print the lines that send it."""
-    from ..serve.usage import example_request, lines
-
-    example = example_request(server.sample, server.limits)
-    file = example.store(server.logs, server.name)
-    shown = lines(f"{base}/predictions/{server.name}", example, file, headers)
-    value = {"url": server.url, "model": server.name, "logs": str(logs), "startup_s": server.startup_s}
-    value |= {"grpc": server.grpc or None, "queue_length": server.queue_length}
-    screen.result({**value, "request": str(file), **asdict(shown)}, _ready(server, logs, shown, file))
-
-
-app.command("serve")(with_flags(serve, ServeOptions))
-
-
-def packed_last(path: Path) -> Path:
-    """The archive of the latest run in a folder; any other path as it is.
-
-    Raises:
-        MissingFileError: it is the folder of a run that has no archive.
-    """
-    from ..pipeline.runs.run_folders import artifacts_of, latest_of
-
-    if not path.is_dir() or is_finished(path):
-        return path
-    packed = latest_of(path, "pack")
-    if packed is None and artifacts_of(path):
-        raise MissingFileError(
-            f"{path} contains no archive",
-            "run a recipe with a `pack` stage to its end, or give a .mar file",
-        )
-    return packed or path
-
-
-def _ready(server: Server, logs: Path, lines: Lines, file: Path) -> str:
-    ports = [
-        ", ".join(spec.describe() for spec in specs) for specs in (server.signature.inputs, server.signature.outputs)
-    ]
-    grpc = f"gRPC answers at {server.grpc}" if server.grpc else "gRPC is off; --grpc turns it on"
-    return (
-        f"ready: {server.url}/predictions/{server.name}   (logs in {logs}; Ctrl-C stops it)\n\n"
-        f"It takes {ports[0]} and returns {ports[1]}.\n"
-        f"{grpc}.\n"
-        f"One sample is in {file}; to send it, paste into another terminal:\n\n"
-        f"{lines.curl}\n\n{lines.predict}\n\n"
-        f"into a Python that has Retort:\n\n{lines.client}\n\n"
-        f"or into any Python:\n\n{lines.python}\n"
-    )
+from .remote import asked, connect, is_remote
 
 
 @app.command("predict")

@@ -28,6 +28,8 @@ from .settings import TRUSTED, Settings
 from .wire import read_npz
 
 MODEL, SIGNATURE, GOLDEN, SETTINGS = "model.onnx", "signature.json", "golden.npz", "serving.json"
+WORKERS = "RETORT_SERVER_WORKERS"
+"""Environment variable with the number of workers of all models of a server, which share its cores."""
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Engine:
         settings = Settings.from_json(read_checked(folder, SETTINGS, sums))
         signature = Signature.from_json(read_checked(folder, SIGNATURE, sums))
         golden = split_golden(read_npz(read_checked(folder, GOLDEN, sums), TRUSTED))
-        settings = replace(settings, threads=thread_budget(settings))
+        settings = replace(settings, threads=thread_budget(settings, workers=workers_of_server()))
         session = _open(folder, sums, settings, signature)
         engine = Engine(session, signature, settings, Executor(session, settings), golden, sums)
         engine.golden_error = engine.self_test()
@@ -174,14 +176,21 @@ def _open(folder: Path, sums: Mapping[str, str], settings: Settings, signature: 
     return open_session(folder / MODEL, options, signature)
 
 
-def thread_budget(settings: Settings, cores: int | None = None) -> int:
+def thread_budget(settings: Settings, cores: int | None = None, workers: int = 0) -> int:
     """Runtime threads of one worker: the requested number, at most its share of the usable cores (serve.md H11).
 
     Args:
         cores: number of usable cores; by default derived from affinity and cgroup quota.
+        workers: number of workers of the whole server; 0 if there are only those of the archive.
     """
-    share = max(1, (cores or usable_cores()) // max(1, settings.workers))
+    share = max(1, (cores or usable_cores()) // max(1, workers or settings.workers))
     return min(settings.threads, share) if settings.threads else share
+
+
+def workers_of_server() -> int:
+    """How many workers the server has that started this one; 0 if it does not say."""
+    text = os.environ.get(WORKERS, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def usable_cores() -> int:

@@ -213,6 +213,11 @@ class ServeOptions(Options):
         "The length of the queue follows from it and from the measured times of batches; the other requests get 503 "
         "at once.",
     )
+    workers: Count | None = Field(
+        default=None,
+        description="Number of worker processes of each model. The default is that of the archive, but two where cores "
+        "and memory allow, so that one answers while the other starts again.",
+    )
     grpc: bool = Field(
         default=False,
         description="Also answer gRPC. The default is off, because TorchServe answers OK there to refused requests.",

@@ -5,6 +5,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
 
 _SIGNS = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc", "failed to allocate memory")
 
@@ -25,3 +29,12 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def available_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that new processes can use without swapping: the machine's, within the limit of this container."""
+    free = int(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):  # no cgroup of version 2, or "max" instead of a number
+        limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, max(0, limit - used))
+    return free

@@ -12,27 +12,13 @@ from xml.sax.saxutils import quoteattr
 from ...core.options.stage_options import PackOptions
 from ...core.system.java import Java
 from ..settings import Settings
+from .ports import Ports
 
 _MIN_STARTUP_S = 60
 # TorchServe always starts its gRPC servers. On Linux a listening TCP socket may have a multicast address, but nothing
 # can connect to one (ENETUNREACH); 224.0.0.0 is the one that is never assigned (RFC 1112).
 _UNREACHABLE = "224.0.0.0"
 _RESPONSE_BYTES = 1 << 26
-
-
-@dataclass(frozen=True)
-class Ports:
-    """The ports of one TorchServe; ``worker`` is the first port of the workers, one each.
-
-    ``management`` is used only where TorchServe has no Unix sockets.
-    """
-
-    inference: int
-    management: int
-    metrics: int
-    grpc_inference: int
-    grpc_management: int
-    worker: int
 
 
 def model_config(settings: Settings, options: PackOptions, load_s: float) -> bytes:
@@ -83,18 +69,21 @@ class FrontEnd:
     Attributes:
         threads: number of threads for HTTP.
         management: address of the management interface, ``unix:PATH`` or a URL.
-        queue_length: number of requests that may wait for the model; further ones are refused with 503.
         grpc: whether clients may use gRPC for predictions; the management interface never has it on Linux.
     """
 
     threads: int
     management: str
-    queue_length: int
     grpc: bool = False
 
 
-def config_properties(settings: Settings, ports: Ports, host: str, store: Path, front: FrontEnd) -> bytes:
-    """``config.properties`` of a server for one archive, ``model.mar`` in ``store``."""
+def config_properties(models: Mapping[str, Settings], ports: Ports, host: str, store: Path, front: FrontEnd) -> bytes:
+    """``config.properties`` of a server.
+
+    Args:
+        models: the settings of each model, by its file in ``store``; the first version of a name is its default.
+    """
+    largest = max(settings.limits.request_bytes for settings in models.values())
     silent = _UNREACHABLE if hides_grpc() else host
     values: dict[str, object] = {
         "inference_address": f"http://{host}:{ports.inference}",
@@ -106,19 +95,19 @@ def config_properties(settings: Settings, ports: Ports, host: str, store: Path, 
         "grpc_management_port": ports.grpc_management,
         "initial_worker_port": ports.worker,
         "model_store": store,
-        "load_models": f"{settings.name}=model.mar",
+        "load_models": ",".join(f"{settings.name}={file}" for file, settings in models.items()),
         "allowed_urls": "(?!)",
         "disable_token_authorization": "true",
         "enable_model_api": "false",
         "install_py_dep_per_model": "false",
         "enable_envvars_config": "false",
         "decode_input_request": "false",
-        "max_request_size": settings.limits.request_bytes,
-        "max_response_size": max(_RESPONSE_BYTES, settings.limits.request_bytes),
-        "job_queue_size": front.queue_length,
+        "max_request_size": largest,
+        "max_response_size": max(_RESPONSE_BYTES, largest),
+        "job_queue_size": 1,  # each model has its own
         "number_of_netty_threads": front.threads,
         "netty_client_threads": front.threads,
-        "default_workers_per_model": settings.workers,
+        "default_workers_per_model": 1,
         "number_of_gpu": 0,
         "metrics_mode": "prometheus",
         "disable_system_metrics": "true",

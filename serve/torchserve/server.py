@@ -1,39 +1,35 @@
-"""A TorchServe on loopback for one archive: it is started, tested with a golden request, and stopped completely."""
+"""A TorchServe on loopback for some archives: it is started, tested with golden requests, and stopped completely."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from ...core.artifact import Artifact, raise_if_not
 from ...core.console import SILENT, Console
-from ...core.errors import MachineError, ServingError
+from ...core.counts import counted
+from ...core.errors import ServingError
 from ...core.options.stage_options import ServeOptions
 from ...core.system.atomic_files import storage_errors
 from ...core.system.java import Java, find_java
-from ...core.tensors import Feeds, Signature
 from ..client import Client
-from ..connection import UNIX, Connections
-from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
-from ..settings import TRUSTED, Limits
-from ..wire import read_npz
-from .archive import Mar, open_mar
-from .config import FrontEnd, Ports, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets
+from ..connection import UNIX
+from ..engine import WORKERS
+from .archive import open_mar
+from .config import FrontEnd, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets
+from .deployment import Deployment, deployments
 from .log_folder import log_folder
-from .mar import read_member
+from .management import Management
+from .ports import Ports, pick_ports
 from .process import Process, torchserve_home
-from .queue_length import length_for
+from .served_model import Served, answering
 from .startup import has_started, port_taken, startup_failure
 
 _ATTEMPTS = 3
@@ -46,32 +42,24 @@ class Server:
     """A running server.
 
     Attributes:
-        name: the model's name.
+        models: what it was started with; the first version of a name is its default.
         host: the loopback address.
         logs: folder with ``server.log``, ``worker.log`` and ``console.log``.
-        startup_s: seconds from the start to the first golden answer.
+        startup_s: seconds from the start to the last golden answer.
         java: the Java on which it runs.
-        signature: inputs and outputs of the model.
-        sample: golden inputs of one sample, which the server has answered.
-        limits: what one request may contain.
         management_url: address of the management interface: ``unix:`` and a socket in a folder of this user, who alone
             can open it, or a URL where TorchServe has no Unix sockets.
-        queue_length: number of requests that may wait.
         grpc: address of the gRPC interface; empty if nothing can connect to it.
     """
 
-    name: str
+    models: tuple[Served, ...]
     host: str
     ports: Ports
     logs: Path
     process: Process
     startup_s: float
     java: Java
-    signature: Signature
-    sample: Feeds
-    limits: Limits
     management_url: str
-    queue_length: int
     grpc: str = ""
 
     @property
@@ -79,22 +67,28 @@ class Server:
         """Address of the inference API."""
         return _url(self.host, self.ports.inference)
 
+    @property
+    def name(self) -> str:
+        """Name of the first model."""
+        return self.models[0].name
+
     def client(self, timeout_s: float = 120.0) -> Client:
-        """A client for the served model."""
+        """A client for the first model."""
         return Client(self.url, self.name, timeout_s=timeout_s)
 
     def describe(self) -> dict[str, Any]:
-        """TorchServe's description of the model and its workers, with the handler's own description.
+        """TorchServe's description of the first model and its workers, with the handler's own description.
 
         Raises:
             ServingError: the server does not answer.
         """
-        return _describe(self.management_url, self.name, "?customized=true")
+        return Management(self.management_url).describe(self.name, customized=True)
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the model's workers."""
-        workers = _describe(self.management_url, self.name)["workers"]
-        return [int(worker["pid"]) for worker in workers if worker.get("pid")]
+        """Process ids of the workers of all models."""
+        management = Management(self.management_url)
+        found = [worker for model in self.models for worker in management.workers(model.name, model.version)]
+        return [int(worker["pid"]) for worker in found if worker.get("pid")]
 
 
 @dataclass(frozen=True)
@@ -109,114 +103,88 @@ class _Installation:
 @contextmanager
 def serve(
     options: ServeOptions,
-    artifact: Artifact,
-    *,
+    *artifacts: Artifact,
     logs: Path,
     console: Console = SILENT,
     python: Path | None = None,
 ) -> Iterator[Server]:
-    """Serve an archive within this context.
+    """Serve archives within this context.
 
     Args:
-        artifact: an archive, or a bare ``.mar`` written by Retort.
+        artifacts: archives, or bare ``.mar`` files written by Retort, with one version of a model each; the first
+            version of a model is its default.
         logs: folder for the server's logs; it is created if it does not exist, and if a running server has it, the
             logs are in a numbered folder in it.
         python: interpreter of the workers, by default this one; it needs TorchServe and the runtime.
 
     Raises:
-        ArtifactError: the archive is truncated or altered.
+        ArtifactError: an archive is truncated or altered.
+        UserError: two archives have the same name and version.
         MachineError: Java or TorchServe is missing, or the port is in use.
         ServingError: the server did not become ready; the message states the cause.
     """
-    raise_if_not(artifact, "archive")
+    for artifact in artifacts:
+        raise_if_not(artifact, "archive")
     installed = _Installation(find_java(options.java), torchserve_home(python), python)
-    mar = open_mar(artifact)
+    mars = [open_mar(artifact) for artifact in artifacts]
     with ExitStack() as stack:
         own = stack.enter_context(log_folder(logs))
         if own != logs.resolve():
             console.warn(f"another server writes its logs to {logs}, so those of this one are in {own}")
-        queue_length = length_for(mar, options.p99_ms, console)
-        server = _start_with_retries(options, mar, installed, queue_length, own, stack)
+        deployed = deployments(mars, options.workers, options.p99_ms, console)
+        server = _start_with_retries(options, deployed, installed, own, stack)
         if open_to_all := exposure():
             console.warn(open_to_all)
-        console.stage("serve", f"{server.name} on {server.url} (Java {server.java.version}, {server.startup_s:.1f} s)")
+        workers = counted(sum(model.workers for model in server.models), "worker")
+        names = ", ".join(dict.fromkeys(model.name for model in server.models))
+        how = f"{workers}, Java {server.java.version}, {server.startup_s:.1f} s"
+        console.stage("serve", f"{names} on {server.url} ({how})")
         yield server
 
 
 def _start_with_retries(
-    options: ServeOptions, mar: Mar, installed: _Installation, queue_length: int, logs: Path, stack: ExitStack
+    options: ServeOptions, deployed: Sequence[Deployment], installed: _Installation, logs: Path, stack: ExitStack
 ) -> Server:
     for attempt in range(1, _ATTEMPTS + 1):
         ports = pick_ports(options.host, options.port)
         begin = time.monotonic()
         for name in ("server.log", "worker.log", "console.log"):
             (logs / name).unlink(missing_ok=True)
-        process, management = _launch(mar, installed, queue_length, logs, ports, options)
+        process, management = _launch(deployed, installed, logs, ports, options)
         stack.callback(process.stop)
         try:
-            _wait_until_ready(process, mar, management, options, logs, begin)
-            signature, sample = _ask_golden(mar, _url(options.host, ports.inference), options.startup_timeout_s)
+            _wait_until_ready(process, deployed, management, options, logs, begin)
+            models = answering(deployed, _url(options.host, ports.inference), options.startup_timeout_s)
         except ServingError:
             # another process can take a free port before Java binds it
             if options.port or attempt == _ATTEMPTS or not port_taken(logs):
                 raise
             process.stop()
             continue
-        startup_s, limits = time.monotonic() - begin, mar.settings.limits
+        startup_s = time.monotonic() - begin
         grpc = f"{options.host}:{ports.grpc_inference}" if options.grpc or not hides_grpc() else ""
-        facts = (startup_s, installed.java, signature, sample, limits, management, queue_length, grpc)
-        return Server(mar.name, options.host, ports, logs, process, *facts)
+        return Server(models, options.host, ports, logs, process, startup_s, installed.java, management, grpc)
     raise ServingError("no free ports were found", "try again")
 
 
-def pick_ports(host: str, port: int) -> Ports:
-    """Free ports on a loopback address.
-
-    Args:
-        port: the requested inference port; 0 takes a free port.
-
-    Raises:
-        MachineError: the requested port is in use.
-    """
-    if ":" in host:
-        raise MachineError(f"TorchServe cannot listen on {host}, because it does not support IPv6", "use 127.0.0.1")
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(6)]
-        for index, item in enumerate(sockets):
-            _bind(item, host, port if index == 0 else 0)
-        numbers = [int(item.getsockname()[1]) for item in sockets]
-    # workers use consecutive ports; below the ephemeral range they are least likely to be in use
-    inference, management, metrics, grpc, grpc_management, seed = numbers
-    return Ports(inference, management, metrics, grpc, grpc_management, 10000 + seed % 20000)
-
-
-def _bind(item: socket.socket, host: str, port: int) -> None:
-    try:
-        # without this a port cannot be used for a minute after its server has stopped
-        item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        item.bind((host, port))
-    except OSError as error:
-        message = f"port {port} on {host} cannot be used: {error.strerror}"
-        remedy = "stop the process that uses it, or choose another port with --port (0 takes a free port)"
-        raise MachineError(message, remedy, port=port) from error
-
-
 def _launch(
-    mar: Mar, installed: _Installation, queue_length: int, logs: Path, ports: Ports, options: ServeOptions
+    deployed: Sequence[Deployment], installed: _Installation, logs: Path, ports: Ports, options: ServeOptions
 ) -> tuple[Process, str]:
     """The started process, and the address of its management interface."""
     scratch = _scratch()
     # mkdtemp gives the folder to this user alone, and with it the socket
     management = f"{UNIX}{scratch / 'management'}" if unix_sockets() else _url(options.host, ports.management)
     store, config, log4j = scratch / "store", scratch / "config.properties", scratch / "log4j2.xml"
-    front = FrontEnd(os.cpu_count() or 2, management, queue_length, options.grpc)
-    properties = config_properties(mar.settings, ports, options.host, store, front)
+    settings = {one.file: one.mar.settings for one in deployed}
+    front = FrontEnd(os.cpu_count() or 2, management, options.grpc)
+    properties = config_properties(settings, ports, options.host, store, front)
     with storage_errors(str(scratch)):
         store.mkdir()
-        _place(mar.path, store / "model.mar")
+        for one in deployed:
+            one.write(store)
         config.write_bytes(properties)
         log4j.write_bytes(log4j_config(logs))
-    heap = (256 << 20) + 16 * mar.settings.limits.request_bytes
+    heap = (256 << 20) + 16 * max(one.mar.settings.limits.request_bytes for one in deployed)
     command = [
         *(str(installed.java.path), *java_flags(installed.java, heap)),
         f"-Dmodel_server_home={installed.home}",
@@ -226,7 +194,8 @@ def _launch(
         *("--python", str(installed.python or sys.executable)),
         *("-f", str(config), "-s", str(store), "-ncs"),
     ]
-    return Process(command, scratch, logs / "console.log"), management
+    workers = {WORKERS: str(sum(one.workers for one in deployed))}
+    return Process(command, scratch, logs / "console.log", workers), management
 
 
 def _scratch() -> Path:
@@ -238,15 +207,13 @@ def _scratch() -> Path:
     return folder
 
 
-def _place(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
-
-
 def _wait_until_ready(
-    process: Process, mar: Mar, management: str, options: ServeOptions, logs: Path, begin: float
+    process: Process,
+    deployed: Sequence[Deployment],
+    management: str,
+    options: ServeOptions,
+    logs: Path,
+    begin: float,
 ) -> None:
     while True:
         failure = startup_failure(logs, process.alive())
@@ -255,41 +222,18 @@ def _wait_until_ready(
         if time.monotonic() - begin > options.startup_timeout_s:
             message = f"TorchServe was not ready after {options.startup_timeout_s} s"
             raise ServingError(message, f"see {logs}, or increase startup_timeout_s")
-        if has_started(logs) and _worker_ready(management, mar.name):
+        if has_started(logs) and all(_is_ready(one, Management(management)) for one in deployed):
             return
         time.sleep(_POLL_S)
 
 
-def _worker_ready(management: str, name: str) -> bool:
+def _is_ready(one: Deployment, management: Management) -> bool:
     try:
-        return any(worker.get("status") == "READY" for worker in _describe(management, name)["workers"])
+        workers = management.workers(one.mar.name, one.mar.version)
     except ServingError:
         return False
-
-
-def _ask_golden(mar: Mar, url: str, timeout_s: float) -> tuple[Signature, Feeds]:
-    signature = Signature.from_json(read_member(mar.path, SIGNATURE))
-    golden = split_golden(read_npz(read_member(mar.path, GOLDEN), TRUSTED))
-    inputs, expected = smallest_golden(signature, golden)
-    with closing(Client(url, mar.name, timeout_s=timeout_s)) as client:
-        error = golden_error(client.predict(inputs), expected)
-    if not error <= mar.settings.golden_tolerance:
-        message = (
-            f"the served golden outputs differ by {error:.3g}, but only {mar.settings.golden_tolerance:.3g} is allowed"
-        )
-        raise ServingError(message, "pack the model again on this machine")
-    return signature, inputs
-
-
-def _describe(management: str, name: str, query: str = "") -> dict[str, Any]:
-    with closing(Connections(management, timeout_s=10)) as connections:
-        status, _, body = connections.request("GET", f"/models/{quote(name, safe='')}{query}")
-    try:
-        found: dict[str, Any] = json.loads(body)[0]
-    except (ValueError, LookupError) as error:
-        reason = f"{management} does not describe '{name}' (status {status})"
-        raise ServingError(reason, "check that the server is running, and look at its logs") from error
-    return found
+    ready = [worker for worker in workers if worker.get("status") == "READY"]
+    return len(ready) >= one.workers
 
 
 def _url(host: str, port: int) -> str:

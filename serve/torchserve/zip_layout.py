@@ -9,7 +9,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from ...core.counts import counted
 from ...core.errors import ArtifactError
@@ -28,7 +28,7 @@ def append(archive: zipfile.ZipFile, name: str, size_bytes: int, chunks: Iterabl
             target.write(chunk)
 
 
-def chunks_of(stream: BinaryIO, size_bytes: int) -> Iterable[bytes]:
+def chunks_of(stream: IO[bytes], size_bytes: int) -> Iterable[bytes]:
     """The next bytes of a stream, in pieces.
 
     Raises:

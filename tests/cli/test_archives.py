@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from served_models import VECTOR, archive, graph
 
 from retort.__main__ import main
-from retort.cli.serving import packed_last
+from retort.cli.servers import packed_last
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Place
 from retort.core.errors import MachineError
@@ -88,8 +88,8 @@ def test_serve_takes_the_folder_of_a_run(
     assert packed_last(run) == run / old
     asked: list[Path] = []
 
-    def refuse(options: Any, artifact: Artifact, **_: Any) -> Any:
-        asked.append(artifact.path)
+    def refuse(options: Any, *artifacts: Artifact, **_: Any) -> Any:
+        asked.extend(artifact.path for artifact in artifacts)
         raise MachineError("no Java", "none")
 
     monkeypatch.setattr("retort.serve.torchserve.server.serve", refuse)

@@ -41,7 +41,7 @@ from retort.serve.engine import Engine
 from retort.serve.known_servers import announced, models_at
 from retort.serve.settings import Limits
 from retort.serve.torchserve import process as process_module
-from retort.serve.torchserve import server as server_module
+from retort.serve.torchserve.management import Management
 from retort.serve.torchserve.process import Process
 from retort.serve.torchserve.startup import startup_failure
 from retort.serve.wire import NPY, NPZ, read_npy, write_npy, write_npz
@@ -446,11 +446,11 @@ def test_errors_of_the_management_interface_are_reported(site: _Site, body: byte
     """An answer that describes no model, and no answer, are errors of the server, in words."""
     site.reply = lambda sent, count: (404, "application/json", body)
     with pytest.raises(ServingError, match="does not describe 'net'"):
-        server_module._describe(site.url, "net")
+        Management(site.url).describe("net")
     site.http.shutdown()
     site.http.server_close()
     with pytest.raises(ServingError, match="no answer from"):
-        server_module._describe(site.url, "net")
+        Management(site.url).describe("net")
 
 
 def test_one_module_speaks_http() -> None:

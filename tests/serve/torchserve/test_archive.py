@@ -26,12 +26,12 @@ from retort.core.session import open_session
 from retort.core.system.installation import install_command
 from retort.core.tensors import Signature, TensorSpec
 from retort.serve.engine import Engine
-from retort.serve.settings import Settings
+from retort.serve.settings import Limits, Settings
 from retort.serve.torchserve.archive import Policy, open_mar, write_archive
 from retort.serve.torchserve.config import FrontEnd, config_properties, format_properties, log4j_config, model_config
 from retort.serve.torchserve.mar import lint_names, verify_mar, write_mar
+from retort.serve.torchserve.ports import pick_ports
 from retort.serve.torchserve.process import clean_environment, torchserve_home
-from retort.serve.torchserve.server import pick_ports
 from retort.serve.wire import write_npz
 
 SIGNATURE = Signature((TensorSpec("x", "float32", ("batch", 6)),), (TensorSpec("y", "float32", ("batch", 3)),))
@@ -295,9 +295,10 @@ def test_the_archives_copy_runs_alone(packed: Artifact, tmp_path: Path) -> None:
 def test_configuration_is_loopback_and_closed(tmp_path: Path) -> None:
     """Every address is loopback or unreachable, no URL is allowed, and model API and installation are off."""
     ports = pick_ports("127.0.0.1", 0)
+    models = {"m~1.mar": Settings(name="m", limits=Limits(request_bytes=9)), "n~2.mar": Settings(name="n")}
     for grpc, wanted in ((False, "224.0.0.0"), (True, "127.0.0.1")):
-        front = FrontEnd(2, "unix:/x", 77, grpc)
-        text = config_properties(Settings(name="m"), ports, "127.0.0.1", tmp_path, front).decode("ascii")
+        front = FrontEnd(2, "unix:/x", grpc)
+        text = config_properties(models, ports, "127.0.0.1", tmp_path, front).decode("ascii")
         values = dict(line.split("=", 1) for line in text.splitlines())
         assert {key: value for key, value in values.items() if key.endswith("_address")} == {
             "inference_address": f"http://127.0.0.1:{ports.inference}",
@@ -306,7 +307,8 @@ def test_configuration_is_loopback_and_closed(tmp_path: Path) -> None:
             "grpc_inference_address": wanted,
             "grpc_management_address": "224.0.0.0",
         }
-    assert values["job_queue_size"] == "77"
+    assert values["load_models"] == "m=m~1.mar,n=n~2.mar"
+    assert values["max_request_size"] == str(Limits().request_bytes)
     assert values["allowed_urls"] == "(?!)"
     assert values["enable_model_api"] == "false"
     assert values["install_py_dep_per_model"] == "false"

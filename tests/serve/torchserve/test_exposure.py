@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from retort.serve.settings import Settings
-from retort.serve.torchserve.config import FrontEnd, Ports, config_properties, exposure
+from retort.serve.torchserve.config import FrontEnd, config_properties, exposure
+from retort.serve.torchserve.ports import Ports
 
 SYSTEMS = {
     ("linux", "x86_64"): (),
@@ -29,7 +30,9 @@ def test_what_is_open_to_every_user_is_told(system: tuple[str, str], monkeypatch
     monkeypatch.setattr(platform, "machine", lambda: system[1])
     told = exposure()
     ports = Ports(1, 2, 3, 4, 5, 6)
-    properties = config_properties(Settings(), ports, "127.0.0.1", Path("store"), FrontEnd(1, "unix:x", 8)).decode()
+    properties = config_properties(
+        {"m.mar": Settings()}, ports, "127.0.0.1", Path("store"), FrontEnd(1, "unix:x")
+    ).decode()
     grpc_is_open = "grpc_management_address=127.0.0.1" in properties
     assert grpc_is_open == (system[0] != "linux")
     assert grpc_is_open == (told is not None and "gRPC" in told)

@@ -37,6 +37,7 @@ from retort.serve.connection import Connections
 from retort.serve.torchserve import config as config_module
 from retort.serve.torchserve import server as server_module
 from retort.serve.torchserve.archive import write_archive
+from retort.serve.torchserve.ports import pick_ports
 from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import Server, serve
 from retort.serve.wire import JSON, NPY, write_npy, write_npz
@@ -100,7 +101,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def server(archive: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The archive in a real TorchServe."""
-    with serve(ServeOptions(), archive, logs=tmp_path_factory.mktemp("logs")) as running:
+    with serve(ServeOptions(workers=1), archive, logs=tmp_path_factory.mktemp("logs")) as running:
         yield running
 
 
@@ -286,8 +287,8 @@ def test_grpc_that_cannot_be_closed_is_told(
 
 def test_a_full_queue_refuses_at_once_and_answers_what_it_took(archive: Artifact, local: Any, tmp_path: Path) -> None:
     """While the worker stands still, the queue takes its length and refuses the others; those it took are answered."""
-    with serve(ServeOptions(p99_ms=1), archive, logs=tmp_path) as running:
-        assert running.queue_length == 8
+    with serve(ServeOptions(p99_ms=1, workers=1), archive, logs=tmp_path) as running:
+        assert running.models[0].queue_length == 8
         status = running.describe()["jobQueueStatus"]
         assert (status["remainingCapacity"], status["pendingRequests"]) == (8, 0)
         worker = psutil.Process(running.worker_pids()[0])
@@ -367,7 +368,7 @@ def test_the_archive_serves_where_retort_is_not_installed(archive: Artifact, loc
         probe = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert f"No module named '{package}'" in probe.stderr
     feeds = _images(5)
-    with serve(ServeOptions(java=str(jdk.JAVA)), archive, logs=tmp_path / "logs", python=python) as server:
+    with serve(ServeOptions(java=str(jdk.JAVA), workers=1), archive, logs=tmp_path / "logs", python=python) as server:
         assert server.java.version == jdk.JAVA_VERSION[0]
         got = server.client().predict(feeds)["logits"]
         (worker,) = server.worker_pids()
@@ -406,7 +407,7 @@ from pathlib import Path
 from retort.core.artifact import load_artifact
 from retort.core.options.stage_options import ServeOptions
 from retort.serve.torchserve.server import serve
-with serve(ServeOptions(), load_artifact(Path(sys.argv[1])), logs=Path(sys.argv[2])) as server:
+with serve(ServeOptions(workers=1), load_artifact(Path(sys.argv[1])), logs=Path(sys.argv[2])) as server:
     print(server.process.pid, *server.worker_pids(), flush=True)
     time.sleep(600)
 """
@@ -435,7 +436,7 @@ def test_a_port_lost_to_another_is_replaced(
     archive: Artifact, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If Java cannot bind a chosen port, other ports are tried; a requested port is reported."""
-    real = server_module.pick_ports
+    real = pick_ports
     answers = iter([server.ports])
     monkeypatch.setattr(server_module, "pick_ports", lambda host, port: next(answers, None) or real(host, port))
     with serve(ServeOptions(), archive, logs=tmp_path) as second:

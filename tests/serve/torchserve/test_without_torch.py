@@ -91,7 +91,7 @@ def test_a_served_worker_has_not_loaded_pytorch(tmp_path: Path) -> None:
         torchserve_home()
     except MachineError as error:
         pytest.skip(str(error))
-    with serve(ServeOptions(), archive("vector", tmp_path), logs=tmp_path / "logs") as server:
+    with serve(ServeOptions(workers=1), archive("vector", tmp_path), logs=tmp_path / "logs") as server:
         (pid,) = server.worker_pids()
         libraries = {Path(item.path).name for item in psutil.Process(pid).memory_maps()}
     assert any(name.startswith("onnxruntime") for name in libraries)

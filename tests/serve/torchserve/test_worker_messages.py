@@ -159,7 +159,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     except MachineError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("served")
-    with serve(ServeOptions(), archive("text", folder / "made"), logs=folder / "logs") as running:
+    with serve(ServeOptions(workers=1), archive("text", folder / "made"), logs=folder / "logs") as running:
         yield running
 
 
@@ -193,4 +193,4 @@ def test_a_body_of_many_parts_does_not_block_a_worker(
     assert worker.memory_info().rss - memory < 20e6 * len(body) / 1e6
     assert server.worker_pids() == [worker.pid]
     with closing(server.client()) as client:
-        assert client.predict(server.sample)
+        assert client.predict(server.models[0].sample)

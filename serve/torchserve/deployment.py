@@ -1,0 +1,129 @@
+"""An archive as one server of this machine runs it: its number of workers, its queue, and its file in the store."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...core.console import Console
+from ...core.counts import counted
+from ...core.errors import UserError
+from ...core.system.atomic_files import storage_errors
+from ...core.system.memory import available_bytes
+from ..engine import usable_cores
+from .archive import Mar
+from .contents import CONFIG
+from .mar import read_member
+from .queue_length import length_for
+from .zip_layout import append, chunks_of
+
+_BASE_BYTES = 100 << 20
+_COPIES = 3
+"""How often a worker may hold the model at once: its file, ONNX Runtime's tensors, and what is packed for kernels."""
+_AUTOMATIC = 2
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """An archive with the settings that this server gives it.
+
+    Attributes:
+        mar: the archive; ``workers`` of its settings are those of this server.
+        queue_length: number of requests that may wait; further ones are refused with 503.
+    """
+
+    mar: Mar
+    queue_length: int
+
+    @property
+    def workers(self) -> int:
+        """Number of worker processes."""
+        return self.mar.settings.workers
+
+    @property
+    def file(self) -> str:
+        """Name of the file in the server's store; neither names nor versions contain a tilde."""
+        return f"{self.mar.name}~{self.mar.version}.mar"
+
+    def write(self, store: Path) -> None:
+        """Write the archive as TorchServe loads it: only its configuration has the settings of this server.
+
+        Workers still compare every file that they load with the checksums of the archive.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+        """
+        with (
+            storage_errors(str(store), errno.ENOENT),  # a file system such as /proc
+            zipfile.ZipFile(self.mar.path) as source,
+            zipfile.ZipFile(store / self.file, "x", zipfile.ZIP_STORED) as target,
+        ):
+            for member in source.infolist():
+                if member.filename == CONFIG:
+                    content = self.configuration()
+                    append(target, CONFIG, len(content), [content])
+                    continue
+                with source.open(member) as stream:
+                    append(target, member.filename, member.file_size, chunks_of(stream, member.file_size))
+
+    def configuration(self) -> bytes:
+        """``model-config.yaml`` for this server: the archive's own, but for the workers and the queue."""
+        own = {"minWorkers": self.workers, "maxWorkers": self.workers}
+        kept = read_member(self.mar.path, CONFIG).decode().splitlines()
+        lines = [line for line in kept if line.partition(":")[0] not in own]
+        own["jobQueueSize"] = self.queue_length
+        return "".join(f"{line}\n" for line in [*(f"{key}: {value}" for key, value in own.items()), *lines]).encode()
+
+
+def deployments(mars: Sequence[Mar], workers: int | None, p99_ms: int, console: Console) -> list[Deployment]:
+    """How this server runs its archives.
+
+    Args:
+        workers: worker processes of each model; None leaves it to the archives and the machine.
+        p99_ms: time within which 99 % of the accepted requests should be answered at overload.
+
+    Raises:
+        UserError: two archives have the same name and version.
+    """
+    _refuse_twins(mars)
+    sized = [replace(mar, settings=replace(mar.settings, workers=n)) for mar, n in _sized(mars, workers, console)]
+    return [Deployment(mar, length_for(mar, p99_ms, console)) for mar in sized]
+
+
+def memory_bytes(mar: Mar) -> int:
+    """An estimate of the memory of one worker: that of Python and ONNX Runtime, and copies of the model."""
+    return _BASE_BYTES + _COPIES * os.path.getsize(mar.path)
+
+
+def _refuse_twins(mars: Sequence[Mar]) -> None:
+    seen: dict[tuple[str, str], Path] = {}
+    for mar in mars:
+        if (mar.name, mar.version) in seen:
+            both = f"{seen[mar.name, mar.version]} and {mar.path}"
+            raise UserError(
+                f"{both} both contain version {mar.version} of the model '{mar.name}'",
+                "pack one of them with another --name or --version",
+            )
+        seen[mar.name, mar.version] = mar.path
+
+
+def _sized(mars: Sequence[Mar], workers: int | None, console: Console) -> Iterable[tuple[Mar, int]]:
+    """Each archive with its number of workers: a second one answers while a killed one starts again (serve.md H11)."""
+    cores, free_bytes = usable_cores(), available_bytes()
+    if workers is None:
+        threads = sum(_AUTOMATIC * mar.settings.threads if mar.settings.threads else cores + 1 for mar in mars)
+        fits = threads <= cores and _AUTOMATIC * sum(map(memory_bytes, mars)) <= free_bytes
+        return [(mar, max(mar.settings.workers, _AUTOMATIC) if fits else mar.settings.workers) for mar in mars]
+    total = workers * len(mars)
+    if total > cores:
+        console.warn(f"{counted(total, 'worker')} share {counted(cores, 'core')}, so that requests wait for each other")
+    if (needed := workers * sum(map(memory_bytes, mars))) > free_bytes:
+        console.warn(
+            f"{counted(total, 'worker')} may need {needed >> 20} MB of memory, but {free_bytes >> 20} MB are free; "
+            "give a smaller --workers"
+        )
+    return [(mar, workers) for mar in mars]
