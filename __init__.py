@@ -1,8 +1,8 @@
 """Retort makes a trained PyTorch model smaller and faster, and verifies the result.
 
-``retort.capture``, ``train``, ``distill``, ``prune``, ``sparsify``, ``quantize``, ``export``, ``engine``, ``pack``,
-``compare``, ``open_session`` and ``load`` work on live objects; see ``help(retort.prune)`` for an example. Importing
-this package loads nothing: the names are imported from ``retort.api`` when they are first used.
+``retort.capture``, ``train``, ``distill``, ``prune``, ``sparsify``, ``quantize``, ``export``, ``engine``, ``bundle``,
+``pack``, ``compare``, ``open_session`` and ``load`` work on live objects; see ``help(retort.prune)`` for an example.
+Importing this package loads nothing: the names are imported from ``retort.api`` when they are first used.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     __version__: str
     from .api import (
         Archive,
+        Bundle,
         Engine,
         Facts,
         Graph,
         Program,
         Result,
         Run,
+        bundle,
         capture,
         compare,
         distill,
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Archive", "Engine", "Facts", "Graph", "Program", "Result", "Run",
-    "capture", "compare", "distill", "engine", "export", "load", "open_session", "pack", "prune", "quantize",
+    "Archive", "Bundle", "Engine", "Facts", "Graph", "Program", "Result", "Run",
+    "bundle", "capture", "compare", "distill", "engine", "export", "load", "open_session", "pack", "prune", "quantize",
     "sparsify", "train",
 ]  # fmt: skip
 

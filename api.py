@@ -20,10 +20,10 @@ from .pipeline.live.objects import opening
 from .pipeline.live.objects.compared_models import candidates, test_splits
 from .pipeline.live.objects.comparison import Result
 from .pipeline.live.objects.facts import Facts
-from .pipeline.live.objects.model_files import Archive, Engine, Graph, ModelFile
+from .pipeline.live.objects.model_files import Archive, Bundle, Engine, Graph, ModelFile
 from .pipeline.live.objects.opening import Run
 from .pipeline.live.objects.programs import Program
-from .pipeline.live.shipping import engine, export, pack
+from .pipeline.live.shipping import bundle, engine, export, pack
 from .pipeline.live.workspace import ScriptConsole, Workspace
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from .pipeline.live.arguments import CaptureArguments, CompareArguments
 
 __all__ = [
-    "Archive", "Engine", "Facts", "Graph", "Program", "Result", "Run",
-    "capture", "compare", "distill", "engine", "export", "load", "open_session", "pack", "prune", "quantize",
+    "Archive", "Bundle", "Engine", "Facts", "Graph", "Program", "Result", "Run",
+    "bundle", "capture", "compare", "distill", "engine", "export", "load", "open_session", "pack", "prune", "quantize",
     "sparsify", "train",
 ]  # fmt: skip
 

@@ -57,20 +57,23 @@ def row(artifact: Artifact) -> tuple[str, ...]:
 
 
 def verify_archives(artifacts: Sequence[Artifact]) -> None:
-    """Check the content of archives as `retort serve` does before it starts a server.
+    """Check the content of archives and bundles as a server does before it opens them.
 
     Raises:
         ArtifactError: one would not be served.
     """
+    from ..serve.bundled import check_bundle
     from ..serve.torchserve.archive import open_mar
 
     for artifact in artifacts:
         if artifact.kind == "archive":
             open_mar(artifact)
+        elif artifact.kind == "bundle":
+            check_bundle(artifact.path)
 
 
 def signature_of(artifact: Artifact) -> Signature | None:
-    """Inputs and outputs of a program, a graph, an engine or an archive; None for other kinds.
+    """Inputs and outputs of a program, a graph, an engine, a bundle or an archive; None for other kinds.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -90,7 +93,9 @@ def signature_of(artifact: Artifact) -> Signature | None:
 
         return Signature.from_json(read_member(artifact.main, SIGNATURE))
     stored = artifact.main.with_name("signature.json")
-    return Signature.from_json(stored.read_bytes()) if artifact.kind == "engine" and stored.is_file() else None
+    return (
+        Signature.from_json(stored.read_bytes()) if artifact.kind in ("engine", "bundle") and stored.is_file() else None
+    )
 
 
 def ports(signature: Signature) -> list[tuple[str, str, str, str]]:

@@ -7,6 +7,7 @@ from ..core.context import Context, Place
 from ..core.data.splits import rows_of
 from ..core.formats.program_file import read_signature
 from ..core.options.stage_options import (
+    BundleOptions,
     CaptureOptions,
     DistillOptions,
     EngineOptions,
@@ -103,6 +104,13 @@ def export(options: ExportOptions, parent: Artifact, place: Place, context: Cont
 def engine(options: EngineOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
     """Build the TensorRT plan of a graph."""
     from ..export.trt.stage import engine as stage
+
+    return stage(options, parent, place, context)
+
+
+def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Write the bundle of a graph."""
+    from ..serve.stage import bundle as stage
 
     return stage(options, parent, place, context)
 

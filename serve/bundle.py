@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -15,14 +16,18 @@ from ..core.dynamic_kernels import OPERATORS
 from ..core.errors import ArtifactError, MachineError, UserError
 from ..core.formats.onnx_graphs import all_nodes
 from ..core.formats.onnx_side_files import is_side_file, side_files
+from ..core.options.stage_options import BundleOptions
 from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
-from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, golden_error, split_golden
+from .allowance import allowance
+from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, Engine, golden_error, smallest_golden, split_golden
 from .integrity import SUMS, format_sums
-from .settings import TRUSTED, Settings
-from .wire import read_npz, write_npz
+from .request import Incoming
+from .settings import TRUSTED, Batching, Limits, Settings
+from .wire import NPZ, read_npz, write_npz
 
 _FREE_SIZES = (8, 16, 32, 1, 64, 224)
+_LARGEST_RATIO = 4
 
 
 @dataclass(frozen=True)
@@ -175,3 +180,52 @@ def _tolerance(model: Path, parts: Parts) -> float:
         raise ArtifactError(message, "export the model again")
     # a power of ten, so that a different last bit does not change the archive
     return max(1e-3, float(10.0 ** np.ceil(np.log10(max(4 * error, 1e-9)))))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How requests are treated; see :class:`retort.serve.settings.Settings` for each field."""
+
+    batching: Batching = "exact"
+    buckets: tuple[int, ...] = ()
+    allow_nan: bool = False
+    spinning: bool = False
+    providers: tuple[str, ...] = ()
+
+
+def answer_golden(engine: Engine) -> None:
+    """Ask the golden request as a client would.
+
+    Raises:
+        UserError: the settings refuse it.
+    """
+    inputs, _ = smallest_golden(engine.signature, engine.golden)
+    answer = engine.answer([Incoming({"body": write_npz(inputs)}, {"body": NPZ})])[0]
+    if answer.status != 200:
+        problem = json.loads(answer.body)
+        message = f"the endpoint would reject even the golden request: {problem['message']}"
+        raise UserError(message, "increase max_request_bytes or max_rows, or allow the values of the model's data")
+
+
+def settings_of(options: BundleOptions, policy: Policy, signature: Signature) -> Settings:
+    """The settings that follow from the options, the policy and the largest legal request of the model.
+
+    The front end takes twice that request, so that what is slightly too large is refused by the worker, in words.
+    """
+    expanded = max(Limits.expanded_bytes, _LARGEST_RATIO * options.max_request_bytes)
+    limits = Limits(request_bytes=options.max_request_bytes, expanded_bytes=expanded, rows=options.max_rows)
+    largest = 2 * allowance(signature, limits).body_bytes
+    limits = replace(limits, request_bytes=min(limits.request_bytes, largest))
+    return Settings(
+        name=options.name,
+        version=options.version,
+        batching=policy.batching,
+        batch_size=options.batch_size,
+        buckets=policy.buckets,
+        workers=options.workers,
+        threads=options.threads,
+        spinning=policy.spinning,
+        providers=policy.providers,
+        allow_nan=policy.allow_nan,
+        limits=limits,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .engine_facts import EngineFacts
 from .export_facts import ExportFacts
 from .measurement_facts import ServeFacts
-from .pack_facts import PackFacts
+from .pack_facts import BundleFacts, PackFacts
 from .program_facts import CaptureFacts, DistillFacts, TrainFacts
 from .prune_facts import PruneFacts, SparsifyFacts
 from .quantize_facts import QuantizeFacts
@@ -20,6 +20,7 @@ FACTS: dict[str, type[Record]] = {
     "quantize": QuantizeFacts,
     "export": ExportFacts,
     "engine": EngineFacts,
+    "bundle": BundleFacts,
     "pack": PackFacts,
     "serve": ServeFacts,
     "bench": Record,

@@ -1,4 +1,4 @@
-"""Facts of the pack stage: the size of an archive, and how the packed model answers on this machine."""
+"""Facts of the bundle and pack stages: their size, and how the packed model answers on this machine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class PackTiming(Record):
     load_s: float
 
 
-class PackFacts(Record):
-    """Facts of the pack stage.
+class BundleFacts(Record):
+    """Facts of the bundle stage.
 
     Attributes:
-        size_bytes: bytes of the archive.
+        size_bytes: bytes of the result.
         model_bytes: bytes of the model in it.
         golden_error: largest error of the golden outputs on this machine, relative to their range.
         timing: durations.
@@ -33,3 +33,7 @@ class PackFacts(Record):
     timing: PackTiming
     exact_batch_sizes: tuple[int, ...]
     batch_invariant: bool
+
+
+class PackFacts(BundleFacts):
+    """Facts of the pack stage."""

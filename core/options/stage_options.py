@@ -172,28 +172,33 @@ class EngineOptions(Options):
     )
 
 
-class PackOptions(Options):
-    """The TorchServe archive."""
+class BundleOptions(Options):
+    """The bundle: the model with everything that a server needs to answer for it."""
 
     name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the endpoint.")
     version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$", description="Version of the model.")
     handler: Literal["tensor"] = Field(default="tensor", description="What a request contains; selects the handler.")
     batch_size: Count = Field(
-        default=8, description="Largest number of requests that TorchServe combines into one batch."
-    )
-    max_batch_delay_ms: Count = Field(
-        default=1, description="Longest time that a batch waits for more requests, in milliseconds."
+        default=8, description="Largest number of requests that the server combines into one batch."
     )
     workers: Count = Field(default=1, description="Number of worker processes.")
     threads: Count = Field(default=1, description="Number of runtime threads per worker.")
-    response_timeout_s: Count = Field(
-        default=60, description="Seconds without an answer after which a worker is restarted."
-    )
     max_request_bytes: Count = Field(
         default=6_553_500,
         description="Largest request body, in bytes; less if no request of the model can be so large.",
     )
     max_rows: Count = Field(default=256, description="Largest number of rows in one request.")
+
+
+class PackOptions(BundleOptions):
+    """The TorchServe archive."""
+
+    max_batch_delay_ms: Count = Field(
+        default=1, description="Longest time that a batch waits for more requests, in milliseconds."
+    )
+    response_timeout_s: Count = Field(
+        default=60, description="Seconds without an answer after which a worker is restarted."
+    )
 
 
 class ServeOptions(Options):

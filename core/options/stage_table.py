@@ -9,6 +9,7 @@ from typing import Literal
 from ..kinds import Kind
 from .stage_options import (
     BenchOptions,
+    BundleOptions,
     CaptureOptions,
     DistillOptions,
     EngineOptions,
@@ -129,6 +130,16 @@ _ENTRIES = (
         after="export",
         purpose="Build a TensorRT plan from an ONNX graph for this machine's GPU and TensorRT version.",
         example="retort engine runs/export-…/model.onnx --axis sequence=8:128:512",
+    ),
+    StageEntry(
+        "bundle",
+        BundleOptions,
+        "graph",
+        "bundle",
+        (),
+        after="export",
+        purpose="Write an ONNX graph as a bundle: a folder with its own runtime, which any Python server can open.",
+        example="retort bundle runs/export-… --name digits",
     ),
     StageEntry(
         "pack",

@@ -179,19 +179,24 @@ class EngineArguments(TypedDict, total=False):
     lint: Literal["refuse", "warn"]
 
 
-class PackArguments(TypedDict, total=False):
-    """Options of ``pack``."""
+class BundleArguments(TypedDict, total=False):
+    """Options of ``bundle``."""
 
     name: str
     version: str
     handler: Literal["tensor"]
     batch_size: int
-    max_batch_delay_ms: int
     workers: int
     threads: int
-    response_timeout_s: int
     max_request_bytes: int
     max_rows: int
+
+
+class PackArguments(BundleArguments, total=False):
+    """Options of ``pack``."""
+
+    max_batch_delay_ms: int
+    response_timeout_s: int
 
 
 class CompareArguments(TypedDict, total=False):

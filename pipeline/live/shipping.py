@@ -1,4 +1,4 @@
-"""The functions that write files for production: export, engine, pack."""
+"""The functions that write files for production: export, engine, bundle, pack."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
-from ...core.options.stage_options import EngineOptions, ExportOptions, PackOptions, Target
+from ...core.options.stage_options import BundleOptions, EngineOptions, ExportOptions, PackOptions, Target
 from . import running
 from .documented import checked, with_options
-from .objects.model_files import Archive, Engine, Graph
+from .objects.model_files import Archive, Bundle, Engine, Graph
 from .objects.programs import Program
 from .running import Request
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from .arguments import EngineArguments, ExportArguments, PackArguments
+    from .arguments import BundleArguments, EngineArguments, ExportArguments, PackArguments
 
 
 @with_options(ExportOptions, leave_out=("target",))
@@ -95,6 +95,43 @@ def engine(
     request = Request(folder=folder, progress=progress)
     made = running.on_graph("engine", graph, asked, request, _file(path, ".plan"))
     assert isinstance(made, Engine)
+    return made
+
+
+@with_options(BundleOptions)
+def bundle(
+    graph: Graph | str | Path,
+    path: str | Path | None = None,
+    *,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Unpack[BundleArguments],
+) -> Bundle:
+    """Write an ONNX graph as a bundle: a folder with its own runtime, which any Python server can open.
+
+    Args:
+        graph: made by ``retort.export``.
+        path: the folder to write; by default it is written in ``folder`` or in a temporary folder.
+        folder: folder in which artifacts are stored and reused; by default the graph's own folder.
+        progress: show progress on stderr.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        UserError: an option is unknown or has a wrong value.
+
+    Example:
+        >>> import retort, torch
+        >>> program = retort.capture(torch.nn.Linear(8, 3), torch.randn(4, 8))
+        >>> bundle = retort.bundle(retort.export(program), name="linear")
+        >>> sorted(file.name for file in bundle.path.glob("*.onnx"))
+        ['model.onnx']
+    """
+    asked = checked("bundle", BundleOptions, options)
+    request = Request(folder=folder, progress=progress)
+    made = running.on_graph("bundle", graph, asked, request, None if path is None else Path(path))
+    assert isinstance(made, Bundle)
     return made
 
 

@@ -10,7 +10,7 @@ from ...core.artifact import Artifact
 from ...core.counts import counted, listed
 from ...core.facts.export_facts import ExportFacts
 from ...core.facts.measurement_facts import ServeFacts
-from ...core.facts.pack_facts import PackFacts
+from ...core.facts.pack_facts import BundleFacts
 from ...core.facts.program_facts import CaptureFacts, Epoch, TrainFacts
 from ...core.facts.prune_facts import PruneFacts, PruneStep, SparsifyFacts
 from ...core.facts.quantize_facts import Fidelity, QuantizeFacts
@@ -197,7 +197,7 @@ def _parity_proofs(facts: ExportFacts) -> Iterable[Proof]:
 
 
 def _pack(artifact: Artifact) -> dict[str, Any]:
-    facts = artifact.facts_as(PackFacts)
+    facts = artifact.facts_as(BundleFacts)
     sizes = _range(facts.exact_batch_sizes)
     rows = f"bit for bit at batch {sizes}" if sizes else "not bit for bit"
     return {
@@ -223,6 +223,7 @@ _ABOUT: dict[str, Callable[[Artifact], dict[str, Any]]] = {
     "sparsify": _sparsify,
     "quantize": _quantize,
     "export": _export,
+    "bundle": _pack,
     "pack": _pack,
     "serve": _serve,
 }

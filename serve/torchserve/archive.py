@@ -2,71 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
-from ...core.errors import UserError
 from ...core.facts.pack_facts import PackFacts, PackTiming
 from ...core.options.stage_options import PackOptions
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Signature
-from ..allowance import allowance
-from ..bundle import read_graph, write_bundle
-from ..engine import MODEL, SIGNATURE, Engine, smallest_golden
+from ..bundle import Policy as Policy
+from ..bundle import answer_golden, read_graph, settings_of, write_bundle
+from ..engine import MODEL, SIGNATURE, Engine
 from ..integrity import SUMS
-from ..request import Incoming
-from ..settings import Batching, Limits, Settings
-from ..wire import NPZ, write_npz
+from ..runtime_half import ROOT, carried
+from ..runtime_half import RUNTIME_HALF as RUNTIME_HALF
+from ..settings import Settings
 from .config import model_config
 from .contents import CONFIG, MANIFEST, check_contents, manifest, stand_in
 from .mar import STAND_IN, read_member, verify_mar, write_mar
-
-RUNTIME_HALF = (
-    "__init__.py",
-    "core/__init__.py",
-    "core/system/__init__.py",
-    "core/system/cache.py",
-    "core/system/garbage.py",
-    "core/counts.py",
-    "core/errors.py",
-    "core/tensors.py",
-    "core/session.py",
-    "core/backends/__init__.py",
-    "core/backends/ort.py",
-    "core/backends/ort_tensorrt.py",
-    "serve/__init__.py",
-    "serve/settings.py",
-    "serve/allowance.py",
-    "serve/integrity.py",
-    "serve/workarounds.py",
-    "serve/wire.py",
-    "serve/bodies.py",
-    "serve/request.py",
-    "serve/replies.py",
-    "serve/batching.py",
-    "serve/engine.py",
-    "serve/inference.py",
-)
-_ROOT = Path(__file__).resolve().parents[2]
-_LARGEST_RATIO = 4
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How requests are treated; see :class:`retort.serve.settings.Settings` for each field."""
-
-    batching: Batching = "exact"
-    buckets: tuple[int, ...] = ()
-    allow_nan: bool = False
-    spinning: bool = False
-    providers: tuple[str, ...] = ()
 
 
 def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
@@ -99,7 +57,7 @@ def write_archive(
         wanted = settings_of(options, policy or Policy(), parts.signature)
         settings = write_bundle(folder / "bundle", parts, wanted)
         engine = Engine.load(folder / "bundle")
-        _answer_golden(engine)
+        answer_golden(engine)
         engine.close()
         write_mar(folder / "model.mar", mar_members(folder / "bundle", settings, options, engine.load_s))
         draft.facts = _facts(folder, engine)
@@ -108,45 +66,12 @@ def write_archive(
     return load_artifact(place.directory)
 
 
-def _answer_golden(engine: Engine) -> None:
-    inputs, _ = smallest_golden(engine.signature, engine.golden)
-    answer = engine.answer([Incoming({"body": write_npz(inputs)}, {"body": NPZ})])[0]
-    if answer.status != 200:
-        problem = json.loads(answer.body)
-        message = f"the endpoint would reject even the golden request: {problem['message']}"
-        raise UserError(message, "increase max_request_bytes or max_rows, or allow the values of the model's data")
-
-
-def settings_of(options: PackOptions, policy: Policy, signature: Signature) -> Settings:
-    """The settings that follow from the pack options, the policy and the largest legal request of the model.
-
-    The front end takes twice that request, so that what is slightly too large is refused by the worker, in words.
-    """
-    expanded = max(Limits.expanded_bytes, _LARGEST_RATIO * options.max_request_bytes)
-    limits = Limits(request_bytes=options.max_request_bytes, expanded_bytes=expanded, rows=options.max_rows)
-    largest = 2 * allowance(signature, limits).body_bytes
-    limits = replace(limits, request_bytes=min(limits.request_bytes, largest))
-    return Settings(
-        name=options.name,
-        version=options.version,
-        batching=policy.batching,
-        batch_size=options.batch_size,
-        buckets=policy.buckets,
-        workers=options.workers,
-        threads=options.threads,
-        spinning=policy.spinning,
-        providers=policy.providers,
-        allow_nan=policy.allow_nan,
-        limits=limits,
-    )
-
-
 def mar_members(bundle: Path, settings: Settings, options: PackOptions, load_s: float) -> dict[str, bytes | Path]:
     """All files of the archive except its checksums, by name."""
     handler = f"{options.handler}.py"
     members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
-    members |= {f"retort/{name}": (_ROOT / name).read_bytes() for name in RUNTIME_HALF}
-    members[handler] = (_ROOT / f"handlers/{handler}").read_bytes()
+    members |= carried("retort")
+    members[handler] = (ROOT / f"handlers/{handler}").read_bytes()
     members[STAND_IN] = stand_in()
     members[MANIFEST] = manifest(settings, handler)
     members[CONFIG] = model_config(settings, options, load_s)

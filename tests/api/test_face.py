@@ -21,6 +21,7 @@ from retort import api
 from retort.__main__ import main
 from retort.core.options.stage_options import (
     BenchOptions,
+    BundleOptions,
     DistillOptions,
     EngineOptions,
     ExportOptions,
@@ -44,6 +45,7 @@ OPTIONS: dict[str, tuple[type[Options], tuple[str, ...]]] = {
     "quantize": (QuantizeOptions, ()),
     "export": (ExportOptions, ("target",)),
     "engine": (EngineOptions, ()),
+    "bundle": (BundleOptions, ()),
     "pack": (PackOptions, ()),
     "compare": (BenchOptions, ()),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from retort.serve.torchserve.archive import RUNTIME_HALF
+from retort.serve.runtime_half import OF_BUNDLES, RUNTIME_HALF
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,9 +25,9 @@ def _imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("name", [name for name in RUNTIME_HALF if not name.endswith("__init__.py")])
+@pytest.mark.parametrize("name", [name for name in (*RUNTIME_HALF, *OF_BUNDLES) if not name.endswith("__init__.py")])
 def test_the_runtime_half_is_closed(name: str) -> None:
-    """At module level, each file in the archive imports only the standard library, numpy and other files in it."""
-    carried = {other.removesuffix(".py") for other in RUNTIME_HALF}
+    """At module level, each file that is carried imports only the standard library, numpy and others of them."""
+    carried = {other.removesuffix(".py") for other in (*RUNTIME_HALF, *OF_BUNDLES)}
     outside = _imports(ROOT / name) - sys.stdlib_module_names - {"numpy"} - carried
     assert not outside

@@ -94,16 +94,21 @@ class ModelFile(os.PathLike[str]):
     def __repr__(self) -> str:
         lines = [f"{label} {text}" for label, text in self._lines() if label not in ("input", "output")]
         exists = self.path.exists()
-        where = f"{size_text(self.path.stat().st_size)} in {self.path}" if exists else f"deleted: {self.path}"
+        where = f"{size_text(_bytes_of(self.path))} in {self.path}" if exists else f"deleted: {self.path}"
         return f"{type(self).__name__}{self._head()}\n  " + "\n  ".join([*lines, where])
 
     def _head(self) -> str:
         return ""
 
     def _repr_html_(self) -> str:
-        size = size_text(self.path.stat().st_size) if self.path.exists() else "deleted"
+        size = size_text(_bytes_of(self.path)) if self.path.exists() else "deleted"
         notes = [("note", note) for note in self.notes]
         return table([*self._lines(), ("size", size), *notes, ("path", str(self.path))], type(self).__name__)
+
+
+def _bytes_of(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 class Runnable(ModelFile):
@@ -194,6 +199,29 @@ class Report(ModelFile):
 
     kind = "report"
     suffix = ".html"
+
+
+class Bundle(ModelFile):
+    """A folder with a model and its own runtime, which any Python server can open; ``bundle`` and ``load`` create it.
+
+    Attributes:
+        path: the folder.
+    """
+
+    kind = "bundle"
+    suffix = ""
+    opened_by = "retort.load"
+
+    def __init__(self, workspace: Workspace, artifact: Artifact, **more: Any) -> None:
+        super().__init__(workspace, artifact, **more)
+        self.path = self.path if self.path.is_dir() or self.path != artifact.main else artifact.path
+
+    def _head(self) -> str:
+        options = self.artifact.manifest.options
+        return f" ({options['name']} {options['version']})" if "name" in options and "version" in options else ""
+
+    def _lines(self) -> list[tuple[str, str]]:
+        return [("pack", f"retort pack {self.path} --target …")]
 
 
 class Archive(ModelFile):

@@ -14,11 +14,17 @@ from ...runs.run_record import read_records
 from ..workspace import Workspace
 from .comparison import Result
 from .facts import Facts
-from .model_files import Archive, Engine, Graph, ModelFile, Report
+from .model_files import Archive, Bundle, Engine, Graph, ModelFile, Report
 from .notebook import table
 from .programs import Program
 
-FILES: dict[str, type[ModelFile]] = {"graph": Graph, "engine": Engine, "archive": Archive, "report": Report}
+FILES: dict[str, type[ModelFile]] = {
+    "graph": Graph,
+    "engine": Engine,
+    "bundle": Bundle,
+    "archive": Archive,
+    "report": Report,
+}
 
 
 def load(path: str | Path) -> Any:

@@ -22,10 +22,12 @@ _UNUSABLE = (errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.
 def save_artifact(artifact: Artifact, path: Path, suffix: str, otherwise: str) -> Path:
     """Copy an artifact's main file and its external weights, or the whole folder if the path has no suffix.
 
+    What is a folder by nature, such as a bundle, is copied whole whatever the path.
+
     An artifact that is saved to its own place stays as it is.
 
     Args:
-        suffix: the suffix of its main file.
+        suffix: the suffix of its main file; empty for what is a folder by nature.
         otherwise: what to do for another suffix, for the message.
 
     Raises:
@@ -34,20 +36,21 @@ def save_artifact(artifact: Artifact, path: Path, suffix: str, otherwise: str) -
         MissingFileError: the file was deleted.
         StorageError: the disk is full or not writable.
     """
-    if path.suffix and path.suffix != suffix:
+    whole = not suffix or not path.suffix
+    if not whole and path.suffix != suffix:
         raise UserError(
             f"cannot save {with_article(artifact.kind)} as '{path.name}'",
             f"give the path of a {suffix} file or a folder; {otherwise}",
         )
     if not artifact.path.exists():
         raise MissingFileError(f"{artifact.path} was deleted", "make it again")
-    if not path.suffix and not artifact.path.is_dir():
+    if whole and not artifact.path.is_dir():
         raise UserError(f"{artifact.path} is a plain file without facts", f"give the path of a {suffix} file")
     with storage_errors(str(path), *_UNUSABLE):
-        if path.suffix:
-            _save_file(artifact.main, path)
-        else:
+        if whole:
             _save_folder(artifact, path)
+        else:
+            _save_file(artifact.main, path)
     return path
 
 

@@ -1,0 +1,191 @@
+"""The application of a bundle: the paths of TorchServe and KServe, statuses, limits, and the ASGI protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from served_models import IMAGE, graph
+
+from retort.core.context import Context, Place
+from retort.core.options.stage_options import BundleOptions
+from retort.serve.replies import Answer
+from retort.serve.routes import Application
+from retort.serve.settings import TRUSTED
+from retort.serve.stage import bundle
+from retort.serve.wire import NPY, read_npy, write_npy
+
+V2 = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+
+
+def _made(folder: Path, kind: str) -> Application:
+    context = Context(None)  # type: ignore[arg-type]  # it reads no data
+    options = BundleOptions(name=kind, version="2.1")
+    return Application(bundle(options, graph(kind, folder), Place(folder / "bundle"), context).path)
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    """The application of a small model."""
+    made = _made(tmp_path_factory.mktemp("routes"), "vector")
+    yield made
+    made.close()
+
+
+def _ask(app: Application, method: str, path: str, body: Any = b"", **headers: str) -> Answer:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return asyncio.run(app.respond(method, path, headers, content))
+
+
+GOOD: list[tuple[str, str, Any, Any]] = [
+    ("POST", "/predictions/vector", {"x": [[1, 2]]}, {"total": [3.0]}),
+    ("POST", "/predictions/vector/2.1", [[1, 2]], [3.0]),
+    ("POST", "/invocations", {"x": [[1, 2]]}, {"total": [3.0]}),
+    ("POST", "/v1/models/vector:predict", {"instances": [[1, 2]]}, {"predictions": [3.0]}),
+    ("GET", "/v1/models/vector", b"", {"name": "vector", "ready": True}),
+    ("GET", "/v2/health/live", b"", {"live": True}),
+    ("GET", "/models", b"", {"models": [{"modelName": "vector", "modelUrl": "2.1"}]}),
+    ("GET", "/v2", b"", {"name": "retort", "version": "2.1", "extensions": []}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "wanted"), GOOD)
+def test_paths_of_torchserve_and_kserve_answer(
+    app: Application, method: str, path: str, body: Any, wanted: Any
+) -> None:
+    """Predictions, metadata and health have the paths and forms that clients of other servers know."""
+    answer = _ask(app, method, path, body)
+    assert (answer.status, json.loads(answer.body)) == (200, wanted)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/vector/infer", "/v2/models/vector/versions/2.1/infer"])
+def test_v2_is_answered_in_v2(app: Application, path: str) -> None:
+    """A V2 request gets a V2 answer with the model, its version and the client's id."""
+    told = json.loads(_ask(app, "POST", path, {**V2, "id": "a7"}).body)
+    assert (told["model_name"], told["model_version"], told["id"]) == ("vector", "2.1", "a7")
+    assert told["outputs"] == [{"name": "total", "datatype": "FP32", "shape": [1], "data": [3.0]}]
+
+
+@pytest.mark.parametrize("path", ["/v2/health/ready", "/v2/models/vector/ready", "/ping", "/healthz"])
+def test_readiness_runs_the_golden_inputs(app: Application, path: str) -> None:
+    """A server is ready if its model reproduces its golden outputs, and not only because it listens."""
+    assert _ask(app, "GET", path).status == 200
+    outputs = app.model.engine.golden[1]
+    right = outputs["total"]
+    try:
+        outputs["total"] = right + 1
+        assert _ask(app, "GET", path).status == 503
+        assert _ask(app, "GET", "/predictions/vector/healthcheck").status == 503
+        assert _ask(app, "GET", "/v2/health/live").status == 200
+    finally:
+        outputs["total"] = right
+
+
+def test_metadata_describes_the_tensors(app: Application) -> None:
+    """V2 metadata has the names, types and shapes of inputs and outputs, with -1 for free axes."""
+    told = json.loads(_ask(app, "GET", "/v2/models/vector").body)
+    assert told["versions"] == ["2.1"]
+    x = {"name": "x", "datatype": "FP32", "shape": [-1, 2], "parameters": {"batch_axis": 0}}
+    assert told["inputs"] == [x]
+
+
+BAD: list[tuple[str, str, Any, int]] = [
+    ("GET", "/", b"", 404),
+    ("POST", "/predictions/other", {"x": [[1, 2]]}, 404),
+    ("POST", "/predictions/vector/3.0", {"x": [[1, 2]]}, 404),
+    ("POST", "/v2/models/vector/versions/9/infer", V2, 404),
+    ("GET", "/predictions/vector", b"", 405),
+    ("POST", "/v2/health/live", b"", 405),
+    ("POST", "/predictions/vector", b"", 400),
+    ("POST", "/predictions/vector", b"{", 400),
+    ("POST", "/predictions/vector", {"x": [[1]]}, 400),
+    ("POST", "/predictions/vector", {"y": [[1, 2]]}, 400),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), BAD)
+def test_refusals_have_their_status_and_a_remedy(
+    app: Application, method: str, path: str, body: Any, status: int
+) -> None:
+    """A refused request is told in JSON what is wrong and what to do."""
+    answer = _ask(app, method, path, body)
+    told = json.loads(answer.body)
+    assert (answer.status, told["status"]) == (status, status)
+    assert told["message"]
+    assert told["remedy"]
+
+
+def test_a_client_cannot_ask_for_what_torchserve_asks(app: Application) -> None:
+    """Headers with which TorchServe chooses an operation have no meaning from a client."""
+    for name in ("url_path", "explain", "describe"):
+        assert _ask(app, "POST", "/predictions/vector", {"x": [[1, 2]]}, **{name: "true"}).status == 200
+
+
+def _served(app: Application, messages: list[dict[str, Any]], **scope: Any) -> list[dict[str, Any]]:
+    """What the application sends for one request of an ASGI server."""
+    sent: list[dict[str, Any]] = []
+
+    async def _receive() -> Any:
+        return messages.pop(0)
+
+    async def _send(message: Any) -> None:
+        sent.append(message)
+
+    given = {"type": "http", "method": "POST", "path": "/predictions/vector", "headers": [], **scope}
+    asyncio.run(app(given, _receive, _send))
+    return sent
+
+
+def test_asgi_servers_get_bytes(app: Application) -> None:
+    """A body in pieces gets one answer with its length and its type."""
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    body = write_npy(x)
+    pieces = [
+        {"type": "http.request", "body": body[:50], "more_body": True},
+        {"type": "http.request", "body": body[50:]},
+    ]
+    start, end = _served(app, pieces, headers=[(b"Content-Type", NPY.encode())])
+    headers = dict(start["headers"])
+    assert start["status"] == 200
+    assert headers[b"content-type"] == NPY.encode()
+    assert int(headers[b"content-length"]) == len(end["body"])
+    assert read_npy(end["body"], TRUSTED).tolist() == [3.0, 7.0]
+
+
+def test_large_bodies_are_refused_before_they_are_read(app: Application) -> None:
+    """A declared or a received length above that of any legal request is 413, without reading on."""
+    declared = [(b"content-length", b"99999999")]
+    assert _served(app, [], headers=declared)[0]["status"] == 413
+    piece: dict[str, Any] = {"type": "http.request", "body": bytes(1 << 18), "more_body": True}
+    left = [dict(piece) for _ in range(100)]
+    assert _served(app, left)[0]["status"] == 413
+    assert len(left) > 50
+
+
+def test_a_client_that_hangs_up_gets_nothing(app: Application) -> None:
+    """A request that ends before its body is complete is neither run nor answered."""
+    assert _served(app, [{"type": "http.disconnect"}]) == []
+
+
+def test_the_application_takes_the_largest_legal_request(tmp_path: Path) -> None:
+    """A full batch of pictures as npy is taken; the limit follows from the model."""
+    app = _made(tmp_path, "image")
+    rows = app.settings.limits.rows
+    x = np.repeat(IMAGE["image"][:1], rows, axis=0)
+    answer = _ask(app, "POST", "/predictions/image", write_npy(x), **{"content-type": NPY})
+    assert answer.status == 200
+    assert len(write_npy(x)) < app.largest
+    app.close()
+
+
+def test_the_application_closes_with_its_server(tmp_path: Path) -> None:
+    """The lifespan protocol: ready at once, and the model is freed at the end."""
+    app = _made(tmp_path, "vector")
+    messages: list[dict[str, Any]] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent = _served(app, messages, type="lifespan")
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
