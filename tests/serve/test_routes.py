@@ -145,7 +145,7 @@ def test_asgi_servers_get_bytes(app: Application) -> None:
     """A body in pieces gets one answer with its length and its type."""
     x = np.array([[1, 2], [3, 4]], np.float32)
     body = write_npy(x)
-    pieces = [
+    pieces: list[dict[str, Any]] = [
         {"type": "http.request", "body": body[:50], "more_body": True},
         {"type": "http.request", "body": body[50:]},
     ]
