@@ -21,6 +21,7 @@ from ..core.errors import InputError, VerificationError
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Signature
 from .batching import Executor, batch_axis, combinable
+from .explanations import explained, wants_explanation
 from .integrity import check_file, read_checked, read_sums
 from .replies import Answer, dump, encode, refuse
 from .request import Incoming, Request, decode
@@ -100,7 +101,7 @@ class Engine:
                 if special is not None:
                     answers[index] = special
                 else:
-                    decoded[index] = decode(incoming, self.signature, self.settings)
+                    decoded[index] = self._decoded(incoming)
             except Exception as error:  # an unexpected exception also concerns only this request
                 answers[index] = refuse(error, incoming.request_id)
         outputs = self.executor.run([request.feeds for request in decoded.values()])
@@ -119,16 +120,17 @@ class Engine:
     def _special(self, incoming: Incoming) -> Answer | None:
         if not incoming.parts and "describe" in incoming.headers:
             return Answer(200, dump(self.describe()))
-        if incoming.headers.get("explain", "").lower() == "true":  # TorchServe's header; it overrides a client's own
-            raise InputError(
-                "this server gives no explanations", "ask for the prediction at /predictions/MODEL", status=501
-            )
+        if wants_explanation(incoming):
+            return explained(incoming, self._decoded, self.executor)
         operation = incoming.headers.get("url_path", "").strip("/")
         if operation == "healthcheck":
             return self.health()
         if operation:
             raise InputError(f"there is no operation '{operation[:80]}'", "use the operation healthcheck", status=404)
         return None
+
+    def _decoded(self, incoming: Incoming) -> Request:
+        return decode(incoming, self.signature, self.settings)
 
     def health(self) -> Answer:
         """Run the golden inputs: 200 with the time they took, or 503 (serve.md H25)."""

@@ -37,6 +37,7 @@ RUNTIME_HALF = (
     "serve/request.py",
     "serve/replies.py",
     "serve/batching.py",
+    "serve/explanations.py",
     "serve/engine.py",
     "serve/inference.py",
 )

@@ -53,6 +53,8 @@ class Settings:
         allow_nan: whether NaN may be sent; infinities always may (attention masks use them).
         golden_tolerance: largest error of the golden outputs, relative to their range.
         warmup_s: seconds that warm-up and measurement may take at load.
+        explain_budget: largest number of samples that one request for an explanation may compute; 0 gives none.
+        explain_s: seconds that such a request may take, by the times that were measured at load.
         external: names of the model's files of external weights.
         contract: version of the interface between archive and handler.
     """
@@ -69,6 +71,8 @@ class Settings:
     allow_nan: bool = False
     golden_tolerance: float = 1e-3
     warmup_s: float = 5.0
+    explain_budget: int = 512
+    explain_s: float = 5.0
     external: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     contract: int = CONTRACT

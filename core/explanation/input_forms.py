@@ -93,6 +93,8 @@ def forms_of(signature: Signature, sample: Mapping[str, Array], names: tuple[str
 def _form(spec: TensorSpec, sample: Array, signature: Signature) -> Form | None:
     if spec.dtype == "bool" or (BATCH not in spec.shape and sample.ndim == 0):
         return None
+    if "mask" in spec.name.lower() and len(signature.inputs) > 1:
+        return None
     integer = np.dtype(spec.dtype).kind in "iu"
     if integer and sample.ndim < 2:
         if sample.ndim == 0 or any(part in spec.name.lower() for part in SIDE_NAMES):

@@ -382,14 +382,6 @@ def test_describe_and_healthcheck_answer_alone(engine: Engine) -> None:
     assert unknown.status == 404
 
 
-def test_explanations_are_refused_beside_predictions(engine: Engine) -> None:
-    """A request for an explanation gets 501 with one sentence, and its neighbour its prediction."""
-    refused, prediction = engine.answer([_ask(_images(1), explain="True"), _ask(_images(1), explain="False")])
-    assert (refused.status, prediction.status) == (501, 200)
-    assert json.loads(refused.body)["message"] == "this server gives no explanations"
-    assert "/predictions/" in json.loads(refused.body)["remedy"]
-
-
 @pytest.mark.parametrize("name", ["model.onnx", "signature.json", "golden.npz", "serving.json", SUMS])
 def test_altered_files_are_refused_at_load(tmp_path: Path, name: str) -> None:
     """If one bit in any file of the bundle is flipped, it is not loaded."""

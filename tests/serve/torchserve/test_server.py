@@ -197,14 +197,25 @@ def test_good_and_bad_requests_of_one_batch_get_their_own_answers(server: Server
 
 
 @pytest.mark.parametrize("path", ["/explanations/-net", "/v1/models/-net:explain", "/v2/models/-net/explain"])
-def test_no_explanations_are_made_up(server: Server, path: str) -> None:
-    """All three addresses of explanations answer 501, while a client's own header `explain` changes no prediction."""
-    body, headers = json.dumps(_images(1)["image"].tolist()).encode(), {"Content-Type": JSON}
+def test_explanations_are_given_at_their_addresses(server: Server, path: str) -> None:
+    """All three addresses of explanations give heatmaps as their header asks, and no plain prediction.
+
+    A client's own header `explain` changes no prediction.
+    """
+    images = _images(2)["image"]
+    body, headers = json.dumps(images.tolist()).encode(), {"Content-Type": JSON}
     with closing(Connections(server.url, 30)) as connections:
-        status, _, content = connections.request("POST", path, body, headers)
-        assert (status, json.loads(content)["message"]) == (501, "this server gives no explanations")
-        status, _, _ = connections.request("POST", "/predictions/-net", body, {**headers, "explain": "True"})
-        assert status == 200
+        asked = {**headers, "X-Retort-Explain": "class=2&budget=40"}
+        status, _, content = connections.request("POST", path, body, asked)
+        found = json.loads(content)["explanations"]
+        assert (status, len(found)) == (200, 2)
+        assert all(one["used"] <= one["budget"] == 40 and one["index"] == 2 for one in found)
+        assert np.shape(found[0]["heatmaps"]["image"]["values"]) == images.shape[2:]
+        asked = {**headers, "X-Retort-Explain": "class=many"}
+        status, _, content = connections.request("POST", path, body, asked)
+        assert (status, "no class 'many'" in json.loads(content)["message"]) == (400, True)
+        status, _, content = connections.request("POST", "/predictions/-net", body, {**headers, "explain": "True"})
+        assert (status, b"heatmaps" in content) == (200, False)
 
 
 def test_the_server_describes_and_checks_itself(server: Server, archive: Artifact) -> None:
