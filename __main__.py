@@ -69,7 +69,19 @@ def _interrupted(stop: BaseException, given: list[str]) -> Interrupted:
 
 def _app() -> Any:
     # each adds its commands to the app, in the order of `--help`
-    from .cli import recipes, folders, data_view, commands, engines, servers, serving, doctor, benchmarks, version  # noqa: F401, I001
+    from .cli import (  # noqa: F401, I001
+        recipes,
+        folders,
+        data_view,
+        commands,
+        packing,
+        engines,
+        servers,
+        serving,
+        doctor,
+        benchmarks,
+        version,
+    )
     from .cli.app import app
 
     return app

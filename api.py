@@ -20,7 +20,7 @@ from .pipeline.live.objects import opening
 from .pipeline.live.objects.compared_models import candidates, test_splits
 from .pipeline.live.objects.comparison import Result
 from .pipeline.live.objects.facts import Facts
-from .pipeline.live.objects.model_files import Archive, Bundle, Engine, Graph, ModelFile
+from .pipeline.live.objects.model_files import Archive, Bundle, Deployment, Engine, Graph, ModelFile
 from .pipeline.live.objects.opening import Run
 from .pipeline.live.objects.programs import Program
 from .pipeline.live.shipping import bundle, engine, export, pack
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .pipeline.live.arguments import CaptureArguments, CompareArguments
 
 __all__ = [
-    "Archive", "Bundle", "Engine", "Facts", "Graph", "Program", "Result", "Run",
+    "Archive", "Bundle", "Deployment", "Engine", "Facts", "Graph", "Program", "Result", "Run",
     "bundle", "capture", "compare", "distill", "engine", "export", "load", "open_session", "pack", "prune", "quantize",
     "sparsify", "train",
 ]  # fmt: skip

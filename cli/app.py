@@ -14,7 +14,7 @@ from ..core.data.data_sources import load_data
 from ..core.errors import UserError
 from ..core.options.option_types import SEED_MAX
 from ..core.options.stage_options import DataSpec, ModelSpec, Options, Target, Task
-from ..core.options.stage_table import STAGES
+from ..core.options.stage_table import STAGES, kind_made
 from ..core.system.owned_folders import claim
 from ..pipeline.cache_key import identity_of
 from ..pipeline.dispatch import RUNS
@@ -108,7 +108,7 @@ def place_of(
         given = [parent.path] if isinstance(parent, Artifact) else [Path(parent.source), Path(parent.weights or "")]
         read = [path for path in given if str(path) != "." and path.exists()]
         file = isinstance(parent, Artifact) and parent.kind == "graph" and STAGES[name].takes == "program"
-        kind = "graph" if file and STAGES[name].makes == "program" else STAGES[name].makes
+        kind = "graph" if file and STAGES[name].makes == "program" else kind_made(name, options)
         claim(out, kind, key, read, force)
     return Place(out or RUNS / f"{name}-{key[:12]}", key, keys, identity.inputs)
 

@@ -160,5 +160,9 @@ def _stage_command(entry: StageEntry) -> None:
 
 
 for _entry in STAGES.values():
-    if _entry.takes in ("program", "graph") and _entry.name != "engine":  # which has flags of its own
+    if _entry.takes in ("program", "graph") and _entry.name not in (
+        "engine",
+        "bundle",
+        "pack",
+    ):  # with flags of their own
         _stage_command(_entry)

@@ -26,6 +26,10 @@ def print_artifact(artifact: Artifact, screen: Console, more: Mapping[str, Any] 
     text = f"{artifact.path}  ({', '.join([artifact.kind, *shown])})"
     if artifact.kind == "archive":
         text += f"\nto serve it: retort serve {shlex.quote(str(artifact.path))} --port 8080"
+    if artifact.kind == "deployment":
+        from ..serve.targets.stage import commands_of
+
+        text += "".join(f"\n{what}: {command}" for what, command in commands_of(artifact).items())
     screen.result({**described(artifact), **(more or {})}, text)
 
 
@@ -63,17 +67,18 @@ def verify_archives(artifacts: Sequence[Artifact]) -> None:
         ArtifactError: one would not be served.
     """
     from ..serve.bundled import check_bundle
+    from ..serve.targets.stage import bundle_of
     from ..serve.torchserve.archive import open_mar
 
     for artifact in artifacts:
         if artifact.kind == "archive":
             open_mar(artifact)
-        elif artifact.kind == "bundle":
-            check_bundle(artifact.path)
+        elif artifact.kind in ("bundle", "deployment"):
+            check_bundle(bundle_of(artifact))
 
 
 def signature_of(artifact: Artifact) -> Signature | None:
-    """Inputs and outputs of a program, a graph, an engine, a bundle or an archive; None for other kinds.
+    """Inputs and outputs of a program, a graph, an engine, a bundle, a deployment or an archive; None for other kinds.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -93,6 +98,10 @@ def signature_of(artifact: Artifact) -> Signature | None:
 
         return Signature.from_json(read_member(artifact.main, SIGNATURE))
     stored = artifact.main.with_name("signature.json")
+    if artifact.kind == "deployment":
+        from ..serve.targets.stage import bundle_of
+
+        return Signature.from_json((bundle_of(artifact) / stored.name).read_bytes())
     return (
         Signature.from_json(stored.read_bytes()) if artifact.kind in ("engine", "bundle") and stored.is_file() else None
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["program", "graph", "engine", "archive", "bundle", "measurement", "report"]
+Kind = Literal["program", "graph", "engine", "archive", "bundle", "deployment", "measurement", "report"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ KINDS: dict[Kind, KindEntry] = {
     "engine": KindEntry("model.plan", "engine", ".plan"),
     "archive": KindEntry("model.mar", "pack", ".mar"),
     "bundle": KindEntry("bundle.json", "bundle"),
+    "deployment": KindEntry("deployment.json", "pack"),
     "measurement": KindEntry("measurement.json", "bench"),
     "report": KindEntry("report.html", "report", ".html"),
 }

@@ -116,7 +116,9 @@ def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Cont
 
 
 def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Write the TorchServe archive of a graph."""
-    from ..serve.torchserve.archive import pack as stage
+    """Write the TorchServe archive of a graph or a bundle, or its deployment for another server."""
+    from ..serve.targets.stage import deploy
+    from ..serve.torchserve.archive import pack as archive
 
+    stage = archive if options.target == "torchserve" else deploy
     return stage(options, parent, place, context)

@@ -47,17 +47,17 @@ class Parts:
 
 
 def read_graph(artifact: Artifact) -> Parts:
-    """Read the parts for serving from a graph artifact, or from a plain ONNX file.
+    """Read the parts for serving from a graph artifact, a bundle, or a plain ONNX file.
 
     A plain file has no golden vectors: inputs are generated from its signature, and the outputs of its own session
     become the expected outputs.
 
     Raises:
-        ArtifactError: the artifact is not a graph, or its files contradict each other.
+        ArtifactError: the artifact is neither a graph nor a bundle, or its files contradict each other.
         UserError: the model has no inputs, or one that is no tensor of numbers.
     """
-    raise_if_not(artifact, "graph")
-    model = artifact.main
+    raise_if_not(artifact, "graph", "bundle")
+    model = artifact.main if artifact.kind == "graph" else artifact.file(MODEL)
     external, dynamic = inspect_graph(model)
     session = open_session(model)
     try:

@@ -42,7 +42,7 @@ RUNTIME_HALF = (
     "serve/inference.py",
 )
 """What TorchServe's handler needs. The imports in it are relative, so that it can have any package name."""
-OF_BUNDLES = ("serve/bundled.py", "serve/async_engine.py", "serve/routes.py")
+OF_BUNDLES = ("serve/bundled.py", "serve/array_requests.py", "serve/async_engine.py", "serve/routes.py")
 """What a bundle carries in addition, for servers that are written in Python."""
 ROOT = Path(__file__).resolve().parents[1]
 _FACE = (

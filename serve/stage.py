@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
-from ..core.artifact import Artifact, load_artifact, new_artifact, sha256_file
+from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file
 from ..core.console import Console
 from ..core.context import Context, Place
+from ..core.errors import UserError
 from ..core.facts.pack_facts import BundleFacts, PackTiming
 from ..core.options.stage_options import BundleOptions
 from .bundle import Parts, Policy, answer_golden, read_graph, settings_of, write_bundle
-from .bundled import BUNDLE, FORMAT, RUNTIME, open_bundle
+from .bundled import BUNDLE, FORMAT, RUNTIME, check_bundle, open_bundle
 from .engine import MODEL, Engine
 from .integrity import SUMS, format_sums
 from .runtime_half import carried_by_bundles
 from .settings import Settings
 
+Chosen = TypeVar("Chosen", bound=BundleOptions)
 NEEDS = ("numpy>=1.26", "onnxruntime>=1.24")
 """What a host that serves a bundle must have, as pip reads it."""
 
@@ -30,12 +33,31 @@ def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Cont
         ArtifactError: the artifact is not a graph, or its golden outputs do not belong to it.
         StorageError: the disk is full or not writable.
     """
+    raise_if_not(parent, "graph")
     parts = read_graph(parent)
     with new_artifact(place, "bundle", "bundle", options=options) as draft:
         engine = write_whole_bundle(draft.folder, parts, options)
         draft.facts = bundle_facts(draft.folder, draft.folder, engine)
         warn_if_alone(parts, context.console)
     return load_artifact(place.directory)
+
+
+def agreed_options(options: Chosen, parent: Artifact) -> Chosen:
+    """The options for packing a bundle: what its own options say; those of any other artifact are the given ones.
+
+    Raises:
+        UserError: an option has another value than in the bundle, and not its default.
+    """
+    if parent.kind != "bundle":
+        return options
+    check_bundle(parent.path)
+    stored = BundleOptions.model_validate(parent.manifest.options)
+    for name, field in BundleOptions.model_fields.items():
+        given, kept = getattr(options, name), getattr(stored, name)
+        if given not in (kept, field.default):
+            message = f"{name} is {given!r}, but the bundle {parent.path} has {kept!r}"
+            raise UserError(message, "leave it out, or make another bundle with `retort bundle`")
+    return options.model_copy(update={name: getattr(stored, name) for name in BundleOptions.model_fields})
 
 
 def write_whole_bundle(folder: Path, parts: Parts, options: BundleOptions, policy: Policy | None = None) -> Engine:

@@ -21,6 +21,7 @@ from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
+Deployment = Literal["torchserve", "triton"]
 Provider = Literal["cpu", "cuda", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 
@@ -191,7 +192,18 @@ class BundleOptions(Options):
 
 
 class PackOptions(BundleOptions):
-    """The TorchServe archive."""
+    """The TorchServe archive, or a deployment for another server."""
+
+    target: Deployment = Field(
+        default="torchserve",
+        description="The server. torchserve writes an archive for `retort serve`; the others a folder that has the "
+        "bundle and what that server needs around it.",
+    )
+    p99_ms: Count = Field(
+        default=500,
+        description="Time in milliseconds within which accepted requests should be answered at overload; other "
+        "servers than torchserve refuse what would wait longer. The queue of TorchServe is set by `retort serve`.",
+    )
 
     max_batch_delay_ms: Count = Field(
         default=1, description="Longest time that a batch waits for more requests, in milliseconds."

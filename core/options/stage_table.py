@@ -148,7 +148,7 @@ _ENTRIES = (
         "archive",
         (),
         after="export",
-        purpose="Pack an ONNX graph into a TorchServe archive that contains its own runtime.",
+        purpose="Pack an ONNX graph or a bundle for TorchServe or another server, with its own runtime.",
         example="retort pack runs/export-… --name digits",
     ),
     StageEntry("serve", ServeOptions, None, "measurement", ("data",), after="pack"),
@@ -157,6 +157,12 @@ _ENTRIES = (
 )
 STAGES: dict[str, StageEntry] = {entry.name: entry for entry in _ENTRIES}
 """The stages by name, in the order of a run."""
+
+
+def kind_made(name: str, options: Options) -> Kind:
+    """The kind of artifact that a stage writes with these options."""
+    deploys = isinstance(options, PackOptions) and options.target != "torchserve"
+    return "deployment" if deploys else STAGES[name].makes
 
 
 def stages_that(*, take: Kind | None = None, make: Kind | None = None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 
 from ...core.dynamic_kernels import RecurrentForm
 from ...core.options.option_types import Importance, Normalization
-from ...core.options.stage_options import Correction, Provider, Target, Task
+from ...core.options.stage_options import Correction, Deployment, Provider, Target, Task
 
 Nested = Mapping[str, Any]
 Share = float | str
@@ -195,6 +195,8 @@ class BundleArguments(TypedDict, total=False):
 class PackArguments(BundleArguments, total=False):
     """Options of ``pack``."""
 
+    target: Deployment
+    p99_ms: int
     max_batch_delay_ms: int
     response_timeout_s: int
 

@@ -31,8 +31,8 @@ from ..student_axes import captured_like
 from ..tuning.int8_speed import speed_of
 from .capturing import CaptureRequest, capture_module, capture_source
 from .data.adapters import REMEDY, Use, as_splits, is_source, require_targets, task_of
-from .objects.model_files import Archive, Bundle, Engine, Graph, ModelFile
-from .objects.opening import load
+from .objects.model_files import Graph, ModelFile
+from .objects.opening import FILES, load
 from .objects.programs import Program
 from .workspace import ScriptConsole, Workspace, finished, same_or_new
 
@@ -236,12 +236,11 @@ def _example_splits(program: Program) -> Splits:
     return Splits(whole, whole, whole, whole)
 
 
-def on_graph(
-    stage: str, model: Any, options: Options, request: Request, path: Path | None
-) -> Engine | Archive | Bundle:
-    """Run a stage that works on an ONNX file."""
+def on_graph(stage: str, model: Any, options: Options, request: Request, path: Path | None) -> ModelFile:
+    """Run a stage that works on an ONNX file; `pack` also takes a bundle."""
     graph = opened(model)
-    if isinstance(graph, Program) or graph.kind != "graph":
+    takes = ("graph", "bundle") if stage == "pack" else ("graph",)
+    if isinstance(graph, Program) or graph.kind not in takes:
         kind = "program" if isinstance(graph, Program) else graph.kind
         raise UserError(
             f"`{stage}` needs an ONNX file, but this is {with_article(kind)}", "graph = retort.export(program)"
@@ -253,12 +252,7 @@ def on_graph(
     place = workspace.place(stage, key_of(stage, options, [parent], context), (parent.key,))
     context = replace(context, scratch=workspace.scratch(place))
     made = finished(place, console) or dispatch.run_stage(stage, options, parent, place, context)
-    kinds: dict[str, type[Engine] | type[Archive] | type[Bundle]] = {
-        "engine": Engine,
-        "bundle": Bundle,
-        "pack": Archive,
-    }
-    live = kinds[stage](workspace, made, path=path, program=graph.program, data=graph.data, notes=console.notes)
+    live = FILES[made.kind](workspace, made, path=path, program=graph.program, data=graph.data, notes=console.notes)
     if path is not None:
         live.save(path)
     return live

@@ -9,7 +9,7 @@ from ...core.errors import UserError
 from ...core.options.stage_options import BundleOptions, EngineOptions, ExportOptions, PackOptions, Target
 from . import running
 from .documented import checked, with_options
-from .objects.model_files import Archive, Bundle, Engine, Graph
+from .objects.model_files import Archive, Bundle, Deployment, Engine, Graph
 from .objects.programs import Program
 from .running import Request
 
@@ -137,23 +137,24 @@ def bundle(
 
 @with_options(PackOptions)
 def pack(
-    graph: Graph | str | Path,
+    graph: Graph | Bundle | str | Path,
     path: str | Path | None = None,
     *,
     folder: str | Path | None = None,
     progress: bool = False,
     **options: Unpack[PackArguments],
-) -> Archive:
-    """Pack an ONNX graph into a TorchServe archive that contains its own runtime.
+) -> Archive | Deployment:
+    """Pack an ONNX graph or a bundle for TorchServe or another server, with its own runtime.
 
     Args:
-        graph: made by ``retort.export``.
-        path: the ``.mar`` file to write; by default it is written in ``folder`` or in a temporary folder.
+        graph: made by ``retort.export``, or a bundle made by ``retort.bundle``.
+        path: the ``.mar`` file to write, or the folder for another target; by default it is written in ``folder`` or
+            in a temporary folder.
         folder: folder in which artifacts are stored and reused; by default the graph's own folder.
         progress: show progress on stderr.
 
     Returns:
-        The archive, which ``retort serve`` starts.
+        The archive, which ``retort serve`` starts; for another target its deployment, a folder.
 
     Raises:
         UserError: an option is unknown or has a wrong value.
@@ -167,8 +168,10 @@ def pack(
     """
     asked = checked("pack", PackOptions, options)
     request = Request(folder=folder, progress=progress)
-    made = running.on_graph("pack", graph, asked, request, _file(path, ".mar"))
-    assert isinstance(made, Archive)
+    archive = asked.target == "torchserve"
+    place = _file(path, ".mar") if archive else Path(path) if path is not None else None
+    made = running.on_graph("pack", graph, asked, request, place)
+    assert isinstance(made, Archive | Deployment)
     return made
 
 

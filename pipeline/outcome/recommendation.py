@@ -62,7 +62,11 @@ def _final(line: Line) -> Path:
 
 def _served(line: Line, file: Path) -> str:
     pack = line.outcome.artifacts.get("pack")
-    return f"; packed for TorchServe as {pack.main}" if pack is not None and file.suffix == ".onnx" else ""
+    if pack is None or file.suffix != ".onnx":
+        return ""
+    if pack.kind == "deployment":
+        return f"; packed for {pack.manifest.options['target']} in {pack.path}"
+    return f"; packed for TorchServe as {pack.main}"
 
 
 def _other(line: Line, result: Result, stage: StageEntry, shipped: StageEntry, ratios: dict[int, Ratio]) -> ShipEntry:

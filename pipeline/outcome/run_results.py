@@ -30,7 +30,8 @@ JUDGED = (*PROGRAM_STAGES, *stages_that(make="graph"), "serve")
 
 def measured_stages(line: Line) -> list[str]:
     """The stages that have a row in the result: all from the reference on, in order."""
-    names = list(line.outcome.artifacts)
+    made = line.outcome.artifacts
+    names = [name for name in made if made[name].kind != "deployment"]  # which is a folder and no file to measure
     return [name for name in names[names.index(reference_of(line)) :] if name in {*JUDGED, "pack"}]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...core.metrics.task_metrics import metrics_for
 from ...core.options.recipe import Recipe
 from ...core.options.recipe_faults import Fault
-from ...core.options.stage_options import BenchOptions, Gate
+from ...core.options.stage_options import BenchOptions, Gate, PackOptions
 from ...core.options.stage_table import reference_among
 
 
@@ -21,10 +21,23 @@ def text_faults(recipe: Recipe) -> Iterator[Fault]:
             f"{recipe.metric} does not fit `task: {recipe.task}`",
             f"choose one of {', '.join(known)}, or another `task`",
         )
+    yield from _serving_faults(recipe)
     order = list(dict.fromkeys(["capture", *(stage.name for stage in recipe.stages)]))
     bench = next((stage.options for stage in recipe.stages if isinstance(stage.options, BenchOptions)), None)
     for index, gate in enumerate(recipe.gates):
         yield from _gate_faults(f"gates.{index}", gate, recipe, order, bench)
+
+
+def _serving_faults(recipe: Recipe) -> Iterator[Fault]:
+    """The stage `serve` starts TorchServe, so what is packed for another server cannot be served by it."""
+    names = [stage.name for stage in recipe.stages]
+    pack = next((stage.options for stage in recipe.stages if isinstance(stage.options, PackOptions)), None)
+    if pack is not None and pack.target != "torchserve" and "serve" in names:
+        yield Fault(
+            f"stages.{names.index('serve')}",
+            f"`serve` starts TorchServe, but `pack` has `target: {pack.target}`",
+            "leave out `serve`, or the target",
+        )
 
 
 def _gate_faults(key: str, gate: Gate, recipe: Recipe, order: list[str], bench: BenchOptions | None) -> Iterator[Fault]:

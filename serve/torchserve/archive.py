@@ -22,6 +22,7 @@ from ..integrity import SUMS
 from ..runtime_half import ROOT, carried
 from ..runtime_half import RUNTIME_HALF as RUNTIME_HALF
 from ..settings import Settings
+from ..stage import agreed_options
 from .config import model_config
 from .contents import CONFIG, MANIFEST, check_contents, manifest, stand_in
 from .mar import STAND_IN, read_member, verify_mar, write_mar
@@ -48,10 +49,11 @@ def write_archive(
     The archive is opened once before it is kept, and must reproduce its golden outputs on this machine.
 
     Raises:
-        ArtifactError: the artifact is not a graph, or its golden outputs do not belong to it.
+        UserError: the options contradict the bundle.
+        ArtifactError: the artifact is neither a graph nor a bundle, or its golden outputs do not belong to it.
         StorageError: the disk is full or not writable.
     """
-    parts = read_graph(artifact)
+    options, parts = agreed_options(options, artifact), read_graph(artifact)
     with new_artifact(place, "archive", "pack", options=options) as draft:
         folder = draft.folder
         wanted = settings_of(options, policy or Policy(), parts.signature)

@@ -208,7 +208,7 @@ class Bundle(ModelFile):
         path: the folder.
     """
 
-    kind = "bundle"
+    kind: ClassVar[Kind] = "bundle"
     suffix = ""
     opened_by = "retort.load"
 
@@ -222,6 +222,21 @@ class Bundle(ModelFile):
 
     def _lines(self) -> list[tuple[str, str]]:
         return [("pack", f"retort pack {self.path} --target …")]
+
+
+class Deployment(Bundle):
+    """A folder with a bundle and what another server than TorchServe needs around it; ``pack`` and ``load`` create it.
+
+    Attributes:
+        path: the folder.
+    """
+
+    kind = "deployment"
+
+    def _lines(self) -> list[tuple[str, str]]:
+        from ....serve.targets.stage import commands_of
+
+        return list(commands_of(self.artifact).items())
 
 
 class Archive(ModelFile):

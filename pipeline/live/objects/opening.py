@@ -14,7 +14,7 @@ from ...runs.run_record import read_records
 from ..workspace import Workspace
 from .comparison import Result
 from .facts import Facts
-from .model_files import Archive, Bundle, Engine, Graph, ModelFile, Report
+from .model_files import Archive, Bundle, Deployment, Engine, Graph, ModelFile, Report
 from .notebook import table
 from .programs import Program
 
@@ -22,6 +22,7 @@ FILES: dict[str, type[ModelFile]] = {
     "graph": Graph,
     "engine": Engine,
     "bundle": Bundle,
+    "deployment": Deployment,
     "archive": Archive,
     "report": Report,
 }

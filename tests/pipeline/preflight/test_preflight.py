@@ -351,3 +351,9 @@ def test_labels_that_are_no_index_are_told_before_a_run(project: Path) -> None:
     found = faults(project, recipe("checked_net:build", "[train, export]", "d.csv"))
     assert [fault["key"] for fault in found] == ["data.source"]
     assert "the data have the label 10, and the model has 10 scores" in found[0]["message"]
+
+
+def test_torchserve_serves_only_what_is_packed_for_it(project: Path) -> None:
+    """A recipe that packs for another server and then starts TorchServe is refused at its line."""
+    (found,) = faults(project, recipe("checked_net:build", "[export, pack: {target: triton}, serve]"), fast=True)
+    assert "`serve` starts TorchServe, but `pack` has `target: triton`" in found["message"]

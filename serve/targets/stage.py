@@ -1,0 +1,97 @@
+"""The pack stage for other servers than TorchServe: a deployment, a bundle with what a server needs around it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.artifact import Artifact, load_artifact, new_artifact
+from ...core.context import Context, Place
+from ...core.errors import ArtifactError
+from ...core.options.stage_options import PackOptions
+from ..bundle import read_graph
+from ..integrity import SUMS
+from ..settings import Settings
+from ..stage import agreed_options, bundle_facts, warn_if_alone, write_whole_bundle
+from . import triton
+from .deployed import Commands, Deployed
+
+DEPLOYMENT = "deployment.json"
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A target: where its bundle is, by the name of the model, and the function that writes everything else."""
+
+    bundle_folder: Callable[[str], str]
+    write: Callable[[Deployed], Commands]
+
+
+TARGETS = {"triton": _Target(triton.bundle_folder, triton.write)}
+
+
+def deploy(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """Write the deployment of a graph, or of a bundle, for the server that the options name.
+
+    Raises:
+        UserError: the options contradict the bundle, or the server cannot take this model.
+        ArtifactError: the artifact is neither a graph nor a bundle, or its golden outputs do not belong to it.
+        StorageError: the disk is full or not writable.
+    """
+    options = agreed_options(options, parent)
+    parts, target = read_graph(parent), TARGETS[options.target]
+    with new_artifact(place, "deployment", "pack", options=options) as draft:
+        folder = draft.folder / target.bundle_folder(options.name)
+        engine = write_whole_bundle(folder, parts, options)
+        settings = Settings.from_json((folder / "serving.json").read_bytes())
+        made = Deployed(draft.folder, folder, parts, settings, options)
+        commands = target.write(made)
+        made.write(DEPLOYMENT, _description(made, commands))
+        draft.facts = bundle_facts(draft.folder, folder, engine)
+        warn_if_alone(parts, context.console)
+        if options.target == "triton" and parts.signature.batch_invariant and not triton.combines(made):
+            context.console.warn(triton.why_single(made))
+    return load_artifact(place.directory)
+
+
+def _description(made: Deployed, commands: Commands) -> str:
+    value = {
+        "target": made.options.target,
+        "name": made.settings.name,
+        "version": made.settings.version,
+        "bundle": made.bundle.relative_to(made.folder).as_posix(),
+        "commands": dict(commands),
+    }
+    return json.dumps(value, indent=1) + "\n"
+
+
+def bundle_of(artifact: Artifact) -> Path:
+    """The bundle in a deployment, or the bundle itself.
+
+    Raises:
+        ArtifactError: the deployment does not say where its bundle is.
+    """
+    if artifact.kind == "bundle":
+        return artifact.path
+    where = artifact.path / str(_told(artifact).get("bundle"))
+    if not (where / SUMS).is_file():
+        raise ArtifactError(f"{artifact.main} names no bundle", "pack the model again")
+    return where
+
+
+def _told(artifact: Artifact) -> dict[str, Any]:
+    try:
+        found = json.loads(artifact.main.read_bytes())
+    except ValueError as error:
+        raise ArtifactError(f"{artifact.main} cannot be read: {error}", "pack the model again") from error
+    return found if isinstance(found, dict) else {}
+
+
+def commands_of(artifact: Artifact) -> dict[str, str]:
+    """What to run in the folder of a deployment, by what it does."""
+    where = shlex.quote(str(artifact.path))
+    return {what: f"cd {where} && {command}" for what, command in dict(_told(artifact).get("commands", {})).items()}
