@@ -55,9 +55,5 @@ def _response(answer: Any, wanted: Sequence[str]) -> Any:
         codes = {400: triton.TritonError.INVALID_ARG, 503: triton.TritonError.UNAVAILABLE}
         error = triton.TritonError(answer.text, codes.get(answer.status, triton.TritonError.INTERNAL))
         return triton.InferenceResponse(error=error)
-    chosen = [
-        triton.Tensor(name, array if array.ndim else array.reshape(1))
-        for name, array in answer.items()
-        if name in wanted
-    ]
+    chosen = {name: array if array.ndim else array.reshape(1) for name, array in answer.items() if name in wanted}
     return triton.InferenceResponse(output_tensors=[triton.Tensor(name, array) for name, array in chosen.items()])
