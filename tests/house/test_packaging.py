@@ -34,7 +34,9 @@ NAMED_OTHERWISE = {
 NOT_DECLARED = {
     "modelopt": "a peer that `benchmarks.suites.quantization_peer` compares with, in an environment of its own",
     "nncf": "as modelopt",
+    "retort-runtime": "the runtime half under its name in bundles; files for other servers import it",
     "torch-pruning": "a peer that `benchmarks.suites.pruning_peer` compares with, in an environment of its own",
+    "triton-python-backend-utils": "Triton's Python backend has it",
 }
 
 NOT_IMPORTED = {
