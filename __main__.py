@@ -77,6 +77,7 @@ def _app() -> Any:
         packing,
         engines,
         servers,
+        running_servers,
         serving,
         doctor,
         benchmarks,

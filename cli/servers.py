@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from ..core.console import Console
 from ..core.errors import MissingFileError, ServingError
 from ..core.options.stage_options import ServeOptions
 from ..serve.address import Address
+from . import detached
 from .app import Debug, Json, Settings, app, console
 from .flags import build_options, with_flags
 from .remote import parse_headers
@@ -49,6 +51,13 @@ def serve(
     header: Annotated[
         list[str], typer.Option(help="Header that the proxy wants, as 'Name: value'; only the printed lines use it.")
     ] = [],  # noqa: B006
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach",
+            help="Leave the server in the background, until `retort stop`.",
+        ),
+    ] = False,
     set_: Settings = [],  # noqa: B006
     json: Json = False,
     debug: Debug = False,
@@ -56,7 +65,8 @@ def serve(
 ) -> None:
     """Serve archives with TorchServe on the loopback address until Ctrl-C is pressed.
 
-    When the models answer, lines are printed that ask them from a shell and from Python.
+    When the models answer, lines are printed that ask them from a shell and from Python. With --detach the server goes
+    on in the background: `retort status` shows it, and `retort stop` ends it.
 
     Example: `retort serve runs/digits/07-pack-…/model.mar --port 8080`
     """
@@ -67,13 +77,20 @@ def serve(
     options = build_options(ServeOptions, flags, set_)
     headers, base = parse_headers(header), Address.parse(url).server if url else ""
     artifacts = [load_artifact(packed_last(archive)) for archive in archives]
+    if detach:
+        given = [f"--logs={logs}", *([f"--url={url}"] if url else []), *(f"--header={line}" for line in header)]
+        given += [f"--set={key}={dumps(value)}" for key, value in options.model_dump(exclude_defaults=True).items()]
+        given += [name for name, wanted in (("--json", json), ("--debug", debug)) if wanted]
+        raise typer.Exit(detached.start([*given, "--", *map(str, archives)]))
     own = logs
     for start in range(options.restarts + 1):
         if start:
             screen.warn(f"TorchServe ended by itself, see {own}; it is started again ({start} of {options.restarts})")
         with ExitStack() as stack:
             server = stack.enter_context(running(options, *artifacts, logs=logs, console=screen))
-            stack.enter_context(announced(server.url, server.name, server.management_url))
+            names = dict.fromkeys(model.name for model in server.models)
+            where = (server.management_url, str(server.logs), options.p99_ms)
+            stack.enter_context(announced(server.url, [*names], *where))
             own = logs if server.logs == logs.resolve() else server.logs  # another server may have the folder
             options = options.model_copy(update={"port": server.ports.inference})
             try:
@@ -84,8 +101,9 @@ def serve(
             except KeyboardInterrupt:
                 screen.say("stopped")
                 return
-    remedy = "" if options.restarts else "; --restarts starts it again"
-    raise ServingError("TorchServe ended by itself", f"see {own}{remedy}")
+            if start == options.restarts:
+                remedy = "" if options.restarts else "; --restarts starts it again"
+                raise ServingError("TorchServe ended by itself", f"see {own}{remedy}")
 
 
 app.command("serve")(with_flags(serve, ServeOptions))
@@ -147,6 +165,8 @@ def _tell(server: Server, base: str, logs: Path, headers: Mapping[str, str], scr
     value |= {"grpc": server.grpc or None, "queue_length": server.models[0].queue_length}
     value |= {"request": str(shown[0].file), **asdict(shown[0].lines), "models": [one.value() for one in shown]}
     screen.result(value, _ready(server, logs, shown))
+    if detached.is_detached():
+        detached.tell_ready(server.logs)
 
 
 def _shown(server: Server, model: Served, base: str, headers: Mapping[str, str]) -> _Shown:
@@ -161,6 +181,7 @@ def _shown(server: Server, model: Served, base: str, headers: Mapping[str, str])
 def _ready(server: Server, logs: Path, shown: list[_Shown]) -> str:
     grpc = f"gRPC answers at {server.grpc}" if server.grpc else "gRPC is off; --grpc turns it on"
     (first, *others) = shown
-    parts = [f"ready: {first.address}   (logs in {logs}; Ctrl-C stops it)\n\n{grpc}.\n{first.text()}"]
+    stop = f"`retort stop {server.ports.inference}`" if detached.is_detached() else "Ctrl-C"
+    parts = [f"ready: {first.address}   (logs in {logs}; {stop} stops it)\n\n{grpc}.\n{first.text()}"]
     parts += [f"ready: {one.address}\n\n{one.text()}" for one in others]
     return "\n".join(parts)

@@ -1,13 +1,14 @@
-"""Which models a server has: TorchServe's prediction interface does not tell, so our servers are noted in the cache."""
+"""The servers that `retort serve` started, which are noted in the cache; TorchServe itself does not tell its models."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -21,25 +22,81 @@ _TIMEOUT_S = 10.0
 _SAME_START_S = 2.0
 
 
+@dataclass(frozen=True)
+class KnownServer:
+    """What a server noted about itself.
+
+    Attributes:
+        url: address of its prediction interface.
+        models: names of the models with which it was started.
+        management_url: address of its management interface, a URL or ``unix:`` and a path.
+        logs: folder of its logs, an absolute path; empty if it was not noted.
+        p99_ms: latency goal from which its queues follow.
+        pid: id of the process of `retort serve`.
+        started: when that process began, in seconds since 1970.
+    """
+
+    url: str
+    models: tuple[str, ...]
+    management_url: str
+    logs: str = ""
+    p99_ms: int = 500
+    pid: int = 0
+    started: float = 0.0
+
+    @property
+    def runs(self) -> bool:
+        """Whether the process runs; another one that has its id by now does not count."""
+        return self.process() is not None
+
+    def process(self) -> psutil.Process | None:
+        """The process, if it runs."""
+        try:
+            found = psutil.Process(self.pid)
+            return found if abs(found.create_time() - self.started) < _SAME_START_S else None
+        except (psutil.Error, ValueError):
+            return None
+
+    def forget(self) -> None:
+        """Delete the note."""
+        with suppress(OSError):
+            _note(Address.parse(self.url).port).unlink()
+
+
 @contextmanager
-def announced(url: str, name: str, management_url: str) -> Iterator[None]:
-    """Note a server of this process in the cache while it runs, so that :func:`models_at` knows its models.
+def announced(
+    url: str, models: str | Sequence[str], management_url: str, logs: str = "", p99_ms: int = 500
+) -> Iterator[None]:
+    """Note a server of this process in the cache, so that :func:`models_at` and :func:`known_servers` know it.
+
+    The note is deleted when the server is stopped, and stays if it ended by itself, which is a :class:`ServingError`.
 
     Args:
-        url: address of its prediction interface.
-        management_url: address of its management interface, a URL or ``unix:`` and a path.
+        models: names of its models, or the only one.
     """
+    own, names = psutil.Process(), (models,) if isinstance(models, str) else tuple(models)
+    server = KnownServer(url, names, management_url, logs, p99_ms, own.pid, own.create_time())
     note = _note(Address.parse(url).port)
-    own = psutil.Process()
-    content = {"model": name, "management_url": management_url, "pid": own.pid, "started": own.create_time()}
     with suppress(OSError):  # without a cache the server is complete, and only has to be asked by name
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(content))
+        note.write_text(json.dumps(asdict(server)))
     try:
         yield
-    finally:
-        with suppress(OSError):
-            note.unlink()
+    except ServingError:
+        raise
+    except BaseException:
+        server.forget()
+        raise
+    else:
+        server.forget()
+
+
+def known_servers() -> list[KnownServer]:
+    """All servers that are noted, by port, also those that were killed or ended by themselves."""
+    folder = cache_folder("servers")
+    notes = [path for path in folder.glob("*.json") if re.fullmatch(r"\d+", path.stem)] if folder.is_dir() else []
+    found = [_parsed(path) for path in sorted(notes, key=lambda path: int(path.stem))]
+    return [server for server in found if server is not None]
 
 
 def models_at(url: str, ca: Path | None = None) -> list[str]:
@@ -54,9 +111,9 @@ def models_at(url: str, ca: Path | None = None) -> list[str]:
     if note is None:
         return _listed(address.server, address.prefix, ca)
     try:
-        return _listed(str(note["management_url"]), "", None) or [str(note["model"])]
+        return _listed(note.management_url, "", None) or sorted(note.models)
     except ServingError:
-        return [str(note["model"])]
+        return sorted(note.models)
 
 
 def belongs_to_a_server(note: Path) -> bool:
@@ -77,14 +134,22 @@ def _note(port: int) -> Path:
     return cache_folder("servers") / f"{port}.json"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> KnownServer | None:
     """What a running server noted; a note of a process that was killed counts as none, also if its id is used again."""
+    found = _parsed(path)
+    return found if found is not None and found.runs else None
+
+
+def _parsed(path: Path) -> KnownServer | None:
+    """What a server noted, whether it runs or not; None if the file is damaged or is that of an earlier version."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        began = psutil.Process(int(found["pid"])).create_time()
-        running = abs(began - float(found["started"])) < _SAME_START_S
-        return found if running and {"model", "management_url"} <= set(found) else None
-    except (OSError, ValueError, LookupError, TypeError, psutil.Error):
+        raw = json.loads(path.read_text())
+        texts = [str(raw[key]) for key in ("url", "management_url", "logs")]
+        names = tuple(str(name) for name in raw["models"])
+        return KnownServer(
+            texts[0], names, texts[1], texts[2], int(raw["p99_ms"]), int(raw["pid"]), float(raw["started"])
+        )
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 

@@ -50,6 +50,21 @@ class Management:
         found: list[dict[str, Any]] = self.describe(name, version)["workers"]
         return found
 
+    def versions(self, name: str) -> list[dict[str, Any]]:
+        """TorchServe's descriptions of all versions of a model, each with whether it is the ``default``.
+
+        Raises:
+            ServingError: as :meth:`describe`.
+        """
+        default = self.describe(name)["modelVersion"]
+        status, body = self._request("GET", f"{_path(name, 'all')}")
+        try:
+            found = json.loads(body)
+            return [{**one, "default": one["modelVersion"] == default} for one in found]
+        except (ValueError, LookupError, TypeError) as error:
+            reason = f"{self.url} does not describe '{name}' (status {status})"
+            raise ServingError(reason, "check that the server is running, and look at its logs") from error
+
     def _request(self, method: str, path: str, timeout_s: float = _TIMEOUT_S) -> tuple[int, bytes]:
         with closing(Connections(self.url, timeout_s)) as connections:
             status, _, body = connections.request(method, path)

@@ -80,7 +80,7 @@ def internal_errors(
 def test_commands_and_their_paths_are_found() -> None:
     """The cases come from the command line itself: every command with an argument of text is among them."""
     covered = {slot.command for slot in slots()}
-    assert set(callbacks()) - covered <= {"schema"}
+    assert set(callbacks()) - covered <= {"schema", "status"}
     assert {(slot.command, slot.flag) for slot in slots()} >= {("check", ""), ("export", "--out"), ("bench", "--out")}
     assert len(slots()) > 100
 
