@@ -41,8 +41,8 @@ def test_the_server_that_is_meant(tmp_path: Path, capsys: pytest.CaptureFixture[
         for text in ("4711", one, f"{one}/predictions/a", "a"):
             assert call("logs", text, "--lines", "1") == 0
             assert capsys.readouterr().out == f"==> {tmp_path}/console.log\nsecond\n"
-        for text, told in ((["b"], "2 servers could be meant"), ([], "2 servers"), ([""], "no server fits ''")):
-            assert call("logs", *text) == 2
+        for given, told in ((["b"], "2 servers could be meant"), ([], "2 servers"), ([""], "no server fits ''")):
+            assert call("logs", *given) == 2
             assert told in (error := capsys.readouterr().err)
             assert "give the port of one of these: 4711 (a, b), 4712 (b)" in error
         assert call("stop", "4711", "--all") == 2
