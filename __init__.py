@@ -1,8 +1,8 @@
 """Retort makes a trained PyTorch model smaller and faster, and verifies the result.
 
 ``retort.capture``, ``train``, ``distill``, ``prune``, ``sparsify``, ``quantize``, ``export``, ``engine``, ``bundle``,
-``pack``, ``compare``, ``open_session`` and ``load`` work on live objects; see ``help(retort.prune)`` for an example.
-Importing this package loads nothing: the names are imported from ``retort.api`` when they are first used.
+``pack``, ``compare``, ``explain``, ``open_session`` and ``load`` work on live objects; see ``help(retort.prune)`` for
+an example. Importing this package loads nothing: the names are imported from ``retort.api`` when they are first used.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Bundle,
         Deployment,
         Engine,
+        Explanations,
         Facts,
         Graph,
         Program,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         compare,
         distill,
         engine,
+        explain,
         export,
         load,
         open_session,
@@ -40,9 +42,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Archive", "Bundle", "Deployment", "Engine", "Facts", "Graph", "Program", "Result", "Run",
-    "bundle", "capture", "compare", "distill", "engine", "export", "load", "open_session", "pack", "prune", "quantize",
-    "sparsify", "train",
+    "Archive", "Bundle", "Deployment", "Engine", "Explanations", "Facts", "Graph", "Program", "Result", "Run",
+    "bundle", "capture", "compare", "distill", "engine", "explain", "export", "load", "open_session", "pack", "prune",
+    "quantize", "sparsify", "train",
 ]  # fmt: skip
 
 

@@ -79,6 +79,7 @@ def _app() -> Any:
         servers,
         running_servers,
         serving,
+        explain,
         doctor,
         benchmarks,
         version,

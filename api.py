@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core.console import SILENT
 from .core.context import require_seed
 from .core.errors import UserError
+from .core.explanation.explanation import Asked, Baseline, Choice, Method
 from .core.options.stage_options import BenchOptions, MetricName, Provider
 from .core.session import PROVIDERS, Session, SessionOptions
 from .pipeline.live import running
@@ -19,6 +20,7 @@ from .pipeline.live.documented import checked, with_options
 from .pipeline.live.objects import opening
 from .pipeline.live.objects.compared_models import candidates, test_splits
 from .pipeline.live.objects.comparison import Result
+from .pipeline.live.objects.explained_samples import Explanations
 from .pipeline.live.objects.facts import Facts
 from .pipeline.live.objects.model_files import Archive, Bundle, Deployment, Engine, Graph, ModelFile
 from .pipeline.live.objects.opening import Run
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
     from .pipeline.live.arguments import CaptureArguments, CompareArguments
 
 __all__ = [
-    "Archive", "Bundle", "Deployment", "Engine", "Facts", "Graph", "Program", "Result", "Run",
-    "bundle", "capture", "compare", "distill", "engine", "export", "load", "open_session", "pack", "prune", "quantize",
-    "sparsify", "train",
+    "Archive", "Bundle", "Deployment", "Engine", "Explanations", "Facts", "Graph", "Program", "Result", "Run",
+    "bundle", "capture", "compare", "distill", "engine", "explain", "export", "load", "open_session", "pack", "prune",
+    "quantize", "sparsify", "train",
 ]  # fmt: skip
 
 
@@ -151,6 +153,61 @@ def compare(
     splits = test_splits(opened, data)
     artifacts = {name: model.artifact for name, model in opened.items()}
     return Result.of(compare_files(artifacts, splits, asked, metric, console))
+
+
+def explain(
+    model: Any,
+    samples: Any,
+    *,
+    rows: int = 4,
+    label: str | int | None = None,
+    method: Method = "occlusion",
+    baseline: Baseline = "auto",
+    budget: int = 256,
+    target: Choice = "auto",
+    output: str | None = None,
+    inputs: Sequence[str] = (),
+    progress: bool = False,
+) -> Explanations:
+    """Show which parts of samples the score of a model rests on, without gradients, so that any model can be explained.
+
+    Args:
+        model: a program, a graph, an engine or an archive, or the path of one; a module is captured.
+        samples: the samples, in any form that ``retort.compare`` takes as data.
+        rows: number of samples that are explained, from the first one.
+        label: name or index of the class that is explained; by default the one that the model predicts.
+        method: ``occlusion``, or ``integrated-differences`` for inputs that are not tokens.
+        baseline: what takes the place of parts: ``zero``, ``mean`` or ``blur``, for tokens ``pad`` or ``unknown``; by
+            default by the kind of input.
+        budget: most samples that the model computes for one explanation.
+        target: ``class``, ``value`` or ``similarity`` to the whole sample; by default by the kind of output.
+        output: output with the score, by default the first that has one.
+        inputs: inputs that are explained, by default all that can be.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        One explanation per sample: ``heatmaps`` by input, which add up to the score minus that of the baseline, and
+        ``evidence``, which says whether they are more than chance.
+
+    Raises:
+        InputError: what is asked for does not fit the model.
+        DataError: there are no samples, or they do not fit the model.
+        UserError: the model is none of the above.
+
+    Example:
+        >>> import retort, torch
+        >>> net = torch.nn.Linear(4, 1)
+        >>> net.weight.data[:] = torch.tensor([[0.0, 0.0, 5.0, 0.0]])
+        >>> program = retort.capture(net, torch.randn(4, 4))
+        >>> print(retort.explain(program, torch.ones(1, 4)))
+        sample 0: 'output', by feature 2
+    """
+    from .pipeline.explaining import explained
+
+    asked = Asked(method, target, label, output, tuple(inputs), baseline, budget)
+    ((_, found),) = candidates({"model": model}, samples).items()
+    console = ScriptConsole(True) if progress else SILENT
+    return Explanations(explained(found.artifact, samples, rows, asked, console))
 
 
 def load(path: str | Path) -> Any:

@@ -49,7 +49,7 @@ OPTIONS: dict[str, tuple[type[Options], tuple[str, ...]]] = {
     "pack": (PackOptions, ()),
     "compare": (BenchOptions, ()),
 }
-VERBS = [*OPTIONS, "load", "open_session"]
+VERBS = [*OPTIONS, "explain", "load", "open_session"]
 
 
 def run(code: str) -> str:
