@@ -52,7 +52,7 @@ quick: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not gpu"
 
-test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed
+test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed
 	$(PYTEST) --dist worksteal -m "slow and not gpu"
 
 test-all: test test-slow

@@ -74,6 +74,7 @@ class Application:
                     return await self._state(name)
             if (found := _match(path, _PREDICTIONS)) is not None:
                 self._require(found, method, "POST")
+                self._check_size(len(body))
                 kept = {name: value for name, value in headers.items() if name not in _DROPPED}
                 return await self.model.answer(Incoming({"body": body}, {}, kept, request_id))
             raise InputError("there is nothing at this path", f"ask at /predictions/{self.settings.name}", status=404)
@@ -87,6 +88,10 @@ class Application:
             raise InputError("there is no such model or version", f"this server has {known}", status=404)
         if method not in allowed:
             raise InputError(f"the method {method[:16]} is not allowed here", f"use {allowed[0]}", status=405)
+
+    def _check_size(self, size: int) -> None:
+        if size > self.largest:
+            raise LimitError("the request is too large", f"at most {self.largest} bytes are allowed")
 
     async def _state(self, name: str) -> Answer:
         model, version = self.settings.name, self.settings.version
@@ -139,8 +144,9 @@ class Application:
             parts.append(message.get("body", b""))
             received += len(parts[-1])
             more = message.get("more_body", False)
-        if max(size, received) > self.largest:
-            error = LimitError("the request is too large", f"at most {self.largest} bytes are allowed")
+        try:
+            self._check_size(max(size, received))
+        except LimitError as error:
             refused = refuse(error, headers.get("x-request-id", "")[:128])
             return Answer(refused.status, refused.body, headers={"Connection": "close"})
         return b"".join(parts)

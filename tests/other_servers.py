@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from retort.core.artifact import Artifact, load_artifact
@@ -143,6 +145,30 @@ def triton(repository: Path, work: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     with process(command, work / "triton.log", environment, f"{url}/v2/health/ready"):
         yield url
+
+
+@contextmanager
+def ray(made: Artifact, work: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """The address of a Ray Serve that runs a deployment, and its first process."""
+    port = free_port()
+    config = yaml.safe_load((made.path / "serve_config.yaml").read_text())
+    config["http_options"]["port"] = port
+    config["applications"][0]["deployments"][0]["ray_actor_options"]["num_cpus"] = 0.1
+    (work / "config.yaml").write_text(yaml.safe_dump(config))
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(made.path)}
+    command = [str(home("ray") / "bin" / "serve"), "run", str(work / "config.yaml")]
+    url = f"http://127.0.0.1:{port}"
+    with process(command, work / "ray.log", {**os.environ, **quiet}, f"{url}/v2/health/ready") as running:
+        first = psutil.Process(running.pid)
+        inside = first.children(recursive=True)
+        try:
+            yield url, first
+        finally:
+            running.terminate()
+            inside += first.children(recursive=True) if first.is_running() else []
+            _, alive = psutil.wait_procs(inside, 30)
+            for left in alive:
+                left.kill()
 
 
 def linear(folder: Path, features: int = 6, classes: int = 3) -> Artifact:

@@ -21,7 +21,7 @@ from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
-Deployment = Literal["torchserve", "triton"]
+Deployment = Literal["torchserve", "triton", "ray"]
 Provider = Literal["cpu", "cuda", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 

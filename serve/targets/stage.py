@@ -17,7 +17,7 @@ from ..bundle import read_graph
 from ..integrity import SUMS
 from ..settings import Settings
 from ..stage import agreed_options, bundle_facts, warn_if_alone, write_whole_bundle
-from . import triton
+from . import ray_serve, triton
 from .deployed import Commands, Deployed
 
 DEPLOYMENT = "deployment.json"
@@ -31,7 +31,10 @@ class _Target:
     write: Callable[[Deployed], Commands]
 
 
-TARGETS = {"triton": _Target(triton.bundle_folder, triton.write)}
+TARGETS = {
+    "triton": _Target(triton.bundle_folder, triton.write),
+    "ray": _Target(ray_serve.bundle_folder, ray_serve.write),
+}
 
 
 def deploy(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
@@ -64,6 +67,7 @@ def _description(made: Deployed, commands: Commands) -> str:
         "name": made.settings.name,
         "version": made.settings.version,
         "bundle": made.bundle.relative_to(made.folder).as_posix(),
+        "p99_ms": made.options.p99_ms,
         "commands": dict(commands),
     }
     return json.dumps(value, indent=1) + "\n"

@@ -34,8 +34,10 @@ NAMED_OTHERWISE = {
 NOT_DECLARED = {
     "modelopt": "a peer that `benchmarks.suites.quantization_peer` compares with, in an environment of its own",
     "nncf": "as modelopt",
+    "ray": "what is generated for Ray Serve imports it, where Ray is installed",
     "retort-runtime": "the runtime half under its name in bundles; files for other servers import it",
     "torch-pruning": "a peer that `benchmarks.suites.pruning_peer` compares with, in an environment of its own",
+    "starlette": "Ray Serve brings it",
     "triton-python-backend-utils": "Triton's Python backend has it",
 }
 
