@@ -190,7 +190,8 @@ def _malformed() -> Iterator[Case]:
     texts = {"nothing": "", "half of it": half, "a brace": "{", "bytes": "\x00\x01\x02", "words": "a b"}
     for name, text in texts.items():
         yield _bad("malformed", name, text.encode())
-    for name, value in {"null": None, "a list": [], "a number": 3, "an empty object": {}, "a text": "x"}.items():
+    values: dict[str, object] = {"null": None, "a list": [], "a number": 3, "an empty object": {}, "a text": "x"}
+    for name, value in values.items():
         yield _bad("malformed", name, value)
     fields: dict[str, tuple[str, object]] = {
         "too few values": ("data", [1.0]),

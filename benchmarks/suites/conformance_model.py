@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...core.tensors import Array
+
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
 
 ROWS = 256
 """Largest number of rows in one request: the default of `retort pack`."""
@@ -49,7 +53,7 @@ def write_model(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
-def _port(name: str, dtype: str, shape: tuple[int | str, ...]) -> object:
+def _port(name: str, dtype: str, shape: tuple[int | str, ...]) -> ValueInfoProto:
     from onnx import helper
 
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -13,7 +13,6 @@ from starlette.responses import Response
 HERE = Path(__file__).resolve().parent
 
 
-@serve.deployment
 class Model:
     """A replica: it is ready when the bundle is verified and its golden outputs are reproduced."""
 
@@ -44,4 +43,4 @@ class Model:
             raise RuntimeError(answer.body.decode())
 
 
-app = Model.bind()
+app = serve.deployment(Model).bind()
