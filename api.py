@@ -169,14 +169,15 @@ def explain(
     inputs: Sequence[str] = (),
     progress: bool = False,
 ) -> Explanations:
-    """Show which parts of samples the score of a model rests on, without gradients, so that any model can be explained.
+    """Show which parts of samples the score of a model rests on; by default without gradients, so for any model.
 
     Args:
         model: a program, a graph, an engine or an archive, or the path of one; a module is captured.
         samples: the samples, in any form that ``retort.compare`` takes as data.
         rows: number of samples that are explained, from the first one.
         label: name or index of the class that is explained; by default the one that the model predicts.
-        method: ``occlusion``, or ``integrated-differences`` for inputs that are not tokens.
+        method: ``occlusion``, or ``integrated-differences`` for inputs that are not tokens; of programs also
+            ``integrated-gradients``, ``grad-cam`` (convolutions) and ``attention`` (transformers).
         baseline: what takes the place of parts: ``zero``, ``mean`` or ``blur``, for tokens ``pad`` or ``unknown``; by
             default by the kind of input.
         budget: most samples that the model computes for one explanation.

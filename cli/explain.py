@@ -48,7 +48,9 @@ def explain(
         list[Path], typer.Option(help="File to write: .html is a page, .png a picture, .npz the arrays. Repeatable.")
     ] = [],  # noqa: B006
     force: ForceFile = False,
-    method: Annotated[Method, typer.Option(help="How attributions are found.")] = "occlusion",
+    method: Annotated[
+        Method, typer.Option(help="How attributions are found; the last three look into a program (.pt2).")
+    ] = "occlusion",
     baseline: Annotated[
         Baseline, typer.Option(help="What takes the place of parts. By default it follows from the kind of input.")
     ] = "auto",

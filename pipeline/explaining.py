@@ -13,9 +13,9 @@ from ..core.artifact import Artifact, raise_if_not
 from ..core.console import SILENT, Console
 from ..core.data.splits import Split, Splits, rows_of
 from ..core.errors import DataError, InputError, UserError
-from ..core.explanation.evaluations import Run, batch_axis_of, samples_of
+from ..core.explanation.evaluations import Run, Sample, batch_axis_of, samples_of
 from ..core.explanation.explain import Setting, explain_sample
-from ..core.explanation.explanation import Asked
+from ..core.explanation.explanation import FROM_OUTSIDE, Asked, Explanation
 from ..core.explanation.gallery import Gallery, Item
 from ..core.session import SessionOptions, model_faults, open_session
 from ..core.tensors import BATCH, Array, Feeds, Signature, TensorSpec, raise_if_nan
@@ -34,12 +34,14 @@ class Subject:
         run: computes the outputs of a batch.
         signature: None for an endpoint, whose signature follows from a request.
         allow_nan: whether its inputs may be NaN.
+        explain: explains one sample; for a program, also by methods that look into it.
     """
 
     name: str
     run: Run
     signature: Signature | None = None
     allow_nan: bool = False
+    explain: Callable[[Setting, Sample, Asked], Explanation] = explain_sample
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,27 @@ def opened(artifact: Artifact, settings: SessionOptions) -> Iterator[Subject]:
             return session.run(feeds)
 
     try:
-        yield Subject(name, run, session.signature, mar is not None and mar.settings.allow_nan)
+        how = _looking_into(artifact) if artifact.kind == "program" else explain_sample
+        yield Subject(name, run, session.signature, mar is not None and mar.settings.allow_nan, how)
     finally:
         session.close()
+
+
+def _looking_into(artifact: Artifact) -> Callable[[Setting, Sample, Asked], Explanation]:
+    """Explains samples of a program; it is read again with its graph only if a method looks into it."""
+    programs: list[Any] = []
+
+    def explained_program(setting: Setting, sample: Sample, asked: Asked) -> Explanation:
+        if asked.method in FROM_OUTSIDE:
+            return explain_sample(setting, sample, asked)
+        from ..compress.explanation.explain import explain_program
+        from ..compress.program import load_program
+
+        if not programs:
+            programs.append(load_program(artifact.main))
+        return explain_program(programs[0], setting, sample, asked)
+
+    return explained_program
 
 
 def served(client: Client) -> Subject:
@@ -191,7 +211,7 @@ def gallery_of(
         for index, (row, sample) in enumerate(zip(samples.rows, each, strict=True)):
             for one in asked:
                 setting = Setting(subject.run, signature, ROWS, samples.means, bar.advance)
-                found = explain_sample(setting, sample, one)
+                found = subject.explain(setting, sample, one)
                 bar.advance(one.budget - found.used, f"sample {row}")
                 items.append(Item(row, sample, found, _truth(samples, samples.classes or signature.classes, index)))
     return Gallery(subject.name, samples.source, signature, items)

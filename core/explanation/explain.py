@@ -11,13 +11,13 @@ from functools import partial
 
 import numpy as np
 
-from ..counts import counted
+from ..counts import counted, listed
 from ..errors import InputError
 from ..tensors import Array, Feeds, Signature
 from .evaluations import Evaluations, Run, Sample, samples_of
 from .evidence import ORDERS, deletion_curve, judge
 from .explained_value import Explained, choose
-from .explanation import Asked, Explanation, Heatmap
+from .explanation import FROM_OUTSIDE, Asked, Explanation, Heatmap
 from .input_forms import Form, forms_of, with_baseline
 from .occlusion import STEPS, Path, occlusion, without
 from .refinement import Effects, Leaf, Region, attribute, heatmap, start_regions
@@ -59,6 +59,9 @@ def explain_sample(setting: Setting, sample: Sample, asked: Asked) -> Explanatio
     Raises:
         InputError: as :func:`explain`.
     """
+    if asked.method not in FROM_OUTSIDE:
+        message = f"the method {asked.method} looks into a captured program"
+        raise InputError(message, f"explain a .pt2 file with it, or use {listed(FROM_OUTSIDE, 'or')}")
     study = begin(setting, sample, asked)
     leaves = _attributed(study, asked)
     maps = {form.name: heatmap(form, leaves) for form in study.forms}

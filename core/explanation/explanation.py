@@ -15,7 +15,9 @@ from ..counts import listed
 from ..errors import InputError
 from ..tensors import Array
 
-Method = Literal["occlusion", "integrated-differences"]
+Method = Literal["occlusion", "integrated-differences", "integrated-gradients", "grad-cam", "attention"]
+FROM_OUTSIDE: tuple[Method, ...] = ("occlusion", "integrated-differences")
+"""Methods that need only the outputs of a model; the others look into a captured program."""
 Baseline = Literal["auto", "zero", "mean", "blur", "pad", "unknown"]
 Kind = Literal["class", "mask", "value", "similarity"]
 Choice = Literal["auto", "class", "value", "similarity"]
@@ -113,6 +115,7 @@ class Explanation:
         heatmaps: by input.
         evidence: whether the heatmap says more than chance; if not, ``reason`` says why in a sentence.
         budget: how many samples the model was allowed to compute, and ``used`` how many it did.
+        notes: what a reader should know about the heatmaps, in sentences without their last point.
     """
 
     method: str

@@ -1,0 +1,1 @@
+"""Explanations that look into a captured program: its gradients and its attention."""
