@@ -120,16 +120,22 @@ def choose(signature: Signature, outputs: Mapping[str, Array], asked: Asked) -> 
     value = np.asarray(outputs[spec.name])
     if not np.isfinite(value).all():
         raise InputError(f"the output '{spec.name}' of the sample is not finite", "give another sample")
-    meaning = asked.target == "auto" and asked.label is None and any(part in spec.name.lower() for part in MEANINGS)
-    if value.ndim and (meaning or asked.target == "similarity"):
+    names = signature.classes if _named(signature, spec, value) else ()
+    guessed = asked.target == "auto" and asked.label is None and not names and _is_meaning(spec.name, value)
+    if value.ndim and (guessed or asked.target == "similarity"):
         return Explained(spec.name, "similarity", None, None, None, False, False, True, value)
     if value.size == 1:
         if asked.label is not None and str(asked.label) != "0":
             raise InputError(f"the output '{spec.name}' is a single value and has no classes", "give no class")
         return Explained(spec.name, "value", None, None, None, False, False, True)
-    names = signature.classes if _named(signature, spec, value) else ()
     axis = _class_axis(signature, value, names)
     return _of_class(spec.name, value, axis, names, asked)
+
+
+def _is_meaning(name: str, value: Array) -> bool:
+    """Whether an output is a vector of a meaning: by its name, or because it was brought to length 1."""
+    normalized = value.ndim == 1 and value.min() < 0 and abs(float(np.linalg.norm(value)) - 1) < 1e-3
+    return normalized or any(part in name.lower() for part in MEANINGS)
 
 
 def _of_class(output: str, value: Array, axis: int, names: Sequence[str], asked: Asked) -> Explained:

@@ -67,17 +67,19 @@ def test_side_inputs_of_tokens_are_not_explained() -> None:
         explain(Setting(model, signed), feeds, Asked("integrated-differences"))
 
 
-def test_a_meaning_is_explained_by_its_likeness() -> None:
-    """An output of embeddings is explained by the cosine similarity to that of the whole text."""
+@pytest.mark.parametrize(("name", "normed"), [("sentence_embedding", False), ("output", True)])
+def test_a_meaning_is_explained_by_its_likeness(name: str, normed: bool) -> None:
+    """Embeddings, known by name or by their length of 1, are explained by the likeness to that of the whole text."""
     table = np.random.default_rng(0).normal(size=(100, 16))
     signed = Signature(
         (TensorSpec("input_ids", "int64", ("batch", "length")),),
-        (TensorSpec("sentence_embedding", "float32", ("batch", 16)),),
+        (TensorSpec(name, "float32", ("batch", 16)),),
     )
     table[7] *= 9
 
     def model(feeds: Feeds) -> dict[str, Array]:
-        return {"sentence_embedding": table[feeds["input_ids"]].sum(axis=1)}
+        found = table[feeds["input_ids"]].sum(axis=1)
+        return {name: found / np.linalg.norm(found, axis=1, keepdims=True) if normed else found}
 
     found = explain(Setting(model, signed), {"input_ids": np.array([[3, 7, 5]])}, Asked())[0]
     assert found.kind == "similarity"
