@@ -78,6 +78,7 @@ def _app() -> Any:
         engines,
         servers,
         running_servers,
+        swapping,
         serving,
         explain,
         doctor,

@@ -60,7 +60,7 @@ def logs(
 
     Example: `retort logs 8080 --lines 50`
     """
-    screen, one = console(json), _chosen(server, known_servers())
+    screen, one = console(json), chosen(server, known_servers())
     paths = [path for name in _LOGS if (path := Path(one.logs) / name).is_file()]
     if not paths:
         raise MissingFileError(f"{one.logs or 'its folder'} contains no logs of {one.url}", "they were deleted")
@@ -90,9 +90,9 @@ def stop(
     screen, known = console(json), known_servers()
     if all_ and server:
         raise UserError("give either a server or --all, and not both", f"retort stop {server}")
-    chosen = known if all_ else [_chosen(server, known)]
+    wanted = known if all_ else [chosen(server, known)]
     stopped = []
-    for one in chosen:
+    for one in wanted:
         ran = one.runs
         _end(one)
         stopped.append({"url": one.url, "models": list(one.models), "ran": ran})
@@ -116,7 +116,7 @@ def _end(server: KnownServer) -> None:
     server.forget()
 
 
-def _chosen(text: str | None, known: list[KnownServer]) -> KnownServer:
+def chosen(text: str | None, known: list[KnownServer]) -> KnownServer:
     """The server that is meant.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..core.artifact import is_finished, load_artifact
+from ..core.artifact import Artifact, is_finished, load_artifact
 from ..core.console import Console
 from ..core.errors import MissingFileError, ServingError
 from ..core.options.stage_options import ServeOptions
 from ..serve.address import Address
+from ..serve.known_servers import KnownServer, announced, current_archives
 from . import detached
 from .app import Debug, Json, Settings, app, console
 from .flags import build_options, with_flags
@@ -70,9 +70,6 @@ def serve(
 
     Example: `retort serve runs/digits/07-pack-…/model.mar --port 8080`
     """
-    from ..serve.known_servers import announced
-    from ..serve.torchserve.server import serve as running
-
     screen = console(json)
     options = build_options(ServeOptions, flags, set_)
     headers, base = parse_headers(header), Address.parse(url).server if url else ""
@@ -82,28 +79,54 @@ def serve(
         given += [f"--set={key}={dumps(value)}" for key, value in options.model_dump(exclude_defaults=True).items()]
         given += [name for name, wanted in (("--json", json), ("--debug", debug)) if wanted]
         raise typer.Exit(detached.start([*given, "--", *map(str, archives)]))
+    _serve(options, artifacts, logs, base, headers, screen)
+
+
+def _serve(
+    options: ServeOptions,
+    artifacts: list[Artifact],
+    logs: Path,
+    base: str,
+    headers: Mapping[str, str],
+    screen: Console,
+) -> None:
+    """Serve until the user stops it, and start again as often as the options say.
+
+    Raises:
+        ServingError: the server ended by itself.
+    """
+    from ..serve.torchserve.server import serve as running
+
     own = logs
-    for start in range(options.restarts + 1):
-        if start:
-            screen.warn(f"TorchServe ended by itself, see {own}; it is started again ({start} of {options.restarts})")
-        with ExitStack() as stack:
-            server = stack.enter_context(running(options, *artifacts, logs=logs, console=screen))
-            names = dict.fromkeys(model.name for model in server.models)
-            where = (server.management_url, str(server.logs), options.p99_ms)
-            stack.enter_context(announced(server.url, [*names], *where))
-            own = logs if server.logs == logs.resolve() else server.logs  # another server may have the folder
-            options = options.model_copy(update={"port": server.ports.inference})
-            try:
-                if start == 0:
-                    _tell(server, base or server.url, own, headers, screen)
-                while server.process.alive():
-                    time.sleep(0.5)
-            except KeyboardInterrupt:
-                screen.say("stopped")
-                return
-            if start == options.restarts:
-                remedy = "" if options.restarts else "; --restarts starts it again"
-                raise ServingError("TorchServe ended by itself", f"see {own}{remedy}")
+    with announced() as note:
+        for start in range(options.restarts + 1):
+            if start:
+                screen.warn(
+                    f"TorchServe ended by itself, see {own}; it is started again ({start} of {options.restarts})"
+                )
+                # what was swapped in is served again
+                artifacts = [load_artifact(path) for path in current_archives(options.port)] or artifacts
+            with running(options, *artifacts, logs=logs, console=screen) as server:
+                note.tell(_known(server, artifacts, options.p99_ms))
+                own = logs if server.logs == logs.resolve() else server.logs  # another server may have the folder
+                options = options.model_copy(update={"port": server.ports.inference})
+                try:
+                    if start == 0:
+                        _tell(server, base or server.url, own, headers, screen)
+                    while server.process.alive():
+                        time.sleep(0.5)
+                except KeyboardInterrupt:
+                    screen.say("stopped")
+                    return
+        remedy = "" if options.restarts else "; --restarts starts it again"
+        raise ServingError("TorchServe ended by itself", f"see {own}{remedy}")
+
+
+def _known(server: Server, artifacts: list[Artifact], p99_ms: int) -> KnownServer:
+    names = tuple(dict.fromkeys(model.name for model in server.models))
+    given = [str(artifact.main.resolve()) for artifact in artifacts]
+    archives = tuple((m.name, m.version, path) for m, path in zip(server.models, given, strict=True))
+    return KnownServer(server.url, names, server.management_url, str(server.logs), p99_ms, server.store, archives)
 
 
 app.command("serve")(with_flags(serve, ServeOptions))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
 
-from ..core.errors import ServingError
+from ..core.errors import RetortError, ServingError, StorageError
+from ..core.system.atomic_files import write_atomically
 from ..core.system.cache import cache_folder
 from .address import Address
 from .connection import Connections
@@ -32,6 +33,8 @@ class KnownServer:
         management_url: address of its management interface, a URL or ``unix:`` and a path.
         logs: folder of its logs, an absolute path; empty if it was not noted.
         p99_ms: latency goal from which its queues follow.
+        store: folder from which it takes other versions of its models; empty if it takes none.
+        archives: name, version and path of each archive that a restart loads; the first of a name is its default.
         pid: id of the process of `retort serve`.
         started: when that process began, in seconds since 1970.
     """
@@ -41,6 +44,8 @@ class KnownServer:
     management_url: str
     logs: str = ""
     p99_ms: int = 500
+    store: str = ""
+    archives: tuple[tuple[str, str, str], ...] = ()
     pid: int = 0
     started: float = 0.0
 
@@ -57,38 +62,57 @@ class KnownServer:
         except (psutil.Error, ValueError):
             return None
 
+    def save(self) -> None:
+        """Write the note."""
+        note = _note(Address.parse(self.url).port)
+        with suppress(
+            OSError, StorageError
+        ):  # without a cache the server is complete, and only has to be asked by name
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(note, json.dumps(asdict(self)).encode())
+
     def forget(self) -> None:
         """Delete the note."""
         with suppress(OSError):
             _note(Address.parse(self.url).port).unlink()
 
 
+class Announcement:
+    """The note of a server of this process, from its first start to its end."""
+
+    def __init__(self) -> None:
+        self.server: KnownServer | None = None
+
+    def tell(self, server: KnownServer) -> None:
+        """Note what runs now."""
+        own = psutil.Process()
+        self.server = replace(server, pid=own.pid, started=own.create_time())
+        self.server.save()
+
+
 @contextmanager
-def announced(
-    url: str, models: str | Sequence[str], management_url: str, logs: str = "", p99_ms: int = 500
-) -> Iterator[None]:
+def announced(server: KnownServer | None = None) -> Iterator[Announcement]:
     """Note a server of this process in the cache, so that :func:`models_at` and :func:`known_servers` know it.
 
-    The note is deleted when the server is stopped, and stays if it ended by itself, which is a :class:`ServingError`.
-
-    Args:
-        models: names of its models, or the only one.
+    The note is deleted when the server is stopped, and stays if it ended by an error.
     """
-    own, names = psutil.Process(), (models,) if isinstance(models, str) else tuple(models)
-    server = KnownServer(url, names, management_url, logs, p99_ms, own.pid, own.create_time())
-    note = _note(Address.parse(url).port)
-    with suppress(OSError):  # without a cache the server is complete, and only has to be asked by name
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(asdict(server)))
+    note = Announcement()
+    if server is not None:
+        note.tell(server)
     try:
-        yield
-    except ServingError:
+        yield note
+    except RetortError:
         raise
     except BaseException:
-        server.forget()
+        _forget(note)
         raise
     else:
-        server.forget()
+        _forget(note)
+
+
+def _forget(note: Announcement) -> None:
+    if note.server is not None:
+        note.server.forget()
 
 
 def known_servers() -> list[KnownServer]:
@@ -97,6 +121,18 @@ def known_servers() -> list[KnownServer]:
     notes = [path for path in folder.glob("*.json") if re.fullmatch(r"\d+", path.stem)] if folder.is_dir() else []
     found = [_parsed(path) for path in sorted(notes, key=lambda path: int(path.stem))]
     return [server for server in found if server is not None]
+
+
+def current_archives(port: int) -> list[Path]:
+    """The archives that the server of this process had last, also by swaps; the first of a name is its default.
+
+    A version beside the default whose file is gone is left out.
+    """
+    note = _read(_note(port))
+    if note is None or note.pid != psutil.Process().pid:
+        return []
+    defaults = {name: path for name, _, path in reversed(note.archives)}
+    return [Path(path) for name, _, path in note.archives if path == defaults[name] or Path(path).is_file()]
 
 
 def models_at(url: str, ca: Path | None = None) -> list[str]:
@@ -144,11 +180,11 @@ def _parsed(path: Path) -> KnownServer | None:
     """What a server noted, whether it runs or not; None if the file is damaged or is that of an earlier version."""
     try:
         raw = json.loads(path.read_text())
-        texts = [str(raw[key]) for key in ("url", "management_url", "logs")]
+        texts = {key: str(raw[key]) for key in ("url", "management_url", "logs", "store")}
         names = tuple(str(name) for name in raw["models"])
-        return KnownServer(
-            texts[0], names, texts[1], texts[2], int(raw["p99_ms"]), int(raw["pid"]), float(raw["started"])
-        )
+        archives = tuple((str(name), str(version), str(path)) for name, version, path in raw["archives"])
+        numbers = (int(raw["p99_ms"]), texts["store"], archives, int(raw["pid"]), float(raw["started"]))
+        return KnownServer(texts["url"], names, texts["management_url"], texts["logs"], *numbers)
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -235,6 +235,11 @@ class ServeOptions(Options):
         description="Number of worker processes of each model. The default is that of the archive, but two where cores "
         "and memory allow, so that one answers while the other starts again.",
     )
+    swaps: bool = Field(
+        default=False,
+        description="Take other versions of the models with `retort swap`. The default is off, so that nobody can "
+        "register models.",
+    )
     grpc: bool = Field(
         default=False,
         description="Also answer gRPC. The default is off, because TorchServe answers OK there to refused requests.",

@@ -69,12 +69,14 @@ class FrontEnd:
     Attributes:
         threads: number of threads for HTTP.
         management: address of the management interface, ``unix:PATH`` or a URL.
+        swaps: whether models may be registered and removed, through the management interface.
         grpc: whether clients may use gRPC for predictions; the management interface never has it on Linux.
     """
 
     threads: int
     management: str
     grpc: bool = False
+    swaps: bool = False
 
 
 def config_properties(models: Mapping[str, Settings], ports: Ports, host: str, store: Path, front: FrontEnd) -> bytes:
@@ -98,7 +100,7 @@ def config_properties(models: Mapping[str, Settings], ports: Ports, host: str, s
         "load_models": ",".join(f"{settings.name}={file}" for file, settings in models.items()),
         "allowed_urls": "(?!)",
         "disable_token_authorization": "true",
-        "enable_model_api": "false",
+        "enable_model_api": "true" if front.swaps else "false",
         "install_py_dep_per_model": "false",
         "enable_envvars_config": "false",
         "decode_input_request": "false",

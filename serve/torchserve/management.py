@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from ...core.errors import ServingError
 from ..connection import Connections
 
 _TIMEOUT_S = 10.0
+_CHANGE_S = 120.0
 
 
 class Management:
@@ -64,6 +65,37 @@ class Management:
         except (ValueError, LookupError, TypeError) as error:
             reason = f"{self.url} does not describe '{name}' (status {status})"
             raise ServingError(reason, "check that the server is running, and look at its logs") from error
+
+    def register(self, file: str, name: str, workers: int) -> None:
+        """Let the server load a version of a model from a file of its store; workers start one after another.
+
+        Raises:
+            ServingError: it refuses.
+        """
+        query = {"url": file, "model_name": name, "initial_workers": workers, "synchronous": "false"}
+        self._change("POST", f"/models?{urlencode(query)}")
+
+    def set_default(self, name: str, version: str) -> None:
+        """Let a version answer the requests that name none, at once.
+
+        Raises:
+            ServingError: it is not there.
+        """
+        self._change("PUT", f"{_path(name, version)}/set-default")
+
+    def unregister(self, name: str, version: str) -> None:
+        """End a version with its workers; one that is not there is passed over.
+
+        Raises:
+            ServingError: it is the default version.
+        """
+        self._change("DELETE", _path(name, version), 404)
+
+    def _change(self, method: str, path: str, *accepted: int) -> None:
+        status, body = self._request(method, path, _CHANGE_S)
+        if status >= 300 and status not in accepted:
+            told = body.decode("utf-8", "replace").strip()[:300]
+            raise ServingError(f"TorchServe refused {method} {path} ({status}): {told}", "look at the server's logs")
 
     def _request(self, method: str, path: str, timeout_s: float = _TIMEOUT_S) -> tuple[int, bytes]:
         with closing(Connections(self.url, timeout_s)) as connections:

@@ -15,7 +15,7 @@ from typing import Any
 from ...core.artifact import Artifact, raise_if_not
 from ...core.console import SILENT, Console
 from ...core.counts import counted
-from ...core.errors import ServingError
+from ...core.errors import MachineError, ServingError
 from ...core.options.stage_options import ServeOptions
 from ...core.system.atomic_files import storage_errors
 from ...core.system.java import Java, find_java
@@ -50,6 +50,7 @@ class Server:
         management_url: address of the management interface: ``unix:`` and a socket in a folder of this user, who alone
             can open it, or a URL where TorchServe has no Unix sockets.
         grpc: address of the gRPC interface; empty if nothing can connect to it.
+        store: folder from which it takes other versions; empty if it takes none.
     """
 
     models: tuple[Served, ...]
@@ -61,6 +62,7 @@ class Server:
     java: Java
     management_url: str
     grpc: str = ""
+    store: str = ""
 
     @property
     def url(self) -> str:
@@ -120,11 +122,17 @@ def serve(
     Raises:
         ArtifactError: an archive is truncated or altered.
         UserError: two archives have the same name and version.
-        MachineError: Java or TorchServe is missing, or the port is in use.
+        MachineError: Java or TorchServe is missing, the port is in use, or swaps are wanted where TorchServe has no
+            Unix sockets.
         ServingError: the server did not become ready; the message states the cause.
     """
     for artifact in artifacts:
         raise_if_not(artifact, "archive")
+    if options.swaps and not unix_sockets():
+        raise MachineError(
+            "TorchServe has no Unix sockets here, so with --swaps every user of this machine could register models",
+            "serve without --swaps, and start another server for a new version",
+        )
     installed = _Installation(find_java(options.java), torchserve_home(python), python)
     mars = [open_mar(artifact) for artifact in artifacts]
     with ExitStack() as stack:
@@ -163,7 +171,8 @@ def _start_with_retries(
             continue
         startup_s = time.monotonic() - begin
         grpc = f"{options.host}:{ports.grpc_inference}" if options.grpc or not hides_grpc() else ""
-        return Server(models, options.host, ports, logs, process, startup_s, installed.java, management, grpc)
+        store = str(Path(management.removeprefix(UNIX)).with_name("store")) if options.swaps else ""
+        return Server(models, options.host, ports, logs, process, startup_s, installed.java, management, grpc, store)
     raise ServingError("no free ports were found", "try again")
 
 
@@ -176,7 +185,7 @@ def _launch(
     management = f"{UNIX}{scratch / 'management'}" if unix_sockets() else _url(options.host, ports.management)
     store, config, log4j = scratch / "store", scratch / "config.properties", scratch / "log4j2.xml"
     settings = {one.file: one.mar.settings for one in deployed}
-    front = FrontEnd(os.cpu_count() or 2, management, options.grpc)
+    front = FrontEnd(os.cpu_count() or 2, management, options.grpc, options.swaps)
     properties = config_properties(settings, ports, options.host, store, front)
     with storage_errors(str(scratch)):
         store.mkdir()

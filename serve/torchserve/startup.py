@@ -24,7 +24,7 @@ def startup_failure(logs: Path, alive: bool) -> RetortError | None:
     lines = [line for name in _LOGS for line in read_lines(logs / name)]
     for line in lines:
         if LOAD_FAILED in line:
-            return _load_failure(line, logs)
+            return load_failure_in(line, logs)
     died = any(sign in line for line in lines for sign in _WORKER_DIED)
     if alive and not died:
         return None
@@ -50,7 +50,8 @@ def read_lines(path: Path) -> Iterator[str]:
         yield from path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
-def _load_failure(line: str, logs: Path) -> RetortError:
+def load_failure_in(line: str, logs: Path) -> RetortError:
+    """The error that a worker reported in a line of its log."""
     try:
         facts = json.loads(line.partition(LOAD_FAILED)[2])
         kind = _CLASSES.get(str(facts["code"]), ServingError)

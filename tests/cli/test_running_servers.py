@@ -8,7 +8,7 @@ import pytest
 
 from retort.__main__ import main
 from retort.serve import known_servers
-from retort.serve.known_servers import announced
+from retort.serve.known_servers import KnownServer, announced
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,8 @@ def test_the_server_that_is_meant(tmp_path: Path, capsys: pytest.CaptureFixture[
     """A port, an address of a model and a name that fits one are taken; otherwise the choice is shown."""
     (tmp_path / "console.log").write_text("first\nsecond\n")
     one, two = "http://127.0.0.1:4711", "http://127.0.0.1:4712"
-    with announced(one, ["a", "b"], "unix:/x", str(tmp_path)), announced(two, ["b"], "unix:/y", str(tmp_path)):
+    first = KnownServer(one, ("a", "b"), "unix:/x", str(tmp_path))
+    with announced(first), announced(KnownServer(two, ("b",), "unix:/y", str(tmp_path))):
         for text in ("4711", one, f"{one}/predictions/a", "a"):
             assert call("logs", text, "--lines", "1") == 0
             assert capsys.readouterr().out == f"==> {tmp_path}/console.log\nsecond\n"
@@ -52,7 +53,7 @@ def test_the_server_that_is_meant(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_logs_that_were_deleted_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A server whose folder of logs is empty is one sentence."""
-    with announced("http://127.0.0.1:4711", "a", "unix:/x", str(tmp_path / "gone")):
+    with announced(KnownServer("http://127.0.0.1:4711", ("a",), "unix:/x", str(tmp_path / "gone"))):
         assert call("logs") == 2
         assert "contains no logs of http://127.0.0.1:4711" in capsys.readouterr().err
         (note,) = known_servers.known_servers()

@@ -38,7 +38,7 @@ from retort.core.errors import (
 )
 from retort.serve.client import Client, predict_split
 from retort.serve.engine import Engine
-from retort.serve.known_servers import announced, models_at
+from retort.serve.known_servers import KnownServer, announced, models_at
 from retort.serve.settings import Limits
 from retort.serve.torchserve import process as process_module
 from retort.serve.torchserve.management import Management
@@ -281,7 +281,7 @@ def test_servers_of_this_machine_are_known(
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", FEEDS["x"])
     served = "http://localhost:4711"
-    with announced(served, "noted", site.url):
+    with announced(KnownServer(served, ("noted",), site.url)):
         site.reply = _models("b", "a")
         assert models_at(served) == ["a", "b"]
         site.reply = lambda sent, count: (500, "text/html", b"<p>")
@@ -306,7 +306,7 @@ def test_servers_of_this_machine_are_known(
     assert "does not tell which models it has\n  → give the whole address" in capsys.readouterr().err
     (tmp_path / "cache").joinpath("servers").rmdir()
     (tmp_path / "cache" / "servers").write_text("a file")
-    with announced(served, "noted", site.url), pytest.raises(ServingError, match="nothing listens"):
+    with announced(KnownServer(served, ("noted",), site.url)), pytest.raises(ServingError, match="nothing listens"):
         models_at(served)
 
 

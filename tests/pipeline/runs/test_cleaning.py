@@ -29,7 +29,7 @@ from retort.pipeline.runs.cleaning import Cleaning, Removable, cleaning, remove
 from retort.pipeline.runs.run_folders import artifacts_of, bytes_in, count_of, remarks, runs_in
 from retort.pipeline.runs.run_lock import exclusive
 from retort.pipeline.runs.run_record import EARLIER, RunRecord, State, read_records, record_file, recorded
-from retort.serve.known_servers import announced
+from retort.serve.known_servers import KnownServer, announced
 
 
 RECIPE = Path(__file__)
@@ -214,7 +214,7 @@ def test_caches_go_only_when_asked(runs: Path, tmp_path: Path, monkeypatch: pyte
         (tmp_path / "cache" / name).write_text("{}")
     (tmp_path / "cache" / "latency" / "notes.json").write_text("mine")
     assert not any(item.reason == "cache" for item in cleaning(runs).items)
-    with announced("http://127.0.0.1:8081", "digits", "unix:/nowhere"):
+    with announced(KnownServer("http://127.0.0.1:8081", ("digits",), "unix:/nowhere")):
         found = cleaning(runs, caches=True)
         remove(found.items)
         running = tmp_path / "cache" / "servers" / "8081.json"
