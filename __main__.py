@@ -79,6 +79,7 @@ def _app() -> Any:
         servers,
         running_servers,
         swapping,
+        safety,
         serving,
         explain,
         doctor,

@@ -23,6 +23,7 @@ from ..client import Client
 from ..connection import UNIX
 from ..engine import WORKERS
 from .archive import open_mar
+from .audit import raise_if_unsafe
 from .config import FrontEnd, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets
 from .deployment import Deployment, deployments
 from .log_folder import log_folder
@@ -188,11 +189,12 @@ def _launch(
     front = FrontEnd(os.cpu_count() or 2, management, options.grpc, options.swaps)
     properties = config_properties(settings, ports, options.host, store, front)
     with storage_errors(str(scratch)):
-        store.mkdir()
+        store.mkdir(mode=0o700)
         for one in deployed:
             one.write(store)
         config.write_bytes(properties)
         log4j.write_bytes(log4j_config(logs))
+    raise_if_unsafe(properties.decode("ascii"))
     heap = (256 << 20) + 16 * max(one.mar.settings.limits.request_bytes for one in deployed)
     command = [
         *(str(installed.java.path), *java_flags(installed.java, heap)),
