@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArtifactError, InputError
+from .preprocessing import specs
+from .preprocessing.specs import Preprocessing
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -77,7 +79,6 @@ class TensorSpec:
 
 
 _TEXTS = ("classes", "symbols", "features")
-"""Attributes of a signature that are left out of its JSON where they are empty."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ class Signature:
             dynamically quantized graphs (serve.md H17).
         classes: names of the classes in the order of the scores; empty if they are not known.
         symbols: characters of a text input in the order of their numbers, from 2 (0 pads, 1 is any other character);
-            empty for other models. :mod:`retort.core.symbols` makes numbers of texts with them.
+            empty for other models. :mod:`retort.core.preprocessing.symbols` makes numbers of texts with them.
         features: names of the columns of a table that the model takes, in its order; empty for other models.
+        preprocessing: how pictures, texts and recordings become inputs; empty if it takes only arrays.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -99,6 +101,7 @@ class Signature:
     classes: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    preprocessing: tuple[Preprocessing, ...] = ()
 
     def naming(self, classes: Sequence[str]) -> Signature:
         """The signature with names of classes; those that it has stay, and names that fit no output are left out."""
@@ -228,10 +231,8 @@ class Signature:
 
     def to_json(self) -> str:
         """Convert to compact JSON; equal signatures give the same bytes."""
-        value = asdict(self)
-        for name in _TEXTS:
-            if not value[name]:
-                del value[name]
+        value = asdict(self) | {"preprocessing": [specs.to_json(spec) for spec in self.preprocessing]}
+        value = {name: item for name, item in value.items() if item or name not in (*_TEXTS, "preprocessing")}
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
     @staticmethod
@@ -243,9 +244,11 @@ class Signature:
         """
         try:
             raw = json.loads(text)
-            specs = {key: tuple(_spec(item) for item in raw[key]) for key in ("inputs", "outputs")}
-            texts = (tuple(map(str, list(raw.get(name, ())))) for name in _TEXTS)
-            return Signature(specs["inputs"], specs["outputs"], bool(raw.get("batch_invariant", True)), *texts)
+            tensors = {key: tuple(_spec(item) for item in raw[key]) for key in ("inputs", "outputs")}
+            classes, symbols, features = (tuple(map(str, list(raw.get(name, ())))) for name in _TEXTS)
+            made = Signature(tensors["inputs"], tensors["outputs"], bool(raw.get("batch_invariant", True)), classes)
+            prepared = tuple(map(specs.from_json, raw.get("preprocessing", ())))
+            return replace(made, symbols=symbols, features=features, preprocessing=prepared)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error
 

@@ -14,6 +14,7 @@ from ...core.errors import ModelError
 from ...core.facts.program_facts import DistillFacts, Training
 from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import DistillOptions, RecoverOptions, Task
+from ...core.preprocessing.fitting import completed
 from ...core.tensors import Signature, TensorSpec
 from ..program import Program, cost, device_of, load_program, move, set_training, store
 from ..training.chance import doubt_of
@@ -146,7 +147,7 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
     teacher = load_program(parent.main, context.data)
     check_pair(teacher.signature, student.signature)
     known = teacher.signature
-    student.signature = student.signature.naming(known.classes).spelling(known.symbols).tabulating(known.features)
+    student.signature = completed(student.signature.naming(known.classes), known)
     given = fit_context(context, parent.main).data
     context = _for_student(context, parent, student)
     hard = task_loss(options, context.data, context.task, student) if options.alpha < 1 else None

@@ -12,6 +12,7 @@ import numpy as np
 from ...core.data.model_inputs import laid_out, matched
 from ...core.data.sample_axis import rows_first
 from ...core.errors import CaptureError, InputError, ModelError, RetortError
+from ...core.preprocessing.fitting import completed
 from ...core.tensors import Array
 from ..capture.capture_program import capture
 from ..program import NOTES, Program
@@ -103,8 +104,7 @@ def _captured(
     notes += require_agreement(path, graph, layout, program, feeds)
     if graph.written is not None:
         written = graph.written
-        named = program.signature.naming(written.classes).spelling(written.symbols)
-        program.signature = named.tabulating(written.features)
+        program.signature = completed(program.signature.naming(written.classes), written)
     if notes:
         program.meta.setdefault(NOTES, []).extend(notes)
     return program

@@ -19,6 +19,7 @@ from ...core.errors import CaptureError, MissingFileError, ModelError, UserError
 from ...core.facts.program_facts import CaptureFacts
 from ...core.formats.weight_files import require_model_file
 from ...core.options.stage_options import CaptureOptions, ModelSpec
+from ...core.preprocessing.fitting import completed
 from ...core.tensors import Array
 from ..capture.capture_program import capture as capture_module
 from ..capture.flat_module import ready
@@ -195,7 +196,7 @@ def _name_classes(program: Program, context: Context) -> None:
     names = context.data.classes if context.data is not None and context.task == "classification" else ()
     program.signature = program.signature.naming(names)
     if context.data is not None:
-        program.signature = program.signature.spelling(context.data.symbols).tabulating(context.data.features)
+        program.signature = completed(program.signature, context.data)
     if names and not program.signature.classes:
         context.console.warn(
             f"the data have {counted(names, 'class')}, and no output has a score for each, so answers will not have "

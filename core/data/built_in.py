@@ -6,7 +6,7 @@ import importlib
 
 import numpy as np
 
-from .input_parts import needed
+from ..system.installation import needed
 from .splits import TRAIN, ArraySplit, Named
 
 BUILT_IN = ("digits", "breast-cancer", "wine", "iris", "diabetes")

@@ -46,7 +46,11 @@ def load_data(
     for note in found.notes:
         console.stage("data", f"{spec.source}: {note}")
     splits = replace(
-        complete(found.splits, found.classes, spec, seed, judging), symbols=found.symbols, features=found.features
+        complete(found.splits, found.classes, spec, seed, judging),
+        symbols=found.symbols,
+        features=found.features,
+        preprocessing=found.preprocessing,
+        tokenizer=found.tokenizer,
     )
     for where in NAMES:
         _check(getattr(splits, where), where, spec.source)
@@ -75,7 +79,8 @@ def _read(spec: DataSpec, base: Path, task: Task | None) -> SourceSplits:
 def _from_user(value: Any, source: str) -> SourceSplits:
     if isinstance(value, Splits):
         parts = {key: getattr(value, key) for key in NAMES}
-        return SourceSplits(parts, value.classes, (), value.symbols, value.features)
+        known = (value.symbols, value.features, value.preprocessing, value.tokenizer)
+        return SourceSplits(parts, value.classes, (), *known)
     if isinstance(value, Mapping):
         classes = tuple(map(str, value.get("classes", ()))) or classes_of(value.get(TRAIN))
         named = {ALIASES.get(str(key), str(key)): part for key, part in value.items() if key != "classes"}

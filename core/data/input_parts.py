@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, MachineError
-from ..system.installation import EXTRA_OF, PACKAGES, install_command
+from ..errors import DataError
+from ..preprocessing.specs import ImageInput, Preprocessing, SoundInput
 from ..system.user_paths import PIPE, what_is_at
 from ..tensors import Array
 from .splits import ArraySplit, Batch, Named, Split
@@ -64,6 +64,7 @@ class LoadedPart:
         load: makes the array of a sample of one of ``items``.
         settings: text that represents how samples are loaded.
         state: text that represents the content of an item.
+        spec: how a file becomes the array.
     """
 
     name: str
@@ -71,6 +72,7 @@ class LoadedPart:
     load: Callable[[Any], Array]
     settings: str
     state: Callable[[Any], str]
+    spec: ImageInput | SoundInput | None = None
 
     def read(self, indices: Indices) -> dict[str, Array]:
         """See :meth:`InputPart.read`."""
@@ -116,11 +118,13 @@ class JoinedSplit:
 
 @dataclass(frozen=True)
 class SourceSplits:
-    """What a source has: its splits, the names of its classes, remarks about how it was read, and its symbols.
+    """What a source has: its splits, the names of its classes, remarks about how it was read, and what describes it.
 
     Attributes:
         symbols: the characters of its texts in the order of their numbers, if they are numbered.
         features: the names of the columns of a table that are features, if they have names.
+        preprocessing: how its pictures, texts and recordings become inputs.
+        tokenizer: the file of the tokenizer of its texts, empty without one.
     """
 
     splits: Named
@@ -128,6 +132,8 @@ class SourceSplits:
     notes: tuple[str, ...] = field(default=())
     symbols: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    preprocessing: tuple[Preprocessing, ...] = ()
+    tokenizer: bytes = b""
 
 
 def joined(parts: Sequence[InputPart], count: int, targets: Array | None) -> Split:
@@ -185,21 +191,3 @@ def readable(path: Path, remedy: str = "check the file and the disk") -> Iterato
     except OSError as error:
         text = error.strerror or str(error).partition("\n")[0]
         raise DataError(f"{path} cannot be read: {text}", remedy) from error
-
-
-@contextmanager
-def needed(module: str, what: str) -> Iterator[None]:
-    """Turn a missing optional package into an error that says for what it is needed.
-
-    Args:
-        module: as it is imported, such as ``PIL``.
-        what: what needs it, in words and in the plural.
-
-    Raises:
-        MachineError: the package is not installed.
-    """
-    try:
-        yield
-    except ImportError as error:
-        remedy = install_command(EXTRA_OF[module])
-        raise MachineError(f"{what} need the package {PACKAGES.get(module, module)}", remedy) from error

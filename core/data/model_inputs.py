@@ -181,8 +181,15 @@ def fit_to(splits: Splits, signature: Signature) -> Splits:
         raise InputError(error.message, f"{error.remedy}; {arguments}", **error.facts) from error
     classes = signature.classes if numbers else splits.classes or signature.classes
     symbols = (splits.symbols and signature.symbols) or splits.symbols
-    return Splits(
-        parts[0], parts[1], parts[2], parts[3], classes, symbols, signature.features if order else splits.features
+    return replace(
+        splits,
+        train=parts[0],
+        validation=parts[1],
+        calibration=parts[2],
+        test=parts[3],
+        classes=classes,
+        symbols=symbols,
+        features=signature.features if order else splits.features,
     )
 
 

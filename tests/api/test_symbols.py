@@ -13,7 +13,7 @@ import retort
 from retort.cli.describe import ports, signature_of
 from retort.core.artifact import load_artifact
 from retort.core.data.model_inputs import fit_to
-from retort.core.symbols import spell
+from retort.core.preprocessing.symbols import spell
 from retort.core.tensors import Signature
 
 NET = """

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from ...options.data_options import AudioOptions, ImageOptions
 from ...options.stage_options import Task
+from ...preprocessing.images import read_image
+from ...preprocessing.sounds import read_sound
+from ...preprocessing.specs import ImageInput, SoundInput
 from ...tensors import Array
 from ..input_parts import LoadedPart, SourceSplits, file_state
-from .images import IMAGES, LOOKED_AT, decode, own_shape, pixel_settings
+from .images import IMAGES, LOOKED_AT, image_input, own_shape
 from .listed_files import file_splits
-from .sounds import SOUNDS, read_sound, require_equal, sound_settings
+from .sounds import SOUNDS, common_rate, sound_input
 
 
 def image_splits(folder: Path, options: ImageOptions, task: Task | None = None) -> SourceSplits:
@@ -27,15 +30,16 @@ def image_splits(folder: Path, options: ImageOptions, task: Task | None = None) 
 
     def _make(paths: Sequence[Path]) -> LoadedPart:
         seen.extend(paths[:LOOKED_AT])
-        return LoadedPart(options.name, paths, partial(_image, options), pixel_settings(options), file_state)
+        return LoadedPart(options.name, paths, partial(_image, spec), str(spec), file_state, spec)
 
-    found = file_splits(folder, IMAGES, "images", options, _make, task)
+    spec = image_input(options.name, options)
+    found = replace(file_splits(folder, IMAGES, "images", options, _make, task), preprocessing=(spec,))
     remark = own_shape(seen, options)
     return replace(found, notes=(*found.notes, remark)) if remark else found
 
 
-def _image(options: ImageOptions, path: Path) -> Array:
-    return decode(path, str(path), options)
+def _image(spec: ImageInput, path: Path) -> Array:
+    return read_image(path, str(path), spec)
 
 
 def audio_splits(folder: Path, options: AudioOptions, task: Task | None = None) -> SourceSplits:
@@ -49,12 +53,13 @@ def audio_splits(folder: Path, options: AudioOptions, task: Task | None = None) 
 
     def _make(paths: Sequence[Path]) -> LoadedPart:
         checked.extend(paths)
-        return LoadedPart(options.name, paths, partial(_sound, options), sound_settings(options), file_state)
+        return LoadedPart(options.name, paths, partial(_sound, spec), str(spec), file_state, spec)
 
+    spec = sound_input(options.name, options)
     found = file_splits(folder, SOUNDS, "recordings", options, _make, task)
-    require_equal(dict.fromkeys(checked), options)
-    return found
+    rate = common_rate(dict.fromkeys(checked), options)
+    return replace(found, preprocessing=(sound_input(options.name, options, rate),))
 
 
-def _sound(options: AudioOptions, path: Path) -> Array:
-    return read_sound(path, str(path), options)
+def _sound(spec: SoundInput, path: Path) -> Array:
+    return read_sound(path, str(path), spec)

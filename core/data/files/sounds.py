@@ -1,82 +1,37 @@
-"""Recordings as arrays: one channel, one rate, one length."""
+"""Files of recordings: how the options of a source say that they become arrays, and whether they are alike."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
-from math import gcd
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
 
 from ...errors import DataError
 from ...options.data_options import SoundOptions
-from ...tensors import Array
-from ..input_parts import needed
+from ...preprocessing.sounds import soundfile
+from ...preprocessing.specs import SoundInput
 
 SOUNDS = frozenset((".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au"))
 
 
-def sound_settings(options: SoundOptions) -> str:
-    """Text that represents how recordings become arrays."""
-    return f"{options.sample_rate}|{options.seconds}|{options.channel_axis}"
-
-
-def _soundfile() -> Any:
-    with needed("soundfile", "recordings"):
-        return import_module("soundfile")
-
-
-def read_sound(source: Path | IO[bytes], where: str, options: SoundOptions) -> Array:
-    """One recording as ``float32[samples]`` or ``float32[1, samples]``: channels averaged, resampled, cut or padded.
+def sound_input(name: str, options: SoundOptions, rate: int = 0) -> SoundInput:
+    """How recordings become the input ``name``.
 
     Args:
-        where: the recording in words, for messages.
-
-    Raises:
-        MachineError: soundfile is not installed, or scipy, which resamples.
-        DataError: the file is not a recording, is damaged or empty.
+        rate: of the recordings, if no option gives one.
     """
-    library = _soundfile()
-    try:
-        values, rate = library.read(
-            str(source) if isinstance(source, Path) else source, dtype="float32", always_2d=True
-        )
-    except (RuntimeError, OSError, TypeError) as error:  # soundfile.SoundFileError is a RuntimeError
-        raise DataError(f"{where} is not a readable recording: {error}", "remove or replace it") from error
-    if not len(values):
-        raise DataError(f"{where} is empty", "remove or replace it")
-    sound = values.mean(axis=1)
-    if not np.isfinite(sound).all():
-        raise DataError(f"{where} has NaN or infinite values", "remove or replace it")
-    wanted = options.sample_rate or int(rate)
-    sound = sound if int(rate) == wanted else _resampled(sound, int(rate), wanted)
-    if options.seconds is not None:
-        length = max(1, round(options.seconds * wanted))
-        sound = np.pad(sound[:length], (0, max(0, length - len(sound))))
-    sound = np.ascontiguousarray(sound, np.float32)
-    return sound[None] if options.channel_axis else sound
+    return SoundInput(name, options.sample_rate or rate, options.seconds or 0.0, options.channel_axis)
 
 
-def _resampled(sound: Array, rate: int, wanted: int) -> Array:
-    """Resample with a polyphase filter against aliasing."""
-    with needed("scipy", "recordings of another sample rate"):
-        signal: Any = import_module("scipy.signal")
-    step = gcd(rate, wanted)
-    return np.asarray(signal.resample_poly(sound, wanted // step, rate // step))
-
-
-def require_equal(paths: Iterable[Path], options: SoundOptions) -> None:
-    """Refuse recordings of different rates or lengths that no option makes equal; only their headers are read.
+def common_rate(paths: Iterable[Path], options: SoundOptions) -> int:
+    """The sample rate of recordings after they are read; only their headers are looked at.
 
     Raises:
         MachineError: soundfile is not installed.
-        DataError: rates or lengths differ, or a file is damaged.
+        DataError: rates or lengths differ and no option makes them equal, or a file is damaged.
     """
     if options.sample_rate is not None and options.seconds is not None:
-        return
-    library = _soundfile()
+        return options.sample_rate
+    library = soundfile()
     rates: dict[int, Path] = {}
     lengths: dict[int, Path] = {}
     for path in paths:
@@ -100,3 +55,4 @@ def require_equal(paths: Iterable[Path], options: SoundOptions) -> None:
             f"the recordings have different lengths: {shown}",
             f"give the length to which they are cut or padded: `seconds: {max(lengths) / rate:.3g}`",
         )
+    return options.sample_rate or next(iter(rates), 0)

@@ -15,7 +15,7 @@ from ..input_parts import SourceSplits, joined, readable
 from ..splits import NAMES, TRAIN
 from ..tables.csv_table import read_text_file
 from ..tables.split_column import split_name
-from ..text_encoding import TextPart, described, encoder_of, length_of, symbols_of
+from ..text_encoding import TextPart, described, described_input, encoder_of, length_of, symbols_of
 from .folder_layout import LABEL_FILES, files_below, split_folders, subfolders
 
 TEXTS = frozenset((".txt",))
@@ -56,7 +56,14 @@ def text_splits(source: Path, options: TextOptions, base: Path) -> SourceSplits:
     count = sum(len(part.samples) for part in found.values())
     labels = targets.note if targets else "no labels"
     note = f"{counted(count, 'text')}, {first.form} ({described(encoder, length)}); {labels}"
-    return SourceSplits(splits, targets.classes if targets else (), (note,), symbols_of(encoder))
+    return SourceSplits(
+        splits,
+        targets.classes if targets else (),
+        (note,),
+        symbols_of(encoder),
+        preprocessing=described_input(encoder, length, options, (train,)),
+        tokenizer=encoder.tokenizer,
+    )
 
 
 def _labels(found: _Found) -> Labels:

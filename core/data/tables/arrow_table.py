@@ -14,9 +14,13 @@ import numpy as np
 
 from ...errors import DataError
 from ...options.data_options import ArrowOptions
-from ..files.images import decode, pixel_settings
-from ..files.sounds import read_sound, sound_settings
-from ..input_parts import InputPart, LoadedPart, file_state, needed, readable
+from ...preprocessing.images import read_image
+from ...preprocessing.sounds import read_sound
+from ...preprocessing.specs import ImageInput
+from ...system.installation import needed
+from ..files.images import image_input
+from ..files.sounds import sound_input
+from ..input_parts import InputPart, LoadedPart, file_state, readable
 from .columns import Column, Table
 from .json_table import REMEDY, column_of, infinite_in
 
@@ -159,9 +163,12 @@ def media_part(options: ArrowOptions) -> Any:
                 raise DataError(f"{where}: there is no file", REMEDY)
             given = stored.get("bytes")
             source = io.BytesIO(given) if given is not None else folder / str(stored["path"])
-            return decode(source, where, options) if column.kind == "image" else read_sound(source, where, options)
+            return read_image(source, where, spec) if isinstance(spec, ImageInput) else read_sound(source, where, spec)
 
-        settings = pixel_settings(options) if column.kind == "image" else sound_settings(options)
-        return LoadedPart(name, range(table.count), _load, f"{table.digest}|{settings}", lambda _: "")
+        spec = image_input(name, options) if column.kind == "image" else sound_input(name, options)
+        known = (
+            spec if isinstance(spec, ImageInput) or spec.sample_rate else None
+        )  # else each file may have another rate
+        return LoadedPart(name, range(table.count), _load, f"{table.digest}|{spec}", lambda _: "", known)
 
     return _part

@@ -12,11 +12,13 @@ import numpy as np
 from ...counts import counted
 from ...options.data_options import TableOptions
 from ...options.stage_options import Task
+from ...preprocessing.specs import ImageInput, SoundInput, TextInput
 from ...tensors import Array
 from ..class_labels import Labels, Targets, shortened, targets_of
-from ..input_parts import ArraysPart, InputPart, SourceSplits, as_float32, joined
-from ..splits import FEATURES, TRAIN
-from ..text_encoding import TextPart, Texts, described, encoder_of, length_of, symbols_of
+from ..hf_tokenizer import Texts
+from ..input_parts import ArraysPart, InputPart, LoadedPart, SourceSplits, as_float32, joined
+from ..splits import FEATURES, TRAIN, Named
+from ..text_encoding import TextPart, described, described_input, encoder_of, length_of, symbols_of
 from .column_choice import Choice, choose
 from .columns import Table
 from .list_columns import list_arrays, numbers_of
@@ -53,13 +55,22 @@ def table_splits(
     targets = _targets(parts, choice, options, task)
     options = _with_length(parts.values(), choice, options)
     encoding = _encoding(train, choice, options, base)
-    splits = {}
+    splits: Named = {}
+    specs: tuple[ImageInput | SoundInput, ...] = ()
     for name, table in parts.items():
         made = _parts(table, choice, options, encoding, media)
         splits[name] = joined(made, table.count, None if targets is None else targets.values[name])
+        specs = tuple(part.spec for part in made if isinstance(part, LoadedPart) and part.spec is not None)
     notes = (*train.remarks, *remarks, _note(train, choice, targets, encoding))
-    symbols = encoding.symbols if encoding is not None else ()
-    return SourceSplits(splits, targets.classes if targets is not None else (), notes, symbols, _names(choice))
+    return SourceSplits(
+        splits,
+        targets.classes if targets is not None else (),
+        notes,
+        encoding.symbols if encoding is not None else (),
+        _names(choice),
+        (*(encoding.inputs if encoding is not None else ()), *specs),
+        encoding.tokenizer if encoding is not None else b"",
+    )
 
 
 def _names(choice: Choice) -> tuple[str, ...]:
@@ -137,6 +148,8 @@ class Encoding:
     part: Callable[[Texts], TextPart]
     note: str
     symbols: tuple[str, ...]
+    inputs: tuple[TextInput, ...]
+    tokenizer: bytes
 
 
 def _encoding(train: Table, choice: Choice, options: TableOptions, base: Path) -> Encoding | None:
@@ -149,7 +162,8 @@ def _encoding(train: Table, choice: Choice, options: TableOptions, base: Path) -
     def _part(given: Texts) -> TextPart:
         return TextPart(given, encoder, length, options.lengths)
 
-    return Encoding(_part, described(encoder, length), symbols_of(encoder))
+    inputs = described_input(encoder, length, options, texts)
+    return Encoding(_part, described(encoder, length), symbols_of(encoder), inputs, encoder.tokenizer)
 
 
 def _texts(table: Table, choice: Choice) -> Texts:

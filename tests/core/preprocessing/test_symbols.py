@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from retort.core.errors import InputError
-from retort.core.symbols import spell
+from retort.core.preprocessing.symbols import spell
 from retort.core.tensors import Signature, TensorSpec
 
 TEXT = Signature(

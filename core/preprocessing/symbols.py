@@ -1,4 +1,4 @@
-"""Texts as the numbers of their bytes or characters, as a model was trained on them."""
+"""Texts as the numbers of their bytes or characters. Part of the runtime half: standard library and numpy only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .errors import InputError
-from .tensors import Array, Signature
+from ..errors import InputError
+from ..tensors import Array, Signature
 
 UNKNOWN = 1
 """Number of a character that is none of the symbols; 0 pads."""
