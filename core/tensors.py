@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArtifactError, InputError
-from .preprocessing import specs
-from .preprocessing.specs import Preprocessing
+from .preprocessing.specs import Preprocessing, spec_from_json, spec_to_json
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -105,7 +104,7 @@ class Signature:
 
     def naming(self, classes: Sequence[str]) -> Signature:
         """The signature with names of classes; those that it has stay, and names that fit no output are left out."""
-        return self._with("classes", classes, "classified")
+        return self._with("classes", classes, "labelled")
 
     def spelling(self, symbols: Sequence[str]) -> Signature:
         """The signature with the characters of a text input; those that it has stay, and without such an input none."""
@@ -144,6 +143,14 @@ class Signature:
         scores = [spec for spec in self.outputs if spec.dtype.startswith("float") and spec.shape == (BATCH, count)]
         indices = [spec for spec in self.outputs if spec.dtype in ("int32", "int64") and spec.shape == (BATCH,)]
         return next(iter([*scores, *indices]), None)
+
+    @property
+    def labelled(self) -> TensorSpec | None:
+        """The output that :attr:`classes` say something about: as `classified`, else of tokens, pixels or boxes."""
+        count = len(self.classes)
+        tokens = [spec for spec in self.outputs if len(spec.shape) == 3 and spec.shape[2] in (count, count + 1)]
+        pixels = [spec for spec in self.outputs if len(spec.shape) == 4 and spec.shape[1] == count]
+        return self.classified or next(iter([*tokens, *pixels] if count else []), None)
 
     def class_names(self, outputs: Feeds) -> list[str | None] | None:
         """The name of the class of each row: the one with the highest score, or of the index; None for scores of NaN.
@@ -231,7 +238,7 @@ class Signature:
 
     def to_json(self) -> str:
         """Convert to compact JSON; equal signatures give the same bytes."""
-        value = asdict(self) | {"preprocessing": [specs.to_json(spec) for spec in self.preprocessing]}
+        value = asdict(self) | {"preprocessing": [spec_to_json(spec) for spec in self.preprocessing]}
         value = {name: item for name, item in value.items() if item or name not in (*_TEXTS, "preprocessing")}
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
@@ -247,7 +254,7 @@ class Signature:
             tensors = {key: tuple(_spec(item) for item in raw[key]) for key in ("inputs", "outputs")}
             classes, symbols, features = (tuple(map(str, list(raw.get(name, ())))) for name in _TEXTS)
             made = Signature(tensors["inputs"], tensors["outputs"], bool(raw.get("batch_invariant", True)), classes)
-            prepared = tuple(map(specs.from_json, raw.get("preprocessing", ())))
+            prepared = tuple(map(spec_from_json, raw.get("preprocessing", ())))
             return replace(made, symbols=symbols, features=features, preprocessing=prepared)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"not a Retort signature: {error}", "export the model again") from error

@@ -159,7 +159,7 @@ def allowance(signature: Signature, limits: Limits) -> Allowance:
     known = [count for count in counts if count is not None]
     elements = sum(known) if len(known) == inputs else None
     body_bytes = limits.request_bytes
-    if elements is not None:
+    if elements is not None and not signature.preprocessing:
         body_bytes = min(body_bytes, _text_bytes(signature, limits))
     columns = any(BATCH in spec.shape for spec in signature.inputs)
     names = SPARE + 16 * (inputs + len(signature.outputs)) + limits.rows * inputs * columns

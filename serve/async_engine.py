@@ -15,7 +15,8 @@ from typing import TypeAlias
 
 from .bundled import open_bundle
 from .engine import Engine
-from .replies import Answer, dump, refuse
+from .json_text import dump
+from .replies import Answer, refuse
 from .request import Incoming
 
 GOAL_MS = 500.0

@@ -16,11 +16,12 @@ from ..core.dynamic_kernels import OPERATORS
 from ..core.errors import ArtifactError, MachineError, UserError
 from ..core.formats.onnx_graphs import all_nodes
 from ..core.formats.onnx_side_files import is_side_file, side_files
-from ..core.options.stage_options import BundleOptions
+from ..core.options.pack_options import BundleOptions
+from ..core.postprocessing import Scores, guessed_scores, named_axis
 from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .allowance import allowance
-from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, Engine, golden_error, smallest_golden, split_golden
+from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, TOKENIZER, Engine, golden_error, smallest_golden, split_golden
 from .integrity import SUMS, format_sums
 from .request import Incoming
 from .settings import TRUSTED, Batching, Limits, Settings
@@ -38,12 +39,16 @@ class Parts:
         model: path of the ONNX file.
         external: names of its files of external weights.
         golden: content of ``golden.npz``.
+        tokenizer: the file of the tokenizer, empty without one.
+        handler: name of the handler file, without its ending.
     """
 
     model: Path
     external: tuple[str, ...]
     signature: Signature
     golden: dict[str, Array]
+    tokenizer: bytes = b""
+    handler: str = "tensor"
 
 
 def read_graph(artifact: Artifact) -> Parts:
@@ -62,15 +67,18 @@ def read_graph(artifact: Artifact) -> Parts:
     session = open_session(model)
     try:
         _require_tensors(session.signature, model.name)
+        tokenizer = b""
         if artifact.path.is_file():
             signature, golden = session.signature, _made_up(session)
         else:
             signature = Signature.from_json(artifact.file(SIGNATURE).read_bytes())
             golden = read_npz(artifact.file(GOLDEN).read_bytes(), TRUSTED)
+            tokenizer = artifact.file(TOKENIZER).read_bytes() if (artifact.path / TOKENIZER).is_file() else b""
         _check_golden(signature, golden)
     finally:
         session.close()
-    return Parts(model, external, replace(signature, batch_invariant=signature.batch_invariant and not dynamic), golden)
+    invariant = signature.batch_invariant and not dynamic
+    return Parts(model, external, replace(signature, batch_invariant=invariant), golden, tokenizer)
 
 
 def _require_tensors(signature: Signature, model: str) -> None:
@@ -166,6 +174,8 @@ def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
     (folder / SIGNATURE).write_bytes(parts.signature.to_json().encode())
     (folder / GOLDEN).write_bytes(write_npz(parts.golden))
     (folder / SETTINGS).write_bytes(settings.to_json())
+    if parts.tokenizer:
+        (folder / TOKENIZER).write_bytes(parts.tokenizer)
     (folder / SUMS).write_bytes(format_sums({path.name: sha256_file(path) for path in folder.iterdir()}))
     return settings
 
@@ -207,14 +217,23 @@ def answer_golden(engine: Engine) -> None:
         raise UserError(message, "increase max_request_bytes or max_rows, or allow the values of the model's data")
 
 
-def settings_of(options: BundleOptions, policy: Policy, signature: Signature) -> Settings:
+def _scores(options: BundleOptions, parts: Parts) -> Scores:
+    """How the outputs of a model become scores: as its golden outputs suggest, if the options do not say it."""
+    if options.scores != "auto":
+        return options.scores
+    outputs = split_golden(parts.golden)[1]
+    found = ((outputs[spec.name], named_axis(parts.signature, spec)) for spec in parts.signature.outputs)
+    return next((guessed_scores(array, axis) for array, axis in found if axis is not None), "raw")
+
+
+def settings_of(options: BundleOptions, policy: Policy, parts: Parts) -> Settings:
     """The settings that follow from the options, the policy and the largest legal request of the model.
 
     The front end takes twice that request, so that what is slightly too large is refused by the worker, in words.
     """
     expanded = max(Limits.expanded_bytes, _LARGEST_RATIO * options.max_request_bytes)
     limits = Limits(request_bytes=options.max_request_bytes, expanded_bytes=expanded, rows=options.max_rows)
-    largest = 2 * allowance(signature, limits).body_bytes
+    largest = 2 * allowance(parts.signature, limits).body_bytes
     limits = replace(limits, request_bytes=min(limits.request_bytes, largest))
     return Settings(
         name=options.name,
@@ -227,5 +246,7 @@ def settings_of(options: BundleOptions, policy: Policy, signature: Signature) ->
         spinning=policy.spinning,
         providers=policy.providers,
         allow_nan=policy.allow_nan,
+        scores=_scores(options, parts),
+        top_k=options.top_k,
         limits=limits,
     )

@@ -19,10 +19,11 @@ from ..core.console import SILENT, Console
 from ..core.data.splits import Split
 from ..core.errors import InputError, LimitError, RetortError, ServingError, UserError
 from ..core.tensors import Array, Feeds
-from .bodies import V2_TYPES
 from .connection import Connections
-from .replies import CLASSES_HEADER, OUTPUTS_HEADER, dump, v2_tensor
+from .json_text import dump
+from .replies import CLASSES_HEADER, OUTPUTS_HEADER
 from .settings import TRUSTED
+from .v2 import V2_TYPES, v2_tensor
 from .wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 
 Format = Literal["npy", "npz", "json"]

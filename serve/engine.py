@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import InputError, VerificationError
+from ..core.preprocessing.fitting import has_tokenizer
+from ..core.preprocessing.reader import SampleReader
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Signature
 from .batching import Executor, batch_axis, combinable
 from .explanations import explained, wants_explanation
 from .integrity import check_file, read_checked, read_sums
-from .replies import Answer, dump, encode, refuse
+from .json_text import dump
+from .replies import Answer, encode, refuse
 from .request import Incoming, Request, decode
 from .settings import TRUSTED, Settings
 from .wire import read_npz
@@ -31,6 +34,8 @@ from .wire import read_npz
 MODEL, SIGNATURE, GOLDEN, SETTINGS = "model.onnx", "signature.json", "golden.npz", "serving.json"
 WORKERS = "RETORT_SERVER_WORKERS"
 """Environment variable with the number of workers of all models of a server, which share its cores."""
+TOKENIZER = "tokenizer.json"
+"""The file of the tokenizer of a model that takes its tokens."""
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Engine:
 
     Attributes:
         golden: inputs and expected outputs stored with the model.
+        reader: makes inputs of pictures, texts and recordings; None for a model that takes only arrays.
         golden_error: largest error of the golden outputs on this machine, relative to their range.
         load_s: seconds from the first byte read to the last self-test.
     """
@@ -49,6 +55,7 @@ class Engine:
     executor: Executor
     golden: tuple[dict[str, Array], dict[str, Array]]
     sums: Mapping[str, str]
+    reader: SampleReader | None = None
     golden_error: float = 0.0
     load_s: float = 0.0
     handler_version: str = ""
@@ -67,9 +74,10 @@ class Engine:
         settings = Settings.from_json(read_checked(folder, SETTINGS, sums))
         signature = Signature.from_json(read_checked(folder, SIGNATURE, sums))
         golden = split_golden(read_npz(read_checked(folder, GOLDEN, sums), TRUSTED))
+        reader = read_samples(folder, sums, signature)
         settings = replace(settings, threads=thread_budget(settings, workers=workers_of_server()))
         session = _open(folder, sums, settings, signature)
-        engine = Engine(session, signature, settings, Executor(session, settings), golden, sums)
+        engine = Engine(session, signature, settings, Executor(session, settings), golden, sums, reader)
         engine.golden_error = engine.self_test()
         engine.executor.measure(golden[0])
         engine.load_s = time.perf_counter() - begin
@@ -130,7 +138,7 @@ class Engine:
         return None
 
     def _decoded(self, incoming: Incoming) -> Request:
-        return decode(incoming, self.signature, self.settings)
+        return decode(incoming, self.signature, self.settings, self.reader)
 
     def health(self) -> Answer:
         """Run the golden inputs: 200 with the time they took, or 503 (serve.md H25)."""
@@ -176,6 +184,18 @@ def _open(folder: Path, sums: Mapping[str, str], settings: Settings, signature: 
     for name in (MODEL, *settings.external):
         check_file(folder, name, sums)
     return open_session(folder / MODEL, options, signature)
+
+
+def read_samples(folder: Path, sums: Mapping[str, str], signature: Signature) -> SampleReader | None:
+    """What reads pictures, texts and recordings for a model; None for a model that takes only arrays.
+
+    Raises:
+        ArtifactError: the tokenizer is missing or altered.
+        MachineError: a package that the inputs need is not installed.
+    """
+    if not signature.preprocessing:
+        return None
+    return SampleReader(signature, read_checked(folder, TOKENIZER, sums) if has_tokenizer(signature) else b"")
 
 
 def thread_budget(settings: Settings, cores: int | None = None, workers: int = 0) -> int:

@@ -20,8 +20,10 @@ from ..core.explanation.explain import Setting, explain
 from ..core.explanation.explanation import SMALLEST_BUDGET, Asked, Explanation
 from ..core.tensors import Array, Feeds
 from .batching import Executor
-from .replies import Answer, dump
-from .request import Incoming, Request, negotiate
+from .content_types import negotiate
+from .json_text import dump
+from .replies import Answer
+from .request import Incoming, Request
 from .wire import JSON, NPY, NPZ, write_npz
 
 OPTIONS = {"method": "method", "target": "target", "class": "label", "output": "output", "input": "inputs"} | {

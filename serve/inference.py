@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import RetortError
+from ..core.errors import ArtifactError, RetortError
 from .engine import Engine
 from .replies import PHRASES, Answer, refuse
 from .request import Incoming
@@ -28,10 +28,12 @@ class Endpoint:
 
     Args:
         version: version of the handler file, shown by the describe operation.
+        reads: what the model must read besides arrays: ``image``, ``text`` or ``audio``.
     """
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, reads: str = "") -> None:
         self.version = version
+        self.reads = reads
         self.engine: Engine | None = None
         self._warned: dict[str, float] = {}
 
@@ -64,6 +66,9 @@ class Endpoint:
             self.engine = None
         try:
             self.engine = Engine.load(Path(context.system_properties["model_dir"]))
+            if self.reads and self.reads not in {spec.kind for spec in self.engine.signature.preprocessing}:
+                message = f"the handler reads {self.reads}, and the signature does not say how it becomes an input"
+                raise ArtifactError(message, "pack the model again")
         except Exception as error:
             raise load_failure(error) from error
         self.engine.handler_version = self.version

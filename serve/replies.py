@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.postprocessing import Reading, read_outputs
+from ..core.preprocessing.reader import Samples
 from ..core.tensors import BATCH, Array, Signature
-from .bodies import V2_TYPES
+from .json_text import dump
 from .request import Request
 from .settings import Settings
+from .v2 import LENGTH_HEADER, OCTETS, binary_tensor, text_tensor, v2_tensor
 from .wire import JSON, NPY, NPZ, write_npy, write_npz
 
 OUTPUTS_HEADER = "x-retort-outputs"
@@ -35,7 +38,6 @@ PHRASES = {
     503: "Service Unavailable",
     507: "Insufficient Storage",
 }
-_V2_NAMES = {dtype: name for name, dtype in V2_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -59,56 +61,75 @@ def encode(outputs: Mapping[str, Array], request: Request, signature: Signature,
         return Answer(200, write_npy(array), NPY, {OUTPUTS_HEADER: name, **headers})
     if request.reply == NPZ:
         return Answer(200, write_npz(chosen), NPZ, headers)
+    if request.layout == "v2":
+        return _v2_answer(chosen, request, signature, settings, headers)
     value = _json_value(chosen, request, signature, settings)
-    if names is not None and isinstance(value, dict) and CLASSES not in value:
+    if names is not None and isinstance(value, dict) and CLASSES not in value and request.layout != "samples":
         value[CLASSES] = names
     return Answer(200, dump(value), headers=headers)
 
 
+def _v2_answer(
+    chosen: Mapping[str, Array],
+    request: Request,
+    signature: Signature,
+    settings: Settings,
+    headers: Mapping[str, str],
+) -> Answer:
+    """A V2 answer: its tensors as lists, as bytes behind the JSON, or as the best classes, as the request wants."""
+    binary, tensors, blobs = request.wishes.binary, [], []
+    for name, array in chosen.items():
+        count = request.wishes.best.get(name)
+        if count is not None and array.ndim == 2 and array.dtype.kind == "f":
+            tensors.append(text_tensor(name, _best(array, signature, count)))
+        elif binary is True or (isinstance(binary, frozenset) and name in binary):
+            tensor, data = binary_tensor(name, array)
+            tensors.append(tensor)
+            blobs.append(data)
+        else:
+            tensors.append(v2_tensor(name, array))
+    tag = {"id": request.tag} if request.tag else {}
+    value: dict[str, Any] = {"model_name": settings.name, "model_version": settings.version, **tag, "outputs": tensors}
+    names = signature.class_names(chosen)
+    text = dump(value if names is None else {**value, CLASSES: names})
+    if not blobs:
+        return Answer(200, text, headers=headers)
+    return Answer(200, b"".join((text, *blobs)), OCTETS, {**headers, LENGTH_HEADER: str(len(text))})
+
+
+def _best(scores: Array, signature: Signature, count: int) -> list[list[str]]:
+    """The best classes of each row as ``score:index:name``, in the form of Triton's classification extension."""
+    names = signature.classes if len(signature.classes) == scores.shape[1] else ()
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return [
+        [f"{scores[row, index]}:{index}{f':{names[index]}' if names else ''}" for index in best]
+        for row, best in enumerate(order.tolist())
+    ]
+
+
 def classes_header(names: Sequence[str | None] | None) -> dict[str, str]:
     """The header with the names of the rows' classes as a JSON list in ASCII; none for more than 4096 characters."""
-    text = "" if names is None else dump(list(names)).decode()
+    text = "" if names is None else json.dumps(list(names), separators=(",", ":"))
     return {CLASSES_HEADER: text} if 0 < len(text) <= HEADER_LIMIT else {}
 
 
-def dump(value: object) -> bytes:
-    """Compact ASCII JSON."""
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
 def _json_value(chosen: dict[str, Array], request: Request, signature: Signature, settings: Settings) -> object:
-    if request.layout == "v2":
-        tensors = [v2_tensor(name, array) for name, array in chosen.items()]
-        tag = {"id": request.tag} if request.tag else {}
-        return {"model_name": settings.name, "model_version": settings.version, **tag, "outputs": tensors}
+    if request.layout == "samples":
+        reading = Reading(settings.scores, request.wishes.top_k or settings.top_k)
+        return {"predictions": read_outputs(chosen, signature, request.samples or Samples(), reading)}
     if request.layout == "instances":
         return {"predictions": _predictions(chosen, signature)}
     if request.layout == "bare" and len(chosen) == 1:
-        return to_list(next(iter(chosen.values())))
-    return {name: to_list(array) for name, array in chosen.items()}
-
-
-def v2_tensor(name: str, array: Array) -> dict[str, Any]:
-    """One tensor in KServe V2 form."""
-    kind = _V2_NAMES.get(array.dtype.name, array.dtype.name.upper())
-    return {"name": name, "datatype": kind, "shape": list(array.shape), "data": to_list(array.reshape(-1))}
+        return next(iter(chosen.values()))
+    return dict(chosen)
 
 
 def _predictions(chosen: dict[str, Array], signature: Signature) -> list[Any]:
     axes = {spec.name: spec.shape.index(BATCH) for spec in signature.outputs}
-    rows = {name: to_list(np.moveaxis(array, axes[name], 0)) for name, array in chosen.items()}
+    rows = {name: np.ascontiguousarray(np.moveaxis(array, axes[name], 0)) for name, array in chosen.items()}
     if len(rows) == 1:
         return list(next(iter(rows.values())))
     return [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
-
-
-def to_list(array: Array) -> Any:
-    """Nested lists; NaN and infinite values, which JSON does not have, become null."""
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        values = array.astype(object)
-        values[~np.isfinite(array)] = None
-        return values.tolist()
-    return array.tolist()
 
 
 def refuse(error: BaseException, request_id: str = "") -> Answer:

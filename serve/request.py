@@ -6,27 +6,36 @@ Part of the runtime half: standard library and numpy only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from ..core.errors import InputError, LimitError
+from ..core.preprocessing.reader import SampleReader, Samples
 from ..core.system.garbage import no_collections
 from ..core.tensors import Array, Signature, TensorSpec, listed, raise_if_nan
 from .allowance import allowance
-from .bodies import decode_json, parse_json, to_array
+from .bodies import column, decode_value, parse_json, to_array
+from .content_types import FORM, TYPES, UNSPECIFIC, kind_of, mime_of, negotiate
+from .raw_samples import RawRequest, from_body, from_json, from_parts, label_count
 from .settings import Settings
-from .wire import JSON, MAGIC_NPY, MAGIC_NPZ, NPY, NPZ, check_rows, read_npy, read_npz
+from .v2 import (
+    LENGTH_HEADER,
+    classified_outputs,
+    decode_v2,
+    is_v2,
+    parse_binary,
+    requested,
+    tag_of,
+    tensor_of,
+    wants_binary,
+)
+from .wire import JSON, MAGIC_NPY, NPY, NPZ, check_rows, read_npy, read_npz
 from .workarounds import PARTS_KEPT, TOO_MANY_PARTS
 
-Layout = Literal["tensors", "bare", "instances", "v2"]
+Layout = Literal["tensors", "bare", "instances", "v2", "samples"]
 RAW = ("body", "data")
-TYPES = (JSON, NPY, NPZ)
-FORM = "application/x-www-form-urlencoded"
-# what clients send if nobody chose a type: the first bytes decide, as without a type
-UNSPECIFIC = ("", "text/plain", "application/octet-stream", "binary/octet-stream", FORM)
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,21 @@ class Incoming:
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What a request wants of its answer.
+
+    Attributes:
+        top_k: number of labels of each sample; None for the model's own.
+        binary: the V2 outputs whose data are bytes: all (True), none (False) or those of the names.
+        best: for each V2 output whose best classes are wanted instead of its scores, their number.
+    """
+
+    top_k: int | None = None
+    binary: frozenset[str] | bool = False
+    best: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Request:
     """A decoded and validated request.
 
@@ -57,6 +81,8 @@ class Request:
         layout: form of a JSON answer.
         outputs: names of the requested outputs, in signature order.
         tag: the client's own id (V2), which the answer repeats.
+        samples: what pictures, texts and recordings of the request became; None if it has only arrays.
+        wishes: what the answer should contain.
     """
 
     feeds: dict[str, Array]
@@ -65,35 +91,55 @@ class Request:
     layout: Layout
     outputs: tuple[str, ...]
     tag: str = ""
+    samples: Samples | None = None
+    wishes: Wishes = Wishes()
 
 
-def decode(incoming: Incoming, signature: Signature, settings: Settings) -> Request:
+def decode(incoming: Incoming, signature: Signature, settings: Settings, reader: SampleReader | None = None) -> Request:
     """Decode and validate one request.
+
+    Args:
+        reader: makes inputs of pictures, texts and recordings, for a model that takes them.
 
     Raises:
         InputError: the request cannot be decoded, or does not fit the signature.
         LimitError: the request is larger than the limits allow.
     """
     _check_size(incoming, signature, settings)
-    feeds, layout, outputs, tag, kind = _tensors(incoming, signature, settings)
-    names = tuple(spec.name for spec in signature.outputs if not outputs or spec.name in outputs)
-    reply = negotiate(incoming.headers.get("accept", ""), kind, len(names))
-    checked = _validate(feeds, signature, settings)
-    return Request(checked, signature.batch_size(checked), reply, layout, names, tag)
+    found = _decoded(incoming, signature, settings, reader)
+    names = tuple(spec.name for spec in signature.outputs if not found.outputs or spec.name in found.outputs)
+    reply = negotiate(incoming.headers.get("accept", ""), found.kind, len(names))
+    checked = _validate(found.feeds, signature, settings)
+    rows = signature.batch_size(checked)
+    return Request(checked, rows, reply, found.layout, names, found.tag, found.samples, found.wishes)
 
 
-Tensors = tuple[Mapping[str, Array], Layout, tuple[str, ...], str, str]
+@dataclass(frozen=True)
+class _Decoded:
+    """What a body holds, before it is checked against the signature."""
+
+    feeds: Mapping[str, Array]
+    kind: str = JSON
+    layout: Layout = "tensors"
+    outputs: tuple[str, ...] = ()
+    tag: str = ""
+    samples: Samples | None = None
+    wishes: Wishes = Wishes()
 
 
-def _tensors(incoming: Incoming, signature: Signature, settings: Settings) -> Tensors:
+def _decoded(incoming: Incoming, signature: Signature, settings: Settings, reader: SampleReader | None) -> _Decoded:
     parts = incoming.parts
-    if len(parts) == 1 and (key := next(iter(parts))) in RAW:
-        content_type = incoming.part_types.get(key) or incoming.headers.get("content-type", "")
-        return _body(parts[key], content_type, signature, settings)
+    top_k, body = _beside_body(parts, signature)
+    if body is not None:
+        found = _body(incoming, body, signature, settings, reader)
+        return found if top_k is None else replace(found, wishes=replace(found.wishes, top_k=top_k))
     if TOO_MANY_PARTS in parts:
         _check_form(incoming)
         message = f"the request has more than {PARTS_KEPT} parts"
         raise LimitError(message, f"send one part for each of {signature.describe_inputs()}")
+    raw = from_parts(parts, signature)
+    if raw is not None:
+        return _of_samples(raw, signature, settings, reader)
     known = {spec.name for spec in signature.inputs}
     if not known.issuperset(parts) or not parts:
         _check_form(incoming)
@@ -102,24 +148,83 @@ def _tensors(incoming: Incoming, signature: Signature, settings: Settings) -> Te
     if unknown := set(parts) - known:
         raise InputError(f"unknown parts: {listed(unknown)}", f"name parts after {signature.describe_inputs()}")
     signature.check_names(parts)
-    feeds = {spec.name: _part(spec, parts[spec.name], signature, settings) for spec in signature.inputs}
-    return feeds, "tensors", (), "", JSON
+    return _Decoded({spec.name: _part(spec, parts[spec.name], signature, settings) for spec in signature.inputs})
 
 
-def _body(body: object, content_type: str, signature: Signature, settings: Settings) -> Tensors:
+def _beside_body(parts: Mapping[str, object], signature: Signature) -> tuple[int | None, str | None]:
+    """The number of labels that a query of the address asks for, and the key of the body; None if there are parts."""
+    names = set(parts)
+    top_k = None
+    if "top_k" in names and names & set(RAW) and all(spec.name != "top_k" for spec in signature.inputs):
+        top_k = label_count(parts["top_k"])
+        names.discard("top_k")
+    key = next(iter(names)) if len(names) == 1 else None
+    return top_k, key if key in RAW else None
+
+
+def _body(
+    incoming: Incoming, key: str, signature: Signature, settings: Settings, reader: SampleReader | None
+) -> _Decoded:
+    body = incoming.parts[key]
     if body in (b"", ""):
         raise _empty(signature)
-    kind = _kind(body, content_type)
+    mime = mime_of(incoming.part_types.get(key) or incoming.headers.get("content-type", ""))
+    length = incoming.headers.get(LENGTH_HEADER)
+    if length is not None and isinstance(body, bytes | bytearray):
+        return _json(parse_binary(body, length, settings.limits), signature, settings, reader)
+    if isinstance(body, bytes | bytearray):
+        raw = from_body(body, mime, mime in UNSPECIFIC and mime != "text/plain", signature)
+        if raw is not None:
+            return _of_samples(raw, signature, settings, reader)
+    kind = kind_of(body, mime)
     if kind == JSON:
-        return *decode_json(body, signature, settings.limits), JSON
+        if isinstance(body, bytes | bytearray):
+            allowance(signature, settings.limits).check_json(body)
+        with no_collections():  # nested lists have no cycles, and the collector would visit them again and again
+            return _json(parse_json(body), signature, settings, reader)
     data = _bytes(body)
     if kind == NPZ:
-        return read_npz(data, settings.limits, signature), "tensors", (), "", NPZ
+        return _Decoded(read_npz(data, settings.limits, signature), NPZ)
     name = signature.inputs[0].name
     if len(signature.inputs) > 1:
         message = f"npy can contain only one tensor, but this model takes {len(signature.inputs)}"
         raise InputError(message, f"send {NPZ} or {JSON} with {signature.describe_inputs()}")
-    return {name: read_npy(data, settings.limits, name)}, "tensors", (), "", NPY
+    return _Decoded({name: read_npy(data, settings.limits, name)}, NPY)
+
+
+def _json(value: Any, signature: Signature, settings: Settings, reader: SampleReader | None) -> _Decoded:
+    raw = from_json(value, signature, settings.limits)
+    if raw is None and not is_v2(value):
+        feeds, layout = decode_value(value, signature, settings.limits)
+        return _Decoded(feeds, layout=layout)
+    found = _Decoded({}) if raw is None else _of_samples(raw, signature, settings, reader)
+    if raw is not None and raw.layout == "samples":
+        return found
+    return replace(
+        found,
+        feeds=found.feeds if raw is not None else decode_v2(value, signature, settings.limits),
+        layout="v2",
+        outputs=requested(value.get("outputs", []), signature),
+        tag=tag_of(value),
+        wishes=Wishes(binary=wants_binary(value), best=classified_outputs(value)),
+    )
+
+
+def _of_samples(raw: RawRequest, signature: Signature, settings: Settings, reader: SampleReader | None) -> _Decoded:
+    """The inputs of raw samples, and of the arrays that were sent with them."""
+    if reader is None:
+        raise InputError("this server takes only arrays", f"send {signature.describe_inputs()}", status=415)
+    samples = reader.read(raw.given)
+    specs = {spec.name: spec for spec in signature.inputs}
+    feeds = dict(samples.feeds)
+    for name, value in raw.rest.items():
+        if raw.layout == "v2":
+            feeds[name] = tensor_of(value, name, settings.limits)
+        elif raw.columns:
+            feeds[name] = column(value, specs[name], settings.limits)
+        else:
+            feeds[name] = _part(specs[name], value, signature, settings)
+    return _Decoded(feeds, JSON, raw.layout, samples=samples, wishes=Wishes(top_k=raw.top_k))
 
 
 def _part(spec: TensorSpec, value: object, signature: Signature, settings: Settings) -> Array:
@@ -129,25 +234,6 @@ def _part(spec: TensorSpec, value: object, signature: Signature, settings: Setti
         allowance(signature, settings.limits).check_json(value)
     with no_collections():
         return to_array(parse_json(value), spec.name, settings.limits, spec)
-
-
-def _kind(body: object, content_type: str) -> str:
-    if not isinstance(body, bytes | bytearray):
-        return JSON  # a server that decodes JSON itself delivers the parsed value
-    mime = _mime(content_type)
-    if mime in TYPES:
-        return mime
-    if mime == "text/json" or (mime.startswith("application/") and mime.endswith("+json")):
-        return JSON
-    if mime not in UNSPECIFIC:
-        message = f"content type '{mime[:80]}' is not supported"
-        raise InputError(message, f"send {', '.join(TYPES)}", status=415)
-    start = bytes(body[:6])
-    return NPY if start == MAGIC_NPY else NPZ if start[:4] == MAGIC_NPZ else JSON
-
-
-def _mime(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
 
 
 def _empty(signature: Signature) -> InputError:
@@ -160,7 +246,7 @@ def _check_form(incoming: Incoming) -> None:
     Raises:
         InputError: the content type is that of a form, which curl and urllib send if none is given.
     """
-    if _mime(incoming.headers.get("content-type", "")) == FORM:
+    if mime_of(incoming.headers.get("content-type", "")) == FORM:
         message = f"the body has the content type {FORM}, the default of curl and urllib, so it was read as a form"
         raise InputError(message, f"send the header 'Content-Type: {JSON}', or {NPY} or {NPZ}", status=415)
 
@@ -202,29 +288,3 @@ def _detailed(error: InputError, feeds: Mapping[str, Array], signature: Signatur
 def _listed(feeds: Mapping[str, Array]) -> str:
     found = [TensorSpec(name, value.dtype.name, value.shape).describe() for name, value in list(feeds.items())[:8]]
     return ", ".join(found)
-
-
-@lru_cache(maxsize=256)
-def negotiate(accept: str, kind: str, outputs: int) -> str:
-    """Content type of the answer: the one that ``Accept`` prefers, else the content type of the request.
-
-    Raises:
-        InputError: no accepted content type is supported.
-    """
-    own = NPZ if kind == NPY and outputs > 1 else kind
-    offers = [own, *(kind for kind in TYPES if kind != own and not (kind == NPY and outputs > 1))]
-    ranked = sorted(filter(None, map(_range, (accept or "*/*").split(","))), key=lambda item: -item[1])
-    for wanted, quality in ranked:
-        for offer in offers:
-            if quality > 0 and wanted in (offer, "*/*", "application/*"):
-                return offer
-    raise InputError(f"the answer cannot have the content type '{accept[:80]}'", f"accept one of {', '.join(offers)}")
-
-
-def _range(item: str) -> tuple[str, float] | None:
-    kind, *parameters = (part.strip().lower() for part in item.split(";"))
-    quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-    try:
-        return (kind, float(quality)) if kind else None
-    except ValueError:
-        return kind, 1.0

@@ -14,9 +14,10 @@ from ..core.errors import InputError, LimitError
 from ..core.tensors import BATCH, TensorSpec
 from .allowance import allowance
 from .async_engine import GOAL_MS, AsyncEngine
-from .bodies import V2_TYPES
-from .replies import Answer, dump, refuse
+from .json_text import dump
+from .replies import Answer, refuse
 from .request import Incoming
+from .v2 import V2_TYPES
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]

@@ -1,6 +1,6 @@
 """Settings of an archive for serving: limits, batching, threads; stored as ``serving.json``.
 
-Part of the runtime half: standard library only.
+Part of the runtime half: standard library and numpy only.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from ..core.errors import ArtifactError
+from ..core.postprocessing import Scores
 
 CONTRACT = 1
 Batching = Literal["exact", "fast", "off"]
+_CHOICES = {"batching": get_args(Batching), "scores": get_args(Scores)}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Settings:
         explain_budget: largest number of samples that one request for an explanation may compute; 0 gives none.
         explain_s: seconds that such a request may take, by the times that were measured at load.
         external: names of the model's files of external weights.
+        scores: how the numbers of a classifier become the scores of an answer with labels.
+        top_k: number of labels in such an answer.
         contract: version of the interface between archive and handler.
     """
 
@@ -74,6 +78,8 @@ class Settings:
     explain_budget: int = 512
     explain_s: float = 5.0
     external: tuple[str, ...] = ()
+    scores: Scores = "raw"
+    top_k: int = 5
     limits: Limits = field(default_factory=Limits)
     contract: int = CONTRACT
 
@@ -112,6 +118,7 @@ def _typed(owner: type, raw: Mapping[str, Any]) -> dict[str, Any]:
         wanted = (int, float) if isinstance(defaults[key], float) else type(defaults[key])
         if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(defaults[key], bool):
             raise ValueError(f"{key} is {value!r}")
-    if values.get("batching", "exact") not in get_args(Batching):
-        raise ValueError(f"batching is {values['batching']!r}")
+    for key, choices in _CHOICES.items():
+        if key in values and values[key] not in choices:
+            raise ValueError(f"{key} is {values[key]!r}")
     return values

@@ -11,11 +11,12 @@ from ..core.console import Console
 from ..core.context import Context, Place
 from ..core.errors import UserError
 from ..core.facts.pack_facts import BundleFacts, PackTiming
-from ..core.options.stage_options import BundleOptions
+from ..core.options.pack_options import BundleOptions
 from .bundle import Parts, Policy, answer_golden, read_graph, settings_of, write_bundle
 from .bundled import BUNDLE, FORMAT, RUNTIME, check_bundle, open_bundle
 from .engine import MODEL, Engine
 from .integrity import SUMS, format_sums
+from .raw_inputs import with_raw_inputs
 from .runtime_half import carried_by_bundles
 from .settings import Settings
 
@@ -34,7 +35,7 @@ def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Cont
         StorageError: the disk is full or not writable.
     """
     raise_if_not(parent, "graph")
-    parts = read_graph(parent)
+    parts = with_raw_inputs(read_graph(parent), options, context.data, context.console)
     with new_artifact(place, "bundle", "bundle", options=options) as draft:
         engine = write_whole_bundle(draft.folder, parts, options)
         draft.facts = bundle_facts(draft.folder, draft.folder, engine)
@@ -69,7 +70,7 @@ def write_whole_bundle(folder: Path, parts: Parts, options: BundleOptions, polic
     Raises:
         RetortError: the bundle cannot be served on this machine.
     """
-    settings = write_bundle(folder, parts, settings_of(options, policy or Policy(), parts.signature))
+    settings = write_bundle(folder, parts, settings_of(options, policy or Policy(), parts))
     for name, content in carried_by_bundles(RUNTIME).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InputError
-from ..symbols import UNKNOWN
+from ..preprocessing.symbols import UNKNOWN
 from ..tensors import BATCH, Array, Signature, TensorSpec
 from .explanation import Baseline
 
@@ -132,7 +132,7 @@ def with_baseline(form: Form, choice: Baseline, reference: Array | None = None, 
 
     Args:
         reference: mean of other samples of this input, which is the baseline of a table by default.
-        spelled: whether the numbers of the tokens are those of :mod:`retort.core.symbols`.
+        spelled: whether the numbers of the tokens are those of :mod:`retort.core.preprocessing.symbols`.
 
     Raises:
         InputError: the baseline does not fit the input.

@@ -21,7 +21,6 @@ from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
-Deployment = Literal["torchserve", "triton", "ray"]
 Provider = Literal["cpu", "cuda", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 
@@ -170,46 +169,6 @@ class EngineOptions(Options):
         default="refuse",
         description="What to do about faults that TensorRT accepts without an error: stop (refuse) or report them "
         "(warn).",
-    )
-
-
-class BundleOptions(Options):
-    """The bundle: the model with everything that a server needs to answer for it."""
-
-    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the endpoint.")
-    version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$", description="Version of the model.")
-    handler: Literal["tensor"] = Field(default="tensor", description="What a request contains; selects the handler.")
-    batch_size: Count = Field(
-        default=8, description="Largest number of requests that the server combines into one batch."
-    )
-    workers: Count = Field(default=1, description="Number of worker processes.")
-    threads: Count = Field(default=1, description="Number of runtime threads per worker.")
-    max_request_bytes: Count = Field(
-        default=6_553_500,
-        description="Largest request body, in bytes; less if no request of the model can be so large.",
-    )
-    max_rows: Count = Field(default=256, description="Largest number of rows in one request.")
-
-
-class PackOptions(BundleOptions):
-    """The TorchServe archive, or a deployment for another server."""
-
-    target: Deployment = Field(
-        default="torchserve",
-        description="The server. torchserve writes an archive for `retort serve`; the others a folder that has the "
-        "bundle and what that server needs around it.",
-    )
-    p99_ms: Count = Field(
-        default=500,
-        description="Time in milliseconds within which accepted requests should be answered at overload; other "
-        "servers than torchserve refuse what would wait longer. The queue of TorchServe is set by `retort serve`.",
-    )
-
-    max_batch_delay_ms: Count = Field(
-        default=1, description="Longest time that a batch waits for more requests, in milliseconds."
-    )
-    response_timeout_s: Count = Field(
-        default=60, description="Seconds without an answer after which a worker is restarted."
     )
 
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..kinds import Kind
+from .pack_options import BundleOptions, PackOptions
 from .stage_options import (
     BenchOptions,
-    BundleOptions,
     CaptureOptions,
     DistillOptions,
     EngineOptions,
     ExportOptions,
     Options,
-    PackOptions,
     PruneOptions,
     QuantizeOptions,
     ReportOptions,

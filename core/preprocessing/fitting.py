@@ -101,3 +101,8 @@ def others(signature: Signature) -> tuple[TensorSpec, ...]:
     """The inputs of a model that no description makes, which are given as arrays."""
     made: Collection[str] = {name for spec in signature.preprocessing for name in spec.inputs}
     return tuple(spec for spec in signature.inputs if spec.name not in made)
+
+
+def has_tokenizer(signature: Signature) -> bool:
+    """Whether a model takes the tokens of a tokenizer."""
+    return any(isinstance(spec, TextInput) and spec.encoding == "tokenizer" for spec in signature.preprocessing)

@@ -42,7 +42,7 @@ def read_image(
     Raises:
         MachineError: Pillow is not installed.
         DataError: it is no picture, or is damaged.
-        LimitError: its pixels are far more than its bytes; they are not unpacked.
+        LimitError: it has far too many pixels; they are not unpacked.
     """
     library = pillow()
     try:
@@ -50,7 +50,9 @@ def read_image(
             if file_bytes is not None:
                 _check_pixels(image, where, file_bytes)
             pixels = np.asarray(_fitted(_eight_bits(image, library).convert(spec.mode), spec), dtype=np.float32)
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, library.DecompressionBombError) as error:
+    except library.DecompressionBombError as error:
+        raise LimitError(f"{where} has too many pixels", "send a smaller picture") from error
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
         unknown = isinstance(error, library.UnidentifiedImageError)
         what = "it has no known format" if unknown else str(error) or type(error).__name__
         raise DataError(f"{where} is not a readable image: {what}", "remove or replace it") from error

@@ -45,6 +45,8 @@ def read_sound(source: Path | IO[bytes], where: str, spec: SoundInput, bounded: 
         raise DataError(f"{where} has NaN or infinite values", "remove or replace it")
     wanted = spec.sample_rate or rate
     sound = sound if rate == wanted else _resampled(sound, rate, wanted)
+    if spec.normalize:
+        sound = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
     if spec.seconds:
         length = max(1, round(spec.seconds * wanted))
         sound = np.pad(sound[:length], (0, max(0, length - len(sound))))

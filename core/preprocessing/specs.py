@@ -114,6 +114,7 @@ class SoundInput:
         input: name of the model's input.
         sample_rate: samples per second, to which recordings of other rates are resampled; 0 leaves their own.
         seconds: to which recordings are cut or padded with zeros; 0 leaves their length.
+        normalize: whether each recording gets the mean 0 and the variance 1.
     """
 
     kind: ClassVar[str] = "audio"
@@ -121,6 +122,7 @@ class SoundInput:
     sample_rate: int = 16_000
     seconds: float = 0.0
     channel_axis: bool = False
+    normalize: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -149,13 +151,13 @@ _CHOICES: dict[str, Any] = {
 }
 
 
-def to_json(spec: Preprocessing) -> dict[str, Any]:
+def spec_to_json(spec: Preprocessing) -> dict[str, Any]:
     """JSON-ready values of a description, with its kind."""
     return {"kind": spec.kind, **asdict(spec)}
 
 
-def from_json(raw: Mapping[str, Any]) -> Preprocessing:
-    """Inverse of :func:`to_json`.
+def spec_from_json(raw: Mapping[str, Any]) -> Preprocessing:
+    """Inverse of :func:`spec_to_json`.
 
     Raises:
         ValueError: the kind or a field is unknown, or a value has a wrong type.

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
-from ...core.options.stage_options import BundleOptions, EngineOptions, ExportOptions, PackOptions, Target
+from ...core.options.pack_options import BundleOptions, PackOptions
+from ...core.options.stage_options import EngineOptions, ExportOptions, Target
 from . import running
 from .documented import checked, with_options
 from .objects.model_files import Archive, Bundle, Deployment, Engine, Graph

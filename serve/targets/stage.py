@@ -12,9 +12,10 @@ from typing import Any
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.context import Context, Place
 from ...core.errors import ArtifactError
-from ...core.options.stage_options import PackOptions
+from ...core.options.pack_options import PackOptions
 from ..bundle import read_graph
 from ..integrity import SUMS
+from ..raw_inputs import with_raw_inputs
 from ..settings import Settings
 from ..stage import agreed_options, bundle_facts, warn_if_alone, write_whole_bundle
 from . import ray_serve, triton
@@ -46,7 +47,8 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
         StorageError: the disk is full or not writable.
     """
     options = agreed_options(options, parent)
-    parts, target = read_graph(parent), TARGETS[options.target]
+    parts = with_raw_inputs(read_graph(parent), options, context.data, context.console)
+    target = TARGETS[options.target]
     with new_artifact(place, "deployment", "pack", options=options) as draft:
         folder = draft.folder / target.bundle_folder(options.name)
         engine = write_whole_bundle(folder, parts, options)

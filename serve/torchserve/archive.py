@@ -11,14 +11,16 @@ from pathlib import Path
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
+from ...core.data.splits import Splits
 from ...core.facts.pack_facts import PackFacts, PackTiming
-from ...core.options.stage_options import PackOptions
+from ...core.options.pack_options import PackOptions
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Signature
 from ..bundle import Policy as Policy
 from ..bundle import answer_golden, read_graph, settings_of, write_bundle
 from ..engine import MODEL, SIGNATURE, Engine
 from ..integrity import SUMS
+from ..raw_inputs import with_raw_inputs
 from ..runtime_half import ROOT, carried
 from ..runtime_half import RUNTIME_HALF as RUNTIME_HALF
 from ..settings import Settings
@@ -34,7 +36,7 @@ def pack(options: PackOptions, parent: Artifact, place: Place, context: Context)
     Raises:
         RetortError: as :func:`write_archive`.
     """
-    return write_archive(options, parent, place, console=context.console)
+    return write_archive(options, parent, place, console=context.console, data=context.data)
 
 
 def write_archive(
@@ -43,34 +45,45 @@ def write_archive(
     place: Place,
     policy: Policy | None = None,
     console: Console = SILENT,
+    data: Splits | None = None,
 ) -> Artifact:
     """Write ``model.mar`` and the bundle it was made from.
 
     The archive is opened once before it is kept, and must reproduce its golden outputs on this machine.
+
+    Args:
+        data: of the recipe, whose tokenizer the archive carries if the model was trained with it.
 
     Raises:
         UserError: the options contradict the bundle.
         ArtifactError: the artifact is neither a graph nor a bundle, or its golden outputs do not belong to it.
         StorageError: the disk is full or not writable.
     """
-    options, parts = agreed_options(options, artifact), read_graph(artifact)
+    options = agreed_options(options, artifact)
+    parts = with_raw_inputs(read_graph(artifact), options, data, console)
     with new_artifact(place, "archive", "pack", options=options) as draft:
         folder = draft.folder
-        wanted = settings_of(options, policy or Policy(), parts.signature)
+        wanted = settings_of(options, policy or Policy(), parts)
         settings = write_bundle(folder / "bundle", parts, wanted)
         engine = Engine.load(folder / "bundle")
         answer_golden(engine)
         engine.close()
-        write_mar(folder / "model.mar", mar_members(folder / "bundle", settings, options, engine.load_s))
+        write_mar(folder / "model.mar", mar_members(folder / "bundle", settings, options, engine.load_s, parts.handler))
         draft.facts = _facts(folder, engine)
         if not parts.signature.batch_invariant:
             console.warn("rows of this model influence each other, so requests are run one by one and never as a batch")
     return load_artifact(place.directory)
 
 
-def mar_members(bundle: Path, settings: Settings, options: PackOptions, load_s: float) -> dict[str, bytes | Path]:
-    """All files of the archive except its checksums, by name."""
-    handler = f"{options.handler}.py"
+def mar_members(
+    bundle: Path, settings: Settings, options: PackOptions, load_s: float, handler: str = "tensor"
+) -> dict[str, bytes | Path]:
+    """All files of the archive except its checksums, by name.
+
+    Args:
+        handler: name of the handler file, without its ending.
+    """
+    handler = f"{handler}.py"
     members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
     members |= carried("retort")
     members[handler] = (ROOT / f"handlers/{handler}").read_bytes()

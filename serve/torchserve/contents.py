@@ -10,12 +10,14 @@ from pathlib import Path, PurePosixPath
 
 from ...core.errors import ArtifactError
 from ...core.formats.onnx_side_files import is_side_file, side_files
-from ..engine import GOLDEN, MODEL, SETTINGS, SIGNATURE
+from ...core.preprocessing.fitting import has_tokenizer
+from ...core.tensors import Signature
+from ..engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, TOKENIZER
 from ..settings import Settings
 from .mar import STAND_IN, read_member
 
 MANIFEST, CONFIG = "MAR-INF/MANIFEST.json", "model-config.yaml"
-HANDLERS = ("tensor.py",)
+HANDLERS = ("tensor.py", "image.py", "text.py", "audio.py")
 _REMEDY = "the archive was not written by this `retort pack`; pack the model again"
 _NAME, _VERSION = re.compile(r"[A-Za-z0-9_-]+"), re.compile(r"[A-Za-z0-9_.-]+")
 _LINE = re.compile(r'(\w+): ([1-9]\d{0,8}|"cpu")')
@@ -62,7 +64,9 @@ def check_contents(path: Path, names: Collection[str], settings: Settings) -> No
         raise _refused(path, f"has the name '{settings.name[:40]}' or a version that cannot stand in an address")
     handlers = [name for name in HANDLERS if name in names]
     wanted = {MANIFEST, CONFIG, MODEL, SIGNATURE, GOLDEN, SETTINGS, *settings.external, *handlers}
-    if missing := sorted(wanted.difference(names)) or [" or ".join(HANDLERS)][len(handlers) :]:
+    if SIGNATURE in names and has_tokenizer(Signature.from_json(read_member(path, SIGNATURE))):
+        wanted.add(TOKENIZER)
+    if missing := sorted(wanted.difference(names)) or [HANDLERS[0]][len(handlers) :]:
         raise _refused(path, f"has no {missing[0]}")
     if odd := sorted(name for name in names if name not in {*wanted, STAND_IN} and not _is_runtime(name)):
         kind = "is Python code that is not Retort's" if odd[0].endswith(".py") else "is no file of a packed model"

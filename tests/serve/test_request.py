@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 
 from retort.core.errors import InputError, LimitError, RetortError
 from retort.core.tensors import Signature, TensorSpec
+from retort.serve.content_types import FORM, negotiate
 from retort.serve.replies import encode, refuse
-from retort.serve.request import FORM, Incoming, decode, negotiate
+from retort.serve.request import Incoming, decode
 from retort.serve.settings import Limits, Settings
 from retort.serve.wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 from retort.serve.workarounds import TOO_MANY_PARTS

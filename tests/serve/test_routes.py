@@ -13,7 +13,7 @@ import pytest
 from served_models import IMAGE, graph
 
 from retort.core.context import Context, Place
-from retort.core.options.stage_options import BundleOptions
+from retort.core.options.pack_options import BundleOptions
 from retort.serve.replies import Answer
 from retort.serve.routes import Application
 from retort.serve.settings import TRUSTED

@@ -8,7 +8,7 @@ import pytest
 from retort.core.errors import InputError
 from retort.core.explanation.explain import Setting, explain
 from retort.core.explanation.explanation import Asked
-from retort.core.symbols import spell
+from retort.core.preprocessing.symbols import spell
 from retort.core.tensors import Array, Feeds, Signature, TensorSpec
 
 SYMBOLS = tuple("abcdefghijklmnopqrstuvwxyz .")

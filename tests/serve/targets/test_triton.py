@@ -22,7 +22,7 @@ from retort.core.artifact import Artifact
 from retort.core.console import Console
 from retort.core.context import Context, Place
 from retort.core.errors import ArtifactError, UserError
-from retort.core.options.stage_options import BundleOptions, PackOptions
+from retort.core.options.pack_options import BundleOptions, PackOptions
 from retort.core.session import open_session
 from retort.core.tensors import Signature, TensorSpec
 from retort.serve.bundled import check_bundle

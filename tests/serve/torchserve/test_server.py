@@ -29,7 +29,8 @@ from retort.core.console import Console
 from retort.core.context import Place
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import InputError, LimitError, MachineError, RetortError, ServingError
-from retort.core.options.stage_options import PackOptions, ServeOptions
+from retort.core.options.pack_options import PackOptions
+from retort.core.options.stage_options import ServeOptions
 from retort.core.session import open_session
 from retort.core.system.java import find_java
 from retort.serve.client import Client, predict, predict_split
@@ -138,7 +139,7 @@ def test_plain_json_over_http(server: Server, local: Any) -> None:
     """Requests as from curl are answered in the same form: a list, named lists, instances."""
     feeds = _images(2)
     client, values = server.client(), feeds["image"].tolist()
-    wanted = local.run(feeds)["logits"].tolist()
+    wanted = [[float(str(value)) for value in row] for row in local.run(feeds)["logits"]]  # the fewest digits
     for body, answer in ((values, wanted), ({"image": values}, {"logits": wanted}), ({"instances": values}, None)):
         status, headers, content = client.request("POST", "", json.dumps(body).encode(), {"Content-Type": JSON})
         assert status == 200

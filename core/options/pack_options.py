@@ -1,0 +1,75 @@
+"""The options of the bundle and of the pack stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .data_options import PixelOptions, SoundOptions
+from .option_types import Count, Options
+
+Deployment = Literal["torchserve", "triton"]
+
+
+class BundleOptions(Options):
+    """The bundle: the model with everything that a server needs to answer for it."""
+
+    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the endpoint.")
+    version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$", description="Version of the model.")
+    handler: Literal["auto", "tensor", "image", "text", "audio"] = Field(
+        default="auto",
+        description="What a request contains: arrays (tensor), or also files of images, texts or recordings. `auto` "
+        "takes what the model was trained on.",
+    )
+    processor: str | None = Field(
+        default=None,
+        description="Hugging Face folder, or a tokenizer.json, that says how raw samples become inputs. The default is "
+        "what the data of the training said.",
+    )
+    image: PixelOptions | None = Field(
+        default=None, description="How an image becomes the input, if the model does not know it."
+    )
+    audio: SoundOptions | None = Field(
+        default=None, description="How a recording becomes the input, if the model does not know it."
+    )
+    vocabulary: Literal["bytes", "characters"] | None = Field(
+        default=None, description="How a text becomes the input, if the model does not know it and has no tokenizer."
+    )
+    top_k: Count = Field(default=5, description="Number of labels in the answer to an image, a text or a recording.")
+    scores: Literal["auto", "raw", "softmax", "sigmoid"] = Field(
+        default="auto",
+        description="How outputs become the scores of such an answer. `auto` leaves probabilities (raw), and other "
+        "numbers are taken for logits (softmax).",
+    )
+    batch_size: Count = Field(
+        default=8, description="Largest number of requests that the server combines into one batch."
+    )
+    workers: Count = Field(default=1, description="Number of worker processes.")
+    threads: Count = Field(default=1, description="Number of runtime threads per worker.")
+    max_request_bytes: Count = Field(
+        default=6_553_500,
+        description="Largest request body, in bytes; less if no request of the model can be so large.",
+    )
+    max_rows: Count = Field(default=256, description="Largest number of rows in one request.")
+
+
+class PackOptions(BundleOptions):
+    """The TorchServe archive, or a deployment for another server."""
+
+    target: Deployment = Field(
+        default="torchserve",
+        description="The server. torchserve writes an archive for `retort serve`; the others a folder that has the "
+        "bundle and what that server needs around it.",
+    )
+    p99_ms: Count = Field(
+        default=500,
+        description="Time in milliseconds within which accepted requests should be answered at overload; other "
+        "servers than torchserve refuse what would wait longer. The queue of TorchServe is set by `retort serve`.",
+    )
+    max_batch_delay_ms: Count = Field(
+        default=1, description="Longest time that a batch waits for more requests, in milliseconds."
+    )
+    response_timeout_s: Count = Field(
+        default=60, description="Seconds without an answer after which a worker is restarted."
+    )

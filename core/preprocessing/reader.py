@@ -1,0 +1,150 @@
+"""Raw samples of a request, or of files, as the inputs of a model. Part of the runtime half."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import ArtifactError, DataError, InputError, MachineError
+from ..tensors import Array, Signature
+from .images import pillow, read_image
+from .sounds import read_sound, soundfile
+from .specs import ImageInput, Preprocessing, SoundInput, TextInput
+from .symbols import numbered, padded, values_of
+from .tokens import Tokenizer
+
+Raw = str | bytes
+Given = Mapping[str, Sequence[Raw]]
+"""For each field of a request, one value per sample: the bytes of a file, or a text."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What raw samples became, and what an answer about them needs.
+
+    Attributes:
+        feeds: one array per input, with a leading batch axis.
+        texts: the first text of each sample, if there are texts.
+        offsets: where each token begins and ends in it, ``int64[N, length, 2]``; None without a tokenizer.
+        pictures: width and height of each picture as it was sent.
+    """
+
+    feeds: dict[str, Array] = field(default_factory=dict)
+    texts: Sequence[str] = ()
+    offsets: Array | None = None
+    pictures: Sequence[tuple[int, int]] = ()
+
+
+class SampleReader:
+    """Makes the inputs of one model of pictures, texts and recordings.
+
+    Args:
+        signature: of the model.
+        tokenizer: the file of its tokenizer, if it has one.
+
+    Raises:
+        MachineError: a package that the inputs need is not installed.
+        ArtifactError: the tokenizer is missing, or is not the one with which the model was trained.
+    """
+
+    def __init__(self, signature: Signature, tokenizer: bytes = b"") -> None:
+        self.signature = signature
+        self.specs: dict[str, Preprocessing] = {name: spec for spec in signature.preprocessing for name in spec.fields}
+        self._dtypes = {spec.name: spec.dtype for spec in signature.inputs}
+        self._symbols = numbered(signature.symbols)
+        self.tokenizer: Tokenizer | None = None
+        for spec in signature.preprocessing:
+            self._require(spec, tokenizer)
+
+    def _require(self, spec: Preprocessing, tokenizer: bytes) -> None:
+        if isinstance(spec, ImageInput):
+            pillow()
+        elif isinstance(spec, SoundInput):
+            soundfile()
+        elif spec.encoding == "tokenizer":
+            self.tokenizer = _tokenizer(spec, tokenizer)
+
+    def read(self, given: Given) -> Samples:
+        """The inputs of raw samples; ``given`` has all fields of each description that it uses.
+
+        Raises:
+            InputError: a sample cannot be read; the message names the field and the sample.
+            LimitError: it is too large.
+        """
+        samples = Samples()
+        for spec in self.signature.preprocessing:
+            if spec.fields[0] not in given:
+                continue
+            if isinstance(spec, TextInput):
+                columns = [_texts(given[name], name) for name in spec.fields]
+                samples = self._with_texts(samples, columns, spec)
+            else:
+                values = given[spec.input]
+                array = np.stack([self._file(value, spec, index, len(values)) for index, value in enumerate(values)])
+                samples.feeds[spec.input] = array
+                if isinstance(spec, ImageInput):
+                    sizes = [_size(value) for value in values]
+                    samples = Samples(samples.feeds, samples.texts, samples.offsets, sizes)
+        return samples
+
+    def _with_texts(self, samples: Samples, columns: Sequence[Sequence[str]], spec: TextInput) -> Samples:
+        if self.tokenizer is not None and spec.encoding == "tokenizer":
+            found = self.tokenizer.encode(columns, spec, free=True)
+            made, offsets = found.inputs, found.offsets
+        else:
+            symbols = None if spec.encoding == "bytes" else self._symbols
+            ids, used = padded([values_of(text, symbols) for text in columns[0]], spec.length)
+            made, offsets = {"input_ids": ids, "lengths": used}, None
+        for kind, name in spec.inputs_of:
+            samples.feeds[name] = made[kind].astype(self._dtypes.get(name, "int64"))
+        return Samples(samples.feeds, columns[0], offsets, samples.pictures)
+
+    def _file(self, value: Raw, spec: ImageInput | SoundInput, index: int, count: int) -> Array:
+        where = f"{spec.kind} {index + 1} of {count}" if count > 1 else f"the {spec.kind}"
+        if isinstance(value, str):
+            raise InputError(f"{where} is a text", f"send the bytes of a file as '{spec.input}'", input=spec.input)
+        try:
+            if isinstance(spec, SoundInput):
+                return read_sound(io.BytesIO(value), where, spec, bounded=True)
+            array = read_image(io.BytesIO(value), where, spec, file_bytes=len(value))
+        except DataError as error:
+            raise InputError(error.message, "send it in a known format", input=spec.input) from error
+        except MachineError as error:
+            remedy = f"send recordings of {spec.sample_rate} Hz" if isinstance(spec, SoundInput) else error.remedy
+            raise InputError(f"{where} cannot be read: {error.message}", remedy, input=spec.input) from error
+        wanted = self._dtypes.get(spec.input, "float32")
+        return np.clip(np.rint(array), 0, 255).astype(np.uint8) if wanted == "uint8" else array
+
+
+def _tokenizer(spec: TextInput, content: bytes) -> Tokenizer:
+    if not content:
+        raise ArtifactError(
+            "the model takes the tokens of a tokenizer, and there is none beside it", "pack it again with its tokenizer"
+        )
+    made = Tokenizer(content)
+    if made.sha256 != spec.sha256:
+        raise ArtifactError(
+            f"the tokenizer (SHA-256 {made.sha256[:12]}…) is not the one with which the model was trained "
+            f"({spec.sha256[:12]}…)",
+            "give the tokenizer of the training data",
+        )
+    return made
+
+
+def _texts(values: Sequence[Raw], name: str) -> list[str]:
+    made = []
+    for value in values:
+        try:
+            made.append(value if isinstance(value, str) else bytes(value).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(f"'{name}' is not UTF-8", "send the text in UTF-8", input=name) from error
+    return made
+
+
+def _size(value: Raw) -> tuple[int, int]:
+    with pillow().open(io.BytesIO(value if isinstance(value, bytes | bytearray) else b"")) as image:
+        width, height = image.size
+    return int(width), int(height)
