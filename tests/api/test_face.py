@@ -19,6 +19,7 @@ from known import known
 import retort
 from retort import api
 from retort.__main__ import main
+from retort.core.options.pack_options import PackOptions
 from retort.core.options.stage_options import (
     BenchOptions,
     BundleOptions,
@@ -27,7 +28,6 @@ from retort.core.options.stage_options import (
     ExportOptions,
     ModelSpec,
     Options,
-    PackOptions,
     PruneOptions,
     QuantizeOptions,
     SparsifyOptions,

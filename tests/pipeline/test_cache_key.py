@@ -16,12 +16,12 @@ import pytest
 from retort.core.artifact import Artifact, Manifest
 from retort.core.context import Context
 from retort.core.data.splits import ArraySplit, Splits
+from retort.core.options.pack_options import PackOptions
 from retort.core.options.stage_options import (
     CaptureOptions,
     DistillOptions,
     ExportOptions,
     ModelSpec,
-    PackOptions,
     PruneOptions,
     QuantizeOptions,
     TrainOptions,

@@ -123,7 +123,7 @@ def test_what_is_printed_can_be_pasted(kind: str, tmp_path: Path) -> None:
             _run(python, found["client"], tmp_path / "elsewhere"),
             _run(python, found["python"], tmp_path / "elsewhere"),
         ]
-    assert np.float32(json.loads(curl)["total"]).tolist() == [wanted]
+    assert [float(np.float32(value)) for value in json.loads(curl)["total"]] == [wanted]
     assert json.loads(others[0])["values"]["total"] == [pytest.approx(wanted)]
     for shown in others[1:]:
         number = re.search(r"\[(-?[\d.]+)", shown)
