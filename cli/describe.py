@@ -116,7 +116,9 @@ def ports(signature: Signature) -> list[tuple[str, str, str, str]]:
         "symbols": tuple(map(repr, signature.symbols)),
         "features": signature.features,
     }
-    return [*rows, *((what, shortened(names), "", str(len(names))) for what, names in texts.items() if names)]
+    told = [(what, shortened(names), "", str(len(names))) for what, names in texts.items() if names]
+    reads = [(f"reads {spec.kind}", spec.describe(), "", "") for spec in signature.preprocessing]
+    return [*rows, *told, *reads]
 
 
 def dump(value: Any) -> str:

@@ -15,6 +15,7 @@ from ..core.artifact import Artifact, is_finished, load_artifact
 from ..core.console import Console
 from ..core.errors import MissingFileError, ServingError
 from ..core.options.stage_options import ServeOptions
+from ..core.preprocessing.fitting import single_field
 from ..serve.address import Address
 from ..serve.known_servers import KnownServer, announced, current_archives
 from . import detached
@@ -159,6 +160,7 @@ class _Shown:
     address: str
     file: Path
     lines: Lines
+    raw: str = ""
 
     def value(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -172,12 +174,13 @@ class _Shown:
         ports = (self.model.signature.inputs, self.model.signature.outputs)
         takes, returns = (", ".join(spec.describe() for spec in specs) for specs in ports)
         lines = self.lines
+        more = f"\n{self.raw}" if self.raw else ""
         return (
             f"It takes {takes} and returns {returns}.\n"
             f"One sample is in {self.file}; to send it, paste into another terminal:\n\n"
             f"{lines.curl}\n\n{lines.predict}\n\n"
             f"into a Python that has Retort:\n\n{lines.client}\n\n"
-            f"or into any Python:\n\n{lines.python}\n"
+            f"or into any Python:\n\n{lines.python}\n{more}"
         )
 
 
@@ -193,12 +196,14 @@ def _tell(server: Server, base: str, logs: Path, headers: Mapping[str, str], scr
 
 
 def _shown(server: Server, model: Served, base: str, headers: Mapping[str, str]) -> _Shown:
-    from ..serve.usage import example_request, lines
+    from ..serve.usage import example_request, lines, raw_lines
 
     example = example_request(model.sample, model.limits)
     file = example.store(server.logs, model.name)
     path = f"/predictions/{model.name}" + ("" if model.default else f"/{model.version}")
-    return _Shown(model, f"{server.url}{path}", file, lines(f"{base}{path}", example, file, headers))
+    kind = model.signature.preprocessing[0].kind if single_field(model.signature) else ""
+    raw = raw_lines(f"{base}{path}", kind, headers) if kind else ""
+    return _Shown(model, f"{server.url}{path}", file, lines(f"{base}{path}", example, file, headers), raw)
 
 
 def _ready(server: Server, logs: Path, shown: list[_Shown]) -> str:

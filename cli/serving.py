@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from json import loads as json_values
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +26,10 @@ from ..core.system.atomic_files import write_atomically
 from ..core.system.owned_folders import claim_file
 from ..core.tensors import BATCH, Array, Signature, TensorSpec, raise_if_nan
 from ..serve.client import Client, predict_split
+from ..serve.json_text import dump
 from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, app, console, context_of
 from .input_file import read_input
+from .raw_predictions import local_predictions, raw_input, remote_predictions, told
 from .remote import asked, connect, is_remote
 
 
@@ -34,7 +38,14 @@ def predict(
     model: Annotated[
         str, typer.Argument(help="Model file, artifact folder, or an address such as `retort serve` prints it.")
     ],
-    input: Annotated[Path | None, typer.Option(help="File with the inputs: .npy, .npz or .json.")] = None,
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the inputs: arrays (.npy, .npz, .json), or an image, a recording or texts (.txt, one per "
+            "line) for a model that was trained on them."
+        ),
+    ] = None,
+    text: Annotated[list[str], typer.Option(help="Text to predict instead of --input. Repeatable.")] = [],  # noqa: B006
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
     name: Annotated[
@@ -47,6 +58,10 @@ def predict(
     ca: Annotated[
         Path | None, typer.Option(help="PEM file of the certificates to trust for https. The default is the system's.")
     ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Number of labels for an image, a recording or a text.")] = 5,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Send the files and texts of --data, so that the server makes the inputs.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help=".npz file for the outputs.")] = None,
     force: ForceFile = False,
     rows: Annotated[
@@ -70,15 +85,30 @@ def predict(
     if output is not None and output.suffix != ".npz":
         raise UserError(f"{output} does not end in .npz, the form of the outputs", f"--output {output}.npz")
     claim_file(output, force)
-    if (input is None) == (not data):
-        raise UserError("give either --input or --data, and not both", "for example: --input x.npy, or --data digits")
+    if sum(map(bool, (input, data, text))) != 1:
+        raise UserError(
+            "give one of --input, --text and --data, and not several", "for example: --input x.npy, or --data digits"
+        )
     remote = is_remote(model)
+    if raw and not (remote and data):
+        raise UserError("--raw sends the files of --data to a server", "give both, or leave out --raw")
     if not remote:
         load_artifact(Path(model))  # a wrong path is told before the data are read
+    samples = None if data else raw_input(input, text)
+    if samples is not None:
+        if remote:
+            client = connect(model, name, timeout, header, ca)
+            said = asked(
+                client, partial(remote_predictions, samples=samples, top_k=top_k, arrays=output is not None), ca
+            )
+        else:
+            said = local_predictions(model, samples, _settings(provider, axis), top_k)
+        _show_said(*said, output, screen)
+        return
     given = input or context_of(data, data_arg, "classification", "cpu", seed, screen, "test").data
     if remote:
         client = connect(model, name, timeout, header, ca)
-        found = asked(client, partial(_ask, given=given, rows=rows, screen=screen), ca)
+        found = asked(client, partial(_ask, given=given, rows=rows, screen=screen, raw=raw), ca)
     elif isinstance(given, Path):
         found = _run(model, given, _settings(provider, axis))
     else:
@@ -95,11 +125,11 @@ class Predicted:
     classes: list[str | None] | None = None
 
 
-def _ask(client: Client, given: Path | Splits, rows: int | None, screen: Console) -> Predicted:
+def _ask(client: Client, given: Path | Splits, rows: int | None, screen: Console, raw: bool) -> Predicted:
     if isinstance(given, Path):
         outputs, names = client.classify(read_input(given, None))
         return Predicted(outputs, None, names)
-    found = predict_split(client, given.test, console=screen, limit=rows)
+    found = predict_split(client, given.test, console=screen, limit=rows, raw=raw)
     specs = [TensorSpec(name, str(array.dtype), (BATCH, *array.shape[1:])) for name, array in found.items()]
     named = Signature((), tuple(specs)).naming(given.classes)
     targets = given.test.read(range(len(next(iter(found.values())))))[1]
@@ -141,6 +171,18 @@ def _over_test(model: str, splits: Splits, rows: int | None, screen: Console, se
     done = over(session, fit_to(splits, session.signature).test, limit=rows, console=screen)
     names = session.signature.naming(splits.classes).class_names(done.outputs)
     return Predicted(dict(done.outputs), done.targets, names)
+
+
+def _show_said(
+    said: Sequence[Mapping[str, Any]], outputs: Mapping[str, Array], output: Path | None, screen: Console
+) -> None:
+    lines = told(said)
+    if output is not None:
+        content = io.BytesIO()
+        np.savez(content, **dict(outputs))  # type: ignore[arg-type]
+        write_atomically(output, content.getvalue())
+        lines.append(f"wrote {output}")
+    screen.result({"predictions": json_values(dump(list(said)))}, "\n".join(lines))
 
 
 def _show_outputs(predicted: Predicted, output: Path | None, screen: Console) -> None:

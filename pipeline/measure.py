@@ -11,6 +11,7 @@ from ..benchmarks.sessions import LATENCY_SAMPLES, opener
 from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.context import Place
 from ..core.counts import counted
+from ..core.data.raw_values import raw_values
 from ..core.data.splits import Split
 from ..core.errors import UserError, VerificationError
 from ..core.facts.measurement_facts import ServeFacts, ServeTiming
@@ -19,8 +20,9 @@ from ..core.metrics.intervals import Interval
 from ..core.metrics.ratio import Ratio
 from ..core.options.stage_options import BenchOptions, Gate, MetricName, Options, ServeOptions
 from ..core.options.stage_table import PROGRAM_STAGES, reference_among
+from ..core.preprocessing.specs import TextInput
 from ..core.session import SessionOptions, open_session
-from ..core.tensors import Array
+from ..core.tensors import Array, Signature
 from . import gates
 from .gates import GateResult
 from .measurements import ratios_in, save_ratios
@@ -174,7 +176,8 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
         test, rows = line.data.test, options.rows_per_request
         logs = line.folder / ".logs" / "serve"
         with running(options, archive, logs=logs, console=line.console) as server:
-            served = predict_split(server.client(), test, rows, console=line.console, limit=options.samples)
+            raw = _reads_raw(server.models[0].signature, test)
+            served = predict_split(server.client(), test, rows, console=line.console, limit=options.samples, raw=raw)
             started = server.startup_s
         count, threads = len(next(iter(served.values()))), int(archive.manifest.options.get("threads", 1))
         facts = ServeFacts(
@@ -193,6 +196,16 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
         return save_predictions(place, "serve", Predictions(served, test.read(range(count))[1]), facts)
 
     return line.measure("serve", options, [archive], _make)
+
+
+def _reads_raw(signature: Signature, test: Split) -> bool:
+    """Whether the files and texts of the test split are sent: then the proof covers what the server makes of them.
+
+    Texts that the server pads less than training does give other bits.
+    """
+    specs = signature.preprocessing
+    exact = not any(isinstance(spec, TextInput) and spec.free for spec in specs)
+    return bool(specs) and exact and raw_values(test, [0]) is not None
 
 
 def local_outputs(graph: Artifact, split: Split, rows: int, count: int, threads: int = 1) -> dict[str, Array]:

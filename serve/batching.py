@@ -26,13 +26,13 @@ class Plan:
     """Which requests may run together.
 
     Attributes:
-        sizes: batch sizes at which every row was bit for bit equal to its result alone; always contains 1.
-        shapes: the shapes, without their batch axis, for which that was measured.
-        times_ms: time of one run at each tested size.
+        sizes: batch sizes at which every golden row was bit for bit equal to its result alone; always contains 1.
+        by_shape: such sizes for each tested shape, without its batch axis.
+        times_ms: time of one run at each tested size of the golden shape.
     """
 
     sizes: set[int] = field(default_factory=lambda: {1})
-    shapes: set[Shapes] = field(default_factory=set)
+    by_shape: dict[Shapes, set[int]] = field(default_factory=dict)
     times_ms: dict[int, float] = field(default_factory=dict)
 
 
@@ -94,7 +94,7 @@ class Executor:
     def _fits(self, rows: int, shapes: Shapes) -> bool:
         if not self.combines:
             return False
-        return self.settings.batching == "fast" or (rows in self.plan.sizes and shapes in self.plan.shapes)
+        return self.settings.batching == "fast" or rows in self.plan.by_shape.get(shapes, ())
 
     def _together(self, members: Sequence[Feeds], rows: Sequence[int], shapes: Shapes) -> list[Outputs]:
         total = sum(rows)
@@ -175,33 +175,45 @@ class Executor:
     def _shapes(self, feeds: Feeds) -> Shapes:
         return shapes_of(self.signature, feeds)
 
-    def measure(self, golden: Feeds) -> Plan:
+    def measure(self, golden: Feeds, others: Sequence[Feeds] = ()) -> Plan:
         """Warm up, and find the batch sizes at which rows do not depend on their neighbours.
 
         The golden rows, and scaled copies of them so that no two rows are equal, are run alone and then as batches of
         each size. A size is used if all its rows agree bit for bit. This is sufficient evidence because kernels choose
         their order of summation by shape and not by value. The test stops after ``settings.warmup_s``; sizes that were
         not tested are not used.
+
+        Args:
+            others: inputs of other shapes that requests will have, such as texts of other lengths.
         """
-        deadline = time.monotonic() + self.settings.warmup_s
+        begin, share = time.monotonic(), self.settings.warmup_s / (1 + len(others))
         self._known = golden
         if not self.combines:
             self.plan.times_ms[self.signature.batch_size(golden)] = self._timed(golden)[1]
             return self.plan
+        self.plan.sizes = self._exact_sizes(golden, begin + share, self.plan.times_ms)
+        self.plan.by_shape[self._shapes(golden)] = self.plan.sizes
+        for index, feeds in enumerate(others, 2):
+            if self._shapes(feeds) not in self.plan.by_shape:
+                self.plan.by_shape[self._shapes(feeds)] = self._exact_sizes(feeds, begin + index * share, {})
+        return self.plan
+
+    def _exact_sizes(self, known: Feeds, deadline: float, times_ms: dict[int, float]) -> set[int]:
+        """The batch sizes at which rows of one shape equal their results alone; ``times_ms`` gets the time of each."""
         largest = min(self.settings.limits.rows, max(self.settings.batch_size, *self.settings.buckets, 1))
-        rows = list(self._samples(golden, largest))
+        rows = list(self._samples(known, largest))
         alone: list[Outputs] = []
+        sizes = {1}
         for size in _order(largest, self.settings.buckets):
             if time.monotonic() > deadline:
                 break
             while len(alone) < size:
                 alone.append(self.session.run(rows[len(alone)]))
-            feeds = {name: self._joined(name, rows[:size], 0) for name in golden}
-            outputs, self.plan.times_ms[size] = self._timed(feeds)
+            feeds = {name: self._joined(name, rows[:size], 0) for name in known}
+            outputs, times_ms[size] = self._timed(feeds)
             if self._same(outputs, alone[:size]):
-                self.plan.sizes.add(size)
-        self.plan.shapes.add(self._shapes(golden))
-        return self.plan
+                sizes.add(size)
+        return sizes
 
     def _timed(self, feeds: Feeds) -> tuple[Outputs, float]:
         self.session.run(feeds)

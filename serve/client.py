@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from http.client import responses as http_reasons
@@ -16,8 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.console import SILENT, Console
+from ..core.data.raw_values import raw_values
 from ..core.data.splits import Split
 from ..core.errors import InputError, LimitError, RetortError, ServingError, UserError
+from ..core.preprocessing.reader import Given, Raw
 from ..core.tensors import Array, Feeds
 from .connection import Connections
 from .json_text import dump
@@ -95,6 +98,46 @@ class Client:
         if form == "npy" and len(feeds) != 1:
             raise InputError(f"npy can contain only one array, but {len(feeds)} were given", "use npz or json")
         status, headers, body = self.request("POST", "", _body(arrays, form), {"Content-Type": _TYPES[form]})
+        return self._classified(status, headers, body)
+
+    def say(self, samples: Sequence[Raw], top_k: int | None = None) -> list[dict[str, Any]]:
+        """What the model says about images, texts or recordings: labels with scores, tokens, a mask, or its arrays.
+
+        Args:
+            samples: a text, or the bytes of a file, per sample.
+            top_k: number of labels; by default the model's own.
+
+        Raises:
+            RetortError: as :meth:`predict`.
+        """
+        parameters = {} if top_k is None else {"parameters": {"top_k": top_k}}
+        body = dump({"instances": list(map(_json_value, samples)), **parameters})
+        status, _, content = self.request("POST", "", body, {"Content-Type": JSON, "Accept": JSON})
+        if status != 200:
+            raise _as_error(status, content, self._path)
+        return list(json.loads(content)["predictions"])
+
+    def classify_raw(self, given: Given) -> tuple[dict[str, Array], list[str | None] | None]:
+        """As :meth:`classify`, for images, texts and recordings, which the server turns into inputs.
+
+        Args:
+            given: for each field a text, or the bytes of a file, per sample; a model with one field has any name.
+
+        Raises:
+            RetortError: as :meth:`predict`.
+        """
+        columns = [list(map(_json_value, values)) for values in given.values()]
+        value = (
+            {"instances": columns[0]}
+            if len(columns) == 1
+            else {"instances": [dict(zip(given, row, strict=True)) for row in zip(*columns, strict=True)]}
+        )
+        status, headers, body = self.request("POST", "", dump(value), {"Content-Type": JSON, "Accept": NPZ})
+        return self._classified(status, headers, body)
+
+    def _classified(
+        self, status: int, headers: dict[str, str], body: bytes
+    ) -> tuple[dict[str, Array], list[str | None] | None]:
         if status != 200:
             raise _as_error(status, body, self._path)
         names = headers.get(CLASSES_HEADER)
@@ -133,7 +176,7 @@ def predict_split(
     concurrency: int = 4,
     console: Console = SILENT,
     limit: int | None = None,
-    form: Format | None = None,
+    raw: bool = False,
 ) -> dict[str, Array]:
     """Outputs for a whole split, in its order.
 
@@ -141,16 +184,23 @@ def predict_split(
         rows_per_request: number of samples in one request.
         concurrency: number of simultaneous requests.
         limit: largest number of samples.
+        raw: whether the files and texts of the samples are sent, and the server makes the inputs.
 
     Raises:
+        UserError: the split is empty, or has no files and texts.
         ServingError: the server failed; remaining requests are not sent.
     """
     total = min(len(split), limit) if limit is not None else len(split)
     starts = range(0, total, rows_per_request)
 
     def _ask(start: int) -> dict[str, Array]:
-        inputs = split.read(range(start, min(start + rows_per_request, total)))[0]
-        return client.predict(inputs, form)
+        chosen = range(start, min(start + rows_per_request, total))
+        if not raw:
+            return client.predict(split.read(chosen)[0])
+        given = raw_values(split, chosen)
+        if given is None:
+            raise UserError("the data have no files or texts that could be sent", "send arrays, without --raw")
+        return client.classify_raw(given)[0]
 
     results: list[dict[str, Array]] = []
     with ThreadPoolExecutor(concurrency) as pool, console.progress("predict", len(starts)) as bar:
@@ -174,6 +224,10 @@ def _in_order(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _json_value(value: Raw) -> object:
+    return value if isinstance(value, str) else {"b64": base64.b64encode(value).decode()}
 
 
 def _body(feeds: Feeds, form: Format) -> bytes:

@@ -79,7 +79,7 @@ class Engine:
         session = _open(folder, sums, settings, signature)
         engine = Engine(session, signature, settings, Executor(session, settings), golden, sums, reader)
         engine.golden_error = engine.self_test()
-        engine.executor.measure(golden[0])
+        engine.executor.measure(golden[0], reader.other_lengths(golden[0]) if reader is not None else ())
         engine.load_s = time.perf_counter() - begin
         return engine
 

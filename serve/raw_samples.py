@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..core.errors import InputError, LimitError
-from ..core.preprocessing.fitting import others
+from ..core.preprocessing.fitting import others, single_field
 from ..core.preprocessing.images import looks_like_image
 from ..core.preprocessing.reader import Raw
 from ..core.preprocessing.sounds import looks_like_sound
@@ -44,12 +44,6 @@ class RawRequest:
     outputs: object = ()
     tag: str = ""
     top_k: int | None = None
-
-
-def single_field(signature: Signature) -> str | None:
-    """The field of a model that takes nothing but one picture, text or recording per sample; None for other models."""
-    fields = [name for spec in signature.preprocessing for name in spec.fields]
-    return fields[0] if len(fields) == 1 and not others(signature) else None
 
 
 def from_body(body: bytes | bytearray, mime: str, unspecific: bool, signature: Signature) -> RawRequest | None:
@@ -247,7 +241,8 @@ def _check_names(raw: Mapping[str, Any], rest: Mapping[str, Any], signature: Sig
 
 def _taken(signature: Signature) -> str:
     """The fields of a model in words."""
-    raw = [f"{name} ({spec.kind})" for spec in signature.preprocessing for name in spec.fields]
+    kinds = {"image": "a picture", "text": "a text", "audio": "a recording"}
+    raw = [f"{name} ({kinds[spec.kind]})" for spec in signature.preprocessing for name in spec.fields]
     return ", ".join([*raw, *(spec.describe() for spec in others(signature))])
 
 

@@ -36,6 +36,8 @@ from .workarounds import PARTS_KEPT, TOO_MANY_PARTS
 
 Layout = Literal["tensors", "bare", "instances", "v2", "samples"]
 RAW = ("body", "data")
+TOP_K_HEADER = "x-retort-top-k"
+"""Header with the number of labels in the answer, as TorchServe passes no query of an address on."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class _Decoded:
 def _decoded(incoming: Incoming, signature: Signature, settings: Settings, reader: SampleReader | None) -> _Decoded:
     parts = incoming.parts
     top_k, body = _beside_body(parts, signature)
+    top_k = label_count(incoming.headers.get(TOP_K_HEADER)) or top_k
     if body is not None:
         found = _body(incoming, body, signature, settings, reader)
         return found if top_k is None else replace(found, wishes=replace(found.wishes, top_k=top_k))

@@ -107,6 +107,26 @@ def lines(url: str, example: Example, file: Path, headers: Mapping[str, str] | N
     )
 
 
+_RAW = {
+    "image": ("an image", "image/jpeg", "--data-binary @photo.jpg"),
+    "audio": ("a recording", "audio/wav", "--data-binary @sound.wav"),
+    "text": ("a text", "text/plain", "-d 'any text'"),
+}
+"""For each kind of raw samples: what it is, its usual content type, and the body that curl sends."""
+
+
+def raw_lines(url: str, kind: str, headers: Mapping[str, str] | None = None) -> str:
+    """What to paste to send a file or a text to a model that reads it, and what it is.
+
+    Args:
+        kind: ``image``, ``text`` or ``audio``.
+    """
+    what, mime, body = _RAW[kind]
+    address = shlex.quote(Address.parse(url).url)
+    wanted = _headers("-H", {"Content-Type": mime, **(headers or {})})
+    return f"It also reads {what}:\n\n{' '.join(['curl', address, *wanted, body])}\n"
+
+
 def _headers(flag: str, headers: Mapping[str, str]) -> list[str]:
     return [f"{flag} {shlex.quote(f'{name}: {value}')}" for name, value in headers.items()]
 

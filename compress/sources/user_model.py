@@ -13,13 +13,14 @@ from ...core.artifact import Artifact, load_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
 from ...core.counts import counted, with_article
+from ...core.data.hf_processor import read_processor
 from ...core.data.references import call
 from ...core.data.splits import Splits
-from ...core.errors import CaptureError, MissingFileError, ModelError, UserError
+from ...core.errors import CaptureError, MissingFileError, ModelError, RetortError, UserError
 from ...core.facts.program_facts import CaptureFacts
 from ...core.formats.weight_files import require_model_file
 from ...core.options.stage_options import CaptureOptions, ModelSpec
-from ...core.preprocessing.fitting import completed
+from ...core.preprocessing.fitting import completed, preprocessed
 from ...core.tensors import Array
 from ..capture.capture_program import capture as capture_module
 from ..capture.flat_module import ready
@@ -168,6 +169,7 @@ def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: C
     context.console.stage("capture", parent.source)
     program = capture_source(parent, context, options)
     _name_classes(program, context)
+    _read_processor(program, parent, context)
     for hint in _fixed_lengths(program, parent, context.data):
         context.console.say(f"            {hint}")
     described = _Captured(model=parent, **options.model_dump())
@@ -202,6 +204,19 @@ def _name_classes(program: Program, context: Context) -> None:
             f"the data have {counted(names, 'class')}, and no output has a score for each, so answers will not have "
             "names"
         )
+
+
+def _read_processor(program: Program, model: ModelSpec, context: Context) -> None:
+    """Give a program of a Hugging Face folder what its processor says, if the data do not describe raw samples."""
+    folder = context.base / model.source
+    if program.signature.preprocessing or not folder.is_dir() or not is_pretrained(folder):
+        return
+    try:
+        found = read_processor(folder).preprocessing
+    except RetortError as error:  # such a folder can have a tokenizer that only code of its own reads
+        context.console.warn(f"its processor cannot be read, so its endpoint will take only arrays: {error.message}")
+        return
+    program.signature = preprocessed(program.signature, found)
 
 
 class _Captured(CaptureOptions):

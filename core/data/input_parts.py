@@ -65,6 +65,7 @@ class LoadedPart:
         settings: text that represents how samples are loaded.
         state: text that represents the content of an item.
         spec: how a file becomes the array.
+        content: reads the bytes of the file of an item.
     """
 
     name: str
@@ -73,6 +74,7 @@ class LoadedPart:
     settings: str
     state: Callable[[Any], str]
     spec: ImageInput | SoundInput | None = None
+    content: Callable[[Any], bytes] | None = None
 
     def read(self, indices: Indices) -> dict[str, Array]:
         """See :meth:`InputPart.read`."""

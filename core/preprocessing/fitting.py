@@ -106,3 +106,9 @@ def others(signature: Signature) -> tuple[TensorSpec, ...]:
 def has_tokenizer(signature: Signature) -> bool:
     """Whether a model takes the tokens of a tokenizer."""
     return any(isinstance(spec, TextInput) and spec.encoding == "tokenizer" for spec in signature.preprocessing)
+
+
+def single_field(signature: Signature) -> str | None:
+    """The field of a model that takes nothing but one picture, text or recording per sample; None for other models."""
+    fields = [name for spec in signature.preprocessing for name in spec.fields]
+    return fields[0] if len(fields) == 1 and not others(signature) else None

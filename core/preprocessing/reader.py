@@ -14,7 +14,7 @@ from .images import pillow, read_image
 from .sounds import read_sound, soundfile
 from .specs import ImageInput, Preprocessing, SoundInput, TextInput
 from .symbols import numbered, padded, values_of
-from .tokens import Tokenizer
+from .tokens import Tokenizer, buckets
 
 Raw = str | bytes
 Given = Mapping[str, Sequence[Raw]]
@@ -90,6 +90,14 @@ class SampleReader:
                     samples = Samples(samples.feeds, samples.texts, samples.offsets, sizes)
         return samples
 
+    def other_lengths(self, known: Mapping[str, Array]) -> list[dict[str, Array]]:
+        """Known inputs, cut or padded to each length to which texts are padded; none if all have one length."""
+        found: list[dict[str, Array]] = []
+        for spec in self.signature.preprocessing:
+            if isinstance(spec, TextInput) and spec.free and set(known) == set(spec.inputs):
+                found += [_resized(known, spec, size) for size in buckets(spec.length)]
+        return found
+
     def _with_texts(self, samples: Samples, columns: Sequence[Sequence[str]], spec: TextInput) -> Samples:
         if self.tokenizer is not None and spec.encoding == "tokenizer":
             found = self.tokenizer.encode(columns, spec, free=True)
@@ -131,6 +139,18 @@ def _tokenizer(spec: TextInput, content: bytes) -> Tokenizer:
             f"({spec.sha256[:12]}…)",
             "give the tokenizer of the training data",
         )
+    return made
+
+
+def _resized(known: Mapping[str, Array], spec: TextInput, size: int) -> dict[str, Array]:
+    """The inputs of texts with another number of values."""
+    padding = {"input_ids": spec.pad_id, "token_type_ids": spec.pad_type_id}
+    made = {}
+    for kind, name in spec.inputs_of:
+        array = known[name]
+        cut = array[:, :size] if array.ndim == 2 else np.minimum(array, size)
+        widths = [(0, 0), (0, size - cut.shape[1])] if cut.ndim == 2 else [(0, 0)]
+        made[name] = np.ascontiguousarray(np.pad(cut, widths, constant_values=padding.get(kind, 0)))
     return made
 
 

@@ -92,6 +92,11 @@ class Tokenizer:
         return [self._backend.id_to_token(int(number)) or str(number) for number in ids]
 
 
+def buckets(most: int) -> tuple[int, ...]:
+    """The sizes to which rows of at most ``most`` values are padded."""
+    return (*(size for size in _STEPS if size < most), most)
+
+
 def bucket(count: int, most: int) -> int:
     """The size to which rows of up to ``count`` values are padded: few sizes, so that requests can run together."""
     return next((size for size in _STEPS if count <= size <= most), most)

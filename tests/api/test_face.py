@@ -19,10 +19,9 @@ from known import known
 import retort
 from retort import api
 from retort.__main__ import main
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.pack_options import BundleOptions, PackOptions
 from retort.core.options.stage_options import (
     BenchOptions,
-    BundleOptions,
     DistillOptions,
     EngineOptions,
     ExportOptions,

@@ -30,7 +30,7 @@ def image_splits(folder: Path, options: ImageOptions, task: Task | None = None) 
 
     def _make(paths: Sequence[Path]) -> LoadedPart:
         seen.extend(paths[:LOOKED_AT])
-        return LoadedPart(options.name, paths, partial(_image, spec), str(spec), file_state, spec)
+        return LoadedPart(options.name, paths, partial(_image, spec), str(spec), file_state, spec, Path.read_bytes)
 
     spec = image_input(options.name, options)
     found = replace(file_splits(folder, IMAGES, "images", options, _make, task), preprocessing=(spec,))
@@ -53,7 +53,7 @@ def audio_splits(folder: Path, options: AudioOptions, task: Task | None = None) 
 
     def _make(paths: Sequence[Path]) -> LoadedPart:
         checked.extend(paths)
-        return LoadedPart(options.name, paths, partial(_sound, spec), str(spec), file_state, spec)
+        return LoadedPart(options.name, paths, partial(_sound, spec), str(spec), file_state, spec, Path.read_bytes)
 
     spec = sound_input(options.name, options)
     found = file_splits(folder, SOUNDS, "recordings", options, _make, task)

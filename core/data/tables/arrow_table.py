@@ -156,19 +156,25 @@ def media_part(options: ArrowOptions) -> Any:
         column = table.columns[name]
         folder = table.path if table.path.is_dir() else table.path.parent
 
-        def _load(row: int) -> Any:
+        def _source(row: int) -> bytes | Path:
             stored = column.values[row].as_py()
-            where = f"{table.place(row)}, column '{name}'"
             if not stored or (stored.get("bytes") is None and not stored.get("path")):
-                raise DataError(f"{where}: there is no file", REMEDY)
+                raise DataError(f"{table.place(row)}, column '{name}': there is no file", REMEDY)
             given = stored.get("bytes")
-            source = io.BytesIO(given) if given is not None else folder / str(stored["path"])
+            return bytes(given) if given is not None else folder / str(stored["path"])
+
+        def _content(row: int) -> bytes:
+            found = _source(row)
+            return found if isinstance(found, bytes) else found.read_bytes()
+
+        def _load(row: int) -> Any:
+            found, where = _source(row), f"{table.place(row)}, column '{name}'"
+            source = io.BytesIO(found) if isinstance(found, bytes) else found
             return read_image(source, where, spec) if isinstance(spec, ImageInput) else read_sound(source, where, spec)
 
         spec = image_input(name, options) if column.kind == "image" else sound_input(name, options)
-        known = (
-            spec if isinstance(spec, ImageInput) or spec.sample_rate else None
-        )  # else each file may have another rate
-        return LoadedPart(name, range(table.count), _load, f"{table.digest}|{spec}", lambda _: "", known)
+        # without a rate in the options, each file may have another one
+        known = spec if isinstance(spec, ImageInput) or spec.sample_rate else None
+        return LoadedPart(name, range(table.count), _load, f"{table.digest}|{spec}", lambda _: "", known, _content)
 
     return _part
