@@ -11,7 +11,8 @@ from typing import Any, Literal, TypedDict
 
 from ...core.dynamic_kernels import RecurrentForm
 from ...core.options.option_types import Importance, Normalization
-from ...core.options.stage_options import Correction, Deployment, Provider, Target, Task
+from ...core.options.pack_options import Deployment
+from ...core.options.stage_options import Correction, Provider, Target, Task
 
 Nested = Mapping[str, Any]
 Share = float | str
