@@ -16,7 +16,7 @@ from ..core.data.files.text_files import TEXTS
 from ..core.errors import InputError, MissingFileError, UserError
 from ..core.postprocessing import Reading, Scores, guessed_scores, named_axis, read_outputs
 from ..core.preprocessing.fitting import has_tokenizer, single_field
-from ..core.preprocessing.reader import Raw, SampleReader
+from ..core.preprocessing.sample_reader import Raw, SampleReader
 from ..core.session import SessionOptions, model_faults, open_session
 from ..core.tensors import Array, Signature
 from ..serve.client import Client

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .preprocessing.images import pillow
-from .preprocessing.reader import Samples
+from .preprocessing.decode_images import pillow
+from .preprocessing.sample_reader import Samples
 from .preprocessing.specs import ImageInput
 from .tensors import BATCH, Array, Signature, TensorSpec
 

@@ -20,7 +20,7 @@ from ..core.console import SILENT, Console
 from ..core.data.raw_values import raw_values
 from ..core.data.splits import Split
 from ..core.errors import InputError, LimitError, RetortError, ServingError, UserError
-from ..core.preprocessing.reader import Given, Raw
+from ..core.preprocessing.sample_reader import Given, Raw
 from ..core.tensors import Array, Feeds
 from .connection import Connections
 from .json_text import dump

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core.errors import InputError, VerificationError
 from ..core.preprocessing.fitting import has_tokenizer
-from ..core.preprocessing.reader import SampleReader
+from ..core.preprocessing.sample_reader import SampleReader
 from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Signature
 from .batching import Executor, batch_axis, combinable

@@ -13,7 +13,7 @@ from ..core.data.splits import Splits
 from ..core.errors import MissingFileError, UserError
 from ..core.options.pack_options import BundleOptions
 from ..core.preprocessing.fitting import has_tokenizer, preprocessed
-from ..core.preprocessing.reader import SampleReader
+from ..core.preprocessing.sample_reader import SampleReader
 from ..core.preprocessing.specs import Preprocessing, TextInput
 from ..core.tensors import Signature
 from .bundle import Parts

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..core.errors import InputError, LimitError
+from ..core.preprocessing.decode_images import looks_like_image
+from ..core.preprocessing.decode_sounds import looks_like_sound
 from ..core.preprocessing.fitting import others, single_field
-from ..core.preprocessing.images import looks_like_image
-from ..core.preprocessing.reader import Raw
-from ..core.preprocessing.sounds import looks_like_sound
+from ..core.preprocessing.sample_reader import Raw
 from ..core.preprocessing.specs import Preprocessing, TextInput
 from ..core.tensors import Signature, listed
+from .content_types import TYPES
 from .settings import Limits
 
 Layout = Literal["samples", "v2"]
@@ -66,7 +67,8 @@ def from_body(body: bytes | bytearray, mime: str, unspecific: bool, signature: S
     if kind not in specs:
         what = {"image": "an image", "audio": "a recording"}[kind]
         message = f"the body is {what}{f' ({mime[:80]})' if mime else ''}, and this model takes {_taken(signature)}"
-        raise InputError(message, _remedy(signature), status=415)
+        arrays = f"send {', '.join(TYPES)} with {_taken(signature)}"
+        raise InputError(message, _remedy(signature) if specs else arrays, status=415)
     name = single_field(signature)
     if name is None:
         message = f"the body is one {kind}, and this model takes {_taken(signature)} together"

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..core.postprocessing import Reading, read_outputs
-from ..core.preprocessing.reader import Samples
+from ..core.preprocessing.sample_reader import Samples
 from ..core.tensors import BATCH, Array, Signature
 from .json_text import dump
 from .request import Request

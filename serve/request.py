@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.errors import InputError, LimitError
-from ..core.preprocessing.reader import SampleReader, Samples
+from ..core.preprocessing.sample_reader import SampleReader, Samples
 from ..core.system.garbage import no_collections
 from ..core.tensors import Array, Signature, TensorSpec, listed, raise_if_nan
 from .allowance import allowance

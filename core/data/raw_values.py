@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..preprocessing.reader import Raw
+from ..preprocessing.sample_reader import Raw
 from .input_parts import Indices, JoinedSplit, LoadedPart
 from .model_inputs import Renamed
 from .splits import Split, Subset

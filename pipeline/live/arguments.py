@@ -185,7 +185,13 @@ class BundleArguments(TypedDict, total=False):
 
     name: str
     version: str
-    handler: Literal["tensor"]
+    handler: Literal["auto", "tensor", "image", "text", "audio"]
+    processor: str | None
+    image: Mapping[str, Any] | None
+    audio: Mapping[str, Any] | None
+    vocabulary: Literal["bytes", "characters"] | None
+    top_k: int
+    scores: Literal["auto", "raw", "softmax", "sigmoid"]
     batch_size: int
     workers: int
     threads: int

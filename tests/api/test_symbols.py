@@ -48,7 +48,7 @@ def test_symbols_travel_with_the_model(tmp_path: Path, monkeypatch: pytest.Monke
         assert found.symbols == symbols
     assert retort.capture(str(graph.path), data=films).signature.symbols == symbols
     assert signature_of(load_artifact(archive.path)) == signature
-    assert ports(signature)[-1] == ("symbols", "' ', 'a', 'b', 'e', 'g' … (9 in all)", "", "9")
+    assert ports(signature)[-2] == ("symbols", "' ', 'a', 'b', 'e', 'g' … (9 in all)", "", "9")
     others = load("others", tmp_path, vocabulary="characters")
     assert others.symbols != symbols
     fitted = fit_to(others, signature)

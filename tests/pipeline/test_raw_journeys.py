@@ -20,7 +20,7 @@ from retort.core.data.data_sources import load_data
 from retort.core.data.model_inputs import fit_to
 from retort.core.errors import ArtifactError
 from retort.core.options.stage_options import DataSpec
-from retort.core.preprocessing.reader import SampleReader
+from retort.core.preprocessing.sample_reader import SampleReader
 from retort.core.preprocessing.specs import TextInput
 from retort.core.tensors import Signature
 from retort.pipeline.run import run

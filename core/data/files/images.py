@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...options.data_options import PixelOptions
-from ...preprocessing.images import pillow
+from ...preprocessing.decode_images import pillow
 from ...preprocessing.specs import ImageInput
 
 IMAGES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))

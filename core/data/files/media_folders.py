@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ...options.data_options import AudioOptions, ImageOptions
 from ...options.stage_options import Task
-from ...preprocessing.images import read_image
-from ...preprocessing.sounds import read_sound
+from ...preprocessing.decode_images import read_image
+from ...preprocessing.decode_sounds import read_sound
 from ...preprocessing.specs import ImageInput, SoundInput
 from ...tensors import Array
 from ..input_parts import LoadedPart, SourceSplits, file_state

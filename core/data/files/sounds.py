@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...options.data_options import SoundOptions
-from ...preprocessing.sounds import soundfile
+from ...preprocessing.decode_sounds import soundfile
 from ...preprocessing.specs import SoundInput
 
 SOUNDS = frozenset((".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au"))

@@ -14,8 +14,8 @@ import numpy as np
 
 from ...errors import DataError
 from ...options.data_options import ArrowOptions
-from ...preprocessing.images import read_image
-from ...preprocessing.sounds import read_sound
+from ...preprocessing.decode_images import read_image
+from ...preprocessing.decode_sounds import read_sound
 from ...preprocessing.specs import ImageInput
 from ...system.installation import needed
 from ..files.images import image_input

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import ArtifactError, DataError, InputError, MachineError
 from ..tensors import Array, Signature
-from .images import pillow, read_image
-from .sounds import read_sound, soundfile
+from .decode_images import pillow, read_image
+from .decode_sounds import read_sound, soundfile
 from .specs import ImageInput, Preprocessing, SoundInput, TextInput
 from .symbols import numbered, padded, values_of
 from .tokens import Tokenizer, buckets
