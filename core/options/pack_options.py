@@ -9,7 +9,7 @@ from pydantic import Field
 from .data_options import PixelOptions, SoundOptions
 from .option_types import Count, Options
 
-Deployment = Literal["torchserve", "triton"]
+Deployment = Literal["torchserve", "triton", "ray"]
 
 
 class BundleOptions(Options):
