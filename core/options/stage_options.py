@@ -21,7 +21,7 @@ from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
-Deployment = Literal["torchserve", "triton", "ray"]
+Deployment = Literal["torchserve", "triton", "ray", "docker", "kserve"]
 Provider = Literal["cpu", "cuda", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 
@@ -205,6 +205,18 @@ class PackOptions(BundleOptions):
         "servers than torchserve refuse what would wait longer. The queue of TorchServe is set by `retort serve`.",
     )
 
+    image: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-zA-Z0-9._:/@-]*$",
+        description="Name of the image that docker and kserve build, such as registry.example.com/digits:1.0. The "
+        "default is the name of the model with its version.",
+    )
+    storage: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9+-]+://\S*[^\s/]$",
+        description="Where kserve finds a copy of the deployment, such as s3://models/digits. The default is "
+        "pvc://models/NAME.",
+    )
     max_batch_delay_ms: Count = Field(
         default=1, description="Longest time that a batch waits for more requests, in milliseconds."
     )

@@ -197,6 +197,8 @@ class PackArguments(BundleArguments, total=False):
 
     target: Deployment
     p99_ms: int
+    image: str | None
+    storage: str | None
     max_batch_delay_ms: int
     response_timeout_s: int
 

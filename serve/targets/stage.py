@@ -17,7 +17,7 @@ from ..bundle import read_graph
 from ..integrity import SUMS
 from ..settings import Settings
 from ..stage import agreed_options, bundle_facts, warn_if_alone, write_whole_bundle
-from . import ray_serve, triton
+from . import docker, kserve, ray_serve, triton
 from .deployed import Commands, Deployed
 
 DEPLOYMENT = "deployment.json"
@@ -34,6 +34,8 @@ class _Target:
 TARGETS = {
     "triton": _Target(triton.bundle_folder, triton.write),
     "ray": _Target(ray_serve.bundle_folder, ray_serve.write),
+    "docker": _Target(docker.bundle_folder, docker.write),
+    "kserve": _Target(kserve.bundle_folder, kserve.write),
 }
 
 
