@@ -1,4 +1,4 @@
-"""The ASGI application of a container: it serves the bundle in the folder that the variable BUNDLE names."""
+"""The ASGI application of a container: it serves the bundle in the folder that the variable RETORT_BUNDLE names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BUNDLE = Path(os.environ.get("BUNDLE", HERE / "bundle"))
+BUNDLE = Path(os.environ.get("RETORT_BUNDLE", HERE / "bundle"))
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(BUNDLE))
 

@@ -97,7 +97,7 @@ def _own_container(made: Deployed) -> dict[str, Any]:
     security = {"runAsNonRoot": True, "runAsUser": docker.USER, "readOnlyRootFilesystem": True}
     return {
         **found,
-        "env": [{"name": "BUNDLE", "value": _MODELS}],
+        "env": [{"name": "RETORT_BUNDLE", "value": _MODELS}],
         "securityContext": {**found["securityContext"], **security},
     }
 

@@ -160,7 +160,7 @@ def test_the_command_of_the_image_serves_the_bundle(made: Artifact, tmp_path: Pa
     command = [str(python), *json.loads(text[4:])[1:]]
     command[command.index("8080")] = port
     command[command.index("0.0.0.0")] = "127.0.0.1"
-    environment = {**os.environ, "BUNDLE": str(bundle_of(made)), "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "RETORT_BUNDLE": str(bundle_of(made)), "PYTHONPATH": str(tmp_path)}
     url = f"http://127.0.0.1:{port}"
     x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
     right = open_session(bundle_of(made) / "model.onnx").run({"x": x})["y"]
