@@ -57,7 +57,7 @@ def read_graph(artifact: Artifact) -> Parts:
         UserError: the model has no inputs, or one that is no tensor of numbers.
     """
     raise_if_not(artifact, "graph", "bundle")
-    model = artifact.main if artifact.kind == "graph" else artifact.file(MODEL)
+    model = artifact.main
     external, dynamic = inspect_graph(model)
     session = open_session(model)
     try:

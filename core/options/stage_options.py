@@ -15,13 +15,16 @@ from .prune_options import SparsifyOptions as SparsifyOptions
 from .quantize_options import Correction as Correction
 from .quantize_options import QatOptions as QatOptions
 from .quantize_options import QuantizeOptions as QuantizeOptions
+from .serving_options import BundleOptions as BundleOptions
+from .serving_options import Deployment as Deployment
+from .serving_options import PackOptions as PackOptions
+from .serving_options import ServeOptions as ServeOptions
 from .train_options import RecoverOptions as RecoverOptions
 from .train_options import SoftTargetOptions
 from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
-Deployment = Literal["torchserve", "triton", "ray", "docker", "kserve"]
 Provider = Literal["cpu", "cuda", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 
@@ -171,101 +174,6 @@ class EngineOptions(Options):
         description="What to do about faults that TensorRT accepts without an error: stop (refuse) or report them "
         "(warn).",
     )
-
-
-class BundleOptions(Options):
-    """The bundle: the model with everything that a server needs to answer for it."""
-
-    name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the endpoint.")
-    version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$", description="Version of the model.")
-    handler: Literal["tensor"] = Field(default="tensor", description="What a request contains; selects the handler.")
-    batch_size: Count = Field(
-        default=8, description="Largest number of requests that the server combines into one batch."
-    )
-    workers: Count = Field(default=1, description="Number of worker processes.")
-    threads: Count = Field(default=1, description="Number of runtime threads per worker.")
-    max_request_bytes: Count = Field(
-        default=6_553_500,
-        description="Largest request body, in bytes; less if no request of the model can be so large.",
-    )
-    max_rows: Count = Field(default=256, description="Largest number of rows in one request.")
-
-
-class PackOptions(BundleOptions):
-    """The TorchServe archive, or a deployment for another server."""
-
-    target: Deployment = Field(
-        default="torchserve",
-        description="The server. torchserve writes an archive for `retort serve`; the others a folder that has the "
-        "bundle and what that server needs around it.",
-    )
-    p99_ms: Count = Field(
-        default=500,
-        description="Time in milliseconds within which accepted requests should be answered at overload; other "
-        "servers than torchserve refuse what would wait longer. The queue of TorchServe is set by `retort serve`.",
-    )
-
-    image: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9][a-zA-Z0-9._:/@-]*$",
-        description="Name of the image that docker and kserve build, such as registry.example.com/digits:1.0. The "
-        "default is the name of the model with its version.",
-    )
-    storage: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9+-]+://\S*[^\s/]$",
-        description="Where kserve finds a copy of the deployment, such as s3://models/digits. The default is "
-        "pvc://models/NAME.",
-    )
-    max_batch_delay_ms: Count = Field(
-        default=1, description="Longest time that a batch waits for more requests, in milliseconds."
-    )
-    response_timeout_s: Count = Field(
-        default=60, description="Seconds without an answer after which a worker is restarted."
-    )
-
-
-class ServeOptions(Options):
-    """A TorchServe server on the loopback address."""
-
-    host: Literal["127.0.0.1"] = Field(
-        default="127.0.0.1",
-        description="Address to listen on. Only loopback is allowed, and TorchServe 0.12 has no IPv6.",
-    )
-    port: int = Field(default=0, ge=0, le=65535, description="Port of the inference interface. 0 takes a free port.")
-    startup_timeout_s: Count = Field(
-        default=120, description="Seconds within which the server must answer the first golden request."
-    )
-    p99_ms: Count = Field(
-        default=500,
-        description="Time in milliseconds within which 99 % of the accepted requests should be answered at overload. "
-        "The length of the queue follows from it and from the measured times of batches; the other requests get 503 "
-        "at once.",
-    )
-    workers: Count | None = Field(
-        default=None,
-        description="Number of worker processes of each model. The default is that of the archive, but two where cores "
-        "and memory allow, so that one answers while the other starts again.",
-    )
-    swaps: bool = Field(
-        default=False,
-        description="Take other versions of the models with `retort swap`. The default is off, so that nobody can "
-        "register models.",
-    )
-    grpc: bool = Field(
-        default=False,
-        description="Also answer gRPC. The default is off, because TorchServe answers OK there to refused requests.",
-    )
-    restarts: int = Field(
-        default=0, ge=0, description="How often the server is started again, on the same port, if it ends by itself."
-    )
-    java: str | None = Field(
-        default=None, description="Path of a java program. By default Retort looks for Java 17 or later."
-    )
-    samples: Count | None = Field(
-        default=None, description="Number of test samples to send over HTTP. The default is all of them."
-    )
-    rows_per_request: Count = Field(default=1, description="Number of rows in one request.")
 
 
 class BenchOptions(Options):
