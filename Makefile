@@ -53,7 +53,7 @@ test: $(STAMP)
 	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed \
-		$(SERVERS)/kserve/.installed
+		$(SERVERS)/kserve/.installed $(SERVERS)/bentoml/.installed
 	$(PYTEST) --dist worksteal -m "slow and not gpu"
 
 test-all: test test-slow

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .option_types import Count, Options
 
-Deployment = Literal["torchserve", "triton", "ray", "docker", "kserve"]
+Deployment = Literal["torchserve", "triton", "ray", "bentoml", "docker", "kserve"]
 
 
 class BundleOptions(Options):
