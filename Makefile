@@ -36,7 +36,7 @@ $(NETWORKS)/.installed: $(STAMP) examples/real_networks/requirements.txt
 
 $(SERVERS)/%/.installed: $(STAMP) tests/serve/targets/%-requirements.txt
 	$(BIN)/python -m venv $(SERVERS)/$*
-	$(SERVERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	$(SERVERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check $(if $(filter kserve,$*),--no-deps) \
 		-r tests/serve/targets/$*-requirements.txt
 	touch $@
 
@@ -52,7 +52,8 @@ quick: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not gpu"
 
-test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed
+test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed \
+		$(SERVERS)/kserve/.installed $(SERVERS)/bentoml/.installed
 	$(PYTEST) --dist worksteal -m "slow and not gpu"
 
 test-all: test test-slow

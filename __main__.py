@@ -80,6 +80,7 @@ def _app() -> Any:
         running_servers,
         swapping,
         safety,
+        deploying,
         serving,
         explain,
         doctor,

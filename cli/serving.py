@@ -20,6 +20,7 @@ from ..core.counts import counted
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.errors import UserError
+from ..core.kinds import KINDS
 from ..core.options.stage_options import BenchOptions, Provider
 from ..core.session import Session, SessionOptions, model_faults, open_session
 from ..core.system.atomic_files import write_atomically
@@ -156,6 +157,10 @@ def _run(model: str, path: Path, settings: SessionOptions) -> Predicted:
 def _open(model: str, settings: SessionOptions) -> tuple[Session, bool]:
     """A session of a model file, of an artifact, or of the model in an archive, and whether its inputs may be NaN."""
     artifact = load_artifact(Path(model))
+    if artifact.kind == "deployment":
+        from ..serve.targets.stage import bundle_of
+
+        return open_session(bundle_of(artifact) / KINDS["bundle"].main_file, settings), False
     if artifact.kind != "archive":
         return open_session(artifact.main, settings), False
     from ..serve.torchserve.archive import open_mar, open_model

@@ -28,7 +28,7 @@ KINDS: dict[Kind, KindEntry] = {
     "graph": KindEntry("model.onnx", "export", ".onnx"),
     "engine": KindEntry("model.plan", "engine", ".plan"),
     "archive": KindEntry("model.mar", "pack", ".mar"),
-    "bundle": KindEntry("bundle.json", "bundle"),
+    "bundle": KindEntry("model.onnx", "bundle"),
     "deployment": KindEntry("deployment.json", "pack"),
     "measurement": KindEntry("measurement.json", "bench"),
     "report": KindEntry("report.html", "report", ".html"),

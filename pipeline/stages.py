@@ -6,7 +6,7 @@ from ..core.artifact import Artifact, raise_if_not
 from ..core.context import Context, Place
 from ..core.data.splits import rows_of
 from ..core.formats.program_file import read_signature
-from ..core.options.pack_options import BundleOptions, PackOptions
+from ..core.options.serving_options import BundleOptions, PackOptions
 from ..core.options.stage_options import (
     CaptureOptions,
     DistillOptions,

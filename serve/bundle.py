@@ -16,7 +16,7 @@ from ..core.dynamic_kernels import OPERATORS
 from ..core.errors import ArtifactError, MachineError, UserError
 from ..core.formats.onnx_graphs import all_nodes
 from ..core.formats.onnx_side_files import is_side_file, side_files
-from ..core.options.pack_options import BundleOptions
+from ..core.options.serving_options import BundleOptions
 from ..core.postprocessing import Scores, guessed_scores, named_axis
 from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
@@ -62,7 +62,7 @@ def read_graph(artifact: Artifact) -> Parts:
         UserError: the model has no inputs, or one that is no tensor of numbers.
     """
     raise_if_not(artifact, "graph", "bundle")
-    model = artifact.main if artifact.kind == "graph" else artifact.file(MODEL)
+    model = artifact.main
     external, dynamic = inspect_graph(model)
     session = open_session(model)
     try:

@@ -11,7 +11,7 @@ from ..core.data.files.sounds import sound_input
 from ..core.data.hf_processor import read_processor
 from ..core.data.splits import Splits
 from ..core.errors import MissingFileError, UserError
-from ..core.options.pack_options import BundleOptions
+from ..core.options.serving_options import BundleOptions
 from ..core.preprocessing.fitting import has_tokenizer, preprocessed
 from ..core.preprocessing.sample_reader import SampleReader
 from ..core.preprocessing.specs import Preprocessing, TextInput
@@ -57,9 +57,9 @@ def _require_handler(options: BundleOptions, signature: Signature, kinds: list[s
     if options.handler in ("auto", *kinds):
         return
     remedy = {
-        "image": "say how an image becomes it: `--set image.size=224`, or --processor FOLDER",
+        "image": "say how an image becomes it: `--set pixels.size=224`, or --processor FOLDER",
         "text": "give --processor FOLDER with the tokenizer, or --vocabulary bytes",
-        "audio": "say how a recording becomes it: `--set audio.sample_rate=16000`",
+        "audio": "say how a recording becomes it: `--set sound.sample_rate=16000`",
     }[options.handler]
     what = {"image": "an image", "text": "a text", "audio": "a recording"}[options.handler]
     raise UserError(f"nothing says how {what} becomes the input {signature.describe_inputs()}", remedy)
@@ -77,17 +77,17 @@ def _given(options: BundleOptions, signature: Signature) -> tuple[tuple[Preproce
         if not processor.preprocessing:
             raise UserError(
                 f"{path} has no processor whose steps Retort can follow",
-                "say the steps with `--set image.size=224` and so on, or send arrays (--handler tensor)",
+                "say the steps with `--set pixels.size=224` and so on, or send arrays (--handler tensor)",
             )
         tokenizer = processor.tokenizer
         known = [spec for spec in signature.preprocessing if isinstance(spec, TextInput)]
         same = [spec for spec in known if spec.sha256 and isinstance(processor.preprocessing[0], TextInput)]
         # the model knows the length and the inputs of its training; the folder has the file
         found += same or list(processor.preprocessing)
-    if options.image is not None:
-        found.append(image_input("image", options.image))
-    if options.audio is not None:
-        found.append(sound_input("audio", options.audio))
+    if options.pixels is not None:
+        found.append(image_input("image", options.pixels))
+    if options.sound is not None:
+        found.append(sound_input("audio", options.sound))
     if options.vocabulary is not None:
         found.append(TextInput(encoding=options.vocabulary))
     return tuple(found), tokenizer

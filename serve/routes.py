@@ -22,6 +22,9 @@ from .v2 import V2_TYPES
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+DRAINED_BYTES = 1 << 23
+"""Up to this size the body of a refused request is received, and dropped: a client that is still sending when its
+connection ends sees a broken connection instead of the refusal."""
 _VERSION = r"(?:/versions/(?P<version>[^/]+))?"
 _ROUTES = {
     "live": r"/v2/health/live",
@@ -138,12 +141,14 @@ class Application:
         size = int(declared) if declared.isdigit() and len(declared) < 19 else 0
         parts: list[bytes] = []
         received, more = 0, True
-        while more and max(size, received) <= self.largest:
+        while more and max(size, received) <= max(self.largest, DRAINED_BYTES):
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            parts.append(message.get("body", b""))
-            received += len(parts[-1])
+            piece = message.get("body", b"")
+            received += len(piece)
+            if max(size, received) <= self.largest:
+                parts.append(piece)
             more = message.get("more_body", False)
         try:
             self._check_size(max(size, received))

@@ -11,7 +11,7 @@ from ..core.console import Console
 from ..core.context import Context, Place
 from ..core.errors import UserError
 from ..core.facts.pack_facts import BundleFacts, PackTiming
-from ..core.options.pack_options import BundleOptions
+from ..core.options.serving_options import BundleOptions
 from .bundle import Parts, Policy, answer_golden, read_graph, settings_of, write_bundle
 from .bundled import BUNDLE, FORMAT, RUNTIME, check_bundle, open_bundle
 from .engine import MODEL, Engine

@@ -117,7 +117,7 @@ def _wait(url: str, running: subprocess.Popen[bytes], log: Path) -> None:
 def triton_command(repository: Path, work: Path, port: int) -> tuple[list[str], dict[str, str]]:
     """How to start the Triton of nvidia-pytriton on a repository: its binary itself, with its Python backend.
 
-    Its stub for this Python is copied beside the backend; it needs numpy 1.26, see specs/serve.md 2.5b.
+    Its stub for this Python is copied beside the backend; it needs numpy 1.26, see docs/specs/serve.md 2.9.
     """
     venv = home("triton")
     packages = next(venv.glob("lib/python3*/site-packages"))

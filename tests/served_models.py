@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.context import Place
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.serving_options import PackOptions
 from retort.core.session import open_session
 from retort.serve.engine import Engine
 from retort.serve.request import Incoming

@@ -51,8 +51,10 @@ def deletion_curve(
     random = np.random.default_rng(0)
     orders = [[ordered[at] for at in random.permutation(len(ordered))] for _ in range(ORDERS)]
     copies = (copy for order in orders for copy in _deleted(order, shares, cells))
-    others = evaluations.scores(copies, explained).reshape(ORDERS, len(counts)).mean(axis=0)
-    return Deletion((0.0, *shares, 1.0), (ends[0], *scores.tolist(), ends[1]), (ends[0], *others.tolist(), ends[1]))
+    others = evaluations.scores(copies, explained).reshape(ORDERS, len(counts))
+    gain = float(others.mean(axis=1).min() - scores.mean()) if counts else 0.0
+    random_scores = others.mean(axis=0).tolist()
+    return Deletion((0.0, *shares, 1.0), (ends[0], *scores.tolist(), ends[1]), (ends[0], *random_scores, ends[1]), gain)
 
 
 def _counts(leaves: int, steps: int) -> list[int]:
@@ -82,6 +84,6 @@ def judge(explained: Explained, seen: Array, deletion: Deletion) -> Verdict:
     elif float(np.abs(seen - seen[0]).max()) <= LEAST_SHARE * max(1e-12, abs(float(seen[0]))):
         return Verdict(False, "removing any part of the sample, or all of it, does not change the score")
     if len(deletion.shares) > 2 and deletion.gain <= 0:
-        reason = "the score falls no faster when parts are deleted by their attribution than in random orders"
+        reason = "the score falls no faster when parts are deleted by their attribution than in a random order"
         return Verdict(False, reason)
     return Verdict(True)

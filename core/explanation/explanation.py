@@ -84,17 +84,14 @@ class Deletion:
         shares: share of the sample that is deleted, from 0 to 1.
         scores: score after that, the most supporting parts first.
         random: the mean over random orders.
+        gain: how much lower the score is than in the random order in which it falls fastest, on average over the steps
+            between; 0 without such steps.
     """
 
     shares: tuple[float, ...]
     scores: tuple[float, ...]
     random: tuple[float, ...]
-
-    @property
-    def gain(self) -> float:
-        """How much lower the score is than with random orders, on average over the shares between 0 and 1."""
-        inner = slice(1, -1)
-        return float(np.mean(self.random[inner]) - np.mean(self.scores[inner])) if len(self.shares) > 2 else 0.0
+    gain: float
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ from .prune_options import SparsifyOptions as SparsifyOptions
 from .quantize_options import Correction as Correction
 from .quantize_options import QatOptions as QatOptions
 from .quantize_options import QuantizeOptions as QuantizeOptions
+from .serving_options import BundleOptions as BundleOptions
+from .serving_options import Deployment as Deployment
+from .serving_options import PackOptions as PackOptions
+from .serving_options import ServeOptions as ServeOptions
 from .train_options import RecoverOptions as RecoverOptions
 from .train_options import SoftTargetOptions
 from .train_options import TrainOptions as TrainOptions
@@ -170,49 +174,6 @@ class EngineOptions(Options):
         description="What to do about faults that TensorRT accepts without an error: stop (refuse) or report them "
         "(warn).",
     )
-
-
-class ServeOptions(Options):
-    """A TorchServe server on the loopback address."""
-
-    host: Literal["127.0.0.1"] = Field(
-        default="127.0.0.1",
-        description="Address to listen on. Only loopback is allowed, and TorchServe 0.12 has no IPv6.",
-    )
-    port: int = Field(default=0, ge=0, le=65535, description="Port of the inference interface. 0 takes a free port.")
-    startup_timeout_s: Count = Field(
-        default=120, description="Seconds within which the server must answer the first golden request."
-    )
-    p99_ms: Count = Field(
-        default=500,
-        description="Time in milliseconds within which 99 % of the accepted requests should be answered at overload. "
-        "The length of the queue follows from it and from the measured times of batches; the other requests get 503 "
-        "at once.",
-    )
-    workers: Count | None = Field(
-        default=None,
-        description="Number of worker processes of each model. The default is that of the archive, but two where cores "
-        "and memory allow, so that one answers while the other starts again.",
-    )
-    swaps: bool = Field(
-        default=False,
-        description="Take other versions of the models with `retort swap`. The default is off, so that nobody can "
-        "register models.",
-    )
-    grpc: bool = Field(
-        default=False,
-        description="Also answer gRPC. The default is off, because TorchServe answers OK there to refused requests.",
-    )
-    restarts: int = Field(
-        default=0, ge=0, description="How often the server is started again, on the same port, if it ends by itself."
-    )
-    java: str | None = Field(
-        default=None, description="Path of a java program. By default Retort looks for Java 17 or later."
-    )
-    samples: Count | None = Field(
-        default=None, description="Number of test samples to send over HTTP. The default is all of them."
-    )
-    rows_per_request: Count = Field(default=1, description="Number of rows in one request.")
 
 
 class BenchOptions(Options):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..kinds import Kind
-from .pack_options import BundleOptions, PackOptions
+from .serving_options import BundleOptions, PackOptions
 from .stage_options import (
     BenchOptions,
     CaptureOptions,

@@ -23,6 +23,11 @@ _ALLOWED = {
     r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$": "letters A to Z, digits, _, . and -, and not begin with a dot",
 }
 """Patterns of names in words."""
+_FORMS = {
+    r"^[a-z0-9][a-zA-Z0-9._:/@-]*$": "the name of an image, such as registry.example.com/digits:1.0",
+    r"^[a-z0-9+-]+://\S*[^\s/]$": "the address of a storage, such as s3://models/digits or pvc://claim/digits",
+}
+"""Patterns of addresses in words."""
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
@@ -48,6 +53,8 @@ def in_words(item: Any) -> str | None:
         return f"takes at most {counted(int(context['max_length']), 'value')}, and has {context['actual_length']}"
     if kind == "string_pattern_mismatch" and (allowed := _ALLOWED.get(context["pattern"])) is not None:
         return f"must consist of {allowed}, not {value!r}" if value else "must not be empty"
+    if kind == "string_pattern_mismatch" and (form := _FORMS.get(context["pattern"])) is not None:
+        return f"must be {form}, not {value!r}"
     if kind == "string_too_short":
         return "must not be empty"
     if kind == "missing":

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 
 from ...core.dynamic_kernels import RecurrentForm
 from ...core.options.option_types import Importance, Normalization
-from ...core.options.pack_options import Deployment
+from ...core.options.serving_options import Deployment
 from ...core.options.stage_options import Correction, Provider, Target, Task
 
 Nested = Mapping[str, Any]
@@ -187,8 +187,8 @@ class BundleArguments(TypedDict, total=False):
     version: str
     handler: Literal["auto", "tensor", "image", "text", "audio"]
     processor: str | None
-    image: Mapping[str, Any] | None
-    audio: Mapping[str, Any] | None
+    pixels: Mapping[str, Any] | None
+    sound: Mapping[str, Any] | None
     vocabulary: Literal["bytes", "characters"] | None
     top_k: int
     scores: Literal["auto", "raw", "softmax", "sigmoid"]
@@ -204,6 +204,8 @@ class PackArguments(BundleArguments, total=False):
 
     target: Deployment
     p99_ms: int
+    image: str | None
+    storage: str | None
     max_batch_delay_ms: int
     response_timeout_s: int
 

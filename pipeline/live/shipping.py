@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
-from ...core.options.pack_options import BundleOptions, PackOptions
+from ...core.options.serving_options import BundleOptions, PackOptions
 from ...core.options.stage_options import EngineOptions, ExportOptions, Target
 from . import running
 from .documented import checked, with_options

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...core.metrics.task_metrics import metrics_for
-from ...core.options.pack_options import PackOptions
 from ...core.options.recipe import Recipe
 from ...core.options.recipe_faults import Fault
+from ...core.options.serving_options import PackOptions
 from ...core.options.stage_options import BenchOptions, Gate
 from ...core.options.stage_table import reference_among
 

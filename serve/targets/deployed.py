@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...core.options.pack_options import PackOptions
+from ...core.options.serving_options import PackOptions
 from ..bundle import Parts
 from ..settings import Settings
 

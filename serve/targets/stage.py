@@ -12,13 +12,13 @@ from typing import Any
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.context import Context, Place
 from ...core.errors import ArtifactError
-from ...core.options.pack_options import PackOptions
+from ...core.options.serving_options import PackOptions
 from ..bundle import read_graph
 from ..integrity import SUMS
 from ..raw_inputs import with_raw_inputs
 from ..settings import Settings
 from ..stage import agreed_options, bundle_facts, warn_if_alone, write_whole_bundle
-from . import ray_serve, triton
+from . import bento, docker, kserve, ray_serve, triton
 from .deployed import Commands, Deployed
 
 DEPLOYMENT = "deployment.json"
@@ -35,6 +35,9 @@ class _Target:
 TARGETS = {
     "triton": _Target(triton.bundle_folder, triton.write),
     "ray": _Target(ray_serve.bundle_folder, ray_serve.write),
+    "bentoml": _Target(bento.bundle_folder, bento.write),
+    "docker": _Target(docker.bundle_folder, docker.write),
+    "kserve": _Target(kserve.bundle_folder, kserve.write),
 }
 
 
@@ -69,7 +72,9 @@ def _description(made: Deployed, commands: Commands) -> str:
         "name": made.settings.name,
         "version": made.settings.version,
         "bundle": made.bundle.relative_to(made.folder).as_posix(),
+        "workers": made.settings.workers,
         "p99_ms": made.options.p99_ms,
+        "timeout_s": made.options.response_timeout_s,
         "commands": dict(commands),
     }
     return json.dumps(value, indent=1) + "\n"

@@ -30,25 +30,41 @@ def write(made: Deployed) -> Commands:
     Raises:
         UserError: an input or output has a type that Triton does not have.
     """
+    name, start = made.settings.name, "tritonserver --model-repository={} --disable-auto-complete-config"
+    onnx = write_onnx(made)
+    made.write(f"{PYTHON}/{name}/config.pbtxt", _python(made, _batching(made)))
+    made.write(f"{PYTHON}/{name}/{config.VERSION}/model.py", Path(__file__).with_name("triton_model.py").read_bytes())
+    commands = {"with the isolation of bad requests": start.format(PYTHON)}
+    return {**commands, "with ONNX Runtime's own backend": start.format(ONNX)} if onnx else commands
+
+
+def write_onnx(made: Deployed) -> bool:
+    """Write the repository of the ONNX Runtime backend.
+
+    Returns:
+        False if there is none, because only the Python form can give back the shape of a tensor without axes.
+
+    Raises:
+        UserError: an input or output has a type that Triton does not have.
+    """
     signature, name = made.parts.signature, made.settings.name
     for spec in (*signature.inputs, *signature.outputs):
         if spec.dtype not in config.DATA_TYPES:
             message = f"'{spec.name}' is {spec.dtype}, a type that Triton does not have"
             raise UserError(message, f"export the model with another type, such as {', '.join(config.DATA_TYPES)}")
-    rows = config.rows_of_batches(signature, made.settings)
-    batching = config.Batching(rows, made.options.max_batch_delay_ms, made.options.p99_ms)
-    made.write(f"{PYTHON}/{name}/config.pbtxt", _python(made, batching))
-    made.write(f"{PYTHON}/{name}/{config.VERSION}/model.py", Path(__file__).with_name("triton_model.py").read_bytes())
-    start = "tritonserver --model-repository={} --disable-auto-complete-config"
-    commands = {"with the isolation of bad requests": start.format(PYTHON)}
     if any(spec.shape == () for spec in (*signature.inputs, *signature.outputs)):
-        return commands  # only the Python form can give back the shape of a tensor without axes
-    made.write(f"{ONNX}/{name}/config.pbtxt", _onnx(made, batching))
+        return False
+    made.write(f"{ONNX}/{name}/config.pbtxt", _onnx(made, _batching(made)))
     for file in (MODEL, *made.parts.external):
         target = made.folder / ONNX / name / str(config.VERSION) / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(made.bundle / file, target)
-    return {**commands, "with ONNX Runtime's own backend": start.format(ONNX)}
+    return True
+
+
+def _batching(made: Deployed) -> config.Batching:
+    rows = config.rows_of_batches(made.parts.signature, made.settings)
+    return config.Batching(rows, made.options.max_batch_delay_ms, made.options.p99_ms)
 
 
 def _common(made: Deployed, batching: config.Batching) -> list[str]:

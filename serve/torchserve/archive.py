@@ -13,7 +13,7 @@ from ...core.console import SILENT, Console
 from ...core.context import Context, Place
 from ...core.data.splits import Splits
 from ...core.facts.pack_facts import PackFacts, PackTiming
-from ...core.options.pack_options import PackOptions
+from ...core.options.serving_options import PackOptions
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Signature
 from ..bundle import Policy as Policy

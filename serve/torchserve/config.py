@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from ...core.options.pack_options import PackOptions
+from ...core.options.serving_options import PackOptions
 from ...core.system.java import Java
 from ..settings import Settings
 from .ports import Ports

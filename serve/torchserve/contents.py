@@ -112,8 +112,17 @@ def _contradiction(text: str, settings: Settings) -> str | None:
 
 def batch_delay_ms(path: Path) -> int:
     """Longest time that a worker waits for a batch to fill, from the configuration of a checked archive."""
+    return _number(path, "maxBatchDelay")
+
+
+def response_timeout_s(path: Path) -> int:
+    """Seconds without an answer after which a worker is restarted, from the configuration of a checked archive."""
+    return _number(path, "responseTimeout")
+
+
+def _number(path: Path, key: str) -> int:
     lines = read_member(path, CONFIG).decode().splitlines()
-    return next(int(line.partition(":")[2]) for line in lines if line.startswith("maxBatchDelay:"))
+    return next(int(line.partition(":")[2]) for line in lines if line.startswith(f"{key}:"))
 
 
 def _check_side_files(path: Path, settings: Settings) -> None:

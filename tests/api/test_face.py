@@ -19,7 +19,7 @@ from known import known
 import retort
 from retort import api
 from retort.__main__ import main
-from retort.core.options.pack_options import BundleOptions, PackOptions
+from retort.core.options.serving_options import BundleOptions, PackOptions
 from retort.core.options.stage_options import (
     BenchOptions,
     DistillOptions,

@@ -20,7 +20,7 @@ from retort.cli.servers import packed_last
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Place
 from retort.core.errors import MachineError
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.serving_options import PackOptions
 from retort.pipeline.runs.run_record import RunRecord, record_file
 from retort.serve.torchserve.archive import Policy, write_archive
 

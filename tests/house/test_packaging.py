@@ -32,6 +32,7 @@ NAMED_OTHERWISE = {
 """Modules whose distribution has another name."""
 
 NOT_DECLARED = {
+    "bentoml": "what is generated for BentoML imports it, where BentoML is installed",
     "modelopt": "a peer that `benchmarks.suites.quantization_peer` compares with, in an environment of its own",
     "nncf": "as modelopt",
     "ray": "what is generated for Ray Serve imports it, where Ray is installed",

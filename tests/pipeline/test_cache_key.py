@@ -16,7 +16,7 @@ import pytest
 from retort.core.artifact import Artifact, Manifest
 from retort.core.context import Context
 from retort.core.data.splits import ArraySplit, Splits
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import (
     CaptureOptions,
     DistillOptions,

@@ -14,7 +14,7 @@ import pytest
 from served_models import graph
 
 from retort.core.context import Context, Place
-from retort.core.options.pack_options import BundleOptions
+from retort.core.options.serving_options import BundleOptions
 from retort.serve.async_engine import AsyncEngine
 from retort.serve.replies import Answer
 from retort.serve.request import Incoming

@@ -22,7 +22,7 @@ import retort
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.context import Context, Place
 from retort.core.errors import ArtifactError, MissingFileError, UserError
-from retort.core.options.pack_options import BundleOptions
+from retort.core.options.serving_options import BundleOptions
 from retort.serve.bundled import RUNTIME, check_bundle, open_bundle
 from retort.serve.engine import Engine
 from retort.serve.integrity import SUMS, format_sums, read_sums

@@ -13,9 +13,9 @@ import pytest
 from served_models import IMAGE, graph
 
 from retort.core.context import Context, Place
-from retort.core.options.pack_options import BundleOptions
+from retort.core.options.serving_options import BundleOptions
 from retort.serve.replies import Answer
-from retort.serve.routes import Application
+from retort.serve.routes import DRAINED_BYTES, Application
 from retort.serve.settings import TRUSTED
 from retort.serve.stage import bundle
 from retort.serve.wire import NPY, read_npy, write_npy
@@ -158,13 +158,24 @@ def test_asgi_servers_get_bytes(app: Application) -> None:
 
 
 def test_large_bodies_are_refused_before_they_are_read(app: Application) -> None:
-    """A declared or a received length above that of any legal request is 413, without reading on."""
+    """A declared or a received length far above that of any legal request is 413, without reading on."""
     declared = [(b"content-length", b"99999999")]
     assert _served(app, [], headers=declared)[0]["status"] == 413
     piece: dict[str, Any] = {"type": "http.request", "body": bytes(1 << 18), "more_body": True}
     left = [dict(piece) for _ in range(100)]
     assert _served(app, left)[0]["status"] == 413
     assert len(left) > 50
+
+
+def test_slightly_too_large_bodies_are_received_and_dropped(app: Application) -> None:
+    """A client that sends its whole body before it reads gets the refusal, and no broken connection."""
+    assert app.largest < DRAINED_BYTES
+    pieces: list[dict[str, Any]] = [
+        {"type": "http.request", "body": bytes(app.largest), "more_body": True},
+        {"type": "http.request", "body": b"x"},
+    ]
+    assert _served(app, pieces)[0]["status"] == 413
+    assert pieces == []
 
 
 def test_a_client_that_hangs_up_gets_nothing(app: Application) -> None:

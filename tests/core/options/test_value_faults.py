@@ -33,6 +33,11 @@ from retort.core.options.stage_table import STAGES, StageEntry
         ({"quantize": {"exclude": 7}}, "must be a list, not 7"),
         ({"quantize": {"float_layers": 7}}, "must be keys with values, not 7"),
         ({"pack": {"name": 7}}, "must be text, not 7"),
+        (
+            {"pack": {"image": "A b"}},
+            "must be the name of an image, such as registry.example.com/digits:1.0, not 'A b'",
+        ),
+        ({"pack": {"storage": "/x"}}, "must be the address of a storage, such as s3://models/digits"),
         ({"train": {"warmup_epochs": math.inf}}, "must be a finite number, not inf"),
         ({"prune": {"size_bytes": math.inf}}, "must be a finite number, not inf"),
     ],

@@ -26,7 +26,7 @@ from retort.core.context import Place
 from retort.core.data.splits import ArraySplit
 from retort.core.dynamic_kernels import RecurrentForm
 from retort.core.metrics.task_metrics import sqnr_db
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions, Target
 from retort.core.session import open_session
 from retort.core.tensors import Signature

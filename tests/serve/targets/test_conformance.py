@@ -15,7 +15,7 @@ from retort.benchmarks.suites.conformance_model import write_model
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.errors import MachineError
-from retort.core.options.pack_options import BundleOptions, PackOptions
+from retort.core.options.serving_options import BundleOptions, PackOptions
 from retort.core.options.stage_options import ServeOptions
 from retort.core.system.java import find_java
 from retort.serve.stage import bundle

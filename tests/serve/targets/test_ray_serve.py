@@ -18,7 +18,7 @@ from other_servers import ask, home, linear, outputs_of, ray
 
 from retort.core.artifact import Artifact
 from retort.core.context import Context, Place
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.serving_options import PackOptions
 from retort.core.session import open_session
 from retort.serve.bundled import check_bundle
 from retort.serve.client import Client

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.context import Place
 from retort.core.errors import ArtifactError, MachineError, MissingFileError, UserError
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.serving_options import PackOptions
 from retort.core.session import open_session
 from retort.core.system.installation import install_command
 from retort.core.tensors import Signature, TensorSpec

@@ -19,7 +19,7 @@ from retort.core.artifact import load_artifact
 from retort.core.console import Console
 from retort.core.context import Place
 from retort.core.errors import MachineError
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.serving_options import PackOptions
 from retort.serve.batching import Executor
 from retort.serve.settings import Settings
 from retort.serve.torchserve import queue_length as room

@@ -29,7 +29,7 @@ from retort.core.console import Console
 from retort.core.context import Place
 from retort.core.data.splits import ArraySplit
 from retort.core.errors import InputError, LimitError, MachineError, RetortError, ServingError
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import ServeOptions
 from retort.core.session import open_session
 from retort.core.system.java import find_java

@@ -22,7 +22,7 @@ from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.console import SILENT
 from retort.core.context import Place
 from retort.core.errors import MachineError, ServingError, UserError
-from retort.core.options.pack_options import PackOptions
+from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import ServeOptions
 from retort.core.session import open_session
 from retort.core.system.java import find_java

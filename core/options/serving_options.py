@@ -1,4 +1,4 @@
-"""The options of the bundle and of the pack stage."""
+"""Options of the stages that give a model to servers: bundle, pack and serve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from .data_options import PixelOptions, SoundOptions
 from .option_types import Count, Options
 
-Deployment = Literal["torchserve", "triton", "ray"]
+Deployment = Literal["torchserve", "triton", "ray", "bentoml", "docker", "kserve"]
 
 
 class BundleOptions(Options):
@@ -27,10 +27,10 @@ class BundleOptions(Options):
         description="Hugging Face folder, or a tokenizer.json, that says how raw samples become inputs. The default is "
         "what the data of the training said.",
     )
-    image: PixelOptions | None = Field(
+    pixels: PixelOptions | None = Field(
         default=None, description="How an image becomes the input, if the model does not know it."
     )
-    audio: SoundOptions | None = Field(
+    sound: SoundOptions | None = Field(
         default=None, description="How a recording becomes the input, if the model does not know it."
     )
     vocabulary: Literal["bytes", "characters"] | None = Field(
@@ -67,9 +67,65 @@ class PackOptions(BundleOptions):
         description="Time in milliseconds within which accepted requests should be answered at overload; other "
         "servers than torchserve refuse what would wait longer. The queue of TorchServe is set by `retort serve`.",
     )
+
+    image: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-zA-Z0-9._:/@-]*$",
+        description="Name of the image that docker and kserve build, such as registry.example.com/digits:1.0. The "
+        "default is the name of the model with its version.",
+    )
+    storage: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9+-]+://\S*[^\s/]$",
+        description="Where kserve finds a copy of the deployment, such as s3://models/digits. The default is "
+        "pvc://models/NAME.",
+    )
     max_batch_delay_ms: Count = Field(
         default=1, description="Longest time that a batch waits for more requests, in milliseconds."
     )
     response_timeout_s: Count = Field(
         default=60, description="Seconds without an answer after which a worker is restarted."
     )
+
+
+class ServeOptions(Options):
+    """A TorchServe server on the loopback address."""
+
+    host: Literal["127.0.0.1"] = Field(
+        default="127.0.0.1",
+        description="Address to listen on. Only loopback is allowed, and TorchServe 0.12 has no IPv6.",
+    )
+    port: int = Field(default=0, ge=0, le=65535, description="Port of the inference interface. 0 takes a free port.")
+    startup_timeout_s: Count = Field(
+        default=120, description="Seconds within which the server must answer the first golden request."
+    )
+    p99_ms: Count = Field(
+        default=500,
+        description="Time in milliseconds within which 99 % of the accepted requests should be answered at overload. "
+        "The length of the queue follows from it and from the measured times of batches; the other requests get 503 "
+        "at once.",
+    )
+    workers: Count | None = Field(
+        default=None,
+        description="Number of worker processes of each model. The default is that of the archive, but two where cores "
+        "and memory allow, so that one answers while the other starts again.",
+    )
+    swaps: bool = Field(
+        default=False,
+        description="Take other versions of the models with `retort swap`. The default is off, so that nobody can "
+        "register models.",
+    )
+    grpc: bool = Field(
+        default=False,
+        description="Also answer gRPC. The default is off, because TorchServe answers OK there to refused requests.",
+    )
+    restarts: int = Field(
+        default=0, ge=0, description="How often the server is started again, on the same port, if it ends by itself."
+    )
+    java: str | None = Field(
+        default=None, description="Path of a java program. By default Retort looks for Java 17 or later."
+    )
+    samples: Count | None = Field(
+        default=None, description="Number of test samples to send over HTTP. The default is all of them."
+    )
+    rows_per_request: Count = Field(default=1, description="Number of rows in one request.")
