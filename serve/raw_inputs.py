@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.console import SILENT, Console
+from ..core.context import Context
 from ..core.data.files.images import image_input
 from ..core.data.files.sounds import sound_input
 from ..core.data.hf_processor import read_processor
-from ..core.data.splits import Splits
 from ..core.errors import MissingFileError, UserError
 from ..core.options.serving_options import BundleOptions
 from ..core.preprocessing.fitting import has_tokenizer, preprocessed
@@ -20,12 +20,13 @@ from .bundle import Parts
 
 
 def with_raw_inputs(
-    parts: Parts, options: BundleOptions, data: Splits | None = None, console: Console = SILENT
+    parts: Parts, options: BundleOptions, context: Context | None = None, console: Console = SILENT
 ) -> Parts:
     """The parts of a graph with what its server reads besides arrays.
 
     Args:
-        data: of the recipe; their tokenizer is taken if the model was trained with it.
+        context: of a recipe: the tokenizer of its data is taken if the model was trained with it, and relative paths
+            begin at its folder.
 
     Raises:
         MissingFileError: there is no such processor.
@@ -36,12 +37,13 @@ def with_raw_inputs(
     signature = parts.signature
     if options.handler == "tensor":
         return replace(parts, signature=replace(signature, preprocessing=()))
-    given, tokenizer = _given(options, signature)
+    given, tokenizer = _given(options, signature, context.base if context is not None else Path())
     if given:
         told = preprocessed(replace(signature, preprocessing=()), given)
         _require_fit(given, told)
         signature = told
     if has_tokenizer(signature):
+        data = context.data if context is not None else None
         tokenizer = tokenizer or parts.tokenizer or (data.tokenizer if data is not None else b"")
         if not tokenizer:
             signature = _without_texts(signature, console)
@@ -65,12 +67,12 @@ def _require_handler(options: BundleOptions, signature: Signature, kinds: list[s
     raise UserError(f"nothing says how {what} becomes the input {signature.describe_inputs()}", remedy)
 
 
-def _given(options: BundleOptions, signature: Signature) -> tuple[tuple[Preprocessing, ...], bytes]:
+def _given(options: BundleOptions, signature: Signature, base: Path) -> tuple[tuple[Preprocessing, ...], bytes]:
     """The descriptions that the options give, and the tokenizer among them."""
     found: list[Preprocessing] = []
     tokenizer = b""
     if options.processor is not None:
-        path = Path(options.processor)
+        path = base / options.processor
         if not path.exists():
             raise MissingFileError(f"no such processor: {path}", "give a Hugging Face folder, or a tokenizer.json")
         processor = read_processor(path)

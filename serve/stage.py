@@ -35,7 +35,7 @@ def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Cont
         StorageError: the disk is full or not writable.
     """
     raise_if_not(parent, "graph")
-    parts = with_raw_inputs(read_graph(parent), options, context.data, context.console)
+    parts = with_raw_inputs(read_graph(parent), options, context, context.console)
     with new_artifact(place, "bundle", "bundle", options=options) as draft:
         engine = write_whole_bundle(draft.folder, parts, options)
         draft.facts = bundle_facts(draft.folder, draft.folder, engine)

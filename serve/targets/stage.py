@@ -50,7 +50,7 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
         StorageError: the disk is full or not writable.
     """
     options = agreed_options(options, parent)
-    parts = with_raw_inputs(read_graph(parent), options, context.data, context.console)
+    parts = with_raw_inputs(read_graph(parent), options, context, context.console)
     target = TARGETS[options.target]
     with new_artifact(place, "deployment", "pack", options=options) as draft:
         folder = draft.folder / target.bundle_folder(options.name)

@@ -11,7 +11,6 @@ from pathlib import Path
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Context, Place
-from ...core.data.splits import Splits
 from ...core.facts.pack_facts import PackFacts, PackTiming
 from ...core.options.serving_options import PackOptions
 from ...core.session import Session, SessionOptions, open_session
@@ -36,7 +35,7 @@ def pack(options: PackOptions, parent: Artifact, place: Place, context: Context)
     Raises:
         RetortError: as :func:`write_archive`.
     """
-    return write_archive(options, parent, place, console=context.console, data=context.data)
+    return write_archive(options, parent, place, console=context.console, context=context)
 
 
 def write_archive(
@@ -45,14 +44,14 @@ def write_archive(
     place: Place,
     policy: Policy | None = None,
     console: Console = SILENT,
-    data: Splits | None = None,
+    context: Context | None = None,
 ) -> Artifact:
     """Write ``model.mar`` and the bundle it was made from.
 
     The archive is opened once before it is kept, and must reproduce its golden outputs on this machine.
 
     Args:
-        data: of the recipe, whose tokenizer the archive carries if the model was trained with it.
+        context: of a recipe; the archive carries the tokenizer of its data if the model was trained with it.
 
     Raises:
         UserError: the options contradict the bundle.
@@ -60,7 +59,7 @@ def write_archive(
         StorageError: the disk is full or not writable.
     """
     options = agreed_options(options, artifact)
-    parts = with_raw_inputs(read_graph(artifact), options, data, console)
+    parts = with_raw_inputs(read_graph(artifact), options, context, console)
     with new_artifact(place, "archive", "pack", options=options) as draft:
         folder = draft.folder
         wanted = settings_of(options, policy or Policy(), parts)
