@@ -18,11 +18,17 @@ from retort.core.kinds import KINDS
 
 KEPT = Path(__file__).resolve().parents[1] / "old_files" / "fabcb72"
 FOLDERS = {"program": "cnn", "graph": "int8-onnx", "archive": "archive"}
-MORE = {"predict": ["--input", "x.npy"], "bench": ["--data", "data.npz"], "doctor": ["--data", "data.npz"]}
+MORE = {
+    "predict": ["--input", "x.npy"],
+    "explain": ["--input", "x.npy"],
+    "bench": ["--data", "data.npz"],
+    "doctor": ["--data", "data.npz"],
+    "deploy": ["--host", "models.example", "--certificate", "tls.pem", "--key", "tls.key"],
+}
 SAYS = ("altered", "damaged", "truncated", "lost its file", "cannot be read", "not an artifact")
 NEEDED = {
     *("capture", "train", "distill", "prune", "sparsify", "quantize", "export", "pack", "engine", "lint", "serve"),
-    *("predict", "bench", "doctor", "show"),
+    *("predict", "explain", "bench", "doctor", "show", "deploy"),
 }
 
 
