@@ -22,6 +22,7 @@ from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .allowance import allowance
 from .engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, TOKENIZER, Engine, golden_error, smallest_golden, split_golden
+from .hook import HOOK
 from .integrity import SUMS, format_sums
 from .request import Incoming
 from .settings import TRUSTED, Batching, Limits, Settings
@@ -41,6 +42,7 @@ class Parts:
         golden: content of ``golden.npz``.
         tokenizer: the file of the tokenizer, empty without one.
         handler: name of the handler file, without its ending.
+        hook: source of the user's functions around the model, empty without any.
     """
 
     model: Path
@@ -49,6 +51,7 @@ class Parts:
     golden: dict[str, Array]
     tokenizer: bytes = b""
     handler: str = "tensor"
+    hook: bytes = b""
 
 
 def read_graph(artifact: Artifact) -> Parts:
@@ -67,18 +70,23 @@ def read_graph(artifact: Artifact) -> Parts:
     session = open_session(model)
     try:
         _require_tensors(session.signature, model.name)
-        tokenizer = b""
+        tokenizer, hook = b"", b""
         if artifact.path.is_file():
             signature, golden = session.signature, _made_up(session)
         else:
             signature = Signature.from_json(artifact.file(SIGNATURE).read_bytes())
             golden = read_npz(artifact.file(GOLDEN).read_bytes(), TRUSTED)
-            tokenizer = artifact.file(TOKENIZER).read_bytes() if (artifact.path / TOKENIZER).is_file() else b""
+            tokenizer, hook = _carried(artifact, TOKENIZER), _carried(artifact, HOOK)
         _check_golden(signature, golden)
     finally:
         session.close()
     invariant = signature.batch_invariant and not dynamic
-    return Parts(model, external, replace(signature, batch_invariant=invariant), golden, tokenizer)
+    return Parts(model, external, replace(signature, batch_invariant=invariant), golden, tokenizer, hook=hook)
+
+
+def _carried(artifact: Artifact, name: str) -> bytes:
+    """A file that a bundle has and a graph has not; empty without it."""
+    return artifact.file(name).read_bytes() if (artifact.path / name).is_file() else b""
 
 
 def _require_tensors(signature: Signature, model: str) -> None:
@@ -174,8 +182,9 @@ def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
     (folder / SIGNATURE).write_bytes(parts.signature.to_json().encode())
     (folder / GOLDEN).write_bytes(write_npz(parts.golden))
     (folder / SETTINGS).write_bytes(settings.to_json())
-    if parts.tokenizer:
-        (folder / TOKENIZER).write_bytes(parts.tokenizer)
+    for name, content in ((TOKENIZER, parts.tokenizer), (HOOK, parts.hook)):
+        if content:
+            (folder / name).write_bytes(content)
     (folder / SUMS).write_bytes(format_sums({path.name: sha256_file(path) for path in folder.iterdir()}))
     return settings
 
@@ -248,5 +257,6 @@ def settings_of(options: BundleOptions, policy: Policy, parts: Parts) -> Setting
         allow_nan=policy.allow_nan,
         scores=_scores(options, parts),
         top_k=options.top_k,
+        hook=bool(parts.hook),
         limits=limits,
     )

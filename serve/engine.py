@@ -24,10 +24,11 @@ from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Signature
 from .batching import Executor, batch_axis, combinable
 from .explanations import explained, wants_explanation
+from .hook import HOOK, Hook, load_hook
 from .integrity import check_file, read_checked, read_sums
 from .json_text import dump
 from .replies import Answer, encode, refuse
-from .request import Incoming, Request, decode
+from .request import Incoming, Request, decode, of_arrays
 from .settings import TRUSTED, Settings
 from .wire import read_npz
 
@@ -45,6 +46,7 @@ class Engine:
     Attributes:
         golden: inputs and expected outputs stored with the model.
         reader: makes inputs of pictures, texts and recordings; None for a model that takes only arrays.
+        hook: functions of the user around the model; None without any.
         golden_error: largest error of the golden outputs on this machine, relative to their range.
         load_s: seconds from the first byte read to the last self-test.
     """
@@ -56,6 +58,7 @@ class Engine:
     golden: tuple[dict[str, Array], dict[str, Array]]
     sums: Mapping[str, str]
     reader: SampleReader | None = None
+    hook: Hook | None = None
     golden_error: float = 0.0
     load_s: float = 0.0
     handler_version: str = ""
@@ -76,8 +79,9 @@ class Engine:
         golden = split_golden(read_npz(read_checked(folder, GOLDEN, sums), TRUSTED))
         reader = read_samples(folder, sums, signature)
         settings = replace(settings, threads=thread_budget(settings, workers=workers_of_server()))
+        hook = load_hook(read_checked(folder, HOOK, sums)) if settings.hook else None
         session = _open(folder, sums, settings, signature)
-        engine = Engine(session, signature, settings, Executor(session, settings), golden, sums, reader)
+        engine = Engine(session, signature, settings, Executor(session, settings), golden, sums, reader, hook)
         engine.golden_error = engine.self_test()
         engine.executor.measure(golden[0], reader.other_lengths(golden[0]) if reader is not None else ())
         engine.load_s = time.perf_counter() - begin
@@ -121,6 +125,9 @@ class Engine:
         if isinstance(output, Exception):
             return refuse(output, request_id)
         try:
+            value = None if self.hook is None else self.hook.value_of(output, request)
+            if value is not None:
+                return Answer(200, dump(value))
             return encode(output, request, self.signature, self.settings)
         except Exception as error:  # probably out of memory; it concerns only this request
             return refuse(error, request_id)
@@ -138,6 +145,9 @@ class Engine:
         return None
 
     def _decoded(self, incoming: Incoming) -> Request:
+        arrays = None if self.hook is None else self.hook.arrays_of(incoming)
+        if arrays is not None:
+            return of_arrays(arrays, incoming, self.signature, self.settings)
         return decode(incoming, self.signature, self.settings, self.reader)
 
     def health(self) -> Answer:

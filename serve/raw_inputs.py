@@ -10,13 +10,14 @@ from ..core.context import Context
 from ..core.data.files.images import image_input
 from ..core.data.files.sounds import sound_input
 from ..core.data.hf_processor import read_processor
-from ..core.errors import MissingFileError, UserError
+from ..core.errors import ArtifactError, MissingFileError, UserError
 from ..core.options.serving_options import BundleOptions
 from ..core.preprocessing.fitting import has_tokenizer, preprocessed
 from ..core.preprocessing.sample_reader import SampleReader
 from ..core.preprocessing.specs import Preprocessing, TextInput
 from ..core.tensors import Signature
 from .bundle import Parts
+from .hook import load_hook
 
 
 def with_raw_inputs(
@@ -35,6 +36,9 @@ def with_raw_inputs(
         MachineError: a package that the inputs need is not installed.
     """
     signature = parts.signature
+    if options.handler.endswith(".py"):
+        parts = replace(parts, hook=_hook((context.base if context is not None else Path()) / options.handler))
+        options = options.model_copy(update={"handler": "auto"})
     if options.handler == "tensor":
         return replace(parts, signature=replace(signature, preprocessing=()))
     given, tokenizer = _given(options, signature, context.base if context is not None else Path())
@@ -53,6 +57,23 @@ def with_raw_inputs(
     handler = options.handler if options.handler != "auto" else next(iter(kinds), "tensor")
     own = tokenizer if has_tokenizer(signature) else b""
     return replace(parts, signature=signature, tokenizer=own, handler=handler)
+
+
+def _hook(path: Path) -> bytes:
+    """The source of the user's functions, which is run once.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: it cannot be run, or defines no function that is called.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no such handler: {path}", "give auto, tensor, image, text, audio, or a Python file")
+    source = path.read_bytes()
+    try:
+        load_hook(source, str(path))
+    except ArtifactError as error:
+        raise UserError(error.message, error.remedy) from error
+    return source
 
 
 def _require_handler(options: BundleOptions, signature: Signature, kinds: list[str]) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 from ..core.errors import InputError, LimitError
 from ..core.preprocessing.sample_reader import SampleReader, Samples
 from ..core.system.garbage import no_collections
-from ..core.tensors import Array, Signature, TensorSpec, listed, raise_if_nan
+from ..core.tensors import Array, Signature, TensorSpec, listed
 from .allowance import allowance
 from .bodies import column, decode_value, parse_json, to_array
+from .checked_inputs import validated
 from .content_types import FORM, TYPES, UNSPECIFIC, kind_of, mime_of, negotiate
 from .raw_samples import RawRequest, from_body, from_json, from_parts, label_count
 from .settings import Settings
@@ -31,7 +32,7 @@ from .v2 import (
     tensor_of,
     wants_binary,
 )
-from .wire import JSON, MAGIC_NPY, NPY, NPZ, check_rows, read_npy, read_npz
+from .wire import JSON, MAGIC_NPY, NPY, NPZ, read_npy, read_npz
 from .workarounds import PARTS_KEPT, TOO_MANY_PARTS
 
 Layout = Literal["tensors", "bare", "instances", "v2", "samples"]
@@ -111,9 +112,22 @@ def decode(incoming: Incoming, signature: Signature, settings: Settings, reader:
     found = _decoded(incoming, signature, settings, reader)
     names = tuple(spec.name for spec in signature.outputs if not found.outputs or spec.name in found.outputs)
     reply = negotiate(incoming.headers.get("accept", ""), found.kind, len(names))
-    checked = _validate(found.feeds, signature, settings)
+    checked = validated(found.feeds, signature, settings)
     rows = signature.batch_size(checked)
     return Request(checked, rows, reply, found.layout, names, found.tag, found.samples, found.wishes)
+
+
+def of_arrays(arrays: Mapping[str, Array], incoming: Incoming, signature: Signature, settings: Settings) -> Request:
+    """The request of arrays that code of the user made.
+
+    Raises:
+        InputError: the arrays do not fit the signature.
+        LimitError: they have more rows than allowed.
+    """
+    checked = validated({name: np.asarray(array) for name, array in arrays.items()}, signature, settings)
+    names = tuple(spec.name for spec in signature.outputs)
+    reply = negotiate(incoming.headers.get("accept", ""), JSON, len(names))
+    return Request(checked, signature.batch_size(checked), reply, "tensors", names)
 
 
 @dataclass(frozen=True)
@@ -263,31 +277,3 @@ def _bytes(body: object) -> bytes | bytearray:
 def _check_size(incoming: Incoming, signature: Signature, settings: Settings) -> None:
     size = sum(len(value) for value in incoming.parts.values() if isinstance(value, bytes | bytearray | str))
     allowance(signature, settings.limits).check_size(size)
-
-
-def _validate(feeds: Mapping[str, Array], signature: Signature, settings: Settings) -> dict[str, Array]:
-    for spec in signature.inputs:
-        if spec.name in feeds:
-            check_rows(spec, np.shape(feeds[spec.name]), settings.limits)
-    try:
-        checked = signature.validate(feeds)
-    except InputError as error:
-        raise _detailed(error, feeds, signature) from error
-    if not settings.allow_nan:
-        for name, array in checked.items():
-            raise_if_nan(name, array)
-    return checked
-
-
-def _detailed(error: InputError, feeds: Mapping[str, Array], signature: Signature) -> InputError:
-    name = error.facts.get("input")
-    spec = next((spec for spec in signature.inputs if spec.name == name), None)
-    if spec is None or spec.name not in feeds:
-        return InputError(error.message, error.remedy, expected=signature.describe_inputs(), got=_listed(feeds))
-    got = TensorSpec(spec.name, feeds[spec.name].dtype.name, np.shape(feeds[spec.name]))
-    return InputError(error.message, error.remedy, input=name, expected=spec.describe(), got=got.describe())
-
-
-def _listed(feeds: Mapping[str, Array]) -> str:
-    found = [TensorSpec(name, value.dtype.name, value.shape).describe() for name, value in list(feeds.items())[:8]]
-    return ", ".join(found)

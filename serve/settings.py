@@ -60,6 +60,7 @@ class Settings:
         external: names of the model's files of external weights.
         scores: how the numbers of a classifier become the scores of an answer with labels.
         top_k: number of labels in such an answer.
+        hook: whether the archive has functions of the user around the model.
         contract: version of the interface between archive and handler.
     """
 
@@ -80,6 +81,7 @@ class Settings:
     external: tuple[str, ...] = ()
     scores: Scores = "raw"
     top_k: int = 5
+    hook: bool = False
     limits: Limits = field(default_factory=Limits)
     contract: int = CONTRACT
 

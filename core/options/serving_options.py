@@ -17,10 +17,12 @@ class BundleOptions(Options):
 
     name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the endpoint.")
     version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$", description="Version of the model.")
-    handler: Literal["auto", "tensor", "image", "text", "audio"] = Field(
+    handler: str = Field(
         default="auto",
-        description="What a request contains: arrays (tensor), or also files of images, texts or recordings. `auto` "
-        "takes what the model was trained on.",
+        pattern=r"^(auto|tensor|image|text|audio|[^\n]*\.py)$",
+        description="What a request contains: arrays (tensor), or also files of images (image), texts (text) or "
+        "recordings (audio). auto takes what the model was trained on. A file such as my_handler.py adds functions of "
+        "your own.",
     )
     processor: str | None = Field(
         default=None,

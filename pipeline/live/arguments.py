@@ -185,7 +185,7 @@ class BundleArguments(TypedDict, total=False):
 
     name: str
     version: str
-    handler: Literal["auto", "tensor", "image", "text", "audio"]
+    handler: str
     processor: str | None
     pixels: Mapping[str, Any] | None
     sound: Mapping[str, Any] | None

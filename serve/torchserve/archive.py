@@ -18,6 +18,7 @@ from ...core.tensors import Signature
 from ..bundle import Policy as Policy
 from ..bundle import answer_golden, read_graph, settings_of, write_bundle
 from ..engine import MODEL, SIGNATURE, Engine
+from ..hook import HOOK
 from ..integrity import SUMS
 from ..raw_inputs import with_raw_inputs
 from ..runtime_half import ROOT, carried
@@ -25,7 +26,7 @@ from ..runtime_half import RUNTIME_HALF as RUNTIME_HALF
 from ..settings import Settings
 from ..stage import agreed_options
 from .config import model_config
-from .contents import CONFIG, MANIFEST, check_contents, manifest, stand_in
+from .contents import CONFIG, MANIFEST, check_contents, manifest, needs_torch, stand_in
 from .mar import STAND_IN, read_member, verify_mar, write_mar
 
 
@@ -86,7 +87,9 @@ def mar_members(
     members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
     members |= carried("retort")
     members[handler] = (ROOT / f"handlers/{handler}").read_bytes()
-    members[STAND_IN] = stand_in()
+    hook = bundle / HOOK
+    if not (hook.is_file() and needs_torch(hook.read_bytes())):
+        members[STAND_IN] = stand_in()
     members[MANIFEST] = manifest(settings, handler)
     members[CONFIG] = model_config(settings, options, load_s)
     return members

@@ -13,6 +13,7 @@ from ...core.formats.onnx_side_files import is_side_file, side_files
 from ...core.preprocessing.fitting import has_tokenizer
 from ...core.tensors import Signature
 from ..engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, TOKENIZER
+from ..hook import HOOK
 from ..settings import Settings
 from .mar import STAND_IN, read_member
 
@@ -41,6 +42,17 @@ def stand_in() -> bytes:
     return Path(__file__).with_name("without_torch.py").read_bytes()
 
 
+def needs_torch(source: bytes) -> bool:
+    """Whether code imports PyTorch, so that a worker must not have :data:`STAND_IN` in its place."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module).partition(".")[0])
+    return "torch" in names
+
+
 def _code(source: bytes) -> str | None:
     """What Python code does, without its words, which may differ between versions; None if it is no Python code."""
     try:
@@ -66,6 +78,8 @@ def check_contents(path: Path, names: Collection[str], settings: Settings) -> No
     wanted = {MANIFEST, CONFIG, MODEL, SIGNATURE, GOLDEN, SETTINGS, *settings.external, *handlers}
     if SIGNATURE in names and has_tokenizer(Signature.from_json(read_member(path, SIGNATURE))):
         wanted.add(TOKENIZER)
+    if settings.hook:
+        wanted.add(HOOK)
     if missing := sorted(wanted.difference(names)) or [HANDLERS[0]][len(handlers) :]:
         raise _refused(path, f"has no {missing[0]}")
     if odd := sorted(name for name in names if name not in {*wanted, STAND_IN} and not _is_runtime(name)):
