@@ -22,6 +22,7 @@ from ...core.system.java import Java, find_java
 from ..client import Client
 from ..connection import UNIX
 from ..engine import WORKERS
+from ..hook import HOOK
 from .archive import open_mar
 from .audit import raise_if_unsafe
 from .config import FrontEnd, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets
@@ -136,6 +137,9 @@ def serve(
         )
     installed = _Installation(find_java(options.java), torchserve_home(python), python)
     mars = [open_mar(artifact) for artifact in artifacts]
+    for mar in mars:
+        if mar.settings.hook:
+            console.warn(f"{mar.path.name} runs code of its packer, {HOOK}, in its workers")
     with ExitStack() as stack:
         own = stack.enter_context(log_folder(logs))
         if own != logs.resolve():
