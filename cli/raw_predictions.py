@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.artifact import load_artifact
+from ..core.artifact import Artifact, load_artifact
 from ..core.counts import counted
 from ..core.data.files.images import IMAGES
 from ..core.data.files.sounds import SOUNDS
@@ -54,6 +54,23 @@ def raw_input(path: Path | None, texts: Sequence[str]) -> list[Raw] | None:
     return found
 
 
+def raw_inputs(paths: Sequence[Path], texts: Sequence[str]) -> list[Raw] | None:
+    """The raw samples of several files, or of the command line; None for a single file of arrays, or for nothing.
+
+    Raises:
+        UserError: there are several files, and one of them has arrays.
+        MissingFileError: as :func:`raw_input`.
+        InputError: as :func:`raw_input`.
+    """
+    if not paths:
+        return list(texts) or None
+    each = [(path, raw_input(path, ())) for path in paths]
+    arrays = [path for path, found in each if found is None]
+    if arrays and len(paths) > 1:
+        raise UserError(f"{arrays[0]} is no image, recording or text", "give a file of arrays alone")
+    return None if arrays else [one for _, found in each for one in found or ()]
+
+
 def local_predictions(
     model: str, samples: Sequence[Raw], settings: SessionOptions, top_k: int
 ) -> tuple[list[dict[str, Any]], dict[str, Array]]:
@@ -63,26 +80,40 @@ def local_predictions(
         UserError: the model takes only arrays, or its tokenizer is not beside it.
         InputError: a sample cannot be read.
     """
-    from ..serve.engine import TOKENIZER
     from ..serve.torchserve.archive import open_mar, open_model
-    from ..serve.torchserve.mar import read_member
 
     artifact = load_artifact(Path(model))
     archive = open_mar(artifact) if artifact.kind == "archive" else None
     session = open_session(artifact.main, settings) if archive is None else open_model(archive, settings)
     signature = session.signature
+    field, reader = reader_of(model, artifact, signature)
+    with model_faults(model):
+        found = reader.read({field: samples})
+        outputs = session.run(signature.validate(found.feeds))
+    scores = archive.settings.scores if archive is not None else _scores(signature, outputs)
+    return read_outputs(outputs, signature, found, Reading(scores, top_k)), dict(outputs)
+
+
+def reader_of(model: str, artifact: Artifact, signature: Signature) -> tuple[str, SampleReader]:
+    """The only field of a model, and what reads its raw samples.
+
+    Raises:
+        UserError: the model takes only arrays, or its tokenizer is not beside it.
+    """
+    from ..serve.engine import TOKENIZER
+    from ..serve.torchserve.archive import open_mar
+    from ..serve.torchserve.mar import read_member
+
     field = single_field(signature)
     if field is None:
         remedy = f"give arrays (.npy, .npz, .json) for {signature.describe_inputs()}"
         raise UserError(f"nothing says how one file becomes the inputs of {model}", remedy)
-    content = read_member(archive.path, TOKENIZER) if archive is not None and has_tokenizer(signature) else b""
+    content = b""
+    if has_tokenizer(signature) and artifact.kind == "archive":
+        content = read_member(open_mar(artifact).path, TOKENIZER)
     if has_tokenizer(signature) and not content:
         raise UserError(f"{model} is without its tokenizer", "give the archive that `retort pack` writes from it")
-    with model_faults(model):
-        found = SampleReader(signature, content).read({field: samples})
-        outputs = session.run(signature.validate(found.feeds))
-    scores = archive.settings.scores if archive is not None else _scores(signature, outputs)
-    return read_outputs(outputs, signature, found, Reading(scores, top_k)), dict(outputs)
+    return field, SampleReader(signature, content)
 
 
 def _scores(signature: Signature, outputs: Mapping[str, Array]) -> Scores:

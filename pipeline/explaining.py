@@ -54,6 +54,7 @@ class Samples:
         targets: classes or values of the samples, if they are known.
         means: mean of each table of other samples, by input.
         classes: names of the classes of ``targets``.
+        pieces: what the tokens of each sample stand for, by input.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Samples:
     targets: Array | None = None
     means: Mapping[str, Array] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    pieces: Sequence[Mapping[str, Sequence[str]]] = ()
 
 
 @contextmanager
@@ -213,7 +215,8 @@ def gallery_of(
                 setting = Setting(subject.run, signature, ROWS, samples.means, bar.advance)
                 found = subject.explain(setting, sample, one)
                 bar.advance(one.budget - found.used, f"sample {row}")
-                items.append(Item(row, sample, found, _truth(samples, samples.classes or signature.classes, index)))
+                truth = _truth(samples, samples.classes or signature.classes, index)
+                items.append(Item(row, sample, found, truth, samples.pieces[index] if samples.pieces else {}))
     return Gallery(subject.name, samples.source, signature, items)
 
 

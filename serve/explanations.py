@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -64,7 +64,7 @@ def explained(incoming: Incoming, decoder: Decoder, executor: Executor) -> Answe
     found = explain(setting, request.feeds, replace(asked, budget=budget))[: request.rows]
     if reply == NPZ:
         return Answer(200, write_npz(_arrays(found)), NPZ, {FACTS_HEADER: _facts(found, 4096)})
-    return Answer(200, dump({"model_name": settings.name, "explanations": [_value(one) for one in found]}))
+    return Answer(200, dump({"model_name": settings.name, "explanations": _values(found, request)}))
 
 
 def _split(incoming: Incoming, executor: Executor) -> tuple[Asked, Incoming]:
@@ -140,8 +140,14 @@ def _runner(executor: Executor, deadline: float) -> Callable[[Feeds], Mapping[st
     return run
 
 
-def _value(explanation: Explanation) -> dict[str, Any]:
-    return {**explanation.to_dict(), "title": explanation.title}
+def _values(found: Sequence[Explanation], request: Request) -> list[dict[str, Any]]:
+    """The explanations as JSON-ready values; with texts, where each token stands in its text."""
+    values: list[dict[str, Any]] = [{**one.to_dict(), "title": one.title} for one in found]
+    offsets = None if request.samples is None else request.samples.offsets
+    if offsets is not None:
+        for value, places in zip(values, offsets.tolist(), strict=False):
+            value["offsets"] = places
+    return values
 
 
 def _arrays(found: list[Explanation]) -> dict[str, Array]:

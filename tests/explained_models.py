@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
+from retort.core.preprocessing.decode_sounds import soundfile
+from retort.core.preprocessing.specs import ImageInput, SoundInput
 from retort.core.session import open_session
 from retort.core.tensors import Signature
 
@@ -95,7 +98,7 @@ def sequences(rows: int) -> Array:
     return made
 
 
-def signal_model(path: Path) -> Path:
+def signal_model(path: Path, **texts: Any) -> Path:
     """Hears a tone in a signal of 2,000 samples."""
     wave = np.sin(np.arange(40) * 0.8).astype(np.float32)
     nodes = [
@@ -105,7 +108,7 @@ def signal_model(path: Path) -> Path:
     ]
     last, weights = head("f", 1, -8)
     weights["k"] = wave[None, None]
-    return saved(path, nodes + last, weights, [1, 2000])
+    return saved(path, nodes + last, weights, [1, 2000], **texts)
 
 
 def signals(rows: int) -> Array:
@@ -147,3 +150,70 @@ def texts() -> Array:
     """The text with the word, in numbers."""
     numbers = [SYMBOLS.index(letter) + 2 for letter in TEXT]
     return np.array([numbers + [0] * (60 - len(numbers))])
+
+
+COLOURS = ImageInput("x", (32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+"""How a photo becomes the input of :func:`colour_model`."""
+
+
+def colour_model(path: Path) -> Path:
+    """Finds a red spot in a photo, which it takes with 32 by 32 pixels of usual mean and deviation."""
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("AveragePool", ["c"], ["p"], kernel_shape=[4, 4], strides=[2, 2]),
+        helper.make_node("GlobalMaxPool", ["p"], ["m"]),
+        helper.make_node("Flatten", ["m"], ["f"]),
+    ]
+    last, weights = head("f", 1, -4)
+    weights["k"] = np.array([2, -1.5, -1.5], np.float32).reshape(1, 3, 1, 1)
+    texts: dict[str, Any] = {"classes": ("grey", "red"), "preprocessing": (COLOURS,)}
+    return saved(path, nodes + last, weights, [3, 32, 32], **texts)
+
+
+def photo(path: Path) -> Path:
+    """A grey photo of 640 by 480 pixels with a red spot in the lower half on the left."""
+    across = np.linspace(60, 190, 640)[None, :, None]
+    pixels = np.broadcast_to(across, (480, 640, 3)).astype(np.uint8).copy()
+    pixels[300:400, 100:220] = (230, 30, 40)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def sound_model(path: Path) -> Path:
+    """:func:`signal_model` for recordings of 8 kHz."""
+    sound = SoundInput("x", 8000, seconds=0.25, channel_axis=True)
+    return signal_model(path, preprocessing=(sound,))
+
+
+def recording(path: Path) -> Path:
+    """The signal of :func:`signals` as a recording."""
+    soundfile().write(path, signals(1)[0, 0], 8000, subtype="FLOAT")
+    return path
+
+
+WORDS = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "plot", "was", "thin", "but", "end"),
+    *("gre", "##at", "and", "i", "left", ".", ","),
+)
+
+
+def tokenizer(path: Path) -> Path:
+    """The file of a tokenizer of word pieces."""
+    import tokenizers
+
+    made = tokenizers.BertWordPieceTokenizer({word: number for number, word in enumerate(WORDS)})
+    made.save(str(path))
+    return path
+
+
+def token_model(path: Path) -> Path:
+    """Knows the pieces of the word `great` of :func:`tokenizer`."""
+    nodes = [
+        helper.make_node("Gather", ["table", "x"], ["e"]),
+        helper.make_node("ReduceSum", ["e", "axis"], ["f"], keepdims=0),
+    ]
+    last, weights = head("f", 1, -3)
+    table = np.zeros((len(WORDS), 1), np.float32)
+    table[[WORDS.index("gre"), WORDS.index("##at")]] = 3
+    weights |= {"table": table, "axis": np.array([1], np.int64)}
+    return saved(path, nodes + last, weights, ["length"], TensorProto.INT64, classes=("dull", "praise"))

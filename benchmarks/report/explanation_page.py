@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from ...core.counts import counted
 from ...core.errors import UserError
 from ...core.explanation.explanation import Explanation, Heatmap
-from ...core.explanation.gallery import Gallery, Item, feature_names, is_spelled, strongest, token_texts
+from ...core.explanation.gallery import Gallery, Item, feature_names, is_text, strongest, token_texts
 from ...core.system.atomic_files import write_atomically
 from ...core.tensors import Array
 from .drawing import axes, drawn
@@ -137,7 +137,7 @@ def _part(item: Item, gallery: Gallery, name: str) -> dict[str, Any]:
     most = float(np.abs(heatmap.values).max(initial=0.0))
     part: dict[str, Any] = {"name": name, "kind": heatmap.kind, "pictures": [], "drawings": [], "tokens": []}
     if heatmap.kind in ("image", "volume"):
-        shown, values = flat_sample(sample, heatmap), flat(heatmap)
+        shown, values = flat_sample(sample, heatmap, name, gallery.signature), flat(heatmap)
         top = float(np.abs(values).max(initial=0.0))
         part["pictures"] = [
             ("the sample", png_address(shown)),
@@ -145,8 +145,8 @@ def _part(item: Item, gallery: Gallery, name: str) -> dict[str, Any]:
         ]
         part["small"] = max(shown.shape[:2]) < 64
     elif heatmap.kind == "tokens":
-        texts = token_texts(gallery.signature, name, sample)
-        part["letters"] = is_spelled(gallery.signature, name)
+        texts = token_texts(item, gallery.signature, name)
+        part["letters"] = is_text(item, gallery.signature, name)
         part["tokens"] = _tokens(texts, heatmap, most)
     else:
         part["drawings"] = _drawings(heatmap, sample, gallery, name, most)
@@ -170,7 +170,7 @@ def _tokens(texts: Sequence[str], heatmap: Heatmap, most: float) -> list[dict[st
 
 def _trimmed(texts: Sequence[str]) -> Sequence[str]:
     """Tokens without the padding at their end."""
-    last = max((index for index, text in enumerate(texts) if text not in ("0", "�")), default=-1)
+    last = max((index for index, text in enumerate(texts) if text not in ("", "0", "�")), default=-1)
     return texts[: last + 1]
 
 
@@ -238,7 +238,7 @@ def _line(item: Item, gallery: Gallery, name: str, left: Axes, middle: Axes) -> 
     left.set_title(f"sample {item.row}", loc="left")
     middle.set_title(f"{title_of(item.explanation)}{doubt}"[:48], loc="left")
     if heatmap.kind in ("image", "volume"):
-        shown, values = flat_sample(sample, heatmap), flat(heatmap)
+        shown, values = flat_sample(sample, heatmap, name, gallery.signature), flat(heatmap)
         left.imshow(shown, interpolation="nearest")
         middle.imshow(overlaid(shown, values, float(np.abs(values).max(initial=0.0))), interpolation="nearest")
         left.set_axis_off()
@@ -253,9 +253,11 @@ def _line(item: Item, gallery: Gallery, name: str, left: Axes, middle: Axes) -> 
     else:
         left.set_axis_off()
         tokens = heatmap.kind == "tokens"
-        texts = token_texts(gallery.signature, name, sample) if tokens else _labels(gallery, name, sample)
+        texts = token_texts(item, gallery.signature, name) if tokens else _labels(gallery, name, sample)
         told = (
-            "".join(_trimmed(texts)) if is_spelled(gallery.signature, name) else f"{counted(texts, 'value')} of {name}"
+            "".join(_trimmed(texts))
+            if is_text(item, gallery.signature, name)
+            else f"{counted(texts, 'value')} of {name}"
         )
         left.text(0, 1, told[:600], wrap=True, va="top")
         labels = [f"{text} ({index})" for index, text in enumerate(texts)] if tokens else texts

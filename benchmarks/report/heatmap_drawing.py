@@ -12,7 +12,8 @@ from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ...core.explanation.explanation import Deletion, Heatmap
-from ...core.tensors import Array
+from ...core.preprocessing.specs import ImageInput
+from ...core.tensors import Array, Signature
 from .drawing import COLOUR
 
 SUPPORTS, OPPOSES = (209, 98, 10), (22, 103, 200)
@@ -65,8 +66,18 @@ def flat(heatmap: Heatmap) -> Array:
     return values
 
 
-def flat_sample(sample: Array, heatmap: Heatmap) -> Array:
+def natural(sample: Array, spec: ImageInput) -> Array:
+    """A picture in the colours that it was sent in, ``uint8[H, W, 3]``: the steps of ``spec`` are undone."""
+    values = sample.astype(np.float64) if spec.channels_last else np.moveaxis(sample.astype(np.float64), 0, -1)
+    pixels = np.clip((values * np.array(spec.std) + np.array(spec.mean)) * spec.scale, 0, 255)
+    return np.round(np.broadcast_to(pixels, (*pixels.shape[:2], 3))).astype(np.uint8)
+
+
+def flat_sample(sample: Array, heatmap: Heatmap, name: str, signature: Signature) -> Array:
     """The picture ``uint8[H, W, 3]`` of a sample; of a volume its mean along the first axes of the cells."""
+    for spec in signature.preprocessing if heatmap.kind == "image" else ():
+        if isinstance(spec, ImageInput) and spec.input == name:
+            return natural(sample, spec)
     values = sample.mean(axis=tuple(heatmap.axes[:-2])) if len(heatmap.axes) > 2 else sample
     shift = len(heatmap.axes[:-2])
     return picture(values, [axis - shift for axis in heatmap.axes[-2:]])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
 from ..tensors import Array, Signature
 from .explanation import Explanation, Heatmap
+from .text_pieces import words_of_pieces
 
 BLOCKS = 40
 """Into so many blocks the longest axis of a large sample is divided to name its strongest part."""
@@ -23,12 +24,14 @@ class Item:
         row: number of the sample in its source.
         sample: the inputs without batch axes.
         truth: the sample's class or value in words; empty if it is not known.
+        pieces: what the tokens of an input stand for in the text, by input, as far as it is known.
     """
 
     row: int
     sample: Mapping[str, Array]
     explanation: Explanation
     truth: str = ""
+    pieces: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,19 @@ class Gallery:
     items: Sequence[Item]
 
 
-def token_texts(signature: Signature, name: str, numbers: Array) -> list[str]:
-    """The characters of an input of tokens, or their numbers where no symbols are known."""
-    symbols, spec = signature.symbols, signature.spelled
+def token_texts(item: Item, signature: Signature, name: str) -> list[str]:
+    """The pieces or characters of an input of tokens, or their numbers where nothing says what they stand for."""
+    symbols, spec, numbers = signature.symbols, signature.spelled, item.sample[name]
+    if name in item.pieces:
+        return list(item.pieces[name])
     if spec is None or spec.name != name:
         return [str(number) for number in numbers.tolist()]
     return [symbols[number - 2] if 1 < number < len(symbols) + 2 else "�" for number in numbers.tolist()]
+
+
+def is_text(item: Item, signature: Signature, name: str) -> bool:
+    """Whether the tokens of an input make up a text that is known."""
+    return name in item.pieces or is_spelled(signature, name)
 
 
 def is_spelled(signature: Signature, name: str) -> bool:
@@ -87,7 +97,7 @@ def _where(item: Item, signature: Signature, name: str, heatmap: Heatmap) -> str
         values = _coarse(values, step)
     at = [int(index) for index in np.unravel_index(int(np.abs(values).argmax()), values.shape)] if values.ndim else []
     if heatmap.kind == "tokens":
-        return _token(token_texts(signature, name, item.sample[name]), values, is_spelled(signature, name))
+        return _token(item, signature, name, values)
     if heatmap.kind == "table":
         names = feature_names(signature, name, values.size)
         return names[at[0]] if at else name
@@ -122,11 +132,17 @@ def _span(values: Array, axis: int, at: Sequence[int]) -> tuple[int, int]:
     return start, stop + 1
 
 
-def _token(texts: Sequence[str], values: Array, letters: bool) -> str:
-    words = words_of(texts) if letters else [(index, index + 1) for index in range(len(texts))]
+def _token(item: Item, signature: Signature, name: str, values: Array) -> str:
+    texts = token_texts(item, signature, name)
+    if name in item.pieces:
+        words = words_of_pieces(texts)
+    elif is_spelled(signature, name):
+        words = words_of(texts)
+    else:
+        words = [(index, index + 1) for index in range(len(texts))]
     start, stop = max(words, key=lambda word: abs(float(values[word[0] : word[1]].sum())), default=(0, 0))
-    text = "".join(texts[start:stop])
-    return f"'{text}'" if letters else f"token {text} at {start}"
+    text = "".join(texts[start:stop]).strip()
+    return f"'{text}'" if is_text(item, signature, name) else f"token {text} at {start}"
 
 
 def words_of(texts: Sequence[str]) -> list[tuple[int, int]]:

@@ -6,11 +6,12 @@ Part of the runtime half: standard library and numpy only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..errors import InputError
+from ..preprocessing.specs import TextInput
 from ..preprocessing.symbols import UNKNOWN
 from ..tensors import BATCH, Array, Signature, TensorSpec
 from .explanation import Baseline
@@ -34,6 +35,7 @@ class Form:
         axes: the axes whose cells are explained one by one; along the others (channels) they are taken together.
         used: number of cells along each of ``axes`` that have content; padding after them is not explained.
         words: starts of words in tokens whose symbols are known; empty otherwise.
+        pad: the number that pads tokens.
         baseline: what takes the place of cells, an array like ``sample``.
         told: the baseline in words.
     """
@@ -46,6 +48,7 @@ class Form:
     words: tuple[int, ...] = ()
     baseline: Array = field(default_factory=lambda: np.zeros(0), repr=False)
     told: str = ""
+    pad: int = PAD
 
     @property
     def cells(self) -> int:
@@ -105,14 +108,21 @@ def _form(spec: TensorSpec, sample: Array, signature: Signature) -> Form | None:
 
 
 def _tokens(spec: TensorSpec, sample: Array, signature: Signature) -> Form:
-    filled = np.flatnonzero(sample != PAD)
+    pad = _pad_of(spec, signature)
+    filled = np.flatnonzero(sample != pad)
     used = int(filled[-1]) + 1 if filled.size else len(sample)
     starts: tuple[int, ...] = ()
     if signature.symbols and signature.spelled == spec:
         texts = [signature.symbols[number - 2] if 1 < number < len(signature.symbols) + 2 else "" for number in sample]
         gaps = [text.isspace() for text in texts[:used]]
         starts = tuple(i for i in range(used) if not gaps[i] and (i == 0 or gaps[i - 1]))
-    return Form(spec.name, "tokens", sample, (0,), (used,), starts)
+    return Form(spec.name, "tokens", sample, (0,), (used,), starts, pad=pad)
+
+
+def _pad_of(spec: TensorSpec, signature: Signature) -> int:
+    """The number that pads an input of tokens: the tokenizer's own where it is known."""
+    texts = (text for text in signature.preprocessing if isinstance(text, TextInput))
+    return next((text.pad_id for text in texts if dict(text.inputs_of).get("input_ids") == spec.name), PAD)
 
 
 def _shape_kind(shape: tuple[int, ...], table: bool) -> tuple[str, tuple[int, ...]]:
@@ -142,8 +152,10 @@ def with_baseline(form: Form, choice: Baseline, reference: Array | None = None, 
         message = f"the baseline '{choice}' does not fit the input '{form.name}' ({form.kind})"
         raise InputError(message, f"give one of {', '.join(allowed)}")
     if form.kind == "tokens":
-        number = UNKNOWN if choice == "unknown" or (choice == "auto" and spelled) else PAD
-        told = f"number {number}, which {'stands for an unknown one' if number else 'pads'}"
+        number = UNKNOWN if choice == "unknown" or (choice == "auto" and spelled) else form.pad
+        number = 0 if choice == "zero" else number
+        does = "stands for an unknown one" if number == UNKNOWN else "was asked for"
+        told = f"number {number}, which {'pads' if number == form.pad else does}"
         return _set(form, np.full_like(form.sample, number), told)
     if form.kind == "table":
         if reference is not None and choice in ("auto", "mean"):
@@ -163,7 +175,7 @@ def with_baseline(form: Form, choice: Baseline, reference: Array | None = None, 
 def _set(form: Form, baseline: Array, told: str) -> Form:
     values = np.rint(baseline) if form.sample.dtype.kind in "iu" else baseline
     made = np.ascontiguousarray(values.astype(form.sample.dtype))
-    return Form(form.name, form.kind, form.sample, form.axes, form.used, form.words, made, told)
+    return replace(form, baseline=made, told=told)
 
 
 def blurred(sample: Array, axes: tuple[int, ...]) -> Array:

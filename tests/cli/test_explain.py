@@ -109,7 +109,7 @@ def test_bad_questions_have_remedies(tmp_path: Path, capsys: pytest.CaptureFixtu
     np.save(tmp_path / "nan.npy", np.full((1, 1, 16, 16), np.nan, np.float32))
     good = (model, "--input", tmp_path / "x.npy")
     for given, words in [
-        ((model,), "either --input or --data"),
+        ((model,), "give one of --input"),
         ((tmp_path / "no.onnx", "--data", "digits"), "no such artifact"),
         ((*good, "--class", "patern"), "did you mean 'pattern'"),
         ((*good, "--start", "7"), "no sample 7"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,17 @@ from urllib.parse import urlencode
 import numpy as np
 import onnx
 import pytest
+from explained_models import colour_model, photo, token_model, tokenizer
 from onnx import TensorProto, helper, numpy_helper
 
+from retort.core.artifact import load_artifact
+from retort.core.options.serving_options import BundleOptions
 from retort.core.session import open_session
 from retort.core.tensors import Array
-from retort.serve.bundle import Parts, write_bundle
+from retort.serve.bundle import Parts, read_graph, write_bundle
 from retort.serve.engine import Engine
 from retort.serve.explanations import FACTS_HEADER, OPTIONS_HEADER
+from retort.serve.raw_inputs import with_raw_inputs
 from retort.serve.request import Incoming
 from retort.serve.settings import TRUSTED, Limits, Settings
 from retort.serve.wire import JSON, NPY, NPZ, read_npz, write_npy
@@ -210,3 +215,34 @@ def test_limits_of_requests_hold_for_explanations(engine: Engine) -> None:
     """More rows than a request may have are refused before anything is computed."""
     with_settings(engine, limits=Limits(rows=2))
     assert engine.answer([ask(pictures(3))])[0].status == 413
+
+
+@contextmanager
+def served(model: Path, folder: Path, processor: str | None = None) -> Iterator[Engine]:
+    """The engine of a model that reads raw samples."""
+    options = BundleOptions(processor=processor)
+    write_bundle(folder, with_raw_inputs(read_graph(load_artifact(model)), options), Settings())
+    loaded = Engine.load(folder)
+    yield loaded
+    loaded.close()
+
+
+def test_pictures_and_texts_are_explained(tmp_path: Path) -> None:
+    """A body with a picture gets a heatmap of the model's input, and a text also the places of its tokens."""
+    spot = photo(tmp_path / "a.png").read_bytes()
+    with served(colour_model(tmp_path / "net.onnx"), tmp_path / "photos") as engine:
+        asked = {"explain": "true", "accept": JSON, "content-type": "image/png"}
+        (answer,) = engine.answer([Incoming({"body": spot}, {}, asked)])
+        assert answer.status == 200, answer.body
+        (one,) = json.loads(answer.body)["explanations"]
+        values = np.array(one["heatmaps"]["x"]["values"])
+        assert (one["label"], values.shape) == ("red", (32, 32))
+        assert values[20:27, 5:11].sum() > 0.8 * values.sum()
+        (form,) = engine.answer([Incoming({"x": spot, "class": b"grey"}, {}, {"explain": "true"})])
+        assert json.loads(form.body)["explanations"][0]["label"] == "grey"
+    words = str(tokenizer(tmp_path / "tokenizer.json"))
+    with served(token_model(tmp_path / "words.onnx"), tmp_path / "words", words) as engine:
+        (answer,) = engine.answer([Incoming({"body": b"it was great"}, {}, {**asked, "content-type": "text/plain"})])
+        (one,) = json.loads(answer.body)["explanations"]
+        strongest = int(np.argmax(one["heatmaps"]["x"]["values"]))
+        assert "great"[slice(*(place - 7 for place in one["offsets"][strongest]))] in ("gre", "at")
