@@ -35,7 +35,8 @@ READY_S = 120
 def home(name: str) -> Path:
     """The virtual environment of a server; the test is skipped without it."""
     found = HOMES / name
-    if not (found / "bin" / "python").exists():
+    known = "RETORT_OTHER_SERVERS" in os.environ or (found / ".installed").exists()  # else an installation failed
+    if not known or not (found / "bin" / "python").exists():
         pytest.skip(f"{name} is not installed in {found}: `make test-slow` installs it")
     return found
 
