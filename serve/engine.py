@@ -30,6 +30,7 @@ from .json_text import dump
 from .replies import Answer, encode, refuse
 from .request import Incoming, Request, decode, of_arrays
 from .settings import TRUSTED, Settings
+from .v2 import metadata
 from .wire import read_npz
 
 MODEL, SIGNATURE, GOLDEN, SETTINGS = "model.onnx", "signature.json", "golden.npz", "serving.json"
@@ -37,6 +38,10 @@ WORKERS = "RETORT_SERVER_WORKERS"
 """Environment variable with the number of workers of all models of a server, which share its cores."""
 TOKENIZER = "tokenizer.json"
 """The file of the tokenizer of a model that takes its tokens."""
+
+
+OPERATION_HEADER = "x-retort-operation"
+"""Header with an operation, where a proxy gives the addresses of KServe's protocol to it."""
 
 
 @dataclass
@@ -137,11 +142,15 @@ class Engine:
             return Answer(200, dump(self.describe()))
         if wants_explanation(incoming):
             return explained(incoming, self._decoded, self.executor)
-        operation = incoming.headers.get("url_path", "").strip("/")
+        operation = incoming.headers.get("url_path", "").strip("/") or incoming.headers.get(OPERATION_HEADER, "")
         if operation == "healthcheck":
             return self.health()
+        if operation == "metadata":
+            return Answer(200, dump(metadata(self.settings, self.signature, self.session.backend)))
         if operation:
-            raise InputError(f"there is no operation '{operation[:80]}'", "use the operation healthcheck", status=404)
+            raise InputError(
+                f"there is no operation '{operation[:80]}'", "use the operation healthcheck or metadata", status=404
+            )
         return None
 
     def _decoded(self, incoming: Incoming) -> Request:

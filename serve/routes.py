@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..core.errors import InputError, LimitError
-from ..core.tensors import BATCH, TensorSpec
 from .allowance import allowance
 from .async_engine import GOAL_MS, AsyncEngine
 from .json_text import dump
 from .replies import Answer, refuse
 from .request import Incoming
-from .v2 import V2_TYPES
+from .v2 import metadata
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -42,7 +41,6 @@ _PREDICTIONS = (
     r"/predictions/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?",
     r"/invocations",
 )
-_DATATYPES = {dtype: name for name, dtype in V2_TYPES.items()}
 # TorchServe's own ways to tell a handler what to do: from another server's client they mean nothing
 _DROPPED = {"url_path", "explain", "describe"}
 
@@ -113,14 +111,8 @@ class Application:
         elif name == "model_v1":
             value = {"name": model, "ready": True}
         else:
-            value = self._metadata()
+            value = metadata(self.settings, self.model.engine.signature, self.model.engine.session.backend)
         return Answer(200, dump(value))
-
-    def _metadata(self) -> dict[str, Any]:
-        signature = self.model.engine.signature
-        ports = {side: [_port(spec) for spec in getattr(signature, side)] for side in ("inputs", "outputs")}
-        names = {"name": self.settings.name, "versions": [self.settings.version]}
-        return {**names, "platform": f"retort_{self.model.engine.session.backend}", **ports}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
@@ -174,13 +166,6 @@ class Application:
 def _match(path: str, patterns: tuple[str, ...]) -> dict[str, str | None] | None:
     found = next((match for pattern in patterns if (match := re.fullmatch(pattern, path))), None)
     return None if found is None else found.groupdict()
-
-
-def _port(spec: TensorSpec) -> dict[str, Any]:
-    shape = [axis if isinstance(axis, int) else -1 for axis in spec.shape]
-    return {"name": spec.name, "datatype": _DATATYPES.get(spec.dtype, spec.dtype.upper()), "shape": shape} | (
-        {"parameters": {"batch_axis": spec.shape.index(BATCH)}} if BATCH in spec.shape else {}
-    )
 
 
 async def _send(answer: Answer, send: Send) -> None:

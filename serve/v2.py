@@ -15,9 +15,9 @@ import numpy as np
 
 from ..core.counts import counted
 from ..core.errors import InputError, LimitError
-from ..core.tensors import Array, Signature, TensorSpec
+from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .bodies import parse_json, to_array
-from .settings import Limits
+from .settings import Limits, Settings
 from .wire import is_size
 
 OCTETS = "application/octet-stream"
@@ -226,3 +226,17 @@ def text_tensor(name: str, rows: Sequence[Sequence[str]]) -> dict[str, Any]:
     width = len(rows[0]) if rows else 0
     flat = [text for row in rows for text in row]
     return {"name": name, "datatype": "BYTES", "shape": [len(rows), width], "data": flat}
+
+
+def metadata(settings: Settings, signature: Signature, backend: str) -> dict[str, Any]:
+    """The metadata of a model: its name and version, and its inputs and outputs, with -1 for each free axis."""
+    ports = {side: [_port(spec) for spec in getattr(signature, side)] for side in ("inputs", "outputs")}
+    names = {"name": settings.name, "versions": [settings.version]}
+    return {**names, "platform": f"retort_{backend}", **ports}
+
+
+def _port(spec: TensorSpec) -> dict[str, Any]:
+    shape = [axis if isinstance(axis, int) else -1 for axis in spec.shape]
+    return {"name": spec.name, "datatype": _V2_NAMES.get(spec.dtype, spec.dtype.upper()), "shape": shape} | (
+        {"parameters": {"batch_axis": spec.shape.index(BATCH)}} if BATCH in spec.shape else {}
+    )

@@ -26,7 +26,7 @@ class Site:
         host: name of the machine in addresses and in the certificate.
         port: port for TLS.
         upstream: port of TorchServe on 127.0.0.1.
-        models: names of the models; everything else is 404.
+        models: names of the models; everything else is 404. The first says whether the server is ready.
         certificate: absolute path of the certificate chain in PEM form.
         key: absolute path of its key.
         tokens: absolute path of the file of tokens.
@@ -62,6 +62,7 @@ class Site:
             port=self.port,
             upstream=self.upstream,
             models="|".join(sorted(set(self.models))),
+            first=self.models[0],
             certificate=self.certificate,
             key=self.key,
             tokens=self.tokens,
@@ -116,6 +117,11 @@ map $$status $$retort_retry_after {
     502 5;
     503 1;
 }
+map $$request_uri $$retort_operation {
+    default "";
+    "~^/v2/models/[^/?]+(/versions/[^/?]+)?([?]|$$)" "metadata";
+    "~^/v2/(health|models/[^/?]+(/versions/[^/?]+)?)/ready([?]|$$)" "healthcheck";
+}
 limit_req_zone $$binary_remote_addr zone=retort_rate:10m rate=${rate}r/s;
 limit_conn_zone $$binary_remote_addr zone=retort_connections:10m;
 
@@ -145,10 +151,25 @@ server {
 
 $refusals
 
+    # the addresses of KServe, which TorchServe has not
+    rewrite "^/v1/models/($models):predict$$" /predictions/$$1;
+    rewrite "^/v2/models/($models)(/ready|/infer)?$$" /predictions/$$1;
+    rewrite "^/v2/models/($models)/versions/([A-Za-z0-9_.-]+)(/ready|/infer)?$$" /predictions/$$1/$$2;
+    rewrite "^/v2/health/ready$$" /predictions/$first;
+
     location / {
         return 404;
     }
-    location ~ "^/predictions/($models)(/[A-Za-z0-9_.-]+)?(/healthcheck)?$$" {
+    location = /v2 {
+        default_type application/json;
+        return 200 '{"name":"retort","version":"1","extensions":["binary_tensor_data","classification"]}';
+    }
+    location = /v2/health/live {
+        proxy_pass http://retort/ping;
+        proxy_pass_request_headers off;
+        proxy_pass_request_body off;
+    }
+    location ~ "^/(predictions|explanations)/($models)(/[A-Za-z0-9_.-]+)?(/healthcheck)?$$" {
         default_type application/json;
         if ($$retort_client = "") {
             return 401 $unauthorized;
@@ -168,6 +189,9 @@ $refusals
         proxy_set_header Content-Type $$content_type;
         proxy_set_header Accept $$http_accept;
         proxy_set_header Inference-Header-Content-Length $$http_inference_header_content_length;
+        proxy_set_header X-Retort-Top-K $$http_x_retort_top_k;
+        proxy_set_header X-Retort-Explain $$http_x_retort_explain;
+        proxy_set_header X-Retort-Operation $$retort_operation;
         proxy_set_header X-Request-Id $$request_id;
         proxy_connect_timeout 2s;
         proxy_read_timeout ${timeout}s;

@@ -222,6 +222,38 @@ def test_requests_that_could_be_read_in_two_ways_stop_here(proxied: tuple[int, t
 
 
 @needs_nginx
+@pytest.mark.parametrize(
+    ("asked", "path", "operation"),
+    [
+        ("/v2/models/vector/infer", "/predictions/vector", None),
+        ("/v2/models/vector/versions/1.0/infer", "/predictions/vector/1.0", None),
+        ("/v1/models/vector:predict", "/predictions/vector", None),
+        ("/v2/models/vector", "/predictions/vector", "metadata"),
+        ("/v2/models/vector/versions/1.0", "/predictions/vector/1.0", "metadata"),
+        ("/v2/models/vector/ready", "/predictions/vector", "healthcheck"),
+        ("/v2/health/ready?x=1", "/predictions/vector", "healthcheck"),
+        ("/explanations/vector", "/explanations/vector", None),
+    ],
+)
+def test_addresses_of_kserve_reach_the_model(
+    proxied: tuple[int, type[Backend]], asked: str, path: str, operation: str | None
+) -> None:
+    """KServe's addresses are the model's own; a client cannot name an operation otherwise."""
+    port, backend = proxied
+    backend.seen.clear()
+    lines = ("X-Retort-Operation: describe", "X-Retort-Top-K: 3", "Inference-Header-Content-Length: 7")
+    assert raw(port, request(asked, *lines))[0] == 200
+    ((_, seen, headers, _),) = backend.seen
+    assert (seen, headers.get("x-retort-operation")) == (path, operation)
+    assert (headers["x-retort-top-k"], headers["inference-header-content-length"]) == ("3", "7")
+    assert raw(port, request(asked, token="wrong"))[0] == 401
+    backend.seen.clear()
+    assert raw(port, request("/v2", method="GET"))[0] == 200
+    assert raw(port, request("/v2/models/other"))[0] == 404
+    assert backend.seen == []
+
+
+@needs_nginx
 def test_a_full_queue_says_when_to_come_again(proxied: tuple[int, type[Backend]]) -> None:
     """The 503 of TorchServe gets the header Retry-After, and a 200 does not."""
     port, backend = proxied
@@ -272,6 +304,14 @@ def test_a_client_asks_torchserve_through_the_site(tmp_path: Path) -> None:
                 Client(url, headers=headers, ca=CERTIFICATE).predict({"x": np.zeros((9000, 2), np.float32)})
             with pytest.raises(InputError, match="401: no valid token"):
                 Client(url, ca=CERTIFICATE).predict(VECTOR)
+            status, _, told = raw(port, request("/v2/models/vector", method="GET", body=b""))
+            assert (status, json.loads(told)["inputs"][0]["shape"]) == (200, [-1, 2])
+            for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/vector/versions/1.0/ready"):
+                assert raw(port, request(path, method="GET", body=b""))[0] == 200
+            v2 = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+            kind = "Content-Type: application/json"
+            status, _, told = raw(port, request("/v2/models/vector/infer", kind, body=json.dumps(v2).encode()))
+            assert (status, json.loads(told)["outputs"][0]["data"]) == (200, [3.0])
         finally:
             process.terminate()
             process.wait(20)
