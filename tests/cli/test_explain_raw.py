@@ -51,8 +51,9 @@ def pictures_of(page: Path) -> list[np.ndarray[Any, Any]]:
 
 
 def letters_of(page: Path) -> list[str]:
-    """The coloured pieces of a text in a page."""
-    return re.findall(r'<span style="background:rgba\([^"]*" title="[^"]*">([^<]*)</span>', page.read_text())
+    """The coloured pieces of a text in a page, with the blanks before them."""
+    found = re.findall(r'([ ]?)<span style="background:rgba\([^"]*" title="[^"]*">([^<]*)</span>', page.read_text())
+    return ["".join(one) for one in found]
 
 
 def assert_red_spot(strongest: str, height: int, width: int) -> None:
