@@ -15,8 +15,8 @@ from ..core.tensors import BATCH, TensorSpec
 from .allowance import allowance
 from .async_engine import GOAL_MS, AsyncEngine
 from .content_types import mime_of
-from .forms import MULTIPART, read_form
 from .json_text import dump
+from .multipart import MULTIPART, read_form
 from .replies import Answer, refuse
 from .request import Incoming
 from .v2 import V2_TYPES

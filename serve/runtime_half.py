@@ -53,7 +53,7 @@ RUNTIME_HALF = (
     "serve/replies.py",
     "serve/batching.py",
     "serve/explanations.py",
-    "serve/forms.py",
+    "serve/multipart.py",
     "serve/engine.py",
     "serve/inference.py",
 )

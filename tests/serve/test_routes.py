@@ -17,7 +17,7 @@ from served_models import IMAGE, graph
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.options.serving_options import BundleOptions
-from retort.serve.forms import read_form
+from retort.serve.multipart import read_form
 from retort.serve.replies import Answer
 from retort.serve.routes import DRAINED_BYTES, Application
 from retort.serve.settings import TRUSTED
