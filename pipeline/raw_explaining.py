@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.console import SILENT, Console
 from ..core.counts import counted
-from ..core.errors import DataError, InputError
+from ..core.errors import DataError, InputError, LimitError
 from ..core.explanation.explanation import Asked
 from ..core.explanation.gallery import Gallery
 from ..core.explanation.text_pieces import pieces_of
@@ -142,6 +142,7 @@ def sendable(value: Raw) -> Sent:
 
     Raises:
         InputError: it is no text, picture or recording, or has nothing that could be replaced.
+        LimitError: it is too large.
         MachineError: the package that reads it is not installed.
     """
     if isinstance(value, str):
@@ -160,8 +161,14 @@ def _text(pieces: Sequence[str], numbers: Array) -> str:
 
 
 def _picture(value: bytes) -> Sent:
-    with pillow().open(io.BytesIO(value)) as image:
-        width, height = image.size
+    library = pillow()
+    try:
+        with library.open(io.BytesIO(value)) as image:
+            width, height = image.size
+    except library.DecompressionBombError as error:
+        raise LimitError("the image has too many pixels", "give a smaller picture") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise DataError(f"the image is not a readable image: {error}", "give a picture that can be opened") from error
     times = min(1.0, SENT_EDGE / max(width, height))
     size = max(1, round(height * times)), max(1, round(width * times))
     spec = ImageInput("image", size, scale=1.0, channels_last=True)

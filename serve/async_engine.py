@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from .bundled import open_bundle
 from .engine import Engine
+from .explanations import wants_explanation
 from .json_text import dump
 from .replies import Answer, refuse
 from .request import Incoming
@@ -91,7 +92,9 @@ class AsyncEngine:
             begin = time.perf_counter()
             answers = await loop.run_in_executor(self._thread, self._run, [incoming for incoming, _ in batch])
             took_ms = 1000 * (time.perf_counter() - begin)
-            if len(batch) == self.engine.settings.batch_size:
+            # an explanation takes many runs, which say nothing about how long a prediction would wait
+            alike = not any(wants_explanation(incoming) for incoming, _ in batch)
+            if alike and len(batch) == self.engine.settings.batch_size:
                 self.batch_ms += _SHARE * (took_ms - self.batch_ms)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():

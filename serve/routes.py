@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 from ..core.errors import InputError, LimitError
 from .allowance import allowance
 from .async_engine import GOAL_MS, AsyncEngine
+from .content_types import mime_of
 from .json_text import dump
+from .multipart import MULTIPART, read_form
 from .replies import Answer, refuse
 from .request import Incoming
 from .v2 import metadata
@@ -41,8 +43,13 @@ _PREDICTIONS = (
     r"/predictions/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?",
     r"/invocations",
 )
+_EXPLANATIONS = (
+    r"/explanations/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?",
+    r"/v1/models/(?P<model>[^/:]+):explain",
+)
 # TorchServe's own ways to tell a handler what to do: from another server's client they mean nothing
 _DROPPED = {"url_path", "explain", "describe"}
+_NOTHING: Mapping[str, str] = {}
 
 
 class Application:
@@ -76,9 +83,10 @@ class Application:
                     return await self._state(name)
             if (found := _match(path, _PREDICTIONS)) is not None:
                 self._require(found, method, "POST")
-                self._check_size(len(body))
-                kept = {name: value for name, value in headers.items() if name not in _DROPPED}
-                return await self.model.answer(Incoming({"body": body}, {}, kept, request_id))
+                return await self.model.answer(self._incoming(headers, body, request_id))
+            if (found := _match(path, _EXPLANATIONS)) is not None:
+                self._require(found, method, "POST")
+                return await self.model.answer(self._incoming(headers, body, request_id, {"explain": "true"}))
             raise InputError("there is nothing at this path", f"ask at /predictions/{self.settings.name}", status=404)
         except Exception as error:  # a fault of one request must not reach the server
             return refuse(error, request_id)
@@ -90,6 +98,16 @@ class Application:
             raise InputError("there is no such model or version", f"this server has {known}", status=404)
         if method not in allowed:
             raise InputError(f"the method {method[:16]} is not allowed here", f"use {allowed[0]}", status=405)
+
+    def _incoming(
+        self, headers: Mapping[str, str], body: bytes, request_id: str, told: Mapping[str, str] = _NOTHING
+    ) -> Incoming:
+        """The request for the engine; a multipart form is read here, which TorchServe does by itself."""
+        self._check_size(len(body))
+        kept = {name: value for name, value in headers.items() if name not in _DROPPED} | {**told}
+        kind = headers.get("content-type", "")
+        parts, types = read_form(body, kind) if mime_of(kind) == MULTIPART else ({"body": body}, {})
+        return Incoming(parts, types, kept, request_id)
 
     def _check_size(self, size: int) -> None:
         if size > self.largest:

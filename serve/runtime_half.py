@@ -53,6 +53,7 @@ RUNTIME_HALF = (
     "serve/replies.py",
     "serve/batching.py",
     "serve/explanations.py",
+    "serve/multipart.py",
     "serve/engine.py",
     "serve/inference.py",
 )

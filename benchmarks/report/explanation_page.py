@@ -158,7 +158,8 @@ def _tokens(texts: Sequence[str], heatmap: Heatmap, most: float) -> list[dict[st
     colours = coloured(heatmap.values, most)
     return [
         {
-            "text": text,
+            "blank": text[: len(text) - len(text.lstrip())] if text.strip() else "",
+            "text": text.lstrip() or text,
             "style": f"rgba({colour[0]},{colour[1]},{colour[2]},{colour[3] / 255:.3f})",
             "value": f"{value:+.3g}",
         }

@@ -61,6 +61,8 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
         made.write(DEPLOYMENT, _description(made, commands))
         draft.facts = bundle_facts(draft.folder, folder, engine)
         warn_if_alone(parts, context.console)
+        if options.target == "triton" and parts.signature.preprocessing:
+            context.console.warn(triton.why_arrays(made))
         if options.target == "triton" and parts.signature.batch_invariant and not triton.combines(made):
             context.console.warn(triton.why_single(made))
     return load_artifact(place.directory)

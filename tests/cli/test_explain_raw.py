@@ -17,6 +17,7 @@ from served_models import site
 
 from retort.__main__ import main
 from retort.core.artifact import load_artifact
+from retort.core.errors import InputError
 from retort.pipeline.raw_explaining import SENT_EDGE, sendable
 from retort.serve.engine import Engine
 
@@ -51,8 +52,9 @@ def pictures_of(page: Path) -> list[np.ndarray[Any, Any]]:
 
 
 def letters_of(page: Path) -> list[str]:
-    """The coloured pieces of a text in a page."""
-    return re.findall(r'<span style="background:rgba\([^"]*" title="[^"]*">([^<]*)</span>', page.read_text())
+    """The coloured pieces of a text in a page, with the blanks before them."""
+    found = re.findall(r'([ ]?)<span style="background:rgba\([^"]*" title="[^"]*">([^<]*)</span>', page.read_text())
+    return ["".join(one) for one in found]
 
 
 def assert_red_spot(strongest: str, height: int, width: int) -> None:
@@ -145,6 +147,16 @@ def test_bad_raw_samples_have_remedies(tmp_path: Path, capsys: pytest.CaptureFix
         assert code == 2, words
         assert words in found["error"]["message"]
         assert found["error"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xd8\xff\xe0 cut off", b"\x89PNG\r\n\x1a\n", b"RIFF0000WAVE", b"any", b"", " "]
+)
+def test_what_cannot_be_read_is_not_sent(content: bytes | str) -> None:
+    """Files that are cut off or of no known kind, and texts without words, are refused."""
+    with pytest.raises(InputError) as caught:
+        sendable(content)
+    assert caught.value.remedy
 
 
 def test_what_is_sent_can_be_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from explained_models import colour_model, photo
 from served_models import IMAGE, graph
 
+from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.options.serving_options import BundleOptions
+from retort.serve.multipart import read_form
 from retort.serve.replies import Answer
 from retort.serve.routes import DRAINED_BYTES, Application
 from retort.serve.settings import TRUSTED
 from retort.serve.stage import bundle
 from retort.serve.wire import NPY, read_npy, write_npy
 
+FORM_TYPE = 'multipart/form-data; boundary="abc"'
+FORM = {"content-type": FORM_TYPE}
 V2 = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 
 
@@ -200,3 +206,74 @@ def test_the_application_closes_with_its_server(tmp_path: Path) -> None:
     messages: list[dict[str, Any]] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
     sent = _served(app, messages, type="lifespan")
     assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    """The application of a model that reads photos."""
+    folder = tmp_path_factory.mktemp("colours")
+    parent = load_artifact(colour_model(folder / "net.onnx"))
+    options = BundleOptions(name="colours", version="1.0")
+    context = Context(None)  # type: ignore[arg-type]  # it reads no data
+    made = Application(bundle(options, parent, Place(folder / "bundle"), context).path)
+    yield made
+    made.close()
+
+
+def _form(*parts: tuple[str, bytes], boundary: bytes = b"abc") -> bytes:
+    """A multipart form as clients write it."""
+    head = b'--%s\r\nContent-Disposition: form-data; name="%s"; filename="f"\r\n\r\n%s\r\n'
+    return b"".join(head % (boundary, name.encode(), content) for name, content in parts) + b"--%s--\r\n" % boundary
+
+
+def test_photos_are_read_in_every_form(colours: Application, tmp_path: Path) -> None:
+    """A photo as body, as part of a form and as base64 gives the same label."""
+    spot = photo(tmp_path / "a.png").read_bytes()
+    coded = {"instances": [{"b64": base64.b64encode(spot).decode()}]}
+    answers = [
+        _ask(colours, "POST", "/predictions/colours", spot, **{"content-type": "image/png"}),
+        _ask(colours, "POST", "/predictions/colours", _form(("x", spot)), **FORM),
+        _ask(colours, "POST", "/v1/models/colours:predict", coded, **{"content-type": "application/json"}),
+    ]
+    for answer in answers:
+        assert answer.status == 200, answer.body
+        assert json.loads(answer.body)["predictions"][0]["label"] == "red"
+
+
+def test_explanations_have_paths(colours: Application, tmp_path: Path) -> None:
+    """The paths of TorchServe and of KServe V1 answer with heatmaps; a form may have the options as parts."""
+    spot = photo(tmp_path / "a.png").read_bytes()
+    for path in ("/explanations/colours", "/explanations/colours/1.0", "/v1/models/colours:explain"):
+        answer = _ask(colours, "POST", path, spot, **{"content-type": "image/png"})
+        assert answer.status == 200, answer.body
+        (one,) = json.loads(answer.body)["explanations"]
+        assert (one["label"], np.shape(one["heatmaps"]["x"]["values"])) == ("red", (32, 32))
+    chosen = _ask(colours, "POST", "/explanations/colours", _form(("x", spot), ("class", b"grey")), **FORM)
+    assert json.loads(chosen.body)["explanations"][0]["label"] == "grey"
+    assert _ask(colours, "GET", "/explanations/colours").status == 405
+    assert _ask(colours, "POST", "/explanations/other", spot).status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (_form(("x", b"1")), "multipart/form-data", 400),
+        (_form(("x", b"1"))[:-5], FORM_TYPE, 400),
+        (b"", FORM_TYPE, 400),
+        (_form(("x", b"1"), ("x", b"2")), FORM_TYPE, 400),
+        (_form(("", b"1")), FORM_TYPE, 400),
+        (_form(("y", b"1")), FORM_TYPE, 400),
+        (_form(*((f"p{number}", b"1") for number in range(300))), FORM_TYPE, 413),
+    ],
+)
+def test_broken_forms_are_refused(colours: Application, body: bytes, kind: str, status: int) -> None:
+    """Forms without a boundary, an end or names, with a name twice or with too many parts have a remedy."""
+    answer = _ask(colours, "POST", "/predictions/colours", body, **{"content-type": kind})
+    assert (answer.status, bool(json.loads(answer.body)["remedy"])) == (status, True)
+
+
+def test_parts_keep_their_bytes() -> None:
+    """Line ends, boundaries without a line before them and other bytes of a part stay as they are."""
+    content = b"\r\n--ab\r\n\x00\xff--abc\n\r\n"
+    parts, types = read_form(_form(("x", content), ("Löwe", b"")), FORM_TYPE)
+    assert (parts, types) == ({"x": content, "Löwe": b""}, {})

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from explained_models import colour_model
 from other_servers import Told, ask, free_port, home, linear, outputs_of, triton, triton_command
 from served_models import KINDS, graph
 
 import retort
 from retort.__main__ import main
-from retort.core.artifact import Artifact
+from retort.core.artifact import Artifact, load_artifact
 from retort.core.console import Console
 from retort.core.context import Context, Place
 from retort.core.errors import ArtifactError, UserError
@@ -96,6 +97,13 @@ def test_triton_combines_only_what_it_can_describe(shapes: Any, rows: int) -> No
     assert rows_of_batches(signature, Settings()) == rows
     assert rows_of_batches(Signature((specs[0],), (specs[1],), batch_invariant=False), Settings()) == 0
     assert rows_of_batches(signature, Settings(batching="off")) == 0
+
+
+def test_triton_takes_arrays_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever packs a model that reads photos is told that Triton's clients must send arrays."""
+    _deployed(load_artifact(colour_model(tmp_path / "net.onnx")), tmp_path / "made", name="net")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "Triton takes only arrays, so clients must make them of images (x: float32[batch, 3, 32, 32])" in told
 
 
 def test_python_and_the_command_line_deploy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
