@@ -175,7 +175,7 @@ def _boxes_of(boxes: Array, scores: Array, classes: Sequence[str], size: tuple[i
     own = scores[np.arange(len(scores)), best]
     found = []
     for index in np.argsort(-own, kind="stable").tolist():
-        if own[index] < LEAST_SCORE:
+        if not own[index] >= LEAST_SCORE:
             break
         x, y, width, height = boxes[index].astype(np.float64)
         corners = np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2]) * np.array([*size, *size])

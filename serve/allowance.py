@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, LimitError
+from ..core.preprocessing.specs import ImageInput
 from ..core.tensors import BATCH, Signature, TensorSpec
 from .settings import Limits
 
@@ -164,6 +166,8 @@ def allowance(signature: Signature, limits: Limits) -> Allowance:
     columns = any(BATCH in spec.shape for spec in signature.inputs)
     names = SPARE + 16 * (inputs + len(signature.outputs)) + limits.rows * inputs * columns
     objects = SPARE + 2 * (inputs + len(signature.outputs)) + limits.rows * columns
+    fields = sum(len(spec.fields) for spec in signature.preprocessing)
+    names, objects = names + 2 * limits.rows * fields, objects + limits.rows * fields
     return Allowance(signature, limits, body_bytes, elements, names, objects)
 
 
@@ -192,3 +196,20 @@ def _bracket_bytes(depth: int) -> int:
 def _name_bytes(name: str) -> int:
     """Size of a name in JSON, where each of its UTF-16 units may be written as ``\\u0061``."""
     return 6 * (len(name.encode("utf-16-le", "surrogatepass")) // 2) + len('"": ')
+
+
+def check_expanded(counts: Mapping[str, int], signature: Signature, limits: Limits) -> None:
+    """Refuse many small pictures that become larger tensors than a compressed request may have.
+
+    Args:
+        counts: number of samples of each field.
+
+    Raises:
+        LimitError: they do.
+    """
+    for spec in signature.preprocessing:
+        rows = counts.get(spec.input, 0) if isinstance(spec, ImageInput) else 0
+        one = 4 * len(spec.mode) * math.prod(spec.size) if isinstance(spec, ImageInput) else 1
+        if rows > 1 and rows * one > limits.expanded_bytes:
+            message = f"the request has {rows} pictures, which become tensors of {rows * one} bytes"
+            raise LimitError(message, f"send at most {max(1, limits.expanded_bytes // one)} at once")

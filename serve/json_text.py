@@ -8,7 +8,9 @@ orjson is imported in use.
 from __future__ import annotations
 
 import json
+import math
 import secrets
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -61,13 +63,25 @@ def dump_without_orjson(value: object) -> bytes:
             return _kept(np.asarray(item))
         raise TypeError(type(item).__name__)
 
-    text = json.dumps(value, separators=(",", ":"), default=_kept)
+    try:
+        text = json.dumps(value, separators=(",", ":"), default=_kept, allow_nan=False)
+    except ValueError:  # a float of Python that is not finite
+        return dump_without_orjson(_finite(value))
     if not arrays:
         return text.encode()
     pieces = text.split(f'"{mark}')
     rest = (piece.partition(':"')[2] for piece in pieces[1:])
     listed = (_listed(array) + tail for array, tail in zip(arrays, rest, strict=True))
     return "".join((pieces[0], *listed)).encode()
+
+
+def _finite(value: object) -> object:
+    """The same values with None for floats that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _listed(array: Array) -> str:

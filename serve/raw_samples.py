@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..core.counts import counted
 from ..core.errors import InputError, LimitError
 from ..core.preprocessing.decode_images import looks_like_image
 from ..core.preprocessing.decode_sounds import looks_like_sound
@@ -20,6 +22,7 @@ from ..core.preprocessing.specs import Preprocessing, TextInput
 from ..core.tensors import Signature, listed
 from .content_types import TYPES
 from .settings import Limits
+from .wire import is_size
 
 Layout = Literal["samples", "v2"]
 B64 = "b64"
@@ -176,9 +179,18 @@ def _of_v2(
         raise InputError("a V2 input appears twice", f"send {_taken(signature)}")
     _check_names(raw, rest, signature)
     given = {name: _values(data, name, fields[name], limits) for name, data in raw.items()}
+    for item in items:
+        if item["name"] in given:
+            _check_shape(item.get("shape"), len(given[item["name"]]), item["name"])
     tag = value.get("id", "")
     outputs = value.get("outputs", [])
     return RawRequest(_equal(given), rest, "v2", outputs=outputs, tag=tag if isinstance(tag, str) else "")
+
+
+def _check_shape(shape: object, count: int, name: str) -> None:
+    if not isinstance(shape, list) or len(shape) > 2 or not all(map(is_size, shape)) or math.prod(shape) != count:
+        message = f"input '{name}' has {counted(count, 'value')}, its shape is {str(shape)[:40]}"
+        raise InputError(message, f"give the shape [{count}]", input=name)
 
 
 def _values(value: Any, name: str, spec: Preprocessing, limits: Limits) -> list[Raw]:
@@ -239,6 +251,12 @@ def _check_names(raw: Mapping[str, Any], rest: Mapping[str, Any], signature: Sig
         missing, unknown = wanted - found, found - wanted
         faults = [f"{word} {listed(names)}" for word, names in (("missing", missing), ("unknown", unknown)) if names]
         raise InputError(f"the fields do not match: {'; '.join(faults)}", _remedy(signature))
+    fields = {name: spec for spec in signature.preprocessing for name in spec.fields}
+    for name in sorted(found):
+        if name in raw and name not in fields:
+            raise InputError(f"'{name}' is no array", _remedy(signature), input=name)
+        if name in rest and isinstance(fields.get(name), TextInput):
+            raise InputError(f"'{name}' is no text", _remedy(signature), input=name)
 
 
 def _taken(signature: Signature) -> str:

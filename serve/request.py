@@ -15,7 +15,7 @@ from ..core.errors import InputError, LimitError
 from ..core.preprocessing.sample_reader import SampleReader, Samples
 from ..core.system.garbage import no_collections
 from ..core.tensors import Array, Signature, TensorSpec, listed
-from .allowance import allowance
+from .allowance import allowance, check_expanded
 from .bodies import column, decode_value, parse_json, to_array
 from .checked_inputs import validated
 from .content_types import FORM, TYPES, UNSPECIFIC, kind_of, mime_of, negotiate
@@ -188,7 +188,10 @@ def _body(
     mime = mime_of(incoming.part_types.get(key) or incoming.headers.get("content-type", ""))
     length = incoming.headers.get(LENGTH_HEADER)
     if length is not None and isinstance(body, bytes | bytearray):
-        return _json(parse_binary(body, length, settings.limits), signature, settings, reader)
+        if length.isdecimal():
+            allowance(signature, settings.limits).check_json(body[: int(length[:9])])
+        with no_collections():
+            return _json(parse_binary(body, length, settings.limits), signature, settings, reader)
     if isinstance(body, bytes | bytearray):
         raw = from_body(body, mime, mime in UNSPECIFIC and mime != "text/plain", signature)
         if raw is not None:
@@ -231,6 +234,7 @@ def _of_samples(raw: RawRequest, signature: Signature, settings: Settings, reade
     """The inputs of raw samples, and of the arrays that were sent with them."""
     if reader is None:
         raise InputError("this server takes only arrays", f"send {signature.describe_inputs()}", status=415)
+    check_expanded({name: len(values) for name, values in raw.given.items()}, signature, settings.limits)
     samples = reader.read(raw.given)
     specs = {spec.name: spec for spec in signature.inputs}
     feeds = dict(samples.feeds)

@@ -19,6 +19,7 @@ RUNTIME_HALF = (
     "core/preprocessing/__init__.py",
     "core/preprocessing/fitting.py",
     "core/preprocessing/decode_images.py",
+    "core/preprocessing/image_guards.py",
     "core/preprocessing/sample_reader.py",
     "core/preprocessing/decode_sounds.py",
     "core/preprocessing/specs.py",

@@ -101,6 +101,7 @@ def _image(config: Mapping[str, Any]) -> ImageInput | None:
         std=_numbers(config.get("image_std"), 1.0) if normal else (1.0,),
         scale=round(1 / float(config.get("rescale_factor", 1 / 255)), 6) if scaled else 1.0,
         resample=_RESAMPLES.get(config.get("resample", 2), "bilinear"),
+        floor=True,
     )
 
 

@@ -16,8 +16,14 @@ from .specs import SoundInput
 
 STARTS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
 """The first bytes of WAV, FLAC, Ogg, AIFF, AU and MP3."""
-MOST_BYTES = 1 << 27
-"""Size of a served recording as ``float32``, before it is resampled or cut."""
+SMALL_BYTES, MOST_BYTES = 1 << 25, 1 << 27
+"""Sizes of a served recording as ``float32`` that are allowed for every file, and for the largest ones."""
+USUAL_RATIO = 64
+"""Bytes of ``float32`` per byte of a file, up to which a served recording is no bomb."""
+MOST_STEPS = 1 << 16
+"""Largest factor of a change of the sample rate, in lowest terms; the filter is 20 times as long."""
+_FILTER = 10
+"""Half the length of the filter, in samples of the lower rate."""
 
 
 def looks_like_sound(start: bytes) -> bool:
@@ -25,22 +31,24 @@ def looks_like_sound(start: bytes) -> bool:
     return start.startswith(STARTS) and (start[:4] != b"RIFF" or start[8:12] == b"WAVE")
 
 
-def read_sound(source: Path | IO[bytes], where: str, spec: SoundInput, bounded: bool = False) -> NDArray[np.float32]:
+def read_sound(
+    source: Path | IO[bytes], where: str, spec: SoundInput, file_bytes: int | None = None
+) -> NDArray[np.float32]:
     """One recording, ``float32[samples]`` or ``float32[1, samples]``: channels averaged, resampled, cut or padded.
 
     Args:
         where: the recording in words, for messages.
-        bounded: whether a recording that would need much memory is refused by its header.
+        file_bytes: size of a file that anybody may have sent, so that much memory is refused by its header.
 
     Raises:
         MachineError: soundfile is not installed, or scipy, which resamples.
         DataError: it is no recording, is damaged or empty.
         LimitError: it is too long.
     """
-    values, rate = _read(source, where, bounded)
+    values, rate = _read(source, where, spec, file_bytes)
     if not len(values):
         raise DataError(f"{where} is empty", "remove or replace it")
-    sound = values.mean(axis=1)
+    sound = values[:, 0] if values.shape[1] == 1 else values.mean(axis=1)
     if not np.isfinite(sound).all():
         raise DataError(f"{where} has NaN or infinite values", "remove or replace it")
     wanted = spec.sample_rate or rate
@@ -54,16 +62,46 @@ def read_sound(source: Path | IO[bytes], where: str, spec: SoundInput, bounded: 
     return sound[None] if spec.channel_axis else sound
 
 
-def _read(source: Path | IO[bytes], where: str, bounded: bool) -> tuple[NDArray[np.float32], int]:
+def _read(
+    source: Path | IO[bytes], where: str, spec: SoundInput, file_bytes: int | None
+) -> tuple[NDArray[np.float32], int]:
     library = soundfile()
     try:
         with library.SoundFile(str(source) if isinstance(source, Path) else source) as file:
-            if bounded and file.frames * file.channels * 4 > MOST_BYTES:
-                seconds = MOST_BYTES // (4 * file.channels * file.samplerate)
-                raise LimitError(f"{where} has {file.frames / file.samplerate:.0f} s", f"send at most {seconds} s")
-            return file.read(dtype="float32", always_2d=True), int(file.samplerate)
-    except (RuntimeError, OSError, TypeError, ValueError) as error:  # soundfile.SoundFileError is a RuntimeError
-        raise DataError(f"{where} is not a readable recording: {error}", "remove or replace it") from error
+            rate = int(file.samplerate)
+            frames = min(file.frames, _frames(spec, rate))
+            if file_bytes is not None:
+                _check_length(frames, file.channels, rate, spec, where, file_bytes)
+            return file.read(frames, dtype="float32", always_2d=True), rate
+    except (RuntimeError, OSError, TypeError, ValueError, OverflowError) as error:  # SoundFileError is a RuntimeError
+        what = str(error).replace(f"{source!r}", "it")[:200]
+        raise DataError(f"{where} is not a readable recording: {what}", "remove or replace it") from error
+
+
+def _frames(spec: SoundInput, rate: int) -> int:
+    """How much of a recording has an influence: with a length, no more than that and the filter behind it."""
+    if not spec.seconds or spec.normalize:
+        return 1 << 62
+    wanted = spec.sample_rate or rate
+    margin = _FILTER * max(1, -(-rate // wanted)) + 2
+    return -(-max(1, round(spec.seconds * wanted)) * rate // wanted) + margin
+
+
+def _check_length(frames: int, channels: int, rate: int, spec: SoundInput, where: str, file_bytes: int) -> None:
+    """Refuse a recording by its header.
+
+    Raises:
+        LimitError: its samples would be too many, or its sample rate is no usual one.
+    """
+    wanted = spec.sample_rate or rate
+    step = gcd(rate, wanted)
+    if max(rate, wanted) // step > MOST_STEPS:
+        raise LimitError(f"{where} has {rate} samples per second", f"send a recording of {wanted} Hz")
+    allowed = min(MOST_BYTES, max(SMALL_BYTES, USUAL_RATIO * file_bytes)) // 4
+    if max(frames * channels, frames * wanted // rate) > allowed:
+        seconds = min(allowed // (channels * rate), allowed // wanted)
+        known = f"has {frames / rate:.0f} s" if frames < 1 << 40 else "does not say how long it is"
+        raise LimitError(f"{where} {known}", f"send at most {seconds} s")
 
 
 def soundfile() -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..errors import ArtifactError, DataError, InputError, MachineError
 from ..tensors import Array, Signature
-from .decode_images import pillow, read_image
+from .decode_images import check_pixels, image_values, open_served, pillow
 from .decode_sounds import read_sound, soundfile
 from .specs import ImageInput, Preprocessing, SoundInput, TextInput
 from .symbols import numbered, padded, values_of
@@ -48,6 +50,7 @@ class SampleReader:
     Raises:
         MachineError: a package that the inputs need is not installed.
         ArtifactError: the tokenizer is missing, or is not the one with which the model was trained.
+        UserError: the model takes fewer tokens than the tokenizer adds to each text.
     """
 
     def __init__(self, signature: Signature, tokenizer: bytes = b"") -> None:
@@ -79,15 +82,11 @@ class SampleReader:
             if spec.fields[0] not in given:
                 continue
             if isinstance(spec, TextInput):
-                columns = [_texts(given[name], name) for name in spec.fields]
+                columns = [_texts(given[name], name, spec) for name in spec.fields]
                 samples = self._with_texts(samples, columns, spec)
             else:
-                values = given[spec.input]
-                array = np.stack([self._file(value, spec, index, len(values)) for index, value in enumerate(values)])
-                samples.feeds[spec.input] = array
-                if isinstance(spec, ImageInput):
-                    sizes = [_size(value) for value in values]
-                    samples = Samples(samples.feeds, samples.texts, samples.offsets, sizes)
+                samples.feeds[spec.input], sizes = self._files(given[spec.input], spec)
+                samples = replace(samples, pictures=sizes or samples.pictures)
         return samples
 
     def other_lengths(self, known: Mapping[str, Array]) -> list[dict[str, Array]]:
@@ -104,27 +103,59 @@ class SampleReader:
             made, offsets = found.inputs, found.offsets
         else:
             symbols = None if spec.encoding == "bytes" else self._symbols
-            ids, used = padded([values_of(text, symbols) for text in columns[0]], spec.length)
+            ids, used = padded([values_of(text[: spec.length], symbols) for text in columns[0]], spec.length)
             made, offsets = {"input_ids": ids, "lengths": used}, None
         for kind, name in spec.inputs_of:
             samples.feeds[name] = made[kind].astype(self._dtypes.get(name, "int64"))
-        return Samples(samples.feeds, columns[0], offsets, samples.pictures)
+        return replace(samples, texts=columns[0], offsets=offsets)
 
-    def _file(self, value: Raw, spec: ImageInput | SoundInput, index: int, count: int) -> Array:
-        where = f"{spec.kind} {index + 1} of {count}" if count > 1 else f"the {spec.kind}"
-        if isinstance(value, str):
-            raise InputError(f"{where} is a text", f"send the bytes of a file as '{spec.input}'", input=spec.input)
-        try:
-            if isinstance(spec, SoundInput):
-                return read_sound(io.BytesIO(value), where, spec, bounded=True)
-            array = read_image(io.BytesIO(value), where, spec, file_bytes=len(value))
-        except DataError as error:
-            raise InputError(error.message, "send it in a known format", input=spec.input) from error
-        except MachineError as error:
-            remedy = f"send recordings of {spec.sample_rate} Hz" if isinstance(spec, SoundInput) else error.remedy
-            raise InputError(f"{where} cannot be read: {error.message}", remedy, input=spec.input) from error
+    def _files(self, values: Sequence[Raw], spec: ImageInput | SoundInput) -> tuple[Array, Sequence[tuple[int, int]]]:
+        """The input that files make, and the sizes of pictures; no picture is unpacked before all may be."""
+        names = [f"{spec.kind} {index} of {len(values)}" for index in range(1, len(values) + 1)]
+        names = names if len(values) > 1 else [f"the {spec.kind}"]
+        files = [_content(value, name, spec) for value, name in zip(values, names, strict=True)]
+        if isinstance(spec, SoundInput):
+            return _stacked([_sound(file, name, spec) for file, name in zip(files, names, strict=True)], spec), ()
+        with _told(spec, "send it in a known format"):
+            images = [open_served(file, name) for file, name in zip(files, names, strict=True)]
+            sizes = [(int(image.width), int(image.height)) for image in images]
+            check_pixels(sizes, sum(map(len, files)))
+            arrays = [self._picture(images.pop(0), name, spec) for name in names]
+        return np.stack(arrays), sizes
+
+    def _picture(self, image: Any, where: str, spec: ImageInput) -> Array:
+        array = image_values(image, where, spec)
         wanted = self._dtypes.get(spec.input, "float32")
         return np.clip(np.rint(array), 0, 255).astype(np.uint8) if wanted == "uint8" else array
+
+
+def _content(value: Raw, where: str, spec: ImageInput | SoundInput) -> bytes:
+    if isinstance(value, str):
+        raise InputError(f"{where} is a text", f"send the bytes of a file as '{spec.input}'", input=spec.input)
+    return value
+
+
+def _sound(content: bytes, where: str, spec: SoundInput) -> Array:
+    with _told(spec, f"send recordings of {spec.sample_rate} Hz"):
+        return read_sound(io.BytesIO(content), where, spec, file_bytes=len(content))
+
+
+@contextmanager
+def _told(spec: ImageInput | SoundInput, remedy: str) -> Iterator[None]:
+    """Faults of a file as faults of the request."""
+    try:
+        yield
+    except DataError as error:
+        raise InputError(error.message, "send it in a known format", input=spec.input) from error
+    except MachineError as error:
+        raise InputError(f"the {spec.kind} cannot be read: {error.message}", remedy, input=spec.input) from error
+
+
+def _stacked(arrays: Sequence[Array], spec: SoundInput) -> Array:
+    if len({array.shape for array in arrays}) > 1:
+        message = "the recordings have different lengths, and this model takes them as they are"
+        raise InputError(message, "send recordings of one length together", input=spec.input)
+    return np.stack(arrays)
 
 
 def _tokenizer(spec: TextInput, content: bytes) -> Tokenizer:
@@ -139,6 +170,7 @@ def _tokenizer(spec: TextInput, content: bytes) -> Tokenizer:
             f"({spec.sha256[:12]}…)",
             "give the tokenizer of the training data",
         )
+    made.encode([["a"]] * len(spec.fields), spec)
     return made
 
 
@@ -154,17 +186,14 @@ def _resized(known: Mapping[str, Array], spec: TextInput, size: int) -> dict[str
     return made
 
 
-def _texts(values: Sequence[Raw], name: str) -> list[str]:
+def _texts(values: Sequence[Raw], name: str, spec: TextInput) -> list[str]:
     made = []
     for value in values:
         try:
-            made.append(value if isinstance(value, str) else bytes(value).decode("utf-8"))
-        except UnicodeDecodeError as error:
+            text = value if isinstance(value, str) else bytes(value).decode("utf-8")
+            if spec.encoding == "tokenizer" and not text.isascii():
+                text.encode("utf-8")  # JSON can write half of a character, which no tokenizer takes
+        except UnicodeError as error:
             raise InputError(f"'{name}' is not UTF-8", "send the text in UTF-8", input=name) from error
+        made.append(text)
     return made
-
-
-def _size(value: Raw) -> tuple[int, int]:
-    with pillow().open(io.BytesIO(value if isinstance(value, bytes | bytearray) else b"")) as image:
-        width, height = image.size
-    return int(width), int(height)

@@ -29,6 +29,8 @@ class ImageInput:
         input: name of the model's input.
         size: height and width in pixels.
         resize: length of the shorter edge in pixels, after which the middle is cut out; 0 stretches to ``size``.
+        floor: whether half a pixel of the place of the middle is dropped, as transformers does, instead of rounded to
+            an even number, as torchvision does.
     """
 
     kind: ClassVar[str] = "image"
@@ -41,6 +43,7 @@ class ImageInput:
     resize: int = 0
     resample: Resample = "bicubic"
     channels_last: bool = False
+    floor: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArtifactError
+from ..counts import counted
+from ..errors import ArtifactError, UserError
 from ..system.installation import needed
 from .specs import TextInput
 
@@ -28,7 +29,8 @@ class Tokenized:
     Attributes:
         inputs: ``int64[N, length]`` of each name of :data:`retort.core.preprocessing.specs.TOKEN_INPUTS`, and
             ``lengths`` as ``int64[N]``.
-        offsets: where each token begins and ends in its text, ``int64[N, length, 2]``; equal where there is no text.
+        offsets: where each token begins and ends in the first text of its sample, ``int64[N, length, 2]``; equal for
+            tokens of the second text and for those that stand in none.
     """
 
     inputs: dict[str, NDArray[np.int64]]
@@ -68,12 +70,18 @@ class Tokenizer:
 
         Args:
             free: whether to pad to the next of a few sizes instead, if ``spec`` allows it.
+
+        Raises:
+            UserError: the length is less than the number of tokens that the tokenizer adds to each text.
         """
         self._backend.enable_truncation(spec.length, direction=spec.cut_side)
         most = spec.length * CHARACTERS_PER_TOKEN
         cut = [[text[:most] if spec.cut_side == "right" else text[-most:] for text in column] for column in texts]
         found = self._backend.encode_batch(_items(cut))
         longest = max((len(one.ids) for one in found), default=0)
+        if longest > spec.length:
+            message = f"the model takes {counted(spec.length, 'token')}, and the tokenizer adds as many to each text"
+            raise UserError(message, "choose a larger length of the data, and train again")
         size = bucket(longest, spec.length) if free and spec.free else spec.length
         padding = {"input_ids": spec.pad_id, "attention_mask": 0, "token_type_ids": spec.pad_type_id}
         read = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -84,7 +92,10 @@ class Tokenizer:
         made["lengths"] = made["attention_mask"].sum(axis=1)
         offsets = np.zeros((len(found), size, 2), np.int64)
         for row, one in enumerate(found):
-            offsets[row, _span(len(one.ids), size, spec)] = np.asarray(one.offsets, np.int64).reshape(-1, 2)
+            place = np.asarray(one.offsets, np.int64).reshape(-1, 2)
+            own = np.array([number == 0 for number in one.sequence_ids], np.bool_)
+            before = len(texts[0][row]) - len(cut[0][row]) if spec.cut_side == "left" else 0
+            offsets[row, _span(len(one.ids), size, spec)] = np.where(own[:, None], place + before, 0)
         return Tokenized(made, offsets)
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
