@@ -13,11 +13,11 @@ import numpy as np
 
 from ..core.console import SILENT, Console
 from ..core.counts import counted
-from ..core.errors import DataError, InputError, LimitError
+from ..core.errors import DataError, InputError
 from ..core.explanation.explanation import Asked
 from ..core.explanation.gallery import Gallery
 from ..core.explanation.text_pieces import pieces_of
-from ..core.preprocessing.decode_images import looks_like_image, pillow, read_image
+from ..core.preprocessing.decode_images import check_pixels, image_values, looks_like_image, open_served, pillow
 from ..core.preprocessing.decode_sounds import read_sound, soundfile
 from ..core.preprocessing.sample_reader import Raw, SampleReader
 from ..core.preprocessing.specs import ImageInput, Preprocessing, SoundInput
@@ -161,18 +161,13 @@ def _text(pieces: Sequence[str], numbers: Array) -> str:
 
 
 def _picture(value: bytes) -> Sent:
-    library = pillow()
-    try:
-        with library.open(io.BytesIO(value)) as image:
-            width, height = image.size
-    except library.DecompressionBombError as error:
-        raise LimitError("the image has too many pixels", "give a smaller picture") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DataError(f"the image is not a readable image: {error}", "give a picture that can be opened") from error
+    image = open_served(value, "the image")
+    width, height = image.size
+    check_pixels([(width, height)], len(value))
     times = min(1.0, SENT_EDGE / max(width, height))
     size = max(1, round(height * times)), max(1, round(width * times))
     spec = ImageInput("image", size, scale=1.0, channels_last=True)
-    pixels = np.clip(np.rint(read_image(io.BytesIO(value), "the image", spec, len(value))), 0, 255)
+    pixels = np.clip(np.rint(image_values(image, "the image", spec)), 0, 255)
     return Sent("image", pixels.astype(np.uint8), _png, (spec,))
 
 
@@ -188,7 +183,7 @@ def _recording(value: bytes) -> Sent:
             rate = int(soundfile().info(file).samplerate)
         except (RuntimeError, TypeError, ValueError) as error:
             raise DataError(f"the recording cannot be read: {error}", "") from error
-    sound = read_sound(io.BytesIO(value), "the recording", SoundInput("audio", 0), bounded=True)
+    sound = read_sound(io.BytesIO(value), "the recording", SoundInput("audio", 0), len(value))
     return Sent("audio", sound, partial(_wav, rate))
 
 
