@@ -98,18 +98,13 @@ def test_answers_are_bytes_or_classes_where_wanted() -> None:
     assert best["data"] == ["0.5:1:b", "0.25:0:a", "1.0:0:a", "0.5:2:c"]
 
 
-def test_the_clients_encoder_of_triton_is_read() -> None:
-    """What Triton's own client writes for tensors has the same arrays here, and it reads our answers."""
-    http = pytest.importorskip("tritonclient.http")
-    tensor = http.InferInput("x", list(ROWS.shape), "FP32")
-    tensor.set_data_from_numpy(ROWS, binary_data=True)
-    wanted = http.InferRequestedOutput("y", binary_data=True)
-    body, length = http.InferenceServerClient.generate_request_body([tensor], outputs=[wanted])
-    headers = {"content-type": OCTETS, LENGTH_HEADER: str(length)}
-    request = decode(Incoming({"body": bytes(body)}, {}, headers), ONE, Settings())
+def test_what_the_client_of_triton_writes_is_read() -> None:
+    """The body that version 2.73.0 of Triton's Python client wrote for a tensor has the same array here."""
+    head = (
+        '{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","parameters":{"binary_data_size":16}}],'
+        '"outputs":[{"name":"y","parameters":{"binary_data":true}}]}'
+    )
+    headers = {"content-type": OCTETS, LENGTH_HEADER: str(len(head))}
+    request = decode(Incoming({"body": head.encode() + ROWS.tobytes()}, {}, headers), ONE, Settings())
     np.testing.assert_array_equal(request.feeds["x"], ROWS)
-    made = {"y": np.array([[1, 2, 3], [4, 5, 6]], np.float32)}
-    answer = encode(made, request, ONE, Settings())
-    parse = http.InferenceServerClient.parse_response_body
-    found = parse(answer.body, header_length=int(answer.headers[LENGTH_HEADER]))
-    np.testing.assert_array_equal(found.as_numpy("y"), made["y"])
+    assert request.wishes.binary == {"y"}
