@@ -107,4 +107,4 @@ def test_what_the_client_of_triton_writes_is_read() -> None:
     headers = {"content-type": OCTETS, LENGTH_HEADER: str(len(head))}
     request = decode(Incoming({"body": head.encode() + ROWS.tobytes()}, {}, headers), ONE, Settings())
     np.testing.assert_array_equal(request.feeds["x"], ROWS)
-    assert request.wishes.binary == {"y"}
+    assert request.wishes.binary == frozenset({"y"})
