@@ -342,6 +342,6 @@ def test_every_bit_of_the_zip_and_100000_bits_in_all_are_found(whole: Path, tmp_
     generator = random.Random(6)
     flips = [(place, 1 << bit) for place in _metadata(whole) for bit in range(8)]
     more = 100_000 - len(flips)
-    assert more > len(flips)
+    assert more > 30_000
     flips += [(generator.randrange(whole.stat().st_size), 1 << generator.randrange(8)) for _ in range(more)]
     assert_flips_are_found(whole, tmp_path, flips)
