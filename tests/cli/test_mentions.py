@@ -23,9 +23,11 @@ ROOMS = ("core", "compress", "export", "serve", "benchmarks", "pipeline", "cli")
 OTHERS = {
     "--force-reinstall", "--no-deps", "--exportTimes", "--upgrade", "--target-dir", "--write", "--check",
     "--loadEngine", "--abbrev", "--always", "--dirty", "--format", "--query-gpu", "--data-binary", "--exportLayerInfo",
-    "--no-",
+    "--no-", "--model-repository", "--disable-auto-complete-config", "--http-port", "--uid", "--no-create-home",
+    "--shell", "--no-cache-dir", "--interval", "--start-period", "--read-only", "--cap-drop", "--security-opt", "--rm",
+    "--no-access-log", "--no-server-header", "--timeout-graceful-shutdown", "--now",
 }  # fmt: skip
-"""Options of pip, trtexec and the scripts of this repository."""
+"""Options of pip, trtexec, docker, systemctl, other servers and the scripts of this repository."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-zA-Z0-9-]+")
 COMMAND = re.compile(r"(?:^|[`$&| ])\s*retort ([a-z]+)((?: [^`\n;|&]*)?)")
 OF_COMMAND = re.compile(r"(--[a-z][a-z-]+)`? of `([a-z]+)`")
