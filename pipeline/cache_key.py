@@ -13,7 +13,7 @@ from typing import Any
 from ..core.artifact import Artifact, stable_hash
 from ..core.context import Context
 from ..core.data.references import source_identity
-from ..core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION
+from ..core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION, NAMES_PATH
 from ..core.options.stage_options import ModelSpec, Options
 from ..core.options.stage_table import STAGES, Factor
 from ..core.system.installation import PACKAGES
@@ -21,6 +21,8 @@ from . import stages
 from .import_graph import Reached, reach
 
 ROOT = Path(__file__).parents[1]
+_SMALL = (".json", ".txt", ".model")
+"""Endings of the files of a processor or a tokenizer, which lie beside weights."""
 MEASUREMENT: tuple[Factor, ...] = ("data", "seed", "task")
 
 
@@ -102,9 +104,17 @@ def named_in(options: Options, base: Path) -> list[object]:
             found.append(parent_identity(value, base))
         elif value is not None and NAMES_FILE in field.metadata and (base / value).is_file():
             found.append(hashlib.sha256((base / value).read_bytes()).hexdigest())
+        elif value is not None and NAMES_PATH in field.metadata:
+            found.append(_contents(base / value))
         elif value is not None and NAMES_FUNCTION in field.metadata:
             found.append(source_identity(value, base))
     return found
+
+
+def _contents(path: Path) -> list[list[str]]:
+    """Names and hashes of a file, or of the small files of a folder; empty for a word that is no path."""
+    files = [path] if path.is_file() else [p for p in sorted(path.glob("*")) if p.is_file() and p.suffix in _SMALL]
+    return [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
 
 
 def _factor(factor: Factor, options: Options, context: Context) -> object:

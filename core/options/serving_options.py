@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from .data_options import PixelOptions, SoundOptions
+from .named_inputs import NAMES_PATH
 from .option_types import Count, Options
 
 Deployment = Literal["torchserve", "triton", "ray", "bentoml", "docker", "kserve"]
@@ -17,14 +18,14 @@ class BundleOptions(Options):
 
     name: str = Field(default="model", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the endpoint.")
     version: str = Field(default="1.0", pattern=r"^[A-Za-z0-9_.-]+$", description="Version of the model.")
-    handler: str = Field(
+    handler: Annotated[str, NAMES_PATH] = Field(
         default="auto",
         pattern=r"^(auto|tensor|image|text|audio|[^\n]*\.py)$",
         description="What a request contains: arrays (tensor), or also files of images (image), texts (text) or "
         "recordings (audio). auto takes what the model was trained on. A file such as my_handler.py adds functions of "
         "your own.",
     )
-    processor: str | None = Field(
+    processor: Annotated[str | None, NAMES_PATH] = Field(
         default=None,
         description="Hugging Face folder, or a tokenizer.json, that says how raw samples become inputs. The default is "
         "what the data of the training said.",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...core.data.references import file_and_key, resolve
-from ...core.errors import ArtifactError, RetortError, UserError
+from ...core.errors import ArtifactError, MissingFileError, RetortError, UserError
 from ...core.formats.program_file import read_signature
 from ...core.formats.weight_files import require_model_file
-from ...core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION
+from ...core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION, NAMES_PATH
 from ...core.options.recipe import nearest
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import DataSpec, DistillOptions, ModelSpec
@@ -140,6 +140,12 @@ def data_faults(spec: DataSpec, base: Path) -> Iterator[Fault]:
         yield from function_faults(spec.source, spec.args, "data", base)
 
 
+def _require_path(path: Path, name: str) -> None:
+    """Fail if an option names a file or a folder that is not there."""
+    if not path.exists():
+        raise MissingFileError(f"no such {name}: {path}", f"check the path of `{name}`")
+
+
 def _option_faults(subject: Subject, stage: str) -> Iterator[Fault]:
     options = subject.options(stage)
     if options is None:
@@ -149,6 +155,8 @@ def _option_faults(subject: Subject, stage: str) -> Iterator[Fault]:
         try:
             if value is not None and NAMES_FILE in item.metadata:
                 require_file(subject.base / value, f"file for `{name}`", f"check the path of `{name}`")
+            elif value is not None and NAMES_PATH in item.metadata and (item.default is None or value.endswith(".py")):
+                _require_path(subject.base / value, name)
             elif value is not None and NAMES_FUNCTION in item.metadata:
                 resolve(value, subject.base)
         except RetortError as error:

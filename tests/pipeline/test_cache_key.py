@@ -212,7 +212,7 @@ def test_only_what_a_stage_depends_on_counts() -> None:
 
 
 def test_files_that_options_name_count_with_their_content(tmp_path: Path) -> None:
-    """A plan, a timer's module, a student's source and a model's weights are other inputs after an edit."""
+    """A plan, a module, a handler, a tokenizer and weights are other inputs after an edit."""
     context = replace(CONTEXT, base=tmp_path)
     files = {name: tmp_path / name for name in ("plan.yaml", "mine.py", "weights.safetensors")}
     student = ModelSpec(source="mine:small", weights="weights.safetensors")
@@ -227,6 +227,16 @@ def test_files_that_options_name_count_with_their_content(tmp_path: Path) -> Non
         before = key_of(stage, options, [parent], context)
         files[name].write_text("a = 2\n")
         assert key_of(stage, options, [parent], context) != before
+    (tmp_path / "bert").mkdir()
+    for name, given in (
+        ("own.py", PackOptions(handler="own.py")),
+        ("bert/tokenizer.json", PackOptions(processor="bert")),
+    ):
+        keys = set()
+        for content in ("a = 1\n", "a = 2\n"):
+            (tmp_path / name).write_text(content)
+            keys.add(key_of("pack", given, [PARENT], context))
+        assert len(keys) == 2, name
     before = key_of("capture", CaptureOptions(), [student], context)
     files["mine.py"].write_text("a = 3\n")
     assert key_of("capture", CaptureOptions(), [student], context) != before
