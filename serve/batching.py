@@ -186,16 +186,19 @@ class Executor:
         Args:
             others: inputs of other shapes that requests will have, such as texts of other lengths.
         """
-        begin, share = time.monotonic(), self.settings.warmup_s / (1 + len(others))
+        begin = time.monotonic()
+        end = begin + self.settings.warmup_s
         self._known = golden
         if not self.combines:
             self.plan.times_ms[self.signature.batch_size(golden)] = self._timed(golden)[1]
             return self.plan
-        self.plan.sizes = self._exact_sizes(golden, begin + share, self.plan.times_ms)
+        half = begin + self.settings.warmup_s / 2
+        self.plan.sizes = self._exact_sizes(golden, half if others else end, self.plan.times_ms)
         self.plan.by_shape[self._shapes(golden)] = self.plan.sizes
-        for index, feeds in enumerate(others, 2):
+        for left, feeds in zip(range(len(others), 0, -1), others, strict=True):
             if self._shapes(feeds) not in self.plan.by_shape:
-                self.plan.by_shape[self._shapes(feeds)] = self._exact_sizes(feeds, begin + index * share, {})
+                share = (end - time.monotonic()) / left  # what a fast shape leaves is for the others
+                self.plan.by_shape[self._shapes(feeds)] = self._exact_sizes(feeds, time.monotonic() + share, {})
         return self.plan
 
     def _exact_sizes(self, known: Feeds, deadline: float, times_ms: dict[int, float]) -> set[int]:
