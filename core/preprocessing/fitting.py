@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ..tensors import Signature, TensorSpec
+from ..tensors import BATCH, Signature, TensorSpec
 from .specs import ImageInput, Preprocessing, SoundInput, TextInput
 
 
@@ -52,7 +52,7 @@ def preprocessed(signature: Signature, preprocessing: Sequence[Preprocessing]) -
 def _media(wanted: ImageInput | SoundInput, free: dict[str, TensorSpec]) -> ImageInput | SoundInput | None:
     """The description for the input of the same name, else for the first that has the shape."""
     named = [free[wanted.input]] if wanted.input in free else list(free.values())
-    for spec in named:
+    for spec in filter(_rows_first, named):
         made = _image(wanted, spec) if isinstance(wanted, ImageInput) else _sound(wanted, spec)
         if made is not None:
             return made
@@ -75,6 +75,11 @@ def _sound(wanted: SoundInput, spec: TensorSpec) -> SoundInput | None:
     return None
 
 
+def _rows_first(spec: TensorSpec) -> bool:
+    """Whether the samples lie along the first axis, as those that are read do."""
+    return BATCH not in spec.shape[1:]
+
+
 def _agree(axes: Sequence[int | str], sizes: Sequence[int | str]) -> bool:
     """Whether every fixed axis has the size; a size that is not known agrees with any."""
     return all(axis == size or isinstance(axis, str) or isinstance(size, str) for axis, size in zip(axes, sizes))
@@ -82,6 +87,7 @@ def _agree(axes: Sequence[int | str], sizes: Sequence[int | str]) -> bool:
 
 def _text(wanted: TextInput, free: dict[str, TensorSpec]) -> TextInput | None:
     """The description for inputs of the same names; a single input that takes rows of numbers may have another one."""
+    free = {name: spec for name, spec in free.items() if _rows_first(spec)}
     rows = [spec for spec in free.values() if spec.dtype in ("int32", "int64") and len(spec.shape) == 2]
     pairs = [(kind, name) for kind, name in wanted.inputs_of if name in free]
     if not any(kind == "input_ids" for kind, _ in pairs):
