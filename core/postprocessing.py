@@ -59,6 +59,12 @@ def guessed_scores(values: Array, axis: int = -1) -> Scores:
     return "raw" if shares else "softmax"
 
 
+def guessed_reading(signature: Signature, outputs: Mapping[str, Array]) -> Scores:
+    """How the outputs of known samples become scores, by the first output whose classes have names."""
+    axes = ((spec.name, named_axis(signature, spec)) for spec in signature.outputs)
+    return next((guessed_scores(outputs[name], axis) for name, axis in axes if axis is not None), "raw")
+
+
 def named_axis(signature: Signature, spec: TensorSpec) -> int | None:
     """The axis of an output along which the classes lie, for labels, labels of tokens and masks; else None."""
     count = len(signature.classes)
@@ -78,7 +84,8 @@ def read_outputs(
     detector of transformers ``boxes``; every other output stays an array under its name.
     """
     specs = {spec.name: spec for spec in signature.outputs}
-    rows = next(len(array) for array in outputs.values())
+    outputs = {name: _rows_first(array, specs[name]) for name, array in outputs.items()}
+    rows = next((len(array) for name, array in outputs.items() if BATCH in specs[name].shape), 1)
     found: list[dict[str, Any]] = [{} for _ in range(rows)]
     boxes = _boxes(outputs, signature, samples, reading)
     for name, array in outputs.items():
@@ -86,10 +93,16 @@ def read_outputs(
             continue
         axis = named_axis(signature, specs[name])
         for row, said in enumerate(found):
-            said.update(_said(name, array[row], axis, signature, samples, reading, row))
+            own = array[row] if BATCH in specs[name].shape else array
+            said.update(_said(name, own, axis, signature, samples, reading, row))
     for said, boxed in zip(found, boxes or (), strict=False):
         said["boxes"] = boxed
     return found
+
+
+def _rows_first(array: Array, spec: TensorSpec) -> Array:
+    """An output with its samples along the first axis; one that all samples share stays as it is."""
+    return np.moveaxis(array, spec.shape.index(BATCH), 0) if BATCH in spec.shape else array
 
 
 def _said(

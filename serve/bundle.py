@@ -17,7 +17,7 @@ from ..core.errors import ArtifactError, MachineError, UserError
 from ..core.formats.onnx_graphs import all_nodes
 from ..core.formats.onnx_side_files import is_side_file, side_files
 from ..core.options.serving_options import BundleOptions
-from ..core.postprocessing import Scores, guessed_scores, named_axis
+from ..core.postprocessing import guessed_reading
 from ..core.session import Session, open_session
 from ..core.tensors import BATCH, Array, Signature, TensorSpec
 from .allowance import allowance
@@ -226,15 +226,6 @@ def answer_golden(engine: Engine) -> None:
         raise UserError(message, "increase max_request_bytes or max_rows, or allow the values of the model's data")
 
 
-def _scores(options: BundleOptions, parts: Parts) -> Scores:
-    """How the outputs of a model become scores: as its golden outputs suggest, if the options do not say it."""
-    if options.scores != "auto":
-        return options.scores
-    outputs = split_golden(parts.golden)[1]
-    found = ((outputs[spec.name], named_axis(parts.signature, spec)) for spec in parts.signature.outputs)
-    return next((guessed_scores(array, axis) for array, axis in found if axis is not None), "raw")
-
-
 def settings_of(options: BundleOptions, policy: Policy, parts: Parts) -> Settings:
     """The settings that follow from the options, the policy and the largest legal request of the model.
 
@@ -255,7 +246,9 @@ def settings_of(options: BundleOptions, policy: Policy, parts: Parts) -> Setting
         spinning=policy.spinning,
         providers=policy.providers,
         allow_nan=policy.allow_nan,
-        scores=_scores(options, parts),
+        scores=options.scores
+        if options.scores != "auto"
+        else guessed_reading(parts.signature, split_golden(parts.golden)[1]),
         top_k=options.top_k,
         hook=bool(parts.hook),
         limits=limits,
