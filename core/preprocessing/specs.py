@@ -19,8 +19,24 @@ TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "lengths")
 """What a text gives: the numbers, which of them are no padding, the text of a pair that each is from, the count."""
 
 
+class _OneFile:
+    """A description of one file per sample, which makes one input of the same name."""
+
+    input: str
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names under which a request gives it."""
+        return (self.input,)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs of the model that it makes."""
+        return (self.input,)
+
+
 @dataclass(frozen=True)
-class ImageInput:
+class ImageInput(_OneFile):
     """A picture as ``[C, H, W]``, or as ``[H, W, C]`` with ``channels_last``.
 
     The value of a channel is ``(pixel / scale - mean) / std`` with pixels from 0 to 255.
@@ -44,16 +60,6 @@ class ImageInput:
     resample: Resample = "bicubic"
     channels_last: bool = False
     floor: bool = False
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The names under which a request gives it."""
-        return (self.input,)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The inputs of the model that it makes."""
-        return (self.input,)
 
     def describe(self) -> str:
         """The steps in words."""
@@ -110,7 +116,7 @@ class TextInput:
 
 
 @dataclass(frozen=True)
-class SoundInput:
+class SoundInput(_OneFile):
     """A recording as ``[samples]``, or as ``[1, samples]`` with ``channel_axis``; channels are averaged.
 
     Attributes:
@@ -126,16 +132,6 @@ class SoundInput:
     seconds: float = 0.0
     channel_axis: bool = False
     normalize: bool = False
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The names under which a request gives it."""
-        return (self.input,)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The inputs of the model that it makes."""
-        return (self.input,)
 
     def describe(self) -> str:
         """The steps in words."""
