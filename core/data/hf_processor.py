@@ -56,7 +56,9 @@ def read_processor(path: Path) -> Processor:
 
 def _tokenizer(path: Path) -> Processor:
     encoder = TokenizerEncoder(path)
-    spec = encoder.describe(min(encoder.limit, LONGEST), False, False)
+    places = _config(path / "config.json").get("max_position_embeddings") if path.is_dir() else None
+    most = places if isinstance(places, int) and places > 0 else LONGEST
+    spec = encoder.describe(min(encoder.limit, LONGEST, most), False, False)
     return Processor(() if spec is None else (spec,), encoder.tokenizer)
 
 
