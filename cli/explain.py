@@ -23,8 +23,9 @@ from ..core.system.owned_folders import claim_file
 from ..serve.client import Client
 from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, app, console, context_of
 from .input_file import read_input
-from .raw_predictions import raw_inputs, reader_of
-from .remote import asked, connect, is_remote
+from .local_models import reader_of
+from .raw_predictions import raw_inputs
+from .remote import Authority, Headers, ServedName, Timeout, asked, connect, is_remote
 
 if TYPE_CHECKING:
     from ..pipeline.explaining import Subject
@@ -95,16 +96,10 @@ def explain(
         str | None, typer.Option(help="Output with the score. The default is the first that has one.")
     ] = None,
     of: Annotated[list[str], typer.Option(help="Input to explain. Repeatable. The default is all that can be.")] = [],  # noqa: B006
-    name: Annotated[
-        str | None, typer.Option(help="Name of the served model, if the address is that of a server with several.")
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer of a server.", min=0.001)] = 120.0,
-    header: Annotated[
-        list[str], typer.Option(help="HTTP header for a server, as 'Name: value', such as a token. Repeatable.")
-    ] = [],  # noqa: B006
-    ca: Annotated[
-        Path | None, typer.Option(help="PEM file of the certificates to trust for https. The default is the system's.")
-    ] = None,
+    name: ServedName = None,
+    timeout: Timeout = 120.0,
+    header: Headers = [],  # noqa: B006
+    ca: Authority = None,
     provider: Annotated[
         Provider, typer.Option(help="Execution provider on which ONNX Runtime must run the model.")
     ] = "cpu",

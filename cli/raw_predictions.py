@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..core.artifact import Artifact, load_artifact
+from ..core.console import Console
 from ..core.counts import counted
 from ..core.data.files.images import IMAGES
 from ..core.data.files.sounds import SOUNDS
 from ..core.data.files.text_files import TEXTS
 from ..core.errors import InputError, MissingFileError, UserError
-from ..core.postprocessing import Reading, Scores, guessed_scores, named_axis, read_outputs
-from ..core.preprocessing.fitting import has_tokenizer, single_field
-from ..core.preprocessing.sample_reader import Raw, SampleReader
-from ..core.session import SessionOptions, model_faults, open_session
-from ..core.tensors import Array, Signature
+from ..core.postprocessing import Reading, guessed_reading, read_outputs
+from ..core.preprocessing.sample_reader import Raw
+from ..core.session import SessionOptions, model_faults
+from ..core.tensors import Array
 from ..serve.client import Client
+from .local_models import open_local, reader_of
 
 SHOWN = 20
 """Number of samples whose predictions are printed."""
@@ -72,7 +72,7 @@ def raw_inputs(paths: Sequence[Path], texts: Sequence[str]) -> list[Raw] | None:
 
 
 def local_predictions(
-    model: str, samples: Sequence[Raw], settings: SessionOptions, top_k: int
+    model: str, samples: Sequence[Raw], settings: SessionOptions, top_k: int, screen: Console
 ) -> tuple[list[dict[str, Any]], dict[str, Array]]:
     """What a model in a file says about raw samples, and its outputs.
 
@@ -80,46 +80,16 @@ def local_predictions(
         UserError: the model takes only arrays, or its tokenizer is not beside it.
         InputError: a sample cannot be read.
     """
-    from ..serve.torchserve.archive import open_mar, open_model
-
-    artifact = load_artifact(Path(model))
-    archive = open_mar(artifact) if artifact.kind == "archive" else None
-    session = open_session(artifact.main, settings) if archive is None else open_model(archive, settings)
-    signature = session.signature
-    field, reader = reader_of(model, artifact, signature)
+    opened = open_local(model, settings)
+    signature = opened.session.signature
+    field, reader = reader_of(model, opened.artifact, signature)
+    if opened.hook:
+        screen.warn("the functions of its packer are called only by its server, so that its answers may differ")
     with model_faults(model):
         found = reader.read({field: samples})
-        outputs = session.run(signature.validate(found.feeds))
-    scores = archive.settings.scores if archive is not None else _scores(signature, outputs)
+        outputs = opened.session.run(signature.validate(found.feeds))
+    scores = opened.scores or guessed_reading(signature, outputs)
     return read_outputs(outputs, signature, found, Reading(scores, top_k)), dict(outputs)
-
-
-def reader_of(model: str, artifact: Artifact, signature: Signature) -> tuple[str, SampleReader]:
-    """The only field of a model, and what reads its raw samples.
-
-    Raises:
-        UserError: the model takes only arrays, or its tokenizer is not beside it.
-    """
-    from ..serve.engine import TOKENIZER
-    from ..serve.torchserve.archive import open_mar
-    from ..serve.torchserve.mar import read_member
-
-    field = single_field(signature)
-    if field is None:
-        remedy = f"give arrays (.npy, .npz, .json) for {signature.describe_inputs()}"
-        raise UserError(f"nothing says how one file becomes the inputs of {model}", remedy)
-    content = b""
-    if has_tokenizer(signature) and artifact.kind == "archive":
-        content = read_member(open_mar(artifact).path, TOKENIZER)
-    if has_tokenizer(signature) and not content:
-        raise UserError(f"{model} is without its tokenizer", "give the archive that `retort pack` writes from it")
-    return field, SampleReader(signature, content)
-
-
-def _scores(signature: Signature, outputs: Mapping[str, Array]) -> Scores:
-    """How outputs of a model without an archive become scores."""
-    axes = ((name, named_axis(signature, spec)) for name, spec in ((s.name, s) for s in signature.outputs))
-    return next((guessed_scores(outputs[name], axis) for name, axis in axes if axis is not None), "raw")
 
 
 def remote_predictions(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+import typer
 
 from ..core.errors import InputError, UserError
 from ..core.options.recipe import nearest
@@ -13,6 +15,16 @@ from ..serve.client import Client
 from ..serve.known_servers import models_at
 
 T = TypeVar("T")
+ServedName = Annotated[
+    str | None, typer.Option(help="Name of the served model, if the address is that of a server with several.")
+]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for an answer of a server.", min=0.001)]
+Headers = Annotated[
+    list[str], typer.Option(help="HTTP header for a server, as 'Name: value', such as a token. Repeatable.")
+]
+Authority = Annotated[
+    Path | None, typer.Option(help="PEM file of the certificates to trust for https. The default is the system's.")
+]
 
 
 def is_remote(model: str) -> bool:

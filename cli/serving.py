@@ -20,9 +20,8 @@ from ..core.counts import counted
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.errors import UserError
-from ..core.kinds import KINDS
 from ..core.options.stage_options import BenchOptions, Provider
-from ..core.session import Session, SessionOptions, model_faults, open_session
+from ..core.session import SessionOptions, model_faults
 from ..core.system.atomic_files import write_atomically
 from ..core.system.owned_folders import claim_file
 from ..core.tensors import BATCH, Array, Signature, TensorSpec, raise_if_nan
@@ -30,8 +29,9 @@ from ..serve.client import Client, predict_split
 from ..serve.json_text import dump
 from .app import Data, DataArgs, Debug, ForceFile, Json, Seed, app, console, context_of
 from .input_file import read_input
+from .local_models import open_local
 from .raw_predictions import local_predictions, raw_input, remote_predictions, told
-from .remote import asked, connect, is_remote
+from .remote import Authority, Headers, ServedName, Timeout, asked, connect, is_remote
 
 
 @app.command("predict")
@@ -49,16 +49,10 @@ def predict(
     text: Annotated[list[str], typer.Option(help="Text to predict instead of --input. Repeatable.")] = [],  # noqa: B006
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
-    name: Annotated[
-        str | None, typer.Option(help="Name of the served model, if the address is that of a server with several.")
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer of a server.", min=0.001)] = 120.0,
-    header: Annotated[
-        list[str], typer.Option(help="HTTP header for a server, as 'Name: value', such as a token. Repeatable.")
-    ] = [],  # noqa: B006
-    ca: Annotated[
-        Path | None, typer.Option(help="PEM file of the certificates to trust for https. The default is the system's.")
-    ] = None,
+    name: ServedName = None,
+    timeout: Timeout = 120.0,
+    header: Headers = [],  # noqa: B006
+    ca: Authority = None,
     top_k: Annotated[int, typer.Option(min=1, help="Number of labels for an image, a recording or a text.")] = 5,
     raw: Annotated[
         bool, typer.Option("--raw", help="Send the files and texts of --data, so that the server makes the inputs.")
@@ -103,7 +97,7 @@ def predict(
                 client, partial(remote_predictions, samples=samples, top_k=top_k, arrays=output is not None), ca
             )
         else:
-            said = local_predictions(model, samples, _settings(provider, axis), top_k)
+            said = local_predictions(model, samples, _settings(provider, axis), top_k, screen)
         _show_said(*said, output, screen)
         return
     given = input or context_of(data, data_arg, "classification", "cpu", seed, screen, "test").data
@@ -144,35 +138,21 @@ def _settings(provider: Provider, axis: list[str]) -> SessionOptions:
 
 
 def _run(model: str, path: Path, settings: SessionOptions) -> Predicted:
-    session, allow_nan = _open(model, settings)
+    opened = open_local(model, settings)
+    session = opened.session
     feeds = read_input(path, session.signature)
     for name, array in feeds.items():
-        if not allow_nan:
+        if not opened.allow_nan:
             raise_if_nan(name, array)
     with model_faults(model):
         outputs = session.run(feeds)
     return Predicted(outputs, None, session.signature.class_names(outputs))
 
 
-def _open(model: str, settings: SessionOptions) -> tuple[Session, bool]:
-    """A session of a model file, of an artifact, or of the model in an archive, and whether its inputs may be NaN."""
-    artifact = load_artifact(Path(model))
-    if artifact.kind == "deployment":
-        from ..serve.targets.stage import bundle_of
-
-        return open_session(bundle_of(artifact) / KINDS["bundle"].main_file, settings), False
-    if artifact.kind != "archive":
-        return open_session(artifact.main, settings), False
-    from ..serve.torchserve.archive import open_mar, open_model
-
-    mar = open_mar(artifact)
-    return open_model(mar, settings), mar.settings.allow_nan
-
-
 def _over_test(model: str, splits: Splits, rows: int | None, screen: Console, settings: SessionOptions) -> Predicted:
     from ..benchmarks.accuracy import predict as over
 
-    session, _ = _open(model, settings)
+    session = open_local(model, settings).session
     done = over(session, fit_to(splits, session.signature).test, limit=rows, console=screen)
     names = session.signature.naming(splits.classes).class_names(done.outputs)
     return Predicted(dict(done.outputs), done.targets, names)
