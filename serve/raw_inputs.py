@@ -14,7 +14,7 @@ from ..core.errors import ArtifactError, MissingFileError, UserError
 from ..core.options.serving_options import BundleOptions
 from ..core.preprocessing.fitting import has_tokenizer, preprocessed
 from ..core.preprocessing.sample_reader import SampleReader
-from ..core.preprocessing.specs import Preprocessing, TextInput
+from ..core.preprocessing.specs import A_SAMPLE, Preprocessing, TextInput
 from ..core.tensors import Signature
 from .bundle import Parts
 from .hook import load_hook
@@ -84,7 +84,7 @@ def _require_handler(options: BundleOptions, signature: Signature, kinds: list[s
         "text": "give --processor FOLDER with the tokenizer, or --vocabulary bytes",
         "audio": "say how a recording becomes it: `--set sound.sample_rate=16000`",
     }[options.handler]
-    what = {"image": "an image", "text": "a text", "audio": "a recording"}[options.handler]
+    what = A_SAMPLE[options.handler]
     raise UserError(f"nothing says how {what} becomes the input {signature.describe_inputs()}", remedy)
 
 

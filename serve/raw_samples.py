@@ -18,7 +18,7 @@ from ..core.preprocessing.decode_images import looks_like_image
 from ..core.preprocessing.decode_sounds import looks_like_sound
 from ..core.preprocessing.fitting import others, single_field
 from ..core.preprocessing.sample_reader import Raw
-from ..core.preprocessing.specs import Preprocessing, TextInput
+from ..core.preprocessing.specs import A_SAMPLE, Preprocessing, TextInput
 from ..core.tensors import Signature, listed
 from .content_types import TYPES
 from .settings import Limits
@@ -68,7 +68,7 @@ def from_body(body: bytes | bytearray, mime: str, unspecific: bool, signature: S
     if kind not in ("image", "audio", "text") or (kind == "text" and kind not in specs) or mime == "text/json":
         return None
     if kind not in specs:
-        what = {"image": "an image", "audio": "a recording"}[kind]
+        what = A_SAMPLE[kind]
         message = f"the body is {what}{f' ({mime[:80]})' if mime else ''}, and this model takes {_taken(signature)}"
         arrays = f"send {', '.join(TYPES)} with {_taken(signature)}"
         raise InputError(message, _remedy(signature) if specs else arrays, status=415)
@@ -261,8 +261,7 @@ def _check_names(raw: Mapping[str, Any], rest: Mapping[str, Any], signature: Sig
 
 def _taken(signature: Signature) -> str:
     """The fields of a model in words."""
-    kinds = {"image": "a picture", "text": "a text", "audio": "a recording"}
-    raw = [f"{name} ({kinds[spec.kind]})" for spec in signature.preprocessing for name in spec.fields]
+    raw = [f"{name} ({A_SAMPLE[spec.kind]})" for spec in signature.preprocessing for name in spec.fields]
     return ", ".join([*raw, *(spec.describe() for spec in others(signature))])
 
 

@@ -150,6 +150,12 @@ _CHOICES: dict[str, Any] = {
 }
 
 
+A_SAMPLE = {"image": "an image", "text": "a text", "audio": "a recording"}
+"""What a sample of each kind is, in words."""
+SAMPLES = {"image": "images", "text": "texts", "audio": "recordings"}
+"""The same in the plural."""
+
+
 def spec_to_json(spec: Preprocessing) -> dict[str, Any]:
     """JSON-ready values of a description, with its kind."""
     return {"kind": spec.kind, **asdict(spec)}

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...core.counts import listed
 from ...core.errors import UserError
+from ...core.preprocessing.specs import SAMPLES
 from ...core.tensors import BATCH
 from ..engine import MODEL, smallest_golden, split_golden
 from . import triton_config as config
@@ -110,8 +111,7 @@ def combines(made: Deployed) -> bool:
 
 def why_arrays(made: Deployed) -> str:
     """What clients of a model that reads raw samples must send to Triton, in one sentence."""
-    kinds = {"image": "images", "text": "texts", "audio": "recordings"}
-    raw = listed([kinds[spec.kind] for spec in made.parts.signature.preprocessing])
+    raw = listed([SAMPLES[spec.kind] for spec in made.parts.signature.preprocessing])
     wanted = made.parts.signature.describe_inputs()
     return (
         f"Triton takes only arrays, so clients must make them of {raw} ({wanted}); other targets read {raw} themselves"

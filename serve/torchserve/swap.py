@@ -18,6 +18,7 @@ import psutil
 from ...core.artifact import Artifact, raise_if_not
 from ...core.console import Console
 from ...core.errors import MachineError, RetortError, ServingError, UserError
+from ...core.preprocessing.specs import SAMPLES
 from ...core.system.folder_locks import alone
 from ...core.system.memory import available_bytes
 from ...core.tensors import Signature
@@ -169,7 +170,7 @@ def _compared(server: KnownServer, management: Management, mar: Mar, force: bool
     found = management.describe(mar.name, customized=True)
     served = _signature(found.get("customizedMetadata"))
     wanted = Signature.from_json(read_member(mar.path, SIGNATURE))
-    if not force and served is not None and (fault := _difference(served, wanted)):
+    if not force and served is not None and (fault := difference(served, wanted)):
         raise UserError(
             f"the new version {fault}, so clients of '{mar.name}' would have to change",
             "serve it under another name, or give --force if they have changed",
@@ -185,7 +186,8 @@ def _signature(described: Any) -> Signature | None:
         return None  # the worker is starting again
 
 
-def _difference(served: Signature, wanted: Signature) -> str | None:
+def difference(served: Signature, wanted: Signature) -> str | None:
+    """What clients of a version would have to change for another one, in words; None if nothing."""
     for what, verb in (("inputs", "takes"), ("outputs", "returns")):
         old, new = (", ".join(spec.describe() for spec in getattr(one, what)) for one in (served, wanted))
         if old != new:
@@ -193,7 +195,9 @@ def _difference(served: Signature, wanted: Signature) -> str | None:
     for what in ("classes", "symbols", "features"):
         if getattr(served, what) != getattr(wanted, what):
             return f"has other {what}"
-    return None
+    fields = {name for spec in wanted.preprocessing for name in spec.fields}
+    lost = [spec.kind for spec in served.preprocessing if not fields.issuperset(spec.fields)]
+    return f"does not read {SAMPLES[lost[0]]}" if lost else None
 
 
 def _make_room(

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from retort.core.context import Place
 from retort.core.errors import MachineError, ServingError, UserError
 from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import ServeOptions
+from retort.core.preprocessing.specs import ImageInput
 from retort.core.session import open_session
 from retort.core.system.java import find_java
+from retort.core.tensors import Signature, TensorSpec
 from retort.serve.client import Client, predict
 from retort.serve.connection import Connections
 from retort.serve.known_servers import KnownServer, announced, current_archives, known_servers
@@ -35,7 +37,7 @@ from retort.serve.torchserve.live_status import live_status
 from retort.serve.torchserve.management import Management
 from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import Server, serve
-from retort.serve.torchserve.swap import rollback, swap
+from retort.serve.torchserve.swap import difference, rollback, swap
 from retort.serve.wire import write_npz
 
 pytestmark = pytest.mark.torchserve
@@ -259,3 +261,12 @@ def test_a_server_that_starts_again_has_what_was_swapped_in(tmp_path: Path) -> N
         assert predict(known().url, "net", {"x": x})["y"][0, 0] == 1
     finally:
         retort("stop")
+
+
+def test_a_version_that_reads_less_is_another_signature() -> None:
+    """Clients that send images would have to change; other sizes and steps are the new version's own."""
+    image = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
+    served = Signature((image,), (), preprocessing=(ImageInput("image", (8, 8)),))
+    assert difference(served, replace(served, preprocessing=(ImageInput("image", (16, 16)),))) is None
+    assert difference(served, replace(served, preprocessing=())) == "does not read images"
+    assert difference(replace(served, preprocessing=()), served) is None
