@@ -18,7 +18,7 @@ from .json_text import dump
 from .multipart import MULTIPART, read_form
 from .replies import Answer, refuse
 from .request import Incoming
-from .v2 import metadata
+from .v2 import EXTENSIONS, metadata
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -123,7 +123,7 @@ class Application:
         elif name == "live":
             value = {"live": True}
         elif name == "server":
-            value = {"name": "retort", "version": version, "extensions": []}
+            value = {"name": "retort", "version": version, "extensions": list(EXTENSIONS)}
         elif name == "models":
             value = {"models": [{"modelName": model, "modelUrl": version}]}
         elif name == "model_v1":

@@ -21,6 +21,7 @@ from .settings import Limits, Settings
 from .wire import is_size
 
 OCTETS = "application/octet-stream"
+EXTENSIONS = ("binary_tensor_data", "classification")
 LENGTH_HEADER = "inference-header-content-length"
 """Header with the length of the JSON text of a body of the binary extension, in lower case."""
 

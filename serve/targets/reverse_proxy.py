@@ -6,12 +6,14 @@ this site it only sees requests that nginx wrote itself.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Template
 
 from ...core.errors import UserError
+from ..v2 import EXTENSIONS
 
 SITE, TOKENS = "retort-nginx.conf", "retort-tokens.conf"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -63,6 +65,7 @@ class Site:
             upstream=self.upstream,
             models="|".join(sorted(set(self.models))),
             first=self.models[0],
+            server="'" + json.dumps({"name": "retort", "version": "1", "extensions": EXTENSIONS}) + "'",
             certificate=self.certificate,
             key=self.key,
             tokens=self.tokens,
@@ -162,7 +165,7 @@ $refusals
     }
     location = /v2 {
         default_type application/json;
-        return 200 '{"name":"retort","version":"1","extensions":["binary_tensor_data","classification"]}';
+        return 200 $server;
     }
     location = /v2/health/live {
         proxy_pass http://retort/ping;

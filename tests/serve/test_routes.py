@@ -56,7 +56,7 @@ GOOD: list[tuple[str, str, Any, Any]] = [
     ("GET", "/v1/models/vector", b"", {"name": "vector", "ready": True}),
     ("GET", "/v2/health/live", b"", {"live": True}),
     ("GET", "/models", b"", {"models": [{"modelName": "vector", "modelUrl": "2.1"}]}),
-    ("GET", "/v2", b"", {"name": "retort", "version": "2.1", "extensions": []}),
+    ("GET", "/v2", b"", {"name": "retort", "version": "2.1", "extensions": ["binary_tensor_data", "classification"]}),
 ]
 
 
