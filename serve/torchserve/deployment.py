@@ -17,11 +17,11 @@ from ...core.system.memory import available_bytes
 from ..engine import usable_cores
 from .archive import Mar
 from .contents import CONFIG
-from .mar import read_member
+from .mar import STAND_IN, read_member
 from .queue_length import length_for
 from .zip_layout import append, chunks_of
 
-_BASE_BYTES = 100 << 20
+_BASE_BYTES, _TORCH_BYTES = 100 << 20, 130 << 20
 _COPIES = 3
 """How often a worker may hold the model at once: its file, ONNX Runtime's tensors, and what is packed for kernels."""
 _AUTOMATIC = 2
@@ -95,8 +95,9 @@ def deployments(mars: Sequence[Mar], workers: int | None, p99_ms: int, console: 
 
 
 def memory_bytes(mar: Mar) -> int:
-    """An estimate of the memory of one worker: that of Python and ONNX Runtime, and copies of the model."""
-    return _BASE_BYTES + _COPIES * os.path.getsize(mar.path)
+    """An estimate of the memory of one worker: Python, ONNX Runtime, PyTorch where it is loaded, copies of the model."""
+    torch = 0 if STAND_IN in mar.sums else _TORCH_BYTES
+    return _BASE_BYTES + torch + _COPIES * os.path.getsize(mar.path)
 
 
 def _refuse_twins(mars: Sequence[Mar]) -> None:

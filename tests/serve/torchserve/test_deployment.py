@@ -18,6 +18,7 @@ from retort.serve.torchserve import deployment as deployment_module
 from retort.serve.torchserve.archive import Mar, open_mar
 from retort.serve.torchserve.contents import CONFIG
 from retort.serve.torchserve.deployment import Deployment, deployments, memory_bytes
+from retort.serve.torchserve.mar import STAND_IN
 
 GB = 1 << 30
 
@@ -134,5 +135,7 @@ def test_memory_of_a_container_is_its_limit(tmp_path: Path) -> None:
 
 
 def test_the_estimate_of_memory_grows_with_the_model(mar: Mar) -> None:
-    """A worker needs that of Python and ONNX Runtime, and several times the archive."""
+    """A worker needs that of Python and ONNX Runtime, and several times the archive; PyTorch needs more."""
     assert memory_bytes(mar) == (100 << 20) + 3 * mar.path.stat().st_size
+    with_torch = replace(mar, sums={name: digest for name, digest in mar.sums.items() if name != STAND_IN})
+    assert memory_bytes(with_torch) == memory_bytes(mar) + (130 << 20)
