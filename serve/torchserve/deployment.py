@@ -95,7 +95,7 @@ def deployments(mars: Sequence[Mar], workers: int | None, p99_ms: int, console: 
 
 
 def memory_bytes(mar: Mar) -> int:
-    """An estimate of the memory of one worker: Python, ONNX Runtime, PyTorch where it is loaded, copies of the model."""
+    """An estimate of the memory of one worker: Python, ONNX Runtime, PyTorch if it is loaded, copies of the model."""
     torch = 0 if STAND_IN in mar.sums else _TORCH_BYTES
     return _BASE_BYTES + torch + _COPIES * os.path.getsize(mar.path)
 
