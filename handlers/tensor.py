@@ -1,4 +1,7 @@
-"""TorchServe handler for models with tensor inputs and outputs; ``retort.serve.inference`` implements it."""
+"""TorchServe handler for every model; ``retort.serve.inference`` implements it.
+
+An archive has it under the name of what the model reads besides arrays: image, text or audio, and else tensor.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 HANDLER_VERSION = "1.0.0"
@@ -19,7 +23,7 @@ except ImportError as error:
     logging.getLogger("retort.serve").error("RETORT_LOAD_FAILED %s", json.dumps(facts))
     raise RuntimeError(f"{error} (python: {sys.executable})") from error
 
-_endpoint = Endpoint(HANDLER_VERSION)
+_endpoint = Endpoint(HANDLER_VERSION, reads=Path(__file__).stem)
 
 
 def handle(data: Sequence[Mapping[str, object]] | None, context: Any) -> list[bytes]:

@@ -28,10 +28,10 @@ class Endpoint:
 
     Args:
         version: version of the handler file, shown by the describe operation.
-        reads: what the model must read besides arrays: ``image``, ``text`` or ``audio``.
+        reads: what the model must read: ``tensor``, which all do, or also ``image``, ``text`` or ``audio``.
     """
 
-    def __init__(self, version: str, reads: str = "") -> None:
+    def __init__(self, version: str, reads: str = "tensor") -> None:
         self.version = version
         self.reads = reads
         self.engine: Engine | None = None
@@ -66,7 +66,7 @@ class Endpoint:
             self.engine = None
         try:
             self.engine = Engine.load(Path(context.system_properties["model_dir"]))
-            if self.reads and self.reads not in {spec.kind for spec in self.engine.signature.preprocessing}:
+            if self.reads not in {"tensor"} | {spec.kind for spec in self.engine.signature.preprocessing}:
                 message = f"the handler reads {self.reads}, and the signature does not say how it becomes an input"
                 raise ArtifactError(message, "pack the model again")
         except Exception as error:

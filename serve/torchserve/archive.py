@@ -86,7 +86,7 @@ def mar_members(
     handler = f"{handler}.py"
     members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
     members |= carried("retort")
-    members[handler] = (ROOT / f"handlers/{handler}").read_bytes()
+    members[handler] = (ROOT / "handlers/tensor.py").read_bytes()
     hook = bundle / HOOK
     if not (hook.is_file() and needs_torch(hook.read_bytes())):
         members[STAND_IN] = stand_in()
