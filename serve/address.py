@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import quote, unquote, urlsplit
 
 from ..core.errors import UserError
@@ -77,3 +78,11 @@ class Address:
     def _origin(self) -> str:
         scheme = "https" if self.secure else "http"
         return f"{scheme}://{self.where.removesuffix(f':{_PORTS[scheme]}')}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is that of this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,7 @@ import psutil
 from ..core.errors import RetortError, ServingError, StorageError
 from ..core.system.atomic_files import write_atomically
 from ..core.system.cache import cache_folder
-from .address import Address
+from .address import Address, is_loopback
 from .connection import Connections
 
 _TIMEOUT_S = 10.0
@@ -143,7 +142,7 @@ def models_at(url: str, ca: Path | None = None) -> list[str]:
         UserError: it is not an HTTP address.
     """
     address = Address.parse(url)
-    note = _read(_note(address.port)) if _is_loopback(address.host) else None
+    note = _read(_note(address.port)) if is_loopback(address.host) else None
     if note is None:
         return _listed(address.server, address.prefix, ca)
     try:
@@ -187,10 +186,3 @@ def _parsed(path: Path) -> KnownServer | None:
         return KnownServer(texts["url"], names, texts["management_url"], texts["logs"], *numbers)
     except (OSError, ValueError, LookupError, TypeError):
         return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

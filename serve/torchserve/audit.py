@@ -14,6 +14,7 @@ import psutil
 
 from ...core.counts import counted
 from ...core.errors import VerificationError
+from ..address import is_loopback
 from ..connection import UNIX
 from ..known_servers import KnownServer
 from . import config
@@ -152,7 +153,7 @@ def _addresses(values: Mapping[str, str]) -> Iterator[Finding]:
         value = values[key]
         if value.startswith(UNIX):
             continue
-        if not _is_loopback(urlsplit(value).hostname or ""):
+        if not is_loopback(urlsplit(value).hostname or ""):
             why = "every machine that reaches this one can use it, and TorchServe's HTTP has open faults"
             yield Finding(key, value, why, f"{key}=http://127.0.0.1:PORT, behind a proxy")
         elif key == "management_address" and (config.unix_sockets() or values["enable_model_api"].lower() == "true"):
@@ -160,7 +161,7 @@ def _addresses(values: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(key, value, why, f"{key}=unix:/FOLDER/OF/ONE/USER/management")
     for key in _GRPC:
         host = values[key]
-        if not (_is_loopback(host) or _is_unreachable(host)):
+        if not (is_loopback(host) or _is_unreachable(host)):
             yield Finding(key, host, "every machine that reaches this one can use it", f"{key}=127.0.0.1")
         elif key == "grpc_management_address" and config.hides_grpc() and not _is_unreachable(host):
             why = "every user of this machine can stop its models over gRPC"
@@ -208,7 +209,7 @@ def _listeners(server: KnownServer) -> Iterator[Finding]:
         for connection in connections:
             host, port = connection.laddr[:2] if connection.laddr else ("", 0)
             host = str(host).removeprefix("::ffff:")
-            if connection.status == psutil.CONN_LISTEN and not (_is_loopback(host) or _is_unreachable(host)):
+            if connection.status == psutil.CONN_LISTEN and not (is_loopback(host) or _is_unreachable(host)):
                 why = "every machine that reaches this one can connect to it"
                 yield Finding(f"port {port}", f"open on {host}", why, "stop it and start it with `retort serve`")
 
@@ -218,13 +219,6 @@ def _mode(path: Path) -> int | None:
         return stat.S_IMODE(path.stat().st_mode)
     except OSError:
         return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_unreachable(host: str) -> bool:
