@@ -7,7 +7,6 @@ name ``conformance``, start the servers, and give their addresses: ``… torchse
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from ...core.console import Console
+from ...core.errors import ServingError
 from ...core.session import open_session
 from ...core.tensors import Array
+from ...serve.connection import Connections
 from .conformance_cases import KINDS, Case, cases
 from .conformance_model import write_model
 
@@ -73,18 +73,16 @@ def all_cases() -> list[Case]:
 
 def ask(url: str, case: Case) -> Outcome:
     """Send one case and judge the answer."""
-    address = urlsplit(url)
     path = case.path[1:] if case.path.startswith("^") else f"/v2/models/{MODEL}{case.path}"
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_WAIT_S)
+    connections = Connections(url, _WAIT_S)
     try:
         method = "GET" if case.body is None else "POST"
-        connection.request(method, path, case.body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return judged(case, answer.status, answer.read())
-    except (OSError, http.client.HTTPException):
+        status, _, body = connections.request(method, path, case.body, {"Content-Type": "application/json"})
+        return judged(case, status, body)
+    except ServingError:
         return Outcome("no answer", False)
     finally:
-        connection.close()
+        connections.close()
 
 
 def judged(case: Case, status: int, body: bytes) -> Outcome:
