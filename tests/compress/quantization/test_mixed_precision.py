@@ -196,13 +196,16 @@ def test_mixed_precision_without_a_gate_or_labels_is_refused(program: Program, d
 
 
 def test_training_recovers_a_network_that_calibration_broke(program: Program, data: Splits) -> None:
-    """With 3-bit weights a depthwise network loses accuracy; training recovers it to within 0.3 of FP32."""
+    """With 3-bit weights a depthwise network loses accuracy; training recovers it to within a point of FP32.
+
+    The standard error of an accuracy on these 497 images is 0.4 points, and processors round the training differently.
+    """
     fp32 = accuracy(program, data.test)
     options = {"weight_bits": 3, "correction": "none"}
     before = run(program, data, **options).program
     assert accuracy(before, data.test) < fp32 - 0.02
     found = run(program, data, qat=QatOptions(epochs=24, learning_rate=2e-3), **options)
-    assert accuracy(found.program, data.test) >= fp32 - 0.003
+    assert accuracy(found.program, data.test) >= fp32 - 0.01
     training = known(found.training)
     assert training.kept
     assert known(training.after) > known(training.before)
