@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.context import Place
+from retort.core.errors import MachineError
 from retort.core.options.serving_options import PackOptions
 from retort.core.session import open_session
+from retort.core.system.java import find_java
 from retort.serve.engine import Engine
 from retort.serve.request import Incoming
 from retort.serve.torchserve.archive import write_archive
+from retort.serve.torchserve.process import torchserve_home
 from retort.serve.wire import write_npz
 
 CERTIFICATE = Path(__file__).parent / "serve" / "loopback.pem"
@@ -142,3 +146,12 @@ def site(engine: Engine, tls: bool = False, token: str = "", host: str = "127.0.
     finally:
         http.shutdown()
         http.server_close()
+
+
+def require_torchserve() -> None:
+    """Skip the test where there is no Java or no TorchServe, with what is missing as the reason."""
+    try:
+        find_java()
+        torchserve_home()
+    except MachineError as error:
+        pytest.skip(str(error))

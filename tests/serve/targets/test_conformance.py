@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pytest
 from other_servers import home, ray, triton
+from served_models import require_torchserve
 
 from retort.benchmarks.suites.conformance import MODEL, Outcome, all_cases, counts, differences, judged, markdown, run
 from retort.benchmarks.suites.conformance_cases import Case
 from retort.benchmarks.suites.conformance_model import write_model
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
-from retort.core.errors import MachineError
 from retort.core.options.serving_options import BundleOptions, PackOptions
 from retort.core.options.stage_options import ServeOptions
-from retort.core.system.java import find_java
 from retort.serve.stage import bundle
 from retort.serve.targets.stage import deploy
 from retort.serve.torchserve.archive import write_archive
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import serve
 
 CONTEXT = Context(None)  # type: ignore[arg-type]  # it reads no data
@@ -54,11 +52,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     work = tmp_path_factory.mktemp("conformance")
     for name in ("triton", "ray"):
         home(name)
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
     write_model(work / "model.onnx")
     whole = bundle(BundleOptions(name=MODEL), load_artifact(work / "model.onnx"), Place(work / "bundle"), CONTEXT)
     with ExitStack() as stack:

@@ -19,17 +19,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from served_models import CERTIFICATE, VECTOR, archive
+from served_models import CERTIFICATE, VECTOR, archive, require_torchserve
 
 from retort.__main__ import main
-from retort.core.errors import InputError, LimitError, MachineError, ServingError, UserError
+from retort.core.errors import InputError, LimitError, ServingError, UserError
 from retort.core.options.stage_options import ServeOptions
-from retort.core.system.java import find_java
 from retort.serve.client import Client
 from retort.serve.targets.reverse_proxy import SITE, TOKENS, Site, token_line
 from retort.serve.targets.system_service import UNIT, unit
 from retort.serve.torchserve.ports import pick_ports
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import serve
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -286,11 +284,7 @@ def test_too_many_requests_get_429(tmp_path: Path) -> None:
 @pytest.mark.torchserve
 def test_a_client_asks_torchserve_through_the_site(tmp_path: Path) -> None:
     """The client with the token and the certificate gets the model's answer and refusals; without them, an error."""
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
     with serve(ServeOptions(workers=1), archive("vector", tmp_path), logs=tmp_path / "logs") as server:
         port = pick_ports("127.0.0.1", 0).inference
         process = started(tmp_path, site_of(tmp_path, port, server.ports.inference))

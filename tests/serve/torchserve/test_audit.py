@@ -8,12 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from served_models import archive
+from served_models import archive, require_torchserve
 
 from retort.__main__ import main
-from retort.core.errors import MachineError, VerificationError
+from retort.core.errors import VerificationError
 from retort.core.options.stage_options import ServeOptions
-from retort.core.system.java import find_java
 from retort.serve.known_servers import KnownServer, announced
 from retort.serve.settings import Settings
 from retort.serve.torchserve import audit as audit_module
@@ -21,7 +20,6 @@ from retort.serve.torchserve.archive import open_mar
 from retort.serve.torchserve.audit import audit_properties, audit_server, parse_properties, raise_if_unsafe
 from retort.serve.torchserve.config import FrontEnd, config_properties, hides_grpc, unix_sockets
 from retort.serve.torchserve.ports import Ports
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.self_test import prove
 from retort.serve.torchserve.server import serve
 
@@ -150,11 +148,7 @@ def test_other_golden_outputs_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def _java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
 
 
 @only_closed

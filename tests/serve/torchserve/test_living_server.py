@@ -13,13 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
-from served_models import VECTOR, archive
+from served_models import VECTOR, archive, require_torchserve
 
 from retort.core.artifact import Artifact
-from retort.core.errors import MachineError
-from retort.core.system.java import find_java
 from retort.serve.client import predict
-from retort.serve.torchserve.process import torchserve_home
 
 pytestmark = pytest.mark.torchserve
 
@@ -27,11 +24,7 @@ pytestmark = pytest.mark.torchserve
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A packed model."""
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
     return archive("vector", tmp_path_factory.mktemp("made"))
 
 

@@ -17,15 +17,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from served_models import archive
+from served_models import archive, require_torchserve
 
 from retort.core.artifact import Artifact
-from retort.core.errors import MachineError
 from retort.core.session import open_session
-from retort.core.system.java import find_java
 from retort.serve.engine import GOLDEN
 from retort.serve.settings import Limits
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.wire import read_npz, write_npy
 
 pytestmark = pytest.mark.torchserve
@@ -36,11 +33,7 @@ BIN = Path(sys.executable).parent
 def _torchserve() -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
 
 
 @contextmanager

@@ -11,18 +11,16 @@ from pathlib import Path
 
 import pytest
 from explained_models import colour_model, photo, token_model, tokenizer
+from served_models import require_torchserve
 
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
-from retort.core.errors import MachineError
 from retort.core.options.serving_options import BundleOptions, PackOptions
 from retort.core.options.stage_options import ServeOptions
-from retort.core.system.java import find_java
 from retort.serve.client import Client
 from retort.serve.routes import Application
 from retort.serve.stage import bundle
 from retort.serve.torchserve.archive import write_archive
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import serve
 
 pytestmark = pytest.mark.torchserve
@@ -35,11 +33,7 @@ FORM = "multipart/form-data; boundary=abc"
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ask]]:
     """How to ask each server: operation, model, content type and body give status and answer."""
     pytest.importorskip("tokenizers")
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
     folder = tmp_path_factory.mktemp("raw")
     context = Context(None)  # type: ignore[arg-type]  # it reads no data
     words = BundleOptions(name="words", processor=str(tokenizer(folder / "tokenizer.json")))

@@ -23,6 +23,7 @@ import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from served_models import require_torchserve
 
 from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.console import Console
@@ -32,14 +33,12 @@ from retort.core.errors import InputError, LimitError, MachineError, RetortError
 from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import ServeOptions
 from retort.core.session import open_session
-from retort.core.system.java import find_java
 from retort.serve.client import Client, predict, predict_split
 from retort.serve.connection import Connections
 from retort.serve.torchserve import config as config_module
 from retort.serve.torchserve import server as server_module
 from retort.serve.torchserve.archive import write_archive
 from retort.serve.torchserve.ports import pick_ports
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import Server, serve
 from retort.serve.wire import JSON, NPY, write_npy, write_npz
 
@@ -52,11 +51,7 @@ NEEDS = "numpy numpy.libs onnxruntime flatbuffers google psutil packaging PIL pi
 
 @pytest.fixture(scope="module", autouse=True)
 def _torchserve() -> None:
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
 
 
 def _initializer(name: str, *shape: int) -> onnx.TensorProto:

@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from served_models import IMAGE, VECTOR, archive
+from served_models import IMAGE, VECTOR, archive, require_torchserve
 
-from retort.core.errors import InputError, MachineError, ServingError
+from retort.core.errors import InputError, ServingError
 from retort.core.options.stage_options import ServeOptions
 from retort.core.session import open_session
-from retort.core.system.java import find_java
 from retort.serve.client import Client
 from retort.serve.torchserve.management import Management
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import Server, serve
 
 pytestmark = pytest.mark.torchserve
@@ -28,11 +26,7 @@ pytestmark = pytest.mark.torchserve
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Two versions of one model, of which the newer was named first, and another model."""
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
     folder = tmp_path_factory.mktemp("several")
     made = [
         archive("vector", folder / "2", version="2.0", batch_size=4),

@@ -17,6 +17,7 @@ import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from served_models import require_torchserve
 
 from retort.core.artifact import Artifact, load_artifact, new_artifact
 from retort.core.console import SILENT
@@ -26,7 +27,6 @@ from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import ServeOptions
 from retort.core.preprocessing.specs import ImageInput
 from retort.core.session import open_session
-from retort.core.system.java import find_java
 from retort.core.tensors import Signature, TensorSpec
 from retort.serve.client import Client, predict
 from retort.serve.connection import Connections
@@ -35,7 +35,6 @@ from retort.serve.torchserve import swap as swap_module
 from retort.serve.torchserve.archive import write_archive
 from retort.serve.torchserve.live_status import live_status
 from retort.serve.torchserve.management import Management
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import Server, serve
 from retort.serve.torchserve.swap import difference, rollback, swap
 from retort.serve.wire import write_npz
@@ -46,11 +45,7 @@ pytestmark = pytest.mark.torchserve
 @pytest.fixture(autouse=True)
 def _torchserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
 
 
 def packed(folder: Path, number: int, width: int = 4) -> Artifact:

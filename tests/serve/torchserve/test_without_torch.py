@@ -10,15 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from served_models import archive
+from served_models import archive, require_torchserve
 
-from retort.core.errors import MachineError
 from retort.core.options.stage_options import ServeOptions
-from retort.core.system.java import find_java
 from retort.serve.torchserve import without_torch
 from retort.serve.torchserve.contents import stand_in
 from retort.serve.torchserve.mar import STAND_IN, lint_names
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import serve
 
 BEHIND_THE_CHECK = {"save"}
@@ -86,11 +83,7 @@ def test_only_our_stand_in_may_hide_a_package(tmp_path: Path) -> None:
 @pytest.mark.torchserve
 def test_a_served_worker_has_not_loaded_pytorch(tmp_path: Path) -> None:
     """The process of a worker has no library of PyTorch in its memory."""
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
     with serve(ServeOptions(workers=1), archive("vector", tmp_path), logs=tmp_path / "logs") as server:
         (pid,) = server.worker_pids()
         libraries = {Path(item.path).name for item in psutil.Process(pid).memory_maps()}

@@ -16,13 +16,10 @@ from types import ModuleType
 
 import psutil
 import pytest
-from served_models import archive
+from served_models import archive, require_torchserve
 
-from retort.core.errors import MachineError
 from retort.core.options.stage_options import ServeOptions
-from retort.core.system.java import find_java
 from retort.serve.connection import Connections
-from retort.serve.torchserve.process import torchserve_home
 from retort.serve.torchserve.server import Server, serve
 from retort.serve.workarounds import PARTS_KEPT, TOO_MANY_PARTS, Messages, bound_messages
 
@@ -153,11 +150,7 @@ def test_the_worker_uses_it_from_the_first_request(stock: ModuleType, monkeypatc
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A model with a free axis, which takes bodies up to the largest size, in a real TorchServe."""
-    try:
-        find_java()
-        torchserve_home()
-    except MachineError as error:
-        pytest.skip(str(error))
+    require_torchserve()
     folder = tmp_path_factory.mktemp("served")
     with serve(ServeOptions(workers=1), archive("text", folder / "made"), logs=folder / "logs") as running:
         yield running
