@@ -20,7 +20,7 @@ QUICK := tests/house/test_house.py tests/house/test_packaging.py tests/house/tes
 	tests/core/test_artifact.py tests/core/test_tensors.py \
 	tests/benchmarks/test_machine.py tests/benchmarks/timing/test_statistics.py tests/benchmarks/test_trtexec_log.py \
 	tests/export/trt/test_optimization_profiles.py \
-	tests/pipeline/test_cache_key.py tests/pipeline/test_gates.py tests/serve/test_request.py
+	tests/pipeline/test_cache_key.py tests/pipeline/test_gates.py tests/serve/requests/test_request.py
 
 .PHONY: demo quick test test-slow test-all check docs bench clean
 

@@ -69,24 +69,12 @@ def _interrupted(stop: BaseException, given: list[str]) -> Interrupted:
 
 def _app() -> Any:
     # each adds its commands to the app, in the order of `--help`
-    from .cli import (  # noqa: F401, I001
-        recipes,
-        folders,
-        data_view,
-        commands,
-        packing,
-        engines,
-        servers,
-        running_servers,
-        swapping,
-        safety,
-        deploying,
-        serving,
-        explain,
-        doctor,
-        benchmarks,
-        version,
-    )
+    from .cli import recipes, folders, data_view, commands  # noqa: F401, I001
+    from .cli.serving import packing  # noqa: F401
+    from .cli import engines  # noqa: F401
+    from .cli.serving import servers, running_servers, swapping, safety, deploying  # noqa: F401
+    from .cli.predicting import predict, explain  # noqa: F401
+    from .cli import doctor, benchmarks, version  # noqa: F401
     from .cli.app import app
 
     return app

@@ -66,9 +66,9 @@ def verify_archives(artifacts: Sequence[Artifact]) -> None:
     Raises:
         ArtifactError: one would not be served.
     """
-    from ..serve.bundled import check_bundle
+    from ..serve.bundles.bundled import check_bundle
     from ..serve.targets.stage import bundle_of
-    from ..serve.torchserve.archive import open_mar
+    from ..serve.torchserve.archives.archive import open_mar
 
     for artifact in artifacts:
         if artifact.kind == "archive":
@@ -94,7 +94,7 @@ def signature_of(artifact: Artifact) -> Signature | None:
         return read_signature(artifact.main)
     if artifact.kind == "archive":
         from ..serve.engine import SIGNATURE
-        from ..serve.torchserve.mar import read_member
+        from ..serve.torchserve.archives.mar import read_member
 
         return Signature.from_json(read_member(artifact.main, SIGNATURE))
     stored = artifact.main.with_name("signature.json")

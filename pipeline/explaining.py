@@ -20,7 +20,7 @@ from ..core.explanation.gallery import Gallery, Item
 from ..core.session import SessionOptions, model_faults, open_session
 from ..core.tensors import BATCH, Array, Feeds, Signature, TensorSpec, raise_if_nan
 from ..serve.client import Client
-from ..serve.torchserve.archive import open_mar, open_model
+from ..serve.torchserve.archives.archive import open_mar, open_model
 from .live.data.adapters import as_splits
 
 ROWS, FEW, REFERENCES = 32, 8, 256

@@ -109,7 +109,7 @@ def engine(options: EngineOptions, parent: Artifact, place: Place, context: Cont
 
 def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
     """Write the bundle of a graph."""
-    from ..serve.stage import bundle as stage
+    from ..serve.bundles.stage import bundle as stage
 
     return stage(options, parent, place, context)
 
@@ -117,7 +117,7 @@ def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Cont
 def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
     """Write the TorchServe archive of a graph or a bundle, or its deployment for another server."""
     from ..serve.targets.stage import deploy
-    from ..serve.torchserve.archive import pack as archive
+    from ..serve.torchserve.archives.archive import pack as archive
 
     stage = archive if options.target == "torchserve" else deploy
     return stage(options, parent, place, context)

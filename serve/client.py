@@ -23,11 +23,11 @@ from ..core.errors import InputError, LimitError, RetortError, ServingError, Use
 from ..core.preprocessing.sample_reader import Given, Raw
 from ..core.tensors import Array, Feeds
 from .connection import Connections
-from .json_text import dump
-from .replies import CLASSES_HEADER, OUTPUTS_HEADER
+from .requests.json_text import dump
+from .requests.replies import CLASSES_HEADER, OUTPUTS_HEADER
+from .requests.v2 import V2_TYPES, v2_tensor
+from .requests.wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 from .settings import TRUSTED
-from .v2 import V2_TYPES, v2_tensor
-from .wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 
 Format = Literal["npy", "npz", "json"]
 _TYPES: dict[str, str] = {"npy": NPY, "npz": NPZ, "json": JSON}

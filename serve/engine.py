@@ -24,14 +24,14 @@ from ..core.session import Session, SessionOptions, open_session
 from ..core.tensors import Array, Signature
 from .batching import Executor, batch_axis, combinable
 from .explanations import explained, wants_explanation
-from .hook import HOOK, Hook, load_hook
 from .integrity import check_file, read_checked, read_sums
-from .json_text import dump
-from .replies import Answer, encode, refuse
-from .request import Incoming, Request, decode, of_arrays
+from .requests.hook import HOOK, Hook, load_hook
+from .requests.json_text import dump
+from .requests.replies import Answer, encode, refuse
+from .requests.request import Incoming, Request, decode, of_arrays
+from .requests.v2 import metadata
+from .requests.wire import read_npz
 from .settings import TRUSTED, Settings
-from .v2 import metadata
-from .wire import read_npz
 
 MODEL, SIGNATURE, GOLDEN, SETTINGS = "model.onnx", "signature.json", "golden.npz", "serving.json"
 WORKERS = "RETORT_SERVER_WORKERS"

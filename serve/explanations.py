@@ -20,11 +20,11 @@ from ..core.explanation.explain import Setting, explain
 from ..core.explanation.explanation import SMALLEST_BUDGET, Asked, Explanation
 from ..core.tensors import Array, Feeds
 from .batching import Executor
-from .content_types import negotiate
-from .json_text import dump
-from .replies import Answer
-from .request import Incoming, Request
-from .wire import JSON, NPY, NPZ, write_npz
+from .requests.content_types import negotiate
+from .requests.json_text import dump
+from .requests.replies import Answer
+from .requests.request import Incoming, Request
+from .requests.wire import JSON, NPY, NPZ, write_npz
 
 OPTIONS = {"method": "method", "target": "target", "class": "label", "output": "output", "input": "inputs"} | {
     "baseline": "baseline", "budget": "budget"

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..core.errors import ArtifactError, RetortError
 from .engine import Engine
-from .replies import PHRASES, Answer, refuse
-from .request import Incoming
+from .requests.replies import PHRASES, Answer, refuse
+from .requests.request import Incoming
 from .workarounds import bound_messages
 
 LOAD_FAILED = "RETORT_LOAD_FAILED"

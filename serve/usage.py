@@ -14,8 +14,8 @@ import numpy as np
 
 from ..core.tensors import Array, Feeds
 from .address import Address
+from .requests.wire import JSON, NPZ, write_npz
 from .settings import Limits
-from .wire import JSON, NPZ, write_npz
 
 LONGEST_SHOWN = 160
 LONGEST_JSON_BYTES = 1 << 20

@@ -23,10 +23,10 @@ from retort.core.options.serving_options import PackOptions
 from retort.core.session import open_session
 from retort.core.system.java import find_java
 from retort.serve.engine import Engine
-from retort.serve.request import Incoming
-from retort.serve.torchserve.archive import write_archive
+from retort.serve.requests.request import Incoming
+from retort.serve.requests.wire import write_npz
+from retort.serve.torchserve.archives.archive import write_archive
 from retort.serve.torchserve.process import torchserve_home
-from retort.serve.wire import write_npz
 
 CERTIFICATE = Path(__file__).parent / "serve" / "loopback.pem"
 Array = np.ndarray[Any, Any]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ..stage import NEEDS
+from ..bundles.stage import NEEDS
 from .deployed import Commands, Deployed
 
 BENTOML = "bentoml>=1.4"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.options.serving_options import PackOptions
-from ..bundle import Parts
+from ..bundles.bundle import Parts
 from ..settings import Settings
 
 

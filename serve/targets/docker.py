@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..stage import NEEDS
+from ..bundles.stage import NEEDS
 from .deployed import Commands, Deployed
 
 PORT = 8080

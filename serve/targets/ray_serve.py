@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..stage import NEEDS
+from ..bundles.stage import NEEDS
 from .deployed import Commands, Deployed
 
 RAY = "ray[serve]>=2.40"

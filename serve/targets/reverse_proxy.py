@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from string import Template
 
 from ...core.errors import UserError
-from ..v2 import EXTENSIONS
+from ..requests.v2 import EXTENSIONS
 
 SITE, TOKENS = "retort-nginx.conf", "retort-tokens.conf"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")

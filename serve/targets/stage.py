@@ -13,11 +13,11 @@ from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.context import Context, Place
 from ...core.errors import ArtifactError
 from ...core.options.serving_options import PackOptions
-from ..bundle import read_graph
+from ..bundles.bundle import read_graph
+from ..bundles.raw_inputs import with_raw_inputs
+from ..bundles.stage import agreed_options, bundle_facts, warn_if_alone, write_whole_bundle
 from ..integrity import SUMS
-from ..raw_inputs import with_raw_inputs
 from ..settings import Settings
-from ..stage import agreed_options, bundle_facts, warn_if_alone, write_whole_bundle
 from . import bento, docker, kserve, ray_serve, triton
 from .deployed import Commands, Deployed
 

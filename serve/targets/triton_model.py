@@ -22,8 +22,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"], args["model_version"], "bundle")
         sys.dont_write_bytecode = True
         sys.path.insert(0, str(folder))
-        from retort_runtime import open_bundle
-        from retort_runtime.serve.array_requests import answer_arrays
+        from retort_runtime import answer_arrays, open_bundle
 
         self.engine = open_bundle(folder)
         self._answer = answer_arrays

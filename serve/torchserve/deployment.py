@@ -15,11 +15,11 @@ from ...core.errors import UserError
 from ...core.system.atomic_files import storage_errors
 from ...core.system.memory import available_bytes
 from ..engine import usable_cores
-from .archive import Mar
-from .contents import CONFIG
-from .mar import STAND_IN, read_member
+from .archives.archive import Mar
+from .archives.contents import CONFIG
+from .archives.mar import STAND_IN, read_member
+from .archives.zip_layout import append, chunks_of
 from .queue_length import length_for
-from .zip_layout import append, chunks_of
 
 _BASE_BYTES, _TORCH_BYTES = 100 << 20, 130 << 20
 _COPIES = 3

@@ -15,11 +15,11 @@ from ...core.session import SessionOptions
 from ...core.tensors import Array, Signature
 from ..batching import Executor
 from ..engine import GOLDEN, SIGNATURE, smallest_golden, split_golden, thread_budget, usable_cores
+from ..requests.wire import read_npz
 from ..settings import TRUSTED, Settings
-from ..wire import read_npz
-from .archive import Mar, open_model
-from .contents import batch_delay_ms
-from .mar import read_member
+from .archives.archive import Mar, open_model
+from .archives.contents import batch_delay_ms
+from .archives.mar import read_member
 
 DEFAULT = 100
 """TorchServe's own length, for models that cannot be timed."""

@@ -10,11 +10,11 @@ from ...core.errors import ServingError
 from ...core.tensors import Feeds, Signature
 from ..client import Client
 from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
+from ..requests.wire import read_npz
 from ..settings import TRUSTED, Limits
-from ..wire import read_npz
-from .archive import Mar
+from .archives.archive import Mar
+from .archives.mar import read_member
 from .deployment import Deployment
-from .mar import read_member
 
 
 @dataclass(frozen=True)

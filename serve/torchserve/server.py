@@ -22,8 +22,8 @@ from ...core.system.java import Java, find_java
 from ..client import Client
 from ..connection import UNIX
 from ..engine import WORKERS
-from ..hook import HOOK
-from .archive import open_mar
+from ..requests.hook import HOOK
+from .archives.archive import open_mar
 from .audit import raise_if_unsafe
 from .config import FrontEnd, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets
 from .deployment import Deployment, deployments

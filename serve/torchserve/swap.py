@@ -25,10 +25,10 @@ from ...core.tensors import Signature
 from ..engine import SIGNATURE
 from ..inference import LOAD_FAILED
 from ..known_servers import KnownServer
-from .archive import Mar, open_mar
+from .archives.archive import Mar, open_mar
+from .archives.mar import read_member
 from .deployment import Deployment, deployments, memory_bytes
 from .management import Management
-from .mar import read_member
 from .served_model import ask_golden
 from .startup import load_failure_in
 

@@ -19,11 +19,11 @@ from retort.core.errors import VerificationError
 from retort.core.options.stage_options import ServeOptions
 from retort.serve.client import predict
 from retort.serve.engine import Engine
-from retort.serve.request import Incoming
+from retort.serve.requests.request import Incoming
+from retort.serve.requests.wire import NPZ, read_npz, write_npz
 from retort.serve.settings import Limits
-from retort.serve.torchserve.archive import open_mar
+from retort.serve.torchserve.archives.archive import open_mar
 from retort.serve.torchserve.server import serve
-from retort.serve.wire import NPZ, read_npz, write_npz
 
 KEPT = Path(__file__).resolve().parents[1] / "old_files" / "fabcb72"
 IMAGES = ["cnn", "trained", "pruned", "sparse", "int8", "lstm", "lstm-int8", "pruned-onnx", "int8-onnx"]

@@ -21,12 +21,12 @@ MANY = {
     ("compress/program.py", "batches"),  # more than one
     ("compress/quantization/rescue.py", "samples"),  # more than one
     ("serve/batching.py", "rows"),  # more than allowed
-    ("serve/bodies.py", "axes"),  # more than allowed
-    ("serve/raw_samples.py", "rows"),  # more than allowed
-    ("serve/v2.py", "axes"),  # more than allowed
-    ("serve/wire.py", "axes"),  # more than allowed
-    ("serve/wire.py", "members"),  # more than allowed
-    ("serve/wire.py", "bytes"),
+    ("serve/requests/bodies.py", "axes"),  # more than allowed
+    ("serve/requests/raw_samples.py", "rows"),  # more than allowed
+    ("serve/requests/v2.py", "axes"),  # more than allowed
+    ("serve/requests/wire.py", "axes"),  # more than allowed
+    ("serve/requests/wire.py", "members"),  # more than allowed
+    ("serve/requests/wire.py", "bytes"),
     ("benchmarks/timing/latency.py", "rounds"),  # a note beside a progress bar
     ("benchmarks/report/html_report.py", "gates"),  # one gate has words of its own
 }

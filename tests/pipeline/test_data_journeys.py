@@ -18,8 +18,8 @@ from retort.core.formats.program_file import read_signature
 from retort.core.tensors import Signature
 from retort.pipeline.run import run
 from retort.serve.engine import Engine
-from retort.serve.request import Incoming
-from retort.serve.wire import JSON, NPY, write_npy
+from retort.serve.requests.request import Incoming
+from retort.serve.requests.wire import JSON, NPY, write_npy
 
 NETS = """
 import torch

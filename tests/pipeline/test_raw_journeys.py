@@ -25,10 +25,10 @@ from retort.core.preprocessing.specs import TextInput
 from retort.core.tensors import Signature
 from retort.pipeline.run import run
 from retort.serve.engine import Engine
-from retort.serve.replies import Answer
-from retort.serve.request import Incoming
+from retort.serve.requests.replies import Answer
+from retort.serve.requests.request import Incoming
+from retort.serve.requests.wire import JSON, NPZ, read_npz
 from retort.serve.settings import TRUSTED
-from retort.serve.wire import JSON, NPZ, read_npz
 
 NETS = """
 import torch

@@ -26,7 +26,7 @@ from retort.core.tensors import Signature, TensorSpec
 from retort.pipeline.dispatch import run_stage
 from retort.pipeline.student_axes import missing_axes
 from retort.serve.engine import Engine
-from retort.serve.request import Incoming
+from retort.serve.requests.request import Incoming
 
 NET = """
 import torch

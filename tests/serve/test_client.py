@@ -39,12 +39,12 @@ from retort.core.errors import (
 from retort.serve.client import Client, predict_split
 from retort.serve.engine import Engine
 from retort.serve.known_servers import KnownServer, announced, models_at
+from retort.serve.requests.wire import NPY, NPZ, read_npy, write_npy, write_npz
 from retort.serve.settings import Limits
 from retort.serve.torchserve import process as process_module
 from retort.serve.torchserve.management import Management
 from retort.serve.torchserve.process import Process
 from retort.serve.torchserve.startup import startup_failure
-from retort.serve.wire import NPY, NPZ, read_npy, write_npy, write_npz
 
 ROOT = Path(__file__).resolve().parents[2]
 FEEDS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}

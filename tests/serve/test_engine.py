@@ -21,14 +21,14 @@ from retort.core.session import open_session
 from retort.core.tensors import Signature
 from retort.handlers import tensor
 from retort.serve.batching import Executor
-from retort.serve.bundle import Parts, inspect_graph, write_bundle
+from retort.serve.bundles.bundle import Parts, inspect_graph, write_bundle
 from retort.serve.engine import Engine, thread_budget
 from retort.serve.inference import LOAD_FAILED, Endpoint
 from retort.serve.integrity import SUMS, format_sums, read_sums
-from retort.serve.replies import refuse
-from retort.serve.request import Incoming
+from retort.serve.requests.replies import refuse
+from retort.serve.requests.request import Incoming
+from retort.serve.requests.wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 from retort.serve.settings import Limits, Settings
-from retort.serve.wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 
 Arrays = dict[str, Any]
 RANDOM = np.random.default_rng(0)

@@ -21,13 +21,13 @@ from retort.core.artifact import load_artifact
 from retort.core.options.serving_options import BundleOptions
 from retort.core.session import open_session
 from retort.core.tensors import Array
-from retort.serve.bundle import Parts, read_graph, write_bundle
+from retort.serve.bundles.bundle import Parts, read_graph, write_bundle
+from retort.serve.bundles.raw_inputs import with_raw_inputs
 from retort.serve.engine import Engine
 from retort.serve.explanations import FACTS_HEADER, OPTIONS_HEADER
-from retort.serve.raw_inputs import with_raw_inputs
-from retort.serve.request import Incoming
+from retort.serve.requests.request import Incoming
+from retort.serve.requests.wire import JSON, NPY, NPZ, read_npz, write_npy
 from retort.serve.settings import TRUSTED, Limits, Settings
-from retort.serve.wire import JSON, NPY, NPZ, read_npz, write_npy
 
 RANDOM = np.random.default_rng(3)
 PATTERN = np.sign(RANDOM.normal(size=(4, 4))).astype(np.float32)

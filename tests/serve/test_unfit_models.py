@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from retort.core.artifact import load_artifact
 from retort.core.errors import UserError
-from retort.serve.bundle import read_graph
+from retort.serve.bundles.bundle import read_graph
 
 
 def saved(path: Path, nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], kind: int) -> Path:

@@ -17,9 +17,9 @@ from served_models import CERTIFICATE, KINDS, archive, site
 from retort.__main__ import main
 from retort.serve.address import Address
 from retort.serve.engine import Engine, smallest_golden
+from retort.serve.requests.wire import JSON, NPZ, read_npz
 from retort.serve.settings import Limits
 from retort.serve.usage import Example, Lines, example_request, lines
-from retort.serve.wire import JSON, NPZ, read_npz
 
 TOKEN = "it's $HOME"
 BIN = Path(sys.executable).parent

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from retort.__main__ import main
-from retort.cli import app, benchmarks, commands, doctor, engines, recipes, running_servers, servers, serving, swapping
+from retort.cli import app, benchmarks, commands, doctor, engines, recipes
+from retort.cli.predicting import predict
+from retort.cli.serving import running_servers, servers, swapping
 from retort.core.artifact import Artifact, Manifest, raise_if_not
 from retort.core.errors import ArtifactError
 from retort.core.options.recipe import Recipe, schema
@@ -34,7 +36,7 @@ def test_recipe_command_line_and_line_know_the_same_stages() -> None:
     """Every stage of the table is a key of recipes and a command, except those for several artifacts."""
     assert all(
         part.app is app.app
-        for part in (benchmarks, commands, doctor, engines, recipes, running_servers, servers, serving, swapping)
+        for part in (benchmarks, commands, doctor, engines, recipes, running_servers, servers, predict, swapping)
     )
     known = {command.name for command in app.app.registered_commands}
     assert set(STAGES) <= known

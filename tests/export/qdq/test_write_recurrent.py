@@ -35,7 +35,7 @@ from retort.export.ort.kernels import optimized
 from retort.export.stage import write_graph
 from retort.export.translate import build, to_onnx
 from retort.serve.engine import Engine
-from retort.serve.torchserve.archive import write_archive
+from retort.serve.torchserve.archives.archive import write_archive
 
 WIDTH, STEPS = 12, 9
 PLAIN = QuantizeOptions(method="minmax", correction=("none",))

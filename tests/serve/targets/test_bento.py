@@ -16,9 +16,9 @@ from retort.core.artifact import Artifact
 from retort.core.context import Context, Place
 from retort.core.options.stage_options import PackOptions
 from retort.core.session import open_session
-from retort.serve.bundled import check_bundle
+from retort.serve.bundles.bundled import check_bundle
+from retort.serve.requests.wire import NPY, write_npy
 from retort.serve.targets.stage import bundle_of, commands_of, deploy
-from retort.serve.wire import NPY, write_npy
 
 
 @pytest.fixture(scope="module")

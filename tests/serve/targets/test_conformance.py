@@ -17,9 +17,9 @@ from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.options.serving_options import BundleOptions, PackOptions
 from retort.core.options.stage_options import ServeOptions
-from retort.serve.stage import bundle
+from retort.serve.bundles.stage import bundle
 from retort.serve.targets.stage import deploy
-from retort.serve.torchserve.archive import write_archive
+from retort.serve.torchserve.archives.archive import write_archive
 from retort.serve.torchserve.server import serve
 
 CONTEXT = Context(None)  # type: ignore[arg-type]  # it reads no data

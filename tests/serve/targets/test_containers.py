@@ -23,10 +23,10 @@ from retort.core.errors import UserError
 from retort.core.options.stage_options import PackOptions
 from retort.core.session import open_session
 from retort.pipeline.live.documented import checked
-from retort.serve.bundled import check_bundle
+from retort.serve.bundles.bundled import check_bundle
+from retort.serve.requests.wire import NPY, write_npy
 from retort.serve.targets.kserve import service_name
 from retort.serve.targets.stage import bundle_of, commands_of, deploy
-from retort.serve.wire import NPY, write_npy
 
 CONTEXT = Context(None)  # type: ignore[arg-type]  # it reads no data
 CHECK = """

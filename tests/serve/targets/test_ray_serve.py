@@ -20,10 +20,10 @@ from retort.core.artifact import Artifact
 from retort.core.context import Context, Place
 from retort.core.options.serving_options import PackOptions
 from retort.core.session import open_session
-from retort.serve.bundled import check_bundle
+from retort.serve.bundles.bundled import check_bundle
 from retort.serve.client import Client
+from retort.serve.requests.wire import NPY, write_npy
 from retort.serve.targets.stage import bundle_of, commands_of, deploy
-from retort.serve.wire import NPY, write_npy
 
 CONTEXT = Context(None)  # type: ignore[arg-type]  # it reads no data
 ROWS = np.random.default_rng(2).normal(size=(64, 1, 6)).astype(np.float32)

@@ -26,12 +26,12 @@ from retort.core.errors import ArtifactError, UserError
 from retort.core.options.serving_options import BundleOptions, PackOptions
 from retort.core.session import open_session
 from retort.core.tensors import Signature, TensorSpec
-from retort.serve.bundled import check_bundle
+from retort.serve.bundles.bundled import check_bundle
+from retort.serve.bundles.stage import bundle
 from retort.serve.settings import Settings
-from retort.serve.stage import bundle
 from retort.serve.targets.stage import bundle_of, commands_of, deploy
 from retort.serve.targets.triton_config import rows_of_batches
-from retort.serve.torchserve.archive import open_mar, write_archive
+from retort.serve.torchserve.archives.archive import open_mar, write_archive
 
 CONTEXT = Context(None, console=Console("text"))  # type: ignore[arg-type]  # it reads no data
 

@@ -26,13 +26,13 @@ from retort.core.session import open_session
 from retort.core.system.installation import install_command
 from retort.core.tensors import Signature, TensorSpec
 from retort.serve.engine import Engine
+from retort.serve.requests.wire import write_npz
 from retort.serve.settings import Limits, Settings
-from retort.serve.torchserve.archive import Policy, open_mar, write_archive
+from retort.serve.torchserve.archives.archive import Policy, open_mar, write_archive
+from retort.serve.torchserve.archives.mar import lint_names, verify_mar, write_mar
 from retort.serve.torchserve.config import FrontEnd, config_properties, format_properties, log4j_config, model_config
-from retort.serve.torchserve.mar import lint_names, verify_mar, write_mar
 from retort.serve.torchserve.ports import pick_ports
 from retort.serve.torchserve.process import clean_environment, torchserve_home
-from retort.serve.wire import write_npz
 
 SIGNATURE = Signature((TensorSpec("x", "float32", ("batch", 6)),), (TensorSpec("y", "float32", ("batch", 3)),))
 

@@ -16,11 +16,11 @@ from retort.core.options.stage_options import ServeOptions
 from retort.serve.known_servers import KnownServer, announced
 from retort.serve.settings import Settings
 from retort.serve.torchserve import audit as audit_module
-from retort.serve.torchserve.archive import open_mar
+from retort.serve.torchserve.archives.archive import open_mar
+from retort.serve.torchserve.archives.self_test import prove
 from retort.serve.torchserve.audit import audit_properties, audit_server, parse_properties, raise_if_unsafe
 from retort.serve.torchserve.config import FrontEnd, config_properties, hides_grpc, unix_sockets
 from retort.serve.torchserve.ports import Ports
-from retort.serve.torchserve.self_test import prove
 from retort.serve.torchserve.server import serve
 
 PORTS = Ports(1, 2, 3, 4, 5, 6)
@@ -140,7 +140,7 @@ def test_an_archive_is_proven(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_other_golden_outputs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that computes something else on this machine is an error with both numbers."""
     mar = open_mar(archive("vector", tmp_path))
-    monkeypatch.setattr("retort.serve.torchserve.self_test.golden_error", lambda outputs, expected: 0.5)
+    monkeypatch.setattr("retort.serve.torchserve.archives.self_test.golden_error", lambda outputs, expected: 0.5)
     with pytest.raises(VerificationError, match=r"differ by 0\.5, but only 0\.001 is allowed"):
         prove(mar)
 

@@ -15,10 +15,10 @@ from retort.core.system.memory import available_bytes
 from retort.serve.engine import thread_budget
 from retort.serve.settings import Settings
 from retort.serve.torchserve import deployment as deployment_module
-from retort.serve.torchserve.archive import Mar, open_mar
-from retort.serve.torchserve.contents import CONFIG
+from retort.serve.torchserve.archives.archive import Mar, open_mar
+from retort.serve.torchserve.archives.contents import CONFIG
+from retort.serve.torchserve.archives.mar import STAND_IN
 from retort.serve.torchserve.deployment import Deployment, deployments, memory_bytes
-from retort.serve.torchserve.mar import STAND_IN
 
 GB = 1 << 30
 

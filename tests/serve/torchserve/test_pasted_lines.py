@@ -22,8 +22,8 @@ from served_models import archive, require_torchserve
 from retort.core.artifact import Artifact
 from retort.core.session import open_session
 from retort.serve.engine import GOLDEN
+from retort.serve.requests.wire import read_npz, write_npy
 from retort.serve.settings import Limits
-from retort.serve.wire import read_npz, write_npy
 
 pytestmark = pytest.mark.torchserve
 BIN = Path(sys.executable).parent

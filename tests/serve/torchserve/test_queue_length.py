@@ -23,7 +23,7 @@ from retort.core.options.serving_options import PackOptions
 from retort.serve.batching import Executor
 from retort.serve.settings import Settings
 from retort.serve.torchserve import queue_length as room
-from retort.serve.torchserve.archive import Mar, open_mar, write_archive
+from retort.serve.torchserve.archives.archive import Mar, open_mar, write_archive
 from retort.serve.torchserve.queue_length import (
     BatchTime,
     batch_time,

@@ -17,10 +17,10 @@ from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
 from retort.core.options.serving_options import BundleOptions, PackOptions
 from retort.core.options.stage_options import ServeOptions
+from retort.serve.bundles.routes import Application
+from retort.serve.bundles.stage import bundle
 from retort.serve.client import Client
-from retort.serve.routes import Application
-from retort.serve.stage import bundle
-from retort.serve.torchserve.archive import write_archive
+from retort.serve.torchserve.archives.archive import write_archive
 from retort.serve.torchserve.server import serve
 
 pytestmark = pytest.mark.torchserve

@@ -19,8 +19,8 @@ from retort.__main__ import main
 from retort.core.artifact import load_artifact
 from retort.core.errors import ArtifactError
 from retort.core.formats.onnx_side_files import side_files
-from retort.serve.torchserve.archive import open_mar
-from retort.serve.torchserve.mar import read_member, verify_mar, write_mar
+from retort.serve.torchserve.archives.archive import open_mar
+from retort.serve.torchserve.archives.mar import read_member, verify_mar, write_mar
 
 Members = dict[str, bytes]
 

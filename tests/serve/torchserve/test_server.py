@@ -35,12 +35,12 @@ from retort.core.options.stage_options import ServeOptions
 from retort.core.session import open_session
 from retort.serve.client import Client, predict, predict_split
 from retort.serve.connection import Connections
+from retort.serve.requests.wire import JSON, NPY, write_npy, write_npz
 from retort.serve.torchserve import config as config_module
 from retort.serve.torchserve import server as server_module
-from retort.serve.torchserve.archive import write_archive
+from retort.serve.torchserve.archives.archive import write_archive
 from retort.serve.torchserve.ports import pick_ports
 from retort.serve.torchserve.server import Server, serve
-from retort.serve.wire import JSON, NPY, write_npy, write_npz
 
 pytestmark = pytest.mark.torchserve
 RANDOM = np.random.default_rng(0)

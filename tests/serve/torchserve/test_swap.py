@@ -31,13 +31,13 @@ from retort.core.tensors import Signature, TensorSpec
 from retort.serve.client import Client, predict
 from retort.serve.connection import Connections
 from retort.serve.known_servers import KnownServer, announced, current_archives, known_servers
+from retort.serve.requests.wire import write_npz
 from retort.serve.torchserve import swap as swap_module
-from retort.serve.torchserve.archive import write_archive
+from retort.serve.torchserve.archives.archive import write_archive
 from retort.serve.torchserve.live_status import live_status
 from retort.serve.torchserve.management import Management
 from retort.serve.torchserve.server import Server, serve
 from retort.serve.torchserve.swap import difference, rollback, swap
-from retort.serve.wire import write_npz
 
 pytestmark = pytest.mark.torchserve
 

@@ -13,9 +13,9 @@ import pytest
 from served_models import archive, require_torchserve
 
 from retort.core.options.stage_options import ServeOptions
-from retort.serve.torchserve import without_torch
-from retort.serve.torchserve.contents import stand_in
-from retort.serve.torchserve.mar import STAND_IN, lint_names
+from retort.serve.torchserve.archives import without_torch
+from retort.serve.torchserve.archives.contents import stand_in
+from retort.serve.torchserve.archives.mar import STAND_IN, lint_names
 from retort.serve.torchserve.server import serve
 
 BEHIND_THE_CHECK = {"save"}

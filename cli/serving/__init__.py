@@ -1,0 +1,1 @@
+"""The command line of serving: archives, servers, versions, and what is around them."""

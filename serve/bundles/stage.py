@@ -1,0 +1,118 @@
+"""The bundle stage: a graph as a folder with its own runtime, from which every other form for servers is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file
+from ...core.console import Console
+from ...core.context import Context, Place
+from ...core.errors import UserError
+from ...core.facts.pack_facts import BundleFacts, PackTiming
+from ...core.options.serving_options import BundleOptions
+from ..engine import MODEL, Engine
+from ..integrity import SUMS, format_sums
+from ..settings import Settings
+from .bundle import Parts, Policy, answer_golden, read_graph, settings_of, write_bundle
+from .bundled import BUNDLE, FORMAT, RUNTIME, check_bundle, open_bundle
+from .raw_inputs import with_raw_inputs
+from .runtime_half import carried_by_bundles
+
+Chosen = TypeVar("Chosen", bound=BundleOptions)
+NEEDS = ("numpy>=1.26", "onnxruntime>=1.24")
+"""What a host that serves a bundle must have, as pip reads it."""
+
+
+def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """The stage that writes the bundle of a graph.
+
+    The bundle is opened once before it is kept, and must reproduce its golden outputs on this machine.
+
+    Raises:
+        ArtifactError: the artifact is not a graph, or its golden outputs do not belong to it.
+        StorageError: the disk is full or not writable.
+    """
+    raise_if_not(parent, "graph")
+    parts = with_raw_inputs(read_graph(parent), options, context, context.console)
+    with new_artifact(place, "bundle", "bundle", options=options) as draft:
+        engine = write_whole_bundle(draft.folder, parts, options)
+        draft.facts = bundle_facts(draft.folder, draft.folder, engine)
+        warn_if_alone(parts, context.console)
+    return load_artifact(place.directory)
+
+
+def agreed_options(options: Chosen, parent: Artifact) -> Chosen:
+    """The options for packing a bundle: what its own options say; those of any other artifact are the given ones.
+
+    Raises:
+        UserError: an option has another value than in the bundle, and not its default.
+    """
+    if parent.kind != "bundle":
+        return options
+    check_bundle(parent.path)
+    stored = BundleOptions.model_validate(parent.manifest.options)
+    for name, field in BundleOptions.model_fields.items():
+        given, kept = getattr(options, name), getattr(stored, name)
+        if given not in (kept, field.default):
+            message = f"{name} is {given!r}, but the bundle {parent.path} has {kept!r}"
+            raise UserError(message, "leave it out, or make another bundle with `retort bundle`")
+    return options.model_copy(update={name: getattr(stored, name) for name in BundleOptions.model_fields})
+
+
+def write_whole_bundle(folder: Path, parts: Parts, options: BundleOptions, policy: Policy | None = None) -> Engine:
+    """Write a bundle with its runtime, and open it once.
+
+    Returns:
+        The engine, which is closed: what was measured when it was opened.
+
+    Raises:
+        RetortError: the bundle cannot be served on this machine.
+    """
+    settings = write_bundle(folder, parts, settings_of(options, policy or Policy(), parts))
+    for name, content in carried_by_bundles(RUNTIME).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    (folder / BUNDLE).write_bytes(_description(parts, settings))
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != SUMS]
+    sums = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    (folder / SUMS).write_bytes(format_sums(sums))
+    engine = open_bundle(folder)
+    try:
+        answer_golden(engine)
+    finally:
+        engine.close()
+    return engine
+
+
+def _description(parts: Parts, settings: Settings) -> bytes:
+    signature = parts.signature
+    value = {
+        "format": FORMAT,
+        "name": settings.name,
+        "version": settings.version,
+        "runtime": RUNTIME,
+        "needs": list(NEEDS),
+        "inputs": [spec.describe() for spec in signature.inputs],
+        "outputs": [spec.describe() for spec in signature.outputs],
+    }
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def bundle_facts(whole: Path, folder: Path, engine: Engine) -> BundleFacts:
+    """The facts of a result in ``whole`` whose bundle is in ``folder``."""
+    return BundleFacts(
+        size_bytes=sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()),
+        model_bytes=(folder / MODEL).stat().st_size,
+        golden_error=engine.golden_error,
+        timing=PackTiming(load_s=round(engine.load_s, 3)),
+        exact_batch_sizes=tuple(sorted(engine.executor.plan.sizes)),
+        batch_invariant=engine.signature.batch_invariant,
+    )
+
+
+def warn_if_alone(parts: Parts, console: Console) -> None:
+    """Warn if requests of the model are never combined."""
+    if not parts.signature.batch_invariant:
+        console.warn("rows of this model influence each other, so requests are run one by one and never as a batch")

@@ -1,0 +1,1 @@
+"""Requests and answers: bytes and headers become arrays, within bounds, and arrays become bytes."""

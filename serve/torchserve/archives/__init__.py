@@ -1,0 +1,1 @@
+"""TorchServe archives: how they are written, what they may contain, and how they prove themselves."""

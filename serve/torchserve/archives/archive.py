@@ -1,0 +1,138 @@
+"""The pack stage: writes a graph as a TorchServe archive that contains its own copy of the runtime half."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....core.artifact import Artifact, load_artifact, new_artifact
+from ....core.console import SILENT, Console
+from ....core.context import Context, Place
+from ....core.facts.pack_facts import PackFacts, PackTiming
+from ....core.options.serving_options import PackOptions
+from ....core.session import Session, SessionOptions, open_session
+from ....core.tensors import Signature
+from ...bundles.bundle import Policy as Policy
+from ...bundles.bundle import answer_golden, read_graph, settings_of, write_bundle
+from ...bundles.raw_inputs import with_raw_inputs
+from ...bundles.runtime_half import ROOT, carried
+from ...bundles.stage import agreed_options
+from ...engine import MODEL, SIGNATURE, Engine
+from ...integrity import SUMS
+from ...requests.hook import HOOK
+from ...settings import Settings
+from ..config import model_config
+from .contents import CONFIG, MANIFEST, check_contents, manifest, needs_torch, stand_in
+from .mar import STAND_IN, read_member, verify_mar, write_mar
+
+
+def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
+    """The stage that writes the TorchServe archive of a graph.
+
+    Raises:
+        RetortError: as :func:`write_archive`.
+    """
+    return write_archive(options, parent, place, console=context.console, context=context)
+
+
+def write_archive(
+    options: PackOptions,
+    artifact: Artifact,
+    place: Place,
+    policy: Policy | None = None,
+    console: Console = SILENT,
+    context: Context | None = None,
+) -> Artifact:
+    """Write ``model.mar`` and the bundle it was made from.
+
+    The archive is opened once before it is kept, and must reproduce its golden outputs on this machine.
+
+    Args:
+        context: of a recipe; the archive carries the tokenizer of its data if the model was trained with it.
+
+    Raises:
+        UserError: the options contradict the bundle.
+        ArtifactError: the artifact is neither a graph nor a bundle, or its golden outputs do not belong to it.
+        StorageError: the disk is full or not writable.
+    """
+    options = agreed_options(options, artifact)
+    parts = with_raw_inputs(read_graph(artifact), options, context, console)
+    with new_artifact(place, "archive", "pack", options=options) as draft:
+        folder = draft.folder
+        wanted = settings_of(options, policy or Policy(), parts)
+        settings = write_bundle(folder / "bundle", parts, wanted)
+        engine = Engine.load(folder / "bundle")
+        answer_golden(engine)
+        engine.close()
+        write_mar(folder / "model.mar", mar_members(folder / "bundle", settings, options, engine.load_s, parts.handler))
+        draft.facts = _facts(folder, engine)
+        if not parts.signature.batch_invariant:
+            console.warn("rows of this model influence each other, so requests are run one by one and never as a batch")
+    return load_artifact(place.directory)
+
+
+def mar_members(
+    bundle: Path, settings: Settings, options: PackOptions, load_s: float, handler: str = "tensor"
+) -> dict[str, bytes | Path]:
+    """All files of the archive except its checksums, by name.
+
+    Args:
+        handler: name of the handler file, without its ending.
+    """
+    handler = f"{handler}.py"
+    members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
+    members |= carried("retort")
+    members[handler] = (ROOT / "handlers/tensor.py").read_bytes()
+    hook = bundle / HOOK
+    if not (hook.is_file() and needs_torch(hook.read_bytes())):
+        members[STAND_IN] = stand_in()
+    members[MANIFEST] = manifest(settings, handler)
+    members[CONFIG] = model_config(settings, options, load_s)
+    return members
+
+
+def _facts(folder: Path, engine: Engine) -> PackFacts:
+    return PackFacts(
+        size_bytes=(folder / "model.mar").stat().st_size,
+        model_bytes=(folder / "bundle" / MODEL).stat().st_size,
+        golden_error=engine.golden_error,
+        timing=PackTiming(load_s=round(engine.load_s, 3)),
+        exact_batch_sizes=tuple(sorted(engine.executor.plan.sizes)),
+        batch_invariant=engine.signature.batch_invariant,
+    )
+
+
+@dataclass(frozen=True)
+class Mar:
+    """A verified archive: its path, its name and its settings."""
+
+    path: Path
+    name: str
+    version: str
+    settings: Settings
+    sums: Mapping[str, str]
+
+
+def open_model(mar: Mar, options: SessionOptions) -> Session:
+    """A session of the model in an archive, without a server; files of weights are unpacked while it opens."""
+    signature = Signature.from_json(read_member(mar.path, SIGNATURE))
+    if not mar.settings.external:
+        return open_session(read_member(mar.path, MODEL), options, signature)
+    with tempfile.TemporaryDirectory(prefix="retort-") as folder, zipfile.ZipFile(mar.path) as archive:
+        archive.extractall(folder, [MODEL, *mar.settings.external])
+        return open_session(Path(folder) / MODEL, options, signature)
+
+
+def open_mar(artifact: Artifact) -> Mar:
+    """Verify an archive before a server sees it (serve.md H6).
+
+    Raises:
+        ArtifactError: the archive is truncated, altered, or not as Retort writes it.
+    """
+    sums = verify_mar(artifact.main)
+    settings = Settings.from_json(read_member(artifact.main, "serving.json"))
+    check_contents(artifact.main, sums, settings)
+    return Mar(artifact.main, settings.name, settings.version, settings, sums)
