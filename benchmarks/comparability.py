@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..core.counts import counted
 from ..core.errors import UserError
 from ..core.options.stage_options import BenchOptions
-from ..core.tensors import Array, Signature, TensorSpec
+from ..core.signature import Signature
+from ..core.tensors import Array, TensorSpec
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from ..core import errors
 from ..core.errors import ArtifactError, MachineError, MissingFileError, RetortError
 from ..core.formats.onnx_graphs import nested
 from ..core.session import SessionOptions, open_session
-from ..core.tensors import BATCH, Array, Signature
+from ..core.signature import Signature
+from ..core.tensors import BATCH, Array
 
 UNKNOWN_AXIS = 8
 QDQ = {"QuantizeLinear", "DequantizeLinear"}

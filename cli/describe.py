@@ -13,7 +13,7 @@ from ..core.console import Console
 from ..core.data.class_labels import shortened
 from ..core.facts.any_facts import AnyFacts
 from ..core.formats.program_file import read_signature
-from ..core.tensors import Signature
+from ..core.signature import Signature
 from ..pipeline.runs import forecast
 from ..pipeline.runs.forecast import Step
 

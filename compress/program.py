@@ -22,8 +22,9 @@ from ..core.context import Place
 from ..core.data.splits import Split, Splits, batches
 from ..core.errors import ArtifactError, DataError
 from ..core.facts.program_facts import ProgramFacts
+from ..core.signature import Signature
 from ..core.system.atomic_files import write_atomically
-from ..core.tensors import BATCH, Array, Signature, TensorSpec
+from ..core.tensors import BATCH, Array, TensorSpec
 from .capture.cleanup import drop_traces, finish
 from .capture.torch_export import trace
 from .graph import train_eval_mode

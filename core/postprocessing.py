@@ -16,7 +16,8 @@ import numpy as np
 from .preprocessing.decode_images import pillow
 from .preprocessing.sample_reader import Samples
 from .preprocessing.specs import ImageInput
-from .tensors import BATCH, Array, Signature, TensorSpec
+from .signature import Signature
+from .tensors import BATCH, Array, TensorSpec
 
 Scores = Literal["raw", "softmax", "sigmoid"]
 """How the numbers of an output become scores from 0 to 1."""

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from .errors import InputError, MissingFileError, UserError
-from .tensors import Array, Feeds, Signature
+from .signature import Signature
+from .tensors import Array, Feeds
 
 BACKENDS = {".onnx": "ort", ".pt2": "eager", ".plan": "trt"}
 PROVIDERS: dict[str, tuple[str, ...]] = {

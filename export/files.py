@@ -9,7 +9,8 @@ import onnx
 from ..core.backends.ort import SIGNATURE_KEY
 from ..core.errors import ArtifactError, StorageError
 from ..core.formats.onnx_weights import require_weights
-from ..core.tensors import BATCH, Signature, TensorSpec
+from ..core.signature import Signature
+from ..core.tensors import BATCH, TensorSpec
 
 EXTERNAL_ABOVE_BYTES = 2_000_000_000
 """Protobuf limits a message to 2 GiB; larger models store their weights in a separate file."""

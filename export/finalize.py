@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 from ..core.backends.ort import SIGNATURE_KEY
 from ..core.dynamic_kernels import OPERATORS
 from ..core.errors import VerificationError
-from ..core.tensors import Signature
+from ..core.signature import Signature
 from .graph_edit import every_node
 
 PRODUCER = "retort"

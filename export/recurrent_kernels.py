@@ -16,7 +16,8 @@ from ..core.errors import VerificationError
 from ..core.metrics.all_outputs import floating, sqnr_of_all_db
 from ..core.options.stage_options import ExportOptions, Target
 from ..core.session import SessionOptions, open_session
-from ..core.tensors import Feeds, Signature
+from ..core.signature import Signature
+from ..core.tensors import Feeds
 from .finalize import with_batch_dependence
 from .qdq.retarget import without_quantization
 from .translate import build

@@ -26,9 +26,10 @@ from ..core.facts.export_facts import ExportFacts, HalfPrecision
 from ..core.formats.program_file import fit_context
 from ..core.options.stage_options import ExportOptions, Target
 from ..core.session import Session, SessionOptions, open_session
+from ..core.signature import Signature
 from ..core.system.atomic_files import write_atomically
 from ..core.system.user_paths import require_utf8
-from ..core.tensors import BATCH, Array, Feeds, Signature
+from ..core.tensors import BATCH, Array, Feeds
 from .files import EXTERNAL_ABOVE_BYTES
 from .finalize import with_batch_dependence
 from .half_precision.check import ACCEPTED, Widened, computed_in, runnable

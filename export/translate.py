@@ -18,7 +18,7 @@ from ..core.dynamic_kernels import RecurrentForm
 from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.graph_state import REMEDY, state_in_words, state_of
 from ..core.options.stage_options import Target
-from ..core.tensors import Signature
+from ..core.signature import Signature
 from ..core.workarounds import free_time
 from . import (
     activation_translation,

@@ -18,7 +18,8 @@ from ..core.explanation.explain import Setting, explain_sample
 from ..core.explanation.explanation import FROM_OUTSIDE, Asked, Explanation
 from ..core.explanation.gallery import Gallery, Item
 from ..core.session import SessionOptions, model_faults, open_session
-from ..core.tensors import BATCH, Array, Feeds, Signature, TensorSpec, raise_if_nan
+from ..core.signature import Signature
+from ..core.tensors import BATCH, Array, Feeds, TensorSpec, raise_if_nan
 from ..serve.client import Client
 from ..serve.torchserve.archives.archive import open_mar, open_model
 from .live.data.adapters import as_splits

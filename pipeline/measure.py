@@ -22,7 +22,8 @@ from ..core.options.stage_options import BenchOptions, Gate, MetricName, Options
 from ..core.options.stage_table import PROGRAM_STAGES, reference_among
 from ..core.preprocessing.specs import TextInput
 from ..core.session import SessionOptions, open_session
-from ..core.tensors import Array, Signature
+from ..core.signature import Signature
+from ..core.tensors import Array
 from . import gates
 from .gates import GateResult
 from .measurements import ratios_in, save_ratios

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from ..core.console import Console
 from ..core.errors import RetortError
-from ..core.tensors import BATCH, Signature
+from ..core.signature import Signature
+from ..core.tensors import BATCH
 
 Axes = dict[str, dict[int, str]]
 Made = TypeVar("Made")

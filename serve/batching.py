@@ -13,7 +13,8 @@ import numpy as np
 
 from ..core.errors import InputError, VerificationError
 from ..core.session import Session
-from ..core.tensors import BATCH, Array, Feeds, Signature
+from ..core.signature import Signature
+from ..core.tensors import BATCH, Array, Feeds
 from .settings import Settings
 
 Outputs = dict[str, Array]

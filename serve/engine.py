@@ -21,7 +21,8 @@ from ..core.errors import InputError, VerificationError
 from ..core.preprocessing.fitting import has_tokenizer
 from ..core.preprocessing.sample_reader import SampleReader
 from ..core.session import Session, SessionOptions, open_session
-from ..core.tensors import Array, Signature
+from ..core.signature import Signature
+from ..core.tensors import Array
 from .batching import Executor, batch_axis, combinable
 from .explanations import explained, wants_explanation
 from .integrity import check_file, read_checked, read_sums

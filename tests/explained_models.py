@@ -14,7 +14,7 @@ from PIL import Image
 from retort.core.preprocessing.decode_sounds import soundfile
 from retort.core.preprocessing.specs import ImageInput, SoundInput
 from retort.core.session import open_session
-from retort.core.tensors import Signature
+from retort.core.signature import Signature
 
 Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(11)

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ...core.explanation.explanation import Deletion, Heatmap
 from ...core.preprocessing.specs import ImageInput
-from ...core.tensors import Array, Signature
+from ...core.signature import Signature
+from ...core.tensors import Array
 from .drawing import COLOUR
 
 SUPPORTS, OPPOSES = (209, 98, 10), (22, 103, 200)

@@ -11,7 +11,8 @@ import numpy as np
 from ...core.context import Context
 from ...core.metrics.task_metrics import sqnr_db
 from ...core.session import SessionOptions, open_session
-from ...core.tensors import BATCH, Array, Signature, multiple
+from ...core.signature import Signature
+from ...core.tensors import BATCH, Array, multiple
 
 TOLERANCE = 1e-3
 _WAVE = 64

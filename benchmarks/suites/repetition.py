@@ -30,7 +30,8 @@ from ...core.console import Console
 from ...core.metrics.ratio import Ratio
 from ...core.options.stage_options import BenchOptions
 from ...core.session import SessionOptions, open_session
-from ...core.tensors import BATCH, Array, Signature
+from ...core.signature import Signature
+from ...core.tensors import BATCH, Array
 from ..machine import describe, fingerprint
 from ..timing.latency import compare_sessions
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import InputError, MissingFileError
-from ...core.tensors import Array, Signature
+from ...core.signature import Signature
+from ...core.tensors import Array
 
 
 def read_input(path: Path, signature: Signature | None) -> dict[str, Array]:

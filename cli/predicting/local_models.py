@@ -12,7 +12,7 @@ from ...core.postprocessing import Scores
 from ...core.preprocessing.fitting import has_tokenizer, single_field
 from ...core.preprocessing.sample_reader import SampleReader
 from ...core.session import Session, SessionOptions, open_session
-from ...core.tensors import Signature
+from ...core.signature import Signature
 
 
 @dataclass(frozen=True)

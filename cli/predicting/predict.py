@@ -22,9 +22,10 @@ from ...core.data.splits import Splits
 from ...core.errors import UserError
 from ...core.options.stage_options import BenchOptions, Provider
 from ...core.session import SessionOptions, model_faults
+from ...core.signature import Signature
 from ...core.system.atomic_files import write_atomically
 from ...core.system.owned_folders import claim_file
-from ...core.tensors import BATCH, Array, Signature, TensorSpec, raise_if_nan
+from ...core.tensors import BATCH, Array, TensorSpec, raise_if_nan
 from ...serve.client import Client, predict_split
 from ...serve.requests.json_text import dump
 from ..app import Data, DataArgs, Debug, ForceFile, Json, Seed, app, console, context_of

@@ -9,7 +9,7 @@ import torch
 
 from ...core.tensors import BATCH
 from ..graph.rows import BatchAxes
-from .signature import Dynamic
+from .derived_signature import Dynamic
 
 EMPTY = "past"
 """Name of the axes on which an example is empty."""

@@ -12,12 +12,14 @@ from torch import fx, nn
 
 from ...core.backends.eager import quiet
 from ...core.errors import CaptureError, ModelError, RetortError
-from ...core.tensors import BATCH, Signature
+from ...core.signature import Signature
+from ...core.tensors import BATCH
 from ..graph import train_eval_mode
 from ..graph.rows import BatchAxes, batch_axis, row_count, rows
 from .batch_evidence import batch_layouts, named_axes, with_empty
 from .cleanup import finish, inside
 from .data_guards import settle
+from .derived_signature import Dynamic, Tensors, make_signature, not_empty
 from .example_faults import remedy_of
 from .failures import mismatch
 from .flat_module import FlatModule, passing_of, ready, require_no_script
@@ -26,7 +28,6 @@ from .outputs import choose_names
 from .packed_sequences import CROPPED
 from .preserve_state import holding, nudged, plain_attention, preserved, same_buffers
 from .repeatability import require_repeatable, state_notes
-from .signature import Dynamic, Tensors, make_signature, not_empty
 from .torch_export import trace
 
 Check = tuple[Tensors, list[torch.Tensor]]

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from .batch_evidence import other_axis
+from .derived_signature import Tensors, other_type
 from .flat_module import FlatModule
-from .signature import Tensors, other_type
 
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 _PRODUCT = re.compile(r"shapes cannot be multiplied")

@@ -10,7 +10,7 @@ from ...core.errors import RetortError
 from ...core.metrics.relative_error import error_by_largest
 from ..graph.devices import as_array
 from ..graph.rows import BatchAxes, batch_axis, row_count
-from .signature import Tensors
+from .derived_signature import Tensors
 
 TOLERANCE = 1e-3
 """Largest difference of an output, as a share of its largest value."""

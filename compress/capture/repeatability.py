@@ -10,9 +10,9 @@ from torch import fx, nn
 
 from ...core.errors import CaptureError
 from ...core.graph_state import REMEDY, state_in_words, state_of
+from .derived_signature import Tensors
 from .failures import difference
 from .preserve_state import same_buffers
-from .signature import Tensors
 
 Outputs = list[torch.Tensor]
 _RUNS, _SEED = 3, 0

@@ -15,7 +15,8 @@ from ...core.facts.program_facts import DistillFacts, Training
 from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import DistillOptions, RecoverOptions, Task
 from ...core.preprocessing.fitting import completed
-from ...core.tensors import Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import TensorSpec
 from ..program import Program, cost, device_of, load_program, move, set_training, store
 from ..training.chance import doubt_of
 from ..training.checkpoint import discard, identity_of, state_hash

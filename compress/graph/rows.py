@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ...core.errors import UserError
-from ...core.tensors import BATCH, Signature
+from ...core.signature import Signature
+from ...core.tensors import BATCH
 
 BatchAxes = Mapping[str, int | None]
 """The batch axis of each input, or None for an input that all samples share. By default it is axis 0."""

@@ -18,7 +18,8 @@ from ...core.backends.ort import SIGNATURE_KEY
 from ...core.errors import ArtifactError, MissingFileError, ModelError
 from ...core.formats.onnx_graphs import all_nodes
 from ...core.formats.onnx_weights import require_weights
-from ...core.tensors import Array, Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import Array, TensorSpec
 from .constant_folding import STANDARD
 from .normal_form import fixed_values, normalize
 

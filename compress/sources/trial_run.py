@@ -10,12 +10,13 @@ from ...core.backends.eager import dtype_name, quiet
 from ...core.context import Context
 from ...core.errors import ModelError, RetortError
 from ...core.options.stage_options import CaptureOptions, ModelSpec
-from ...core.tensors import BATCH, Signature, TensorSpec, to_array
+from ...core.signature import Signature
+from ...core.tensors import BATCH, TensorSpec, to_array
 from ..capture.batch_evidence import batch_layouts, named_axes
+from ..capture.derived_signature import Tensors, not_empty
 from ..capture.example_faults import remedy_of
 from ..capture.flat_module import FlatModule, passing_of, ready
 from ..capture.outputs import choose_names
-from ..capture.signature import Tensors, not_empty
 from ..graph.rows import BatchAxes, moved_samples, row_count, rows
 from .huggingface import example_of, is_pretrained, load_pretrained
 from .user_model import load_model, taken_inputs

@@ -14,7 +14,8 @@ from ...core.counts import counted
 from ...core.data.splits import Split, Splits, batches, check_finite
 from ...core.errors import DataError, UserError
 from ...core.options.stage_options import Task, TrainOptions
-from ...core.tensors import Array, Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import Array, TensorSpec
 from ..program import Program
 
 Tensors = dict[str, torch.Tensor]

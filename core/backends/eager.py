@@ -18,7 +18,8 @@ from torch.export.passes import move_to_device_pass
 from ..aten_names import ORDERINGS, operator_name
 from ..errors import ArtifactError, MachineError, MissingFileError
 from ..graph_assertions import without_assertions
-from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
+from ..signature import Signature
+from ..tensors import BATCH, Array, Feeds, TensorSpec
 from ..workarounds import drop_formulas
 from . import fake_quantize as fake_quantize  # registers retort::qdq, which quantized programs call
 from .pt2 import REMEDY, check_archive, tensors_only

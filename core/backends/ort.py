@@ -17,7 +17,8 @@ import numpy as np
 
 from ..errors import ArtifactError, MachineError, RetortError
 from ..session import Ranges, SessionOptions
-from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
+from ..signature import Signature
+from ..tensors import BATCH, Array, Feeds, TensorSpec
 from .ort_tensorrt import PROVIDER as TENSORRT
 from .ort_tensorrt import require_inside, tensorrt_options
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from ..errors import InputError, StorageError, UserError
 from ..session import Ranges, SessionOptions
+from ..signature import Signature
 from ..system.cache import cache_folder
-from ..tensors import BATCH, Feeds, Signature, TensorSpec, multiple
+from ..tensors import BATCH, Feeds, TensorSpec, multiple
 
 PROVIDER = "TensorrtExecutionProvider"
 BATCHES = (1, 8, 64)

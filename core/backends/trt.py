@@ -18,7 +18,8 @@ import numpy as np
 
 from ..errors import ArtifactError, InputError, MachineError
 from ..session import SessionOptions
-from ..tensors import Array, Feeds, Signature
+from ..signature import Signature
+from ..tensors import Array, Feeds
 from .cuda import Cuda, find_device
 from .trt_buffers import DTYPES, Buffer, Growing, free_all, output_allocator
 from .trt_plan import Plan, Shape, read_plan, require_home

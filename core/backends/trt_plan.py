@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
-from ..tensors import Signature
+from ..signature import Signature
 from .cuda import Device
 from .trt_versions import Flavor, same_line
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..counts import counted
 from ..errors import DataError, InputError
-from ..tensors import BATCH, Array, Signature, TensorSpec
+from ..signature import Signature
+from ..tensors import BATCH, Array, TensorSpec
 from .class_labels import shortened
 from .input_parts import ArraysPart, JoinedSplit, LoadedPart
 from .splits import FEATURES, NAMES, TRAIN, ArraySplit, Split, Splits, Subset, targets_in_memory

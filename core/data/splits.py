@@ -15,7 +15,8 @@ from ..errors import DataError, RetortError
 from ..faults import first_line
 from ..preprocessing.fitting import completed
 from ..preprocessing.specs import Preprocessing
-from ..tensors import Array, Signature, to_array
+from ..signature import Signature
+from ..tensors import Array, to_array
 
 Sample = tuple[dict[str, Array], Array | None]
 Batch = tuple[dict[str, Array], Array | None]

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..counts import counted
 from ..errors import VerificationError
-from ..tensors import BATCH, Array, Feeds, Signature, TensorSpec
+from ..signature import Signature
+from ..tensors import BATCH, Array, Feeds, TensorSpec
 from .explained_value import Explained
 
 Run = Callable[[Feeds], Mapping[str, Array]]

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..counts import counted, listed
 from ..errors import InputError
-from ..tensors import Array, Feeds, Signature
+from ..signature import Signature
+from ..tensors import Array, Feeds
 from .evaluations import Evaluations, Run, Sample, samples_of
 from .evidence import ORDERS, deletion_curve, judge
 from .explained_value import Explained, choose

@@ -12,7 +12,8 @@ from difflib import get_close_matches
 import numpy as np
 
 from ..errors import InputError
-from ..tensors import Array, Signature, TensorSpec
+from ..signature import Signature
+from ..tensors import Array, TensorSpec
 from .explanation import Asked, Kind
 
 MEANINGS = ("embed", "hidden", "pool")

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..tensors import Array, Signature
+from ..signature import Signature
+from ..tensors import Array
 from .explanation import Explanation, Heatmap
 from .text_pieces import words_of_pieces
 

@@ -13,7 +13,8 @@ import numpy as np
 from ..errors import InputError
 from ..preprocessing.specs import TextInput
 from ..preprocessing.symbols import UNKNOWN
-from ..tensors import BATCH, Array, Signature, TensorSpec
+from ..signature import Signature
+from ..tensors import BATCH, Array, TensorSpec
 from .explanation import Baseline
 
 SIDE_NAMES = ("mask", "type", "segment", "position", "length")

@@ -12,7 +12,7 @@ from ..context import Context
 from ..data.model_inputs import fit_to
 from ..errors import ArtifactError
 from ..options.stage_options import Target
-from ..tensors import Signature
+from ..signature import Signature
 
 _SIGNATURE, _STORED = "retort.signature", "retort.program"
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ..tensors import BATCH, Signature, TensorSpec
+from ..signature import Signature
+from ..tensors import BATCH, TensorSpec
 from .specs import ImageInput, Preprocessing, SoundInput, TextInput
 
 

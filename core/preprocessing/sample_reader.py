@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, DataError, InputError, MachineError
-from ..tensors import Array, Signature
+from ..signature import Signature
+from ..tensors import Array
 from .decode_images import check_pixels, image_values, open_served, pillow
 from .decode_sounds import read_sound, soundfile
 from .specs import ImageInput, Preprocessing, SoundInput, TextInput

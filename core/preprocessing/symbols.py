@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..errors import InputError
-from ..tensors import Array, Signature
+from ..signature import Signature
+from ..tensors import Array
 
 UNKNOWN = 1
 """Number of a character that is none of the symbols; 0 pads."""

@@ -19,7 +19,8 @@ from ...core.counts import counted
 from ...core.errors import UserError
 from ...core.facts.export_facts import HalfPrecision
 from ...core.formats.onnx_graphs import captured
-from ...core.tensors import Feeds, Signature
+from ...core.signature import Signature
+from ...core.tensors import Feeds
 from ..lint.graph_view import DEQUANTIZE, HEAVY, QUANTIZE, View, label
 from ..lint.type_rules import allows
 from .magnitudes import largest_magnitudes

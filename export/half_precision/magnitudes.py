@@ -10,7 +10,8 @@ from onnx import TensorProto, helper
 from ...core.errors import VerificationError
 from ...core.faults import first_line, raise_if_defect
 from ...core.session import SessionOptions, open_session
-from ...core.tensors import Feeds, Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import Feeds, TensorSpec
 
 _SUFFIX = "__largest"
 

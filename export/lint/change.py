@@ -9,7 +9,8 @@ from ...core.errors import RetortError, VerificationError
 from ...core.faults import first_line, raise_if_defect
 from ...core.metrics.relative_error import error_by_largest
 from ...core.session import SessionOptions, open_session
-from ...core.tensors import Array, Signature
+from ...core.signature import Signature
+from ...core.tensors import Array
 
 ROWS, OTHER = 2, 16
 

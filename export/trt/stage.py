@@ -27,9 +27,10 @@ from ...core.facts.engine_facts import (
 )
 from ...core.facts.export_facts import HalfPrecision
 from ...core.options.stage_options import EngineOptions
+from ...core.signature import Signature
 from ...core.system.atomic_files import write_atomically
 from ...core.system.cache import cache_folder
-from ...core.tensors import Signature, TensorSpec
+from ...core.tensors import TensorSpec
 from ..files import graph_signature, load_graph, read_graph, save_graph, shape_inputs
 from ..half_precision.check import CODED_ACCEPTED, half_errors, require_close
 from ..half_precision.convert import to_half

@@ -14,7 +14,8 @@ from ...core.facts.export_facts import HardInputs, ParityEntry
 from ...core.faults import first_line, raise_if_defect
 from ...core.metrics.relative_error import decibels, differences, largest_magnitude, root_mean_square
 from ...core.session import Session
-from ...core.tensors import BATCH, Feeds, Signature, multiple
+from ...core.signature import Signature
+from ...core.tensors import BATCH, Feeds, multiple
 from .bounds import DYNAMIC_FLOOR, FLOOR, POOL_ROWS, Bound, accepted_by, bounds_of
 from .hard_inputs import check_hard, run_file
 

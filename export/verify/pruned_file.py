@@ -17,7 +17,8 @@ from ...core.errors import ArtifactError, CaptureError, VerificationError
 from ...core.faults import first_line, raise_if_defect
 from ...core.metrics.relative_error import error_by_largest
 from ...core.session import Session, SessionOptions, open_session
-from ...core.tensors import Array, Signature
+from ...core.signature import Signature
+from ...core.tensors import Array
 from ..qdq.retarget import is_quantized, retarget
 from ..translate import build
 from .torch_values import node_values

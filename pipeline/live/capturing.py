@@ -17,7 +17,7 @@ from ...core.data.splits import Splits
 from ...core.errors import CaptureError, DataError, MissingFileError, ModelError, UserError
 from ...core.options.stage_options import CaptureOptions, ModelSpec
 from ...core.preprocessing.fitting import completed
-from ...core.tensors import Signature
+from ...core.signature import Signature
 from .. import stages
 from ..cache_key import key_of
 from .data.adapters import as_splits, names_of_classes, names_splits

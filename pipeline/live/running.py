@@ -24,7 +24,8 @@ from ...core.options.stage_options import (
     Target,
     Task,
 )
-from ...core.tensors import BATCH, Signature
+from ...core.signature import Signature
+from ...core.tensors import BATCH
 from .. import dispatch
 from ..cache_key import key_of
 from ..student_axes import captured_like

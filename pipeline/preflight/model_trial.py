@@ -17,7 +17,8 @@ from ...core.formats.program_file import read_signature
 from ...core.metrics.task_metrics import LABELLED
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import CaptureOptions, DistillOptions, ModelSpec, TrainOptions
-from ...core.tensors import Array, Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import Array, TensorSpec
 from .subject import Subject, fault_of
 
 SAMPLES = 64

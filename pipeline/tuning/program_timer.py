@@ -16,8 +16,9 @@ from ...core.errors import RetortError, UserError
 from ...core.formats.onnx_graphs import captured
 from ...core.options.stage_options import BenchOptions, PruneOptions
 from ...core.session import SessionOptions, open_session
+from ...core.signature import Signature
 from ...core.system.garbage import no_collections
-from ...core.tensors import Feeds, Signature, TensorSpec
+from ...core.tensors import Feeds, TensorSpec
 from .timed_files import exported
 
 if TYPE_CHECKING:

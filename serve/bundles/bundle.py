@@ -19,7 +19,8 @@ from ...core.formats.onnx_side_files import is_side_file, side_files
 from ...core.options.serving_options import BundleOptions
 from ...core.postprocessing import guessed_reading
 from ...core.session import Session, open_session
-from ...core.tensors import BATCH, Array, Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import BATCH, Array, TensorSpec
 from ..engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, TOKENIZER, Engine, golden_error, smallest_golden, split_golden
 from ..integrity import SUMS, format_sums
 from ..requests.allowance import allowance

@@ -15,7 +15,7 @@ from ...core.options.serving_options import BundleOptions
 from ...core.preprocessing.fitting import has_tokenizer, preprocessed
 from ...core.preprocessing.sample_reader import SampleReader
 from ...core.preprocessing.specs import A_SAMPLE, Preprocessing, TextInput
-from ...core.tensors import Signature
+from ...core.signature import Signature
 from ..requests.hook import load_hook
 from .bundle import Parts
 

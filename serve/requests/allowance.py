@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ...core.errors import InputError, LimitError
 from ...core.preprocessing.specs import ImageInput
-from ...core.tensors import BATCH, Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import BATCH, TensorSpec
 from ..settings import Limits
 
 COUNTED_FROM_BYTES = 1 << 15

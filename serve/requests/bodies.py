@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ...core.errors import InputError, LimitError
-from ...core.tensors import BATCH, Array, Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import BATCH, Array, TensorSpec
 from ..settings import Limits
 from .wire import check_rows
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...core.errors import InputError
-from ...core.tensors import Array, Signature, TensorSpec, raise_if_nan
+from ...core.signature import Signature
+from ...core.tensors import Array, TensorSpec, raise_if_nan
 from ..settings import Settings
 from .wire import check_rows
 

@@ -19,7 +19,8 @@ from ...core.preprocessing.decode_sounds import looks_like_sound
 from ...core.preprocessing.fitting import others, single_field
 from ...core.preprocessing.sample_reader import Raw
 from ...core.preprocessing.specs import A_SAMPLE, Preprocessing, TextInput
-from ...core.tensors import Signature, listed
+from ...core.signature import Signature
+from ...core.tensors import listed
 from ..settings import Limits
 from .content_types import TYPES
 from .wire import is_size

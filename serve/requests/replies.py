@@ -15,7 +15,8 @@ import numpy as np
 from ...core.errors import UserError
 from ...core.postprocessing import Reading, read_outputs
 from ...core.preprocessing.sample_reader import Samples
-from ...core.tensors import BATCH, Array, Signature
+from ...core.signature import Signature
+from ...core.tensors import BATCH, Array
 from ..settings import Settings
 from .json_text import dump
 from .request import Request

@@ -13,8 +13,9 @@ import numpy as np
 
 from ...core.errors import InputError, LimitError
 from ...core.preprocessing.sample_reader import SampleReader, Samples
+from ...core.signature import Signature
 from ...core.system.garbage import no_collections
-from ...core.tensors import Array, Signature, TensorSpec, listed
+from ...core.tensors import Array, TensorSpec, listed
 from ..settings import Settings
 from ..workarounds import PARTS_KEPT, TOO_MANY_PARTS
 from .allowance import allowance, check_expanded

@@ -15,7 +15,8 @@ import numpy as np
 
 from ...core.counts import counted
 from ...core.errors import InputError, LimitError
-from ...core.tensors import BATCH, Array, Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import BATCH, Array, TensorSpec
 from ..settings import Limits
 
 NPY, NPZ, JSON = "application/x-npy", "application/x-npz", "application/json"

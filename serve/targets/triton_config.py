@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...core.tensors import BATCH, Signature, TensorSpec
+from ...core.signature import Signature
+from ...core.tensors import BATCH, TensorSpec
 from ..batching import combinable
 from ..settings import Settings
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from ...core.console import Console
 from ...core.errors import RetortError
 from ...core.session import SessionOptions
-from ...core.tensors import Array, Signature
+from ...core.signature import Signature
+from ...core.tensors import Array
 from ..batching import Executor
 from ..engine import GOLDEN, SIGNATURE, smallest_golden, split_golden, thread_budget, usable_cores
 from ..requests.wire import read_npz

@@ -7,7 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from ...core.errors import ServingError
-from ...core.tensors import Feeds, Signature
+from ...core.signature import Signature
+from ...core.tensors import Feeds
 from ..client import Client
 from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
 from ..requests.wire import read_npz

@@ -19,9 +19,9 @@ from ...core.artifact import Artifact, raise_if_not
 from ...core.console import Console
 from ...core.errors import MachineError, RetortError, ServingError, UserError
 from ...core.preprocessing.specs import SAMPLES
+from ...core.signature import Signature
 from ...core.system.folder_locks import alone
 from ...core.system.memory import available_bytes
-from ...core.tensors import Signature
 from ..engine import SIGNATURE
 from ..inference import LOAD_FAILED
 from ..known_servers import KnownServer

@@ -17,7 +17,8 @@ import retort
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, UserError
 from retort.core.options.stage_options import DataSpec
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.pipeline.live.data import samples
 from retort.pipeline.live.data.adapters import as_splits, task_of
 from retort.pipeline.live.data.feeds import example_feeds

@@ -14,7 +14,7 @@ from retort.cli.describe import ports, signature_of
 from retort.core.artifact import load_artifact
 from retort.core.data.model_inputs import fit_to
 from retort.core.preprocessing.symbols import spell
-from retort.core.tensors import Signature
+from retort.core.signature import Signature
 
 NET = """
 import torch

@@ -12,7 +12,8 @@ from retort.core.data.model_inputs import fit_to
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, ModelError
 from retort.core.options.stage_options import MetricName
-from retort.core.tensors import Array, Feeds, Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import Array, Feeds, TensorSpec
 
 
 class Linear:

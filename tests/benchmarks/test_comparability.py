@@ -11,7 +11,8 @@ from retort.benchmarks.report.compare import unpaired_speed
 from retort.benchmarks.result import LatencyEntry, Spread
 from retort.core.errors import UserError
 from retort.core.options.stage_options import BenchOptions
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 ORT, TORCH = "ONNX Runtime on the CPU", "PyTorch on the CPU"
 

@@ -10,7 +10,8 @@ from known import known
 
 from retort.benchmarks import footprint
 from retort.core.errors import ArtifactError, MachineError, MissingFileError
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

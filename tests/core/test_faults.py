@@ -24,7 +24,8 @@ from retort.core.context import Place
 from retort.core.errors import VerificationError
 from retort.core.faults import first_line, is_defect
 from retort.core.options.stage_options import ExportOptions
-from retort.core.tensors import Array, Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import Array, TensorSpec
 from retort.export import stage
 from retort.export.translate import to_onnx
 from retort.export.verify import parity

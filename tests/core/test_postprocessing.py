@@ -8,7 +8,8 @@ import pytest
 from retort.core.postprocessing import Reading, guessed_reading, guessed_scores, read_outputs
 from retort.core.preprocessing.sample_reader import Samples
 from retort.core.preprocessing.specs import ImageInput
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 PICTURES = (ImageInput("image", (4, 4)),)
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retort.core.errors import ArtifactError, InputError
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 IDS = TensorSpec("ids", "int64", ("batch", "sequence"))
 MASK = TensorSpec("mask", "float32", ("batch", "sequence"))

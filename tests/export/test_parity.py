@@ -15,7 +15,8 @@ from torch.nn import functional
 import retort
 from retort.core.errors import VerificationError
 from retort.core.session import Session
-from retort.core.tensors import BATCH, Feeds, Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import BATCH, Feeds, TensorSpec
 from retort.export.verify.parity import CONFIRMED_ROWS, check
 
 SIGNATURE = Signature((TensorSpec("x", "float32", (BATCH, 1)),), (TensorSpec("output", "float32", (BATCH, 4)),))

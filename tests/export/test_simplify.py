@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from retort.core.errors import VerificationError
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.export import simplify as passes
 from retort.export.finalize import finish
 

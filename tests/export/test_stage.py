@@ -27,7 +27,8 @@ from retort.core.errors import ArtifactError, DataError, StorageError, Verificat
 from retort.core.facts.export_facts import ExportFacts
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions
 from retort.core.session import open_session
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.export import stage, translate
 from retort.export.ort.kernels import integer_kernels
 from retort.export.verify.bounds import RMS_FACTOR, chance

@@ -24,7 +24,8 @@ from retort.compress.capture.capture_program import capture
 from retort.compress.program import load_program, reexport, save_program
 from retort.core.errors import CaptureError, InputError, ModelError, UserError, VerificationError
 from retort.core.session import SessionOptions, open_session
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.export.qdq.retarget import without_quantization
 from retort.export.translate import OPSETS, to_onnx
 

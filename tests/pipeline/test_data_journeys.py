@@ -15,7 +15,7 @@ from data_files import write
 import retort
 from retort.core.artifact import load_artifact
 from retort.core.formats.program_file import read_signature
-from retort.core.tensors import Signature
+from retort.core.signature import Signature
 from retort.pipeline.run import run
 from retort.serve.engine import Engine
 from retort.serve.requests.request import Incoming

@@ -22,7 +22,7 @@ from retort.core.errors import ArtifactError
 from retort.core.options.stage_options import DataSpec
 from retort.core.preprocessing.sample_reader import SampleReader
 from retort.core.preprocessing.specs import TextInput
-from retort.core.tensors import Signature
+from retort.core.signature import Signature
 from retort.pipeline.run import run
 from retort.serve.engine import Engine
 from retort.serve.requests.replies import Answer

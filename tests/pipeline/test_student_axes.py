@@ -22,7 +22,8 @@ from retort.core.console import SILENT, Console
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.options.stage_options import DistillOptions, ModelSpec
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.pipeline.dispatch import run_stage
 from retort.pipeline.student_axes import missing_axes
 from retort.serve.engine import Engine

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from retort.core.errors import ArtifactError, VerificationError
 from retort.core.session import open_session
-from retort.core.tensors import Signature
+from retort.core.signature import Signature
 from retort.handlers import tensor
 from retort.serve.batching import Executor
 from retort.serve.bundles.bundle import Parts, inspect_graph, write_bundle

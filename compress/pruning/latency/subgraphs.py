@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from ....core.artifact import stable_hash
-from ....core.tensors import Signature, TensorSpec
+from ....core.signature import Signature
+from ....core.tensors import TensorSpec
 from ...graph.module_edit import fetch
 from ...graph.rows import batch_axes, rows
 from ...program import Program

@@ -9,7 +9,8 @@ import torch
 
 from ....core.errors import CaptureError, VerificationError
 from ....core.facts.prune_facts import FileProof
-from ....core.tensors import Array, Signature
+from ....core.signature import Signature
+from ....core.tensors import Array
 from ...graph.devices import as_array, as_tensor
 from ...program import Program, device_of, evaluating, reexport
 from .prove import Proof

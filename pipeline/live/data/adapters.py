@@ -16,7 +16,8 @@ from ....core.data.splits import ALIASES, CALIBRATION, NAMES, TEST, TRAIN, VALID
 from ....core.errors import DataError, UserError
 from ....core.options.recipe import option_faults
 from ....core.options.stage_options import DataSpec, Task
-from ....core.tensors import BATCH, Signature
+from ....core.signature import Signature
+from ....core.tensors import BATCH
 from .feeds import is_array
 from .samples import Reader
 

@@ -11,7 +11,8 @@ import numpy as np
 from ....core.counts import counted, with_article
 from ....core.data.model_inputs import matched
 from ....core.errors import DataError, InputError
-from ....core.tensors import Array, Signature
+from ....core.signature import Signature
+from ....core.tensors import Array
 
 TARGETS = ("labels", "label", "targets", "target")
 """Keys of a batch that are its targets if the model has no input with that name."""

@@ -16,7 +16,8 @@ from ....core.data.array_splits import array_split
 from ....core.data.sample_axis import rows_first
 from ....core.data.splits import ArraySplit, Batch, Split, check_finite
 from ....core.errors import DataError
-from ....core.tensors import Array, Signature
+from ....core.signature import Signature
+from ....core.tensors import Array
 from .feeds import as_numpy, is_array, taken_apart
 
 LIMIT_BYTES = 4 << 30

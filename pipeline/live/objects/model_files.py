@@ -16,7 +16,7 @@ from ....core.facts.export_facts import ExportFacts
 from ....core.kinds import Kind
 from ....core.options.stage_options import Provider
 from ....core.session import PROVIDERS, Session, SessionOptions, open_session
-from ....core.tensors import Signature
+from ....core.signature import Signature
 from ..data.feeds import as_numpy, bound, like_inputs
 from ..workspace import Workspace
 from .facts import Facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ....core.tensors import Signature
+from ....core.signature import Signature
 
 _CELL = "text-align:left;padding:2px 12px 2px 0;vertical-align:top"
 

@@ -12,7 +12,8 @@ from ....core.counts import counted
 from ....core.data.splits import Splits
 from ....core.errors import ModelError
 from ....core.formats.program_file import read_signature
-from ....core.tensors import Array, Signature
+from ....core.signature import Signature
+from ....core.tensors import Array
 from ..data.feeds import as_numpy, bound, like_inputs
 from ..workspace import Workspace
 from .facts import Facts

@@ -14,7 +14,7 @@ from ....core.context import Context, Place
 from ....core.facts.pack_facts import PackFacts, PackTiming
 from ....core.options.serving_options import PackOptions
 from ....core.session import Session, SessionOptions, open_session
-from ....core.tensors import Signature
+from ....core.signature import Signature
 from ...bundles.bundle import Policy as Policy
 from ...bundles.bundle import answer_golden, read_graph, settings_of, write_bundle
 from ...bundles.raw_inputs import with_raw_inputs

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ....core.errors import ArtifactError
 from ....core.formats.onnx_side_files import is_side_file, side_files
 from ....core.preprocessing.fitting import has_tokenizer
-from ....core.tensors import Signature
+from ....core.signature import Signature
 from ...engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, TOKENIZER
 from ...requests.hook import HOOK
 from ...settings import Settings

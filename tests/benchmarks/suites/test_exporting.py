@@ -12,7 +12,8 @@ from retort.benchmarks.machine import cpu_features, int8_outlook
 from retort.benchmarks.suites import coverage, exporting, exporting_table
 from retort.benchmarks.suites.exporting_shapes import free, lengths, sides
 from retort.core.console import SILENT
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 MODELS = coverage.models()
 

@@ -20,7 +20,8 @@ from retort.benchmarks.timing.clocks import Clocks, single
 from retort.core.console import Console
 from retort.core.errors import InputError, UserError
 from retort.core.options.stage_options import BenchOptions
-from retort.core.tensors import Array, Feeds, Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import Array, Feeds, TensorSpec
 
 
 class Machine:

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from retort.__main__ import main
 from retort.core.errors import InputError
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.serve.client import Client
 from retort.serve.requests.replies import CLASSES_HEADER, encode
 from retort.serve.requests.request import Request

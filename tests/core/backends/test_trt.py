@@ -17,7 +17,8 @@ from retort.core.backends.trt_versions import Flavor, load_flavor, same_line
 from retort.core.context import Place
 from retort.core.errors import ArtifactError, InputError, MachineError
 from retort.core.session import SessionOptions, open_session
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 _spec = importlib.util.spec_from_file_location("trt_double", Path(__file__).parents[2] / "trt_double.py")
 assert _spec is not None

@@ -15,7 +15,8 @@ from retort.core.data.array_splits import classes_of
 from retort.core.data.model_inputs import fit_to
 from retort.core.data.splits import ArraySplit, Splits, Subset, targets_in_memory
 from retort.core.errors import DataError
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "float32", ("batch", 2)),), (TensorSpec("y", "float32", ("batch", 2)),))
 PART = ArraySplit({"x": np.zeros((4, 2), np.float32)}, np.zeros(4, np.int64))

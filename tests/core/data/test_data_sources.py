@@ -14,7 +14,8 @@ from retort.core.data.model_inputs import fit_to, matched
 from retort.core.data.splits import ArraySplit, Splits, as_arrays
 from retort.core.errors import DataError, MissingFileError, UserError
 from retort.core.options.stage_options import DataSpec
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 
 def load(source: str, base: Path, **keys: object) -> Splits:

@@ -11,7 +11,8 @@ from data_files import load, write
 from retort.core.data.model_inputs import fit_to
 from retort.core.data.splits import Splits
 from retort.core.errors import DataError
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 MODEL = Signature((TensorSpec("x", "float32", ("batch", 2)),), (TensorSpec("y", "float32", ("batch", 2)),))
 

@@ -17,7 +17,8 @@ from retort.core.data.model_inputs import fit_to
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import InputError
 from retort.core.options.stage_options import DataSpec
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 COUNT = 30
 

@@ -10,7 +10,8 @@ import pytest
 from retort.core.errors import InputError, VerificationError
 from retort.core.explanation.explain import Setting, explain
 from retort.core.explanation.explanation import Asked
-from retort.core.tensors import Array, Feeds, Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import Array, Feeds, TensorSpec
 
 SIGNED = Signature((TensorSpec("x", "float32", ("batch", 6)),), (TensorSpec("y", "float32", ("batch", 1)),))
 SAMPLES = np.arange(12, dtype=np.float32).reshape(2, 6)

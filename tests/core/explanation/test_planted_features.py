@@ -10,7 +10,8 @@ import pytest
 from retort.core.errors import InputError
 from retort.core.explanation.explain import Setting, explain
 from retort.core.explanation.explanation import Asked, Explanation, Method
-from retort.core.tensors import Array, Feeds, Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import Array, Feeds, TensorSpec
 
 RANDOM = np.random.default_rng(0)
 PATTERN = np.sign(RANDOM.normal(size=(4, 4))).astype(np.float32)

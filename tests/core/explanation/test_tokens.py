@@ -9,7 +9,8 @@ from retort.core.errors import InputError
 from retort.core.explanation.explain import Setting, explain
 from retort.core.explanation.explanation import Asked
 from retort.core.preprocessing.symbols import spell
-from retort.core.tensors import Array, Feeds, Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import Array, Feeds, TensorSpec
 
 SYMBOLS = tuple("abcdefghijklmnopqrstuvwxyz .")
 CHARACTERS = Signature(

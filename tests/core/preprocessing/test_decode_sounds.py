@@ -13,7 +13,8 @@ from retort.core.errors import DataError, LimitError
 from retort.core.preprocessing.decode_sounds import read_sound
 from retort.core.preprocessing.sample_reader import SampleReader
 from retort.core.preprocessing.specs import SoundInput
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 ONE_SECOND = SoundInput(sample_rate=16_000, seconds=1.0)
 ANY = SoundInput(sample_rate=16_000)

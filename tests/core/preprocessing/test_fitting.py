@@ -6,7 +6,8 @@ import pytest
 
 from retort.core.preprocessing.fitting import preprocessed, single_field
 from retort.core.preprocessing.specs import ImageInput, Preprocessing, SoundInput, TextInput
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 IMAGE, SOUND, TEXT = ImageInput("picture", (8, 6)), SoundInput("wave", 8000, 0.5), TextInput(length=16)
 

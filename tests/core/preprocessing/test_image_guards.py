@@ -15,7 +15,8 @@ from retort.core.errors import InputError, LimitError
 from retort.core.preprocessing.image_guards import guarded
 from retort.core.preprocessing.sample_reader import SampleReader
 from retort.core.preprocessing.specs import ImageInput
-from retort.core.tensors import Array, Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import Array, TensorSpec
 
 SPEC = ImageInput("image", (8, 8), resize=9)
 SIGNATURE = Signature(

@@ -6,7 +6,8 @@ import pytest
 
 from retort.core.errors import InputError
 from retort.core.preprocessing.symbols import spell
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 TEXT = Signature(
     (TensorSpec("lengths", "int64", ("batch",)), TensorSpec("ids", "int64", ("batch", 4))),

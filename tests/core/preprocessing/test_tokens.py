@@ -12,7 +12,8 @@ from retort.core.errors import InputError, UserError
 from retort.core.preprocessing.sample_reader import SampleReader
 from retort.core.preprocessing.specs import Side, TextInput
 from retort.core.preprocessing.tokens import Tokenizer
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 
 tokenizers: Any = pytest.importorskip("tokenizers")
 NAMES = ("input_ids", "attention_mask", "token_type_ids")

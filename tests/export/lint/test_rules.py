@@ -17,7 +17,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.export.lint import Finding, lint
 from retort.export.translate import to_onnx
 

@@ -27,7 +27,8 @@ from retort.core.grid import Grid
 from retort.core.metrics.task_metrics import sqnr_db
 from retort.core.options.stage_options import QuantizeOptions
 from retort.core.session import open_session
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.export.lint import lint
 from retort.export.ort.kernels import integer_kernels
 from retort.export.qdq.grids import convert

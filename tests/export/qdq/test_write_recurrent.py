@@ -29,7 +29,7 @@ from retort.core.metrics.task_metrics import sqnr_db
 from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions, Target
 from retort.core.session import open_session
-from retort.core.tensors import Signature
+from retort.core.signature import Signature
 from retort.export.lint import lint
 from retort.export.ort.kernels import optimized
 from retort.export.stage import write_graph

@@ -21,7 +21,7 @@ from retort.core.context import Place
 from retort.core.errors import ArtifactError, MachineError, RetortError, UserError, VerificationError
 from retort.core.facts.engine_facts import EngineFacts
 from retort.core.options.stage_options import EngineOptions
-from retort.core.tensors import Signature
+from retort.core.signature import Signature
 from retort.core.terminal.interruption import kept_by
 from retort.export.trt.build_process import BuildRequest, run_build
 from retort.export.trt.stage import build_engine, rebuild_command

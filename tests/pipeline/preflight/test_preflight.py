@@ -19,7 +19,7 @@ from retort.compress.sources import trial_run
 from retort.core.context import Context
 from retort.core.errors import MissingFileError, RecipeError
 from retort.core.options.stage_options import CaptureOptions, ModelSpec
-from retort.core.tensors import Signature
+from retort.core.signature import Signature
 from retort.pipeline import run
 from retort.pipeline.preflight import machine_needs
 from retort.pipeline.preflight.preflight import check_recipe

@@ -28,7 +28,8 @@ from retort.core.errors import MachineError
 from retort.core.facts.measurement_facts import PlacementFacts
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import QatOptions, QuantizeOptions
-from retort.core.tensors import Feeds, Signature
+from retort.core.signature import Signature
+from retort.core.tensors import Feeds
 from retort.pipeline import run, stages
 from retort.pipeline.tuning import int8_speed, mixed_precision
 

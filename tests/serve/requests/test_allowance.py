@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retort.core.errors import InputError, LimitError
+from retort.core.signature import Signature
 from retort.core.system.garbage import no_collections
-from retort.core.tensors import BATCH, Signature, TensorSpec
+from retort.core.tensors import BATCH, TensorSpec
 from retort.serve.requests import allowance, bodies, wire
 from retort.serve.requests.replies import refuse
 from retort.serve.requests.request import Incoming, decode

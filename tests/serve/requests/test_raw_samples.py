@@ -19,7 +19,8 @@ from PIL import Image
 from retort.core.errors import InputError, LimitError, UserError
 from retort.core.preprocessing.sample_reader import SampleReader
 from retort.core.preprocessing.specs import ImageInput, SoundInput, TextInput
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.serve.requests.request import TOP_K_HEADER, Incoming, Request, decode
 from retort.serve.requests.v2 import LENGTH_HEADER
 from retort.serve.requests.wire import JSON, write_npy

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from retort.core.errors import InputError, LimitError, RetortError
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.serve.requests.content_types import FORM, negotiate
 from retort.serve.requests.replies import encode, refuse
 from retort.serve.requests.request import Incoming, decode

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from retort.core.errors import InputError
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.serve.requests.replies import encode
 from retort.serve.requests.request import Incoming, Request, decode
 from retort.serve.requests.v2 import LENGTH_HEADER, OCTETS, V2_TYPES, binary_tensor, parse_binary, tensor_of, v2_tensor

@@ -25,7 +25,8 @@ from retort.core.context import Context, Place
 from retort.core.errors import ArtifactError, UserError
 from retort.core.options.serving_options import BundleOptions, PackOptions
 from retort.core.session import open_session
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.serve.bundles.bundled import check_bundle
 from retort.serve.bundles.stage import bundle
 from retort.serve.settings import Settings

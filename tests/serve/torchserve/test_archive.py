@@ -23,8 +23,9 @@ from retort.core.context import Place
 from retort.core.errors import ArtifactError, MachineError, MissingFileError, UserError
 from retort.core.options.serving_options import PackOptions
 from retort.core.session import open_session
+from retort.core.signature import Signature
 from retort.core.system.installation import install_command
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.tensors import TensorSpec
 from retort.serve.engine import Engine
 from retort.serve.requests.wire import write_npz
 from retort.serve.settings import Limits, Settings

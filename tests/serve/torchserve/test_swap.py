@@ -27,7 +27,8 @@ from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import ServeOptions
 from retort.core.preprocessing.specs import ImageInput
 from retort.core.session import open_session
-from retort.core.tensors import Signature, TensorSpec
+from retort.core.signature import Signature
+from retort.core.tensors import TensorSpec
 from retort.serve.client import Client, predict
 from retort.serve.connection import Connections
 from retort.serve.known_servers import KnownServer, announced, current_archives, known_servers

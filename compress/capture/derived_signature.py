@@ -12,7 +12,8 @@ import torch
 
 from ...core.backends.eager import dtype_name
 from ...core.errors import ModelError
-from ...core.tensors import Signature, TensorSpec, multiple
+from ...core.signature import Signature
+from ...core.tensors import TensorSpec, multiple
 
 Tensors = dict[str, torch.Tensor]
 Dynamic = Mapping[str, Mapping[int, str]]
