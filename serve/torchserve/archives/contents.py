@@ -12,6 +12,7 @@ from ....core.errors import ArtifactError
 from ....core.formats.onnx_side_files import is_side_file, side_files
 from ....core.preprocessing.fitting import has_tokenizer
 from ....core.signature import Signature
+from ...bundles.runtime_half import ROOT
 from ...engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, TOKENIZER
 from ...requests.hook import HOOK
 from ...settings import Settings
@@ -39,7 +40,7 @@ def manifest(settings: Settings, handler: str) -> bytes:
 
 def stand_in() -> bytes:
     """The content of :data:`STAND_IN`."""
-    return Path(__file__).with_name("without_torch.py").read_bytes()
+    return (ROOT / "serve/torchserve/archives/without_torch.py").read_bytes()
 
 
 def needs_torch(source: bytes) -> bool:
