@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..core.artifact import Artifact
-from ..core.errors import UserError
+from ..core.options.execution_provider import given_options
 from ..core.options.stage_options import BenchOptions
 from ..core.session import BACKENDS, PROVIDERS, Session, SessionOptions, open_session
 from ..core.tensors import BATCH
@@ -41,12 +41,7 @@ def session_options(options: BenchOptions) -> SessionOptions:
         UserError: a range or an option of the provider has a wrong form.
     """
     providers = PROVIDERS[options.provider]
-    asked = {key: value for key, _, value in (item.partition("=") for item in options.provider_option)}
-    if asked and (not providers or not all(asked.values())):
-        raise UserError(
-            f"--provider-option {options.provider_option[0]} cannot be given to the provider {options.provider}",
-            "write key=value, with --provider cuda or tensorrt",
-        )
+    asked = given_options(options.provider_option, options.provider)
     return SessionOptions(
         threads=options.threads,
         providers=providers,

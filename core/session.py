@@ -41,6 +41,7 @@ class SessionOptions:
         cuda_graphs: record a CUDA graph per shape (TensorRT).
         ranges: ranges of dynamic axes for ONNX Runtime's TensorRT provider; the batch axis has a default range.
         engine_cache: folder of that provider's engines; empty means the user's cache folder, ``off`` means none.
+        device: number of the GPU that CUDA and TensorRT use.
     """
 
     threads: int = 1
@@ -51,6 +52,7 @@ class SessionOptions:
     cuda_graphs: bool = True
     ranges: Ranges = field(default_factory=dict)
     engine_cache: str = ""
+    device: int = 0
 
 
 class Session(Protocol):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,12 @@ import numpy as np
 from ..core.errors import InputError, VerificationError
 from ..core.preprocessing.fitting import has_tokenizer
 from ..core.preprocessing.sample_reader import SampleReader
-from ..core.session import Session, SessionOptions, open_session
+from ..core.session import Session
 from ..core.signature import Signature
 from ..core.tensors import Array
 from .batching import Executor, batch_axis, combinable
 from .explanations import explained, wants_explanation
-from .integrity import check_file, read_checked, read_sums
+from .integrity import read_checked, read_sums
 from .requests.hook import HOOK, Hook, load_hook
 from .requests.json_text import dump
 from .requests.replies import Answer, encode, refuse
@@ -33,10 +32,9 @@ from .requests.request import Incoming, Request, decode, of_arrays
 from .requests.v2 import metadata
 from .requests.wire import read_npz
 from .settings import TRUSTED, Settings
+from .worker_session import MODEL, open_checked, thread_budget, workers_of_server
 
-MODEL, SIGNATURE, GOLDEN, SETTINGS = "model.onnx", "signature.json", "golden.npz", "serving.json"
-WORKERS = "RETORT_SERVER_WORKERS"
-"""Environment variable with the number of workers of all models of a server, which share its cores."""
+SIGNATURE, GOLDEN, SETTINGS = "signature.json", "golden.npz", "serving.json"
 TOKENIZER = "tokenizer.json"
 """The file of the tokenizer of a model that takes its tokens."""
 
@@ -70,8 +68,12 @@ class Engine:
     handler_version: str = ""
 
     @staticmethod
-    def load(folder: Path) -> Engine:
+    def load(folder: Path, device: int = 0, providers: tuple[str, ...] | None = None) -> Engine:
         """Open a bundle or an unpacked archive, run its golden inputs and warm every batch size.
+
+        Args:
+            device: number of the GPU, where the settings ask for one.
+            providers: execution providers instead of those of the settings, to try a model without their hardware.
 
         Raises:
             ArtifactError: a file is missing, altered or unreadable.
@@ -85,8 +87,10 @@ class Engine:
         golden = split_golden(read_npz(read_checked(folder, GOLDEN, sums), TRUSTED))
         reader = read_samples(folder, sums, signature)
         settings = replace(settings, threads=thread_budget(settings, workers=workers_of_server()))
+        if providers is not None:
+            settings = replace(settings, providers=providers)
         hook = load_hook(read_checked(folder, HOOK, sums)) if settings.hook else None
-        session = _open(folder, sums, settings, signature)
+        session = open_checked(folder, sums, settings, signature, device)
         engine = Engine(session, signature, settings, Executor(session, settings), golden, sums, reader, hook)
         engine.golden_error = engine.self_test()
         engine.executor.measure(golden[0], reader.other_lengths(golden[0]) if reader is not None else ())
@@ -197,15 +201,6 @@ class Engine:
         self.session.close()
 
 
-def _open(folder: Path, sums: Mapping[str, str], settings: Settings, signature: Signature) -> Session:
-    options = SessionOptions(settings.threads, settings.providers, spinning=settings.spinning)
-    if not settings.external:
-        return open_session(read_checked(folder, MODEL, sums), options, signature)
-    for name in (MODEL, *settings.external):
-        check_file(folder, name, sums)
-    return open_session(folder / MODEL, options, signature)
-
-
 def read_samples(folder: Path, sums: Mapping[str, str], signature: Signature) -> SampleReader | None:
     """What reads pictures, texts and recordings for a model; None for a model that takes only arrays.
 
@@ -216,33 +211,6 @@ def read_samples(folder: Path, sums: Mapping[str, str], signature: Signature) ->
     if not signature.preprocessing:
         return None
     return SampleReader(signature, read_checked(folder, TOKENIZER, sums) if has_tokenizer(signature) else b"")
-
-
-def thread_budget(settings: Settings, cores: int | None = None, workers: int = 0) -> int:
-    """Runtime threads of one worker: the requested number, at most its share of the usable cores (serve.md H11).
-
-    Args:
-        cores: number of usable cores; by default derived from affinity and cgroup quota.
-        workers: number of workers of the whole server; 0 if there are only those of the archive.
-    """
-    share = max(1, (cores or usable_cores()) // max(1, workers or settings.workers))
-    return min(settings.threads, share) if settings.threads else share
-
-
-def workers_of_server() -> int:
-    """How many workers the server has that started this one; 0 if it does not say."""
-    text = os.environ.get(WORKERS, "")
-    return int(text) if text.isdecimal() else 0
-
-
-def usable_cores() -> int:
-    """Number of cores that this process may use: its affinity, limited by the cgroup's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return cores
 
 
 def split_golden(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -65,7 +65,8 @@ class Endpoint:
             self.engine.close()
             self.engine = None
         try:
-            self.engine = Engine.load(Path(context.system_properties["model_dir"]))
+            properties = context.system_properties
+            self.engine = Engine.load(Path(properties["model_dir"]), gpu_of(properties.get("gpu_id")))
             if self.reads not in {"tensor"} | {spec.kind for spec in self.engine.signature.preprocessing}:
                 message = f"the handler reads {self.reads}, and the signature does not say how it becomes an input"
                 raise ArtifactError(message, "pack the model again")
@@ -91,6 +92,11 @@ class Endpoint:
         if now - self._warned.get(signature, -60.0) >= 60.0:
             self._warned[signature] = now
             _log.warning("retort: requests fail: %s", signature)
+
+
+def gpu_of(given: object) -> int:
+    """The number of the GPU that TorchServe gives to a worker; 0 where it gives none."""
+    return given if isinstance(given, int) and given > 0 else 0
 
 
 def load_failure(error: BaseException) -> RuntimeError:

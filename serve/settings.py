@@ -52,6 +52,8 @@ class Settings:
         buckets: batch sizes to which batches are padded; empty means no padding.
         threads: largest number of runtime threads per worker; 0 takes the worker's share of the cores.
         providers: ONNX Runtime execution providers, the first of which is required; empty means CPU.
+        provider_options: options of the first provider.
+        ranges: smallest, usual and largest size of dynamic axes, for the provider of TensorRT.
         allow_nan: whether NaN may be sent; infinities always may (attention masks use them).
         golden_tolerance: largest error of the golden outputs, relative to their range.
         warmup_s: seconds that warm-up and measurement may take at load.
@@ -73,6 +75,8 @@ class Settings:
     threads: int = 1
     spinning: bool = False
     providers: tuple[str, ...] = ()
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     allow_nan: bool = False
     golden_tolerance: float = 1e-3
     warmup_s: float = 5.0
@@ -84,6 +88,11 @@ class Settings:
     hook: bool = False
     limits: Limits = field(default_factory=Limits)
     contract: int = CONTRACT
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether a worker needs a GPU of its own."""
+        return bool(self.providers) and self.providers[0] != "CPUExecutionProvider"
 
     def to_json(self) -> bytes:
         """Indented JSON, the same bytes for equal settings."""
@@ -116,6 +125,9 @@ def _typed(owner: type, raw: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"unknown key {', '.join(unknown)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    for key in ("provider_options", "ranges"):
+        if key in values:
+            values[key] = _checked_mapping(key, values[key])
     for key, value in values.items():
         wanted = (int, float) if isinstance(defaults[key], float) else type(defaults[key])
         if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(defaults[key], bool):
@@ -124,3 +136,14 @@ def _typed(owner: type, raw: Mapping[str, Any]) -> dict[str, Any]:
         if key in values and values[key] not in choices:
             raise ValueError(f"{key} is {values[key]!r}")
     return values
+
+
+def _checked_mapping(key: str, raw: object) -> dict[str, Any]:
+    """A mapping of texts, or of three sizes to each axis."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"{key} is {raw!r}")
+    for value in raw.values():
+        sizes = isinstance(value, list) and len(value) == 3 and all(type(size) is int for size in value)
+        if not (sizes if key == "ranges" else isinstance(value, str)):
+            raise ValueError(f"{key} has {value!r}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}

@@ -25,6 +25,7 @@ from .ort_tensorrt import require_inside, tensorrt_options
 SIGNATURE_KEY = "retort.signature"
 CPU = "CPUExecutionProvider"
 CPU_INFO = Path("/proc/cpuinfo")
+ON_GPU = ("CUDAExecutionProvider", TENSORRT)
 _EXACT, _SHARED = "session.x64quantprecision", "Attempt to replace the existing tensor"
 HEAVY = frozenset(
     ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "Attention", "QLinearConv", "MatMulInteger")
@@ -88,11 +89,12 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     _require(wanted, runtime.get_available_providers(), runtime)
     source = model if isinstance(model, bytes) else str(model)
     shown = "the model" if isinstance(model, bytes) else Path(model).name
-    given = {name: dict(options.provider_options.get(name, {})) for name in wanted}
+    given = {name: _device(name, options) | dict(options.provider_options.get(name, {})) for name in wanted}
     ranges: Ranges | None = None
     if wanted[0] == TENSORRT:
         signature = signature or _signature(_inner(runtime, source, shown, runtime.SessionOptions(), {CPU: {}}))
-        given[TENSORRT], ranges = tensorrt_options(model, signature, options)
+        derived, ranges = tensorrt_options(model, signature, options)
+        given[TENSORRT] = _device(TENSORRT, options) | derived
     inner = _inner(runtime, source, shown, _session_options(runtime, options), given)
     inner.disable_fallback()
     used = inner.get_providers()
@@ -106,6 +108,11 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     if wanted[0] != CPU:
         _require_used(inner, wanted[0], shown)
     return OrtSession(inner, signature or _signature(inner), ranges)
+
+
+def _device(name: str, options: SessionOptions) -> dict[str, str]:
+    """The option that says which GPU a provider uses; without it, ONNX Runtime takes the first."""
+    return {"device_id": str(options.device)} if name in ON_GPU else {}
 
 
 def _inner(runtime: Any, source: bytes | str, shown: str, settings: Any, given: dict[str, dict[str, str]]) -> Any:

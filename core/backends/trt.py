@@ -246,9 +246,10 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
         )
     plan = read_plan(Path(model))
     flavor = load_flavor("run", plan.runtime)
-    device = find_device()
+    device = find_device(options.device)
     if device is None:
-        raise MachineError("no GPU can be used on this machine", "run on a machine with an NVIDIA GPU and its driver")
+        which = f"there is no GPU {options.device} on" if options.device else "no GPU can be used on"
+        raise MachineError(f"{which} this machine", "run on a machine with an NVIDIA GPU and its driver")
     require_home(plan, flavor, device)
     cuda = Cuda(device.index)
     runtime, engine = _deserialize(plan, flavor)

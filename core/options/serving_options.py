@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .data_options import PixelOptions, SoundOptions
 from .named_inputs import NAMES_PATH
-from .option_types import Count, Options
+from .option_types import Count, Options, Provider
 
 Deployment = Literal["torchserve", "triton", "ray", "bentoml", "docker", "kserve"]
 
@@ -50,6 +50,19 @@ class BundleOptions(Options):
     )
     workers: Count = Field(default=1, description="Number of worker processes.")
     threads: Count = Field(default=1, description="Number of runtime threads per worker.")
+    provider: Provider = Field(
+        default="cpu",
+        description="What runs the model: the CPU, or a GPU with ONNX Runtime's provider of CUDA or of TensorRT. A "
+        "worker that does not get it does not start; it never falls back to the CPU.",
+    )
+    axis: tuple[str, ...] = Field(
+        default=(),
+        description="Range of a dynamic axis for the provider tensorrt, as name=min:opt:max. The range of the batch "
+        "axis is set already.",
+    )
+    provider_option: tuple[str, ...] = Field(
+        default=(), description="Option of the provider as key=value, such as trt_fp16_enable=1."
+    )
     max_request_bytes: Count = Field(
         default=6_553_500,
         description="Largest request body, in bytes; less if no request of the model can be so large.",

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..dynamic_kernels import RecurrentForm
 from .option_types import Confidence, Count, Fraction, Positive, Probability, Seed
 from .option_types import Options as Options
+from .option_types import Provider as Provider
 from .option_types import from_string as from_string
 from .prune_options import PruneOptions as PruneOptions
 from .prune_options import SparsifyOptions as SparsifyOptions
@@ -25,7 +26,6 @@ from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
 Target = Literal["cpu", "tensorrt"]
-Provider = Literal["cpu", "cuda", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 
 

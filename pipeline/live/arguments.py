@@ -195,6 +195,9 @@ class BundleArguments(TypedDict, total=False):
     batch_size: int
     workers: int
     threads: int
+    provider: Provider
+    axis: Names
+    provider_option: Names
     max_request_bytes: int
     max_rows: int
 

@@ -12,25 +12,32 @@ from typing import Any
 import numpy as np
 
 from ...core.artifact import Artifact, raise_if_not, sha256_file
+from ...core.backends.ort_tensorrt import ranges_of
+from ...core.console import Console
 from ...core.dynamic_kernels import OPERATORS
 from ...core.errors import ArtifactError, MachineError, UserError
 from ...core.formats.onnx_graphs import all_nodes
 from ...core.formats.onnx_side_files import is_side_file, side_files
+from ...core.options.axis_ranges import parse_axis
+from ...core.options.execution_provider import given_options
 from ...core.options.serving_options import BundleOptions
 from ...core.postprocessing import guessed_reading
-from ...core.session import Session, open_session
+from ...core.session import PROVIDERS, Ranges, Session, open_session
 from ...core.signature import Signature
 from ...core.tensors import BATCH, Array, TensorSpec
-from ..engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, TOKENIZER, Engine, golden_error, smallest_golden, split_golden
+from ..engine import GOLDEN, SETTINGS, SIGNATURE, TOKENIZER, Engine, golden_error, smallest_golden, split_golden
 from ..integrity import SUMS, format_sums
 from ..requests.allowance import allowance
 from ..requests.hook import HOOK
 from ..requests.request import Incoming
 from ..requests.wire import NPZ, read_npz, write_npz
 from ..settings import TRUSTED, Batching, Limits, Settings
+from ..worker_session import MODEL
 
 _FREE_SIZES = (8, 16, 32, 1, 64, 224)
 _LARGEST_RATIO = 4
+_ON_GPU = 1e-2
+"""Least golden tolerance on a GPU, whose products have the 10 bits of mantissa of TF32."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,8 @@ def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
     for name in parts.external:
         shutil.copyfile(parts.model.parent / name, folder / name)
     shutil.copyfile(parts.model, folder / MODEL)
-    settings = replace(settings, external=parts.external, golden_tolerance=_tolerance(folder / MODEL, parts))
+    tolerance = max(_tolerance(folder / MODEL, parts), _ON_GPU if settings.needs_gpu else 0.0)
+    settings = replace(settings, external=parts.external, golden_tolerance=tolerance)
     (folder / SIGNATURE).write_bytes(parts.signature.to_json().encode())
     (folder / GOLDEN).write_bytes(write_npz(parts.golden))
     (folder / SETTINGS).write_bytes(settings.to_json())
@@ -210,7 +218,22 @@ class Policy:
     buckets: tuple[int, ...] = ()
     allow_nan: bool = False
     spinning: bool = False
-    providers: tuple[str, ...] = ()
+
+
+def try_here(folder: Path, console: Console) -> Engine:
+    """Open a bundle that was just written; on the CPU where this machine has not the GPU that its workers need.
+
+    Raises:
+        RetortError: the bundle cannot be served on this machine.
+    """
+    settings = Settings.from_json((folder / SETTINGS).read_bytes())
+    try:
+        return Engine.load(folder)
+    except MachineError as error:
+        if not settings.needs_gpu:
+            raise
+        console.warn(f"{error.message}; the model was tried on the CPU, and its workers start only where that works")
+        return Engine.load(folder, providers=())
 
 
 def answer_golden(engine: Engine) -> None:
@@ -245,7 +268,9 @@ def settings_of(options: BundleOptions, policy: Policy, parts: Parts) -> Setting
         workers=options.workers,
         threads=options.threads,
         spinning=policy.spinning,
-        providers=policy.providers,
+        providers=PROVIDERS[options.provider][:1],
+        provider_options=given_options(options.provider_option, options.provider),
+        ranges=_ranges(options, parts.signature),
         allow_nan=policy.allow_nan,
         scores=options.scores
         if options.scores != "auto"
@@ -254,3 +279,17 @@ def settings_of(options: BundleOptions, policy: Policy, parts: Parts) -> Setting
         hook=bool(parts.hook),
         limits=limits,
     )
+
+
+def _ranges(options: BundleOptions, signature: Signature) -> Ranges:
+    """The range of every dynamic axis for the provider of TensorRT, which builds an engine for them.
+
+    Raises:
+        UserError: an axis does not exist, has no range, or has one that does not fit.
+    """
+    if options.provider != "tensorrt":
+        if options.axis:
+            raise UserError(f"--axis {options.axis[0]} is only for the provider tensorrt", "leave it out")
+        return {}
+    batch = (1, min(options.batch_size, options.max_rows), options.max_rows)
+    return ranges_of(signature, {BATCH: batch, **dict(parse_axis(item) for item in options.axis)})

@@ -12,11 +12,12 @@ from ...core.context import Context, Place
 from ...core.errors import UserError
 from ...core.facts.pack_facts import BundleFacts, PackTiming
 from ...core.options.serving_options import BundleOptions
-from ..engine import MODEL, Engine
+from ..engine import Engine
 from ..integrity import SUMS, format_sums
 from ..settings import Settings
-from .bundle import Parts, Policy, answer_golden, read_graph, settings_of, write_bundle
-from .bundled import BUNDLE, FORMAT, RUNTIME, check_bundle, open_bundle
+from ..worker_session import MODEL
+from .bundle import Parts, Policy, answer_golden, read_graph, settings_of, try_here, write_bundle
+from .bundled import BUNDLE, FORMAT, RUNTIME, check_bundle
 from .raw_inputs import with_raw_inputs
 from .runtime_half import carried_by_bundles
 
@@ -37,7 +38,7 @@ def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Cont
     raise_if_not(parent, "graph")
     parts = with_raw_inputs(read_graph(parent), options, context, context.console)
     with new_artifact(place, "bundle", "bundle", options=options) as draft:
-        engine = write_whole_bundle(draft.folder, parts, options)
+        engine = write_whole_bundle(draft.folder, parts, options, context.console)
         draft.facts = bundle_facts(draft.folder, draft.folder, engine)
         warn_if_alone(parts, context.console)
     return load_artifact(place.directory)
@@ -61,7 +62,7 @@ def agreed_options(options: Chosen, parent: Artifact) -> Chosen:
     return options.model_copy(update={name: getattr(stored, name) for name in BundleOptions.model_fields})
 
 
-def write_whole_bundle(folder: Path, parts: Parts, options: BundleOptions, policy: Policy | None = None) -> Engine:
+def write_whole_bundle(folder: Path, parts: Parts, options: BundleOptions, console: Console) -> Engine:
     """Write a bundle with its runtime, and open it once.
 
     Returns:
@@ -70,7 +71,7 @@ def write_whole_bundle(folder: Path, parts: Parts, options: BundleOptions, polic
     Raises:
         RetortError: the bundle cannot be served on this machine.
     """
-    settings = write_bundle(folder, parts, settings_of(options, policy or Policy(), parts))
+    settings = write_bundle(folder, parts, settings_of(options, Policy(), parts))
     for name, content in carried_by_bundles(RUNTIME).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -78,7 +79,8 @@ def write_whole_bundle(folder: Path, parts: Parts, options: BundleOptions, polic
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != SUMS]
     sums = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
     (folder / SUMS).write_bytes(format_sums(sums))
-    engine = open_bundle(folder)
+    check_bundle(folder)
+    engine = try_here(folder, console)
     try:
         answer_golden(engine)
     finally:
@@ -93,7 +95,7 @@ def _description(parts: Parts, settings: Settings) -> bytes:
         "name": settings.name,
         "version": settings.version,
         "runtime": RUNTIME,
-        "needs": list(NEEDS),
+        "needs": [need.replace("onnxruntime", "onnxruntime-gpu") if settings.needs_gpu else need for need in NEEDS],
         "inputs": [spec.describe() for spec in signature.inputs],
         "outputs": [spec.describe() for spec in signature.outputs],
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.context import Context, Place
-from ...core.errors import ArtifactError
+from ...core.errors import ArtifactError, UserError
 from ...core.options.serving_options import PackOptions
 from ..bundles.bundle import read_graph
 from ..bundles.raw_inputs import with_raw_inputs
@@ -50,11 +50,16 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
         StorageError: the disk is full or not writable.
     """
     options = agreed_options(options, parent)
+    if options.provider != "cpu":
+        raise UserError(
+            f"--provider {options.provider} cannot be served by {options.target}, whose files here are for CPUs",
+            "pack for torchserve, or make a bundle and serve it on a host with a GPU",
+        )
     parts = with_raw_inputs(read_graph(parent), options, context, context.console)
     target = TARGETS[options.target]
     with new_artifact(place, "deployment", "pack", options=options) as draft:
         folder = draft.folder / target.bundle_folder(options.name)
-        engine = write_whole_bundle(folder, parts, options)
+        engine = write_whole_bundle(folder, parts, options, context.console)
         settings = Settings.from_json((folder / "serving.json").read_bytes())
         made = Deployed(draft.folder, folder, parts, settings, options)
         commands = target.write(made)

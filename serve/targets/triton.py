@@ -11,7 +11,8 @@ from ...core.counts import listed
 from ...core.errors import UserError
 from ...core.preprocessing.specs import SAMPLES
 from ...core.tensors import BATCH
-from ..engine import MODEL, smallest_golden, split_golden
+from ..engine import smallest_golden, split_golden
+from ..worker_session import MODEL
 from . import triton_config as config
 from .deployed import Commands, Deployed
 

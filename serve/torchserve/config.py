@@ -15,6 +15,9 @@ from ..settings import Settings
 from .ports import Ports
 
 _MIN_STARTUP_S = 60
+_ENGINE_STARTUP_S = 1200
+"""Where the provider of TensorRT may have to build its engine in the worker, in seconds."""
+_MOST_GPUS = 64
 # TorchServe always starts its gRPC servers. On Linux a listening TCP socket may have a multicast address, but nothing
 # can connect to one (ENETUNREACH); 224.0.0.0 is the one that is never assigned (RFC 1112).
 _UNREACHABLE = "224.0.0.0"
@@ -27,7 +30,7 @@ def model_config(settings: Settings, options: PackOptions, load_s: float) -> byt
     Args:
         load_s: measured seconds to load; the timeout doubles in steps, so that equal inputs give equal archives.
     """
-    startup = _MIN_STARTUP_S
+    startup = _ENGINE_STARTUP_S if settings.ranges else _MIN_STARTUP_S
     while startup < 4 * load_s:
         startup *= 2
     values = {
@@ -37,9 +40,14 @@ def model_config(settings: Settings, options: PackOptions, load_s: float) -> byt
         "maxBatchDelay": options.max_batch_delay_ms,  # 0 would mean "unset", which is 100 ms
         "responseTimeout": options.response_timeout_s,
         "startupTimeout": startup,
-        "deviceType": '"cpu"',
+        "deviceType": device_type(settings),
     }
     return "".join(f"{key}: {value}\n" for key, value in values.items()).encode()
+
+
+def device_type(settings: Settings) -> str:
+    """The value of ``deviceType`` in ``model-config.yaml``; with ``gpu``, each worker gets the number of a GPU."""
+    return '"gpu"' if settings.needs_gpu else '"cpu"'
 
 
 def unix_sockets() -> bool:
@@ -110,7 +118,8 @@ def config_properties(models: Mapping[str, Settings], ports: Ports, host: str, s
         "number_of_netty_threads": front.threads,
         "netty_client_threads": front.threads,
         "default_workers_per_model": 1,
-        "number_of_gpu": 0,
+        # at most; TorchServe takes those that it finds, gives each worker one of them, and none to models for the CPU
+        "number_of_gpu": _MOST_GPUS if any(settings.needs_gpu for settings in models.values()) else 0,
         "metrics_mode": "prometheus",
         "disable_system_metrics": "true",
         "model_metrics_auto_detect": "false",

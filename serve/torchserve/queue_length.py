@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from ...core.console import Console
 from ...core.errors import RetortError
-from ...core.session import SessionOptions
 from ...core.signature import Signature
 from ...core.tensors import Array
 from ..batching import Executor
-from ..engine import GOLDEN, SIGNATURE, smallest_golden, split_golden, thread_budget, usable_cores
+from ..engine import GOLDEN, SIGNATURE, smallest_golden, split_golden
 from ..requests.wire import read_npz
 from ..settings import TRUSTED, Settings
+from ..worker_session import session_options, thread_budget, usable_cores
 from .archives.archive import Mar, open_model
 from .archives.contents import batch_delay_ms
 from .archives.mar import read_member
@@ -130,7 +130,7 @@ def times_of_batches_ms(mar: Mar) -> list[float]:
     settings = replace(mar.settings, threads=thread_budget(mar.settings), warmup_s=_TIMING_S)
     signature = Signature.from_json(read_member(mar.path, SIGNATURE))
     golden = split_golden(read_npz(read_member(mar.path, GOLDEN), TRUSTED))
-    session = open_model(mar, SessionOptions(settings.threads, settings.providers, spinning=settings.spinning))
+    session = open_model(mar, session_options(settings))
     try:
         executor = Executor(session, settings)
         executor.measure(golden[0])

@@ -21,8 +21,8 @@ from ...core.system.atomic_files import storage_errors
 from ...core.system.java import Java, find_java
 from ..client import Client
 from ..connection import UNIX
-from ..engine import WORKERS
 from ..requests.hook import HOOK
+from ..worker_session import WORKERS
 from .archives.archive import open_mar
 from .audit import raise_if_unsafe
 from .config import FrontEnd, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets

@@ -16,14 +16,15 @@ from ....core.options.serving_options import PackOptions
 from ....core.session import Session, SessionOptions, open_session
 from ....core.signature import Signature
 from ...bundles.bundle import Policy as Policy
-from ...bundles.bundle import answer_golden, read_graph, settings_of, write_bundle
+from ...bundles.bundle import answer_golden, read_graph, settings_of, try_here, write_bundle
 from ...bundles.raw_inputs import with_raw_inputs
 from ...bundles.runtime_half import ROOT, carried
 from ...bundles.stage import agreed_options
-from ...engine import MODEL, SIGNATURE, Engine
+from ...engine import SIGNATURE, Engine
 from ...integrity import SUMS
 from ...requests.hook import HOOK
 from ...settings import Settings
+from ...worker_session import MODEL
 from ..config import model_config
 from .contents import CONFIG, MANIFEST, check_contents, manifest, needs_torch, stand_in
 from .mar import STAND_IN, read_member, verify_mar, write_mar
@@ -64,7 +65,7 @@ def write_archive(
         folder = draft.folder
         wanted = settings_of(options, policy or Policy(), parts)
         settings = write_bundle(folder / "bundle", parts, wanted)
-        engine = Engine.load(folder / "bundle")
+        engine = try_here(folder / "bundle", console)
         answer_golden(engine)
         engine.close()
         write_mar(folder / "model.mar", mar_members(folder / "bundle", settings, options, engine.load_s, parts.handler))

@@ -13,16 +13,18 @@ from ....core.formats.onnx_side_files import is_side_file, side_files
 from ....core.preprocessing.fitting import has_tokenizer
 from ....core.signature import Signature
 from ...bundles.runtime_half import ROOT
-from ...engine import GOLDEN, MODEL, SETTINGS, SIGNATURE, TOKENIZER
+from ...engine import GOLDEN, SETTINGS, SIGNATURE, TOKENIZER
 from ...requests.hook import HOOK
 from ...settings import Settings
+from ...worker_session import MODEL
+from ..config import device_type
 from .mar import STAND_IN, read_member
 
 MANIFEST, CONFIG = "MAR-INF/MANIFEST.json", "model-config.yaml"
 HANDLERS = ("tensor.py", "image.py", "text.py", "audio.py")
 _REMEDY = "the archive was not written by this `retort pack`; pack the model again"
 _NAME, _VERSION = re.compile(r"[A-Za-z0-9_-]+"), re.compile(r"[A-Za-z0-9_.-]+")
-_LINE = re.compile(r'(\w+): ([1-9]\d{0,8}|"cpu")')
+_LINE = re.compile(r'(\w+): ([1-9]\d{0,8}|"[cg]pu")')
 
 
 def manifest(settings: Settings, handler: str) -> bytes:
@@ -109,7 +111,7 @@ def _contradiction(text: str, settings: Settings) -> str | None:
         "minWorkers": str(settings.workers),
         "maxWorkers": str(settings.workers),
         "batchSize": str(settings.batch_size),
-        "deviceType": '"cpu"',
+        "deviceType": device_type(settings),
     }
     wanted = {*fixed, "maxBatchDelay", "responseTimeout", "startupTimeout"}
     seen: set[str] = set()

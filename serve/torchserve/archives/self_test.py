@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ....core.errors import ArtifactError, VerificationError
-from ....core.session import SessionOptions
 from ...bundles.runtime_half import carried
-from ...engine import GOLDEN, golden_error, split_golden, thread_budget
+from ...engine import GOLDEN, golden_error, split_golden
 from ...requests.wire import read_npz
 from ...settings import TRUSTED
+from ...worker_session import session_options, thread_budget
 from .archive import Mar, open_model
 from .mar import read_member
 
@@ -39,7 +39,7 @@ def prove(mar: Mar) -> Proof:
     if not expected:
         raise ArtifactError(f"{mar.path.name} has no golden outputs", "pack the model again")
     settings = mar.settings
-    session = open_model(mar, SessionOptions(thread_budget(settings), settings.providers, spinning=settings.spinning))
+    session = open_model(mar, session_options(replace(settings, threads=thread_budget(settings))))
     try:
         error = golden_error(session.run(inputs), expected)
     finally:

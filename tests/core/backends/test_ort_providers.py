@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from ort_double import Runtime
 
 from retort.__main__ import main
 from retort.benchmarks.sessions import session_options
@@ -111,47 +111,6 @@ def test_a_program_is_not_run_by_a_provider_of_another_runtime(tmp_path: Path) -
         open_session(tmp_path / "net.pt2", SessionOptions(providers=PROVIDERS["tensorrt"]))
 
 
-class Node:
-    """A node as ONNX Runtime reports it."""
-
-    def __init__(self, op_type: str) -> None:
-        self.op_type = op_type
-
-
-class Part:
-    """Nodes of one provider."""
-
-    def __init__(self, ep_name: str, operators: Sequence[str]) -> None:
-        self.ep_name, self._nodes = ep_name, [Node(name) for name in operators]
-
-    def get_nodes(self) -> list[Node]:
-        """Its nodes."""
-        return self._nodes
-
-
-class Runtime:
-    """A simulated ONNX Runtime with GPU providers, which records requests and computes with the real one."""
-
-    def __init__(self, placed: dict[str, list[str]]) -> None:
-        self.asked: list[tuple[list[str], list[dict[str, str]]]] = []
-        self.placed = placed
-        self.__version__ = onnxruntime.__version__
-        self.SessionOptions, self.ExecutionMode = onnxruntime.SessionOptions, onnxruntime.ExecutionMode
-
-    def get_available_providers(self) -> list[str]:
-        """All three."""
-        return list(PROVIDERS["tensorrt"])
-
-    def InferenceSession(self, source: Any, settings: Any, names: list[str], options: list[dict[str, str]]) -> Any:
-        """A session on the CPU that reports the requested provider."""
-        self.asked.append((names, options))
-        inner = onnxruntime.InferenceSession(source, settings, ["CPUExecutionProvider"])
-        parts = [Part(name, operators) for name, operators in self.placed.items()]
-        inner.get_providers = lambda: names
-        inner.get_provider_graph_assignment_info = lambda: parts
-        return inner
-
-
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runtime:
     """An ONNX Runtime that runs everything on TensorRT, with a temporary cache folder."""
@@ -175,7 +134,9 @@ def test_tensorrt_gets_its_profile_and_its_cache(model: Path, runtime: Runtime, 
     assert Path(given["trt_engine_cache_path"]) == (tmp_path / "cache" / "engines").resolve()
     assert given["trt_engine_cache_prefix"] == f"retort-{hashlib.sha256(model.read_bytes()).hexdigest()[:16]}"
     assert "trt_int8_enable" not in given
-    assert others == [{}, {}]
+    assert others == [{"device_id": "0"}, {}]
+    open_session(model, _on_tensorrt(device=2))
+    assert [one.get("device_id") for one in runtime.asked[-1][1]] == ["2", "2", None]
 
 
 def test_ranges_and_options_may_be_given(model: Path, runtime: Runtime) -> None:
@@ -186,6 +147,7 @@ def test_ranges_and_options_may_be_given(model: Path, runtime: Runtime) -> None:
     )
     given = runtime.asked[-1][1][0]
     assert given == {
+        "device_id": "0",
         "trt_fp16_enable": "1",
         **{f"trt_profile_{end}_shapes": f"x:{size}x4" for end, size in (("min", 2), ("opt", 4), ("max", 6))},
     }
@@ -195,7 +157,7 @@ def test_ranges_and_options_may_be_given(model: Path, runtime: Runtime) -> None:
     assert "--axis batch=2:7:7" in caught.value.remedy
     own = {"TensorrtExecutionProvider": {f"trt_profile_{end}_shapes": "x:3x4" for end in ("min", "opt", "max")}}
     open_session(model, _on_tensorrt(provider_options=own, engine_cache="off"))
-    assert runtime.asked[-1][1][0] == own["TensorrtExecutionProvider"]
+    assert runtime.asked[-1][1][0] == {"device_id": "0"} | own["TensorrtExecutionProvider"]
 
 
 def test_every_dynamic_axis_needs_a_range(tmp_path: Path, runtime: Runtime) -> None:

@@ -1,0 +1,83 @@
+"""How a worker opens its model: from checked bytes, with its share of the cores, and on its GPU.
+
+Part of the runtime half: standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..core.session import Session, SessionOptions, open_session
+from ..core.signature import Signature
+from .integrity import check_file, read_checked
+from .settings import Settings
+
+MODEL = "model.onnx"
+WORKERS = "RETORT_SERVER_WORKERS"
+"""Environment variable with the number of workers of all models of a server, which share its cores."""
+
+
+def session_options(settings: Settings, device: int = 0) -> SessionOptions:
+    """How a worker opens its model.
+
+    Args:
+        device: number of the GPU that the server gives to the worker.
+    """
+    return SessionOptions(
+        settings.threads,
+        settings.providers,
+        dict.fromkeys(settings.providers[:1], settings.provider_options),
+        spinning=settings.spinning,
+        ranges=settings.ranges,
+        device=device,
+    )
+
+
+def open_checked(
+    folder: Path, sums: Mapping[str, str], settings: Settings, signature: Signature, device: int
+) -> Session:
+    """Open the model of a bundle, after its bytes were compared with their checksums.
+
+    Args:
+        device: number of the GPU that the server gives to the worker.
+
+    Raises:
+        ArtifactError: a file is missing or altered, or is no model.
+        MachineError: the runtime or the required provider is missing.
+    """
+    options = session_options(settings, device)
+    if not settings.external:
+        return open_session(read_checked(folder, MODEL, sums), options, signature)
+    for name in (MODEL, *settings.external):
+        check_file(folder, name, sums)
+    return open_session(folder / MODEL, options, signature)
+
+
+def thread_budget(settings: Settings, cores: int | None = None, workers: int = 0) -> int:
+    """Runtime threads of one worker: the requested number, at most its share of the usable cores (serve.md H11).
+
+    Args:
+        cores: number of usable cores; by default derived from affinity and cgroup quota.
+        workers: number of workers of the whole server; 0 if there are only those of the archive.
+    """
+    share = max(1, (cores or usable_cores()) // max(1, workers or settings.workers))
+    return min(settings.threads, share) if settings.threads else share
+
+
+def workers_of_server() -> int:
+    """How many workers the server has that started this one; 0 if it does not say."""
+    text = os.environ.get(WORKERS, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may use: its affinity, limited by the cgroup's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
