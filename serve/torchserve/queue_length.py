@@ -15,9 +15,10 @@ from ...core.session import SessionOptions
 from ...core.signature import Signature
 from ...core.tensors import Array
 from ..batching import Executor
-from ..engine import GOLDEN, SIGNATURE, smallest_golden, split_golden, thread_budget, usable_cores
+from ..engine import GOLDEN, SIGNATURE, smallest_golden, split_golden
 from ..requests.wire import read_npz
 from ..settings import TRUSTED, Settings
+from ..thread_budget import thread_budget, usable_cores
 from .archives.archive import Mar, open_model
 from .archives.contents import batch_delay_ms
 from .archives.mar import read_member

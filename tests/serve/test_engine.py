@@ -22,13 +22,14 @@ from retort.core.signature import Signature
 from retort.handlers import tensor
 from retort.serve.batching import Executor
 from retort.serve.bundles.bundle import Parts, inspect_graph, write_bundle
-from retort.serve.engine import Engine, thread_budget
+from retort.serve.engine import Engine
 from retort.serve.inference import LOAD_FAILED, Endpoint
 from retort.serve.integrity import SUMS, format_sums, read_sums
 from retort.serve.requests.replies import refuse
 from retort.serve.requests.request import Incoming
 from retort.serve.requests.wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 from retort.serve.settings import Limits, Settings
+from retort.serve.thread_budget import thread_budget
 
 Arrays = dict[str, Any]
 RANDOM = np.random.default_rng(0)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from ....core.errors import ArtifactError, VerificationError
 from ....core.session import SessionOptions
 from ...bundles.runtime_half import carried
-from ...engine import GOLDEN, golden_error, split_golden, thread_budget
+from ...engine import GOLDEN, golden_error, split_golden
 from ...requests.wire import read_npz
 from ...settings import TRUSTED
+from ...thread_budget import thread_budget
 from .archive import Mar, open_model
 from .mar import read_member
 

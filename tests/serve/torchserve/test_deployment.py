@@ -12,8 +12,8 @@ from served_models import archive
 from retort.core.console import SILENT, Console
 from retort.core.errors import StorageError, UserError
 from retort.core.system.memory import available_bytes
-from retort.serve.engine import thread_budget
 from retort.serve.settings import Settings
+from retort.serve.thread_budget import thread_budget
 from retort.serve.torchserve import deployment as deployment_module
 from retort.serve.torchserve.archives.archive import Mar, open_mar
 from retort.serve.torchserve.archives.contents import CONFIG
