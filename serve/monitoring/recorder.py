@@ -12,16 +12,16 @@ import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, MutableSequence, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..requests.replies import Answer
+from ..requests.replies import PHRASES, Answer
 from .families import AGE, BATCH_ROWS, FAMILIES, HANDLER, OTHER, PADDED, PHASE, REQUESTS, places
-from .request_age import age_s
+from .request_age import START_HEADER, age_s
 from .shared_counts import Counts, CountsFile, cell_count, counts_in
 
 FOLDER = "RETORT_METRICS"
 """Environment variable with the folder in which the processes of a server count together."""
+_TEXTS = {status: str(status) for status in PHRASES}
 _log = logging.getLogger("retort.serve")
 
 
@@ -51,17 +51,19 @@ class Recorder:
         """End counting."""
 
 
-@dataclass(frozen=True)
 class _Histogram:
-    """Where a histogram is in the cells."""
+    """A histogram in the cells; adding to it is all that a request pays for, so it is written for speed."""
 
-    start: int
-    bounds: tuple[float, ...]
+    __slots__ = ("bounds", "cells", "start", "sum")
 
-    def add(self, cells: MutableSequence[float], value: float, times: int = 1) -> None:
+    def __init__(self, cells: MutableSequence[float], start: int, bounds: tuple[float, ...]) -> None:
+        self.cells, self.start, self.bounds, self.sum = cells, start, bounds, start + len(bounds) + 1
+
+    def add(self, value: float, times: int = 1) -> None:
         """Count a value, so many times."""
+        cells = self.cells
         cells[self.start + bisect_left(self.bounds, value)] += times
-        cells[self.start + len(self.bounds) + 1] += times * value
+        cells[self.sum] += times * value
 
 
 class Counting(Recorder):
@@ -79,48 +81,52 @@ class Counting(Recorder):
         self._cells = array("d", bytes(8 * cell_count(FAMILIES))) if self._file is None else self._file.cells
         self._lock = threading.Lock()
         found = {(family.name, *labels.values()): (start, family.bounds) for family, labels, start in places(FAMILIES)}
-        histograms = {key: _Histogram(start, bounds) for key, (start, bounds) in found.items() if bounds}
+        histograms = {key: _Histogram(self._cells, *place) for key, place in found.items() if place[1]}
         self._handler, self._age = histograms[(HANDLER,)], histograms[(AGE,)]
         self._rows, self._padded = histograms[(BATCH_ROWS,)], histograms[(PADDED,)]
         self._phases = {key[1]: histogram for key, histogram in histograms.items() if key[0] == PHASE}
+        self._assemble, self._infer = self._phases["assemble"], self._phases["infer"]
         self._requests = {key[1:]: start for key, (start, _) in found.items() if key[0] == REQUESTS}
 
     def phase(self, name: str, seconds: float) -> None:
         """As in the base class."""
-        self._phases[name].add(self._cells, seconds)
+        self._phases[name].add(seconds)
 
     def ran(self, assemble_s: float, infer_s: float, rows: int, padding: int) -> None:
         """As in the base class."""
-        cells = self._cells
-        self._phases["assemble"].add(cells, assemble_s)
-        self._phases["infer"].add(cells, infer_s)
-        self._rows.add(cells, rows)
-        self._padded.add(cells, padding / max(1, rows + padding))
+        self._assemble.add(assemble_s)
+        self._infer.add(infer_s)
+        self._rows.add(rows)
+        self._padded.add(padding / (rows + padding) if padding else 0.0)
 
     def arrived(self, headers: Mapping[str, str]) -> None:
         """As in the base class."""
-        age = age_s(headers, time.time())
-        if age is not None:
-            self._age.add(self._cells, age)
+        if START_HEADER in headers:
+            age = age_s(headers[START_HEADER], time.time())
+            if age is not None:
+                self._age.add(age)
 
     def handled(self, seconds: float, answers: Sequence[Answer]) -> None:
         """As in the base class."""
-        predictions = sum(answer.operation == "predict" for answer in answers)
+        predictions = self._count(answers)
         if predictions:
-            self._handler.add(self._cells, seconds, predictions)
-        for answer in answers:
-            self._count(answer)
+            self._handler.add(seconds, predictions)
         self._save()
 
     def answered(self, answer: Answer) -> None:
         """As in the base class."""
-        self._count(answer)
+        self._count([answer])
         self._save()
 
-    def _count(self, answer: Answer) -> None:
-        place = self._requests.get((str(answer.status), answer.operation))
+    def _count(self, answers: Sequence[Answer]) -> int:
+        """Count answers, and return how many of them are to predictions."""
+        predictions, requests, cells = 0, self._requests, self._cells
         with self._lock:  # a server's own refusals come from another thread than the model's answers
-            self._cells[self._requests[OTHER, answer.operation] if place is None else place] += 1
+            for answer in answers:
+                operation = answer.operation
+                cells[requests[_TEXTS.get(answer.status, OTHER), operation]] += 1
+                predictions += operation == "predict"
+        return predictions
 
     def _save(self) -> None:
         if self._file is not None:
