@@ -38,7 +38,9 @@ class Exporter:
             message = f"port {port} on {host} cannot be used for metrics: {error.strerror}"
             raise MachineError(message, "choose another one with --metrics-port (0 takes a free port)") from error
         self.url = f"http://{host}:{self._http.server_address[1]}{PATH}"
-        self._thread = threading.Thread(target=self._http.serve_forever, name="retort-metrics", daemon=True)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, args=(0.1,), name="retort-metrics", daemon=True
+        )
         self._thread.start()
 
     def text(self) -> bytes:
