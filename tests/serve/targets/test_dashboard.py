@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from retort.serve.monitoring.families import FAMILIES
@@ -33,6 +34,14 @@ def test_every_query_names_only_samples_and_labels_that_are_counted() -> None:
         assert all(query.count(a) == query.count(b) for a, b in ("()", "{}", "[]"))
     shown = " ".join(_queries())
     assert all(any(sample in shown for sample in family.samples) for family in FAMILIES)
+
+
+def test_the_guide_names_all_that_is_counted() -> None:
+    """The table of the guide has every family, with the labels that its series have."""
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "serve.md").read_text()
+    for family in FAMILIES:
+        labels = ", ".join(f"`{name}`" for name in family.series[0])
+        assert f"| `{family.name}` | {labels}{' ' if labels else ''}| " in guide
 
 
 def test_quantiles_sum_buckets_over_workers_and_models() -> None:
