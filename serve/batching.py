@@ -15,6 +15,7 @@ from ..core.errors import InputError, VerificationError
 from ..core.session import Session
 from ..core.signature import Signature
 from ..core.tensors import BATCH, Array, Feeds
+from .monitoring.recorder import Recorder
 from .settings import Settings
 
 Outputs = dict[str, Array]
@@ -48,6 +49,7 @@ class Executor:
         self.rows = settings.limits.rows
         self.combines = settings.batching != "off" and combinable(session.signature)
         self._known: Feeds | None = None
+        self.recorder = Recorder()
 
     def run(self, requests: Sequence[Feeds]) -> list[Outputs | Exception]:
         """Outputs of each request, or the error of that request."""
@@ -101,14 +103,21 @@ class Executor:
         total = sum(rows)
         padded = self._bucket(total, shapes)
         if len(members) == 1 and padded == total:
-            return [self.session.run(members[0])]
+            return [self._recorded(members[0], time.perf_counter(), total, 0)]
+        begin = time.perf_counter()
         feeds = {spec.name: self._joined(spec.name, members, padded - total) for spec in self.signature.inputs}
-        outputs = self.session.run(feeds)
+        outputs = self._recorded(feeds, begin, total, padded - total)
         stops = np.cumsum(rows)
         return [
             {name: self._rows_of(name, array, stop - count, stop, padded) for name, array in outputs.items()}
             for count, stop in zip(rows, stops.tolist(), strict=True)
         ]
+
+    def _recorded(self, feeds: Feeds, begin: float, rows: int, padding: int) -> Outputs:
+        middle = time.perf_counter()
+        outputs = self.session.run(feeds)
+        self.recorder.ran(middle - begin, time.perf_counter() - middle, rows, padding)
+        return outputs
 
     def _joined(self, name: str, members: Sequence[Feeds], padding: int) -> Array:
         axis = batch_axis(self.signature, name)

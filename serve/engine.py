@@ -10,7 +10,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,16 @@ from ..core.tensors import Array
 from .batching import Executor, batch_axis, combinable
 from .explanations import explained, wants_explanation
 from .integrity import read_checked, read_sums
+from .monitoring.recorder import Recorder
 from .requests.hook import HOOK, Hook, load_hook
 from .requests.json_text import dump
-from .requests.replies import Answer, encode, refuse
+from .requests.replies import Answer, Operation, encode, refuse
 from .requests.request import Incoming, Request, decode, of_arrays
 from .requests.v2 import metadata
 from .requests.wire import read_npz
 from .settings import TRUSTED, Settings
-from .worker_session import MODEL, open_checked, thread_budget, workers_of_server
+from .thread_budget import thread_budget, workers_of_server
+from .worker_session import MODEL, open_checked
 
 SIGNATURE, GOLDEN, SETTINGS = "signature.json", "golden.npz", "serving.json"
 TOKENIZER = "tokenizer.json"
@@ -53,6 +55,7 @@ class Engine:
         hook: functions of the user around the model; None without any.
         golden_error: largest error of the golden outputs on this machine, relative to their range.
         load_s: seconds from the first byte read to the last self-test.
+        recorder: counts what the engine does; by default nothing.
     """
 
     session: Session
@@ -66,6 +69,7 @@ class Engine:
     golden_error: float = 0.0
     load_s: float = 0.0
     handler_version: str = ""
+    recorder: Recorder = field(default_factory=Recorder)
 
     @staticmethod
     def load(folder: Path, device: int = 0, providers: tuple[str, ...] | None = None) -> Engine:
@@ -118,18 +122,36 @@ class Engine:
         answers: dict[int, Answer] = {}
         decoded: dict[int, Request] = {}
         for index, incoming in enumerate(requests):
+            self.recorder.arrived(incoming.headers)
+            operation = _operation(incoming)
             try:
-                special = self._special(incoming)
-                if special is not None:
-                    answers[index] = special
+                if operation == "predict":
+                    decoded[index] = self._timed(incoming)
                 else:
-                    decoded[index] = self._decoded(incoming)
+                    answers[index] = replace(self._special(incoming), operation=operation)
             except Exception as error:  # an unexpected exception also concerns only this request
-                answers[index] = refuse(error, incoming.request_id)
+                answers[index] = replace(refuse(error, incoming.request_id), operation=operation)
         outputs = self.executor.run([request.feeds for request in decoded.values()])
         for (index, request), output in zip(decoded.items(), outputs, strict=True):
+            begin = time.perf_counter()
             answers[index] = self._encoded(output, request, requests[index].request_id)
+            self.recorder.phase("encode", time.perf_counter() - begin)
         return [answers[index] for index in range(len(requests))]
+
+    def record(self, recorder: Recorder) -> None:
+        """Count from now on what is done; the golden requests before are not counted."""
+        self.recorder.close()
+        self.recorder = self.executor.recorder = recorder
+
+    def _timed(self, incoming: Incoming) -> Request:
+        begin, check_s = time.perf_counter(), 0.0
+        try:
+            request = self._decoded(incoming)
+            check_s = request.check_s
+            self.recorder.phase("validate", check_s)
+            return request
+        finally:  # a refused request took its time as well
+            self.recorder.phase("decode", time.perf_counter() - begin - check_s)
 
     def _encoded(self, output: dict[str, Array] | Exception, request: Request, request_id: str) -> Answer:
         if isinstance(output, Exception):
@@ -142,21 +164,19 @@ class Engine:
         except Exception as error:  # probably out of memory; it concerns only this request
             return refuse(error, request_id)
 
-    def _special(self, incoming: Incoming) -> Answer | None:
-        if not incoming.parts and "describe" in incoming.headers:
+    def _special(self, incoming: Incoming) -> Answer:
+        if _describes(incoming):
             return Answer(200, dump(self.describe()))
         if wants_explanation(incoming):
             return explained(incoming, self._decoded, self.executor)
-        operation = incoming.headers.get("url_path", "").strip("/") or incoming.headers.get(OPERATION_HEADER, "")
-        if operation == "healthcheck":
+        name = _named(incoming)
+        if name == "healthcheck":
             return self.health()
-        if operation == "metadata":
+        if name == "metadata":
             return Answer(200, dump(metadata(self.settings, self.signature, self.session.backend)))
-        if operation:
-            raise InputError(
-                f"there is no operation '{operation[:80]}'", "use the operation healthcheck or metadata", status=404
-            )
-        return None
+        raise InputError(
+            f"there is no operation '{name[:80]}'", "use the operation healthcheck or metadata", status=404
+        )
 
     def _decoded(self, incoming: Incoming) -> Request:
         arrays = None if self.hook is None else self.hook.arrays_of(incoming)
@@ -199,6 +219,25 @@ class Engine:
     def close(self) -> None:
         """Free the session."""
         self.session.close()
+        self.recorder.close()
+
+
+def _describes(incoming: Incoming) -> bool:
+    return not incoming.parts and "describe" in incoming.headers
+
+
+def _named(incoming: Incoming) -> str:
+    """The operation that the address of a request names, or a proxy."""
+    return incoming.headers.get("url_path", "").strip("/") or incoming.headers.get(OPERATION_HEADER, "")
+
+
+def _operation(incoming: Incoming) -> Operation:
+    """What a request wants; a description comes before all others, and a prediction after them."""
+    if _describes(incoming):
+        return "other"
+    if wants_explanation(incoming):
+        return "explain"
+    return "other" if _named(incoming) else "predict"
 
 
 def read_samples(folder: Path, sums: Mapping[str, str], signature: Signature) -> SampleReader | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.errors import ArtifactError, RetortError
 from .engine import Engine
+from .monitoring.recorder import Recorder, shared_recorder
 from .requests.replies import PHRASES, Answer, refuse
 from .requests.request import Incoming
 from .workarounds import bound_messages
@@ -46,14 +47,19 @@ class Endpoint:
         if data is None:
             self.initialize(context)
             return []
+        begin = time.perf_counter()
         try:
             answers = self._answers(data, context)
-            return [_send(answer, index, context) for index, answer in enumerate(answers)]
+            bodies = [_send(answer, index, context) for index, answer in enumerate(answers)]
+            self._count(begin, answers)
+            return bodies
         except (
             Exception
         ) as error:  # the last guard: one failure must not become a 503 without explanation for all requests
             self._warn(f"handler {type(error).__name__}")
-            return [_send(refuse(error), index, context) for index in range(len(data))]
+            refused = [refuse(error)] * len(data)
+            self._count(begin, refused)
+            return [_send(answer, index, context) for index, answer in enumerate(refused)]
 
     def initialize(self, context: Any) -> None:
         """Load the model next to the handler; it can be called again.
@@ -72,6 +78,8 @@ class Endpoint:
                 raise ArtifactError(message, "pack the model again")
         except Exception as error:
             raise load_failure(error) from error
+        settings = self.engine.settings
+        self.engine.record(shared_recorder(settings.name, settings.version) or Recorder())
         self.engine.handler_version = self.version
         bound_messages()
         sizes = sorted(self.engine.executor.plan.sizes)
@@ -85,6 +93,10 @@ class Endpoint:
             if answer.status >= 500 and answer.status != 501:
                 self._warn(f"{answer.status} {answer.cause}")
         return answers
+
+    def _count(self, begin: float, answers: Sequence[Answer]) -> None:
+        if self.engine is not None:
+            self.engine.recorder.handled(time.perf_counter() - begin, answers)
 
     def _warn(self, signature: str) -> None:
         # one line per kind of failure and minute, and never the content of a request (serve.md H28)

@@ -31,6 +31,7 @@ def deploy(
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("deployment"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of nginx, for https.")] = 443,
     server_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of TorchServe on 127.0.0.1.")] = 8080,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the metrics on 127.0.0.1.")] = 8082,
     rate: Annotated[
         int, typer.Option(min=1, help="Requests per second of one address, and as many more at once; others get 429.")
     ] = 100,
@@ -42,8 +43,11 @@ def deploy(
 ) -> None:
     """Write an nginx site with TLS, tokens and limits for archives, and a systemd unit that serves them behind it.
 
+    A job for Prometheus and a dashboard for Grafana show how long requests take, which fail, and how full batches are.
+
     Example: `retort deploy model.mar --host models.example.org --certificate /etc/ssl/m.pem --key /etc/ssl/m.key`
     """
+    from ...serve.targets.dashboard import DASHBOARD, SCRAPE, dashboard, scrape_job
     from ...serve.targets.reverse_proxy import SITE, TOKENS, Site
     from ...serve.targets.system_service import UNIT, unit
     from ...serve.torchserve.archives.archive import open_mar
@@ -63,15 +67,18 @@ def deploy(
         timeout_s=max(response_timeout_s(mar.path) for mar in mars) + 5,
         rate=rate,
     )
-    service = unit(sys.executable, [str(mar.path.resolve()) for mar in mars], server_port, url)
-    _write({folder / SITE: site.text(), folder / UNIT: service}, folder, force)
+    service = unit(sys.executable, [str(mar.path.resolve()) for mar in mars], server_port, metrics_port, url)
+    files = {SITE: site.text(), UNIT: service, SCRAPE: scrape_job(metrics_port), DASHBOARD: dashboard()}
+    _write({folder / name: text for name, text in files.items()}, folder, force)
     tokens = folder / TOKENS
     token = _first_token(tokens)
     value = {"site": str(folder / SITE), "unit": str(folder / UNIT), "tokens": str(tokens), "token": token, "url": url}
+    value |= {"scrape": str(folder / SCRAPE), "dashboard": str(folder / DASHBOARD)}
     told = f"{tokens} has its first token: {token}" if token else f"{tokens} is kept as it was"
     text = (
         f"wrote {folder / SITE}: copy or link it to /etc/nginx/conf.d/, then `nginx -t && nginx -s reload`\n"
         f"wrote {folder / UNIT}: copy it to /etc/systemd/system/, then `systemctl enable --now retort`\n"
+        f"wrote {folder / SCRAPE}: merge it into prometheus.yml; Grafana imports {folder / DASHBOARD}\n"
         f"{told}\n"
         f"clients: retort predict {url}/predictions/{mars[0].name} --input x.npy --header 'Authorization: Bearer TOKEN'"
     )

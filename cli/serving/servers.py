@@ -110,7 +110,8 @@ def _serve(
             with running(options, *artifacts, logs=logs, console=screen) as server:
                 note.tell(_known(server, artifacts, options.p99_ms))
                 own = logs if server.logs == logs.resolve() else server.logs  # another server may have the folder
-                options = options.model_copy(update={"port": server.ports.inference})
+                same = {"port": server.ports.inference, "metrics_port": server.ports.metrics}
+                options = options.model_copy(update=same)
                 try:
                     if start == 0:
                         _tell(server, base or server.url, own, headers, screen)
@@ -189,6 +190,7 @@ def _tell(server: Server, base: str, logs: Path, headers: Mapping[str, str], scr
     shown = [_shown(server, model, base, headers) for model in server.models]
     value = {"url": server.url, "model": server.name, "logs": str(logs), "startup_s": server.startup_s}
     value |= {"grpc": server.grpc or None, "queue_length": server.models[0].queue_length}
+    value |= {"metrics": server.metrics_url or None}
     value |= {"request": str(shown[0].file), **asdict(shown[0].lines), "models": [one.value() for one in shown]}
     screen.result(value, _ready(server, logs, shown))
     if detached.is_detached():
@@ -210,6 +212,7 @@ def _ready(server: Server, logs: Path, shown: list[_Shown]) -> str:
     grpc = f"gRPC answers at {server.grpc}" if server.grpc else "gRPC is off; --grpc turns it on"
     (first, *others) = shown
     stop = f"`retort stop {server.ports.inference}`" if detached.is_detached() else "Ctrl-C"
-    parts = [f"ready: {first.address}   (logs in {logs}; {stop} stops it)\n\n{grpc}.\n{first.text()}"]
+    metrics = f"Metrics for Prometheus are at {server.metrics_url}.\n" if server.metrics_url else ""
+    parts = [f"ready: {first.address}   (logs in {logs}; {stop} stops it)\n\n{grpc}.\n{metrics}{first.text()}"]
     parts += [f"ready: {one.address}\n\n{one.text()}" for one in others]
     return "\n".join(parts)

@@ -112,6 +112,12 @@ class ServeOptions(Options):
         description="Address to listen on. Only loopback is allowed, and TorchServe 0.12 has no IPv6.",
     )
     port: int = Field(default=0, ge=0, le=65535, description="Port of the inference interface. 0 takes a free port.")
+    metrics: bool = Field(
+        default=True, description="Count requests, times and batches for Prometheus. It costs microseconds per request."
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Port on which Prometheus reads the metrics. 0 takes a free port."
+    )
     startup_timeout_s: Count = Field(
         default=120, description="Seconds within which the server must answer the first golden request."
     )

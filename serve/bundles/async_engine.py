@@ -68,7 +68,7 @@ class AsyncEngine:
         A caller that is cancelled, because its client hung up, leaves the queue.
         """
         if len(self._waiting) >= self.queue_length:
-            return self._busy(incoming.request_id)
+            return self._busy(incoming)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((incoming, future))
         if self._task is None or self._task.done():
@@ -79,11 +79,17 @@ class AsyncEngine:
         """Run the golden inputs between two batches: 200, or 503 if they are not reproduced."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.health)
 
-    def _busy(self, request_id: str) -> Answer:
+    def _busy(self, incoming: Incoming) -> Answer:
         wait_s = math.ceil(self.batch_ms * len(self._waiting) / max(self.engine.settings.batch_size, 1) / 1000)
         value = {"code": "Busy", "status": 503, "message": "too many requests wait", "remedy": "ask again later"}
-        headers = {"Retry-After": str(max(1, wait_s))}
-        return Answer(503, dump({**value, "request_id": request_id}), headers=headers)
+        answer = Answer(
+            503,
+            dump({**value, "request_id": incoming.request_id}),
+            headers={"Retry-After": str(max(1, wait_s))},
+            operation="explain" if wants_explanation(incoming) else "predict",
+        )
+        self.engine.recorder.answered(answer)
+        return answer
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -109,10 +115,13 @@ class AsyncEngine:
         return batch
 
     def _run(self, requests: list[Incoming]) -> list[Answer]:
+        begin = time.perf_counter()
         try:
-            return self.engine.answer(requests)
+            answers = self.engine.answer(requests)
         except Exception as error:  # the last guard: nobody may wait for ever
-            return [refuse(error, incoming.request_id) for incoming in requests]
+            answers = [refuse(error, incoming.request_id) for incoming in requests]
+        self.engine.recorder.handled(time.perf_counter() - begin, answers)
+        return answers
 
     def close(self) -> None:
         """Wait for the running batch, refuse what still waits, and free the model."""
@@ -120,5 +129,5 @@ class AsyncEngine:
         while self._waiting:
             incoming, future = self._waiting.popleft()
             if not future.done() and not future.get_loop().is_closed():
-                future.set_result(self._busy(incoming.request_id))
+                future.set_result(self._busy(incoming))
         self.engine.close()

@@ -6,16 +6,21 @@ Part of the runtime half: standard library and numpy only.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...core.errors import InputError, LimitError
+from ..monitoring.exposition import CONTENT_TYPE, exposition
+from ..monitoring.recorder import own_recorder
+from ..monitoring.request_age import START_HEADER
 from ..requests.allowance import allowance
 from ..requests.content_types import mime_of
 from ..requests.json_text import dump
 from ..requests.multipart import MULTIPART, read_form
-from ..requests.replies import Answer, refuse
+from ..requests.replies import Answer, Operation, refuse
 from ..requests.request import Incoming
 from ..requests.v2 import EXTENSIONS, metadata
 from .async_engine import GOAL_MS, AsyncEngine
@@ -34,6 +39,7 @@ _ROUTES = {
     "model_ready": rf"/v2/models/(?P<model>[^/]+){_VERSION}/ready",
     "model": rf"/v2/models/(?P<model>[^/]+){_VERSION}",
     "models": r"/models",
+    "metrics": r"/metrics",
     "model_v1": r"/v1/models/(?P<model>[^/:]+)",
     "health": r"/predictions/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?/healthcheck",
 }
@@ -66,6 +72,7 @@ class Application:
     def __init__(self, folder: str | Path, goal_ms: float = GOAL_MS) -> None:
         self.model = AsyncEngine.open(folder, goal_ms)
         self.settings = self.model.engine.settings
+        self.model.engine.record(own_recorder(self.settings.name, self.settings.version))
         self.largest = allowance(self.model.engine.signature, self.settings.limits).body_bytes
 
     async def respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -76,20 +83,28 @@ class Application:
             headers: with lower-case names.
         """
         request_id = headers.get("x-request-id", "")[:128]
+        operation: Operation = "other"
         try:
             for name, pattern in _ROUTES.items():
                 if (found := _match(path, (pattern,))) is not None:
                     self._require(found, method, "GET", *(["POST"] if name == "health" else []))
-                    return await self._state(name)
+                    return self._counted(await self._state(name), operation)
             if (found := _match(path, _PREDICTIONS)) is not None:
+                operation = "predict"
                 self._require(found, method, "POST")
                 return await self.model.answer(self._incoming(headers, body, request_id))
             if (found := _match(path, _EXPLANATIONS)) is not None:
+                operation = "explain"
                 self._require(found, method, "POST")
                 return await self.model.answer(self._incoming(headers, body, request_id, {"explain": "true"}))
             raise InputError("there is nothing at this path", f"ask at /predictions/{self.settings.name}", status=404)
         except Exception as error:  # a fault of one request must not reach the server
-            return refuse(error, request_id)
+            return self._counted(refuse(error, request_id), operation)
+
+    def _counted(self, answer: Answer, operation: Operation) -> Answer:
+        """An answer that the model did not give."""
+        self.model.engine.recorder.answered(replace(answer, operation=operation))
+        return answer
 
     def _require(self, found: Mapping[str, str | None], method: str, *allowed: str) -> None:
         model, version = found.get("model"), found.get("version")
@@ -104,7 +119,8 @@ class Application:
     ) -> Incoming:
         """The request for the engine; a multipart form is read here, which TorchServe does by itself."""
         self._check_size(len(body))
-        kept = {name: value for name, value in headers.items() if name not in _DROPPED} | {**told}
+        kept = {START_HEADER: f"{time.time():.6f}"}  # where no proxy says it, the time begins here
+        kept |= {name: value for name, value in headers.items() if name not in _DROPPED} | {**told}
         kind = headers.get("content-type", "")
         parts, types = read_form(body, kind) if mime_of(kind) == MULTIPART else ({"body": body}, {})
         return Incoming(parts, types, kept, request_id)
@@ -120,6 +136,8 @@ class Application:
             if name == "health" or answer.status != 200:
                 return answer
             value: dict[str, Any] = {"status": "Healthy", "ready": True, "name": model}
+        elif name == "metrics":
+            return Answer(200, exposition(self.model.engine.recorder.counts()), CONTENT_TYPE)
         elif name == "live":
             value = {"live": True}
         elif name == "server":
@@ -163,7 +181,7 @@ class Application:
         try:
             self._check_size(max(size, received))
         except LimitError as error:
-            refused = refuse(error, headers.get("x-request-id", "")[:128])
+            refused = self._counted(refuse(error, headers.get("x-request-id", "")[:128]), "other")
             return Answer(refused.status, refused.body, headers={"Connection": "close"})
         return b"".join(parts)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,15 +41,20 @@ PHRASES = {
 }
 
 
+Operation = Literal["predict", "explain", "other"]
+
+
 @dataclass(frozen=True)
 class Answer:
-    """One answer: HTTP status, body, content type, further headers, and the class of the error for the log."""
+    """One answer: HTTP status, body, content type, further headers, the class of the error for the log, and what was
+    asked for."""
 
     status: int
     body: bytes
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
     cause: str = ""
+    operation: Operation = "predict"
 
 
 def encode(outputs: Mapping[str, Array], request: Request, signature: Signature, settings: Settings) -> Answer:

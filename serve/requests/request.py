@@ -5,6 +5,7 @@ Part of the runtime half: standard library and numpy only.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -87,6 +88,7 @@ class Request:
         tag: the client's own id (V2), which the answer repeats.
         samples: what pictures, texts and recordings of the request became; None if it has only arrays.
         wishes: what the answer should contain.
+        check_s: seconds that the check against the signature took.
     """
 
     feeds: dict[str, Array]
@@ -97,6 +99,7 @@ class Request:
     tag: str = ""
     samples: Samples | None = None
     wishes: Wishes = Wishes()
+    check_s: float = 0.0
 
 
 def decode(incoming: Incoming, signature: Signature, settings: Settings, reader: SampleReader | None = None) -> Request:
@@ -113,9 +116,11 @@ def decode(incoming: Incoming, signature: Signature, settings: Settings, reader:
     found = _decoded(incoming, signature, settings, reader)
     names = tuple(spec.name for spec in signature.outputs if not found.outputs or spec.name in found.outputs)
     reply = negotiate(incoming.headers.get("accept", ""), found.kind, len(names))
+    begin = time.perf_counter()
     checked = validated(found.feeds, signature, settings)
     rows = signature.batch_size(checked)
-    return Request(checked, rows, reply, found.layout, names, found.tag, found.samples, found.wishes)
+    check_s = time.perf_counter() - begin
+    return Request(checked, rows, reply, found.layout, names, found.tag, found.samples, found.wishes, check_s)
 
 
 def of_arrays(arrays: Mapping[str, Array], incoming: Incoming, signature: Signature, settings: Settings) -> Request:

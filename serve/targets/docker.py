@@ -23,7 +23,7 @@ COPY app.py deployment.json ./
 COPY bundle ./bundle
 
 USER {user}
-ENV PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE
+ENV PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE RETORT_METRICS=/dev/shm/retort
 EXPOSE {port}
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \\
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:{port}/v2/health/ready', timeout=4)"]

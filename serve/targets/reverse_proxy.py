@@ -196,6 +196,7 @@ $refusals
         proxy_set_header X-Retort-Explain $$http_x_retort_explain;
         proxy_set_header X-Retort-Operation $$retort_operation;
         proxy_set_header X-Request-Id $$request_id;
+        proxy_set_header X-Request-Start "t=$$msec";
         proxy_connect_timeout 2s;
         proxy_read_timeout ${timeout}s;
         proxy_next_upstream off;

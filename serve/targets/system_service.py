@@ -7,17 +7,18 @@ from collections.abc import Sequence
 UNIT = "retort.service"
 
 
-def unit(python: str, archives: Sequence[str], port: int, url: str) -> str:
+def unit(python: str, archives: Sequence[str], port: int, metrics_port: int, url: str) -> str:
     """The text of the unit.
 
     Args:
         python: absolute path of the interpreter that has Retort.
         archives: absolute paths of the archives.
         port: port of TorchServe on 127.0.0.1.
+        metrics_port: port of the metrics on 127.0.0.1.
         url: address under which the proxy publishes it.
     """
     words = [python, "-P", "-m", "retort", "serve", *archives]
-    options = ["--port", str(port), "--url", url, "--logs", "/var/log/retort"]
+    options = ["--port", str(port), "--metrics-port", str(metrics_port), "--url", url, "--logs", "/var/log/retort"]
     return _UNIT.format(command=" ".join(_quoted(word) for word in [*words, *options]))
 
 

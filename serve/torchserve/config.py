@@ -77,12 +77,14 @@ class FrontEnd:
     Attributes:
         threads: number of threads for HTTP.
         management: address of the management interface, ``unix:PATH`` or a URL.
+        metrics: address of TorchServe's own metrics, in the same form.
         swaps: whether models may be registered and removed, through the management interface.
         grpc: whether clients may use gRPC for predictions; the management interface never has it on Linux.
     """
 
     threads: int
     management: str
+    metrics: str
     grpc: bool = False
     swaps: bool = False
 
@@ -98,7 +100,7 @@ def config_properties(models: Mapping[str, Settings], ports: Ports, host: str, s
     values: dict[str, object] = {
         "inference_address": f"http://{host}:{ports.inference}",
         "management_address": front.management,
-        "metrics_address": f"http://{host}:{ports.metrics}",
+        "metrics_address": front.metrics,
         "grpc_inference_address": host if front.grpc else silent,
         "grpc_inference_port": ports.grpc_inference,
         "grpc_management_address": silent,

@@ -14,7 +14,7 @@ from ...core.counts import counted
 from ...core.errors import UserError
 from ...core.system.atomic_files import storage_errors
 from ...core.system.memory import available_bytes
-from ..worker_session import usable_cores
+from ..thread_budget import usable_cores
 from .archives.archive import Mar
 from .archives.contents import CONFIG
 from .archives.mar import STAND_IN, read_member

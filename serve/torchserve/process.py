@@ -35,7 +35,7 @@ class Process:
         self, command: Sequence[str | Path], scratch: Path, log: Path, extra: Mapping[str, str] | None = None
     ) -> None:
         watchdog = [sys.executable, "-I", "-S", _WATCHDOG, scratch, str(GRACE_S), *command]
-        self._scratch = scratch
+        self.scratch = scratch
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
                 watchdog,
@@ -66,7 +66,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,8 @@ from ..batching import Executor
 from ..engine import GOLDEN, SIGNATURE, smallest_golden, split_golden
 from ..requests.wire import read_npz
 from ..settings import TRUSTED, Settings
-from ..worker_session import session_options, thread_budget, usable_cores
+from ..thread_budget import thread_budget, usable_cores
+from ..worker_session import session_options
 from .archives.archive import Mar, open_model
 from .archives.contents import batch_delay_ms
 from .archives.mar import read_member

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from ...core.system.atomic_files import storage_errors
 from ...core.system.java import Java, find_java
 from ..client import Client
 from ..connection import UNIX
+from ..monitoring.exporter import Exporter
+from ..monitoring.recorder import FOLDER
 from ..requests.hook import HOOK
-from ..worker_session import WORKERS
+from ..thread_budget import WORKERS
 from .archives.archive import open_mar
 from .audit import raise_if_unsafe
 from .config import FrontEnd, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets
@@ -37,6 +39,8 @@ from .startup import has_started, port_taken, startup_failure
 _ATTEMPTS = 3
 _POLL_S = 0.1
 _LONGEST_SOCKET_PATH = 80
+METRICS = "metrics"
+"""Folder in that of the server in which the workers count together."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Server:
             can open it, or a URL where TorchServe has no Unix sockets.
         grpc: address of the gRPC interface; empty if nothing can connect to it.
         store: folder from which it takes other versions; empty if it takes none.
+        metrics_url: what Prometheus reads; empty if nothing is counted.
     """
 
     models: tuple[Served, ...]
@@ -65,6 +70,7 @@ class Server:
     management_url: str
     grpc: str = ""
     store: str = ""
+    metrics_url: str = ""
 
     @property
     def url(self) -> str:
@@ -159,11 +165,12 @@ def _start_with_retries(
     options: ServeOptions, deployed: Sequence[Deployment], installed: _Installation, logs: Path, stack: ExitStack
 ) -> Server:
     for attempt in range(1, _ATTEMPTS + 1):
-        ports = pick_ports(options.host, options.port)
+        ports = pick_ports(options.host, options.port, options.metrics_port)
         begin = time.monotonic()
         for name in ("server.log", "worker.log", "console.log"):
             (logs / name).unlink(missing_ok=True)
-        process, management = _launch(deployed, installed, logs, ports, options)
+        process, front = _launch(deployed, installed, logs, ports, options)
+        management = front.management
         stack.callback(process.stop)
         try:
             _wait_until_ready(process, deployed, management, options, logs, begin)
@@ -177,20 +184,31 @@ def _start_with_retries(
         startup_s = time.monotonic() - begin
         grpc = f"{options.host}:{ports.grpc_inference}" if options.grpc or not hides_grpc() else ""
         store = str(Path(management.removeprefix(UNIX)).with_name("store")) if options.swaps else ""
-        return Server(models, options.host, ports, logs, process, startup_s, installed.java, management, grpc, store)
+        made = Server(models, options.host, ports, logs, process, startup_s, installed.java, management, grpc, store)
+        return replace(made, metrics_url=_exported(made, front, stack)) if options.metrics else made
     raise ServingError("no free ports were found", "try again")
+
+
+def _exported(server: Server, front: FrontEnd, stack: ExitStack) -> str:
+    """The address of the metrics, which are exported as long as the server runs."""
+    exporter = Exporter(server.host, server.ports.metrics, server.process.scratch / METRICS, front.metrics)
+    stack.callback(exporter.close)
+    return exporter.url
 
 
 def _launch(
     deployed: Sequence[Deployment], installed: _Installation, logs: Path, ports: Ports, options: ServeOptions
-) -> tuple[Process, str]:
-    """The started process, and the address of its management interface."""
+) -> tuple[Process, FrontEnd]:
+    """The started process, and the addresses of its front end."""
     scratch = _scratch()
-    # mkdtemp gives the folder to this user alone, and with it the socket
-    management = f"{UNIX}{scratch / 'management'}" if unix_sockets() else _url(options.host, ports.management)
+    # mkdtemp gives the folder to this user alone, and with it the sockets
+    management, metrics = (
+        f"{UNIX}{scratch / name}" if unix_sockets() else _url(options.host, port)
+        for name, port in (("management", ports.management), ("torchserve-metrics", ports.front_metrics))
+    )
     store, config, log4j = scratch / "store", scratch / "config.properties", scratch / "log4j2.xml"
     settings = {one.file: one.mar.settings for one in deployed}
-    front = FrontEnd(os.cpu_count() or 2, management, options.grpc, options.swaps)
+    front = FrontEnd(os.cpu_count() or 2, management, metrics, options.grpc, options.swaps)
     properties = config_properties(settings, ports, options.host, store, front)
     with storage_errors(str(scratch)):
         store.mkdir(mode=0o700)
@@ -209,8 +227,9 @@ def _launch(
         *("--python", str(installed.python or sys.executable)),
         *("-f", str(config), "-s", str(store), "-ncs"),
     ]
-    workers = {WORKERS: str(sum(one.workers for one in deployed))}
-    return Process(command, scratch, logs / "console.log", workers), management
+    environment = {WORKERS: str(sum(one.workers for one in deployed))}
+    environment[FOLDER] = str(scratch / METRICS) if options.metrics else ""
+    return Process(command, scratch, logs / "console.log", environment), front
 
 
 def _scratch() -> Path:

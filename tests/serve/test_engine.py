@@ -29,7 +29,7 @@ from retort.serve.requests.replies import refuse
 from retort.serve.requests.request import Incoming
 from retort.serve.requests.wire import JSON, NPY, NPZ, read_npy, read_npz, write_npy, write_npz
 from retort.serve.settings import Limits, Settings
-from retort.serve.worker_session import thread_budget
+from retort.serve.thread_budget import thread_budget
 
 Arrays = dict[str, Any]
 RANDOM = np.random.default_rng(0)

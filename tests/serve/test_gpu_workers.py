@@ -130,7 +130,7 @@ def test_damaged_settings_of_a_provider_are_refused() -> None:
 
 def test_only_servers_of_such_models_take_gpus(packed: Artifact, tmp_path: Path) -> None:
     """TorchServe is told of no GPU unless a model needs one."""
-    ports, front = pick_ports("127.0.0.1", 0), FrontEnd(1, f"unix:{tmp_path}/socket")
+    ports, front = pick_ports("127.0.0.1", 0), FrontEnd(1, "unix:a", "unix:b")
     needs = open_mar(packed).settings
     for settings, line in ((Settings(), b"number_of_gpu=0\n"), (needs, b"number_of_gpu=64\n")):
         assert line in config_properties({"a.mar": settings}, ports, "127.0.0.1", tmp_path, front)

@@ -10,7 +10,8 @@ from ...bundles.runtime_half import carried
 from ...engine import GOLDEN, golden_error, split_golden
 from ...requests.wire import read_npz
 from ...settings import TRUSTED
-from ...worker_session import session_options, thread_budget
+from ...thread_budget import thread_budget
+from ...worker_session import session_options
 from .archive import Mar, open_model
 from .mar import read_member
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from explained_models import colour_model, photo
+from quantiles import minus, samples
 from served_models import IMAGE, graph
 
 from retort.core.artifact import load_artifact
@@ -90,6 +91,26 @@ def test_readiness_runs_the_golden_inputs(app: Application, path: str) -> None:
         assert _ask(app, "GET", "/v2/health/live").status == 200
     finally:
         outputs["total"] = right
+
+
+def test_metrics_are_in_the_form_of_prometheus(app: Application) -> None:
+    """A prediction, its refusals and a probe are counted by status, with its times and its wait; others nowhere."""
+    before = samples(_ask(app, "GET", "/metrics").body)
+    asked = [("/predictions/vector", [[1, 2]]), ("/predictions/vector", [[1]]), ("/predictions/other", [[1, 2]])]
+    told = [_ask(app, "POST", path, body).status for path, body in [*asked, ("/explanations/vector", [[1]])]]
+    assert told == [200, 400, 404, 400]
+    answer = _ask(app, "GET", "/metrics")
+    assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    gained = {key: value for key, value in minus(samples(answer.body), before).items() if value}
+    counted = {dict(key[1])["operation"] + dict(key[1])["status"]: value for key, value in gained.items()
+               if key[0] == "retort_requests_total"}  # fmt: skip
+    assert counted == {"predict200": 1, "predict400": 1, "predict404": 1, "explain400": 1, "other200": 1}
+    counts = {name: value for (name, labels), value in gained.items() if name.endswith("_count") and len(labels) == 2}
+    assert counts == {
+        "retort_handler_seconds_count": 2, "retort_request_age_seconds_count": 3, "retort_batch_rows_count": 1,
+        "retort_batch_padded_ratio_count": 1,
+    }  # fmt: skip
+    assert all({("model", "vector"), ("version", "2.1")} <= set(labels) for _, labels in gained)
 
 
 def test_metadata_describes_the_tensors(app: Application) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import random
 import resource
-import struct
 import tracemalloc
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from retort.benchmarks.suites.serving.mutations import mutated, picture, recording
 from retort.core.errors import InputError, LimitError, UserError
 from retort.core.preprocessing.sample_reader import SampleReader
 from retort.core.preprocessing.specs import ImageInput, SoundInput, TextInput
@@ -43,19 +41,7 @@ SOUND = Signature(
 )
 
 
-def _file(kind: str = "PNG", side: int = 9) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(side).integers(0, 255, (side, side, 3), np.uint8)).save(stream, kind)
-    return stream.getvalue()
-
-
-def _wav() -> bytes:
-    data = np.arange(200, dtype="<i2").tobytes()
-    head = struct.pack("<LHHLLHH", 16, 1, 1, 16_000, 32_000, 2, 16)
-    return b"RIFF" + struct.pack("<L", 36 + len(data)) + b"WAVEfmt " + head + b"data" + struct.pack("<L", 400) + data
-
-
-PICTURE = _file()
+PICTURE = picture("PNG")
 B64 = {"b64": base64.b64encode(PICTURE).decode()}
 
 
@@ -120,7 +106,7 @@ WRONG: dict[str, Callable[[], Request]] = {
     "top_k of zero": lambda: _ask({"text": "a", "top_k": 0}, TEXT),
     "top_k of a list": lambda: _ask({"text": "a", "top_k": [1]}, TEXT),
     "top_k in a header": lambda: _ask(PICTURE, IMAGE, "image/png", **{TOP_K_HEADER: "x"}),
-    "recording for pictures": lambda: _ask(_wav(), IMAGE, "audio/wav"),
+    "recording for pictures": lambda: _ask(recording(), IMAGE, "audio/wav"),
     "picture for recordings": lambda: _ask(PICTURE, SOUND, ""),
 }
 
@@ -177,7 +163,7 @@ def test_a_megabyte_of_one_text_costs_no_more_than_its_start() -> None:
 
 def _seeds() -> list[tuple[bytes, str, Signature]]:
     kinds = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM", "WEBP")
-    made = [(_file(kind), "image/x", IMAGE) for kind in kinds] + [(_wav(), "audio/wav", SOUND)]
+    made = [(picture(kind), "image/x", IMAGE) for kind in kinds] + [(recording(), "audio/wav", SOUND)]
     values: list[tuple[object, Signature]] = [
         ({"image": B64, "rate": 1}, MIXED),
         (_v2(_bytes("image", [B64["b64"]]), {"name": "rate", "datatype": "INT64", "shape": [1], "data": [1]}), MIXED),
@@ -188,22 +174,6 @@ def _seeds() -> list[tuple[bytes, str, Signature]]:
     return [*made, (write_npy(np.zeros((1, 3, 8, 8), np.float32)), "", IMAGE)]
 
 
-def _mutated(body: bytes, generator: random.Random) -> bytes:
-    made = bytearray(body)
-    for _ in range(generator.choice((1, 1, 2, 8))):
-        at = generator.randrange(len(made) + 1)
-        how = generator.randrange(4)
-        if how == 0 and at < len(made):
-            made[at] = generator.randrange(256)
-        elif how == 1:
-            made[at : at + generator.randrange(1, 9)] = generator.randbytes(generator.randrange(9))
-        elif how == 2:
-            made[at : at + 4] = generator.choice((b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f"))
-        else:
-            del made[at if generator.random() < 0.1 else len(made) - 1 :]
-    return bytes(made)
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_changed_bodies_are_read_or_refused() -> None:
     """Bodies with changed, missing and additional bytes raise only errors about the request, in little memory."""
@@ -212,7 +182,7 @@ def test_changed_bodies_are_read_or_refused() -> None:
     for _ in range(FUZZ):
         body, kind, signature = generator.choice(seeds)
         try:
-            assert _ask(_mutated(body, generator), signature, generator.choice((kind, kind, ""))).rows >= 1
+            assert _ask(mutated(body, generator), signature, generator.choice((kind, kind, ""))).rows >= 1
         except UserError as error:
             said.add(error.message)
     assert all(said)

@@ -19,12 +19,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import yaml
 from served_models import CERTIFICATE, VECTOR, archive, require_torchserve
 
 from retort.__main__ import main
 from retort.core.errors import InputError, LimitError, ServingError, UserError
 from retort.core.options.stage_options import ServeOptions
 from retort.serve.client import Client
+from retort.serve.monitoring.request_age import age_s
+from retort.serve.targets.dashboard import DASHBOARD, SCRAPE
 from retort.serve.targets.reverse_proxy import SITE, TOKENS, Site, token_line
 from retort.serve.targets.system_service import UNIT, unit
 from retort.serve.torchserve.ports import pick_ports
@@ -160,12 +163,16 @@ def test_a_chunked_request_arrives_whole_and_without_foreign_headers(proxied: tu
         "describe: True",
         "explain: True",
         "X-Odd: 1",
+        "X-Request-Start: t=1",
     )
     status, _, body = raw(port, request("/predictions/vector?a=b", *lines, body=chunked))
     assert (status, body) == (200, b"ok")
     ((method, path, headers, sent),) = backend.seen
     assert (method, path, sent) == ("POST", "/predictions/vector", b"[[1,2]]")
     assert headers.pop("x-request-id")
+    age = age_s(headers.pop("x-request-start"), time.time())
+    assert age is not None
+    assert age < 60  # nginx's own time, not the client's
     assert headers == {"host": "localhost", "content-length": "7", "content-type": "application/json"}
 
 
@@ -325,7 +332,7 @@ def test_the_unit_is_valid(tmp_path: Path) -> None:
     python = shutil.which("true")
     assert python is not None
     path = tmp_path / UNIT
-    path.write_text(unit(python, ['/a b/100%/"x"$HOME.mar'], 8080, "https://localhost"))
+    path.write_text(unit(python, ['/a b/100%/"x"$HOME.mar'], 8080, 8082, "https://localhost"))
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
     own = [line for line in done.stderr.splitlines() if UNIT in line]
     assert own == []
@@ -353,6 +360,10 @@ def test_one_command_writes_the_files_and_keeps_tokens(tmp_path: Path, capsys: p
     assert f'"Bearer {value["token"]}" "first";\n' == (out / TOKENS).read_text()
     assert (out / TOKENS).stat().st_mode & 0o777 == 0o600
     assert "m.example.org" in (out / UNIT).read_text()
+    assert '"--metrics-port" "8082"' in (out / UNIT).read_text()
+    (job,) = yaml.safe_load((out / SCRAPE).read_text())["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["127.0.0.1:8082"]}]
+    assert json.loads((out / DASHBOARD).read_text())["panels"]
     assert call() == 2
     assert call("--force") == 0
     assert value["token"] in (out / TOKENS).read_text()

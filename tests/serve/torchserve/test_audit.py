@@ -23,7 +23,7 @@ from retort.serve.torchserve.config import FrontEnd, config_properties, hides_gr
 from retort.serve.torchserve.ports import Ports
 from retort.serve.torchserve.server import serve
 
-PORTS = Ports(1, 2, 3, 4, 5, 6)
+PORTS = Ports(1, 2, 3, 4, 5, 6, 7)
 UNSAFE = [
     ("inference_address=http://0.0.0.0:8080", "inference_address"),
     ("inference_address=https://192.168.0.7:8443", "inference_address"),
@@ -50,7 +50,7 @@ def safe(tmp_path: Path) -> str:
     """The configuration that `retort serve` writes, with folders of this user."""
     (tmp_path / "s").mkdir(mode=0o700)
     (tmp_path / "s" / "store").mkdir(mode=0o700)
-    front = FrontEnd(2, f"unix:{tmp_path}/s/management")
+    front = FrontEnd(2, f"unix:{tmp_path}/s/management", f"unix:{tmp_path}/s/metrics")
     models = {"m~1.mar": Settings(name="m")}
     return config_properties(models, PORTS, "127.0.0.1", tmp_path / "s" / "store", front).decode("ascii")
 

@@ -13,12 +13,12 @@ from retort.core.console import SILENT, Console
 from retort.core.errors import StorageError, UserError
 from retort.core.system.memory import available_bytes
 from retort.serve.settings import Settings
+from retort.serve.thread_budget import thread_budget
 from retort.serve.torchserve import deployment as deployment_module
 from retort.serve.torchserve.archives.archive import Mar, open_mar
 from retort.serve.torchserve.archives.contents import CONFIG
 from retort.serve.torchserve.archives.mar import STAND_IN
 from retort.serve.torchserve.deployment import Deployment, deployments, memory_bytes
-from retort.serve.worker_session import thread_budget
 
 GB = 1 << 30
 

@@ -29,9 +29,9 @@ def test_what_is_open_to_every_user_is_told(system: tuple[str, str], monkeypatch
     monkeypatch.setattr(sys, "platform", system[0])
     monkeypatch.setattr(platform, "machine", lambda: system[1])
     told = exposure()
-    ports = Ports(1, 2, 3, 4, 5, 6)
+    ports = Ports(1, 2, 3, 4, 5, 6, 7)
     properties = config_properties(
-        {"m.mar": Settings()}, ports, "127.0.0.1", Path("store"), FrontEnd(1, "unix:x")
+        {"m.mar": Settings()}, ports, "127.0.0.1", Path("store"), FrontEnd(1, "unix:x", "unix:y")
     ).decode()
     grpc_is_open = "grpc_management_address=127.0.0.1" in properties
     assert grpc_is_open == (system[0] != "linux")

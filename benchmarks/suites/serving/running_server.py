@@ -1,0 +1,88 @@
+"""A server that a suite asks: its address, the CPU time and the memory of all its processes, and its workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import psutil
+
+from .served_networks import retort
+
+WORKER = "model_service_worker.py"
+"""The program of TorchServe's workers."""
+CACHE = "RETORT_CACHE"
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A running server.
+
+    Attributes:
+        url: its address, without a model.
+        pid: the process that started all its others.
+        folder: its logs.
+    """
+
+    url: str
+    pid: int
+    folder: Path
+
+    def family(self) -> list[psutil.Process]:
+        """The process and all below it."""
+        root = psutil.Process(self.pid)
+        return [root, *root.children(recursive=True)]
+
+    def cpu_s(self) -> float:
+        """CPU seconds of all processes, and of those that ended and were waited for."""
+        return sum(_cpu_s(process) for process in self.family())
+
+    def resident_bytes(self) -> int:
+        """Resident memory of all processes."""
+        found = 0
+        for process in self.family():
+            with suppress(psutil.Error):
+                found += process.memory_info().rss
+        return found
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers, in order."""
+        found = []
+        for process in self.family():
+            with suppress(psutil.Error):
+                if any(WORKER in part for part in process.cmdline()):
+                    found.append(process.pid)
+        return sorted(found)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:  # it has ended since
+        return 0.0
+    return float(sum(times[:4]))
+
+
+@contextmanager
+def serving(archives: Sequence[Path], *options: str) -> Iterator[RunningServer]:
+    """Serve archives with ``retort serve --detach`` within this context, apart from the user's other servers.
+
+    Args:
+        options: further options of the command.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="retort-served-"))
+    with patch.dict(os.environ, {CACHE: str(folder / "cache")}):
+        try:
+            given = [str(path) for path in archives]
+            url = str(retort("serve", "--detach", "--logs", str(folder / "logs"), *options, *given)["url"])
+            (note,) = retort("status")["servers"]
+            yield RunningServer(url, int(note["pid"]), folder / "logs")
+        finally:
+            retort("stop", "--all")
+            shutil.rmtree(folder, ignore_errors=True)

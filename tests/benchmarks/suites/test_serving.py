@@ -1,0 +1,218 @@
+"""The suites of serving in their short forms: what they judge, and that a fault of the server is seen."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice, pairwise
+from pathlib import Path
+
+import pytest
+from served_models import archive, site
+
+from retort.benchmarks.suites.serving import body_fuzz, http_fuzz, offered_load, request_cost
+from retort.benchmarks.suites.serving.__main__ import SUITES, defaults
+from retort.benchmarks.suites.serving.bundle_runtime import Call, Reply, Runtime
+from retort.benchmarks.suites.serving.findings import Report, at_least, at_most, figure
+from retort.benchmarks.suites.serving.mutations import mutants, seeds
+from retort.benchmarks.suites.serving.request_load import Ask, Load, Outcome, arrivals, closed_loop, open_loop
+from retort.benchmarks.suites.serving.request_pool import TYPES, Form, RequestPool, raw_session
+from retort.serve.engine import Engine
+from retort.serve.requests.multipart import read_form
+from retort.serve.requests.request import Incoming, decode
+
+BUNDLE = "bundle"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose model sums two numbers."""
+    return archive("vector", tmp_path_factory.mktemp("made")).path / BUNDLE
+
+
+@pytest.fixture(scope="module")
+def runtime(bundle: Path) -> Runtime:
+    """Its runtime, with the code of this repository instead of the copy that it carries."""
+    return Runtime(Engine.load(bundle), Incoming, decode)
+
+
+@pytest.fixture(scope="module")
+def url(runtime: Runtime) -> Iterator[str]:
+    """Its address behind HTTP."""
+    with site(runtime.engine) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def pool(bundle: Path) -> RequestPool:
+    """Twenty requests with the answers of a local session."""
+    return replace(RequestPool.of(bundle / "model.onnx", 20), name="vector")
+
+
+def test_a_goal_is_reached_or_missed() -> None:
+    """A limit itself reaches a goal, NaN never does, and a report with a missed goal is not reached."""
+    assert at_most("G1", "x", 2, 2).reached
+    assert not at_most("G1", "x", float("nan"), 2).reached
+    assert not at_least("G1", "x", 1.9, 2, "×").reached
+    assert at_least("G1", "x", 1.9, 2, "×").row() == ["G1", "x", "1.9×", "≥ 2×", "MISSED"]
+    assert Report("x", "", 1, (figure("y", 1.0), at_most("G1", "x", 1, 2))).reached
+    assert not Report("x", "", 1, (at_least("G1", "x", 1, 2),)).reached
+
+
+def test_a_report_has_its_conditions() -> None:
+    """The JSON result has the processor, the load and the number of requests."""
+    found = json.loads(Report("x", "closed loop", 7, (figure("y", 1.0),)).to_json())
+    assert found["machine"]["cpu"]["model"]
+    assert (found["load"], found["requests"], found["reached"]) == ("closed loop", 7, True)
+
+
+def test_arrivals_are_those_of_a_poisson_process() -> None:
+    """Their number and the spread of their gaps are those of the rate, and a seed repeats them."""
+    moments = arrivals(500, 20, 3)
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    mean = sum(gaps) / len(gaps)
+    spread = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
+    assert abs(len(moments) - 10_000) < 400
+    assert 0.9 < spread / mean < 1.1
+    assert moments == arrivals(500, 20, 3)
+    assert moments[-1] < 20
+
+
+def test_latency_counts_from_the_intended_moment() -> None:
+    """A server that takes requests one by one makes those wait that were due meanwhile, whatever the client does."""
+    taken = []
+
+    def slow(index: int) -> tuple[int, bool]:
+        time.sleep(0.02)
+        taken.append(index)
+        return 200, True
+
+    load = open_loop(slow, 200, 0.2, clients=1)
+    assert sorted(taken) == list(range(len(load.outcomes)))
+    assert load.latency_ms(100) > 20 * (len(taken) - 1) - 200
+    assert load.latency_ms(100) > 5 * load.lateness_ms(0)
+    assert load.statuses == {200: len(taken)}
+
+
+def test_answers_are_compared_bit_for_bit(pool: RequestPool, url: str) -> None:
+    """All answers of a good server are right in both formats, and one changed bit of an output is seen."""
+    for form in request_cost.FORMS:
+        load = closed_loop(pool.ask(url, form), 2, 5)
+        assert load.statuses == {200: 5}
+        assert load.wrong == 0
+    outputs = [output.copy() for output in pool.outputs]
+    outputs[3].view("int32")[0] ^= 1
+    spoiled = replace(pool, outputs=tuple(outputs))
+    assert [one.index for one in closed_loop(spoiled.ask(url), 2, 5).answered if not one.right] == [3]
+
+
+def test_the_cost_of_a_request_is_told_by_format(pool: RequestPool, runtime: Runtime, bundle: Path) -> None:
+    """Every round has the session alone and both formats, and failures and wrong answers are judged."""
+    asks = {form: _asking(pool, runtime, form) for form in request_cost.FORMS}
+    found = request_cost.rounds(asks, raw_session(bundle / "model.onnx"), time.process_time, 2, 20, 2)
+    assert [set(one) for one in found] == [{"raw", "npy", "json"}] * 2
+    findings = {finding.what: finding for finding in request_cost.judged("light", found)}
+    assert findings["light: failed answers"].reached
+    assert findings["light: wrong answers"].reached
+    worse = [{**one, "json": replace(one["json"], cpu_ms=9 * one["npy"].cpu_ms, wrong=1)} for one in found]
+    missed = {finding.what for finding in request_cost.judged("light", worse) if finding.reached is False}
+    assert {"light: wrong answers", "light: CPU of a request by JSON ÷ by npy"} <= missed
+
+
+def _asking(pool: RequestPool, runtime: Runtime, form: Form) -> Ask:
+    """Asks the runtime in this process."""
+    bodies = pool.bodies(form)
+
+    def ask(index: int) -> tuple[int, bool]:
+        (reply,) = runtime.answer([Call({"body": bodies[index % len(bodies)]}, {"content-type": TYPES[form]})])
+        return reply.status, pool.is_right(index, reply.body, form)
+
+    return ask
+
+
+def _load(*statuses: int, ms: float = 10.0, right: bool = True) -> Load:
+    outcomes = [Outcome(at, at, at, at + ms / 1000, status, right) for at, status in enumerate(statuses)]
+    return Load(tuple(outcomes), len(outcomes), 0.0)
+
+
+def test_overload_is_judged_by_its_refusals() -> None:
+    """Fast refusals and answers within the goal reach it; a hang, an error or a slow refusal misses it."""
+    good, refused = _load(*[200] * 10), _load(*[200, 503] * 5)
+
+    def missed(moderate: Load, too_much: Load) -> set[str]:
+        return {one.what for one in offered_load.judged(moderate, too_much, 10, 250) if one.reached is False}
+
+    assert missed(good, refused) == set()
+    assert missed(good, _load(200, 500, 503)) == {"150 %: neither answered nor refused"}
+    assert "without an answer within 60 s, or reset" in missed(good, _load(200, 0, 503))
+    assert missed(good, _load(*[200, 503] * 5, ms=80)) == {"150 %: p99 of the refusals"}
+    assert "60 %: not answered" in missed(_load(200, 503), refused)
+    assert missed(_load(*[200] * 10, right=False), refused) == {"wrong answers"}
+
+
+def test_hostile_requests_come_from_valid_ones(runtime: Runtime) -> None:
+    """Every request that is changed is answered before the change, and a seed repeats all changes."""
+    chosen = seeds(runtime.engine.signature)
+    for seed in chosen:
+        (reply,) = runtime.answer([seed.call])
+        assert reply.status == 200, seed.form
+    first, again = (list(islice(mutants(chosen, 4), 200)) for _ in range(2))
+    assert first == again
+    assert len({form for form, _ in first}) == len(chosen)
+
+
+def test_hostile_requests_are_refused_one_by_one(runtime: Runtime) -> None:
+    """Each of 300 hostile requests has its own answer, and good ones in their batches keep their bits."""
+    found, _ = body_fuzz.over_models([(runtime, seeds(runtime.engine.signature))], 300, 0, lambda: None)
+    assert sum(found.statuses.values()) == 300
+    assert found.good > 50
+    assert all(finding.reached is not False for finding in body_fuzz.judged(found, 0.0))
+
+
+def test_faults_under_hostile_requests_are_seen(runtime: Runtime) -> None:
+    """A 500, an exception, a refusal without a message and a changed neighbour are counted, and the request is kept."""
+    chosen = seeds(runtime.engine.signature)
+
+    class Broken(Runtime):
+        """Fails on batches of three, and answers others with 500s, empty refusals and changed bits."""
+
+        def answer(self, calls: Sequence[Call]) -> list[Reply]:
+            """Wrong answers, but to the first call."""
+            if len(calls) == 3:
+                raise OverflowError("three")
+            return [Reply(200, b"")] if len(calls) == 1 else [Reply(500 - 78 * (len(calls) % 2), b"{}") for _ in calls]
+
+    found = body_fuzz.fuzz(Broken(None, Incoming, decode), chosen, 100, 0, body_fuzz.Fuzzed())
+    assert found.spoiled == found.good > 0
+    assert {why["why"][:9] for why in found.faults} == {"raised Ov", "status 50", "a refusal"}
+    assert all(why["parts"] for why in found.faults)
+
+
+def test_hostile_requests_over_http_are_told_apart(runtime: Runtime) -> None:
+    """Errors of the front end are no errors of ours; forms have their parts, and good requests are compared."""
+    asked: list[dict[str, str]] = []
+
+    def send(path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        asked.append(dict(headers))
+        kind = headers.get("content-type", "")
+        parts = read_form(body, kind)[0] if f"boundary={http_fuzz.BOUNDARY}" in kind else {"body": body}
+        (reply,) = runtime.answer([Call(parts, headers)])
+        return reply.status, reply.body
+
+    found = http_fuzz.Answers()
+    http_fuzz.fuzz(send, "vector", seeds(runtime.engine.signature), 100, 0, found)
+    assert (found.faulty, found.spoiled, found.good) == (0, 0, 2)
+    assert any(http_fuzz.BOUNDARY in headers.get("content-type", "") for headers in asked)
+    answers = iter([(200, b"1"), (500, b'{"type":"JavaException"}'), (200, b"2"), (500, b'{"code":"X"}'), (0, b"")])
+    http_fuzz.fuzz(lambda *_: next(answers), "vector", seeds(runtime.engine.signature), 3, 0, found)
+    assert (found.faulty, found.spoiled, found.theirs) == (1, 1, {"JavaException": 1})
+    missed = {finding.what for finding in http_fuzz.judged(found, 1, 0.0) if finding.reached is False}
+    assert len(missed) == 3
+
+
+def test_every_suite_has_options_with_defaults() -> None:
+    """Every argument of a suite but the folder can be given on the command line."""
+    for measure in SUITES.values():
+        assert all(isinstance(value, int | float | str) for value in defaults(measure).values())
