@@ -72,7 +72,7 @@ def _app() -> Any:
     from .cli import recipes, folders, data_view, commands  # noqa: F401, I001
     from .cli.serving import packing  # noqa: F401
     from .cli import engines  # noqa: F401
-    from .cli.serving import servers, running_servers, swapping, safety, deploying  # noqa: F401
+    from .cli.serving import servers, running_servers, swapping, safety, signing, deploying  # noqa: F401
     from .cli.predicting import predict, explain  # noqa: F401
     from .cli import doctor, benchmarks, version  # noqa: F401
     from .cli.app import app

@@ -64,16 +64,22 @@ def show(
     if not folders:
         raise UserError(f"{path} contains no finished artifact", "run a recipe or a stage first")
     artifacts = [load_artifact(folder) for folder in folders]
-    describe.verify_archives(artifacts)
-    signature = describe.signature_of(artifacts[0]) if len(artifacts) == 1 else None
     out = console(json)
+    signers = describe.verify_archives(artifacts, out)
+    signature = describe.signature_of(artifacts[0]) if len(artifacts) == 1 else None
     rows = [describe.row(artifact) for artifact in artifacts]
     out.table(str(path), ["artifact", "kind", "key", "bytes", "parameters", "MACs"], rows)
     if signature is not None:
         out.table("inputs and outputs", ["", "name", "type", "axes"], describe.ports(signature))
     if len(artifacts) == 1 and out.mode == "text" and artifacts[0].facts:
         typer.echo(describe.dump(artifacts[0].facts))
-    described = [describe.described(artifact) for artifact in artifacts]
+    for artifact, signer in zip(artifacts, signers, strict=True):
+        if signer is not None and out.mode == "text":
+            typer.echo(f"{artifact.path.name}: signed by {signer.describe()}")
+    described = [
+        {**describe.described(artifact), "signer": signer and asdict(signer)}
+        for artifact, signer in zip(artifacts, signers, strict=True)
+    ]
     if signature is not None:
         described[0]["signature"] = asdict(signature)
     out.result({"artifacts": described})

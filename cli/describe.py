@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.artifact import Artifact
 from ..core.console import Console
@@ -16,6 +16,9 @@ from ..core.formats.program_file import read_signature
 from ..core.signature import Signature
 from ..pipeline.runs import forecast
 from ..pipeline.runs.forecast import Step
+
+if TYPE_CHECKING:
+    from ..serve.signing.trust import Signer
 
 
 def print_artifact(artifact: Artifact, screen: Console, more: Mapping[str, Any] | None = None) -> None:
@@ -60,21 +63,29 @@ def row(artifact: Artifact) -> tuple[str, ...]:
     return artifact.path.name, artifact.kind, artifact.key[:12], f"{size:,}", *counts
 
 
-def verify_archives(artifacts: Sequence[Artifact]) -> None:
+def verify_archives(artifacts: Sequence[Artifact], screen: Console) -> list[Signer | None]:
     """Check the content of archives and bundles as a server does before it opens them.
+
+    Returns:
+        Who signed each artifact; None where nobody did, and for other kinds.
 
     Raises:
         ArtifactError: one would not be served.
     """
-    from ..serve.bundles.bundled import check_bundle
+    from ..serve.bundles.bundled import verified_signer
+    from ..serve.signing.trust import Trust
     from ..serve.targets.stage import bundle_of
     from ..serve.torchserve.archives.archive import open_mar
 
+    trust = Trust.chosen()
+    found: list[Signer | None] = []
     for artifact in artifacts:
         if artifact.kind == "archive":
-            open_mar(artifact)
-        elif artifact.kind in ("bundle", "deployment"):
-            check_bundle(bundle_of(artifact))
+            found.append(open_mar(artifact, trust, screen).signer)
+        else:
+            bundled = artifact.kind in ("bundle", "deployment")
+            found.append(verified_signer(bundle_of(artifact), trust) if bundled else None)
+    return found
 
 
 def signature_of(artifact: Artifact) -> Signature | None:

@@ -13,10 +13,11 @@ from typing import Any
 from ..core.artifact import Artifact, stable_hash
 from ..core.context import Context
 from ..core.data.references import source_identity
-from ..core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION, NAMES_PATH
+from ..core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH
 from ..core.options.stage_options import ModelSpec, Options
 from ..core.options.stage_table import STAGES, Factor
 from ..core.system.installation import PACKAGES
+from ..serve.signing.private_key import read_private_key
 from . import stages
 from .import_graph import Reached, reach
 
@@ -104,6 +105,8 @@ def named_in(options: Options, base: Path) -> list[object]:
             found.append(parent_identity(value, base))
         elif value is not None and NAMES_FILE in field.metadata and (base / value).is_file():
             found.append(hashlib.sha256((base / value).read_bytes()).hexdigest())
+        elif value is not None and NAMES_KEY in field.metadata and (base / value).is_file():
+            found.append(read_private_key(base / value).public.key_id)
         elif value is not None and NAMES_PATH in field.metadata:
             found.append(_contents(base / value))
         elif value is not None and NAMES_FUNCTION in field.metadata:

@@ -24,7 +24,7 @@ from ..core.signature import Signature
 from ..core.tensors import Array
 from .batching import Executor, batch_axis, combinable
 from .explanations import explained, wants_explanation
-from .integrity import read_checked, read_sums
+from .integrity import read_checked, read_trusted_sums
 from .monitoring.recorder import Recorder
 from .requests.hook import HOOK, Hook, load_hook
 from .requests.json_text import dump
@@ -33,6 +33,7 @@ from .requests.request import Incoming, Request, decode, of_arrays
 from .requests.v2 import metadata
 from .requests.wire import read_npz
 from .settings import TRUSTED, Settings
+from .signing.trust import Signer, Trust
 from .thread_budget import thread_budget, workers_of_server
 from .worker_session import MODEL, open_checked
 
@@ -55,6 +56,7 @@ class Engine:
         hook: functions of the user around the model; None without any.
         golden_error: largest error of the golden outputs on this machine, relative to their range.
         load_s: seconds from the first byte read to the last self-test.
+        signer: who signed the files; None if nobody did.
         recorder: counts what the engine does; by default nothing.
     """
 
@@ -69,36 +71,39 @@ class Engine:
     golden_error: float = 0.0
     load_s: float = 0.0
     handler_version: str = ""
+    signer: Signer | None = None
     recorder: Recorder = field(default_factory=Recorder)
 
     @staticmethod
-    def load(folder: Path, device: int = 0, providers: tuple[str, ...] | None = None) -> Engine:
+    def load(
+        folder: Path, device: int = 0, providers: tuple[str, ...] | None = None, trust: Trust | None = None
+    ) -> Engine:
         """Open a bundle or an unpacked archive, run its golden inputs and warm every batch size.
 
         Args:
             device: number of the GPU, where the settings ask for one.
             providers: execution providers instead of those of the settings, to try a model without their hardware.
+            trust: the keys of the server; None takes anything whole.
 
         Raises:
-            ArtifactError: a file is missing, altered or unreadable.
+            ArtifactError: a file is missing, altered or unreadable, or not signed as the server wants.
             MachineError: the runtime or the required provider is missing.
             VerificationError: the golden outputs are not reproduced.
         """
         begin = time.perf_counter()
-        sums = read_sums(folder)
+        sums, signer = read_trusted_sums(folder, trust or Trust())
         settings = Settings.from_json(read_checked(folder, SETTINGS, sums))
         signature = Signature.from_json(read_checked(folder, SIGNATURE, sums))
         golden = split_golden(read_npz(read_checked(folder, GOLDEN, sums), TRUSTED))
         reader = read_samples(folder, sums, signature)
-        settings = replace(settings, threads=thread_budget(settings, workers=workers_of_server()))
-        if providers is not None:
-            settings = replace(settings, providers=providers)
+        chosen = settings.providers if providers is None else providers
+        settings = replace(settings, threads=thread_budget(settings, workers=workers_of_server()), providers=chosen)
         hook = load_hook(read_checked(folder, HOOK, sums)) if settings.hook else None
         session = open_checked(folder, sums, settings, signature, device)
         engine = Engine(session, signature, settings, Executor(session, settings), golden, sums, reader, hook)
         engine.golden_error = engine.self_test()
         engine.executor.measure(golden[0], reader.other_lengths(golden[0]) if reader is not None else ())
-        engine.load_s = time.perf_counter() - begin
+        engine.load_s, engine.signer = time.perf_counter() - begin, signer
         return engine
 
     def self_test(self) -> float:
@@ -202,6 +207,7 @@ class Engine:
             "settings": asdict(self.settings),
             "handler_version": self.handler_version,
             "model_sha256": self.sums[MODEL],
+            "signer": None if self.signer is None else asdict(self.signer),
             "backend": self.session.backend,
             "providers": {"requested": list(self.settings.providers), "actual": list(self.session.providers)},
             "threads": self.settings.threads,

@@ -18,6 +18,7 @@ from .engine import Engine
 from .monitoring.recorder import Recorder, shared_recorder
 from .requests.replies import PHRASES, Answer, refuse
 from .requests.request import Incoming
+from .signing.trust import Trust
 from .workarounds import bound_messages
 
 LOAD_FAILED = "RETORT_LOAD_FAILED"
@@ -72,7 +73,8 @@ class Endpoint:
             self.engine = None
         try:
             properties = context.system_properties
-            self.engine = Engine.load(Path(properties["model_dir"]), gpu_of(properties.get("gpu_id")))
+            device, folder = gpu_of(properties.get("gpu_id")), Path(properties["model_dir"])
+            self.engine = Engine.load(folder, device, trust=Trust.chosen())
             if self.reads not in {"tensor"} | {spec.kind for spec in self.engine.signature.preprocessing}:
                 message = f"the handler reads {self.reads}, and the signature does not say how it becomes an input"
                 raise ArtifactError(message, "pack the model again")

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..core.errors import ArtifactError
+from .signing.trust import LARGEST_LINE, Signer, Trust
 
 SUMS = "SHA256SUMS"
+SUMS_SIGNATURE = f"{SUMS}.sig"
+"""The only file that the checksums do not list: the signature of them."""
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _REMEDY = "the file was altered or truncated; pack the model again"
 
@@ -44,6 +47,32 @@ def read_sums(folder: Path) -> dict[str, str]:
         ArtifactError: there is no such file, or it cannot be read.
     """
     return parse_sums(_read(folder, SUMS))
+
+
+def read_trusted_sums(folder: Path, trust: Trust) -> tuple[dict[str, str], Signer | None]:
+    """The checksums of a bundle or of an unpacked archive, and who signed them.
+
+    Raises:
+        ArtifactError: as :func:`read_sums`, and as :meth:`retort.serve.signing.trust.Trust.check`.
+    """
+    content = _read(folder, SUMS)
+    return parse_sums(content), trust.check(str(folder), content, read_signature(folder))
+
+
+def read_signature(folder: Path) -> bytes | None:
+    """The signature file of a bundle or of an unpacked archive, or the start of it if it is too long; None without.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    path = folder / SUMS_SIGNATURE
+    try:
+        with path.open("rb") as stream:
+            return stream.read(LARGEST_LINE)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ArtifactError(f"{SUMS_SIGNATURE} cannot be read: {error.strerror}", _REMEDY) from error
 
 
 def read_checked(folder: Path, name: str, sums: Mapping[str, str]) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import psutil
 
@@ -16,6 +17,8 @@ from ..core.system.atomic_files import write_atomically
 from ..core.system.cache import cache_folder
 from .address import Address, is_loopback
 from .connection import Connections
+from .signing.public_key import PublicKey
+from .signing.trust import Mode, Trust
 
 _TIMEOUT_S = 10.0
 # the start of a process is counted from that of the machine, which moves when its clock is set
@@ -36,6 +39,9 @@ class KnownServer:
         archives: name, version and path of each archive that a restart loads; the first of a name is its default.
         pid: id of the process of `retort serve`.
         started: when that process began, in seconds since 1970.
+        trusted: the public keys that it trusts, in hex.
+        signatures: what it does with an archive that none of them has signed.
+        signers: name and version of each archive, and who signed it, in words; without those that nobody signed.
     """
 
     url: str
@@ -47,6 +53,14 @@ class KnownServer:
     archives: tuple[tuple[str, str, str], ...] = ()
     pid: int = 0
     started: float = 0.0
+    trusted: tuple[str, ...] = ()
+    signatures: Mode = "off"
+    signers: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def trust(self) -> Trust:
+        """What a further archive must be signed with."""
+        return Trust(tuple(PublicKey(bytes.fromhex(key)) for key in self.trusted), self.signatures)
 
     @property
     def runs(self) -> bool:
@@ -181,8 +195,14 @@ def _parsed(path: Path) -> KnownServer | None:
         raw = json.loads(path.read_text())
         texts = {key: str(raw[key]) for key in ("url", "management_url", "logs", "store")}
         names = tuple(str(name) for name in raw["models"])
-        archives = tuple((str(name), str(version), str(path)) for name, version, path in raw["archives"])
+        archives, signers = (
+            tuple((str(name), str(version), str(what)) for name, version, what in raw[key])
+            for key in ("archives", "signers")
+        )
+        (mode,) = (mode for mode in get_args(Mode) if mode == raw["signatures"])
+        keys = tuple(str(key) for key in raw["trusted"])
         numbers = (int(raw["p99_ms"]), texts["store"], archives, int(raw["pid"]), float(raw["started"]))
-        return KnownServer(texts["url"], names, texts["management_url"], texts["logs"], *numbers)
+        rest = (*numbers, keys, mode, signers)
+        return KnownServer(texts["url"], names, texts["management_url"], texts["logs"], *rest)
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -35,6 +35,12 @@ def deploy(
     rate: Annotated[
         int, typer.Option(min=1, help="Requests per second of one address, and as many more at once; others get 429.")
     ] = 100,
+    trust: Annotated[
+        list[Path],
+        typer.Option(
+            help="File of a public key that must have signed the archives, now and at every start. Repeatable."
+        ),
+    ] = [],  # noqa: B006
     force: Annotated[
         bool, typer.Option("--force", help="Replace files of an earlier call. Tokens are always kept.")
     ] = False,
@@ -47,13 +53,15 @@ def deploy(
 
     Example: `retort deploy model.mar --host models.example.org --certificate /etc/ssl/m.pem --key /etc/ssl/m.key`
     """
+    from ...serve.signing.trust import Trust
     from ...serve.targets.dashboard import DASHBOARD, SCRAPE, dashboard, scrape_job
     from ...serve.targets.reverse_proxy import SITE, TOKENS, Site
     from ...serve.targets.system_service import UNIT, unit
     from ...serve.torchserve.archives.archive import open_mar
     from ...serve.torchserve.archives.contents import response_timeout_s
 
-    screen, mars = console(json), [open_mar(load_artifact(packed_last(archive))) for archive in archives]
+    screen, trusted = console(json), Trust.chosen(trust)
+    mars = [open_mar(load_artifact(packed_last(archive)), trusted, screen) for archive in archives]
     folder, url = out.resolve(), f"https://{host}" + ("" if port == 443 else f":{port}")
     site = Site(
         host=host,
@@ -67,7 +75,9 @@ def deploy(
         timeout_s=max(response_timeout_s(mar.path) for mar in mars) + 5,
         rate=rate,
     )
-    service = unit(sys.executable, [str(mar.path.resolve()) for mar in mars], server_port, metrics_port, url)
+    keys = [str(path.resolve()) for path in trust]
+    served = [str(mar.path.resolve()) for mar in mars]
+    service = unit(sys.executable, served, (server_port, metrics_port), url, keys)
     files = {SITE: site.text(), UNIT: service, SCRAPE: scrape_job(metrics_port), DASHBOARD: dashboard()}
     _write({folder / name: text for name, text in files.items()}, folder, force)
     tokens = folder / TOKENS

@@ -33,12 +33,15 @@ def status(json: Json = False, debug: Debug = False) -> None:
 
     screen, found = console(json), [live_status(server) for server in known_servers()]
     rows = [
-        (one.server.url, model.label, model.workers, str(model.waiting), f"{model.memory_bytes / 1e6:.0f} MB")
+        (
+            *(one.server.url, model.label, model.workers, str(model.waiting), f"{model.memory_bytes / 1e6:.0f} MB"),
+            model.signer or "nobody",
+        )
         for one in found
         for model in one.models
     ]
     if rows:
-        screen.table("servers", ["address", "model", "workers", "waiting", "memory"], rows)
+        screen.table("servers", ["address", "model", "workers", "waiting", "memory", "signed by"], rows)
     told = [f"{one.server.url}  {one.state}{_since(one.server)}; logs in {one.server.logs}" for one in found]
     text = "\n".join(told) or "no server runs; `retort serve ARCHIVE --detach` starts one"
     screen.result({"servers": [one.to_dict() for one in found]}, text)

@@ -128,7 +128,19 @@ def _known(server: Server, artifacts: list[Artifact], p99_ms: int) -> KnownServe
     names = tuple(dict.fromkeys(model.name for model in server.models))
     given = [str(artifact.main.resolve()) for artifact in artifacts]
     archives = tuple((m.name, m.version, path) for m, path in zip(server.models, given, strict=True))
-    return KnownServer(server.url, names, server.management_url, str(server.logs), p99_ms, server.store, archives)
+    signers = tuple((m.name, m.version, m.signer.describe()) for m in server.models if m.signer is not None)
+    return KnownServer(
+        server.url,
+        names,
+        server.management_url,
+        str(server.logs),
+        p99_ms,
+        server.store,
+        archives,
+        trusted=tuple(key.content.hex() for key in server.trust.keys),
+        signatures=server.trust.mode,
+        signers=signers,
+    )
 
 
 app.command("serve")(with_flags(serve, ServeOptions))
@@ -168,6 +180,7 @@ class _Shown:
         model = self.model
         facts = {"name": model.name, "version": model.version, "default": model.default, "address": self.address}
         facts |= {"workers": model.workers, "queue_length": model.queue_length, "request": str(self.file)}
+        facts["signer"] = model.signer and asdict(model.signer)
         return {**facts, **asdict(self.lines)}
 
     def text(self) -> str:

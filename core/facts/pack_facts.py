@@ -25,6 +25,7 @@ class BundleFacts(Record):
         timing: durations.
         exact_batch_sizes: batch sizes at which every row equals its result alone, bit for bit.
         batch_invariant: false if the outputs of a sample depend on the other samples in its batch.
+        key_id: id of the key that signed it; None if it is not signed.
     """
 
     size_bytes: int
@@ -33,6 +34,7 @@ class BundleFacts(Record):
     timing: PackTiming
     exact_batch_sizes: tuple[int, ...]
     batch_invariant: bool
+    key_id: str | None = None
 
 
 class PackFacts(BundleFacts):

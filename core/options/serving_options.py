@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .data_options import PixelOptions, SoundOptions
-from .named_inputs import NAMES_PATH
+from .named_inputs import NAMES_KEY, NAMES_PATH
 from .option_types import Count, Options, Provider
 
 Deployment = Literal["torchserve", "triton", "ray", "bentoml", "docker", "kserve"]
@@ -68,6 +68,11 @@ class BundleOptions(Options):
         description="Largest request body, in bytes; less if no request of the model can be so large.",
     )
     max_rows: Count = Field(default=256, description="Largest number of rows in one request.")
+    sign: Annotated[str | None, NAMES_KEY] = Field(
+        default=None,
+        description="Private key of `retort keys` that signs the checksums, so that a server can trust what you pack. "
+        "Only its key id is stored.",
+    )
 
 
 class PackOptions(BundleOptions):
@@ -143,6 +148,16 @@ class ServeOptions(Options):
     )
     restarts: int = Field(
         default=0, ge=0, description="How often the server is started again, on the same port, if it ends by itself."
+    )
+    trust: tuple[str, ...] = Field(
+        default=(),
+        description="File of a public key of `retort keys`: only archives that one of these keys has signed are "
+        "served. Repeatable. The default is the variable RETORT_TRUST.",
+    )
+    signatures: Literal["off", "warn", "require"] | None = Field(
+        default=None,
+        description="What happens to an archive without a valid signature of a trusted key. With keys the default is "
+        "require, which refuses it, and without keys off.",
     )
     java: str | None = Field(
         default=None, description="Path of a java program. By default Retort looks for Java 17 or later."

@@ -200,6 +200,7 @@ class BundleArguments(TypedDict, total=False):
     provider_option: Names
     max_request_bytes: int
     max_rows: int
+    sign: str | None
 
 
 class PackArguments(BundleArguments, total=False):

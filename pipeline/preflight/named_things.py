@@ -13,11 +13,12 @@ from ...core.data.references import file_and_key, resolve
 from ...core.errors import ArtifactError, MissingFileError, RetortError, UserError
 from ...core.formats.program_file import read_signature
 from ...core.formats.weight_files import require_model_file
-from ...core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION, NAMES_PATH
+from ...core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH
 from ...core.options.recipe import nearest
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import DataSpec, DistillOptions, ModelSpec
 from ...core.system.user_paths import require_file
+from ...serve.signing.private_key import read_private_key
 from .subject import Subject, fault_of
 
 
@@ -155,6 +156,8 @@ def _option_faults(subject: Subject, stage: str) -> Iterator[Fault]:
         try:
             if value is not None and NAMES_FILE in item.metadata:
                 require_file(subject.base / value, f"file for `{name}`", f"check the path of `{name}`")
+            elif value is not None and NAMES_KEY in item.metadata:
+                read_private_key(subject.base / value)
             elif value is not None and NAMES_PATH in item.metadata and (item.default is None or value.endswith(".py")):
                 _require_path(subject.base / value, name)
             elif value is not None and NAMES_FUNCTION in item.metadata:

@@ -13,8 +13,10 @@ from ...core.errors import UserError
 from ...core.facts.pack_facts import BundleFacts, PackTiming
 from ...core.options.serving_options import BundleOptions
 from ..engine import Engine
-from ..integrity import SUMS, format_sums
+from ..integrity import SUMS, SUMS_SIGNATURE, format_sums
 from ..settings import Settings
+from ..signing.private_key import PrivateKey, read_private_key
+from ..signing.trust import Trust
 from ..worker_session import MODEL
 from .bundle import Parts, Policy, answer_golden, read_graph, settings_of, try_here, write_bundle
 from .bundled import BUNDLE, FORMAT, RUNTIME, check_bundle
@@ -36,16 +38,31 @@ def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Cont
         StorageError: the disk is full or not writable.
     """
     raise_if_not(parent, "graph")
+    key = signing_key(options, context.base, context.console)
     parts = with_raw_inputs(read_graph(parent), options, context, context.console)
     with new_artifact(place, "bundle", "bundle", options=options) as draft:
-        engine = write_whole_bundle(draft.folder, parts, options, context.console)
+        engine = write_whole_bundle(draft.folder, parts, options, context.console, key)
         draft.facts = bundle_facts(draft.folder, draft.folder, engine)
         warn_if_alone(parts, context.console)
     return load_artifact(place.directory)
 
 
+def signing_key(options: BundleOptions, base: Path, console: Console) -> PrivateKey | None:
+    """The key that signs; None without.
+
+    Args:
+        base: the folder at which a relative path begins.
+
+    Raises:
+        UserError: there is no such file, or it is no private key.
+    """
+    return None if options.sign is None else read_private_key(base / options.sign, console)
+
+
 def agreed_options(options: Chosen, parent: Artifact) -> Chosen:
-    """The options for packing a bundle: what its own options say; those of any other artifact are the given ones.
+    """The options for packing a bundle: what its own options say, but for the key, which signs each result anew.
+
+    Those of any other artifact are the given ones.
 
     Raises:
         UserError: an option has another value than in the bundle, and not its default.
@@ -54,15 +71,18 @@ def agreed_options(options: Chosen, parent: Artifact) -> Chosen:
         return options
     check_bundle(parent.path)
     stored = BundleOptions.model_validate(parent.manifest.options)
-    for name, field in BundleOptions.model_fields.items():
+    shared = {name: field for name, field in BundleOptions.model_fields.items() if name != "sign"}
+    for name, field in shared.items():
         given, kept = getattr(options, name), getattr(stored, name)
         if given not in (kept, field.default):
             message = f"{name} is {given!r}, but the bundle {parent.path} has {kept!r}"
             raise UserError(message, "leave it out, or make another bundle with `retort bundle`")
-    return options.model_copy(update={name: getattr(stored, name) for name in BundleOptions.model_fields})
+    return options.model_copy(update={name: getattr(stored, name) for name in shared})
 
 
-def write_whole_bundle(folder: Path, parts: Parts, options: BundleOptions, console: Console) -> Engine:
+def write_whole_bundle(
+    folder: Path, parts: Parts, options: BundleOptions, console: Console, key: PrivateKey | None
+) -> Engine:
     """Write a bundle with its runtime, and open it once.
 
     Returns:
@@ -78,8 +98,11 @@ def write_whole_bundle(folder: Path, parts: Parts, options: BundleOptions, conso
     (folder / BUNDLE).write_bytes(_description(parts, settings))
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != SUMS]
     sums = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-    (folder / SUMS).write_bytes(format_sums(sums))
-    check_bundle(folder)
+    content = format_sums(sums)
+    (folder / SUMS).write_bytes(content)
+    if key is not None:
+        (folder / SUMS_SIGNATURE).write_bytes(key.sign(content))
+    check_bundle(folder, Trust() if key is None else Trust((key.public,), "require"))
     engine = try_here(folder, console)
     try:
         answer_golden(engine)
@@ -111,6 +134,7 @@ def bundle_facts(whole: Path, folder: Path, engine: Engine) -> BundleFacts:
         timing=PackTiming(load_s=round(engine.load_s, 3)),
         exact_batch_sizes=tuple(sorted(engine.executor.plan.sizes)),
         batch_invariant=engine.signature.batch_invariant,
+        key_id=None if engine.signer is None else engine.signer.key_id,
     )
 
 

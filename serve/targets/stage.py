@@ -15,7 +15,7 @@ from ...core.errors import ArtifactError, UserError
 from ...core.options.serving_options import PackOptions
 from ..bundles.bundle import read_graph
 from ..bundles.raw_inputs import with_raw_inputs
-from ..bundles.stage import agreed_options, bundle_facts, warn_if_alone, write_whole_bundle
+from ..bundles.stage import agreed_options, bundle_facts, signing_key, warn_if_alone, write_whole_bundle
 from ..integrity import SUMS
 from ..settings import Settings
 from . import bento, docker, kserve, ray_serve, triton
@@ -50,7 +50,7 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
         ArtifactError: the artifact is neither a graph nor a bundle, or its golden outputs do not belong to it.
         StorageError: the disk is full or not writable.
     """
-    options = agreed_options(options, parent)
+    options, key = agreed_options(options, parent), signing_key(options, context.base, context.console)
     if options.provider != "cpu":
         raise UserError(
             f"--provider {options.provider} cannot be served by {options.target}, whose files here are for CPUs",
@@ -60,7 +60,7 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
     target = TARGETS[options.target]
     with new_artifact(place, "deployment", "pack", options=options) as draft:
         folder = draft.folder / target.bundle_folder(options.name)
-        engine = write_whole_bundle(folder, parts, options, context.console)
+        engine = write_whole_bundle(folder, parts, options, context.console, key)
         settings = Settings.from_json((folder / "serving.json").read_bytes())
         made = Deployed(draft.folder, folder, parts, settings, options)
         commands = target.write(made)

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 UNIT = "retort.service"
 
 
-def unit(python: str, archives: Sequence[str], port: int, metrics_port: int, url: str) -> str:
+def unit(python: str, archives: Sequence[str], ports: tuple[int, int], url: str, keys: Sequence[str] = ()) -> str:
     """The text of the unit.
 
     Args:
         python: absolute path of the interpreter that has Retort.
         archives: absolute paths of the archives.
-        port: port of TorchServe on 127.0.0.1.
-        metrics_port: port of the metrics on 127.0.0.1.
+        ports: those of TorchServe and of the metrics on 127.0.0.1.
         url: address under which the proxy publishes it.
+        keys: absolute paths of the public keys to trust; none takes archives that nobody signed.
     """
     words = [python, "-P", "-m", "retort", "serve", *archives]
+    port, metrics_port = ports
     options = ["--port", str(port), "--metrics-port", str(metrics_port), "--url", url, "--logs", "/var/log/retort"]
+    options += [word for key in keys for word in ("--trust", key)]
     return _UNIT.format(command=" ".join(_quoted(word) for word in [*words, *options]))
 
 

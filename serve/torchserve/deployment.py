@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from ...core.counts import counted
 from ...core.errors import UserError
 from ...core.system.atomic_files import storage_errors
 from ...core.system.memory import available_bytes
+from ..integrity import compare
 from ..thread_budget import usable_cores
 from .archives.archive import Mar
 from .archives.contents import CONFIG
-from .archives.mar import STAND_IN, read_member
+from .archives.mar import BESIDE, STAND_IN, read_member
 from .archives.zip_layout import append, chunks_of
 from .queue_length import length_for
 
@@ -52,9 +54,11 @@ class Deployment:
     def write(self, store: Path) -> None:
         """Write the archive as TorchServe loads it: only its configuration has the settings of this server.
 
-        Workers still compare every file that they load with the checksums of the archive.
+        Every file is compared with its checksum again, so that an archive that was exchanged after it was verified does
+        not get there. Workers still compare every file that they load.
 
         Raises:
+            ArtifactError: the archive was exchanged meanwhile.
             StorageError: the disk is full or not writable.
         """
         with (
@@ -67,16 +71,31 @@ class Deployment:
                     content = self.configuration()
                     append(target, CONFIG, len(content), [content])
                     continue
+                digest = hashlib.sha256()
                 with source.open(member) as stream:
-                    append(target, member.filename, member.file_size, chunks_of(stream, member.file_size))
+                    chunks = _noted(chunks_of(stream, member.file_size), digest.update)
+                    append(target, member.filename, member.file_size, chunks)
+                if member.filename not in BESIDE:
+                    compare(member.filename, digest.hexdigest(), self.mar.sums)
 
     def configuration(self) -> bytes:
-        """``model-config.yaml`` for this server: the archive's own, but for the workers and the queue."""
+        """``model-config.yaml`` for this server: the archive's own, but for the workers and the queue.
+
+        Raises:
+            ArtifactError: the archive was exchanged after it was verified.
+        """
         own = {"minWorkers": self.workers, "maxWorkers": self.workers}
-        kept = read_member(self.mar.path, CONFIG).decode().splitlines()
-        lines = [line for line in kept if line.partition(":")[0] not in own]
+        stored = read_member(self.mar.path, CONFIG)
+        compare(CONFIG, hashlib.sha256(stored).hexdigest(), self.mar.sums)
+        lines = [line for line in stored.decode().splitlines() if line.partition(":")[0] not in own]
         own["jobQueueSize"] = self.queue_length
         return "".join(f"{line}\n" for line in [*(f"{key}: {value}" for key, value in own.items()), *lines]).encode()
+
+
+def _noted(chunks: Iterable[bytes], note: Callable[[bytes], object]) -> Iterable[bytes]:
+    for chunk in chunks:
+        note(chunk)
+        yield chunk
 
 
 def deployments(mars: Sequence[Mar], workers: int | None, p99_ms: int, console: Console) -> list[Deployment]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class LiveModel:
         wanted: number of workers that it should have.
         waiting: number of requests in its queue.
         memory_bytes: memory of its workers.
+        signer: who signed its archive, in words; empty if nobody did.
     """
 
     name: str
@@ -31,6 +33,7 @@ class LiveModel:
     wanted: int
     waiting: int
     memory_bytes: int
+    signer: str = ""
 
     @property
     def label(self) -> str:
@@ -63,13 +66,14 @@ def live_status(server: KnownServer) -> LiveStatus:
         return LiveStatus(server, "was killed or ended by itself")
     management = Management(server.management_url)
     try:
-        found = [_model(one) for name in server.models for one in management.versions(name)]
+        signers = {(name, version): signer for name, version, signer in server.signers}
+        found = [_model(one, signers) for name in server.models for one in management.versions(name)]
     except ServingError:
         return LiveStatus(server, "runs, but does not answer; it may be starting again,")
     return LiveStatus(server, "runs", tuple(found))
 
 
-def _model(found: dict[str, Any]) -> LiveModel:
+def _model(found: dict[str, Any], signers: Mapping[tuple[str, str], str]) -> LiveModel:
     workers = found["workers"]
     return LiveModel(
         str(found["modelName"]),
@@ -79,6 +83,7 @@ def _model(found: dict[str, Any]) -> LiveModel:
         int(found["minWorkers"]),
         int(found["jobQueueStatus"]["pendingRequests"]),
         sum(_memory_bytes(int(worker["pid"])) for worker in workers if worker.get("pid")),
+        signers.get((str(found["modelName"]), str(found["modelVersion"])), ""),
     )
 
 

@@ -13,6 +13,7 @@ from ..client import Client
 from ..engine import GOLDEN, SIGNATURE, golden_error, smallest_golden, split_golden
 from ..requests.wire import read_npz
 from ..settings import TRUSTED, Limits
+from ..signing.trust import Signer
 from .archives.archive import Mar
 from .archives.mar import read_member
 from .deployment import Deployment
@@ -29,6 +30,7 @@ class Served:
         signature: inputs and outputs of the model.
         sample: golden inputs of one sample, which the server has answered.
         limits: what one request may contain.
+        signer: who signed its archive; None if nobody did.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Served:
     signature: Signature
     sample: Feeds
     limits: Limits
+    signer: Signer | None = None
 
 
 def answering(deployed: Sequence[Deployment], url: str, timeout_s: float) -> tuple[Served, ...]:
@@ -54,7 +57,8 @@ def answering(deployed: Sequence[Deployment], url: str, timeout_s: float) -> tup
         signature, sample = ask_golden(mar, url, timeout_s)
         default, limits = mar.name not in names, mar.settings.limits
         names.add(mar.name)
-        found.append(Served(mar.name, mar.version, default, one.workers, one.queue_length, signature, sample, limits))
+        facts = (one.workers, one.queue_length, signature, sample, limits, mar.signer)
+        found.append(Served(mar.name, mar.version, default, *facts))
     return tuple(found)
 
 

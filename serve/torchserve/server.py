@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..connection import UNIX
 from ..monitoring.exporter import Exporter
 from ..monitoring.recorder import FOLDER
 from ..requests.hook import HOOK
+from ..signing.trust import Trust
 from ..thread_budget import WORKERS
 from .archives.archive import open_mar
 from .audit import raise_if_unsafe
@@ -57,6 +58,7 @@ class Server:
             can open it, or a URL where TorchServe has no Unix sockets.
         grpc: address of the gRPC interface; empty if nothing can connect to it.
         store: folder from which it takes other versions; empty if it takes none.
+        trust: the keys that it trusts.
         metrics_url: what Prometheus reads; empty if nothing is counted.
     """
 
@@ -70,6 +72,7 @@ class Server:
     management_url: str
     grpc: str = ""
     store: str = ""
+    trust: Trust = field(default_factory=Trust)
     metrics_url: str = ""
 
     @property
@@ -103,11 +106,12 @@ class Server:
 
 @dataclass(frozen=True)
 class _Installation:
-    """What runs the server: Java, the folder with TorchServe's jar, and the interpreter of the workers."""
+    """What runs the server: Java, the folder with TorchServe's jar, its workers' interpreter, and trusted keys."""
 
     java: Java
     home: Path
     python: Path | None
+    trust: Trust
 
 
 @contextmanager
@@ -128,8 +132,8 @@ def serve(
         python: interpreter of the workers, by default this one; it needs TorchServe and the runtime.
 
     Raises:
-        ArtifactError: an archive is truncated or altered.
-        UserError: two archives have the same name and version.
+        ArtifactError: an archive is truncated, altered, or not signed as the options want.
+        UserError: two archives have the same name and version, or a file has no public key.
         MachineError: Java or TorchServe is missing, the port is in use, or swaps are wanted where TorchServe has no
             Unix sockets.
         ServingError: the server did not become ready; the message states the cause.
@@ -141,8 +145,9 @@ def serve(
             "TorchServe has no Unix sockets here, so with --swaps every user of this machine could register models",
             "serve without --swaps, and start another server for a new version",
         )
-    installed = _Installation(find_java(options.java), torchserve_home(python), python)
-    mars = [open_mar(artifact) for artifact in artifacts]
+    trust = Trust.chosen(options.trust, options.signatures)
+    installed = _Installation(find_java(options.java), torchserve_home(python), python, trust)
+    mars = [open_mar(artifact, trust, console) for artifact in artifacts]
     for mar in mars:
         if mar.settings.hook:
             console.warn(f"{mar.path.name} runs code of its packer, {HOOK}, in its workers")
@@ -184,7 +189,8 @@ def _start_with_retries(
         startup_s = time.monotonic() - begin
         grpc = f"{options.host}:{ports.grpc_inference}" if options.grpc or not hides_grpc() else ""
         store = str(Path(management.removeprefix(UNIX)).with_name("store")) if options.swaps else ""
-        made = Server(models, options.host, ports, logs, process, startup_s, installed.java, management, grpc, store)
+        where = (ports, logs, process, startup_s, installed.java, management, grpc, store)
+        made = Server(models, options.host, *where, installed.trust)
         return replace(made, metrics_url=_exported(made, front, stack)) if options.metrics else made
     raise ServingError("no free ports were found", "try again")
 
@@ -207,6 +213,7 @@ def _launch(
         for name, port in (("management", ports.management), ("torchserve-metrics", ports.front_metrics))
     )
     store, config, log4j = scratch / "store", scratch / "config.properties", scratch / "log4j2.xml"
+    keys = scratch / "trusted.pem"
     settings = {one.file: one.mar.settings for one in deployed}
     front = FrontEnd(os.cpu_count() or 2, management, metrics, options.grpc, options.swaps)
     properties = config_properties(settings, ports, options.host, store, front)
@@ -216,6 +223,7 @@ def _launch(
             one.write(store)
         config.write_bytes(properties)
         log4j.write_bytes(log4j_config(logs))
+        keys.write_bytes(installed.trust.to_pem())
     raise_if_unsafe(properties.decode("ascii"))
     heap = (256 << 20) + 16 * max(one.mar.settings.limits.request_bytes for one in deployed)
     command = [
@@ -227,7 +235,7 @@ def _launch(
         *("--python", str(installed.python or sys.executable)),
         *("-f", str(config), "-s", str(store), "-ncs"),
     ]
-    environment = {WORKERS: str(sum(one.workers for one in deployed))}
+    environment = {WORKERS: str(sum(one.workers for one in deployed)), **installed.trust.environment(keys)}
     environment[FOLDER] = str(scratch / METRICS) if options.metrics else ""
     return Process(command, scratch, logs / "console.log", environment), front
 

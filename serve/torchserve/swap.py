@@ -69,12 +69,12 @@ def swap(
 
     Raises:
         UserError: the server takes no swaps, has no such model, has this version already, or has another signature.
-        ArtifactError: the archive is truncated or altered.
+        ArtifactError: the archive is truncated, altered, or not signed as the server wants.
         MachineError: the memory does not suffice for both versions.
         ServingError: the new version does not start or does not give its golden answers; the old one still answers.
     """
     raise_if_not(artifact, "archive")
-    begin, mar = time.monotonic(), open_mar(artifact)
+    begin, mar = time.monotonic(), open_mar(artifact, server.trust, console)
     with _alone(server) as store:
         management = Management(server.management_url)
         old = _compared(server, management, mar, force)
@@ -100,7 +100,9 @@ def swap(
         _note(store, {**previous, mar.name: answering} if keep else previous)
         new = (mar.name, mar.version, str(mar.path.resolve()))
         kept = [one for one in server.archives if not (one[0] == mar.name and one[1] in removed)]
-        replace(server, archives=(new, *kept)).save()
+        signer = ((mar.name, mar.version, mar.signer.describe()),) if mar.signer is not None else ()
+        signers = tuple(one for one in server.signers if not (one[0] == mar.name and one[1] in removed))
+        replace(server, archives=(new, *kept), signers=(*signer, *signers)).save()
     return Swapped(mar.name, mar.version, answering, keep, time.monotonic() - begin)
 
 

@@ -15,6 +15,7 @@ from retort.core.artifact import load_artifact, new_artifact
 from retort.core.context import Place
 from retort.core.facts.record import Record
 from retort.core.kinds import KINDS
+from retort.serve.signing.private_key import make_pair
 
 KEPT = Path(__file__).resolve().parents[1] / "old_files" / "fabcb72"
 FOLDERS = {"program": "cnn", "graph": "int8-onnx", "archive": "archive"}
@@ -23,6 +24,7 @@ MORE = {
     "explain": ["--input", "x.npy"],
     "bench": ["--data", "data.npz"],
     "doctor": ["--data", "data.npz"],
+    "sign": ["--key", "signing.key"],
     "deploy": ["--host", "models.example", "--certificate", "tls.pem", "--key", "tls.key"],
 }
 SAYS = ("altered", "damaged", "truncated", "lost its file", "cannot be read", "not an artifact")
@@ -51,6 +53,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """A whole artifact of each kind, in the current folder."""
     monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(0)
+    make_pair(tmp_path, "signing")
     np.save("x.npy", draw.normal(size=(2, 1, 8, 8)).astype(np.float32))
     splits = {name: draw.normal(size=(8, 1, 8, 8)).astype(np.float32) for name in ("x_train", "x_validation", "x_test")}
     np.savez("data.npz", allow_pickle=False, **splits)

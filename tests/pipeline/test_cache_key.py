@@ -58,6 +58,7 @@ CHANGED = {
     "export/trt/builder.py": {"engine"},
     "serve/requests/bodies.py": {"bundle", "pack"},
     "serve/bundles/routes.py": {"bundle", "pack"},
+    "serve/signing/ed25519.py": {"bundle", "pack"},
     "serve/torchserve/server.py": set(),
     "handlers/tensor.py": {"pack"},
     "benchmarks/report/html_report.py": set(),

@@ -19,15 +19,16 @@ from ...bundles.bundle import Policy as Policy
 from ...bundles.bundle import answer_golden, read_graph, settings_of, try_here, write_bundle
 from ...bundles.raw_inputs import with_raw_inputs
 from ...bundles.runtime_half import ROOT, carried
-from ...bundles.stage import agreed_options
+from ...bundles.stage import agreed_options, signing_key
 from ...engine import SIGNATURE, Engine
-from ...integrity import SUMS
+from ...integrity import SUMS, format_sums
 from ...requests.hook import HOOK
 from ...settings import Settings
+from ...signing.trust import Signer, Trust
 from ...worker_session import MODEL
 from ..config import model_config
 from .contents import CONFIG, MANIFEST, check_contents, manifest, needs_torch, stand_in
-from .mar import STAND_IN, read_member, verify_mar, write_mar
+from .mar import STAND_IN, read_member, read_signature_of, verify_mar, write_mar
 
 
 def pack(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
@@ -59,7 +60,8 @@ def write_archive(
         ArtifactError: the artifact is neither a graph nor a bundle, or its golden outputs do not belong to it.
         StorageError: the disk is full or not writable.
     """
-    options = agreed_options(options, artifact)
+    base = context.base if context is not None else Path()
+    options, key = agreed_options(options, artifact), signing_key(options, base, console)
     parts = with_raw_inputs(read_graph(artifact), options, context, console)
     with new_artifact(place, "archive", "pack", options=options) as draft:
         folder = draft.folder
@@ -68,8 +70,9 @@ def write_archive(
         engine = try_here(folder / "bundle", console)
         answer_golden(engine)
         engine.close()
-        write_mar(folder / "model.mar", mar_members(folder / "bundle", settings, options, engine.load_s, parts.handler))
-        draft.facts = _facts(folder, engine)
+        members = mar_members(folder / "bundle", settings, options, engine.load_s, parts.handler)
+        write_mar(folder / "model.mar", members, None if key is None else key.sign)
+        draft.facts = _facts(folder, engine, None if key is None else key.public.key_id)
         if not parts.signature.batch_invariant:
             console.warn("rows of this model influence each other, so requests are run one by one and never as a batch")
     return load_artifact(place.directory)
@@ -95,7 +98,7 @@ def mar_members(
     return members
 
 
-def _facts(folder: Path, engine: Engine) -> PackFacts:
+def _facts(folder: Path, engine: Engine, key_id: str | None) -> PackFacts:
     return PackFacts(
         size_bytes=(folder / "model.mar").stat().st_size,
         model_bytes=(folder / "bundle" / MODEL).stat().st_size,
@@ -103,18 +106,20 @@ def _facts(folder: Path, engine: Engine) -> PackFacts:
         timing=PackTiming(load_s=round(engine.load_s, 3)),
         exact_batch_sizes=tuple(sorted(engine.executor.plan.sizes)),
         batch_invariant=engine.signature.batch_invariant,
+        key_id=key_id,
     )
 
 
 @dataclass(frozen=True)
 class Mar:
-    """A verified archive: its path, its name and its settings."""
+    """A verified archive: its path, its name, its settings, and who signed it; None if nobody did."""
 
     path: Path
     name: str
     version: str
     settings: Settings
     sums: Mapping[str, str]
+    signer: Signer | None = None
 
 
 def open_model(mar: Mar, options: SessionOptions) -> Session:
@@ -127,13 +132,18 @@ def open_model(mar: Mar, options: SessionOptions) -> Session:
         return open_session(Path(folder) / MODEL, options, signature)
 
 
-def open_mar(artifact: Artifact) -> Mar:
+def open_mar(artifact: Artifact, trust: Trust | None = None, console: Console = SILENT) -> Mar:
     """Verify an archive before a server sees it (serve.md H6).
 
+    Args:
+        trust: the keys to trust; None takes those of the environment.
+
     Raises:
-        ArtifactError: the archive is truncated, altered, or not as Retort writes it.
+        ArtifactError: the archive is truncated, altered, not as Retort writes it, or not signed as it must be.
     """
-    sums = verify_mar(artifact.main)
-    settings = Settings.from_json(read_member(artifact.main, "serving.json"))
-    check_contents(artifact.main, sums, settings)
-    return Mar(artifact.main, settings.name, settings.version, settings, sums)
+    path, trust = artifact.main, Trust.chosen() if trust is None else trust
+    sums = verify_mar(path)
+    signer = trust.check(path.name, format_sums(sums), read_signature_of(path), console.warn)
+    settings = Settings.from_json(read_member(path, "serving.json"))
+    check_contents(path, sums, settings)
+    return Mar(path, settings.name, settings.version, settings, sums, signer)

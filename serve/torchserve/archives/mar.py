@@ -6,12 +6,13 @@ import hashlib
 import os
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ....core.artifact import sha256_file
-from ....core.errors import ArtifactError, MissingFileError
-from ...integrity import SUMS, compare, format_sums, parse_sums
+from ....core.errors import ArtifactError, MissingFileError, UserError
+from ...integrity import SUMS, SUMS_SIGNATURE, compare, format_sums, parse_sums
+from ...signing.trust import LARGEST_LINE
 from .zip_layout import append, check_layout, check_members, chunks_of
 
 _REMEDY = "the archive was altered or truncated; pack the model again"
@@ -21,11 +22,16 @@ WORKER_PACKAGES = frozenset({"numpy", "onnxruntime", "torch", "ts", "yaml", "psu
 _AT_START = frozenset({"sitecustomize", "usercustomize"})
 STAND_IN = "torch.py"
 """The only member that hides a package: :mod:`.without_torch` in place of PyTorch."""
+BESIDE = (SUMS, SUMS_SIGNATURE)
+"""The members that the checksums do not list; the second is only in a signed archive."""
 _UNWELCOME = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".so", ".pyd", ".pyc")
 
 
-def write_mar(path: Path, members: Mapping[str, bytes | Path]) -> None:
+def write_mar(path: Path, members: Mapping[str, bytes | Path], sign: Callable[[bytes], bytes] | None = None) -> None:
     """Write members, and the checksums of all of them, sorted, stored, with fixed times and modes (serve.md H4).
+
+    Args:
+        sign: makes the signature file of the checksums; None leaves the archive without.
 
     Raises:
         ArtifactError: a name is not allowed in an archive.
@@ -33,7 +39,10 @@ def write_mar(path: Path, members: Mapping[str, bytes | Path]) -> None:
     if faults := lint_names([*members]):
         raise ArtifactError(f"the archive cannot contain {faults[0]}", "rename or remove that file")
     hashes = {name: _digest(content) for name, content in members.items()}
-    everything: dict[str, bytes | Path] = {**members, SUMS: format_sums(hashes)}
+    sums = format_sums(hashes)
+    everything: dict[str, bytes | Path] = {**members, SUMS: sums}
+    if sign is not None:
+        everything[SUMS_SIGNATURE] = sign(sums)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, content in sorted(everything.items()):
             if isinstance(content, bytes):
@@ -91,7 +100,7 @@ def verify_mar(path: Path) -> dict[str, str]:
             sums = parse_sums(archive.read(SUMS))
         _check_listing([member.filename for member in members], sums)
         for name, digest in check_layout(path, members).items():
-            if name != SUMS:
+            if name not in BESIDE:
                 compare(name, digest, sums)
     except ArtifactError as error:
         raise ArtifactError(f"{path.name}: {error.message}", _REMEDY) from error
@@ -103,7 +112,8 @@ def verify_mar(path: Path) -> dict[str, str]:
 def _check_listing(names: Sequence[str], sums: Mapping[str, str]) -> None:
     if faults := lint_names(names):
         raise ArtifactError(f"it contains {faults[0]}")
-    if odd := sorted(set(names).symmetric_difference([*sums, SUMS])):
+    listed = [name for name in names if name != SUMS_SIGNATURE]
+    if odd := sorted(set(listed).symmetric_difference([*sums, SUMS])):
         raise ArtifactError(f"the members do not match {SUMS}: {odd[0]}")
     if [*names] != sorted(names):
         raise ArtifactError("its members are not in order")
@@ -120,3 +130,44 @@ def read_member(path: Path, name: str) -> bytes:
             return archive.read(name)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{path.name} has no readable {name}", _REMEDY) from error
+
+
+def read_signature_of(path: Path) -> bytes | None:
+    """The signature file of an archive that was verified, or the start of it if it is too long; None without.
+
+    Raises:
+        ArtifactError: the archive cannot be read any more.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if SUMS_SIGNATURE not in archive.namelist():
+                return None
+            with archive.open(SUMS_SIGNATURE) as stream:
+                return stream.read(LARGEST_LINE)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path.name} cannot be read as an archive: {error}", _REMEDY) from error
+
+
+def sign_mar(path: Path, target: Path, sums: Mapping[str, str], sign: Callable[[bytes], bytes]) -> None:
+    """Write a copy of an archive with another signature, or with a first one: what `retort pack` would have written.
+
+    Args:
+        sums: its checksums, which were verified.
+
+    Raises:
+        ArtifactError: the archive was changed meanwhile.
+        UserError: the target exists.
+    """
+    line = sign(format_sums(sums))
+    try:
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "x", zipfile.ZIP_STORED) as archive:
+            for name in sorted({*source.namelist(), SUMS_SIGNATURE}):
+                if name == SUMS_SIGNATURE:
+                    append(archive, name, len(line), [line])
+                    continue
+                with source.open(name) as stream:
+                    size = source.getinfo(name).file_size
+                    append(archive, name, size, chunks_of(stream, size))
+    except FileExistsError as error:
+        raise UserError(f"{target} exists, and nothing is replaced", "give another --out") from error
+    verify_mar(target)

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from retort.core.session import open_session
 from retort.pipeline.live.documented import checked
 from retort.serve.bundles.bundled import check_bundle
 from retort.serve.requests.wire import NPY, write_npy
+from retort.serve.signing.private_key import make_pair
 from retort.serve.targets.kserve import service_name
 from retort.serve.targets.stage import bundle_of, commands_of, deploy
 
@@ -172,3 +174,18 @@ def test_the_command_of_the_image_serves_the_bundle(made: Artifact, tmp_path: Pa
         assert ask(f"{url}/v2/models/My_Net").status == 200
     assert shlex.join(command).count("--workers 2") == 1
     assert check_bundle(bundle_of(made))["name"] == "My_Net"
+
+
+def test_the_image_runs_no_code_of_a_bundle_that_nobody_signed(made: Artifact, tmp_path: Path) -> None:
+    """With trusted keys the code is that of the image, and a foreign bundle in the storage is refused by it."""
+    for name in ("app.py", "deployment.json"):
+        shutil.copy(made.path / name, tmp_path)
+    for name in ("bundle", "storage"):
+        shutil.copytree(bundle_of(made), tmp_path / name)
+    (tmp_path / "storage" / "retort_runtime" / "__init__.py").write_text("open('ran', 'w')\n")
+    _, public, _ = make_pair(tmp_path, "signing")
+    environment = {**os.environ, "RETORT_BUNDLE": str(tmp_path / "storage"), "RETORT_TRUST": str(public)}
+    command = [sys.executable, "-c", "import app"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "is not signed" in done.stderr
+    assert not (tmp_path / "ran").exists()

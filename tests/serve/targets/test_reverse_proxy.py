@@ -336,7 +336,7 @@ def test_the_unit_is_valid(tmp_path: Path) -> None:
     python = shutil.which("true")
     assert python is not None
     path = tmp_path / UNIT
-    path.write_text(unit(python, ['/a b/100%/"x"$HOME.mar'], 8080, 8082, "https://localhost"))
+    path.write_text(unit(python, ['/a b/100%/"x"$HOME.mar'], (8080, 8082), "https://localhost"))
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
     own = [line for line in done.stderr.splitlines() if UNIT in line]
     assert own == []

@@ -54,7 +54,7 @@ def test_a_server_lives_in_the_background_until_it_is_stopped(made: Artifact, tm
     assert (server["url"], server["state"], server["logs"]) == (started["url"], "runs", str(tmp_path / "logs"))
     (model,) = server["models"]
     assert model.pop("memory_bytes") > 10e6
-    wanted = {"name": "vector", "version": "1.0", "default": True, "ready": 1, "wanted": 1, "waiting": 0}
+    wanted = {"name": "vector", "version": "1.0", "default": True, "ready": 1, "wanted": 1, "waiting": 0, "signer": ""}
     assert model == wanted
     shown = retort(tmp_path, "status").stdout
     assert "vector 1.0" in shown
