@@ -41,7 +41,7 @@ def _stop(number: int, frame: Any) -> None:
 
 def _guarded(given: list[str]) -> int:
     try:
-        code = _app()(given, prog_name="retort", standalone_mode=False)
+        code = _app(given[0] if given else "")(given, prog_name="retort", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, Interrupted) as stop:
         return _report(_interrupted(stop, given), given)
@@ -67,17 +67,10 @@ def _interrupted(stop: BaseException, given: list[str]) -> Interrupted:
     return Interrupted(f"stopped: {'; '.join(kept)}", f"go on with `{command}`", kept=list(kept), command=command)
 
 
-def _app() -> Any:
-    # each adds its commands to the app, in the order of `--help`
-    from .cli import recipes, folders, data_view, commands  # noqa: F401, I001
-    from .cli.serving import packing  # noqa: F401
-    from .cli import engines  # noqa: F401
-    from .cli.serving import servers, running_servers, swapping, safety, signing, deploying  # noqa: F401
-    from .cli.predicting import predict, explain  # noqa: F401
-    from .cli import doctor, benchmarks, version  # noqa: F401
-    from .cli.app import app
+def _app(command: str = "") -> Any:
+    from .cli.command_table import application
 
-    return app
+    return application(command)
 
 
 def _of_file(error: OSError, given: list[str]) -> int:

@@ -10,15 +10,11 @@ import typer
 from ..core.artifact import Artifact
 from ..core.console import Console
 from ..core.context import Context, Place
-from ..core.data.data_sources import load_data
 from ..core.errors import UserError
 from ..core.options.option_types import SEED_MAX
 from ..core.options.stage_options import DataSpec, ModelSpec, Options, Target, Task
 from ..core.options.stage_table import STAGES, kind_made
-from ..core.system.owned_folders import claim
-from ..pipeline.cache_key import identity_of
-from ..pipeline.dispatch import RUNS
-from ..pipeline.reuse import find_finished
+from ..core.system.owned_folders import RUNS, claim
 from . import completion
 from .flags import build_options
 from .interruptible import Interruptible
@@ -82,6 +78,8 @@ def context_of(
             "--data is required",
             "give a built-in data set, package.module:function, a file (.csv, .jsonl, .parquet, .npz …) or a folder",
         )
+    from ..core.data.data_sources import load_data
+
     base = Path.cwd()
     args = build_options(DataSpec, {"source": data or "none"}, data_arg, "--data-arg", "args")
     splits: Any = load_data(args, base, seed, task, screen, judging=needed == "test") if needed != "nothing" else None
@@ -101,6 +99,8 @@ def place_of(
     Raises:
         UserError: ``out`` may not be written: see :func:`retort.core.system.owned_folders.claim`.
     """
+    from ..pipeline.cache_key import identity_of
+
     identity = identity_of(name, options, [parent], context)
     key = identity.key
     keys = (parent.key,) if isinstance(parent, Artifact) else ()
@@ -115,4 +115,6 @@ def place_of(
 
 def reused(place: Place, screen: Console, parent: Artifact, out: Path | None) -> Artifact | None:
     """The finished artifact of equal inputs: at its place or, without --out, in the run that contains its parent."""
+    from ..pipeline.reuse import find_finished
+
     return find_finished(place, *([parent.path.parent] if out is None else []), console=screen)

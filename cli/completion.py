@@ -13,8 +13,7 @@ from ..core.data.built_in import BUILT_IN
 from ..core.errors import RetortError
 from ..core.options.recipe import load_recipe
 from ..core.options.stage_table import STAGES
-from ..core.system.owned_folders import MANIFEST
-from ..pipeline.dispatch import RUNS
+from ..core.system.owned_folders import MANIFEST, RUNS
 
 
 def stages(ctx: typer.Context, incomplete: str) -> list[str]:

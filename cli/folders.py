@@ -12,8 +12,8 @@ import typer
 
 from ..core.console import Console
 from ..core.counts import counted
+from ..core.system.owned_folders import RUNS
 from ..core.system.user_paths import require_folder
-from ..pipeline.dispatch import RUNS
 from . import completion
 from .app import Debug, Json, Runs, app, console
 

@@ -14,10 +14,7 @@ from ..core.options.recipe import parse_recipe
 from ..core.options.recipe import schema as recipe_schema
 from ..core.options.stage_options import DataSpec, ModelSpec, Target, Task
 from ..core.options.yaml_text import parse_yaml
-from ..core.system.owned_folders import claim_file
-from ..pipeline import run as pipeline
-from ..pipeline.dispatch import RUNS
-from ..pipeline.outcome import run_summary
+from ..core.system.owned_folders import RUNS, claim_file
 from . import completion, describe
 from .app import Debug, Json, RecipeFile, Runs, app, console
 from .questions import ask
@@ -113,6 +110,9 @@ def run(
 
     Example: `retort run examples/digits.yaml`; `retort run examples/digits.yaml --plan`
     """
+    from ..pipeline import run as pipeline
+    from ..pipeline.outcome import run_summary
+
     out = console(json)
     if plan:
         describe.print_plan(recipe, pipeline.plan(recipe, runs, until), out)

@@ -15,6 +15,7 @@ from ..core.errors import RetortError, UserError
 from ..core.options.stage_options import CaptureOptions, EngineOptions, ExportOptions, ModelSpec, Options
 from ..core.options.stage_table import STAGES, stages_that
 from ..core.system.folder_locks import held
+from ..core.system.owned_folders import RUNS
 from . import stages
 from .cache_key import key_of
 from .requantize import for_target
@@ -23,7 +24,6 @@ from .sample_faults import raise_if_samples_fail
 if TYPE_CHECKING:
     from ..export.trt.explain import Explanation
 
-RUNS = Path("runs")
 StageFunction = Callable[[Any, Artifact, Place, Context], Artifact]
 
 

@@ -11,9 +11,9 @@ from ..core.errors import RetortError, UserError
 from ..core.options.recipe import nearest, read_recipe
 from ..core.options.recipe_faults import KeyLines
 from ..core.options.stage_options import Gate, Options, QuantizeOptions
+from ..core.system.owned_folders import RUNS
 from ..core.terminal.interruption import noting_what_is_kept
 from . import measure
-from .dispatch import RUNS
 from .line import Line, Outcome
 from .outcome import run_summary
 from .outcome.missed_gate import missed

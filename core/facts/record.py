@@ -14,7 +14,7 @@ class Record(BaseModel):
     an older or a newer one, are kept.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), defer_build=True)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON-ready values."""

@@ -35,7 +35,7 @@ class Options(BaseModel):
     ``true`` and ``false`` are no numbers here; Python would take them for 1 and 0.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

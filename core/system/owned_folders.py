@@ -20,6 +20,8 @@ from ..errors import StorageError, UserError
 from .user_paths import PIPE, require_writable
 
 MANIFEST = "manifest.json"
+RUNS = Path("runs")
+"""Where runs and results of commands are written by default."""
 SCRATCH = ".retort-scratch"
 """Name of the folder for unfinished work; beside it a user may have folders such as ``.scratch``."""
 BESIDE = ("program", "speed", "placement")

@@ -11,6 +11,7 @@ import pytest
 
 import retort
 from retort.__main__ import main
+from retort.cli.command_table import MODULES, application
 
 COMMANDS = [
     "init",
@@ -145,6 +146,24 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_module_runs_as_a_program() -> None:
     """`python -m retort` is the same command line."""
-    done = subprocess.run([sys.executable, "-m", "retort", "--help"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "retort", "status", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    assert "Usage: retort" in done.stdout
+    assert "Usage: retort status" in done.stdout
+
+
+def test_a_command_imports_no_other_command() -> None:
+    """`retort status` imports its own module, and no stages, other commands or large packages."""
+    code = "import sys, retort.__main__ as m; m._app('status'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "retort.cli.serving.running_servers" in imported
+    assert not imported & {"retort.pipeline", "retort.cli.commands", "onnx", "torch", "scipy", "sklearn", "pandas"}
+
+
+def test_each_command_is_in_the_module_of_the_table() -> None:
+    """The whole command line has the commands of the table, in its order; with one name it has this command alone."""
+    names = [name for module in MODULES.values() for name in module]
+    assert [command.name for command in application().registered_commands] == names
+    assert len(set(names)) == len(names)
+    for name in ("data", "quantize"):
+        assert [command.name for command in application(name).registered_commands] == [name]

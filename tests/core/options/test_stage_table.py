@@ -13,6 +13,7 @@ from torch import nn
 
 from retort.__main__ import main
 from retort.cli import app, benchmarks, commands, doctor, engines, recipes
+from retort.cli.command_table import application
 from retort.cli.predicting import predict
 from retort.cli.serving import running_servers, servers, swapping
 from retort.core.artifact import Artifact, Manifest, raise_if_not
@@ -38,7 +39,7 @@ def test_recipe_command_line_and_line_know_the_same_stages() -> None:
         part.app is app.app
         for part in (benchmarks, commands, doctor, engines, recipes, running_servers, servers, predict, swapping)
     )
-    known = {command.name for command in app.app.registered_commands}
+    known = {command.name for command in application().registered_commands}
     assert set(STAGES) <= known
     named = schema()["properties"]["stages"]["items"]["anyOf"][0]["enum"]
     assert named == list(STAGES)

@@ -85,7 +85,7 @@ def test_a_missing_extra_is_one_sentence(
     def fail() -> None:
         import sklearn  # noqa: F401
 
-    monkeypatch.setattr("retort.__main__._app", lambda: lambda *given, **how: fail())
+    monkeypatch.setattr("retort.__main__._app", lambda command: lambda *given, **how: fail())
     with pytest.raises(SystemExit) as ended:
         main(["train"])
     assert ended.value.code == 7
