@@ -204,6 +204,7 @@ def test_a_transformer_keeps_its_length_axis() -> None:
     assert_same(program, model, {"tokens": torch.randn(3, 11, 16)})
 
 
+@pytest.mark.slow
 def test_a_hugging_face_encoder_with_two_inputs_and_named_outputs() -> None:
     """A BERT that returns a dataclass has two named outputs, with dynamic batch and sequence in both inputs."""
     transformers = pytest.importorskip("transformers")

@@ -269,7 +269,11 @@ def check_onnx(program: Program, path: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ZOO)
+LIKE_OTHERS = ("densenet", "unet", "conv1d", "moves", "transformer_spelled")
+HALVED = [pytest.param(name, marks=pytest.mark.slow) if name in LIKE_OTHERS else name for name in ZOO]
+
+
+@pytest.mark.parametrize("name", HALVED)
 def test_half_of_the_cost_goes_and_the_cut_is_proven(name: str) -> None:
     """Every architecture loses half of its MACs within 3 %, is proven in double precision, and can be trained."""
     program = captured(name)

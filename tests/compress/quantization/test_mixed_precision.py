@@ -150,6 +150,7 @@ def artifact(broken: Program, tmp_path: Path) -> Artifact:
     return load_artifact(tmp_path / "fp32")
 
 
+@pytest.mark.slow
 def test_a_plan_is_written_replayed_and_edited(artifact: Artifact, data: Splits, tmp_path: Path) -> None:
     """The plan next to the program gives the same program again; an edited plan excludes another layer."""
     options = QuantizeOptions(mixed="auto", min_sqnr=24.0, correction=("none",), method="minmax")

@@ -296,7 +296,7 @@ class Pooled(nn.Module):
         return self.head(torch.relu(self.out(x)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("faster", "chosen"), [(1.3, "int8"), (0.8, "auto")])
+@pytest.mark.parametrize(("faster", "chosen"), [(1.3, "int8"), pytest.param(0.8, "auto", marks=pytest.mark.slow)])
 def test_the_first_layer_is_tried_in_int8_where_int8_is_slow(
     splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faster: float, chosen: str
 ) -> None:

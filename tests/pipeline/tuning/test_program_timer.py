@@ -142,6 +142,7 @@ def test_prune_to_a_latency_on_another_device_from_the_command_line(
     assert "board:measure" in found["device"]
 
 
+@pytest.mark.slow
 def test_a_latency_out_of_reach_is_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unreachable latency ends with exit code 2, the best value that was found, and no artifact."""
     words = ["--data", "data.npz", "--latency", "0.02x", "--timer", "board:measure", "--set", "recover=null"]
