@@ -141,7 +141,7 @@ def compare(
         >>> import retort
         >>> program = retort.capture("retort.examples.digits:student", data="digits")
         >>> graph = retort.export(program)
-        >>> result = retort.compare({"torch": program, "onnx": graph}, batch_sizes=[1], budget_s=1, blocks=4)
+        >>> result = retort.compare({"torch": program, "onnx": graph}, batch_sizes=[1], budget_s=0.2, blocks=4)
         >>> [stage.stage for stage in result.stages]
         ['torch', 'onnx']
     """

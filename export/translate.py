@@ -19,7 +19,7 @@ from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.graph_state import REMEDY, state_in_words, state_of
 from ..core.options.stage_options import Target
 from ..core.signature import Signature
-from ..core.workarounds import free_time
+from ..core.workarounds import free_time, list_operators_once
 from . import (
     activation_translation,
     adaptive_pooling_translation,
@@ -169,6 +169,7 @@ def _translate(program: ExportedProgram, opset: int) -> ir.Model:
     for module in _TRANSLATIONS:
         table |= module.forms()
     parse_operators_once()
+    list_operators_once()
     try:
         # Without gradients: with them, decomposition and type promotion choose different attention kernels, whose
         # strides disagree (Swin: "Cannot view a tensor with shape …").

@@ -112,6 +112,7 @@ def reach(root: Path, entry: str) -> Reached:
     where, _, name = entry.partition(":")
     source = _own_part((root / where).read_text(), name)
     present, files, foreign = _present(root), set[str](), set[str]()
+    beside = [file for file in present if not file.endswith(".py")]
     queue: list[tuple[str, Imports]] = [(where, imports_of(source))]
     while queue:
         module, found = queue.pop()
@@ -121,14 +122,14 @@ def reach(root: Path, entry: str) -> Reached:
                 files.add(target)
                 text = (root / target).read_text()
                 queue.append((target, imports_of(text)))
-                files |= {file for file in _siblings(present, target) if file.rpartition("/")[2] in text}
+                files |= {file for file in _siblings(beside, target) if file.rpartition("/")[2] in text}
     return Reached(tuple(sorted(files)), frozenset(foreign), source)
 
 
-def _siblings(present: frozenset[str], module: str) -> list[str]:
-    """Files next to a module that are not modules."""
+def _siblings(files: list[str], module: str) -> list[str]:
+    """The files that are next to a module."""
     folder = module.rpartition("/")[0]
-    return [file for file in present if not file.endswith(".py") and file.rpartition("/")[0] == folder]
+    return [file for file in files if file.rpartition("/")[0] == folder]
 
 
 def _own_part(text: str, name: str) -> str:
@@ -177,7 +178,8 @@ def _targets(present: frozenset[str], module: str, found: Imports) -> Iterator[s
         for target in (parts, *([*parts, one] for one in names)):
             yield from _files(present, target)
     folders = ["/".join([*here, folder]) for folder in found.folders] + list(found.paths)
-    yield from (file for file in present if file.rpartition("/")[0] in folders and file.endswith(".py"))
+    if folders:
+        yield from (file for file in present if file.rpartition("/")[0] in folders and file.endswith(".py"))
     yield from (path for path in found.paths if path in present)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -73,12 +74,12 @@ class Block:
     calls: Floats
     in_cpu_time: bool = False
 
-    @property
+    @cached_property
     def value(self) -> float:
         """The time of the candidate by the deciding clock."""
         return _low(self.spent) if self.in_cpu_time else self.wall
 
-    @property
+    @cached_property
     def wall(self) -> float:
         """The same time by wall-clock time; interrupted slots are used only if there are no others."""
         calls = self.calls.reshape(len(self.interrupted), -1)

@@ -18,7 +18,7 @@ from ...core.errors import CaptureError, RetortError
 from ...core.faults import raise_if_defect
 from ...core.graph_assertions import without_assertions
 from ...core.tensors import BATCH, multiple
-from ...core.workarounds import free_time
+from ...core.workarounds import free_time, list_operators_once
 from ..graph.workarounds import fixed_sizes, free_lengths, unchecked_distributions
 from .failures import explain, model_place
 from .mixture_of_experts import dense_experts
@@ -69,6 +69,7 @@ def trace(
     bounds: dict[str, Bounds] = {}
     steps: dict[str, int] = {}
     proven = False
+    list_operators_once()
     for _ in range(_ROUNDS):
         shapes = _shapes(axes, bounds, steps)
         try:

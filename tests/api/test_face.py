@@ -147,9 +147,11 @@ def test_help_reads_well(verb: str) -> None:
 NEEDS_TENSORRT = [pytest.mark.trt, pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")]
 
 
-@pytest.mark.parametrize(
-    "verb", [pytest.param(verb, marks=NEEDS_TENSORRT if verb == "engine" else ()) for verb in VERBS]
-)
+LONG = ("compare", "distill", "prune")
+MARKS: dict[str, Any] = {"engine": NEEDS_TENSORRT, **dict.fromkeys(LONG, pytest.mark.slow)}
+
+
+@pytest.mark.parametrize("verb", [pytest.param(verb, marks=MARKS.get(verb, ())) for verb in VERBS])
 def test_examples_run(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example in the help of every function runs and prints the shown output."""
     monkeypatch.chdir(tmp_path)

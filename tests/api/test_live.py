@@ -24,7 +24,7 @@ from retort.pipeline.live.objects.programs import Program
 from retort.pipeline.run import run as run_recipe
 
 QUICK: dict[str, Any] = {"timed": False, "correction": "none", "weight_bits": 7}
-BRIEFLY: dict[str, Any] = {"batch_sizes": [1], "budget_s": 0.5, "blocks": 3}
+BRIEFLY: dict[str, Any] = {"batch_sizes": [1], "budget_s": 0.1, "blocks": 3, "block_ms": 1}
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +73,25 @@ def test_capture_leaves_the_module_as_it_was(training: bool) -> None:
     assert len(calls) == before + 1
 
 
+class Mean(nn.Module):
+    """``[N, 10, 6]`` series to three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, series: torch.Tensor) -> torch.Tensor:
+        """Scores per class of the mean step."""
+        scores: torch.Tensor = self.head(series.mean(1))
+        return scores
+
+
 def test_capture_takes_what_a_script_has() -> None:
     """A tensor, a tuple with targets, a mapping, a loader's batch and the loader itself give the same program."""
     data = series()
     x, y = data.tensors
     for example in (x[:1], {"series": x[:4]}, next(iter(loader(data))), loader(data), data):
-        made = retort.capture(Gru(), example)
+        made = retort.capture(Mean(), example)
         assert [spec.describe() for spec in made.signature.inputs] == ["series: float32[batch, 10, 6]"]
     assert len(retort.capture(Gru(), (x, y)).signature.inputs) == 2  # a tuple is what the forward takes
     assert len(retort.capture(Cnn(), images()[:4]).signature.inputs) == 1
@@ -263,7 +276,7 @@ def test_what_a_stage_warns_of_is_kept_and_warned_of(program: Program) -> None:
 def test_the_run_of_a_recipe_is_opened(tmp_path: Path) -> None:
     """The folder of a run gives a live object for every stage: programs, files, the measurement and the report."""
     file = retort.capture(nn.Linear(4, 3), torch.randn(4, 4)).save(tmp_path / "net.pt2")
-    bench = {"batch_sizes": [1], "blocks": 3, "block_ms": 1, "budget_s": 1}
+    bench = {"batch_sizes": [1], "blocks": 3, "block_ms": 1, "budget_s": 0.1}
     stages = [{"quantize": {"timed": False, "samples": 32, "correction": "none"}}, "export", {"bench": bench}, "report"]
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(json.dumps({"name": "tiny", "data": "iris", "model": str(file), "stages": stages}))

@@ -36,7 +36,7 @@ def call(module: Any, inputs: Mapping[str, Any]) -> Any:
     return module(**inputs) if len(inputs) > 1 else module(*inputs.values())
 
 
-@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("family", ["cnn", "gru", pytest.param("bert", marks=pytest.mark.slow)])
 def test_a_loop_of_ones_own_trains_the_program(family: str) -> None:
     """A hand-written loop over `program.module` lowers the loss; pruning, INT8 and the file use its weights."""
     make, data = CASES[family]

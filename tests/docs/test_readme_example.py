@@ -12,6 +12,7 @@ import pytest
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1600)
 def test_python_example_runs(tmp_path: Path) -> None:
     """The Python example runs unchanged in an empty folder, writes its file and prints the comparison."""

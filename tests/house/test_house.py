@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -55,8 +56,14 @@ RUNTIME_HALF = (
 def sources(*rooms: str) -> Iterator[tuple[str, ast.Module]]:
     """Every module of the rooms with its syntax tree."""
     for room in rooms:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+        yield from sources_of(room)
+
+
+@functools.cache
+def sources_of(room: str) -> list[tuple[str, ast.Module]]:
+    """Every module of a room with its syntax tree, which is read once."""
+    paths = sorted((ROOT / room).rglob("*.py"))
+    return [(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())) for path in paths]
 
 
 def reached(where: str, tree: ast.Module) -> Iterator[tuple[int, str, str]]:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -25,6 +27,7 @@ def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow  # CI runs `make quick` itself
 def test_the_quick_selection_loads_without_torch() -> None:
     """Every file of `make quick` exists and can be collected without torch."""
     done = without_torch("--collect-only", *selected())

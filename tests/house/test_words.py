@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,14 +39,19 @@ NAMES_OF_KINDS = re.compile(r"\b[Aa] $")
 
 def texts(*also: str) -> Iterator[tuple[str, int, ast.JoinedStr]]:
     """Every f-string of the package and of the folders ``also``, with its file and line."""
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            where = path.relative_to(ROOT).as_posix()
-            if where.startswith("benchmarks/suites/") and not where.startswith(also):
-                continue
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.JoinedStr):
-                    yield where, node.lineno, node
+    for where, line, node in all_texts():
+        if not where.startswith("benchmarks/suites/") or where.startswith(also):
+            yield where, line, node
+
+
+@functools.cache
+def all_texts() -> list[tuple[str, int, ast.JoinedStr]]:
+    """Every f-string of the rooms; the files are read once."""
+    found = []
+    for path in [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]:
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.JoinedStr)]
+        found += [(path.relative_to(ROOT).as_posix(), node.lineno, node) for node in nodes]
+    return found
 
 
 def pairs(node: ast.JoinedStr) -> Iterator[tuple[ast.expr, ast.expr]]:

@@ -6,10 +6,13 @@ needs the patch: remove what the message names, and this test with it.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,6 +258,38 @@ PRIVATE = re.compile(
 )
 
 
+def test_operators_are_still_looked_up_again_for_each_export() -> None:
+    """PyTorch looks up each operator at every call; with the patch only when one is new."""
+    utils: Any = importlib.import_module("torch._export.utils")
+    shared.list_operators_once()
+    patched = utils._materialize_cpp_cia_ops
+    own = inspect.getclosurevars(patched).nonlocals["look_up"]
+    assert asked_by(own) == asked_by(own) > 100, "PyTorch keeps them: remove core.workarounds.list_operators_once"
+    patched()
+    assert asked_by(patched) == 0
+    library = torch.library.Library("retort_test_new", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: 2 * x, "CompositeImplicitAutograd")
+    assert asked_by(patched) > 100
+
+
+def asked_by(function: Callable[[], None]) -> int:
+    """How many name spaces of operators a function asks ``torch.ops`` for."""
+    asked: list[str] = []
+
+    class Asked:
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            return getattr(torch.ops, name)
+
+    own: Any = inspect.unwrap(function)
+    look_up = inspect.getclosurevars(own).nonlocals.get("look_up", own)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(look_up.__globals__, "torch", SimpleNamespace(ops=Asked(), _C=torch._C))
+        function()
+    return len(asked)
+
+
 def test_private_parts_are_touched_in_four_files() -> None:
     """Only the modules of workarounds import, replace or call a private part of a library."""
     homes = {f"{room}/workarounds.py" for room in ("core", "compress/capture", "compress/graph", "export/ort", "serve")}
@@ -273,7 +308,7 @@ def test_private_parts_are_touched_in_four_files() -> None:
 def test_every_patch_says_what_it_is_there_for() -> None:
     """Each docstring has the patched name, its version, the upstream issue, and the fault without the patch."""
     functions: list[Callable[..., Any]] = [
-        *(shared.free_time, shared.drop_formulas),
+        *(shared.free_time, shared.drop_formulas, shared.list_operators_once),
         *(compressing.free_lengths, compressing.fixed_sizes, compressing.masks_unseen),
         compressing.unchecked_distributions,
         compressing.padding_as_in_evaluation,

@@ -125,6 +125,7 @@ def test_gradual_cuts_share_one_recovery(model: Artifact) -> None:
     assert {step["importance"] for step in steps} == {"taylor"}
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(model: Artifact, tmp_path: Path) -> None:
     """Killed with SIGKILL in the recovery of its second step, it ends with the weights of an uninterrupted run."""
     script = tmp_path / "run.py"

@@ -150,6 +150,7 @@ def artifact(broken: Program, tmp_path: Path) -> Artifact:
     return load_artifact(tmp_path / "fp32")
 
 
+@pytest.mark.slow
 def test_a_plan_is_written_replayed_and_edited(artifact: Artifact, data: Splits, tmp_path: Path) -> None:
     """The plan next to the program gives the same program again; an edited plan excludes another layer."""
     options = QuantizeOptions(mixed="auto", min_sqnr=24.0, correction=("none",), method="minmax")
@@ -195,17 +196,21 @@ def test_mixed_precision_without_a_gate_or_labels_is_refused(program: Program, d
         run(program, bare, mixed="auto", max_drop=0.01)
 
 
-def test_training_recovers_a_network_that_calibration_broke(program: Program, data: Splits) -> None:
-    """With 3-bit weights a depthwise network loses accuracy; training recovers it to within a point of FP32.
+@pytest.mark.parametrize(("epochs", "part"), [(6, 0.3), pytest.param(24, None, marks=pytest.mark.slow)])
+def test_training_recovers_a_network_that_calibration_broke(
+    program: Program, data: Splits, epochs: int, part: float | None
+) -> None:
+    """With 3-bit weights a depthwise network loses accuracy; training recovers a part, and then all but a point.
 
     The standard error of an accuracy on these 497 images is 0.4 points, and processors round the training differently.
     """
     fp32 = accuracy(program, data.test)
     options = {"weight_bits": 3, "correction": "none"}
     before = run(program, data, **options).program
-    assert accuracy(before, data.test) < fp32 - 0.02
-    found = run(program, data, qat=QatOptions(epochs=24, learning_rate=2e-3), **options)
-    assert accuracy(found.program, data.test) >= fp32 - 0.01
+    lost = fp32 - accuracy(before, data.test)
+    assert lost > 0.02
+    found = run(program, data, qat=QatOptions(epochs=epochs, learning_rate=2e-3), **options)
+    assert accuracy(found.program, data.test) >= fp32 - (0.01 if part is None else (1 - part) * lost)
     training = known(found.training)
     assert training.kept
     assert known(training.after) > known(training.before)

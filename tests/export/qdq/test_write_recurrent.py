@@ -96,7 +96,6 @@ def _operators(file: bytes) -> list[str]:
 
 
 NETS = [
-    pytest.param(nn.LSTM, 128, 1, False, "DynamicQuantizeLSTM", id="lstm"),
     pytest.param(nn.LSTM, 96, 2, True, "DynamicQuantizeLSTM", id="lstm-two-layers-both-ways"),
     pytest.param(nn.GRU, 384, 1, True, "Scan", id="gru-both-ways"),
 ]

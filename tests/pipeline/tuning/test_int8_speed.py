@@ -47,7 +47,7 @@ data: digits
 stages:
   - quantize: {{samples: 32, method: minmax, correction: none, exclude: ["1"]}}
   - export
-  - bench: {{batch_sizes: [1], blocks: 5, block_ms: 1, budget_s: 2}}
+  - bench: {{batch_sizes: [1], blocks: 3, block_ms: 1, budget_s: 0.1}}
 """
 
 
@@ -66,6 +66,13 @@ def call(arguments: list[str]) -> object:
 
 def operators(path: Path) -> set[str]:
     return {node.op_type for node in onnx.load(path).graph.node}
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements of this file end early."""
+    monkeypatch.setattr(int8_speed, "BLOCKS", 6)
+    monkeypatch.setattr(int8_speed, "BUDGET_S", 0.1)
 
 
 @pytest.fixture
@@ -262,6 +269,7 @@ def test_a_doubled_clock_shows_the_three_verdicts(
     assert set(found) == {"1", "32"}
 
 
+@pytest.mark.usefixtures("brief")
 def test_batches_that_do_not_fit_into_the_memory_are_not_timed(
     parent: Artifact, context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,10 +314,12 @@ def test_a_net_that_int8_slows_down_is_shipped_as_preferred(
     assert again.artifacts["export"].key == outcome.artifacts["export"].key
 
 
+@pytest.mark.usefixtures("brief")
 def test_the_quantize_command_times_what_it_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`retort quantize` ends with the speedup and the floating-point layers; `timed=false` does not measure it."""
+    monkeypatch.setattr(int8_speed, "look_for_faster", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     torch.set_num_threads(1)

@@ -26,6 +26,7 @@ from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import ExportOptions, QuantizeOptions
+from retort.export.ort import layer_times as layer_times_module
 from retort.export.ort.layer_times import conversion_ms, layer_times
 from retort.export.translate import to_onnx
 from retort.pipeline import stages
@@ -52,6 +53,12 @@ class Net(nn.Module):
         x = torch.relu(self.stem(x))
         x = torch.relu(x + self.right(torch.relu(self.left(x))))
         return self.head(torch.relu(self.out(x)).mean((2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are timed with few repetitions."""
+    monkeypatch.setattr(layer_times_module, "_MOST_RUNS", 20)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +296,7 @@ class Pooled(nn.Module):
         return self.head(torch.relu(self.out(x)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("faster", "chosen"), [(1.3, "int8"), (0.8, "auto")])
+@pytest.mark.parametrize(("faster", "chosen"), [(1.3, "int8"), pytest.param(0.8, "auto", marks=pytest.mark.slow)])
 def test_the_first_layer_is_tried_in_int8_where_int8_is_slow(
     splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faster: float, chosen: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -25,6 +26,7 @@ from retort.core.errors import UserError
 from retort.core.options.recipe import parse_recipe
 from retort.core.options.stage_options import PruneOptions
 from retort.export.translate import to_onnx
+from retort.pipeline.tuning import program_timer
 from retort.pipeline.tuning.program_timer import CallbackTimer, LocalTimer, nothing, split, timer_for, without_call
 
 DEVICE = '''
@@ -46,7 +48,9 @@ def silent(path, batch):
 '''
 
 
+@functools.cache
 def program_of() -> Program:
+    """A program that no test changes."""
     torch.manual_seed(0)
     layers = [nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 96), nn.BatchNorm1d(96), nn.ReLU(), nn.Linear(96, 4)]
     return capture(nn.Sequential(*layers), {"x": torch.randn(4, 16)})
@@ -138,6 +142,7 @@ def test_prune_to_a_latency_on_another_device_from_the_command_line(
     assert "board:measure" in found["device"]
 
 
+@pytest.mark.slow
 def test_a_latency_out_of_reach_is_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unreachable latency ends with exit code 2, the best value that was found, and no artifact."""
     words = ["--data", "data.npz", "--latency", "0.02x", "--timer", "board:measure", "--set", "recover=null"]
@@ -178,8 +183,10 @@ def parse_faults(raw: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def test_local_times_are_of_the_files_that_would_be_shipped() -> None:
+def test_local_times_are_of_the_files_that_would_be_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Subgraphs and whole programs are timed in ONNX Runtime, and a ratio has an interval around it."""
+    for name, value in {"BLOCKS": 6, "BLOCK_MS": 1.0, "BUDGET_S": 0.2}.items():
+        monkeypatch.setattr(program_timer, name, value)
     program = program_of()
     timer = LocalTimer(2, 1, {"x": np.ones((2, 16), np.float32)})
     assert "onnxruntime" in timer.identity
