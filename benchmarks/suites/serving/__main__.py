@@ -15,6 +15,7 @@ from . import (
     cold_start,
     http_fuzz,
     offered_load,
+    peer_servers,
     request_cost,
     soak,
     version_swaps,
@@ -33,6 +34,7 @@ SUITES: dict[str, Callable[..., Report]] = {
     "bits": bit_flips.measure,
     "soak": soak.measure,
     "cold-start": cold_start.measure,
+    "peers": peer_servers.measure,
 }
 """What measures, by name: its arguments after the folder are options of the command line."""
 
