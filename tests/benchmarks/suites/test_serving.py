@@ -228,7 +228,7 @@ def test_hostile_requests_over_http_are_told_apart(runtime: Runtime) -> None:
     answers = iter([(200, b"1"), (500, b'{"type":"JavaException"}'), (200, b"2"), (500, b'{"code":"X"}'), (0, b"")])
     http_fuzz.fuzz(lambda *_: next(answers), "vector", seeds(runtime.engine.signature), 3, 0, found)
     assert (found.faulty, found.spoiled, found.theirs) == (1, 1, {"JavaException": 1})
-    missed = {finding.what for finding in http_fuzz.judged(found, 1, 0.0) if finding.reached is False}
+    missed = {finding.what for finding in http_fuzz.judged(found, 1, {"vector": 0.0}) if finding.reached is False}
     assert len(missed) == 3
 
 
