@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ....core.console import Console
-from . import body_fuzz, http_fuzz, offered_load, request_cost
+from . import (
+    batch_isolation,
+    bit_flips,
+    body_fuzz,
+    cold_start,
+    http_fuzz,
+    offered_load,
+    peer_servers,
+    request_cost,
+    soak,
+    version_swaps,
+    worker_kills,
+)
 from .findings import Report
 
 SUITES: dict[str, Callable[..., Report]] = {
@@ -16,6 +28,13 @@ SUITES: dict[str, Callable[..., Report]] = {
     "latency": offered_load.measure,
     "fuzz": body_fuzz.measure,
     "fuzz-http": http_fuzz.measure,
+    "isolation": batch_isolation.measure,
+    "kills": worker_kills.measure,
+    "swaps": version_swaps.measure,
+    "bits": bit_flips.measure,
+    "soak": soak.measure,
+    "cold-start": cold_start.measure,
+    "peers": peer_servers.measure,
 }
 """What measures, by name: its arguments after the folder are options of the command line."""
 

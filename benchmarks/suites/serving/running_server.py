@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 import psutil
 
+from ....core.errors import RetortError
+from ....serve.connection import Connections
 from .served_networks import retort
 
 WORKER = "model_service_worker.py"
 """The program of TorchServe's workers."""
 CACHE = "RETORT_CACHE"
+_MANAGEMENT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,13 @@ class RunningServer:
         url: its address, without a model.
         pid: the process that started all its others.
         folder: its logs.
+        management_url: ``unix:`` and the socket of TorchServe's management interface.
     """
 
     url: str
     pid: int
     folder: Path
+    management_url: str = ""
 
     def family(self) -> list[psutil.Process]:
         """The process and all below it."""
@@ -60,6 +66,16 @@ class RunningServer:
                     found.append(process.pid)
         return sorted(found)
 
+    def ready(self, name: str) -> list[int]:
+        """Process ids of a model's workers that take requests; none if the server cannot tell."""
+        try:
+            with closing(Connections(self.management_url, _MANAGEMENT_S)) as connections:
+                _, _, body = connections.request("GET", f"/models/{name}")
+            workers = json.loads(body)[0]["workers"]
+        except (RetortError, ValueError, LookupError):
+            return []
+        return [int(worker["pid"]) for worker in workers if worker.get("status") == "READY"]
+
 
 def _cpu_s(process: psutil.Process) -> float:
     try:
@@ -82,7 +98,7 @@ def serving(archives: Sequence[Path], *options: str) -> Iterator[RunningServer]:
             given = [str(path) for path in archives]
             url = str(retort("serve", "--detach", "--logs", str(folder / "logs"), *options, *given)["url"])
             (note,) = retort("status")["servers"]
-            yield RunningServer(url, int(note["pid"]), folder / "logs")
+            yield RunningServer(url, int(note["pid"]), folder / "logs", str(note["management_url"]))
         finally:
             retort("stop", "--all")
             shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import json
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,16 +13,33 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
-from served_models import archive, site
+from served_models import archive, require_torchserve, site
 
-from retort.benchmarks.suites.serving import body_fuzz, http_fuzz, offered_load, request_cost
+from retort.benchmarks.suites.serving import (
+    batch_isolation,
+    bit_flips,
+    body_fuzz,
+    cold_start,
+    http_fuzz,
+    offered_load,
+    peer_servers,
+    request_cost,
+    soak,
+    version_swaps,
+    worker_kills,
+)
 from retort.benchmarks.suites.serving.__main__ import SUITES, defaults
 from retort.benchmarks.suites.serving.bundle_runtime import Call, Reply, Runtime
 from retort.benchmarks.suites.serving.findings import Report, at_least, at_most, figure
 from retort.benchmarks.suites.serving.mutations import mutants, seeds
+from retort.benchmarks.suites.serving.peer_apps import PEERS
 from retort.benchmarks.suites.serving.request_load import Ask, Load, Outcome, arrivals, closed_loop, open_loop
-from retort.benchmarks.suites.serving.request_pool import TYPES, Form, RequestPool, raw_session
+from retort.benchmarks.suites.serving.request_pool import TYPES, Form, RequestPool, npy, raw_session
+from retort.benchmarks.suites.serving.running_server import serving
+from retort.benchmarks.suites.serving.served_networks import convolutions, packed
+from retort.core.tensors import Array
 from retort.serve.engine import Engine
+from retort.serve.integrity import check_file, read_sums
 from retort.serve.requests.multipart import read_form
 from retort.serve.requests.request import Incoming, decode
 
@@ -208,8 +228,161 @@ def test_hostile_requests_over_http_are_told_apart(runtime: Runtime) -> None:
     answers = iter([(200, b"1"), (500, b'{"type":"JavaException"}'), (200, b"2"), (500, b'{"code":"X"}'), (0, b"")])
     http_fuzz.fuzz(lambda *_: next(answers), "vector", seeds(runtime.engine.signature), 3, 0, found)
     assert (found.faulty, found.spoiled, found.theirs) == (1, 1, {"JavaException": 1})
-    missed = {finding.what for finding in http_fuzz.judged(found, 1, 0.0) if finding.reached is False}
+    missed = {finding.what for finding in http_fuzz.judged(found, 1, {"vector": 0.0}) if finding.reached is False}
     assert len(missed) == 3
+
+
+def test_answers_in_batches_are_those_alone(runtime: Runtime) -> None:
+    """Random batches of good and bad requests are compared with the requests alone, and a changed bit is seen."""
+    good, bad = batch_isolation.known(runtime)
+    assert len(good) > 50
+    assert len(bad) > 200
+    found = batch_isolation.isolate(runtime, good, bad, 300, 0)
+    assert found.slots >= 300
+    assert (found.changed, found.misjudged) == (0, 0)
+    spoiled = [replace(one, reply=replace(one.reply, body=b"x")) for one in good]
+    worse = batch_isolation.isolate(runtime, spoiled, bad, 100, 0)
+    assert worse.changed == worse.good > 0
+    judged = batch_isolation.judged({"vector": worse}, 100, 9)
+    assert [one.what for one in judged if one.reached is False] == ["vector: good requests with other bits than alone"]
+
+
+def test_losses_belong_to_the_kill_before_them() -> None:
+    """Failed first tries count for the last kill; more than a batch, and a worker that stays away, miss the goal."""
+    first = [Outcome(at, at, at, at, 200 if at % 10 else 0, True) for at in range(100)]
+    kills = [worker_kills.Kill(5, 1.0), worker_kills.Kill(25, 2.0)]
+    assert worker_kills.lost_by_kill(first, kills) == [2, 7]
+    missed = {one.what for one in worker_kills.judged(_load(200), first, kills, 1.0) if one.reached is False}
+    assert missed == set()
+    away = [worker_kills.Kill(5, float("inf"))]
+    missed = {one.what for one in worker_kills.judged(_load(200, 0), first, away, 1.0) if one.reached is False}
+    assert len(missed) == 4
+
+
+def test_a_lost_request_is_asked_again() -> None:
+    """A request that fails is repeated until it is answered, and its first try is kept."""
+    statuses = iter([0, 503, 200, 200])
+    asks = worker_kills.Retrying(lambda _: (next(statuses), True), wait_s=0)
+    assert [asks(0), asks(1)] == [(200, True), (200, True)]
+    assert [one.status for one in asks.first] == [0, 200]
+
+
+def test_a_load_lasts_as_long_as_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are sent before, during and after the work, and an error of the work ends them."""
+    monkeypatch.setattr(worker_kills, "_PAUSE_S", 0.02)
+    marks = itertools.count()
+    load = worker_kills.under_load(lambda index: (200, next(marks) >= 0), 1, lambda: time.sleep(0.01))
+    assert len(load.outcomes) == next(marks) > 10
+    with pytest.raises(IndexError):
+        worker_kills.under_load(lambda _: (200, True), 1, lambda: [][1])
+
+
+def test_an_old_version_may_answer_only_until_the_switch(pool: RequestPool) -> None:
+    """While versions are exchanged both may answer; what is sent behind the switch needs the new one's outputs."""
+    other = replace(pool, outputs=tuple(output + 1 for output in pool.outputs))
+    versions = version_swaps.Versions({"1": pool, "2": other}, "1")
+    answers = {version: [npy(output) for output in one.outputs] for version, one in (("1", pool), ("2", other))}
+    assert versions.is_right(0, answers["1"][0], versions.allowed)
+    assert not versions.is_right(0, answers["2"][0], versions.allowed)
+    before = versions.allowed
+    with versions.exchange("2"):
+        assert all(versions.is_right(0, answers[version][0], versions.allowed) for version in "12")
+    assert not versions.is_right(0, answers["1"][0], versions.allowed)
+    assert versions.is_right(0, answers["1"][0], before)
+    assert not versions.is_right(0, answers["2"][1], before)
+
+
+def test_versions_go_back_and_forth(pool: RequestPool) -> None:
+    """Swaps alternate, only the last keeps the other version, and rollbacks follow."""
+    done: list[tuple[str, bool] | str] = []
+    versions = version_swaps.Versions({"1": pool, "2": pool}, "1")
+    version_swaps.exchange_often(versions, lambda *one: done.append(one), lambda: done.append("back"), 3, 2)
+    assert done == [("2", False), ("1", False), ("2", True), "back", "back"]
+    assert versions.allowed == {"2"}
+
+
+def test_flipped_bits_are_found_in_every_file(bundle: Path) -> None:
+    """The whole bundle passes again behind the flips, and a check that sees nothing is told."""
+
+    def check(folder: Path) -> None:
+        sums = read_sums(folder)
+        for name in sums:
+            check_file(folder, name, sums)
+
+    chosen = [one for one in bit_flips.flips(bundle, 20, 0) if one[0].name != "SHA256SUMS"]
+    assert len({path for path, _, _ in chosen}) >= 4
+    assert bit_flips.undetected(bundle, check, chosen) == []
+    missed = bit_flips.undetected(bundle, lambda _: None, chosen)
+    assert len(missed) == len(chosen)
+    assert [one.reached for one in bit_flips.judged(len(chosen), missed, 0.5)] == [False, True, None]
+
+
+def test_the_slope_of_memory_leaves_the_warm_up_out() -> None:
+    """Memory that grows only at first has no slope; a megabyte in an hour is one."""
+    moments = [36.0 * at for at in range(100)]
+    assert abs(soak.slope_mb_per_hour(moments, [min(at, 10) * 1e6 for at in range(100)])) < 1e-6
+    assert soak.slope_mb_per_hour(moments, [1e4 * at for at in range(100)]) == pytest.approx(1.0)
+    leak = [1e5 * at for at in range(100)]
+    missed = [one.goal for one in soak.judged(_load(200), moments, leak, leak) if one.reached is False]
+    assert missed == ["G9"]
+
+
+def test_a_start_is_judged_without_the_load_of_the_model() -> None:
+    """The CPU time of Java and the worker counts, that of the command and of opening the model does not."""
+    starts = [cold_start.Start(9.0, 1.2, 1.0, 5.0)] * 3
+    assert cold_start.judged(starts, 0.3)[0].reached
+    assert not cold_start.judged(starts, 0.1)[0].reached
+
+
+def test_good_neighbours_of_a_bad_request_are_counted(pool: RequestPool) -> None:
+    """A server that answers them all keeps 56, one whose batch fails keeps none, and other outputs are wrong."""
+
+    def answering(status: int, error: float) -> peer_servers.Call:
+        known = {array.tobytes(): output for array, output in zip(pool.inputs, pool.outputs, strict=True)}
+
+        def call(image: Array) -> tuple[int, Array | None]:
+            wanted = known.get(image.tobytes())
+            return (400, None) if wanted is None else (status, wanted + error)
+
+        return call
+
+    assert peer_servers.good_neighbours(answering(200, 0), pool) == 56
+    assert peer_servers.good_neighbours(answering(500, 0), pool) == 0
+    assert peer_servers.asking(answering(200, 0.1), pool)(0) == (200, False)
+
+
+def test_a_server_that_is_not_installed_is_told() -> None:
+    """A missing server has its line, a measured one its figures, and lost neighbours of Retort miss the goal."""
+    one = peer_servers.Served(100.0, 1.0, 2.0, 0.5, 70.0, 3.0, 0, 55)
+    lines = {line.what: line for line in peer_servers.findings({"retort": one, "mosec": "not installed"})}
+    assert lines["mosec"].got == "not installed"
+    assert "55 of 56" in lines["retort (npy)"].got
+    assert lines["retort (npy)"].reached is False
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_applications_of_other_servers_are_python(name: str) -> None:
+    """Each opens the model with one thread and is started with a free port."""
+    assert "intra_op_num_threads = options.inter_op_num_threads = 1" in ast.unparse(ast.parse(PEERS[name].source))
+    assert "PORT" in PEERS[name].command
+
+
+@pytest.mark.slow
+@pytest.mark.torchserve
+def test_a_real_server_is_measured(tmp_path: Path) -> None:
+    """Cost and a killed worker in their shortest forms: every answer is right, and the worker comes back."""
+    require_torchserve()
+    file = convolutions(tmp_path / "light.onnx", 4)
+    pool = RequestPool.of(file, 20)
+    with serving([packed(file, tmp_path / "light")], "--workers", "1") as server:
+        asks = {form: pool.ask(server.url, form) for form in request_cost.FORMS}
+        found = request_cost.rounds(asks, raw_session(file), server.cpu_s, 1, 40, 4)
+        assert all(found[0][form].cpu_ms > 0 for form in request_cost.FORMS)
+        assert [(found[0][form].failed, found[0][form].wrong) for form in request_cost.FORMS] == [(0, 0)] * 2
+        kill = worker_kills.kill_one(server, "light", random.Random(0))
+        assert kill.back_s < worker_kills.BACK_S
+        assert asks["npy"](3) == (200, True)
+        assert cold_start.start_of(server, 1.0).worker_s > 0
 
 
 def test_every_suite_has_options_with_defaults() -> None:
