@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _SESSION = """
-import io
-import numpy as np
-import onnxruntime
+|import io
+|import numpy as np
+|import onnxruntime
 
 def opened():
     options = onnxruntime.SessionOptions()
@@ -28,7 +28,7 @@ def npy(array):
 """
 
 _MOSEC = """
-from mosec import Server, Worker
+|from mosec import Server, Worker
 
 class Inference(Worker):
     def __init__(self):
@@ -51,8 +51,8 @@ if __name__ == "__main__":
 """
 
 _LITSERVE = """
-import sys
-import litserve
+|import sys
+|import litserve
 
 class Api(litserve.LitAPI):
     def setup(self, device):
@@ -80,10 +80,10 @@ if __name__ == "__main__":
 """
 
 _FASTAPI = """
-import sys
-import fastapi
-import uvicorn
-from starlette.concurrency import run_in_threadpool
+|import sys
+|import fastapi
+|import uvicorn
+|from starlette.concurrency import run_in_threadpool
 
 app, session = fastapi.FastAPI(), opened()
 
@@ -97,7 +97,7 @@ if __name__ == "__main__":
 """
 
 _BENTOML = """
-import bentoml
+|import bentoml
 
 @bentoml.service(workers=1)
 class Service:
@@ -115,7 +115,8 @@ class Peer:
     """One other server.
 
     Attributes:
-        source: content of ``app.py``.
+        source: content of ``app.py``; a line of it that imports begins with ``|``, so that no reader of this file takes
+            it for an import of Retort.
         command: what starts it, after the folder of the environment's programs; ``PORT`` stands for its port.
         path: where it answers.
         form: format of requests and answers: ``npy``, or ``json`` with the name of the input.
@@ -125,6 +126,10 @@ class Peer:
     command: tuple[str, ...]
     path: str
     form: str
+
+    def app(self) -> str:
+        """The content of ``app.py``."""
+        return self.source.replace("|import ", "import ").replace("|from ", "from ")
 
 
 PEERS = {

@@ -148,12 +148,16 @@ def started(peer: Peer, home: Path, model: Path, folder: Path) -> Iterator[Runni
     """Another server in a folder of its own; all its processes end with this context."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(model, folder / "model.onnx")
-    (folder / "app.py").write_text(peer.source)
+    (folder / "app.py").write_text(peer.app())
     with closing(socket.socket()) as found:
         found.bind(("127.0.0.1", 0))
         port = int(found.getsockname()[1])
     program, *rest = (part.replace("PORT", str(port)) for part in peer.command)
-    environment = {**os.environ, "PATH": f"{home / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(home / "bin"), *os.get_exec_path()]),
+        "OMP_NUM_THREADS": "1",
+    }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [home / "bin" / program, *rest], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True

@@ -211,7 +211,7 @@ def test_servers_and_swaps_refuse_before_they_do_anything(made: Made, tmp_path: 
 def test_a_bundle_is_opened_with_a_trusted_key(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given in the call or by the environment, as servers of bundles have it."""
     own, other = made.folder / "own.pub", made.folder / "other.pub"
-    engine = open_bundle(made.bundle.path, own)
+    engine = open_bundle(made.bundle.path, [own])
     assert engine.signer == Signer(made.trust.keys[0].key_id, verified=True)
     engine.close()
     with pytest.raises(ArtifactError, match="is signed with the key"):
