@@ -25,6 +25,7 @@ def measured(capsys: pytest.CaptureFixture[str], *given: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_program_beside_a_file_is_exported_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both run in ONNX Runtime, with a note; with --as-is the program runs in PyTorch, and the note is about that."""
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from retort.__main__ import main
 from retort.core.artifact import new_artifact
 from retort.core.context import Place
 
@@ -29,26 +30,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def offered(folder: Path, line: str) -> list[str]:
-    """What bash offers for the last word of a line; no runtime is loaded for it."""
-    words = line.split(" ")
-    environment = {
-        **os.environ,
-        "_RETORT_COMPLETE": "complete_bash",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(words) - 1),
-    }
+def of_shell(line: str) -> dict[str, str]:
+    """The variables with which bash asks for the last word of a line."""
+    return {"_RETORT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+
+
+def test_no_runtime_is_loaded_for_it(folder: Path) -> None:
+    """A process that completes a line answers without PyTorch and the other large packages."""
+    environment = {**os.environ, **of_shell("retort run r.yaml --until ")}
     command = [sys.executable, "-c", CODE]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=True)
     assert done.stderr.strip() == "[]"
-    return done.stdout.split()
+    assert set(done.stdout.split()) == {"capture", "quantize", "export"}
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("retort ru", {"run", "runs"}),
-        ("retort run r.yaml --until ", {"capture", "quantize", "export"}),
         ("retort run none.yaml --until qu", {"quantize"}),
         ("retort train x --data dig", {"digits", "digest.npz"}),
         ("retort export runs/sm", {"runs/small/", "runs/small/00-capture-0123"}),
@@ -56,6 +55,13 @@ def offered(folder: Path, line: str) -> list[str]:
         ("retort run r.yaml --pl", {"--plan"}),
     ],
 )
-def test_tab_offers_what_fits(folder: Path, line: str, expected: set[str]) -> None:
+def test_tab_offers_what_fits(
+    folder: Path, line: str, expected: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Commands, stages of the recipe, sources of data, artifacts, runs and options."""
-    assert set(offered(folder, line)) == expected
+    monkeypatch.chdir(folder)
+    for name, value in of_shell(line).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main([])
+    assert set(capsys.readouterr().out.split()) == expected

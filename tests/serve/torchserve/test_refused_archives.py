@@ -121,7 +121,7 @@ def _replaced(name: str, old: str, new: str) -> Callable[[Members], object]:
             _replaced("model-config.yaml", "maxBatchDelay: 1", "maxBatchDelay: 0"),
             "cannot be read at 'maxBatchDelay",
         ),
-        (_replaced("model-config.yaml", '"cpu"', '"gpu"'), 'says deviceType "gpu", but serving.json says "cpu"'),
+        (_replaced("model-config.yaml", '"cpu"', '"gpu"'), "cannot be read at 'deviceType"),
         (_replaced("MAR-INF/MANIFEST.json", "tensor.py", "golden.npz"), "MANIFEST.json that contradicts"),
         (_replaced("MAR-INF/MANIFEST.json", '"handler"', '"requirementsFile": "x",\n"handler"'), "contradicts"),
         (_replaced("serving.json", '"name": "', '"name": "a=b,'), "cannot stand in an address"),
@@ -326,9 +326,9 @@ def _metadata(whole: Path) -> list[int]:
 
 
 def test_changed_bytes_are_found_anywhere(whole: Path, tmp_path: Path) -> None:
-    """2,000 changes of one byte, half of them in the zip's own headers and directory, are all found."""
+    """400 changes of one byte, half of them in the zip's own headers and directory, are all found."""
     generator, metadata = random.Random(5), _metadata(whole)
-    places = [*generator.choices(metadata, k=1000), *(generator.randrange(whole.stat().st_size) for _ in range(1000))]
+    places = [*generator.choices(metadata, k=200), *(generator.randrange(whole.stat().st_size) for _ in range(200))]
     assert_flips_are_found(whole, tmp_path, [(place, generator.randrange(1, 256)) for place in places])
 
 

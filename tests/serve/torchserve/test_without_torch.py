@@ -1,4 +1,4 @@
-"""The stand-in for PyTorch in the worker: TorchServe uses nothing else, and workers start without PyTorch."""
+"""The stand-in for PyTorch in the worker: TorchServe uses nothing else of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
-from served_models import archive, require_torchserve
 
-from retort.core.options.stage_options import ServeOptions
 from retort.serve.torchserve.archives import without_torch
 from retort.serve.torchserve.archives.contents import stand_in
 from retort.serve.torchserve.archives.mar import STAND_IN, lint_names
-from retort.serve.torchserve.server import serve
 
 BEHIND_THE_CHECK = {"save"}
 """What the worker calls only for an answer that is a tensor of PyTorch."""
@@ -78,14 +74,3 @@ def test_only_our_stand_in_may_hide_a_package(tmp_path: Path) -> None:
     assert lint_names([STAND_IN]) == []
     assert lint_names(["torch/__init__.py"]) == ["'torch/__init__.py': it hides the module 'torch'"]
     assert lint_names(["numpy.py"]) == ["'numpy.py': it hides the module 'numpy'"]
-
-
-@pytest.mark.torchserve
-def test_a_served_worker_has_not_loaded_pytorch(tmp_path: Path) -> None:
-    """The process of a worker has no library of PyTorch in its memory."""
-    require_torchserve()
-    with serve(ServeOptions(workers=1), archive("vector", tmp_path), logs=tmp_path / "logs") as server:
-        (pid,) = server.worker_pids()
-        libraries = {Path(item.path).name for item in psutil.Process(pid).memory_maps()}
-    assert any(name.startswith("onnxruntime") for name in libraries)
-    assert not [name for name in libraries if name.startswith(("libtorch", "libc10"))]
