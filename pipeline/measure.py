@@ -176,7 +176,8 @@ def serve(line: Line, options: ServeOptions) -> Artifact:
 
         test, rows = line.data.test, options.rows_per_request
         logs = line.folder / ".logs" / "serve"
-        with running(options, archive, logs=logs, console=line.console) as server:
+        trusted = options.model_copy(update={"trust": tuple(str(line.base / key) for key in options.trust)})
+        with running(trusted, archive, logs=logs, console=line.console) as server:
             raw = _reads_raw(server.models[0].signature, test)
             served = predict_split(server.client(), test, rows, console=line.console, limit=options.samples, raw=raw)
             started = server.startup_s

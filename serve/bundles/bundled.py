@@ -23,7 +23,7 @@ _BESIDE = (SUMS, SUMS_SIGNATURE, "manifest.json")
 _REMEDY = "the bundle was altered; copy it again, or make it again with `retort bundle`"
 
 
-def open_bundle(folder: str | Path, trust: Trust | Sequence[str | Path] | None = None) -> Engine:
+def open_bundle(folder: str | Path, trust: Trust | Path | Sequence[str | Path] | None = None) -> Engine:
     """Verify a bundle and open its model, which must reproduce its golden outputs on this machine.
 
     Args:

@@ -101,7 +101,7 @@ def test_all_faults_are_listed_at_once(project: Path) -> None:
         "name: bad\nmetric: mse\nmodel:\n  source: checked_net:biuld\n  weights: none.safetensors\ndata: digits\n"
         "stages:\n  - train: {epochs: 1}\n  - distill:\n"
         "      student: {source: 'checked_net:small', args: {clases: 3}}\n"
-        "  - quantize: {plan: none.yaml}\n  - export\n  - pack\n  - serve: {java: /no/java}\n"
+        "  - quantize: {plan: none.yaml}\n  - export\n  - pack: {sign: none.key}\n  - serve: {java: /no/java}\n"
         "  - bench: {batch_sizes: [1, 4]}\n"
         "gates:\n  - {after: quantize, speedup: 2, batch_size: 32}\n  - {after: capture, accuracy_drop: 0.1}\n",
     )
@@ -111,6 +111,7 @@ def test_all_faults_are_listed_at_once(project: Path) -> None:
         ("model.weights", 5),
         ("stages.1.distill.student.args.clases", 10),
         ("stages.2.quantize.plan", 11),
+        ("stages.4.pack.sign", 13),
         ("stages.5.serve.java", 14),
         ("gates.0.batch_size", 17),
         ("gates.1.after", 18),
