@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from contextlib import closing
+import time
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from ...core.errors import MachineError, ServingError
 from ..connection import Connections
 from .exposition import CONTENT_TYPE, exposition
-from .shared_counts import counts_in
+from .shared_counts import Unused, counts_in
 
 PATH = "/metrics"
 _TIMEOUT_S = 5.0
+_KEPT_S = 600.0
+"""How long the counts of a version stay that is no longer served; Prometheus reads more often."""
 
 
 class Exporter:
@@ -32,6 +35,8 @@ class Exporter:
     def __init__(self, host: str, port: int, folder: Path, front: str = "") -> None:
         self.folder = folder
         self.front = front
+        self._unused = Unused(folder, _KEPT_S)
+        self._lock = threading.Lock()
         try:
             self._http = ThreadingHTTPServer((host, port), _handler(self))
         except OSError as error:
@@ -45,6 +50,8 @@ class Exporter:
 
     def text(self) -> bytes:
         """What Prometheus reads now; without TorchServe's part while that does not answer."""
+        with self._lock, suppress(ImportError):  # where files cannot be locked, there are none
+            self._unused.remove(time.monotonic())
         return exposition(counts_in(self.folder)) + self._own_of_front()
 
     def _own_of_front(self) -> bytes:

@@ -13,7 +13,7 @@ import os
 import struct
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,9 @@ def _claimed(folder: Path, head: bytes) -> int:
         except BlockingIOError:
             os.close(file)
             continue
+        if os.fstat(file).st_nlink == 0:  # it was removed between the two calls
+            os.close(file)
+            continue
         try:
             if os.pread(file, len(head), 0) != head:  # new, or its first writer was killed in between
                 os.pwrite(file, head, 0)
@@ -100,6 +103,47 @@ def _claimed(folder: Path, head: bytes) -> int:
             raise
         return file
     raise OSError(errno.EMFILE, "too many processes count in one folder")
+
+
+class Unused:
+    """The versions of models in a folder that no process serves any more, as after a swap; they go after some time.
+
+    Args:
+        kept_s: how long they stay, so that the last counts are still read.
+    """
+
+    def __init__(self, folder: Path, kept_s: float) -> None:
+        self.folder = folder
+        self.kept_s = kept_s
+        self._since: dict[str, float] = {}
+
+    def remove(self, now: float) -> None:
+        """Remove the files of versions that no process has held for that long.
+
+        Args:
+            now: seconds of a clock that never goes back.
+        """
+        files: dict[str, list[Path]] = {}
+        for path in self.folder.glob(f"*{SUFFIX}"):
+            files.setdefault(path.name.partition("-")[0], []).append(path)
+        for stem, paths in files.items():
+            with ExitStack() as stack:
+                if not all(_held_for_us(path, stack) for path in paths):
+                    self._since.pop(stem, None)
+                elif now - self._since.setdefault(stem, now) >= self.kept_s:
+                    for path in paths:
+                        path.unlink(missing_ok=True)
+
+
+def _held_for_us(path: Path, stack: ExitStack) -> bool:
+    """Whether this process could hold a file, which it then does until the stack is closed."""
+    from fcntl import LOCK_EX, LOCK_NB, flock
+
+    with suppress(OSError):
+        file = stack.enter_context(path.open("rb"))
+        flock(file, LOCK_EX | LOCK_NB)
+        return True
+    return False
 
 
 def counts_in(folder: Path) -> Iterator[Counts]:

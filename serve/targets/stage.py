@@ -19,6 +19,7 @@ from ..bundles.stage import agreed_options, bundle_facts, signing_key, warn_if_a
 from ..integrity import SUMS
 from ..settings import Settings
 from . import bento, docker, kserve, ray_serve, triton
+from .dashboard import DASHBOARD, dashboard
 from .deployed import Commands, Deployed
 
 DEPLOYMENT = "deployment.json"
@@ -64,6 +65,8 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
         made = Deployed(draft.folder, folder, parts, settings, options)
         commands = target.write(made)
         made.write(DEPLOYMENT, _description(made, commands))
+        if options.target != "triton":  # it has metrics of its own
+            made.write(DASHBOARD, dashboard())
         draft.facts = bundle_facts(draft.folder, folder, engine)
         warn_if_alone(parts, context.console)
         if options.target == "triton" and parts.signature.preprocessing:

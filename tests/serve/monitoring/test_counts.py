@@ -17,7 +17,7 @@ from retort.serve.monitoring.exposition import exposition
 from retort.serve.monitoring.families import FAMILIES, HANDLER, PHASE, TIMES_S, Family
 from retort.serve.monitoring.recorder import FOLDER, Counting, shared_recorder
 from retort.serve.monitoring.request_age import LONGEST_S, age_s
-from retort.serve.monitoring.shared_counts import Counts, counts_in
+from retort.serve.monitoring.shared_counts import Counts, Unused, counts_in
 from retort.serve.requests.replies import Answer
 
 LABELS = {"model": "m", "version": "1"}
@@ -90,6 +90,27 @@ def test_processes_add_up_and_a_new_one_goes_on_where_a_dead_one_ended(tmp_path:
     assert _total(found) == 5
     assert len(list(tmp_path.iterdir())) == 3
     assert {dict(labels)["version"] for _, labels in found} == {"1", "2"}
+
+
+def test_versions_that_nobody_serves_go_after_some_time(tmp_path: Path) -> None:
+    """Both files of a swapped version are removed once neither was held for the time; those of others stay."""
+    old, twin = Counting(LABELS, tmp_path), Counting(LABELS, tmp_path)
+    current = Counting({"model": "m", "version": "2"}, tmp_path)
+    for one in (old, twin, current):
+        one.handled(0.002, [OK])
+    unused = Unused(tmp_path, 10.0)
+    old.close()
+    for now in (0.0, 20.0):
+        unused.remove(now)
+    assert _total(_read(tmp_path)) == 3
+    twin.close()
+    unused.remove(25.0)
+    again = Counting(LABELS, tmp_path)
+    unused.remove(30.0)
+    again.close()
+    for now, left in ((31.0, 3), (40.9, 3), (41.0, 1)):
+        unused.remove(now)
+        assert _total(_read(tmp_path)) == left
 
 
 def test_a_damaged_file_costs_only_its_own_counts(tmp_path: Path) -> None:
