@@ -39,7 +39,7 @@ _ROUTES = {
     "model_ready": rf"/v2/models/(?P<model>[^/]+){_VERSION}/ready",
     "model": rf"/v2/models/(?P<model>[^/]+){_VERSION}",
     "models": r"/models",
-    "metrics": r"/metrics",
+    "metrics": r"/(?:v2/)?metrics",  # BentoML keeps the first for its own
     "model_v1": r"/v1/models/(?P<model>[^/:]+)",
     "health": r"/predictions/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?/healthcheck",
 }

@@ -55,6 +55,7 @@ def test_bentoml_answers_what_the_session_computes(made: Artifact, tmp_path: Pat
     with process(command, log, _environment(tmp_path), f"{url}/v2/health/ready"):
         assert ask(f"{url}/predictions/linear", write_npy(x), Content_Type=NPY).body == write_npy(right)
         assert ask(f"{url}/v2/models/linear").status == 200
+        assert b"retort_handler_seconds_count" in ask(f"{url}/v2/metrics").body
         assert ask(f"{url}/predictions/linear", b"[[1]]").status == 400
         assert ask(f"{url}/predictions/linear", bytes(1 << 20)).status == 413
     assert check_bundle(bundle_of(made))["name"] == "linear"

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -305,6 +306,9 @@ def test_a_client_asks_torchserve_through_the_site(tmp_path: Path) -> None:
                 Client(url, headers=headers, ca=CERTIFICATE).predict({"x": np.zeros((9000, 2), np.float32)})
             with pytest.raises(InputError, match="401: no valid token"):
                 Client(url, ca=CERTIFICATE).predict(VECTOR)
+            metrics = urllib.request.urlopen(server.metrics_url, timeout=20).read().decode()
+            (aged,) = re.findall(r"retort_request_age_seconds_count\{.*\} (\d+)", metrics)
+            assert int(aged) > 0
             status, _, told = raw(port, request("/v2/models/vector", method="GET", body=b""))
             assert (status, json.loads(told)["inputs"][0]["shape"]) == (200, [-1, 2])
             for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/vector/versions/1.0/ready"):

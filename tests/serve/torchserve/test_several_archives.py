@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from quantiles import Samples, minus, samples
 from served_models import IMAGE, VECTOR, archive, require_torchserve
 
 from retort.core.errors import InputError, ServingError
 from retort.core.options.stage_options import ServeOptions
 from retort.core.session import open_session
 from retort.serve.client import Client
+from retort.serve.connection import Connections
 from retort.serve.torchserve.management import Management
 from retort.serve.torchserve.server import Server, serve
 
@@ -101,8 +104,41 @@ def test_a_second_worker_answers_while_a_killed_one_starts_again(tmp_path: Path)
         for thread in threads:
             thread.join()
         assert other.is_running()
+        answered, golden = _answered(server), 1
     assert len(lost) <= 8  # one batch
+    assert len(done) + golden <= answered <= len(done) + golden + len(lost)
     assert sum(killed < moment < back for moment in done) > 10
+
+
+def _answered(server: Server) -> float:
+    """The number of predictions that Prometheus reads, of all workers, also the killed one."""
+    with urllib.request.urlopen(server.metrics_url, timeout=20) as answer:
+        found = samples(answer.read())
+    return sum(value for (name, _), value in found.items() if name == "retort_handler_seconds_count")
+
+
+def test_metrics_of_all_models_are_at_one_address(server: Server) -> None:
+    """Each version counts for itself, a request and its refusal by status, with its age; TorchServe's own are there."""
+
+    def read() -> Samples:
+        with urllib.request.urlopen(server.metrics_url, timeout=20) as answer:
+            return samples(answer.read())
+
+    before = read()
+    with closing(Connections(server.url, 20)) as connections:
+        headers = {"Content-Type": "application/json", "X-Request-Start": f"t={time.time():.3f}"}
+        for body, status in ((b"[[1, 2]]", 200), (b"[[1, 2]]", 200), (b"[[1]]", 400)):
+            assert connections.request("POST", "/predictions/vector/1.0", body, headers)[0] == status
+    gained = {key: value for key, value in minus(read(), before).items() if value}
+    counts = {name: value for (name, labels), value in gained.items() if dict(labels).get("version") == "1.0"
+              and name.endswith("_count") and "phase" not in dict(labels)}  # fmt: skip
+    assert counts == {"retort_handler_seconds_count": 3, "retort_request_age_seconds_count": 3,
+                      "retort_batch_rows_count": 2, "retort_batch_padded_ratio_count": 2}  # fmt: skip
+    statuses = {dict(labels)["status"]: value for (name, labels), value in gained.items()
+                if name == "retort_requests_total"}  # fmt: skip
+    assert statuses == {"200": 2, "400": 1}
+    assert not [labels for _, labels in gained if ("version", "2.0") in labels]
+    assert any(name == "Requests4XX" for name, _ in gained)
 
 
 def _all_ready(server: Server) -> bool:
