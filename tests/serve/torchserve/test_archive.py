@@ -303,7 +303,7 @@ def test_configuration_is_loopback_and_closed(tmp_path: Path) -> None:
         values = dict(line.split("=", 1) for line in text.splitlines())
         assert {key: value for key, value in values.items() if key.endswith("_address")} == {
             "inference_address": f"http://127.0.0.1:{ports.inference}",
-            "metrics_address": f"http://127.0.0.1:{ports.metrics}",
+            "metrics_address": "unix:/y",
             "management_address": "unix:/x",
             "grpc_inference_address": wanted,
             "grpc_management_address": "224.0.0.0",
