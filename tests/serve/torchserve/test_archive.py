@@ -298,7 +298,7 @@ def test_configuration_is_loopback_and_closed(tmp_path: Path) -> None:
     ports = pick_ports("127.0.0.1", 0)
     models = {"m~1.mar": Settings(name="m", limits=Limits(request_bytes=9)), "n~2.mar": Settings(name="n")}
     for grpc, wanted in ((False, "224.0.0.0"), (True, "127.0.0.1")):
-        front = FrontEnd(2, "unix:/x", grpc)
+        front = FrontEnd(2, "unix:/x", "unix:/y", grpc)
         text = config_properties(models, ports, "127.0.0.1", tmp_path, front).decode("ascii")
         values = dict(line.split("=", 1) for line in text.splitlines())
         assert {key: value for key, value in values.items() if key.endswith("_address")} == {

@@ -121,7 +121,7 @@ def _replaced(name: str, old: str, new: str) -> Callable[[Members], object]:
             _replaced("model-config.yaml", "maxBatchDelay: 1", "maxBatchDelay: 0"),
             "cannot be read at 'maxBatchDelay",
         ),
-        (_replaced("model-config.yaml", '"cpu"', '"gpu"'), "cannot be read at 'deviceType"),
+        (_replaced("model-config.yaml", '"cpu"', '"gpu"'), 'says deviceType "gpu", but serving.json says "cpu"'),
         (_replaced("MAR-INF/MANIFEST.json", "tensor.py", "golden.npz"), "MANIFEST.json that contradicts"),
         (_replaced("MAR-INF/MANIFEST.json", '"handler"', '"requirementsFile": "x",\n"handler"'), "contradicts"),
         (_replaced("serving.json", '"name": "', '"name": "a=b,'), "cannot stand in an address"),
