@@ -231,7 +231,7 @@ def test_a_second_server_in_a_folder_is_started_again_once_if_asked(running: Run
             watchdog.wait(timeout=30)
         ended = "".join(process.communicate(timeout=60))
     assert process.returncode == 9
-    assert "ended by itself" in ended
+    assert re.search("TorchServe ended (by itself|during its start)", ended)  # it answers before it is ready
     assert len(family) >= 6
     assert not psutil.wait_procs(family, timeout=20)[1]
     assert not [folder for folder in scratch if folder.exists()]
