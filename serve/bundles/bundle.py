@@ -22,9 +22,9 @@ from ...core.options.axis_ranges import parse_axis
 from ...core.options.execution_provider import given_options
 from ...core.options.serving_options import BundleOptions
 from ...core.postprocessing import guessed_reading
-from ...core.session import PROVIDERS, Ranges, Session, open_session
+from ...core.session import PROVIDERS, Ranges, open_session
 from ...core.signature import Signature
-from ...core.tensors import BATCH, Array, TensorSpec
+from ...core.tensors import BATCH, Array
 from ..engine import GOLDEN, SETTINGS, SIGNATURE, TOKENIZER, Engine, golden_error, smallest_golden, split_golden
 from ..integrity import SUMS, format_sums
 from ..requests.allowance import allowance
@@ -33,8 +33,8 @@ from ..requests.request import Incoming
 from ..requests.wire import NPZ, read_npz, write_npz
 from ..settings import TRUSTED, Batching, Limits, Settings
 from ..worker_session import MODEL
+from .made_up_inputs import made_up
 
-_FREE_SIZES = (8, 16, 32, 1, 64, 224)
 _LARGEST_RATIO = 4
 _ON_GPU = 1e-2
 """Least golden tolerance on a GPU, whose products have the 10 bits of mantissa of TF32."""
@@ -80,7 +80,7 @@ def read_graph(artifact: Artifact) -> Parts:
         _require_tensors(session.signature, model.name)
         tokenizer, hook = b"", b""
         if artifact.path.is_file():
-            signature, golden = session.signature, _made_up(session)
+            signature, golden = session.signature, made_up(session)
         else:
             signature = Signature.from_json(artifact.file(SIGNATURE).read_bytes())
             golden = read_npz(artifact.file(GOLDEN).read_bytes(), TRUSTED)
@@ -146,28 +146,6 @@ def _check_golden(signature: Signature, golden: dict[str, Array]) -> None:
         raise ArtifactError(f"{GOLDEN} does not contain the model's inputs and outputs", "export the model again")
     if not all(np.array_equal(inputs[name], array) for name, array in signature.validate(inputs).items()):
         raise ArtifactError(f"{GOLDEN} does not fit the signature", "export the model again")
-
-
-def _made_up(session: Session, rows: int = 4) -> dict[str, Array]:
-    generator = np.random.default_rng(0)
-    failure: Exception | None = None
-    for size in _FREE_SIZES:
-        feeds = {spec.name: _random(spec, rows, size, generator) for spec in session.signature.inputs}
-        try:
-            outputs = session.run(feeds)
-        except Exception as error:  # the next size may suit the model
-            failure = error
-            continue
-        return {f"in.{k}": v for k, v in feeds.items()} | {f"out.{k}": v for k, v in outputs.items()}
-    message = f"no golden inputs can be generated for this ONNX file: {str(failure).splitlines()[0][:200]}"
-    raise UserError(message, "pack a graph written by `retort export`, which stores real inputs")
-
-
-def _random(spec: TensorSpec, rows: int, size: int, generator: np.random.Generator) -> Array:
-    shape = [axis if isinstance(axis, int) else rows if axis == BATCH else size for axis in spec.shape]
-    if np.dtype(spec.dtype).kind == "f":
-        return generator.standard_normal(shape).astype(spec.dtype)
-    return generator.integers(0, 2, shape).astype(spec.dtype)  # 0 and 1 are valid indices of nearly every table
 
 
 def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
