@@ -15,6 +15,7 @@ from ..core.errors import InputError, VerificationError
 from ..core.session import Session
 from ..core.signature import Signature
 from ..core.tensors import BATCH, Array, Feeds
+from .exact_sizes import batch_axis, exact_sizes, joined, order, timed
 from .monitoring.recorder import Recorder
 from .settings import Settings
 
@@ -105,7 +106,8 @@ class Executor:
         if len(members) == 1 and padded == total:
             return [self._recorded(members[0], time.perf_counter(), total, 0)]
         begin = time.perf_counter()
-        feeds = {spec.name: self._joined(spec.name, members, padded - total) for spec in self.signature.inputs}
+        names = [spec.name for spec in self.signature.inputs]
+        feeds = {name: joined(self.signature, name, members, padded - total) for name in names}
         outputs = self._recorded(feeds, begin, total, padded - total)
         stops = np.cumsum(rows)
         return [
@@ -118,14 +120,6 @@ class Executor:
         outputs = self.session.run(feeds)
         self.recorder.ran(middle - begin, time.perf_counter() - middle, rows, padding)
         return outputs
-
-    def _joined(self, name: str, members: Sequence[Feeds], padding: int) -> Array:
-        axis = batch_axis(self.signature, name)
-        parts = [feeds[name] for feeds in members]
-        if padding:
-            last = np.take(parts[-1], [-1], axis=axis)
-            parts.append(np.repeat(last, padding, axis=axis))
-        return np.concatenate(parts, axis=axis)
 
     def _rows_of(self, name: str, array: Array, start: int, stop: int, total: int) -> Array:
         axis = batch_axis(self.signature, name)
@@ -188,10 +182,8 @@ class Executor:
     def measure(self, golden: Feeds, others: Sequence[Feeds] = ()) -> Plan:
         """Warm up, and find the batch sizes at which rows do not depend on their neighbours.
 
-        The golden rows, and scaled copies of them so that no two rows are equal, are run alone and then as batches of
-        each size. A size is used if all its rows agree bit for bit. This is sufficient evidence because kernels choose
-        their order of summation by shape and not by value. The test stops after ``settings.warmup_s``; sizes that were
-        not tested are not used.
+        See :func:`.exact_sizes.exact_sizes`. The test stops after ``settings.warmup_s``; sizes that were not tested are
+        not used.
 
         Args:
             others: inputs of other shapes that requests will have, such as texts of other lengths.
@@ -200,7 +192,7 @@ class Executor:
         end = begin + self.settings.warmup_s
         self._known = golden
         if not self.combines:
-            self.plan.times_ms[self.signature.batch_size(golden)] = self._timed(golden)[1]
+            self.plan.times_ms[self.signature.batch_size(golden)] = timed(self.session, golden)[1]
             return self.plan
         half = begin + self.settings.warmup_s / 2
         self.plan.sizes = self._exact_sizes(golden, half if others else end, self.plan.times_ms)
@@ -212,55 +204,9 @@ class Executor:
         return self.plan
 
     def _exact_sizes(self, known: Feeds, deadline: float, times_ms: dict[int, float]) -> set[int]:
-        """The batch sizes at which rows of one shape equal their results alone; ``times_ms`` gets the time of each."""
-        largest = min(self.settings.limits.rows, max(self.settings.batch_size, *self.settings.buckets, 1))
-        rows = list(self._samples(known, largest))
-        alone: list[Outputs] = []
-        sizes = {1}
-        for size in _order(largest, self.settings.buckets):
-            if time.monotonic() > deadline:
-                break
-            while len(alone) < size:
-                alone.append(self.session.run(rows[len(alone)]))
-            feeds = {name: self._joined(name, rows[:size], 0) for name in known}
-            outputs, times_ms[size] = self._timed(feeds)
-            if self._same(outputs, alone[:size]):
-                sizes.add(size)
-        return sizes
-
-    def _timed(self, feeds: Feeds) -> tuple[Outputs, float]:
-        self.session.run(feeds)
-        begin = time.perf_counter()
-        outputs = self.session.run(feeds)
-        return outputs, 1000 * (time.perf_counter() - begin)
-
-    def _same(self, outputs: Outputs, alone: Sequence[Outputs]) -> bool:
-        for name, array in outputs.items():
-            expected = np.concatenate([row[name] for row in alone], axis=batch_axis(self.signature, name))
-            if array.shape != expected.shape or array.tobytes() != expected.tobytes():
-                return False
-        return True
-
-    def _samples(self, golden: Feeds, count: int) -> Iterator[Feeds]:
-        rows = self.signature.batch_size(golden)
-        for index in range(count):
-            yield {name: self._sample(name, array, index, rows) for name, array in golden.items()}
-
-    def _sample(self, name: str, array: Array, index: int, rows: int) -> Array:
-        row = np.take(array, [index % rows], axis=batch_axis(self.signature, name))
-        shrink = 0.75 ** (index // rows)
-        return np.multiply(row, shrink, dtype=row.dtype) if row.dtype.kind == "f" and shrink != 1 else row
-
-
-def _order(largest: int, buckets: Sequence[int]) -> list[int]:
-    powers = [1 << power for power in range(largest.bit_length()) if 1 << power <= largest]
-    wanted = [size for size in buckets if size <= largest]
-    return list(dict.fromkeys([*powers, *wanted, largest, *range(1, largest + 1)]))
-
-
-def batch_axis(signature: Signature, name: str) -> int:
-    """The batch axis of an input or output."""
-    return next(s.shape.index(BATCH) for s in (*signature.inputs, *signature.outputs) if s.name == name)
+        buckets = self.settings.buckets
+        largest = min(self.settings.limits.rows, max(self.settings.batch_size, *buckets, 1))
+        return exact_sizes(self.session, self.signature, known, order(largest, buckets), deadline, times_ms)
 
 
 def combinable(signature: Signature) -> bool:

@@ -22,7 +22,8 @@ from ..core.preprocessing.sample_reader import SampleReader
 from ..core.session import Session
 from ..core.signature import Signature
 from ..core.tensors import Array
-from .batching import Executor, batch_axis, combinable
+from .batching import Executor, combinable
+from .exact_sizes import batch_axis
 from .explanations import explained, wants_explanation
 from .integrity import read_checked, read_trusted_sums
 from .monitoring.recorder import Recorder
