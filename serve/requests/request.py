@@ -23,6 +23,7 @@ from .allowance import allowance, check_expanded
 from .bodies import column, decode_value, parse_json, to_array
 from .checked_inputs import validated
 from .content_types import FORM, TYPES, UNSPECIFIC, kind_of, mime_of, negotiate
+from .raw_numbers import looks_bare, raw_numbers
 from .raw_samples import RawRequest, from_body, from_json, from_parts, label_count
 from .v2 import (
     LENGTH_HEADER,
@@ -194,6 +195,8 @@ def _body(
     mime = mime_of(incoming.part_types.get(key) or incoming.headers.get("content-type", ""))
     length = incoming.headers.get(LENGTH_HEADER)
     if length is not None and isinstance(body, bytes | bytearray):
+        if length == "0":
+            return _Decoded(raw_numbers(body, signature), layout="v2", wishes=Wishes(binary=True))
         if length.isdecimal():
             allowance(signature, settings.limits).check_json(body[: int(length[:9])])
         with no_collections():
@@ -203,6 +206,8 @@ def _body(
         if raw is not None:
             return _of_samples(raw, signature, settings, reader)
     kind = kind_of(body, mime)
+    if kind == JSON and isinstance(body, bytes | bytearray) and looks_bare(body, mime):
+        return _Decoded(raw_numbers(body, signature))
     if kind == JSON:
         if isinstance(body, bytes | bytearray):
             allowance(signature, settings.limits).check_json(body)
