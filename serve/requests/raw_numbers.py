@@ -35,7 +35,8 @@ def raw_numbers(body: bytes | bytearray, signature: Signature) -> dict[str, Arra
     spec = signature.inputs[0]
     free = [axis for axis in spec.shape if isinstance(axis, str)]
     if len(signature.inputs) > 1 or len(free) > 1:
-        what = f"{len(signature.inputs)} inputs" if len(signature.inputs) > 1 else f"the free axes {', '.join(free)}"
+        inputs = counted(len(signature.inputs), "input")
+        what = inputs if len(signature.inputs) > 1 else f"the free axes {', '.join(free)}"
         message = f"the body has only numbers, and this model has {what}"
         raise InputError(message, f"send npz or JSON with {signature.describe_inputs()}")
     dtype = np.dtype(spec.dtype)

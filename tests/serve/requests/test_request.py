@@ -336,7 +336,9 @@ def test_without_a_telling_type_the_first_bytes_decide(kind: str) -> None:
     """Without a type, or with one that clients send by default, JSON, npy and npz are understood."""
     for body in (write_npy(ROWS), write_npz({"x": ROWS}), json.dumps({"x": ROWS.tolist()}).encode(), b" [[1, 2]]"):
         assert _ask(body, kind).feeds["x"].shape[1] == 2
-    numbers = "the body has 5 bytes, and x: .* needs 8" if "octet" in kind else "not JSON: Expecting value at character 0"
+    numbers = (
+        "the body has 5 bytes, and x: .* needs 8" if "octet" in kind else "not JSON: Expecting value at character 0"
+    )
     with pytest.raises(InputError, match=numbers) as caught:
         _ask(b"hello", kind)
     assert refuse(caught.value).status == 400
