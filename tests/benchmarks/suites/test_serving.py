@@ -363,7 +363,7 @@ def test_a_server_that_is_not_installed_is_told() -> None:
 @pytest.mark.parametrize("name", PEERS)
 def test_applications_of_other_servers_are_python(name: str) -> None:
     """Each opens the model with one thread and is started with a free port."""
-    assert "intra_op_num_threads = options.inter_op_num_threads = 1" in ast.unparse(ast.parse(PEERS[name].source))
+    assert "intra_op_num_threads = options.inter_op_num_threads = 1" in ast.unparse(ast.parse(PEERS[name].app()))
     assert "PORT" in PEERS[name].command
 
 

@@ -61,7 +61,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine with one GPU and TensorRT 11.4."""
     library = TensorRT.driver = Driver()
     monkeypatch.setattr(cuda, "_library", lambda: library)
-    monkeypatch.setattr(trt, "find_device", lambda: find_device(0, lambda: library))
+    monkeypatch.setattr(trt, "find_device", lambda index: find_device(index, lambda: library))
     monkeypatch.setattr(trt, "load_flavor", lambda *_: Flavor("tensorrt", TensorRT.__version__, TensorRT))
     trt._logger.cache_clear()
     return library
