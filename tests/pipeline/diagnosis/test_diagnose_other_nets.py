@@ -298,8 +298,10 @@ MENDED = {("vit", "outlier channel")}
 
 
 def _fits(name: str, fault: str) -> bool:
-    """Whether a network has the kind of node to which a fault applies."""
+    """Whether a network has the kind of node to which a fault applies; a ViT has what BERT has, but for its images."""
     case = CASES[name]
+    if name == "vit" and fault not in {"outlier channel", *(key for key, kind in NEEDS.items() if kind == "float")}:
+        return False
     has = {"float": case.inputs != "ids", "norm": case.batch_norm, "gate": bool(case.gate), "": True}
     return has[NEEDS.get(fault, "")]
 
