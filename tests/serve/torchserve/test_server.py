@@ -445,11 +445,11 @@ def test_a_port_lost_to_another_is_replaced(
     """If Java cannot bind a chosen port, other ports are tried; a requested port is reported."""
     real = pick_ports
     answers = iter([server.ports])
-    monkeypatch.setattr(server_module, "pick_ports", lambda host, port: next(answers, None) or real(host, port))
+    monkeypatch.setattr(server_module, "pick_ports", lambda *asked: next(answers, None) or real(*asked))
     with serve(ServeOptions(workers=1), archive, logs=tmp_path) as second:
         assert second.ports.inference != server.ports.inference
         assert second.client().predict(_images(1))["logits"].shape == (1, 10)
-    monkeypatch.setattr(server_module, "pick_ports", lambda host, port: server.ports)
+    monkeypatch.setattr(server_module, "pick_ports", lambda *asked: server.ports)
     asked = ServeOptions(port=server.ports.inference)
     with pytest.raises(ServingError, match="could not bind its port"), serve(asked, archive, logs=tmp_path):
         pass
