@@ -13,7 +13,7 @@ from retort.core.errors import UserError
 
 MODELS = coverage.models()
 OFTEN = {
-    "resnet", "mobilenet_v2", "efficientnet", "convnext_v2", "swin", "levit", "detr",
+    "resnet", "mobilenet_v2", "convnext_v2", "swin",
     "albert", "deberta_v2", "xlnet", "t5_encoder", "gpt2", "qwen2", "whisper_encoder", "hubert",
 }  # fmt: skip
 """Of transformers' architectures, one for each kind of coupling: the slow suite prunes these, and the command
