@@ -22,7 +22,7 @@ QUICK := tests/house/test_house.py tests/house/test_packaging.py tests/house/tes
 	tests/export/trt/test_optimization_profiles.py \
 	tests/pipeline/test_cache_key.py tests/pipeline/test_gates.py tests/serve/requests/test_request.py
 
-.PHONY: demo quick test test-slow test-all check docs bench clean
+.PHONY: demo quick test test-slow test-long test-all check docs bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -54,7 +54,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed \
 		$(SERVERS)/kserve/.installed $(SERVERS)/bentoml/.installed
-	$(PYTEST) --dist worksteal -m "slow and not gpu"
+	$(PYTEST) --dist worksteal -m "slow and not long and not gpu"
+
+# What takes hours: every architecture, every bit of an archive, every trained network.
+test-long: $(STAMP) $(NETWORKS)/.installed
+	$(PYTEST) --dist worksteal -m "long and not gpu"
 
 test-all: test test-slow
 

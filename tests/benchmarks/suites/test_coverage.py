@@ -13,11 +13,11 @@ from retort.core.errors import UserError
 
 MODELS = coverage.models()
 OFTEN = {
-    "resnet", "mobilenet_v2", "convnext_v2", "swin",
-    "albert", "deberta_v2", "xlnet", "t5_encoder", "gpt2", "qwen2", "whisper_encoder", "hubert",
+    "resnet", "mobilenet_v2", "convnext_v2", "albert", "deberta_v2", "gpt2", "qwen2", "whisper_encoder",
+    "lstm_bidirectional", "gru_two_layers", "cnn_gru", "unet", "densenet", "shufflenet", "uneven_split", "shared_twice",
+    "tied_words", "volume", "excited", "two_inputs", "masked_attention",
 }  # fmt: skip
-"""Of transformers' architectures, one for each kind of coupling: the slow suite prunes these, and the command
-``python -m retort.benchmarks.suites.coverage`` all (docs/benchmarks/coverage.md has its table)."""
+"""One for each kind of coupling; `make test-long` prunes the others (docs/benchmarks/coverage.md has the table)."""
 
 
 def test_the_suite_is_as_wide_as_it_claims() -> None:
@@ -49,9 +49,10 @@ def test_rows_are_appended_and_taken_up_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("zoo", "name"), [(zoo, name) for zoo, name in MODELS if name in OFTEN or "transformers_zoo" not in zoo]
+    ("zoo", "name"),
+    [pytest.param(zoo, name, id=name, marks=[] if name in OFTEN else pytest.mark.long) for zoo, name in MODELS],
 )
-def test_half_of_an_architecture_goes(zoo: str, name: str, tmp_path: Path) -> None:
+def test_half_of_every_architecture_goes(zoo: str, name: str, tmp_path: Path) -> None:
     """At least 40 % of the multiply-accumulates are removed, proven in PyTorch and ONNX Runtime; the rest can train."""
     if "transformers" in zoo:
         pytest.importorskip("transformers")

@@ -16,6 +16,7 @@ from retort.core.signature import Signature
 from retort.core.tensors import TensorSpec
 
 MODELS = coverage.models()
+LONG = ("fnet", "mobilevit_v2")
 
 EXACT, _ = int8_outlook(cpu_features())
 OPEN_FAULT = (
@@ -55,9 +56,9 @@ def test_axes_are_tried_by_the_kind_of_input() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fnet", "two_inputs", "conv_lstm"])
+@pytest.mark.parametrize("name", [*(pytest.param(n, marks=pytest.mark.long) for n in LONG), "two_inputs", "conv_lstm"])
 def test_difficult_architectures_pass_all_parts(name: str, tmp_path: Path) -> None:
-    """Fourier layers, several inputs and loops are exported for both targets, in INT8, and imported."""
+    """Fourier layers, folded patches, several inputs and loops are exported for both targets, in INT8, and imported."""
     pytest.importorskip("transformers")
     found = exporting.run([name], tmp_path / "rows.jsonl", SILENT)[name]
     faults = {part: row["fault"] for part, row in found.items() if "fault" in row}

@@ -19,6 +19,7 @@ def test_quantization_needs_three_copies_of_the_model_and_a_gigabyte() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_given_memory_is_kept() -> None:
     """With 500 MB, calibration, corrections and timing stay below them."""
     (row,) = run(["crepe"], "500MB", timed=True, console=SILENT)

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[3]
 INSTALLED = ROOT / ".venv/real-networks"
 """Where ``make test-slow`` installs the packages."""
 TIMED = ("crepe-tiny", "magika", "silero-vad", "speaker-encoder", "speech-embedding")
+LONG = ("magika", "speaker-encoder")
+"""Trained networks that `make test-long` measures; `make test-slow` has one of each kind."""
 FLOORS: dict[str, tuple[int, float | None, float]] = {
     "gravity": (1, None, 30),
     "prevalence": (1, None, 45),
@@ -62,7 +64,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED.is_dir(), reason="`make test-slow` installs the packages")
-@pytest.mark.parametrize("name", TIMED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in TIMED])
 @pytest.mark.usefixtures("installed")
 def test_a_trained_network_keeps_its_quality(name: str, tmp_path: Path) -> None:
     """INT8 by defaults refuses nothing, loses at most one point surely, and is not slower where it is shipped."""

@@ -298,15 +298,16 @@ MENDED = {("vit", "outlier channel")}
 
 
 def _fits(name: str, fault: str) -> bool:
-    """Whether a network has the kind of node to which a fault applies; a ViT has what BERT has, but for its images."""
+    """Whether a network has the kind of node to which a fault applies."""
     case = CASES[name]
-    if name == "vit" and fault not in {"outlier channel", *(key for key, kind in NEEDS.items() if kind == "float")}:
-        return False
     has = {"float": case.inputs != "ids", "norm": case.batch_norm, "gate": bool(case.gate), "": True}
     return has[NEEDS.get(fault, "")]
 
 
-@pytest.mark.parametrize(("name", "fault"), [(n, f) for n in CASES for f in FAULTS if _fits(n, f)])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [pytest.param(n, f, marks=pytest.mark.long if n == "vit" else ()) for n in CASES for f in FAULTS if _fits(n, f)],
+)
 def test_a_planted_fault_is_named_first(name: str, fault: str, tmp_path: Path) -> None:
     """The first finding is the planted fault; if smoothing has already fixed the fault, there is no finding."""
     models, context = FAULTS[fault](name, tmp_path, Context(_data(CASES[name].inputs)))
