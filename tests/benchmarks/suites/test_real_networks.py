@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[3]
 INSTALLED = ROOT / ".venv/real-networks"
 """Where ``make test-slow`` installs the packages."""
 TIMED = ("crepe-tiny", "magika", "silero-vad", "speaker-encoder", "speech-embedding")
-LONG = ("magika", "speaker-encoder")
+LONG = (
+    "magika", "speaker-encoder", "faces", "noise-suppression", "ocr-cls", "page-orientation", "ocr-det", "basic-pitch",
+    "crepe-full",
+)  # fmt: skip
 """Trained networks that `make test-long` measures; `make test-slow` has one of each kind."""
 FLOORS: dict[str, tuple[int, float | None, float]] = {
     "gravity": (1, None, 30),
@@ -81,7 +84,7 @@ def test_a_trained_network_keeps_its_quality(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED.is_dir(), reason="`make test-slow` installs the packages")
-@pytest.mark.parametrize("name", FLOORS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in FLOORS])
 @pytest.mark.usefixtures("installed")
 def test_no_file_of_the_other_tool_is_surely_better(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is refused, and no static or dynamic file has a metric that is surely higher, except by its noise."""
