@@ -18,7 +18,9 @@ PAGES = [ROOT / "docs/tutorial.md", ROOT / "docs/guides/data.md", *sorted((ROOT 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.stem, marks=pytest.mark.long if p.stem == "raspberry-pi" else ()) for p in PAGES]
+)
 def test_commands_of_pages_succeed(page: Path, tmp_path: Path) -> None:
     """Every command of a page succeeds; with RETORT_COMPARE_PAGES it also prints the words that the page shows.
 

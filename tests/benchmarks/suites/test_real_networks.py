@@ -24,7 +24,7 @@ INSTALLED = ROOT / ".venv/real-networks"
 TIMED = ("crepe-tiny", "magika", "silero-vad", "speaker-encoder", "speech-embedding")
 LONG = (
     "magika", "speaker-encoder", "faces", "noise-suppression", "ocr-cls", "page-orientation", "ocr-det", "basic-pitch",
-    "crepe-full",
+    "crepe-full", "speech-embedding",
 )  # fmt: skip
 """Trained networks that `make test-long` measures; `make test-slow` has one of each kind."""
 FLOORS: dict[str, tuple[int, float | None, float]] = {
