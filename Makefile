@@ -52,13 +52,13 @@ quick: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not gpu"
 
-test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed \
-		$(SERVERS)/kserve/.installed $(SERVERS)/bentoml/.installed
+test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed
 	$(PYTEST) --dist worksteal -m "slow and not long and not gpu"
 
-# What takes hours: every architecture, every bit of an archive, every trained network.
-test-long: $(STAMP) $(NETWORKS)/.installed
-	$(PYTEST) --dist worksteal -m "long and not gpu"
+# All slow tests, also those that take hours: every architecture, bit of an archive, trained network, other server.
+test-long: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed \
+		$(SERVERS)/kserve/.installed $(SERVERS)/bentoml/.installed
+	$(PYTEST) --dist worksteal -m "slow and not gpu"
 
 test-all: test test-slow
 

@@ -37,7 +37,7 @@ def home(name: str) -> Path:
     found = HOMES / name
     known = "RETORT_OTHER_SERVERS" in os.environ or (found / ".installed").exists()  # else an installation failed
     if not known or not (found / "bin" / "python").exists():
-        pytest.skip(f"{name} is not installed in {found}: `make test-slow` installs it")
+        pytest.skip(f"{name} is not installed in {found}: `make test-slow` or `make test-long` installs it")
     return found
 
 
