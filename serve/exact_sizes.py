@@ -15,7 +15,7 @@ from ..core.signature import Signature
 from ..core.tensors import BATCH, Array, Feeds
 
 _NUMBERS, _ROWS = 256, 64
-"""A size is compared until so many numbers, or so many rows, had the same bits as alone."""
+"""A size is compared until so many numbers of each output, or so many rows, had the same bits as alone."""
 
 
 def exact_sizes(
@@ -30,7 +30,7 @@ def exact_sizes(
 
     Kernels choose their order of summation by shape and not by value, so any row can show that a size is not exact; but
     another order often rounds to the same bits. So each size is compared with as many different rows as it takes: known
-    ones, and copies of them with shifted places and smaller numbers.
+    ones, and copies of them with exchanged places and smaller numbers.
 
     Args:
         known: inputs that the model can compute, with at least one row.
@@ -58,7 +58,7 @@ def exact_sizes(
             if not _same(signature, outputs, alone[begin : begin + size]):
                 break
             begin += size
-            compared += sum(array.size for array in outputs.values())
+            compared += _least_evidence(outputs)
             if compared >= _NUMBERS or begin >= _ROWS or time.monotonic() > deadline:
                 exact.add(size)
                 break
@@ -84,9 +84,16 @@ class _Rows:
         taken = np.take(array, [row], axis=axis)
         last = taken.ndim - 1
         if copy and last > axis:
-            taken = np.ascontiguousarray(np.roll(taken, copy, axis=last))
-        shrink = 0.75 ** (copy % 16)
+            places = np.random.default_rng(copy).permutation(taken.shape[last])
+            taken = np.ascontiguousarray(np.take(taken, places, axis=last))
+        shrink = _ROWS / (_ROWS + copy)  # another one for each copy, and none is tiny
         return np.multiply(taken, shrink, dtype=taken.dtype) if taken.dtype.kind == "f" and shrink != 1 else taken
+
+
+def _least_evidence(outputs: Mapping[str, Array]) -> int:
+    """How many numbers of the smallest output can round in another way: floats, and whole numbers only without any."""
+    floats = [array.size for array in outputs.values() if array.dtype.kind == "f"]
+    return min(floats or [array.size for array in outputs.values()])
 
 
 def timed(session: Session, feeds: Feeds) -> tuple[dict[str, Array], float]:
