@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 
@@ -103,23 +103,14 @@ def closed_loop(
         requests: number of requests of all clients; 0 for as many as go until ``until`` says so.
         first: number of the first request.
     """
-    numbers, lock = count(first), threading.Lock()
-    found: list[Outcome] = []
 
-    def work() -> None:
-        own = []
-        while not until():
-            with lock:
-                index = next(numbers)
-            if requests and index >= first + requests:
-                break
-            begin = time.monotonic()
-            status, right = ask(index)
-            own.append(Outcome(index, begin, begin, time.monotonic(), status, right))
-        with lock:
-            found.extend(own)
+    def turns() -> Iterator[tuple[int, None]]:
+        for index in count(first):
+            if until() or (requests and index >= first + requests):
+                return
+            yield index, None
 
-    return _together([threading.Thread(target=work) for _ in range(clients)], found)
+    return _asked(ask, clients, turns())
 
 
 def open_loop(ask: Ask, rate: float, seconds: float, clients: int = 64, seed: int = 0) -> Load:
@@ -131,23 +122,31 @@ def open_loop(ask: Ask, rate: float, seconds: float, clients: int = 64, seed: in
         clients: number of requests that can be open at once; a request that finds all busy is late by so much.
     """
     due = arrivals(rate, seconds, seed)
-    numbers, lock = count(), threading.Lock()
-    found: list[Outcome] = []
     begin = time.monotonic() + 0.05
+    return _asked(ask, clients, ((index, begin + moment) for index, moment in enumerate(due)))
+
+
+def _asked(ask: Ask, clients: int, turns: Iterator[tuple[int, float | None]]) -> Load:
+    """Clients that take the next turn when they have the answer to the last.
+
+    Args:
+        turns: number of each request, and the moment at which it is due; None for at once.
+    """
+    lock, found = threading.Lock(), list[Outcome]()
 
     def work() -> None:
         own = []
         while True:
             with lock:
-                index = next(numbers)
-            if index >= len(due):
+                turn = next(turns, None)
+            if turn is None:
                 break
-            moment = begin + due[index]
-            if (wait := moment - time.monotonic()) > 0:
+            index, due = turn
+            if due is not None and (wait := due - time.monotonic()) > 0:
                 time.sleep(wait)
             begun = time.monotonic()
             status, right = ask(index)
-            own.append(Outcome(index, moment, begun, time.monotonic(), status, right))
+            own.append(Outcome(index, begun if due is None else due, begun, time.monotonic(), status, right))
         with lock:
             found.extend(own)
 
