@@ -132,12 +132,16 @@ def _refuse_twins(mars: Sequence[Mar]) -> None:
 
 
 def _sized(mars: Sequence[Mar], workers: int | None, console: Console) -> Iterable[tuple[Mar, int]]:
-    """Each archive with its number of workers: a second one answers while a killed one starts again (serve.md H11)."""
+    """Each archive with its number of workers: a second one answers while a killed one starts again (serve.md H11).
+
+    A model on a GPU keeps its number, because the memory of the GPU is not known here.
+    """
     cores, free_bytes = usable_cores(), available_bytes()
     if workers is None:
         threads = sum(_AUTOMATIC * mar.settings.threads if mar.settings.threads else cores + 1 for mar in mars)
         fits = threads <= cores and _AUTOMATIC * sum(map(memory_bytes, mars)) <= free_bytes
-        return [(mar, max(mar.settings.workers, _AUTOMATIC) if fits else mar.settings.workers) for mar in mars]
+        least = _AUTOMATIC if fits else 1
+        return [(mar, max(mar.settings.workers, 1 if mar.settings.needs_gpu else least)) for mar in mars]
     total = workers * len(mars)
     if total > cores:
         console.warn(f"{counted(total, 'worker')} share {counted(cores, 'core')}, so that requests wait for each other")

@@ -15,7 +15,7 @@ from served_models import VECTOR, archive, graph
 
 from retort.core.artifact import Artifact
 from retort.core.backends import ort
-from retort.core.console import Console
+from retort.core.console import SILENT, Console
 from retort.core.context import Context, Place
 from retort.core.errors import ArtifactError, UserError
 from retort.core.options.serving_options import PackOptions
@@ -23,6 +23,7 @@ from retort.pipeline.stages import pack
 from retort.serve.inference import Endpoint
 from retort.serve.requests.wire import NPY, read_npy, read_npz, write_npy
 from retort.serve.settings import TRUSTED, Settings
+from retort.serve.torchserve import deployment
 from retort.serve.torchserve.archives.archive import open_mar
 from retort.serve.torchserve.archives.mar import read_member
 from retort.serve.torchserve.config import FrontEnd, config_properties
@@ -134,3 +135,13 @@ def test_only_servers_of_such_models_take_gpus(packed: Artifact, tmp_path: Path)
     needs = open_mar(packed).settings
     for settings, line in ((Settings(), b"number_of_gpu=0\n"), (needs, b"number_of_gpu=64\n")):
         assert line in config_properties({"a.mar": settings}, ports, "127.0.0.1", tmp_path, front)
+
+
+def test_a_gpu_has_no_more_workers_than_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second worker, which models on a CPU get where cores and memory allow, would need the GPU's memory again."""
+    monkeypatch.setattr(ort, "_runtime", lambda: Runtime({CUDA: ["ReduceSum"]}))
+    monkeypatch.setattr(deployment, "usable_cores", lambda: 8)
+    monkeypatch.setattr(deployment, "available_bytes", lambda: 1 << 40)
+    mars = [open_mar(archive("vector", tmp_path / provider, provider=provider)) for provider in ("cuda", "cpu")]
+    for mar, workers in zip(mars, (1, 2), strict=True):
+        assert [one.workers for one in deployment.deployments([mar], None, 500, SILENT)] == [workers]
