@@ -146,13 +146,14 @@ class Counting(Recorder):
 def shared_recorder(name: str, version: str) -> Recorder | None:
     """What counts in the folder that the environment names; None if it names none.
 
-    A folder that cannot be used costs the metrics and not the model.
+    A folder that cannot be used costs the metrics and not the model. It is made if the folder around it is there: a
+    worker that outlives its server must not make that server's folder again.
     """
     folder = os.environ.get(FOLDER, "")
     if not folder:
         return None
     try:
-        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(folder).mkdir(mode=0o700, exist_ok=True)
         return Counting({"model": name, "version": version}, Path(folder))
     except (OSError, ImportError) as error:
         _log.warning("retort: nothing is counted in the folder of metrics: %s", error)

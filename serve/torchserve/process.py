@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -57,7 +58,10 @@ class Process:
         return self._popen.poll() is None
 
     def stop(self) -> None:
-        """End the command: SIGTERM, some seconds of grace, then SIGKILL to the group."""
+        """End the command: SIGTERM, some seconds of grace, then SIGKILL to the group.
+
+        Where the watchdog was killed, workers end by themselves a little later, and may still write until then.
+        """
         if self._popen.stdin:
             with suppress(OSError):
                 self._popen.stdin.close()
@@ -66,7 +70,11 @@ class Process:
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()
+        end = time.monotonic() + GRACE_S
         shutil.rmtree(self.scratch, ignore_errors=True)
+        while self.scratch.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:

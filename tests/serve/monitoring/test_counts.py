@@ -138,6 +138,9 @@ def test_a_folder_that_cannot_be_used_costs_no_model(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(FOLDER, str(tmp_path / "file"))
     assert shared_recorder("m", "1") is None
+    monkeypatch.setenv(FOLDER, str(tmp_path / "gone" / "metrics"))  # as of a server that has ended
+    assert shared_recorder("net", "1") is None
+    assert not (tmp_path / "gone").exists()
     monkeypatch.setenv(FOLDER, str(tmp_path / "new"))
     counting = shared_recorder("m", "1")
     assert counting is not None
