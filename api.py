@@ -242,7 +242,8 @@ def open_session(model: Program | ModelFile | str | Path, *, threads: int = 1, p
     Args:
         model: a graph, an engine or a program, or the path of one.
         threads: number of runtime threads; 0 lets the runtime choose.
-        provider: execution provider on which ONNX Runtime must run it: ``cpu``, ``cuda`` or ``tensorrt``.
+        provider: execution provider on which ONNX Runtime must run it (``cpu``, ``cuda`` or ``tensorrt``);
+            ``openvino`` is another runtime.
 
     Returns:
         A session: ``session.run({name: array})`` returns the outputs as arrays by name.

@@ -81,9 +81,11 @@ def compare_files(
 
 
 def ran_on(options: BenchOptions) -> list[str]:
-    """The note about models that did not run on the CPU, whose memory on the host is not meaningful."""
+    """The note about models that ONNX Runtime did not run on the CPU, whose memory is not measured."""
     if options.provider == "cpu":
         return []
+    if options.provider == "openvino":
+        return ["ONNX files ran in OpenVINO on the CPU; memory is not measured."]
     return [
         f"ONNX files ran on {PROVIDERS[options.provider][0]}, which was verified for every node; memory is not "
         "measured."

@@ -5,7 +5,7 @@ Part of the runtime half: standard library and numpy only; the runtime itself is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,12 +17,19 @@ from .signature import Signature
 from .tensors import Array, Feeds
 
 BACKENDS = {".onnx": "ort", ".pt2": "eager", ".plan": "trt"}
+OPENVINO = "OpenVINO"
+"""Stands among the providers for OpenVINO's own runtime; ONNX Runtime's provider of OpenVINO has another name."""
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": (),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    "openvino": (OPENVINO,),
 }
 """The user's name of a provider, and ONNX Runtime's names; a session must run on the first of them."""
+ON_CPU = ("CPUExecutionProvider", OPENVINO)
+"""Those that need no GPU."""
+_NOISE = ("Exception from ", "Check '", "FrontEnd API failed", "Model wasn't fully")
+"""How the lines begin in which OpenVINO says where in its source code an error was found."""
 
 Ranges = Mapping[str, tuple[int, int, int]]
 """Smallest, usual and largest size of dynamic axes, by name."""
@@ -35,6 +42,7 @@ class SessionOptions:
     Attributes:
         threads: intra-op threads of the runtime; 0 lets the runtime choose.
         providers: ONNX Runtime execution providers in order; the first one is required. Empty means CPU.
+            ``OPENVINO`` alone means that OpenVINO runs the model, and not ONNX Runtime.
         provider_options: options per provider name.
         spinning: let idle runtime threads spin; turn it off on shared machines.
         profile: write a runtime profile (ONNX Runtime) to this path prefix.
@@ -100,7 +108,7 @@ def open_session(
     """
     options = options or SessionOptions()
     if isinstance(model, bytes):
-        return _open("ort", model, options, signature)
+        return _open(backend_of(options.providers), model, options, signature)
     path = Path(model)
     if not path.exists():
         raise MissingFileError(f"no such model: {path}", "check the path")
@@ -110,7 +118,25 @@ def open_session(
             f"cannot run {path.name}: unknown type of file '{path.suffix}'",
             f"give a file of type {', '.join(BACKENDS)}",
         )
-    return _open(name, path, options, signature)
+    return _open(backend_of(options.providers) if name == "ort" else name, path, options, signature)
+
+
+def backend_of(providers: Sequence[str]) -> str:
+    """The module of the backend that runs ONNX files on these providers."""
+    return "openvino" if tuple(providers[:1]) == (OPENVINO,) else "ort"
+
+
+def of_runtime(error: BaseException) -> bool:
+    """Whether ONNX Runtime or OpenVINO raised an error; neither has a base class for its errors."""
+    return type(error).__module__.startswith("onnxruntime") or str(error).startswith(_NOISE)
+
+
+def reason_of(error: BaseException) -> str:
+    """What a runtime says, in one line of at most 200 characters and without the places in its source code."""
+    text = str(error)
+    lines = [line.strip() for line in (text.partition("Status Message: ")[2] or text).strip().splitlines()]
+    told = [line for line in lines if line and not line.startswith(_NOISE)]
+    return next(iter(told or lines), type(error).__name__)[:200]
 
 
 @contextmanager
@@ -121,16 +147,15 @@ def model_faults(shown: str) -> Iterator[None]:
         shown: the model in words.
 
     Raises:
-        InputError: ONNX Runtime failed within this context.
+        InputError: ONNX Runtime or OpenVINO failed within this context.
     """
     try:
         yield
     except Exception as error:
-        if not type(error).__module__.startswith("onnxruntime"):
+        if not of_runtime(error):
             raise
-        reason = str(error).partition("Status Message: ")[2] or str(error)
         raise InputError(
-            f"{shown} cannot compute these inputs: {reason.strip().splitlines()[0][:200]}",
+            f"{shown} cannot compute these inputs: {reason_of(error)}",
             "check their values and shapes: an index may be outside of a table, or the model was made for another size",
         ) from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -219,9 +220,15 @@ class Engine:
             },
             "golden_error": self.golden_error,
             "load_s": round(self.load_s, 3),
-            "versions": {"python": platform.python_version(), "numpy": np.__version__},
+            "versions": {"python": platform.python_version(), "numpy": np.__version__} | self._runtime(),
             "runtime_path": str(Path(__file__).parent.parent),
         }
+
+    def _runtime(self) -> dict[str, str]:
+        """The version of the runtime that computes; a session of TensorRT tells it as its provider."""
+        name = self.session.backend
+        found = str(getattr(sys.modules.get(name), "__version__", ""))
+        return {name: found.partition("-")[0]} if found else {}
 
     def close(self) -> None:
         """Free the session."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from ..core.errors import ArtifactError
 from ..core.postprocessing import Scores
+from ..core.session import ON_CPU
 
 CONTRACT = 1
 Batching = Literal["exact", "fast", "off"]
@@ -51,7 +52,8 @@ class Settings:
         batch_size: largest number of requests that the server delivers at once.
         buckets: batch sizes to which batches are padded; empty means no padding.
         threads: largest number of runtime threads per worker; 0 takes the worker's share of the cores.
-        providers: ONNX Runtime execution providers, the first of which is required; empty means CPU.
+        providers: ONNX Runtime execution providers, the first of which is required; empty means CPU. See
+            :class:`retort.core.session.SessionOptions` for OpenVINO.
         provider_options: options of the first provider.
         ranges: smallest, usual and largest size of dynamic axes, for the provider of TensorRT.
         allow_nan: whether NaN may be sent; infinities always may (attention masks use them).
@@ -92,7 +94,7 @@ class Settings:
     @property
     def needs_gpu(self) -> bool:
         """Whether a worker needs a GPU of its own."""
-        return bool(self.providers) and self.providers[0] != "CPUExecutionProvider"
+        return bool(self.providers) and self.providers[0] not in ON_CPU
 
     def to_json(self) -> bytes:
         """Indented JSON, the same bytes for equal settings."""

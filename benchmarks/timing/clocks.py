@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.metrics.ratio import ClockName
-from ...core.session import Session
+from ...core.session import ON_CPU, Session
 
 Clock = Callable[[], int]
 Call = Callable[[], object]
@@ -19,9 +19,9 @@ WAITING = 1.5
 OTHERS_SHARE = 0.2
 TRIES = 3
 COARSEST_S = 1e-5
-CPU_DEVICES = frozenset({"CPUExecutionProvider", "cpu"})
-IN_THREAD = frozenset({"onnxruntime", "eager"})
-"""Backends that compute in the calling thread if they have one thread; OpenVINO computes in a separate thread."""
+CPU_DEVICES = frozenset({*ON_CPU, "cpu"})
+IN_THREAD = frozenset({"onnxruntime", "openvino", "eager"})
+"""Backends that compute in the calling thread if they have one thread, as Retort opens them."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,15 @@ def clocks_for(threads: int, provider: str, sessions: Iterable[Session], calls: 
 
     Args:
         threads: number of threads of the sessions.
-        provider: ``cpu``, or the other provider on which the sessions run.
+        provider: ``cpu`` or ``openvino``, or the other provider on which the sessions run.
         sessions: the candidates that are sessions.
         calls: all candidates; each runs a few times to check that it computes in this thread.
     """
-    if threads != 1 or provider != "cpu" or time.get_clock_info("thread_time").resolution > COARSEST_S:
+    if (
+        threads != 1
+        or provider not in ("cpu", "openvino")
+        or time.get_clock_info("thread_time").resolution > COARSEST_S
+    ):
         return WALL
     if not all(on_cpu(session) for session in sessions):
         return WALL

@@ -101,7 +101,10 @@ def explain(
     header: Headers = [],  # noqa: B006
     ca: Authority = None,
     provider: Annotated[
-        Provider, typer.Option(help="Execution provider on which ONNX Runtime must run the model.")
+        Provider,
+        typer.Option(
+            help="What must run an .onnx file: ONNX Runtime on the CPU, with CUDA or with TensorRT, or else OpenVINO."
+        ),
     ] = "cpu",
     seed: Seed = 0,
     json: Json = False,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...core.artifact import Artifact, load_artifact
 from ...core.errors import UserError
@@ -13,6 +14,9 @@ from ...core.preprocessing.fitting import has_tokenizer, single_field
 from ...core.preprocessing.sample_reader import SampleReader
 from ...core.session import Session, SessionOptions, open_session
 from ...core.signature import Signature
+
+if TYPE_CHECKING:
+    from ...serve.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def open_local(model: str, options: SessionOptions) -> LocalModel:
     if artifact.kind == "archive":
         mar = open_mar(artifact)
         own = mar.settings
-        return LocalModel(artifact, open_model(mar, options), own.allow_nan, own.scores, own.hook)
+        return LocalModel(artifact, open_model(mar, _own(options, own)), own.allow_nan, own.scores, own.hook)
     folder = _bundle(artifact)
     if folder is None:
         return LocalModel(artifact, open_session(artifact.main, options))
@@ -53,8 +57,16 @@ def open_local(model: str, options: SessionOptions) -> LocalModel:
 
     own = Settings.from_json((folder / SETTINGS).read_bytes())
     signature = Signature.from_json((folder / SIGNATURE).read_bytes())
-    session = open_session(folder / KINDS["bundle"].main_file, options, signature)
+    session = open_session(folder / KINDS["bundle"].main_file, _own(options, own), signature)
     return LocalModel(artifact, session, own.allow_nan, own.scores, own.hook)
+
+
+def _own(options: SessionOptions, settings: Settings) -> SessionOptions:
+    """The options, with the runtime for the CPU that serves a packed model if none was asked for."""
+    if options.providers or settings.needs_gpu:
+        return options
+    given = dict.fromkeys(settings.providers, settings.provider_options)
+    return replace(options, providers=settings.providers, provider_options=given)
 
 
 def _bundle(artifact: Artifact) -> Path | None:

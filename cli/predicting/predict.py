@@ -64,7 +64,10 @@ def predict(
         int | None, typer.Option(min=1, help="Number of samples of --data to run. The default is all.")
     ] = None,
     provider: Annotated[
-        Provider, typer.Option(help="Execution provider on which ONNX Runtime must run the model.")
+        Provider,
+        typer.Option(
+            help="What must run an .onnx file: ONNX Runtime on the CPU, with CUDA or with TensorRT, or else OpenVINO."
+        ),
     ] = "cpu",
     axis: Annotated[
         list[str], typer.Option(help="Range of a dynamic axis for the provider tensorrt, as name=min:opt:max.")

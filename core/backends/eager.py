@@ -149,9 +149,9 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     """
     if isinstance(model, bytes):
         raise ArtifactError("a captured program cannot be opened from bytes", "give its path")
-    if options.providers and "tensorrt" in options.providers[0].lower():
+    if options.providers and any(name in options.providers[0].lower() for name in ("tensorrt", "openvino")):
         raise MachineError(
-            f"{Path(model).name} is a program: {options.providers[0]} of ONNX Runtime does not run it",
+            f"{Path(model).name} is a program: {options.providers[0]} does not run it",
             "export it first, or build a plan with `retort engine`",
         )
     program, stored, _ = load_exported(model)

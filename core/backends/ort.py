@@ -110,6 +110,20 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     return OrtSession(inner, signature or _signature(inner), ranges)
 
 
+def read_signature(model: Path | bytes) -> Signature:
+    """The signature of an ONNX file for another runtime: as stored in the file, or as ONNX Runtime sees it.
+
+    Raises:
+        ArtifactError: the file cannot be read as a model.
+        MachineError: onnxruntime is missing.
+    """
+    runtime = _runtime()
+    settings = runtime.SessionOptions()
+    settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source, shown = (model, "the model") if isinstance(model, bytes) else (str(model), Path(model).name)
+    return _signature(_inner(runtime, source, shown, settings, {CPU: {}}))
+
+
 def _device(name: str, options: SessionOptions) -> dict[str, str]:
     """The option that says which GPU a provider uses; without it, ONNX Runtime takes the first."""
     return {"device_id": str(options.device)} if name in ON_GPU else {}

@@ -22,6 +22,6 @@ def given_options(items: Sequence[str], provider: str) -> dict[str, str]:
     if found and (not PROVIDERS[provider] or not all(found.values())):
         raise UserError(
             f"--provider-option {items[0]} cannot be given to the provider {provider}",
-            "write key=value, with --provider cuda or tensorrt",
+            "write key=value, with --provider cuda, tensorrt or openvino",
         )
     return found

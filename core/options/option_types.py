@@ -17,7 +17,7 @@ SEED_MAX = 2**32 - 1
 """The largest seed that every generator of random numbers takes."""
 Seed = Annotated[int, Field(ge=0, le=SEED_MAX)]
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 Importance = Literal[
     "auto", "random", "l1", "l2", "group_norm", "bn_scale", "taylor", "obd", "activation", "reconstruction"
 ]

@@ -52,8 +52,9 @@ class BundleOptions(Options):
     threads: Count = Field(default=1, description="Number of runtime threads per worker.")
     provider: Provider = Field(
         default="cpu",
-        description="What runs the model: the CPU, or a GPU with ONNX Runtime's provider of CUDA or of TensorRT. A "
-        "worker that does not get it does not start; it never falls back to the CPU.",
+        description="What runs the model: ONNX Runtime on the CPU, or on a GPU with its provider of CUDA or of "
+        "TensorRT; or OpenVINO on the CPU. A worker that does not get it does not start; it never falls back to "
+        "another one.",
     )
     axis: tuple[str, ...] = Field(
         default=(),

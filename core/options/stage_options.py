@@ -194,7 +194,8 @@ class BenchOptions(Options):
     seed: Seed = Field(default=0, description="Random seed of the order of blocks and of the bootstrap.")
     provider: Provider = Field(
         default="cpu",
-        description="The execution provider on which ONNX Runtime must run .onnx files. cuda also runs .pt2 files.",
+        description="The execution provider on which ONNX Runtime must run .onnx files; openvino is another runtime "
+        "for them. cuda also runs .pt2 files.",
     )
     axis: tuple[str, ...] = Field(
         default=(),

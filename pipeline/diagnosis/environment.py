@@ -51,6 +51,7 @@ def doctor(folder: Path = Path(), root: Path = machine.ROOT) -> list[Check]:
         _package("onnx", "onnx", install_command("cpu"), "export"),
         _package("onnxscript", "onnxscript", install_command("cpu"), "export"),
         _runtime(cards),
+        _package("openvino", "openvino", install_command("openvino"), "`--provider openvino` on CPUs"),
         _tensorrt(cards),
         _package("tensorrt-rtx", "tensorrt_rtx", "pip install tensorrt-rtx", "NVIDIA's engine builder without a GPU"),
         _package("torchserve", "ts", install_command("serve"), "serving", distribution="torchserve"),

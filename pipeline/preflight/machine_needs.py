@@ -99,8 +99,14 @@ def _server_faults(subject: Subject) -> Iterator[Fault]:
 
 
 def _provider_faults(subject: Subject) -> Iterator[Fault]:
+    for stage in ("bundle", "pack", "bench"):
+        asked = getattr(subject.options(stage), "provider", "cpu")
+        if asked == "openvino" and find_spec("openvino") is None:
+            yield Fault(subject.key(stage, "provider"), "openvino is not installed", install_command("openvino"))
     options = subject.options("bench")
-    if not isinstance(options, BenchOptions) or options.provider == "cpu" or find_spec("onnxruntime") is None:
+    if not isinstance(options, BenchOptions) or options.provider in ("cpu", "openvino"):
+        return
+    if find_spec("onnxruntime") is None:
         return
     wanted = PROVIDERS[options.provider]
     present = import_module("onnxruntime").get_available_providers()

@@ -22,7 +22,7 @@ from ...core.options.axis_ranges import parse_axis
 from ...core.options.execution_provider import given_options
 from ...core.options.serving_options import BundleOptions
 from ...core.postprocessing import guessed_reading
-from ...core.session import PROVIDERS, Ranges, open_session
+from ...core.session import PROVIDERS, Ranges, SessionOptions, open_session
 from ...core.signature import Signature
 from ...core.tensors import BATCH, Array
 from ..engine import GOLDEN, SETTINGS, SIGNATURE, TOKENIZER, Engine, golden_error, smallest_golden, split_golden
@@ -32,7 +32,7 @@ from ..requests.hook import HOOK
 from ..requests.request import Incoming
 from ..requests.wire import NPZ, read_npz, write_npz
 from ..settings import TRUSTED, Batching, Limits, Settings
-from ..worker_session import MODEL
+from ..worker_session import MODEL, session_options
 from .made_up_inputs import made_up
 
 _LARGEST_RATIO = 4
@@ -164,7 +164,7 @@ def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
     for name in parts.external:
         shutil.copyfile(parts.model.parent / name, folder / name)
     shutil.copyfile(parts.model, folder / MODEL)
-    tolerance = max(_tolerance(folder / MODEL, parts), _ON_GPU if settings.needs_gpu else 0.0)
+    tolerance = max(_tolerance(folder / MODEL, parts, settings), _ON_GPU if settings.needs_gpu else 0.0)
     settings = replace(settings, external=parts.external, golden_tolerance=tolerance)
     (folder / SIGNATURE).write_bytes(parts.signature.to_json().encode())
     (folder / GOLDEN).write_bytes(write_npz(parts.golden))
@@ -176,8 +176,9 @@ def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
     return settings
 
 
-def _tolerance(model: Path, parts: Parts) -> float:
-    session = open_session(model)
+def _tolerance(model: Path, parts: Parts, settings: Settings) -> float:
+    options = SessionOptions() if settings.needs_gpu else session_options(settings)
+    session = open_session(model, options, parts.signature)
     inputs, expected = split_golden(parts.golden)
     error = golden_error(session.run(inputs), expected)
     session.close()

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-HANDLER = ("serve/inference.py", "core/backends/ort.py")
-"""What TorchServe's handler enters by; a session opens the backend by its name, so no import tells of it.
+HANDLER = ("serve/inference.py", "core/backends/ort.py", "core/backends/openvino.py")
+"""What TorchServe's handler enters by; a session opens a backend by its name, so no import tells of it.
 
 The imports within the runtime half are relative, so that it can have any package name.
 """
@@ -24,7 +24,7 @@ SERVERS = (
 """What servers that are written in Python enter by, in addition."""
 ROOT = Path(__file__).resolve().parents[2]
 _FACE = (
-    '"""The runtime of this bundle: it needs Python 3.11, numpy and onnxruntime, and no installed toolkit."""\n\n'
+    '"""The runtime of this bundle: what it needs is in bundle.json, and no installed toolkit."""\n\n'
     "from .serve.bundles.async_engine import AsyncEngine\n"
     "from .serve.bundles.bundled import open_bundle\n"
     "from .serve.bundles.routes import Application\n"

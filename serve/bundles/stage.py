@@ -12,6 +12,7 @@ from ...core.context import Context, Place
 from ...core.errors import UserError
 from ...core.facts.pack_facts import BundleFacts, PackTiming
 from ...core.options.serving_options import BundleOptions
+from ...core.session import backend_of
 from ..engine import Engine
 from ..integrity import SUMS, SUMS_SIGNATURE, format_sums
 from ..settings import Settings
@@ -24,8 +25,12 @@ from .raw_inputs import with_raw_inputs
 from .runtime_half import carried_by_bundles
 
 Chosen = TypeVar("Chosen", bound=BundleOptions)
-NEEDS = ("numpy>=1.26", "onnxruntime>=1.24")
-"""What a host that serves a bundle must have, as pip reads it."""
+
+
+def needs_of(settings: Settings) -> tuple[str, ...]:
+    """What a host that serves a bundle must have, as pip reads it."""
+    runtime = "openvino>=2026.0" if backend_of(settings.providers) == "openvino" else "onnxruntime>=1.24"
+    return "numpy>=1.26", runtime.replace("onnxruntime", "onnxruntime-gpu") if settings.needs_gpu else runtime
 
 
 def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
@@ -118,7 +123,7 @@ def _description(parts: Parts, settings: Settings) -> bytes:
         "name": settings.name,
         "version": settings.version,
         "runtime": RUNTIME,
-        "needs": [need.replace("onnxruntime", "onnxruntime-gpu") if settings.needs_gpu else need for need in NEEDS],
+        "needs": list(needs_of(settings)),
         "inputs": [spec.describe() for spec in signature.inputs],
         "outputs": [spec.describe() for spec in signature.outputs],
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ..bundles.stage import NEEDS
+from ..bundles.stage import needs_of
 from .deployed import Commands, Deployed
 
 BENTOML = "bentoml>=1.4"
@@ -23,7 +23,7 @@ def write(made: Deployed) -> Commands:
     Returns:
         How to start and to build it.
     """
-    needs = [BENTOML, *NEEDS]
+    needs = [BENTOML, *needs_of(made.settings)]
     described = {
         "service": "service:Service",
         "include": ["service.py", "deployment.json", "bundle/**"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..bundles.stage import NEEDS
+from ..bundles.stage import needs_of
 from .deployed import Commands, Deployed
 
 PORT = 8080
@@ -50,7 +50,7 @@ def write(made: Deployed) -> Commands:
     made.write("Dockerfile", _DOCKERFILE.format(**values))
     made.write(".dockerignore", _IGNORED)
     made.write("app.py", Path(__file__).with_name(APP).read_bytes())
-    made.write("requirements.txt", "".join(f"{need}\n" for need in (SERVER, *NEEDS)))
+    made.write("requirements.txt", "".join(f"{need}\n" for need in (SERVER, *needs_of(made.settings))))
     hardened = "--read-only --cap-drop ALL --security-opt no-new-privileges"
     return {
         "to build the image": f"docker build -t {image} .",

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..bundles.stage import NEEDS
+from ..bundles.stage import needs_of
 from .deployed import Commands, Deployed
 
 RAY = "ray[serve]>=2.40"
@@ -29,7 +29,7 @@ def write(made: Deployed) -> Commands:
     """
     made.write("serve_app.py", Path(__file__).with_name("ray_app.py").read_bytes())
     made.write("serve_config.yaml", yaml.safe_dump(_config(made), sort_keys=False))
-    made.write("requirements.txt", "".join(f"{need}\n" for need in (RAY, *NEEDS)))
+    made.write("requirements.txt", "".join(f"{need}\n" for need in (RAY, *needs_of(made.settings))))
     return {"with Ray on this machine": "serve run serve_config.yaml"}
 
 

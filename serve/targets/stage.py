@@ -51,7 +51,7 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
         StorageError: the disk is full or not writable.
     """
     options, key = agreed_options(options, parent), signing_key(options, context.base, context.console)
-    if options.provider != "cpu":
+    if options.provider not in ("cpu", "openvino"):
         raise UserError(
             f"--provider {options.provider} cannot be served by {options.target}, whose files here are for CPUs",
             "pack for torchserve, or make a bundle and serve it on a host with a GPU",

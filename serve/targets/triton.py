@@ -10,6 +10,7 @@ import numpy as np
 from ...core.counts import listed
 from ...core.errors import UserError
 from ...core.preprocessing.specs import SAMPLES
+from ...core.session import backend_of
 from ...core.tensors import BATCH
 from ..engine import smallest_golden, split_golden
 from ..worker_session import MODEL
@@ -25,7 +26,8 @@ def bundle_folder(name: str) -> str:
 
 
 def write(made: Deployed) -> Commands:
-    """Write both repositories; only that of the Python backend for a model with a tensor without axes.
+    """Write both repositories; only that of the Python backend for OpenVINO, and for a model with a tensor
+    without axes.
 
     Returns:
         How to start Triton on each.
@@ -45,7 +47,8 @@ def write_onnx(made: Deployed) -> bool:
     """Write the repository of the ONNX Runtime backend.
 
     Returns:
-        False if there is none, because only the Python form can give back the shape of a tensor without axes.
+        False if there is none: only the Python form can give back the shape of a tensor without axes, and only that
+        form computes with OpenVINO as here.
 
     Raises:
         UserError: an input or output has a type that Triton does not have.
@@ -55,7 +58,8 @@ def write_onnx(made: Deployed) -> bool:
         if spec.dtype not in config.DATA_TYPES:
             message = f"'{spec.name}' is {spec.dtype}, a type that Triton does not have"
             raise UserError(message, f"export the model with another type, such as {', '.join(config.DATA_TYPES)}")
-    if any(spec.shape == () for spec in (*signature.inputs, *signature.outputs)):
+    scalar = any(spec.shape == () for spec in (*signature.inputs, *signature.outputs))
+    if scalar or backend_of(made.settings.providers) != "ort":
         return False
     made.write(f"{ONNX}/{name}/config.pbtxt", _onnx(made, _batching(made)))
     for file in (MODEL, *made.parts.external):

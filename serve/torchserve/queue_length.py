@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ...core.console import Console
 from ...core.errors import RetortError
+from ...core.session import of_runtime
 from ...core.signature import Signature
 from ...core.tensors import Array
 from ..batching import Executor
@@ -91,8 +92,8 @@ def length_for(mar: Mar, p99_ms: int, console: Console) -> int:
 
 
 def _is_the_models(error: Exception) -> bool:
-    """Whether the model or this environment is at fault; ONNX Runtime's errors have no common base class."""
-    return isinstance(error, RetortError | MemoryError) or type(error).__module__.startswith("onnxruntime")
+    """Whether the model or this environment is at fault."""
+    return isinstance(error, RetortError | MemoryError) or of_runtime(error)
 
 
 def queue_length(batch: BatchTime, settings: Settings, p99_ms: int, delay_ms: int) -> int:

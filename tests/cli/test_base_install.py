@@ -19,7 +19,7 @@ from retort.core.system.installation import EXTRA_OF
 class Without(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):
-        if fullname.partition(".")[0] in {*EXTRA_OF, "tensorrt", "tensorrt_rtx", "openvino"}:
+        if fullname.partition(".")[0] in {*EXTRA_OF, "tensorrt", "tensorrt_rtx"}:
             return None
         return super().find_spec(fullname, path, target)
 

@@ -119,7 +119,7 @@ class Runnable(ModelFile):
 
         Args:
             threads: number of runtime threads; 0 lets the runtime choose.
-            provider: execution provider on which ONNX Runtime must run the file.
+            provider: execution provider on which ONNX Runtime must run the file, or ``openvino``.
 
         Raises:
             ArtifactError: the file is damaged.

@@ -17,7 +17,9 @@ from .zip_layout import append, check_layout, check_members, chunks_of
 
 _REMEDY = "the archive was altered or truncated; pack the model again"
 # what a TorchServe worker imports in addition to the standard library; PYTHONPATH puts the archive before both
-WORKER_PACKAGES = frozenset({"numpy", "onnxruntime", "torch", "ts", "yaml", "psutil", "packaging", "PIL", "requests"})
+WORKER_PACKAGES = frozenset(
+    ("numpy", "onnxruntime", "openvino", "torch", "ts", "yaml", "psutil", "packaging", "PIL", "requests")
+)
 # what every Python imports as it starts
 _AT_START = frozenset({"sitecustomize", "usercustomize"})
 STAND_IN = "torch.py"

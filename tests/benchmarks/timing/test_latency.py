@@ -495,5 +495,5 @@ def test_the_thread_decides_only_where_it_does_the_work() -> None:
     assert clocks.clocks_for(2, "cpu", [], []) is clocks.WALL
     assert clocks.clocks_for(1, "cuda", [], []) is clocks.WALL
     foreign = Doubler()
-    foreign.backend = "openvino"
+    foreign.backend = "tvm"
     assert clocks.clocks_for(1, "cpu", [foreign], []) is clocks.WALL
