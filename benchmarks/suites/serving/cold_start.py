@@ -75,6 +75,7 @@ def measure(folder: Path, starts: int = 7) -> Report:
 
     Args:
         folder: where the model and the archive are written.
+        starts: number of starts, of which the medians count.
     """
     from .request_pool import raw_session, samples
 

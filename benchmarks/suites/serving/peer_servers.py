@@ -186,7 +186,9 @@ def measure(folder: Path, environments: str = "", model: str = "light", requests
 
     Args:
         folder: where models and applications are written.
-        environments: folder with an environment for each other server.
+        environments: folder with an environment for each other server, such as FOLDER/mosec.
+        model: light or heavy.
+        requests: number of requests that each server is measured with, after half as many to warm it up.
     """
     file = convolutions(folder / f"{model}.onnx", WIDTHS[model])
     pool = RequestPool.of(file)

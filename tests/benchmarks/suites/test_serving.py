@@ -28,7 +28,7 @@ from retort.benchmarks.suites.serving import (
     version_swaps,
     worker_kills,
 )
-from retort.benchmarks.suites.serving.__main__ import SUITES, defaults
+from retort.benchmarks.suites.serving.__main__ import SUITES, defaults, descriptions, main
 from retort.benchmarks.suites.serving.bundle_runtime import Call, Reply, Runtime
 from retort.benchmarks.suites.serving.findings import Report, at_least, at_most, figure
 from retort.benchmarks.suites.serving.mutations import mutants, seeds
@@ -389,3 +389,22 @@ def test_every_suite_has_options_with_defaults() -> None:
     """Every argument of a suite but the folder can be given on the command line."""
     for measure in SUITES.values():
         assert all(isinstance(value, int | float | str) for value in defaults(measure).values())
+
+
+@pytest.mark.parametrize("suite", ["", *SUITES])
+def test_help_tells_what_every_option_is(
+    suite: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends well, although texts have percent signs, and names each suite, or each option with what it is."""
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit) as ended:
+        main([*filter(None, [suite]), "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    if not suite:
+        assert all(name in told for name in SUITES)
+        return
+    meant = descriptions(SUITES[suite])
+    assert set(meant) == {"folder", *defaults(SUITES[suite])}
+    assert all(len(text) > 10 for text in meant.values())
+    assert all(meant[key] in told and f"--{key.replace('_', '-')} " in told for key in defaults(SUITES[suite]))
