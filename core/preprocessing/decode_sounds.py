@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from math import gcd
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, LimitError
 from ..system.installation import needed
+from .resampling import ZEROS, resampled
 from .specs import SoundInput
 
 STARTS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
@@ -20,10 +20,8 @@ SMALL_BYTES, MOST_BYTES = 1 << 25, 1 << 27
 """Sizes of a served recording as ``float32`` that are allowed for every file, and for the largest ones."""
 USUAL_RATIO = 64
 """Bytes of ``float32`` per byte of a file, up to which a served recording is no bomb."""
-MOST_STEPS = 1 << 16
-"""Largest factor of a change of the sample rate, in lowest terms; the filter is 20 times as long."""
-_FILTER = 10
-"""Half the length of the filter, in samples of the lower rate."""
+MOST_CHANGE = 64
+"""Largest factor of a change of the sample rate of a served recording."""
 
 
 def looks_like_sound(start: bytes) -> bool:
@@ -41,7 +39,7 @@ def read_sound(
         file_bytes: size of a file that anybody may have sent, so that much memory is refused by its header.
 
     Raises:
-        MachineError: soundfile is not installed, or scipy, which resamples.
+        MachineError: soundfile is not installed.
         DataError: it is no recording, is damaged or empty.
         LimitError: it is too long.
     """
@@ -52,7 +50,7 @@ def read_sound(
     if not np.isfinite(sound).all():
         raise DataError(f"{where} has NaN or infinite values", "remove or replace it")
     wanted = spec.sample_rate or rate
-    sound = sound if rate == wanted else _resampled(sound, rate, wanted)
+    sound = sound if rate == wanted else resampled(sound, rate, wanted)
     if spec.normalize:
         sound = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
     if spec.seconds:
@@ -83,7 +81,7 @@ def _frames(spec: SoundInput, rate: int) -> int:
     if not spec.seconds or spec.normalize:
         return 1 << 62
     wanted = spec.sample_rate or rate
-    margin = _FILTER * max(1, -(-rate // wanted)) + 2
+    margin = ZEROS * max(1, -(-rate // wanted)) + 2
     return -(-max(1, round(spec.seconds * wanted)) * rate // wanted) + margin
 
 
@@ -94,8 +92,7 @@ def _check_length(frames: int, channels: int, rate: int, spec: SoundInput, where
         LimitError: its samples would be too many, or its sample rate is no usual one.
     """
     wanted = spec.sample_rate or rate
-    step = gcd(rate, wanted)
-    if max(rate, wanted) // step > MOST_STEPS:
+    if max(rate, wanted) > MOST_CHANGE * max(1, min(rate, wanted)):
         raise LimitError(f"{where} has {rate} samples per second", f"send a recording of {wanted} Hz")
     allowed = min(MOST_BYTES, max(SMALL_BYTES, USUAL_RATIO * file_bytes)) // 4
     if max(frames * channels, frames * wanted // rate) > allowed:
@@ -112,11 +109,3 @@ def soundfile() -> Any:
     """
     with needed("soundfile", "recordings"):
         return import_module("soundfile")
-
-
-def _resampled(sound: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
-    """Resample with a polyphase filter against aliasing."""
-    with needed("scipy", "recordings of another sample rate"):
-        signal: Any = import_module("scipy.signal")
-    step = gcd(rate, wanted)
-    return np.asarray(signal.resample_poly(sound, wanted // step, rate // step))
