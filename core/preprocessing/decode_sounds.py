@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -11,10 +16,13 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, LimitError
 from ..system.installation import needed
+from .mpeg_frames import begins_with_frames
 from .resampling import ZEROS, resampled
 from .specs import SoundInput
 
-STARTS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
+_MPEG = (b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
+_PREFIX = re.compile(r"^Error opening [^:]*: ")
+STARTS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", *_MPEG)
 """The first bytes of WAV, FLAC, Ogg, AIFF, AU and MP3."""
 SMALL_BYTES, MOST_BYTES = 1 << 25, 1 << 27
 """Sizes of a served recording as ``float32`` that are allowed for every file, and for the largest ones."""
@@ -65,15 +73,37 @@ def _read(
 ) -> tuple[NDArray[np.float32], int]:
     library = soundfile()
     try:
-        with library.SoundFile(str(source) if isinstance(source, Path) else source) as file:
+        with _file(source, where, file_bytes is not None) as given, library.SoundFile(given, closefd=False) as file:
             rate = int(file.samplerate)
             frames = min(file.frames, _frames(spec, rate))
             if file_bytes is not None:
                 _check_length(frames, file.channels, rate, spec, where, file_bytes)
             return file.read(frames, dtype="float32", always_2d=True), rate
     except (RuntimeError, OSError, TypeError, ValueError, OverflowError) as error:  # SoundFileError is a RuntimeError
-        what = str(error).replace(f"{source!r}", "it")[:200]
+        what = _PREFIX.sub("", str(error))[:200]
         raise DataError(f"{where} is not a readable recording: {what}", "remove or replace it") from error
+
+
+@contextmanager
+def _file(source: Path | IO[bytes], where: str, served: bool) -> Iterator[str | int | IO[bytes]]:
+    """What soundfile opens: a name, or the number of a file in memory, where each read of a stream is a call of Python.
+
+    Raises:
+        DataError: the bytes are said to be MPEG audio, and have no frame of it.
+    """
+    if isinstance(source, Path):
+        yield str(source)
+        return
+    content = source.read()
+    if served and content.startswith(_MPEG) and not begins_with_frames(content):
+        raise DataError(f"{where} is not a readable recording: it has no MPEG frames", "remove or replace it")
+    if not hasattr(os, "memfd_create"):
+        yield io.BytesIO(content)
+        return
+    with open(os.memfd_create("recording"), "w+b") as file:
+        file.write(content)
+        file.seek(0)
+        yield file.fileno()
 
 
 def _frames(spec: SoundInput, rate: int) -> int:
