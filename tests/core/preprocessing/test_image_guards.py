@@ -162,7 +162,7 @@ def test_a_thin_line_is_resized_only_where_it_is_kept() -> None:
 
 
 def test_pillow_writes_nothing_about_damaged_files() -> None:
-    """A picture of too many samples per pixel is refused in words of ours, and stderr, which servers log, stays empty."""
+    """A picture of too many samples per pixel is refused in words of ours, and Pillow logs nothing on stderr."""
     code = "import sys; from retort.core.preprocessing.decode_images import open_served; "
     code += "open_served(sys.stdin.buffer.read(), 'it')"
     content = _tiff(*SIZE[:2], (258, 3, 1, 8), (262, 3, 1, 2), (277, 3, 1, 100))

@@ -1,4 +1,4 @@
-"""Another sample rate: the values of SciPy's polyphase filter, for usual and for odd rates, at the cost of the outputs."""
+"""Another sample rate: the values of SciPy's polyphase filter, for usual and odd rates, at the cost of the outputs."""
 
 from __future__ import annotations
 
