@@ -9,6 +9,8 @@ export ORT_DISABLE_TELEMETRY := 1
 NETWORKS := $(VENV)/real-networks
 # Servers of other projects that the slow tests start, each in an environment of its own.
 SERVERS := $(VENV)/other-servers
+# Those that the benchmark `peers` asks.
+PEERS := mosec litserve fastapi bentoml mlserver ray torchserve
 JOBS ?= 2
 # One file's tests stay together: they share fixtures that take long to make.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
@@ -22,7 +24,7 @@ QUICK := tests/house/test_house.py tests/house/test_packaging.py tests/house/tes
 	tests/export/trt/test_optimization_profiles.py \
 	tests/pipeline/test_cache_key.py tests/pipeline/test_gates.py tests/serve/requests/test_request.py
 
-.PHONY: demo quick test test-slow test-long test-all check docs bench clean
+.PHONY: demo quick test test-slow test-long test-all check docs bench peers clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -73,6 +75,9 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/retort run examples/resnet.yaml
+
+peers: $(STAMP) $(PEERS:%=$(SERVERS)/%/.installed)
+	$(BIN)/python -m retort.benchmarks.suites.serving peers --environments $(SERVERS)
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache logs

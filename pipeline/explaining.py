@@ -17,12 +17,12 @@ from ..core.explanation.evaluations import Run, Sample, batch_axis_of, samples_o
 from ..core.explanation.explain import Setting, explain_sample
 from ..core.explanation.explanation import FROM_OUTSIDE, Asked, Explanation
 from ..core.explanation.gallery import Gallery, Item
-from ..core.session import SessionOptions, model_faults, open_session
+from ..core.session import SessionOptions, model_faults
 from ..core.signature import Signature
 from ..core.tensors import BATCH, Array, Feeds, TensorSpec, raise_if_nan
 from ..serve.client import Client
-from ..serve.torchserve.archives.archive import open_mar, open_model
 from .live.data.adapters import as_splits
+from .local_models import open_local
 
 ROWS, FEW, REFERENCES = 32, 8, 256
 
@@ -69,25 +69,23 @@ class Samples:
 
 @contextmanager
 def opened(artifact: Artifact, settings: SessionOptions) -> Iterator[Subject]:
-    """The model of a graph, a program, an engine or an archive.
+    """The model of a graph, a program or an engine, or in an archive, a bundle or a deployment.
 
     Raises:
         RetortError: it cannot be opened.
     """
-    raise_if_not(artifact, "graph", "program", "engine", "archive")
-    mar = open_mar(artifact) if artifact.kind == "archive" else None
-    session = open_session(artifact.main, settings) if mar is None else open_model(mar, settings)
-    name = artifact.path.name if mar is None else mar.name
+    raise_if_not(artifact, "graph", "program", "engine", "archive", "bundle", "deployment")
+    model = open_local(artifact, settings)
 
     def run(feeds: Feeds) -> dict[str, Array]:
-        with model_faults(name):
-            return session.run(feeds)
+        with model_faults(model.name):
+            return model.session.run(feeds)
 
     try:
         how = _looking_into(artifact) if artifact.kind == "program" else explain_sample
-        yield Subject(name, run, session.signature, mar is not None and mar.settings.allow_nan, how)
+        yield Subject(model.name, run, model.session.signature, model.allow_nan, how)
     finally:
-        session.close()
+        model.session.close()
 
 
 def _looking_into(artifact: Artifact) -> Callable[[Setting, Sample, Asked], Explanation]:

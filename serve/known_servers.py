@@ -42,6 +42,7 @@ class KnownServer:
         trusted: the public keys that it trusts, in hex.
         signatures: what it does with an archive that none of them has signed.
         signers: name and version of each archive, and who signed it, in words; without those that nobody signed.
+        metrics_url: what Prometheus reads; empty if nothing is counted.
     """
 
     url: str
@@ -56,6 +57,7 @@ class KnownServer:
     trusted: tuple[str, ...] = ()
     signatures: Mode = "off"
     signers: tuple[tuple[str, str, str], ...] = ()
+    metrics_url: str = ""
 
     @property
     def trust(self) -> Trust:
@@ -202,7 +204,7 @@ def _parsed(path: Path) -> KnownServer | None:
         (mode,) = (mode for mode in get_args(Mode) if mode == raw["signatures"])
         keys = tuple(str(key) for key in raw["trusted"])
         numbers = (int(raw["p99_ms"]), texts["store"], archives, int(raw["pid"]), float(raw["started"]))
-        rest = (*numbers, keys, mode, signers)
+        rest = (*numbers, keys, mode, signers, str(raw.get("metrics_url", "")))
         return KnownServer(texts["url"], names, texts["management_url"], texts["logs"], *rest)
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -24,7 +24,6 @@ from ...serve.client import Client
 from ..app import Data, DataArgs, Debug, ForceFile, Json, Seed, app, console, context_of
 from ..serving.remote import Authority, Headers, ServedName, Timeout, asked, connect, is_remote
 from .input_file import read_input
-from .local_models import reader_of
 from .raw_predictions import raw_inputs
 
 if TYPE_CHECKING:
@@ -169,6 +168,7 @@ def _gallery(
 
 
 def _prepare(subject: Subject, artifact: Artifact | None, client: Client | None) -> Prepare:
+    from ...pipeline.local_models import reader_of
     from ...pipeline.raw_explaining import as_read, as_sent
 
     if artifact is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from json import loads as json_values
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -31,8 +31,10 @@ from ...serve.requests.json_text import dump
 from ..app import Data, DataArgs, Debug, ForceFile, Json, Seed, app, console, context_of
 from ..serving.remote import Authority, Headers, ServedName, Timeout, asked, connect, is_remote
 from .input_file import read_input
-from .local_models import open_local
 from .raw_predictions import local_predictions, raw_input, remote_predictions, told
+
+if TYPE_CHECKING:
+    from ...pipeline.local_models import LocalModel
 
 
 @app.command("predict")
@@ -141,8 +143,14 @@ def _settings(provider: Provider, axis: list[str]) -> SessionOptions:
     return replace(session_options(BenchOptions(provider=provider, axis=tuple(axis))), threads=0)
 
 
+def _opened(model: str, settings: SessionOptions) -> LocalModel:
+    from ...pipeline.local_models import open_local
+
+    return open_local(load_artifact(Path(model)), settings)
+
+
 def _run(model: str, path: Path, settings: SessionOptions) -> Predicted:
-    opened = open_local(model, settings)
+    opened = _opened(model, settings)
     session = opened.session
     feeds = read_input(path, session.signature)
     for name, array in feeds.items():
@@ -156,7 +164,7 @@ def _run(model: str, path: Path, settings: SessionOptions) -> Predicted:
 def _over_test(model: str, splits: Splits, rows: int | None, screen: Console, settings: SessionOptions) -> Predicted:
     from ...benchmarks.accuracy import predict as over
 
-    session = open_local(model, settings).session
+    session = _opened(model, settings).session
     done = over(session, fit_to(splits, session.signature).test, limit=rows, console=screen)
     names = session.signature.naming(splits.classes).class_names(done.outputs)
     return Predicted(dict(done.outputs), done.targets, names)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.artifact import load_artifact
 from ...core.console import Console
 from ...core.counts import counted
 from ...core.data.files.images import IMAGES
@@ -19,7 +20,6 @@ from ...core.preprocessing.sample_reader import Raw
 from ...core.session import SessionOptions, model_faults
 from ...core.tensors import Array
 from ...serve.client import Client
-from .local_models import open_local, reader_of
 
 SHOWN = 20
 """Number of samples whose predictions are printed."""
@@ -80,7 +80,9 @@ def local_predictions(
         UserError: the model takes only arrays, or its tokenizer is not beside it.
         InputError: a sample cannot be read.
     """
-    opened = open_local(model, settings)
+    from ...pipeline.local_models import open_local, reader_of
+
+    opened = open_local(load_artifact(Path(model)), settings)
     signature = opened.session.signature
     field, reader = reader_of(model, opened.artifact, signature)
     if opened.hook:

@@ -42,13 +42,19 @@ def status(json: Json = False, debug: Debug = False) -> None:
     ]
     if rows:
         screen.table("servers", ["address", "model", "workers", "waiting", "memory", "signed by"], rows)
-    told = [f"{one.server.url}  {one.state}{_since(one.server)}; logs in {one.server.logs}" for one in found]
+    told = [f"{one.server.url}  {one.state}{_since(one.server)}; {_where(one.server)}" for one in found]
     text = "\n".join(told) or "no server runs; `retort serve ARCHIVE --detach` starts one"
     screen.result({"servers": [one.to_dict() for one in found]}, text)
 
 
 def _since(server: KnownServer) -> str:
     return f" since {datetime.fromtimestamp(server.started):%Y-%m-%d %H:%M:%S}" if server.runs else ""
+
+
+def _where(server: KnownServer) -> str:
+    """Where its metrics and its logs are, in words."""
+    metrics = f"metrics at {server.metrics_url}; " if server.metrics_url and server.runs else ""
+    return f"{metrics}logs in {server.logs}"
 
 
 @app.command("logs")

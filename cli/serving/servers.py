@@ -140,6 +140,7 @@ def _known(server: Server, artifacts: list[Artifact], p99_ms: int) -> KnownServe
         trusted=tuple(key.content.hex() for key in server.trust.keys),
         signatures=server.trust.mode,
         signers=signers,
+        metrics_url=server.metrics_url,
     )
 
 

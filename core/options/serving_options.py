@@ -10,7 +10,7 @@ from .data_options import PixelOptions, SoundOptions
 from .named_inputs import NAMES_KEY, NAMES_PATH
 from .option_types import Count, Options, Provider
 
-Deployment = Literal["torchserve", "triton", "ray", "bentoml", "docker", "kserve"]
+Deployment = Literal["torchserve", "triton", "ray", "bentoml", "docker", "kserve", "ovms"]
 
 
 class BundleOptions(Options):

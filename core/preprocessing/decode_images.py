@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -124,6 +125,7 @@ def pillow() -> Any:
 def _formats() -> tuple[str, ...]:
     library = pillow()
     library.init()
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes of damaged files to stderr
     return tuple(name for name in FORMATS if name in library.OPEN)
 
 

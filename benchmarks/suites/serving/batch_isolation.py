@@ -117,6 +117,7 @@ def measure(folder: Path, slots: int = 1_000_000, seed: int = 0) -> Report:
     Args:
         folder: where models and bundles are written; those that are there are used.
         slots: number of requests in all batches together.
+        seed: other requests and batches for another seed.
     """
     by_model, kinds = {}, 0
     with warnings.catch_warnings():

@@ -67,6 +67,8 @@ def measure(folder: Path, count: int = 100_000, seed: int = 0) -> Report:
 
     Args:
         folder: where the model and the bundle are written.
+        count: number of bits that are flipped, one after another.
+        seed: other bits for another seed.
     """
     sys.dont_write_bytecode = True
     bundle = packed(hostile_network("vector", folder), folder / "flipped-bundle", command="bundle")

@@ -145,6 +145,7 @@ def measure(folder: Path, requests: int = 1_000_000, seed: int = 0) -> Report:
 
     Args:
         folder: where models and bundles are written; those that are there are used.
+        requests: number of hostile requests, of all models together.
         seed: other requests for another seed.
     """
     runtimes = []

@@ -149,6 +149,9 @@ def measure(folder: Path, requests: int = 100_000, clients: int = 4, seed: int =
 
     Args:
         folder: where models and archives are written; those that are there are used.
+        requests: number of hostile requests, of all models together.
+        clients: number of connections that send at the same time.
+        seed: other requests for another seed.
     """
     archives, signatures = [], {}
     for kind, options in HOSTILE.items():

@@ -78,7 +78,9 @@ def measure(
 
     Args:
         folder: where the model and the archive are written.
+        model: light or heavy.
         seconds: length of each load.
+        workers: number of workers, each with one thread.
         p99_ms: goal for accepted requests, from which `retort serve` computes the length of the queue.
         clients: number of requests that can be open at once.
     """

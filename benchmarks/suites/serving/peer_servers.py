@@ -8,31 +8,27 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
-import signal
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from ....core.errors import RetortError
 from ....core.tensors import Array
 from ....serve.connection import Connections
 from .findings import Finding, Report
 from .peer_apps import PEERS, Peer
+from .peer_processes import started, wait_for
 from .request_load import NO_ANSWER, Ask, closed_loop
-from .request_pool import TYPES, RequestPool, npy
+from .request_pool import TYPES, RequestPool, npy, v2_json
 from .running_server import RunningServer, serving
 from .served_networks import WIDTHS, convolutions, packed
 
-READY_S, TOLERANCE = 180.0, 1e-4
+TOLERANCE = 1e-4
 BATCH, ROUNDS = 8, 8
 """Good neighbours: rounds of eight requests at once, of which one has an image of another size."""
 CLIENTS = 16
@@ -43,7 +39,9 @@ class Served:
     """What one server did.
 
     Attributes:
+        memory_mb: of all processes, in which pages that several share count once.
         cold_s: seconds from its start to the first right answer.
+        cold_cpu_s: CPU seconds until then, of all processes.
         good: good requests with the right answer, of those that had a bad one beside them.
     """
 
@@ -53,6 +51,7 @@ class Served:
     cpu_ms: float
     memory_mb: float
     cold_s: float
+    cold_cpu_s: float
     wrong: int
     good: int
 
@@ -66,6 +65,7 @@ class Served:
             f"{self.cpu_ms:.2f}",
             f"{self.memory_mb:.0f}",
             f"{self.cold_s:.1f}",
+            f"{self.cold_cpu_s:.1f}",
             f"{self.good} of {ROUNDS * (BATCH - 1)}",
         ]
 
@@ -75,13 +75,20 @@ Call = Callable[[Array], tuple[int, Array | None]]
 
 
 def caller(url: str, path: str, form: str, name: str = "image") -> Call:
-    """What asks a server in npy, or in JSON as ``{name: lists}``."""
-    connections = Connections(url, 60)
+    """What asks a server in npy, in JSON as ``{name: lists}``, or in KServe's V2; each body is made once."""
+    connections, bodies = Connections(url, 60), dict[bytes, bytes]()
+    headers = {"Content-Type": TYPES["npy" if form == "npy" else "json"]}
+
+    def made(image: Array) -> bytes:
+        if form == "npy":
+            return npy(image)
+        return v2_json({name: image}) if form == "v2" else json.dumps({name: image.tolist()}).encode()
 
     def call(image: Array) -> tuple[int, Array | None]:
-        body = npy(image) if form == "npy" else json.dumps({name: image.tolist()}).encode()
+        key = image.tobytes()
+        body = bodies[key] = bodies.get(key) or made(image)
         try:
-            status, _, content = connections.request("POST", path, body, {"Content-Type": TYPES[form]})
+            status, _, content = connections.request("POST", path, body, headers)
         except RetortError:
             return NO_ANSWER, None
         return status, _scores(content, form) if status == 200 else None
@@ -94,6 +101,9 @@ def _scores(content: bytes, form: str) -> Array | None:
         if form == "npy":
             return np.asarray(np.load(io.BytesIO(content)))
         found = json.loads(content)
+        if form == "v2":
+            (item,) = found["outputs"]
+            return np.array(item["data"], np.float32).reshape(item["shape"])
         return np.asarray(found["scores"] if isinstance(found, dict) else found, np.float32)
     except (ValueError, KeyError, TypeError):
         return None
@@ -132,53 +142,37 @@ def good_neighbours(call: Call, pool: RequestPool) -> int:
 
 
 def measured(server: RunningServer, call: Call, pool: RequestPool, requests: int, cold_s: float) -> Served:
-    """Load and figures of one server that answers."""
-    ask = asking(call, pool)
+    """Load and figures of one server that has just given its first right answer."""
+    ask, cold_cpu_s = asking(call, pool), server.cpu_s()
     closed_loop(ask, CLIENTS, requests // 2)
     before = server.cpu_s()
     load = closed_loop(ask, CLIENTS, requests)
     cpu_ms = 1000 * (server.cpu_s() - before) / len(load.outcomes)
-    memory_mb = server.resident_bytes() / 1e6
-    good = good_neighbours(call, pool)
-    return Served(load.rate, load.latency_ms(50), load.latency_ms(99), cpu_ms, memory_mb, cold_s, load.wrong, good)
+    memory_mb = server.proportional_bytes() / 1e6
+    latency = (load.latency_ms(50), load.latency_ms(99))
+    start = (cold_s, cold_cpu_s)
+    return Served(load.rate, *latency, cpu_ms, memory_mb, *start, load.wrong, good_neighbours(call, pool))
 
 
-@contextmanager
-def started(peer: Peer, home: Path, model: Path, folder: Path) -> Iterator[RunningServer]:
-    """Another server in a folder of its own; all its processes end with this context."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(model, folder / "model.onnx")
-    (folder / "app.py").write_text(peer.app())
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
-    program, *rest = (part.replace("PORT", str(port)) for part in peer.command)
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(home / "bin"), *os.get_exec_path()]),
-        "OMP_NUM_THREADS": "1",
-    }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [home / "bin" / program, *rest], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            yield RunningServer(f"http://127.0.0.1:{port}", process.pid, folder)
-        finally:
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
+def of_peer(peer: Peer, home: Path | None, file: Path, pool: RequestPool, folder: Path, requests: int) -> Served | str:
+    """What one other server did, or why there are no figures.
 
-
-def wait_for(ask: Ask, begin: float) -> float:
-    """Seconds from a moment to the first right answer; NaN if there is none within three minutes."""
-    while time.monotonic() - begin < READY_S:
-        if ask(0)[1]:
-            return time.monotonic() - begin
-        time.sleep(0.05)
-    return float("nan")
+    Args:
+        home: its environment.
+        file: the model.
+    """
+    if home is None or not (home / "bin" / peer.command[0]).exists():
+        return "not installed"
+    try:
+        with started(peer, home, file, folder) as server:
+            call = caller(server.url, peer.path, peer.form)
+            cold_s = wait_for(asking(call, pool), server)
+            if cold_s == cold_s:
+                return measured(server, call, pool, requests, cold_s)
+    except (subprocess.SubprocessError, psutil.Error) as error:
+        return f"failed: {error}"
+    last = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
+    return f"gave no right answer: {' '.join(last)[-200:]}"
 
 
 def measure(folder: Path, environments: str = "", model: str = "light", requests: int = 3000) -> Report:
@@ -186,26 +180,19 @@ def measure(folder: Path, environments: str = "", model: str = "light", requests
 
     Args:
         folder: where models and applications are written.
-        environments: folder with an environment for each other server.
+        environments: folder with an environment for each other server, such as FOLDER/mosec.
+        model: light or heavy.
+        requests: number of requests that each server is measured with, after half as many to warm it up.
     """
     file = convolutions(folder / f"{model}.onnx", WIDTHS[model])
     pool = RequestPool.of(file)
     found: dict[str, Served | str] = {}
-    begin = time.monotonic()
     with serving([packed(file, folder / "mar")], "--workers", "1") as server:
-        cold_s = time.monotonic() - begin
         call = caller(server.url, f"/predictions/{model}", "npy")
-        found["retort"] = measured(server, call, pool, requests, cold_s)
+        found["retort"] = measured(server, call, pool, requests, server.verified_s)
     for name, peer in PEERS.items():
-        home = Path(environments) / name
-        if not environments or not (home / "bin" / peer.command[0]).exists():
-            found[name] = "not installed"
-            continue
-        begin = time.monotonic()
-        with started(peer, home, file, folder / name) as server:
-            call = caller(server.url, peer.path, peer.form)
-            cold_s = wait_for(asking(call, pool), begin)
-            found[name] = "did not answer" if cold_s != cold_s else measured(server, call, pool, requests, cold_s)
+        home = Path(environments) / name if environments else None
+        found[name] = of_peer(peer, home, file, pool, folder / name, requests)
     told = f"closed loop, {CLIENTS} clients, one worker with one thread each, the {model} model"
     details = {name: one if isinstance(one, str) else asdict(one) for name, one in found.items()}
     total = requests * sum(isinstance(one, Served) for one in found.values())
@@ -220,9 +207,9 @@ def findings(found: dict[str, Served | str]) -> list[Finding]:
             lines.append(Finding("", name, one))
             continue
         form = PEERS[name].form if name in PEERS else "npy"
-        columns = ("", "requests/s", "p50", "p99 ms", "CPU ms", "MB", "s to the first answer", "good neighbours")
+        columns = ("requests/s", "p50", "p99 ms", "CPU ms", "MB", "s", "CPU s to the first answer", "good neighbours")
         row = one.row(name, form)
-        text = ", ".join(f"{value} {column}" for value, column in zip(row[1:], columns[1:], strict=True))
+        text = ", ".join(f"{value} {column}" for value, column in zip(row[1:], columns, strict=True))
         reached = one.good == ROUNDS * (BATCH - 1) if name == "retort" else None
         lines.append(Finding("", row[0], text, "all good neighbours" if name == "retort" else "", reached))
     return lines

@@ -160,6 +160,9 @@ def measure(folder: Path, count: int = 7, requests: int = 2000, clients: int = 1
 
     Args:
         folder: where models and archives are written.
+        count: number of rounds, of which the medians count.
+        requests: number of requests of each format in a round.
+        clients: number of connections that each wait for their answer before they send again.
     """
     findings: list[Finding] = []
     details: dict[str, Any] = {}

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -33,12 +34,16 @@ class RunningServer:
         pid: the process that started all its others.
         folder: its logs.
         management_url: ``unix:`` and the socket of TorchServe's management interface.
+        begun_s: when its command was started, in seconds of the monotonic clock.
+        verified_s: seconds from then until ``retort serve`` had compared its answers; NaN for other servers.
     """
 
     url: str
     pid: int
     folder: Path
     management_url: str = ""
+    begun_s: float = 0.0
+    verified_s: float = float("nan")
 
     def family(self) -> list[psutil.Process]:
         """The process and all below it."""
@@ -55,6 +60,14 @@ class RunningServer:
         for process in self.family():
             with suppress(psutil.Error):
                 found += process.memory_info().rss
+        return found
+
+    def proportional_bytes(self) -> int:
+        """Memory of all processes, in which pages that several share count once (Linux)."""
+        found = 0
+        for process in self.family():
+            with suppress(psutil.Error):
+                found += process.memory_full_info().pss
         return found
 
     def workers(self) -> list[int]:
@@ -95,10 +108,12 @@ def serving(archives: Sequence[Path], *options: str) -> Iterator[RunningServer]:
     folder = Path(tempfile.mkdtemp(prefix="retort-served-"))
     with patch.dict(os.environ, {CACHE: str(folder / "cache")}):
         try:
-            given = [str(path) for path in archives]
+            given, begun = [str(path) for path in archives], time.monotonic()
             url = str(retort("serve", "--detach", "--logs", str(folder / "logs"), *options, *given)["url"])
+            verified_s = time.monotonic() - begun
             (note,) = retort("status")["servers"]
-            yield RunningServer(url, int(note["pid"]), folder / "logs", str(note["management_url"]))
+            where = (folder / "logs", str(note["management_url"]))
+            yield RunningServer(url, int(note["pid"]), *where, begun, verified_s)
         finally:
             retort("stop", "--all")
             shutil.rmtree(folder, ignore_errors=True)

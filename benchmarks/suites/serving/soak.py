@@ -87,7 +87,9 @@ def measure(folder: Path, hours: float = 1.0, rate: float = 100.0, seed: int = 0
 
     Args:
         folder: where the model and the archive are written.
+        hours: length of the load.
         rate: requests per second.
+        seed: other moments for another seed.
     """
     file = convolutions(folder / "light.onnx", WIDTHS["light"])
     pool = RequestPool.of(file)

@@ -107,6 +107,8 @@ def measure(folder: Path, swaps: int = 100, rollbacks: int = 20, requests: int =
 
     Args:
         folder: where models and archives are written.
+        swaps: number of swaps, each of which ends the version before it, but the last.
+        rollbacks: number of rollbacks after them, between two versions in memory.
         requests: number of requests that must be sent during all swaps.
     """
     pools, archives = {}, {}

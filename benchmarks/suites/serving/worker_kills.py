@@ -129,7 +129,9 @@ def measure(folder: Path, kills: int = 200, pause_s: float = 1.0, seed: int = 0)
 
     Args:
         folder: where the model and the archive are written.
+        kills: number of kills, one after another.
         pause_s: mean pause between a recovery and the next kill, in seconds.
+        seed: other moments and workers for another seed.
     """
     file = convolutions(folder / "light.onnx", WIDTHS["light"])
     pool, generator = RequestPool.of(file), random.Random(seed)

@@ -41,7 +41,7 @@ def common_rate(paths: Iterable[Path], options: SoundOptions) -> int:
             raise DataError(f"{path} is not a readable recording: {error}", "remove or replace it") from error
         rates.setdefault(int(header.samplerate), path)
         wanted = options.sample_rate or header.samplerate
-        lengths.setdefault(-(-header.frames * wanted // header.samplerate), path)  # as `resample_poly` rounds: up
+        lengths.setdefault(-(-header.frames * wanted // header.samplerate), path)  # as `resampled` rounds: up
     if options.sample_rate is None and len(rates) > 1:
         shown = ", ".join(f"{path.name} has {rate} Hz" for rate, path in list(rates.items())[:3])
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
 import json
 import random
@@ -22,22 +21,19 @@ from retort.benchmarks.suites.serving import (
     cold_start,
     http_fuzz,
     offered_load,
-    peer_servers,
     request_cost,
     soak,
     version_swaps,
     worker_kills,
 )
-from retort.benchmarks.suites.serving.__main__ import SUITES, defaults
+from retort.benchmarks.suites.serving.__main__ import SUITES, defaults, descriptions, main
 from retort.benchmarks.suites.serving.bundle_runtime import Call, Reply, Runtime
 from retort.benchmarks.suites.serving.findings import Report, at_least, at_most, figure
 from retort.benchmarks.suites.serving.mutations import mutants, seeds
-from retort.benchmarks.suites.serving.peer_apps import PEERS
 from retort.benchmarks.suites.serving.request_load import Ask, Load, Outcome, arrivals, closed_loop, open_loop
 from retort.benchmarks.suites.serving.request_pool import TYPES, Form, RequestPool, npy, raw_session
 from retort.benchmarks.suites.serving.running_server import serving
 from retort.benchmarks.suites.serving.served_networks import convolutions, packed
-from retort.core.tensors import Array
 from retort.serve.engine import Engine
 from retort.serve.integrity import check_file, read_sums
 from retort.serve.requests.multipart import read_form
@@ -334,39 +330,6 @@ def test_a_start_is_judged_without_the_load_of_the_model() -> None:
     assert not cold_start.judged(starts, 0.1)[0].reached
 
 
-def test_good_neighbours_of_a_bad_request_are_counted(pool: RequestPool) -> None:
-    """A server that answers them all keeps 56, one whose batch fails keeps none, and other outputs are wrong."""
-
-    def answering(status: int, error: float) -> peer_servers.Call:
-        known = {array.tobytes(): output for array, output in zip(pool.inputs, pool.outputs, strict=True)}
-
-        def call(image: Array) -> tuple[int, Array | None]:
-            wanted = known.get(image.tobytes())
-            return (400, None) if wanted is None else (status, wanted + error)
-
-        return call
-
-    assert peer_servers.good_neighbours(answering(200, 0), pool) == 56
-    assert peer_servers.good_neighbours(answering(500, 0), pool) == 0
-    assert peer_servers.asking(answering(200, 0.1), pool)(0) == (200, False)
-
-
-def test_a_server_that_is_not_installed_is_told() -> None:
-    """A missing server has its line, a measured one its figures, and lost neighbours of Retort miss the goal."""
-    one = peer_servers.Served(100.0, 1.0, 2.0, 0.5, 70.0, 3.0, 0, 55)
-    lines = {line.what: line for line in peer_servers.findings({"retort": one, "mosec": "not installed"})}
-    assert lines["mosec"].got == "not installed"
-    assert "55 of 56" in lines["retort (npy)"].got
-    assert lines["retort (npy)"].reached is False
-
-
-@pytest.mark.parametrize("name", PEERS)
-def test_applications_of_other_servers_are_python(name: str) -> None:
-    """Each opens the model with one thread and is started with a free port."""
-    assert "intra_op_num_threads = options.inter_op_num_threads = 1" in ast.unparse(ast.parse(PEERS[name].app()))
-    assert "PORT" in PEERS[name].command
-
-
 @pytest.mark.slow
 @pytest.mark.torchserve
 def test_a_real_server_is_measured(tmp_path: Path) -> None:
@@ -389,3 +352,22 @@ def test_every_suite_has_options_with_defaults() -> None:
     """Every argument of a suite but the folder can be given on the command line."""
     for measure in SUITES.values():
         assert all(isinstance(value, int | float | str) for value in defaults(measure).values())
+
+
+@pytest.mark.parametrize("suite", ["", *SUITES])
+def test_help_tells_what_every_option_is(
+    suite: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends well, although texts have percent signs, and names each suite, or each option with what it is."""
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit) as ended:
+        main([*filter(None, [suite]), "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    if not suite:
+        assert all(name in told for name in SUITES)
+        return
+    meant = descriptions(SUITES[suite])
+    assert set(meant) == {"folder", *defaults(SUITES[suite])}
+    assert all(len(text) > 10 for text in meant.values())
+    assert all(meant[key] in told and f"--{key.replace('_', '-')} " in told for key in defaults(SUITES[suite]))

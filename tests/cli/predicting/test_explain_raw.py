@@ -102,6 +102,20 @@ def test_texts_are_shown_as_words(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (code, [one["row"] for one in found["explanations"]]) == (0, [1])
 
 
+@pytest.mark.parametrize("made", [("bundle",), ("pack", "--target", "ovms")], ids=["bundle", "deployment"])
+def test_bundles_and_deployments_are_explained(
+    made: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model in a bundle, or in a deployment for another server, is explained with the tokenizer beside it."""
+    pytest.importorskip("tokenizers")
+    words, folder = tokenizer(tmp_path / "tokenizer.json"), tmp_path / "made"
+    with pytest.raises(SystemExit) as ended:
+        main([*made, str(token_model(tmp_path / "net.onnx")), "--processor", str(words), "--out", str(folder)])
+    assert not ended.value.code
+    code, found = asked(capsys, folder, "--text", TEXT, "--class", "praise")
+    assert (code, found["explanations"][0]["strongest"]) == (0, "'great'")
+
+
 def test_endpoints_are_sent_changed_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An endpoint that reads raw samples is explained by changed copies of a photo, with the names of its classes."""
     archive = packed(colour_model(tmp_path / "net.onnx"))

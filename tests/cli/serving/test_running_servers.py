@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,19 @@ def test_logs_that_were_deleted_are_told(tmp_path: Path, capsys: pytest.CaptureF
         assert call("status") == 0
         shown = capsys.readouterr().out
         assert "runs, but does not answer" in shown
+
+
+def test_status_says_where_the_metrics_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The address for Prometheus is shown of a server that counts, and of no other."""
+    url, metrics = "http://127.0.0.1:4711", "http://127.0.0.1:8082/metrics"
+    with announced(KnownServer(url, ("a",), "unix:/x", str(tmp_path), metrics_url=metrics)):
+        assert call("status") == 0
+        assert f"metrics at {metrics}; logs in" in capsys.readouterr().out
+        assert call("status", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["servers"][0]["metrics_url"] == metrics
+    with announced(KnownServer(url, ("a",), "unix:/x", str(tmp_path))):
+        assert call("status") == 0
+        assert "metrics" not in capsys.readouterr().out
 
 
 def test_notes_that_are_damaged_or_old_are_no_servers(tmp_path: Path) -> None:

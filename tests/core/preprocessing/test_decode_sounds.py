@@ -34,15 +34,14 @@ def _served(content: bytes, spec: SoundInput) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
 def test_what_is_behind_the_length_is_not_read(rate: int) -> None:
     """A long recording gives bit for bit what it gives if all of it is resampled before it is cut."""
-    pytest.importorskip("scipy")
     sound = np.random.default_rng(1).integers(-9000, 9000, 3 * rate)
     whole = _served(_wav(sound, rate), ANY)[:16_000]
     np.testing.assert_array_equal(_served(_wav(sound, rate), ONE_SECOND), whole)
 
 
-@pytest.mark.parametrize("rate", [1, 1_000_003, 2**31 - 1])
+@pytest.mark.parametrize("rate", [1, 1_100_000, 2**31 - 1])
 def test_odd_sample_rates_are_refused(rate: int) -> None:
-    """A rate whose filter, or whose samples after it, would take gigabytes is refused by the header."""
+    """A rate that no recorder has is refused by the header."""
     with pytest.raises(LimitError):
         _served(_wav(np.zeros(20_000), rate), ANY)
 

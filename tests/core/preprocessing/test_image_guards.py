@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 
@@ -157,3 +159,13 @@ def test_a_thin_line_is_resized_only_where_it_is_kept() -> None:
     found = _read(_file("PNG", Image.fromarray(line)))
     assert found.shape == (1, 3, 8, 8)
     np.testing.assert_allclose(found, 200 / 255, atol=1e-6)
+
+
+def test_pillow_writes_nothing_about_damaged_files() -> None:
+    """A picture of too many samples per pixel is refused in words of ours, and Pillow logs nothing on stderr."""
+    code = "import sys; from retort.core.preprocessing.decode_images import open_served; "
+    code += "open_served(sys.stdin.buffer.read(), 'it')"
+    content = _tiff(*SIZE[:2], (258, 3, 1, 8), (262, 3, 1, 2), (277, 3, 1, 100))
+    run = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=False)
+    assert b"it is not a readable image" in run.stderr
+    assert b"samples per pixel" not in run.stderr

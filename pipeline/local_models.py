@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ...core.artifact import Artifact, load_artifact
-from ...core.errors import UserError
-from ...core.kinds import KINDS
-from ...core.postprocessing import Scores
-from ...core.preprocessing.fitting import has_tokenizer, single_field
-from ...core.preprocessing.sample_reader import SampleReader
-from ...core.session import Session, SessionOptions, open_session
-from ...core.signature import Signature
-
-if TYPE_CHECKING:
-    from ...serve.settings import Settings
+from ..core.artifact import Artifact
+from ..core.errors import UserError
+from ..core.kinds import KINDS
+from ..core.postprocessing import Scores
+from ..core.preprocessing.fitting import has_tokenizer, single_field
+from ..core.preprocessing.sample_reader import SampleReader
+from ..core.session import Session, SessionOptions, open_session
+from ..core.signature import Signature
+from ..serve.bundles.bundled import check_bundle
+from ..serve.engine import SETTINGS, SIGNATURE, TOKENIZER
+from ..serve.settings import Settings
+from ..serve.targets.stage import bundle_of
+from ..serve.torchserve.archives.archive import open_mar, open_model
+from ..serve.torchserve.archives.mar import read_member
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class LocalModel:
     """An opened model.
 
     Attributes:
+        name: its name in the archive or the bundle, or that of its file.
         allow_nan: whether its inputs may be NaN.
         scores: how its outputs become scores; None if nothing says it.
         hook: whether its server calls functions of its packer, which are not called here.
@@ -31,34 +34,30 @@ class LocalModel:
 
     artifact: Artifact
     session: Session
+    name: str
     allow_nan: bool = False
     scores: Scores | None = None
     hook: bool = False
 
 
-def open_local(model: str, options: SessionOptions) -> LocalModel:
-    """Open a model file, an artifact, or the model in an archive, a bundle or a deployment.
+def open_local(artifact: Artifact, options: SessionOptions) -> LocalModel:
+    """Open a graph, a program or an engine, or the model in an archive, a bundle or a deployment.
 
     Raises:
-        RetortError: it does not exist, or cannot be opened.
+        RetortError: it cannot be opened.
     """
-    from ...serve.settings import Settings
-    from ...serve.torchserve.archives.archive import open_mar, open_model
-
-    artifact = load_artifact(Path(model))
     if artifact.kind == "archive":
         mar = open_mar(artifact)
         own = mar.settings
-        return LocalModel(artifact, open_model(mar, _own(options, own)), own.allow_nan, own.scores, own.hook)
+        session = open_model(mar, _own(options, own))
+        return LocalModel(artifact, session, mar.name, own.allow_nan, own.scores, own.hook)
     folder = _bundle(artifact)
     if folder is None:
-        return LocalModel(artifact, open_session(artifact.main, options))
-    from ...serve.engine import SETTINGS, SIGNATURE
-
+        return LocalModel(artifact, open_session(artifact.main, options), artifact.path.name)
     own = Settings.from_json((folder / SETTINGS).read_bytes())
     signature = Signature.from_json((folder / SIGNATURE).read_bytes())
     session = open_session(folder / KINDS["bundle"].main_file, _own(options, own), signature)
-    return LocalModel(artifact, session, own.allow_nan, own.scores, own.hook)
+    return LocalModel(artifact, session, own.name, own.allow_nan, own.scores, own.hook)
 
 
 def _own(options: SessionOptions, settings: Settings) -> SessionOptions:
@@ -71,9 +70,6 @@ def _own(options: SessionOptions, settings: Settings) -> SessionOptions:
 
 def _bundle(artifact: Artifact) -> Path | None:
     """The verified folder of a bundle, or of the bundle in a deployment; None for other artifacts."""
-    from ...serve.bundles.bundled import check_bundle
-    from ...serve.targets.stage import bundle_of
-
     if artifact.kind not in ("bundle", "deployment"):
         return None
     folder = bundle_of(artifact)
@@ -99,10 +95,6 @@ def reader_of(model: str, artifact: Artifact, signature: Signature) -> tuple[str
 
 def _tokenizer(artifact: Artifact) -> bytes:
     """The file of the tokenizer in an archive, a bundle or a deployment; empty for other artifacts."""
-    from ...serve.engine import TOKENIZER
-    from ...serve.torchserve.archives.archive import open_mar
-    from ...serve.torchserve.archives.mar import read_member
-
     if artifact.kind == "archive":
         return read_member(open_mar(artifact).path, TOKENIZER)
     folder = _bundle(artifact)
