@@ -22,12 +22,16 @@ from ..tensors import Array, Feeds
 from .ort import read_signature
 
 THREADS = "INFERENCE_NUM_THREADS"
-DEFAULTS = {
-    "NUM_STREAMS": "1",
-    # its own default is BF16 where the processor has it, which loses two decimal digits
+EXACT = {
+    # its own default is BF16 where the processor has it, which is off in the third decimal digit
     "INFERENCE_PRECISION_HINT": "f32",
     # by default it quantizes the activations of layers whose weights alone are INT8
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+}
+"""Options with which OpenVINO computes what the file says."""
+DEFAULTS = {
+    **EXACT,
+    "NUM_STREAMS": "1",
     # pinned threads of several workers would share the same cores
     "ENABLE_CPU_PINNING": "NO",
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 
+from ...core.backends.openvino import EXACT
+from ...core.session import backend_of
 from ..worker_session import MODEL
 from .deployed import Commands, Deployed
 
@@ -43,6 +45,8 @@ def write(made: Deployed) -> Commands:
 def _config(made: Deployed) -> dict[str, object]:
     settings = made.settings
     plugin = {
+        **EXACT,
+        **(settings.provider_options if backend_of(settings.providers) == "openvino" else {}),
         "NUM_STREAMS": str(settings.workers),
         "INFERENCE_NUM_THREADS": str(settings.workers * settings.threads),
     }

@@ -138,7 +138,7 @@ def test_a_bad_request_leaves_the_others_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_openvino")
-@pytest.mark.parametrize("target", ["docker", "ray", "bentoml", "triton", "kserve"])
+@pytest.mark.parametrize("target", ["docker", "ray", "bentoml", "triton", "kserve", "ovms"])
 def test_other_servers_get_openvino(target: str, tmp_path: Path) -> None:
     """Their requirements name it; Triton gets only the form that runs the bundle, as ONNX Runtime's is another one."""
     options = PackOptions.model_validate({"provider": "openvino", "target": target})

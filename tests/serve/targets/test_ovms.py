@@ -61,7 +61,8 @@ def test_the_configuration_names_the_packed_model(made: Artifact) -> None:
     assert {"name", "base_path"} <= set(config) <= KEYS
     assert config["name"] == "My_Net"
     assert config["nireq"] == 2
-    assert config["plugin_config"] == {"NUM_STREAMS": "2", "INFERENCE_NUM_THREADS": "6"}
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    assert config["plugin_config"] == {**exact, "NUM_STREAMS": "2", "INFERENCE_NUM_THREADS": "6"}
     (version,) = config["model_version_policy"]["specific"]["versions"]
     model = made.path / config["base_path"] / str(version) / "model.onnx"
     assert model.read_bytes() == (bundle_of(made) / "model.onnx").read_bytes()
