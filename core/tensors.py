@@ -66,13 +66,18 @@ class TensorSpec:
             if np.isinf(result).any() and np.isinf(result).sum() != np.isinf(array).sum():
                 message = f"input '{self.name}' has values that {self.dtype} cannot represent"
                 raise InputError(message, "send values within its range", input=self.name)
-        elif not np.array_equal(result, array):
+        elif not np.array_equal(result, array) or _beyond_64_bits(array):
             raise InputError(
                 f"input '{self.name}' has {array.dtype} values that {self.dtype} cannot represent exactly",
                 f"send {self.dtype}",
                 input=self.name,
             )
         return np.asarray(result, order="C")
+
+
+def _beyond_64_bits(array: Array) -> bool:
+    """Whether floats are so large that a whole number that was rounded to them may have been another one."""
+    return array.dtype.kind == "f" and bool((np.abs(array) >= 2.0**63).any())
 
 
 def raise_if_nan(name: str, array: Array) -> None:

@@ -18,6 +18,7 @@ from ...core.errors import InputError, LimitError
 from ...core.signature import Signature
 from ...core.tensors import BATCH, Array, TensorSpec
 from ..settings import Limits
+from .json_text import UNREAD, read_fast
 from .wire import check_rows
 
 MANY = 4096
@@ -53,6 +54,9 @@ def parse_json(body: object) -> Any:
     """
     if not isinstance(body, bytes | bytearray | str):
         return body
+    value = UNREAD if isinstance(body, str) else read_fast(body)
+    if value is not UNREAD:
+        return value
     try:
         return json.loads(body, object_pairs_hook=_unique)
     except RecursionError as error:
@@ -73,7 +77,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def to_array(value: object, name: str, limits: Limits, spec: TensorSpec | None = None) -> Array:
-    """Nested lists of numbers as ``bool``, ``int64``, ``uint64`` or ``float64``.
+    """Nested lists of numbers as ``bool``, ``int64``, ``uint64`` or, also outside of 64 bits, ``float64``.
 
     Text is rejected before numpy reads it: numpy would parse it, or widen every element to its length.
 
@@ -120,9 +124,9 @@ def _numbers(values: list[Any], kinds: set[type], name: str) -> Array:
     if kinds == {bool}:
         return np.array(values, dtype=np.bool_)
     try:
-        if float in kinds or not kinds:
-            return np.array(values, dtype=np.float64)
-        return np.array(values, dtype=np.uint64 if max(values) > 2**63 - 1 else np.int64)
+        if float not in kinds and kinds and min(values) >= -(2**63) and max(values) < 2**64:
+            return np.array(values, dtype=np.uint64 if max(values) > 2**63 - 1 else np.int64)
+        return np.array(values, dtype=np.float64)  # whole numbers outside of 64 bits, which only a float can be
     except OverflowError as error:
         raise InputError(
             f"input '{name}' has numbers too large for 64 bits", "send smaller numbers", input=name
