@@ -16,7 +16,7 @@ from ...core.errors import MissingFileError, ServingError, UserError
 from ...serve.known_servers import KnownServer, known_servers
 from ..app import Debug, Json, app, console
 
-_STOP_S = 30.0
+_STOP_S = 60.0
 _LOGS = ("serve.log", "console.log", "server.log", "worker.log")
 Which = Annotated[
     str | None, typer.Argument(metavar="[SERVER]", help="Port or address of the server, or the name of its model.")

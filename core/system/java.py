@@ -15,16 +15,22 @@ from pathlib import Path
 from ..errors import MachineError
 
 MINIMUM = 17
+_HOTSPOT = re.compile(r"(OpenJDK|HotSpot).*\bServer VM")
 _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 
 
 @dataclass(frozen=True)
 class Java:
-    """A Java that can run TorchServe: its program file, its feature version and where it was found."""
+    """A Java that can run TorchServe: its program file, its feature version and where it was found.
+
+    Attributes:
+        hotspot: whether its virtual machine is that of OpenJDK, whose options others may not know.
+    """
 
     path: Path
     version: int
     source: str
+    hotspot: bool = False
 
 
 def find_java(preferred: str | None = None) -> Java:
@@ -35,9 +41,10 @@ def find_java(preferred: str | None = None) -> Java:
     """
     seen: list[str] = []
     for source, path in _candidates(preferred):
-        version = java_version(path)
+        told = _told(path)
+        version = _version(told)
         if version >= MINIMUM:
-            return Java(path, version, source)
+            return Java(path, version, source, _HOTSPOT.search(told) is not None)
         seen.append(f"{source}: {path} " + (f"is version {version}" if version else "does not run"))
         if preferred is not None:
             break
@@ -59,9 +66,18 @@ def _candidates(preferred: str | None) -> Iterator[tuple[str, Path]]:
 
 def java_version(path: Path) -> int:
     """Feature version of a Java program (17 for 17.0.9, 8 for 1.8.0); 0 if it does not run."""
+    return _version(_told(path))
+
+
+def _told(path: Path) -> str:
+    """What a Java program says of itself; empty if it does not run."""
     try:
         done = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, ValueError, subprocess.SubprocessError):  # ValueError: a NUL inside of the path
-        return 0
-    match = _VERSION.search(done.stderr + done.stdout)
+        return ""
+    return done.stderr + done.stdout
+
+
+def _version(told: str) -> int:
+    match = _VERSION.search(told)
     return int(match[1]) if match else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,13 +31,19 @@ class Process:
         scratch: working folder, removed when the command has ended, by the watchdog or else by :meth:`stop`.
         log: file that takes its stdout and stderr.
         extra: further environment variables.
+        grace_s: seconds between SIGTERM and SIGKILL.
     """
 
     def __init__(
-        self, command: Sequence[str | Path], scratch: Path, log: Path, extra: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str | Path],
+        scratch: Path,
+        log: Path,
+        extra: Mapping[str, str] | None = None,
+        grace_s: float = GRACE_S,
     ) -> None:
-        watchdog = [sys.executable, "-I", "-S", _WATCHDOG, scratch, str(GRACE_S), *command]
-        self.scratch = scratch
+        watchdog = [sys.executable, "-I", "-S", _WATCHDOG, scratch, str(grace_s), *command]
+        self.scratch, self._grace_s = scratch, grace_s
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
                 watchdog,
@@ -57,6 +64,11 @@ class Process:
         """Whether the command still runs."""
         return self._popen.poll() is None
 
+    @property
+    def ended_by_itself(self) -> bool:
+        """Whether the command has ended in its own way, after SIGTERM or without: not killed, and no crash."""
+        return self._popen.poll() in (0, 1, 128 + signal.SIGTERM)
+
     def stop(self) -> None:
         """End the command: SIGTERM, some seconds of grace, then SIGKILL to the group.
 
@@ -66,7 +78,7 @@ class Process:
             with suppress(OSError):
                 self._popen.stdin.close()
         try:
-            self._popen.wait(2 * GRACE_S)
+            self._popen.wait(self._grace_s + GRACE_S)
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()

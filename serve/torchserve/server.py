@@ -30,10 +30,12 @@ from .archives.archive import open_mar
 from .audit import raise_if_unsafe
 from .config import FrontEnd, config_properties, exposure, hides_grpc, java_flags, log4j_config, unix_sockets
 from .deployment import Deployment, deployments
+from .java_archive import GRACE_S as ARCHIVE_GRACE_S
+from .java_archive import JavaArchive, java_archive
 from .log_folder import log_folder
 from .management import Management
 from .ports import Ports, pick_ports
-from .process import Process, torchserve_home
+from .process import GRACE_S, Process, torchserve_home
 from .served_model import Served, answering
 from .startup import has_started, port_taken, startup_failure
 
@@ -174,17 +176,19 @@ def _start_with_retries(
         begin = time.monotonic()
         for name in ("server.log", "worker.log", "console.log"):
             (logs / name).unlink(missing_ok=True)
-        process, front = _launch(deployed, installed, logs, ports, options)
+        process, front, archive = _launch(deployed, installed, logs, ports, options)
         management = front.management
-        stack.callback(process.stop)
+        stack.callback(_stop, process, archive, logs)
         try:
             _wait_until_ready(process, deployed, management, options, logs, begin)
             models = answering(deployed, _url(options.host, ports.inference), options.startup_timeout_s)
         except ServingError:
+            crashed = not process.alive() and not has_started(logs) and archive.discard()
             # another process can take a free port before Java binds it
-            if options.port or attempt == _ATTEMPTS or not port_taken(logs):
+            if attempt == _ATTEMPTS or not (crashed or (port_taken(logs) and not options.port)):
                 raise
             process.stop()
+            archive.settle(complete=False)
             continue
         startup_s = time.monotonic() - begin
         grpc = f"{options.host}:{ports.grpc_inference}" if options.grpc or not hides_grpc() else ""
@@ -193,6 +197,11 @@ def _start_with_retries(
         made = Server(models, options.host, *where, installed.trust)
         return replace(made, metrics_url=_exported(made, front, stack)) if options.metrics else made
     raise ServingError("no free ports were found", "try again")
+
+
+def _stop(process: Process, archive: JavaArchive, logs: Path) -> None:
+    process.stop()
+    archive.settle(complete=process.ended_by_itself and has_started(logs))
 
 
 def _exported(server: Server, front: FrontEnd, stack: ExitStack) -> str:
@@ -204,8 +213,8 @@ def _exported(server: Server, front: FrontEnd, stack: ExitStack) -> str:
 
 def _launch(
     deployed: Sequence[Deployment], installed: _Installation, logs: Path, ports: Ports, options: ServeOptions
-) -> tuple[Process, FrontEnd]:
-    """The started process, and the addresses of its front end."""
+) -> tuple[Process, FrontEnd, JavaArchive]:
+    """The started process, the addresses of its front end, and what Java reads or writes for later starts."""
     scratch = _scratch()
     # mkdtemp gives the folder to this user alone, and with it the sockets
     management, metrics = (
@@ -226,18 +235,21 @@ def _launch(
         keys.write_bytes(installed.trust.to_pem())
     raise_if_unsafe(properties.decode("ascii"))
     heap = (256 << 20) + 16 * max(one.mar.settings.limits.request_bytes for one in deployed)
+    jars, flags = sorted(installed.home.glob("ts/frontend/*.jar")), java_flags(installed.java, heap)
+    archive = java_archive(installed.java, jars, flags)
     command = [
-        *(str(installed.java.path), *java_flags(installed.java, heap)),
+        *(str(installed.java.path), *flags, *archive.flags),
         f"-Dmodel_server_home={installed.home}",
         f"-Djava.io.tmpdir={scratch}",
         f"-Dlog4j.configurationFile={log4j.as_uri()}",
-        *("-cp", f"{installed.home}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
+        *("-cp", os.pathsep.join(map(str, jars)), "org.pytorch.serve.ModelServer"),
         *("--python", str(installed.python or sys.executable)),
         *("-f", str(config), "-s", str(store), "-ncs"),
     ]
     environment = {WORKERS: str(sum(one.workers for one in deployed)), **installed.trust.environment(keys)}
     environment[FOLDER] = str(scratch / METRICS) if options.metrics else ""
-    return Process(command, scratch, logs / "console.log", environment), front
+    grace_s = ARCHIVE_GRACE_S if archive.part else GRACE_S
+    return Process(command, scratch, logs / "console.log", environment, grace_s), front, archive
 
 
 def _scratch() -> Path:
