@@ -3,7 +3,7 @@
 Java reads, checks and links a few thousand classes at each start. It can write what came of it to a file when it ends,
 and map this file when it starts again: class data sharing (JEP 350), and since Java 25 the AOT cache (JEP 514). The
 first server on a machine writes it to the cache folder when it is stopped. Java compares the file with its own version
-and with the jars, and starts as always if they differ.
+and with the jars, and starts as always if they differ. It does not notice a damaged file, so its SHA-256 is beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...core.errors import StorageError
+from ...core.system.atomic_files import write_atomically
 from ...core.system.cache import cache_folder
 from ...core.system.java import Java
 
@@ -49,8 +51,9 @@ class JavaArchive:
             complete: whether Java ended in its own way, so that what it wrote is whole.
         """
         if self.part is not None and self.path is not None:
-            with suppress(OSError):
+            with suppress(OSError, StorageError):
                 if complete and self.part.stat().st_size:
+                    write_atomically(_sum_of(self.path), _sha256(self.part).encode())
                     os.replace(self.part, self.path)
                 self.part.unlink(missing_ok=True)
 
@@ -73,7 +76,7 @@ def java_archive(java: Java, jars: Sequence[Path], flags: Sequence[str]) -> Java
     folder, single = cache_folder("java"), java.version >= _SINGLE_STEP
     try:
         path = folder / f"{_key(java, jars, flags)}.{'aot' if single else 'jsa'}"
-        if path.is_file():
+        if path.is_file() and _sum_of(path).is_file() and _sum_of(path).read_text() == _sha256(path):
             read = f"-XX:AOTCache={path}" if single else f"-XX:SharedArchiveFile={path}"
             return JavaArchive((read, _quiet(single)), path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +101,15 @@ def _key(java: Java, jars: Sequence[Path], flags: Sequence[str]) -> str:
     files = [(str(path), stat.st_size, stat.st_mtime_ns) for path in (program, *jars) for stat in (path.stat(),)]
     options = [flag for flag in flags if not flag.startswith(("-Xmx", "-Xms"))]
     return hashlib.sha256(repr((java.version, files, options)).encode()).hexdigest()[:32]
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tidy(folder: Path) -> None:

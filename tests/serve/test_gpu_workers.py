@@ -95,6 +95,7 @@ def test_tensorrt_knows_the_ranges_before_the_first_request(tmp_path: Path, monk
     runtime = Runtime({TENSORRT: ["ReduceSum"]})
     monkeypatch.setattr(ort, "_runtime", lambda: runtime)
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RETORT_JAVA_ARCHIVE", "off")
     options = {"provider": "tensorrt", "batch_size": 4, "max_rows": 32}
     with pytest.raises(UserError, match="TensorRT needs a range for the dynamic axis 'length'"):
         archive("text", tmp_path / "none", **options)

@@ -99,14 +99,15 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 @contextmanager
-def serving(archives: Sequence[Path], *options: str) -> Iterator[RunningServer]:
+def serving(archives: Sequence[Path], *options: str, cache: Path | None = None) -> Iterator[RunningServer]:
     """Serve archives with ``retort serve --detach`` within this context, apart from the user's other servers.
 
     Args:
         options: further options of the command.
+        cache: cache folder, which keeps what makes later starts fast; by default a new one.
     """
     folder = Path(tempfile.mkdtemp(prefix="retort-served-"))
-    with patch.dict(os.environ, {CACHE: str(folder / "cache")}):
+    with patch.dict(os.environ, {CACHE: str(cache or folder / "cache")}):
         try:
             given, begun = [str(path) for path in archives], time.monotonic()
             url = str(retort("serve", "--detach", "--logs", str(folder / "logs"), *options, *given)["url"])

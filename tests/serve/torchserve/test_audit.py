@@ -148,6 +148,7 @@ def test_other_golden_outputs_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def _java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RETORT_JAVA_ARCHIVE", "off")
     require_torchserve()
 
 

@@ -35,6 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RETORT_JAVA_ARCHIVE", "off")
 
 
 @dataclass(frozen=True)

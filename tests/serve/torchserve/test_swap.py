@@ -46,6 +46,7 @@ pytestmark = pytest.mark.torchserve
 @pytest.fixture(autouse=True)
 def _torchserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RETORT_JAVA_ARCHIVE", "off")
     require_torchserve()
 
 
@@ -197,6 +198,7 @@ def test_what_cannot_be_swapped_in_is_refused_and_the_old_version_answers(
             swap(known(), second, SILENT, force=False, keep=True)
         monkeypatch.undo()
         monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("RETORT_JAVA_ARCHIVE", "off")
         with monkeypatch.context() as patched:
             patched.setattr(swap_module, "ask_golden", _wrong)
             with pytest.raises(ServingError, match="golden"):
