@@ -324,10 +324,10 @@ def test_the_slope_of_memory_leaves_the_warm_up_out() -> None:
 
 
 def test_a_start_is_judged_without_the_load_of_the_model() -> None:
-    """The CPU time of Java and the worker counts, that of the command and of opening the model does not."""
-    starts = [cold_start.Start(9.0, 1.2, 1.0, 5.0)] * 3
-    assert cold_start.judged(starts, 0.3)[0].reached
-    assert not cold_start.judged(starts, 0.1)[0].reached
+    """The CPU time of Java and the worker counts, that of the command, of the model and of the first start does not."""
+    first, starts = cold_start.Start(9.0, 9.0, 9.0, 9.0), [cold_start.Start(9.0, 1.2, 1.0, 5.0)] * 3
+    assert cold_start.judged(first, starts, 0.3)[0].reached
+    assert not cold_start.judged(first, starts, 0.1)[0].reached
 
 
 @pytest.mark.slow

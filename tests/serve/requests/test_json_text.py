@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from retort.core.errors import InputError
 from retort.core.tensors import TensorSpec
-from retort.serve.requests import bodies, json_text
+from retort.serve.requests import json_text
 from retort.serve.requests.bodies import parse_json, to_array
 from retort.serve.requests.json_text import UNREAD, dump, dump_without_orjson, read_fast
 from retort.serve.settings import Limits
@@ -149,7 +149,7 @@ def test_large_numbers_mean_the_same_with_and_without_orjson(
 
     with_orjson = read()
     monkeypatch.setattr(json_text, "_orjson", lambda: None)
-    assert bodies.read_fast(text) is UNREAD
+    assert read_fast(text) is UNREAD
     assert read() == with_orjson
     if dtype == "float64":
         assert with_orjson == ("too large" if number == 10**400 else int(float(number)))
