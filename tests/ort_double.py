@@ -41,7 +41,9 @@ class Runtime:
         """All three."""
         return list(PROVIDERS["tensorrt"])
 
-    def InferenceSession(self, source: Any, settings: Any, names: list[str], options: list[dict[str, str]]) -> Any:
+    def InferenceSession(
+        self, source: Any, settings: Any, names: list[str], options: list[dict[str, str]], enable_fallback: int = 1
+    ) -> Any:
         """A session on the CPU that reports the requested provider."""
         self.asked.append((names, options))
         inner = onnxruntime.InferenceSession(source, settings, ["CPUExecutionProvider"])

@@ -204,18 +204,20 @@ def _has_vnni(source: Path) -> bool:
 def start_session(
     runtime: Any, source: bytes | str, settings: Any, providers: Sequence[str], given: Sequence[dict[str, str]] = ()
 ) -> Any:
-    """An ``InferenceSession``; without exact products where ONNX Runtime fails on them.
+    """An ``InferenceSession`` that never falls back; without exact products where ONNX Runtime fails on them.
 
+    By itself it would only print why a provider failed, and open the model on the CPU.
     Its pass from INT8 to UINT8 weights (1.31) stops with "Attempt to replace the existing tensor" where two nodes share
     a weight. Such a file runs as it would by default: right with VNNI, with saturating sums without.
     """
+    asked = (source, settings, list(providers), list(given) or None)
     try:
-        return runtime.InferenceSession(source, settings, list(providers), list(given) or None)
+        return runtime.InferenceSession(*asked, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no narrower base class
         if _SHARED not in str(error):
             raise
         settings.add_session_config_entry(_EXACT, "0")
-        return runtime.InferenceSession(source, settings, list(providers), list(given) or None)
+        return runtime.InferenceSession(*asked, enable_fallback=0)
 
 
 def _session_options(runtime: Any, options: SessionOptions) -> Any:
@@ -238,17 +240,24 @@ def _require(wanted: Sequence[str], available: Sequence[str], runtime: Any) -> N
         raise MachineError(
             f"ONNX Runtime {runtime.__version__} has no {lacking[0]}; it has {', '.join(available)}",
             "pip install onnxruntime-gpu (and uninstall onnxruntime)"
-            if "CUDA" in lacking[0]
+            if lacking[0] in ON_GPU
             else "choose one of these",
         )
 
 
+_OF_GPU = re.compile(r"(?:CUDA|CUDNN|CUBLAS) failure -?\d+: ?[^;\n]*|TensorRT EP[^\n]*")
 _INVALID = ("Type Error:", "ShapeInferenceError", "TypeInferenceError", "INVALID_GRAPH")
 
 
 def _readable(error: Exception, shown: str) -> RetortError:
     text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
     reason = str(error).rpartition("FAIL : ")[2].strip()[:300]
+    if found := _OF_GPU.search(str(error)):
+        fault = found[0].strip()[:300]
+        remedy = "see `nvidia-smi`: the GPU may be missing, full, or too new or old for the installed libraries"
+        if "eserialize" in fault:
+            remedy = "delete the folder `engines` in Retort's cache: they are built again"
+        return MachineError(f"ONNX Runtime cannot open {shown} on the GPU: {fault}", remedy)
     if "xternal data" in reason or "External initializer" in reason:
         remedy = "copy the complete file into the same folder, or export the model again"
         return ArtifactError(

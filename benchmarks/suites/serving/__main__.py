@@ -16,8 +16,11 @@ from . import (
     body_fuzz,
     cold_start,
     http_fuzz,
+    log_lines,
     offered_load,
     peer_servers,
+    provider_faults,
+    reachable_interfaces,
     request_cost,
     soak,
     version_swaps,
@@ -37,6 +40,9 @@ SUITES: dict[str, Callable[..., Report]] = {
     "soak": soak.measure,
     "cold-start": cold_start.measure,
     "peers": peer_servers.measure,
+    "logs": log_lines.measure,
+    "providers": provider_faults.measure,
+    "exposure": reachable_interfaces.measure,
 }
 """What measures, by name: its arguments after the folder are options of the command line."""
 

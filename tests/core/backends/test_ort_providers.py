@@ -21,6 +21,7 @@ from retort.core.errors import InputError, MachineError, StorageError, UserError
 from retort.core.options.stage_options import BenchOptions
 from retort.core.session import PROVIDERS, SessionOptions, open_session
 
+CUDA = "CUDAExecutionProvider"
 IDLE = "AzureExecutionProvider"
 needs_idle = pytest.mark.skipif(IDLE not in onnxruntime.get_available_providers(), reason=f"no {IDLE} here")
 
@@ -218,6 +219,39 @@ def test_heavy_nodes_elsewhere_are_no_run_on_tensorrt(model: Path, runtime: Runt
     runtime.placed = {"CUDAExecutionProvider": ["MatMul", "Relu"]}
     with pytest.raises(MachineError, match="it runs no node there"):
         open_session(model, _on_tensorrt())
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "remedy"),
+    [
+        (
+            "cuda_call.cc:129 CUDA failure 101: invalid device ordinal ; GPU=3 ; x",
+            "CUDA failure 101: invalid",
+            "nvidia",
+        ),
+        ("FAIL : CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED ; GPU=0", "CUDNN failure 1001: CUDNN_S", "nvidia"),
+        ("EP_FAIL : TensorRT EP could not deserialize engine from cache: e", "TensorRT EP could not deser", "engines`"),
+    ],
+)
+def test_a_provider_that_fails_says_why(
+    text: str, told: str, remedy: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime would print the reason and take the CPU; a session is refused with the reason instead."""
+
+    class Failing(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def _create_inference_session(self, providers: Any, *rest: Any) -> None:
+            if CUDA in providers:
+                self._fallback_providers = ["CPUExecutionProvider"]
+                raise RuntimeError(text)
+            super()._create_inference_session(providers, *rest)
+
+    made = Runtime({CUDA: ["MatMul"]})
+    assert Failing(str(model), providers=[CUDA]).get_providers() == ["CPUExecutionProvider"]
+    monkeypatch.setattr(made, "InferenceSession", Failing)
+    monkeypatch.setattr(ort, "_runtime", lambda: made)
+    with pytest.raises(MachineError, match=f"on the GPU: {told}") as caught:
+        open_session(model, SessionOptions(providers=(CUDA,)))
+    assert remedy in caught.value.remedy
 
 
 def test_bench_hands_ranges_and_options_on() -> None:
