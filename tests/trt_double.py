@@ -109,6 +109,7 @@ class Runtime:
     def __init__(self, logger: Any) -> None:
         self.logger = logger
         self.engine_host_code_allowed = False
+        self.error_recorder: Any = None
 
     def deserialize_cuda_engine(self, content: bytes) -> Any:
         """The engine that the bytes name."""
@@ -219,6 +220,9 @@ class TensorRT:
 
     class ILogger:
         """The base of loggers."""
+
+    class IErrorRecorder:
+        """The base of error recorders."""
 
     class IOutputAllocator:
         """The base of allocators."""

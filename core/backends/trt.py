@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import OrderedDict, deque
-from contextlib import suppress
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -22,12 +21,13 @@ from ..signature import Signature
 from ..tensors import Array, Feeds
 from .cuda import Cuda, find_device
 from .trt_buffers import DTYPES, Buffer, Growing, free_all, output_allocator
+from .trt_engine import Loaded, deserialize
 from .trt_plan import Plan, Shape, read_plan, require_home
-from .trt_versions import Flavor, call_if_there, load_flavor
+from .trt_reports import last
+from .trt_versions import Flavor, load_flavor
 
 BUCKETS = 16
 """Number of shapes whose context and graph are kept; the least recently used shape is dropped first."""
-_LOG: deque[str] = deque(maxlen=20)
 
 
 @dataclass
@@ -53,11 +53,12 @@ class TrtSession:
 
     backend = "tensorrt"
 
-    def __init__(self, plan: Plan, flavor: Flavor, runtime: Any, engine: Any, cuda: Cuda, graphs: bool) -> None:
+    def __init__(self, plan: Plan, flavor: Flavor, loaded: Loaded, cuda: Cuda, graphs: bool) -> None:
         self.signature: Signature = plan.signature
         self.providers: tuple[str, ...] = (flavor.shown,)
         self._plan, self._flavor, self._cuda = plan, flavor, cuda
-        self._runtime, self._engine = runtime, engine
+        self._runtime, self._engine, self._errors = loaded.runtime, loaded.engine, loaded.errors
+        engine = loaded.engine
         self._graphs = graphs
         self._stream = cuda.new_stream()
         self._lock = threading.Lock()
@@ -89,7 +90,14 @@ class TrtSession:
                 if shape is not None:
                     self._buffers[name].download(shape, self._stream)
             self._cuda.synchronize(self._stream)
+            self._require_no_errors()
             return {name: self._result(bucket, name) for name in self._outputs}
+
+    def _require_no_errors(self) -> None:
+        errors = self._errors.taken()
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if errors[1:] else ""
+            raise MachineError(f"TensorRT reports an error of a run: {errors[0]}{more}", "run `retort doctor`")
 
     def close(self) -> None:
         """Free contexts, graphs, memory and the device."""
@@ -142,7 +150,7 @@ class TrtSession:
             if name in self._host_inputs:
                 self._buffers[name].put(np.asarray(feeds[name]))
             elif not context.set_input_shape(name, shape):
-                raise InputError(f"TensorRT rejects shape {list(shape)} of '{name}': {_last()}", self._plan.served())
+                raise InputError(f"TensorRT rejects shape {list(shape)} of '{name}': {last()}", self._plan.served())
             place = self._buffers[name].host if name in self._host_inputs else self._buffers[name].device
             self._must(context.set_tensor_address(name, place), f"the address of '{name}'")
         missing = context.infer_shapes()
@@ -157,7 +165,7 @@ class TrtSession:
         strategy = self._flavor.module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
         if context is None:
-            raise MachineError(f"TensorRT cannot create an execution context: {_last()}", "free memory on the GPU")
+            raise MachineError(f"TensorRT cannot create an execution context: {last()}", "free memory on the GPU")
         context.set_device_memory(self._scratch, self._scratch_bytes)
         if self._engine.num_optimization_profiles:  # only the first context of an engine has a profile from the start
             self._must(context.set_optimization_profile_async(profile, self._stream), f"profile {profile}")
@@ -229,22 +237,36 @@ class TrtSession:
 
     def _must(self, done: bool, what: str) -> None:
         if not done:
-            raise MachineError(f"TensorRT rejects {what}: {_last()}", "run `retort doctor`, and build the engine again")
+            raise MachineError(f"TensorRT rejects {what}: {last()}", "run `retort doctor`, and build the engine again")
 
 
 def open_model(model: Path | bytes, options: SessionOptions, signature: Signature | None) -> TrtSession:
     """Open a plan that `retort engine` wrote.
 
     Raises:
-        ArtifactError: the plan has no manifest, was altered, or was built for another TensorRT or GPU. This is checked
-            before TensorRT reads the plan.
-        MachineError: no TensorRT can run on this machine.
+        ArtifactError: the plan has no manifest, or as :func:`open_plan`.
+        MachineError: as :func:`open_plan`.
     """
     if isinstance(model, bytes):
         raise ArtifactError(
             "a plan cannot be opened from bytes, because its manifest is in a file next to it", "give its path"
         )
-    plan = read_plan(Path(model))
+    return open_plan(read_plan(Path(model)), options, signature)
+
+
+def open_plan(plan: Plan, options: SessionOptions, signature: Signature | None = None) -> TrtSession:
+    """Open a plan whose bytes agree with its manifest.
+
+    Args:
+        signature: replaces the plan's own; its inputs and outputs must be the same.
+
+    Raises:
+        ArtifactError: the plan was built for another TensorRT or GPU, or has other tensors or profiles than the
+            manifest and the signature say. All but the last is checked before TensorRT reads the plan.
+        MachineError: no TensorRT can run on this machine.
+    """
+    if signature is not None:
+        plan = plan.signed(signature)
     flavor = load_flavor("run", plan.runtime)
     device = find_device(options.device)
     if device is None:
@@ -252,46 +274,4 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
         raise MachineError(f"{which} this machine", "run on a machine with an NVIDIA GPU and its driver")
     require_home(plan, flavor, device)
     cuda = Cuda(device.index)
-    runtime, engine = _deserialize(plan, flavor)
-    return TrtSession(plan, flavor, runtime, engine, cuda, options.cuda_graphs)
-
-
-def _deserialize(plan: Plan, flavor: Flavor) -> tuple[Any, Any]:
-    runtime = flavor.module.Runtime(_logger(flavor.name))
-    if plan.version_compatible:
-        runtime.engine_host_code_allowed = True  # the manifest describes exactly these bytes
-    validity = call_if_there(runtime, "get_engine_validity", plan.content)
-    if validity is not None and getattr(validity[0], "name", "") == "INVALID":
-        raise plan.refusal(f"is not valid on this GPU (diagnostics {validity[1]})")
-    engine = runtime.deserialize_cuda_engine(plan.content)
-    if engine is None:
-        raise plan.refusal(f"cannot be loaded: {_last()}")
-    names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-    known = {spec.name for spec in (*plan.signature.inputs, *plan.signature.outputs)}
-    if names != known:
-        raise plan.refusal(f"has tensors that differ from its signature: {', '.join(sorted(names ^ known))}")
-    return runtime, engine
-
-
-@functools.cache
-def _logger(name: str) -> Any:
-    """One logger per process: TensorRT ignores a second one while objects created with the first exist."""
-    trt: Any = load_flavor("run", name).module
-
-    class Keep(trt.ILogger):  # type: ignore[misc]
-        """Stores the last errors for error messages."""
-
-        def __init__(self) -> None:
-            super().__init__()
-
-        def log(self, severity: Any, text: str) -> None:
-            """Store one line."""
-            with suppress(Exception):
-                if severity.name in ("ERROR", "INTERNAL_ERROR"):
-                    _LOG.append(text)
-
-    return Keep()
-
-
-def _last() -> str:
-    return _LOG[-1] if _LOG else "it gave no reason"
+    return TrtSession(plan, flavor, deserialize(plan, flavor), cuda, options.cuda_graphs)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
 from ..signature import Signature
+from ..tensors import BATCH
 from .cuda import Device
 from .trt_versions import Flavor, same_line
 
 MANIFEST = "manifest.json"
 SIGNATURE_FILE = "signature.json"
 Shape = tuple[int, ...]
+NEEDED = {"BF16": 8.0, "FP8": 8.9, "FP4": 10.0}
+"""The first compute capability with products of a type; TensorRT would reject the plan, or compute in another type."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class Plan:
     Attributes:
         content: the bytes that were hashed and that TensorRT reads.
         built: the manifest's ``engine`` facts.
+        types: the types in which its layers compute, such as ``FP16``; empty if they are not known.
     """
 
     path: Path
     content: bytes
     signature: Signature
     built: dict[str, Any]
+    types: frozenset[str] = frozenset()
 
     @property
     def runtime(self) -> str:
@@ -60,6 +66,40 @@ class Plan:
                 distances[index] = sum(_distance(bounds[1], shape) for bounds, shape in pairs)
         return min(distances, key=lambda index: distances[index]) if distances else None
 
+    @property
+    def batches(self) -> list[tuple[int, int, int]]:
+        """The smallest, usual and largest batch of each profile; empty if the batch axis is not free."""
+        axes = {spec.name: spec.shape.index(BATCH) for spec in self.signature.inputs if BATCH in spec.shape}
+        found = []
+        for profile in self.profiles:
+            bounds = next((profile[name] for name in axes if name in profile), None)
+            if bounds is not None:
+                axis = next(axes[name] for name in axes if name in profile)
+                found.append((bounds[0][axis], bounds[1][axis], bounds[2][axis]))
+        return found
+
+    @property
+    def largest_batch(self) -> int | None:
+        """The largest batch up to which every size from 1 on is in a profile; None if the batch axis is not free.
+
+        It is 0 if a single sample is in no profile.
+        """
+        found, largest = self.batches, 0
+        while more := [high for low, _, high in found if low <= largest + 1 <= high]:
+            largest = max(more)
+        return largest if found else None
+
+    def signed(self, signature: Signature) -> Plan:
+        """The plan with what another signature says besides inputs and outputs, such as names of classes.
+
+        Raises:
+            ArtifactError: its inputs or outputs are others.
+        """
+        own, given = (_ports(one) for one in (self.signature, signature))
+        if own != given:
+            raise self.refusal(f"has {own}; the signature beside the settings says {given}")
+        return replace(self, signature=signature)
+
     def served(self) -> str:
         """The allowed shapes of all profiles, for error messages."""
         listed = (", ".join(f"{name} {text}" for name, text in profile.items()) for profile in self.built["profiles"])
@@ -71,30 +111,61 @@ class Plan:
         return ArtifactError(f"{self.path.name} {message}", f"build it here: {self.built['rebuild']}")
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path, read: Callable[[str], bytes] | None = None) -> Plan:
     """Read a plan and compare it with its manifest.
 
+    Args:
+        read: reads a file of the plan's folder by its name, where the files must be compared with checksums.
+
     Raises:
-        ArtifactError: the plan has no manifest, or differs from it.
+        ArtifactError: the plan has no manifest, or differs from it; its profiles contradict its signature.
     """
     manifest = path.parent / MANIFEST
     again = "build it here with `retort engine MODEL.onnx`, and keep the files of its folder together"
-    if not manifest.is_file():
+    if read is None and not manifest.is_file():
         raise ArtifactError(
             f"{path.name} has no {MANIFEST}: a plan runs only on the GPU and TensorRT that it was built for", again
         )
-    content = path.read_bytes()
+    take = read or (lambda name: (path.parent / name).read_bytes())
+    content = take(path.name)
     try:
-        raw = json.loads(manifest.read_text())
+        raw = json.loads(take(MANIFEST))
         built, entry = dict(raw["facts"]["engine"]), raw["files"][path.name]
-        signature = Signature.from_json((path.parent / SIGNATURE_FILE).read_bytes())
-        plan = Plan(path, content, signature, built)
+        types = frozenset(str(layer).rpartition(" ")[2] for layer in raw["facts"].get("layers", ()))
+        plan = Plan(path, content, Signature.from_json(take(SIGNATURE_FILE)), built, types)
         _ = plan.runtime, plan.version_compatible, plan.profiles, built["rebuild"], built["version"], built["device"]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ArtifactError(f"{manifest} is not the manifest of an engine: {error!r}", again) from error
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise plan.refusal("was altered or truncated since it was built")
+    _require_profiles(plan)
     return plan
+
+
+def _require_profiles(plan: Plan) -> None:
+    """Reject a plan whose profiles are for other inputs than its signature has."""
+    shapes = {spec.name: spec.shape for spec in plan.signature.inputs}
+    for number, profile in enumerate(plan.profiles):
+        for name, bounds in profile.items():
+            axes = shapes.get(name)
+            # a profile of a tensor whose values are a shape has one number per value, and not per axis
+            if name in plan.built.get("shape_inputs", ()) and axes is not None:
+                continue
+            if axes is None or any(len(one) != len(axes) for one in bounds) or not _ascends(axes, bounds):
+                told = "no such input" if axes is None else f"shape {list(axes)}"
+                shown = plan.built["profiles"][number][name]
+                raise plan.refusal(f"has a profile {shown} for '{name}', but its signature has {told}")
+
+
+def _ascends(axes: tuple[int | str, ...], bounds: tuple[Shape, Shape, Shape]) -> bool:
+    return all(
+        low <= usual <= high and (isinstance(axis, str) or low == high == axis)
+        for axis, low, usual, high in zip(axes, *bounds, strict=True)
+    )
+
+
+def _ports(signature: Signature) -> str:
+    return ", ".join(spec.describe() for spec in (*signature.inputs, *signature.outputs))
 
 
 def require_home(plan: Plan, flavor: Flavor, device: Device) -> None:
@@ -108,6 +179,11 @@ def require_home(plan: Plan, flavor: Flavor, device: Device) -> None:
         raise plan.refusal(f"was built by {plan.runtime} {version}; here is {flavor.version}")
     hardware = plan.built.get("hardware", "this")
     own, here = str(built_for["compute_capability"]), device.compute_capability
+    for kind in sorted(plan.types.intersection(NEEDED)):
+        if float(here) < NEEDED[kind]:
+            raise plan.refusal(
+                f"computes in {kind}, which needs compute capability {NEEDED[kind]}; {device.name} has {here}"
+            )
     if not own:  # built in advance, for every GPU that RTX supports
         return
     if hardware == "ampere+" and float(here) >= 8.0:

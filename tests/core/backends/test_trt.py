@@ -2,74 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from trt_double import Context, Driver, Engine, Kind, Runtime, TensorRT
+from trt_plans import DEVICE, SIGNATURE, feeds, machine, plan
 
-from retort.core.backends import cuda, trt, trt_versions
+from retort.core.backends import trt, trt_reports, trt_versions
 from retort.core.backends.cuda import Cuda, driver_fault, find_device
-from retort.core.backends.trt_versions import Flavor, load_flavor, same_line
+from retort.core.backends.trt_plan import read_plan
+from retort.core.backends.trt_versions import load_flavor, same_line
 from retort.core.context import Place
 from retort.core.errors import ArtifactError, InputError, MachineError
 from retort.core.session import SessionOptions, open_session
 from retort.core.signature import Signature
 from retort.core.tensors import TensorSpec
 
-_spec = importlib.util.spec_from_file_location("trt_double", Path(__file__).parents[2] / "trt_double.py")
-assert _spec is not None
-assert _spec.loader is not None
-double: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(double)
-Context, Driver, Engine, Runtime, TensorRT = (
-    double.Context,
-    double.Driver,
-    double.Engine,
-    double.Runtime,
-    double.TensorRT,
-)
-SIGNATURE = Signature((TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch", 4)),))
-DEVICE = {"name": "Double 9000", "compute_capability": "9.0", "driver": "13.2", "memory_bytes": 0}
 needs_trt = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
-
-
-def plan(folder: Path, content: bytes = b"a plan", **built: Any) -> Path:
-    """A plan with its manifest."""
-    facts = {
-        "runtime": "tensorrt",
-        "version": "11.4.0.106",
-        "device": DEVICE,
-        "hardware": "this",
-        "version_compatible": False,
-        "profiles": [{"x": "1x4:1x4:2x4"}, {"x": "1x4:8x4:16x4"}],
-        "rebuild": "retort engine model.onnx --level 5",
-        **built,
-    }
-    entry = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
-    (folder / "model.plan").write_bytes(content)
-    (folder / "signature.json").write_text(SIGNATURE.to_json())
-    (folder / "manifest.json").write_text(json.dumps({"facts": {"engine": facts}, "files": {"model.plan": entry}}))
-    return folder / "model.plan"
 
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine with one GPU and TensorRT 11.4."""
-    library = TensorRT.driver = Driver()
-    monkeypatch.setattr(cuda, "_library", lambda: library)
-    monkeypatch.setattr(trt, "find_device", lambda index: find_device(index, lambda: library))
-    monkeypatch.setattr(trt, "load_flavor", lambda *_: Flavor("tensorrt", TensorRT.__version__, TensorRT))
-    trt._logger.cache_clear()
-    return library
-
-
-def feeds(rows: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Rows of positive and negative numbers."""
-    return {"x": (np.arange(rows * 4, dtype=np.float32) - 5).reshape(rows, 4)}
+    return machine(monkeypatch)
 
 
 def contexts(session: Any) -> list[Any]:
@@ -294,7 +252,7 @@ def test_a_real_engine_agrees_with_onnx_runtime(tmp_path: Path, graphs: bool) ->
 
 def test_tensors_that_numpy_lacks_are_refused(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine with BF16 inputs or outputs is rejected with the command that builds another one."""
-    monkeypatch.setattr(Engine, "get_tensor_dtype", lambda *_: double.Kind("BF16"))
+    monkeypatch.setattr(Engine, "get_tensor_dtype", lambda *_: Kind("BF16"))
     with pytest.raises(ArtifactError, match="has 'x' in BF16"):
         open_session(plan(tmp_path))
 
@@ -314,7 +272,7 @@ def test_values_of_shape_tensors_stay_on_the_host(driver: Any, tmp_path: Path, m
     monkeypatch.setattr(Engine, "num_io_tensors", 3)
     monkeypatch.setattr(Engine, "get_tensor_name", lambda self, index: "xyn"[index])
     wider = Signature((*SIGNATURE.inputs, TensorSpec("n", "float32", (2,))), SIGNATURE.outputs)
-    path = plan(tmp_path, profiles=[{"x": "1x4:2x4:4x4", "n": "1x1:2x2:4x4"}])
+    path = plan(tmp_path, profiles=[{"x": "1x4:2x4:4x4", "n": "1x1:2x2:4x4"}] * 2, shape_inputs=["n"])
     (tmp_path / "signature.json").write_text(wider.to_json())
     session = open_session(path)
     for value in (1.0, 2.0, 1.0):
@@ -324,3 +282,75 @@ def test_values_of_shape_tensors_stay_on_the_host(driver: Any, tmp_path: Path, m
     buffer = session._buffers["n"]  # type: ignore[attr-defined]
     assert all(context.places["n"] == buffer.host for context in made)
     assert buffer.device not in {place for context in made for place in context.places.values()}
+
+
+def test_an_error_that_a_run_survived_is_told(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT's error recorder is read after every run; the next run starts without the errors of the one before."""
+    session = open_session(plan(tmp_path))
+    recorder, execute = session._runtime.error_recorder, Context.execute_async_v3  # type: ignore[attr-defined]
+
+    def reports(self: Any, stream: int) -> bool:
+        recorder.report_error(Kind("EXECUTION"), "an illegal memory access")
+        recorder.report_error(Kind("EXECUTION"), "another one")
+        return bool(execute(self, stream))
+
+    monkeypatch.setattr(Context, "execute_async_v3", reports)
+    with pytest.raises(MachineError, match=r"reports an error of a run: an illegal memory access \(and 1 more\)"):
+        session.run(feeds(2))
+    monkeypatch.setattr(Context, "execute_async_v3", execute)
+    np.testing.assert_array_equal(session.run(feeds(2))["y"], 2 * feeds(2)["x"])
+    assert recorder.num_errors() == 0
+    for _ in range(40):
+        recorder.report_error(None, "more")
+    assert recorder.has_overflowed()
+    assert recorder.num_errors() < 40
+
+
+@needs_trt
+def test_the_error_recorder_is_one_of_tensorrt() -> None:
+    """Every method that TensorRT calls is there, and the object can be made from the live base class."""
+    import tensorrt_rtx
+
+    recorder = trt_reports.error_recorder(tensorrt_rtx)
+    assert isinstance(recorder, tensorrt_rtx.IErrorRecorder)
+    own = {name for name in dir(tensorrt_rtx.IErrorRecorder) if not name.startswith("_")} - {"MAX_DESC_LENGTH"}
+    assert own <= set(vars(type(recorder)))
+
+
+@pytest.mark.parametrize(
+    ("built", "told"),
+    [
+        ({"profiles": [{"x": "1x5:2x5:4x5"}]}, r"has a profile 1x5:2x5:4x5 for 'x', but .* has shape \['batch', 4\]"),
+        ({"profiles": [{"x": "4x4:2x4:8x4"}]}, "has a profile 4x4:2x4:8x4 for 'x'"),
+        ({"profiles": [{"z": "1x4:2x4:4x4"}]}, "for 'z', but its signature has no such input"),
+        ({"types": ["FP32", "FP8"], "hardware": "ampere+"}, "computes in FP8, which needs compute capability 8.9"),
+        ({"profiles": [{"x": "1x4:2x4:4x4"}]}, "has 2 profiles; its manifest says 1"),
+    ],
+)
+def test_what_the_manifest_says_must_fit(driver: Any, tmp_path: Path, built: Any, told: str, monkeypatch: Any) -> None:
+    """Profiles and precision are checked before TensorRT reads the plan, their number when it has read it."""
+    monkeypatch.setattr(
+        Driver,
+        "_cuDeviceGetAttribute",
+        lambda self, value, which, device: setattr(value._obj, "value", 8 if which == 75 else 0),
+    )
+    asked = []
+    monkeypatch.setattr(
+        Runtime, "deserialize_cuda_engine", lambda self, content: (asked.append(1), Engine(driver, False))[1]
+    )
+    device = {**DEVICE, "compute_capability": "8.0"}
+    with pytest.raises(ArtifactError, match=told):
+        open_session(plan(tmp_path, **{"device": device, **built}))
+    assert bool(asked) == ("manifest says" in told)
+
+
+def test_the_largest_batch_has_no_gap_below_it(tmp_path: Path) -> None:
+    """Sizes that follow each other from 1 on count, in whatever order the profiles are."""
+    for profiles, largest in (
+        (["1x4:1x4:2x4", "1x4:8x4:16x4"], 16),
+        (["8x4:8x4:16x4", "1x4:2x4:4x4"], 4),
+        (["5x4:8x4:16x4", "1x4:2x4:4x4"], 16),
+        (["2x4:2x4:4x4"], 0),
+    ):
+        found = read_plan(plan(tmp_path, profiles=[{"x": text} for text in profiles]))
+        assert found.largest_batch == largest
