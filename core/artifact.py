@@ -107,7 +107,10 @@ class Artifact:
     @property
     def main(self) -> Path:
         """The main file, such as ``model.onnx``."""
-        return self.path if self.path.is_file() else self.file(KINDS[self.kind].main_file)
+        if self.path.is_file():
+            return self.path
+        entry = KINDS[self.kind]
+        return self.file(entry.or_file if entry.or_file in self.manifest.files else entry.main_file)
 
     def file(self, name: str) -> Path:
         """Path of one of the artifact's files.

@@ -16,11 +16,13 @@ class KindEntry:
         main_file: the name of its main file.
         made_by: the first command that makes one.
         suffix: the suffix by which a bare file of this kind is recognised; empty if bare files are not read.
+        or_file: the name of the main file where the first one is not there; empty if there is no other.
     """
 
     main_file: str
     made_by: str
     suffix: str = ""
+    or_file: str = ""
 
 
 KINDS: dict[Kind, KindEntry] = {
@@ -28,7 +30,7 @@ KINDS: dict[Kind, KindEntry] = {
     "graph": KindEntry("model.onnx", "export", ".onnx"),
     "engine": KindEntry("model.plan", "engine", ".plan"),
     "archive": KindEntry("model.mar", "pack", ".mar"),
-    "bundle": KindEntry("model.onnx", "bundle"),
+    "bundle": KindEntry("model.onnx", "bundle", or_file="engine/model.plan"),
     "deployment": KindEntry("deployment.json", "pack"),
     "measurement": KindEntry("measurement.json", "bench"),
     "report": KindEntry("report.html", "report", ".html"),

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
-from ..core.kinds import KINDS
 from ..core.postprocessing import Scores
 from ..core.preprocessing.fitting import has_tokenizer, single_field
 from ..core.preprocessing.sample_reader import SampleReader
@@ -56,7 +55,7 @@ def open_local(artifact: Artifact, options: SessionOptions) -> LocalModel:
         return LocalModel(artifact, open_session(artifact.main, options), artifact.path.name)
     own = Settings.from_json((folder / SETTINGS).read_bytes())
     signature = Signature.from_json((folder / SIGNATURE).read_bytes())
-    session = open_session(folder / KINDS["bundle"].main_file, _own(options, own), signature)
+    session = open_session(folder / own.model, _own(options, own), signature)
     return LocalModel(artifact, session, own.name, own.allow_nan, own.scores, own.hook)
 
 

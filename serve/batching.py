@@ -154,7 +154,7 @@ class Executor:
 
         ONNX Runtime reports an index that is out of range in several classes, depending on the operator.
         """
-        if refused(error) is not error or self._known is None:
+        if isinstance(error, InputError) or refused(error) is not error or self._known is None:
             return refused(error)
         try:
             return self.session.run(feeds)

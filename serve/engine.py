@@ -37,7 +37,7 @@ from .requests.wire import read_npz
 from .settings import TRUSTED, Settings
 from .signing.trust import Signer, Trust
 from .thread_budget import thread_budget, workers_of_server
-from .worker_session import MODEL, open_checked
+from .worker_session import open_checked
 
 SIGNATURE, GOLDEN, SETTINGS = "signature.json", "golden.npz", "serving.json"
 TOKENIZER = "tokenizer.json"
@@ -208,7 +208,7 @@ class Engine:
             "signature": json.loads(self.signature.to_json()),
             "settings": asdict(self.settings),
             "handler_version": self.handler_version,
-            "model_sha256": self.sums[MODEL],
+            "model_sha256": self.sums[self.settings.model],
             "signer": None if self.signer is None else asdict(self.signer),
             "backend": self.session.backend,
             "providers": {"requested": list(self.settings.providers), "actual": list(self.session.providers)},

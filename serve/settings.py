@@ -14,6 +14,11 @@ from ..core.errors import ArtifactError
 from ..core.postprocessing import Scores
 from ..core.session import ON_CPU
 
+MODEL = "model.onnx"
+ENGINE = "engine"
+"""Folder of a plan: its manifest has the same name as that of a bundle."""
+PLAN = f"{ENGINE}/model.plan"
+PLAN_FILES = tuple(f"{ENGINE}/{name}" for name in ("model.plan", "manifest.json", "signature.json"))
 CONTRACT = 1
 Batching = Literal["exact", "fast", "off"]
 _CHOICES = {"batching": get_args(Batching), "scores": get_args(Scores)}
@@ -65,6 +70,7 @@ class Settings:
         scores: how the numbers of a classifier become the scores of an answer with labels.
         top_k: number of labels in such an answer.
         hook: whether the archive has functions of the user around the model.
+        engine: the package of TensorRT that runs the model's plan, as pip reads it; empty for an ONNX file.
         contract: version of the interface between archive and handler.
     """
 
@@ -88,13 +94,24 @@ class Settings:
     scores: Scores = "raw"
     top_k: int = 5
     hook: bool = False
+    engine: str = ""
     limits: Limits = field(default_factory=Limits)
     contract: int = CONTRACT
 
     @property
     def needs_gpu(self) -> bool:
         """Whether a worker needs a GPU of its own."""
-        return bool(self.providers) and self.providers[0] not in ON_CPU
+        return bool(self.engine) or (bool(self.providers) and self.providers[0] not in ON_CPU)
+
+    @property
+    def model(self) -> str:
+        """The file of the model in the bundle."""
+        return PLAN if self.engine else MODEL
+
+    @property
+    def model_files(self) -> tuple[str, ...]:
+        """All files of the model in the bundle, without weights in files of their own."""
+        return PLAN_FILES if self.engine else (MODEL,)
 
     def to_json(self) -> bytes:
         """Indented JSON, the same bytes for equal settings."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..core.backends.trt import open_plan
+from ..core.backends.trt_plan import read_plan
 from ..core.session import Session, SessionOptions, open_session
 from ..core.signature import Signature
 from .integrity import check_file, read_checked
-from .settings import Settings
-
-MODEL = "model.onnx"
+from .settings import ENGINE, MODEL, PLAN, Settings
 
 
 def session_options(settings: Settings, device: int = 0) -> SessionOptions:
@@ -41,10 +41,13 @@ def open_checked(
         device: number of the GPU that the server gives to the worker.
 
     Raises:
-        ArtifactError: a file is missing or altered, or is no model.
+        ArtifactError: a file is missing or altered, is no model, or a plan was built for another TensorRT or GPU.
         MachineError: the runtime or the required provider is missing.
     """
     options = session_options(settings, device)
+    if settings.engine:
+        plan = read_plan(folder / PLAN, lambda name: read_checked(folder, f"{ENGINE}/{name}", sums))
+        return open_plan(plan, options, signature)
     if not settings.external:
         return open_session(read_checked(folder, MODEL, sums), options, signature)
     for name in (MODEL, *settings.external):

@@ -48,6 +48,13 @@ class Plan:
         return str(self.built["runtime"])
 
     @property
+    def requirement(self) -> str:
+        """The package that runs it, as pip reads it, such as ``tensorrt==10.13.3.*``."""
+        numbers = ".".join(str(self.built["version"]).split(".")[:3])
+        name = self.runtime.replace("_", "-")
+        return f"{name}>={numbers}" if self.version_compatible else f"{name}=={numbers}.*"
+
+    @property
     def version_compatible(self) -> bool:
         """Whether later versions may run it; such a plan contains code that runs on this machine."""
         return bool(self.built["version_compatible"])

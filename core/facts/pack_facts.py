@@ -9,10 +9,10 @@ class PackTiming(Record):
     """Durations of a packing.
 
     Attributes:
-        load_s: time to open the packed model, in seconds.
+        load_s: time to open the packed model, in seconds; None for a plan that could not be tried on this machine.
     """
 
-    load_s: float
+    load_s: float | None
 
 
 class BundleFacts(Record):
@@ -21,7 +21,7 @@ class BundleFacts(Record):
     Attributes:
         size_bytes: bytes of the result.
         model_bytes: bytes of the model in it.
-        golden_error: largest error of the golden outputs on this machine, relative to their range.
+        golden_error: largest error of the golden outputs on this machine, relative to their range; None as above.
         timing: durations.
         exact_batch_sizes: batch sizes at which every row equals its result alone, bit for bit.
         batch_invariant: false if the outputs of a sample depend on the other samples in its batch.
@@ -30,7 +30,7 @@ class BundleFacts(Record):
 
     size_bytes: int
     model_bytes: int
-    golden_error: float
+    golden_error: float | None
     timing: PackTiming
     exact_batch_sizes: tuple[int, ...]
     batch_invariant: bool

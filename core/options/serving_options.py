@@ -64,6 +64,12 @@ class BundleOptions(Options):
     provider_option: tuple[str, ...] = Field(
         default=(), description="Option of the provider as key=value, such as trt_fp16_enable=1."
     )
+    golden: Annotated[str | None, NAMES_PATH] = Field(
+        default=None,
+        description="The .npz file of golden samples, with arrays in.NAME and out.NAME, instead of those that the "
+        "model brings. A worker starts only if it computes the outputs. Outputs that are not in the file are computed "
+        "when the model is packed.",
+    )
     max_request_bytes: Count = Field(
         default=6_553_500,
         description="Largest request body, in bytes; less if no request of the model can be so large.",

@@ -240,7 +240,7 @@ def _example_splits(program: Program) -> Splits:
 def on_graph(stage: str, model: Any, options: Options, request: Request, path: Path | None) -> ModelFile:
     """Run a stage that works on an ONNX file; `pack` also takes a bundle."""
     graph = opened(model)
-    takes = ("graph", "bundle") if stage == "pack" else ("graph",)
+    takes = {"pack": ("graph", "engine", "bundle"), "bundle": ("graph", "engine")}.get(stage, ("graph",))
     if isinstance(graph, Program) or graph.kind not in takes:
         kind = "program" if isinstance(graph, Program) else graph.kind
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -12,45 +13,42 @@ from typing import Any
 import numpy as np
 
 from ...core.artifact import Artifact, raise_if_not, sha256_file
-from ...core.backends.ort_tensorrt import ranges_of
+from ...core.backends.trt_plan import Plan
 from ...core.console import Console
 from ...core.dynamic_kernels import OPERATORS
-from ...core.errors import ArtifactError, MachineError, UserError
+from ...core.errors import ArtifactError, InputError, MachineError, UserError
 from ...core.formats.onnx_graphs import all_nodes
 from ...core.formats.onnx_side_files import is_side_file, side_files
-from ...core.options.axis_ranges import parse_axis
-from ...core.options.execution_provider import given_options
-from ...core.options.serving_options import BundleOptions
-from ...core.postprocessing import guessed_reading
-from ...core.session import PROVIDERS, Ranges, SessionOptions, open_session
+from ...core.session import Session, SessionOptions, open_session
 from ...core.signature import Signature
-from ...core.tensors import BATCH, Array
+from ...core.tensors import Array
 from ..engine import GOLDEN, SETTINGS, SIGNATURE, TOKENIZER, Engine, golden_error, smallest_golden, split_golden
 from ..integrity import SUMS, format_sums
-from ..requests.allowance import allowance
 from ..requests.hook import HOOK
-from ..requests.request import Incoming
+from ..requests.request import Incoming, decode
 from ..requests.wire import NPZ, read_npz, write_npz
-from ..settings import TRUSTED, Batching, Limits, Settings
-from ..worker_session import MODEL, session_options
+from ..settings import TRUSTED, Settings
+from ..worker_session import session_options
 from .made_up_inputs import made_up
 
-_LARGEST_RATIO = 4
 _ON_GPU = 1e-2
 """Least golden tolerance on a GPU, whose products have the 10 bits of mantissa of TF32."""
+_NOT_TRIED = 0.1
+"""Golden tolerance of a plan of fewer bits that cannot be tried on this machine."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a graph artifact that serving needs.
+    """The parts of a graph or an engine that serving needs.
 
     Attributes:
-        model: path of the ONNX file.
+        model: path of the ONNX file or of the plan.
         external: names of its files of external weights.
         golden: content of ``golden.npz``.
         tokenizer: the file of the tokenizer, empty without one.
         handler: name of the handler file, without its ending.
         hook: source of the user's functions around the model, empty without any.
+        plan: the plan with what its manifest says; None for an ONNX file.
     """
 
     model: Path
@@ -60,13 +58,17 @@ class Parts:
     tokenizer: bytes = b""
     handler: str = "tensor"
     hook: bytes = b""
+    plan: Plan | None = None
 
 
-def read_graph(artifact: Artifact) -> Parts:
+def read_graph(artifact: Artifact, given: Mapping[str, Array] | None = None) -> Parts:
     """Read the parts for serving from a graph artifact, a bundle, or a plain ONNX file.
 
     A plain file has no golden vectors: inputs are generated from its signature, and the outputs of its own session
     become the expected outputs.
+
+    Args:
+        given: golden samples instead of the stored or generated ones.
 
     Raises:
         ArtifactError: the artifact is neither a graph nor a bundle, or its files contradict each other.
@@ -80,19 +82,32 @@ def read_graph(artifact: Artifact) -> Parts:
         _require_tensors(session.signature, model.name)
         tokenizer, hook = b"", b""
         if artifact.path.is_file():
-            signature, golden = session.signature, made_up(session)
+            signature = session.signature
+            golden = made_up(session) if given is None else computed(session, given)
         else:
             signature = Signature.from_json(artifact.file(SIGNATURE).read_bytes())
-            golden = read_npz(artifact.file(GOLDEN).read_bytes(), TRUSTED)
-            tokenizer, hook = _carried(artifact, TOKENIZER), _carried(artifact, HOOK)
-        _check_golden(signature, golden)
+            stored = read_npz(artifact.file(GOLDEN).read_bytes(), TRUSTED)
+            golden = stored if given is None else computed(session, given)
+            tokenizer, hook = carried_file(artifact, TOKENIZER), carried_file(artifact, HOOK)
+        check_golden(signature, golden)
     finally:
         session.close()
     invariant = signature.batch_invariant and not dynamic
     return Parts(model, external, replace(signature, batch_invariant=invariant), golden, tokenizer, hook=hook)
 
 
-def _carried(artifact: Artifact, name: str) -> bytes:
+def computed(session: Session, golden: Mapping[str, Array]) -> dict[str, Array]:
+    """Golden samples with outputs: their own, or those of a session where they have only inputs.
+
+    Raises:
+        InputError: the inputs do not fit the model.
+    """
+    inputs, outputs = split_golden(golden)
+    found = outputs or session.run(inputs)
+    return {f"in.{name}": array for name, array in inputs.items()} | {f"out.{n}": array for n, array in found.items()}
+
+
+def carried_file(artifact: Artifact, name: str) -> bytes:
     """A file that a bundle has and a graph has not; empty without it."""
     return artifact.file(name).read_bytes() if (artifact.path / name).is_file() else b""
 
@@ -139,7 +154,12 @@ def inspect_graph(path: Path) -> tuple[tuple[str, ...], bool]:
     return tuple(sorted(files)), dynamic
 
 
-def _check_golden(signature: Signature, golden: dict[str, Array]) -> None:
+def check_golden(signature: Signature, golden: Mapping[str, Array]) -> None:
+    """Refuse golden samples of another model.
+
+    Raises:
+        ArtifactError: they have other names, types or shapes.
+    """
     inputs, outputs = split_golden(golden)
     wanted = {spec.name for spec in signature.inputs}, {spec.name for spec in signature.outputs}
     if (set(inputs), set(outputs)) != wanted:
@@ -163,8 +183,10 @@ def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
     folder.mkdir(parents=True, exist_ok=True)
     for name in parts.external:
         shutil.copyfile(parts.model.parent / name, folder / name)
-    shutil.copyfile(parts.model, folder / MODEL)
-    tolerance = max(_tolerance(folder / MODEL, parts, settings), _ON_GPU if settings.needs_gpu else 0.0)
+    for name in settings.model_files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(parts.model.parent / Path(name).name if settings.engine else parts.model, folder / name)
+    tolerance = max(_tolerance(folder, parts, settings), _ON_GPU if settings.needs_gpu else 0.0)
     settings = replace(settings, external=parts.external, golden_tolerance=tolerance)
     (folder / SIGNATURE).write_bytes(parts.signature.to_json().encode())
     (folder / GOLDEN).write_bytes(write_npz(parts.golden))
@@ -172,13 +194,24 @@ def write_bundle(folder: Path, parts: Parts, settings: Settings) -> Settings:
     for name, content in ((TOKENIZER, parts.tokenizer), (HOOK, parts.hook)):
         if content:
             (folder / name).write_bytes(content)
-    (folder / SUMS).write_bytes(format_sums({path.name: sha256_file(path) for path in folder.iterdir()}))
+    (folder / SUMS).write_bytes(format_sums(sums_of(folder)))
     return settings
 
 
-def _tolerance(model: Path, parts: Parts, settings: Settings) -> float:
-    options = SessionOptions() if settings.needs_gpu else session_options(settings)
-    session = open_session(model, options, parts.signature)
+def sums_of(folder: Path) -> dict[str, str]:
+    """The checksums of all files of a bundle but those of the checksums."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != SUMS]
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def _tolerance(folder: Path, parts: Parts, settings: Settings) -> float:
+    trial = SessionOptions() if settings.needs_gpu and parts.plan is None else session_options(settings)
+    try:
+        session = open_session(folder / settings.model, trial, parts.signature)
+    except MachineError:
+        if parts.plan is None:
+            raise
+        return _ON_GPU if parts.plan.types <= {"FP32"} else _NOT_TRIED
     inputs, expected = split_golden(parts.golden)
     error = golden_error(session.run(inputs), expected)
     session.close()
@@ -189,28 +222,38 @@ def _tolerance(model: Path, parts: Parts, settings: Settings) -> float:
     return max(1e-3, float(10.0 ** np.ceil(np.log10(max(4 * error, 1e-9)))))
 
 
-@dataclass(frozen=True)
-class Policy:
-    """How requests are treated; see :class:`retort.serve.settings.Settings` for each field."""
+def try_here(folder: Path, parts: Parts, console: Console) -> Engine | None:
+    """Open a bundle that was just written, ask it its golden request, and close it.
 
-    batching: Batching = "exact"
-    buckets: tuple[int, ...] = ()
-    allow_nan: bool = False
-    spinning: bool = False
+    An ONNX file is tried on the CPU where this machine has not the GPU that its workers need.
 
-
-def try_here(folder: Path, console: Console) -> Engine:
-    """Open a bundle that was just written; on the CPU where this machine has not the GPU that its workers need.
+    Returns:
+        What was measured; None for a plan that this machine cannot run.
 
     Raises:
         RetortError: the bundle cannot be served on this machine.
     """
+    engine = _opened(folder, parts, console)
+    if engine is None:
+        decode_golden(parts, Settings.from_json((folder / SETTINGS).read_bytes()))
+        return None
+    try:
+        answer_golden(engine)
+    finally:
+        engine.close()
+    return engine
+
+
+def _opened(folder: Path, parts: Parts, console: Console) -> Engine | None:
     settings = Settings.from_json((folder / SETTINGS).read_bytes())
     try:
         return Engine.load(folder)
     except MachineError as error:
         if not settings.needs_gpu:
             raise
+        if parts.plan is not None:
+            console.warn(f"{error.message}; the plan was not tried, and its workers start only where it runs")
+            return None
         console.warn(f"{error.message}; the model was tried on the CPU, and its workers start only where that works")
         return Engine.load(folder, providers=())
 
@@ -221,54 +264,29 @@ def answer_golden(engine: Engine) -> None:
     Raises:
         UserError: the settings refuse it.
     """
-    inputs, _ = smallest_golden(engine.signature, engine.golden)
-    answer = engine.answer([Incoming({"body": write_npz(inputs)}, {"body": NPZ})])[0]
+    answer = engine.answer([_golden_request(engine.signature, engine.golden)])[0]
     if answer.status != 200:
-        problem = json.loads(answer.body)
-        message = f"the endpoint would reject even the golden request: {problem['message']}"
-        raise UserError(message, "increase max_request_bytes or max_rows, or allow the values of the model's data")
+        raise _rejected(str(json.loads(answer.body)["message"]))
 
 
-def settings_of(options: BundleOptions, policy: Policy, parts: Parts) -> Settings:
-    """The settings that follow from the options, the policy and the largest legal request of the model.
-
-    The front end takes twice that request, so that what is slightly too large is refused by the worker, in words.
-    """
-    expanded = max(Limits.expanded_bytes, _LARGEST_RATIO * options.max_request_bytes)
-    limits = Limits(request_bytes=options.max_request_bytes, expanded_bytes=expanded, rows=options.max_rows)
-    largest = 2 * allowance(parts.signature, limits).body_bytes
-    limits = replace(limits, request_bytes=min(limits.request_bytes, largest))
-    return Settings(
-        name=options.name,
-        version=options.version,
-        batching=policy.batching,
-        batch_size=options.batch_size,
-        buckets=policy.buckets,
-        workers=options.workers,
-        threads=options.threads,
-        spinning=policy.spinning,
-        providers=PROVIDERS[options.provider][:1],
-        provider_options=given_options(options.provider_option, options.provider),
-        ranges=_ranges(options, parts.signature),
-        allow_nan=policy.allow_nan,
-        scores=options.scores
-        if options.scores != "auto"
-        else guessed_reading(parts.signature, split_golden(parts.golden)[1]),
-        top_k=options.top_k,
-        hook=bool(parts.hook),
-        limits=limits,
-    )
-
-
-def _ranges(options: BundleOptions, signature: Signature) -> Ranges:
-    """The range of every dynamic axis for the provider of TensorRT, which builds an engine for them.
+def decode_golden(parts: Parts, settings: Settings) -> None:
+    """Check that the settings take the golden request, where the model cannot be run.
 
     Raises:
-        UserError: an axis does not exist, has no range, or has one that does not fit.
+        UserError: they refuse it.
     """
-    if options.provider != "tensorrt":
-        if options.axis:
-            raise UserError(f"--axis {options.axis[0]} is only for the provider tensorrt", "leave it out")
-        return {}
-    batch = (1, min(options.batch_size, options.max_rows), options.max_rows)
-    return ranges_of(signature, {BATCH: batch, **dict(parse_axis(item) for item in options.axis)})
+    try:
+        decode(_golden_request(parts.signature, split_golden(parts.golden)), parts.signature, settings)
+    except InputError as error:
+        raise _rejected(error.message) from error
+
+
+def _golden_request(signature: Signature, golden: tuple[dict[str, Array], dict[str, Array]]) -> Incoming:
+    return Incoming({"body": write_npz(smallest_golden(signature, golden)[0])}, {"body": NPZ})
+
+
+def _rejected(message: str) -> UserError:
+    return UserError(
+        f"the endpoint would reject even the golden request: {message}",
+        "increase max_request_bytes or max_rows, or allow the values of the model's data",
+    )

@@ -23,12 +23,15 @@ _BESIDE = (SUMS, SUMS_SIGNATURE, "manifest.json")
 _REMEDY = "the bundle was altered; copy it again, or make it again with `retort bundle`"
 
 
-def open_bundle(folder: str | Path, trust: Trust | Path | Sequence[str | Path] | None = None) -> Engine:
+def open_bundle(
+    folder: str | Path, trust: Trust | Path | Sequence[str | Path] | None = None, device: int = 0
+) -> Engine:
     """Verify a bundle and open its model, which must reproduce its golden outputs on this machine.
 
     Args:
         trust: files of public keys, one of which must have signed the bundle. None takes those that the environment
             variable ``RETORT_TRUST`` names; without it a bundle needs no signature.
+        device: number of the GPU, for a model that needs one.
 
     Raises:
         MissingFileError: there is no such folder, or no such key.
@@ -41,7 +44,7 @@ def open_bundle(folder: str | Path, trust: Trust | Path | Sequence[str | Path] |
     if not isinstance(trust, Trust):
         trust = Trust.chosen([trust] if isinstance(trust, str | Path) else trust or ())
     check_bundle(Path(folder), trust)
-    return Engine.load(Path(folder), trust=trust)
+    return Engine.load(Path(folder), device, trust=trust)
 
 
 def check_bundle(folder: Path, trust: Trust | None = None) -> dict[str, Any]:

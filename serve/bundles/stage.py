@@ -6,21 +6,22 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
-from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not, sha256_file
+from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.errors import UserError
 from ...core.facts.pack_facts import BundleFacts, PackTiming
 from ...core.options.serving_options import BundleOptions
 from ...core.session import backend_of
-from ..engine import Engine
+from ..engine import SETTINGS, Engine
 from ..integrity import SUMS, SUMS_SIGNATURE, format_sums
 from ..settings import Settings
 from ..signing.private_key import PrivateKey, read_private_key
 from ..signing.trust import Trust
-from ..worker_session import MODEL
-from .bundle import Parts, Policy, answer_golden, read_graph, settings_of, try_here, write_bundle
+from .bundle import Parts, sums_of, try_here, write_bundle
 from .bundled import BUNDLE, FORMAT, RUNTIME, check_bundle
+from .model_parts import read_model
+from .policy import Policy, settings_of
 from .raw_inputs import with_raw_inputs
 from .runtime_half import carried_by_bundles
 
@@ -29,6 +30,8 @@ Chosen = TypeVar("Chosen", bound=BundleOptions)
 
 def needs_of(settings: Settings) -> tuple[str, ...]:
     """What a host that serves a bundle must have, as pip reads it."""
+    if settings.engine:
+        return "numpy>=1.26", settings.engine
     runtime = "openvino>=2026.0" if backend_of(settings.providers) == "openvino" else "onnxruntime>=1.24"
     return "numpy>=1.26", runtime.replace("onnxruntime", "onnxruntime-gpu") if settings.needs_gpu else runtime
 
@@ -42,12 +45,12 @@ def bundle(options: BundleOptions, parent: Artifact, place: Place, context: Cont
         ArtifactError: the artifact is not a graph, or its golden outputs do not belong to it.
         StorageError: the disk is full or not writable.
     """
-    raise_if_not(parent, "graph")
+    raise_if_not(parent, "graph", "engine")
     key = signing_key(options, context.base, context.console)
-    parts = with_raw_inputs(read_graph(parent), options, context, context.console)
+    parts = with_raw_inputs(read_model(parent, options, context.base), options, context, context.console)
     with new_artifact(place, "bundle", "bundle", options=options) as draft:
         engine = write_whole_bundle(draft.folder, parts, options, context.console, key)
-        draft.facts = bundle_facts(draft.folder, draft.folder, engine)
+        draft.facts = bundle_facts(draft.folder, draft.folder, parts, engine, key)
         warn_if_alone(parts, context.console)
     return load_artifact(place.directory)
 
@@ -65,7 +68,8 @@ def signing_key(options: BundleOptions, base: Path, console: Console) -> Private
 
 
 def agreed_options(options: Chosen, parent: Artifact) -> Chosen:
-    """The options for packing a bundle: what its own options say, but for the key, which signs each result anew.
+    """The options for packing a bundle: what its own options say, but for the key, which signs each result anew,
+    and for golden samples, which the bundle brings.
 
     Those of any other artifact are the given ones.
 
@@ -76,7 +80,7 @@ def agreed_options(options: Chosen, parent: Artifact) -> Chosen:
         return options
     check_bundle(parent.path)
     stored = BundleOptions.model_validate(parent.manifest.options)
-    shared = {name: field for name, field in BundleOptions.model_fields.items() if name != "sign"}
+    shared = {name: field for name, field in BundleOptions.model_fields.items() if name not in ("golden", "sign")}
     for name, field in shared.items():
         given, kept = getattr(options, name), getattr(stored, name)
         if given not in (kept, field.default):
@@ -87,11 +91,11 @@ def agreed_options(options: Chosen, parent: Artifact) -> Chosen:
 
 def write_whole_bundle(
     folder: Path, parts: Parts, options: BundleOptions, console: Console, key: PrivateKey | None
-) -> Engine:
+) -> Engine | None:
     """Write a bundle with its runtime, and open it once.
 
     Returns:
-        The engine, which is closed: what was measured when it was opened.
+        The engine, which is closed: what was measured when it was opened; None for a plan that cannot run here.
 
     Raises:
         RetortError: the bundle cannot be served on this machine.
@@ -101,19 +105,12 @@ def write_whole_bundle(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     (folder / BUNDLE).write_bytes(_description(parts, settings))
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != SUMS]
-    sums = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-    content = format_sums(sums)
+    content = format_sums(sums_of(folder))
     (folder / SUMS).write_bytes(content)
     if key is not None:
         (folder / SUMS_SIGNATURE).write_bytes(key.sign(content))
     check_bundle(folder, Trust() if key is None else Trust((key.public,), "require"))
-    engine = try_here(folder, console)
-    try:
-        answer_golden(engine)
-    finally:
-        engine.close()
-    return engine
+    return try_here(folder, parts, console)
 
 
 def _description(parts: Parts, settings: Settings) -> bytes:
@@ -130,16 +127,21 @@ def _description(parts: Parts, settings: Settings) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def bundle_facts(whole: Path, folder: Path, engine: Engine) -> BundleFacts:
-    """The facts of a result in ``whole`` whose bundle is in ``folder``."""
+def bundle_facts(whole: Path, folder: Path, parts: Parts, engine: Engine | None, key: PrivateKey | None) -> BundleFacts:
+    """The facts of a result in ``whole`` whose bundle is in ``folder``.
+
+    Args:
+        engine: what was measured; None for a plan that could not be tried.
+    """
+    settings = Settings.from_json((folder / SETTINGS).read_bytes())
     return BundleFacts(
         size_bytes=sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()),
-        model_bytes=(folder / MODEL).stat().st_size,
-        golden_error=engine.golden_error,
-        timing=PackTiming(load_s=round(engine.load_s, 3)),
-        exact_batch_sizes=tuple(sorted(engine.executor.plan.sizes)),
-        batch_invariant=engine.signature.batch_invariant,
-        key_id=None if engine.signer is None else engine.signer.key_id,
+        model_bytes=(folder / settings.model).stat().st_size,
+        golden_error=None if engine is None else engine.golden_error,
+        timing=PackTiming(load_s=None if engine is None else round(engine.load_s, 3)),
+        exact_batch_sizes=() if engine is None else tuple(sorted(engine.executor.plan.sizes)),
+        batch_invariant=parts.signature.batch_invariant,
+        key_id=None if key is None else key.public.key_id,
     )
 
 

@@ -7,7 +7,7 @@ import shutil
 
 from ...core.backends.openvino import EXACT
 from ...core.session import backend_of
-from ..worker_session import MODEL
+from ..settings import MODEL
 from .deployed import Commands, Deployed
 
 IMAGE = "openvino/model_server:2025.3"

@@ -16,7 +16,7 @@ from ...core.errors import ArtifactError, UserError
 from ...core.options.serving_options import PackOptions
 from ...core.preprocessing.specs import SAMPLES
 from ...core.signature import Signature
-from ..bundles.bundle import read_graph
+from ..bundles.model_parts import read_model
 from ..bundles.raw_inputs import with_raw_inputs
 from ..bundles.stage import agreed_options, bundle_facts, signing_key, warn_if_alone, write_whole_bundle
 from ..integrity import SUMS
@@ -62,7 +62,12 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
             f"--provider {options.provider} cannot be served by {options.target}, whose files here are for CPUs",
             "pack for torchserve, or make a bundle and serve it on a host with a GPU",
         )
-    parts = with_raw_inputs(read_graph(parent), options, context, context.console)
+    parts = with_raw_inputs(read_model(parent, options, context.base), options, context, context.console)
+    if parts.plan is not None and options.target != "triton":
+        raise UserError(
+            f"a plan cannot be served by {options.target}, whose files here are for CPUs",
+            "pack it for torchserve or triton, or make a bundle and serve it on a host with its GPU",
+        )
     target = TARGETS[options.target]
     with new_artifact(place, "deployment", "pack", options=options) as draft:
         folder = draft.folder / target.bundle_folder(options.name)
@@ -73,7 +78,7 @@ def deploy(options: PackOptions, parent: Artifact, place: Place, context: Contex
         made.write(DEPLOYMENT, _description(made, commands))
         if options.target not in _BARE:
             made.write(DASHBOARD, dashboard())
-        draft.facts = bundle_facts(draft.folder, folder, engine)
+        draft.facts = bundle_facts(draft.folder, folder, parts, engine, key)
         warn_if_alone(parts, context.console)
         if options.target in _BARE and parts.signature.preprocessing:
             context.console.warn(why_arrays(_BARE[options.target], parts.signature))

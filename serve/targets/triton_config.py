@@ -90,9 +90,14 @@ def scheduling(batching: Batching) -> list[str]:
     return message("dynamic_batching", [delay, *message("default_queue_policy", policy)])
 
 
-def instances(count: int, kind: str) -> list[str]:
-    """How often the model is opened, and where."""
-    return message("instance_group", [f"count: {count}", f"kind: {kind}"])
+def instances(count: int, kind: str, profiles: int = 0) -> list[str]:
+    """How often the model is opened, and where.
+
+    Args:
+        profiles: number of the profiles of a plan, each of which gets a context in every instance.
+    """
+    used = [f"profile: {json.dumps([str(index) for index in range(profiles)])}"] if profiles > 1 else []
+    return message("instance_group", [f"count: {count}", f"kind: {kind}", *used])
 
 
 def only_version() -> list[str]:

@@ -24,7 +24,8 @@ class TritonPythonModel:
         sys.path.insert(0, str(folder))
         from retort_runtime import answer_arrays, open_bundle
 
-        self.engine = open_bundle(folder)
+        device = int(args["model_instance_device_id"]) if args.get("model_instance_kind") == "GPU" else 0
+        self.engine = open_bundle(folder, device=device)
         self._answer = answer_arrays
         # Triton has no tensors without axes
         self._scalars = {spec.name for spec in self.engine.signature.inputs if spec.shape == ()}

@@ -17,6 +17,8 @@ from .ports import Ports
 _MIN_STARTUP_S = 60
 _ENGINE_STARTUP_S = 1200
 """Where the provider of TensorRT may have to build its engine in the worker, in seconds."""
+_UNTRIED_S = 60
+"""Time to load a plan that could not be tried when it was packed, in seconds: TensorRT reads it, and builds nothing."""
 _MOST_GPUS = 64
 # TorchServe always starts its gRPC servers. On Linux a listening TCP socket may have a multicast address, but nothing
 # can connect to one (ENETUNREACH); 224.0.0.0 is the one that is never assigned (RFC 1112).
@@ -24,14 +26,15 @@ _UNREACHABLE = "224.0.0.0"
 _RESPONSE_BYTES = 1 << 26
 
 
-def model_config(settings: Settings, options: PackOptions, load_s: float) -> bytes:
+def model_config(settings: Settings, options: PackOptions, load_s: float | None) -> bytes:
     """``model-config.yaml``: TorchServe ignores unknown keys without a warning, so these are exactly those it reads.
 
     Args:
-        load_s: measured seconds to load; the timeout doubles in steps, so that equal inputs give equal archives.
+        load_s: measured seconds to load; the timeout doubles in steps, so that equal inputs give equal archives. None
+            for a plan that could not be tried.
     """
     startup = _ENGINE_STARTUP_S if settings.ranges else _MIN_STARTUP_S
-    while startup < 4 * load_s:
+    while startup < 4 * (_UNTRIED_S if load_s is None else load_s):
         startup *= 2
     values = {
         "minWorkers": settings.workers,

@@ -9,23 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....core.artifact import Artifact, load_artifact, new_artifact
+from ....core.backends.trt import open_plan
+from ....core.backends.trt_plan import read_plan
 from ....core.console import SILENT, Console
 from ....core.context import Context, Place
-from ....core.facts.pack_facts import PackFacts, PackTiming
+from ....core.facts.pack_facts import PackFacts
 from ....core.options.serving_options import PackOptions
 from ....core.session import Session, SessionOptions, open_session
 from ....core.signature import Signature
-from ...bundles.bundle import Policy as Policy
-from ...bundles.bundle import answer_golden, read_graph, settings_of, try_here, write_bundle
+from ...bundles.bundle import Parts, try_here, write_bundle
+from ...bundles.model_parts import read_model
+from ...bundles.policy import Policy as Policy
+from ...bundles.policy import settings_of
 from ...bundles.raw_inputs import with_raw_inputs
 from ...bundles.runtime_half import ROOT, carried
-from ...bundles.stage import agreed_options, signing_key
+from ...bundles.stage import agreed_options, bundle_facts, signing_key
 from ...engine import SIGNATURE, Engine
 from ...integrity import SUMS, format_sums
 from ...requests.hook import HOOK
-from ...settings import Settings
+from ...settings import ENGINE, MODEL, PLAN, Settings
+from ...signing.private_key import PrivateKey
 from ...signing.trust import Signer, Trust
-from ...worker_session import MODEL
 from ..config import model_config
 from .contents import CONFIG, MANIFEST, check_contents, manifest, needs_torch, stand_in
 from .mar import STAND_IN, read_member, read_signature_of, verify_mar, write_mar
@@ -62,24 +66,23 @@ def write_archive(
     """
     base = context.base if context is not None else Path()
     options, key = agreed_options(options, artifact), signing_key(options, base, console)
-    parts = with_raw_inputs(read_graph(artifact), options, context, console)
+    parts = with_raw_inputs(read_model(artifact, options, base), options, context, console)
     with new_artifact(place, "archive", "pack", options=options) as draft:
         folder = draft.folder
         wanted = settings_of(options, policy or Policy(), parts)
         settings = write_bundle(folder / "bundle", parts, wanted)
-        engine = try_here(folder / "bundle", console)
-        answer_golden(engine)
-        engine.close()
-        members = mar_members(folder / "bundle", settings, options, engine.load_s, parts.handler)
+        engine = try_here(folder / "bundle", parts, console)
+        load_s = None if engine is None else engine.load_s
+        members = mar_members(folder / "bundle", settings, options, load_s, parts.handler)
         write_mar(folder / "model.mar", members, None if key is None else key.sign)
-        draft.facts = _facts(folder, engine, None if key is None else key.public.key_id)
+        draft.facts = _facts(folder, parts, engine, key)
         if not parts.signature.batch_invariant:
             console.warn("rows of this model influence each other, so requests are run one by one and never as a batch")
     return load_artifact(place.directory)
 
 
 def mar_members(
-    bundle: Path, settings: Settings, options: PackOptions, load_s: float, handler: str = "tensor"
+    bundle: Path, settings: Settings, options: PackOptions, load_s: float | None, handler: str = "tensor"
 ) -> dict[str, bytes | Path]:
     """All files of the archive except its checksums, by name.
 
@@ -87,7 +90,8 @@ def mar_members(
         handler: name of the handler file, without its ending.
     """
     handler = f"{handler}.py"
-    members: dict[str, bytes | Path] = {path.name: path for path in bundle.iterdir() if path.name != SUMS}
+    files = [path for path in bundle.rglob("*") if path.is_file() and path.name != SUMS]
+    members: dict[str, bytes | Path] = {path.relative_to(bundle).as_posix(): path for path in files}
     members |= carried("retort")
     members[handler] = (ROOT / "handlers/tensor.py").read_bytes()
     hook = bundle / HOOK
@@ -98,16 +102,9 @@ def mar_members(
     return members
 
 
-def _facts(folder: Path, engine: Engine, key_id: str | None) -> PackFacts:
-    return PackFacts(
-        size_bytes=(folder / "model.mar").stat().st_size,
-        model_bytes=(folder / "bundle" / MODEL).stat().st_size,
-        golden_error=engine.golden_error,
-        timing=PackTiming(load_s=round(engine.load_s, 3)),
-        exact_batch_sizes=tuple(sorted(engine.executor.plan.sizes)),
-        batch_invariant=engine.signature.batch_invariant,
-        key_id=key_id,
-    )
+def _facts(folder: Path, parts: Parts, engine: Engine | None, key: PrivateKey | None) -> PackFacts:
+    found = bundle_facts(folder, folder / "bundle", parts, engine, key)
+    return PackFacts(**{**dict(found), "size_bytes": (folder / "model.mar").stat().st_size})
 
 
 @dataclass(frozen=True)
@@ -125,6 +122,9 @@ class Mar:
 def open_model(mar: Mar, options: SessionOptions) -> Session:
     """A session of the model in an archive, without a server; files of weights are unpacked while it opens."""
     signature = Signature.from_json(read_member(mar.path, SIGNATURE))
+    if mar.settings.engine:
+        plan = read_plan(mar.path.parent / PLAN, lambda name: read_member(mar.path, f"{ENGINE}/{name}"))
+        return open_plan(plan, options, signature)
     if not mar.settings.external:
         return open_session(read_member(mar.path, MODEL), options, signature)
     with tempfile.TemporaryDirectory(prefix="retort-") as folder, zipfile.ZipFile(mar.path) as archive:

@@ -15,8 +15,7 @@ from ....core.signature import Signature
 from ...bundles.runtime_half import ROOT
 from ...engine import GOLDEN, SETTINGS, SIGNATURE, TOKENIZER
 from ...requests.hook import HOOK
-from ...settings import Settings
-from ...worker_session import MODEL
+from ...settings import MODEL, Settings
 from ..config import device_type
 from .mar import STAND_IN, read_member
 
@@ -32,7 +31,7 @@ def manifest(settings: Settings, handler: str) -> bytes:
     model = {
         "modelName": settings.name,
         "modelVersion": settings.version,
-        "serializedFile": MODEL,
+        "serializedFile": settings.model,
         "handler": handler,
         "configFile": CONFIG,
     }
@@ -78,7 +77,7 @@ def check_contents(path: Path, names: Collection[str], settings: Settings) -> No
     if not (_NAME.fullmatch(settings.name) and _VERSION.fullmatch(settings.version)):
         raise _refused(path, f"has the name '{settings.name[:40]}' or a version that cannot stand in an address")
     handlers = [name for name in HANDLERS if name in names]
-    wanted = {MANIFEST, CONFIG, MODEL, SIGNATURE, GOLDEN, SETTINGS, *settings.external, *handlers}
+    wanted = {MANIFEST, CONFIG, *settings.model_files, SIGNATURE, GOLDEN, SETTINGS, *settings.external, *handlers}
     if SIGNATURE in names and has_tokenizer(Signature.from_json(read_member(path, SIGNATURE))):
         wanted.add(TOKENIZER)
     if settings.hook:
@@ -143,6 +142,10 @@ def _number(path: Path, key: str) -> int:
 
 
 def _check_side_files(path: Path, settings: Settings) -> None:
+    if settings.engine:  # a plan has its weights in itself
+        if settings.external:
+            raise _refused(path, f"contains '{settings.external[0][:80]}', which no plan reads weights from")
+        return
     try:
         found = side_files(read_member(path, MODEL))
     except ArtifactError as error:

@@ -334,10 +334,13 @@ def test_what_the_manifest_says_must_fit(driver: Any, tmp_path: Path, built: Any
         "_cuDeviceGetAttribute",
         lambda self, value, which, device: setattr(value._obj, "value", 8 if which == 75 else 0),
     )
-    asked = []
-    monkeypatch.setattr(
-        Runtime, "deserialize_cuda_engine", lambda self, content: (asked.append(1), Engine(driver, False))[1]
-    )
+    asked: list[bytes] = []
+
+    def read(self: Any, content: bytes) -> Engine:
+        asked.append(content)
+        return Engine(driver, False)
+
+    monkeypatch.setattr(Runtime, "deserialize_cuda_engine", read)
     device = {**DEVICE, "compute_capability": "8.0"}
     with pytest.raises(ArtifactError, match=told):
         open_session(plan(tmp_path, **{"device": device, **built}))
