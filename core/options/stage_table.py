@@ -137,7 +137,8 @@ _ENTRIES = (
         "bundle",
         (),
         after="export",
-        purpose="Write an ONNX graph or a TensorRT plan as a bundle: a folder with its own runtime, which any Python server can open.",
+        purpose="Write an ONNX graph or a TensorRT plan as a bundle: a folder with its own runtime, for any Python "
+        "server.",
         example="retort bundle runs/export-… --name digits",
     ),
     StageEntry(
@@ -147,7 +148,7 @@ _ENTRIES = (
         "archive",
         (),
         after="export",
-        purpose="Pack an ONNX graph, a TensorRT plan or a bundle for TorchServe or another server, with its own runtime.",
+        purpose="Pack an ONNX graph, a TensorRT plan or a bundle for TorchServe or another server, with its runtime.",
         example="retort pack runs/export-… --name digits",
     ),
     StageEntry("serve", ServeOptions, None, "measurement", ("data",), after="pack"),
