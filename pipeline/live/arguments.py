@@ -198,6 +198,7 @@ class BundleArguments(TypedDict, total=False):
     provider: Provider
     axis: Names
     provider_option: Names
+    golden: str | None
     max_request_bytes: int
     max_rows: int
     sign: str | None

@@ -101,17 +101,17 @@ def engine(
 
 @with_options(BundleOptions)
 def bundle(
-    graph: Graph | str | Path,
+    graph: Graph | Engine | str | Path,
     path: str | Path | None = None,
     *,
     folder: str | Path | None = None,
     progress: bool = False,
     **options: Unpack[BundleArguments],
 ) -> Bundle:
-    """Write an ONNX graph as a bundle: a folder with its own runtime, which any Python server can open.
+    """Write an ONNX graph or a TensorRT plan as a bundle: a folder with its own runtime, for any Python server.
 
     Args:
-        graph: made by ``retort.export``.
+        graph: made by ``retort.export``, or a plan made by ``retort.engine``.
         path: the folder to write; by default it is written in ``folder`` or in a temporary folder.
         folder: folder in which artifacts are stored and reused; by default the graph's own folder.
         progress: show progress on stderr.
@@ -138,17 +138,17 @@ def bundle(
 
 @with_options(PackOptions)
 def pack(
-    graph: Graph | Bundle | str | Path,
+    graph: Graph | Engine | Bundle | str | Path,
     path: str | Path | None = None,
     *,
     folder: str | Path | None = None,
     progress: bool = False,
     **options: Unpack[PackArguments],
 ) -> Archive | Deployment:
-    """Pack an ONNX graph or a bundle for TorchServe or another server, with its own runtime.
+    """Pack an ONNX graph, a TensorRT plan or a bundle for TorchServe or another server, with its own runtime.
 
     Args:
-        graph: made by ``retort.export``, or a bundle made by ``retort.bundle``.
+        graph: made by ``retort.export``, a plan made by ``retort.engine``, or a bundle made by ``retort.bundle``.
         path: the ``.mar`` file to write, or the folder for another target; by default it is written in ``folder`` or
             in a temporary folder.
         folder: folder in which artifacts are stored and reused; by default the graph's own folder.
