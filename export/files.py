@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from ..core.backends.ort import SIGNATURE_KEY
+from ..core.backends.ort_signature import SIGNATURE_KEY
 from ..core.errors import ArtifactError, StorageError
 from ..core.formats.onnx_weights import require_weights
 from ..core.signature import Signature

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ..core.backends.ort import SIGNATURE_KEY
+from ..core.backends.ort_signature import SIGNATURE_KEY
 from ..core.dynamic_kernels import OPERATORS
 from ..core.errors import VerificationError
 from ..core.signature import Signature

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from ..core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
-from ..core.backends.ort import SIGNATURE_KEY
+from ..core.backends.ort_signature import SIGNATURE_KEY
 from ..core.console import SILENT, Console
 from ..core.context import Context, Place
 from ..core.counts import counted

@@ -28,6 +28,34 @@ class Part:
         return self._nodes
 
 
+class Binding:
+    """A binding of the real ONNX Runtime, whose places on a GPU are on the CPU; it records them."""
+
+    def __init__(self, inner: Any, places: list[tuple[str, str, int]]) -> None:
+        self.inner, self._places = inner, places
+
+    def bind_output(self, name: str, device: str, number: int) -> None:
+        """An output that each run allocates."""
+        self._places.append((name, device, number))
+        self.inner.bind_output(name, "cpu", 0)
+
+    def bind_ortvalue_input(self, name: str, value: Any) -> None:
+        """An input in its place."""
+        self.inner.bind_ortvalue_input(name, value)
+
+    def bind_ortvalue_output(self, name: str, value: Any) -> None:
+        """An output in its place."""
+        self.inner.bind_ortvalue_output(name, value)
+
+    def clear_binding_outputs(self) -> None:
+        """No outputs are bound."""
+        self.inner.clear_binding_outputs()
+
+    def copy_outputs_to_cpu(self) -> Any:
+        """The outputs as arrays."""
+        return self.inner.copy_outputs_to_cpu()
+
+
 class Runtime:
     """A simulated ONNX Runtime with GPU providers, which records requests and computes with the real one."""
 
@@ -35,7 +63,15 @@ class Runtime:
         self.asked: list[tuple[list[str], list[dict[str, str]]]] = []
         self.placed = placed
         self.__version__ = onnxruntime.__version__
+        self.allocated: list[tuple[tuple[int, ...], str, int]] = []
+        self.unplaced: list[tuple[str, str, int]] = []
+        self.OrtValue = self
         self.SessionOptions, self.ExecutionMode = onnxruntime.SessionOptions, onnxruntime.ExecutionMode
+
+    def ortvalue_from_shape_and_type(self, shape: Sequence[int], kind: Any, device: str, number: int) -> Any:
+        """Memory of a GPU, which is the CPU's."""
+        self.allocated.append((tuple(shape), device, number))
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cpu", 0)
 
     def get_available_providers(self) -> list[str]:
         """All three."""
@@ -49,5 +85,8 @@ class Runtime:
         inner = onnxruntime.InferenceSession(source, settings, ["CPUExecutionProvider"])
         parts = [Part(name, operators) for name, operators in self.placed.items()]
         inner.get_providers = lambda: names
+        bound, run = inner.io_binding, inner.run_with_iobinding
+        inner.io_binding = lambda: Binding(bound(), self.unplaced)
+        inner.run_with_iobinding = lambda binding: run(binding.inner)
         inner.get_provider_graph_assignment_info = lambda: parts
         return inner

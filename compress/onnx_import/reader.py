@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from ...core.backends.ort import SIGNATURE_KEY
+from ...core.backends.ort_signature import SIGNATURE_KEY
 from ...core.errors import ArtifactError, MissingFileError, ModelError
 from ...core.formats.onnx_graphs import all_nodes
 from ...core.formats.onnx_weights import require_weights

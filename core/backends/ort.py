@@ -18,11 +18,12 @@ import numpy as np
 from ..errors import ArtifactError, MachineError, RetortError
 from ..session import Ranges, SessionOptions
 from ..signature import Signature
-from ..tensors import BATCH, Array, Feeds, TensorSpec
+from ..tensors import Array, Feeds
+from .ort_binding import DeviceMemory
+from .ort_signature import session_signature
 from .ort_tensorrt import PROVIDER as TENSORRT
 from .ort_tensorrt import require_inside, tensorrt_options
 
-SIGNATURE_KEY = "retort.signature"
 CPU = "CPUExecutionProvider"
 CPU_INFO = Path("/proc/cpuinfo")
 ON_GPU = ("CUDAExecutionProvider", TENSORRT)
@@ -30,20 +31,6 @@ _EXACT, _SHARED = "session.x64quantprecision", "Attempt to replace the existing 
 HEAVY = frozenset(
     ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "Attention", "QLinearConv", "MatMulInteger")
 )
-DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(int16)": "int16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(uint16)": "uint16",
-    "tensor(uint32)": "uint32",
-    "tensor(uint64)": "uint64",
-    "tensor(bool)": "bool",
-}
 
 
 class OrtSession:
@@ -51,8 +38,11 @@ class OrtSession:
 
     backend = "onnxruntime"
 
-    def __init__(self, inner: Any, signature: Signature, ranges: Ranges | None = None) -> None:
+    def __init__(
+        self, inner: Any, signature: Signature, ranges: Ranges | None = None, memory: DeviceMemory | None = None
+    ) -> None:
         self.inner = inner
+        self._memory = memory
         self.signature = signature
         self.ranges = ranges
         self.providers: tuple[str, ...] = tuple(inner.get_providers())
@@ -63,15 +53,17 @@ class OrtSession:
         checked = self.signature.validate(feeds)
         if self.ranges is not None:
             require_inside(self.signature, checked, self.ranges)
-        values = self.inner.run(self._outputs, checked)
-        return dict(zip(self._outputs, (np.asarray(value) for value in values), strict=True))
+        return self.run_unchecked(checked)
 
     def run_unchecked(self, feeds: Feeds) -> dict[str, Array]:
         """Run feeds that ``signature.validate`` returned, without checking them again."""
-        return dict(zip(self._outputs, self.inner.run(self._outputs, feeds), strict=True))
+        values = self.inner.run(self._outputs, feeds) if self._memory is None else self._memory.run(feeds)
+        return dict(zip(self._outputs, map(np.asarray, values), strict=True))
 
     def close(self) -> None:
         """Free the runtime's memory."""
+        if self._memory is not None:
+            self._memory.close()
         self.inner = None
 
 
@@ -92,7 +84,7 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
     given = {name: _device(name, options) | dict(options.provider_options.get(name, {})) for name in wanted}
     ranges: Ranges | None = None
     if wanted[0] == TENSORRT:
-        signature = signature or _signature(_inner(runtime, source, shown, runtime.SessionOptions(), {CPU: {}}))
+        signature = signature or session_signature(_inner(runtime, source, shown, runtime.SessionOptions(), {CPU: {}}))
         derived, ranges = tensorrt_options(model, signature, options)
         given[TENSORRT] = _device(TENSORRT, options) | derived
     inner = _inner(runtime, source, shown, _session_options(runtime, options), given)
@@ -107,7 +99,10 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
         )
     if wanted[0] != CPU:
         _require_used(inner, wanted[0], shown)
-    return OrtSession(inner, signature or _signature(inner), ranges)
+    signature = signature or session_signature(inner)
+    number = int(given[wanted[0]].get("device_id", 0))
+    memory = DeviceMemory(runtime, inner, signature, ("cuda", number)) if wanted[0] in ON_GPU else None
+    return OrtSession(inner, signature, ranges, memory)
 
 
 def read_signature(model: Path | bytes) -> Signature:
@@ -121,7 +116,7 @@ def read_signature(model: Path | bytes) -> Signature:
     settings = runtime.SessionOptions()
     settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source, shown = (model, "the model") if isinstance(model, bytes) else (str(model), Path(model).name)
-    return _signature(_inner(runtime, source, shown, settings, {CPU: {}}))
+    return session_signature(_inner(runtime, source, shown, settings, {CPU: {}}))
 
 
 def _device(name: str, options: SessionOptions) -> dict[str, str]:
@@ -282,22 +277,3 @@ def _readable(error: Exception, shown: str) -> RetortError:
     if type(error).__name__ in {"InvalidProtobuf", "NoSuchFile", "InvalidGraph", "InvalidArgument", "Fail"}:
         return ArtifactError(f"{shown} cannot be loaded: {text}", "the file is truncated or damaged: export it again")
     return MachineError(f"ONNX Runtime cannot open {shown}: {text}", "run `retort doctor`")
-
-
-def _signature(inner: Any) -> Signature:
-    stored = inner.get_modelmeta().custom_metadata_map.get(SIGNATURE_KEY)
-    if stored:
-        return Signature.from_json(stored)
-    return Signature(tuple(map(_spec, inner.get_inputs())), tuple(map(_spec, inner.get_outputs())))
-
-
-def _spec(value: Any) -> TensorSpec:
-    named = BATCH in value.shape
-    shape = tuple(_axis(axis, index, named) for index, axis in enumerate(value.shape))
-    return TensorSpec(value.name, DTYPES.get(value.type, value.type), shape)
-
-
-def _axis(axis: int | str | None, index: int, named: bool) -> int | str:
-    if isinstance(axis, int):
-        return axis
-    return BATCH if index == 0 and not named else (axis or f"axis{index}")
