@@ -25,7 +25,7 @@ OTHERS = {
     "--loadEngine", "--abbrev", "--always", "--dirty", "--format", "--query-gpu", "--data-binary", "--exportLayerInfo",
     "--no-", "--model-repository", "--disable-auto-complete-config", "--http-port", "--uid", "--no-create-home",
     "--shell", "--no-cache-dir", "--interval", "--start-period", "--read-only", "--cap-drop", "--security-opt", "--rm",
-    "--no-access-log", "--no-server-header", "--timeout-graceful-shutdown", "--now",
+    "--no-access-log", "--no-server-header", "--timeout-graceful-shutdown", "--now", "--config", "--rest",
 }  # fmt: skip
 """Options of pip, trtexec, docker, systemctl, other servers and the scripts of this repository."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-zA-Z0-9-]+")

@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served_models import TEXT, VECTOR, archive, graph, require_torchserve
+from served_models import TEXT, VECTOR, archive, graph, require_torchserve, site
 
 from retort.__main__ import main
-from retort.core.artifact import Artifact
+from retort.benchmarks.suites.conformance import MODEL, run
+from retort.benchmarks.suites.conformance_model import write_model
+from retort.core.artifact import Artifact, load_artifact
 from retort.core.backends.openvino import OpenvinoSession
 from retort.core.context import Context, Place
 from retort.core.errors import MachineError, UserError
-from retort.core.options.serving_options import PackOptions, ServeOptions
+from retort.core.options.serving_options import BundleOptions, PackOptions, ServeOptions
 from retort.core.session import OPENVINO
 from retort.pipeline.stages import pack
 from retort.serve.bundles.bundled import check_bundle
+from retort.serve.bundles.stage import bundle
 from retort.serve.engine import Engine
 from retort.serve.inference import Endpoint
 from retort.serve.requests.request import Incoming
@@ -87,10 +90,10 @@ def test_an_archive_brings_what_openvino_needs(packed: Artifact) -> None:
 
 def test_batches_are_proven_by_the_runtime_that_serves(packed: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """If OpenVINO gives other bits at a size, that size is not used, though ONNX Runtime would be exact there."""
-    run = OpenvinoSession.run
+    compute = OpenvinoSession.run
 
     def other_bits(self: OpenvinoSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        outputs = run(self, feeds)
+        outputs = compute(self, feeds)
         return {n: np.nextafter(a, np.float32(9)) if len(a) in (3, 5) else a for n, a in outputs.items()}
 
     engines = [Engine.load(packed.path / "bundle", providers=providers) for providers in ((OPENVINO,), ())]
@@ -103,8 +106,8 @@ def test_batches_are_proven_by_the_runtime_that_serves(packed: Artifact, monkeyp
 
 def test_a_wrong_answer_of_openvino_stops_the_worker(packed: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """The golden outputs are those of the graph; a runtime that computes others does not start."""
-    run = OpenvinoSession.run
-    monkeypatch.setattr(OpenvinoSession, "run", lambda *given: {n: 1.01 * a for n, a in run(*given).items()})
+    compute = OpenvinoSession.run
+    monkeypatch.setattr(OpenvinoSession, "run", lambda *given: {n: 1.01 * a for n, a in compute(*given).items()})
     with pytest.raises(RuntimeError, match=r"the golden outputs differ by 0\.0"):
         Endpoint("1").handle(None, _context(packed.path / "bundle"))
 
@@ -159,11 +162,11 @@ def test_predict_runs_an_archive_as_it_is_served(
     """Without `--provider`, `retort predict` takes the runtime of the archive; a given one is taken instead."""
     seen: list[int] = []
     np.save(tmp_path / "x.npy", VECTOR["x"])
-    run = OpenvinoSession.run
+    compute = OpenvinoSession.run
 
     def counted(self: OpenvinoSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
         seen.append(len(feeds["x"]))
-        return run(self, feeds)
+        return compute(self, feeds)
 
     monkeypatch.setattr(OpenvinoSession, "run", counted)
     for more in ([], ["--provider", "cuda"]):
@@ -198,3 +201,20 @@ def test_torchserve_serves_with_openvino(packed: Artifact, tmp_path: Path) -> No
     engine = Engine.load(packed.path / "bundle")
     assert found["total"].tobytes() == engine.session.run(VECTOR)["total"].tobytes()
     engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_openvino")
+def test_openvino_answers_as_onnx_runtime_does(tmp_path: Path) -> None:
+    """All requests of the conformance suite: right bits or the right refusal, but 400 for numbers beyond 32 bits."""
+    write_model(tmp_path / "model.onnx")
+    options = BundleOptions(name=MODEL, provider="openvino")
+    made = bundle(options, load_artifact(tmp_path / "model.onnx"), Place(tmp_path / "bundle"), CONTEXT)
+    engine = Engine.load(made.path)
+    with site(engine) as url:
+        # the state of a server is not the engine's
+        found = {key: one for key, one in run(url).items() if key[0] != "state"}
+    engine.close()
+    wide = {("values", f"{name}: largest") for name in ("i64", "u32", "u64")} | {("values", "i64: smallest")}
+    assert len(found) >= 290
+    assert {key: one.text for key, one in found.items() if not one.right} == dict.fromkeys(wide, "400")
