@@ -95,9 +95,21 @@ def under_load(ask: Ask, clients: int, work: Callable[[], None]) -> Load:
 
 def lost_by_kill(first: Sequence[Outcome], kills: Sequence[Kill]) -> list[int]:
     """Number of first tries that failed after each kill and before the next."""
+    return [len(one) for one in losses(first, kills)]
+
+
+def losses(first: Sequence[Outcome], kills: Sequence[Kill]) -> list[list[tuple[float, float, int]]]:
+    """For each kill the failed first tries up to the next: seconds from it to their begin and end, and their status."""
     ends = [*(kill.at_s for kill in kills[1:]), float("inf")]
-    failed = [one.ended_s for one in first if one.status != 200]
-    return [sum(kill.at_s <= at < end for at in failed) for kill, end in zip(kills, ends, strict=True)]
+    failed = [one for one in first if one.status != 200]
+    return [
+        [
+            (round(one.begun_s - kill.at_s, 4), round(one.ended_s - kill.at_s, 4), one.status)
+            for one in failed
+            if kill.at_s <= one.ended_s < end
+        ]
+        for kill, end in zip(kills, ends, strict=True)
+    ]
 
 
 def judged(load: Load, first: Sequence[Outcome], kills: Sequence[Kill], cold_start_s: float) -> list[Finding]:
@@ -146,7 +158,7 @@ def measure(folder: Path, kills: int = 200, pause_s: float = 1.0, seed: int = 0)
                 killed.append(kill_one(server, file.stem, generator))
 
         load = under_load(asks, CLIENTS, work)
-    details = {"back_s": [kill.back_s for kill in killed], "lost": lost_by_kill(asks.first, killed)}
+    details = {"back_s": [kill.back_s for kill in killed], "lost": losses(asks.first, killed)}
     details |= {"statuses": load.statuses, "first": Load(tuple(asks.first), 1, 0).statuses}
     told = f"closed loop, {CLIENTS} clients, {WORKERS} workers, one killed at random times, seed {seed}"
     return Report("kills", told, len(load.outcomes), tuple(judged(load, asks.first, killed, cold_s)), details)

@@ -248,6 +248,7 @@ def test_losses_belong_to_the_kill_before_them() -> None:
     first = [Outcome(at, at, at, at, 200 if at % 10 else 0, True) for at in range(100)]
     kills = [worker_kills.Kill(5, 1.0), worker_kills.Kill(25, 2.0)]
     assert worker_kills.lost_by_kill(first, kills) == [2, 7]
+    assert worker_kills.losses(first, kills)[0] == [(5, 5, 0), (15, 15, 0)]
     missed = {one.what for one in worker_kills.judged(_load(200), first, kills, 1.0) if one.reached is False}
     assert missed == set()
     away = [worker_kills.Kill(5, float("inf"))]
