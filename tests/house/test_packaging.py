@@ -33,6 +33,7 @@ NAMED_OTHERWISE = {
 
 NOT_DECLARED = {
     "bentoml": "what is generated for BentoML imports it, where BentoML is installed",
+    "mlcommons-loadgen": "`benchmarks.suites.serving.independent_load` compares with it, where it is installed",
     "modelopt": "a peer that `benchmarks.suites.quantization_peer` compares with, in an environment of its own",
     "nncf": "as modelopt",
     "ray": "what is generated for Ray Serve imports it, where Ray is installed",

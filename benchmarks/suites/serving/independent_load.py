@@ -15,7 +15,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,7 +75,8 @@ def loaded(url: str, inputs: Path, rate: float, seconds: float, clients: int, se
     Returns:
         Percentiles of the latency in milliseconds, and the number of answers by status.
     """
-    loadgen = import_module("mlperf_loadgen")  # of mlcommons-loadgen, which only this suite needs
+    import mlperf_loadgen as loadgen
+
     bodies, statuses = [], Counter[int]()
     for array in np.load(inputs):
         stream = io.BytesIO()
