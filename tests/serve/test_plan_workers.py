@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from retort.serve.settings import PLAN, PLAN_FILES, TRUSTED, Settings
 from retort.serve.signing.private_key import make_pair
 from retort.serve.signing.trust import Trust
 from retort.serve.torchserve.archives.archive import open_mar
-from retort.serve.torchserve.archives.mar import read_member
+from retort.serve.torchserve.archives.mar import read_member, write_mar
 from retort.serve.torchserve.archives.self_test import prove
 
 CONTEXT = Context(None, console=Console("text"))  # type: ignore[arg-type]  # it reads no data
@@ -175,6 +176,37 @@ def test_a_plan_that_does_not_fit_is_never_read(
     with pytest.raises(RuntimeError, match=told) as caught:
         Endpoint("1").handle(None, _context(folder, 0))
     assert len(str(caught.value).splitlines()) == 1
+
+
+CONTRADICTIONS: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "more rows than a profile takes": (
+        "serving.json", lambda raw: raw.replace(b'"rows": 16', b'"rows": 17'),
+        "has a plan that takes up to 16 rows, but serving.json allows 17",
+    ),
+    "another TensorRT": (
+        "serving.json", lambda raw: raw.replace(b"tensorrt==11.4.0", b"tensorrt==11.5.0"),
+        r"has a plan for tensorrt==11\.4\.0\.\*, but serving\.json says tensorrt==11\.5\.0",
+    ),
+    "another plan": (PLAN, lambda raw: b"another plan", "cannot be served: model.plan was altered or truncated"),
+    "another signature": (
+        "signature.json", lambda raw: raw.replace(b'"float32"', b'"float16"', 1), "the signature beside the settings",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_an_archive_that_contradicts_its_plan_is_refused(packed: Artifact, tmp_path: Path, case: str) -> None:
+    """Before a server sees it, and without a GPU, although all checksums are right."""
+    name, change, told = CONTRADICTIONS[case]
+    with zipfile.ZipFile(packed.main) as archive:
+        members: dict[str, bytes | Path] = {one: archive.read(one) for one in archive.namelist() if one != SUMS}
+    before = members[name]
+    assert isinstance(before, bytes)
+    members[name] = change(before)
+    assert members[name] != before
+    write_mar(tmp_path / "other.mar", members)
+    with pytest.raises(ArtifactError, match=told):
+        open_mar(load_artifact(tmp_path / "other.mar"))
 
 
 def test_another_tensorrt_on_the_host_is_told(

@@ -8,6 +8,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
+from ....core.backends.trt_plan import read_plan
+from ....core.counts import counted
 from ....core.errors import ArtifactError
 from ....core.formats.onnx_side_files import is_side_file, side_files
 from ....core.preprocessing.fitting import has_tokenizer
@@ -15,7 +17,7 @@ from ....core.signature import Signature
 from ...bundles.runtime_half import ROOT
 from ...engine import GOLDEN, SETTINGS, SIGNATURE, TOKENIZER
 from ...requests.hook import HOOK
-from ...settings import MODEL, Settings
+from ...settings import ENGINE, MODEL, PLAN, Settings
 from ..config import device_type
 from .mar import STAND_IN, read_member
 
@@ -141,10 +143,25 @@ def _number(path: Path, key: str) -> int:
     return next(int(line.partition(":")[2]) for line in lines if line.startswith(f"{key}:"))
 
 
+def _check_plan(path: Path, settings: Settings) -> None:
+    """Refuse a plan that its manifest, the signature or the settings contradict (serve.md H7)."""
+    if settings.external:  # a plan has its weights in itself
+        raise _refused(path, f"contains '{settings.external[0][:80]}', which no plan reads weights from")
+    try:
+        plan = read_plan(path.parent / PLAN, lambda name: read_member(path, f"{ENGINE}/{name}"))
+        plan.signed(Signature.from_json(read_member(path, SIGNATURE)))
+    except ArtifactError as error:
+        raise _refused(path, f"cannot be served: {error.message}") from error
+    if settings.engine != plan.requirement:
+        raise _refused(path, f"has a plan for {plan.requirement}, but {SETTINGS} says {settings.engine[:40]}")
+    if plan.largest_batch is not None and settings.limits.rows > plan.largest_batch:
+        told = f"takes up to {counted(plan.largest_batch, 'row')}, but {SETTINGS} allows {settings.limits.rows}"
+        raise _refused(path, f"has a plan that {told}")
+
+
 def _check_side_files(path: Path, settings: Settings) -> None:
-    if settings.engine:  # a plan has its weights in itself
-        if settings.external:
-            raise _refused(path, f"contains '{settings.external[0][:80]}', which no plan reads weights from")
+    if settings.engine:
+        _check_plan(path, settings)
         return
     try:
         found = side_files(read_member(path, MODEL))
