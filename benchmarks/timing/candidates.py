@@ -10,7 +10,8 @@ import numpy as np
 from ...core.options.stage_options import BenchOptions
 from ...core.session import Session
 from ...core.tensors import BATCH, Array, Feeds
-from .clocks import Call, Clocks, clocks_for
+from ..edge.runner.slots import Call
+from .clocks import Clocks, clocks_for
 
 Opener = Callable[[], Session]
 """Opens a model; several sessions show how much the times of one file differ between sessions."""

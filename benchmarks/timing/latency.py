@@ -23,7 +23,7 @@ from ...core.options.stage_options import BenchOptions
 from ...core.session import Session
 from ...core.system.garbage import no_collections
 from ...core.tensors import Feeds
-from .blocks import Plan
+from ..edge.runner.slots import Plan
 from .candidates import Bench, Candidate, Opener
 from .clocks import Clocks
 from .machine_noise import Noise

@@ -13,8 +13,9 @@ import numpy as np
 from ...core.metrics.intervals import Floats
 from ...core.metrics.ratio import Ratio
 from ...core.options.stage_options import BenchOptions
-from .blocks import Block, Plan, calibrate, clock_step, equal_slots, pooled, time_block
-from .clocks import Call, Clocks
+from ..edge.runner.slots import Call, Plan, calibrate, clock_step, equal_slots
+from .blocks import Block, pooled, time_block
+from .clocks import Clocks
 from .machine_noise import Noise, Seen, Watch, judge
 from .statistics import low, ratio_interval, rounds_needed
 

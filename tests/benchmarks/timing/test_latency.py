@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from known import known
 
+from retort.benchmarks.edge.runner.slots import Plan, calibrate, clock_step
 from retort.benchmarks.timing import candidates, clocks, latency, machine_noise, statistics
-from retort.benchmarks.timing.blocks import Block, Plan, calibrate, clock_step, time_block
+from retort.benchmarks.timing.blocks import Block, time_block
 from retort.benchmarks.timing.clocks import Clocks, single
 from retort.core.console import Console
 from retort.core.errors import InputError, UserError
