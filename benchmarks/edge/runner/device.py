@@ -1,0 +1,126 @@
+"""What a device is: its board, processor, cores of each kind, limits, memory, and versions of what runs the models."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+
+
+def described(root: Path = Path("/"), folder: Path = Path()) -> dict[str, Any]:
+    """All facts of the device that belong to a measurement, as JSON-ready values.
+
+    Args:
+        root: folder that contains ``proc`` and ``sys``.
+        folder: where the bundle lies, for the free space of its disk.
+    """
+    fields = _cpuinfo(root)
+    return {
+        "host": socket.gethostname(),
+        "board": _text(root / "proc/device-tree/model") or _text(root / "sys/class/dmi/id/product_name"),
+        "os": _os_name(root),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "libc": " ".join(platform.libc_ver()).strip(),
+        "cpu": {
+            "model": fields.get("model name") or fields.get("Model") or fields.get("Hardware") or "",
+            "part": " ".join(fields.get(key, "") for key in ("CPU implementer", "CPU part")).strip(),
+            "flags": sorted((fields.get("flags") or fields.get("Features") or "").split()),
+            "logical": os.cpu_count() or 1,
+            "usable": len(usable()),
+            "clusters": clusters(root),
+            "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        },
+        "memory_bytes": memory_bytes(root, "MemTotal"),
+        "available_bytes": memory_bytes(root, "MemAvailable"),
+        "cgroup": {"cpu": _cgroup(root, "cpu.max"), "memory": _cgroup(root, "memory.max")},
+        "disk_free_bytes": shutil.disk_usage(folder).free,
+        "packages": versions(),
+        "executable": sys.executable,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed packages that run models."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def usable() -> list[int]:
+    """Numbers of the processors on which this process may run."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def clusters(root: Path = Path("/")) -> dict[str, list[int]]:
+    """The usable processors by kind: ``big`` and ``little`` where their capacity differs, otherwise ``all`` alone."""
+    cores = usable()
+    capacity = {core: _capacity(root, core) for core in cores}
+    known = {value for value in capacity.values() if value is not None}
+    found = {"all": cores}
+    if len(known) > 1 and None not in capacity.values():
+        most = max(known)
+        found["big"] = [core for core in cores if capacity[core] == most]
+        found["little"] = [core for core in cores if capacity[core] != most]
+    return found
+
+
+def _capacity(root: Path, core: int) -> int | None:
+    folder = root / f"sys/devices/system/cpu/cpu{core}"
+    for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
+        text = _text(folder / name)
+        if text.isdigit():
+            return int(text)
+    return None
+
+
+def memory_bytes(root: Path, field: str) -> int | None:
+    """A field of ``/proc/meminfo`` in bytes, such as ``MemAvailable``."""
+    for line in _text(root / "proc/meminfo").splitlines():
+        key, _, value = line.partition(":")
+        if key == field and value.split()[:1]:
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def _cgroup(root: Path, name: str) -> str:
+    own = next((line[3:] for line in _text(root / "proc/self/cgroup").splitlines() if line.startswith("0::")), "")
+    base = root / "sys/fs/cgroup"
+    return _text(base / own.lstrip("/") / name) or _text(base / name)
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """Fields of the first processor, and of the board below it."""
+    fields: dict[str, str] = {}
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    return fields
+
+
+def _os_name(root: Path) -> str:
+    for line in _text(root / "etc/os-release").splitlines():
+        if line.startswith("PRETTY_NAME="):
+            return line.partition("=")[2].strip('"')
+    return platform.platform(terse=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip().strip("\0")
+    except OSError:
+        return ""

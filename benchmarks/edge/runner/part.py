@@ -1,0 +1,143 @@
+"""One part of a run, in a process of its own: timing, accuracy, or one start of a new process.
+
+``python -m retort_edge.part BUNDLE PART.json OUT``: the part is described by the run, and written to OUT with its raw
+numbers beside it. A process of its own has its own threads and processors, and takes nobody along if it fails.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+STARTED = time.perf_counter()
+
+
+def main(arguments: list[str]) -> int:
+    """Do one part; the exit code is 1 if it failed, and the error stands in its file."""
+    folder, described, out = (Path(argument) for argument in arguments)
+    part = json.loads(described.read_text(encoding="utf-8"))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if part.get("cpus") and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, part["cpus"])
+    random.seed(part["seed"])
+    code = 0
+    arrays: dict[str, Any] = {}
+    try:
+        found, arrays = {"latency": _latency, "accuracy": _accuracy, "cold": _cold}[part["kind"]](
+            folder, manifest, part
+        )
+    except MemoryError:
+        code, found = 1, {"error": "the device has too little memory for this part"}
+    except Exception as error:  # whatever the runtime raises belongs into the result
+        code, found = (
+            1,
+            {"error": f"{type(error).__name__}: {error}"[:2000], "traceback": traceback.format_exc()[-4000:]},
+        )
+    _save(out, {**part, **found}, arrays)
+    return code
+
+
+def _save(out: Path, value: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """Write the numbers first, and then what says that they are there."""
+    if arrays:
+        import numpy as np
+
+        raw = out.with_suffix(".npz")
+        with raw.with_suffix(".part").open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(raw.with_suffix(".part"), raw)
+    temporary = out.with_suffix(".part")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(temporary, out)
+
+
+def _latency(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    from .rounds_of_blocks import timed
+
+    gc.disable()
+    return timed(folder, manifest, part)
+
+
+def _accuracy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The outputs of one candidate for all samples; up to the first sample that fails."""
+    import numpy as np
+
+    from .models import Model, Samples
+
+    (candidate,) = (one for one in manifest["candidates"] if one["name"] == part["candidate"])
+    model, samples = Model(folder, candidate, part["threads"]), Samples(folder, manifest)
+    size = int(candidate["fixed_batch"] or part["batch"])
+    made: dict[str, list[Any]] = {name: [] for name in model.names}
+    done, error = 0, ""
+    while done < samples.rows and not error:
+        for count in dict.fromkeys((size, 1 if not candidate["fixed_batch"] else size)):
+            try:
+                outputs = model.run(samples.feeds(model.axes, np.arange(done, done + count)))
+                error = ""
+                break
+            except Exception as failure:  # the sample of the batch at which it fails is looked for
+                error = f"sample {done}: {str(failure)[:500]}"
+        if error:
+            break
+        kept = min(count, samples.rows - done)
+        for name, values in zip(model.names, outputs):
+            axis = candidate["output_axis"].get(name)
+            if axis is not None:
+                made[name].append(np.moveaxis(np.asarray(values), axis, 0)[:kept])
+        done += kept
+    joined = {f"output:{name}": np.concatenate(parts) for name, parts in made.items() if parts}
+    return {"rows": done, "error": error}, joined
+
+
+def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """This process from its start to a steady inference: seconds of each step, and its memory."""
+    (candidate,) = (one for one in manifest["candidates"] if one["name"] == part["candidate"])
+    if part.get("drop_cache"):
+        _forget(folder / candidate["file"])
+    before = time.perf_counter()
+    import onnxruntime  # noqa: F401
+
+    from .models import Model, Samples
+
+    imported, baseline = time.perf_counter(), _memory("VmHWM")
+    model = Model(folder, candidate, part["threads"])
+    loaded = time.perf_counter()
+    samples = Samples(folder, manifest)
+    feeds = samples.feeds(model.axes, range(int(candidate["fixed_batch"] or 1)))
+    calls: list[float] = []
+    ready = time.perf_counter()
+    while len(calls) < part["calls"] and time.perf_counter() - ready < part["seconds"]:
+        begun = time.perf_counter()
+        model.run(feeds)
+        calls.append(time.perf_counter() - begun)
+    steps = {"start_s": before - STARTED, "import_s": imported - before, "load_s": loaded - imported}
+    memory = {"peak_bytes": _memory("VmHWM"), "baseline_bytes": baseline}
+    return {**steps, "first_s": calls[0], "calls_s": calls, **memory}, {}
+
+
+def _forget(path: Path) -> None:
+    """Drop a file from the page cache, which the owner of clean pages may do."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _memory(field: str) -> int | None:
+    """A field of this process's status in bytes; ``VmHWM`` is the largest resident memory so far."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,301 @@
+"""A run on the device: every part in turn, the sensors meanwhile, and what is finished stays finished.
+
+``python3 -m retort_edge`` in the folder of the bundle. A run that was ended goes on where it was; a second one is
+refused while the first runs. Nothing outside of the folder is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import SCHEMA
+from .device import described, memory_bytes
+from .sensors import Recorder, Sensors
+
+POLL_S = 0.1
+NEEDED = (3, 9)
+
+
+class Refused(Exception):
+    """The run cannot begin; the message says why and what to do."""
+
+
+class Ended(Exception):
+    """The run was told to end, or reached a limit."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run all parts; 0 when all are finished, 1 when some failed, 2 when it cannot begin, 130 when it was ended."""
+    parser = argparse.ArgumentParser(prog="retort_edge", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the results (default: out)")
+    parser.add_argument("--check", action="store_true", help="only say whether the run could begin")
+    given = parser.parse_args(arguments)
+    folder = Path(__file__).resolve().parents[1]
+    try:
+        manifest = checked(folder)
+        if given.check:
+            sys.stdout.write(json.dumps(described(folder=folder)) + "\n")
+            return 0
+        with locked(given.out):
+            return Run(folder, manifest, given.out).go()
+    except Refused as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def checked(folder: Path) -> dict[str, Any]:
+    """The manifest, after every file was compared with its checksum and the machine with what is needed.
+
+    Raises:
+        Refused: a file is missing or altered, or this Python or the runtime does not fit.
+    """
+    if sys.version_info < NEEDED:
+        raise Refused(f"Python {platform.python_version()} is too old; 3.9 is needed")
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refused(f"the bundle has no readable manifest.json: {error}; push it again") from error
+    if manifest.get("schema") != SCHEMA:
+        raise Refused(f"the bundle is {manifest.get('schema')!r}, and this program reads {SCHEMA!r}; push it again")
+    for name, wanted in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise Refused(f"{name} is missing; push the bundle again")
+        found = sha256(path)
+        if found != wanted:
+            raise Refused(f"{name} has SHA-256 {found[:16]}…, the manifest says {wanted[:16]}…; push the bundle again")
+    for name in ("numpy", "onnxruntime"):
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise Refused(
+                f"{name} is not installed for {sys.executable} ({error}); {sys.executable} -m pip install {name}"
+            ) from error
+    _fits(manifest)
+    return manifest
+
+
+def _fits(manifest: dict[str, Any]) -> None:
+    free, needed = memory_bytes(Path("/"), "MemAvailable"), int(manifest["needs_bytes"])
+    if free is not None and needed > free:
+        raise Refused(f"the models need about {needed >> 20} MB of memory, and {free >> 20} MB are available")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """The folder of the results for this process alone, as long as it lives.
+
+    Raises:
+        Refused: another run uses it, or it cannot be written.
+    """
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / "lock").open("a+")
+    except OSError as error:
+        raise Refused(f"{out} cannot be written: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Refused(f"another run writes to {out}; wait for it, or end it") from error
+        yield
+
+
+class Run:
+    """All parts of a manifest, in order.
+
+    Args:
+        folder: the bundle.
+        out: where the parts, the sensors and the state are written.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], out: Path) -> None:
+        self.folder, self.manifest, self.out = folder, manifest, out
+        self.key = sha256(folder / "manifest.json")
+        self.sensors = Sensors()
+        self.policy: dict[str, Any] = manifest["policy"]
+        self.deadline = time.monotonic() + 60 * float(self.policy["minutes"])
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def go(self) -> int:
+        """Do what is left, and say in ``result.json`` what there is."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._told)
+        parts = self.parts()
+        left = [name for name in parts if not self._is_done(name)]
+        ended, failed = "", 0
+        _write(self.out / "device.json", {**described(folder=self.folder), "limits": self.sensors.limits()})
+        with Recorder(self.sensors) as recorder:
+            try:
+                for name in left:
+                    self._say("running", parts, name)
+                    recorder.mark(name)
+                    failed += self._do(name, parts[name])
+            except (Ended, KeyboardInterrupt) as error:
+                ended = str(error) or "it was told to end"
+        self._keep(recorder)
+        state = "ended" if ended else "failed" if failed else "finished"
+        self._conclude(parts, state, ended)
+        self._say(state, parts, "", ended)
+        return 130 if ended else 1 if failed else 0
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Every part by name, as the policy and the processors of this device ask for them."""
+        names = [one["name"] for one in self.manifest["candidates"]]
+        clusters = described(folder=self.folder)["cpu"]["clusters"]
+        common = {"seed": int(self.policy["seed"]), "manifest": self.key}
+        found: dict[str, dict[str, Any]] = {}
+        for start in range(int(self.policy["starts"])):
+            for name in names:
+                dropped = start >= int(self.policy["starts"]) - int(self.policy["cold_file_starts"])
+                found[f"cold-{start}-{_safe(name)}"] = {
+                    **common, "kind": "cold", "candidate": name, "threads": 1, "cpus": [], "drop_cache": dropped,
+                    "calls": 50, "seconds": 2.0,
+                }  # fmt: skip
+        timing = {key: self.policy[key] for key in ("block_ms", "seconds", "precision", "least")}
+        timing = {**common, **timing, "kind": "latency", "candidates": names, "reference": self.manifest["reference"]}
+        for kind, cpus in clusters.items():
+            if kind not in self.policy["cores"]:
+                continue
+            for threads in sorted({min(int(wanted) or len(cpus), len(cpus)) for wanted in self.policy["threads"]}):
+                for batch in self.policy["batches"]:
+                    found[f"latency-{kind}-t{threads}-b{batch}"] = {
+                        **timing, "cores": kind, "cpus": cpus, "threads": threads, "batch": batch,
+                    }  # fmt: skip
+        if self.policy["accuracy"]:
+            for name in names:
+                found[f"accuracy-{_safe(name)}"] = {
+                    **common, "kind": "accuracy", "candidate": name, "threads": len(clusters["all"]), "cpus": [],
+                    "batch": 16,
+                }  # fmt: skip
+        if self.policy["sustain_minutes"]:
+            long = {"seconds": 60 * float(self.policy["sustain_minutes"]), "precision": 0}
+            found["sustain"] = {
+                **timing, **long, "cores": "all", "cpus": clusters["all"], "threads": len(clusters["all"]),
+                "batch": self.policy["batches"][0],
+            }  # fmt: skip
+        return found
+
+    def _do(self, name: str, part: dict[str, Any]) -> int:
+        """Do one part in a process of its own; 1 if it failed.
+
+        Raises:
+            Ended: it was told to end, or a limit was reached.
+        """
+        described_in, out = self.out / f"{name}.part.json", self.out / f"{name}.json"
+        _write(described_in, part)
+        package = __package__ or "retort_edge"
+        command = [
+            sys.executable,
+            "-m",
+            f"{package}.part",
+            str(self.folder),
+            str(described_in.resolve()),
+            str(out.resolve()),
+        ]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        with (self.out / "parts.log").open("ab") as log:
+            self.child = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            while (code := self.child.poll()) is None:
+                self._check_limits()
+                time.sleep(POLL_S)
+        finally:
+            self._kill()
+            described_in.unlink(missing_ok=True)
+        if not out.is_file():
+            _write(out, {**part, "error": _death(code)})
+        return int(code != 0)
+
+    def _check_limits(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise Ended(f"the limit of {self.policy['minutes']} minutes is reached")
+        hottest, most = self.sensors.hottest(), self.policy["celsius"]
+        if most is not None and hottest is not None and hottest > most:
+            raise Ended(f"the device has {hottest:.0f} °C, more than the limit of {most:g} °C")
+
+    def _told(self, number: int, frame: object) -> NoReturn:
+        raise Ended(f"it got the signal {signal.Signals(number).name}")
+
+    def _kill(self) -> None:
+        """End the part and all that it started."""
+        if self.child is not None:
+            with contextlib.suppress(OSError):
+                os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
+
+    def _is_done(self, name: str) -> bool:
+        """Whether a part of this manifest was finished before, without an error of the process."""
+        try:
+            found = json.loads((self.out / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return found.get("manifest") == self.key and not found.get("error")
+
+    def _keep(self, recorder: Recorder) -> None:
+        lines = [json.dumps(one) for one in (*recorder.readings, *recorder.marks)]
+        with (self.out / "sensors.jsonl").open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+    def _conclude(self, parts: dict[str, dict[str, Any]], state: str, why: str) -> None:
+        """The list of all results with their checksums, and the manifest that they belong to."""
+        present = [path for name in parts for path in (self.out / f"{name}.json", self.out / f"{name}.npz")]
+        files = {path.name: sha256(path) for path in present if path.is_file()}
+        files.update({name: sha256(self.out / name) for name in ("device.json", "sensors.jsonl")})
+        _write(
+            self.out / "result.json",
+            {"schema": SCHEMA, "manifest": self.key, "state": state, "why": why, "files": files, "parts": list(parts)},
+        )
+
+    def _say(self, state: str, parts: dict[str, dict[str, Any]], name: str, why: str = "") -> None:
+        done = sum(self._is_done(one) for one in parts)
+        value = {"state": state, "done": done, "of": len(parts), "part": name, "why": why, "pid": os.getpid()}
+        _write(self.out / "status.json", value)
+        sys.stdout.write(f"{done} of {len(parts)}  {name or state}{f': {why}' if why else ''}\n")
+        sys.stdout.flush()
+
+
+def _death(code: int | None) -> str:
+    """Why a process left no result, in words."""
+    if code == -signal.SIGKILL:
+        return "the kernel killed it, most likely because the memory was used up"
+    if code is not None and code < 0:
+        return f"it was ended by {signal.Signals(-code).name}"
+    return f"it ended with exit code {code}; see parts.log"
+
+
+def _safe(name: str) -> str:
+    """A name as part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(temporary, path)
